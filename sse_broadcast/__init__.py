@@ -1,0 +1,43 @@
+"""A Server-Sent-Events broadcast server, and the library it is made of."""
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config import Config, Overflow
+from sse_broadcast.errors import (
+    BroadcastError,
+    CertificateError,
+    ClientError,
+    ClosedError,
+    ConfigError,
+    EventError,
+    EventTooLargeError,
+    ListenError,
+)
+from sse_broadcast.event import Event
+from sse_broadcast.publication import Receipt, Received
+from sse_broadcast.server.app import create_app
+from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.stream import Stream
+from sse_broadcast.subscriber import CloseReason
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BROADCASTER",
+    "BroadcastError",
+    "Broadcaster",
+    "CertificateError",
+    "ClientError",
+    "CloseReason",
+    "ClosedError",
+    "Config",
+    "ConfigError",
+    "Event",
+    "EventError",
+    "EventTooLargeError",
+    "ListenError",
+    "Overflow",
+    "Receipt",
+    "Received",
+    "Stream",
+    "create_app",
+]

@@ -1,0 +1,6 @@
+"""`python -m sse_broadcast` is `sse-broadcast`."""
+
+from sse_broadcast.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="python -m sse_broadcast")

@@ -1,0 +1,30 @@
+"""The command line: a file per command."""
+
+import click
+
+import sse_broadcast
+from sse_broadcast.cli.publish import publish
+from sse_broadcast.cli.serve import serve
+from sse_broadcast.cli.status import status
+from sse_broadcast.cli.subscribe import subscribe
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
+    "3 cannot listen; 4 certificate; 5 stopped by a second signal.",
+)
+@click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
+def main() -> None:
+    """Push events to browsers: a Server-Sent-Events broadcast server.
+
+    \b
+    Three terminals to see it work:
+      sse-broadcast serve
+      sse-broadcast subscribe          (or: curl -N localhost:8000/events)
+      sse-broadcast publish hello      (or: curl -d hello localhost:8000/send)
+    """
+
+
+for command in (serve, publish, subscribe, status):
+    main.add_command(command)

@@ -1,0 +1,57 @@
+"""What is counted, as verbs; what was counted, as one frozen value."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Everything counted since the broadcaster was made.
+
+    `published` events, subscribers `opened` and `closed` (by reason), events `dropped` from
+    full queues (by overflow policy), and sockets `aborted` because they stayed full.
+    """
+
+    published: int
+    opened: int
+    closed: Mapping[str, int]
+    dropped: Mapping[str, int]
+    aborted: int
+
+
+class Metrics:
+    """Counts what happens. Every verb is cheap enough for the path it stands on."""
+
+    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published")
+
+    def __init__(self) -> None:
+        self._published = 0
+        self._opened = 0
+        self._aborted = 0
+        self._closed: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+
+    def published(self) -> None:
+        """Count an event that was given its place."""
+        self._published += 1
+
+    def opened(self) -> None:
+        """Count a subscriber that joined."""
+        self._opened += 1
+
+    def closed(self, reason: str) -> None:
+        """Count a subscriber that left, or was made to."""
+        self._closed[reason] += 1
+
+    def dropped(self, policy: str, count: int) -> None:
+        """Count events that a full queue had no room for."""
+        self._dropped[policy] += count
+
+    def aborted(self) -> None:
+        """Count a socket cut because it stayed full for `write_timeout`."""
+        self._aborted += 1
+
+    def counts(self) -> Counts:
+        """Give the state of the counters now."""
+        return Counts(self._published, self._opened, dict(self._closed), dict(self._dropped), self._aborted)

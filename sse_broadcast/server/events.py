@@ -1,0 +1,81 @@
+"""GET /events: a stream of what is published."""
+
+import logging
+
+from aiohttp import web
+
+from sse_broadcast import wire
+from sse_broadcast.delivery import jittered
+from sse_broadcast.errors import SinkClosedError
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.sink import EventStream, TransportSink, prepare_connection
+from sse_broadcast.server.state import BROADCASTER, CONFIG
+
+logger = logging.getLogger(__name__)
+
+COME_BACK = 20_000
+"""Milliseconds, give or take half, after which a browser that was refused tries again."""
+
+GONE = 499
+"""nginx's status for a client that left before its answer; nobody reads it."""
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """Stream to a reader until it leaves or is made to."""
+    if request.body_exists:
+        raise Problem(400, f"{request.method} {request.path} takes no body", headers={"Connection": "close"})
+    if request.app[BROADCASTER].closed:
+        return refusal(request, "the server is shutting down")
+    try:
+        return await _stream(request)
+    except (ConnectionError, SinkClosedError):
+        # The reader is gone: there is nobody to tell, and nothing that failed.
+        return web.Response(status=GONE)
+
+
+async def _stream(request: web.Request) -> web.StreamResponse:
+    broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
+    prepare_connection(request, send_buffer=config.send_buffer)
+    response = EventStream(write_timeout=config.write_timeout)
+    await response.prepare(request)
+    await response.write(broadcaster.opening())
+    sink = TransportSink(request)
+    lane = broadcaster.connect(sink)
+    logger.debug("%s: opened", request.remote)
+    # Nothing may be awaited between `connect` and `try`: what is registered is released in
+    # `finally`, since a handler that is cancelled raises no Exception.
+    try:
+        await sink.serve(lane.resume)
+        await response.write_eof()
+    finally:
+        broadcaster.disconnect(lane)
+        logger.debug("%s: closed, %s", request.remote, lane.subscriber.closed)
+    return response
+
+
+async def events_head(request: web.Request) -> web.Response:
+    """Answer HEAD: what GET would say of itself, without the stream."""
+    response = web.Response(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
+    response.content_type = wire.CONTENT_TYPE
+    return response
+
+
+def refusal(request: web.Request, detail: str) -> web.StreamResponse:
+    """Turn away a reader that should come back.
+
+    Browsers stop for good on any status but 200: an EventSource gets a stream that tells it
+    when to return, and ends. Everyone else gets 503.
+    """
+    if not wants_event_stream(request.headers.get("Accept", "")):
+        raise Problem(503, detail, headers={"Connection": "close"})
+    response = web.Response(
+        body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store", "Connection": "close"}
+    )
+    response.content_type = wire.CONTENT_TYPE
+    response.force_close()
+    return response
+
+
+def wants_event_stream(accept: str) -> bool:
+    """Whether an Accept header names the media type of event streams, as a browser's EventSource does."""
+    return wire.CONTENT_TYPE in accept.lower()

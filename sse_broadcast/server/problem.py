@@ -1,0 +1,62 @@
+"""Errors as RFC 9457 problems, and the one table that gives each its status."""
+
+import http
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.errors import BroadcastError, ClosedError, EventError, EventTooLargeError
+
+CONTENT_TYPE = "application/problem+json"
+
+RETRY_AFTER = "5"
+"""Seconds after which a client that met a 503 is asked to come back."""
+
+STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
+    (EventTooLargeError, 413),
+    (EventError, 422),
+    (ClosedError, 503),
+)
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's own word
+    """A request that is answered with an error; `detail` names what is wrong, where, and the value."""
+
+    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+        if status == 503:
+            self.headers.setdefault("Retry-After", RETRY_AFTER)
+
+
+def problem_of(error: BroadcastError) -> Problem:
+    """Give the answer to an error of the nouns; one that no client can cause is raised again."""
+    for kind, status in STATUSES:
+        if isinstance(error, kind):
+            return Problem(status, str(error))
+    raise error
+
+
+def problem_of_http(request: web.Request, error: web.HTTPException) -> Problem:
+    """Give one of aiohttp's own answers (404, 405, 413, ...) the shape of ours."""
+    kept = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
+    return Problem(error.status, f"{request.method} {request.path[:80]}: {error.reason.lower()}", headers=kept)
+
+
+def body(status: int, detail: str) -> bytes:
+    """Give the JSON of a problem."""
+    title = http.HTTPStatus(status).phrase
+    return msgspec.json.encode({"title": title, "status": status, "detail": detail})
+
+
+def answer(problem: Problem) -> web.Response:
+    """Give the response that tells a client of a problem."""
+    return web.Response(
+        status=problem.status,
+        body=body(problem.status, problem.detail),
+        headers=problem.headers,
+        content_type=CONTENT_TYPE,
+    )

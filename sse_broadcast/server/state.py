@@ -1,0 +1,11 @@
+"""What handlers find in the application."""
+
+from aiohttp import web
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config import Config
+
+BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
+"""The broadcaster of an application made by `create_app`."""
+
+CONFIG: web.AppKey[Config] = web.AppKey("sse_broadcast.config", Config)

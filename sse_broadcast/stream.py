@@ -1,0 +1,99 @@
+"""Stream: a subscription inside the process, an async iterator."""
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Self
+
+from sse_broadcast.publication import Publication, Received
+from sse_broadcast.subscriber import CloseReason, Subscriber
+
+
+class Wakeup:
+    """The outlet of a stream: it empties its queue itself, and only has to be woken."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ready(self) -> None:
+        """See `Outlet`."""
+        self._event.set()
+
+    def relieve(self) -> None:
+        """See `Outlet`: only the program that iterates can make room."""
+
+    def end(self, reason: CloseReason) -> None:  # noqa: ARG002 - the stream reads it from its subscriber
+        """See `Outlet`."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Sleep until the queue may have something, or is over."""
+        self._event.clear()
+        await self._event.wait()
+
+
+class Stream:
+    """What is published on some channels from the first use of the stream on.
+
+    It joins when it is first iterated, or entered with `async with`. It is let go when the
+    broadcaster closes it, when the task that waits for its next event is cancelled, by
+    `aclose()`, at the end of its `async with`, or when it is garbage. After a `break` a stream
+    that is still referenced stays joined, goes on queueing, and can be iterated on.
+
+    A stream that reads too slowly is treated as any reader is: with `drop-oldest` and
+    `drop-newest` it gets a `Received` of the type `$reset` that says how many events it
+    missed, with `disconnect` it ends. `closed` says why it ended, or is None.
+    """
+
+    def __init__(self, join: Callable[[Wakeup], Subscriber]) -> None:
+        self._join = join
+        self._wakeup = Wakeup()
+        self._subscriber: Subscriber | None = None
+
+    @property
+    def closed(self) -> CloseReason | None:
+        """Why the stream ended, or None while it has not."""
+        return None if self._subscriber is None else self._subscriber.closed
+
+    def __aiter__(self) -> Self:
+        self._joined()
+        return self
+
+    async def __anext__(self) -> Received:
+        subscriber = self._joined()
+        while not len(subscriber):
+            if subscriber.closed is not None:
+                raise StopAsyncIteration
+            try:
+                await self._wakeup.wait()
+            except asyncio.CancelledError:
+                subscriber.close(CloseReason.LEFT)
+                raise
+        (publication,) = subscriber.take(0)
+        return _received(publication)
+
+    async def aclose(self) -> None:
+        """Leave; an iteration that goes on gets what was queued no more, and ends."""
+        self._joined().close(CloseReason.LEFT)
+
+    async def __aenter__(self) -> Self:
+        self._joined()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _joined(self) -> Subscriber:
+        if self._subscriber is None:
+            self._subscriber = self._join(self._wakeup)
+            # The hub keeps the subscriber and not the stream, so a forgotten stream can be
+            # garbage, and then has nobody left to leave for it.
+            weakref.finalize(self, self._subscriber.close, CloseReason.LEFT).atexit = False
+        return self._subscriber
+
+
+def _received(publication: Publication) -> Received:
+    event = publication.event
+    return Received(publication.channels[0], event.data, event.type, event.id, event.retry)
