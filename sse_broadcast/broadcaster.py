@@ -4,15 +4,16 @@ import asyncio
 import re
 from collections.abc import Sequence
 
+from sse_broadcast.audience import Audience, Lane, Sink
 from sse_broadcast.config import Config
-from sse_broadcast.delivery import Delivery, Lane, Sink
+from sse_broadcast.delivery import Delivery
 from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.hub import Hub
 from sse_broadcast.metrics import Counts, Metrics
-from sse_broadcast.publication import Publication, Receipt
+from sse_broadcast.publication import Encoding, Publication, Receipt, text
 from sse_broadcast.stream import Stream, Wakeup
-from sse_broadcast.subscriber import CloseReason, Subscriber
+from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
 
 DEFAULT_CHANNEL = "default"
 MAX_CHANNEL = 128
@@ -30,12 +31,19 @@ class Broadcaster:
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
         self._metrics = Metrics()
-        self._hub = Hub()
         self._delivery = Delivery(
             heartbeat=self._config.heartbeat,
             write_timeout=self._config.write_timeout,
             retry=self._config.retry,
             metrics=self._metrics,
+        )
+        self._hub = Hub(self._found)
+        self._terms = Terms(
+            queue_size=self._config.queue_size,
+            queue_bytes=self._config.queue_bytes,
+            overflow=self._config.overflow,
+            metrics=self._metrics,
+            on_close=self._hub.leave,
         )
         self._closed = False
 
@@ -91,9 +99,9 @@ class Broadcaster:
         names = _checked(channels or (DEFAULT_CHANNEL,))
 
         def join(wakeup: Wakeup) -> Subscriber:
-            subscriber = self._subscriber(names)
+            subscriber, audience = self._join(names, text)
             subscriber.outlet = wakeup
-            self._join(subscriber)
+            audience.queued[subscriber] = None
             return subscriber
 
         return Stream(join)
@@ -104,10 +112,8 @@ class Broadcaster:
 
     def connect(self, sink: Sink, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Lane:
         """Deliver the channels to a sink from now on, until `disconnect`. Raises `ClosedError`."""
-        subscriber = self._subscriber(_checked(channels))
-        lane = self._delivery.attach(subscriber, sink)
-        self._join(subscriber)
-        return lane
+        subscriber, audience = self._join(_checked(channels), sink.encoding)
+        return self._delivery.attach(subscriber, audience, sink)
 
     def disconnect(self, lane: Lane) -> None:
         """Forget a reader whose connection is over. Synchronous, so that `finally` can call it."""
@@ -117,6 +123,7 @@ class Broadcaster:
     async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109 - what is late is cut, not cancelled
         """End every subscriber, saying so; after `timeout` seconds cut whoever has not taken it."""
         self._closed = True
+        self._delivery.settle(self._hub.audiences)
         for subscriber in self._hub:
             subscriber.close(CloseReason.DRAIN)
         try:
@@ -125,21 +132,21 @@ class Broadcaster:
         except TimeoutError:
             self._delivery.abort()
 
-    def _subscriber(self, channels: tuple[str, ...]) -> Subscriber:
-        if self._closed:
-            raise ClosedError("the broadcaster is closed")
-        return Subscriber(
+    def _found(self, channels: tuple[str, ...], encoding: Encoding) -> Audience:
+        return Audience(
             channels,
+            encoding,
+            self._delivery,
             queue_size=self._config.queue_size,
             queue_bytes=self._config.queue_bytes,
-            overflow=self._config.overflow,
-            metrics=self._metrics,
-            on_close=self._hub.leave,
         )
 
-    def _join(self, subscriber: Subscriber) -> None:
-        self._hub.join(subscriber)
+    def _join(self, channels: tuple[str, ...], encoding: Encoding) -> tuple[Subscriber, Audience]:
+        if self._closed:
+            raise ClosedError("the broadcaster is closed")
+        subscriber = Subscriber(channels, self._terms)
         self._metrics.opened()
+        return subscriber, self._hub.join(subscriber, encoding)
 
     def _require_size(self, publication: Publication) -> None:
         most = self._config.max_event

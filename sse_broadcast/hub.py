@@ -1,24 +1,30 @@
 """Hub: who listens to which channel, on this node. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeAlias
 
-from sse_broadcast.publication import Publication
+from sse_broadcast.audience import Audience
+from sse_broadcast.publication import Encoding, Publication
 from sse_broadcast.subscriber import Subscriber
+
+Interest: TypeAlias = tuple[tuple[str, ...], Encoding]
+"""What makes an audience: its channels, and the encoding it takes them in."""
 
 
 class Hub:
-    """Channels and their subscribers, in the order in which they joined.
+    """Channels, their audiences, and everyone in them.
 
-    A publish costs in proportion to the subscribers of its channels, whatever else the hub
-    holds. A channel exists while it has subscribers.
+    A publish costs in proportion to the audiences of its channels, whatever else the hub holds.
+    An audience exists while it has members, a channel while it has audiences.
     """
 
-    __slots__ = ("_channels", "_members")
+    __slots__ = ("_audiences", "_channels", "_found", "_members")
 
-    def __init__(self) -> None:
-        self._members: set[Subscriber] = set()
-        # Dictionaries are the ordered sets that let a subscriber leave in constant time.
-        self._channels: dict[str, dict[Subscriber, None]] = {}
+    def __init__(self, found: Callable[[tuple[str, ...], Encoding], Audience]) -> None:
+        self._found = found
+        self._members: dict[Subscriber, Audience] = {}
+        self._audiences: dict[Interest, Audience] = {}
+        self._channels: dict[str, dict[Audience, None]] = {}
 
     def __len__(self) -> int:
         return len(self._members)
@@ -26,38 +32,60 @@ class Hub:
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(tuple(self._members))
 
-    def join(self, subscriber: Subscriber) -> None:
-        """Add a subscriber to its channels: it is offered everything published from now on."""
-        self._members.add(subscriber)
-        for channel in subscriber.channels:
-            self._channels.setdefault(channel, {})[subscriber] = None
+    @property
+    def audiences(self) -> Collection[Audience]:
+        """The audiences that there are."""
+        return self._audiences.values()
+
+    def join(self, subscriber: Subscriber, encoding: Encoding) -> Audience:
+        """Add a subscriber to the audience of its channels, and give that."""
+        audience = self._audiences.get((subscriber.channels, encoding))
+        if audience is None:
+            audience = self._open(subscriber.channels, encoding)
+        audience.members += 1
+        self._members[subscriber] = audience
+        return audience
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its channels; nothing happens if it is in none."""
-        if subscriber not in self._members:
+        """Take a subscriber out of its audience; nothing happens if it is in none."""
+        audience = self._members.pop(subscriber, None)
+        if audience is None:
             return
-        self._members.remove(subscriber)
-        for channel in subscriber.channels:
-            listeners = self._channels[channel]
-            del listeners[subscriber]
-            if not listeners:
-                del self._channels[channel]
+        audience.queued.pop(subscriber, None)
+        audience.members -= 1
+        if not audience.members:
+            self._close(audience)
 
     def deliver(self, publication: Publication) -> int:
-        """Offer a publication to every subscriber of its channels, once, and give how many there are.
+        """Give a publication to every subscriber of its channels, once, and say how many they are.
 
         Synchronous, and never raises: the order of the calls is the order every subscriber sees.
         """
-        # A copy, since a subscriber whose queue overflows leaves while this loop runs.
-        subscribers = self._matching(publication.channels)
-        for subscriber in subscribers:
-            subscriber.offer(publication)
-        return len(subscribers)
+        count = 0
+        for audience in self._matching(publication.channels):
+            count += audience.members
+            audience.publish(publication)
+        return count
 
-    def _matching(self, channels: Sequence[str]) -> list[Subscriber]:
+    def _matching(self, channels: Sequence[str]) -> Collection[Audience]:
         if len(channels) == 1:
-            return list(self._channels.get(channels[0], ()))
-        found: dict[Subscriber, None] = {}
+            # A copy, as below: an audience whose last member overflows is closed while it is told.
+            return tuple(self._channels.get(channels[0], ()))
+        found: dict[Audience, None] = {}
         for channel in channels:
             found.update(self._channels.get(channel, {}))
-        return list(found)
+        return found
+
+    def _open(self, channels: tuple[str, ...], encoding: Encoding) -> Audience:
+        audience = self._audiences[channels, encoding] = self._found(channels, encoding)
+        for channel in channels:
+            self._channels.setdefault(channel, {})[audience] = None
+        return audience
+
+    def _close(self, audience: Audience) -> None:
+        del self._audiences[audience.channels, audience.encoding]
+        for channel in audience.channels:
+            listening = self._channels[channel]
+            del listening[audience]
+            if not listening:
+                del self._channels[channel]

@@ -44,9 +44,9 @@ class Metrics:
         """Count a subscriber that left, or was made to."""
         self._closed[reason] += 1
 
-    def dropped(self, policy: str, count: int) -> None:
-        """Count events that a full queue had no room for."""
-        self._dropped[policy] += count
+    def dropped(self, policy: str) -> None:
+        """Count an event that a full queue had no room for."""
+        self._dropped[policy] += 1
 
     def aborted(self) -> None:
         """Count a socket cut because it stayed full for `write_timeout`."""

@@ -58,12 +58,13 @@ class EventStream(EventSourceResponse):
 class TransportSink:
     """The connection of one HTTP reader. Made and owned by its handler."""
 
-    __slots__ = ("_over", "_protocol", "_wake", "_writer", "encoding", "frame")
+    __slots__ = ("_over", "_transport", "_wake", "_writer", "encoding", "frame")
 
     frame: Callable[[bytes], bytes]
 
     def __init__(self, request: web.Request) -> None:
-        self._protocol = request.protocol
+        assert request.transport is not None
+        self._transport = request.transport
         self._writer = request.writer
         self._over = False
         self._wake = asyncio.get_running_loop().create_future()
@@ -76,17 +77,16 @@ class TransportSink:
     @property
     def gone(self) -> bool:
         """See `Sink`."""
-        transport = self._protocol.transport
-        return transport is None or transport.is_closing()
+        return self._transport.is_closing()
 
     def write(self, data: bytes) -> bool:
         """See `Sink`."""
-        protocol = self._protocol
-        transport = protocol.transport
-        if transport is None or transport.is_closing():
+        transport = self._transport
+        if transport.is_closing():
             raise SinkClosedError("the connection is closed")
         transport.write(data)
-        if protocol.writing_paused:
+        # Asked of the transport and not of the protocol, whose memory would have to be fetched.
+        if transport.get_write_buffer_size():
             self._stir()
             return False
         return True
@@ -99,9 +99,7 @@ class TransportSink:
     def abort(self) -> None:
         """See `Sink`."""
         self.close()
-        transport = self._protocol.transport
-        if transport is None:
-            return
+        transport = self._transport
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
             with contextlib.suppress(OSError):

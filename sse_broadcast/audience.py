@@ -1,0 +1,236 @@
+"""Audience: the subscribers who asked for the same thing, and what they have yet to get.
+
+Readers of the same channels in the same encoding get the same bytes. So what is published for
+them waits once, in their audience's log, and each of them is a place in it: publishing touches
+no reader, and one pass over the readers hands every one the same joined bytes. Only a reader
+that cannot keep up, because its socket is full, gets a queue of its own.
+"""
+
+from typing import Protocol
+
+from sse_broadcast.publication import Encoding, Publication
+from sse_broadcast.subscriber import CloseReason, Subscriber
+
+
+class Sink(Protocol):
+    """Where a lane's bytes go. No method waits."""
+
+    encoding: Encoding
+    """How this sink's publications are written."""
+
+    def frame(self, block: bytes) -> bytes:
+        """Give a bare block as this sink's transfer coding has it."""
+
+    def write(self, data: bytes) -> bool:
+        """Write, and say whether the sink takes more. Raises `SinkClosedError`."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is closed, or closing."""
+
+    def close(self) -> None:
+        """End the body cleanly once what is written has been taken."""
+
+    def abort(self) -> None:
+        """Cut the connection now, and let go of what is unsent."""
+
+
+class Carrier(Protocol):
+    """Who writes for lanes and audiences: `Delivery`. No method waits or raises."""
+
+    def wake(self, audience: "Audience") -> None:
+        """Take note that the audience's log is no longer empty."""
+
+    def hurry(self, audience: "Audience") -> None:
+        """Empty the audience's log now, since it is at its bounds."""
+
+    def wake_lane(self, lane: "Lane") -> None:
+        """Take note that the lane's own queue is no longer empty."""
+
+    def hurry_lane(self, lane: "Lane") -> None:
+        """Empty the lane's own queue now, as far as its sink takes it."""
+
+    def resume(self, lane: "Lane") -> None:
+        """Take note that the lane's full sink has emptied."""
+
+    def end(self, lane: "Lane", reason: CloseReason) -> None:
+        """Take note that the lane's subscriber has closed."""
+
+
+class Lane:
+    """One subscriber's way to its sink; the outlet of an HTTP reader.
+
+    While it is `following`, what it has yet to get is the audience's log behind `seen`. Otherwise
+    it is in its subscriber's queue.
+    """
+
+    __slots__ = (
+        "audience",
+        "blocked",
+        "carrier",
+        "due",
+        "ending",
+        "farewell",
+        "following",
+        "seen",
+        "silent",
+        "sink",
+        "subscriber",
+        "written",
+    )
+
+    def __init__(self, carrier: Carrier, audience: "Audience", subscriber: Subscriber, sink: Sink) -> None:
+        self.carrier = carrier
+        self.audience = audience
+        self.subscriber = subscriber
+        self.sink = sink
+        self.seen = 0
+        self.following = False
+        self.blocked = False  # its sink is full, or it has none any more
+        self.written = 0.0  # when something was last written for it alone, by the loop's clock
+        self.due = 0  # the tick at which its silence is looked at next
+        self.silent = False  # a heartbeat is owed
+        self.farewell = b""  # what ends its stream, once the queue is empty
+        self.ending = False  # that has been written
+
+    def ready(self) -> None:
+        """See `Outlet`."""
+        self.carrier.wake_lane(self)
+
+    def relieve(self) -> None:
+        """See `Outlet`."""
+        self.carrier.hurry_lane(self)
+
+    def end(self, reason: CloseReason) -> None:
+        """See `Outlet`."""
+        self.carrier.end(self, reason)
+
+    def resume(self) -> None:
+        """Take note that the full sink has emptied. Called by whoever owns the sink."""
+        self.carrier.resume(self)
+
+    def follow(self) -> None:
+        """Live from the audience's log from now on; what was published before is not waited for."""
+        self.seen = self.audience.end
+        self.following = True
+        self.audience.lanes[self] = None
+        self.audience.queued.pop(self.subscriber, None)
+
+    def stray(self) -> None:
+        """Live from the subscriber's own queue from now on, beginning with the rest of the log."""
+        if not self.following:
+            return
+        audience = self.audience
+        self.leave()
+        audience.queued[self.subscriber] = None
+        for publication in audience.log[self.seen - audience.base :]:
+            self.subscriber.offer(publication)
+
+    def leave(self) -> None:
+        """Follow no more, and leave the rest of the log behind."""
+        self.following = False
+        self.audience.lanes.pop(self, None)
+
+
+class Audience:
+    """Subscribers of the same channels in the same encoding.
+
+    `log` is what some lane has yet to get: publications at the places `base` up to `end`. It is
+    bounded as a subscriber's queue is; at its bounds a publish waits for the walk, which waits
+    for nobody. `lanes` follow the log, `queued` subscribers are offered each publication.
+    """
+
+    __slots__ = (
+        "_carrier",
+        "_max_bytes",
+        "_max_events",
+        "base",
+        "channels",
+        "encoding",
+        "lanes",
+        "lap",
+        "log",
+        "members",
+        "queued",
+        "waiting_bytes",
+        "written",
+    )
+
+    def __init__(
+        self, channels: tuple[str, ...], encoding: Encoding, carrier: Carrier, *, queue_size: int, queue_bytes: int
+    ) -> None:
+        self.channels = channels
+        self.encoding = encoding
+        self.members = 0
+        self.log: list[Publication] = []
+        self.base = 0
+        self.waiting_bytes = 0
+        self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
+        self.lap: Lap | None = None
+        self.lanes: dict[Lane, None] = {}
+        self.queued: dict[Subscriber, None] = {}
+        self._carrier = carrier
+        self._max_events = queue_size
+        self._max_bytes = queue_bytes
+
+    @property
+    def end(self) -> int:
+        """The place after the newest publication."""
+        return self.base + len(self.log)
+
+    def publish(self, publication: Publication) -> None:
+        """Take a publication for everyone. Called by the hub, in order; never raises."""
+        if self.lanes:
+            log = self.log
+            if len(log) >= self._max_events or self.waiting_bytes + publication.size > self._max_bytes:
+                self._carrier.hurry(self)
+            log.append(publication)
+            self.waiting_bytes += publication.size
+            if len(log) == 1:
+                self._carrier.wake(self)
+        if self.queued:
+            # A copy, since a subscriber whose queue overflows leaves while this loop runs.
+            for subscriber in tuple(self.queued):
+                subscriber.offer(publication)
+
+    def forget(self, count: int) -> None:
+        """Drop so many publications from the log's beginning: every lane has them."""
+        for publication in self.log[:count]:
+            self.waiting_bytes -= publication.size
+        del self.log[:count]
+        self.base += count
+
+
+class Lap:
+    """One pass of the walk over an audience: the same bytes for each lane that has them to get.
+
+    Holds the lanes that followed when the pass began, and how far it has come.
+    """
+
+    __slots__ = ("_encoding", "_publications", "base", "data", "end", "lanes", "reached")
+
+    def __init__(self, audience: Audience, *, limit: int) -> None:
+        self._publications = _cut(audience.log, limit)
+        self._encoding = audience.encoding
+        self.base = audience.base
+        self.end = audience.base + len(self._publications)
+        self.data = self._joined(self._publications)
+        self.lanes = list(audience.lanes)
+        self.reached = 0
+
+    def rest(self, seen: int) -> bytes:
+        """Give what a lane that came in the middle has yet to get of this pass."""
+        return self._joined(self._publications[seen - self.base :])
+
+    def _joined(self, publications: list[Publication]) -> bytes:
+        return b"".join([publication.frame(self._encoding) for publication in publications])
+
+
+def _cut(log: list[Publication], limit: int) -> list[Publication]:
+    """Give the first publication, and those behind it that `limit` bytes hold as well."""
+    room = limit
+    for count, publication in enumerate(log):
+        room -= publication.size
+        if room < 0:
+            return log[: max(count, 1)]
+    return log[:]
