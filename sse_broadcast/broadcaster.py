@@ -1,6 +1,7 @@
 """Broadcaster: what a program or a handler holds to publish and to subscribe."""
 
 import asyncio
+import functools
 import re
 from collections.abc import Sequence
 
@@ -85,7 +86,7 @@ class Broadcaster:
             raise ClosedError("the broadcaster is closed")
         if event.reserved:
             raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
-        publication = Publication(_checked(channels), event)
+        publication = Publication(_names(channels), event)
         self._require_size(publication)
         self._metrics.published()
         return Receipt(self._hub.deliver(publication), publication.channels)
@@ -96,7 +97,7 @@ class Broadcaster:
         Raises `EventError` for a bad channel name; using the stream after `close` raises
         `ClosedError`.
         """
-        names = _checked(channels or (DEFAULT_CHANNEL,))
+        names = _names(channels or (DEFAULT_CHANNEL,))
 
         def join(wakeup: Wakeup) -> Subscriber:
             subscriber, audience = self._join(names, text)
@@ -112,7 +113,7 @@ class Broadcaster:
 
     def connect(self, sink: Sink, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Lane:
         """Deliver the channels to a sink from now on, until `disconnect`. Raises `ClosedError`."""
-        subscriber, audience = self._join(_checked(channels), sink.encoding)
+        subscriber, audience = self._join(_names(channels), sink.encoding)
         return self._delivery.attach(subscriber, audience, sink)
 
     def disconnect(self, lane: Lane) -> None:
@@ -157,9 +158,14 @@ class Broadcaster:
             raise EventTooLargeError("data", f"is {publication.size} bytes as a frame, and an event may be {most}")
 
 
-def _checked(channels: Sequence[str]) -> tuple[str, ...]:
+def _names(channels: Sequence[str]) -> tuple[str, ...]:
     if isinstance(channels, str):
         raise TypeError(f"channels must be a sequence of names, not the string {channels!r}")
+    return _checked(tuple(channels))
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(channels: tuple[str, ...]) -> tuple[str, ...]:
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:

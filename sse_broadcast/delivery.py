@@ -351,4 +351,4 @@ def goodbye(reason: CloseReason, retry: int) -> bytes:
 
 def jittered(retry: int) -> int:
     """Spread a reconnection time by half, so that readers cut together do not return together."""
-    return random.randint(retry - retry // 2, retry + retry // 2)
+    return int(retry * (0.5 + random.random()))

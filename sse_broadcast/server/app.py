@@ -1,5 +1,6 @@
 """The application: its routes, and what holds for every request."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
@@ -9,9 +10,10 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.server.events import events, events_head
-from sse_broadcast.server.problem import Problem, answer, problem_of, problem_of_http
+from sse_broadcast.server.problem import Problem, answer, problem_of
 from sse_broadcast.server.publish import send
-from sse_broadcast.server.state import BROADCASTER, CONFIG
+from sse_broadcast.server.sink import SERVER
+from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
 from sse_broadcast.server.status import status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -29,40 +31,61 @@ def create_app(config: Config | None = None) -> web.Application:
     with their next heartbeat. `host`, `port`, `max_connections` and what else belongs to the
     listening socket are the runner's business.
     """
-    config = config or Config()
-    app = web.Application(middlewares=[problems])
+    return build_app(config or Config(), tuned=False)
+
+
+def build_app(config: Config, *, tuned: bool) -> web.Application:
+    """Give the application; `tuned` says that its listening socket is ours (see `sink.tune`)."""
+    app = web.Application()
     app[CONFIG] = config
     app[BROADCASTER] = Broadcaster(config)
+    app[TUNED] = tuned
     _route(app, "/events", {"GET": events, "HEAD": events_head})
     _route(app, "/send", {"POST": send, "PUT": send})
     _route(app, "/status", {"GET": status, "HEAD": status})
-    app.on_response_prepare.append(_sign)
+    app.router.add_route("*", "/{path:.*}", told(_not_found))
     app.on_shutdown.append(_end_streams)
     return app
 
 
 def _route(app: web.Application, path: str, handlers: dict[str, Handler]) -> None:
-    allow = ", ".join([*handlers, "OPTIONS"])
+    allow = {"Allow": ", ".join([*handlers, "OPTIONS"])}
 
-    async def options(_: web.Request) -> web.Response:
-        return web.Response(status=204, headers={"Allow": allow})
+    async def options(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=204, headers=allow)
 
-    for method, handler in {**handlers, "OPTIONS": options}.items():
-        app.router.add_route(method, path, handler, expect_handler=_expect)
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise Problem(405, f"{path} does not take {request.method}", headers=allow)
+
+    for method, handler in {**handlers, "OPTIONS": options, "*": refuse}.items():
+        app.router.add_route(method, path, told(handler), expect_handler=_expect)
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error of a request as a problem, and refuse what is not UTF-8 before a handler sees it."""
-    try:
-        _require_utf8(request)
-        return await handler(request)
-    except Problem as problem:
-        return answer(problem)
-    except BroadcastError as error:
-        return answer(problem_of(error))
-    except web.HTTPException as error:
-        return answer(problem_of_http(request, error))
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    raise Problem(404, f"nothing is at {request.path[:80]}")
+
+
+def told(handler: Handler) -> Handler:
+    """Have every error of a handler told as a problem, and what is not UTF-8 refused before it.
+
+    A wrapper and not a middleware: aiohttp puts two coroutines around a handler for the first
+    middleware, and a stream keeps them for its whole life.
+    """
+
+    @functools.wraps(handler)
+    async def tell(request: web.Request) -> web.StreamResponse:
+        try:
+            _require_utf8(request)
+            response = await handler(request)
+        except Problem as problem:
+            response = answer(problem)
+        except BroadcastError as error:
+            response = answer(problem_of(error))
+        if not response.prepared:
+            response.headers["Server"] = SERVER
+        return response
+
+    return tell
 
 
 def _require_utf8(request: web.Request) -> None:
@@ -85,11 +108,6 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0
     return None
-
-
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
-    # Without a version: nobody but an attacker would use it.
-    response.headers["Server"] = "sse-broadcast"
 
 
 async def _end_streams(app: web.Application) -> None:

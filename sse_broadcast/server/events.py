@@ -8,8 +8,8 @@ from sse_broadcast import wire
 from sse_broadcast.delivery import jittered
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.sink import EventStream, TransportSink, prepare_connection
-from sse_broadcast.server.state import BROADCASTER, CONFIG
+from sse_broadcast.server.sink import EventStream, TransportSink, limit_send_buffer, prepare_connection
+from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +35,19 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 async def _stream(request: web.Request) -> web.StreamResponse:
     broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
-    prepare_connection(request, send_buffer=config.send_buffer)
-    response = EventStream(write_timeout=config.write_timeout)
+    prepare_connection(request)
+    if request.app[TUNED]:
+        response = EventStream(write_timeout=None)
+    else:
+        limit_send_buffer(request, config.send_buffer)
+        response = EventStream(write_timeout=config.write_timeout)
     await response.prepare(request)
     await response.write(broadcaster.opening())
     sink = TransportSink(request)
     lane = broadcaster.connect(sink)
-    logger.debug("%s: opened", request.remote)
+    logged = logger.isEnabledFor(logging.DEBUG)  # to name the peer costs a microsecond
+    if logged:
+        logger.debug("%s: opened", request.remote)
     # Nothing may be awaited between `connect` and `try`: what is registered is released in
     # `finally`, since a handler that is cancelled raises no Exception.
     try:
@@ -49,7 +55,8 @@ async def _stream(request: web.Request) -> web.StreamResponse:
         await response.write_eof()
     finally:
         broadcaster.disconnect(lane)
-        logger.debug("%s: closed, %s", request.remote, lane.subscriber.closed)
+        if logged:
+            logger.debug("%s: closed, %s", request.remote, lane.subscriber.closed)
     return response
 
 

@@ -19,6 +19,9 @@ STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (ClosedError, 503),
 )
 
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""Where Python's own words differ by version, those of RFC 9110."""
+
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that is answered with an error; `detail` names what is wrong, where, and the value."""
@@ -40,15 +43,9 @@ def problem_of(error: BroadcastError) -> Problem:
     raise error
 
 
-def problem_of_http(request: web.Request, error: web.HTTPException) -> Problem:
-    """Give one of aiohttp's own answers (404, 405, 413, ...) the shape of ours."""
-    kept = {name: error.headers[name] for name in ("Allow", "Retry-After") if name in error.headers}
-    return Problem(error.status, f"{request.method} {request.path[:80]}: {error.reason.lower()}", headers=kept)
-
-
 def body(status: int, detail: str) -> bytes:
     """Give the JSON of a problem."""
-    title = http.HTTPStatus(status).phrase
+    title = TITLES.get(status) or http.HTTPStatus(status).phrase
     return msgspec.json.encode({"title": title, "status": status, "detail": detail})
 
 

@@ -17,8 +17,9 @@ from aiohttp import web
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config, EventLoop
 from sse_broadcast.errors import CertificateError, ConfigError, ListenError
-from sse_broadcast.server.app import create_app
+from sse_broadcast.server.app import build_app
 from sse_broadcast.server.door import ACCEPTS, Door, raise_descriptor_limit, room
+from sse_broadcast.server.sink import tune
 from sse_broadcast.server.state import BROADCASTER
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,13 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._app = create_app(config)
+        self._app = build_app(config, tuned=True)
         # A misspelt keyword here would silently drop them all; a test holds them.
         self._runner = web.AppRunner(
             self._app,
             handler_cancellation=True,
             keepalive_timeout=KEEP_ALIVE,
+            tcp_keepalive=False,  # handed down by the listening socket
             auto_decompress=False,
             access_log=None,
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
@@ -91,6 +93,7 @@ class Server:
         assert self._runner.server is not None
         door = Door(self._runner.server, limit=self.room)
         for listener in self._listeners:
+            tune(listener, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout)
             self._accepting.append(await _accept(door, listener, context))
 
     async def stop(self) -> None:

@@ -19,11 +19,15 @@ import struct
 from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from sse_broadcast import wire
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.publication import Encoding, chunked_text, text
+
+SERVER = "sse-broadcast"
+"""What the `Server` header says; without a version, which only an attacker would use."""
 
 NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -31,24 +35,28 @@ NO_LINGER = struct.pack("ii", 1, 0)
 class EventStream(EventSourceResponse):
     """aiohttp-sse's response, without what a broadcast server does for all streams at once.
 
-    Its ping task ends at once (delivery sends the heartbeats of all streams from one timer),
-    its headers are those of http-api, and the connection closes with the stream. The
-    TCP_USER_TIMEOUT it sets, `write_timeout` seconds, stays set to the end: given back, it
-    would leave a frozen peer's last bytes in the kernel for minutes.
+    It starts no ping task (delivery sends the heartbeats of all streams from one timer), its
+    headers are those of http-api, and the connection closes with the stream. TCP_USER_TIMEOUT,
+    which the base class sets to `write_timeout` seconds, stays set to the end: given back, it
+    would leave a frozen peer's last bytes in the kernel for minutes. With None it is left as the
+    listening socket had it.
     """
 
     # The head waits for the first bytes of the body, and both leave in one write.
     _send_headers_immediately = False
 
-    def __init__(self, *, write_timeout: float) -> None:
+    def __init__(self, *, write_timeout: float | None) -> None:
         super().__init__(ping_interval=math.inf, send_timeout=write_timeout)
         self.headers["Cache-Control"] = "no-store, no-transform"
+        self.headers["Server"] = SERVER
         # The base class always says keep-alive; aiohttp itself knows better.
         self.headers.popall("Connection", None)
         self.force_close()
 
-    async def _ping(self) -> None:
-        """Do nothing; a sleeping task per reader would cost a kilobyte each."""
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Make the head ready. The base class would start a task here, a kilobyte for each reader."""
+        self._set_tcp_user_timeout(request)
+        return await web.StreamResponse.prepare(self, request)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """End the body, and leave TCP_USER_TIMEOUT as it is."""
@@ -125,7 +133,7 @@ class TransportSink:
             self._wake.set_result(None)
 
 
-def prepare_connection(request: web.Request, *, send_buffer: int) -> None:
+def prepare_connection(request: web.Request) -> None:
     """Make a connection fit for a stream: a full kernel buffer is a full sink, and is seen at once."""
     transport = request.transport
     if transport is None:
@@ -136,6 +144,22 @@ def prepare_connection(request: web.Request, *, send_buffer: int) -> None:
     transport.set_write_buffer_limits(high=1, low=0)
     # A stream is not idle, and its timer would be a hundred bytes for nothing.
     request.protocol.keep_alive(False)
-    sock = transport.get_extra_info("socket")
+
+
+def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None:
+    """Set what a stream's socket needs on a listening socket: the kernel hands it down to all it accepts.
+
+    Set one by one, each costs a connection 2 us more (uvloop makes a socket object each time).
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if send_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_timeout * 1000))
+
+
+def limit_send_buffer(request: web.Request, send_buffer: int) -> None:
+    """Set SO_SNDBUF of one connection, of a listening socket that is not ours."""
+    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
     if send_buffer and sock is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)

@@ -9,3 +9,6 @@ BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 """The broadcaster of an application made by `create_app`."""
 
 CONFIG: web.AppKey[Config] = web.AppKey("sse_broadcast.config", Config)
+
+TUNED: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
+"""Whether connections come from a listening socket that `sink.tune` has seen."""
