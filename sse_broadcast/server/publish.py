@@ -1,7 +1,9 @@
 """POST /send: publish one event."""
 
 import asyncio
+import difflib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +20,14 @@ ENVELOPE = 4096
 """Bytes of a JSON body around its message."""
 
 
+PARAMETERS = ("event", "retry")
+"""What a query may say of a body that is text."""
+
+NOT_TAKEN = ("id", "key", "channel", "channels")
+"""Said by publishers to other servers of this kind. To publish without them would be to lose
+something silently, so they are refused."""
+
+
 class Message(msgspec.Struct):
     """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given."""
 
@@ -25,8 +35,6 @@ class Message(msgspec.Struct):
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     event: str | None = None
     retry: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY)] | None = None
-    # Said by other servers' publishers and this one's later versions: refused, since to
-    # publish without them would be to lose something silently.
     id: Any = None
     key: Any = None
     channel: Any = None
@@ -34,9 +42,9 @@ class Message(msgspec.Struct):
 
     def to_event(self) -> Event:
         """Give the event that is meant. Raises `Problem` or `EventError`."""
-        for name in ("id", "key", "channel", "channels"):
+        for name in NOT_TAKEN:
             if getattr(self, name) is not None:
-                raise Problem(422, f"{name}: not taken by this server")
+                raise _not_taken(name)
         return Event(self._text(), DEFAULT_TYPE if self.event is None else self.event, retry=self.retry)
 
     def _text(self) -> str:
@@ -150,7 +158,23 @@ def _from_text(body: bytes, request: web.Request) -> Event:
         raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
     if not request.query_string:
         return Event(text)
+    _require_known(request.query)
     return Event(text, request.query.get("event", DEFAULT_TYPE), retry=_retry(request.query.get("retry")))
+
+
+def _require_known(query: Mapping[str, str]) -> None:
+    for name in query:
+        if name in NOT_TAKEN:
+            raise _not_taken(name)
+        if name in PARAMETERS:
+            continue
+        # A typing error must not publish something else than was meant.
+        if meant := difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.8):
+            raise Problem(400, f"{name[:80]}: unknown parameter; {meant[0]} was meant?")
+
+
+def _not_taken(name: str) -> Problem:
+    return Problem(422, f"{name}: not taken by this server")
 
 
 def _retry(text: str | None) -> int | None:

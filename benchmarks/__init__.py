@@ -1,0 +1,1 @@
+"""Measurements of the running server: `python -m benchmarks.compare`, `.frozen` and `.churn`."""

@@ -1,0 +1,78 @@
+"""Fixtures: real servers from the production builder, real sockets, and programs from outside pip."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from sse_broadcast.config import Config
+from sse_broadcast.server.run import Server
+from tests.support.sockets import RawClient
+
+PROGRAMS = {"chromium": "chromium", "curl": "curl"}
+"""Programs the tests use, and the Debian packages they are in."""
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Run the server's tests on both event loops that can serve."""
+    if "tests/server/" in item.path.as_posix():
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
+
+
+Program = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def program() -> Program:
+    """Find a program; in CI it must be there, elsewhere a test that needs it is skipped."""
+
+    def find(name: str) -> Path:
+        found = shutil.which(name)
+        if found is not None:
+            return Path(found)
+        hint = f"{name} is not installed: apt-get install {PROGRAMS[name]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(hint)
+        pytest.skip(hint)
+
+    return find
+
+
+Serve = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Start servers on free ports, and stop them when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> Server:
+            server = Server(Config(port=0, **{"shutdown_timeout": 4.0, **settings}))
+            await server.start()
+            stack.push_async_callback(server.stop)
+            return server
+
+        yield start
+
+
+Connect = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open raw sockets, and close them when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_socket(server: Server, **options: Any) -> RawClient:
+            client = await RawClient.open(server.port, **options)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket

@@ -1,0 +1,129 @@
+"""A client that is nothing but a socket, for what real clients would not do."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import Self
+
+from sse_broadcast.event import Event
+from sse_broadcast.wire import Decoder
+
+PATIENCE = 30.0
+"""Seconds after which a test that still waits has failed; no test takes a tenth of it."""
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another part of this loop is about to do."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class RawClient:
+    """One TCP connection; what is read stays in `buffer` until it is taken."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.buffer = b""
+        self._decoder = Decoder()
+
+    @classmethod
+    async def open(cls, port: int, *, receive_buffer: int = 0) -> Self:
+        """Connect; a small receive buffer, set before, makes a reader that is soon full."""
+        sock = socket.socket()
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return cls(sock)
+
+    @property
+    def port(self) -> int:
+        """Its own port, by which the other side's socket is found."""
+        return int(self.sock.getsockname()[1])
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it."""
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def subscribe(self, *, version: str = "1.1", path: str = "/events", headers: str = "") -> bytes:
+        """Ask for the stream, and give its head."""
+        await self.send(f"GET {path} HTTP/{version}\r\nHost: test\r\n{headers}\r\n".encode())
+        return await self.head()
+
+    async def ask(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
+        """Make a request on this connection and give the answer's status and body."""
+        length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
+        await self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode() + body)
+        return await self.answer()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Give the status and body of an answer with a Content-Length."""
+        head = await self.head()
+        size = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        return int(head.split()[1]), await self.take(size)
+
+    async def head(self) -> bytes:
+        """Give what comes up to and with the blank line."""
+        return await self.up_to(b"\r\n\r\n")
+
+    async def up_to(self, mark: bytes) -> bytes:
+        """Give what comes up to and with the mark."""
+        while mark not in self.buffer:
+            await self._more()
+        end = self.buffer.index(mark) + len(mark)
+        taken, self.buffer = self.buffer[:end], self.buffer[end:]
+        return taken
+
+    async def take(self, size: int) -> bytes:
+        """Give exactly so many bytes."""
+        while len(self.buffer) < size:
+            await self._more()
+        taken, self.buffer = self.buffer[:size], self.buffer[size:]
+        return taken
+
+    async def chunk(self) -> bytes:
+        """Give the next chunk of a chunked body; b"" is its end."""
+        size = int(await self.up_to(b"\r\n"), 16)
+        data = await self.take(size)
+        assert await self.take(2) == b"\r\n"
+        return data
+
+    async def events(self, count: int) -> list[Event]:
+        """Give the next events of a chunked stream."""
+        found: list[Event] = []
+        while len(found) < count:
+            data = await self.chunk()
+            assert data, f"the stream ended after {found}"
+            found += self._decoder.feed(data)
+        assert len(found) == count
+        return found
+
+    async def rest(self) -> bytes:
+        """Give everything up to the connection's end."""
+        while await self._more(or_end=True):
+            pass
+        taken, self.buffer = self.buffer, b""
+        return taken
+
+    async def _more(self, *, or_end: bool = False) -> bool:
+        async with asyncio.timeout(PATIENCE):
+            data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 20)
+        if not data and not or_end:
+            raise ConnectionError(f"the connection ended after {self.buffer!r}")
+        self.buffer += data
+        return bool(data)
+
+    def reset(self) -> None:
+        """Close with a RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def half_close(self) -> None:
+        """Say that nothing more will be sent, and go on reading."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close with a FIN."""
+        self.sock.close()

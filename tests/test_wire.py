@@ -1,0 +1,122 @@
+"""The codec, as whole bytes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.event import MAX_RETRY, Event
+from sse_broadcast.wire import HEARTBEAT, Decoder, chunk, encode, opening
+
+LINE = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1)
+EVENTS = st.builds(
+    Event,
+    data=st.text(st.characters(exclude_categories=["Cs"])),
+    type=LINE,
+    id=st.none() | LINE,
+    retry=st.none() | st.integers(0, MAX_RETRY),
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "frame"),
+    [
+        (Event("hello"), b"data: hello\n\n"),
+        (Event(""), b"data: \n\n"),
+        (Event("\n"), b"data: \ndata: \n\n"),
+        (Event("a\r\nb\rc\nd"), b"data: a\ndata: b\ndata: c\ndata: d\n\n"),
+        (Event(" leading"), b"data:  leading\n\n"),
+        (Event("a: b"), b"data: a: b\n\n"),
+        (Event("x\u2028y\u0085z"), "data: x\u2028y\u0085z\n\n".encode()),
+        (Event("x", type="t", id="7", retry=5), b"id: 7\nevent: t\nretry: 5\ndata: x\n\n"),
+    ],
+)
+def test_an_event_is_encoded_to_these_bytes(event: Event, frame: bytes) -> None:
+    """LF line ends, one space after the colon, a blank line at the end."""
+    assert encode(event) == frame
+
+
+def test_a_chunk_is_its_length_in_hexadecimal_and_its_bytes() -> None:
+    """The framing of RFC 9112, 7.1."""
+    assert chunk(b"data: 0123456789\n\n") == b"12\r\ndata: 0123456789\n\n\r\n"
+
+
+def test_the_opening_is_no_block_of_its_own() -> None:
+    """A reader that dispatches empty blocks (httpx-sse does) sees none."""
+    assert opening(2500) == b":\nretry: 2500\n"
+    decoder = Decoder()
+    assert decoder.feed(opening(2500) + HEARTBEAT + encode(Event("x"))) == [Event("x", retry=2500)]
+    assert decoder.retry == 2500
+
+
+def as_received(event: Event) -> Event:
+    return Event(event.data.replace("\r\n", "\n").replace("\r", "\n"), event.type, event.id, event.retry)
+
+
+@given(st.lists(EVENTS, max_size=4), st.data())
+def test_decoding_what_was_encoded_gives_it_back_cut_anywhere(events: list[Event], data: st.DataObject) -> None:
+    """decode(encode(e)) == e with line ends as LF, whatever pieces the bytes arrive in."""
+    stream = b"".join(map(encode, events))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)))
+    decoder, received = Decoder(), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += decoder.feed(stream[start:end])
+    assert received == [as_received(event) for event in events]
+
+
+@given(EVENTS)
+def test_nothing_in_an_event_ends_its_block_early(event: Event) -> None:
+    """An encoded event has one blank line, at its end, and every line is a field of the format."""
+    *lines, last, after = encode(event).split(b"\n")
+    assert (last, after) == (b"", b"")
+    assert all(line.startswith((b"data: ", b"event: ", b"id: ", b"retry: ")) for line in lines)
+    assert b"\r" not in encode(event)
+
+
+@given(st.binary())
+def test_the_decoder_takes_any_bytes(data: bytes) -> None:
+    """Nothing that arrives makes the decoder raise."""
+    Decoder().feed(data + b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        # The examples of WHATWG HTML 9.2.6.
+        (b"data: YHOO\ndata: +2\ndata: 10\n\n", [Event("YHOO\n+2\n10")]),
+        (
+            b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event",
+            [Event("first event", id="1"), Event("second event", id="")],
+        ),
+        (b"data\n\ndata\ndata\n\ndata:", [Event(""), Event("\n")]),
+        (b"data:test\n\ndata: test\n\n", [Event("test"), Event("test")]),
+        # And what else a stream may hold.
+        (b"\xef\xbb\xbfdata: after a mark\n\n", [Event("after a mark")]),
+        (b"data: a\r\rdata: b\r\n\r\ndata: c\n\n", [Event("a"), Event("b"), Event("c")]),
+        (b"id: a\0b\ndata: x\n\n", [Event("x")]),
+        (b"retry: 1x\ndata: x\n\n", [Event("x")]),
+        (b"retry: 99999999999999999999999\ndata: x\n\n", [Event("x", retry=MAX_RETRY)]),
+        (b"event: t\n\ndata: x\n\n", [Event("x")]),
+        (b"data: \xff\n\n", [Event("\ufffd")]),
+        (b"unknown: x\ndata: y\n\n", [Event("y")]),
+    ],
+)
+def test_the_decoder_reads_what_the_standard_says(stream: bytes, events: list[Event]) -> None:
+    """The standard's own examples, whole and byte by byte."""
+    assert Decoder().feed(stream) == events
+    decoder = Decoder()
+    assert [event for byte in stream for event in decoder.feed(bytes([byte]))] == events
+
+
+def test_the_last_event_id_outlives_events_without_one() -> None:
+    """A reader reconnects with the last id it was told, by an id-only block too."""
+    decoder = Decoder()
+    decoder.feed(b"id: 7\n\ndata: x\n\n")
+    assert decoder.last_event_id == "7"
+
+
+def test_a_long_line_in_many_pieces_is_read_whole() -> None:
+    """A megabyte that arrives in small pieces is one event."""
+    decoder, data = Decoder(), "x" * 1_000_000
+    frame = encode(Event(data))
+    pieces = (frame[start : start + 1000] for start in range(0, len(frame), 1000))
+    assert [event for piece in pieces for event in decoder.feed(piece)] == [Event(data)]
