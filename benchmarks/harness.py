@@ -4,6 +4,7 @@ Linux only, since a process's time, memory and sockets are read from /proc. Ever
 loopback. What is started here is stopped by its context manager, whatever happens in between.
 """
 
+import argparse
 import contextlib
 import http.client
 import json
@@ -45,14 +46,31 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
+def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Give a parser for `python -m benchmarks.<name>`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def positive(text: str) -> int:
+    """Give a count of at least one. Raises `argparse.ArgumentTypeError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, not {text!r}")
+    return int(text)
+
+
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
     """Give a temporary folder in which the C programs are built."""
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         compiler = shutil.which("cc") or fail("cc is not installed: apt-get install gcc libc6-dev")
-        for name in ("sseload", "ssepub", "ssefloor"):
-            subprocess.run([compiler, "-O2", "-w", "-o", folder / name, PROGRAMS / f"{name}.c"], check=True, timeout=60)
+        for source in PROGRAMS.glob("*.c"):
+            program = folder / source.stem
+            subprocess.run([compiler, "-O2", "-w", "-o", program, source], check=True, timeout=60)
         yield folder
 
 
@@ -258,7 +276,9 @@ class Load:
     The first `frozen` of them never read. They stay for `seconds`; `result` waits for that.
     """
 
-    def __init__(self, folder: Path, server: Server, *, readers: int, seconds: float, frozen: int = 0) -> None:
+    def __init__(
+        self, folder: Path, server: Server, *, readers: int, seconds: float, frozen: int = 0
+    ) -> None:
         self._seconds = seconds
         self._process = subprocess.Popen(
             [folder / "sseload", HOST, *map(str, (server.port, "/events", readers, seconds, frozen))],
@@ -286,16 +306,13 @@ class Load:
 
     def _ready(self, server: Server) -> float:
         """Give the seconds until the last subscriber had its response head."""
-        assert self._process.stdout is not None
-        select.select([self._process.stdout], [], [], 2 * PATIENCE)
-        head = self._process.stdout.readline().split() if _readable(self._process.stdout) else []
+        out = self._process.stdout
+        assert out is not None
+        told, _, _ = select.select([out], [], [], 2 * PATIENCE)
+        head = out.readline().split() if told else []
         if not head:
             fail(f"{server.name}: the subscribers could not connect")
         return float(head[1])
-
-
-def _readable(stream: IO[str]) -> bool:
-    return bool(select.select([stream], [], [], 0)[0])
 
 
 @dataclass(frozen=True, slots=True)

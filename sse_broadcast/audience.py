@@ -57,6 +57,10 @@ class Carrier(Protocol):
         """Take note that the lane's subscriber has closed."""
 
 
+NOWHERE = -1
+"""The place of a lane that does not follow: no pass over the lanes begins there."""
+
+
 class Lane:
     """One subscriber's way to its sink; the outlet of an HTTP reader.
 
@@ -84,7 +88,7 @@ class Lane:
         self.audience = audience
         self.subscriber = subscriber
         self.sink = sink
-        self.seen = 0
+        self.seen = NOWHERE
         self.following = False
         self.blocked = False  # its sink is full, or it has none any more
         self.written = 0.0  # when something was last written for it alone, by the loop's clock
@@ -114,6 +118,7 @@ class Lane:
         self.seen = self.audience.end
         self.following = True
         self.audience.lanes[self] = None
+        self.audience.roll = None
         self.audience.queued.pop(self.subscriber, None)
 
     def stray(self) -> None:
@@ -121,15 +126,19 @@ class Lane:
         if not self.following:
             return
         audience = self.audience
+        rest = audience.log[self.seen - audience.base :]
         self.leave()
         audience.queued[self.subscriber] = None
-        for publication in audience.log[self.seen - audience.base :]:
+        for publication in rest:
             self.subscriber.offer(publication)
 
     def leave(self) -> None:
         """Follow no more, and leave the rest of the log behind."""
-        self.following = False
-        self.audience.lanes.pop(self, None)
+        if self.following:
+            self.following = False
+            self.seen = NOWHERE
+            del self.audience.lanes[self]
+            self.audience.roll = None
 
 
 class Audience:
@@ -152,6 +161,7 @@ class Audience:
         "log",
         "members",
         "queued",
+        "roll",
         "waiting_bytes",
         "written",
     )
@@ -168,6 +178,8 @@ class Audience:
         self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
         self.lap: Lap | None = None
         self.lanes: dict[Lane, None] = {}
+        # The lanes as a list, while nobody comes or goes: a pass over them then counts no references.
+        self.roll: list[Lane] | None = None
         self.queued: dict[Subscriber, None] = {}
         self._carrier = carrier
         self._max_events = queue_size
@@ -215,7 +227,9 @@ class Lap:
         self.base = audience.base
         self.end = audience.base + len(self._publications)
         self.data = self._joined(self._publications)
-        self.lanes = list(audience.lanes)
+        if audience.roll is None:
+            audience.roll = list(audience.lanes)
+        self.lanes = audience.roll
         self.reached = 0
 
     def rest(self, seen: int) -> bytes:

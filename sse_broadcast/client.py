@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ SILENCE = 60.0
 
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What an id may have in it and a header may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,10 @@ class Client:
         content: dict[str, Any] = {"message": message}
         if event is not None:
             content["event"] = event
-        return await self._ask("POST", "/send", content)
+        receipt = await self._ask("POST", "/send", content)
+        if "clients" not in receipt:
+            raise ClientError(f"{self._url}/send: does not answer as this server does", status=200)
+        return receipt
 
     async def status(self) -> dict[str, Any]:
         """Give the server's status."""
@@ -99,11 +107,13 @@ class Client:
                 async for data in self._stream(last_event_id):
                     failures, ever = 0, True
                     yield Piece(data, decoder.feed(data))
-            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
+                ever = True
+            except (aiohttp.ClientError, TimeoutError) as error:
                 if not ever:
                     raise _unreachable(self._url, error) from None
                 failures += 1
             except _Busy as busy:
+                ever = True
                 retry = max(retry, busy.retry_after)
             last_event_id = decoder.last_event_id
             retry = retry if decoder.retry is None else decoder.retry
@@ -113,6 +123,8 @@ class Client:
         assert self._session is not None
         headers = {"Accept": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
         if last_event_id:
+            if _CONTROL.search(last_event_id):
+                raise ClientError(f"{self._url}: the id {last_event_id[:80]!r} cannot be sent back")
             headers["Last-Event-ID"] = last_event_id
         async with self._session.get(self._url + "/events", headers=headers) as response:
             if response.status == 503:
@@ -126,7 +138,7 @@ class Client:
 
     async def _ask(self, method: str, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
         assert self._session is not None
-        body = None if content is None else msgspec.json.encode(content)
+        body = None if content is None else _encoded(content)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
             async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
@@ -147,11 +159,21 @@ class _Busy(Exception):  # noqa: N818 - not an error of the client's caller
         self.retry_after = int(retry_after) * 1000 if retry_after.isascii() and retry_after.isdigit() else 0
 
 
+def _encoded(content: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(content)
+    except UnicodeEncodeError as error:
+        raise ClientError(
+            f"cannot publish a lone surrogate, {error.object[error.start]!a}, at character {error.start}"
+        ) from None
+
+
 async def _refused(response: aiohttp.ClientResponse) -> ClientError:
     text = (await response.content.read(2000)).decode("utf-8", "replace").strip()
     if response.content_type == "application/problem+json":
         text = _detail(text)
-    return ClientError(f"{response.url}: {response.status} {response.reason}: {text}", status=response.status)
+    told = f"{response.url}: {response.status} {response.reason}" + (f": {text}" if text else "")
+    return ClientError(_line(told), status=response.status)
 
 
 def _detail(text: str) -> str:
@@ -163,4 +185,9 @@ def _detail(text: str) -> str:
 
 
 def _unreachable(url: str, error: BaseException) -> ClientError:
-    return ClientError(f"cannot reach {url}: {error or 'timed out'}")
+    return ClientError(_line(f"cannot reach {url}: {str(error) or 'timed out'}"))
+
+
+def _line(text: str) -> str:
+    """Give foreign text as one line that does nothing to a terminal."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -74,7 +74,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Bytes, Meta(description="bytes of one event, as data and as an encoded frame")
     ] = 1_048_576
     send_buffer: Annotated[
-        int, Meta(ge=0, description="bytes the kernel may hold for one reader (SO_SNDBUF); 0 lets it decide")
+        int,
+        Meta(
+            ge=0,
+            le=2**31 - 1,
+            description="bytes the kernel may hold for one reader (SO_SNDBUF); 0 lets it decide",
+        ),
     ] = 131_072
     write_timeout: Annotated[Seconds, Meta(description="seconds a reader's socket may stay full")] = 30.0
     heartbeat: Annotated[Seconds, Meta(description="seconds of silence before a heartbeat")] = 15.0
@@ -173,7 +178,7 @@ def _from_flags(flags: Mapping[str, str | None]) -> Layer:
     for name, text in flags.items():
         if text is not None:
             setting = SETTINGS[name]
-            layer[name] = (_checked(setting.parse, text, setting.flag), setting.flag)
+            layer[name] = (_checked(setting, setting.parse, text, setting.flag), setting.flag)
     return layer
 
 
@@ -181,9 +186,9 @@ def _from_environ(environ: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for setting in SETTINGS.values():
         text = environ.get(setting.variable)
-        if text is None or _is_service_link(text):
+        if text is None or _is_service_link(setting, text):
             continue
-        layer[setting.name] = (_checked(setting.parse, text, setting.variable), setting.variable)
+        layer[setting.name] = (_checked(setting, setting.parse, text, setting.variable), setting.variable)
     return layer
 
 
@@ -197,9 +202,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     )
 
 
-def _is_service_link(text: str) -> bool:
+def _is_service_link(setting: Setting, text: str) -> bool:
     # And SSE_BROADCAST_PORT=tcp://10.0.0.1:80 with them: an address of the service, no port of ours.
-    return text.startswith("tcp://")
+    return setting.name == "port" and text.startswith("tcp://")
 
 
 def _from_file(file: Path | None) -> Layer:
@@ -210,7 +215,7 @@ def _from_file(file: Path | None) -> Layer:
         setting = SETTINGS.get(name)
         if setting is None:
             raise ConfigError(f"{file}: {name}: no such setting (its value is {value!r})")
-        layer[name] = (_checked(setting.accept, value, f"{file}: {name}"), str(file))
+        layer[name] = (_checked(setting, setting.accept, value, f"{file}: {name}"), str(file))
     return layer
 
 
@@ -225,8 +230,15 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not TOML: {error}") from None
 
 
-def _checked(convert: Any, value: object, where: str) -> Any:
+def _checked(setting: Setting, convert: Any, value: object, where: str) -> Any:
     try:
         return convert(value)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {str(error).lower()}, not {value!r}") from None
+        raise ConfigError(f"{where}: {_expected(setting, error)}, not {value!r}") from None
+
+
+def _expected(setting: Setting, error: msgspec.ValidationError) -> str:
+    kind = setting.type.__origin__
+    if issubclass(kind, StrEnum):
+        return "expected one of " + ", ".join(kind)
+    return str(error).lower().partition(", got ")[0]

@@ -140,14 +140,14 @@ class Delivery:
             lap = audience.lap = Lap(audience, limit=WRITE_LIMIT)
         base, end, data = lap.base, lap.end, lap.data
         for lane in lap.lanes[lap.reached : lap.reached + STRIDE]:
-            if lane.seen == base and lane.following:
+            if lane.seen == base:
                 lane.seen = end
                 try:
                     if not lane.sink.write(data):
                         self._block(lane)
                 except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
                     self._fail(lane, error)
-            elif lane.following and lane.seen < end:
+            elif base < lane.seen < end:
                 self._catch_up(lane, lap)
         lap.reached += STRIDE
         if lap.reached >= len(lap.lanes):

@@ -12,7 +12,7 @@ from sse_broadcast.cli.subscribe import subscribe
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
-    "3 cannot listen; 4 certificate; 5 stopped by a second signal.",
+    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 130 Ctrl-C.",
 )
 @click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
 def main() -> None:

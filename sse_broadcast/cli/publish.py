@@ -1,12 +1,13 @@
 """`sse-broadcast publish`."""
 
 import asyncio
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import click
 
-from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.common import Exit, run, url_option
 from sse_broadcast.client import Client
 
 
@@ -42,5 +43,13 @@ async def _publish(message: str, event: str | None, url: str) -> None:
 
 async def _lines() -> AsyncIterator[str]:
     # A thread reads: standard input may be a file, which no event loop can wait for.
-    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+    while line := await _read(sys.stdin.buffer.readline):
         yield line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+
+async def _read(readline: Callable[[], bytes]) -> bytes:
+    try:
+        return await asyncio.to_thread(readline)
+    except asyncio.CancelledError:
+        # Ctrl-C. The thread waits for a line that may never come, and asyncio would wait for it.
+        os._exit(Exit.INTERRUPTED)

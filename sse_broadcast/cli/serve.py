@@ -32,11 +32,10 @@ Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add a flag for each setting, in the order of their declaration."""
-    for setting in reversed(SETTINGS.values()):
+    for setting in reversed(list(SETTINGS.values())):
         shown = json.dumps(setting.default) if setting.default == "" else setting.default
-        command = click.option(
-            setting.flag, setting.name, metavar="VALUE", help=f"{setting.help.capitalize()}.  [default: {shown}]"
-        )(command)
+        text = f"{setting.help[0].upper()}{setting.help[1:]}.  [default: {shown}]"
+        command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
     return command
 
 
@@ -86,8 +85,8 @@ def shown_config(loaded: Loaded) -> str:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings and numbers are TOML's.
-    return json.dumps(value)
+    # JSON's strings and numbers are TOML's, but for surrogate pairs and a bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _start_logging(loaded: Loaded) -> None:

@@ -15,7 +15,7 @@ from sse_broadcast.client import Client, Piece
 from sse_broadcast.event import Event
 
 MAX_VARIABLE = 100_000
-"""Bytes of data that are put into an environment variable; the kernel takes 128 KiB."""
+"""Bytes of a field that are put into an environment variable; the kernel takes 128 KiB."""
 
 
 @click.command(
@@ -27,7 +27,7 @@ Examples:
   sse-broadcast subscribe --exec 'notify-send "$SSE_EVENT" "$SSE_DATA"'
 
 The command of --exec runs once for each event, one at a time, with the data on its standard
-input and SSE_EVENT, SSE_DATA and SSE_ID in its environment (SSE_DATA only below 100 kB).
+input and SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below 100 kB).
 
 Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no server there;
 2 bad usage; 130 Ctrl-C."""
@@ -107,15 +107,23 @@ class Execute:
 
     async def _run(self, event: Event) -> None:
         data = event.data.encode()
-        environment = {**os.environ, "SSE_EVENT": event.type, "SSE_ID": event.id or ""}
-        if len(data) < MAX_VARIABLE and b"\0" not in data:
-            environment["SSE_DATA"] = event.data
         process = await asyncio.create_subprocess_shell(
-            self.command, stdin=asyncio.subprocess.PIPE, env=environment
+            self.command, stdin=asyncio.subprocess.PIPE, env=_environment(event)
         )
         await process.communicate(data)
         if process.returncode:
             click.echo(f"sse-broadcast: the command ended with {process.returncode}", err=True)
+
+
+def _environment(event: Event) -> dict[str, str]:
+    """Give our own environment, with those fields of the event that an environment can hold."""
+    environment = dict(os.environ)
+    for name, value in (("SSE_EVENT", event.type), ("SSE_ID", event.id or ""), ("SSE_DATA", event.data)):
+        if len(value.encode()) < MAX_VARIABLE and "\0" not in value:
+            environment[name] = value
+        else:
+            environment.pop(name, None)
+    return environment
 
 
 def _published(piece: Piece, room: int | None) -> list[Event]:

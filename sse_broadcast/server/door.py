@@ -8,6 +8,7 @@ far enough to tell a browser from a program, answered, and closed.
 import asyncio
 import logging
 import resource
+from typing import cast
 
 from aiohttp import web
 
@@ -84,7 +85,7 @@ class Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         if len(self._lobby) >= LOBBY:
             transport.abort()
             return

@@ -8,7 +8,7 @@ from sse_broadcast import wire
 from sse_broadcast.delivery import jittered
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.sink import EventStream, TransportSink, limit_send_buffer, prepare_connection
+from sse_broadcast.server.sink import EventStream, TransportSink, kernel_timeout, limit_send_buffer, prepare_connection
 from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
     prepare_connection(request)
     if request.app[TUNED]:
-        response = EventStream(write_timeout=None)
+        response = EventStream(timeout=None)
     else:
         limit_send_buffer(request, config.send_buffer)
-        response = EventStream(write_timeout=config.write_timeout)
+        response = EventStream(timeout=kernel_timeout(config.write_timeout))
     await response.prepare(request)
     await response.write(broadcaster.opening())
     sink = TransportSink(request)

@@ -19,6 +19,7 @@ from sse_broadcast.config import Config, EventLoop
 from sse_broadcast.errors import CertificateError, ConfigError, ListenError
 from sse_broadcast.server.app import build_app
 from sse_broadcast.server.door import ACCEPTS, Door, raise_descriptor_limit, room
+from sse_broadcast.server.log import http_logger
 from sse_broadcast.server.sink import tune
 from sse_broadcast.server.state import BROADCASTER
 
@@ -52,6 +53,7 @@ class Server:
             tcp_keepalive=False,  # handed down by the listening socket
             auto_decompress=False,
             access_log=None,
+            logger=http_logger(),
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
         )
         self._listeners: list[socket.socket] = []

@@ -37,7 +37,7 @@ class EventStream(EventSourceResponse):
 
     It starts no ping task (delivery sends the heartbeats of all streams from one timer), its
     headers are those of http-api, and the connection closes with the stream. TCP_USER_TIMEOUT,
-    which the base class sets to `write_timeout` seconds, stays set to the end: given back, it
+    which the base class sets to `timeout` seconds, stays set to the end: given back, it
     would leave a frozen peer's last bytes in the kernel for minutes. With None it is left as the
     listening socket had it.
     """
@@ -45,8 +45,8 @@ class EventStream(EventSourceResponse):
     # The head waits for the first bytes of the body, and both leave in one write.
     _send_headers_immediately = False
 
-    def __init__(self, *, write_timeout: float | None) -> None:
-        super().__init__(ping_interval=math.inf, send_timeout=write_timeout)
+    def __init__(self, *, timeout: float | None) -> None:
+        super().__init__(ping_interval=math.inf, send_timeout=timeout)
         self.headers["Cache-Control"] = "no-store, no-transform"
         self.headers["Server"] = SERVER
         # The base class always says keep-alive; aiohttp itself knows better.
@@ -146,6 +146,15 @@ def prepare_connection(request: web.Request) -> None:
     request.protocol.keep_alive(False)
 
 
+def kernel_timeout(write_timeout: float) -> float:
+    """Give TCP_USER_TIMEOUT for a write deadline, in seconds: behind it, as a backstop.
+
+    It sees what the deadline cannot, a peer that vanished without filling its buffer. Were it
+    not later, the kernel would cut frozen readers first, and they would be counted as having left.
+    """
+    return write_timeout * 1.5
+
+
 def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None:
     """Set what a stream's socket needs on a listening socket: the kernel hands it down to all it accepts.
 
@@ -155,7 +164,7 @@ def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None
     if send_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_timeout * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(kernel_timeout(write_timeout) * 1000))
 
 
 def limit_send_buffer(request: web.Request, send_buffer: int) -> None:

@@ -1,0 +1,171 @@
+"""What every command does: its help, its exit codes, and how it tells an error."""
+
+import asyncio
+import re
+import socket
+
+import pytest
+
+from sse_broadcast.cli import main
+from sse_broadcast.cli.common import Exit, exit_for, fail, run
+from sse_broadcast.config import SETTINGS
+from sse_broadcast.errors import (
+    BroadcastError,
+    CertificateError,
+    ClientError,
+    ClosedError,
+    ConfigError,
+    EventError,
+    ListenError,
+)
+from tests.support import process
+from tests.support.process import Ended, Programs
+
+programs = pytest.fixture(process.programs)
+
+COMMANDS = sorted(main.commands)
+
+USES = [("publish", "x"), ("subscribe",), ("status",)]
+"""Of each command that talks to a server."""
+
+
+def test_the_commands_are_these() -> None:
+    """A new command needs its tests, and its place in the README."""
+    assert COMMANDS == ["publish", "serve", "status", "subscribe"]
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_every_command_has_help_with_examples_and_exit_codes(
+    programs: Programs, command: str, flag: str
+) -> None:
+    """Help is not an error: it is said on standard output."""
+    ended = await programs.run(command, flag)
+    assert (ended.code, ended.err) == (0, b"")
+    assert f"Usage: sse-broadcast {command} [OPTIONS]".encode() in ended.out
+    assert f"\n  Examples:\n    sse-broadcast {command}".encode() in ended.out
+    assert b"\n  Exit codes: 0 " in ended.out
+    assert b"; 2 bad usage" in b" ".join(ended.out.split())
+
+
+async def test_the_help_of_all_has_examples_and_every_exit_code(programs: Programs) -> None:
+    """Whoever types the bare command is shown three terminals to try, and the table of exit codes."""
+    ended = await programs.run("--help")
+    assert (ended.code, ended.err) == (0, b"")
+    words = " ".join(ended.out.decode().split())
+    for example in ("serve", "subscribe", "publish hello"):
+        assert f"sse-broadcast {example} " in words
+    codes = words.partition("Exit codes: ")[2]
+    assert [int(code) for code in re.findall(r"\d+", codes)] == list(Exit)
+
+
+async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: Programs) -> None:
+    """Abbreviations keep their capitals."""
+    words = " ".join((await programs.run("serve", "--help", env={"COLUMNS": "100"})).out.decode().split())
+    for setting in SETTINGS.values():
+        assert f"{setting.flag} VALUE {setting.help[0].upper()}{setting.help[1:]}. [default: " in words
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BroadcastError("x"), 1),
+        (ClientError("x"), 1),
+        (ClosedError("x"), 1),
+        (EventError("event", "x"), 1),
+        (ConfigError("x"), 2),
+        (ListenError("x"), 3),
+        (CertificateError("x"), 4),
+    ],
+)
+def test_the_exit_code_says_which_kind_of_error_it_was(error: BroadcastError, code: int) -> None:
+    """A script can tell a server that is not there from a setting that is wrong."""
+    assert exit_for(error) == code
+
+
+def test_an_error_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """It begins with the program's name, as in any shell's pipeline."""
+    with pytest.raises(SystemExit) as caught:
+        fail(ListenError("cannot listen"))
+    assert caught.value.code == 3
+    assert capsys.readouterr() == ("", "sse-broadcast: cannot listen\n")
+
+
+def test_run_gives_what_the_coroutine_gives() -> None:
+    """A command that went well goes on."""
+
+    async def answer() -> int:
+        return 42
+
+    assert run(answer) == 42
+
+
+def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback for what has a name."""
+
+    async def refused() -> None:
+        raise ClientError("refused", status=403)
+
+    with pytest.raises(SystemExit) as caught:
+        run(refused)
+    assert caught.value.code == 1
+    assert capsys.readouterr() == ("", "sse-broadcast: refused\n")
+
+
+def test_run_hides_nobody_else_s_error() -> None:
+    """A fault of the program is not dressed up as an error of its user."""
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(broken)
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+async def test_no_server_is_one_line(programs: Programs, use: tuple[str, ...]) -> None:
+    """A command whose server is not there says so and exits with 1."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and never listens
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        ended = await programs.run(*use, "--url", url)
+    assert (ended.code, ended.out) == (1, b"")
+    # The reason is in aiohttp's words.
+    assert re.fullmatch(f"sse-broadcast: cannot reach {url}: .+\n".encode(), ended.err)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+async def test_a_url_that_is_none_is_one_line(programs: Programs, use: tuple[str, ...], url: str) -> None:
+    """So does a command whose URL leads nowhere, and it does not try again."""
+    ended = await programs.run(*use, "--url", url)
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(f"sse-broadcast: cannot reach {url.rstrip('/')}: .+\n".encode(), ended.err)
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use: tuple[str, ...]) -> None:
+    """What does not speak HTTP is told without a traceback, however it answers."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.9\r\n\x1b[2Jlook\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ended = await programs.run(*use, "--url", url)
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(f"sse-broadcast: cannot reach {url}: [ -~]+\n".encode(), ended.err)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
+    """An option that is none is told with the usage."""
+    assert await programs.run(command, "--nope") == Ended(
+        2,
+        err=f"Usage: sse-broadcast {command} [OPTIONS]{' [MESSAGE]' if command == 'publish' else ''}\n"
+        f"Try 'sse-broadcast {command} --help' for help.\n\n"
+        "Error: No such option '--nope'.\n".encode(),
+    )

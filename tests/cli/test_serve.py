@@ -1,0 +1,555 @@
+"""`sse-broadcast serve`: the real command, its signals, and what it says."""
+
+import asyncio
+import json
+import re
+import shlex
+import signal
+import socket
+import tomllib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.cli.serve import shown_config
+from sse_broadcast.config import SETTINGS, load
+from sse_broadcast.event import Event
+from sse_broadcast.server.door import ACCEPTS
+from tests.conftest import Program
+from tests.support import process
+from tests.support.process import Ended, Programs, Serving
+from tests.support.sockets import PATIENCE, RawClient
+
+programs = pytest.fixture(process.programs)
+
+STOPS = [signal.SIGTERM, signal.SIGINT]
+
+QUIET = ("--log-level", "warning")
+"""So that standard error is empty unless something is wrong."""
+
+LINE = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
+"""What a logged line begins with."""
+
+DRAIN = '{"reason": "drain"}'
+
+Open = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def open_raw() -> AsyncIterator[Open]:
+    """Open raw sockets to a server in a process of its own, and close them when the test ends."""
+    with ExitStack() as stack:
+
+        async def open_one(serving: Serving, *, receive_buffer: int = 0) -> RawClient:
+            client = await RawClient.open(serving.port, receive_buffer=receive_buffer)
+            stack.callback(client.close)
+            return client
+
+        yield open_one
+
+
+async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -> RawClient:
+    """Give a reader that has its opening."""
+    client = await open_raw(serving, receive_buffer=receive_buffer)
+    head = await client.subscribe()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert re.fullmatch(rb":\nretry: \d+\n", await client.chunk())
+    return client
+
+
+async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
+    """Give a reader that will never read again, and is as full as it gets."""
+    client = await reader(open_raw, serving, receive_buffer=4096)
+    publisher = await open_raw(serving)
+    for _ in range(24):
+        status, _ = await publisher.ask("POST", "/send", body=b"x" * 65_536)
+        assert status == 200
+    # What does not fit waits for it in the server, which has not given it up.
+    _, body = await publisher.ask("GET", "/status")
+    assert json.loads(body)["connected_clients"] == 1
+    return client
+
+
+FREEZING = ("--send-buffer", "16384", "--write-timeout", "600")
+"""So that little is needed to fill a reader, and nothing but the shutdown ends its stream."""
+
+
+# What it says.
+
+
+async def test_it_says_where_it_listens_and_what_to_try(programs: Programs, program: Program) -> None:
+    """Two lines for curl, which work as they are printed."""
+    serving = await programs.serve(*QUIET)
+    assert serving.url == f"http://127.0.0.1:{serving.port}"
+    assert serving.tries == (f"curl -N {serving.url}/events", f"curl -d hello {serving.url}/send")
+    await try_out(serving, programs, program)
+
+
+async def try_out(serving: Serving, programs: Programs, program: Program, *options: str) -> None:
+    """Run what the server said to try."""
+    curl = str(program("curl"))
+    subscribe, publish = ([curl, "-sS", *options, *shlex.split(line)[1:]] for line in serving.tries)
+    reading = await programs.start(*subscribe)
+    assert await reading.line() == b":\n"
+    assert re.fullmatch(rb"retry: \d+\n", await reading.line())
+    answer = await (await programs.start(*publish)).ended()
+    assert (answer.code, answer.err) == (0, b"")
+    assert json.loads(answer.out)["clients"] == 1
+    assert await reading.line() == b"data: hello\n"
+    assert await reading.line() == b"\n"
+
+
+async def test_an_address_of_ipv6_is_said_as_a_url(programs: Programs, program: Program) -> None:
+    """In brackets, so that curl takes it."""
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    serving = await programs.serve("--host", "::1", *QUIET)
+    assert serving.url == f"http://[::1]:{serving.port}"
+    await try_out(serving, programs, program)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def test_the_configuration_is_shown_with_its_sources(programs: Programs, tmp_path: Path) -> None:
+    """Every setting, its value, and where that came from; nothing is started."""
+    file = tmp_path / "c.toml"
+    file.write_text('overflow = "drop-oldest"\nretry = 1\n')
+    shown = await programs.run(
+        "serve", "--config", str(file), "--retry", "5", "--show-config", env={"SSE_BROADCAST_PORT": "9000"}
+    )
+    assert shown == Ended(
+        0,
+        f"""\
+host = "127.0.0.1"        # default
+port = 9000               # SSE_BROADCAST_PORT
+certificate = ""          # default
+key = ""                  # default
+queue_size = 1000         # default
+queue_bytes = 4194304     # default
+overflow = "drop-oldest"  # {file}
+max_event = 1048576       # default
+send_buffer = 131072      # default
+write_timeout = 30.0      # default
+heartbeat = 15.0          # default
+retry = 5                 # --retry
+max_connections = 0       # default
+body_timeout = 10.0       # default
+shutdown_timeout = 8.0    # default
+event_loop = "auto"       # default
+log_level = "info"        # default
+""".encode(),
+    )
+
+
+async def test_the_shown_configuration_is_a_configuration_file(programs: Programs, tmp_path: Path) -> None:
+    """What --show-config prints has the same effect when it is read."""
+    file = tmp_path / "c.toml"
+    odd = 'a "quoted" \\ \U0001f600 é \t\x7f path'
+    first = await programs.run("serve", "--certificate", odd, "--heartbeat", "0.000001", "--show-config")
+    file.write_bytes(first.out)
+    second = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_CONFIG": str(file)})
+    assert (second.code, second.err) == (0, b"")
+    assert tomllib.loads(second.out.decode()) == tomllib.loads(first.out.decode())
+    assert tomllib.loads(first.out.decode())["certificate"] == odd
+    assert second.out.count(f"# {file}\n".encode()) == len(SETTINGS)
+
+
+@given(text=st.text(min_size=1), seconds=st.floats(0, 86_400, exclude_min=True))
+def test_any_value_is_shown_as_toml(text: str, seconds: float) -> None:
+    """Whatever a path may have in it, and however short a time is."""
+    loaded = load({"host": text, "certificate": text, "heartbeat": repr(seconds)}, environ={})
+    values = tomllib.loads(shown_config(loaded))
+    assert list(values) == list(SETTINGS)
+    assert {name: getattr(loaded.config, name) for name in SETTINGS} == values
+
+
+async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
+    """A typing error in the environment is not silent; the server starts all the same."""
+    env = {"SSE_BROADCAST_QUEUESIZE": "5", "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1", "SSE_BROADCAST_URL": "x"}
+    serving = await programs.serve(*QUIET, env=env)
+    serving.process.signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert (ended.code, ended.out) == (0, b"")
+    warning = rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored\n"
+    assert re.fullmatch(LINE + warning, ended.err)
+
+
+async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Programs) -> None:
+    """A service named sse-broadcast gives every pod beside it variables that look like ours."""
+    env = {"SSE_BROADCAST_PORT": "tcp://10.0.0.1:80", "SSE_BROADCAST_SERVICE_PORT": "80"}
+    shown = await programs.run("serve", "--show-config", env=env)
+    assert (shown.code, shown.err) == (0, b"")
+    assert b"\nport = 8000              # default\n" in shown.out
+
+
+# How it ends.
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+async def test_a_signal_ends_every_stream_cleanly(
+    programs: Programs, open_raw: Open, number: signal.Signals, loop: str
+) -> None:
+    """Each reader is told why, and when to come back, and its body ends as a body should; the exit code is 0."""
+    serving = await programs.serve("--event-loop", loop, "--retry", "1000", *QUIET)
+    readers = [await reader(open_raw, serving) for _ in range(3)]
+    idle = await open_raw(serving)
+    await idle.ask("GET", "/status")
+    serving.process.signal(number)
+    for client in readers:
+        (event,) = await client.events(1)
+        assert event.retry is not None
+        assert event == Event(DRAIN, "$close", retry=event.retry)
+        assert 500 <= event.retry <= 1500
+        assert await client.chunk() == b""
+        assert await client.rest() == b""
+    assert await idle.rest() == b""
+    assert await serving.process.ended() == Ended(0)
+
+
+async def test_what_was_published_comes_before_the_end(programs: Programs, open_raw: Open) -> None:
+    """A stream ends behind all that was published before the signal."""
+    serving = await programs.serve(*QUIET)
+    client, publisher = await reader(open_raw, serving), await open_raw(serving)
+    for _ in range(50):
+        await publisher.ask("POST", "/send", body=b"x" * 50_000)
+    serving.process.signal(signal.SIGTERM)
+    found: list[Event] = []
+    while data := await client.chunk():
+        found += client._decoder.feed(data)
+    assert [len(event.data) for event in found[:-1]] == [50_000] * 50
+    assert (found[-1].type, found[-1].data) == ("$close", DRAIN)
+    assert await serving.process.ended() == Ended(0)
+
+
+async def test_a_server_that_nobody_reads_says_that_it_stops(programs: Programs) -> None:
+    """One line, of how many readers there are and of how to hurry."""
+    serving = await programs.serve()
+    serving.process.signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert (ended.code, ended.out) == (0, b"")
+    stopping = rb"stopping: ending the streams of 0 readers; a second signal exits at once\n"
+    assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, ended.err)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_frozen_reader_does_not_keep_it(programs: Programs, open_raw: Open, loop: str) -> None:
+    """A reader that takes nothing is cut, and the server ends with 0 within `shutdown_timeout`."""
+    serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "2", *FREEZING, *QUIET)
+    frozen = await frozen_reader(open_raw, serving)
+    clock = asyncio.get_running_loop().time
+    told = clock()
+    serving.process.signal(signal.SIGTERM)
+    assert await serving.process.ended() == Ended(0)
+    # And what a busy machine takes to end a process.
+    assert clock() - told < 2 + PATIENCE / 10
+    with pytest.raises(ConnectionResetError):
+        await frozen.rest()
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda number: number.name)
+async def test_a_second_signal_exits_at_once(
+    programs: Programs, open_raw: Open, number: signal.Signals
+) -> None:
+    """While a frozen reader keeps the drain busy, a second signal ends it, with a code of its own."""
+    serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING)
+    await frozen_reader(open_raw, serving)
+    other = await reader(open_raw, serving)
+    serving.process.signal(number)
+    assert (await other.events(1))[0].type == "$close"
+    line = await serving.process.error_line()
+    stopping = rb"stopping: ending the streams of 2 readers; a second signal exits at once\n"
+    assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, line)
+    serving.process.signal(number)
+    assert await serving.process.ended() == Ended(
+        5, err=b"sse-broadcast: a second signal, streams were cut\n"
+    )
+
+
+async def test_whoever_comes_while_it_ends_is_not_kept(programs: Programs, open_raw: Open) -> None:
+    """A stream asked for on a connection from before is refused: a browser is told when to come, a program 503."""
+    serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING)
+    await frozen_reader(open_raw, serving)
+    program, browser = await open_raw(serving), await open_raw(serving)
+    for client in (program, browser):
+        await client.ask("GET", "/status")
+    serving.process.signal(signal.SIGTERM)
+    await serving.process.error_line()
+    status, body = await program.ask("GET", "/events")
+    assert (status, json.loads(body)["detail"]) == (503, "the server is shutting down")
+    status, body = await browser.ask("GET", "/events", headers="Accept: text/event-stream\r\n")
+    assert status == 200
+    assert re.fullmatch(rb":\nretry: \d+\n", body)
+    for client in (program, browser):
+        assert await client.rest() == b""
+    serving.process.signal(signal.SIGTERM)
+    await serving.process.ended()
+
+
+# What it refuses.
+
+
+async def test_a_port_in_use_is_3(programs: Programs) -> None:
+    """One line that names the port, and no traceback."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert await programs.run("serve", "--port", str(port)) == Ended(
+            3, err=f"sse-broadcast: cannot listen on 127.0.0.1 port {port}: address already in use\n".encode()
+        )
+
+
+async def test_an_address_not_here_is_3(programs: Programs) -> None:
+    """192.0.2.1 is nobody's (RFC 5737)."""
+    assert await programs.run("serve", "--host", "192.0.2.1", "--port", "9") == Ended(
+        3, err=b"sse-broadcast: cannot listen on 192.0.2.1 port 9: cannot assign requested address\n"
+    )
+
+
+async def test_a_certificate_that_cannot_be_read_is_4(programs: Programs, tmp_path: Path) -> None:
+    """One line that names the files."""
+    certificate, key = tmp_path / "none.pem", tmp_path / "key.pem"
+    ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
+    assert ended == Ended(
+        4,
+        err=f"sse-broadcast: certificate: cannot load {certificate}, {key}: no such file or directory\n".encode(),
+    )
+
+
+async def test_a_certificate_that_is_none_is_4(programs: Programs, tmp_path: Path) -> None:
+    """Nor is a file taken that holds something else; the reason is in OpenSSL's words."""
+    file = tmp_path / "server.pem"
+    file.write_text("not a certificate\n")
+    ended = await programs.run("serve", "--port", "0", "--certificate", str(file))
+    assert (ended.code, ended.out) == (4, b"")
+    assert re.fullmatch(f"sse-broadcast: certificate: cannot load {file}: .+\n".encode(), ended.err)
+
+
+async def test_a_key_of_another_certificate_is_4(programs: Programs, tmp_path: Path) -> None:
+    """Found out at the start, and not by the first browser."""
+    certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(certificate)
+    authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
+    ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
+    assert (ended.code, ended.out) == (4, b"")
+    assert re.fullmatch(
+        f"sse-broadcast: certificate: cannot load {certificate}, {key}: .+\n".encode(), ended.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--port", "x"), "--port: expected `int`, not 'x'"),
+        (
+            ("--overflow", "drop"),
+            "--overflow: expected one of disconnect, drop-oldest, drop-newest, not 'drop'",
+        ),
+        (("--key", "key.pem"), "key: 'key.pem' is given without a certificate"),
+        (("--queue-bytes", "9"), "queue_bytes: 9 cannot hold one event of max_event, 1048576 bytes"),
+        (("--config", "/none.toml"), "/none.toml: cannot be read: No such file or directory"),
+    ],
+)
+async def test_a_bad_setting_is_2(programs: Programs, arguments: tuple[str, ...], reason: str) -> None:
+    """One line that names the setting and its value."""
+    assert await programs.run("serve", *arguments) == Ended(2, err=f"sse-broadcast: {reason}\n".encode())
+
+
+async def test_a_bad_variable_is_2(programs: Programs) -> None:
+    """The line names the variable, since a flag would be looked for in the wrong place."""
+    assert await programs.run("serve", env={"SSE_BROADCAST_PORT": "99999"}) == Ended(
+        2, err=b"sse-broadcast: SSE_BROADCAST_PORT: expected `int` <= 65535, not '99999'\n"
+    )
+
+
+# TLS.
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_certificate_serves_https(
+    programs: Programs, program: Program, tmp_path: Path, loop: str
+) -> None:
+    """Curl takes it from the authority it knows, and with -k, as printed, from any."""
+    authority = trustme.CA()
+    certificate, key, ca = tmp_path / "server.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    serving = await programs.serve(
+        "--certificate", str(certificate), "--key", str(key), "--event-loop", loop, *QUIET
+    )
+    assert serving.url == f"https://127.0.0.1:{serving.port}"
+    assert serving.tries == (f"curl -kN {serving.url}/events", f"curl -k -d hello {serving.url}/send")
+    await try_out(serving, programs, program)
+
+    known = (str(program("curl")), "-sS", "--cacert", str(ca))
+    reading = await programs.start(*known, "-N", f"{serving.url}/events")
+    assert await reading.line() == b":\n"
+    assert (await (await programs.start(*known, "-d", "x", f"{serving.url}/send")).ended()).code == 0
+    assert [await reading.line() for _ in range(3)][1:] == [b"data: x\n", b"\n"]
+    unknown = await programs.start(known[0], "-sS", f"{serving.url}/status")
+    assert (await unknown.ended()).code == 60
+
+    serving.process.signal(signal.SIGTERM)
+    ended = await reading.ended()
+    assert (ended.code, ended.err) == (0, b"")
+    assert re.fullmatch(rb'event: \$close\nretry: \d+\ndata: \{"reason": "drain"\}\n\n', ended.out)
+    assert await serving.process.ended() == Ended(0)
+
+
+# More connections than it can hold.
+
+CROWD = 400
+
+FULL = rb"WARNING sse_broadcast\.server\.door: full: 168 connections, more are refused\n"
+
+BROWSER = "Accept: text/event-stream\r\n"
+
+
+async def knock(client: RawClient, *, headers: str = "") -> str:
+    """Ask for the stream, and say in a word what came; a refusal is whole, and the end of its connection."""
+    try:
+        head = await client.subscribe(headers=headers)
+        if b"Transfer-Encoding: chunked\r\n" in head:
+            return "stream"
+        body = await client.rest()
+    except ConnectionError:
+        return "cut"
+    assert f"Content-Length: {len(body)}\r\n".encode() in head
+    if head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"):
+        assert re.fullmatch(rb":\nretry: \d{5}\n", body)
+        return "later"
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n")
+    assert b"\r\nRetry-After: 5\r\n" in head
+    assert json.loads(body) == {
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": "the server has as many connections as it takes",
+    }
+    return "503"
+
+
+async def connected(publisher: RawClient) -> int:
+    """Give how many readers the server has."""
+    _, body = await publisher.ask("GET", "/status")
+    return int(json.loads(body)["connected_clients"])
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_more_readers_than_descriptors_do_not_make_it_fail(
+    programs: Programs, open_raw: Open, loop: str
+) -> None:
+    """With 256 descriptors it holds 168 connections and says so; more are told to come later, or cut."""
+    serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
+    assert serving.room == 168
+    before = [await reader(open_raw, serving) for _ in range(5)]
+    publisher = await open_raw(serving)
+
+    async def come(number: int) -> tuple[str, RawClient]:
+        client = await open_raw(serving)
+        word = await knock(client, headers=BROWSER if number % 2 else "")
+        if word != "stream":
+            client.close()
+        return word, client
+
+    crowd = await asyncio.gather(*map(come, range(CROWD)))
+    words = Counter(word for word, _ in crowd)
+    # Accepted in one turn of the loop, some may get in before they are counted.
+    assert serving.room - 6 <= words["stream"] <= serving.room - 6 + ACCEPTS
+    assert words["503"] > 0
+    assert words["later"] > 0
+    assert words.total() == CROWD
+
+    _, answer = await publisher.ask("POST", "/send", body=b"hello")
+    assert json.loads(answer)["clients"] == 5 + words["stream"]
+    inside = [client for word, client in crowd if word == "stream"]
+    for client in inside:
+        assert re.fullmatch(rb":\nretry: \d+\n", await client.chunk())
+    for client in [*before, *inside]:
+        assert await client.chunk() == b"data: hello\n\n"
+    await refused_in_turn(open_raw, serving)
+
+    for client in inside:
+        client.close()
+    async with asyncio.timeout(PATIENCE):
+        while await connected(publisher) > 5:
+            await asyncio.sleep(0.01)
+    late = await reader(open_raw, serving)
+    await publisher.ask("POST", "/send", body=b"again")
+    for client in [*before, late]:
+        assert await client.chunk() == b"data: again\n\n"
+    serving.process.signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert (ended.code, ended.out) == (0, b"")
+    assert re.fullmatch(rb"(" + LINE + FULL + rb")+", ended.err)
+
+
+async def refused_in_turn(open_raw: Open, serving: Serving) -> None:
+    """See that a full server tells a program and a browser, each as it can understand."""
+    for headers, word in (("", "503"), (BROWSER, "later")):
+        async with asyncio.timeout(PATIENCE):
+            # Cut while the others that were refused are still on their way out.
+            while (heard := await knock(await open_raw(serving), headers=headers)) == "cut":
+                pass
+        assert heard == word
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_connections_that_say_nothing_do_not_make_it_fail(
+    programs: Programs, open_raw: Open, loop: str
+) -> None:
+    """They may fill the server; its readers still get their events, and once they leave there is room again."""
+    serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
+    client, publisher = await reader(open_raw, serving), await open_raw(serving)
+    await connected(publisher)
+    crowd = [await open_raw(serving) for _ in range(CROWD)]
+    await publisher.ask("POST", "/send", body=b"hello")
+    assert await client.chunk() == b"data: hello\n\n"
+    for silent in crowd:
+        silent.close()
+    async with asyncio.timeout(PATIENCE):
+        while (await knock(late := await open_raw(serving))) != "stream":
+            await asyncio.sleep(0.01)
+    assert re.fullmatch(rb":\nretry: \d+\n", await late.chunk())
+    await publisher.ask("POST", "/send", body=b"again")
+    for reading in (client, late):
+        assert await reading.chunk() == b"data: again\n\n"
+    serving.process.signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert (ended.code, ended.out) == (0, b"")
+    assert re.fullmatch(rb"(" + LINE + FULL + rb")+", ended.err)
+
+
+async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Open) -> None:
+    """A limit below what descriptors allow is the one that holds."""
+    serving = await programs.serve("--max-connections", "2", *QUIET)
+    assert serving.room == 2
+    for _ in range(2):
+        await reader(open_raw, serving)
+    await refused_in_turn(open_raw, serving)
+
+
+async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: Programs) -> None:
+    """The server starts, with what fits."""
+    serving = await programs.serve("--max-connections", "1000", *QUIET, descriptors=256)
+    assert serving.room == 168
+    serving.process.signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 168 do\n"
+    assert re.fullmatch(LINE + warning, ended.err)

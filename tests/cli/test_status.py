@@ -1,0 +1,49 @@
+"""`sse-broadcast status`."""
+
+import pytest
+
+from sse_broadcast.cli.status import _shown
+from tests.conftest import Serve
+from tests.support import process
+from tests.support.process import Ended, Programs
+
+programs = pytest.fixture(process.programs)
+
+
+async def test_status_is_a_line_for_each_thing(serve: Serve, programs: Programs) -> None:
+    """Names have spaces, and what was never counted is none."""
+    server = await serve()
+    async with server.broadcaster.subscribe():
+        await server.broadcaster.broadcast("hello")
+        assert await programs.run("status", "--url", server.url) == Ended(
+            0,
+            b"connected clients: 1\npublished: 1\nopened: 1\nclosed: none\ndropped: none\naborted: 0\n",
+        )
+
+
+async def test_status_as_json_is_the_server_s_answer(serve: Serve, programs: Programs) -> None:
+    """One line, for jq."""
+    server = await serve()
+    async with server.broadcaster.subscribe():
+        pass
+    assert await programs.run("status", "--json", "--url", server.url) == Ended(
+        0,
+        b'{"connected_clients": 0, "published": 0, "opened": 1, "closed": {"left": 1}, "dropped": {}, "aborted": 0}\n',
+    )
+
+
+async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Programs) -> None:
+    """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
+    server = await serve()
+    env = {"SSE_BROADCAST_URL": server.url}
+    assert (await programs.run("status", env=env)).code == 0
+    env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
+    assert (await programs.run("status", "--url", server.url, env=env)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [({"left": 2, "slow": 1}, "2 left, 1 slow"), ({}, "none"), (3, "3"), ("x", "x")]
+)
+def test_counts_are_words(value: object, shown: str) -> None:
+    """What was counted by reason is told by reason."""
+    assert _shown(value) == shown

@@ -1,0 +1,468 @@
+"""The client, against real servers and against one that says whatever a test wants."""
+
+import asyncio
+import http
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast import client as module
+from sse_broadcast.client import Client, Piece, delay
+from sse_broadcast.errors import ClientError
+from sse_broadcast.event import Event
+from tests.conftest import Serve
+from tests.support.sockets import PATIENCE
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"0\r\n\r\n"
+
+GONE = (b"", b"")
+"""No answer, twice: aiohttp itself asks a second time."""
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def plain(status: str, kind: str, body: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+class Held(bytes):
+    """An answer after which the connection stays open."""
+
+
+class Script:
+    """A server that gives each connection the next of its answers, and closes it.
+
+    The last answer stays open, so that a client that should be content with it is not told to
+    come again. `heads` are the requests that were answered.
+    """
+
+    def __init__(self, answers: tuple[bytes, ...]) -> None:
+        self.url = ""
+        self.heads: list[list[str]] = []
+        self._answers = list(answers)
+        self._over = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take one connection."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if self._answers:
+                self.heads.append(head.decode().split("\r\n")[:-2])
+                answer = self._answers.pop(0)
+                writer.write(answer)
+                await writer.drain()
+                if not self._answers or isinstance(answer, Held):
+                    await self._over.wait()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    def end(self) -> None:
+        """Close what is open."""
+        self._over.set()
+
+    def resumed_from(self) -> list[str | None]:
+        """Give the Last-Event-ID of each request."""
+        name = "Last-Event-ID: "
+        return [next((line[15:] for line in head if line.startswith(name)), None) for head in self.heads]
+
+
+Speak = Callable[..., Awaitable[Script]]
+
+
+@pytest.fixture
+async def speak() -> AsyncIterator[Speak]:
+    """Start scripted servers, and stop them when the test ends."""
+    started: list[tuple[Script, asyncio.Server]] = []
+
+    async def start(*answers: bytes) -> Script:
+        script = Script(answers)
+        server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
+        script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        started.append((script, server))
+        return script
+
+    yield start
+    for script, server in started:
+        script.end()
+        server.close()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Have clients reconnect at once, and tell for which `retry` and how many failures."""
+    asked: list[tuple[int, int]] = []
+
+    def at_once(retry: int, failures: int) -> float:
+        asked.append((retry, failures))
+        return 0.0
+
+    monkeypatch.setattr(module, "delay", at_once)
+    return asked
+
+
+async def first(url: str, count: int) -> list[Event]:
+    """Give the first events that a client gets."""
+    return [event for piece in await pieces(url, count) for event in piece.events]
+
+
+async def pieces(url: str, count: int) -> list[Piece]:
+    """Give what a client gets up to and with its event number `count`."""
+    found: list[Piece] = []
+    async with asyncio.timeout(PATIENCE), Client(url) as client:
+        async for piece in client.subscribe():
+            found.append(piece)
+            count -= len(piece.events)
+            if count <= 0:
+                break
+    return found
+
+
+async def refusal(url: str) -> ClientError:
+    """Give the error that ends a client's stream."""
+    with pytest.raises(ClientError) as caught:
+        await pieces(url, 1)
+    return caught.value
+
+
+@given(retry=st.integers(0, 2**31 - 1))
+def test_the_first_reconnection_waits_for_retry(retry: int) -> None:
+    """As the standard asks, to the millisecond: the server has already spread it."""
+    assert delay(retry, 0) == retry / 1000
+
+
+@given(retry=st.integers(0, 2**31 - 1), failures=st.integers(1, 10**9))
+def test_the_delay_is_bounded(retry: int, failures: int) -> None:
+    """No wait is longer than a minute, or than `retry` if that is longer; none after a failure is nothing."""
+    assert 0.1 <= delay(retry, failures) <= max(module.MAX_DELAY, retry / 1000)
+
+
+@pytest.mark.parametrize(
+    ("retry", "waits"),
+    [
+        (3000, [6.0, 12.0, 24.0, 48.0, 60.0, 60.0]),
+        (0, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4]),
+        (90_000, [90.0, 90.0]),
+    ],
+)
+def test_the_delay_doubles_with_each_failure(
+    monkeypatch: pytest.MonkeyPatch, retry: int, waits: list[float]
+) -> None:
+    """Up to a minute, or to `retry` if that is longer."""
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    assert [delay(retry, failures) for failures in range(1, len(waits) + 1)] == pytest.approx(waits)
+
+
+def test_the_delay_after_a_failure_is_spread() -> None:
+    """Clients that lost their server together do not come back together."""
+    some = {delay(1000, 1) for _ in range(50)}
+    assert len(some) > 1
+    assert all(1.0 <= wait <= 2.0 for wait in some)
+
+
+async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> None:
+    """A client's answers are the server's, whole."""
+    server = await serve()
+    async with server.broadcaster.subscribe() as stream, Client(server.url + "/") as client:
+        answer = await client.publish('"a"\n\U0001f600', event="greeting")
+        assert answer == {
+            "status": "sent",
+            "clients": 1,
+            "message": '"a"\n\U0001f600',
+            "channel": "default",
+            "channels": ["default"],
+        }
+        received = await anext(stream)
+        assert (received.data, received.event) == ('"a"\n\U0001f600', "greeting")
+        status = await client.status()
+        assert (status["connected_clients"], status["published"]) == (1, 1)
+
+
+async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
+    """A piece is what arrived and the events it completed; the opening completes none."""
+    server = await serve(retry=1000)
+    async with Client(server.url) as client:
+        stream = aiter(client.subscribe())
+        opening = await anext(stream)
+        assert opening.raw.startswith(b":\nretry: ")
+        assert opening.events == []
+        for message in ("one", "two"):
+            await client.publish(message, event="greeting")
+            piece = await anext(stream)
+            assert piece.raw == f"event: greeting\ndata: {message}\n\n".encode()
+            assert [(event.data, event.type) for event in piece.events] == [(message, "greeting")]
+
+
+async def test_a_refusal_is_a_client_error_with_its_status(serve: Serve) -> None:
+    """The error carries the status, and says in one line what the server said."""
+    server = await serve()
+    async with Client(server.url) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.publish("x", event="$x")
+    assert caught.value.status == 422
+    reason = f"422 {http.HTTPStatus(422).phrase}"
+    assert str(caught.value) == (
+        f"{server.url}/send: {reason}: event: types beginning with $ are the server's own: '$x'"
+    )
+
+
+async def test_no_path_of_the_server_is_a_client_error(serve: Serve) -> None:
+    """A 404 is not mended by trying again."""
+    server = await serve()
+    error = await refusal(server.url + "/nope")
+    assert (error.status, str(error)) == (
+        404,
+        f"{server.url}/nope/events: 404 Not Found: nothing is at /nope/events",
+    )
+
+
+async def test_a_refusal_by_something_else_is_one_line(speak: Speak) -> None:
+    """Whatever a proxy answers is told as one line that does nothing to a terminal."""
+    script = await speak(plain("403 Forbidden", "text/html", "<html>\r\n\t<b>no\x1b[2J</b>\n</html>"))
+    error = await refusal(script.url)
+    assert (error.status, str(error)) == (
+        403,
+        f"{script.url}/events: 403 Forbidden: <html> <b>no [2J</b> </html>",
+    )
+
+
+@pytest.mark.parametrize("body", ["[1]", "{", '{"detail": '])
+async def test_a_problem_that_is_none_is_told_as_it_is(speak: Speak, body: str) -> None:
+    """A broken problem document is no reason to hide the status."""
+    script = await speak(plain("400 Bad Request", "application/problem+json", body))
+    assert str(await refusal(script.url)) == f"{script.url}/events: 400 Bad Request: {body.strip()}"
+
+
+async def test_a_refusal_without_a_word_is_its_status(speak: Speak) -> None:
+    """Nothing hangs at the end of the line."""
+    script = await speak(plain("401 Unauthorized", "text/plain", ""))
+    assert str(await refusal(script.url)) == f"{script.url}/events: 401 Unauthorized"
+
+
+async def test_another_content_type_is_a_client_error(speak: Speak) -> None:
+    """A page is no stream, and will not become one."""
+    script = await speak(plain("200 OK", "text/html", "<html>"))
+    error = await refusal(script.url)
+    assert (error.status, str(error)) == (200, f"{script.url}/events: is text/html, not text/event-stream")
+
+
+@pytest.mark.parametrize("body", ["[]", "<html>", ""])
+async def test_an_answer_that_is_no_json_object_is_a_client_error(speak: Speak, body: str) -> None:
+    """Neither a status nor a receipt."""
+    script = await speak(plain("200 OK", "application/json", body))
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError, match="/status: the answer is not a JSON object"):
+            await client.status()
+
+
+async def test_an_answer_that_is_no_receipt_is_a_client_error(speak: Speak) -> None:
+    """Something that takes everything has not published it."""
+    script = await speak(plain("200 OK", "application/json", '{"ok": true}'))
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError, match="/send: does not answer as this server does"):
+            await client.publish("x")
+
+
+@pytest.mark.parametrize("text", ["\udcff", "ab\ud83d"])
+async def test_what_is_not_unicode_cannot_be_published(serve: Serve, text: str) -> None:
+    """A lone surrogate, which a byte that is not UTF-8 becomes in Python, is refused and not cleaned."""
+    server = await serve()
+    async with Client(server.url) as client:
+        with pytest.raises(ClientError, match="lone surrogate"):
+            await client.publish(text)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_stream_cut_within_an_event_is_resumed_before_it(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """The half of an event is never given, and its id not taken: the server is asked for it again."""
+    script = await speak(
+        STREAM + chunk(b"retry: 40\n\nid: 7\ndata: one\n\nid: 8\ndata: tw"),
+        STREAM + chunk(b"id: 8\ndata: two\n\n"),
+    )
+    assert await first(script.url, 2) == [Event("one", id="7"), Event("two", id="8")]
+    assert script.resumed_from() == [None, "7"]
+    assert delays == [(40, 1)]
+
+
+async def test_a_stream_that_ends_is_asked_for_again(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """After `retry`, which is no failure; an id stays, though the next stream names none."""
+    script = await speak(
+        STREAM + chunk(b"retry: 40\nid: 7\ndata: one\n\n") + END,
+        STREAM + chunk(b"data: two\n\n") + END,
+        STREAM + chunk(b"data: three\n\n"),
+    )
+    assert [event.data for event in await first(script.url, 3)] == ["one", "two", "three"]
+    assert script.resumed_from() == [None, "7", "7"]
+    assert delays == [(40, 0), (40, 0)]
+
+
+async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """As the standard has it: `id:` alone resets the last event id, and no header is sent."""
+    script = await speak(
+        STREAM + chunk(b"id: 7\ndata: one\n\nid\ndata: two\n\n") + END, STREAM + chunk(b"data: three\n\n")
+    )
+    await first(script.url, 3)
+    assert script.resumed_from() == [None, None]
+
+
+async def test_failures_are_counted_until_bytes_arrive(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """A server that is gone is asked less and less often, and as often as ever once it is back."""
+    script = await speak(
+        STREAM + chunk(b"retry: 40\ndata: one\n\n"),
+        *GONE,
+        b"not HTTP\r\n\r\n",
+        b"not HTTP\r\n\r\n",
+        STREAM + chunk(b"data: two\n\n") + END,
+        STREAM + chunk(b"data: three\n\n"),
+    )
+    assert [event.data for event in await first(script.url, 3)] == ["one", "two", "three"]
+    assert delays == [(40, 1), (40, 2), (40, 3), (40, 4), (40, 0)]
+
+
+async def test_a_busy_server_is_asked_again_after_its_retry_after(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """A 503 is no failure: the server is there, and says when to come."""
+    busy = BUSY.replace(b"\r\n\r\n", b"\r\nRetry-After: 5\r\n\r\n")
+    script = await speak(busy, busy, STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert delays == [(5000, 0), (5000, 0)]
+
+
+@pytest.mark.parametrize("after", [None, "0", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "-1", "²"])
+async def test_a_busy_server_that_names_no_seconds_is_asked_after_the_usual_time(
+    speak: Speak, delays: list[tuple[int, int]], after: str | None
+) -> None:
+    """A Retry-After that is no number of seconds, or a short one, never makes the wait shorter."""
+    header = "" if after is None else f"Retry-After: {after}\r\n"
+    script = await speak(BUSY[:-2] + header.encode() + b"\r\n", STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert delays == [(module.DEFAULT_RETRY, 0)]
+
+
+async def test_a_server_that_was_busy_and_then_away_is_waited_for(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """One that drains answers 503, goes, and comes back: it has been there, so this is no wrong address."""
+    script = await speak(BUSY, *GONE, STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert delays == [(3000, 0), (3000, 1)]
+
+
+async def test_a_server_that_is_full_sends_an_empty_stream_and_is_asked_again(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """What a browser gets from a full server: when to come back, and the end."""
+    body = ":\nretry: 20000\n"
+    script = await speak(plain("200 OK", "text/event-stream", body), STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert delays == [(20_000, 0)]
+
+
+async def test_a_first_connection_that_fails_is_a_client_error(speak: Speak) -> None:
+    """A server that was never there is most often a wrong address."""
+    script = await speak(*GONE, b"")
+    error = await refusal(script.url)
+    assert error.status is None
+    assert str(error).startswith(f"cannot reach {script.url}: ")
+
+
+async def test_a_refusal_later_on_is_a_client_error(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """A right that was lost while reading is not asked for for ever."""
+    script = await speak(
+        STREAM + chunk(b"data: one\n\n") + END,
+        plain("403 Forbidden", "application/problem+json", '{"detail": "gone"}'),
+    )
+    with pytest.raises(ClientError) as caught:
+        await pieces(script.url, 2)
+    assert (caught.value.status, str(caught.value)) == (403, f"{script.url}/events: 403 Forbidden: gone")
+
+
+async def test_a_silent_stream_is_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """A connection that brings not even heartbeats is given up for a new one."""
+    monkeypatch.setattr(module, "SILENCE", 0.5)
+    script = await speak(
+        Held(STREAM + chunk(b"retry: 40\nid: 7\ndata: one\n\n")), STREAM + chunk(b"data: two\n\n")
+    )
+    assert [event.data for event in await first(script.url, 2)] == ["one", "two"]
+    assert script.resumed_from() == [None, "7"]
+    assert delays == [(40, 1)]
+
+
+async def test_an_id_that_no_header_can_say_is_a_client_error(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """A stream that could only be resumed with a loss ends with an error, and one of ours."""
+    script = await speak(STREAM + chunk(b"id: a\x01b\ndata: one\n\n") + END, STREAM)
+    with pytest.raises(ClientError, match=r"the id 'a\\x01b' cannot be sent back"):
+        await pieces(script.url, 2)
+
+
+async def test_an_id_of_any_letters_is_sent_back_as_utf_8(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """The header is the id's own bytes (WHATWG HTML 9.2.4)."""
+    script = await speak(
+        STREAM + chunk("id: é\t😀\ndata: one\n\n".encode()) + END, STREAM + chunk(b"data: two\n\n")
+    )
+    await first(script.url, 2)
+    assert script.resumed_from() == [None, "é\t😀"]
+
+
+async def test_a_client_says_who_it_is_and_what_it_takes(speak: Speak) -> None:
+    """No proxy on the way may answer from its store, and no log is left to guess."""
+    script = await speak(STREAM + chunk(b"data: one\n\n"))
+    await first(script.url, 1)
+    (head,) = script.heads
+    assert head[0] == "GET /events HTTP/1.1"
+    assert {"Accept: text/event-stream", "Cache-Control: no-store", "User-Agent: sse-broadcast"} <= set(head)
+
+
+async def test_a_client_closes_its_connections(serve: Serve) -> None:
+    """Leaving the block leaves nothing open, though a stream was being read."""
+    server = await serve()
+    await pieces(server.url, 0)
+    async with asyncio.timeout(PATIENCE):
+        while server.connections:
+            await asyncio.sleep(0.002)
+
+
+async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: Path) -> None:
+    """A certificate is taken from an authority that the context knows, and from no other."""
+    authority = trustme.CA()
+    file = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    server = await serve(certificate=str(file))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with Client(server.url, tls=context) as client:
+        assert (await client.status())["connected_clients"] == 0
+    async with Client(server.url) as client:
+        with pytest.raises(ClientError, match=r"cannot reach https://.*certificate verify failed"):
+            await client.status()
+
+
+async def test_a_server_without_tls_is_not_talked_to_in_the_clear(serve: Serve) -> None:
+    """Https stays https."""
+    server = await serve()
+    async with Client(server.url.replace("http", "https")) as client:
+        with pytest.raises(ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: "):
+            await client.publish("secret")
+    assert server.broadcaster.counts.published == 0
