@@ -125,6 +125,11 @@ class Setting:
         """The name in the environment."""
         return ENV_PREFIX + self.name.upper()
 
+    @property
+    def sentence(self) -> str:
+        """The help as a sentence."""
+        return f"{self.help[0].upper()}{self.help[1:]}."
+
     def parse(self, text: str) -> Any:
         """Give the value that `text` says. Raises `msgspec.ValidationError`."""
         return msgspec.convert(text, self.type, strict=False)

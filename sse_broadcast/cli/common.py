@@ -46,13 +46,19 @@ def fail(error: BroadcastError) -> NoReturn:
     raise SystemExit(exit_for(error))
 
 
+def default_url() -> str:
+    """Give where a server with this environment listens: so the image's health check finds its own."""
+    port = os.environ.get(ENV_PREFIX + "PORT", "")
+    return f"http://127.0.0.1:{port}" if port.isdigit() else DEFAULT_URL
+
+
 def url_option(command: Command) -> Command:
     """Add `--url`."""
     return click.option(
         "--url",
-        default=DEFAULT_URL,
+        default=default_url,
         envvar=ENV_PREFIX + "URL",
-        show_default=True,
+        show_default=DEFAULT_URL,
         show_envvar=True,
         help="Where the server is.",
     )(command)

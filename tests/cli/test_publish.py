@@ -40,7 +40,7 @@ async def test_an_event_may_have_a_type(serve: Serve, programs: Programs) -> Non
 
 @pytest.mark.parametrize("message", [ODD, "", " ", "--help", "-"])
 async def test_any_text_is_published_as_it_is(serve: Serve, programs: Programs, message: str) -> None:
-    """Quotes, line ends, emoji and nothing at all; what begins with a dash after `--`, and a dash by standard input."""
+    """Quotes, line ends, emoji, nothing at all; a dash at the beginning after `--`, a bare dash as a line."""
     server = await serve()
     async with server.broadcaster.subscribe() as stream:
         if message == "-":
@@ -95,7 +95,7 @@ async def test_ctrl_c_ends_it_while_it_waits_for_a_line(serve: Serve, programs: 
         publishing = await programs.cli("publish", "-", "--url", server.url)
         await publishing.feed(b"one\n")
         assert await received(stream, 1) == [("message", "one")]
-        publishing.signal(signal.SIGINT)
+        publishing.send_signal(signal.SIGINT)
         assert await publishing.ended() == Ended(130)
 
 

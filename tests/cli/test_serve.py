@@ -180,7 +180,7 @@ async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs)
     """A typing error in the environment is not silent; the server starts all the same."""
     env = {"SSE_BROADCAST_QUEUESIZE": "5", "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1", "SSE_BROADCAST_URL": "x"}
     serving = await programs.serve(*QUIET, env=env)
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
     warning = rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored\n"
@@ -203,12 +203,12 @@ async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Progr
 async def test_a_signal_ends_every_stream_cleanly(
     programs: Programs, open_raw: Open, number: signal.Signals, loop: str
 ) -> None:
-    """Each reader is told why, and when to come back, and its body ends as a body should; the exit code is 0."""
+    """Each reader is told why, and when to come back; its body ends as a body should; the exit code is 0."""
     serving = await programs.serve("--event-loop", loop, "--retry", "1000", *QUIET)
     readers = [await reader(open_raw, serving) for _ in range(3)]
     idle = await open_raw(serving)
     await idle.ask("GET", "/status")
-    serving.process.signal(number)
+    serving.process.send_signal(number)
     for client in readers:
         (event,) = await client.events(1)
         assert event.retry is not None
@@ -226,7 +226,7 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
     client, publisher = await reader(open_raw, serving), await open_raw(serving)
     for _ in range(50):
         await publisher.ask("POST", "/send", body=b"x" * 50_000)
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     found: list[Event] = []
     while data := await client.chunk():
         found += client._decoder.feed(data)
@@ -238,7 +238,7 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
 async def test_a_server_that_nobody_reads_says_that_it_stops(programs: Programs) -> None:
     """One line, of how many readers there are and of how to hurry."""
     serving = await programs.serve()
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
     stopping = rb"stopping: ending the streams of 0 readers; a second signal exits at once\n"
@@ -252,7 +252,7 @@ async def test_a_frozen_reader_does_not_keep_it(programs: Programs, open_raw: Op
     frozen = await frozen_reader(open_raw, serving)
     clock = asyncio.get_running_loop().time
     told = clock()
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     assert await serving.process.ended() == Ended(0)
     # And what a busy machine takes to end a process.
     assert clock() - told < 2 + PATIENCE / 10
@@ -268,35 +268,39 @@ async def test_a_second_signal_exits_at_once(
     serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING)
     await frozen_reader(open_raw, serving)
     other = await reader(open_raw, serving)
-    serving.process.signal(number)
+    serving.process.send_signal(number)
     assert (await other.events(1))[0].type == "$close"
     line = await serving.process.error_line()
     stopping = rb"stopping: ending the streams of 2 readers; a second signal exits at once\n"
     assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, line)
-    serving.process.signal(number)
+    serving.process.send_signal(number)
     assert await serving.process.ended() == Ended(
         5, err=b"sse-broadcast: a second signal, streams were cut\n"
     )
 
 
-async def test_whoever_comes_while_it_ends_is_not_kept(programs: Programs, open_raw: Open) -> None:
-    """A stream asked for on a connection from before is refused: a browser is told when to come, a program 503."""
-    serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING)
+@pytest.mark.xfail(strict=True, reason="aiohttp stops listening to idle connections and leaves them open")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_raw: Open, loop: str) -> None:
+    """On a connection from before, a publisher and a reader get 503; a browser is told when to come."""
+    serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "4", *FREEZING)
     await frozen_reader(open_raw, serving)
-    program, browser = await open_raw(serving), await open_raw(serving)
-    for client in (program, browser):
-        await client.ask("GET", "/status")
-    serving.process.signal(signal.SIGTERM)
-    await serving.process.error_line()
+    other = await reader(open_raw, serving)
+    publisher, program, browser = [await open_raw(serving) for _ in range(3)]
+    for client in (publisher, program, browser):
+        await connected(client)
+    serving.process.send_signal(signal.SIGTERM)
+    assert (await other.events(1))[0].type == "$close"
+    assert (await publisher.ask("POST", "/send", body=b"x"))[0] == 503
     status, body = await program.ask("GET", "/events")
     assert (status, json.loads(body)["detail"]) == (503, "the server is shutting down")
-    status, body = await browser.ask("GET", "/events", headers="Accept: text/event-stream\r\n")
+    status, body = await browser.ask("GET", "/events", headers=BROWSER)
     assert status == 200
-    assert re.fullmatch(rb":\nretry: \d+\n", body)
+    assert re.fullmatch(rb":\nretry: \d{5}\n", body)
     for client in (program, browser):
         assert await client.rest() == b""
-    serving.process.signal(signal.SIGTERM)
-    await serving.process.ended()
+    serving.process.send_signal(signal.SIGTERM)
+    assert (await serving.process.ended()).code == 5
 
 
 # What it refuses.
@@ -326,7 +330,8 @@ async def test_a_certificate_that_cannot_be_read_is_4(programs: Programs, tmp_pa
     ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
     assert ended == Ended(
         4,
-        err=f"sse-broadcast: certificate: cannot load {certificate}, {key}: no such file or directory\n".encode(),
+        err=f"sse-broadcast: certificate: cannot load {certificate}, {key}: "
+        "no such file or directory\n".encode(),
     )
 
 
@@ -406,7 +411,7 @@ async def test_a_certificate_serves_https(
     unknown = await programs.start(known[0], "-sS", f"{serving.url}/status")
     assert (await unknown.ended()).code == 60
 
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await reading.ended()
     assert (ended.code, ended.err) == (0, b"")
     assert re.fullmatch(rb'event: \$close\nretry: \d+\ndata: \{"reason": "drain"\}\n\n', ended.out)
@@ -494,7 +499,7 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
     await publisher.ask("POST", "/send", body=b"again")
     for client in [*before, late]:
         assert await client.chunk() == b"data: again\n\n"
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
     assert re.fullmatch(rb"(" + LINE + FULL + rb")+", ended.err)
@@ -514,7 +519,7 @@ async def refused_in_turn(open_raw: Open, serving: Serving) -> None:
 async def test_connections_that_say_nothing_do_not_make_it_fail(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
-    """They may fill the server; its readers still get their events, and once they leave there is room again."""
+    """They may fill the server; its readers still get their events, and when they leave there is room."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
     client, publisher = await reader(open_raw, serving), await open_raw(serving)
     await connected(publisher)
@@ -530,7 +535,7 @@ async def test_connections_that_say_nothing_do_not_make_it_fail(
     await publisher.ask("POST", "/send", body=b"again")
     for reading in (client, late):
         assert await reading.chunk() == b"data: again\n\n"
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
     assert re.fullmatch(rb"(" + LINE + FULL + rb")+", ended.err)
@@ -549,7 +554,7 @@ async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: 
     """The server starts, with what fits."""
     serving = await programs.serve("--max-connections", "1000", *QUIET, descriptors=256)
     assert serving.room == 168
-    serving.process.signal(signal.SIGTERM)
+    serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 168 do\n"
     assert re.fullmatch(LINE + warning, ended.err)

@@ -28,7 +28,8 @@ async def test_status_as_json_is_the_server_s_answer(serve: Serve, programs: Pro
         pass
     assert await programs.run("status", "--json", "--url", server.url) == Ended(
         0,
-        b'{"connected_clients": 0, "published": 0, "opened": 1, "closed": {"left": 1}, "dropped": {}, "aborted": 0}\n',
+        b'{"connected_clients": 0, "published": 0, "opened": 1, '
+        b'"closed": {"left": 1}, "dropped": {}, "aborted": 0}\n',
     )
 
 

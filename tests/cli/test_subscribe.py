@@ -198,7 +198,7 @@ async def test_ctrl_c_is_130(serve: Serve, programs: Programs) -> None:
     subscribing = await subscribe(programs, server)
     await server.broadcaster.broadcast("one")
     assert await subscribing.line() == b"one\n"
-    subscribing.signal(signal.SIGINT)
+    subscribing.send_signal(signal.SIGINT)
     assert await subscribing.ended() == Ended(130)
     await until(lambda: not server.broadcaster.client_count)
 
@@ -209,7 +209,7 @@ async def test_ctrl_c_while_it_waits_to_reconnect_is_130(serve: Serve, programs:
     subscribing = await subscribe(programs, server)
     await server.stop()
     assert await subscribing.error_line() == b'sse-broadcast: $close {"reason": "drain"}\n'
-    subscribing.signal(signal.SIGINT)
+    subscribing.send_signal(signal.SIGINT)
     assert await subscribing.ended() == Ended(130)
 
 
@@ -219,7 +219,7 @@ async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
     subscribing = await programs.cli("subscribe", "--url", first.url, "--count", "2")
     await reach(programs, first.url, "one")
     assert await subscribing.line() == b"one\n"
-    first.process.signal(signal.SIGTERM)
+    first.process.send_signal(signal.SIGTERM)
     assert await first.process.ended() == Ended(0)
 
     second = await programs.serve("--port", str(first.port), "--log-level", "warning")
@@ -233,7 +233,7 @@ async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
     first = await programs.serve("--retry", "1")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--format", "raw", "--count", "1")
     assert await subscribing.line() == b":\n"
-    first.process.signal(signal.SIGKILL)
+    first.process.send_signal(signal.SIGKILL)
     await first.process.ended()
 
     second = await programs.serve("--port", str(first.port))

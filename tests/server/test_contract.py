@@ -16,6 +16,16 @@ async def client(serve: Serve) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+async def send(client: aiohttp.ClientSession, content: object) -> tuple[int, str, bytes]:
+    async with client.post("/send", json=content) as answer:
+        return answer.status, answer.headers["Content-Type"], await answer.read()
+
+
+async def status(client: aiohttp.ClientSession) -> bytes:
+    async with client.get("/status") as answer:
+        return await answer.read()
+
+
 async def lines(response: aiohttp.ClientResponse, count: int) -> list[bytes]:
     found: list[bytes] = []
     while len(found) < count:
@@ -30,18 +40,16 @@ async def test_events_is_an_event_stream(client: aiohttp.ClientSession) -> None:
     async with client.get("/events") as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
-        await client.post("/send", json={"message": "hello"})
+        await send(client, {"message": "hello"})
         assert await lines(response, 2) == [b"data: hello\n", b"\n"]
 
 
 async def test_send_publishes_to_every_client_and_counts_them(client: aiohttp.ClientSession) -> None:
     """POST /send answers {"status": "sent", "clients": n, "message": ...}; more keys may follow."""
     async with client.get("/events") as one, client.get("/events") as two:
-        answer = await client.post("/send", json={"message": "hello", "event": "greeting"})
-        assert answer.status == 200
-        assert answer.headers["Content-Type"] == "application/json"
-        content = json.loads(await answer.read())
-        assert list(content.items())[:3] == [("status", "sent"), ("clients", 2), ("message", "hello")]
+        code, kind, body = await send(client, {"message": "hello", "event": "greeting"})
+        assert (code, kind) == (200, "application/json")
+        assert list(json.loads(body).items())[:3] == [("status", "sent"), ("clients", 2), ("message", "hello")]
         for response in (one, two):
             assert await lines(response, 3) == [b"event: greeting\n", b"data: hello\n", b"\n"]
 
@@ -50,25 +58,24 @@ async def test_send_publishes_to_every_client_and_counts_them(client: aiohttp.Cl
 async def test_event_is_optional_and_may_be_null(client: aiohttp.ClientSession, content: dict[str, object]) -> None:
     """Without a type an event is a browser's `message`."""
     async with client.get("/events") as response:
-        await client.post("/send", json=content)
+        await send(client, content)
         assert await lines(response, 2) == [b"data: x\n", b"\n"]
 
 
 async def test_unknown_keys_are_ignored(client: aiohttp.ClientSession) -> None:
     """As the original did."""
-    answer = await client.post("/send", json={"message": "x", "priority": 3})
-    assert answer.status == 200
+    assert (await send(client, {"message": "x", "priority": 3}))[0] == 200
 
 
 @pytest.mark.parametrize("content", [{}, {"message": 1}, {"message": None}, {"message": "x", "event": 1}, [], "x"])
 async def test_json_of_the_wrong_shape_is_422(client: aiohttp.ClientSession, content: object) -> None:
     """The status the original gave."""
-    assert (await client.post("/send", json=content)).status == 422
+    assert (await send(client, content))[0] == 422
 
 
 async def test_status_counts_the_clients(client: aiohttp.ClientSession) -> None:
     """GET /status answers {"connected_clients": n, ...}."""
-    assert (await (await client.get("/status")).json())["connected_clients"] == 0
+    assert json.loads(await status(client))["connected_clients"] == 0
     async with client.get("/events"):
-        content = json.loads(await (await client.get("/status")).read())
+        content = json.loads(await status(client))
         assert next(iter(content.items())) == ("connected_clients", 1)

@@ -91,7 +91,8 @@ async def test_tls_streams_and_cuts_a_frozen_reader(serve: Serve, authority: tru
         async with session.get("/events", ssl=context) as response:
             await response.content.readuntil(b"retry: ")
             await response.content.readline()
-            await session.post("/send", data="x" * 100_000, ssl=context)
+            async with session.post("/send", data="x" * 100_000, ssl=context) as answer:
+                await answer.read()
             assert await response.content.readuntil(b"\n\n") == b"data: " + b"x" * 100_000 + b"\n\n"
         await until(lambda: server.broadcaster.client_count == 0)
     sock = socket.socket()

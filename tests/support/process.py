@@ -51,6 +51,10 @@ class Process:
             raise AssertionError(f"no more output: {await self.ended()}")
         return line
 
+    async def any_line(self) -> bytes:
+        """Give the next line of its output, however long that takes, or b"" at its end."""
+        return await self._out.readline()
+
     async def error_line(self) -> bytes:
         """Give the next line of its standard error."""
         async with asyncio.timeout(PATIENCE):
@@ -66,9 +70,13 @@ class Process:
         """Let it see the end of its standard input."""
         self._in.close()
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to it alone, not to its children."""
         self._process.send_signal(number)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to it and its children, as a terminal does."""
+        os.killpg(self._process.pid, number)
 
     async def ended(self) -> Ended:
         """Wait until it has ended and all that writes to its output is gone."""
@@ -119,16 +127,17 @@ class Programs:
                 stderr=asyncio.subprocess.PIPE,
                 limit=AT_MOST,
                 start_new_session=True,
-                # What a command forgets to close is told on its standard error.
-                env={**environ, "COLUMNS": "80", "PYTHONWARNINGS": "default::ResourceWarning", **(env or {})},
+                env={**environ, "COLUMNS": "80", **(env or {})},
             )
         )
         self._started.append(process)
         return process
 
     async def cli(self, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
-        """Start `sse-broadcast`."""
-        return await self.start(SCRIPT, *arguments, env=env)
+        """Start `sse-broadcast`; what it forgets to close is told on its standard error."""
+        return await self.start(
+            SCRIPT, *arguments, env={"PYTHONWARNINGS": "default::ResourceWarning", **(env or {})}
+        )
 
     async def run(self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ended:
         """Run `sse-broadcast` to its end."""

@@ -1,0 +1,99 @@
+"""What a browser's own EventSource makes of the stream: Chromium, driven by playwright."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, Route
+
+from sse_broadcast.config import Config
+from sse_broadcast.server.run import Server
+from tests.conftest import Program, Serve
+from tests.support.browser import chromium
+from tests.support.sockets import RawClient, until
+from tests.test_real_clients import MESSAGES, arrives_as
+
+PAGE = """
+<!doctype html><title>events</title><script>
+const seen = [], source = new EventSource("/events");
+for (const type of ["message", "price", "$close"])
+  source.addEventListener(type, event => seen.push([event.type, event.data]));
+let opened = 0;
+source.onopen = () => { opened += 1; };
+</script>
+"""
+
+
+@pytest.fixture
+async def browser(program: Program) -> AsyncIterator[Browser]:
+    async with chromium(program) as browser:
+        yield browser
+
+
+async def open_page(browser: Browser, url: str) -> Page:
+    """Open the page as if the server's own host had served it."""
+    page = await browser.new_page()
+
+    async def serve_page(route: Route) -> None:
+        await route.fulfill(body=PAGE, content_type="text/html; charset=utf-8")
+
+    await page.route(f"{url}/page", serve_page)
+    await page.goto(f"{url}/page")
+    await page.wait_for_function("opened > 0")
+    return page
+
+
+async def seen(page: Page, count: int) -> list[list[str]]:
+    await page.wait_for_function(f"seen.length >= {count}")
+    events: list[list[str]] = await page.evaluate("seen")
+    return events
+
+
+async def test_an_event_source_gets_what_was_sent(serve: Serve, browser: Browser) -> None:
+    """Every kind of text, in order, by its type, with heartbeats between that nobody sees."""
+    server = await serve(heartbeat=0.2)
+    page = await open_page(browser, server.url)
+    for message in MESSAGES.values():
+        await server.broadcaster.broadcast(message)
+        await server.broadcaster.broadcast(message, event="price")
+    expected = [[kind, arrives_as(text)] for text in MESSAGES.values() for kind in ("message", "price")]
+    assert await seen(page, len(expected)) == expected
+
+
+async def test_closing_the_page_is_seen_at_once(serve: Serve, browser: Browser) -> None:
+    """A tab that goes takes its subscriber along."""
+    server = await serve()
+    page = await open_page(browser, server.url)
+    await until(lambda: server.broadcaster.client_count == 1)
+    await page.close()
+    await until(lambda: server.broadcaster.client_count == 0)
+    assert server.broadcaster.counts.closed == {"left": 1}
+
+
+async def test_an_event_source_comes_back_after_a_restart(browser: Browser) -> None:
+    """It is told why the stream ended, waits as long as it was told, and gets what is sent then."""
+    first = Server(Config(port=0, retry=100, shutdown_timeout=4))
+    await first.start()
+    port = first.port
+    page = await open_page(browser, first.url)
+    await first.broadcaster.broadcast("before")
+    assert await seen(page, 1) == [["message", "before"]]
+    await first.stop()
+    assert (await seen(page, 2))[1] == ["$close", '{"reason": "drain"}']
+    second = Server(Config(port=port, shutdown_timeout=4))
+    await second.start()
+    try:
+        await until(lambda: second.broadcaster.client_count == 1)
+        await second.broadcaster.broadcast("after")
+        assert (await seen(page, 3))[2] == ["message", "after"]
+    finally:
+        await second.stop()
+
+
+async def test_an_event_source_that_is_turned_away_does_not_stop(serve: Serve, browser: Browser) -> None:
+    """A full server's answer leaves it connecting, where a 503 would have closed it for good."""
+    server = await serve(max_connections=1)
+    keeper = await RawClient.open(server.port)
+    await keeper.subscribe()
+    page = await open_page(browser, server.url)
+    await page.wait_for_function("source.readyState === EventSource.CONNECTING")
+    keeper.close()

@@ -1,0 +1,197 @@
+"""Every block of code in the README is run."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from playwright.async_api import Route
+
+from sse_broadcast.config import load
+from sse_broadcast.wire import Decoder
+from tests.conftest import Program, Serve
+from tests.support.browser import chromium
+from tests.support.process import LISTENS, SCRIPT, Process, Programs, programs
+from tests.support.sockets import RawClient, until
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+BLOCK = re.compile(r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
+
+started = pytest.fixture(programs)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block, and its language."""
+
+    language: str
+    code: str
+
+    def at(self, port: int) -> str:
+        """Give the code with the port of a server that runs here."""
+        return self.code.replace("localhost:8000", f"127.0.0.1:{port}")
+
+
+BLOCKS = {found["name"]: Block(found["language"], found["code"]) for found in BLOCK.finditer(README)}
+
+
+def test_no_block_is_left_out() -> None:
+    """A block that nothing runs is a promise that nothing keeps."""
+    here = Path(__file__).read_text()
+    run_elsewhere = {"test"}  # by .ci/run, which is made of it: see test_documents
+    assert {name for name in BLOCKS if f'BLOCKS["{name}"]' not in here} == run_elsewhere
+
+
+async def bash(started: Programs, code: str, port: int) -> Process:
+    """Run a block as a reader would, `sse-broadcast` on the path and its server where it runs."""
+    env = {"PATH": f"{SCRIPT.parent}:{os.environ['PATH']}", "SSE_BROADCAST_URL": f"http://127.0.0.1:{port}"}
+    return await started.start("bash", "-euc", f"cd {ROOT}\n{code}", env=env)
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """Give what a clone would have: the files git knows, or would take, as they are now."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True,
+    ).stdout.decode().split("\0")  # fmt: skip
+    for name in filter(None, names):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.mark.timeout(300)
+async def test_the_first_command_sets_up_and_serves(started: Programs, tmp_path: Path) -> None:
+    """On a machine that has Python and nothing else: a fresh copy, the command, a server."""
+    clone = copy_of_the_repository(tmp_path)
+    python3 = tmp_path / "path" / "python3"
+    python3.parent.mkdir()
+    python3.symlink_to(Path(sys.executable).resolve())
+    command = BLOCKS["serve"].code
+    env = {"PATH": f"{python3.parent}:{os.environ['PATH']}", "SSE_BROADCAST_PORT": "0"}
+    process = await started.start("bash", "-euc", f"cd {clone}\nexec 2>&1\n{command}", env=env)
+    async with asyncio.timeout(280):
+        while not (said := LISTENS.fullmatch(await process.any_line())):
+            pass
+    asked = await started.run("status", "--url", said[1].decode())
+    assert asked.code == 0
+    process.signal_all(signal.SIGTERM)
+    assert (await process.ended()).code == 0
+
+
+async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, program: Program) -> None:
+    """What the one terminal sends the other shows, in order."""
+    program("curl")
+    server = await serve()
+    reader = await bash(started, BLOCKS["subscribe"].at(server.port), server.port)
+    await until(lambda: server.broadcaster.client_count == 1)
+    publisher = await bash(started, BLOCKS["publish"].at(server.port), server.port)
+    answers = (await publisher.ended()).out
+    assert answers.count(b'{"status":"sent","clients":1,') == 4
+    assert b'{"status":"sent","clients":1,"message":"hello","channel":"default","channels":["default"]}' in answers
+    decoder, events = Decoder(), []
+    while len(events) < 4:
+        events += decoder.feed(await reader.line())
+    assert [(event.type, event.data) for event in events] == [
+        ("message", "hello"),
+        ("price", "EUR 1.08"),
+        ("greeting", "hello"),
+        ("message", (ROOT / "LICENSE").read_text()),
+    ]
+
+
+async def test_curl_asks_for_the_status(serve: Serve, started: Programs, program: Program) -> None:
+    """And gets it."""
+    program("curl")
+    server = await serve()
+    asking = await bash(started, BLOCKS["status"].at(server.port), server.port)
+    assert (await asking.ended()).out.startswith(b'{"connected_clients":0,"published":0,')
+
+
+async def test_the_page_shows_events(serve: Serve, program: Program) -> None:
+    """The page of the README, in Chromium, from the server's own origin."""
+    server = await serve()
+    async with chromium(program) as browser:
+        page = await browser.new_page()
+
+        async def serve_page(route: Route) -> None:
+            await route.fulfill(body=BLOCKS["browser"].code, content_type="text/html; charset=utf-8")
+
+        await page.route(f"{server.url}/page", serve_page)
+        await page.goto(f"{server.url}/page")
+        await until(lambda: server.broadcaster.client_count == 1)
+        await server.broadcaster.broadcast("hello")
+        await server.broadcaster.broadcast("EUR 1.08", event="price")
+        await page.wait_for_function("document.querySelectorAll('li').length === 2")
+        assert await page.locator("li").all_inner_texts() == ["message: hello", "price: EUR 1.08"]
+
+
+async def test_the_commands_run(serve: Serve, started: Programs) -> None:
+    """Line by line; those that wait for events get some."""
+    server = await serve()
+    shown = []
+    for line in BLOCKS["commands"].code.splitlines():
+        joined = server.broadcaster.counts.opened
+        command = await bash(started, line, server.port)
+        if " subscribe " in line:
+            await until(lambda joined=joined: server.broadcaster.counts.opened > joined)  # type: ignore[misc]
+            await server.broadcaster.broadcast("one")
+            await server.broadcaster.broadcast("two")
+        ended = await command.ended()
+        assert (ended.code, ended.err) == (0, b""), line
+        shown.append(ended.out)
+    assert shown[:4] == [
+        b"sent to 0 clients\n",
+        b"sent 2 lines\n",
+        b'{"event": "message", "id": null, "data": "one"}\n{"event": "message", "id": null, "data": "two"}\n',
+        b"got one\n",
+    ]
+    assert shown[4].startswith(b"connected clients: ")
+
+
+async def test_the_library_program_runs(started: Programs) -> None:
+    """As it stands."""
+    program = await started.start(sys.executable, "-c", BLOCKS["library"].code)
+    ended = await program.ended()
+    assert (ended.code, ended.err) == (0, b"")
+    assert ended.out == (
+        b"1 Received(channel='default', data='hello', event='greeting', id=None, retry=None)\n"
+    )
+
+
+async def test_the_mounted_application_serves(started: Programs) -> None:
+    """The other half of that program: its application, under a runner of aiohttp's."""
+    names: dict[str, Any] = {}
+    exec(BLOCKS["library"].code.replace("asyncio.run(in_process())", ""), names)
+    runner = web.AppRunner(names["application"]())
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        reader, customer = await RawClient.open(port), await RawClient.open(port)
+        await reader.subscribe(path="/push/events")
+        assert (await customer.ask("POST", "/order"))[1] == b"thank you\n"
+        (event,) = await reader.events(1)
+        assert (event.type, event.data) == ("order", "a new order")
+        reader.close()
+        customer.close()
+    finally:
+        await runner.cleanup()
+
+
+def test_the_configuration_loads(tmp_path: Path) -> None:
+    """And says what it seems to say."""
+    file = tmp_path / "config.toml"
+    file.write_text(BLOCKS["configuration"].code)
+    config = load({}, environ={}, file=file).config
+    assert (config.port, config.queue_size, config.overflow) == (9000, 200, "drop-oldest")
