@@ -167,7 +167,13 @@ class Audience:
     )
 
     def __init__(
-        self, channels: tuple[str, ...], encoding: Encoding, carrier: Carrier, *, queue_size: int, queue_bytes: int
+        self,
+        channels: tuple[str, ...],
+        encoding: Encoding,
+        carrier: Carrier,
+        *,
+        queue_size: int,
+        queue_bytes: int,
     ) -> None:
         self.channels = channels
         self.encoding = encoding

@@ -78,7 +78,9 @@ class Broadcaster:
         not say, `EventTooLargeError` beyond `max_event`, `ClosedError` after `close`; nothing
         is published then.
         """
-        return await self.publish(Event(message, DEFAULT_TYPE if event is None else event, retry=retry), channels)
+        return await self.publish(
+            Event(message, DEFAULT_TYPE if event is None else event, retry=retry), channels
+        )
 
     async def publish(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Receipt:
         """Publish an event. See `broadcast` for what it promises and raises."""
@@ -155,7 +157,9 @@ class Broadcaster:
         if data > most:
             raise EventTooLargeError("data", f"is {data} bytes, and an event may be {most}")
         if publication.size > most:
-            raise EventTooLargeError("data", f"is {publication.size} bytes as a frame, and an event may be {most}")
+            raise EventTooLargeError(
+                "data", f"is {publication.size} bytes as a frame, and an event may be {most}"
+            )
 
 
 def _names(channels: Sequence[str]) -> tuple[str, ...]:

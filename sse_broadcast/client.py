@@ -132,7 +132,9 @@ class Client:
             if response.status != 200:
                 raise await _refused(response)
             if response.content_type != wire.CONTENT_TYPE:
-                raise ClientError(f"{response.url}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200)
+                raise ClientError(
+                    f"{response.url}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200
+                )
             async for data in response.content.iter_any():
                 yield data
 
@@ -141,7 +143,9 @@ class Client:
         body = None if content is None else _encoded(content)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(method, self._url + path, data=body, headers=headers) as response:
+            async with self._session.request(
+                method, self._url + path, data=body, headers=headers
+            ) as response:
                 if response.status != 200:
                     raise await _refused(response)
                 return msgspec.json.decode(await response.read(), type=dict[str, Any])

@@ -7,7 +7,7 @@ row in the README all follow from its declaration here.
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -65,14 +65,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     certificate: Annotated[str, Meta(description="TLS certificate chain, a PEM file; empty serves HTTP")] = ""
     key: Annotated[str, Meta(description="private key of the certificate, a PEM file")] = ""
     queue_size: Annotated[Count, Meta(description="events that may wait for one reader")] = 1000
-    queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one reader")] = 4_194_304
+    queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one reader")] = (
+        4_194_304
+    )
     overflow: Annotated[
         Overflow,
         Meta(description="what a full queue does: disconnect, drop-oldest or drop-newest"),
     ] = Overflow.DISCONNECT
-    max_event: Annotated[
-        Bytes, Meta(description="bytes of one event, as data and as an encoded frame")
-    ] = 1_048_576
+    max_event: Annotated[Bytes, Meta(description="bytes of one event, as data and as an encoded frame")] = (
+        1_048_576
+    )
     send_buffer: Annotated[
         int,
         Meta(
@@ -85,7 +87,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     heartbeat: Annotated[Seconds, Meta(description="seconds of silence before a heartbeat")] = 15.0
     retry: Annotated[
         int,
-        Meta(ge=0, le=86_400_000, description="milliseconds after which a reader reconnects, give or take half"),
+        Meta(
+            ge=0, le=86_400_000, description="milliseconds after which a reader reconnects, give or take half"
+        ),
     ] = 3000
     max_connections: Annotated[
         int, Meta(ge=0, description="connections at one time; 0 is as many as descriptors allow")
@@ -130,11 +134,11 @@ class Setting:
         """The help as a sentence."""
         return f"{self.help[0].upper()}{self.help[1:]}."
 
-    def parse(self, text: str) -> Any:
+    def parse(self, text: str) -> object:
         """Give the value that `text` says. Raises `msgspec.ValidationError`."""
         return msgspec.convert(text, self.type, strict=False)
 
-    def accept(self, value: object) -> Any:
+    def accept(self, value: object) -> object:
         """Give a value that already has a type, if it is the right one. Raises `msgspec.ValidationError`."""
         return msgspec.convert(value, self.type)
 
@@ -146,9 +150,7 @@ def _describe(field: msgspec.structs.FieldInfo) -> Setting:
     return Setting(field.name, kind, field.default, text)
 
 
-SETTINGS: Mapping[str, Setting] = {
-    field.name: _describe(field) for field in msgspec.structs.fields(Config)
-}
+SETTINGS: Mapping[str, Setting] = {field.name: _describe(field) for field in msgspec.structs.fields(Config)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,11 @@ def load(
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(SETTINGS, "default")
-    for layer in (_from_file(file), _from_environ(os.environ if environ is None else environ), _from_flags(flags)):
+    for layer in (
+        _from_file(file),
+        _from_environ(os.environ if environ is None else environ),
+        _from_flags(flags),
+    ):
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
     return Loaded(Config(**values), sources)
@@ -235,7 +241,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not TOML: {error}") from None
 
 
-def _checked(setting: Setting, convert: Any, value: object, where: str) -> Any:
+def _checked(setting: Setting, convert: Callable[[Any], object], value: object, where: str) -> object:
     try:
         return convert(value)
     except msgspec.ValidationError as error:

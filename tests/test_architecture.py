@@ -9,10 +9,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_broadcast"
 
 # From the bottom: a module imports only what stands before it.
-NOUNS = [
-    "errors", "event", "wire", "config", "metrics", "publication", "subscriber", "audience", "hub", "delivery",
-    "stream", "broadcaster", "client",
-]  # fmt: skip
+NOUNS = ["errors", "event", "wire", "config", "metrics", "publication", "subscriber", "audience"]
+NOUNS += ["hub", "delivery", "stream", "broadcaster", "client"]
 ROOMS = ["server", "cli"]
 LEAVES = {"config": {"errors"}, "metrics": set[str](), "client": {"errors", "event", "wire"}}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
@@ -32,7 +30,9 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             module = node.module or ""
-            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "sse_broadcast" else {module}
+            found |= (
+                {f"{module}.{alias.name}" for alias in node.names} if module == "sse_broadcast" else {module}
+            )
     return found
 
 

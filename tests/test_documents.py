@@ -32,9 +32,7 @@ def example_lines() -> str:
 
 
 def table() -> str:
-    rows = "".join(
-        f"| `{name}` | `{value(name)}` | {setting.help} |\n" for name, setting in SETTINGS.items()
-    )
+    rows = "".join(f"| `{name}` | `{value(name)}` | {setting.help} |\n" for name, setting in SETTINGS.items())
     return f"| setting | default | meaning |\n|---|---|---|\n{rows}"
 
 
@@ -109,7 +107,9 @@ def test_the_images_commands_install_a_server_that_runs(tmp_path: Path) -> None:
             continue
         command = line.removeprefix("RUN ").replace("/opt/sse-broadcast", str(target))
         first, rest = command.split(" ", 1)
-        subprocess.run(["bash", "-c", f"{programs[first]} {rest}"], check=True, cwd=source, capture_output=True)
+        subprocess.run(
+            ["bash", "-c", f"{programs[first]} {rest}"], check=True, cwd=source, capture_output=True
+        )
     version = subprocess.run(
         [target / "bin/sse-broadcast", "--version"], check=True, capture_output=True, text=True, cwd=tmp_path
     )

@@ -33,7 +33,9 @@ def test_the_public_names() -> None:
 def test_the_signatures_of_the_library() -> None:
     """What programs call."""
     broadcaster = sse_broadcast.Broadcaster
-    signatures = {name: str(inspect.signature(getattr(broadcaster, name))) for name in ("broadcast", "subscribe")}
+    signatures = {
+        name: str(inspect.signature(getattr(broadcaster, name))) for name in ("broadcast", "subscribe")
+    }
     assert signatures == {
         "broadcast": "(self, message: str, *, event: str | None = None, retry: int | None = None, "
         "channels: collections.abc.Sequence[str] = ('default',)) -> sse_broadcast.publication.Receipt",

@@ -15,6 +15,7 @@ from aiohttp import web
 from playwright.async_api import Route
 
 from sse_broadcast.config import load
+from sse_broadcast.event import Event
 from sse_broadcast.wire import Decoder
 from tests.conftest import Program, Serve
 from tests.support.browser import chromium
@@ -98,8 +99,12 @@ async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, pr
     publisher = await bash(started, BLOCKS["publish"].at(server.port), server.port)
     answers = (await publisher.ended()).out
     assert answers.count(b'{"status":"sent","clients":1,') == 4
-    assert b'{"status":"sent","clients":1,"message":"hello","channel":"default","channels":["default"]}' in answers
-    decoder, events = Decoder(), []
+    assert (
+        b'{"status":"sent","clients":1,"message":"hello","channel":"default","channels":["default"]}'
+        in answers
+    )
+    decoder = Decoder()
+    events: list[Event] = []
     while len(events) < 4:
         events += decoder.feed(await reader.line())
     assert [(event.type, event.data) for event in events] == [

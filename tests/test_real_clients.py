@@ -1,7 +1,6 @@
 """What real clients make of the stream: curl, httpx-sse, aiohttp's own client."""
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +9,7 @@ import httpx
 import httpx_sse
 import pytest
 
+from sse_broadcast.event import Event
 from sse_broadcast.server.run import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Program, Serve
@@ -35,7 +35,9 @@ def arrives_as(message: str) -> str:
 
 
 @asynccontextmanager
-async def curl(program: Program, server: Server, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def curl(
+    program: Program, server: Server, *arguments: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         program("curl"), "-sN", *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -58,7 +60,7 @@ async def test_curl_publishes_and_curl_subscribes(serve: Serve, program: Program
             assert answer.startswith(b'{"status":"sent","clients":1,')
         assert reader.stdout is not None
         decoder = Decoder()
-        events = []
+        events: list[Event] = []
         async with asyncio.timeout(30):
             while not events:
                 events = decoder.feed(await reader.stdout.read(1 << 16))
@@ -84,6 +86,7 @@ async def test_aiohttp_gets_what_was_sent(serve: Serve, what: str) -> None:
     """Through its chunk parser, in whatever pieces."""
     server = await serve()
     decoder = Decoder()
+    events: list[Event] = []
     async with aiohttp.ClientSession(server.url) as session, session.get("/events") as response:
         async with session.post("/send", json={"message": MESSAGES[what]}) as answer:
             assert answer.status == 200
@@ -95,14 +98,16 @@ async def test_aiohttp_gets_what_was_sent(serve: Serve, what: str) -> None:
     assert [event.data for event in events] == [arrives_as(MESSAGES[what])]
 
 
-async def test_curl_put_a_file(serve: Serve, program: Program, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_curl_put_a_file(
+    serve: Serve, program: Program, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """`curl -T` sends PUT, and asks first with Expect."""
     server = await serve()
     file = tmp_path_factory.mktemp("put") / "message.txt"
     file.write_text("x" * 200_000)
-    arguments = [program("curl"), "-s", "-T", file, f"{server.url}/send"]
-    done = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, check=True, timeout=60)
-    assert done.stdout.startswith(b'{"status":"sent","clients":0,')
+    async with curl(program, server, "-T", str(file), f"{server.url}/send") as putting:
+        answer, _ = await putting.communicate()
+    assert answer.startswith(b'{"status":"sent","clients":0,')
 
 
 async def test_curl_dash_n_is_not_needed_to_see_the_end(serve: Serve, program: Program) -> None:

@@ -47,10 +47,14 @@ async def test_it_follows_its_channels() -> None:
 async def test_leaving_the_block_lets_it_go() -> None:
     """`async with` is the tidy way, with an exception too."""
     broadcaster = Broadcaster()
-    with pytest.raises(RuntimeError, match="of the program"):
+
+    async def fail() -> None:
         async with broadcaster.subscribe():
             assert broadcaster.client_count == 1
             raise RuntimeError("of the program")
+
+    with pytest.raises(RuntimeError, match="of the program"):
+        await fail()
     assert broadcaster.client_count == 0
     assert broadcaster.counts.closed == {"left": 1}
 

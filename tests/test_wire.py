@@ -53,7 +53,9 @@ def as_received(event: Event) -> Event:
 
 
 @given(st.lists(EVENTS, max_size=4), st.data())
-def test_decoding_what_was_encoded_gives_it_back_cut_anywhere(events: list[Event], data: st.DataObject) -> None:
+def test_decoding_what_was_encoded_gives_it_back_cut_anywhere(
+    events: list[Event], data: st.DataObject
+) -> None:
     """decode(encode(e)) == e with line ends as LF, whatever pieces the bytes arrive in."""
     stream = b"".join(map(encode, events))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=8)))

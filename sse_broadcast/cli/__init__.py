@@ -16,7 +16,7 @@ from sse_broadcast.cli.subscribe import subscribe
 )
 @click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
 def main() -> None:
-    """Push events to browsers: a Server-Sent-Events broadcast server.
+    r"""Push events to browsers: a Server-Sent-Events broadcast server.
 
     \b
     Three terminals to see it work:

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
@@ -84,7 +84,7 @@ def shown_config(loaded: Loaded) -> str:
     )
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     # JSON's strings and numbers are TOML's, but for surrogate pairs and a bare DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

@@ -41,7 +41,9 @@ Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no ser
     help="Print the data; or a JSON object a line; or the stream's own bytes.",
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
-@click.option("--exec", "command", metavar="CMD", help="Run a shell command for each event instead of printing.")
+@click.option(
+    "--exec", "command", metavar="CMD", help="Run a shell command for each event instead of printing."
+)
 @url_option
 def subscribe(form: str, count: int | None, command: str | None, url: str) -> None:
     """Follow the stream, reconnecting when it breaks."""
@@ -78,7 +80,9 @@ async def show_json(piece: Piece, room: int | None) -> int:
         if shown == room:
             break
         shown += not event.reserved
-        _write(json.dumps({"event": event.type, "id": event.id, "data": event.data}, ensure_ascii=False).encode())
+        _write(
+            json.dumps({"event": event.type, "id": event.id, "data": event.data}, ensure_ascii=False).encode()
+        )
         _write(b"\n")
     return shown
 

@@ -23,7 +23,7 @@ CLOSING_SHARE = 0.75
 
 
 def create_app(config: Config | None = None) -> web.Application:
-    """Give the server as an application, to run or to mount: `app.add_subapp("/push/", create_app())`.
+    """Give the server as an application, to run or to mount in another (with `add_subapp`).
 
     Its broadcaster is `app[BROADCASTER]`, for programs that publish from the same process. Needs
     nothing of the runner: aiohttp's defaults will do, though a runner that cancels the handlers

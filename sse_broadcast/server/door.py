@@ -85,7 +85,7 @@ class Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         if len(self._lobby) >= LOBBY:
             transport.abort()
             return
@@ -125,11 +125,14 @@ def refusal(head: bytes) -> bytes:
         (line for line in head.decode("latin-1").split("\r\n") if line.lower().startswith("accept:")), ""
     )
     if wants_event_stream(accept):
-        status, kind, extra = "200 OK", wire.CONTENT_TYPE, "Cache-Control: no-store\r\n"
         body = wire.opening(jittered(COME_BACK))
+        first = ["HTTP/1.1 200 OK", f"Content-Type: {wire.CONTENT_TYPE}", "Cache-Control: no-store"]
     else:
-        status, kind = "503 Service Unavailable", problem.CONTENT_TYPE
-        extra = f"Retry-After: {problem.RETRY_AFTER}\r\n"
         body = problem.body(503, "the server has as many connections as it takes")
-    lines = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
-    return lines.encode() + body
+        first = [
+            "HTTP/1.1 503 Service Unavailable",
+            f"Content-Type: {problem.CONTENT_TYPE}",
+            f"Retry-After: {problem.RETRY_AFTER}",
+        ]
+    lines = [*first, f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode() + body

@@ -8,7 +8,13 @@ from sse_broadcast import wire
 from sse_broadcast.delivery import jittered
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.sink import EventStream, TransportSink, kernel_timeout, limit_send_buffer, prepare_connection
+from sse_broadcast.server.sink import (
+    EventStream,
+    TransportSink,
+    kernel_timeout,
+    limit_send_buffer,
+    prepare_connection,
+)
 from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
 
 logger = logging.getLogger(__name__)
@@ -60,7 +66,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def events_head(request: web.Request) -> web.Response:
+async def events_head(_: web.Request) -> web.Response:
     """Answer HEAD: what GET would say of itself, without the stream."""
     response = web.Response(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
     response.content_type = wire.CONTENT_TYPE

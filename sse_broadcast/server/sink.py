@@ -164,7 +164,9 @@ def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None
     if send_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(kernel_timeout(write_timeout) * 1000))
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(kernel_timeout(write_timeout) * 1000)
+        )
 
 
 def limit_send_buffer(request: web.Request, send_buffer: int) -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from sse_broadcast.cli import main
-from sse_broadcast.cli.common import Exit, exit_for, fail, run
+from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, run
 from sse_broadcast.config import SETTINGS
 from sse_broadcast.errors import (
     BroadcastError,
@@ -18,6 +18,7 @@ from sse_broadcast.errors import (
     EventError,
     ListenError,
 )
+from tests.conftest import Serve
 from tests.support import process
 from tests.support.process import Ended, Programs
 
@@ -120,6 +121,33 @@ def test_run_hides_nobody_else_s_error() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run(broken)
+
+
+@pytest.mark.parametrize(
+    ("port", "url"),
+    [
+        ("9000", "http://127.0.0.1:9000"),
+        ("tcp://10.0.0.1:80", "http://127.0.0.1:8000"),
+        ("", "http://127.0.0.1:8000"),
+    ],
+)
+def test_the_default_url_is_of_a_server_with_this_environment(
+    monkeypatch: pytest.MonkeyPatch, port: str, url: str
+) -> None:
+    """Inside a container every command finds the server beside it; a Kubernetes service link is no port."""
+    monkeypatch.setenv("SSE_BROADCAST_PORT", port)
+    assert default_url() == url
+    monkeypatch.delenv("SSE_BROADCAST_PORT")
+    assert default_url() == "http://127.0.0.1:8000"
+
+
+async def test_the_server_s_port_may_be_its_own_variable(serve: Serve, programs: Programs) -> None:
+    """SSE_BROADCAST_PORT is the server's setting, and where commands look for it; SSE_BROADCAST_URL wins."""
+    server = await serve()
+    env = {"SSE_BROADCAST_PORT": str(server.port)}
+    assert (await programs.run("status", env=env)).code == 0
+    env = {"SSE_BROADCAST_PORT": "1", "SSE_BROADCAST_URL": server.url}
+    assert (await programs.run("status", env=env)).code == 0
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])

@@ -49,13 +49,19 @@ async def test_send_publishes_to_every_client_and_counts_them(client: aiohttp.Cl
     async with client.get("/events") as one, client.get("/events") as two:
         code, kind, body = await send(client, {"message": "hello", "event": "greeting"})
         assert (code, kind) == (200, "application/json")
-        assert list(json.loads(body).items())[:3] == [("status", "sent"), ("clients", 2), ("message", "hello")]
+        assert list(json.loads(body).items())[:3] == [
+            ("status", "sent"),
+            ("clients", 2),
+            ("message", "hello"),
+        ]
         for response in (one, two):
             assert await lines(response, 3) == [b"event: greeting\n", b"data: hello\n", b"\n"]
 
 
 @pytest.mark.parametrize("content", [{"message": "x"}, {"message": "x", "event": None}])
-async def test_event_is_optional_and_may_be_null(client: aiohttp.ClientSession, content: dict[str, object]) -> None:
+async def test_event_is_optional_and_may_be_null(
+    client: aiohttp.ClientSession, content: dict[str, object]
+) -> None:
     """Without a type an event is a browser's `message`."""
     async with client.get("/events") as response:
         await send(client, content)
@@ -67,7 +73,9 @@ async def test_unknown_keys_are_ignored(client: aiohttp.ClientSession) -> None:
     assert (await send(client, {"message": "x", "priority": 3}))[0] == 200
 
 
-@pytest.mark.parametrize("content", [{}, {"message": 1}, {"message": None}, {"message": "x", "event": 1}, [], "x"])
+@pytest.mark.parametrize(
+    "content", [{}, {"message": 1}, {"message": None}, {"message": "x", "event": 1}, [], "x"]
+)
 async def test_json_of_the_wrong_shape_is_422(client: aiohttp.ClientSession, content: object) -> None:
     """The status the original gave."""
     assert (await send(client, content))[0] == 422

@@ -21,10 +21,11 @@ async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connec
     assert await late.rest() == (
         b"HTTP/1.1 503 Service Unavailable\r\n"
         b"Content-Type: application/problem+json\r\n"
-        b"Content-Length: 102\r\n"
         b"Retry-After: 5\r\n"
+        b"Content-Length: 102\r\n"
         b"Connection: close\r\n\r\n"
-        b'{"title":"Service Unavailable","status":503,"detail":"the server has as many connections as it takes"}'
+        b'{"title":"Service Unavailable","status":503,'
+        b'"detail":"the server has as many connections as it takes"}'
     )
     await server.broadcaster.broadcast("still here")
     for reader in readers:

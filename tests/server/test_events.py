@@ -25,7 +25,9 @@ HEAD = re.compile(
 )
 
 
-async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(serve: Serve, connect: Connect) -> None:
+async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
+    serve: Serve, connect: Connect
+) -> None:
     """No buffering, no caching, and a jittered time to reconnect before any event."""
     server = await serve(retry=2000)
     reader = await connect(server)
@@ -121,7 +123,9 @@ async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, c
     """The stream goes on undisturbed, and the connection ends with it, as its head said."""
     server = await serve()
     reader = await connect(server)
-    await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    await reader.send(
+        b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    )
     await reader.head()
     await reader.chunk()
     await reader.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" * 100)
@@ -244,7 +248,9 @@ async def test_a_mounted_application_serves(mounted: Mounted) -> None:
 
 
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(mounted: Mounted, how: str) -> None:
+async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(
+    mounted: Mounted, how: str
+) -> None:
     """Though aiohttp by default tells no handler that its client is gone."""
     reader = await open_mounted(mounted)
     await until(lambda: mounted.broadcaster.client_count == 1)

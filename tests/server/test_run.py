@@ -32,7 +32,9 @@ async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect
 async def test_a_port_in_use_is_said_so(serve: Serve) -> None:
     """Naming the address, and leaving no socket behind."""
     server = await serve()
-    with pytest.raises(ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"):
+    with pytest.raises(
+        ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"
+    ):
         await Server(Config(port=server.port)).start()
 
 
@@ -78,11 +80,18 @@ def write_certificate(authority: trustme.CA, folder: Path) -> tuple[str, str]:
     return str(certificate), str(key)
 
 
-async def test_tls_streams_and_cuts_a_frozen_reader(serve: Serve, authority: trustme.CA, tmp_path: Path) -> None:
+async def test_tls_streams_and_cuts_a_frozen_reader(
+    serve: Serve, authority: trustme.CA, tmp_path: Path
+) -> None:
     """The same guarantees through TLS: events arrive, and a reader that stops is cut."""
     certificate, key = write_certificate(authority, tmp_path)
     server = await serve(
-        certificate=certificate, key=key, send_buffer=16_384, write_timeout=0.5, queue_size=20, overflow="drop-oldest"
+        certificate=certificate,
+        key=key,
+        send_buffer=16_384,
+        write_timeout=0.5,
+        queue_size=20,
+        overflow="drop-oldest",
     )
     assert server.url.startswith("https://127.0.0.1:")
     context = ssl.create_default_context()
@@ -99,7 +108,9 @@ async def test_tls_streams_and_cuts_a_frozen_reader(serve: Serve, authority: tru
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
-    reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname="127.0.0.1", limit=1)
+    reader, writer = await asyncio.open_connection(
+        sock=sock, ssl=context, server_hostname="127.0.0.1", limit=1
+    )
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.readexactly(1)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
@@ -156,7 +167,11 @@ async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, conne
 
 def test_the_loop_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """uvloop where it is installed; without it, `auto` does without and `uvloop` says what to install."""
-    for choice, module in ((EventLoop.ASYNCIO, "asyncio"), (EventLoop.UVLOOP, "uvloop"), (EventLoop.AUTO, "uvloop")):
+    for choice, module in (
+        (EventLoop.ASYNCIO, "asyncio"),
+        (EventLoop.UVLOOP, "uvloop"),
+        (EventLoop.AUTO, "uvloop"),
+    ):
         loop = new_loop(choice)
         assert type(loop).__module__.split(".")[0] == module
         loop.close()

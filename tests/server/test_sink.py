@@ -133,7 +133,9 @@ async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Co
     assert [event.data for event in events] == [data, "next"]
 
 
-async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(serve: Serve, connect: Connect) -> None:
+async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(
+    serve: Serve, connect: Connect
+) -> None:
     """Filling and emptying many times, between its own queue and the shared log, loses nothing."""
     server = await serve(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
     reader = await connect(server, receive_buffer=4096)

@@ -61,7 +61,9 @@ class RawClient:
     async def answer(self) -> tuple[int, bytes]:
         """Give the status and body of an answer with a Content-Length."""
         head = await self.head()
-        size = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        size = next(
+            int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        )
         return int(head.split()[1]), await self.take(size)
 
     async def head(self) -> bytes:
