@@ -153,6 +153,7 @@ class Audience:
         "_carrier",
         "_max_bytes",
         "_max_events",
+        "awake",
         "base",
         "channels",
         "encoding",
@@ -183,6 +184,7 @@ class Audience:
         self.waiting_bytes = 0
         self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
         self.lap: Lap | None = None
+        self.awake = False  # the walk will come by
         self.lanes: dict[Lane, None] = {}
         # The lanes as a list, while nobody comes or goes: a pass over them then counts no references.
         self.roll: list[Lane] | None = None

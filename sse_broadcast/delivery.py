@@ -109,8 +109,10 @@ class Delivery:
 
     def wake(self, audience: Audience) -> None:
         """See `Carrier`."""
-        self._ready.append(audience)
-        self._schedule_walk()
+        if not audience.awake:
+            audience.awake = True
+            self._ready.append(audience)
+            self._schedule_walk()
 
     def _schedule_walk(self) -> None:
         if self._walking is None:
@@ -127,9 +129,12 @@ class Delivery:
                 self._flush(lanes.popleft())
             if audiences:
                 audience = audiences.popleft()
-                self._advance(audience)
+                if audience.log:
+                    self._advance(audience)
                 if audience.log:
                     audiences.append(audience)
+                else:
+                    audience.awake = False
             now = loop.time()
         self._walking = loop.call_soon(self._walk) if audiences or lanes else None
 

@@ -15,7 +15,7 @@ from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
 from tests.support.sockets import RawClient
 
-PROGRAMS = {"chromium": "chromium", "curl": "curl"}
+PROGRAMS = {"chromium": "chromium", "curl": "curl", "ip": "iproute2"}
 """Programs the tests use, and the Debian packages they are in."""
 
 

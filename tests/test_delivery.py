@@ -304,3 +304,16 @@ def test_jitter_spreads_by_half() -> None:
     delays = {jittered(3000) for _ in range(200)}
     assert len(delays) > 50
     assert 1500 <= min(delays) <= max(delays) <= 4500
+
+
+async def test_a_burst_asks_for_the_walk_once() -> None:
+    """However often a log at its bounds was emptied meanwhile, its audience waits for one turn."""
+    broadcaster = make(queue_size=10)
+    _, sink = connect(broadcaster)
+    for number in range(95):
+        await broadcaster.broadcast(str(number))
+    assert len(broadcaster._delivery._ready) == 1
+    await settled()
+    assert sink.data == b"".join(b"data: %d\n\n" % number for number in range(95))
+    assert not broadcaster._delivery._ready
+    assert all(sink.written)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,8 +287,8 @@ async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_r
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "4", *FREEZING)
     await frozen_reader(open_raw, serving)
     other = await reader(open_raw, serving)
-    publisher, program, browser = [await open_raw(serving) for _ in range(3)]
-    for client in (publisher, program, browser):
+    publisher, program, browser, witness = [await open_raw(serving) for _ in range(4)]
+    for client in (publisher, program, browser, witness):
         await connected(client)
     serving.process.send_signal(signal.SIGTERM)
     assert (await other.events(1))[0].type == "$close"
@@ -299,6 +300,8 @@ async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_r
     assert re.fullmatch(rb":\nretry: \d{5}\n", body)
     for client in (program, browser):
         assert await client.rest() == b""
+    # Those connections were closed by their answers, and not by the server's end.
+    assert await connected(witness) == 0
     serving.process.send_signal(signal.SIGTERM)
     assert (await serving.process.ended()).code == 5
 
@@ -355,6 +358,47 @@ async def test_a_key_of_another_certificate_is_4(programs: Programs, tmp_path: P
     assert re.fullmatch(
         f"sse-broadcast: certificate: cannot load {certificate}, {key}: .+\n".encode(), ended.err
     )
+
+
+@pytest.mark.xfail(strict=True, reason="OpenSSL asks for the pass phrase on the terminal")
+async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path) -> None:
+    """There is nobody to ask for it: the server refuses the key, and does not wait at a prompt."""
+    certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    plain = serialization.load_pem_private_key(issued.private_key_pem.bytes(), password=None)
+    key.write_bytes(
+        plain.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
+    assert (ended.code, ended.out) == (4, b"")
+    told = f"sse-broadcast: certificate: cannot load {certificate}, {key}: .+\n"
+    assert re.fullmatch(told.encode(), ended.err)
+
+
+@pytest.mark.xfail(strict=True, reason="Python's idna codec and ssl raise what is no OSError")
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ('host = "a..b"', 3, r"cannot listen on a\.\.b port 0: .+"),
+        (f'host = "{"x" * 64}"', 3, "cannot listen on x{64} port 0: .+"),
+        ('certificate = "\\u0000"', 4, "certificate: cannot load .+"),
+    ],
+    ids=["empty label", "long label", "NUL"],
+)
+async def test_a_name_that_cannot_be_is_one_line(
+    programs: Programs, tmp_path: Path, line: str, code: int, told: str
+) -> None:
+    """No host has an empty label or one of more than 63 letters, and no file a NUL in its name."""
+    file = tmp_path / "c.toml"
+    file.write_text(f"port = 0\n{line}\n")
+    ended = await programs.run("serve", "--config", str(file))
+    assert (ended.code, ended.out) == (code, b"")
+    assert re.fullmatch(f"sse-broadcast: {told}\n".encode(), ended.err)
 
 
 @pytest.mark.parametrize(

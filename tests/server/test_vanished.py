@@ -1,0 +1,60 @@
+"""A reader whose machine is gone without a word, in a network of its own."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Program, Serve
+from tests.support.sockets import until
+
+HERE, THERE = "10.213.7.1", "10.213.7.2"
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def other_host(program: Program) -> Iterator[str]:
+    """A host beside this one: a network namespace, and a cable between the two."""
+    program("ip")
+    name = f"sse{os.getpid()}"
+    try:
+        ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"cannot make a network namespace (only root may): {error.stderr.decode().strip()}")
+    try:
+        ip("link", "add", name, "type", "veth", "peer", "name", "cable", "netns", name)
+        ip("addr", "add", f"{HERE}/30", "dev", name)
+        ip("link", "set", name, "up")
+        ip("-n", name, "addr", "add", f"{THERE}/30", "dev", "cable")
+        ip("-n", name, "link", "set", "cable", "up")
+        yield name
+    finally:
+        # The cable first: a namespace goes when the kernel comes to it, and would keep the name.
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
+        ip("netns", "del", name)
+
+
+@pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "busy"])
+async def test_a_vanished_reader_is_let_go(
+    serve: Serve, program: Program, other_host: str, *, quiet: bool
+) -> None:
+    """Its cable is cut: what it no longer acknowledges, heartbeats included, ends it in time."""
+    server = await serve(host=HERE, heartbeat=0.2, write_timeout=0.4, send_buffer=1_000_000)
+    command = ["ip", "netns", "exec", other_host, program("curl"), "-sN", f"{server.url}/events"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as reader:
+        try:
+            await until(lambda: server.broadcaster.client_count == 1)
+            ip("-n", other_host, "link", "set", "cable", "down")
+            if not quiet:
+                await server.broadcaster.broadcast("into the void")
+            await until(lambda: server.broadcaster.client_count == 0)
+            await until(lambda: server.connections == 0)
+        finally:
+            reader.kill()
+    assert server.broadcaster.counts.closed == {"left": 1}
