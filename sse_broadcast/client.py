@@ -30,6 +30,9 @@ SILENCE = 60.0
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
 
+TRANSIENT = {502, 503, 504}
+"""What a full or draining server says, and a proxy while the server behind it restarts."""
+
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What an id may have in it and a header may not."""
@@ -127,7 +130,7 @@ class Client:
                 raise ClientError(f"{self._url}: the id {last_event_id[:80]!r} cannot be sent back")
             headers["Last-Event-ID"] = last_event_id
         async with self._session.get(self._url + "/events", headers=headers) as response:
-            if response.status == 503:
+            if response.status in TRANSIENT:
                 raise _Busy(response.headers.get("Retry-After", ""))
             if response.status != 200:
                 raise await _refused(response)

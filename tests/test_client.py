@@ -334,11 +334,12 @@ async def test_failures_are_counted_until_bytes_arrive(speak: Speak, delays: lis
     assert delays == [(40, 1), (40, 2), (40, 3), (40, 4), (40, 0)]
 
 
+@pytest.mark.parametrize("status", [b"502 Bad Gateway", b"503 Service Unavailable", b"504 Gateway Timeout"])
 async def test_a_busy_server_is_asked_again_after_its_retry_after(
-    speak: Speak, delays: list[tuple[int, int]]
+    speak: Speak, delays: list[tuple[int, int]], status: bytes
 ) -> None:
-    """A 503 is no failure: the server is there, and says when to come."""
-    busy = BUSY.replace(b"\r\n\r\n", b"\r\nRetry-After: 5\r\n\r\n")
+    """A 503, or a proxy's word for it, is no failure: the server is there, or will be, and says when to come."""
+    busy = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nRetry-After: 5\r\n\r\n"
     script = await speak(busy, busy, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
     assert delays == [(5000, 0), (5000, 0)]

@@ -55,11 +55,11 @@ def serve(file: Path | None, *, show_config: bool, **flags: str | None) -> None:
     try:
         loaded = load(flags, file=file)
         _start_logging(loaded)
+        for name in unknown_variables(os.environ):
+            logger.warning("%s: no such setting, ignored", name)
         if show_config:
             click.echo(shown_config(loaded), nl=False)
             return
-        for name in unknown_variables(os.environ):
-            logger.warning("%s: no such setting, ignored", name)
         run(loaded.config, started=announce, forced=_exit_at_once)
     except BroadcastError as error:
         fail(error)
