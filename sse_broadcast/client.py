@@ -34,6 +34,9 @@ TRANSIENT = {502, 503, 504}
 """What a full or draining server says, and a proxy while the server behind it restarts."""
 
 
+_UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
+"""What a request fails with; UnicodeError for a host name that Python cannot even ask for."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What an id may have in it and a header may not."""
 
@@ -111,7 +114,7 @@ class Client:
                     failures, ever = 0, True
                     yield Piece(data, decoder.feed(data))
                 ever = True
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except _UNREACHABLE as error:
                 if not ever:
                     raise _unreachable(self._url, error) from None
                 failures += 1
@@ -152,7 +155,7 @@ class Client:
                 if response.status != 200:
                     raise await _refused(response)
                 return msgspec.json.decode(await response.read(), type=dict[str, Any])
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except _UNREACHABLE as error:
             raise _unreachable(self._url, error) from None
         except msgspec.DecodeError:
             raise ClientError(f"{self._url}{path}: the answer is not a JSON object") from None

@@ -175,17 +175,18 @@ class Delivery:
             self._schedule_walk()
 
     def _flush(self, lane: Lane) -> None:
-        """Make one write of what waits for this lane alone: up to `WRITE_LIMIT` bytes, or one frame."""
-        if lane.blocked:
+        """Make one write of what waits for this lane alone, and see what comes next for it."""
+        # A lane may stand here twice, as resumed and as ending: the end is written once.
+        if lane.blocked or lane.ending:
             return
-        batch = lane.subscriber.take(WRITE_LIMIT)
-        if batch:
-            encoding = lane.sink.encoding
-            data = b"".join([publication.frame(encoding) for publication in batch])
-        else:
-            data = self._last_words(lane)
+        data = self._queued(lane) or self._last_words(lane)
         if data and self._write(lane, data):
             self._go_on(lane)
+
+    def _queued(self, lane: Lane) -> bytes:
+        """Take up to `WRITE_LIMIT` bytes, or one frame, from the lane's own queue."""
+        encoding = lane.sink.encoding
+        return b"".join([publication.frame(encoding) for publication in lane.subscriber.take(WRITE_LIMIT)])
 
     def _write(self, lane: Lane, data: bytes) -> bool:
         lane.written = self._now
@@ -220,7 +221,9 @@ class Delivery:
             if lane.sink.gone:
                 self._lost(lane)
                 return
-            self._flush(lane)
+            # And no more than that: a lane that followed its audience from here on would get the
+            # event for which this makes room behind those that come after it.
+            self._write(lane, self._queued(lane))
 
     def resume(self, lane: Lane) -> None:
         """Take note that a full sink has emptied."""
@@ -288,12 +291,12 @@ class Delivery:
 
     def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
-        reached = max(self._tick_of(now), self._ticked + 1)
-        missed = range(self._ticked + 1, reached + 1)
-        self._ticked = reached
+        self._ticked = max(self._tick_of(now), self._ticked + 1)
         self._enforce_deadlines(now)
-        for due in missed:
-            for lane in self._silence.pop(due, ()):
+        # By what is there, not by what has passed: a process that was stopped for a day has
+        # missed many ticks, and few of them matter.
+        for due in [due for due in self._silence if due <= self._ticked]:
+            for lane in self._silence.pop(due):
                 self._look_at(lane, now)
         if self._lanes:
             self._schedule_tick()

@@ -1,6 +1,7 @@
 """Stream: a subscription inside the process, an async iterator."""
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Self
@@ -76,7 +77,8 @@ class Stream:
 
     async def aclose(self) -> None:
         """Leave; an iteration that goes on gets what was queued no more, and ends."""
-        self._joined().close(CloseReason.LEFT)
+        if self._subscriber is not None:
+            self._subscriber.close(CloseReason.LEFT)
 
     async def __aenter__(self) -> Self:
         self._joined()
@@ -90,8 +92,15 @@ class Stream:
             self._subscriber = self._join(self._wakeup)
             # The hub keeps the subscriber and not the stream, so a forgotten stream can be
             # garbage, and then has nobody left to leave for it.
-            weakref.finalize(self, self._subscriber.close, CloseReason.LEFT).atexit = False
+            loop = asyncio.get_running_loop()
+            weakref.finalize(self, _leave_soon, loop, self._subscriber).atexit = False
         return self._subscriber
+
+
+def _leave_soon(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
+    # The collector runs where it likes: in another thread, or in the middle of a publish.
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and the hub gone with it
+        loop.call_soon_threadsafe(subscriber.close, CloseReason.LEFT)
 
 
 def _received(publication: Publication) -> Received:

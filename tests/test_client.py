@@ -338,7 +338,7 @@ async def test_failures_are_counted_until_bytes_arrive(speak: Speak, delays: lis
 async def test_a_busy_server_is_asked_again_after_its_retry_after(
     speak: Speak, delays: list[tuple[int, int]], status: bytes
 ) -> None:
-    """A 503, or a proxy's word for it, is no failure: the server is there, or will be, and says when to come."""
+    """A 503, or a proxy's word for it, is no failure: the server says when to come."""
     busy = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nRetry-After: 5\r\n\r\n"
     script = await speak(busy, busy, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]

@@ -317,3 +317,48 @@ async def test_a_burst_asks_for_the_walk_once() -> None:
     assert sink.data == b"".join(b"data: %d\n\n" % number for number in range(95))
     assert not broadcaster._delivery._ready
     assert all(sink.written)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+@pytest.mark.parametrize("queue_size", [1, 3])
+async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_place(
+    overflow: Overflow, queue_size: int
+) -> None:
+    """Between resuming and the walk, room is made by writing: nothing later may overtake the event."""
+    broadcaster = make(queue_size=queue_size, overflow=overflow)
+    lane, sink = connect(broadcaster)
+    _, other = connect(broadcaster)
+    sink.takes_more = False
+    for number in range(1 + queue_size):
+        await broadcaster.broadcast(str(number))
+        if number == 0:
+            await settled()
+    sink.takes_more = True
+    lane.resume()
+    for number in range(1 + queue_size, 4 + 3 * queue_size):
+        await broadcaster.broadcast(str(number))
+        assert not (lane.following and len(lane.subscriber))
+    await settled()
+    everything = b"".join(b"data: %d\n\n" % number for number in range(4 + 3 * queue_size))
+    assert other.data == everything
+    assert sink.data == everything
+
+
+async def test_the_end_is_written_once() -> None:
+    """A lane that has just resumed, or owes a heartbeat, and then ends in the same turn ends once."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("a")
+    await settled()
+    await broadcaster.broadcast("b")
+    sink.takes_more = True
+    lane.resume()
+    lane.silent = True
+    broadcaster._delivery.wake_lane(lane)
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await settled()
+    assert sink.data.count(b"$close") == 1
+    assert sink.written[-1].startswith(b"event: $close")
+    broadcaster.disconnect(lane)
+    await closing

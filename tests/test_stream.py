@@ -94,7 +94,17 @@ async def test_garbage_is_let_go() -> None:
     await broadcaster.broadcast("a")
     await looking
     gc.collect()
-    assert broadcaster.client_count == 0
+    await until(lambda: broadcaster.client_count == 0)
+    assert broadcaster.counts.closed == {"left": 1}
+
+
+async def test_closing_one_that_was_never_used_is_nothing() -> None:
+    """Whatever became of its broadcaster."""
+    broadcaster = Broadcaster()
+    stream = broadcaster.subscribe()
+    await broadcaster.close(timeout=1)
+    await stream.aclose()
+    assert broadcaster.counts.opened == 0
 
 
 async def test_after_a_break_it_goes_on_queueing() -> None:

@@ -16,14 +16,14 @@ from sse_broadcast.cli.subscribe import subscribe
 )
 @click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
 def main() -> None:
-    r"""Push events to browsers: a Server-Sent-Events broadcast server.
+    """Push events to browsers: a Server-Sent-Events broadcast server.
 
     \b
     Three terminals to see it work:
       sse-broadcast serve
       sse-broadcast subscribe          (or: curl -N localhost:8000/events)
       sse-broadcast publish hello      (or: curl -d hello localhost:8000/send)
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 for command in (serve, publish, subscribe, status):

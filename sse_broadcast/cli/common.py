@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -52,6 +53,17 @@ def default_url() -> str:
     return f"http://127.0.0.1:{port}" if port.isdigit() else DEFAULT_URL
 
 
+def _require_http(_: click.Context, __: click.Parameter, url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:  # half a bracket
+        usable = False
+    if not usable:
+        raise click.BadParameter(f"{url!r} is no http:// or https:// address")
+    return url
+
+
 def url_option(command: Command) -> Command:
     """Add `--url`."""
     return click.option(
@@ -60,6 +72,7 @@ def url_option(command: Command) -> Command:
         envvar=ENV_PREFIX + "URL",
         show_default=DEFAULT_URL,
         show_envvar=True,
+        callback=_require_http,
         help="Where the server is.",
     )(command)
 

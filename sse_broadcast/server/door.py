@@ -28,6 +28,9 @@ ACCEPTS = 8
 OWN_DESCRIPTORS = 64
 """Descriptors for everything else: the loop, logs, files, and accepts that are not counted yet."""
 
+HANDSHAKE = 10.0
+"""Seconds a TLS handshake may take."""
+
 PATIENCE = 2.0
 """Seconds a refused client has to send its request, and then to take the answer."""
 
@@ -60,7 +63,7 @@ class Door:
         self._free = limit
         self._lobby: set[Refusal] = set()
 
-    def __call__(self) -> asyncio.BaseProtocol:
+    def __call__(self) -> asyncio.Protocol:
         """Give the protocol of a connection that was just accepted."""
         if self._free <= 0:
             # Connections that closed are noticed here and not one by one: while there is

@@ -29,7 +29,7 @@ GONE = 499
 async def events(request: web.Request) -> web.StreamResponse:
     """Stream to a reader until it leaves or is made to."""
     if request.body_exists:
-        raise Problem(400, f"{request.method} {request.path} takes no body", headers={"Connection": "close"})
+        raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
     if request.app[BROADCASTER].closed:
         return refusal(request, "the server is shutting down")
     try:
@@ -80,10 +80,8 @@ def refusal(request: web.Request, detail: str) -> web.StreamResponse:
     when to return, and ends. Everyone else gets 503.
     """
     if not wants_event_stream(request.headers.get("Accept", "")):
-        raise Problem(503, detail, headers={"Connection": "close"})
-    response = web.Response(
-        body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store", "Connection": "close"}
-    )
+        raise Problem(503, detail, closes=True)
+    response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})
     response.content_type = wire.CONTENT_TYPE
     response.force_close()
     return response

@@ -24,13 +24,19 @@ TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
-    """A request that is answered with an error; `detail` names what is wrong, where, and the value."""
+    """A request that is answered with an error; `detail` names what is wrong, where, and the value.
 
-    def __init__(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+    `closes` ends the connection with the answer: what follows on it could not be told apart.
+    """
+
+    def __init__(
+        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, closes: bool = False
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.closes = closes
         if status == 503:
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 
@@ -51,9 +57,12 @@ def body(status: int, detail: str) -> bytes:
 
 def answer(problem: Problem) -> web.Response:
     """Give the response that tells a client of a problem."""
-    return web.Response(
+    response = web.Response(
         status=problem.status,
         body=body(problem.status, problem.detail),
         headers=problem.headers,
         content_type=CONTENT_TYPE,
     )
+    if problem.closes:
+        response.force_close()
+    return response

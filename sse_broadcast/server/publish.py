@@ -92,7 +92,7 @@ def _is_json(request: web.Request) -> bool:
 def _require_plain_coding(request: web.Request) -> None:
     coding = request.headers.get("Content-Encoding", "identity")
     if coding.lower() != "identity":
-        raise Problem(415, f"Content-Encoding: {coding[:80]!a} is not taken", headers={"Connection": "close"})
+        raise Problem(415, f"Content-Encoding: {coding[:80]!a} is not taken", closes=True)
 
 
 async def _read(request: web.Request) -> bytes:
@@ -111,16 +111,14 @@ async def _read(request: web.Request) -> bytes:
                 if len(body) > most:
                     raise _too_large(most)
     except TimeoutError:
-        raise Problem(
-            408, f"body: did not arrive within {config.body_timeout:g} s", headers={"Connection": "close"}
-        ) from None
+        raise Problem(408, f"body: did not arrive within {config.body_timeout:g} s", closes=True) from None
     except web.RequestPayloadError as error:
-        raise Problem(400, f"body: {error}"[:200], headers={"Connection": "close"}) from None
+        raise Problem(400, f"body: {error}"[:200], closes=True) from None
     return bytes(body)
 
 
 def _too_large(most: int) -> Problem:
-    return Problem(413, f"body: more than {most} bytes", headers={"Connection": "close"})
+    return Problem(413, f"body: more than {most} bytes", closes=True)
 
 
 def _from_json(body: bytes) -> Event:

@@ -17,8 +17,8 @@ from aiohttp import web
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config, EventLoop
 from sse_broadcast.errors import CertificateError, ConfigError, ListenError
-from sse_broadcast.server.app import build_app
-from sse_broadcast.server.door import ACCEPTS, Door, raise_descriptor_limit, room
+from sse_broadcast.server.app import CLOSING_SHARE, build_app
+from sse_broadcast.server.door import ACCEPTS, HANDSHAKE, Door, raise_descriptor_limit, room
 from sse_broadcast.server.log import http_logger
 from sse_broadcast.server.sink import tune
 from sse_broadcast.server.state import BROADCASTER
@@ -102,13 +102,19 @@ class Server:
         """Stop listening, end every stream, and wait for that for `shutdown_timeout` at most."""
         for accepting in self._accepting:
             accepting.close()
+        # Before the runner's own cleaning up, which stops listening to idle connections and leaves
+        # them open: until the streams have ended, whoever asks on one is answered with 503.
+        await self.broadcaster.close(timeout=self._config.shutdown_timeout * CLOSING_SHARE)
         await self._runner.cleanup()
         for listener in self._listeners:
             listener.close()
 
 
 async def _accept(door: Door, listener: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
-    server = await asyncio.get_running_loop().create_server(door, sock=listener, ssl=context, backlog=ACCEPTS)
+    patience = None if context is None else HANDSHAKE
+    server = await asyncio.get_running_loop().create_server(
+        door, sock=listener, ssl=context, ssl_handshake_timeout=patience, backlog=ACCEPTS
+    )
     # asyncio accepts as many connections in one turn as its backlog says, before it counts one;
     # how many the kernel holds for us meanwhile is another thing.
     listener.listen(BACKLOG)
@@ -121,8 +127,9 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(config.certificate, config.key or None)
-    except OSError as error:
+        # An empty pass phrase, or OpenSSL would ask for the key's on the terminal and wait.
+        context.load_cert_chain(config.certificate, config.key or None, password="")
+    except (OSError, ValueError) as error:
         names = config.certificate + (f", {config.key}" if config.key else "")
         raise CertificateError(f"certificate: cannot load {names}: {_reason(error)}") from None
     return context
@@ -143,15 +150,15 @@ async def _bind(host: str, port: int) -> list[socket.socket]:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address[0], port, *address[2:]))
             port = listener.getsockname()[1]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name may be one that Python cannot even ask for
         for listener in listeners:
             listener.close()
         raise ListenError(f"cannot listen on {host} port {port}: {_reason(error)}") from None
     return listeners
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def new_loop(choice: EventLoop) -> asyncio.AbstractEventLoop:

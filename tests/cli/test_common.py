@@ -55,7 +55,7 @@ async def test_the_help_of_all_has_examples_and_every_exit_code(programs: Progra
     assert (ended.code, ended.err) == (0, b"")
     words = " ".join(ended.out.decode().split())
     for example in ("serve", "subscribe", "publish hello"):
-        assert f"sse-broadcast {example} " in words
+        assert re.search(rf"^    sse-broadcast {example}(   .*)?$", ended.out.decode(), re.MULTILINE)
     codes = words.partition("Exit codes: ")[2]
     assert [int(code) for code in re.findall(r"\d+", codes)] == list(Exit)
 
@@ -162,13 +162,25 @@ async def test_no_server_is_one_line(programs: Programs, use: tuple[str, ...]) -
     assert re.fullmatch(f"sse-broadcast: cannot reach {url}: .+\n".encode(), ended.err)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1"])
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1", "http://[::bad"])
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
-async def test_a_url_that_is_none_is_one_line(programs: Programs, use: tuple[str, ...], url: str) -> None:
-    """So does a command whose URL leads nowhere, and it does not try again."""
+async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str, ...], url: str) -> None:
+    """A URL that leads nowhere is bad usage, and is not tried."""
+    ended = await programs.run(*use, "--url", url)
+    assert (ended.code, ended.out) == (2, b"")
+    told = f"Error: Invalid value for '--url': '{url}' is no http:// or https:// address\n"
+    assert ended.err.decode().endswith(told)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b", f"http://{'x' * 64}.invalid"])
+@pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
+async def test_a_url_that_nobody_can_have_is_one_line(
+    programs: Programs, use: tuple[str, ...], url: str
+) -> None:
+    """No port is that high, and no host has an empty label or one of more than 63 letters."""
     ended = await programs.run(*use, "--url", url)
     assert (ended.code, ended.out) == (1, b"")
-    assert re.fullmatch(f"sse-broadcast: cannot reach {url.rstrip('/')}: .+\n".encode(), ended.err)
+    assert re.fullmatch(f"sse-broadcast: cannot reach {url}: .+\n".encode(), ended.err)
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])

@@ -15,6 +15,7 @@ from sse_broadcast.errors import CertificateError, ConfigError, ListenError
 from sse_broadcast.server import run
 from sse_broadcast.server.run import KEEP_ALIVE, Server, new_loop, tls_context
 from tests.conftest import Connect, Serve
+from tests.support.certificates import write_certificate
 from tests.support.sockets import RawClient, until
 
 
@@ -70,14 +71,6 @@ async def test_the_url_of_an_ipv6_address_has_brackets() -> None:
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-def write_certificate(authority: trustme.CA, folder: Path) -> tuple[str, str]:
-    issued = authority.issue_cert("127.0.0.1")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    issued.private_key_pem.write_to_path(key)
-    return str(certificate), str(key)
 
 
 async def test_tls_streams_and_cuts_a_frozen_reader(

@@ -21,7 +21,7 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture
 def other_host(program: Program) -> Iterator[str]:
-    """A host beside this one: a network namespace, and a cable between the two."""
+    """Make a host beside this one: a network namespace, and a cable between the two."""
     program("ip")
     name = f"sse{os.getpid()}"
     try:
@@ -49,7 +49,7 @@ async def test_a_vanished_reader_is_let_go(
 ) -> None:
     """Its cable is cut: what it no longer acknowledges, heartbeats included, ends it in time."""
     server = await serve(host=HERE, heartbeat=0.2, write_timeout=0.4, send_buffer=1_000_000)
-    command = ["ip", "netns", "exec", other_host, program("curl"), "-sN", f"{server.url}/events"]
+    command = ["ip", "netns", "exec", other_host, str(program("curl")), "-sN", f"{server.url}/events"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as reader:
         try:
             await until(lambda: server.broadcaster.client_count == 1)
