@@ -38,6 +38,8 @@ COLLECTOR = (50_000, 20, 100)
 """Collector thresholds. With CPython's defaults each new connection has the collector look at
 its thousands of neighbours, which doubles the cost of connecting."""
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Server:
     """One server: what it serves, and where it listens."""
@@ -184,6 +186,9 @@ def run(config: Config, *, started: Callable[[Server], None], forced: Callable[[
     """
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         runner.run(_serve(config, started, forced))
+    # What comes between here and the exit finds nothing left to stop, and must not look like a kill.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _serve(config: Config, started: Callable[[Server], None], forced: Callable[[], NoReturn]) -> None:
@@ -195,7 +200,7 @@ async def _serve(config: Config, started: Callable[[Server], None], forced: Call
             forced()
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     try:
         await server.start()
