@@ -34,7 +34,7 @@ def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add a flag for each setting, in the order of their declaration."""
     for setting in reversed(list(SETTINGS.values())):
         shown = json.dumps(setting.default) if setting.default == "" else setting.default
-        text = f"{setting.help[0].upper()}{setting.help[1:]}.  [default: {shown}]"
+        text = f"{setting.sentence}  [default: {shown}]"
         command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
     return command
 

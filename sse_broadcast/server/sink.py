@@ -71,7 +71,8 @@ class TransportSink:
     frame: Callable[[bytes], bytes]
 
     def __init__(self, request: web.Request) -> None:
-        assert request.transport is not None
+        if request.transport is None:
+            raise SinkClosedError("the connection is closed")
         self._transport = request.transport
         self._writer = request.writer
         self._over = False
