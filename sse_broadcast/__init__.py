@@ -1,7 +1,8 @@
 """A Server-Sent-Events broadcast server, and the library it is made of."""
 
-from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, Overflow
+from sse_broadcast.backends.base import Token
+from sse_broadcast.broadcaster import Broadcaster, ChannelState
+from sse_broadcast.config import ChannelRule, Config, Overflow
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -10,10 +11,11 @@ from sse_broadcast.errors import (
     ConfigError,
     EventError,
     EventTooLargeError,
+    IdempotencyError,
     ListenError,
 )
 from sse_broadcast.event import Event
-from sse_broadcast.publication import Receipt, Received
+from sse_broadcast.publication import Draft, Receipt, Received
 from sse_broadcast.server.app import create_app
 from sse_broadcast.server.state import BROADCASTER
 from sse_broadcast.stream import Stream
@@ -26,18 +28,23 @@ __all__ = [
     "BroadcastError",
     "Broadcaster",
     "CertificateError",
+    "ChannelRule",
+    "ChannelState",
     "ClientError",
     "CloseReason",
     "ClosedError",
     "Config",
     "ConfigError",
+    "Draft",
     "Event",
     "EventError",
     "EventTooLargeError",
+    "IdempotencyError",
     "ListenError",
     "Overflow",
     "Receipt",
     "Received",
     "Stream",
+    "Token",
     "create_app",
 ]

@@ -1,14 +1,17 @@
 """Audience: the subscribers who asked for the same thing, and what they have yet to get.
 
-Readers of the same channels in the same encoding get the same bytes. So what is published for
+Readers with the same interest in the same encoding get the same bytes. So what is published for
 them waits once, in their audience's log, and each of them is a place in it: publishing touches
 no reader, and one pass over the readers hands every one the same joined bytes. Only a reader
 that cannot keep up, because its socket is full, gets a queue of its own.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from sse_broadcast.publication import Encoding, Publication
+from sse_broadcast.encoding import Encoding
+from sse_broadcast.interest import Interest
+from sse_broadcast.publication import Publication, cut
 from sse_broadcast.subscriber import CloseReason, Subscriber
 
 
@@ -17,9 +20,8 @@ class Sink(Protocol):
 
     encoding: Encoding
     """How this sink's publications are written."""
-
-    def frame(self, block: bytes) -> bytes:
-        """Give a bare block as this sink's transfer coding has it."""
+    heartbeat: bytes
+    """What it is sent when it has been silent, as its encoding has it."""
 
     def write(self, data: bytes) -> bool:
         """Write, and say whether the sink takes more. Raises `SinkClosedError`."""
@@ -65,7 +67,7 @@ class Lane:
     """One subscriber's way to its sink; the outlet of an HTTP reader.
 
     While it is `following`, what it has yet to get is the audience's log behind `seen`. Otherwise
-    it is in its subscriber's queue.
+    it is what its subscriber takes from its queue, or from the history while it is catching up.
     """
 
     __slots__ = (
@@ -80,6 +82,7 @@ class Lane:
         "silent",
         "sink",
         "subscriber",
+        "told",
         "written",
     )
 
@@ -92,6 +95,7 @@ class Lane:
         self.following = False
         self.blocked = False  # its sink is full, or it has none any more
         self.written = 0.0  # when something was last written for it alone, by the loop's clock
+        self.told = 0  # the newest position it was told of alone
         self.due = 0  # the tick at which its silence is looked at next
         self.silent = False  # a heartbeat is owed
         self.farewell = b""  # what ends its stream, once the queue is empty
@@ -115,6 +119,7 @@ class Lane:
 
     def follow(self) -> None:
         """Live from the audience's log from now on; what was published before is not waited for."""
+        self.subscriber.go_live()
         self.seen = self.audience.end
         self.following = True
         self.audience.lanes[self] = None
@@ -142,7 +147,7 @@ class Lane:
 
 
 class Audience:
-    """Subscribers of the same channels in the same encoding.
+    """Subscribers with the same interest in the same encoding.
 
     `log` is what some lane has yet to get: publications at the places `base` up to `end`. It is
     bounded as a subscriber's queue is; at its bounds a publish waits for the walk, which waits
@@ -155,34 +160,36 @@ class Audience:
         "_max_events",
         "awake",
         "base",
-        "channels",
         "encoding",
+        "interest",
         "lanes",
         "lap",
         "log",
         "members",
         "queued",
         "roll",
+        "told",
         "waiting_bytes",
         "written",
     )
 
     def __init__(
         self,
-        channels: tuple[str, ...],
+        interest: Interest,
         encoding: Encoding,
         carrier: Carrier,
         *,
         queue_size: int,
         queue_bytes: int,
     ) -> None:
-        self.channels = channels
+        self.interest = interest
         self.encoding = encoding
         self.members = 0
         self.log: list[Publication] = []
         self.base = 0
         self.waiting_bytes = 0
         self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
+        self.told = 0  # the newest position that pass brought
         self.lap: Lap | None = None
         self.awake = False  # the walk will come by
         self.lanes: dict[Lane, None] = {}
@@ -213,8 +220,19 @@ class Audience:
             for subscriber in tuple(self.queued):
                 subscriber.offer(publication)
 
+    def frames(self, publications: Sequence[Publication]) -> bytes:
+        """Give publications as every member gets them, joined."""
+        encoding = self.encoding
+        if not encoding.format.names_channel:
+            return b"".join([publication.frame(encoding) for publication in publications])
+        first_of = self.interest.first_of
+        return b"".join(
+            [publication.frame(encoding, first_of(publication.channels)) for publication in publications]
+        )
+
     def forget(self, count: int) -> None:
         """Drop so many publications from the log's beginning: every lane has them."""
+        self.told = self.log[count - 1].position
         for publication in self.log[:count]:
             self.waiting_bytes -= publication.size
         del self.log[:count]
@@ -227,14 +245,14 @@ class Lap:
     Holds the lanes that followed when the pass began, and how far it has come.
     """
 
-    __slots__ = ("_encoding", "_publications", "base", "data", "end", "lanes", "reached")
+    __slots__ = ("_audience", "_publications", "base", "data", "end", "lanes", "reached")
 
     def __init__(self, audience: Audience, *, limit: int) -> None:
-        self._publications = _cut(audience.log, limit)
-        self._encoding = audience.encoding
+        self._audience = audience
+        self._publications = cut(audience.log, limit)
         self.base = audience.base
         self.end = audience.base + len(self._publications)
-        self.data = self._joined(self._publications)
+        self.data = audience.frames(self._publications)
         if audience.roll is None:
             audience.roll = list(audience.lanes)
         self.lanes = audience.roll
@@ -242,17 +260,4 @@ class Lap:
 
     def rest(self, seen: int) -> bytes:
         """Give what a lane that came in the middle has yet to get of this pass."""
-        return self._joined(self._publications[seen - self.base :])
-
-    def _joined(self, publications: list[Publication]) -> bytes:
-        return b"".join([publication.frame(self._encoding) for publication in publications])
-
-
-def _cut(log: list[Publication], limit: int) -> list[Publication]:
-    """Give the first publication, and those behind it that `limit` bytes hold as well."""
-    room = limit
-    for count, publication in enumerate(log):
-        room -= publication.size
-        if room < 0:
-            return log[: max(count, 1)]
-    return log[:]
+        return self._audience.frames(self._publications[seen - self.base :])

@@ -1,51 +1,74 @@
 """Broadcaster: what a program or a handler holds to publish and to subscribe."""
 
 import asyncio
-import functools
-import re
+import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from sse_broadcast import wire
 from sse_broadcast.audience import Audience, Lane, Sink
-from sse_broadcast.config import Config
-from sse_broadcast.delivery import Delivery
+from sse_broadcast.backends.base import Start, Token
+from sse_broadcast.backends.memory import open_memory
+from sse_broadcast.catchup import CatchUp
+from sse_broadcast.config import Config, Overflow
+from sse_broadcast.cursor import LONGEST_OWN, Cursor, own_id, parse_since, require_publishable
+from sse_broadcast.delivery import Delivery, jittered
+from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.hub import Hub
+from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names
 from sse_broadcast.metrics import Counts, Metrics
-from sse_broadcast.publication import Encoding, Publication, Receipt, text
+from sse_broadcast.policy import Policies
+from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.stream import Stream, Wakeup
 from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
 
-DEFAULT_CHANNEL = "default"
-MAX_CHANNEL = 128
-_NOT_IN_A_CHANNEL = re.compile(r"[^A-Za-z0-9._:@~-]")
+HEAD = 512
+"""Bytes that the fields of a frame take beside its data and its type, generously."""
+
+ID_LINE = len("id: \n") + LONGEST_OWN
+"""Bytes that the longest id of ours takes in a frame."""
+
+
+TIDY = 1.0
+"""Seconds between two looks for what is too old, while anything is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """A channel as it is now. `cursor` is the newest position: to begin there is to miss nothing."""
+
+    channel: str
+    subscribers: int
+    cursor: str
+    events: int
+    oldest: str | None
 
 
 class Broadcaster:
     """Publishes events to everyone who subscribes: HTTP readers and streams in this process.
 
     Belongs to one event loop; make no calls from other threads. Needs no starting, and holds
-    no task: `close` ends its subscribers. Of the configuration it uses the bounds of queues
-    and events, the overflow policy, and the times of readers.
+    no task: `close` ends its subscribers. Of the configuration it uses the bounds of queues,
+    events and history, the overflow policy, the times of readers, and the rules for channels.
     """
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
         self._metrics = Metrics()
+        self._policies = Policies(self._config)
+        self._hub = Hub(self._found)
+        self._backend = open_memory(self._config, self._policies, self._hub.deliver)
         self._delivery = Delivery(
+            self._backend,
             heartbeat=self._config.heartbeat,
             write_timeout=self._config.write_timeout,
-            retry=self._config.retry,
             metrics=self._metrics,
         )
-        self._hub = Hub(self._found)
-        self._terms = Terms(
-            queue_size=self._config.queue_size,
-            queue_bytes=self._config.queue_bytes,
-            overflow=self._config.overflow,
-            metrics=self._metrics,
-            on_close=self._hub.leave,
-        )
+        self._terms: dict[tuple[Overflow, int], Terms] = {}
+        self._newest = Start(0)  # where whoever brings no cursor begins
+        self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
 
     @property
@@ -63,59 +86,119 @@ class Broadcaster:
         """What was counted so far."""
         return self._metrics.counts()
 
-    async def broadcast(
+    @property
+    def cursor(self) -> str:
+        """The id of the newest position: what `since` takes to begin right after it."""
+        return own_id(self._backend.epoch, self._backend.position)
+
+    async def broadcast(  # noqa: PLR0913 - a field of the event each
         self,
         message: str,
         *,
         event: str | None = None,
+        id: str | None = None,
+        key: str | None = None,
         retry: int | None = None,
         channels: Sequence[str] = (DEFAULT_CHANNEL,),
     ) -> Receipt:
         """Publish a message to everyone who listens to one of the channels, once each.
 
-        `event` is its type, `retry` a reconnection time in milliseconds. Returns without
-        waiting for any reader. Raises `EventError` for what an event or a channel name may
-        not say, `EventTooLargeError` beyond `max_event`, `ClosedError` after `close`; nothing
-        is published then.
+        `event` is its type, `id` one of your own, `key` what it replaces under the policy
+        `conflate`, `retry` a reconnection time in milliseconds. Returns without waiting for any
+        reader: the message is in the history, and has its place in the order. Raises
+        `EventError` for what an event or a channel name may not say, `EventTooLargeError` beyond
+        `max_event`, `ClosedError` after `close`; nothing is published then.
         """
-        return await self.publish(
-            Event(message, DEFAULT_TYPE if event is None else event, retry=retry), channels
-        )
+        event_type = DEFAULT_TYPE if event is None else event
+        return await self.publish(Event(message, event_type, id=id, key=key, retry=retry), channels)
 
     async def publish(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Receipt:
         """Publish an event. See `broadcast` for what it promises and raises."""
+        return await self.publish_all([self.draft(event, channels)])
+
+    def draft(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Draft:
+        """Check an event and where it is to go, and publish nothing. Raises as `broadcast` does."""
+        return self.draft_for(event, self.places(channels))
+
+    def draft_for(self, event: Event, places: tuple[str, ...]) -> Draft:
+        """Check an event as `draft` does, for channels that `places` gave."""
+        if event.type is not DEFAULT_TYPE and event.reserved:
+            raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
+        if event.id is not None:
+            require_publishable(event.id)
+        # A character is four bytes at most, or a line end and the seven of the line it begins.
+        if 7 * len(event.data) + 4 * len(event.type) + HEAD > self._config.max_event:
+            self._require_size(event)
+        return Draft(places, event)
+
+    def places(self, channels: Sequence[str]) -> tuple[str, ...]:
+        """Check channels to publish to: each once, in their order. Raises `EventError`."""
+        return tuple(self._few(checked_names(channels)))
+
+    async def publish_all(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+        """Publish what `draft` gave: all of it, in this order, or nothing.
+
+        With a token seen before nothing is published, and the first receipt is given again. Raises
+        `IdempotencyError` if something else was published with it, `ClosedError` after `close`.
+        """
         if self._closed:
             raise ClosedError("the broadcaster is closed")
-        if event.reserved:
-            raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
-        publication = Publication(_names(channels), event)
-        self._require_size(publication)
-        self._metrics.published()
-        return Receipt(self._hub.deliver(publication), publication.channels)
+        if not drafts:
+            raise EventError("events", "must be one at least")
+        before = self._backend.position
+        receipt = await self._backend.publish(drafts, token)
+        self._metrics.published(self._backend.position - before)
+        if self._tidying is None:
+            self._tidy()
+        return receipt
 
-    def subscribe(self, *channels: str) -> Stream:
+    def subscribe(
+        self, *channels: str, since: str | None = None, events: Sequence[str] | None = None
+    ) -> Stream:
         """Give a stream of the channels, or of `default`. See `Stream` for its life.
 
-        Raises `EventError` for a bad channel name; using the stream after `close` raises
-        `ClosedError`.
+        A name with `*` in it is a pattern. `since` is an id, or `earliest`, `last` or an age such as
+        `10m`, as over HTTP: the stream begins with what came after it. `events` are the only types
+        wanted. Raises `EventError` for a bad channel name; using the stream after `close`
+        raises `ClosedError`.
         """
-        names = _names(channels or (DEFAULT_CHANNEL,))
+        interest = self.interest(channels or (DEFAULT_CHANNEL,), types=events)
+        cursor = None if since is None else parse_since(since)
 
-        def join(wakeup: Wakeup) -> Subscriber:
-            subscriber, audience = self._join(names, text)
+        def join(wakeup: Wakeup) -> tuple[Subscriber, Audience]:
+            subscriber, audience = self._join(interest, TEXT, self.start(interest, cursor))
             subscriber.outlet = wakeup
-            audience.queued[subscriber] = None
-            return subscriber
+            return subscriber, audience
 
         return Stream(join)
 
-    def opening(self) -> bytes:
-        """Give the first bytes of a new reader's stream."""
-        return self._delivery.opening()
+    def interest(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Interest:
+        """Check what a reader asks for. Raises `EventError`."""
+        interest = Interest.of(*channels, types=types)
+        self._few(interest.channels)
+        return interest
 
-    def connect(self, sink: Sink, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Lane:
-        """Deliver the channels to a sink from now on, until `disconnect`. Raises `ClosedError`."""
-        subscriber, audience = self._join(_names(channels), sink.encoding)
+    def start(self, interest: Interest, cursor: Cursor | None) -> Start:
+        """Give where a reader begins: at its cursor, or with what is published from now on."""
+        if cursor is not None:
+            return self._backend.find(cursor, interest)
+        if self._newest.after != self._backend.position:
+            self._newest = Start(self._backend.position)
+        return self._newest
+
+    def opening(self, interest: Interest, encoding: Encoding, start: Start | None) -> bytes:
+        """Give the first bytes of a new reader's stream; with its `start` if it brought no id of its own."""
+        retry = jittered(self._policies.retry(interest))
+        return encoding.format.opening(retry, None if start is None else self.first_id(start))
+
+    def first_id(self, start: Start) -> str:
+        """Give the id of the position just before the first event a reader will be given."""
+        position = start.first[0].position - 1 if start.first else start.after
+        return own_id(self._backend.epoch, position)
+
+    def connect(self, sink: Sink, interest: Interest, start: Start) -> Lane:
+        """Deliver an interest to a sink from its start on, until `disconnect`. Raises `ClosedError`."""
+        subscriber, audience = self._join(interest, sink.encoding, start)
         return self._delivery.attach(subscriber, audience, sink)
 
     def disconnect(self, lane: Lane) -> None:
@@ -123,9 +206,22 @@ class Broadcaster:
         lane.subscriber.close(CloseReason.LEFT)
         self._delivery.detach(lane)
 
+    def channel(self, name: str) -> ChannelState:
+        """Give the state of a channel, heard of or not. Raises `EventError` for a bad name."""
+        (channel,) = checked_names((name,))
+        return self._state(channel)
+
+    def channels(self, *, prefix: str = "", after: str = "", limit: int) -> list[ChannelState]:
+        """Give the channels that have history or readers, by name: at most so many, behind `after`."""
+        names = {*self._backend.channels(), *self._hub.channels}
+        page = heapq.nsmallest(limit, (name for name in names if name > after and name.startswith(prefix)))
+        return [self._state(name) for name in page]
+
     async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109 - what is late is cut, not cancelled
         """End every subscriber, saying so; after `timeout` seconds cut whoever has not taken it."""
         self._closed = True
+        if self._tidying is not None:
+            self._tidying.cancel()
         self._delivery.settle(self._hub.audiences)
         for subscriber in self._hub:
             subscriber.close(CloseReason.DRAIN)
@@ -135,52 +231,61 @@ class Broadcaster:
         except TimeoutError:
             self._delivery.abort()
 
-    def _found(self, channels: tuple[str, ...], encoding: Encoding) -> Audience:
+    def _tidy(self) -> None:
+        """Have the backend let go of what is too old, also while nobody comes, a little at a time."""
+        left = self._backend.tidy() and not self._closed
+        self._tidying = asyncio.get_running_loop().call_later(TIDY, self._tidy) if left else None
+
+    def _found(self, interest: Interest, encoding: Encoding) -> Audience:
         return Audience(
-            channels,
+            interest,
             encoding,
             self._delivery,
             queue_size=self._config.queue_size,
             queue_bytes=self._config.queue_bytes,
         )
 
-    def _join(self, channels: tuple[str, ...], encoding: Encoding) -> tuple[Subscriber, Audience]:
+    def _join(self, interest: Interest, encoding: Encoding, start: Start) -> tuple[Subscriber, Audience]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
-        subscriber = Subscriber(channels, self._terms)
+        catching_up = None
+        if start.after != self._backend.position or start.first or start.lost:
+            catching_up = CatchUp(self._backend, interest, start, self._metrics)
+        subscriber = Subscriber(interest, self._terms_of(interest), catching_up)
         self._metrics.opened()
         return subscriber, self._hub.join(subscriber, encoding)
 
-    def _require_size(self, publication: Publication) -> None:
+    def _terms_of(self, interest: Interest) -> Terms:
+        overflow, retry = self._policies.overflow(interest), self._policies.retry(interest)
+        terms = self._terms.get((overflow, retry))
+        if terms is None:
+            terms = self._terms[overflow, retry] = Terms(
+                queue_size=self._config.queue_size,
+                queue_bytes=self._config.queue_bytes,
+                overflow=overflow,
+                metrics=self._metrics,
+                on_close=self._hub.leave,
+                epoch=self._backend.epoch,
+                retry=retry,
+            )
+        return terms
+
+    def _state(self, name: str) -> ChannelState:
+        holding = self._backend.holding(name)
+        return ChannelState(name, self._hub.subscribers(name), self.cursor, holding.events, holding.oldest)
+
+    def _few(self, channels: Sequence[str]) -> Sequence[str]:
+        most = self._config.max_channels
+        if len(channels) > most:
+            raise EventError("channels", f"{len(channels)} are too many, {most} may be named")
+        return channels
+
+    def _require_size(self, event: Event) -> None:
         most = self._config.max_event
-        data = len(publication.event.data.encode())
+        frame = wire.size(event) + (ID_LINE if event.id is None else 0)
+        if frame <= most:
+            return
+        data = len(event.data.encode())
         if data > most:
             raise EventTooLargeError("data", f"is {data} bytes, and an event may be {most}")
-        if publication.size > most:
-            raise EventTooLargeError(
-                "data", f"is {publication.size} bytes as a frame, and an event may be {most}"
-            )
-
-
-def _names(channels: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(channels, str):
-        raise TypeError(f"channels must be a sequence of names, not the string {channels!r}")
-    return _checked(tuple(channels))
-
-
-@functools.lru_cache(maxsize=1024)
-def _checked(channels: tuple[str, ...]) -> tuple[str, ...]:
-    if not channels:
-        raise EventError("channels", "must name at least one")
-    for name in channels:
-        _require_channel(name)
-    return tuple(dict.fromkeys(channels))
-
-
-def _require_channel(name: str) -> None:
-    if not 1 <= len(name) <= MAX_CHANNEL:
-        raise EventError("channel", f"must be 1 to {MAX_CHANNEL} characters: {name[:80]!r}")
-    if bad := _NOT_IN_A_CHANNEL.search(name):
-        raise EventError("channel", f"must not contain {bad[0]!a}: {name[:80]!a}")
-    if name in {".", ".."}:
-        raise EventError("channel", f"must not be {name!r}, which clients take for a folder")
+        raise EventTooLargeError("data", f"is {frame} bytes as a frame, and an event may be {most}")

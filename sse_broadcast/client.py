@@ -4,10 +4,11 @@ import asyncio
 import random
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -33,6 +34,17 @@ CONNECT_TIMEOUT = 10.0
 TRANSIENT = {502, 503, 504}
 """What a full or draining server says, and a proxy while the server behind it restarts."""
 
+UNSURE = {500, 502, 504}
+"""What is said by a server that may have published all the same."""
+
+BATCH = 500
+"""Events of one request at most: half of what a server takes, unless it is told otherwise."""
+
+BATCH_BYTES = 1 << 20
+"""Bytes of one request at most, unless a single event has more."""
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
 """What a request fails with; UnicodeError for a host name that Python cannot even ask for."""
@@ -40,13 +52,41 @@ _UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What an id may have in it and a header may not."""
 
+_IN_A_PATH = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:@~*-]+")
+"""Channels that a path can name; the others go into the query, where the server says what is wrong."""
+
+_NUMBERED = re.compile(r"line ([0-9]{1,9}): ")
+"""How the server begins to tell of one line of several."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a stream as it arrived, and the events it completed."""
+    """A piece of a stream as it arrived, and the events it completed.
+
+    `last_event_id` is where the stream was with its last event, "" before it has said so: what to
+    subscribe with to go on from there. The opening and a heartbeat may move it without an event.
+    """
 
     raw: bytes
     events: list[Event]
+    last_event_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What one request published: how many events, to how many readers, and the id of the last."""
+
+    count: int
+    clients: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line, and its number in all that is published."""
+
+    number: int
+    text: bytes
 
 
 def delay(retry: int, failures: int) -> float:
@@ -60,6 +100,24 @@ def delay(retry: int, failures: int) -> float:
         return base
     most = max(base, MAX_DELAY)
     return min(max(base, 0.1) * 2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)
+
+
+def line(
+    message: str,
+    *,
+    event: str | None = None,
+    id: str | None = None,
+    key: str | None = None,
+    retry: int | None = None,
+) -> bytes:
+    """Give an event as a line for `publish_lines`. Raises `ClientError` for what has no UTF-8 form."""
+    said = {"message": message, "event": event, "id": id, "key": key, "retry": retry}
+    try:
+        return msgspec.json.encode({name: value for name, value in said.items() if value is not None})
+    except UnicodeEncodeError as error:
+        raise ClientError(
+            f"cannot publish a lone surrogate, {error.object[error.start]!a}, at character {error.start}"
+        ) from None
 
 
 class Client:
@@ -84,35 +142,78 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def publish(self, message: str, *, event: str | None = None) -> dict[str, Any]:
-        """Publish one message and give the server's answer."""
-        content: dict[str, Any] = {"message": message}
-        if event is not None:
-            content["event"] = event
-        receipt = await self._ask("POST", "/send", content)
-        if "clients" not in receipt:
-            raise ClientError(f"{self._url}/send: does not answer as this server does", status=200)
-        return receipt
+    async def publish(  # noqa: PLR0913 - a field of the event each
+        self,
+        message: str,
+        *,
+        event: str | None = None,
+        channels: Sequence[str] = (),
+        id: str | None = None,
+        key: str | None = None,
+        retry: int | None = None,
+    ) -> dict[str, Any]:
+        """Publish one message to the channels, or to `default`, and give the server's answer."""
+        body = line(message, event=event, id=id, key=key, retry=retry)
+        return await self.publish_json(body, channels=channels)
+
+    async def publish_json(self, body: bytes, *, channels: Sequence[str] = ()) -> dict[str, Any]:
+        """Publish the event of a JSON object, or all or none of an array's; give the server's answer."""
+        return await self._send(_address("/send", channels), JSON, body)
+
+    async def publish_lines(
+        self, lines: AsyncIterable[Sequence[bytes]], *, channels: Sequence[str] = ()
+    ) -> AsyncIterator[Sent]:
+        """Publish events in their order, each a line of JSON without its end, and tell of each request.
+
+        Lines that come together are sent together, up to `BATCH` and `BATCH_BYTES`; the next are
+        asked for when these are published. Blank ones are no events, and counted. Raises
+        `ClientError` for the first line that is refused, naming its number: all before it are
+        published, and nothing behind it. Where the connection breaks, the error names the lines
+        that were under way, which may have been published or not.
+        """
+        path = _address("/send", channels)
+        before = 0
+        async for some in lines:
+            for batch in _batches(_Line(before + index, text) for index, text in enumerate(some, 1)):
+                async for sent in self._publish_batch(path, batch):
+                    yield sent
+            before += len(some)
 
     async def status(self) -> dict[str, Any]:
         """Give the server's status."""
-        return await self._ask("GET", "/status", None)
+        return await self._ask("GET", "/status")
 
-    async def subscribe(self) -> AsyncIterator[Piece]:
-        """Follow the stream for ever: reconnect when it ends or breaks, after `retry` and a backoff.
+    async def subscribe(
+        self,
+        channels: Sequence[str] = (),
+        *,
+        since: str | None = None,
+        last_event_id: str = "",
+        events: Sequence[str] = (),
+        format: str = "text",
+    ) -> AsyncIterator[Piece]:
+        """Follow channels and patterns, or `default`, for ever: reconnect when the stream ends or breaks.
 
-        Raises `ClientError` for what no reconnection mends (a 4xx, another content type) and when
-        the very first connection fails.
+        It begins after `last_event_id` or, without one, where `since` says (an id, `earliest`, `last`
+        or an age); it goes on from the last id that came, after `retry` and a backoff. `events` are the
+        only types wanted. With the format `json` an event's data says where it came from, as
+        `{"channel","id","event","data","time"}`. Raises `ClientError` for what no reconnection mends
+        (a 4xx, another content type) and when the very first connection fails.
         """
+        query = [("event", name) for name in events]
+        if format != "text":
+            query.append(("format", format))
         retry, failures, ever = DEFAULT_RETRY, 0, False
-        last_event_id = ""
         while True:
             decoder = wire.Decoder()
             decoder.last_event_id = last_event_id
+            # What was seen says more than where all began, which a stream may not have said yet.
+            begin = [] if last_event_id or not since else [("since", since)]
             try:
-                async for data in self._stream(last_event_id):
+                async for data in self._stream(_address("/events", channels, query + begin), last_event_id):
                     failures, ever = 0, True
-                    yield Piece(data, decoder.feed(data))
+                    found = decoder.feed(data)
+                    yield Piece(data, found, decoder.last_event_id)
                 ever = True
             except _UNREACHABLE as error:
                 if not ever:
@@ -125,14 +226,14 @@ class Client:
             retry = retry if decoder.retry is None else decoder.retry
             await asyncio.sleep(delay(retry, failures))
 
-    async def _stream(self, last_event_id: str) -> AsyncIterator[bytes]:
+    async def _stream(self, path: str, last_event_id: str) -> AsyncIterator[bytes]:
         assert self._session is not None
         headers = {"Accept": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
         if last_event_id:
             if _CONTROL.search(last_event_id):
                 raise ClientError(f"{self._url}: the id {last_event_id[:80]!r} cannot be sent back")
             headers["Last-Event-ID"] = last_event_id
-        async with self._session.get(self._url + "/events", headers=headers) as response:
+        async with self._session.get(self._url + path, headers=headers) as response:
             if response.status in TRANSIENT:
                 raise _Busy(response.headers.get("Retry-After", ""))
             if response.status != 200:
@@ -144,10 +245,33 @@ class Client:
             async for data in response.content.iter_any():
                 yield data
 
-    async def _ask(self, method: str, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
+    async def _publish_batch(self, path: str, batch: list[_Line]) -> AsyncIterator[Sent]:
+        """Publish a batch, or that part of it which comes before a line that is refused."""
+        try:
+            answer = await self._send(path, NDJSON, b"\n".join(each.text for each in batch))
+        except _RefusedError as refusal:
+            parts, error = refusal.split(batch)
+        except ClientError as broken:
+            parts, error = [], ClientError(f"{broken}, with {_span(batch)} under way", status=broken.status)
+        else:
+            yield Sent(answer.get("count", len(batch)), answer["clients"], answer.get("id", ""))
+            return
+        for part in parts:
+            async for sent in self._publish_batch(path, part):
+                yield sent
+        if error is not None:
+            raise error
+
+    async def _send(self, path: str, content_type: str, body: bytes) -> dict[str, Any]:
+        answer = await self._ask("POST", path, body, {"Content-Type": content_type})
+        if "clients" not in answer:
+            raise ClientError(f"{self._url}{path}: does not answer as this server does", status=200)
+        return answer
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         assert self._session is not None
-        body = None if content is None else _encoded(content)
-        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
             async with self._session.request(
                 method, self._url + path, data=body, headers=headers
@@ -169,21 +293,73 @@ class _Busy(Exception):  # noqa: N818 - not an error of the client's caller
         self.retry_after = int(retry_after) * 1000 if retry_after.isascii() and retry_after.isdigit() else 0
 
 
-def _encoded(content: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(content)
-    except UnicodeEncodeError as error:
-        raise ClientError(
-            f"cannot publish a lone surrogate, {error.object[error.start]!a}, at character {error.start}"
-        ) from None
+class _RefusedError(ClientError):
+    """A refusal, and what the server itself said of it."""
+
+    def __init__(self, where: str, detail: str, *, status: int) -> None:
+        super().__init__(_one_line(f"{where}: {detail}" if detail else where), status=status)
+        self._where = where
+        self._detail = detail
+
+    def split(self, batch: list[_Line]) -> "tuple[list[list[_Line]], ClientError | None]":
+        """Give what of a batch that was refused may yet be published, and the error after that, if any."""
+        number, detail = self._numbered(len(batch))
+        if number:
+            faulty = _one_line(f"{self._where}: line {batch[number - 1].number}: {detail}")
+            return [batch[: number - 1]] if number > 1 else [], ClientError(faulty, status=self.status)
+        if self.status == 413:
+            # By a server that takes less than others. Which line is too long, one alone will say.
+            middle = len(batch) // 2
+            return [batch[:middle], batch[middle:]], None
+        if self.status in UNSURE:
+            return [], ClientError(f"{self}, with {_span(batch)} under way", status=self.status)
+        return [], self
+
+    def _numbered(self, count: int) -> tuple[int, str]:
+        """Give which line of so many it is about, from 1, and what is wrong with it; 0 for none of them."""
+        said = _NUMBERED.match(self._detail)
+        if said is not None and 1 <= int(said[1]) <= count:
+            return int(said[1]), self._detail[said.end() :]
+        return int(self.status == 413 and count == 1), self._detail
 
 
-async def _refused(response: aiohttp.ClientResponse) -> ClientError:
+def _address(path: str, channels: Sequence[str], query: Sequence[tuple[str, str]] = ()) -> str:
+    if isinstance(channels, str):
+        raise TypeError(f"channels must be a sequence of names, not the string {channels!r}")
+    if not all(map(_IN_A_PATH.fullmatch, channels)):
+        query = [*(("channel", name) for name in channels), *query]
+    elif channels:
+        path = f"{path}/{','.join(channels)}"
+    # A surrogate becomes bytes that are not UTF-8, which the server refuses as any others.
+    return f"{path}?{urlencode(query, errors='surrogatepass')}" if query else path
+
+
+def _batches(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
+    """Put lines together, as many as go into a request; leave out the blank ones."""
+    batch: list[_Line] = []
+    size = 0
+    for each in lines:
+        if not each.text.strip():
+            continue
+        if batch and (len(batch) == BATCH or size + len(each.text) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(each)
+        size += len(each.text) + 1
+    if batch:
+        yield batch
+
+
+def _span(batch: list[_Line]) -> str:
+    first, last = batch[0].number, batch[-1].number
+    return f"line {first}" if first == last else f"lines {first} to {last}"
+
+
+async def _refused(response: aiohttp.ClientResponse) -> _RefusedError:
     text = (await response.content.read(2000)).decode("utf-8", "replace").strip()
     if response.content_type == "application/problem+json":
         text = _detail(text)
-    told = f"{response.url}: {response.status} {response.reason}" + (f": {text}" if text else "")
-    return ClientError(_line(told), status=response.status)
+    return _RefusedError(f"{response.url}: {response.status} {response.reason}", text, status=response.status)
 
 
 def _detail(text: str) -> str:
@@ -195,9 +371,9 @@ def _detail(text: str) -> str:
 
 
 def _unreachable(url: str, error: BaseException) -> ClientError:
-    return ClientError(_line(f"cannot reach {url}: {str(error) or 'timed out'}"))
+    return ClientError(_one_line(f"cannot reach {url}: {str(error) or 'timed out'}"))
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     """Give foreign text as one line that does nothing to a terminal."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -30,6 +30,7 @@ class Overflow(StrEnum):
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop-oldest"
     DROP_NEWEST = "drop-newest"
+    CONFLATE = "conflate"
 
 
 class EventLoop(StrEnum):
@@ -47,6 +48,17 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class ChannelRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `[[channel]]` table: settings of the channels that match a pattern. None leaves the server's."""
+
+    match: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@~*-]{1,128}$")]
+    history_size: Annotated[int, Meta(ge=0)] | None = None
+    history_age: Annotated[float, Meta(ge=0.01)] | None = None
+    history_bytes: Annotated[int, Meta(ge=0)] | None = None
+    overflow: Overflow | None = None
+    retry: Annotated[int, Meta(ge=0, le=86_400_000)] | None = None
 
 
 Count = Annotated[int, Meta(ge=1)]
@@ -70,11 +82,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     overflow: Annotated[
         Overflow,
-        Meta(description="what a full queue does: disconnect, drop-oldest or drop-newest"),
+        Meta(description="what a full queue does: disconnect, drop-oldest, drop-newest or conflate"),
     ] = Overflow.DISCONNECT
     max_event: Annotated[Bytes, Meta(description="bytes of one event, as data and as an encoded frame")] = (
         1_048_576
     )
+    max_batch: Annotated[Count, Meta(description="events of one batch")] = 1000
+    max_body: Annotated[Bytes, Meta(description="bytes of a published batch")] = 4_194_304
+    max_channels: Annotated[
+        Count, Meta(description="channels and patterns of one reader, channels of one publish")
+    ] = 100
+    history_size: Annotated[
+        int, Meta(ge=0, description="events held of each channel for readers that come back")
+    ] = 1000
+    history_age: Annotated[
+        float, Meta(ge=0.01, le=31_536_000, description="seconds an event is held at most")
+    ] = 3600.0
+    history_bytes: Annotated[
+        int, Meta(ge=0, description="bytes of memory for the history of each channel")
+    ] = 8_388_608
+    history_total: Annotated[
+        int, Meta(ge=0, description="bytes of memory for all history; the fullest channel gives first")
+    ] = 134_217_728
+    history_channels: Annotated[Count, Meta(description="channels whose history is remembered")] = 131_072
+    idempotency_window: Annotated[
+        Seconds, Meta(description="seconds in which an Idempotency-Key publishes once")
+    ] = 300.0
     send_buffer: Annotated[
         int,
         Meta(
@@ -100,6 +133,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_level: Annotated[
         LogLevel, Meta(description="least severe line logged: debug, info, warning or error")
     ] = LogLevel.INFO
+    channel: tuple[ChannelRule, ...] = ()
 
     def __post_init__(self) -> None:
         if self.queue_bytes < self.max_event:
@@ -150,7 +184,12 @@ def _describe(field: msgspec.structs.FieldInfo) -> Setting:
     return Setting(field.name, kind, field.default, text)
 
 
-SETTINGS: Mapping[str, Setting] = {field.name: _describe(field) for field in msgspec.structs.fields(Config)}
+RULES = "channel"
+"""The key of the rules for channels; they are set in the file alone."""
+
+SETTINGS: Mapping[str, Setting] = {
+    field.name: _describe(field) for field in msgspec.structs.fields(Config) if field.name != RULES
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +262,21 @@ def _from_file(file: Path | None) -> Layer:
         return {}
     layer: Layer = {}
     for name, value in _read_toml(file).items():
+        if name == RULES:
+            layer[name] = (_rules(value, file), str(file))
+            continue
         setting = SETTINGS.get(name)
         if setting is None:
             raise ConfigError(f"{file}: {name}: no such setting (its value is {value!r})")
         layer[name] = (_checked(setting, setting.accept, value, f"{file}: {name}"), str(file))
     return layer
+
+
+def _rules(value: object, file: Path) -> tuple[ChannelRule, ...]:
+    try:
+        return msgspec.convert(value, tuple[ChannelRule, ...])
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file}: [[{RULES}]]: {str(error)[:1].lower()}{str(error)[1:]}") from None
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

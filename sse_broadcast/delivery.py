@@ -10,13 +10,17 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sse_broadcast import wire
 from sse_broadcast.audience import Audience, Lane, Lap, Sink
+from sse_broadcast.backends.base import Backend
+from sse_broadcast.cursor import own_id
+from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import CloseReason, Subscriber
 
 logger = logging.getLogger(__name__)
@@ -28,7 +32,16 @@ SLICE = 0.002
 """Seconds after which the walk lets the loop serve publishes, connects and timers."""
 
 STRIDE = 32
-"""Lanes between two looks at the clock: some 0.2 ms of writing."""
+"""Lanes of an audience between two looks at the clock: some 0.2 ms of writing."""
+
+TURN = 0.0005
+"""Seconds for lanes that do not march with their audience, between two strides of those that do."""
+
+PAGES = 8
+"""Pages of history kept joined."""
+
+FAR = 16
+"""Positions a reader's cursor may lie behind; further, its next heartbeat brings it up."""
 
 TICKS = 8
 """Ticks of the shared timer in a heartbeat or a write deadline, whichever is shorter."""
@@ -37,13 +50,13 @@ TICKS = 8
 class Delivery:
     """Writes for every lane of one broadcaster. Belongs to one event loop.
 
-    `heartbeat` and `write_timeout` are in seconds, `retry` in milliseconds.
+    `heartbeat` and `write_timeout` are in seconds. Of the backend it asks where the newest is.
     """
 
-    def __init__(self, *, heartbeat: float, write_timeout: float, retry: int, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, *, heartbeat: float, write_timeout: float, metrics: Metrics) -> None:
+        self._backend = backend
         self._heartbeat = heartbeat
         self._write_timeout = write_timeout
-        self._retry = retry
         self._metrics = metrics
         self._tick_length = min(heartbeat, write_timeout) / TICKS
         self._lanes: set[Lane] = set()
@@ -56,20 +69,25 @@ class Delivery:
         self._deadlines: dict[Lane, float] = {}
         # Lanes by the tick at which their silence is next looked at.
         self._silence: defaultdict[int, set[Lane]] = defaultdict(set)
+        self._pages: dict[tuple[Audience, int, int, int], bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0
         self._emptied: asyncio.Future[None] | None = None
 
-    def opening(self) -> bytes:
-        """Give a new stream's first bytes, with a reconnection time of its own."""
-        return wire.opening(jittered(self._retry))
-
     def attach(self, subscriber: Subscriber, audience: Audience, sink: Sink) -> Lane:
-        """Deliver to a sink what the audience gets from now on, until `detach`."""
+        """Deliver to a sink what its subscriber has to catch up with, then what the audience gets.
+
+        Until `detach`.
+        """
         lane = Lane(self, audience, subscriber, sink)
         subscriber.outlet = lane
         lane.written = now = asyncio.get_running_loop().time()
-        lane.follow()
+        if subscriber.catching_up is None:
+            lane.told = self._backend.position
+            lane.follow()
+        else:
+            lane.told = subscriber.catching_up.cursor
+            self.wake_lane(lane)
         self._lanes.add(lane)
         if self._timer is None:
             self._ticked = self._tick_of(now)
@@ -125,8 +143,6 @@ class Delivery:
         stop = now + SLICE
         while (audiences or lanes) and now < stop:
             self._now = now
-            for _ in range(min(STRIDE, len(lanes))):
-                self._flush(lanes.popleft())
             if audiences:
                 audience = audiences.popleft()
                 if audience.log:
@@ -135,7 +151,12 @@ class Delivery:
                     audiences.append(audience)
                 else:
                     audience.awake = False
-            now = loop.time()
+                now = loop.time()
+            turn = now + TURN
+            while lanes and now < turn:
+                self._now = now
+                self._flush(lanes.popleft())
+                now = loop.time()
         self._walking = loop.call_soon(self._walk) if audiences or lanes else None
 
     def _advance(self, audience: Audience) -> None:
@@ -179,14 +200,34 @@ class Delivery:
         # A lane may stand here twice, as resumed and as ending: the end is written once.
         if lane.blocked or lane.ending:
             return
-        data = self._queued(lane) or self._last_words(lane)
-        if data and self._write(lane, data):
+        data = self._queued(lane)
+        if not data and not lane.subscriber.waiting:
+            data = self._last_words(lane)
+        if self._write(lane, data) if data else lane.subscriber.closed is None:
             self._go_on(lane)
 
     def _queued(self, lane: Lane) -> bytes:
-        """Take up to `WRITE_LIMIT` bytes, or one frame, from the lane's own queue."""
-        encoding = lane.sink.encoding
-        return b"".join([publication.frame(encoding) for publication in lane.subscriber.take(WRITE_LIMIT)])
+        """Take up to `WRITE_LIMIT` bytes, or one frame, of what the lane's subscriber has to give."""
+        catching_up = lane.subscriber.catching_up
+        shared = catching_up is not None and catching_up.shared
+        publications = lane.subscriber.take(WRITE_LIMIT)
+        if not publications:
+            return b""
+        lane.told = publications[-1].position
+        if not shared or len(publications) == 1:
+            return lane.audience.frames(publications)
+        return self._page(lane.audience, publications)
+
+    def _page(self, audience: Audience, publications: Sequence[Publication]) -> bytes:
+        """Give a page of history, joined once for readers that come back together."""
+        # History only ever loses: two pages that agree in this are the same.
+        key = (audience, publications[0].position, publications[-1].position, len(publications))
+        page = self._pages.get(key)
+        if page is None:
+            page = self._pages[key] = audience.frames(publications)
+            if len(self._pages) > PAGES:
+                del self._pages[next(iter(self._pages))]
+        return page
 
     def _write(self, lane: Lane, data: bytes) -> bool:
         lane.written = self._now
@@ -202,7 +243,7 @@ class Delivery:
     def _go_on(self, lane: Lane) -> None:
         if lane.ending:
             lane.sink.close()
-        elif len(lane.subscriber) or lane.farewell:
+        elif lane.subscriber.waiting or lane.farewell:
             self.wake_lane(lane)
         elif not lane.following:
             lane.follow()
@@ -239,7 +280,8 @@ class Delivery:
         """Say goodbye if the reader still takes bytes, and see that the end does not take for ever."""
         lane.leave()
         if reason in (CloseReason.SLOW, CloseReason.DRAIN):
-            lane.farewell = lane.sink.frame(goodbye(reason, jittered(self._retry)))
+            retry = jittered(lane.subscriber.terms.retry)
+            lane.farewell = goodbye(reason, retry, lane.sink.encoding)
             self._deadline(lane)
             self.wake_lane(lane)
         elif reason is CloseReason.LEFT:
@@ -286,8 +328,23 @@ class Delivery:
             return lane.farewell
         if lane.silent:
             lane.silent = False
-            return lane.sink.frame(wire.HEARTBEAT)
+            return self._sign_of_life(lane)
         return b""
+
+    def _sign_of_life(self, lane: Lane) -> bytes:
+        """Give a heartbeat, or what brings a cursor up that has fallen far behind.
+
+        Where little is published that a reader wants, its last id would else fall out of the
+        history, and the reader would be told of a loss when it came back.
+        """
+        position, sink = self._backend.position, lane.sink
+        current = not lane.following or lane.seen == lane.audience.end
+        if not current or position - max(lane.told, lane.audience.told) <= FAR:
+            return sink.heartbeat
+        lane.told = position
+        encoding = sink.encoding
+        here = encoding.frame(encoding.format.here(own_id(self._backend.epoch, position)))
+        return here if sink.heartbeat is encoding.heartbeat else sink.heartbeat + here
 
     def _tick(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -344,6 +401,7 @@ class Delivery:
 
     def _rest(self) -> None:
         """Stop the timer when there is no lane to look after, and tell who waits for that."""
+        self._pages.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -352,9 +410,10 @@ class Delivery:
             self._emptied = None
 
 
-def goodbye(reason: CloseReason, retry: int) -> bytes:
+def goodbye(reason: CloseReason, retry: int, encoding: Encoding) -> bytes:
     """Give the block that ends a stream: why, and the milliseconds after which to come back."""
-    return wire.encode(Event(json.dumps({"reason": reason}), type="$close", retry=retry))
+    event = Event(json.dumps({"reason": reason}), type="$close", retry=retry, json=True)
+    return encoding.frame(encoding.format.block(event, id=None, channel=None, time=time.time()))
 
 
 def jittered(retry: int) -> int:

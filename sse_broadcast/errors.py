@@ -21,6 +21,13 @@ class EventTooLargeError(EventError):
     """An event of more bytes than `max_event`, as data or as an encoded frame."""
 
 
+class IdempotencyError(BroadcastError):
+    """An idempotency key that was used before, to publish something else."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"Idempotency-Key: {problem}")
+
+
 class ClosedError(BroadcastError):
     """The broadcaster has been closed: nothing is published or subscribed any more."""
 

@@ -1,6 +1,8 @@
 """Event: what a publisher says, and what it may not say."""
 
-from dataclasses import dataclass
+import re
+
+import msgspec
 
 from sse_broadcast.errors import EventError
 
@@ -13,29 +15,43 @@ RESERVED = "$"
 MAX_RETRY = 2**31 - 1
 """Milliseconds. Browsers keep `retry` in a signed 32-bit integer."""
 
+MAX_KEY = 128
 
-@dataclass(frozen=True, slots=True)
-class Event:
+_CONTROL = {"\0": "NUL", "\r": "CR", "\n": "LF"}
+_find_control = re.compile("[\0\r\n]").search
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
     r"""One event, well formed by construction.
 
-    `data` is any text that has a UTF-8 form; its CR and CRLF reach an SSE reader
-    as LF, since the format has no other line end. `type` and `id` are one line
-    without NUL. `retry` is the reconnection time the reader is told, in
-    milliseconds. Raises `EventError` for anything else.
+    `data` is any text that has a UTF-8 form; its CR and CRLF reach an SSE reader as LF, since
+    the format has no other line end. `json` says that the data is a JSON value rather than text.
+    `type` and `id` are one line without NUL. `retry` is the reconnection time the reader is
+    told, in milliseconds. Events of one channel and `key` (a line of 1 to 128 characters) replace
+    one another for readers with the policy `conflate`. Raises `EventError` for anything else.
     """
+
+    # A msgspec.Struct and not a dataclass: a batch makes thousands, each in a fifth of the time,
+    # and the collector never looks at the ones a history holds.
 
     data: str
     type: str = DEFAULT_TYPE
     id: str | None = None
     retry: int | None = None
+    key: str | None = None
+    json: bool = False
 
     def __post_init__(self) -> None:
-        if not self.type:
-            raise EventError("event", "must not be empty")
-        _require_line("event", self.type)
-        _require_utf8("data", self.data)
+        if self.type is not DEFAULT_TYPE:
+            if not self.type:
+                raise EventError("event", "must not be empty")
+            _require_line("event", self.type)
+        if not self.data.isascii():
+            _require_utf8("data", self.data)
         if self.id is not None:
             _require_line("id", self.id)
+        if self.key is not None:
+            _require_key(self.key)
         if self.retry is not None and not 0 <= self.retry <= MAX_RETRY:
             raise EventError("retry", f"must be 0 to {MAX_RETRY} milliseconds, not {self.retry}")
 
@@ -45,11 +61,17 @@ class Event:
         return self.type.startswith(RESERVED)
 
 
+def _require_key(key: str) -> None:
+    if not 1 <= len(key) <= MAX_KEY:
+        raise EventError("key", f"must be 1 to {MAX_KEY} characters: {key[:80]!r}")
+    _require_line("key", key)
+
+
 def _require_line(field: str, text: str) -> None:
-    for name, character in (("NUL", "\0"), ("CR", "\r"), ("LF", "\n")):
-        if character in text:
-            raise EventError(field, f"must not contain {name}: {text[:80]!r}")
-    _require_utf8(field, text)
+    if control := _find_control(text):
+        raise EventError(field, f"must not contain {_CONTROL[control[0]]}: {text[:80]!r}")
+    if not text.isascii():
+        _require_utf8(field, text)
 
 
 def _require_utf8(field: str, text: str) -> None:

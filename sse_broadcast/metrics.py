@@ -10,20 +10,22 @@ class Counts:
     """Everything counted since the broadcaster was made.
 
     `published` events, subscribers `opened` and `closed` (by reason), events `dropped` from
-    full queues (by overflow policy), and sockets `aborted` because they stayed full.
+    full queues (by overflow policy), readers told of a loss by a `reset` (by reason), and sockets
+    `aborted` because they stayed full.
     """
 
     published: int
     opened: int
     closed: Mapping[str, int]
     dropped: Mapping[str, int]
+    resets: Mapping[str, int]
     aborted: int
 
 
 class Metrics:
     """Counts what happens. Every verb is cheap enough for the path it stands on."""
 
-    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published")
+    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published", "_resets")
 
     def __init__(self) -> None:
         self._published = 0
@@ -31,10 +33,11 @@ class Metrics:
         self._aborted = 0
         self._closed: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._resets: Counter[str] = Counter()
 
-    def published(self) -> None:
-        """Count an event that was given its place."""
-        self._published += 1
+    def published(self, count: int) -> None:
+        """Count events that were given their places."""
+        self._published += count
 
     def opened(self) -> None:
         """Count a subscriber that joined."""
@@ -48,10 +51,21 @@ class Metrics:
         """Count an event that a full queue had no room for."""
         self._dropped[policy] += 1
 
+    def reset(self, reason: str) -> None:
+        """Count a reader that was told of a loss."""
+        self._resets[reason] += 1
+
     def aborted(self) -> None:
         """Count a socket cut because it stayed full for `write_timeout`."""
         self._aborted += 1
 
     def counts(self) -> Counts:
         """Give the state of the counters now."""
-        return Counts(self._published, self._opened, dict(self._closed), dict(self._dropped), self._aborted)
+        return Counts(
+            self._published,
+            self._opened,
+            dict(self._closed),
+            dict(self._dropped),
+            dict(self._resets),
+            self._aborted,
+        )

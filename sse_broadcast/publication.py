@@ -1,54 +1,74 @@
 """Publication: an event placed in its channels, with each encoding made once and shared."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+
+import msgspec
 
 from sse_broadcast import wire
+from sse_broadcast.cursor import own_id
+from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 
 
 class Publication:
     """One event on its way to every subscriber of its channels.
 
-    `size` is the length of its text frame in bytes; it is what an event counts for in a
-    queue, whichever encoding its reader takes.
+    `position` is its place in the one order of its history, `time` when it got that, in seconds
+    since 1970. `id` is the text a reader sees: the publisher's own, or the position's. `size` is
+    the length of its text frame in bytes; it is what an event counts for in a queue,
+    whichever encoding its reader takes.
     """
 
-    __slots__ = ("_frames", "channels", "event", "size")
+    __slots__ = ("_frames", "channels", "event", "id", "position", "size", "time")
 
-    def __init__(self, channels: tuple[str, ...], event: Event) -> None:
+    def __init__(
+        self, channels: tuple[str, ...], event: Event, *, epoch: str, position: int, time: float
+    ) -> None:
         self.channels = channels
         self.event = event
-        self._frames: dict[Encoding, bytes] = {}
-        self.size = len(self.frame(text))
+        self.position = position
+        self.time = time
+        self.id = event.id or own_id(epoch, position)
+        self.size = wire.size(event, self.id)
+        # Made with the first frame: most of what a history holds is never read again.
+        self._frames: dict[Encoding | tuple[Encoding, str | None], bytes] | None = None
 
-    def frame(self, encoding: "Encoding") -> bytes:
-        """Give the event in this encoding: made when first asked for, then the same object for all."""
-        try:
-            return self._frames[encoding]
-        except KeyError:
-            frame = self._frames[encoding] = encoding(self)
-            return frame
+    def frame(self, encoding: Encoding, channel: str | None = None) -> bytes:
+        """Give the event in this encoding: made when first asked for, then the same object for all.
+
+        `channel` is the one it came on, for formats that name it.
+        """
+        frames = self._frames
+        if frames is None:
+            frames = self._frames = {}
+        key = encoding if channel is None else (encoding, channel)
+        frame = frames.get(key)
+        if frame is None:
+            block = encoding.format.block(self.event, id=self.id, channel=channel, time=self.time)
+            frame = frames[key] = encoding.frame(block)
+        return frame
 
 
-Encoding: TypeAlias = Callable[[Publication], bytes]
-"""A way to write a publication: `text`, or `chunked_text` for HTTP/1.1 readers."""
+def cut(publications: Sequence[Publication], limit: int) -> Sequence[Publication]:
+    """Give the first publication, and those behind it that `limit` bytes hold as well."""
+    for count, publication in enumerate(publications):
+        limit -= publication.size
+        if limit < 0:
+            return publications[: max(count, 1)]
+    return publications[:]
 
 
-def text(publication: Publication) -> bytes:
-    """Encode as a block of text/event-stream."""
-    return wire.encode(publication.event)
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """An event and the channels it is meant for, before it has its place."""
 
-
-def chunked_text(publication: Publication) -> bytes:
-    """Encode as that block in a chunk of HTTP/1.1."""
-    return wire.chunk(publication.frame(text))
+    channels: tuple[str, ...]
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a `Stream` gives: an event, and the channel it came on."""
+    """What a `Stream` gives: an event, and the channel it came on ("" for the server's own)."""
 
     channel: str
     data: str
@@ -59,10 +79,13 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a publish: the event has its place in the order, whoever reads it.
+    """The answer to a publish: what was published has its place in the order, whoever reads it.
 
-    `clients` is how many subscribers its channels had at that moment, streams included.
+    `clients` is how many subscribers wanted any of it at that moment, streams included. `id` is
+    the id of the last event, `channels` are its channels, `count` is the number of events.
     """
 
     clients: int
     channels: tuple[str, ...]
+    id: str
+    count: int = 1

@@ -3,11 +3,16 @@
 import asyncio
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Self
 
+from sse_broadcast.audience import Audience
 from sse_broadcast.publication import Publication, Received
 from sse_broadcast.subscriber import CloseReason, Subscriber
+
+PAGE = 65_536
+"""Bytes of history taken at one time."""
 
 
 class Wakeup:
@@ -45,13 +50,16 @@ class Stream:
 
     A stream that reads too slowly is treated as any reader is: with `drop-oldest` and
     `drop-newest` it gets a `Received` of the type `$reset` that says how many events it
-    missed, with `disconnect` it ends. `closed` says why it ended, or is None.
+    missed, with `disconnect` it ends. `closed` says why it ended, or is None. What it has to catch
+    up with is read from the history as it is asked for.
     """
 
-    def __init__(self, join: Callable[[Wakeup], Subscriber]) -> None:
+    def __init__(self, join: Callable[[Wakeup], tuple[Subscriber, Audience]]) -> None:
         self._join = join
         self._wakeup = Wakeup()
         self._subscriber: Subscriber | None = None
+        self._audience: Audience | None = None
+        self._page: deque[Publication] = deque()
 
     @property
     def closed(self) -> CloseReason | None:
@@ -64,19 +72,20 @@ class Stream:
 
     async def __anext__(self) -> Received:
         subscriber = self._joined()
-        while not len(subscriber):
-            if subscriber.closed is not None:
+        while not self._page:
+            if subscriber.waiting:
+                await self._take(subscriber)
+            elif subscriber.closed is not None:
                 raise StopAsyncIteration
-            try:
-                await self._wakeup.wait()
-            except asyncio.CancelledError:
-                subscriber.close(CloseReason.LEFT)
-                raise
-        (publication,) = subscriber.take(0)
-        return _received(publication)
+            elif subscriber.catching_up is not None:
+                self._go_live(subscriber)
+            else:
+                await self._await(self._wakeup.wait(), subscriber)
+        return self._received(self._page.popleft())
 
     async def aclose(self) -> None:
         """Leave; an iteration that goes on gets what was queued no more, and ends."""
+        self._page.clear()
         if self._subscriber is not None:
             self._subscriber.close(CloseReason.LEFT)
 
@@ -89,20 +98,41 @@ class Stream:
 
     def _joined(self) -> Subscriber:
         if self._subscriber is None:
-            self._subscriber = self._join(self._wakeup)
+            self._subscriber, self._audience = self._join(self._wakeup)
+            if self._subscriber.catching_up is None:
+                self._go_live(self._subscriber)
             # The hub keeps the subscriber and not the stream, so a forgotten stream can be
             # garbage, and then has nobody left to leave for it.
             loop = asyncio.get_running_loop()
             weakref.finalize(self, _leave_soon, loop, self._subscriber).atexit = False
         return self._subscriber
 
+    def _go_live(self, subscriber: Subscriber) -> None:
+        assert self._audience is not None
+        subscriber.go_live()
+        self._audience.queued[subscriber] = None
+
+    async def _take(self, subscriber: Subscriber) -> None:
+        self._page.extend(subscriber.take(PAGE if subscriber.catching_up else 0))
+        if not self._page:
+            # A part of the history with nothing for this stream: everyone else may go before the next.
+            await self._await(asyncio.sleep(0), subscriber)
+
+    async def _await(self, something: Awaitable[None], subscriber: Subscriber) -> None:
+        try:
+            await something
+        except asyncio.CancelledError:
+            subscriber.close(CloseReason.LEFT)
+            raise
+
+    def _received(self, publication: Publication) -> Received:
+        assert self._subscriber is not None
+        event = publication.event
+        channel = self._subscriber.interest.first_of(publication.channels) or ""
+        return Received(channel, event.data, event.type, publication.id, event.retry)
+
 
 def _leave_soon(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
     # The collector runs where it likes: in another thread, or in the middle of a publish.
     with contextlib.suppress(RuntimeError):  # the loop is closed, and the hub gone with it
         loop.call_soon_threadsafe(subscriber.close, CloseReason.LEFT)
-
-
-def _received(publication: Publication) -> Received:
-    event = publication.event
-    return Received(publication.channels[0], event.data, event.type, event.id, event.retry)

@@ -1,14 +1,16 @@
 """Subscriber: one reader's bounded queue, what happens when it is full, and why it closed."""
 
-import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from sse_broadcast.backends.base import ResetReason
+from sse_broadcast.catchup import CatchUp, reset
 from sse_broadcast.config import Overflow
-from sse_broadcast.event import Event
+from sse_broadcast.conflation import Conflated
+from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication
 
@@ -43,43 +45,71 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What holds for all subscribers of a broadcaster: bounds, policy, who counts, who is told."""
+    """What holds for a subscriber from its first moment: bounds, policy, who counts, who is told.
+
+    `epoch` is that of the positions it is told of.
+    """
 
     queue_size: int
     queue_bytes: int
     overflow: Overflow
     metrics: Metrics
     on_close: "Callable[[Subscriber], None]"
+    epoch: str
+    retry: int = 3000
+    """Milliseconds after which it reconnects, give or take half."""
 
 
 class Subscriber:
     """One connected reader.
 
-    Publications are offered to it in order, its outlet takes them. Both bounds hold for what was
-    published: at most `queue_size` publications of at most `queue_bytes` bytes wait, and an
-    empty queue takes any event. What a full queue does is the overflow policy's to say, but only
-    once the outlet has had its chance: a queue that is full because the server is busy is no
-    reader's fault.
+    While it is catching up, what it has yet to get is in the history, and nothing is queued for it.
+    Then publications are offered to it in order, and its outlet takes them. Both bounds hold for
+    what was published: at most `queue_size` publications of at most `queue_bytes` bytes wait,
+    and an empty queue takes any event. What a full queue does is the overflow policy's to say, but
+    only once the outlet has had its chance: a queue that is full because the server is busy
+    is no reader's fault.
 
     With `drop-oldest` and `drop-newest` the reader is told of its loss, once, by a `$reset`
-    event that stands where the dropped events stood.
+    event that stands where the dropped events stood. With `conflate` an event that was replaced is
+    no loss.
     """
 
-    __slots__ = ("_missed", "_queue", "_terms", "channels", "closed", "outlet", "queued_bytes")
+    __slots__ = (
+        "_last_missed",
+        "_missed",
+        "_queue",
+        "catching_up",
+        "closed",
+        "interest",
+        "outlet",
+        "queued_bytes",
+        "terms",
+    )
 
     outlet: Outlet
 
-    def __init__(self, channels: tuple[str, ...], terms: Terms) -> None:
-        self.channels = channels
+    def __init__(self, interest: Interest, terms: Terms, catching_up: CatchUp | None = None) -> None:
+        self.interest = interest
         self.closed: CloseReason | None = None
+        self.catching_up = catching_up
         self.queued_bytes = 0
         # Made when first needed: an empty deque is 760 bytes, and most readers never need one.
-        self._queue: deque[Publication] | None = None
+        self._queue: deque[Publication] | Conflated | None = None
         self._missed = 0
-        self._terms = terms
+        self._last_missed = 0
+        self.terms = terms
 
     def __len__(self) -> int:
+        """How many publications are queued."""
         return len(self._queue) if self._queue is not None else 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take, or will be before it can go live."""
+        if self.catching_up is not None:
+            return not self.catching_up.done
+        return bool(self._queue)
 
     def offer(self, publication: Publication) -> None:
         """Queue a publication, or do what the overflow policy says."""
@@ -87,76 +117,104 @@ class Subscriber:
             self.outlet.relieve()
         if self.closed is not None:
             return
+        idle = not self._queue
+        if isinstance(self._queue, Conflated):
+            self.queued_bytes -= self._queue.replace(publication)
         if self._fits(publication):
             self._append(publication)
-        elif self._terms.overflow is Overflow.DISCONNECT:
-            self.close(CloseReason.SLOW)
-        elif self._terms.overflow is Overflow.DROP_NEWEST:
-            self._drop()
+            if idle:
+                self.outlet.ready()
         else:
-            self._make_room(publication)
-            self._append(publication)
+            self._overflow(publication)
 
-    def take(self, limit: int) -> list[Publication]:
+    def take(self, limit: int) -> Sequence[Publication]:
         """Remove and give what waits: one publication, or as many as `limit` bytes hold."""
+        if self.catching_up is not None:
+            return self.catching_up.take(limit)
         if self._missed:
             self._tell()
         queue = self._queue
         if not queue:
-            return []
+            return ()
         batch = [queue.popleft()]
         room = limit - batch[0].size
-        while queue and queue[0].size <= room:
-            room -= queue[0].size
+        while queue and _first(queue).size <= room:
             batch.append(queue.popleft())
+            room -= batch[-1].size
         self.queued_bytes -= sum(publication.size for publication in batch)
         return batch
+
+    def go_live(self) -> None:
+        """Have what is published offered from now on. Called when nothing is waiting in the history."""
+        self.catching_up = None
 
     def close(self, reason: CloseReason) -> None:
         """Take nothing more. The first reason stands; what was queued stays only for a drain."""
         if self.closed is not None:
             return
         self.closed = reason
+        self.catching_up = None
         if reason is not CloseReason.DRAIN:
             self._queue = None
             self.queued_bytes = self._missed = 0
-        self._terms.metrics.closed(reason)
-        self._terms.on_close(self)
+        self.terms.metrics.closed(reason)
+        self.terms.on_close(self)
         self.outlet.end(reason)
 
     def _fits(self, publication: Publication) -> bool:
-        terms = self._terms
+        terms = self.terms
         return not self._queue or (
             len(self._queue) < terms.queue_size and self.queued_bytes + publication.size <= terms.queue_bytes
         )
 
     def _append(self, publication: Publication) -> None:
         if self._queue is None:
-            self._queue = deque()
-        if self._missed and self._terms.overflow is Overflow.DROP_NEWEST:
+            conflates = self.terms.overflow is Overflow.CONFLATE
+            self._queue = Conflated(self.interest) if conflates else deque()
+        if self._missed and self.terms.overflow is Overflow.DROP_NEWEST:
             self._tell()
         self._queue.append(publication)
         self.queued_bytes += publication.size
-        if len(self._queue) == 1:
-            self.outlet.ready()
+
+    def _overflow(self, publication: Publication) -> None:
+        match self.terms.overflow:
+            case Overflow.DISCONNECT | Overflow.CONFLATE:
+                self.close(CloseReason.SLOW)
+            case Overflow.DROP_NEWEST:
+                self._drop(publication)
+            case Overflow.DROP_OLDEST:
+                self._make_room(publication)
+                self._append(publication)
 
     def _make_room(self, publication: Publication) -> None:
         while self._queue and not self._fits(publication):
-            self.queued_bytes -= self._queue.popleft().size
-            self._drop()
+            dropped = self._queue.popleft()
+            self.queued_bytes -= dropped.size
+            self._drop(dropped)
 
-    def _drop(self) -> None:
+    def _drop(self, publication: Publication) -> None:
         self._missed += 1
-        self._terms.metrics.dropped(self._terms.overflow)
+        self._last_missed = publication.position
+        self.terms.metrics.dropped(self.terms.overflow)
 
     def _tell(self) -> None:
         """Queue the `$reset` at the place of what was dropped: before all, or after all."""
-        loss = {"reason": "slow", "channels": list(self.channels), "missed": self._missed}
-        reset = Publication(self.channels, Event(json.dumps(loss), type="$reset"))
+        news = reset(
+            ResetReason.SLOW,
+            self.interest.channels,
+            epoch=self.terms.epoch,
+            position=self._last_missed,
+            missed=self._missed,
+        )
+        self.terms.metrics.reset(ResetReason.SLOW)
         self._missed = 0
-        self.queued_bytes += reset.size
-        assert self._queue is not None
-        if self._terms.overflow is Overflow.DROP_OLDEST:
-            self._queue.appendleft(reset)
+        self.queued_bytes += news.size
+        assert isinstance(self._queue, deque)
+        if self.terms.overflow is Overflow.DROP_OLDEST:
+            self._queue.appendleft(news)
         else:
-            self._queue.append(reset)
+            self._queue.append(news)
+
+
+def _first(queue: "deque[Publication] | Conflated") -> Publication:
+    return queue.first() if isinstance(queue, Conflated) else queue[0]

@@ -20,25 +20,44 @@ LINE_END = re.compile(r"\r\n|\r|\n")
 BYTE_ORDER_MARK = "\ufeff"
 
 
-def encode(event: Event) -> bytes:
-    r"""Give the event's block, ending with its blank line.
+def encode(event: Event, id: str | None = None) -> bytes:
+    r"""Give the event's block, ending with its blank line. `id` stands for the event's own.
 
     >>> encode(Event("a\nb", type="greeting"))
     b'event: greeting\ndata: a\ndata: b\n\n'
     """
+    return f"{_head(event, id)}data: {_lines(event.data)}\n\n".encode()
+
+
+def size(event: Event, id: str | None = None) -> int:
+    """Give the length of `encode(event, id)` in bytes, mostly without making it."""
+    data = event.data
+    if not data.isascii() or "\n" in data or "\r" in data:
+        return len(encode(event, id))
+    if id is None or event.type is not DEFAULT_TYPE or event.retry is not None:
+        return len(_head(event, id).encode()) + len(data) + 8
+    return len(id.encode()) + len(data) + 13
+
+
+def _head(event: Event, id: str | None) -> str:
     head = ""
-    if event.id is not None:
-        head = f"id: {event.id}\n"
+    if id is None:
+        id = event.id
+    if id is not None:
+        head = f"id: {id}\n"
     if event.type != DEFAULT_TYPE:
         head += f"event: {event.type}\n"
     if event.retry is not None:
         head += f"retry: {event.retry}\n"
-    data = event.data
+    return head
+
+
+def _lines(data: str) -> str:
     if "\r" in data:
         data = data.replace("\r\n", "\n").replace("\r", "\n")
     if "\n" in data:
         data = data.replace("\n", "\ndata: ")
-    return f"{head}data: {data}\n\n".encode()
+    return data
 
 
 def chunk(frame: bytes) -> bytes:
@@ -46,13 +65,21 @@ def chunk(frame: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(frame), frame)
 
 
-def opening(retry: int) -> bytes:
-    """Give a stream's first bytes: a comment, and the reconnection time in milliseconds.
+def opening(retry: int, id: str | None = None) -> bytes:
+    """Give a stream's first bytes: a comment, the reconnection time in milliseconds, and a cursor.
 
-    There is no blank line: `retry` takes effect at its line end, and an empty block would
-    reach httpx-sse users as an empty event.
+    A reader that is given an id has it from the blank line on. Without one there is no blank
+    line: `retry` takes effect at its line end, and an empty block would reach httpx-sse users as
+    an empty event.
     """
-    return b":\nretry: %d\n" % retry
+    if id is None:
+        return b":\nretry: %d\n" % retry
+    return f":\nretry: {retry}\nid: {id}\n\n".encode()
+
+
+def here(id: str) -> bytes:
+    """Give a block that moves a reader's cursor and dispatches nothing (WHATWG HTML 9.2.6)."""
+    return f"id: {id}\n\n".encode()
 
 
 @dataclass(slots=True)

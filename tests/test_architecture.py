@@ -9,11 +9,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_broadcast"
 
 # From the bottom: a module imports only what stands before it.
-NOUNS = ["errors", "event", "wire", "config", "metrics", "publication", "subscriber", "audience"]
-NOUNS += ["hub", "delivery", "stream", "broadcaster", "client"]
-ROOMS = ["server", "cli"]
+NOUNS = ["errors", "event", "wire", "encoding", "cursor", "config", "metrics", "interest", "policy"]
+NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "hub", "delivery", "stream"]
+NOUNS += ["broadcaster", "client"]
+ROOMS = ["backends", "server", "cli"]
 LEAVES = {"config": {"errors"}, "metrics": set[str](), "client": {"errors", "event", "wire"}}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
+
+# What the contract with a backend is written in; the nouns behind that may know the contract.
+CONTRACT = "backends.base"
+TERMS = NOUNS[: NOUNS.index("publication") + 1]
+# And from the bottom again.
+BACKENDS = ["base", "history", "memory"]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})
 
@@ -47,11 +54,28 @@ def test_every_module_has_a_place() -> None:
     assert tops == {*NOUNS, *ROOMS}
 
 
+def allowed_to(noun: str) -> set[str]:
+    if noun in LEAVES:
+        return LEAVES[noun]
+    before = {*NOUNS[: NOUNS.index(noun)]} - {"client"}
+    if noun in TERMS:
+        return before
+    opened = {"backends.memory"} if noun == "broadcaster" else set[str]()
+    return {*before, CONTRACT, *opened}
+
+
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_noun_imports_only_what_stands_before_it(noun: str) -> None:
-    """No noun knows a room, and none knows a noun above it."""
-    allowed = LEAVES.get(noun, {before for before in NOUNS[: NOUNS.index(noun)] if before != "client"})
-    assert ours(PACKAGE / f"{noun}.py") <= allowed
+    """No noun knows a room but the contract with a backend, and the broadcaster the one it opens."""
+    assert ours(PACKAGE / f"{noun}.py") <= allowed_to(noun)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("backends/[a-z]*.py")), ids=name_of)
+def test_a_backend_knows_what_is_published_and_not_who_reads_it(path: Path) -> None:
+    """Nothing above a publication, no driver of the server's, and of its own room what stands before it."""
+    before = {f"backends.{module}" for module in BACKENDS[: BACKENDS.index(path.stem)]}
+    assert ours(path) <= {*TERMS, *before}
+    assert not {name.split(".")[0] for name in imports(path)} & DRIVERS
 
 
 @pytest.mark.parametrize("noun", [noun for noun in NOUNS if noun != "client"])
@@ -62,10 +86,12 @@ def test_a_noun_knows_no_driver(noun: str) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent != PACKAGE], ids=name_of)
 def test_rooms_point_one_way(path: Path) -> None:
-    """The command line knows the server and the client; the server knows neither."""
+    """The command line knows the server and the client, the server neither; of backends both the contract."""
     room = path.parent.name
     others = {name.split(".")[0] for name in ours(path)} - {room}
     assert "cli" not in others
+    if room != "backends":
+        assert {name for name in ours(path) if name.split(".")[0] == "backends"} <= {CONTRACT}
     if room == "server":
         assert "client" not in others
         assert "click" not in imports(path)

@@ -2,12 +2,21 @@
 
 import pytest
 
-from sse_broadcast.audience import Audience, Lane, Lap
-from sse_broadcast.publication import text
+from sse_broadcast.audience import NOWHERE, Audience, Lane, Lap
+from sse_broadcast.backends.base import Start
+from sse_broadcast.backends.memory import open_memory
+from sse_broadcast.catchup import CatchUp
+from sse_broadcast.config import Config
+from sse_broadcast.encoding import CHUNKED_JSON, JSON, NDJSON, TEXT, Encoding
+from sse_broadcast.event import Event
+from sse_broadcast.interest import Interest
+from sse_broadcast.policy import Policies
+from sse_broadcast.publication import Draft
 from sse_broadcast.subscriber import CloseReason, Subscriber
-from tests.support.outlets import MemorySink, data_of, publication, terms
+from tests.support.outlets import MemorySink, block, data_of, publication, terms
 
 MANY = 1 << 20
+DEFAULT = Interest.of("default")
 
 
 class Carrier:
@@ -36,22 +45,36 @@ class Carrier:
         self.calls.append(f"end {reason}")
 
 
-def make_audience(*, queue_size: int = 10, queue_bytes: int = 1000) -> tuple[Audience, Carrier]:
+def make_audience(
+    interest: Interest = DEFAULT,
+    encoding: Encoding = TEXT,
+    *,
+    queue_size: int = 10,
+    queue_bytes: int = 1000,
+) -> tuple[Audience, Carrier]:
     carrier = Carrier()
-    return Audience(("default",), text, carrier, queue_size=queue_size, queue_bytes=queue_bytes), carrier
+    audience = Audience(interest, encoding, carrier, queue_size=queue_size, queue_bytes=queue_bytes)
+    return audience, carrier
+
+
+def make_lane(audience: Audience, carrier: Carrier, catching_up: CatchUp | None = None) -> Lane:
+    subscriber = Subscriber(audience.interest, terms()[0], catching_up)
+    lane = Lane(carrier, audience, subscriber, MemorySink())
+    subscriber.outlet = lane
+    return lane
 
 
 def add_lane(audience: Audience, carrier: Carrier) -> Lane:
-    subscriber = Subscriber(("default",), terms()[0])
-    lane = Lane(carrier, audience, subscriber, MemorySink())
-    subscriber.outlet = lane
+    lane = make_lane(audience, carrier)
     lane.follow()
     return lane
 
 
 def publish(audience: Audience, *data: str) -> None:
-    for each in data:
-        audience.publish(publication(each))
+    """Publish at the positions 1, 2, 3, ..., with frames of 24 bytes for one character."""
+    first = audience.end + 1
+    for position, each in enumerate(data, first):
+        audience.publish(publication(each, position=position))
 
 
 def test_publishing_wakes_the_walk_once_and_touches_no_lane() -> None:
@@ -61,7 +84,7 @@ def test_publishing_wakes_the_walk_once_and_touches_no_lane() -> None:
     publish(audience, "a", "b")
     assert carrier.calls == ["wake"]
     assert data_of(audience.log) == ["a", "b"]
-    assert (lane.seen, audience.end, audience.waiting_bytes) == (0, 2, 18)
+    assert (lane.seen, audience.end, audience.waiting_bytes) == (0, 2, 48)
 
 
 def test_nothing_is_logged_for_nobody() -> None:
@@ -71,15 +94,15 @@ def test_nothing_is_logged_for_nobody() -> None:
     assert (audience.log, carrier.calls) == ([], [])
 
 
-@pytest.mark.parametrize("bounds", [{"queue_size": 2}, {"queue_bytes": 20}])
+@pytest.mark.parametrize("bounds", [{"queue_size": 2}, {"queue_bytes": 48}])
 def test_a_log_at_its_bounds_is_emptied_before_it_grows(bounds: dict[str, int]) -> None:
     """A publisher faster than the walk waits for the walk, and memory does not grow."""
-    audience, carrier = make_audience(**bounds)
+    audience, carrier = make_audience(**bounds)  # type: ignore[arg-type]
     add_lane(audience, carrier)
     publish(audience, "a", "b", "c")
     assert carrier.calls == ["wake", "hurry", "wake"]
     assert data_of(audience.log) == ["c"]
-    assert audience.waiting_bytes == 9
+    assert audience.waiting_bytes == 24
 
 
 def test_a_lane_that_strays_takes_the_rest_of_the_log_along() -> None:
@@ -92,6 +115,30 @@ def test_a_lane_that_strays_takes_the_rest_of_the_log_along() -> None:
     publish(audience, "c")
     assert data_of(lane.subscriber.take(MANY)) == ["b", "c"]
     assert audience.lanes == {}
+    assert (lane.following, lane.seen) == (False, NOWHERE)
+
+
+def test_a_lane_strays_once() -> None:
+    """What a lane with its own queue has is not offered to it again."""
+    audience, carrier = make_audience()
+    lane, _ = add_lane(audience, carrier), add_lane(audience, carrier)
+    publish(audience, "a")
+    lane.stray()
+    lane.stray()
+    assert data_of(lane.subscriber.take(MANY)) == ["a"]
+
+
+def test_a_lane_that_leaves_takes_nothing_along() -> None:
+    """What it had not seen is nobody's concern any more, and leaving twice is leaving once."""
+    audience, carrier = make_audience()
+    lane, other = add_lane(audience, carrier), add_lane(audience, carrier)
+    publish(audience, "a")
+    lane.leave()
+    lane.leave()
+    publish(audience, "b")
+    assert (lane.following, lane.seen, len(lane.subscriber)) == (False, NOWHERE, 0)
+    assert list(audience.lanes) == [other]
+    assert audience.queued == {}
 
 
 def test_a_lane_that_follows_again_begins_at_the_end() -> None:
@@ -106,30 +153,111 @@ def test_a_lane_that_follows_again_begins_at_the_end() -> None:
     assert audience.queued == {}
 
 
+async def test_a_lane_that_catches_up_is_given_nothing_that_is_published() -> None:
+    """It finds it in the history: nothing is logged for it, and nothing queued, before it follows."""
+    config = Config()
+    memory = open_memory(config, Policies(config), lambda _: 0)
+    await memory.publish([Draft(("default",), Event("before"))])
+    audience, carrier = make_audience()
+    lane = make_lane(audience, carrier, CatchUp(memory, DEFAULT, Start(0), terms()[1]))
+    publish(audience, "a")
+    assert (audience.log, len(lane.subscriber), carrier.calls) == ([], 0, [])
+    lane.stray()
+    assert (audience.queued, lane.following) == ({}, False)
+    lane.subscriber.take(MANY)
+    lane.follow()
+    assert (lane.subscriber.catching_up, lane.seen) == (None, audience.end)
+    publish(audience, "b")
+    assert data_of(audience.log) == ["b"]
+
+
+def test_a_lane_passes_on_what_its_subscriber_and_its_sink_say() -> None:
+    """To whoever carries for it."""
+    audience, carrier = make_audience()
+    lane = make_lane(audience, carrier)
+    for number in range(4):
+        lane.subscriber.offer(publication(str(number)))
+    lane.resume()
+    assert carrier.calls == ["wake lane", "hurry lane", "end slow", "resume"]
+
+
 def test_a_pass_gives_each_lane_the_same_bytes() -> None:
     """What waits is joined once, and a lane that came in the middle gets its rest of it."""
     audience, carrier = make_audience()
     add_lane(audience, carrier)
     publish(audience, "a", "b", "c")
     lap = Lap(audience, limit=MANY)
-    assert lap.data == b"data: a\n\ndata: b\n\ndata: c\n\n"
-    assert lap.rest(1) == b"data: b\n\ndata: c\n\n"
+    assert lap.data == block(1, "a") + block(2, "b") + block(3, "c")
+    assert lap.rest(1) == block(2, "b") + block(3, "c")
     assert (lap.base, lap.end) == (0, 3)
 
 
 def test_a_pass_is_bounded_in_bytes_and_brings_one_at_least() -> None:
-    """Frames of 9 bytes: a limit of 20 takes two, a limit of 5 takes one."""
+    """Frames of 24 bytes: a limit of 50 takes two, a limit of 5 takes one."""
     audience, carrier = make_audience()
     add_lane(audience, carrier)
     publish(audience, "a", "b", "c")
-    assert Lap(audience, limit=20).end == 2
+    assert Lap(audience, limit=50).end == 2
     assert Lap(audience, limit=5).end == 1
 
 
+def test_a_pass_goes_over_the_lanes_that_follow_when_it_begins() -> None:
+    """As one list for all passes, while nobody comes or goes."""
+    audience, carrier = make_audience()
+    one, two = add_lane(audience, carrier), add_lane(audience, carrier)
+    publish(audience, "a")
+    first, second = Lap(audience, limit=MANY), Lap(audience, limit=MANY)
+    assert first.lanes is second.lanes
+    assert first.lanes == [one, two]
+    three = add_lane(audience, carrier)
+    assert Lap(audience, limit=MANY).lanes == [one, two, three]
+    one.leave()
+    assert Lap(audience, limit=MANY).lanes == [two, three]
+    assert first.lanes == [one, two]
+
+
+def test_a_pass_names_the_channel_where_its_format_does() -> None:
+    """The first of the publisher's channels that these readers asked for; none for the server's own."""
+    audience, carrier = make_audience(Interest.of("b", "c", "orders.*"), NDJSON)
+    add_lane(audience, carrier)
+    audience.publish(publication("x", "a", "c", "b", position=1))
+    audience.publish(publication("y", "a", "orders.eu", "b", position=2))
+    audience.publish(publication("{}", "none of theirs", event="$reset", position=3))
+    line = '{"channel":%s,"id":"0123abcd-%d","event":"%s","data":"%s","time":1700000000.0}\n'
+    assert [each.decode() for each in Lap(audience, limit=MANY).data.splitlines(keepends=True)] == [
+        line % ('"c"', 1, "message", "x"),
+        line % ('"orders.eu"', 2, "message", "y"),
+        line % ("null", 3, "$reset", "{}"),
+    ]
+
+
+@pytest.mark.parametrize("encoding", [JSON, CHUNKED_JSON])
+def test_audiences_of_the_same_channel_share_an_envelope(encoding: Encoding) -> None:
+    """However different the rest of what they asked for is."""
+    one, _ = make_audience(Interest.of("a", "z"), encoding)
+    two, _ = make_audience(Interest.of("a"), encoding)
+    both = publication("x", "a", "b", position=1)
+    assert one.frames([both]) == two.frames([both]) == both.frame(encoding, "a")
+    assert both._frames is not None
+    assert len(both._frames) == 1
+
+
+def test_a_format_that_names_no_channel_is_asked_for_none() -> None:
+    """One frame serves the readers of every channel."""
+    one, _ = make_audience(Interest.of("a"))
+    two, _ = make_audience(Interest.of("b"))
+    both = publication("x", "a", "b", position=1)
+    assert one.frames([both]) == two.frames([both]) == block(1, "x")
+    assert both._frames is not None
+    assert list(both._frames) == [TEXT]
+
+
 def test_forgetting_moves_the_base_and_not_the_end() -> None:
-    """Places keep their meaning."""
+    """Places keep their meaning, and the newest position that went is remembered."""
     audience, carrier = make_audience()
     add_lane(audience, carrier)
     publish(audience, "a", "b", "c")
+    assert audience.told == 0
     audience.forget(2)
-    assert (audience.base, audience.end, data_of(audience.log), audience.waiting_bytes) == (2, 3, ["c"], 9)
+    assert (audience.base, audience.end, data_of(audience.log), audience.waiting_bytes) == (2, 3, ["c"], 24)
+    assert audience.told == 2

@@ -1,41 +1,85 @@
 """What a broadcaster promises, apart from the life of streams and sinks."""
 
+import bisect
+import dataclasses
+import re
+from collections.abc import Callable
+
 import pytest
 
-from sse_broadcast import Broadcaster, ClosedError, Config, Event, EventError, EventTooLargeError, Receipt
-from tests.support.outlets import MemorySink
-
-
-async def test_the_receipt_counts_the_readers_of_the_channels() -> None:
-    """HTTP readers and streams, each once."""
-    broadcaster = Broadcaster()
-    broadcaster.connect(MemorySink())
-    aiter_kept = aiter(broadcaster.subscribe("default", "other"))
-    assert await broadcaster.broadcast("x", channels=["default", "other"]) == Receipt(2, ("default", "other"))
-    assert await broadcaster.broadcast("x", channels=["other"]) == Receipt(1, ("other",))
-    assert broadcaster.client_count == 2
-    del aiter_kept
-
-
-@pytest.mark.parametrize(
-    ("channels", "problem"),
-    [
-        ([], "channels: must name at least one"),
-        ([""], "channel: must be 1 to 128 characters: ''"),
-        (["x" * 129], "channel: must be 1 to 128 characters"),
-        (["a b"], "channel: must not contain ' ': 'a b'"),
-        (["a/b"], "channel: must not contain '/'"),
-        (["a*"], r"channel: must not contain '\*'"),
-        (["\u00e9"], r"channel: must not contain '\\xe9'"),
-        ([".."], "channel: must not be '..'"),
-    ],
+from sse_broadcast import (
+    Broadcaster,
+    ClosedError,
+    Config,
+    Event,
+    EventError,
+    EventTooLargeError,
+    Receipt,
+    wire,
 )
+from sse_broadcast import broadcaster as broadcaster_module
+from sse_broadcast.backends.base import ResetReason, Start, Token
+from sse_broadcast.broadcaster import ChannelState
+from sse_broadcast.config import ChannelRule, Overflow
+from sse_broadcast.cursor import Cursor, Named, Place, Word
+from sse_broadcast.encoding import CHUNKED_TEXT, NDJSON, TEXT
+from sse_broadcast.errors import IdempotencyError
+from sse_broadcast.interest import Interest
+from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
+from tests.support.sockets import until
+from tests.test_delivery import settled
+
+DEFAULT = Interest.of("default")
+
+BAD_NAMES = [
+    ([], "channels: must name at least one"),
+    ([""], "channel: must be 1 to 128 characters: ''"),
+    (["x" * 129], "channel: must be 1 to 128 characters"),
+    (["a b"], "channel: must not contain ' ': 'a b'"),
+    (["a/b"], "channel: must not contain '/'"),
+    (["fine", "\u00e9"], r"channel: must not contain '\\xe9'"),
+    ([".."], "channel: must not be '..'"),
+]
+
+
+async def test_the_receipt_says_what_was_published_and_who_wanted_it() -> None:
+    """HTTP readers and streams, each once; the channels in the publisher's order; the id."""
+    broadcaster = make_broadcaster()
+    connect(broadcaster)
+    stream = aiter(broadcaster.subscribe("default", "other"))
+    both = await broadcaster.broadcast("x", channels=["other", "default", "other"])
+    assert both == Receipt(2, ("other", "default"), "0123abcd-1")
+    assert await broadcaster.broadcast("x", channels=["other"]) == Receipt(1, ("other",), "0123abcd-2")
+    assert await broadcaster.broadcast("x", channels=["none"]) == Receipt(0, ("none",), "0123abcd-3")
+    assert await broadcaster.broadcast("x", id="mine") == Receipt(2, ("default",), "mine")
+    assert broadcaster.client_count == 2
+    del stream
+
+
+async def test_readers_who_filter_it_away_are_not_counted() -> None:
+    """Clients are those who want the event, and not those who are there."""
+    broadcaster = make_broadcaster()
+    connect(broadcaster, types=["t"])
+    connect(broadcaster, "def*", types=["u"])
+    receipts = [await broadcaster.broadcast("x", event=event) for event in ("t", "v", None)]
+    assert [receipt.clients for receipt in receipts] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("channels", "problem"), [*BAD_NAMES, (["a*"], r"channel: must not contain '\*'")])
 async def test_a_bad_channel_name_is_refused(channels: list[str], problem: str) -> None:
-    """Naming the character, publishing nothing; to subscribe and to publish alike."""
+    """Naming the character, publishing nothing; a pattern is no name to publish to."""
     broadcaster = Broadcaster()
     with pytest.raises(EventError, match=problem):
         await broadcaster.broadcast("x", channels=channels)
     assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(("channels", "problem"), BAD_NAMES)
+def test_a_bad_channel_name_is_refused_of_readers_too(channels: list[str], problem: str) -> None:
+    """Naming the character; who names none gets `default` from a stream, and a refusal elsewhere."""
+    broadcaster = Broadcaster()
+    with pytest.raises(EventError, match=problem):
+        broadcaster.interest(channels)
     if channels:
         with pytest.raises(EventError, match=problem):
             broadcaster.subscribe(*channels)
@@ -47,43 +91,528 @@ async def test_a_string_is_no_list_of_channels() -> None:
         await Broadcaster().broadcast("x", channels="news")
 
 
-async def test_reserved_types_are_refused() -> None:
-    """Nobody but the server says `$reset`."""
-    with pytest.raises(EventError, match=r"event: types beginning with \$ are the server's own"):
-        await Broadcaster().publish(Event("x", type="$reset"))
-
-
-async def test_an_event_is_bounded_as_data_and_as_a_frame() -> None:
-    """Line ends make a frame longer than its data; both are measured in bytes."""
-    broadcaster = Broadcaster(Config(max_event=100))
-    await broadcaster.broadcast("x" * 92)
-    with pytest.raises(EventTooLargeError, match="data: is 102 bytes, and an event may be 100"):
-        await broadcaster.broadcast("\u00e9" * 51)
-    with pytest.raises(EventTooLargeError, match="data: is 106 bytes as a frame"):
-        await broadcaster.broadcast("\n" * 14)
+async def test_channels_are_bounded_in_number() -> None:
+    """Of a reader, patterns included, and of a publish."""
+    broadcaster = Broadcaster(Config(max_channels=3))
+    problem = "^channels: 4 are too many, 3 may be named$"
+    with pytest.raises(EventError, match=problem):
+        broadcaster.interest(["a", "b", "c", "d*"])
+    with pytest.raises(EventError, match=problem):
+        broadcaster.subscribe("a", "b", "c", "d")
+    with pytest.raises(EventError, match=problem):
+        await broadcaster.broadcast("x", channels=["a", "b", "c", "d"])
+    assert broadcaster.interest(["a", "b", "c*"]).channels == ("a", "b", "c*")
+    assert (await broadcaster.broadcast("x", channels=["a", "b", "c"])).channels == ("a", "b", "c")
     assert broadcaster.counts.published == 1
 
 
-async def test_a_closed_broadcaster_publishes_nothing() -> None:
-    """And says so."""
+async def test_reserved_types_are_refused() -> None:
+    """Nobody but the server says `$reset`."""
     broadcaster = Broadcaster()
+    with pytest.raises(EventError, match=r"event: types beginning with \$ are the server's own: '\$reset'"):
+        await broadcaster.publish(Event("x", type="$reset"))
+    with pytest.raises(EventError, match="server's own"):
+        broadcaster.draft(Event("x", type="$"))
+    assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("id", "problem"),
+    [
+        ("0123abcd-1", "id: '0123abcd-1' has the form of the server's own ids"),
+        ("ffffffff-9999999999999999999", "has the form of the server's own ids"),
+        ("earliest", "id: 'earliest' has a meaning for `since`"),
+        ("last", "has a meaning for `since`"),
+        ("10m", "has a meaning for `since`"),
+        ("", "id: must be 1 to 128 characters"),
+        ("x" * 129, "id: must be 1 to 128 characters"),
+        ("a b", "id: must not contain ' '"),
+        ("\u00e9", "id: must not contain"),
+        ("a\nb", "id: must not contain LF"),
+    ],
+)
+async def test_an_id_that_could_be_taken_for_another_is_refused(id: str, problem: str) -> None:
+    """A publisher's id is found again as itself, or not chosen at all."""
+    broadcaster = Broadcaster()
+    with pytest.raises(EventError, match=problem):
+        await broadcaster.broadcast("x", id=id)
+    assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("id", ["0123abcd", "0123ABCD-1", "x" * 128, "first", "10", "0123abcd-1.", "10min"])
+async def test_any_other_id_is_taken(id: str) -> None:
+    """And is what a reader sees, and may come back with."""
+    broadcaster = make_broadcaster()
+    assert (await broadcaster.broadcast("x", id=id)).id == id
+    await broadcaster.broadcast("y")
+    _, sink = connect(broadcaster, since=id)
+    await settled()
+    assert sink.data == block(2, "y")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 129, "a\nb"])
+async def test_a_bad_key_is_refused(key: str) -> None:
+    """A key is a line of 1 to 128 characters."""
+    with pytest.raises(EventError, match=r"^key: must "):
+        await Broadcaster().broadcast("x", key=key)
+
+
+async def test_what_is_published_says_all_that_it_was_given() -> None:
+    """Each field is the event's."""
+    broadcaster = make_broadcaster()
+    async with broadcaster.subscribe() as stream:
+        await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5)
+        assert stream._subscriber is not None
+        (one,) = stream._subscriber.take(1)
+    assert one.event == Event("x", "t", "mine", 5, "k")
+    assert (one.channels, one.id, one.position) == (("default",), "mine", 1)
+
+
+async def test_an_event_is_bounded_as_data_and_as_a_frame() -> None:
+    """Line ends make a frame longer than its data; both are measured in bytes, an id of ours included."""
+    broadcaster = Broadcaster(Config(max_event=100))
+    await broadcaster.broadcast("x" * 59)
+    with pytest.raises(EventTooLargeError, match="data: is 101 bytes as a frame, and an event may be 100"):
+        await broadcaster.broadcast("x" * 60)
+    with pytest.raises(EventTooLargeError, match="data: is 102 bytes, and an event may be 100"):
+        await broadcaster.broadcast("\u00e9" * 51)
+    with pytest.raises(EventTooLargeError, match="data: is 139 bytes as a frame"):
+        await broadcaster.broadcast("\n" * 14)
+    await broadcaster.broadcast("x" * 84, id="id")
+    with pytest.raises(EventTooLargeError, match="data: is 101 bytes as a frame"):
+        await broadcaster.broadcast("x" * 86, id="id")
+    assert broadcaster.counts.published == 2
+
+
+@pytest.mark.parametrize("text", ["x", "\n", "\r", "\r\n", "\u20ac", "\U0001f600", "\U0001f600\n"])
+@pytest.mark.parametrize("event_type", ["message", "\U0001f600" * 300])
+def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> None:
+    """Whatever the event is made of, and however it is measured; and what fits is not refused."""
+    most = 10_000
+    broadcaster = make_broadcaster(max_event=most)
+    id = "0123abcd-9999999999999999999"
+
+    def event(count: int) -> Event:
+        return Event(text * count, event_type, retry=2**31 - 1)
+
+    too_many = bisect.bisect_right(range(most), most, key=lambda count: len(wire.encode(event(count), id)))
+    broadcaster.draft(event(too_many - 1))
+    with pytest.raises(EventTooLargeError, match="an event may be 10000"):
+        broadcaster.draft(event(too_many))
+
+
+# Drafts and batches.
+
+
+async def test_a_draft_is_checked_and_published_by_nobody() -> None:
+    """Everything that may be wrong is said before anything is published."""
+    broadcaster = make_broadcaster()
+    draft = broadcaster.draft(Event("x"), ["b", "a", "b"])
+    assert (draft.channels, draft.event) == (("b", "a"), Event("x"))
+    assert broadcaster.draft(Event("x")).channels == ("default",)
+    with pytest.raises(EventTooLargeError):
+        broadcaster.draft(Event("x" * 2_000_000))
+    assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
+
+
+async def test_a_batch_is_one_act() -> None:
+    """In its order, at positions that follow one another, counted by its events and its readers."""
+    broadcaster = make_broadcaster()
+    _, sink = connect(broadcaster, "a", "b")
+    connect(broadcaster, "b")
+    drafts = [
+        broadcaster.draft(Event("1"), ["a"]),
+        broadcaster.draft(Event("2"), ["b"]),
+        broadcaster.draft(Event("3", id="mine"), ["b", "c"]),
+    ]
+    assert await broadcaster.publish_all(drafts) == Receipt(2, ("b", "c"), "mine", 3)
+    await settled()
+    assert sink.written == [block(1, "1") + block(2, "2") + b"id: mine\ndata: 3\n\n"]
+    assert (broadcaster.counts.published, broadcaster.cursor) == (3, "0123abcd-3")
+
+
+async def test_a_batch_of_nothing_is_refused() -> None:
+    """There is no event whose receipt it could have; nothing is counted, and a token stays free."""
+    broadcaster = make_broadcaster()
+    token = Token(("k",), b"")
+    for given in (None, token):
+        with pytest.raises(EventError, match=r"^events: must be one at least$"):
+            await broadcaster.publish_all([], given)
+    assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
+    assert (await broadcaster.publish_all([broadcaster.draft(Event("x"))], token)).id == "0123abcd-1"
+    await broadcaster.close(timeout=1)
+    with pytest.raises(ClosedError):
+        await broadcaster.publish_all([])
+
+
+async def test_places_are_checked_once_for_many_drafts() -> None:
+    """Each channel once, in its order; a draft for them is the draft for the channels."""
+    broadcaster = make_broadcaster(max_channels=2, max_event=1000)
+    places = broadcaster.places(["b", "a", "b"])
+    assert places == ("b", "a")
+    for number in range(3):
+        event = Event(str(number))
+        assert broadcaster.draft_for(event, places) == broadcaster.draft(event, ["b", "a", "b"])
+    with pytest.raises(EventError, match=r"^channels: 3 are too many, 2 may be named$"):
+        broadcaster.places(["a", "b", "c"])
+    with pytest.raises(EventError, match=r"^channels: must name at least one$"):
+        broadcaster.places([])
+    with pytest.raises(EventError, match=r"^channel: must not contain '\*'"):
+        broadcaster.places(["a*"])
+    for refused in (Event("x", "$close"), Event("x", id="0123abcd-1"), Event("x" * 1001)):
+        with pytest.raises(EventError) as alone:
+            broadcaster.draft(refused, ["a"])
+        with pytest.raises(type(alone.value), match=re.escape(str(alone.value))):
+            broadcaster.draft_for(refused, ("a",))
+
+
+async def test_a_token_publishes_once() -> None:
+    """And is answered as the first time, whatever happened since."""
+    broadcaster = make_broadcaster()
+    _, sink = connect(broadcaster)
+    token = Token(("caller", "/send", "k"), b"digest")
+    drafts = [broadcaster.draft(Event("x")), broadcaster.draft(Event("y"))]
+    first = await broadcaster.publish_all(drafts, token)
+    await broadcaster.broadcast("between")
+    connect(broadcaster)
+    assert await broadcaster.publish_all(drafts, token) == first == Receipt(1, ("default",), "0123abcd-2", 2)
+    await settled()
+    assert sink.data == block(1, "x") + block(2, "y") + block(3, "between")
+    assert broadcaster.counts.published == 3
+
+
+async def test_a_token_used_for_something_else_is_an_error() -> None:
+    """Nothing is published, and the token keeps its meaning; another scope has another."""
+    broadcaster = make_broadcaster()
+    draft = broadcaster.draft(Event("x"))
+    first = await broadcaster.publish_all([draft], Token(("a", "k"), b"one"))
+    with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: it was used before"):
+        await broadcaster.publish_all([draft], Token(("a", "k"), b"two"))
+    assert broadcaster.counts.published == 1
+    assert await broadcaster.publish_all([draft], Token(("a", "k"), b"one")) == first
+    assert (await broadcaster.publish_all([draft], Token(("b", "k"), b"two"))).id == "0123abcd-2"
+
+
+# Where readers begin.
+
+
+async def test_the_cursor_is_the_newest_position() -> None:
+    """Who begins there misses nothing, and gets nothing that was before."""
+    broadcaster = make_broadcaster()
+    assert broadcaster.cursor == "0123abcd-0"
+    await broadcaster.broadcast("a", id="mine")
+    cursor = broadcaster.cursor
+    assert cursor == "0123abcd-1"
+    await broadcaster.broadcast("b")
+    _, sink = connect(broadcaster, since=cursor)
+    await settled()
+    assert sink.data == block(2, "b")
+
+
+@pytest.mark.parametrize(
+    ("cursor", "start", "first_id"),
+    [
+        (None, Start(3), "0123abcd-3"),
+        (Place(EPOCH, 1), Start(1), "0123abcd-1"),
+        (Place(EPOCH, 4), Start(3, lost=ResetReason.UNKNOWN), "0123abcd-3"),
+        (Place("fedcba98", 1), Start(3, lost=ResetReason.EPOCH), "0123abcd-3"),
+        (Named("mine"), Start(2), "0123abcd-2"),
+        (Named("another's"), Start(3, lost=ResetReason.UNKNOWN), "0123abcd-3"),
+        (Word.EARLIEST, Start(0), "0123abcd-0"),
+    ],
+)
+async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: Start, first_id: str) -> None:
+    """And its first id is that of the position just before the first event it will be given."""
+    broadcaster = make_broadcaster()
+    for id in (None, "mine", None):
+        await broadcaster.broadcast("x", id=id)
+    given = broadcaster.start(DEFAULT, cursor)
+    # What it counts as told is the backend's own affair.
+    assert dataclasses.replace(given, told=0) == start
+    assert broadcaster.first_id(given) == first_id
+
+
+async def test_the_first_id_is_before_the_newest_of_each_channel() -> None:
+    """With `last`, a reader that is cut before its first event gets that one again."""
+    broadcaster = make_broadcaster()
+    for channel in ("a", "a", "b", "c"):
+        await broadcaster.broadcast("x", channels=[channel])
+    start = broadcaster.start(Interest.of("a", "b"), Word.LAST)
+    assert [publication.position for publication in start.first] == [2, 3]
+    assert (start.after, broadcaster.first_id(start)) == (4, "0123abcd-1")
+    nothing = broadcaster.start(Interest.of("none"), Word.LAST)
+    assert broadcaster.first_id(nothing) == "0123abcd-4"
+
+
+async def test_what_is_published_between_a_start_and_its_connection_is_caught_up_with() -> None:
+    """The head of the answer is on its way meanwhile, and promises it."""
+    broadcaster = make_broadcaster()
+    start = broadcaster.start(DEFAULT, None)
+    first_id = broadcaster.first_id(start)
+    await broadcaster.broadcast("between")
+    sink = MemorySink()
+    broadcaster.connect(sink, DEFAULT, start)
+    await broadcaster.broadcast("after")
+    await settled()
+    assert first_id == "0123abcd-0"
+    assert sink.data == block(1, "between") + block(2, "after")
+
+
+@pytest.mark.parametrize(
+    ("since", "reason"), [("fedcba98-2", "epoch"), ("0123abcd-3", "unknown"), ("never-ours", "unknown")]
+)
+async def test_an_id_that_leads_nowhere_is_a_loss_told_first(since: str, reason: str) -> None:
+    """At the position at which the reader joined; nothing is replayed, and what follows is live."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("a")
+    await broadcaster.broadcast("b")
+    _, sink = connect(broadcaster, since=since)
+    await settled()
+    await broadcaster.broadcast("c")
+    await settled()
+    told = (
+        'id: 0123abcd-2\nevent: $reset\ndata: {"reason": "%s", "channels": ["default"], "missed": null}\n\n'
+    )
+    assert sink.data == (told % reason).encode() + block(3, "c")
+    assert broadcaster.counts.resets == {reason: 1}
+
+
+async def test_an_opening_gives_the_time_to_come_back_and_the_cursor() -> None:
+    """The cursor to a reader that brought none; and in each encoding's own way."""
+    broadcaster = make_broadcaster(retry=0)
+    await broadcaster.broadcast("x")
+    start = broadcaster.start(DEFAULT, None)
+    assert broadcaster.opening(DEFAULT, TEXT, start) == b":\nretry: 0\nid: 0123abcd-1\n\n"
+    assert broadcaster.opening(DEFAULT, TEXT, None) == b":\nretry: 0\n"
+    # aiohttp makes the chunk of a stream's first bytes itself.
+    assert broadcaster.opening(DEFAULT, CHUNKED_TEXT, None) == b":\nretry: 0\n"
+    assert broadcaster.opening(DEFAULT, NDJSON, start) == b"\n"
+
+
+async def test_readers_are_told_to_come_back_at_different_times() -> None:
+    """Spread by half, so that those cut together do not return together."""
+    broadcaster = make_broadcaster(retry=3000)
+    openings = {broadcaster.opening(DEFAULT, TEXT, None) for _ in range(200)}
+    times = {int(opening.removeprefix(b":\nretry: ")) for opening in openings}
+    assert len(times) > 50
+    assert 1500 <= min(times) <= max(times) <= 4500
+
+
+# Rules for channels.
+
+RULES = (
+    ChannelRule(match="prices.*", overflow=Overflow.CONFLATE, retry=0),
+    ChannelRule(match="p*", overflow=Overflow.DROP_NEWEST, history_size=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("channels", "overflow"),
+    [
+        (["prices.eu"], Overflow.CONFLATE),
+        (["prices.eu", "prices.us"], Overflow.CONFLATE),
+        (["plain"], Overflow.DROP_NEWEST),
+        (["other"], Overflow.DROP_OLDEST),
+        (["prices.eu", "plain"], Overflow.DISCONNECT),
+        (["prices.eu", "other"], Overflow.DISCONNECT),
+        (["prices.*"], Overflow.DROP_OLDEST),
+        (["prices.eu", "p*"], Overflow.DROP_OLDEST),
+    ],
+)
+async def test_a_reader_has_one_policy(channels: list[str], overflow: Overflow) -> None:
+    """That of its channels if they agree, else the one that loses nothing; by a pattern the server's."""
+    broadcaster = make_broadcaster(overflow=Overflow.DROP_OLDEST, channel=RULES)
+    lane, _ = connect(broadcaster, *channels)
+    assert lane.subscriber.terms.overflow is overflow
+
+
+async def test_readers_come_back_when_their_channels_rule_says() -> None:
+    """If their channels agree; else when the server says."""
+    broadcaster = make_broadcaster(retry=1000, channel=RULES)
+
+    def openings(*channels: str) -> set[bytes]:
+        interest = Interest.of(*channels)
+        return {broadcaster.opening(interest, TEXT, None) for _ in range(50)}
+
+    at_once = b":\nretry: 0\n"
+    assert openings("prices.eu") == openings("prices.eu", "prices.us") == {at_once}
+    for others in (["other"], ["plain"], ["prices.eu", "other"], ["prices.*"]):
+        assert at_once not in openings(*others)
+    assert connect(broadcaster, "prices.eu")[0].subscriber.terms.retry == 0
+
+
+async def test_readers_with_the_same_policy_share_their_terms() -> None:
+    """However many there are."""
+    broadcaster = make_broadcaster(channel=RULES)
+    names = ("a", "b", "plain", "prices.eu", "plainer")
+    a, b, plain, prices, plainer = (connect(broadcaster, name)[0].subscriber.terms for name in names)
+    assert a is b
+    assert plain is plainer
+    assert len({id(terms) for terms in (a, plain, prices)}) == 3
+    assert plain.overflow is Overflow.DROP_NEWEST
+    assert a.epoch == EPOCH
+
+
+async def test_a_channels_history_is_bounded_by_its_rule() -> None:
+    """The first that matches, and no other's."""
+    broadcaster = make_broadcaster(history_size=3, channel=RULES)
+    for channel in ("plain", "prices.eu", "other"):
+        for _ in range(5):
+            await broadcaster.broadcast("x", channels=[channel])
+    held = {state.channel: state.events for state in broadcaster.channels(limit=10)}
+    assert held == {"other": 3, "plain": 1, "prices.eu": 3}
+
+
+# Channels as they are.
+
+
+async def test_the_state_of_a_channel() -> None:
+    """Its subscribers, by name and by pattern; the cursor; what is held of it."""
+    broadcaster = make_broadcaster(history_size=2)
+    connect(broadcaster, "a")
+    connect(broadcaster, "a*", types=["t"])
+    for id in (None, "second", None):
+        await broadcaster.broadcast("x", id=id, channels=["a", "b"])
+    await broadcaster.broadcast("x", channels=["b"])
+    assert broadcaster.channel("a") == ChannelState("a", 2, "0123abcd-4", 2, "second")
+    assert broadcaster.channel("b") == ChannelState("b", 0, "0123abcd-4", 2, "0123abcd-3")
+
+
+async def test_a_channel_that_was_never_heard_of_has_a_state() -> None:
+    """Any legal name, and asking leaves nothing behind; no other name, and no pattern."""
+    broadcaster = make_broadcaster()
+    assert broadcaster.channel("new") == ChannelState("new", 0, "0123abcd-0", 0, None)
+    assert broadcaster.channels(limit=10) == []
+    for bad in ("a b", "a*", "", ".."):
+        with pytest.raises(EventError, match=r"^channel: "):
+            broadcaster.channel(bad)
+
+
+async def test_channels_with_history_or_readers_are_listed_by_name() -> None:
+    """Each once; a pattern is none."""
+    broadcaster = make_broadcaster()
+    connect(broadcaster, "read", "both", "p*")
+    await broadcaster.broadcast("x", channels=["held", "both"])
+    states = broadcaster.channels(limit=10)
+    assert [(state.channel, state.subscribers, state.events) for state in states] == [
+        ("both", 1, 1),
+        ("held", 0, 1),
+        ("read", 1, 0),
+    ]
+
+
+async def test_channels_are_listed_in_pages() -> None:
+    """At most so many, behind the last of the page before, and those of a prefix alone."""
+    broadcaster = make_broadcaster()
+    names = [f"{letter}.{number}" for letter in "ba" for number in range(5)]
+    for name in names:
+        await broadcaster.broadcast("x", channels=[name])
+
+    def listed(**which: str) -> list[str]:
+        return [state.channel for state in broadcaster.channels(limit=4, **which)]
+
+    pages = [listed()]
+    while pages[-1]:
+        pages.append(listed(after=pages[-1][-1]))
+    assert pages == [sorted(names)[:4], sorted(names)[4:8], sorted(names)[8:], []]
+    assert listed(prefix="b.") == ["b.0", "b.1", "b.2", "b.3"]
+    assert listed(prefix="b.", after="b.3") == ["b.4"]
+    assert listed(prefix="b.", after="a.0") == ["b.0", "b.1", "b.2", "b.3"]
+    assert listed(prefix="c") == []
+
+
+# What is too old.
+
+
+def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
+    """Give a broadcaster a clock of its own, and what puts it forward."""
+    now = 1_700_000_000.0
+
+    def forward(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    broadcaster._backend._clock = lambda: now
+    return forward
+
+
+async def test_what_is_too_old_goes_though_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as something is held a timer looks for it; then it rests until the next publish."""
+    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    broadcaster = Broadcaster(Config(history_age=10.0))
+    forward, history = wound(broadcaster), broadcaster._backend._history
+    assert broadcaster._tidying is None
+    for _ in range(2):
+        await broadcaster.broadcast("x")
+        first = broadcaster._tidying
+        assert first is not None
+        await broadcaster.broadcast("x")
+        assert broadcaster._tidying is first
+        await until(lambda: broadcaster._tidying is not first)  # noqa: B023 - awaited at once
+        assert broadcaster._tidying is not None
+        forward(9.0)
+        assert history.bytes > 0
+        forward(1.0)
+        await until(lambda: broadcaster._tidying is None)
+        assert history.bytes == 0
+
+
+async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no event is held."""
+    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    broadcaster = Broadcaster(Config(history_size=0, idempotency_window=10.0))
+    forward = wound(broadcaster)
+    await broadcaster.broadcast("x")
+    assert broadcaster._tidying is None
+    await broadcaster.publish_all([broadcaster.draft(Event("x"))], Token(("k",), b""))
+    assert broadcaster._tidying is not None
+    forward(10.0)
+    await until(lambda: broadcaster._tidying is None)
+    assert broadcaster._backend._answers == {}
+
+
+async def test_closing_leaves_no_timer() -> None:
+    """Though the history is still full."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("x")
+    timer = broadcaster._tidying
+    assert timer is not None
+    await broadcaster.close(timeout=1)
+    assert timer.cancelled()
+    broadcaster._tidy()
+    assert broadcaster._tidying is None
+
+
+async def test_a_closed_broadcaster_publishes_nothing() -> None:
+    """And takes nobody; what was sent with a token before is not answered for either."""
+    broadcaster = Broadcaster()
+    drafts, token = [broadcaster.draft(Event("x"))], Token(("k",), b"")
+    await broadcaster.publish_all(drafts, token)
+    start = broadcaster.start(DEFAULT, None)
     await broadcaster.close(timeout=1)
     assert broadcaster.closed
     with pytest.raises(ClosedError):
         await broadcaster.broadcast("x")
     with pytest.raises(ClosedError):
-        broadcaster.connect(MemorySink())
+        await broadcaster.publish_all(drafts, token)
+    with pytest.raises(ClosedError):
+        broadcaster.connect(MemorySink(), DEFAULT, start)
+    assert (broadcaster.counts.opened, broadcaster.client_count) == (0, 0)
 
 
 async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
-    """The count is exact, and every table is empty again."""
-    broadcaster = Broadcaster()
-    lanes = [broadcaster.connect(MemorySink()) for _ in range(100)]
+    """The count is exact, and every table is empty again, for those who were still catching up too."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("before")
+    asked = (("default", None), ("def*", None), ("default", "earliest"))
+    lanes = [connect(broadcaster, channel, since=since)[0] for channel, since in asked * 30]
     await broadcaster.broadcast("x")
+    assert broadcaster.client_count == 90
     for lane in lanes:
         broadcaster.disconnect(lane)
         broadcaster.disconnect(lane)
     assert broadcaster.client_count == 0
-    assert broadcaster.counts.closed == {"left": 100}
+    assert (broadcaster.counts.opened, broadcaster.counts.closed) == (90, {"left": 90})
     assert not broadcaster._delivery._lanes
-    assert not broadcaster._hub.audiences
+    hub = broadcaster._hub
+    assert (len(hub.audiences), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})

@@ -4,18 +4,22 @@ import asyncio
 import http
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast import client as module
-from sse_broadcast.client import Client, Piece, delay
+from sse_broadcast.client import Client, Piece, Sent, delay, line
+from sse_broadcast.config import Config
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
+from sse_broadcast.publication import Received
+from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support.sockets import PATIENCE
 
@@ -182,6 +186,7 @@ async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> Non
             "status": "sent",
             "clients": 1,
             "message": '"a"\n\U0001f600',
+            "id": server.broadcaster.cursor,
             "channel": "default",
             "channels": ["default"],
         }
@@ -192,18 +197,83 @@ async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> Non
 
 
 async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
-    """A piece is what arrived and the events it completed; the opening completes none."""
+    """A piece is what arrived, the events it completed, and where that is; the opening completes none."""
     server = await serve(retry=1000)
     async with Client(server.url) as client:
         stream = aiter(client.subscribe())
         opening = await anext(stream)
         assert opening.raw.startswith(b":\nretry: ")
         assert opening.events == []
+        assert opening.last_event_id == server.broadcaster.cursor
         for message in ("one", "two"):
             await client.publish(message, event="greeting")
             piece = await anext(stream)
-            assert piece.raw == f"event: greeting\ndata: {message}\n\n".encode()
-            assert [(event.data, event.type) for event in piece.events] == [(message, "greeting")]
+            id = server.broadcaster.cursor
+            assert piece.raw == f"id: {id}\nevent: greeting\ndata: {message}\n\n".encode()
+            assert piece.events == [Event(message, "greeting", id)]
+            assert piece.last_event_id == id
+
+
+async def test_an_event_is_published_with_all_that_was_said(serve: Serve) -> None:
+    """Once, to each of its channels."""
+    server = await serve()
+    async with server.broadcaster.subscribe("a", "b.c") as stream, Client(server.url) as client:
+        answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=7)
+        assert (answer["id"], answer["channel"], answer["channels"]) == ("own", "b.c", ["b.c", "a"])
+        assert await anext(stream) == Received("b.c", "x", "e", "own", 7)
+        with pytest.raises(ClientError, match=r"key: must be 1 to 128 characters: ''"):
+            await client.publish("x", key="")
+
+
+async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
+    """Its letters would be taken for channels."""
+    async with Client("http://127.0.0.1:1") as client:
+        with pytest.raises(TypeError, match="not the string 'news'"):
+            await client.publish("x", channels="news")
+        with pytest.raises(TypeError, match="not the string 'news'"):
+            await anext(client.subscribe("news"))
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"),
+    [
+        (["a/b"], "channel: must not contain '/': 'a/b'"),
+        (["a,b"], "channel: must not contain ',': 'a,b'"),
+        (["a&since=x"], "channel: must not contain '&': 'a&since=x'"),
+        (["a%2Fb"], "channel: must not contain '%': 'a%2Fb'"),
+        (["a?b#c"], "channel: must not contain '?': 'a?b#c'"),
+        (["a", ".."], "channel: must not be '..', which clients take for a folder"),
+        ([""], "channel: must be 1 to 128 characters: ''"),
+        (["é"], "channel: must not contain '\\xe9': '\\xe9'"),
+        (["\n"], "channel: must not contain '\\n': '\\n'"),
+        (["\ud83d"], "request target: is not UTF-8: "),
+    ],
+)
+async def test_a_bad_channel_is_the_server_s_to_refuse(
+    serve: Serve, channels: list[str], reason: str
+) -> None:
+    """It gets the name as it is, whatever that would do to an address; nothing else is published to."""
+    server = await serve()
+    async with Client(server.url) as client:
+        for refused in (client.publish("x", channels=channels), anext(client.subscribe(channels))):
+            with pytest.raises(ClientError) as caught:
+                await refused
+            assert caught.value.status == 400
+            assert reason in str(caught.value)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_any_legal_channel_is_followed_and_published_to(serve: Serve) -> None:
+    """As it is, in the path."""
+    server = await serve()
+    names = ["a", "A.b_c:d@e~f-g", "...", "x" * 128, ".a", "~"]
+    async with Client(server.url) as client:
+        stream = client.subscribe(names, format="json")
+        await anext(stream)
+        for name in names:
+            await client.publish("x", channels=[name])
+            (event,) = (await anext(stream)).events
+            assert msgspec.json.decode(event.data)["channel"] == name
 
 
 async def test_a_refusal_is_a_client_error_with_its_status(serve: Serve) -> None:
@@ -467,3 +537,242 @@ async def test_a_server_without_tls_is_not_talked_to_in_the_clear(serve: Serve) 
         with pytest.raises(ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: "):
             await client.publish("secret")
     assert server.broadcaster.counts.published == 0
+
+
+# Many events.
+
+
+async def in_pieces(*pieces: Sequence[str]) -> AsyncIterator[list[bytes]]:
+    """Give messages as lines, piece by piece."""
+    for piece in pieces:
+        yield [line(message) for message in piece]
+
+
+async def raw(*lines: bytes) -> AsyncIterator[list[bytes]]:
+    """Give lines in one piece."""
+    yield list(lines)
+
+
+async def sent(stream: AsyncIterator[Sent]) -> tuple[list[int], str | None]:
+    """Give how many were published by each request, and the error in the end."""
+    found: list[Sent] = []
+    error: str | None = None
+    try:
+        while True:
+            found.append(await anext(stream))
+    except StopAsyncIteration:
+        pass
+    except ClientError as caught:
+        error = str(caught)
+    return [each.count for each in found], error
+
+
+async def held(server: Server) -> list[str]:
+    """Give the data of all that was published."""
+    count = server.broadcaster.counts.published
+    async with asyncio.timeout(PATIENCE), server.broadcaster.subscribe("*", since="earliest") as stream:
+        return [(await anext(stream)).data for _ in range(count)]
+
+
+def test_a_line_is_an_event_as_the_server_takes_it() -> None:
+    """What was not said is not in it."""
+    assert line("a\n") == b'{"message":"a\\n"}'
+    assert line("a", event="e", id="i", key="k", retry=0) == (
+        b'{"message":"a","event":"e","id":"i","key":"k","retry":0}'
+    )
+    with pytest.raises(ClientError, match="lone surrogate"):
+        line("a", event="\udcff")
+
+
+async def test_lines_that_come_together_are_one_request(serve: Serve) -> None:
+    """Up to the bounds; those that come later are one of their own, and nothing is asked for too early."""
+    server = await serve()
+    async with server.broadcaster.subscribe("c"), Client(server.url) as client:
+        stream = client.publish_lines(in_pieces(["a", "b"], [], ["c"]), channels=["c"])
+        epoch = server.broadcaster.cursor.partition("-")[0]
+        assert await anext(stream) == Sent(2, 1, f"{epoch}-2")
+        assert server.broadcaster.counts.published == 2
+        assert await anext(stream) == Sent(1, 1, f"{epoch}-3")
+        assert [each async for each in stream] == []
+    assert await held(server) == ["a", "b", "c"]
+
+
+async def test_a_request_is_bounded_in_events_and_in_bytes(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    """A line that is longer than the bound goes alone."""
+    server = await serve()
+    monkeypatch.setattr(module, "BATCH", 3)
+    async with Client(server.url) as client:
+        assert await sent(client.publish_lines(in_pieces("abcdefgh"))) == ([3, 3, 2], None)
+        monkeypatch.setattr(module, "BATCH_BYTES", 2 * len(line("a")) + 1)
+        lines = in_pieces(["a", "b", "c", "x" * 100, "d", "e"])
+        assert await sent(client.publish_lines(lines)) == ([2, 1, 1, 2], None)
+    assert await held(server) == [*"abcdefgh", "a", "b", "c", "x" * 100, "d", "e"]
+
+
+async def test_a_request_is_within_what_a_server_takes_by_default() -> None:
+    """In events and in bytes."""
+    assert Config().max_batch >= module.BATCH
+    assert Config().max_body >= module.BATCH_BYTES
+
+
+async def test_blank_lines_are_none_and_counted(serve: Serve) -> None:
+    """A piece of nothing else is no request; the number of a line is the one in its file."""
+    server = await serve()
+    async with Client(server.url) as client:
+        assert await sent(client.publish_lines(raw(b"", b" \t\r"))) == ([], None)
+        lines = raw(b"", line("a"), b"\r", line("b"), b"{}", line("c"))
+        counts, error = await sent(client.publish_lines(lines))
+    assert (counts, await held(server)) == ([2], ["a", "b"])
+    assert error == f"{server.url}/send: 422 {http.HTTPStatus(422).phrase}: line 5: message: missing"
+
+
+@pytest.mark.parametrize("bad", range(7))
+async def test_all_before_a_bad_line_is_published(
+    monkeypatch: pytest.MonkeyPatch, serve: Serve, bad: int
+) -> None:
+    """And nothing behind it, whatever requests its neighbours were in."""
+    monkeypatch.setattr(module, "BATCH", 3)
+    server = await serve(max_event=100)
+    messages = [*"abcdefg"]
+    messages[bad] = "x" * 101
+    async with Client(server.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(messages[:4], messages[4:])))
+    assert sum(counts) == bad
+    assert error is not None
+    assert error.endswith(f": line {bad + 1}: data: is 101 bytes, and an event may be 100")
+    assert await held(server) == messages[:bad]
+
+
+async def test_a_server_that_takes_less_gets_less(serve: Serve) -> None:
+    """Whether it counts events or bytes; nothing is published twice."""
+    messages = [str(number) for number in range(100)]
+    for settings in ({"max_batch": 3}, {"max_body": 100, "max_event": 50}):
+        server = await serve(**settings)
+        async with Client(server.url) as client:
+            counts, error = await sent(client.publish_lines(in_pieces(messages)))
+        assert (sum(counts), error) == (100, None)
+        assert await held(server) == messages
+
+
+async def test_a_refusal_of_all_is_told_as_it_is(serve: Serve) -> None:
+    """Nothing is asked again for a part of the lines: the first of them could not be published."""
+    server = await serve()
+    async with Client(server.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a", "b"]), channels=["a/b"]))
+    assert (counts, error) == (
+        [],
+        f"{server.url}/send?channel=a/b: 400 Bad Request: channel: must not contain '/': 'a/b'",
+    )
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", ": Server disconnected, with lines 1 to 2 under way"),
+        (plain("502 Bad Gateway", "text/plain", ""), "/send: 502 Bad Gateway, with lines 1 to 2 under way"),
+        (plain("503 Service Unavailable", "text/plain", ""), "/send: 503 Service Unavailable"),
+        (plain("200 OK", "application/json", "{}"), " as this server does, with lines 1 to 2 under way"),
+        (
+            plain("413 Too Large\r\nConnection: close", "text/plain", "line 9: x"),
+            "/send: 413 Too Large: line 1: line 9: x",
+        ),
+        (plain("400 Bad Request", "text/plain", "line 9: x"), "/send: 400 Bad Request: line 9: x"),
+        (plain("400 Bad Request", "text/plain", "line 0: x"), "/send: 400 Bad Request: line 0: x"),
+    ],
+)
+async def test_what_else_may_be_answered_is_an_error(speak: Speak, answer: bytes, told: str) -> None:
+    """Where nobody can say whether they were published, it says which lines those are."""
+    script = await speak(answer, answer, answer)
+    async with Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a", "b"])))
+    assert counts == []
+    assert error is not None
+    assert error.endswith(told)
+
+
+async def test_a_json_array_is_one_batch(serve: Serve) -> None:
+    """All of it, or nothing."""
+    server = await serve()
+    async with Client(server.url) as client:
+        answer = await client.publish_json(b'[{"message": "a"}, {"data": [1, 2]}]', channels=["c"])
+        assert (answer["count"], answer["id"]) == (2, server.broadcaster.cursor)
+        with pytest.raises(ClientError, match=r"/send: 422 .+: item 2: message: missing"):
+            await client.publish_json(b'[{"message": "a"}, {}]')
+    assert await held(server) == ["a", "[1,2]"]
+
+
+# Where a stream begins, and goes on.
+
+
+async def test_an_id_without_an_event_is_where_a_stream_is(
+    speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """That of the opening, and of a heartbeat that moves it; not one whose blank line has not come."""
+    script = await speak(
+        STREAM + chunk(b":\nretry: 40\nid: 7\n\n") + END,
+        STREAM + chunk(b":\nid: 9\n\nid: 11\n"),
+        STREAM + chunk(b"data: one\n\n"),
+    )
+    found = await pieces(script.url, 1)
+    assert script.resumed_from() == [None, "7", "9"]
+    assert [piece.last_event_id for piece in found] == ["7", "9", "9"]
+
+
+async def test_a_piece_is_where_its_last_event_was(speak: Speak) -> None:
+    """Whatever is in it."""
+    script = await speak(STREAM + chunk(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 3\ndata: half"))
+    (piece,) = await pieces(script.url, 3)
+    assert [event.id for event in piece.events] == ["1", "2", None]
+    assert piece.last_event_id == "2"
+
+
+def asked(script: Script) -> list[str]:
+    """Give what was asked for."""
+    return [head[0].split()[1] for head in script.heads]
+
+
+async def test_since_is_said_until_an_id_is_known(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """From then on the id says more, and the words would begin anew."""
+    script = await speak(
+        STREAM + chunk(b"retry: 40\n") + END,
+        STREAM + chunk(b"id: 7\n\n") + END,
+        STREAM + chunk(b"data: one\n\n"),
+    )
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        async for piece in client.subscribe(["a", "b.*"], since="10m", events=["x y", "é"], format="json"):
+            if piece.events:
+                break
+    query = "event=x+y&event=%C3%A9&format=json"
+    path = "/events/a,b.*?" + query
+    assert asked(script) == [path + "&since=10m", path + "&since=10m", path]
+    assert script.resumed_from() == [None, None, "7"]
+
+
+async def test_a_stream_may_begin_behind_an_id(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """Which wins over since, from the first request on."""
+    script = await speak(STREAM + chunk(b"retry: 40\n") + END, STREAM + chunk(b"data: one\n\n"))
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        async for piece in client.subscribe(since="earliest", last_event_id="7"):
+            assert piece.last_event_id == "7"
+            if piece.events:
+                break
+    assert asked(script) == ["/events", "/events"]
+    assert script.resumed_from() == ["7", "7"]
+
+
+async def test_what_was_published_between_is_given(serve: Serve) -> None:
+    """From an id, by name and by pattern, of the types wanted."""
+    server = await serve()
+    first_one = await server.broadcaster.broadcast("one", channels=("a",))
+    for channel, event_type in (("a", "x"), ("b.c", "x"), ("b.c", "y"), ("other", "x")):
+        await server.broadcaster.broadcast(channel + event_type, channels=(channel,), event=event_type)
+    found: list[str] = []
+    async with asyncio.timeout(PATIENCE), Client(server.url) as client:
+        async for piece in client.subscribe(["a", "b.*"], last_event_id=first_one.id, events=["x"]):
+            found += [event.data for event in piece.events]
+            if len(found) == 2:
+                break
+    assert found == ["ax", "b.cx"]

@@ -8,6 +8,7 @@ import pytest
 
 from sse_broadcast.config import (
     SETTINGS,
+    ChannelRule,
     Config,
     EventLoop,
     Loaded,
@@ -17,6 +18,8 @@ from sse_broadcast.config import (
     unknown_variables,
 )
 from sse_broadcast.errors import ConfigError
+
+POLICIES = "expected one of disconnect, drop-oldest, drop-newest, conflate"
 
 
 @pytest.fixture
@@ -51,6 +54,15 @@ def test_the_defaults_are_these() -> None:
         "queue_bytes": 4_194_304,
         "overflow": Overflow.DISCONNECT,
         "max_event": 1_048_576,
+        "max_batch": 1000,
+        "max_body": 4_194_304,
+        "max_channels": 100,
+        "history_size": 1000,
+        "history_age": 3600.0,
+        "history_bytes": 8_388_608,
+        "history_total": 134_217_728,
+        "history_channels": 131_072,
+        "idempotency_window": 300.0,
         "send_buffer": 131_072,
         "write_timeout": 30.0,
         "heartbeat": 15.0,
@@ -60,6 +72,7 @@ def test_the_defaults_are_these() -> None:
         "shutdown_timeout": 8.0,
         "event_loop": EventLoop.AUTO,
         "log_level": LogLevel.INFO,
+        "channel": (),
     }
 
 
@@ -138,7 +151,7 @@ def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
         ("heartbeat", "nan", "expected `float` >= 0.01, not 'nan'"),
         ("heartbeat", "inf", "expected `float` <= 86400.0, not 'inf'"),
         ("host", "", "expected `str` of length >= 1, not ''"),
-        ("overflow", "Drop", "expected one of disconnect, drop-oldest, drop-newest, not 'Drop'"),
+        ("overflow", "Drop", "expected one of disconnect, drop-oldest, drop-newest, conflate, not 'Drop'"),
         ("event_loop", "trio", "expected one of auto, asyncio, uvloop, not 'trio'"),
         ("log_level", "INFO", "expected one of debug, info, warning, error, not 'INFO'"),
     ],
@@ -159,8 +172,8 @@ def test_a_bad_value_is_told_with_its_flag_or_variable(name: str, text: str, exp
         ("host = 1979-05-27", "host: expected `str`, not datetime.date(1979, 5, 27)"),
         ('heartbeat = "15"', "heartbeat: expected `float`, not '15'"),
         ("heartbeat = nan", "heartbeat: expected `float` >= 0.01, not nan"),
-        ('overflow = "drop"', "overflow: expected one of disconnect, drop-oldest, drop-newest, not 'drop'"),
-        ("overflow = 1", "overflow: expected one of disconnect, drop-oldest, drop-newest, not 1"),
+        ('overflow = "drop"', f"overflow: {POLICIES}, not 'drop'"),
+        ("overflow = 1", f"overflow: {POLICIES}, not 1"),
         ("prot = 9000", "prot: no such setting (its value is 9000)"),
         ("queue-size = 9", "queue-size: no such setting (its value is 9)"),
         ("[server]\nport = 1", "server: no such setting (its value is {'port': 1})"),
@@ -270,3 +283,33 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text(name: str) -> None:
     assert setting.variable == "SSE_BROADCAST_" + name.upper()
     assert len(setting.help) > 10
     assert not setting.help.endswith(".")
+
+
+def test_rules_for_channels_come_from_the_file_in_their_order(file: Path) -> None:
+    """A table each; what it does not say is None, and left to the server's own settings."""
+    file.write_text(
+        '[[channel]]\nmatch = "prices.*"\noverflow = "conflate"\nhistory_size = 0\n'
+        '[[channel]]\nmatch = "*"\nhistory_age = 60\nretry = 500\n'
+    )
+    loaded = load({}, environ={}, file=file)
+    assert loaded.config.channel == (
+        ChannelRule(match="prices.*", overflow=Overflow.CONFLATE, history_size=0),
+        ChannelRule(match="*", history_age=60.0, retry=500),
+    )
+    assert loaded.sources["channel"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("rule", "complaint"),
+    [
+        ('match = "a b"', "expected `str` matching regex '^[A-Za-z0-9._:@~*-]{1,128}$' - at `$[0].match`"),
+        ('overflow = "conflate"', "object missing required field `match` - at `$[0]`"),
+        ('match = "a"\nhistory_sise = 1', "object contains unknown field `history_sise` - at `$[0]`"),
+        ('match = "a"\nhistory_size = -1', "expected `int` >= 0 - at `$[0].history_size`"),
+        ('match = "a"\noverflow = "drop"', "invalid enum value 'drop' - at `$[0].overflow`"),
+    ],
+)
+def test_a_bad_rule_is_named(file: Path, rule: str, complaint: str) -> None:
+    """With its file, its place and what is wrong."""
+    file.write_text(f"[[channel]]\n{rule}\n")
+    assert refused(file=file) == f"{file}: [[channel]]: {complaint}"

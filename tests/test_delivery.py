@@ -1,26 +1,32 @@
-"""The walk, heartbeats and deadlines, over sinks in memory."""
+"""The walk, catching up, heartbeats and deadlines, over sinks in memory."""
 
 import asyncio
+import itertools
+import random
 
 import pytest
 
+from sse_broadcast import delivery as delivery_module
+from sse_broadcast import wire
 from sse_broadcast.audience import Lane
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, Overflow
-from sse_broadcast.delivery import STRIDE, WRITE_LIMIT, Delivery, goodbye, jittered
+from sse_broadcast.config import ChannelRule, Overflow
+from sse_broadcast.delivery import FAR, SLICE, STRIDE, TURN, WRITE_LIMIT, Delivery, goodbye, jittered
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
+from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.subscriber import CloseReason
-from tests.support.outlets import MemorySink
+from tests.support.outlets import EPOCH, MemorySink, block, connect
+from tests.support.outlets import make_broadcaster as make
 from tests.support.sockets import until
 
+LARGE = "x" * 30_000
+"""Two of these fit into a write, and three do not."""
 
-def make(**settings: object) -> Broadcaster:
-    return Broadcaster(Config(**settings))  # type: ignore[arg-type]
 
-
-def connect(broadcaster: Broadcaster) -> tuple[Lane, MemorySink]:
-    sink = MemorySink()
-    return broadcaster.connect(sink), sink
+def blocks(*data: object, first: int = 1) -> bytes:
+    """Give the frames of what was published from a position on."""
+    return b"".join(itertools.starmap(block, enumerate(data, first)))
 
 
 async def settled() -> None:
@@ -35,8 +41,9 @@ async def test_every_lane_gets_everything_in_order() -> None:
     sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
     for number in range(5):
         await broadcaster.broadcast(str(number))
-    await until(lambda: all(len(sink.data) == 45 for sink in sinks))
-    assert {sink.data for sink in sinks} == {b"".join(b"data: %d\n\n" % number for number in range(5))}
+    everything = blocks(*range(5))
+    await until(lambda: all(len(sink.data) == len(everything) for sink in sinks))
+    assert {sink.data for sink in sinks} == {everything}
 
 
 async def test_what_waits_leaves_in_one_write() -> None:
@@ -48,7 +55,7 @@ async def test_what_waits_leaves_in_one_write() -> None:
     await settled()
     await broadcaster.broadcast("c")
     await settled()
-    assert sink.written == [b"data: a\n\ndata: b\n\n", b"data: c\n\n"]
+    assert sink.written == [blocks("a", "b"), block(3, "c")]
 
 
 async def test_a_write_joins_a_bounded_number_of_bytes() -> None:
@@ -56,9 +63,9 @@ async def test_a_write_joins_a_bounded_number_of_bytes() -> None:
     broadcaster = make()
     _, sink = connect(broadcaster)
     for _ in range(5):
-        await broadcaster.broadcast("x" * 30_000)
-    await until(lambda: len(sink.data) == 5 * 30_008)
-    assert [len(data) // 30_008 for data in sink.written] == [2, 2, 1]
+        await broadcaster.broadcast(LARGE)
+    await until(lambda: sink.data == blocks(*[LARGE] * 5))
+    assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
     assert all(len(data) <= WRITE_LIMIT for data in sink.written)
 
 
@@ -70,8 +77,8 @@ async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
     _, second = connect(broadcaster)
     await broadcaster.broadcast("b")
     await settled()
-    assert first.data == b"data: a\n\ndata: b\n\n"
-    assert second.data == b"data: b\n\n"
+    assert first.data == blocks("a", "b")
+    assert second.data == block(2, "b")
 
 
 async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
@@ -85,14 +92,14 @@ async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
     await broadcaster.broadcast("b")
     await broadcaster.broadcast("c")
     await settled()
-    assert (slow.data, len(lane.subscriber)) == (b"data: a\n\n", 2)
-    assert other.data == b"data: a\n\ndata: b\n\ndata: c\n\n"
+    assert (slow.data, len(lane.subscriber)) == (block(1, "a"), 2)
+    assert other.data == blocks("a", "b", "c")
     slow.takes_more = True
     lane.resume()
     await settled()
     await broadcaster.broadcast("d")
     await settled()
-    assert slow.data == b"data: a\n\ndata: b\n\ndata: c\n\ndata: d\n\n"
+    assert slow.data == blocks("a", "b", "c", "d")
     assert lane.following
 
 
@@ -102,12 +109,12 @@ async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile
     lane, sink = connect(broadcaster)
     sink.takes_more = False
     for _ in range(4):
-        await broadcaster.broadcast("x" * 30_000)
+        await broadcaster.broadcast(LARGE)
     await settled()
     assert len(sink.written) == 1
     sink.takes_more = True
     lane.resume()
-    await until(lambda: len(sink.data) == 4 * 30_008)
+    await until(lambda: sink.data == blocks(*[LARGE] * 4))
 
 
 async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_takes_it() -> None:
@@ -117,7 +124,7 @@ async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_take
     for number in range(1000):
         await broadcaster.broadcast(str(number))
     await settled()
-    assert sink.data == b"".join(b"data: %d\n\n" % number for number in range(1000))
+    assert sink.data == blocks(*range(1000))
     assert broadcaster.client_count == 1
 
 
@@ -130,7 +137,7 @@ async def test_a_broken_sink_harms_nobody_else() -> None:
     broken.broken = True
     await broadcaster.broadcast("a")
     await settled()
-    assert before.data == after.data == b"data: a\n\n"
+    assert before.data == after.data == block(1, "a")
     assert broken.aborted == 1
     assert broadcaster.counts.closed == {"error": 1}
     assert broadcaster.client_count == 2
@@ -217,7 +224,7 @@ async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> N
     sink.takes_more = True
     lane.resume()
     await settled()
-    assert sink.written[0] == b"data: a\n\n"
+    assert sink.written[0] == block(1, "a")
     assert sink.written[1].startswith(b"event: $close\nretry: ")
     assert sink.written[1].endswith(b'data: {"reason": "slow"}\n\n')
     assert (len(sink.written), sink.closed, sink.aborted) == (2, 1, 0)
@@ -259,10 +266,9 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
     lane.resume()
     await settled()
     reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n\n'
-    first = b"data: 0\n\n"
     kept = {
-        Overflow.DROP_OLDEST: first + reset + b"data: 4\n\ndata: 5\n\n",
-        Overflow.DROP_NEWEST: first + b"data: 1\n\ndata: 2\n\n" + reset,
+        Overflow.DROP_OLDEST: block(1, 0) + b"id: 0123abcd-4\n" + reset + blocks(4, 5, first=5),
+        Overflow.DROP_NEWEST: blocks(0, 1, 2) + b"id: 0123abcd-6\n" + reset,
     }
     assert sink.data == kept[overflow]
     assert broadcaster.counts.dropped == {overflow: 3}
@@ -272,20 +278,25 @@ async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
     """A server that stops loses nothing it has answered for."""
     broadcaster = make()
     lane, sink = connect(broadcaster)
-    await broadcaster.broadcast("a")
-    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+
+    async def publish_and_close() -> None:
+        # Nothing is between the two: the walk has not come by.
+        await broadcaster.broadcast("a")
+        await broadcaster.close(timeout=30)
+
+    closing = asyncio.ensure_future(publish_and_close())
     await until(lambda: sink.closed == 1)
     broadcaster.disconnect(lane)
     await closing
-    assert sink.data.startswith(b"data: a\n\nevent: $close\nretry: ")
+    assert sink.data.startswith(block(1, "a") + b"event: $close\nretry: ")
     assert sink.data.endswith(b'data: {"reason": "drain"}\n\n')
     assert broadcaster.counts.closed == {"drain": 1}
 
 
 async def test_the_timer_rests_when_there_is_nobody() -> None:
     """No lane, no timer: nothing keeps an idle loop awake, nothing is left."""
-    delivery = Delivery(heartbeat=1, write_timeout=1, retry=1000, metrics=Metrics())
     broadcaster = make()
+    delivery = Delivery(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
     broadcaster._delivery = delivery
     lane, _ = connect(broadcaster)
     assert delivery._timer is not None
@@ -294,9 +305,19 @@ async def test_the_timer_rests_when_there_is_nobody() -> None:
     assert not delivery._silence
 
 
-def test_goodbye_is_one_block() -> None:
-    """Why the stream ends, and when to come back."""
-    assert goodbye(CloseReason.DRAIN, 2500) == b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\n\n'
+@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT, JSON])
+def test_goodbye_is_one_block(encoding: Encoding) -> None:
+    """Why the stream ends, and when to come back; without an id, since it moves no cursor."""
+    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\n\n'
+    assert goodbye(CloseReason.DRAIN, 2500, encoding) == encoding.frame(told)
+
+
+def test_goodbye_is_one_line_where_events_are_lines() -> None:
+    """An envelope of no channel, as all that the server says itself."""
+    said = goodbye(CloseReason.SLOW, 2500, NDJSON)
+    before, _, time = said.partition(b'"time":')
+    assert before == b'{"channel":null,"id":null,"event":"$close","data":{"reason": "slow"},'
+    assert time.endswith(b"}\n")
 
 
 def test_jitter_spreads_by_half() -> None:
@@ -314,7 +335,7 @@ async def test_a_burst_asks_for_the_walk_once() -> None:
         await broadcaster.broadcast(str(number))
     assert len(broadcaster._delivery._ready) == 1
     await settled()
-    assert sink.data == b"".join(b"data: %d\n\n" % number for number in range(95))
+    assert sink.data == blocks(*range(95))
     assert not broadcaster._delivery._ready
     assert all(sink.written)
 
@@ -339,7 +360,7 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
         await broadcaster.broadcast(str(number))
         assert not (lane.following and len(lane.subscriber))
     await settled()
-    everything = b"".join(b"data: %d\n\n" % number for number in range(4 + 3 * queue_size))
+    everything = blocks(*range(4 + 3 * queue_size))
     assert other.data == everything
     assert sink.data == everything
 
@@ -362,3 +383,704 @@ async def test_the_end_is_written_once() -> None:
     assert sink.written[-1].startswith(b"event: $close")
     broadcaster.disconnect(lane)
     await closing
+
+
+async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_key() -> None:
+    """At the newest one's place, and without a word of a loss."""
+    broadcaster = make(queue_size=2, overflow=Overflow.CONFLATE)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("first")
+    await settled()
+    for number in range(6):
+        await broadcaster.broadcast(str(number), key=f"k{number % 2}")
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.data == block(1, "first") + block(6, 4) + block(7, 5)
+    assert (broadcaster.counts.dropped, broadcaster.counts.resets) == ({}, {})
+
+
+@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT])
+async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding: Encoding) -> None:
+    """A rule's reconnection time is its readers', to the end; and it is written as all else was."""
+    broadcaster = make(channel=(ChannelRule(match="a", retry=0),))
+    _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await until(lambda: sink.closed == 1)
+    assert sink.data == encoding.frame(b'event: $close\nretry: 0\ndata: {"reason": "drain"}\n\n')
+    closing.cancel()
+
+
+async def test_who_leaves_before_its_goodbye_is_written_nothing() -> None:
+    """Its handler is over, and its sink is no longer ours to write to."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    lane.subscriber.close(CloseReason.DRAIN)
+    broadcaster.disconnect(lane)
+    await settled()
+    assert sink.written == []
+
+
+@pytest.mark.parametrize("since", [None, "earliest"])
+async def test_an_end_has_no_allowance_of_its_own(monkeypatch: pytest.MonkeyPatch, since: str | None) -> None:
+    """A socket that was full when its stream began to end has until its first deadline, caught up or not."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(write_timeout=5)
+    for _ in range(3):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since=since)
+    sink.takes_more = False
+    await broadcaster.broadcast("a")
+    broadcaster._delivery._walk()
+    assert broadcaster._delivery._deadlines == {lane: 5}
+    clock.now = 3
+    lane.subscriber.close(CloseReason.DRAIN)
+    assert broadcaster._delivery._deadlines == {lane: 5}
+
+
+async def test_readers_of_several_channels_are_told_which() -> None:
+    """Live, from a queue of their own, and from the history: the first that they asked for."""
+    broadcaster = make()
+    line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0}\n'
+    lane, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
+    await broadcaster.broadcast("1", channels=["a", "b", "c"])
+    await settled()
+    live.takes_more = False
+    for text in "23":
+        await broadcaster.broadcast(text, channels=["a", "b", "c"])
+        await settled()
+    live.takes_more = True
+    lane.resume()
+    _, late = connect(broadcaster, "b*", since="earliest", sink=MemorySink(NDJSON))
+    await settled()
+    assert live.data == late.data == b"".join(line % (number, number) for number in (1, 2, 3))
+
+
+# Catching up.
+
+
+async def test_a_reader_catches_up_in_pages_and_goes_live() -> None:
+    """What it has to get leaves as whole frames, in bounded writes; what comes then, as for anyone."""
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    assert (lane.following, broadcaster.client_count) == (False, 1)
+    await until(lambda: lane.following)
+    assert sink.data == blocks(*[LARGE] * 5)
+    assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
+    assert lane.subscriber.catching_up is None
+    await broadcaster.broadcast("live")
+    await settled()
+    assert sink.written[3:] == [block(6, "live")]
+
+
+async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once() -> None:
+    """With the newest id as with none."""
+    broadcaster = make()
+    await broadcaster.broadcast("before")
+    one, sink = connect(broadcaster)
+    two, other = connect(broadcaster, since=broadcaster.cursor)
+    assert one.following
+    assert two.following
+    await broadcaster.broadcast("a")
+    await settled()
+    assert sink.data == other.data == block(2, "a")
+
+
+async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
+    """And not before: a blocked reader has nothing queued, and keeps its place in the history."""
+    broadcaster = make(queue_size=1)
+    for _ in range(3):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    _, other = connect(broadcaster)
+    sink.takes_more = False
+    await settled()
+    assert sink.data == blocks(LARGE, LARGE)
+    for number in range(5):
+        await broadcaster.broadcast(str(number))
+        broadcaster._delivery.wake_lane(lane)
+        await settled()
+    assert sink.data == blocks(LARGE, LARGE)
+    assert other.data == blocks(*range(5), first=4)
+    assert (len(lane.subscriber), lane.subscriber.waiting, lane.following) == (0, True, False)
+    assert not lane.audience.queued
+    sink.takes_more = True
+    lane.resume()
+    await until(lambda: lane.following)
+    assert sink.data == blocks(LARGE, LARGE, LARGE, *range(5))
+
+
+async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> None:
+    """However often the reader was about to go live, it does so once."""
+    broadcaster = make()
+    for number in range(3):
+        await broadcaster.broadcast(str(number))
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    for number in range(3, 10):
+        await settled()
+        # It has everything there is, and its sink is full: it is not live, since it is not asked.
+        assert not lane.subscriber.waiting
+        assert not lane.following
+        await broadcaster.broadcast(str(number))
+        lane.resume()
+    await settled()
+    sink.takes_more = True
+    lane.resume()
+    assert lane.following
+    await broadcaster.broadcast("live")
+    await settled()
+    assert sink.data == blocks(*range(10), "live")
+
+
+async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two turns of the walk for the same lane are no two beginnings."""
+    followed: list[Lane] = []
+    follow = Lane.follow
+
+    def noted(lane: Lane) -> None:
+        followed.append(lane)
+        follow(lane)
+
+    monkeypatch.setattr(Lane, "follow", noted)
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    broadcaster._delivery.wake_lane(lane)
+    await until(lambda: lane.following)
+    await broadcaster.broadcast("live")
+    await settled()
+    assert followed == [lane]
+    assert sink.data == blocks(*[LARGE] * 5, "live")
+
+
+class Crowd:
+    """Readers that join, and whose sinks fill and empty, at moments left to chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.broadcaster = make()
+        self.texts: list[str] = []
+        self.readers: list[tuple[int, Lane, MemorySink]] = []
+        self._chance = chance
+
+    async def act(self) -> None:
+        """Do any one of what may happen next."""
+        match self._chance.randrange(5):
+            case 0:
+                self._join()
+            case 1 | 2:
+                self.texts.append(self._chance.choice(["a", "b", LARGE]))
+                await self.broadcaster.broadcast(self.texts[-1])
+            case 3:
+                for _, lane, sink in self._chance.sample(self.readers, len(self.readers) // 2):
+                    self._stir(lane, sink, takes_more=self._chance.random() < 0.5)
+            case _:
+                await asyncio.sleep(0)
+
+    async def calm(self) -> None:
+        """Let everyone take what there is."""
+        for _, lane, sink in self.readers:
+            self._stir(lane, sink, takes_more=True)
+        lanes = [lane for _, lane, _ in self.readers]
+        await until(lambda: all(lane.following and lane.seen == lane.audience.end for lane in lanes))
+
+    def _join(self) -> None:
+        since = self._chance.randint(0, len(self.texts))
+        lane, sink = connect(self.broadcaster, since=f"{EPOCH}-{since}")
+        sink.takes_more = self._chance.random() < 0.5
+        self.readers.append((since, lane, sink))
+
+    def _stir(self, lane: Lane, sink: MemorySink, *, takes_more: bool) -> None:
+        sink.takes_more = takes_more
+        if lane.blocked:
+            lane.resume()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_readers_that_join_and_block_at_any_moment_get_everything_once(seed: int) -> None:
+    """Every reader's bytes are those of the log from its cursor on, whatever happened on the way."""
+    crowd = Crowd(random.Random(seed))
+    for _ in range(300):
+        await crowd.act()
+    await crowd.calm()
+    for since, _, sink in crowd.readers:
+        assert sink.data == blocks(*crowd.texts[since:], first=since + 1)
+    assert crowd.broadcaster.client_count == len(crowd.readers) > 0
+
+
+# Pages of history, joined once.
+
+
+def pages_of(*sinks: MemorySink) -> int:
+    """Give how many objects there are among all that was written."""
+    return len({id(data) for sink in sinks for data in sink.written})
+
+
+@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT, JSON, NDJSON])
+async def test_readers_that_come_back_together_get_the_same_pages(encoding: Encoding) -> None:
+    """The same bytes, object by object; a page is joined once for all of them."""
+    broadcaster = make()
+    for _ in range(6):
+        await broadcaster.broadcast(LARGE)
+    sinks = [connect(broadcaster, since="earliest", sink=MemorySink(encoding))[1] for _ in range(5)]
+    await until(lambda: all(len(sink.written) == 3 for sink in sinks))
+    assert len({sink.data for sink in sinks}) == 1
+    assert pages_of(*sinks) == 3
+    if encoding is TEXT:
+        assert sinks[0].data == blocks(*[LARGE] * 6)
+
+
+async def test_readers_of_something_else_never_share_a_page() -> None:
+    """Though it begins and ends with the same events and has as many of them: each gets its own."""
+    broadcaster = make()
+    rows = [("a", "t"), ("b", "t"), ("c", "u"), ("a", "u"), ("a", "t")]
+    for number, (channel, kind) in enumerate(rows, 1):
+        await broadcaster.broadcast(str(number), event=kind, channels=[channel])
+    asked: list[tuple[tuple[str, ...], list[str] | None, list[int]]] = [
+        (("a", "b"), None, [1, 2, 4, 5]),
+        (("a", "c"), None, [1, 3, 4, 5]),
+        (("a",), None, [1, 4, 5]),
+        (("a", "b", "c"), ["t"], [1, 2, 5]),
+        (("a", "*"), ["t"], [1, 2, 5]),
+    ]
+    sinks = [
+        [
+            connect(broadcaster, *channels, types=types, since="earliest", sink=MemorySink(encoding))[1]
+            for channels, types, _ in asked
+        ]
+        for encoding in (NDJSON, CHUNKED_TEXT, TEXT)
+    ]
+    await settled()
+    assert pages_of(*itertools.chain(*sinks)) == 15
+    for sink, (_, _, wanted) in zip(sinks[-1], asked, strict=True):
+        frames = [f"id: {EPOCH}-{n}\nevent: {rows[n - 1][1]}\ndata: {n}\n\n" for n in wanted]
+        assert sink.data == "".join(frames).encode()
+
+
+async def test_a_page_that_lost_something_is_another_page() -> None:
+    """It begins and ends as the one that was given before, and is joined anew."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    for channel in "aba":
+        await broadcaster.broadcast("x", channels=[channel])
+    _, before = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    await broadcaster.broadcast("x" * WRITE_LIMIT, channels=["b"])
+    _, after = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    large = block(4, "x" * WRITE_LIMIT)
+    assert before.written == [blocks("x", "x", "x"), large]
+    assert after.written == [block(1, "x") + block(3, "x"), large]
+
+
+async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes first, a frame alone is none of them, and with the last reader all are gone."""
+    monkeypatch.setattr(delivery_module, "PAGES", 2)
+    broadcaster = make()
+    for number in range(10):
+        await broadcaster.broadcast(str(number))
+    pages = broadcaster._delivery._pages
+    lanes = []
+    for since in range(10):
+        lane, sink = connect(broadcaster, since=f"{EPOCH}-{since}")
+        lanes.append(lane)
+        await settled()
+        assert sink.written == [blocks(*range(since, 10), first=since + 1)]
+        assert len(pages) <= 2
+    assert [first for _, first, _, _ in pages] == [8, 9]
+    for lane in lanes:
+        broadcaster.disconnect(lane)
+    assert pages == {}
+
+
+async def test_a_filter_is_a_filter_of_the_history_too() -> None:
+    """Catching up gives the channels and types asked for, and nothing else."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster, "a", types=["t"])
+    for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
+        await broadcaster.broadcast("x", event=event, channels=[channel])
+    _, late = connect(broadcaster, "a", types=["t"], since="earliest")
+    await settled()
+    line = "id: 0123abcd-%d\nevent: t\ndata: x\n\n"
+    assert sink.data == late.data == f"{line % 1}{line % 4}".encode()
+    assert lane.following
+
+
+async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -> None:
+    """Pages that turn out empty are turned all the same."""
+    broadcaster = make(history_size=10_000)
+    drafts = [broadcaster.draft(Event("x", "t"), ["a"])] * 5000
+    await broadcaster.publish_all(drafts)
+    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await until(lambda: lane.following)
+    assert sink.written == []
+    await broadcaster.broadcast("x", event="u", channels=["a"])
+    await settled()
+    assert sink.data == b"id: 0123abcd-5001\nevent: u\ndata: x\n\n"
+
+
+async def test_a_loss_in_the_history_is_told_before_what_is_still_held() -> None:
+    """Once, with the id just before that."""
+    broadcaster = make(history_size=2)
+    for number in range(5):
+        await broadcaster.broadcast(str(number))
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-1")
+    await settled()
+    reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n\n'
+    assert sink.data == b"id: 0123abcd-3\n" + reset + blocks(3, 4, first=4)
+    assert lane.following
+
+
+async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
+    """A peer that takes nothing is cut, however much it has asked for."""
+    broadcaster = make(write_timeout=0.05)
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    await until(lambda: sink.aborted == 1)
+    counts = broadcaster.counts
+    assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
+    assert (lane.subscriber.closed, lane.subscriber.catching_up) == (CloseReason.STALLED, None)
+    assert len(sink.written) == 1
+
+
+async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None:
+    """Each page that is taken in time earns the whole allowance again."""
+    broadcaster = make(write_timeout=0.2, heartbeat=60)
+    for _ in range(200):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    loop = asyncio.get_running_loop()
+    sink.takes_more = False
+    started = loop.time()
+    while loop.time() < started + 0.5:
+        await settled()
+        assert lane.blocked
+        await asyncio.sleep(0.01)
+        lane.resume()
+    assert sink.aborted == 0
+    assert not lane.following
+
+
+async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
+    """What it has yet to get is in its history: it comes back for it with the id it has."""
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    await settled()
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await settled()
+    sink.takes_more = True
+    lane.resume()
+    await until(lambda: sink.closed == 1)
+    first, last = sink.written
+    assert first == blocks(LARGE, LARGE)
+    assert last.startswith(b"event: $close\nretry: ")
+    assert last.endswith(b'data: {"reason": "drain"}\n\n')
+    assert broadcaster.counts.closed == {"drain": 1}
+    broadcaster.disconnect(lane)
+    await closing
+
+
+async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
+    """The walk that would have brought the page brings the end."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster, since="earliest")
+    lane.subscriber.close(CloseReason.DRAIN)
+    await until(lambda: sink.closed == 1)
+    assert len(sink.written) == 1
+    assert sink.data.startswith(b"event: $close\n")
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
+async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason: str) -> None:
+    """As at any other write, and the walk goes on."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, failing = connect(broadcaster, since="earliest")
+    _, other = connect(broadcaster, since="earliest")
+    setattr(failing, fault, True)
+    await settled()
+    assert broadcaster.counts.closed == {reason: 1}
+    assert (lane.subscriber.catching_up, lane.following, broadcaster.client_count) == (None, False, 1)
+    assert other.data == block(1, "a")
+    await broadcaster.broadcast("b")
+    await settled()
+    assert failing.written == []
+
+
+async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
+    """The turn of the walk that was its own finds it gone."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster, since="earliest")
+    broadcaster.disconnect(lane)
+    await settled()
+    assert (sink.written, broadcaster.client_count) == ([], 0)
+    assert not broadcaster._delivery._ready_lanes
+
+
+class Clock:
+    """The loop's time, when nothing takes any but writing to sinks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+
+class CostlySink(MemorySink):
+    """A sink whose every write takes its time, and is noted."""
+
+    def __init__(self, name: str, clock: Clock, cost: float, order: list[str]) -> None:
+        super().__init__()
+        self._name = name
+        self._clock = clock
+        self._cost = cost
+        self._order = order
+
+    def write(self, data: bytes) -> bool:
+        self._clock.now += self._cost
+        self._order.append(self._name)
+        return super().write(data)
+
+
+def runs(order: list[str]) -> list[tuple[str, int]]:
+    return [(name, len(list(group))) for name, group in itertools.groupby(order)]
+
+
+async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within one slice they take turns: a stride of the one, then as long of the other as that may take."""
+    clock, order, write, page = Clock(monkeypatch), list[str](), 2.0**-17, 2.0**-13
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    for _ in range(3):
+        connect(broadcaster, since="earliest", sink=CostlySink("late", clock, page, order))
+    for _ in range(20 * STRIDE):
+        connect(broadcaster, sink=CostlySink("live", clock, write, order))
+    await broadcaster.broadcast("x")
+    broadcaster._delivery._walk()
+    turns = runs(order)
+    live = [count for name, count in turns if name == "live"]
+    late = [count for name, count in turns if name == "late"]
+    assert len(live) > 1
+    assert len(late) > 1
+    assert set(live) == {STRIDE}
+    assert all(TURN <= count * page < TURN + page for count in late)
+    assert SLICE <= clock.now < SLICE + STRIDE * write + TURN + page
+
+
+async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page each; and after a slice whatever else the loop has to do comes first."""
+    clock, order, page = Clock(monkeypatch), list[str](), 2.0**-13
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    for name in "abc":
+        connect(broadcaster, since="earliest", sink=CostlySink(name, clock, page, order))
+    broadcaster._delivery._walk()
+    assert "".join(order) == ("abc" * len(order))[: len(order)]
+    assert SLICE <= clock.now < SLICE + TURN + page
+    assert broadcaster._delivery._walking is not None
+    await settled()
+    assert "".join(order) == "abc" * 30
+
+
+# Cursors of readers to whom nothing comes.
+
+
+async def beat(broadcaster: Broadcaster, lane: Lane) -> None:
+    """Have a lane owe a heartbeat, as its silence would, and let the walk come by."""
+    lane.silent = True
+    broadcaster._delivery.wake_lane(lane)
+    await settled()
+
+
+async def pass_by(broadcaster: Broadcaster, count: int) -> None:
+    """Publish so many events on a channel that nobody here reads."""
+    draft = broadcaster.draft(Event("x", "t"), ["elsewhere"])
+    await broadcaster.publish_all([draft] * count)
+
+
+async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
+    """Once it is more than so many positions behind, and then not again until it is so again."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR)
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, 1)
+    await beat(broadcaster, lane)
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, FAR + 1)
+    await beat(broadcaster, lane)
+    # A turn of the walk without a heartbeat that is owed says nothing.
+    broadcaster._delivery.wake_lane(lane)
+    await settled()
+    here = wire.here(f"{EPOCH}-{FAR + 1}"), wire.here(f"{EPOCH}-{2 * FAR + 2}")
+    assert sink.written == [b":\n", here[0], b":\n", here[1]]
+    assert lane.following
+
+
+async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
+    """By the timer of all heartbeats, and by nothing else."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR + 1)
+    assert sink.written == []
+    await until(lambda: len(sink.written) >= 3)
+    assert sink.written.count(wire.here(f"{EPOCH}-{FAR + 1}")) == 1
+    assert set(sink.written) == {b":\n", wire.here(f"{EPOCH}-{FAR + 1}")}
+
+
+async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
+    """Its cursor is that event's, whether it marched with the others or had a queue of its own."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR)
+    await broadcaster.broadcast("together")
+    await settled()
+    await pass_by(broadcaster, FAR)
+    await beat(broadcaster, lane)
+    sink.takes_more = False
+    for text in ("full", "alone"):
+        await broadcaster.broadcast(text)
+        await settled()
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    await pass_by(broadcaster, FAR)
+    await beat(broadcaster, lane)
+    assert sink.written == [
+        block(FAR + 1, "together"),
+        b":\n",
+        block(2 * FAR + 2, "full"),
+        block(2 * FAR + 3, "alone"),
+        b":\n",
+    ]
+
+
+async def test_a_reader_that_joins_is_not_far_behind() -> None:
+    """It was told in its opening where it is."""
+    broadcaster = make()
+    await pass_by(broadcaster, 10 * FAR)
+    lane, sink = connect(broadcaster)
+    await beat(broadcaster, lane)
+    assert sink.written == [b":\n"]
+
+
+async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
+    """Its cursor is where it was, though it has caught up with everything since."""
+    broadcaster = make()
+    await pass_by(broadcaster, FAR + 5)
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-4")
+    near, other = connect(broadcaster, since=f"{EPOCH}-5")
+    await settled()
+    await beat(broadcaster, lane)
+    await beat(broadcaster, near)
+    assert sink.written == [wire.here(f"{EPOCH}-{FAR + 5}")]
+    assert other.written == [b":\n"]
+
+
+async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
+    """A reader cut behind that would never get it: while anything waits, a heartbeat is all."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    for _ in range(2):
+        await broadcaster.broadcast(LARGE)
+    await pass_by(broadcaster, FAR + 1)
+    await broadcaster.broadcast(LARGE)
+    lane.silent = True
+    broadcaster._delivery.wake_lane(lane)
+    broadcaster._delivery._walk()
+    await settled()
+    assert sink.written == [blocks(LARGE, LARGE), b":\n", block(FAR + 4, LARGE)]
+
+
+async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() -> None:
+    """A page without anything for this reader is no silence: what it wants may be in the next."""
+    broadcaster = make(history_size=10_000)
+    await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
+    await broadcaster.broadcast("wanted", event="u", channels=["a"])
+    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await beat(broadcaster, lane)
+    await until(lambda: lane.following)
+    await settled()
+    assert sink.written == [b"id: 0123abcd-5001\nevent: u\ndata: wanted\n\n", b":\n"]
+
+
+async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() -> None:
+    """Its pages are signs of life, and the cursor is where they end."""
+    broadcaster = make()
+    for _ in range(FAR + 4):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    await beat(broadcaster, lane)
+    await until(lambda: lane.following)
+    # Its silence was still owed a sign, which came when nothing was left to take.
+    *pages, last = sink.written
+    assert b"".join(pages) == blocks(*[LARGE] * (FAR + 4))
+    assert last == b":\n"
+
+
+async def test_each_format_brings_up_a_cursor_in_its_own_way() -> None:
+    """In chunks where there are chunks, beside the event that pages ask for, in lines not at all."""
+    beat_event = b"event: $heartbeat\ndata: {}\n\n"
+    here = wire.here(f"{EPOCH}-{FAR + 1}")
+    broadcaster = make()
+    sinks = [
+        (MemorySink(CHUNKED_TEXT), wire.chunk(here), wire.chunk(b":\n")),
+        (MemorySink(JSON), here, b":\n"),
+        (MemorySink(heartbeat=beat_event), beat_event + here, beat_event),
+        (
+            MemorySink(CHUNKED_TEXT, heartbeat=beat_event),
+            wire.chunk(beat_event) + wire.chunk(here),
+            wire.chunk(beat_event),
+        ),
+        (MemorySink(NDJSON), b"\n", b"\n"),
+    ]
+    lanes = [connect(broadcaster, sink=sink)[0] for sink, _, _ in sinks]
+    await pass_by(broadcaster, FAR + 1)
+    for _ in range(2):
+        for lane in lanes:
+            await beat(broadcaster, lane)
+    assert [sink.written for sink, _, _ in sinks] == [[far, near] for _, far, near in sinks]
+
+
+async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
+    """What it moves over is nothing that the reader wanted."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR + 1)
+    await beat(broadcaster, lane)
+    broadcaster.disconnect(lane)
+    await broadcaster.broadcast("missed")
+    decoder = wire.Decoder()
+    decoder.feed(sink.data)
+    _, again = connect(broadcaster, since=decoder.last_event_id)
+    await settled()
+    assert again.data == block(FAR + 2, "missed")
+
+
+async def test_the_newest_of_each_channel_are_no_page_of_the_history() -> None:
+    """Though a page of it begins and ends with the same events and has as many of them."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    for channel in ("a", "c", "b", "c"):
+        await broadcaster.broadcast("x", channels=[channel])
+    _, last = connect(broadcaster, "a", "b", "c", since="last")
+    await settled()
+    assert last.written == [block(1, "x") + block(3, "x") + block(4, "x")]
+    await broadcaster.broadcast("x" * WRITE_LIMIT, channels=["b"])
+    _, earliest = connect(broadcaster, "a", "b", "c", since="earliest")
+    await settled()
+    assert earliest.written == [block(1, "x") + block(2, "x") + block(4, "x"), block(5, "x" * WRITE_LIMIT)]

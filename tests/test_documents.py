@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import sse_broadcast
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
-from sse_broadcast.config import SETTINGS, Config, load
+from sse_broadcast.config import SETTINGS, Config, Overflow, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,11 +24,23 @@ def value(name: str) -> str:
     return json.dumps(SETTINGS[name].default)
 
 
+RULES = """
+# Settings of the channels that match a pattern; what is not said here is as above. The first rule that
+# matches a channel is the one.
+# [[channel]]
+# match = "prices.*"
+# history_size = 1
+# history_age = 86400.0
+# history_bytes = 65536
+# overflow = "conflate"
+# retry = 1000
+"""
+
+
 def example_lines() -> str:
     head = "# Every setting with its default. Use it with: sse-broadcast serve --config FILE\n"
-    return head + "".join(
-        f"\n# {setting.sentence}\n{name} = {value(name)}\n" for name, setting in SETTINGS.items()
-    )
+    settings = (f"\n# {setting.sentence}\n{name} = {value(name)}\n" for name, setting in SETTINGS.items())
+    return head + "".join(settings) + RULES
 
 
 def table() -> str:
@@ -40,6 +52,16 @@ def test_the_example_configuration_is_every_default() -> None:
     """Each setting with its help, and loading it changes nothing."""
     assert (ROOT / "config.example.toml").read_text() == example_lines()
     assert load({}, environ={}, file=ROOT / "config.example.toml").config == Config()
+
+
+def test_the_example_rule_is_one_and_says_all_there_is_to_say(tmp_path: Path) -> None:
+    """Uncommented, it loads, and has every key."""
+    file = tmp_path / "config.toml"
+    lines = [line.removeprefix("# ") for line in RULES.splitlines()]
+    file.write_text("\n".join(lines[lines.index("[[channel]]") :]))
+    (rule,) = load({}, environ={}, file=file).config.channel
+    assert set(tomllib.loads(file.read_text())["channel"][0]) == set(rule.__struct_fields__)
+    assert rule.overflow is Overflow.CONFLATE
 
 
 def test_the_readme_has_every_setting() -> None:
@@ -69,6 +91,19 @@ def test_the_readme_names_every_public_name() -> None:
     """A name that is promised is shown."""
     missing = [name for name in sse_broadcast.__all__ if f"`{name}`" not in README and name not in README]
     assert missing == []
+
+
+HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILINE)
+
+
+def test_every_guarantee_is_held_by_tests_that_there_are() -> None:
+    """Each answer names some, and each that is named is defined where it says."""
+    guarantees = (ROOT / "docs" / "guarantees.md").read_text()
+    for file, name in HELD.findall(guarantees):
+        assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{file}::{name}"
+    questions = re.split(r"^\*\*", guarantees, flags=re.MULTILINE)[1:]
+    without = [question.split("**")[0] for question in questions if "\nHeld by\n" not in question]
+    assert without == ["What is not promised?"]
 
 
 def dockerfile() -> list[str]:

@@ -17,3 +17,22 @@ def test_event_error_names_its_field() -> None:
     error = errors.EventError("retry", "must be a number")
     assert error.field == "retry"
     assert str(error) == "retry: must be a number"
+
+
+def test_what_may_not_be_said_is_a_value_error_too() -> None:
+    """Programs that know nothing of this tree catch it as what it is; too large is one kind of it."""
+    assert issubclass(errors.EventError, ValueError)
+    assert issubclass(errors.EventTooLargeError, errors.EventError)
+
+
+def test_idempotency_error_names_the_header() -> None:
+    """It is a conflict with what was sent before, and no fault of the event."""
+    error = errors.IdempotencyError("it was used before")
+    assert str(error) == "Idempotency-Key: it was used before"
+    assert not isinstance(error, errors.EventError)
+
+
+def test_client_error_has_the_status_of_the_answer() -> None:
+    """Or None, where there was none."""
+    assert errors.ClientError("refused", status=403).status == 403
+    assert errors.ClientError("no answer").status is None

@@ -1,76 +1,308 @@
 """Who listens to what."""
 
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sse_broadcast import hub as hub_module
 from sse_broadcast.audience import Audience
-from sse_broadcast.event import Event
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, TEXT, Encoding
 from sse_broadcast.hub import Hub
-from sse_broadcast.publication import Encoding, Publication, chunked_text, text
-from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
+from sse_broadcast.interest import Interest, matcher
+from sse_broadcast.subscriber import CloseReason, Subscriber
 from tests.support.outlets import Outlet, data_of, publication, terms
 from tests.test_audience import Carrier
 
-
-def make_hub() -> tuple[Hub, Terms]:
-    def found(channels: tuple[str, ...], encoding: Encoding) -> Audience:
-        return Audience(channels, encoding, Carrier(), queue_size=10, queue_bytes=10_000)
-
-    hub = Hub(found)
-    policy = terms(queue_size=10)[0]
-    return hub, Terms(policy.queue_size, policy.queue_bytes, policy.overflow, policy.metrics, hub.leave)
+MANY = 1 << 20
 
 
-def join(hub: Hub, policy: Terms, *channels: str, encoding: Encoding = text) -> Subscriber:
-    subscriber = Subscriber(channels, policy)
-    subscriber.outlet = Outlet()
-    hub.join(subscriber, encoding).queued[subscriber] = None
-    return subscriber
+class House:
+    """A hub, and readers of it with queues of their own."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(self._found)
+        self._terms = terms(queue_size=10, queue_bytes=MANY, on_close=self.hub.leave)[0]
+
+    def join(self, *channels: str, types: list[str] | None = None, encoding: Encoding = TEXT) -> Subscriber:
+        subscriber = Subscriber(Interest.of(*channels, types=types), self._terms)
+        subscriber.outlet = Outlet()
+        self.hub.join(subscriber, encoding).queued[subscriber] = None
+        return subscriber
+
+    def publish(self, data: str, *channels: str, event: str = "message") -> int:
+        return self.hub.deliver([publication(data, *channels, event=event)])
+
+    @staticmethod
+    def _found(interest: Interest, encoding: Encoding) -> Audience:
+        return Audience(interest, encoding, Carrier(), queue_size=10, queue_bytes=MANY)
+
+
+def got(subscriber: Subscriber) -> list[str]:
+    return data_of(subscriber.take(MANY))
+
+
+@pytest.fixture
+def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Note each time that a pattern is matched against a channel."""
+    matched: list[tuple[str, str]] = []
+
+    def noted(pattern: str) -> Callable[[str], object]:
+        def matches(channel: str) -> object:
+            matched.append((pattern, channel))
+            return matcher(pattern)(channel)
+
+        return matches
+
+    monkeypatch.setattr(hub_module, "matcher", noted)
+    return matched
 
 
 def test_a_publication_reaches_the_subscribers_of_its_channel_alone() -> None:
     """And the hub says how many they are."""
-    hub, policy = make_hub()
-    one, two, other = join(hub, policy, "a"), join(hub, policy, "a"), join(hub, policy, "b")
-    assert hub.deliver(publication("x", "a")) == 2
+    house = House()
+    one, two, other = house.join("a"), house.join("a"), house.join("b")
+    assert house.publish("x", "a") == 2
     assert (len(one), len(two), len(other)) == (1, 1, 0)
-    assert hub.deliver(publication("x", "c")) == 0
+    assert house.publish("x", "c") == 0
 
 
 def test_a_reader_of_several_of_its_channels_gets_it_once() -> None:
     """One publication is one event, however many of its channels a reader follows."""
-    hub, policy = make_hub()
-    both = join(hub, policy, "a", "b")
-    assert hub.deliver(Publication(("a", "b"), Event("x"))) == 1
-    assert data_of(both.take(1000)) == ["x"]
+    house = House()
+    both, pattern, mixed = house.join("a", "b"), house.join("*"), house.join("a", "b*", "*")
+    assert house.publish("x", "a", "b") == 3
+    assert [got(each) for each in (both, pattern, mixed)] == [["x"]] * 3
 
 
 def test_readers_of_the_same_in_the_same_encoding_are_one_audience() -> None:
-    """Interest and encoding make an audience; another encoding makes another."""
-    hub, policy = make_hub()
-    join(hub, policy, "a")
-    join(hub, policy, "a")
-    join(hub, policy, "a", encoding=chunked_text)
-    assert sorted(audience.members for audience in hub.audiences) == [1, 2]
-    assert hub.deliver(publication("x", "a")) == 3
+    """Interest and encoding make an audience; another encoding makes another, and so do other types."""
+    house = House()
+    house.join("a", "b")
+    house.join("b", "a")
+    house.join("a", "b", encoding=CHUNKED_TEXT)
+    house.join("a", "b", types=["t"])
+    assert sorted(audience.members for audience in house.hub.audiences) == [1, 1, 2]
+    assert house.publish("x", "a") == 3
+
+
+def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once() -> None:
+    """Whoever wants any of it, at the moment before the first of it."""
+    house = House()
+    one, both, none = house.join("a"), house.join("a", "b"), house.join("c")
+    batch = [publication("1", "a"), publication("2", "b"), publication("3", "a", "b")]
+    assert house.hub.deliver(batch) == 2
+    assert (got(one), got(both), got(none)) == (["1", "3"], ["1", "2", "3"], [])
+    assert house.hub.deliver([]) == 0
+
+
+def test_who_a_batch_overflows_was_reached() -> None:
+    """A subscriber that is disconnected in the middle of a batch counts once, and gets no more of it."""
+    house = House()
+    slow = house.join("a")
+    assert house.hub.deliver([publication(str(number), "a") for number in range(20)]) == 1
+    assert slow.closed is CloseReason.SLOW
+    assert len(house.hub) == 0
+
+
+def test_a_batch_counts_those_who_were_there_before_it() -> None:
+    """Though one of them overflows while the others are still being told."""
+    house = House()
+    slow = house.join("a")
+    for number in range(9):
+        house.publish(str(number), "a")
+    fresh = house.join("a")
+    assert house.hub.deliver([publication(data, "a") for data in "xyz"]) == 2
+    assert slow.closed is CloseReason.SLOW
+    assert got(fresh) == ["x", "y", "z"]
+
+
+def test_types_that_nobody_wants_are_not_delivered_and_not_counted() -> None:
+    """The filter is the audience's, and the server's own types pass it."""
+    house = House()
+    picky, open_to_all = house.join("a", types=["t", "u"]), house.join("a")
+    assert house.publish("1", "a") == 1
+    assert house.publish("2", "a", event="t") == 2
+    assert house.publish("3", "a", event="$reset") == 2
+    assert (got(picky), got(open_to_all)) == (["2", "3"], ["1", "2", "3"])
+    assert house.hub.deliver([publication("4", "a"), publication("5", "a", event="u")]) == 2
 
 
 def test_nothing_is_left_of_who_left() -> None:
     """Subscribers, audiences and channels go with their last member."""
-    hub, policy = make_hub()
-    one, two = join(hub, policy, "a", "b"), join(hub, policy, "b")
+    house = House()
+    hub = house.hub
+    one, two = house.join("a", "b"), house.join("b")
     hub.leave(one)
     hub.leave(one)
-    assert (len(hub), list(hub)) == (1, [two])
+    assert (len(hub), list(hub), sorted(hub.channels)) == (1, [two], ["b"])
     hub.leave(two)
     assert (len(hub), len(hub.audiences), hub._channels) == (0, 0, {})
 
 
+def test_nothing_is_offered_to_who_left() -> None:
+    """An audience that goes on without it holds it no more."""
+    house = House()
+    one, two = house.join("a"), house.join("a")
+    (audience,) = house.hub.audiences
+    house.hub.leave(one)
+    assert house.publish("x", "a") == 1
+    assert (list(audience.queued), len(one), len(two)) == ([two], 0, 1)
+
+
 def test_a_subscriber_that_overflows_leaves_while_others_are_told() -> None:
     """A disconnect in the middle of a publish disturbs nobody, whoever is last in its audience."""
-    hub, policy = make_hub()
-    slow = join(hub, policy, "a")
+    house = House()
+    slow, slow_too = house.join("a"), house.join("a*")
     for number in range(10):
-        hub.deliver(publication(str(number), "a"))
-    fresh = join(hub, policy, "a")
-    assert hub.deliver(publication("x", "a")) == 2
-    assert slow.closed is CloseReason.SLOW
-    assert data_of(fresh.take(1000)) == ["x"]
-    assert len(hub) == 1
+        house.publish(str(number), "a")
+    fresh, fresh_too = house.join("a"), house.join("*")
+    assert house.publish("x", "a") == 4
+    assert slow.closed is slow_too.closed is CloseReason.SLOW
+    assert (got(fresh), got(fresh_too)) == (["x"], ["x"])
+    assert len(house.hub) == 2
+
+
+def test_a_channel_has_the_subscribers_that_it_would_reach() -> None:
+    """By name and by pattern, each once, whatever types they want and however they are written to."""
+    house = House()
+    house.join("a", "b", types=["t"])
+    house.join("a", encoding=JSON)
+    house.join("a", "*")
+    house.join("orders.*")
+    subscribers = {channel: house.hub.subscribers(channel) for channel in ("a", "b", "c", "orders.eu")}
+    assert subscribers == {"a": 3, "b": 2, "c": 1, "orders.eu": 2}
+
+
+# Patterns.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reached"),
+    [
+        ("orders.*", {"orders.", "orders.eu", "orders.eu.de"}),
+        ("*", {"orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"}),
+        ("*.eu", {"orders.eu", "xorders.eu"}),
+        ("orders.*.de", {"orders.eu.de"}),
+        ("**", {"orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"}),
+    ],
+)
+def test_a_star_stands_for_any_characters_or_none(pattern: str, reached: set[str]) -> None:
+    """Every other character is itself: a dot is a dot, and the whole name is meant."""
+    house = House()
+    reader = house.join(pattern)
+    channels = ["orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"]
+    clients = [house.publish(channel, channel) for channel in channels]
+    assert set(got(reader)) == reached
+    assert sum(clients) == len(reached)
+
+
+def test_a_pattern_is_matched_once_per_channel(matched: list[tuple[str, str]]) -> None:
+    """And remembered, whether it matched or not, whoever else comes and goes by the same pattern."""
+    house = House()
+    house.join("orders.*")
+    for _ in range(3):
+        house.publish("x", "orders.eu")
+        house.publish("x", "prices")
+        house.publish("x", "orders.eu", "prices")
+        house.hub.leave(house.join("orders.*", "other"))
+    assert matched == [("orders.*", "orders.eu"), ("orders.*", "prices")]
+
+
+def test_nothing_is_matched_while_there_are_no_patterns(matched: list[tuple[str, str]]) -> None:
+    """Exact names cost a dictionary look-up, and nothing is remembered of them."""
+    house = House()
+    house.join("a")
+    house.publish("x", "a", "b")
+    assert (matched, house.hub._routes) == ([], {})
+
+
+def test_a_pattern_opened_after_a_channel_was_routed_reaches_it(matched: list[tuple[str, str]]) -> None:
+    """Each channel looks at the patterns that are new to it, and at no others."""
+    house = House()
+    first = house.join("a*")
+    house.publish("1", "ab")
+    second, third = house.join("*b"), house.join("*c")
+    assert house.publish("2", "ab") == 2
+    assert (got(first), got(second), got(third)) == (["1", "2"], ["2"], [])
+    assert sorted(matched) == [("*b", "ab"), ("*c", "ab"), ("a*", "ab")]
+
+
+def test_a_closed_pattern_leaves_nothing_behind(matched: list[tuple[str, str]]) -> None:
+    """No route knows it, and opened again it is a new one."""
+    house = House()
+    hub = house.hub
+    stays, goes = house.join("a*"), house.join("*b", "x")
+    house.publish("1", "ab")
+    hub.leave(goes)
+    assert list(hub._patterns) == ["a*"]
+    assert [pattern.matches("ab") is not None for pattern in hub._routes["ab"].patterns] == [True]
+    assert house.publish("2", "ab") == 1
+    again = house.join("*b")
+    assert house.publish("3", "ab") == 2
+    assert (got(stays), got(goes), got(again)) == (["1", "2", "3"], ["1"], ["3"])
+    assert matched.count(("*b", "ab")) == 2
+
+
+def test_the_last_pattern_takes_the_routes_along() -> None:
+    """Nothing grows with the channels published to once nobody asks by pattern."""
+    house = House()
+    reader, other = house.join("*"), house.join("a", "*")
+    for number in range(10):
+        house.publish("x", f"c{number}")
+    house.hub.leave(reader)
+    assert len(house.hub._routes) == 10
+    house.hub.leave(other)
+    assert (house.hub._routes, house.hub._patterns, house.hub._channels) == ({}, {}, {})
+
+
+def test_two_audiences_share_a_pattern() -> None:
+    """It is closed with the last of them."""
+    house = House()
+    text, json = house.join("a*"), house.join("a*", encoding=JSON)
+    assert house.publish("1", "ab") == 2
+    house.hub.leave(text)
+    assert house.publish("2", "ab") == 1
+    assert got(json) == ["1", "2"]
+
+
+def test_routes_are_bounded(monkeypatch: pytest.MonkeyPatch, matched: list[tuple[str, str]]) -> None:
+    """With more channels than are remembered patterns are matched anew, and everything still arrives."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTES", 3)
+    house = House()
+    reader, goes = house.join("c*"), house.join("*1")
+    sent = [f"c{number % 5}" for number in range(10)]
+    for channel in sent:
+        house.publish(channel, channel)
+        assert len(house.hub._routes) <= 3
+    assert got(reader) == sent
+    assert len(matched) > 2 * len(set(sent))
+    house.hub.leave(goes)
+    assert house.publish("x", "c1") == 1
+    assert all(len(route.patterns) == 1 for route in house.hub._routes.values())
+
+
+def test_asking_for_a_channel_is_bounded_as_publishing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions about any number of channels leave no more behind."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTES", 3)
+    house = House()
+    house.join("*")
+    assert [house.hub.subscribers(f"c{number}") for number in range(10)] == [1] * 10
+    assert len(house.hub._routes) <= 3
+
+
+def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]]) -> None:
+    """With any number of channels and subscribers elsewhere, one channel's audiences are looked at."""
+    house = House()
+    for number in range(1000):
+        house.join(f"c{number}")
+    house.join("a*")
+
+    class Watched(dict[str, dict[Audience, None]]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("a publish walks through the channels")
+
+        keys = values = items = __iter__  # type: ignore[assignment]
+
+    house.hub._channels = Watched(house.hub._channels)
+    assert house.publish("x", "c7") == 1
+    assert matched == [("a*", "c7")]

@@ -12,19 +12,24 @@ def test_the_public_names() -> None:
         "BroadcastError",
         "Broadcaster",
         "CertificateError",
+        "ChannelRule",
+        "ChannelState",
         "ClientError",
         "CloseReason",
         "ClosedError",
         "Config",
         "ConfigError",
+        "Draft",
         "Event",
         "EventError",
         "EventTooLargeError",
+        "IdempotencyError",
         "ListenError",
         "Overflow",
         "Receipt",
         "Received",
         "Stream",
+        "Token",
         "create_app",
     ]
     assert all(hasattr(sse_broadcast, name) for name in sse_broadcast.__all__)
@@ -32,13 +37,57 @@ def test_the_public_names() -> None:
 
 def test_the_signatures_of_the_library() -> None:
     """What programs call."""
-    broadcaster = sse_broadcast.Broadcaster
+    names = ("broadcast", "publish", "draft", "publish_all", "subscribe", "channel", "channels", "close")
     signatures = {
-        name: str(inspect.signature(getattr(broadcaster, name))) for name in ("broadcast", "subscribe")
+        name: str(inspect.signature(getattr(sse_broadcast.Broadcaster, name))).replace(
+            "collections.abc.Sequence", "Sequence"
+        )
+        for name in names
     }
     assert signatures == {
-        "broadcast": "(self, message: str, *, event: str | None = None, retry: int | None = None, "
-        "channels: collections.abc.Sequence[str] = ('default',)) -> sse_broadcast.publication.Receipt",
-        "subscribe": "(self, *channels: str) -> sse_broadcast.stream.Stream",
+        "broadcast": "(self, message: str, *, event: str | None = None, id: str | None = None, "
+        "key: str | None = None, retry: int | None = None, "
+        "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Receipt",
+        "publish": "(self, event: sse_broadcast.event.Event, "
+        "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Receipt",
+        "draft": "(self, event: sse_broadcast.event.Event, "
+        "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Draft",
+        "publish_all": "(self, drafts: Sequence[sse_broadcast.publication.Draft], "
+        "token: sse_broadcast.backends.base.Token | None = None) -> sse_broadcast.publication.Receipt",
+        "subscribe": "(self, *channels: str, since: str | None = None, "
+        "events: Sequence[str] | None = None) -> sse_broadcast.stream.Stream",
+        "channel": "(self, name: str) -> sse_broadcast.broadcaster.ChannelState",
+        "channels": "(self, *, prefix: str = '', after: str = '', limit: int) "
+        "-> list[sse_broadcast.broadcaster.ChannelState]",
+        "close": "(self, *, timeout: float) -> None",
     }
     assert list(inspect.signature(sse_broadcast.create_app).parameters) == ["config"]
+
+
+def test_the_fields_of_the_values() -> None:
+    """What programs read, and in what order they are made."""
+    fields = {
+        kind.__name__: list(inspect.signature(kind).parameters)
+        for kind in (
+            sse_broadcast.Event,
+            sse_broadcast.Received,
+            sse_broadcast.Receipt,
+            sse_broadcast.Draft,
+            sse_broadcast.Token,
+            sse_broadcast.ChannelState,
+        )
+    }
+    assert fields == {
+        "Event": ["data", "type", "id", "retry", "key", "json"],
+        "Received": ["channel", "data", "event", "id", "retry"],
+        "Receipt": ["clients", "channels", "id", "count"],
+        "Draft": ["channels", "event"],
+        "Token": ["scope", "digest"],
+        "ChannelState": ["channel", "subscribers", "cursor", "events", "oldest"],
+    }
+
+
+def test_the_choices() -> None:
+    """As settings, answers and counters spell them."""
+    assert list(sse_broadcast.Overflow) == ["disconnect", "drop-oldest", "drop-newest", "conflate"]
+    assert list(sse_broadcast.CloseReason) == ["left", "slow", "stalled", "drain", "error"]

@@ -1,18 +1,91 @@
-"""Encodings, made once."""
+"""Placed events, and their encodings, made once."""
 
+import pytest
+
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, TextFormat
 from sse_broadcast.event import Event
-from sse_broadcast.publication import Publication, chunked_text, text
+from sse_broadcast.publication import Publication, cut
+from tests.support.outlets import data_of, publication
+
+
+def placed(event: Event, *channels: str) -> Publication:
+    return Publication(channels or ("default",), event, epoch="0123abcd", position=42, time=1700.25)
+
+
+class CountedFormat(TextFormat):
+    """Text, and how often it was made."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
+        self.made += 1
+        return super().block(event, id=id, channel=channel, time=time)
+
+
+def test_its_id_is_its_epoch_and_position() -> None:
+    """What a reader sends back as Last-Event-ID names a place in one life of the history."""
+    assert placed(Event("hello")).id == "0123abcd-42"
+    assert placed(Event("hello")).frame(TEXT) == b"id: 0123abcd-42\ndata: hello\n\n"
+
+
+def test_an_id_that_its_publisher_chose_stands() -> None:
+    """In place of the position's, and never beside it."""
+    named = placed(Event("hello", id="mine"))
+    assert (named.id, named.position) == ("mine", 42)
+    assert named.frame(TEXT) == b"id: mine\ndata: hello\n\n"
 
 
 def test_an_encoding_is_made_once_and_shared() -> None:
     """Everyone who asks for an encoding gets the same object."""
-    publication = Publication(("default",), Event("hello"))
-    assert publication.frame(text) == b"data: hello\n\n"
-    assert publication.frame(chunked_text) == b"d\r\ndata: hello\n\n\r\n"
-    assert publication.frame(text) is publication.frame(text)
-    assert publication.frame(chunked_text) is publication.frame(chunked_text)
+    hello = placed(Event("hello"))
+    assert hello.frame(CHUNKED_TEXT) == b"1d\r\nid: 0123abcd-42\ndata: hello\n\n\r\n"
+    assert hello.frame(TEXT) is hello.frame(TEXT)
+    assert hello.frame(CHUNKED_TEXT) is hello.frame(CHUNKED_TEXT)
 
 
-def test_its_size_is_that_of_the_text_frame() -> None:
+def test_an_encoding_is_not_made_before_somebody_asks() -> None:
+    """Most of what a history holds is never read again, and is never encoded."""
+    format = CountedFormat()
+    bare, chunked = Encoding(format, chunked=False), Encoding(format, chunked=True)
+    hello = placed(Event("hello"))
+    assert (format.made, hello._frames) == (0, None)
+    for encoding in (bare, chunked, bare, chunked):
+        hello.frame(encoding)
+    assert format.made == 2
+
+
+def test_what_names_the_channel_is_made_once_for_each_channel() -> None:
+    """Readers of one channel share an envelope, and those of another have theirs."""
+    hello = placed(Event("hello"), "a", "b")
+    line = '{"channel":"%s","id":"0123abcd-42","event":"message","data":"hello","time":1700.25}\n'
+    assert hello.frame(NDJSON, "a") == (line % "a").encode()
+    assert hello.frame(NDJSON, "b") == (line % "b").encode()
+    assert hello.frame(NDJSON, "a") is hello.frame(NDJSON, "a")
+    assert hello.frame(JSON, "a") == f"id: 0123abcd-42\ndata: {line % 'a'}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "event", [Event("hello"), Event("a\r\nb\rc\n"), Event("\u20ac", "t\u00e9", "mine", 5, "k")]
+)
+def test_its_size_is_that_of_the_text_frame(event: Event) -> None:
     """What an event counts for in a queue does not depend on who reads it."""
-    assert Publication(("default",), Event("hello")).size == 13
+    assert placed(event).size == len(placed(event).frame(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken"),
+    [(0, ["a"]), (28, ["a"]), (57, ["a"]), (58, ["a", "b"]), (86, ["a", "b"]), (87, ["a", "b", "c"])],
+)
+def test_a_cut_takes_what_its_limit_holds_and_one_at_least(limit: int, taken: list[str]) -> None:
+    """Frames of 29 bytes each: however small the limit, there is progress."""
+    publications = [publication(data) for data in "abc"]
+    assert {each.size for each in publications} == {29}
+    assert data_of(cut(publications, limit)) == taken
+
+
+def test_a_cut_of_nothing_is_nothing() -> None:
+    """And a cut is a copy, so that what it was cut from may change."""
+    publications = [publication("a")]
+    assert cut([], 100) == []
+    assert cut(publications, 100) is not publications

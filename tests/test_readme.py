@@ -1,6 +1,7 @@
 """Every block of code in the README is run."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from playwright.async_api import Route
 from sse_broadcast.config import load
 from sse_broadcast.event import Event
 from sse_broadcast.wire import Decoder
-from tests.conftest import Program, Serve
+from tests.conftest import Connect, Program, Serve
 from tests.support.browser import chromium
 from tests.support.process import LISTENS, SCRIPT, Process, Programs, programs
 from tests.support.sockets import RawClient, until
@@ -99,10 +100,9 @@ async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, pr
     publisher = await bash(started, BLOCKS["publish"].at(server.port), server.port)
     answers = (await publisher.ended()).out
     assert answers.count(b'{"status":"sent","clients":1,') == 4
-    assert (
-        b'{"status":"sent","clients":1,"message":"hello","channel":"default","channels":["default"]}'
-        in answers
-    )
+    (answer,) = re.findall(r"\n`(\{\"status.*\})`\.\n", README)
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    assert answers.startswith(answer.replace("0a1b2c3d", epoch).encode())
     decoder = Decoder()
     events: list[Event] = []
     while len(events) < 4:
@@ -155,13 +155,68 @@ async def test_the_commands_run(serve: Serve, started: Programs) -> None:
         ended = await command.ended()
         assert (ended.code, ended.err) == (0, b""), line
         shown.append(ended.out)
-    assert shown[:4] == [
-        b"sent to 0 clients\n",
-        b"sent 2 lines\n",
-        b'{"event": "message", "id": null, "data": "one"}\n{"event": "message", "id": null, "data": "two"}\n',
-        b"got one\n",
-    ]
+    assert [line["data"] for line in map(json.loads, shown[2].splitlines())] == ["one", "two"]
+    assert shown[3] == b"got one\n"
     assert shown[4].startswith(b"connected clients: ")
+
+
+async def test_channels_are_followed_by_name_and_pattern(
+    serve: Serve, started: Programs, program: Program
+) -> None:
+    """The envelope says where each event came from; one for two channels comes once."""
+    program("curl")
+    server = await serve()
+    reader = await bash(started, BLOCKS["follow"].at(server.port), server.port)
+    await until(lambda: server.broadcaster.client_count == 1)
+    publisher = await bash(started, BLOCKS["channels"].at(server.port), server.port)
+    answers = (await publisher.ended()).out
+    decoder = Decoder()
+    events: list[Event] = []
+    while len(events) < 3:
+        events += decoder.feed(await reader.line())
+    shown = [json.loads(event.data) for event in events]
+    assert [(event["channel"], event["event"], event["data"]) for event in shown] == [
+        ("news", "message", "it rains"),
+        ("news", "message", "take a coat"),
+        ("orders.17", "paid", {"total": 12}),
+    ]
+    cursor = server.broadcaster.cursor
+    state = f'{{"channel":"orders.17","subscribers":1,"cursor":"{cursor}","events":1,"oldest":"{cursor}"}}'
+    assert answers.endswith(f'{state}{{"channels":[{state}],"next":null}}'.encode())
+
+
+async def test_a_reader_begins_at_a_cursor(serve: Serve, started: Programs, program: Program) -> None:
+    """Right after it, or at the newest."""
+    program("curl")
+    server = await serve()
+    ended = await (await bash(started, BLOCKS["resume"].at(server.port), server.port)).ended()
+    assert ended.code == 0
+    assert ended.out.count(b"\ndata: published meanwhile\n\n") == 2
+
+
+async def test_many_are_published(serve: Serve, started: Programs, program: Program) -> None:
+    """A batch, a stream of lines, and one that is sent twice and published once."""
+    program("curl")
+    server = await serve()
+    answers = (await (await bash(started, BLOCKS["many"].at(server.port), server.port)).ended()).out
+    assert server.broadcaster.counts.published == 5
+    batch, stream, first, again = (answers.replace(b"}{", b"}\n{")).splitlines()
+    assert (json.loads(batch)["count"], json.loads(stream)["count"]) == (2, 2)
+    assert first == again
+
+
+async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) -> None:
+    """But for the epoch and the position."""
+    server = await serve(history_size=1)
+    before = server.broadcaster.cursor
+    for number in range(3):
+        await server.broadcaster.broadcast(str(number), channels=["orders"])
+    reader = await connect(server)
+    await reader.subscribe(path=f"/events/orders?since={before}")
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    shown = BLOCKS["reset"].code.replace("0a1b2c3d-1042", f"{epoch}-2")
+    assert re.fullmatch(rb":\nretry: \d+\n", await reader.chunk())
+    assert await reader.chunk() == f"{shown}\n".encode()
 
 
 async def test_the_library_program_runs(started: Programs) -> None:
@@ -169,9 +224,7 @@ async def test_the_library_program_runs(started: Programs) -> None:
     program = await started.start(sys.executable, "-c", BLOCKS["library"].code)
     ended = await program.ended()
     assert (ended.code, ended.err) == (0, b"")
-    assert ended.out == (
-        b"1 Received(channel='default', data='hello', event='greeting', id=None, retry=None)\n"
-    )
+    assert ended.out == b"0 news hello\n0 orders.17 twelve\n"
 
 
 async def test_the_mounted_application_serves(started: Programs) -> None:
@@ -200,3 +253,11 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
     file.write_text(BLOCKS["configuration"].code)
     config = load({}, environ={}, file=file).config
     assert (config.port, config.queue_size, config.overflow) == (9000, 200, "drop-oldest")
+
+
+def test_the_rules_load(tmp_path: Path) -> None:
+    """And say what they seem to say."""
+    file = tmp_path / "config.toml"
+    file.write_text(BLOCKS["rules"].code)
+    (rule,) = load({}, environ={}, file=file).config.channel
+    assert (rule.match, rule.history_size, rule.overflow) == ("prices.*", 1, "conflate")

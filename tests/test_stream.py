@@ -5,14 +5,29 @@ import gc
 
 import pytest
 
-from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Overflow, Received
-from sse_broadcast.stream import Stream
+from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
+from sse_broadcast.backends import memory
+from sse_broadcast.stream import PAGE, Stream
+from tests.support.outlets import EPOCH, make_broadcaster
 from tests.support.sockets import until
+
+
+def received(position: int, data: str, channel: str = "default", event: str = "message") -> Received:
+    return Received(channel, data, event, f"{EPOCH}-{position}")
+
+
+async def next_of(stream: Stream, count: int) -> list[Received]:
+    return [await anext(stream) for _ in range(count)]
+
+
+async def publish(broadcaster: Broadcaster, *data: str) -> None:
+    for text in data:
+        await broadcaster.broadcast(text)
 
 
 async def test_it_gives_what_is_published_from_its_first_use_on() -> None:
     """Nothing before, everything after, in order."""
-    broadcaster = Broadcaster()
+    broadcaster = make_broadcaster()
     stream = broadcaster.subscribe()
     await broadcaster.broadcast("before")
     assert broadcaster.client_count == 0
@@ -20,8 +35,8 @@ async def test_it_gives_what_is_published_from_its_first_use_on() -> None:
     assert broadcaster.client_count == 1
     await broadcaster.broadcast("a", event="greeting", retry=5)
     await broadcaster.broadcast("b")
-    assert await anext(iterator) == Received("default", "a", "greeting", None, 5)
-    assert await anext(iterator) == Received("default", "b", "message")
+    assert await anext(iterator) == Received("default", "a", "greeting", f"{EPOCH}-2", 5)
+    assert await anext(iterator) == received(3, "b")
 
 
 async def test_it_waits_for_what_comes() -> None:
@@ -35,13 +50,52 @@ async def test_it_waits_for_what_comes() -> None:
 
 
 async def test_it_follows_its_channels() -> None:
-    """One publication on several of its channels is one event."""
-    broadcaster = Broadcaster()
+    """One publication on several of its channels is one event, of the publisher's first that it follows."""
+    broadcaster = make_broadcaster()
     async with broadcaster.subscribe("a", "b") as stream:
-        await broadcaster.broadcast("x", channels=["a", "b"])
+        await broadcaster.broadcast("x", channels=["c", "b", "a"])
         await broadcaster.broadcast("y", channels=["c"])
-        await broadcaster.broadcast("z", channels=["b"])
-        assert [(await anext(stream)).data, (await anext(stream)).data] == ["x", "z"]
+        await broadcaster.broadcast("z", channels=["a"])
+        assert await next_of(stream, 2) == [received(1, "x", "b"), received(3, "z", "a")]
+
+
+async def test_it_follows_patterns() -> None:
+    """Each event names the channel that matched."""
+    broadcaster = make_broadcaster()
+    async with broadcaster.subscribe("orders.*") as stream:
+        await broadcaster.broadcast("x", channels=["prices", "orders.eu"])
+        await broadcaster.broadcast("y", channels=["orders"])
+        await broadcaster.broadcast("z", channels=["orders.us"])
+        assert await next_of(stream, 2) == [received(1, "x", "orders.eu"), received(3, "z", "orders.us")]
+
+
+async def test_it_gives_the_types_it_was_asked_for() -> None:
+    """Of the history and of what is live alike; and what it does not want does not count it."""
+    broadcaster = make_broadcaster()
+    for event in ("t", "u", "v"):
+        await broadcaster.broadcast("old", event=event)
+    async with broadcaster.subscribe(since="earliest", events=["t", "v"]) as stream:
+        assert (await broadcaster.broadcast("new", event="u")).clients == 0
+        assert (await broadcaster.broadcast("new", event="v")).clients == 1
+        assert await next_of(stream, 3) == [
+            received(1, "old", event="t"),
+            received(3, "old", event="v"),
+            received(5, "new", event="v"),
+        ]
+
+
+async def test_no_types_are_all_types() -> None:
+    """An empty list asks for nothing in particular."""
+    broadcaster = make_broadcaster()
+    async with broadcaster.subscribe(events=[]) as stream:
+        await broadcaster.broadcast("x", event="t")
+        assert await anext(stream) == received(1, "x", event="t")
+
+
+async def test_bad_channels_are_refused_before_the_first_use() -> None:
+    """Where the mistake is made."""
+    with pytest.raises(EventError, match="channel: must not contain ' '"):
+        Broadcaster().subscribe("a b")
 
 
 async def test_leaving_the_block_lets_it_go() -> None:
@@ -66,7 +120,7 @@ async def test_aclose_lets_it_go_and_ends_it() -> None:
     aiter(stream)
     await broadcaster.broadcast("a")
     await stream.aclose()
-    assert [received async for received in stream] == []
+    assert [each async for each in stream] == []
     assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
 
 
@@ -114,10 +168,13 @@ async def test_after_a_break_it_goes_on_queueing() -> None:
     aiter(stream)
     for text in ("a", "b", "c"):
         await broadcaster.broadcast(text)
-    async for received in stream:
-        assert received.data == "a"
+    async for each in stream:
+        assert each.data == "a"
         break
     assert broadcaster.client_count == 1
+    # Taken one by one, so that what waits is bounded by the queue alone.
+    assert stream._subscriber is not None
+    assert len(stream._subscriber) == 2
     assert [(await anext(stream)).data, (await anext(stream)).data] == ["b", "c"]
 
 
@@ -128,7 +185,7 @@ async def test_closing_the_broadcaster_ends_it_after_what_was_queued() -> None:
     aiter(stream)
     await broadcaster.broadcast("a")
     await broadcaster.close(timeout=1)
-    assert [received.data async for received in stream] == ["a"]
+    assert [each.data async for each in stream] == ["a"]
     assert stream.closed is CloseReason.DRAIN
 
 
@@ -137,7 +194,7 @@ async def test_closing_the_broadcaster_ends_a_wait() -> None:
     broadcaster = Broadcaster()
 
     async def read(stream: Stream) -> list[str]:
-        return [received.data async for received in stream]
+        return [each.data async for each in stream]
 
     reading = asyncio.ensure_future(read(broadcaster.subscribe()))
     await until(lambda: broadcaster.client_count == 1)
@@ -160,20 +217,252 @@ async def test_a_slow_program_is_disconnected() -> None:
     aiter(stream)
     for text in ("a", "b", "c"):
         await broadcaster.broadcast(text)
-    assert [received async for received in stream] == []
+    assert [each async for each in stream] == []
     assert stream.closed is CloseReason.SLOW
 
 
 async def test_a_slow_program_is_told_what_it_missed() -> None:
     """With a policy that drops, by a `$reset`."""
-    broadcaster = Broadcaster(Config(queue_size=2, overflow=Overflow.DROP_OLDEST))
+    broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.DROP_OLDEST)
     stream = broadcaster.subscribe()
     aiter(stream)
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
-    received = [await anext(stream) for _ in range(3)]
-    assert received == [
-        Received("default", '{"reason": "slow", "channels": ["default"], "missed": 1}', "$reset"),
-        Received("default", "b", "message"),
-        Received("default", "c", "message"),
+    await publish(broadcaster, "a", "b", "c")
+    assert await next_of(stream, 3) == [
+        received(1, '{"reason": "slow", "channels": ["default"], "missed": 1}', "", "$reset"),
+        received(2, "b"),
+        received(3, "c"),
     ]
+
+
+async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> None:
+    """And is told of no loss."""
+    broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.CONFLATE)
+    stream = broadcaster.subscribe()
+    aiter(stream)
+    for number in range(7):
+        await broadcaster.broadcast(str(number), key=f"k{number % 2}")
+    assert await next_of(stream, 2) == [received(6, "5"), received(7, "6")]
+
+
+# Beginning in the history.
+
+
+@pytest.mark.parametrize(
+    ("since", "first"),
+    [("0123abcd-0", 1), ("0123abcd-2", 3), ("mine", 4), ("earliest", 1), ("last", 4), ("10m", 3), ("1h", 1)],
+)
+async def test_it_begins_where_it_is_told(since: str, first: int) -> None:
+    """After an id of the server's or a publisher's, at a word or an age; then it is live."""
+    broadcaster = make_broadcaster()
+    now = broadcaster._backend._clock()
+    # The id `mine` is of the third: what came after it is the fourth alone.
+    for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
+        broadcaster._backend._clock = lambda at=now - age: at  # type: ignore[misc]
+        await broadcaster.broadcast(str(number), id="mine" if number == 3 else None)
+    stream = broadcaster.subscribe(since=since)
+    aiter(stream)
+    await publish(broadcaster, "5")
+    given = await next_of(stream, 6 - first)
+    assert [each.data for each in given] == [str(number) for number in range(first, 6)]
+    await publish(broadcaster, "6")
+    assert await anext(stream) == received(6, "6")
+
+
+async def test_it_begins_when_it_is_first_used() -> None:
+    """And not when it is made: `last` is the newest then, and an id has all that came since."""
+    broadcaster = make_broadcaster()
+    await publish(broadcaster, "a")
+    last, after = broadcaster.subscribe(since="last"), broadcaster.subscribe(since=broadcaster.cursor)
+    await publish(broadcaster, "b", "c")
+    assert broadcaster.client_count == 0
+    assert await anext(last) == received(3, "c")
+    assert await next_of(after, 2) == [received(2, "b"), received(3, "c")]
+
+
+async def test_last_is_the_newest_of_each_channel_and_then_live() -> None:
+    """A snapshot, in order, whatever else the channels hold."""
+    broadcaster = make_broadcaster()
+    for channel in ("a", "b", "a", "c", "b"):
+        await broadcaster.broadcast("x", channels=[channel])
+    async with broadcaster.subscribe("a", "b", "none", since="last") as stream:
+        await broadcaster.broadcast("live", channels=["a"])
+        assert await next_of(stream, 3) == [
+            received(3, "x", "a"),
+            received(5, "x", "b"),
+            received(6, "live", "a"),
+        ]
+
+
+async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place() -> None:
+    """From history to live without a gap or a repeat, wherever between two pages it happens."""
+    broadcaster = make_broadcaster()
+    large = "x" * (PAGE // 3)
+    sent = [large] * 10
+    await publish(broadcaster, *sent)
+    stream = broadcaster.subscribe(since="earliest")
+    given: list[Received] = []
+    while len(given) < len(sent):
+        given.append(await anext(stream))
+        if len(given) % 2 and len(sent) < 30:
+            await publish(broadcaster, f"new {len(sent)}")
+            sent.append(f"new {len(sent)}")
+    assert given == [received(position, data) for position, data in enumerate(sent, 1)]
+    await publish(broadcaster, "live")
+    assert await anext(stream) == received(len(sent) + 1, "live")
+
+
+async def test_catching_up_is_not_being_slow() -> None:
+    """Nothing is queued for it meanwhile, so that no bound is reached; and a page is all it holds."""
+    broadcaster = make_broadcaster(queue_size=2)
+    await publish(broadcaster, *["x" * (PAGE // 2 - 100)] * 10)
+    stream = broadcaster.subscribe(since="earliest")
+    await anext(stream)
+    await publish(broadcaster, *"abcdefgh")
+    assert stream._subscriber is not None
+    assert (len(stream._subscriber), len(stream._page)) == (0, 1)
+    assert [each.data for each in await next_of(stream, 17)][-8:] == list("abcdefgh")
+    assert stream.closed is None
+
+
+async def test_a_stream_that_has_caught_up_has_the_queue_of_any_reader() -> None:
+    """Live from the moment it waits for what comes, it is slow as any reader is."""
+    broadcaster = make_broadcaster(queue_size=2)
+    await publish(broadcaster, "a")
+    stream = broadcaster.subscribe(since="earliest")
+    assert await anext(stream) == received(1, "a")
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    await publish(broadcaster, "b")
+    assert await waiting == received(2, "b")
+    await publish(broadcaster, "c", "d", "e")
+    assert [each async for each in stream] == []
+    assert stream.closed is CloseReason.SLOW
+
+
+async def test_a_stream_that_has_caught_up_waits_for_what_comes() -> None:
+    """A page that turns out to hold nothing it wants is no end."""
+    broadcaster = make_broadcaster(history_size=10_000)
+    await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
+    waiting = asyncio.ensure_future(anext(broadcaster.subscribe("a*", since="earliest", events=["u"])))
+    await until(lambda: broadcaster.client_count == 1)
+    await broadcaster.broadcast("y", event="u", channels=["a"])
+    assert await waiting == received(5001, "y", "a", "u")
+
+
+@pytest.mark.parametrize(
+    ("since", "reset", "rest"),
+    [
+        (
+            f"{EPOCH}-1",
+            received(3, '{"reason": "evicted", "channels": ["default"], "missed": null}', "", "$reset"),
+            [received(4, "d"), received(5, "e")],
+        ),
+        (
+            "fedcba98-1",
+            received(5, '{"reason": "epoch", "channels": ["default"], "missed": null}', "", "$reset"),
+            [],
+        ),
+        (
+            "never-ours",
+            received(5, '{"reason": "unknown", "channels": ["default"], "missed": null}', "", "$reset"),
+            [],
+        ),
+    ],
+)
+async def test_a_loss_is_told_once_before_anything_newer(
+    since: str, reset: Received, rest: list[Received]
+) -> None:
+    """As an event of no channel, whose id is where to go on; then what is held, then what is live."""
+    broadcaster = make_broadcaster(history_size=2)
+    await publish(broadcaster, *"abcde")
+    stream = broadcaster.subscribe(since=since)
+    assert await next_of(stream, 1 + len(rest)) == [reset, *rest]
+    again = broadcaster.subscribe(since=reset.id)
+    assert await next_of(again, len(rest)) == rest
+    await publish(broadcaster, "f")
+    assert await anext(stream) == await anext(again) == received(6, "f")
+    assert sum(broadcaster.counts.resets.values()) == 1
+
+
+async def test_a_loss_is_told_whatever_types_are_wanted() -> None:
+    """The server's own events pass every filter."""
+    broadcaster = make_broadcaster()
+    async with broadcaster.subscribe(since="never-ours", events=["t"]) as stream:
+        assert (await anext(stream)).event == "$reset"
+
+
+async def test_left_while_catching_up_it_gives_nothing_more() -> None:
+    """Neither of its page nor of the history behind that."""
+    broadcaster = make_broadcaster()
+    await publish(broadcaster, *["x" * (PAGE // 3)] * 10)
+    stream = broadcaster.subscribe(since="earliest")
+    await anext(stream)
+    await stream.aclose()
+    assert [each async for each in stream] == []
+    assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
+
+
+async def test_closing_the_broadcaster_ends_it_while_it_catches_up() -> None:
+    """After the page it has; the rest is there for its last id when it comes back."""
+    broadcaster = make_broadcaster()
+    await publish(broadcaster, *["x" * (PAGE // 3 - 100)] * 10)
+    stream = broadcaster.subscribe(since="earliest")
+    await anext(stream)
+    await broadcaster.close(timeout=1)
+    assert [each.id async for each in stream] == [f"{EPOCH}-2", f"{EPOCH}-3"]
+    assert (stream.closed, broadcaster.counts.closed) == (CloseReason.DRAIN, {"drain": 1})
+
+
+async def test_a_long_history_with_nothing_for_it_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everyone else may go between two parts of it, also when it ends with an event for it."""
+    monkeypatch.setattr(memory, "STRIDE", 10)
+    broadcaster = make_broadcaster(history_size=1000)
+    await publish(broadcaster, *["x"] * 500)
+    await broadcaster.broadcast("rare", event="rare")
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    stream = broadcaster.subscribe(since="earliest", events=["rare"])
+    turn()
+    assert await anext(stream) == received(501, "rare", event="rare")
+    assert turns >= 50
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed", "drained"])
+async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in any other wait for its next event, and at once."""
+    monkeypatch.setattr(memory, "STRIDE", 1)
+    broadcaster = make_broadcaster(history_size=1000)
+    await publish(broadcaster, *["x"] * 1000)
+    stream = broadcaster.subscribe(since="earliest", events=["rare"])
+    waiting = asyncio.ensure_future(anext(stream))
+    while broadcaster.client_count == 0:
+        await asyncio.sleep(0)
+    if how == "cancelled":
+        waiting.cancel()
+    elif how == "closed":
+        await stream.aclose()
+    else:
+        await broadcaster.close(timeout=1)
+    with pytest.raises(asyncio.CancelledError if how == "cancelled" else StopAsyncIteration):
+        await waiting
+    assert broadcaster.client_count == 0
+    assert stream.closed is (CloseReason.DRAIN if how == "drained" else CloseReason.LEFT)
+    assert [each async for each in stream] == []
+
+
+async def test_garbage_that_was_catching_up_is_let_go() -> None:
+    """Whatever it has yet to get."""
+    broadcaster = make_broadcaster()
+    await publish(broadcaster, *["x" * PAGE] * 3)
+    async for _ in broadcaster.subscribe(since="earliest"):
+        break
+    gc.collect()
+    await until(lambda: broadcaster.client_count == 0)
+    assert broadcaster.counts.closed == {"left": 1}

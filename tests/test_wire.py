@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.event import MAX_RETRY, Event
-from sse_broadcast.wire import HEARTBEAT, Decoder, chunk, encode, opening
+from sse_broadcast.wire import HEARTBEAT, Decoder, chunk, encode, here, opening, size
 
 LINE = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1)
 EVENTS = st.builds(
@@ -35,6 +35,19 @@ def test_an_event_is_encoded_to_these_bytes(event: Event, frame: bytes) -> None:
     assert encode(event) == frame
 
 
+def test_an_id_stands_for_the_events_own() -> None:
+    """Where an event was placed, unless it keeps the id that its publisher chose."""
+    assert encode(Event("x", id="7"), "0123abcd-8") == b"id: 0123abcd-8\ndata: x\n\n"
+    assert encode(Event("x"), "0123abcd-8") == b"id: 0123abcd-8\ndata: x\n\n"
+    assert encode(Event("x", key="k", json=True)) == b"data: x\n\n"
+
+
+@given(EVENTS, st.none() | LINE)
+def test_the_size_is_the_length_of_the_frame(event: Event, id: str | None) -> None:
+    """Known mostly without making the frame, and exactly."""
+    assert size(event, id) == len(encode(event, id))
+
+
 def test_a_chunk_is_its_length_in_hexadecimal_and_its_bytes() -> None:
     """The framing of RFC 9112, 7.1."""
     assert chunk(b"data: 0123456789\n\n") == b"12\r\ndata: 0123456789\n\n\r\n"
@@ -46,6 +59,25 @@ def test_the_opening_is_no_block_of_its_own() -> None:
     decoder = Decoder()
     assert decoder.feed(opening(2500) + HEARTBEAT + encode(Event("x"))) == [Event("x", retry=2500)]
     assert decoder.retry == 2500
+
+
+def test_an_opening_with_an_id_gives_the_cursor_and_no_event() -> None:
+    """A reader that is cut before its first event comes back with where it began."""
+    assert opening(2500, "0123abcd-8") == b":\nretry: 2500\nid: 0123abcd-8\n\n"
+    decoder = Decoder()
+    assert decoder.feed(opening(2500, "0123abcd-8")) == []
+    assert (decoder.retry, decoder.last_event_id) == (2500, "0123abcd-8")
+    assert decoder.feed(encode(Event("x"))) == [Event("x")]
+
+
+def test_a_cursor_is_moved_without_an_event() -> None:
+    """By a block of an id alone, of which nothing is left for the next."""
+    assert here("0123abcd-9") == b"id: 0123abcd-9\n\n"
+    decoder = Decoder()
+    assert decoder.feed(encode(Event("x", id="0123abcd-1")) + here("0123abcd-9")) == [
+        Event("x", id="0123abcd-1")
+    ]
+    assert decoder.last_event_id == "0123abcd-9"
 
 
 def as_received(event: Event) -> Event:

@@ -1,55 +1,152 @@
 """`sse-broadcast publish`."""
 
-import asyncio
-import os
+import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any
 
 import click
 
-from sse_broadcast.cli.common import Exit, run, url_option
-from sse_broadcast.client import Client
+from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.source import Source, open_source, source_of
+from sse_broadcast.client import Client, line
+from sse_broadcast.errors import ClientError
+from sse_broadcast.event import MAX_RETRY
+
+STDIN = "-"
 
 
 @click.command(
     epilog="""\b
 Examples:
   sse-broadcast publish hello
-  sse-broadcast publish --event price '{"EUR": 1.08}'
-  tail -F app.log | sse-broadcast publish -
+  sse-broadcast publish --channel news --channel alerts --event weather 'it rains'
+  tail -F app.log | sse-broadcast publish --channel logs -
+  sse-broadcast publish --format json '{"data": {"EUR": 1.08}, "event": "price"}'
+  sse-broadcast publish --channel orders --format ndjson --file orders.ndjson
 
-Exit codes: 0 published; 1 refused, or no server there; 2 bad usage."""
+\b
+Formats, of MESSAGE, of --file or of standard input:
+  text    MESSAGE is one event, however many lines it has; of a file or of standard
+          input each line is one
+  json    an event as an object, or an array of them: all are published, or none
+  ndjson  an event as an object on each line
+
+Lines are published as they come: each by itself when they come slowly, many in a request
+when they come fast. The first line that is refused ends it. The error names that line, and
+says how many were published: all before it, and none behind it.
+
+Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 130 Ctrl-C."""
 )
-@click.argument("message", default="-")
+@click.argument("message", required=False)
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME",
+    help="Publish to this channel instead of `default`; may be repeated.",
+)
 @click.option("--event", metavar="TYPE", help="The event's type; browsers get it by addEventListener(TYPE).")
+@click.option("--id", metavar="ID", help="An id of your own, of one event.")
+@click.option("--key", metavar="KEY", help="What the event replaces, for readers with the policy `conflate`.")
+@click.option(
+    "--retry",
+    type=click.IntRange(0, MAX_RETRY),
+    metavar="MS",
+    help="Milliseconds after which a reader that is cut off reconnects.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "ndjson"]),
+    default="text",
+    show_default=True,
+    help="What is published; see below.",
+)
+@click.option("--file", metavar="PATH", help="Publish what is in a file, or with - in standard input.")
 @url_option
-def publish(message: str, event: str | None, url: str) -> None:
-    """Publish MESSAGE, or with - each line of standard input as it comes."""
-    run(lambda: _publish(message, event, url))
+def publish(
+    message: str | None,
+    channels: tuple[str, ...],
+    form: str,
+    file: str | None,
+    url: str,
+    **fields: str | int | None,
+) -> None:
+    """Publish MESSAGE, or with - (or nothing) each line of standard input as it comes."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    if message is not None and file is not None:
+        raise click.UsageError("MESSAGE and --file: only one of them may be given.")
+    if form != "text" and said:
+        raise click.UsageError(f"--{next(iter(said))}: is said in the JSON of each event.")
+    typed = None if message == STDIN else message
+    if "id" in said and typed is None:
+        raise click.UsageError("--id: cannot be that of every line.")
+    if form == "text" and typed is not None:
+        run(lambda: _publish_message(url, typed, channels, said))
+        return
+    run(lambda: _publish_source(url, source_of(typed) if typed is not None else file, form, channels, said))
 
 
-async def _publish(message: str, event: str | None, url: str) -> None:
+async def _publish_message(url: str, message: str, channels: Sequence[str], said: dict[str, Any]) -> None:
     async with Client(url) as client:
-        if message != "-":
-            receipt = await client.publish(message, event=event)
-            click.echo(f"sent to {receipt['clients']} clients")
-            return
-        count = 0
-        async for line in _lines():
-            await client.publish(line, event=event)
-            count += 1
-        click.echo(f"sent {count} lines")
+        _tell_clients(await client.publish(message, channels=channels, **said))
 
 
-async def _lines() -> AsyncIterator[str]:
-    # A thread reads: standard input may be a file, which no event loop can wait for.
-    while line := await _read(sys.stdin.buffer.readline):
-        yield line.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+async def _publish_source(
+    url: str, given: Source | str | None, form: str, channels: Sequence[str], said: dict[str, Any]
+) -> None:
+    source = given if isinstance(given, Source) else await open_source(given)
+    with contextlib.closing(source):
+        async with Client(url) as client:
+            match form:
+                case "json":
+                    _tell_clients(await client.publish_json(await source.document(), channels=channels))
+                case "ndjson":
+                    await _publish_lines(client, source, source.lines(), channels, "events")
+                case _:
+                    lines = _as_events(source.lines(), said)
+                    await _publish_lines(client, source, lines, channels, "lines")
 
 
-async def _read(readline: Callable[[], bytes]) -> bytes:
-    try:
-        return await asyncio.to_thread(readline)
-    except asyncio.CancelledError:
-        # Ctrl-C. The thread waits for a line that may never come, and asyncio would wait for it.
-        os._exit(Exit.INTERRUPTED)
+def _tell_clients(receipt: dict[str, Any]) -> None:
+    count = f"{receipt['count']} events " if "count" in receipt else ""
+    click.echo(f"sent {count}to {receipt['clients']} clients")
+
+
+async def _publish_lines(
+    client: Client,
+    source: Source,
+    lines: AsyncIterable[Sequence[bytes]],
+    channels: Sequence[str],
+    noun: str,
+) -> None:
+    count = 0
+    shown = source.size is not None and sys.stderr.isatty()
+    with click.progressbar(
+        length=source.size or 0, label="publishing", file=sys.stderr, hidden=not shown
+    ) as bar:
+        source.on_taken = bar.update
+        try:
+            async for sent in client.publish_lines(lines, channels=channels):
+                count += sent.count
+        except ClientError as error:
+            raise ClientError(f"{error}; {count} were published", status=error.status) from None
+    click.echo(f"sent {count} {noun}")
+
+
+async def _as_events(
+    lines: AsyncIterable[Sequence[bytes]], said: dict[str, Any]
+) -> AsyncIterator[list[bytes]]:
+    """Make an event of each line. Raises `ClientError` when those before a bad one have been taken."""
+    number = 0
+    async for some in lines:
+        made: list[bytes] = []
+        for text in some:
+            number += 1
+            try:
+                made.append(line(text.removesuffix(b"\r").decode(), **said))
+            except UnicodeDecodeError as error:
+                yield made
+                raise ClientError(f"line {number}: is not UTF-8 at byte {error.start}") from None
+        yield made

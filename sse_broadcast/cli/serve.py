@@ -10,7 +10,15 @@ from typing import NoReturn
 import click
 
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import ENV_PREFIX, SETTINGS, Loaded, load, unknown_variables
+from sse_broadcast.config import (
+    ENV_PREFIX,
+    RULES,
+    SETTINGS,
+    ChannelRule,
+    Loaded,
+    load,
+    unknown_variables,
+)
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.server.run import Server, run
 
@@ -79,9 +87,17 @@ def shown_config(loaded: Loaded) -> str:
     """Give the configuration as TOML, each value with where it came from."""
     lines = [f"{name} = {_toml(getattr(loaded.config, name))}" for name in SETTINGS]
     width = max(map(len, lines))
-    return "".join(
+    settings = (
         f"{line:<{width}}  # {loaded.sources[name]}\n" for line, name in zip(lines, SETTINGS, strict=True)
     )
+    rules = (_rule(rule, loaded.sources[RULES]) for rule in loaded.config.channel)
+    return "".join([*settings, *rules])
+
+
+def _rule(rule: ChannelRule, source: str) -> str:
+    said = {name: value for name in rule.__struct_fields__ if (value := getattr(rule, name)) is not None}
+    lines = "".join(f"{name} = {_toml(value)}\n" for name, value in said.items())
+    return f"\n[[{RULES}]]  # {source}\n{lines}"
 
 
 def _toml(value: object) -> str:

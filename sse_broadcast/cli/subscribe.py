@@ -1,17 +1,21 @@
 """`sse-broadcast subscribe`."""
 
 import asyncio
-import json
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import click
+import msgspec
 
 from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.state import State
 from sse_broadcast.client import Client, Piece
+from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 
 MAX_VARIABLE = 100_000
@@ -22,15 +26,45 @@ MAX_VARIABLE = 100_000
     epilog="""\b
 Examples:
   sse-broadcast subscribe
-  sse-broadcast subscribe --format json | jq .data
+  sse-broadcast subscribe --channel news --channel 'orders.*' --format json | jq .data
+  sse-broadcast subscribe --since 10m --event price
   sse-broadcast subscribe --count 1
-  sse-broadcast subscribe --exec 'notify-send "$SSE_EVENT" "$SSE_DATA"'
+  sse-broadcast subscribe --state cursor --exec 'notify-send "$SSE_CHANNEL" "$SSE_DATA"'
+
+--since takes an id, `earliest` (all that is held), `last` (the newest event of each channel,
+then what is new) or an age: 500ms, 30s, 10m, 2h, 7d.
+
+--state keeps the last id in FILE, each time events have been shown, and begins there when it
+is run again: nothing is lost, and what was shown but not yet recorded when it was killed is
+shown again. --since counts only while there is no FILE. Where something is lost all the same
+the server says so: `$reset`, on standard error, or among the objects of --format json.
+
+--format json prints {"channel", "id", "event", "data", "time"}, with data as it was published:
+text, or any JSON.
 
 The command of --exec runs once for each event, one at a time, with the data on its standard
-input and SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below 100 kB).
+input and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below
+100 kB). With --state an event is recorded when its command has ended, whatever its exit code.
 
 Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no server there;
-2 bad usage; 130 Ctrl-C."""
+2 bad usage, or a state file that cannot be used; 130 Ctrl-C."""
+)
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME",
+    help="Follow this channel, or those of a pattern such as 'orders.*', instead of `default`; "
+    "may be repeated.",
+)
+@click.option("--event", "events", multiple=True, metavar="TYPE", help="Only this type; may be repeated.")
+@click.option("--since", metavar="WHEN", help="Begin in the past; see below.")
+@click.option(
+    "--state",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Remember in a file where it was, and go on from there.",
 )
 @click.option(
     "--format",
@@ -45,55 +79,116 @@ Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no ser
     "--exec", "command", metavar="CMD", help="Run a shell command for each event instead of printing."
 )
 @url_option
-def subscribe(form: str, count: int | None, command: str | None, url: str) -> None:
+def subscribe(  # noqa: PLR0913 - an option each
+    *,
+    channels: tuple[str, ...],
+    events: tuple[str, ...],
+    since: str | None,
+    file: Path | None,
+    form: str,
+    count: int | None,
+    command: str | None,
+    url: str,
+) -> None:
     """Follow the stream, reconnecting when it breaks."""
     show = Execute(command) if command is not None else PRINTERS[form]
-    run(lambda: _until_output_closes(_follow(show, count, url)))
+    wish = Wish(url, channels, events, since)
+    run(lambda: _until_output_closes(_follow(wish, show, count, file)))
 
 
-async def _follow(show: "Show", count: int | None, url: str) -> None:
-    seen = 0
-    async with Client(url) as client:
-        async for piece in client.subscribe():
-            room = None if count is None else count - seen
-            seen += await show(piece, room)
-            if seen == count:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is followed."""
+
+    url: str
+    channels: tuple[str, ...]
+    events: tuple[str, ...]
+    since: str | None
+
+
+async def _follow(wish: Wish, show: "Show", count: int | None, file: Path | None) -> None:
+    state = None if file is None else State.open(file)
+    cursor = "" if state is None else state.id
+    left = count
+    async with Client(wish.url) as client:
+        stream = client.subscribe(
+            wish.channels, since=wish.since, last_event_id=cursor, events=wish.events, format=show.format
+        )
+        async for whole in stream:
+            for piece in show.parts(whole, cursor, left):
+                await show(piece)
+                # Only now: what is recorded is never given again.
+                cursor = piece.last_event_id
+                if state is not None:
+                    state.record(cursor)
+                if left is not None:
+                    left -= len(_published(piece))
+            if left is not None and left <= 0:
                 return
 
 
-Show = Callable[[Piece, int | None], Awaitable[int]]
-"""Shows a piece of the stream, at most so many events of it, and gives how many it showed."""
+class Show(Protocol):
+    """Shows what comes of a stream. `format` is the one it asks the server for."""
+
+    @property
+    def format(self) -> str:
+        """What it asks the server for."""
+
+    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+        """Give what it shows of a piece, of `room` events at most, in parts that are recorded one by one.
+
+        `cursor` is where the stream was before the piece.
+        """
+
+    async def __call__(self, piece: Piece) -> None:
+        """Show a part. What it has shown is out of this process when it returns."""
 
 
-async def show_text(piece: Piece, room: int | None) -> int:
-    """Print the data of each event."""
-    events = _published(piece, room)
-    for event in events:
-        _write(event.data.encode() + b"\n")
-    return len(events)
+class Text:
+    """Prints the data of each event; what the server itself says goes to standard error."""
+
+    format = "text"
+
+    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+        """See `Show`."""
+        return (first(piece, cursor, room),)
+
+    async def __call__(self, piece: Piece) -> None:
+        """See `Show`."""
+        _tell(piece)
+        _write(b"".join(event.data.encode() + b"\n" for event in _published(piece)))
 
 
-async def show_json(piece: Piece, room: int | None) -> int:
-    """Print each event as a JSON object, the server's own included."""
-    shown = 0
-    for event in piece.events:
-        if shown == room:
-            break
-        shown += not event.reserved
-        _write(
-            json.dumps({"event": event.type, "id": event.id, "data": event.data}, ensure_ascii=False).encode()
-        )
-        _write(b"\n")
-    return shown
+class Json:
+    """Prints each event as a JSON object, the server's own included."""
+
+    format = "json"
+
+    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+        """See `Show`."""
+        return (first(piece, cursor, room),)
+
+    async def __call__(self, piece: Piece) -> None:
+        """See `Show`."""
+        _write(b"".join(_as_json(event) + b"\n" for event in piece.events))
 
 
-async def show_raw(piece: Piece, room: int | None) -> int:
-    """Print what arrived, as it arrived: a read is not cut, so more than `room` events may show."""
-    _write(piece.raw)
-    return len(_published(piece, room))
+class Raw:
+    """Prints what arrived, as it arrived: a read is not cut, so more than `room` events may show."""
+
+    format = "text"
+
+    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:  # noqa: ARG002
+        """See `Show`."""
+        return (piece,)
+
+    async def __call__(self, piece: Piece) -> None:
+        """See `Show`."""
+        _tell(piece)
+        _write(piece.raw)
 
 
-PRINTERS: dict[str, Show] = {"text": show_text, "json": show_json, "raw": show_raw}
+PRINTERS: dict[str, Show] = {"text": Text(), "json": Json(), "raw": Raw()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,28 +196,100 @@ class Execute:
     """Runs a shell command for each event, and waits for it."""
 
     command: str
+    format: str = "json"  # which alone says the channel
 
-    async def __call__(self, piece: Piece, room: int | None) -> int:
+    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+        """See `Show`. An event each, since a command may take long."""
+        return one_by_one(first(piece, cursor, room), cursor)
+
+    async def __call__(self, piece: Piece) -> None:
         """See `Show`."""
-        events = _published(piece, room)
-        for event in events:
-            await self._run(event)
-        return len(events)
+        _tell(piece)
+        for event in _published(piece):
+            await self._run(_opened(event))
 
-    async def _run(self, event: Event) -> None:
-        data = event.data.encode()
+    async def _run(self, opened: "Opened") -> None:
+        data = opened.event.data.encode()
         process = await asyncio.create_subprocess_shell(
-            self.command, stdin=asyncio.subprocess.PIPE, env=_environment(event)
+            self.command, stdin=asyncio.subprocess.PIPE, env=_environment(opened)
         )
         await process.communicate(data)
         if process.returncode:
             click.echo(f"sse-broadcast: the command ended with {process.returncode}", err=True)
 
 
-def _environment(event: Event) -> dict[str, str]:
+def first(piece: Piece, cursor: str, room: int | None) -> Piece:
+    """Give the beginning of a piece, up to and with its published event number `room`."""
+    if room is None:
+        return piece
+    for index, event in enumerate(piece.events, 1):
+        room -= not event.reserved
+        if not room and index < len(piece.events):
+            events = piece.events[:index]
+            ids = [event.id for event in events if event.id is not None]
+            return replace(piece, events=events, last_event_id=ids[-1] if ids else cursor)
+    return piece
+
+
+def one_by_one(piece: Piece, cursor: str) -> Iterator[Piece]:
+    """Give a piece in parts of one event each, and where the stream is behind the last of them."""
+    for event in piece.events:
+        cursor = cursor if event.id is None else event.id
+        yield Piece(b"", [event], cursor)
+    yield Piece(b"", [], piece.last_event_id)
+
+
+class Envelope(msgspec.Struct):
+    """What the server's `format=json` says of an event, beside what is in the event itself."""
+
+    channel: str
+    data: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An event out of its envelope, and the channel it came on."""
+
+    channel: str
+    event: Event
+
+
+def _opened(event: Event) -> Opened:
+    try:
+        envelope = msgspec.json.decode(event.data, type=Envelope)
+        data = bytes(envelope.data)
+        text = msgspec.json.decode(data, type=str) if data.startswith(b'"') else data.decode()
+    except msgspec.DecodeError:
+        raise _not_ours(event) from None
+    return Opened(envelope.channel, Event(text, event.type, event.id))
+
+
+def _as_json(event: Event) -> bytes:
+    try:
+        # Line by line: JSON that was published with line ends in it has none here.
+        data = msgspec.json.format(event.data.encode(), indent=-1)
+    except msgspec.DecodeError:
+        raise _not_ours(event) from None
+    if not event.reserved:
+        return data
+    envelope = {"channel": None, "id": event.id, "event": event.type, "data": msgspec.Raw(data)}
+    return msgspec.json.encode(envelope)
+
+
+def _not_ours(event: Event) -> ClientError:
+    return ClientError(f"the server does not know format=json: {event.data[:80]!a}")
+
+
+def _environment(opened: Opened) -> dict[str, str]:
     """Give our own environment, with those fields of the event that an environment can hold."""
     environment = dict(os.environ)
-    for name, value in (("SSE_EVENT", event.type), ("SSE_ID", event.id or ""), ("SSE_DATA", event.data)):
+    event = opened.event
+    for name, value in (
+        ("SSE_CHANNEL", opened.channel),
+        ("SSE_EVENT", event.type),
+        ("SSE_ID", event.id or ""),
+        ("SSE_DATA", event.data),
+    ):
         if len(value.encode()) < MAX_VARIABLE and "\0" not in value:
             environment[name] = value
         else:
@@ -130,17 +297,22 @@ def _environment(event: Event) -> dict[str, str]:
     return environment
 
 
-def _published(piece: Piece, room: int | None) -> list[Event]:
-    """Give the events that somebody published; what the server itself says goes to standard error."""
+def _published(piece: Piece) -> list[Event]:
+    """Give the events that somebody published."""
+    return [event for event in piece.events if not event.reserved]
+
+
+def _tell(piece: Piece) -> None:
+    """Say on standard error what the server itself says."""
     for event in piece.events:
         if event.reserved:
             click.echo(f"sse-broadcast: {event.type} {event.data}", err=True)
-    return [event for event in piece.events if not event.reserved][:room]
 
 
 def _write(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    if data:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
 
 async def _until_output_closes(following: Awaitable[None]) -> None:

@@ -1,5 +1,6 @@
 """The application: its routes, and what holds for every request."""
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
@@ -9,11 +10,13 @@ from aiohttp import web
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config
 from sse_broadcast.errors import BroadcastError
+from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.events import events, events_head
+from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.problem import Problem, answer, problem_of
 from sse_broadcast.server.publish import send
 from sse_broadcast.server.sink import SERVER
-from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
+from sse_broadcast.server.state import BROADCASTER, CONFIG, INTAKES, TUNED, TURN
 from sse_broadcast.server.status import status
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,10 +43,17 @@ def build_app(config: Config, *, tuned: bool) -> web.Application:
     app[CONFIG] = config
     app[BROADCASTER] = Broadcaster(config)
     app[TUNED] = tuned
-    _route(app, "/events", {"GET": events, "HEAD": events_head})
-    _route(app, "/send", {"POST": send, "PUT": send})
+    app[INTAKES] = set()
+    app[TURN] = asyncio.Lock()
+    for path in ("/events", "/events/{channels:[^/]+}"):
+        _route(app, path, {"GET": events, "HEAD": events_head})
+    for path in ("/send", "/send/{channels:[^/]+}"):
+        _route(app, path, {"POST": send, "PUT": send})
+    _route(app, "/channels", {"GET": channels, "HEAD": channels})
+    _route(app, "/channels/{channel:[^/]+}", {"GET": channel, "HEAD": channel})
     _route(app, "/status", {"GET": status, "HEAD": status})
-    app.router.add_route("*", "/{path:.*}", told(_not_found))
+    # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
+    app.router.add_route("*", "/{path:.*}", told(_not_found), expect_handler=_expect)
     app.on_shutdown.append(_end_streams)
     return app
 
@@ -55,7 +65,7 @@ def _route(app: web.Application, path: str, handlers: dict[str, Handler]) -> Non
         return web.Response(status=204, headers=allow)
 
     async def refuse(request: web.Request) -> web.StreamResponse:
-        raise Problem(405, f"{path} does not take {request.method}", headers=allow)
+        raise Problem(405, f"{request.path[:80]} does not take {request.method}", headers=allow)
 
     for method, handler in {**handlers, "OPTIONS": options, "*": refuse}.items():
         app.router.add_route(method, path, told(handler), expect_handler=_expect)
@@ -103,7 +113,9 @@ def _require_utf8(request: web.Request) -> None:
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     expectation = request.headers.get("Expect", "")
     if expectation.lower() != "100-continue":
-        return answer(Problem(417, f"Expect: {expectation[:80]!a} is not taken"))
+        response = answer(Problem(417, f"Expect: {expectation[:80]!a} is not taken"))
+        response.headers["Server"] = SERVER
+        return response
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0
@@ -111,4 +123,5 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 
 
 async def _end_streams(app: web.Application) -> None:
+    end_intakes(app)
     await app[BROADCASTER].close(timeout=app[CONFIG].shutdown_timeout * CLOSING_SHARE)

@@ -124,9 +124,8 @@ def refusal(head: bytes) -> bytes:
     A browser's EventSource would stop for good at a 503; it gets an empty stream that tells
     it when to come back.
     """
-    accept = next(
-        (line for line in head.decode("latin-1").split("\r\n") if line.lower().startswith("accept:")), ""
-    )
+    lines = head.decode("latin-1").split("\r\n")
+    accept = ",".join(line for line in lines if line.lower().startswith("accept:"))
     if wants_event_stream(accept):
         body = wire.opening(jittered(COME_BACK))
         first = ["HTTP/1.1 200 OK", f"Content-Type: {wire.CONTENT_TYPE}", "Cache-Control: no-store"]

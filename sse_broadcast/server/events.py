@@ -2,10 +2,11 @@
 
 import logging
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sse_broadcast import wire
 from sse_broadcast.delivery import jittered
+from sse_broadcast.encoding import NDJSON
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.sink import (
@@ -16,6 +17,7 @@ from sse_broadcast.server.sink import (
     prepare_connection,
 )
 from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
+from sse_broadcast.server.wish import Wish, read_wish
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +32,30 @@ async def events(request: web.Request) -> web.StreamResponse:
     """Stream to a reader until it leaves or is made to."""
     if request.body_exists:
         raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
-    if request.app[BROADCASTER].closed:
+    wish = read_wish(request)
+    app = request.app
+    if app[BROADCASTER].closed:
         return refusal(request, "the server is shutting down")
     try:
-        return await _stream(request)
+        return await _stream(request, wish, app)
     except (ConnectionError, SinkClosedError):
         # The reader is gone: there is nobody to tell, and nothing that failed.
         return web.Response(status=GONE)
 
 
-async def _stream(request: web.Request) -> web.StreamResponse:
-    broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
+async def _stream(request: web.Request, wish: Wish, app: web.Application) -> web.StreamResponse:
+    broadcaster = app[BROADCASTER]
     prepare_connection(request)
-    if request.app[TUNED]:
-        response = EventStream(timeout=None)
-    else:
-        limit_send_buffer(request, config.send_buffer)
-        response = EventStream(timeout=kernel_timeout(config.write_timeout))
+    response = _response(request, wish, app)
+    # What is published while the head is on its way is caught up with: the start says from where.
+    start = broadcaster.start(wish.interest, wish.cursor)
+    if wish.needs_id and wish.encoding.format is NDJSON.format:
+        response.headers[hdrs.LAST_EVENT_ID] = broadcaster.first_id(start)
     await response.prepare(request)
-    await response.write(broadcaster.opening())
-    sink = TransportSink(request)
-    lane = broadcaster.connect(sink)
+    given = start if wish.needs_id else None
+    await response.write(broadcaster.opening(wish.interest, wish.encoding, given))
+    sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
+    lane = broadcaster.connect(sink, wish.interest, start)
     logged = logger.isEnabledFor(logging.DEBUG)  # to name the peer costs a microsecond
     if logged:
         logger.debug("%s: opened", request.remote)
@@ -66,10 +71,19 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def events_head(_: web.Request) -> web.Response:
+def _response(request: web.Request, wish: Wish, app: web.Application) -> EventStream:
+    content_type = wish.encoding.format.content_type
+    if app[TUNED]:
+        return EventStream(content_type, timeout=None)
+    config = app[CONFIG]
+    limit_send_buffer(request, config.send_buffer)
+    return EventStream(content_type, timeout=kernel_timeout(config.write_timeout))
+
+
+async def events_head(request: web.Request) -> web.Response:
     """Answer HEAD: what GET would say of itself, without the stream."""
     response = web.Response(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
-    response.content_type = wire.CONTENT_TYPE
+    response.content_type = read_wish(request).encoding.format.content_type
     return response
 
 
@@ -79,7 +93,7 @@ def refusal(request: web.Request, detail: str) -> web.StreamResponse:
     Browsers stop for good on any status but 200: an EventSource gets a stream that tells it
     when to return, and ends. Everyone else gets 503.
     """
-    if not wants_event_stream(request.headers.get("Accept", "")):
+    if not wants_event_stream(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
         raise Problem(503, detail, closes=True)
     response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})
     response.content_type = wire.CONTENT_TYPE

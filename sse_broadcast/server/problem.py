@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from sse_broadcast.errors import BroadcastError, ClosedError, EventError, EventTooLargeError
+from sse_broadcast.errors import BroadcastError, ClosedError, EventError, EventTooLargeError, IdempotencyError
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -16,6 +16,7 @@ RETRY_AFTER = "5"
 STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (EventTooLargeError, 413),
     (EventError, 422),
+    (IdempotencyError, 422),
     (ClosedError, 503),
 )
 
@@ -26,40 +27,55 @@ TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that is answered with an error; `detail` names what is wrong, where, and the value.
 
-    `closes` ends the connection with the answer: what follows on it could not be told apart.
+    `closes` ends the connection with the answer: what follows on it could not be told apart. `more`
+    are further members of the answer.
     """
 
     def __init__(
-        self, status: int, detail: str, *, headers: Mapping[str, str] | None = None, closes: bool = False
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        closes: bool = False,
+        more: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
         self.closes = closes
+        self.more = dict(more or {})
         if status == 503:
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 
 
 def problem_of(error: BroadcastError) -> Problem:
     """Give the answer to an error of the nouns; one that no client can cause is raised again."""
+    return Problem(status_of(error), str(error))
+
+
+def status_of(error: BroadcastError) -> int:
+    """Give the status that tells of an error of the nouns. One that no client can cause is raised again."""
+    if isinstance(error, EventError) and error.field in {"channel", "channels"}:
+        return 400  # a part of the address, and not of the event
     for kind, status in STATUSES:
         if isinstance(error, kind):
-            return Problem(status, str(error))
+            return status
     raise error
 
 
-def body(status: int, detail: str) -> bytes:
+def body(status: int, detail: str, **more: object) -> bytes:
     """Give the JSON of a problem."""
     title = TITLES.get(status) or http.HTTPStatus(status).phrase
-    return msgspec.json.encode({"title": title, "status": status, "detail": detail})
+    return msgspec.json.encode({"title": title, "status": status, "detail": detail, **more})
 
 
 def answer(problem: Problem) -> web.Response:
     """Give the response that tells a client of a problem."""
     response = web.Response(
         status=problem.status,
-        body=body(problem.status, problem.detail),
+        body=body(problem.status, problem.detail, **problem.more),
         headers=problem.headers,
         content_type=CONTENT_TYPE,
     )

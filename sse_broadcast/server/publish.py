@@ -1,17 +1,19 @@
-"""POST /send: publish one event."""
+"""POST /send: publish one event, or a batch of them."""
 
 import asyncio
-import difflib
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any
+import hashlib
 
 import msgspec
 from aiohttp import web
 
+from sse_broadcast.backends.base import Token
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
+from sse_broadcast.publication import Receipt
+from sse_broadcast.server import body, query
+from sse_broadcast.server.intake import Intake
+from sse_broadcast.server.message import Desk
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import BROADCASTER, CONFIG
+from sse_broadcast.server.state import BROADCASTER, CONFIG, TURN
 
 ESCAPED = 6
 """JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
@@ -19,160 +21,106 @@ ESCAPED = 6
 ENVELOPE = 4096
 """Bytes of a JSON body around its message."""
 
+OF_TEXT = ("event", "id", "key", "retry")
+"""What a query says of a body that is text."""
 
-PARAMETERS = ("event", "retry")
-"""What a query may say of a body that is text."""
+PARAMETERS = (*OF_TEXT, "channel", "stream")
 
-NOT_TAKEN = ("id", "key", "channel", "channels")
-"""Said by publishers to other servers of this kind. To publish without them would be to lose
-something silently, so they are refused."""
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
-
-class Message(msgspec.Struct):
-    """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given."""
-
-    message: str | msgspec.UnsetType = msgspec.UNSET
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    event: str | None = None
-    retry: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY)] | None = None
-    id: Any = None
-    key: Any = None
-    channel: Any = None
-    channels: Any = None
-
-    def to_event(self) -> Event:
-        """Give the event that is meant. Raises `Problem` or `EventError`."""
-        for name in NOT_TAKEN:
-            if getattr(self, name) is not None:
-                raise _not_taken(name)
-        return Event(self._text(), DEFAULT_TYPE if self.event is None else self.event, retry=self.retry)
-
-    def _text(self) -> str:
-        match self.message, self.data:
-            case str() as text, msgspec.UnsetType():
-                return text
-            case msgspec.UnsetType(), msgspec.Raw() as raw:
-                return _compact(raw)
-            case msgspec.UnsetType(), msgspec.UnsetType():
-                raise Problem(422, "message: missing")
-            case _:
-                raise Problem(422, "message and data: only one of them may be given")
-
-
-_decoder = msgspec.json.Decoder(Message)
+MAX_KEY = 255
+"""Characters of an idempotency key."""
 
 
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
-    _require_plain_coding(request)
-    body = await _read(request)
-    # From here to the answer nothing waits for anything: a publisher that hangs up, and so
-    # cancels this handler, has published or has not.
-    event = _from_json(body) if _is_json(request) else _from_text(body, request)
-    receipt = await request.app[BROADCASTER].publish(event)
-    return _answer(
-        {
-            "status": "sent",
-            "clients": receipt.clients,
-            "message": event.data,
-            "channel": receipt.channels[0],
-            "channels": receipt.channels,
-        }
+    body.require_plain_coding(request)
+    if request.query_string:
+        query.require_known(request, PARAMETERS)
+        _require_text_for_its_parameters(request)
+    desk = Desk(request.app[BROADCASTER], query.channels(request), most=request.app[CONFIG].max_batch)
+    if _is_stream(request):
+        return await _intake(request, desk).run()
+    data = await body.read(request, most=_most(request), timeout=request.app[CONFIG].body_timeout)
+    # A batch waits for its turn, and nothing here waits within a publish: a publisher that hangs
+    # up, and so cancels this handler, has published or has not.
+    token = _token(request, data)
+    if _is_batch(request, data):
+        return _answer_batch(await _publish_batch(request, desk, data, token))
+    draft = desk.object(data) if request.content_type == JSON else desk.draft(_from_text(data, request))
+    return _answer(await request.app[BROADCASTER].publish_all([draft], token), draft.event)
+
+
+async def _publish_batch(request: web.Request, desk: Desk, data: bytes, token: Token | None) -> Receipt:
+    # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
+    # what they were sent must not wait for those of every other publisher.
+    async with request.app[TURN]:
+        drafts = desk.array(data) if request.content_type == JSON else desk.lines(data)
+        receipt = await request.app[BROADCASTER].publish_all(drafts, token)
+        await asyncio.sleep(0)
+        return receipt
+
+
+def _answer(receipt: Receipt, event: Event) -> web.Response:
+    content = {
+        "status": "sent",
+        "clients": receipt.clients,
+        "message": event.data,
+        "id": receipt.id,
+        "channel": receipt.channels[0],
+        "channels": receipt.channels,
+    }
+    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+
+
+def _answer_batch(receipt: Receipt) -> web.Response:
+    content = {"status": "sent", "count": receipt.count, "clients": receipt.clients, "id": receipt.id}
+    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+
+
+def _is_batch(request: web.Request, data: bytes) -> bool:
+    kind = request.content_type
+    return kind == NDJSON or (kind == JSON and data.lstrip()[:1] == b"[")
+
+
+def _most(request: web.Request) -> int:
+    config = request.app[CONFIG]
+    one = config.max_event * ESCAPED + ENVELOPE
+    return max(one, config.max_body) if request.content_type in {JSON, NDJSON} else one
+
+
+def _require_text_for_its_parameters(request: web.Request) -> None:
+    kind = request.content_type
+    if kind != NDJSON and (kind != JSON or _is_stream(request)):
+        return
+    for name in OF_TEXT:
+        if name in request.query:
+            raise Problem(400, f"{name}: is said in the body, where that is {kind}")
+
+
+def _from_text(data: bytes, request: web.Request) -> Event:
+    text = _text(data)
+    if not request.query_string:
+        return Event(text)
+    return Event(
+        text,
+        _or(query.only(request, "event"), DEFAULT_TYPE),
+        id=query.only(request, "id"),
+        retry=_retry(query.only(request, "retry")),
+        key=query.only(request, "key"),
     )
 
 
-def _answer(content: dict[str, object]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+def _or(said: str | None, otherwise: str) -> str:
+    return otherwise if said is None else said
 
 
-def _is_json(request: web.Request) -> bool:
-    return request.content_type == "application/json"
-
-
-def _require_plain_coding(request: web.Request) -> None:
-    coding = request.headers.get("Content-Encoding", "identity")
-    if coding.lower() != "identity":
-        raise Problem(415, f"Content-Encoding: {coding[:80]!a} is not taken", closes=True)
-
-
-async def _read(request: web.Request) -> bytes:
-    """Give the body, bounded in size and time whatever application this one is mounted in."""
-    config = request.app[CONFIG]
-    most = config.max_event * ESCAPED + ENVELOPE
-    if (request.content_length or 0) > most:
-        raise _too_large(most)
-    if request.content.is_eof():
-        return request.content.read_nowait()
-    body = bytearray()
+def _text(data: bytes) -> str:
     try:
-        async with asyncio.timeout(config.body_timeout):
-            async for piece in request.content.iter_any():
-                body += piece
-                if len(body) > most:
-                    raise _too_large(most)
-    except TimeoutError:
-        raise Problem(408, f"body: did not arrive within {config.body_timeout:g} s", closes=True) from None
-    except web.RequestPayloadError as error:
-        raise Problem(400, f"body: {error}"[:200], closes=True) from None
-    return bytes(body)
-
-
-def _too_large(most: int) -> Problem:
-    return Problem(413, f"body: more than {most} bytes", closes=True)
-
-
-def _from_json(body: bytes) -> Event:
-    try:
-        return _decoder.decode(body).to_event()
-    except msgspec.ValidationError as error:
-        raise Problem(422, str(error)) from None
+        return data.decode()
     except UnicodeDecodeError as error:
         raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
-    except msgspec.DecodeError as error:
-        raise _not_json(body, error) from None
-
-
-def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
-    # msgspec calls half of a surrogate pair truncated input; it is JSON, of text that has no
-    # UTF-8 form, and is told so.
-    try:
-        json.loads(body)
-    except ValueError:
-        return Problem(400, f"body: is not JSON: {error}")
-    return Problem(422, "body: has a lone surrogate, which no event can carry")
-
-
-def _compact(raw: msgspec.Raw) -> str:
-    value = bytes(raw)
-    if value.startswith(b'"'):
-        return msgspec.json.decode(value, type=str)
-    return msgspec.json.format(value, indent=-1).decode()
-
-
-def _from_text(body: bytes, request: web.Request) -> Event:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
-    if not request.query_string:
-        return Event(text)
-    _require_known(request.query)
-    return Event(text, request.query.get("event", DEFAULT_TYPE), retry=_retry(request.query.get("retry")))
-
-
-def _require_known(query: Mapping[str, str]) -> None:
-    for name in query:
-        if name in NOT_TAKEN:
-            raise _not_taken(name)
-        if name in PARAMETERS:
-            continue
-        # A typing error must not publish something else than was meant.
-        if meant := difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.8):
-            raise Problem(400, f"{name[:80]}: unknown parameter; {meant[0]} was meant?")
-
-
-def _not_taken(name: str) -> Problem:
-    return Problem(422, f"{name}: not taken by this server")
 
 
 def _retry(text: str | None) -> int | None:
@@ -181,3 +129,40 @@ def _retry(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()):
         raise Problem(400, f"retry: must be a number of milliseconds, not {text[:80]!a}")
     return min(int(text[:20]), MAX_RETRY + 1)
+
+
+def _is_stream(request: web.Request) -> bool:
+    match query.only(request, "stream") if request.query_string else None:
+        case None | "0":
+            return False
+        case "1":
+            return True
+        case other:
+            raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
+
+
+def _intake(request: web.Request, desk: Desk) -> Intake:
+    if "Idempotency-Key" in request.headers:
+        raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
+    if "id" in request.query:
+        raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
+    config = request.app[CONFIG]
+    if request.content_type == NDJSON:
+        most = config.max_event * ESCAPED + ENVELOPE
+        return Intake(request, lambda line: desk.object(line) if line.strip() else None, most=most)
+    _from_text(b"", request)  # what the query says is wrong before the first line is
+    return Intake(request, lambda line: desk.draft(_from_text(line, request)), most=config.max_event)
+
+
+def _token(request: web.Request, data: bytes) -> Token | None:
+    keys = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise Problem(400, f"Idempotency-Key: is given {len(keys)} times")
+    (key,) = keys
+    if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
+    said = hashlib.sha256(f"{request.content_type}\0{request.query_string}\0".encode())
+    said.update(data)
+    return Token((request.path, key), said.digest())

@@ -19,6 +19,7 @@ from sse_broadcast.config import Config, EventLoop
 from sse_broadcast.errors import CertificateError, ConfigError, ListenError
 from sse_broadcast.server.app import CLOSING_SHARE, build_app
 from sse_broadcast.server.door import ACCEPTS, HANDSHAKE, Door, raise_descriptor_limit, room
+from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.log import http_logger
 from sse_broadcast.server.sink import tune
 from sse_broadcast.server.state import BROADCASTER
@@ -106,6 +107,7 @@ class Server:
             accepting.close()
         # Before the runner's own cleaning up, which stops listening to idle connections and leaves
         # them open: until the streams have ended, whoever asks on one is answered with 503.
+        end_intakes(self._app)
         await self.broadcaster.close(timeout=self._config.shutdown_timeout * CLOSING_SHARE)
         await self._runner.cleanup()
         for listener in self._listeners:

@@ -18,13 +18,12 @@ import socket
 import struct
 from collections.abc import Callable
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
-from sse_broadcast import wire
+from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.publication import Encoding, chunked_text, text
 
 SERVER = "sse-broadcast"
 """What the `Server` header says; without a version, which only an attacker would use."""
@@ -45,12 +44,14 @@ class EventStream(EventSourceResponse):
     # The head waits for the first bytes of the body, and both leave in one write.
     _send_headers_immediately = False
 
-    def __init__(self, *, timeout: float | None) -> None:
+    def __init__(self, content_type: str, *, timeout: float | None) -> None:
         super().__init__(ping_interval=math.inf, send_timeout=timeout)
-        self.headers["Cache-Control"] = "no-store, no-transform"
-        self.headers["Server"] = SERVER
+        headers = self.headers
+        headers["Content-Type"] = content_type
+        headers["Cache-Control"] = "no-store, no-transform"
+        headers["Server"] = SERVER
         # The base class always says keep-alive; aiohttp itself knows better.
-        self.headers.popall("Connection", None)
+        del headers["Connection"]
         self.force_close()
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -66,22 +67,17 @@ class EventStream(EventSourceResponse):
 class TransportSink:
     """The connection of one HTTP reader. Made and owned by its handler."""
 
-    __slots__ = ("_over", "_transport", "_wake", "_writer", "encoding", "frame")
+    __slots__ = ("_over", "_transport", "_wake", "_writer", "encoding", "heartbeat")
 
-    frame: Callable[[bytes], bytes]
-
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, encoding: Encoding, *, heartbeat: bytes | None = None) -> None:
         if request.transport is None:
             raise SinkClosedError("the connection is closed")
         self._transport = request.transport
         self._writer = request.writer
         self._over = False
         self._wake = asyncio.get_running_loop().create_future()
-        self.encoding: Encoding
-        if request.version >= HttpVersion11:
-            self.encoding, self.frame = chunked_text, wire.chunk
-        else:
-            self.encoding, self.frame = text, bytes
+        self.encoding = encoding
+        self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
 
     @property
     def gone(self) -> bool:

@@ -16,6 +16,7 @@ async def status(request: web.Request) -> web.Response:
         "opened": counts.opened,
         "closed": counts.closed,
         "dropped": counts.dropped,
+        "resets": counts.resets,
         "aborted": counts.aborted,
     }
     return web.Response(body=msgspec.json.encode(content), content_type="application/json")

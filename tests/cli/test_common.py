@@ -205,9 +205,9 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
     """An option that is none is told with the usage."""
-    assert await programs.run(command, "--nope") == Ended(
+    assert await programs.run(command, "--unheard-of") == Ended(
         2,
         err=f"Usage: sse-broadcast {command} [OPTIONS]{' [MESSAGE]' if command == 'publish' else ''}\n"
         f"Try 'sse-broadcast {command} --help' for help.\n\n"
-        "Error: No such option '--nope'.\n".encode(),
+        "Error: No such option '--unheard-of'.\n".encode(),
     )

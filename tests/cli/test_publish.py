@@ -1,19 +1,29 @@
 """`sse-broadcast publish`."""
 
+import asyncio
 import http
+import os
+import pty
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from sse_broadcast.publication import Received
+from sse_broadcast.server.run import Server
 from sse_broadcast.stream import Stream
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.process import Ended, Programs
+from tests.support.sockets import PATIENCE
 
 programs = pytest.fixture(process.programs)
 
 ODD = "\"quoted\" 'twice'\n\ntab\tbackslash \\n $HOME `x` \U0001f600 \u2028 é"
+
+
+MISSING = f"422 {http.HTTPStatus(422).phrase}: line {{}}: message: missing"
 
 
 async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
@@ -125,20 +135,23 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
     ended = await programs.run("publish", "-", "--url", server.url, stdin=b"one\n" + b"x" * 101 + b"\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.startswith(f"sse-broadcast: {server.url}/send: 413 ".encode())
-    assert ended.err.endswith(b": data: is 101 bytes, and an event may be 100\n")
+    assert ended.err.endswith(b": line 2: data: is 101 bytes, and an event may be 100; 1 were published\n")
     assert server.broadcaster.counts.published == 1
 
 
 async def test_bytes_that_are_not_utf_8_are_one_line(serve: Serve, programs: Programs) -> None:
     """Refused and not cleaned, whether typed or read."""
     server = await serve()
-    refusal = Ended(1, err=b"sse-broadcast: cannot publish a lone surrogate, '\\udcff', at character 2\n")
-    assert await programs.run("publish", "-", "--url", server.url, stdin=b"ab\xff\n") == refusal
+    assert await programs.run("publish", "-", "--url", server.url, stdin=b"ok\nab\xff\nok\n") == Ended(
+        1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 were published\n"
+    )
     typed = await programs.start(
         "sh", "-c", '"$0" publish --url "$1" "$(printf "ab\\377")"', str(process.SCRIPT), server.url
     )
-    assert await typed.ended() == refusal
-    assert server.broadcaster.counts.published == 0
+    assert await typed.ended() == Ended(
+        1, err=b"sse-broadcast: cannot publish a lone surrogate, '\\udcff', at character 2\n"
+    )
+    assert server.broadcaster.counts.published == 1
 
 
 async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Programs) -> None:
@@ -149,3 +162,347 @@ async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Pro
     env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
     assert (await programs.run("publish", "y", "--url", server.url, env=env)).code == 0
     assert server.broadcaster.counts.published == 2
+
+
+async def held(server: Server, *channels: str) -> list[Received]:
+    """Give all that was published, out of the history."""
+    count = server.broadcaster.counts.published
+    async with (
+        asyncio.timeout(PATIENCE),
+        server.broadcaster.subscribe(*channels or ("*",), since="earliest") as stream,
+    ):
+        return [await anext(stream) for _ in range(count)]
+
+
+# Where to, and what an event says.
+
+
+async def test_an_event_may_go_to_several_channels(serve: Serve, programs: Programs) -> None:
+    """It is one event: a reader of both channels gets it once."""
+    server = await serve()
+    async with server.broadcaster.subscribe("news", "alerts") as stream:
+        ended = await programs.run(
+            "publish", "--channel", "news", "--channel", "alerts", "x", "--url", server.url
+        )
+        assert ended == Ended(0, b"sent to 1 clients\n")
+        assert (await anext(stream)).channel == "news"
+    assert server.broadcaster.channel("alerts").events == 1
+    assert server.broadcaster.channel("default").events == 0
+
+
+async def test_lines_go_to_their_channel(serve: Serve, programs: Programs) -> None:
+    """As one message does."""
+    server = await serve()
+    ended = await programs.run("publish", "--channel", "logs", "--url", server.url, stdin=b"one\ntwo\n")
+    assert ended == Ended(0, b"sent 2 lines\n")
+    assert [event.data for event in await held(server, "logs")] == ["one", "two"]
+
+
+async def test_an_event_may_have_an_id_and_a_time_to_reconnect(serve: Serve, programs: Programs) -> None:
+    """Of its publisher."""
+    server = await serve()
+    ended = await programs.run("publish", "--id", "order-17", "--retry", "250", "x", "--url", server.url)
+    assert ended == Ended(0, b"sent to 0 clients\n")
+    assert await held(server) == [Received("default", "x", "message", "order-17", 250)]
+
+
+async def test_every_line_has_the_type_the_key_and_the_time(serve: Serve, programs: Programs) -> None:
+    """What was said once holds for all lines; the key reaches the server, which refuses an empty one."""
+    server = await serve()
+    arguments = ("publish", "--event", "log", "--retry", "9", "--url", server.url)
+    ended = await programs.run(*arguments, "--key", "k", stdin=b"one\ntwo\n")
+    assert ended == Ended(0, b"sent 2 lines\n")
+    assert [(event.event, event.retry) for event in await held(server)] == [("log", 9), ("log", 9)]
+    ended = await programs.run(*arguments, "--key", "", stdin=b"one\ntwo\n")
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err.endswith(b": line 1: key: must be 1 to 128 characters: ''; 0 were published\n")
+
+
+@pytest.mark.parametrize(
+    ("channel", "path", "reason"),
+    [
+        ("a/b", "send?channel=a/b", "channel: must not contain '/': 'a/b'"),
+        ("a,b", "send?channel=a,b", "channel: must not contain ',': 'a,b'"),
+        ("a b", "send?channel=a+b", "channel: must not contain ' ': 'a b'"),
+        ("?", "send?channel=?", "channel: must not contain '?': '?'"),
+        ("..", "send?channel=..", "channel: must not be '..', which clients take for a folder"),
+        ("", "send?channel=", "channel: must be 1 to 128 characters: ''"),
+        ("a*", "send/a*", "channel: must not contain '*': 'a*'"),
+        ("x" * 129, f"send/{'x' * 129}", f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
+    ],
+)
+async def test_a_bad_channel_is_one_line(
+    serve: Serve, programs: Programs, channel: str, path: str, reason: str
+) -> None:
+    """In the server's words, whatever a name would do to an address."""
+    server = await serve()
+    assert await programs.run("publish", "--channel", channel, "x", "--url", server.url) == Ended(
+        1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--id", "x"), "--id: cannot be that of every line."),
+        (("--id", "x", "-"), "--id: cannot be that of every line."),
+        (("--id", "x", "--file", "f"), "--id: cannot be that of every line."),
+        (("--file", "f", "x"), "MESSAGE and --file: only one of them may be given."),
+        (("--format", "json", "--event", "x", "{}"), "--event: is said in the JSON of each event."),
+        (("--format", "ndjson", "--retry", "0"), "--retry: is said in the JSON of each event."),
+        (("--retry", "-1", "x"), "Invalid value for '--retry': -1 is not in the range 0<=x<=2147483647."),
+    ],
+)
+async def test_what_contradicts_itself_is_bad_usage(
+    programs: Programs, arguments: tuple[str, ...], reason: str
+) -> None:
+    """And is said before anything is read or published."""
+    ended = await programs.run("publish", *arguments)
+    assert (ended.code, ended.out) == (2, b"")
+    assert ended.err.endswith(f"\nError: {reason}\n".encode())
+
+
+# JSON.
+
+
+@pytest.mark.parametrize("way", ["argument", "pipe", "file"])
+async def test_json_is_one_event(serve: Serve, programs: Programs, tmp_path: Path, way: str) -> None:
+    """An object, over as many lines as it likes, typed or read."""
+    server = await serve()
+    text = '{"data": {"EUR": 1.080},\n "event": "price",\n "channel": "rates", "id": "r1"}\n'
+    file = tmp_path / "event.json"
+    file.write_text(text)
+    given = {"argument": (text,), "pipe": ("-",), "file": ("--file", str(file))}[way]
+    arguments = ("publish", "--format", "json", *given, "--url", server.url)
+    assert await programs.run(*arguments, stdin=text.encode()) == Ended(0, b"sent to 0 clients\n")
+    assert await held(server) == [Received("rates", '{"EUR":1.080}', "price", "r1")]
+
+
+async def test_a_json_array_is_published_whole_or_not_at_all(serve: Serve, programs: Programs) -> None:
+    """The error names the item."""
+    server = await serve()
+    arguments = ("publish", "--format", "json", "--channel", "c", "--url", server.url)
+    async with server.broadcaster.subscribe("c") as stream:
+        ended = await programs.run(*arguments, '[{"message": "one"}, {"message": "two"}]')
+        assert ended == Ended(0, b"sent 2 events to 1 clients\n")
+        assert await received(stream, 2) == [("message", "one"), ("message", "two")]
+        ended = await programs.run(*arguments, '[{"message": "one"}, {"mess": "two"}]')
+    status = f"422 {http.HTTPStatus(422).phrase}"
+    told = f"sse-broadcast: {server.url}/send/c: {status}: item 2: message: missing\n"
+    assert ended == Ended(1, err=told.encode())
+    assert server.broadcaster.counts.published == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "no JSON"])
+async def test_what_is_no_json_is_one_line(serve: Serve, programs: Programs, text: str) -> None:
+    """Nothing at all is none either."""
+    server = await serve()
+    ended = await programs.run("publish", "--format", "json", "--url", server.url, stdin=text.encode())
+    assert (ended.code, ended.out) == (1, b"")
+    told = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
+    assert ended.err.startswith(told.encode())
+    assert ended.err.count(b"\n") == 1
+
+
+# NDJSON, and many lines.
+
+
+async def test_ndjson_is_an_event_a_line(serve: Serve, programs: Programs) -> None:
+    """Each with its own type, id and channel; empty lines are none."""
+    server = await serve()
+    lines = (
+        b'{"message": "one", "channel": "a"}\r\n\n'
+        b'{"data": [2], "event": "n", "channels": ["b", "c"]}\n   \n'
+        b'{"message": "three", "id": "x"}'
+    )
+    ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=lines)
+    assert ended == Ended(0, b"sent 3 events\n")
+    assert [(event.channel, event.event, event.data) for event in await held(server)] == [
+        ("a", "message", "one"),
+        ("b", "n", "[2]"),
+        ("default", "message", "three"),
+    ]
+
+
+async def test_ndjson_is_published_as_it_comes(serve: Serve, programs: Programs) -> None:
+    """From a pipe whose writer is slow, and that comes in pieces of a line."""
+    server = await serve()
+    async with server.broadcaster.subscribe() as stream:
+        publishing = await programs.cli("publish", "--format", "ndjson", "--url", server.url)
+        for message in ("one", "two"):
+            await publishing.feed(b'{"mess')
+            await publishing.feed(b'age": "%b"}\n{"mess' % message.encode())
+            assert await received(stream, 1) == [("message", message)]
+            await publishing.feed(b'age": "and"}\n')
+            assert await received(stream, 1) == [("message", "and")]
+        publishing.end_input()
+        assert await publishing.ended() == Ended(0, b"sent 4 events\n")
+
+
+@pytest.mark.parametrize(
+    ("bad", "line", "reason"),
+    [
+        (1, b'{"mess": 1}', MISSING),
+        (2, b'{"mess": 1}', MISSING),
+        (500, b'{"mess": 1}', MISSING),
+        (501, b'{"mess": 1}', MISSING),
+        (1700, b"{}}", "400 Bad Request: line {}: body: is not JSON: .+"),
+        (3000, b'{"message": "\xff"}', r"400 Bad Request: line {}: body: is not UTF-8 at byte \d+"),
+    ],
+)
+async def test_a_bad_line_ends_it_where_it_stands(
+    serve: Serve, programs: Programs, tmp_path: Path, bad: int, line: bytes, reason: str
+) -> None:
+    """It is named, all before it are published and none behind it, wherever requests began and ended."""
+    server = await serve(history_size=10_000)
+    lines = [b'{"message": "%d"}' % number for number in range(1, 3001)]
+    lines[bad - 1] = line
+    file = tmp_path / "events"
+    file.write_bytes(b"\n".join(lines))
+    ended = await programs.run("publish", "--format", "ndjson", "--file", str(file), "--url", server.url)
+    assert (ended.code, ended.out) == (1, b"")
+    told = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} were published\n"
+    assert re.fullmatch(told.encode(), ended.err), ended.err
+    assert [int(event.data) for event in await held(server)] == list(range(1, bad))
+
+
+@pytest.mark.parametrize("form", ["text", "ndjson"])
+@pytest.mark.parametrize("way", ["file", "pipe"])
+async def test_a_long_file_is_published_in_order(
+    serve: Serve, programs: Programs, tmp_path: Path, form: str, way: str
+) -> None:
+    """20,000 lines, of which none is lost, in far fewer requests."""
+    server = await serve(history_size=20_000, history_bytes=1 << 27)
+    file = tmp_path / "lines"
+    made = '{{"message": "{}"}}\n' if form == "ndjson" else "{}\n"
+    file.write_text("".join(made.format(number) for number in range(20_000)))
+    given = f"--file {file}" if way == "file" else "-"
+    script = f'cat {file} | "$0" publish {given} --format {form} --url "$1"'
+    shell = await programs.start("sh", "-c", script, str(process.SCRIPT), server.url)
+    noun = b"events" if form == "ndjson" else b"lines"
+    assert await shell.ended() == Ended(0, b"sent 20000 %b\n" % noun)
+    assert [event.data for event in await held(server)] == [str(number) for number in range(20_000)]
+
+
+async def test_a_server_that_takes_little_gets_little(serve: Serve, programs: Programs) -> None:
+    """Its bounds are found by asking, and a line that is beyond them alone is named."""
+    server = await serve(max_batch=7, max_body=700, max_event=90)
+    lines = b"".join(b'{"message": "%d"}\n' % number for number in range(100))
+    ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=lines)
+    assert ended == Ended(0, b"sent 100 events\n")
+    assert [int(event.data) for event in await held(server)] == list(range(100))
+    long = lines + b'{"message": "%b"}\n' % (b"x" * 6000)
+    ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=long)
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(rb"sse-broadcast: \S+: 413 [\w ]+: line 101: .+; 100 were published\n", ended.err)
+
+
+async def test_a_server_that_goes_is_told_with_the_lines_under_way(programs: Programs) -> None:
+    """Nobody knows whether those were published; those before them were."""
+    serving = await programs.serve()
+    publishing = await programs.cli("publish", "--url", serving.url)
+    reading = await programs.cli("subscribe", "--since", "earliest", "--url", serving.url)
+    await publishing.feed(b"one\n")
+    assert await reading.line() == b"one\n"
+    serving.process.send_signal(signal.SIGKILL)
+    await serving.process.ended()
+    await publishing.feed(b"two\nthree\n")
+    ended = await publishing.ended()
+    assert (ended.code, ended.out) == (1, b"")
+    told = f"sse-broadcast: cannot reach {serving.url}: .+, with lines 2 to 3 under way; 1 were published\n"
+    assert re.fullmatch(told.encode(), ended.err)
+
+
+# Files.
+
+
+async def test_a_file_may_be_a_named_pipe(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """What is written to it is published at once, and its writer's end is the end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    server = await serve()
+    async with server.broadcaster.subscribe() as stream:
+        publishing = await programs.cli("publish", "--file", str(pipe), "--url", server.url)
+        writer = await asyncio.to_thread(pipe.open, "wb", buffering=0)
+        writer.write(b"one\n")
+        assert await received(stream, 1) == [("message", "one")]
+        writer.close()
+        assert await publishing.ended() == Ended(0, b"sent 1 lines\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/none", "/none: cannot be read: No such file or directory"),
+        ("/", "/: cannot be read: Is a directory"),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "json", "ndjson"])
+async def test_a_file_that_cannot_be_read_is_one_line(
+    programs: Programs, form: str, path: str, reason: str
+) -> None:
+    """And bad usage, found before a server is asked."""
+    ended = await programs.run("publish", "--format", form, "--file", path)
+    assert ended == Ended(2, err=f"sse-broadcast: --file: {reason}\n".encode())
+
+
+async def test_no_standard_input_is_one_line(programs: Programs) -> None:
+    """Of a daemon that was given none."""
+    shell = await programs.start("sh", "-c", '"$0" publish <&-', str(process.SCRIPT))
+    assert await shell.ended() == Ended(2, err=b"sse-broadcast: standard input is closed\n")
+
+
+# The bar.
+
+
+async def on_a_terminal(programs: Programs, server: Server, script: str) -> tuple[Ended, bytes]:
+    """Run a shell script with its standard error on a terminal, and give what was shown there."""
+    ours, theirs = pty.openpty()
+    try:
+        told = f"exec 2> {os.ttyname(theirs)}; {script}"
+        shell = await programs.start("sh", "-c", told, str(process.SCRIPT), server.url)
+        ended = await shell.ended()
+        os.set_blocking(ours, False)
+        shown = b""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    shown += os.read(ours, 1 << 16)
+                except BlockingIOError:
+                    return ended, shown
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("given", ["--file {file}", "< {file}"])
+async def test_a_file_has_a_bar_on_a_terminal(
+    serve: Serve, programs: Programs, tmp_path: Path, given: str
+) -> None:
+    """On standard error, where it ends full; standard output has the one line it always has."""
+    file = tmp_path / "lines"
+    file.write_text("x" * 99 + "\n" + "a line\n" * 50_000)
+    server = await serve()
+    ended, shown = await on_a_terminal(programs, server, f'"$0" publish --url "$1" {given.format(file=file)}')
+    assert ended == Ended(0, b"sent 50001 lines\n")
+    assert b"publishing" in shown
+    assert b"100%" in shown
+    assert shown.endswith(b"\x1b[?25h\r\n")  # the terminal's cursor is back
+
+
+async def test_a_pipe_has_no_bar(serve: Serve, programs: Programs) -> None:
+    """Since nobody knows how long it is."""
+    server = await serve()
+    ended, shown = await on_a_terminal(programs, server, 'echo x | "$0" publish --url "$1"')
+    assert (ended, shown) == (Ended(0, b"sent 1 lines\n"), b"")
+
+
+async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """On a line of its own."""
+    file = tmp_path / "lines"
+    file.write_text("{}\n")
+    server = await serve()
+    ended, shown = await on_a_terminal(programs, server, f'"$0" publish --format ndjson --url "$1" < {file}')
+    assert (ended.code, ended.out) == (1, b"")
+    assert shown.splitlines()[-1].endswith(b"; 0 were published")
+    assert shown.splitlines()[-1].startswith(b"sse-broadcast: ")

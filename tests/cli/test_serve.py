@@ -37,6 +37,9 @@ QUIET = ("--log-level", "warning")
 LINE = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
 """What a logged line begins with."""
 
+OPENING = rb":\nretry: \d+\nid: [0-9a-f]{8}-\d+\n\n"
+"""The first bytes of a stream: when to come back, and where it begins."""
+
 DRAIN = '{"reason": "drain"}'
 
 Open = Callable[..., Awaitable[RawClient]]
@@ -60,7 +63,7 @@ async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -
     client = await open_raw(serving, receive_buffer=receive_buffer)
     head = await client.subscribe()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert re.fullmatch(rb":\nretry: \d+\n", await client.chunk())
+    assert re.fullmatch(OPENING, await client.chunk())
     return client
 
 
@@ -99,11 +102,13 @@ async def try_out(serving: Serving, programs: Programs, program: Program, *optio
     reading = await programs.start(*subscribe)
     assert await reading.line() == b":\n"
     assert re.fullmatch(rb"retry: \d+\n", await reading.line())
+    assert re.fullmatch(rb"id: [0-9a-f]{8}-0\n", await reading.line())
+    assert await reading.line() == b"\n"
     answer = await (await programs.start(*publish)).ended()
     assert (answer.code, answer.err) == (0, b"")
     assert json.loads(answer.out)["clients"] == 1
-    assert await reading.line() == b"data: hello\n"
-    assert await reading.line() == b"\n"
+    id = json.loads(answer.out)["id"].encode()
+    assert [await reading.line() for _ in range(3)] == [b"id: %b\n" % id, b"data: hello\n", b"\n"]
 
 
 async def test_an_address_of_ipv6_is_said_as_a_url(programs: Programs, program: Program) -> None:
@@ -134,23 +139,32 @@ async def test_the_configuration_is_shown_with_its_sources(programs: Programs, t
     assert shown == Ended(
         0,
         f"""\
-host = "127.0.0.1"        # default
-port = 9000               # SSE_BROADCAST_PORT
-certificate = ""          # default
-key = ""                  # default
-queue_size = 1000         # default
-queue_bytes = 4194304     # default
-overflow = "drop-oldest"  # {file}
-max_event = 1048576       # default
-send_buffer = 131072      # default
-write_timeout = 30.0      # default
-heartbeat = 15.0          # default
-retry = 5                 # --retry
-max_connections = 0       # default
-body_timeout = 10.0       # default
-shutdown_timeout = 8.0    # default
-event_loop = "auto"       # default
-log_level = "info"        # default
+host = "127.0.0.1"          # default
+port = 9000                 # SSE_BROADCAST_PORT
+certificate = ""            # default
+key = ""                    # default
+queue_size = 1000           # default
+queue_bytes = 4194304       # default
+overflow = "drop-oldest"    # {file}
+max_event = 1048576         # default
+max_batch = 1000            # default
+max_body = 4194304          # default
+max_channels = 100          # default
+history_size = 1000         # default
+history_age = 3600.0        # default
+history_bytes = 8388608     # default
+history_total = 134217728   # default
+history_channels = 131072   # default
+idempotency_window = 300.0  # default
+send_buffer = 131072        # default
+write_timeout = 30.0        # default
+heartbeat = 15.0            # default
+retry = 5                   # --retry
+max_connections = 0         # default
+body_timeout = 10.0         # default
+shutdown_timeout = 8.0      # default
+event_loop = "auto"         # default
+log_level = "info"          # default
 """.encode(),
     )
 
@@ -166,6 +180,18 @@ async def test_the_shown_configuration_is_a_configuration_file(programs: Program
     assert tomllib.loads(second.out.decode()) == tomllib.loads(first.out.decode())
     assert tomllib.loads(first.out.decode())["certificate"] == odd
     assert second.out.count(f"# {file}\n".encode()) == len(SETTINGS)
+
+
+async def test_the_shown_rules_can_be_loaded(programs: Programs, tmp_path: Path) -> None:
+    """In their order, with what they say and no more."""
+    file = tmp_path / "c.toml"
+    first, second = 'match = "a.*"\noverflow = "conflate"\n', 'match = "*"\nhistory_age = 60.0\n'
+    rules = f"[[channel]]\n{first}\n[[channel]]\n{second}"
+    file.write_text(rules)
+    shown = await programs.run("serve", "--config", str(file), "--show-config")
+    assert (shown.code, shown.err) == (0, b"")
+    assert shown.out.decode().endswith("\n" + rules.replace("[[channel]]", f"[[channel]]  # {file}"))
+    assert tomllib.loads(shown.out.decode())["channel"] == tomllib.loads(rules)["channel"]
 
 
 @given(text=st.text(min_size=1), seconds=st.floats(0.01, 86_400, exclude_min=False))
@@ -203,7 +229,7 @@ async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Progr
     env = {"SSE_BROADCAST_PORT": "tcp://10.0.0.1:80", "SSE_BROADCAST_SERVICE_PORT": "80"}
     shown = await programs.run("serve", "--show-config", env=env)
     assert (shown.code, shown.err) == (0, b"")
-    assert b"\nport = 8000              # default\n" in shown.out
+    assert b"\nport = 8000                 # default\n" in shown.out
 
 
 # How it ends.
@@ -414,7 +440,7 @@ async def test_a_name_that_cannot_be_is_one_line(
         (("--port", "x"), "--port: expected `int`, not 'x'"),
         (
             ("--overflow", "drop"),
-            "--overflow: expected one of disconnect, drop-oldest, drop-newest, not 'drop'",
+            "--overflow: expected one of disconnect, drop-oldest, drop-newest, conflate, not 'drop'",
         ),
         (("--key", "key.pem"), "key: 'key.pem' is given without a certificate"),
         (("--queue-bytes", "9"), "queue_bytes: 9 cannot hold one event of max_event, 1048576 bytes"),
@@ -458,7 +484,7 @@ async def test_a_certificate_serves_https(
     reading = await programs.start(*known, "-N", f"{serving.url}/events")
     assert await reading.line() == b":\n"
     assert (await (await programs.start(*known, "-d", "x", f"{serving.url}/send")).ended()).code == 0
-    assert [await reading.line() for _ in range(3)][1:] == [b"data: x\n", b"\n"]
+    assert [await reading.line() for _ in range(6)][4:] == [b"data: x\n", b"\n"]
     unknown = await programs.start(known[0], "-sS", f"{serving.url}/status")
     assert (await unknown.ended()).code == 60
 
@@ -501,6 +527,12 @@ async def knock(client: RawClient, *, headers: str = "") -> str:
     return "503"
 
 
+async def next_data(client: RawClient) -> str:
+    """Give the data of a reader's next event."""
+    (event,) = await client.events(1)
+    return event.data
+
+
 async def connected(publisher: RawClient) -> int:
     """Give how many readers the server has."""
     _, body = await publisher.ask("GET", "/status")
@@ -536,9 +568,9 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
     assert json.loads(answer)["clients"] == 5 + words["stream"]
     inside = [client for word, client in crowd if word == "stream"]
     for client in inside:
-        assert re.fullmatch(rb":\nretry: \d+\n", await client.chunk())
+        assert re.fullmatch(OPENING, await client.chunk())
     for client in [*before, *inside]:
-        assert await client.chunk() == b"data: hello\n\n"
+        assert await next_data(client) == "hello"
     await refused_in_turn(open_raw, serving)
 
     for client in inside:
@@ -549,7 +581,7 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
     late = await reader(open_raw, serving)
     await publisher.ask("POST", "/send", body=b"again")
     for client in [*before, late]:
-        assert await client.chunk() == b"data: again\n\n"
+        assert await next_data(client) == "again"
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
@@ -578,16 +610,16 @@ async def test_connections_that_say_nothing_do_not_make_it_fail(
     # Connected is not yet accepted: those that left before that would have filled nothing.
     assert re.fullmatch(LINE + FULL, await serving.process.error_line())
     await publisher.ask("POST", "/send", body=b"hello")
-    assert await client.chunk() == b"data: hello\n\n"
+    assert await next_data(client) == "hello"
     for silent in crowd:
         silent.close()
     async with asyncio.timeout(PATIENCE):
         while (await knock(late := await open_raw(serving))) != "stream":
             await asyncio.sleep(0.01)
-    assert re.fullmatch(rb":\nretry: \d+\n", await late.chunk())
+    assert re.fullmatch(OPENING, await late.chunk())
     await publisher.ask("POST", "/send", body=b"again")
     for reading in (client, late):
-        assert await reading.chunk() == b"data: again\n\n"
+        assert await next_data(reading) == "again"
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sse_broadcast.cli.subscribe import first, one_by_one
+from sse_broadcast.client import Piece
+from sse_broadcast.event import Event
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import process
@@ -55,21 +58,27 @@ async def test_text_is_the_data(serve: Serve, programs: Programs) -> None:
 
 
 async def test_json_is_an_object_a_line(serve: Serve, programs: Programs) -> None:
-    """With all that an event says, and the server's own events among them."""
+    """With all that an event says, data that is JSON as such, and the server's own events among them."""
     server = await serve()
     subscribing = await subscribe(programs, server, "--format", "json")
-    await server.broadcaster.broadcast(ODD, event="greeting")
-    assert await subscribing.line() == (
-        b'{"event": "greeting", "id": null, "data": "\\"quoted\\"\\n\\n'
-        + "\U0001f600 é".encode()
-        + b'\\t\\\\"}\n'
+    for event in (Event(ODD, "greeting"), Event('{\n "EUR": 1.080}', id="r1", json=True), Event('{"a": 1}')):
+        await server.broadcaster.publish(event)
+    first, second, third = [await subscribing.line() for _ in range(3)]
+    time = rb"\d+\.\d+"
+    id = server.broadcaster.cursor.partition("-")[0].encode()
+    assert re.fullmatch(
+        b'{"channel":"default","id":"%b-1","event":"greeting","data":' % id
+        + re.escape('"\\"quoted\\"\\n\\n\U0001f600 é\\t\\\\"'.encode())
+        + b',"time":%b}\n' % time,
+        first,
     )
+    price = rb'{"channel":"default","id":"r1","event":"message","data":{"EUR":1.080},"time":%b}\n'
+    assert re.fullmatch(price % time, second)
+    assert json.loads(third)["data"] == '{"a": 1}'
     await server.stop()
-    assert json.loads(await subscribing.line()) == {
-        "event": "$close",
-        "id": None,
-        "data": '{"reason": "drain"}',
-    }
+    assert (
+        await subscribing.line() == b'{"channel":null,"id":null,"event":"$close","data":{"reason":"drain"}}\n'
+    )
 
 
 async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -> None:
@@ -79,25 +88,24 @@ async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -
     await server.broadcaster.broadcast("one\ntwo", event="greeting")
     ended = await subscribing.ended()
     assert (ended.code, ended.err) == (0, b"")
-    assert re.fullmatch(rb":\nretry: \d+\nevent: greeting\ndata: one\ndata: two\n\n", ended.out)
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    assert re.fullmatch(
+        f":\nretry: \\d+\nid: {epoch}-0\n\nid: {epoch}-1\nevent: greeting\ndata: one\ndata: two\n\n".encode(),
+        ended.out,
+    )
 
 
-@pytest.mark.parametrize(
-    ("form", "shown"),
-    [
-        ("text", b"0\n1\n2\n"),
-        ("json", b"".join(b'{"event": "message", "id": null, "data": "%d"}\n' % n for n in range(3))),
-    ],
-)
-async def test_it_ends_after_so_many_events(
-    serve: Serve, programs: Programs, form: str, shown: bytes
-) -> None:
+async def test_it_ends_after_so_many_events(serve: Serve, programs: Programs) -> None:
     """Not one more, though they arrive together."""
     server = await serve()
-    subscribing = await subscribe(programs, server, "--count", "3", "--format", form)
+    as_text = await subscribe(programs, server, "--count", "3")
+    as_json = await subscribe(programs, server, "--count", "3", "--format", "json")
     for number in range(10):
         await server.broadcaster.broadcast(str(number))
-    assert await subscribing.ended() == Ended(0, shown)
+    assert await as_text.ended() == Ended(0, b"0\n1\n2\n")
+    ended = await as_json.ended()
+    assert (ended.code, ended.err) == (0, b"")
+    assert [json.loads(line)["data"] for line in ended.out.splitlines()] == ["0", "1", "2"]
     await until(lambda: not server.broadcaster.client_count)
 
 
@@ -113,13 +121,17 @@ async def test_a_command_runs_for_each_event(serve: Serve, programs: Programs, t
     """One at a time, with the data on its standard input and the fields in its environment."""
     file = tmp_path / "seen"
     server = await serve()
-    command = f'{{ printf "%s|%s|%s|" "$SSE_EVENT" "$SSE_DATA" "$SSE_ID"; cat; echo; }} >> {file}; echo ran'
+    fields = '"$SSE_CHANNEL" "$SSE_EVENT" "$SSE_DATA" "$SSE_ID"'
+    command = f'{{ printf "%s|%s|%s|%s|" {fields}; cat; echo; }} >> {file}; echo ran'
     subscribing = await subscribe(programs, server, "--exec", command, "--count", "2")
     await server.broadcaster.broadcast("one'; exit 9 #", event="greeting")
     assert await subscribing.line() == b"ran\n"
     await server.broadcaster.broadcast(ODD)
     assert await subscribing.ended() == Ended(0, b"ran\n")
-    assert file.read_text() == f"greeting|one'; exit 9 #||one'; exit 9 #\nmessage|{ODD}||{ODD}\n"
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    assert file.read_text() == (
+        f"default|greeting|one'; exit 9 #|{epoch}-1|one'; exit 9 #\ndefault|message|{ODD}|{epoch}-2|{ODD}\n"
+    )
 
 
 async def test_commands_run_in_order(serve: Serve, programs: Programs) -> None:
@@ -214,7 +226,7 @@ async def test_ctrl_c_while_it_waits_to_reconnect_is_130(serve: Serve, programs:
 
 
 async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
-    """It says on standard error that the server left, and goes on with the next one at the same place."""
+    """It says on standard error that the server left and forgot, and goes on with what is new."""
     first = await programs.serve("--retry", "1", "--log-level", "warning")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--count", "2")
     await reach(programs, first.url, "one")
@@ -225,7 +237,10 @@ async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
     second = await programs.serve("--port", str(first.port), "--log-level", "warning")
     assert second.url == first.url
     await reach(programs, second.url, "two")
-    assert await subscribing.ended() == Ended(0, b"two\n", b'sse-broadcast: $close {"reason": "drain"}\n')
+    # Those that were published before it was back are of a history it has nothing of.
+    reset = '{"reason": "epoch", "channels": ["default"], "missed": null}'
+    told = f'sse-broadcast: $close {{"reason": "drain"}}\nsse-broadcast: $reset {reset}\n'
+    assert await subscribing.ended() == Ended(0, b"two\n", told.encode())
 
 
 async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
@@ -239,8 +254,15 @@ async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
     second = await programs.serve("--port", str(first.port))
     await reach(programs, second.url, "two")
     ended = await subscribing.ended()
-    assert (ended.code, ended.err) == (0, b"")
-    assert re.fullmatch(rb"retry: \d\n:\nretry: \d+\ndata: two\n\n", ended.out)
+    assert (ended.code, ended.err.count(b"\n")) == (0, 1)
+    assert ended.err.startswith(b'sse-broadcast: $reset {"reason": "epoch",')
+    epochs = re.fullmatch(
+        rb"retry: \d\nid: (.{8})-0\n\n:\nretry: \d+\n"
+        rb"id: (.{8})-\d+\nevent: \$reset\ndata: .+\n\nid: (.{8})-\d+\ndata: two\n\n",
+        ended.out,
+    )
+    assert epochs is not None, ended.out
+    assert epochs[1] != epochs[2] == epochs[3]
 
 
 async def test_no_stream_at_that_path_is_one_line(serve: Serve, programs: Programs) -> None:
@@ -259,3 +281,294 @@ async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Pro
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("one")
     assert await subscribing.ended() == Ended(0, b"one\n")
+
+
+# Of what.
+
+
+async def test_several_channels_are_told_apart(serve: Serve, programs: Programs) -> None:
+    """By name and by pattern; an event of two of them is shown once, and one of none never."""
+    server = await serve()
+    wanted = ("--channel", "news", "--channel", "orders.*")
+    as_json = await subscribe(programs, server, *wanted, "--format", "json", "--count", "3")
+    executing = await subscribe(programs, server, *wanted, "--exec", 'echo "$SSE_CHANNEL"', "--count", "3")
+    for channels in (["news"], ["default"], ["orders.17"], ["alerts", "orders.18", "news"]):
+        await server.broadcaster.broadcast(channels[0], channels=channels)
+    ended = await as_json.ended()
+    assert [(line["channel"], line["data"]) for line in map(json.loads, ended.out.splitlines())] == [
+        ("news", "news"),
+        ("orders.17", "orders.17"),
+        ("orders.18", "alerts"),
+    ]
+    assert await executing.ended() == Ended(0, b"news\norders.17\norders.18\n")
+
+
+async def test_some_types_may_be_wanted_alone(serve: Serve, programs: Programs) -> None:
+    """The server's own come all the same."""
+    server = await serve()
+    subscribing = await subscribe(programs, server, "--event", "a", "--event", "message")
+    for event_type in ("a", "b", "message"):
+        await server.broadcaster.broadcast(event_type, event=event_type)
+    assert [await subscribing.line() for _ in range(2)] == [b"a\n", b"message\n"]
+    await server.stop()
+    assert await subscribing.error_line() == b'sse-broadcast: $close {"reason": "drain"}\n'
+
+
+async def test_it_may_begin_in_the_past(serve: Serve, programs: Programs) -> None:
+    """With all that is held, with the newest of each channel, with an age, or behind an id."""
+    server = await serve()
+    middle = (await server.broadcaster.broadcast("one")).id
+    for message in ("two", "three"):
+        await server.broadcaster.broadcast(message)
+    for since, shown in (
+        ("earliest", b"one\ntwo\nthree\n"),
+        ("last", b"three\n"),
+        ("10m", b"one\ntwo\nthree\n"),
+        (middle, b"two\nthree\n"),
+    ):
+        count = str(shown.count(b"\n"))
+        ended = await programs.run("subscribe", "--since", since, "--count", count, "--url", server.url)
+        assert ended == Ended(0, shown), since
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "reason"),
+    [
+        (("--channel", "a/b"), "events?channel=a/b", "channel: must not contain '/': 'a/b'"),
+        (
+            ("--channel", "a", "--channel", ""),
+            "events?channel=a&channel=",
+            "channel: must be 1 to 128 characters: ''",
+        ),
+        (("--channel", "."), "events?channel=.", "channel: must not be '.', which clients take for a folder"),
+        (("--channel", "a", "--event", ""), "events/a?event=", "event: must not be empty"),
+    ],
+)
+async def test_what_the_server_refuses_is_one_line(
+    serve: Serve, programs: Programs, arguments: tuple[str, ...], path: str, reason: str
+) -> None:
+    """In its own words."""
+    server = await serve()
+    assert await programs.run("subscribe", *arguments, "--url", server.url) == Ended(
+        1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
+    )
+
+
+# What it remembers.
+
+
+async def recorded(file: Path, id: str) -> None:
+    """Wait until an id is in the file."""
+    await until(lambda: file.exists() and file.read_text() == f"{id}\n")
+
+
+@pytest.mark.parametrize("form", ["text", "json", "raw"])
+async def test_a_restart_goes_on_where_it_was(
+    serve: Serve, programs: Programs, tmp_path: Path, form: str
+) -> None:
+    """What was published while it did not run is shown when it runs again; what was shown is not."""
+    file = tmp_path / "state"
+    server = await serve()
+    arguments = ("--state", str(file), "--format", form)
+    subscribing = await subscribe(programs, server, *arguments, "--count", "1")
+    receipt = await server.broadcaster.broadcast("one")
+    assert b"one" in (await subscribing.ended()).out
+    assert file.read_text() == f"{receipt.id}\n"
+    await server.broadcaster.broadcast("two")
+    again = await programs.run("subscribe", *arguments, "--count", "1", "--url", server.url)
+    assert (again.code, again.err) == (0, b"")
+    assert b"two" in again.out
+    assert b"one" not in again.out
+    assert file.read_text() == f"{server.broadcaster.cursor}\n"
+
+
+async def test_where_it_begins_is_remembered_before_anything_came(
+    serve: Serve, programs: Programs, tmp_path: Path
+) -> None:
+    """Of a channel where nothing was ever published; killed then, it loses nothing."""
+    file = tmp_path / "state"
+    server = await serve()
+    arguments = ("--state", str(file), "--channel", "quiet")
+    subscribing = await subscribe(programs, server, *arguments)
+    await recorded(file, server.broadcaster.cursor)
+    subscribing.send_signal(signal.SIGKILL)
+    await subscribing.ended()
+    await server.broadcaster.broadcast("one", channels=("quiet",))
+    again = await programs.run("subscribe", *arguments, "--count", "1", "--url", server.url)
+    assert again == Ended(0, b"one\n")
+
+
+async def test_a_count_is_not_overstepped_by_what_is_remembered(
+    serve: Serve, programs: Programs, tmp_path: Path
+) -> None:
+    """What arrived together with the last event shown is shown the next time."""
+    file = tmp_path / "state"
+    server = await serve()
+    for number in range(7):
+        await server.broadcaster.broadcast(str(number))
+    arguments = ("subscribe", "--state", str(file), "--since", "earliest", "--url", server.url)
+    for count, shown in (("2", b"0\n1\n"), ("1", b"2\n"), ("3", b"3\n4\n5\n"), ("1", b"6\n")):
+        assert await programs.run(*arguments, "--count", count) == Ended(0, shown)
+    assert file.read_text() == f"{server.broadcaster.cursor}\n"
+
+
+async def test_what_is_remembered_wins_over_since(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """Which says where to begin only as long as there is nothing to go on from."""
+    file = tmp_path / "state"
+    server = await serve()
+    one = await server.broadcaster.broadcast("one")
+    await server.broadcaster.broadcast("two")
+    file.write_text(one.id)
+    arguments = ("subscribe", "--state", str(file), "--since", "earliest", "--count", "1")
+    assert await programs.run(*arguments, "--url", server.url) == Ended(0, b"two\n")
+
+
+async def test_killed_at_any_moment_it_loses_nothing(
+    serve: Serve, programs: Programs, tmp_path: Path
+) -> None:
+    """Each run goes on behind what the last one had recorded: never later, and nothing older again."""
+    file = tmp_path / "state"
+    server = await serve(history_size=100_000, history_bytes=1 << 27)
+    file.write_text(server.broadcaster.cursor)
+    publishing = asyncio.create_task(publish_steadily(server))
+    done = 0
+    try:
+        for patience in (1, 40, 7, 200, 90, 3):
+            subscribing = await programs.cli("subscribe", "--state", str(file), "--url", server.url)
+            for _ in range(patience):
+                await subscribing.line()
+            subscribing.send_signal(signal.SIGKILL)
+            out = (await subscribing.ended()).out
+            lines = patience + out.count(b"\n")
+            before, done = done, int(file.read_text().partition("-")[2])
+            # It began behind what was recorded, and has recorded no more than it has shown.
+            assert before <= done <= before + lines
+    finally:
+        publishing.cancel()
+    count = server.broadcaster.counts.published - done
+    rest = await programs.run("subscribe", "--state", str(file), "--count", str(count), "--url", server.url)
+    assert [int(line) for line in rest.out.split()] == list(range(done + 1, done + count + 1))
+
+
+async def publish_steadily(server: Server) -> None:
+    """Publish the numbers from 1, which are the positions."""
+    number = 0
+    while True:
+        for _ in range(5):
+            number += 1
+            await server.broadcaster.broadcast(str(number))
+        await asyncio.sleep(0.001)
+
+
+async def test_each_run_shows_what_comes_next(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """Killed between two events, it has recorded the first and shows the second when it runs again."""
+    file = tmp_path / "state"
+    server = await serve()
+    arguments = ("--state", str(file))
+    for number in range(3):
+        subscribing = await programs.cli("subscribe", "--url", server.url, *arguments)
+        if number == 0:
+            await recorded(file, server.broadcaster.cursor)
+        receipt = await server.broadcaster.broadcast(str(number))
+        assert await subscribing.line() == b"%d\n" % number
+        await recorded(file, receipt.id)
+        subscribing.send_signal(signal.SIGKILL)
+        assert await subscribing.ended() == Ended(-signal.SIGKILL)
+
+
+async def test_an_event_is_remembered_when_its_command_has_ended(
+    serve: Serve, programs: Programs, tmp_path: Path
+) -> None:
+    """Killed in the middle, it runs the command once more for that event, and not for those before."""
+    file = tmp_path / "state"
+    server = await serve()
+    for number in range(1, 4):
+        await server.broadcaster.broadcast(str(number))
+    arguments = ("--state", str(file), "--since", "earliest", "--url", server.url)
+    waiting = 'echo "$SSE_DATA"; [ "$SSE_DATA" != 2 ] || exec sleep 600'
+    subscribing = await programs.cli("subscribe", *arguments, "--exec", waiting)
+    assert [await subscribing.line() for _ in range(2)] == [b"1\n", b"2\n"]
+    assert file.read_text().endswith("-1\n")
+    subscribing.signal_all(signal.SIGKILL)
+    await subscribing.ended()
+    again = await programs.run("subscribe", *arguments, "--exec", 'echo "$SSE_DATA"', "--count", "2")
+    assert again == Ended(0, b"2\n3\n")
+
+
+async def test_a_loss_is_told_once_and_remembered(programs: Programs, tmp_path: Path) -> None:
+    """A new server does not know the id: it says so, and its own id is the one to go on from."""
+    file = tmp_path / "state"
+    first = await programs.serve()
+    subscribing = await programs.cli("subscribe", "--state", str(file), "--url", first.url, "--count", "1")
+    await reach(programs, first.url, "one")
+    assert await subscribing.ended() == Ended(0, b"one\n")
+    old = file.read_text()
+
+    second = await programs.serve()
+    again = await programs.cli("subscribe", "--state", str(file), "--url", second.url)
+    reset = b'sse-broadcast: $reset {"reason": "epoch", "channels": ["default"], "missed": null}\n'
+    assert await again.error_line() == reset
+    await until(lambda: file.read_text() != old)
+    again.send_signal(signal.SIGINT)
+    assert await again.ended() == Ended(130)
+
+    await programs.run("publish", "two", "--url", second.url)
+    third = await programs.run("subscribe", "--state", str(file), "--count", "1", "--url", second.url)
+    assert third == Ended(0, b"two\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (".", "is no file"),
+        ("none/state", "No such file or directory"),
+        ("odd", "holds no id: 'not an id'"),
+        ("empty", "holds no id: ''"),
+    ],
+)
+async def test_a_state_that_cannot_be_used_is_2(
+    programs: Programs, tmp_path: Path, path: str, reason: str
+) -> None:
+    """One line, before a server is asked; the file stays as it was."""
+    (tmp_path / "odd").write_text("not an id\n")
+    (tmp_path / "empty").touch()
+    file = tmp_path / path
+    assert await programs.run("subscribe", "--state", str(file), "--url", "http://not.used.invalid") == Ended(
+        2, err=f"sse-broadcast: --state: {file}: {reason}\n".encode()
+    )
+    assert (tmp_path / "odd").read_text() == "not an id\n"
+
+
+RESET = Event("{}", "$reset", "r")
+
+
+@pytest.mark.parametrize(
+    ("events", "room", "shown", "cursor"),
+    [
+        ([], 1, 0, "end"),
+        ([Event("a", id="1")], 1, 1, "end"),
+        ([Event("a", id="1")], 2, 1, "end"),
+        ([Event("a", id="1"), Event("b", id="2")], None, 2, "end"),
+        ([Event("a", id="1"), Event("b", id="2")], 1, 1, "1"),
+        ([RESET, Event("a", id="1"), RESET], 1, 2, "1"),
+        ([RESET, Event("a"), Event("b")], 1, 2, "r"),
+        ([Event("a"), Event("b", id="2")], 1, 1, "begin"),
+    ],
+)
+def test_a_piece_is_cut_behind_its_last_event_shown(
+    events: list[Event], room: int | None, shown: int, cursor: str
+) -> None:
+    """And its cursor is that event's; the server's own events take no room."""
+    piece = first(Piece(b"raw", events, "end"), "begin", room)
+    assert piece == Piece(b"raw", events[:shown], cursor)
+
+
+def test_a_piece_may_be_shown_one_by_one() -> None:
+    """Each event with its own cursor, and in the end that of the piece."""
+    piece = Piece(b"raw", [Event("a"), Event("b", id="2"), Event("c")], "end")
+    assert [(part.events, part.last_event_id) for part in one_by_one(piece, "begin")] == [
+        ([Event("a")], "begin"),
+        ([Event("b", id="2")], "2"),
+        ([Event("c")], "2"),
+        ([], "end"),
+    ]

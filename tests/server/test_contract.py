@@ -27,10 +27,12 @@ async def status(client: aiohttp.ClientSession) -> bytes:
 
 
 async def lines(response: aiohttp.ClientResponse, count: int) -> list[bytes]:
+    """Give the next lines of events, without those that the original had not: comments, times, ids."""
     found: list[bytes] = []
     while len(found) < count:
         line = await response.content.readline()
-        if not line.startswith((b":", b"retry:")):
+        empty = line == b"\n" and not found  # of a block that gives a cursor and no event
+        if not empty and not line.startswith((b":", b"retry:", b"id:")):
             found.append(line)
     return found
 

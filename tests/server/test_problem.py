@@ -1,18 +1,37 @@
 """Errors as problems."""
 
+import http
+import json
+
 import pytest
 
-from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError, ListenError
-from sse_broadcast.server.problem import Problem, answer, problem_of
+from sse_broadcast.errors import (
+    BroadcastError,
+    ClosedError,
+    EventError,
+    EventTooLargeError,
+    IdempotencyError,
+    ListenError,
+)
+from sse_broadcast.server.problem import Problem, answer, body, problem_of, status_of
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
-    [(EventTooLargeError("data", "x"), 413), (EventError("id", "x"), 422), (ClosedError("x"), 503)],
+    ("error", "status", "detail"),
+    [
+        (EventTooLargeError("data", "is too long"), 413, "data: is too long"),
+        (EventError("id", "is not one"), 422, "id: is not one"),
+        (EventError("event", "must not be empty"), 422, "event: must not be empty"),
+        (EventError("channel", "must not contain '/'"), 400, "channel: must not contain '/'"),
+        (EventError("channels", "must name at least one"), 400, "channels: must name at least one"),
+        (IdempotencyError("it was used before"), 422, "Idempotency-Key: it was used before"),
+        (ClosedError("the broadcaster is closed"), 503, "the broadcaster is closed"),
+    ],
 )
-def test_each_error_has_its_status(error: EventError | ClosedError, status: int) -> None:
-    """The narrower kind before the wider one."""
-    assert problem_of(error).status == status
+def test_each_error_has_its_status(error: BroadcastError, status: int, detail: str) -> None:
+    """The narrower kind before the wider one; a channel is a part of the address, and not of the event."""
+    problem = problem_of(error)
+    assert (problem.status, problem.detail) == (status_of(error), detail) == (status, detail)
 
 
 def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
@@ -29,7 +48,32 @@ def test_a_problem_is_these_bytes() -> None:
     assert response.content_type == "application/problem+json"
 
 
-def test_titles_do_not_depend_on_the_python() -> None:
-    """Those of RFC 9110."""
-    assert b'"title":"Unprocessable Content"' in bytes(answer(Problem(422, "x")).body)  # type: ignore[arg-type]
-    assert b'"title":"Content Too Large"' in bytes(answer(Problem(413, "x")).body)  # type: ignore[arg-type]
+def test_only_a_503_says_when_to_come_back() -> None:
+    """And one that has a time of its own keeps it."""
+    assert "Retry-After" not in answer(Problem(400, "x")).headers
+    assert answer(Problem(503, "x", headers={"Retry-After": "60"})).headers["Retry-After"] == "60"
+
+
+def test_more_members_stand_behind_those_of_the_standard() -> None:
+    """In the order they were given."""
+    response = answer(Problem(400, "x", more={"published": 3, "line": 4}))
+    assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}'
+
+
+def test_a_problem_that_closes_says_so_to_its_connection() -> None:
+    """What follows on it could not be told apart; others leave it as it is."""
+    assert answer(Problem(400, "x", closes=True)).keep_alive is False
+    assert answer(Problem(400, "x")).keep_alive is None
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 415, 417, 421, 422, 429, 503])
+def test_every_status_has_a_title(status: int) -> None:
+    """The words of RFC 9110, whatever Python calls it."""
+    title = json.loads(body(status, "x"))["title"]
+    renamed = {413: "Content Too Large", 422: "Unprocessable Content"}
+    assert title == renamed.get(status, http.HTTPStatus(status).phrase)
+
+
+def test_what_a_detail_quotes_is_escaped() -> None:
+    """JSON, whatever a client sent."""
+    assert json.loads(body(400, 'a "b"\n\u2028\x00'))["detail"] == 'a "b"\n\u2028\x00'

@@ -2,14 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from sse_broadcast.backends.base import Token
 from sse_broadcast.event import Event
+from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.server.run import Server
+from sse_broadcast.server.state import TURN
 from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient, until
 
 JSON = "Content-Type: application/json\r\n"
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+
+
+def key(text: str) -> str:
+    return f"Idempotency-Key: {text}\r\n"
 
 
 @pytest.mark.parametrize(
@@ -26,6 +37,10 @@ JSON = "Content-Type: application/json\r\n"
         ("/send?event=%C3%A9t%C3%A9", "", b"x", Event("x", "\u00e9t\u00e9")),
         ("/send", JSON, b'{"message": "a\\nb", "event": "t"}', Event("a\nb", "t")),
         ("/send", JSON, b'{"message": "x", "retry": 7}', Event("x", retry=7)),
+        ("/send?id=order-7", "", b"x", Event("x", id="order-7")),
+        ("/send?key=k%20k", "", b"x", Event("x")),
+        ("/send?x=1&stream=0", "", b"x", Event("x")),
+        ("/send", JSON, b'{"message": "x", "id": "order-7", "key": "k"}', Event("x", id="order-7")),
         ("/send", JSON, b'{"data": "text"}', Event("text")),
         (
             "/send",
@@ -49,23 +64,256 @@ async def test_a_body_becomes_this_event(
     (received,) = await reader.events(1)
     assert (received.data, received.type) == (event.data, event.type)
     assert event.retry is None or received.retry == event.retry
+    assert event.id is None or received.id == event.id
+    assert received.id == json.loads(answer)["id"]
 
 
-async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect, method: str) -> None:
     """With PUT too, which `curl -T` sends."""
     server = await serve()
     client = await connect(server)
-    assert await client.ask("PUT", "/send", body=b"hello\n") == (
+    status, answer = await client.ask(method, "/send", body=b"hello\n")
+    assert (status, answer.decode()) == (
         200,
-        b'{"status":"sent","clients":0,"message":"hello\\n","channel":"default","channels":["default"]}',
+        (
+            f'{{"status":"sent","clients":0,"message":"hello\\n","id":"{server.broadcaster.cursor}",'
+            '"channel":"default","channels":["default"]}'
+        ),
     )
+
+
+async def test_the_answer_to_a_batch_counts_it(serve: Serve, connect: Connect) -> None:
+    """With the id of the last, and whoever wanted any of it counted once."""
+    server = await serve()
+    clients = {
+        "/events/a": 1,
+        "/events/b,a": 2,
+        "/events/c": 2,
+        "/events/*?event=t": 3,
+        "/events/b?event=no": 3,
+    }
+    body = b'[{"message":"1"},{"message":"2","channels":["a","b"]},{"message":"3","event":"t","channel":"b"}]'
+    publisher = await connect(server)
+    for path, count in clients.items():
+        await (reader := await connect(server)).subscribe(path=path)
+        await reader.chunk()
+        assert await publisher.ask("POST", "/send", body=body, headers=JSON) == (
+            200,
+            f'{{"status":"sent","count":3,"clients":{count},"id":"{server.broadcaster.cursor}"}}'.encode(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "channels"),
+    [
+        ("/send", "", b"x", ["default"]),
+        ("/send/a", "", b"x", ["a"]),
+        ("/send/b,a", "", b"x", ["b", "a"]),
+        ("/send/b,a,b", "", b"x", ["b", "a"]),
+        ("/send?channel=b&channel=a", "", b"x", ["b", "a"]),
+        ("/send/c?channel=b&channel=c", "", b"x", ["c", "b"]),
+        ("/send/b%2Ca", "", b"x", ["b", "a"]),
+        ("/send/a", JSON, b'{"message":"x"}', ["a"]),
+        ("/send?channel=a", JSON, b'{"message":"x"}', ["a"]),
+        ("/send", JSON, b'{"message":"x","channel":"a"}', ["a"]),
+        ("/send", JSON, b'{"message":"x","channels":["b","a","b"]}', ["b", "a"]),
+        ("/send/" + ",".join(f"c{n}" for n in range(100)), "", b"x", [f"c{n}" for n in range(100)]),
+    ],
+)
+async def test_a_publish_is_one_publication_in_its_channels(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, channels: list[str]
+) -> None:
+    """One id, however many channels; the answer names them as the publisher did, each once."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    said = json.dumps(channels, separators=(",", ":"))
+    assert (status, answer.decode()) == (
+        200,
+        (
+            f'{{"status":"sent","clients":0,"message":"x","id":"{server.broadcaster.cursor}",'
+            f'"channel":"{channels[0]}","channels":{said}}}'
+        ),
+    )
+    assert server.broadcaster.cursor.endswith("-1")
+    assert {state.channel for state in server.broadcaster.channels(limit=200)} == set(channels)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send?id=mine", "", b"x"),
+        ("/send", JSON, b'{"message":"x","id":"mine"}'),
+        ("/send", JSON, b'[{"message":"a"},{"message":"x","id":"mine"}]'),
+        ("/send", NDJSON, b'{"message":"x","id":"mine"}\n'),
+    ],
+)
+async def test_a_publishers_own_id_is_kept_and_found(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """It is what a reader sees, and what a resuming one goes on from; the newest with it wins."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await publisher.ask("POST", "/send?id=mine", body=b"an older one")
+    await reader.subscribe(path="/events?since=last")
+    await reader.events(1)
+    status, answer = await publisher.ask("POST", path, body=body, headers=headers)
+    assert (status, json.loads(answer)["id"]) == (200, "mine")
+    await publisher.ask("POST", "/send", body=b"after")
+    again = await connect(server)
+    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    assert [event.data for event in await again.events(1)] == ["after"]
+
+
+async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) -> None:
+    """`since` with it starts right after what was published."""
+    server = await serve()
+    publisher, reader = await connect(server), await connect(server)
+    id = json.loads((await publisher.ask("POST", "/send/a", body=b"x"))[1])["id"]
+    await publisher.ask("POST", "/send/a", body=b"next")
+    await reader.subscribe(path=f"/events/a?since={id}")
+    assert [event.data for event in await reader.events(1)] == ["next"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (JSON, b' [{"message":"1"}, {"message":"2","event":"t"}, {"data":{"a": 3},"retry":9}]'),
+        (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":9}'),
+    ],
+)
+async def test_a_batch_is_its_events_in_order(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """One after the other, each with an id of its own."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    assert (await publisher.ask("POST", "/send", body=body, headers=headers))[0] == 200
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    frames = (
+        f"id: {epoch}-1\ndata: 1\n\nid: {epoch}-2\nevent: t\ndata: 2\n\n"
+        f'id: {epoch}-3\nretry: 9\ndata: {{"a":3}}\n\n'
+    )
+    assert await reader.chunk() + await reader.chunk() + await reader.chunk() == frames.encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "detail"),
+    [
+        (JSON, b"[]", 422, "batch: is empty"),
+        (NDJSON, b"", 422, "batch: is empty"),
+        (NDJSON, b"\n\r\n \n", 422, "batch: is empty"),
+        (
+            JSON,
+            b"[" + b",".join([b'{"message":"x"}'] * 4) + b"]",
+            413,
+            "batch: more than 3 events",
+        ),
+        (NDJSON, b'{"message":"x"}\n' * 4, 413, "batch: more than 3 events"),
+        (JSON, b'[{"message":"x"},{"message":1}]', 422, "item 2: Expected `str`, got `int` - at `$.message`"),
+        (JSON, b'[{"message":"x"},{"message":"y"},{}]', 422, "item 3: message: missing"),
+        (JSON, b'[{"message":"x"}', 400, "body: is not JSON: Input data was truncated"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","channel":"b b"}]',
+            400,
+            "item 2: channel: must not contain ' ': 'b b'",
+        ),
+        (NDJSON, b'{"message":"x"}\n\n{"mess', 400, "line 3: body: is not JSON: Input data was truncated"),
+        (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, "line 3: message: missing"),
+        (NDJSON, b"[]", 422, "line 1: Expected `object`, got `array`"),
+        (JSON, b'[{"message":"x"},{"message":"\xff"}]', 400, "body: is not UTF-8 at byte 29"),
+        (NDJSON, b'{"message":"x"}\n{"message":"\xff"}', 400, "line 2: body: is not UTF-8 at byte 12"),
+        (
+            JSON,
+            b'[{"message":"x"},{"data":["\\ud800"]}]',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"data":["\\ud800"]}',
+            422,
+            "line 2: body: has a lone surrogate, which no event can carry",
+        ),
+        (NDJSON, b'{"message":\n"x"}', 400, "line 1: body: is not JSON: Input data was truncated"),
+        (
+            NDJSON,
+            b'{"message":"x"}{"message":"y","event":"$x"}',
+            400,
+            "line 1: body: is not JSON: JSON is malformed: trailing characters (byte 16)",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","id":"a/b"}\n{"message":"z"}\n',
+            422,
+            "line 2: id: must not contain '/': 'a/b'",
+        ),
+    ],
+)
+async def test_half_a_batch_is_not_published(
+    serve: Serve, connect: Connect, headers: str, body: bytes, status: int, detail: str
+) -> None:
+    """All or nothing, and the item or the line is named; the connection goes on."""
+    server = await serve(max_batch=3)
+    client = await connect(server)
+    answered, answer = await client.ask("POST", "/send", body=body, headers=headers)
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert server.broadcaster.counts.published == 0
+    assert (await client.ask("POST", "/send", body=b'{"message":"x"}\n' * 3, headers=NDJSON))[0] == 200
+
+
+@pytest.mark.parametrize(("headers", "most"), [("", 10_096), (JSON, 20_000), (NDJSON, 20_000)])
+async def test_a_batch_may_be_larger_than_an_event(
+    serve: Serve, connect: Connect, headers: str, most: int
+) -> None:
+    """`max_body` is of JSON alone; text is one event. What is too large is refused by what it says it is."""
+    server = await serve(max_event=1000, max_body=20_000)
+    for size, status in ((most, {400, 413}), (most + 1, {413})):
+        client = await connect(server)
+        answered, answer = await client.ask("POST", "/send", body=b"x" * size, headers=headers)
+        assert answered in status
+        assert (json.loads(answer)["detail"] == f"body: more than {most} bytes") == (size > most)
+
+
+@pytest.mark.parametrize("headers", [JSON, NDJSON])
+@pytest.mark.parametrize("parameter", ["event", "id", "key", "retry"])
+async def test_what_json_says_itself_is_not_said_in_the_query(
+    serve: Serve, connect: Connect, headers: str, parameter: str
+) -> None:
+    """Of two places one would be ignored."""
+    server = await serve()
+    client = await connect(server)
+    path, body = f"/send?{parameter}=7", b'{"message":"x"}'
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert status == 400
+    kind = headers.removeprefix("Content-Type: ").rstrip()
+    assert json.loads(answer)["detail"] == f"{parameter}: is said in the body, where that is {kind}"
+    assert server.broadcaster.counts.published == 0
 
 
 @pytest.mark.parametrize(
     ("path", "headers", "body", "status", "detail"),
     [
         ("/send", "", b"\xff", 400, "body: is not UTF-8 at byte 0"),
-        ("/send", JSON, b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 0"),
+        ("/send", JSON, b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 13"),
+        (
+            "/send",
+            JSON,
+            b'{"data": NaN}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 9)",
+        ),
+        (
+            "/send",
+            JSON,
+            b'\xef\xbb\xbf{"message": "x"}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 0)",
+        ),
         ("/send", JSON, b'{"message":', 400, "body: is not JSON: Input data was truncated"),
         ("/send", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
         (
@@ -82,7 +330,7 @@ async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect) -> Non
             422,
             "body: has a lone surrogate, which no event can carry",
         ),
-        ("/send", JSON, b"[]", 422, "Expected `object`, got `array`"),
+        ("/send", JSON, b"null", 422, "Expected `object`, got `null`"),
         ("/send", JSON, b'{"message": 1}', 422, "Expected `str`, got `int` - at `$.message`"),
         ("/send", JSON, b"{}", 422, "message: missing"),
         (
@@ -102,10 +350,33 @@ async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect) -> Non
             422,
             "event: must not contain NUL: 'a\\x00'",
         ),
-        ("/send", JSON, b'{"message": "x", "channel": "news"}', 422, "channel: not taken by this server"),
-        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "id: not taken by this server"),
-        ("/send?event=a%0Db", "", b"x", 422, "event: must not contain CR: 'a\\rb'"),
+        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "Expected `str | null`, got `int` - at `$.id`"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "channel": "a", "channels": ["a"]}',
+            422,
+            "channel and channels: only one of them may be given",
+        ),
+        (
+            "/send/a",
+            JSON,
+            b'{"message": "x", "channel": "a"}',
+            422,
+            "channel: the address of the request names the channels already",
+        ),
+        (
+            "/send?channel=a",
+            JSON,
+            b'[{"message": "x"}, {"message": "x", "channels": ["a"]}]',
+            422,
+            "item 2: channel: the address of the request names the channels already",
+        ),
+        ("/send", JSON, b'{"message": "x", "channels": []}', 400, "channels: must name at least one"),
+        ("/send/b%20b", JSON, b"[{", 400, "channel: must not contain ' ': 'b b'"),
+        ("/send/a?channel=", NDJSON, b"{}", 400, "channel: must be 1 to 128 characters: ''"),
         ("/send?event=", "", b"x", 422, "event: must not be empty"),
+        ("/send?event=a%0Db", "", b"x", 422, "event: must not contain CR: 'a\\rb'"),
         (
             "/send?event=%24close",
             "",
@@ -123,7 +394,46 @@ async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect) -> Non
             "retry: must be 0 to 2147483647 milliseconds, not 2147483648",
         ),
         ("/send?evnt=price", "", b"x", 400, "evnt: unknown parameter; event was meant?"),
-        ("/send?id=7", "", b"x", 422, "id: not taken by this server"),
+        ("/send?channels=a", "", b"x", 400, "channels: unknown parameter; channel was meant?"),
+        ("/send?id=", "", b"x", 422, "id: must be 1 to 128 characters: ''"),
+        ("/send?id=" + "7" * 129, "", b"x", 422, f"id: must be 1 to 128 characters: '{'7' * 80}'"),
+        ("/send?id=a%2Fb", "", b"x", 422, "id: must not contain '/': 'a/b'"),
+        ("/send?id=a%0Ab", "", b"x", 422, "id: must not contain LF: 'a\\nb'"),
+        ("/send?id=caf%C3%A9", "", b"x", 422, "id: must not contain '\\xe9': 'caf\\xe9'"),
+        ("/send?id=earliest", "", b"x", 422, "id: 'earliest' has a meaning for `since`"),
+        ("/send?id=10m", "", b"x", 422, "id: '10m' has a meaning for `since`"),
+        ("/send?id=0123abcd-7", "", b"x", 422, "id: '0123abcd-7' has the form of the server's own ids"),
+        ("/send?key=", "", b"x", 422, "key: must be 1 to 128 characters: ''"),
+        ("/send?id=a&id=b", "", b"x", 400, "id: is given 2 times"),
+        ("/send?event=a&event=a", "", b"x", 400, "event: is given 2 times"),
+        ("/send?retry=", "", b"x", 400, "retry: must be a number of milliseconds, not ''"),
+        ("/send?retry=%C2%B2", "", b"x", 400, "retry: must be a number of milliseconds, not '\\xb2'"),
+        ("/send?stream=yes", "", b"x", 400, "stream: must be 1, not 'yes'"),
+        ("/send?channel=a,b", "", b"x", 400, "channel: must not contain ',': 'a,b'"),
+        ("/send?channel=", "", b"x", 400, "channel: must be 1 to 128 characters: ''"),
+        ("/send/a,,b", "", b"x", 400, "channel: must be 1 to 128 characters: ''"),
+        ("/send/orders.*", "", b"x", 400, "channel: must not contain '*': 'orders.*'"),
+        ("/send/a%20b", "", b"x", 400, "channel: must not contain ' ': 'a b'"),
+        ("/send/a{b}", "", b"x", 400, "channel: must not contain '{': 'a{b}'"),
+        ("/send/a%7D", "", b"x", 400, "channel: must not contain '}': 'a}'"),
+        ("/send/a%2Fb", "", b"x", 400, "channel: must not contain '/': 'a/b'"),
+        ("/send/%2e%2e", "", b"x", 400, "channel: must not be '..', which clients take for a folder"),
+        ("/send/%ff", "", b"x", 400, "request target: is not UTF-8: '/send/%ff'"),
+        (
+            "/send/" + ",".join(f"c{n}" for n in range(101)),
+            "",
+            b"x",
+            400,
+            "channels: 101 are too many, 100 may be named",
+        ),
+        ("/send/" + "a" * 129, "", b"x", 400, f"channel: must be 1 to 128 characters: '{'a' * 80}'"),
+        (
+            "/send",
+            "Idempotency-Key: a\r\nIdempotency-Key: a\r\n",
+            b"x",
+            400,
+            "Idempotency-Key: is given 2 times",
+        ),
         ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
     ],
@@ -141,8 +451,57 @@ async def test_what_cannot_be_an_event_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("headers", "body", "place"),
+    [
+        (JSON, b'{"data":%s}', ""),
+        (JSON, b'{"message":"x","unknown":%s}', ""),
+        (JSON, b'[{"message":"x"},{"data":%s}]', ""),
+        (NDJSON, b'{"message":"x"}\n{"data":%s}', "line 2: "),
+    ],
+)
+async def test_json_that_is_nested_too_deeply_is_refused(
+    serve: Serve, connect: Connect, headers: str, body: bytes, place: str
+) -> None:
+    """Deeper than a parser goes, whether it would become anything or not."""
+    server = await serve()
+    client = await connect(server)
+    deep = body % (b"[" * 100_000 + b"]" * 100_000)
+    status, answer = await client.ask("POST", "/send", body=deep, headers=headers)
+    assert (status, json.loads(answer)["detail"]) == (422, f"{place}body: is nested too deeply")
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send", JSON, b'{"data":"\xff"}'),
+        ("/send", JSON, b'{"data":{"a":"\xff"}}'),
+        ("/send", JSON, b'[{"data":"\xff"}]'),
+        ("/send", NDJSON, b'{"data":"\xff"}\n'),
+        ("/send?stream=1", NDJSON, b'{"data":"\xff"}\n'),
+    ],
+)
+async def test_a_value_that_is_not_utf8_is_refused(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """As text, and deep within other JSON; it is said what is wrong with it."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (status, "is not UTF-8" in json.loads(answer)["detail"]) == (400, True)
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
     ("body", "status"),
-    [(b"x" * 992, 200), (b"x" * 1001, 413), (b"\n" * 142, 413), (b"x" * 20_000, 413)],
+    [
+        (b"x" * 959, 200),
+        (b"x" * 960, 413),
+        (b"x" * 1001, 413),
+        (b"\n" * 137, 200),
+        (b"\n" * 138, 413),
+        (b"x" * 20_000, 413),
+    ],
 )
 async def test_an_event_is_bounded(serve: Serve, connect: Connect, body: bytes, status: int) -> None:
     """As data, as a frame, and as a body, each on its own."""
@@ -166,7 +525,7 @@ async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve, connect
     """A body may be six times its event."""
     server = await serve(max_event=1000)
     client = await connect(server)
-    body = b'{"message": "' + b"\\u0041" * 990 + b'"}'
+    body = b'{"message": "' + b"\\u0041" * 950 + b'"}'
     assert (await client.ask("POST", "/send", body=body, headers=JSON))[0] == 200
 
 
@@ -210,3 +569,371 @@ async def test_a_connection_publishes_again_and_again(serve: Serve, connect: Con
         (await client.ask("POST", "/send", body=body))[0] for body in (b"a", b"\xff", b"b")
     ]
     assert statuses == [200, 400, 200]
+
+
+ONCE: list[tuple[str, bytes, str]] = [
+    ("", b"x", "/send"),
+    ("", b"x", "/send/a,b?event=t&id=mine&retry=7&key=k"),
+    (JSON, b'{"data":{"a":1}}', "/send?channel=a"),
+    (JSON, b'[{"message":"a"},{"message":"b"}]', "/send/a"),
+    (NDJSON, b'{"message":"a"}\n{"message":"b","channel":"c"}\n', "/send"),
+]
+
+
+@pytest.mark.parametrize(("headers", "body", "path"), ONCE)
+async def test_a_key_publishes_once(
+    serve: Serve, connect: Connect, headers: str, body: bytes, path: str
+) -> None:
+    """The answer is the first one, to the byte, whoever came to listen meanwhile; a batch is one publish."""
+    server = await serve()
+    client = await connect(server)
+    first = await client.ask("POST", path, body=body, headers=headers + key("k"))
+    assert first[0] == 200
+    published = server.broadcaster.counts.published
+    await (await connect(server)).subscribe(path="/events/*")
+    await server.broadcaster.broadcast("between")
+    other = await connect(server)
+    assert await other.ask("PUT", path, body=body, headers=headers + key("k")) == first
+    assert server.broadcaster.counts.published == published + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send", "", b"y"),
+        ("/send", "", b""),
+        ("/send?event=t", "", b"x"),
+        ("/send?channel=a", "", b"x"),
+        ("/send", NDJSON, b'{"message":"x"}'),
+        ("/send", JSON, b'{"message":"x"}'),
+    ],
+)
+async def test_a_key_is_of_one_body(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """What its type and its query say is a part of it; anything else is 422, and nothing is published."""
+    server = await serve()
+    client = await connect(server)
+    first = await client.ask("POST", "/send", body=b"x", headers=key("k"))
+    assert await client.ask("POST", path, body=body, headers=headers + key("k")) == (
+        422,
+        (
+            b'{"title":"Unprocessable Content","status":422,'
+            b'"detail":"Idempotency-Key: it was used before, to publish something else"}'
+        ),
+    )
+    assert server.broadcaster.counts.published == 1
+    assert await client.ask("POST", "/send", body=b"x", headers=key("k")) == first
+
+
+async def test_a_key_is_of_one_path(serve: Serve, connect: Connect) -> None:
+    """And other keys are others, down to their case."""
+    server = await serve()
+    client = await connect(server)
+    for path, text in (
+        ("/send", "k"),
+        ("/send/a", "k"),
+        ("/send/a,b", "k"),
+        ("/send", "K"),
+        ("/send", "k k"),
+    ):
+        assert (await client.ask("POST", path, body=b"x", headers=key(text)))[0] == 200
+    assert server.broadcaster.counts.published == 5
+
+
+async def test_errors_are_not_remembered(serve: Serve, connect: Connect) -> None:
+    """A key that met one is as good as new."""
+    server = await serve(max_event=1000)
+    client = await connect(server)
+    for path, headers, body, status in (
+        ("/send", "", b"\xff", 400),
+        ("/send", JSON, b"{}", 422),
+        ("/send", NDJSON, b'{"message":"x"}\n{}', 422),
+        ("/send", "", b"x" * 1001, 413),
+        ("/send?event=$x", "", b"x", 422),
+        ("/send", "", b"at last", 200),
+    ):
+        assert (await client.ask("POST", path, body=body, headers=headers + key("k")))[0] == status
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_a_key_is_forgotten_after_its_window(serve: Serve, connect: Connect) -> None:
+    """Then it publishes again."""
+    server = await serve(idempotency_window=0.05)
+    client = await connect(server)
+    async with asyncio.timeout(30):
+        while server.broadcaster.counts.published < 2:
+            assert (await client.ask("POST", "/send", body=b"x", headers=key("k")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b"k", 200),
+        (b"6f9619ff-8b86-d011-b42d-00cf4fc964ff", 200),
+        (b'"quoted"', 200),
+        (b"x" * 255, 200),
+        (b"x" * 256, 400),
+        (b"", 400),
+        (b"caf\xc3\xa9", 400),
+        (b"\xff", 400),
+        (b"a\tb", 400),
+    ],
+)
+async def test_a_key_is_visible_characters(serve: Serve, connect: Connect, text: bytes, status: int) -> None:
+    """1 to 255 of them."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(
+        b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nIdempotency-Key: " + text + b"\r\n\r\nx"
+    )
+    answered, answer = await client.answer()
+    assert answered == status
+    assert status == 200 or json.loads(answer)["detail"].startswith(
+        "Idempotency-Key: must be 1 to 255 visible characters: '"
+    )
+    assert server.broadcaster.counts.published == (status == 200)
+
+
+@pytest.mark.parametrize("body", [b"xx", b"xy"])
+async def test_whoever_is_whole_first_is_the_first(serve: Serve, connect: Connect, body: bytes) -> None:
+    """A second that arrives while the first's body is still being sent; one of the two is published."""
+    server = await serve()
+    slow, fast = await connect(server), await connect(server)
+    await slow.send(f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n{key('k')}\r\nx".encode())
+    first = await fast.ask("POST", "/send", body=body, headers=key("k"))
+    assert first[0] == 200
+    await slow.send(b"x")
+    second = await slow.answer()
+    assert second == first if body == b"xx" else second[0] == 422
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_many_with_one_key_at_once_publish_once(serve: Serve, connect: Connect) -> None:
+    """All get one answer."""
+    server = await serve()
+    clients = [await connect(server) for _ in range(20)]
+    answers = await asyncio.gather(
+        *(client.ask("POST", "/send", body=b"x", headers=key("k")) for client in clients)
+    )
+    assert len(set(answers)) == 1
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
+    serve: Serve, connect: Connect
+) -> None:
+    """Whole or not at all: whoever asks again with the key learns of it, and publishes nothing twice."""
+    server = await serve()
+    for number in range(20):
+        client = await connect(server)
+        await client.send(
+            f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{key(str(number))}\r\nx".encode()
+        )
+        client.half_close()
+    await until(lambda: server.connections == 0)
+    again = await connect(server)
+    for number in range(20):
+        assert (await again.ask("POST", "/send", body=b"x", headers=key(str(number))))[0] == 200
+    assert server.broadcaster.counts.published == 20
+
+
+def batch(name: str, size: int = 50) -> bytes:
+    """Give a batch whose events say which they are."""
+    return json.dumps([{"message": text} for text in said(name, size=size)]).encode()
+
+
+def said(*names: str, size: int = 50) -> list[str]:
+    """Give what batches of these names say, one behind the other."""
+    return [f"{name}{number}" for name in names for number in range(size)]
+
+
+async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
+    """Give what was published since the beginning."""
+    reader = await connect(server)
+    await reader.subscribe(path="/events?since=earliest&format=json")
+    return [json.loads(event.data)["data"] for event in await reader.events(count)]
+
+
+async def queued(server: Server, count: int) -> None:
+    """Wait until so many batches wait for their turn."""
+    await until(lambda: len(server._app[TURN]._waiters or ()) == count)
+
+
+async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:
+    """Give publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
+    await server._app[TURN].acquire()
+    publishers = [await connect(server) for _ in names]
+    for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):
+        await publisher.request("POST", "/send", body=batch(name), headers=JSON)
+        await queued(server, place)
+    return publishers
+
+
+async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> None:
+    """Each is published whole, in the order they came in, and answered."""
+    server = await serve()
+    publishers = await take_turns(server, connect, "a", "b", "c")
+    assert server.broadcaster.counts.published == 0
+    server._app[TURN].release()
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    for publisher, last in zip(publishers, (50, 100, 150), strict=True):
+        body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}'
+        assert await publisher.answer() == (200, body.encode())
+    assert await data_of(server, connect, 150) == said("a", "b", "c")
+    assert not server._app[TURN].locked()
+
+
+async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come at once: readers have the loop in between."""
+    server = await serve()
+    publish_all, found = server.broadcaster.publish_all, set[int]()
+    now = 0
+
+    async def publish_and_note(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+        found.add(now)
+        return await publish_all(drafts, token)
+
+    async def count() -> None:
+        nonlocal now
+        while True:
+            now += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", publish_and_note)
+    names = "abcdefghij"
+    publishers = [await connect(server) for _ in names]
+    for publisher in publishers:
+        assert (await publisher.ask("GET", "/status"))[0] == 200
+    counting = asyncio.ensure_future(count())
+    for name, publisher in zip(names, publishers, strict=True):
+        await publisher.request("POST", "/send", body=batch(name), headers=JSON)
+    assert {(await publisher.answer())[0] for publisher in publishers} == {200}
+    counting.cancel()
+    assert len(found) == len(names)
+    seen = await data_of(server, connect, 50 * len(names))
+    assert seen == said(*(text[0] for text in seen[::50]))
+    assert {text[0] for text in seen} == set(names)
+
+
+async def test_one_event_waits_for_no_batch(serve: Serve, connect: Connect) -> None:
+    """Nor do the lines of a stream."""
+    server = await serve()
+    (publisher,) = await take_turns(server, connect, "a")
+    other = await connect(server)
+    for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
+        assert (await other.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
+    assert server.broadcaster.counts.published == 4
+    server._app[TURN].release()
+    assert (await publisher.answer())[0] == 200
+
+
+async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> None:
+    """To the next that waits."""
+    server = await serve()
+    await server._app[TURN].acquire()
+    bad, good = await connect(server), await connect(server)
+    await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
+    await queued(server, 1)
+    await good.request("POST", "/send", body=batch("a"), headers=JSON)
+    await queued(server, 2)
+    server._app[TURN].release()
+    assert [(await client.answer())[0] for client in (bad, good)] == [422, 200]
+    assert await data_of(server, connect, 50) == said("a")
+
+
+async def test_batches_of_one_key_that_wait_publish_once(serve: Serve, connect: Connect) -> None:
+    """The second is answered as the first was."""
+    server = await serve()
+    await server._app[TURN].acquire()
+    clients = [await connect(server) for _ in range(3)]
+    for place, client in enumerate(clients, 1):
+        await client.request("POST", "/send", body=batch("a"), headers=JSON + key("k"))
+        await queued(server, place)
+    server._app[TURN].release()
+    assert len({await client.answer() for client in clients}) == 1
+    assert await data_of(server, connect, 50) == said("a")
+    assert server.broadcaster.counts.published == 50
+
+
+LEAVING: dict[str, Callable[[RawClient], None]] = {
+    "FIN": RawClient.close,
+    "RST": RawClient.reset,
+    "half-close": RawClient.half_close,
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """And keeps nobody's turn."""
+    server = await serve()
+    first, gone, last = await take_turns(server, connect, "a", "b", "c")
+    LEAVING[how](gone)
+    await until(lambda: server.connections == 2)
+    server._app[TURN].release()
+    assert [(await publisher.answer())[0] for publisher in (first, last)] == [200, 200]
+    assert await data_of(server, connect, 100) == said("a", "c")
+    assert not server._app[TURN].locked()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Though its batch were never taken."""
+    server = await serve()
+    publish_all, asked = server.broadcaster.publish_all, list[str]()
+
+    async def publish_all_but_the_first(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+        asked.append(drafts[0].event.data)
+        if asked == ["b0"]:
+            await asyncio.Event().wait()
+        return await publish_all(drafts, token)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", publish_all_but_the_first)
+    gone, last = await take_turns(server, connect, "b", "c")
+    server._app[TURN].release()
+    await until(lambda: bool(asked))
+    assert server._app[TURN].locked()
+    LEAVING[how](gone)
+    assert (await last.answer())[0] == 200
+    assert await data_of(server, connect, 50) == said("c")
+    assert asked == ["b0", "c0"]
+    assert not server._app[TURN].locked()
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
+    serve: Serve, connect: Connect, how: str
+) -> None:
+    """At whatever moment of their turn or before it; the next one has its own."""
+    server = await serve()
+    publishers = [await connect(server) for _ in range(20)]
+    for publisher in publishers:
+        assert (await publisher.ask("GET", "/status"))[0] == 200
+    for number, publisher in enumerate(publishers):
+        await publisher.request("POST", "/send", body=batch(f"{number}."), headers=JSON)
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        LEAVING[how](publisher)
+    await until(lambda: server.connections == 0)
+    last = await connect(server)
+    assert (await last.ask("POST", "/send", body=batch("last."), headers=JSON))[0] == 200
+    seen = await data_of(server, connect, server.broadcaster.counts.published)
+    assert seen == said(*(text[:-1] for text in seen[::50]))
+    assert seen[-50:] == said("last.")
+
+
+async def test_a_batch_that_waited_into_a_drain_is_refused(serve: Serve, connect: Connect) -> None:
+    """503, and nothing of it is published."""
+    server = await serve()
+    publishers = await take_turns(server, connect, "a", "b")
+    await server.broadcaster.close(timeout=5)
+    server._app[TURN].release()
+    assert [(await publisher.answer())[0] for publisher in publishers] == [503, 503]
+    assert server.broadcaster.counts.published == 0

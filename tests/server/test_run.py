@@ -91,11 +91,11 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
     authority.configure_trust(context)
     async with aiohttp.ClientSession(server.url) as session:
         async with session.get("/events", ssl=context) as response:
-            await response.content.readuntil(b"retry: ")
-            await response.content.readline()
+            await response.content.readuntil(b"\n\n")
             async with session.post("/send", data="x" * 100_000, ssl=context) as answer:
-                await answer.read()
-            assert await response.content.readuntil(b"\n\n") == b"data: " + b"x" * 100_000 + b"\n\n"
+                id = (await answer.json())["id"]
+            frame = f"id: {id}\ndata: {'x' * 100_000}\n\n"
+            assert await response.content.readuntil(b"\n\n") == frame.encode()
         await until(lambda: server.broadcaster.client_count == 0)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
-from sse_broadcast.server.state import CONFIG, TUNED
+from sse_broadcast.server.state import CONFIG, INTAKES, TUNED, TURN
 
 
 async def test_each_application_has_its_own_broadcaster() -> None:
@@ -14,3 +14,7 @@ async def test_each_application_has_its_own_broadcaster() -> None:
     assert isinstance(one[BROADCASTER], Broadcaster)
     assert one[BROADCASTER] is not two[BROADCASTER]
     assert (one[CONFIG], two[CONFIG], one[TUNED]) == (config, Config(), False)
+    assert one[INTAKES] == set()
+    assert one[INTAKES] is not two[INTAKES]
+    assert one[TURN] is not two[TURN]
+    assert not one[TURN].locked()

@@ -1,6 +1,7 @@
 """GET /status."""
 
 from tests.conftest import Connect, Serve
+from tests.support.sockets import until
 
 
 async def test_status_is_these_bytes(serve: Serve, connect: Connect) -> None:
@@ -10,5 +11,37 @@ async def test_status_is_these_bytes(serve: Serve, connect: Connect) -> None:
     await client.ask("POST", "/send", body=b"x")
     assert await client.ask("GET", "/status") == (
         200,
-        b'{"connected_clients":0,"published":1,"opened":0,"closed":{},"dropped":{},"aborted":0}',
+        b'{"connected_clients":0,"published":1,"opened":0,"closed":{},"dropped":{},"resets":{},"aborted":0}',
     )
+
+
+async def test_what_befell_readers_is_told_by_its_reason(serve: Serve, connect: Connect) -> None:
+    """Those told of a loss, and those that are gone."""
+    server = await serve()
+    reader, client = await connect(server), await connect(server)
+    await reader.subscribe(path="/events?last_event_id=nobody-knows")
+    assert (await reader.events(1))[0].type == "$reset"
+    assert await client.ask("GET", "/status") == (
+        200,
+        (
+            b'{"connected_clients":1,"published":0,"opened":1,"closed":{},"dropped":{},'
+            b'"resets":{"unknown":1},"aborted":0}'
+        ),
+    )
+    reader.close()
+    await until(lambda: server.broadcaster.client_count == 0)
+    assert b'"closed":{"left":1}' in (await client.ask("GET", "/status"))[1]
+
+
+async def test_a_batch_counts_each_of_its_events(serve: Serve, connect: Connect) -> None:
+    """And an event that an idempotency key kept from being published again counts once."""
+    server = await serve()
+    client = await connect(server)
+    for _ in range(2):
+        await client.ask(
+            "POST",
+            "/send",
+            body=b'{"message":"a"}\n{"message":"b"}\n',
+            headers="Content-Type: application/x-ndjson\r\nIdempotency-Key: k\r\n",
+        )
+    assert server.broadcaster.counts.published == 2

@@ -1,13 +1,24 @@
-"""Stand-ins for the far side of a seam, in memory."""
+"""Stand-ins for the far side of a seam, in memory, and what crosses it."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
-from sse_broadcast.config import Overflow
+from sse_broadcast.audience import Lane
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config import Config, Overflow
+from sse_broadcast.cursor import parse_since
+from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.event import Event
+from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.publication import Encoding, Publication, text
+from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
+
+EPOCH = "0123abcd"
+"""The epoch of everything that is placed here."""
+
+# Of six digits each, so that the same data makes a frame of the same size wherever it is placed.
+_places = itertools.count(100_001)
 
 
 class Outlet:
@@ -30,9 +41,9 @@ class Outlet:
 class MemorySink:
     """A sink that keeps what is written, takes only so many writes, and can be lost or broken."""
 
-    encoding: Encoding = staticmethod(text)
-
-    def __init__(self) -> None:
+    def __init__(self, encoding: Encoding = TEXT, *, heartbeat: bytes | None = None) -> None:
+        self.encoding = encoding
+        self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
         self.written: list[bytes] = []
         self.takes_more = True
         self.gone = False
@@ -43,9 +54,6 @@ class MemorySink:
     @property
     def data(self) -> bytes:
         return b"".join(self.written)
-
-    def frame(self, block: bytes) -> bytes:
-        return block
 
     def write(self, data: bytes) -> bool:
         if self.gone:
@@ -64,16 +72,69 @@ class MemorySink:
 
 
 def terms(
-    overflow: Overflow = Overflow.DISCONNECT, *, queue_size: int = 3, queue_bytes: int = 1000
+    overflow: Overflow = Overflow.DISCONNECT,
+    *,
+    queue_size: int = 3,
+    queue_bytes: int = 1000,
+    on_close: Callable[[Subscriber], None] | None = None,
 ) -> tuple[Terms, Metrics, list[Subscriber]]:
-    """Give terms, what counts under them, and who is told of closings."""
+    """Give terms, what counts under them, and who is told of closings (unless it is `on_close`)."""
     metrics, closed = Metrics(), list[Subscriber]()
-    return Terms(queue_size, queue_bytes, overflow, metrics, closed.append), metrics, closed
+    given = Terms(
+        queue_size=queue_size,
+        queue_bytes=queue_bytes,
+        overflow=overflow,
+        metrics=metrics,
+        on_close=on_close or closed.append,
+        epoch=EPOCH,
+        retry=2000,
+    )
+    return given, metrics, closed
 
 
-def publication(data: str, channel: str = "default") -> Publication:
-    return Publication((channel,), Event(data))
+def publication(
+    data: str,
+    *channels: str,
+    key: str | None = None,
+    event: str = DEFAULT_TYPE,
+    position: int | None = None,
+) -> Publication:
+    """Give an event in its place, behind all that were placed here before unless a position is given."""
+    return Publication(
+        channels or ("default",),
+        Event(data, event, key=key),
+        epoch=EPOCH,
+        position=next(_places) if position is None else position,
+        time=1_700_000_000.0,
+    )
 
 
-def data_of(publications: list[Publication]) -> list[str]:
+def data_of(publications: Sequence[Publication]) -> list[str]:
     return [publication.event.data for publication in publications]
+
+
+def make_broadcaster(**settings: object) -> Broadcaster:
+    """Give a broadcaster of the one epoch, whose clock stands still."""
+    broadcaster = Broadcaster(Config(**settings))  # type: ignore[arg-type]
+    broadcaster._backend.epoch = EPOCH
+    broadcaster._backend._clock = lambda: 1_700_000_000.0
+    return broadcaster
+
+
+def connect(
+    broadcaster: Broadcaster,
+    *channels: str,
+    since: str | None = None,
+    types: Sequence[str] | None = None,
+    sink: MemorySink | None = None,
+) -> tuple[Lane, MemorySink]:
+    """Connect a reader as the server does, from now on or from `since` on."""
+    sink = sink or MemorySink()
+    interest = broadcaster.interest(channels or ("default",), types=types)
+    start = broadcaster.start(interest, None if since is None else parse_since(since))
+    return broadcaster.connect(sink, interest, start), sink
+
+
+def block(position: int, data: object) -> bytes:
+    """Give the text frame of what was published at a position of the one epoch."""
+    return f"id: {EPOCH}-{position}\ndata: {data}\n\n".encode()

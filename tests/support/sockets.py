@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from sse_broadcast.event import Event
-from sse_broadcast.wire import Decoder
+from sse_broadcast.wire import Decoder, chunk
 
 PATIENCE = 30.0
 """Seconds after which a test that still waits has failed; no test takes a tenth of it."""
@@ -54,9 +54,23 @@ class RawClient:
 
     async def ask(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
         """Make a request on this connection and give the answer's status and body."""
-        length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
-        await self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode() + body)
+        await self.request(method, path, body=body, headers=headers)
         return await self.answer()
+
+    async def request(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> None:
+        """Make a request on this connection, and wait for nothing."""
+        length = f"Content-Length: {len(body)}\r\n" if body or method in {"POST", "PUT"} else ""
+        await self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode() + body)
+
+    async def begin(self, path: str, *, headers: str = "") -> None:
+        """Begin a PUT whose body comes in chunks, as `curl -T -` sends it."""
+        await self.send(
+            f"PUT {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n{headers}\r\n".encode()
+        )
+
+    async def send_chunk(self, data: bytes = b"") -> None:
+        """Send a chunk of the body; b"" ends it."""
+        await self.send(chunk(data))
 
     async def answer(self) -> tuple[int, bytes]:
         """Give the status and body of an answer with a Content-Length."""
@@ -93,7 +107,7 @@ class RawClient:
         return data
 
     async def events(self, count: int) -> list[Event]:
-        """Give the next events of a chunked stream."""
+        """Give the next events of a chunked stream. What comes before them moves `last_event_id`."""
         found: list[Event] = []
         while len(found) < count:
             data = await self.chunk()
@@ -101,6 +115,11 @@ class RawClient:
             found += self._decoder.feed(data)
         assert len(found) == count
         return found
+
+    @property
+    def last_event_id(self) -> str:
+        """What it would send as `Last-Event-ID` after what `events` gave."""
+        return self._decoder.last_event_id
 
     async def rest(self) -> bytes:
         """Give everything up to the connection's end."""

@@ -1,0 +1,1 @@
+"""Where publications are kept: the contract, and a file per kind of backend."""

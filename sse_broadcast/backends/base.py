@@ -1,0 +1,124 @@
+"""The contract between a broadcaster and whatever keeps its publications."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from sse_broadcast.cursor import Cursor
+from sse_broadcast.interest import Interest
+from sse_broadcast.publication import Draft, Publication, Receipt
+
+
+class ResetReason(StrEnum):
+    """Why a reader is told that it lost something. `slow` is the queue's to say, not a backend's."""
+
+    SLOW = "slow"
+    """Events were dropped from its queue."""
+    EVICTED = "evicted"
+    """What comes after its id is no longer held."""
+    EPOCH = "epoch"
+    """Its id is of a history that was lost."""
+    UNKNOWN = "unknown"
+    """Its id was never ours, or was a publisher's and is no longer held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a reader begins: after this position.
+
+    `told` is the backend's mark of what had been evicted by then, or 0: to a reader that asked for
+    whatever is held, that is no news. `first` is given before all else. `lost` is why the
+    reader's own id could not be used.
+    """
+
+    after: int
+    told: int = 0
+    first: tuple[Publication, ...] = ()
+    lost: ResetReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What a history can no longer give of an interest: something up to and including `position`."""
+
+    channels: tuple[str, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A part of the answer to "what came after this?".
+
+    `publications` in order, then the `gap` if there is one. With both of them the reader
+    has all there is of its interest up to the position `upto`; beyond that there may be more.
+    """
+
+    publications: Sequence[Publication]
+    upto: int
+    gap: Gap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An idempotency key as its caller meant it, and a digest of what was sent with it."""
+
+    scope: tuple[str, ...]
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a history holds of one channel."""
+
+    events: int
+    oldest: str | None
+    """The id of the oldest event held."""
+
+
+Deliver = Callable[[Sequence[Publication]], int]
+"""Give publications to whoever wants them, now and in order; returns how many subscribers that are.
+Never raises, never waits."""
+
+
+class Backend(Protocol):
+    """Keeps publications in one order, and gives them out again.
+
+    Its broadcaster calls it from one event loop. To append and to announce (`Deliver`) are one
+    act: while it goes on nothing is replayed, and the order of the history is the order of the
+    announcements. Positions begin at 1 and are given to everything that is published, whether it
+    is then held or not.
+    """
+
+    epoch: str
+    """The life of this history; ids of another one are lost."""
+
+    @property
+    def position(self) -> int:
+        """The newest position; everything up to it has been announced."""
+
+    async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+        """Append and announce, all or nothing, and give the last one's receipt.
+
+        With a token of a scope seen before, nothing is published and the first receipt is given
+        again. Raises `IdempotencyError` if it was seen with another digest.
+        """
+
+    def find(self, cursor: Cursor, interest: Interest) -> Start:
+        """Give where a reader begins that says it was at this cursor. Never scans the history."""
+
+    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Replay:
+        """Give what of an interest came after a position, in pages of about `limit` bytes.
+
+        One publication at least, however large, if any is left. Progress is certain: unless
+        `upto` is the newest position, it is beyond `after`. What `told` marks is no gap.
+        """
+
+    def tidy(self) -> bool:
+        """Let go of what is too old, and say whether anything is left that will be. Called now and then."""
+
+    def holding(self, channel: str) -> Holding:
+        """Give what is held of a channel; nothing, for one that was never heard of."""
+
+    def channels(self) -> Sequence[str]:
+        """Give the channels of which something is held."""

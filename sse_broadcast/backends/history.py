@@ -1,0 +1,527 @@
+"""History: publications in memory, in one order, bounded four ways, found by index. No I/O, no clock.
+
+Each channel has a log of its own, so that what is evicted from one channel says nothing of
+another, and the newest position evicted from it is its watermark: a reader that was
+behind that has lost something, and one that was not has lost nothing.
+"""
+
+import heapq
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from sse_broadcast.backends.base import Gap
+from sse_broadcast.event import Event
+from sse_broadcast.interest import Interest, matcher
+from sse_broadcast.policy import Limits
+from sse_broadcast.publication import Publication
+
+OVERHEAD = 760
+"""Bytes that a publication takes beside its text, which counts twice: as data, and as a frame. Measured
+by benchmarks/history.py."""
+
+STRIDE = 2048
+"""Publications looked at for one page at most."""
+
+LOOKS = 20_000
+"""Publications of other types looked at to find the newest of each channel, at most: some 5 ms."""
+
+VIEWS = 64
+"""Patterns whose watermarks are kept up to date; those of others are found by looking at each channel."""
+
+_position = attrgetter("position")
+_size = attrgetter("size")
+_channels = attrgetter("channels")
+_time = attrgetter("time")
+
+_GONE = Publication((), Event(""), epoch="", position=0, time=0.0)
+"""Stands where a publication was, until its place is cut off."""
+
+
+class Log:
+    """The publications of one channel, oldest first. `lost` is the newest position evicted."""
+
+    __slots__ = (
+        "_first",
+        "_items",
+        "bytes",
+        "channel",
+        "count",
+        "expected",
+        "limits",
+        "lost",
+        "lost_at",
+        "ranked",
+        "views",
+    )
+
+    def __init__(self, channel: str, limits: Limits, lost: int) -> None:
+        self.channel = channel
+        self.limits = limits
+        self.lost = lost
+        self.lost_at = 0  # the eviction it was lost with, by number
+        self.count = 0
+        self.bytes = 0
+        self.ranked = 0  # the bytes under which it stands among the noisiest, or 0
+        self.expected = False  # it stands among those that will expire
+        self.views: tuple[View, ...] = ()
+        self._items: list[Publication] = []
+        self._first = 0
+
+    @property
+    def oldest(self) -> Publication:
+        """The oldest publication held."""
+        return self._items[self._first]
+
+    @property
+    def newest(self) -> Publication:
+        """The newest publication held."""
+        return self._items[-1]
+
+    def extend(self, run: Sequence[Publication]) -> None:
+        """Take the next publications."""
+        self._items += run
+        self.count += len(run)
+        self.bytes += _weight(run)
+
+    def evict(self, count: int) -> list[Publication]:
+        """Let go of the oldest ones."""
+        items, first = self._items, self._first
+        gone = items[first : first + count]
+        self._first = first = first + count
+        # Cut off in large pieces: a list moves all that is behind.
+        if first > 32 and first * 2 > len(items):
+            del items[:first]
+            self._first = 0
+        else:
+            items[first - count : first] = [_GONE] * count
+        self.count -= count
+        self.bytes -= _weight(gone)
+        self.lost = gone[-1].position
+        for view in self.views:
+            view.lost = max(view.lost, self.lost)
+        return gone
+
+    def since(self, time: float) -> Publication | None:
+        """Give the first publication that is not older than this."""
+        place = bisect_left(self._items, time, lo=self._first, key=_time)
+        return self._items[place] if place < len(self._items) else None
+
+    def expired(self, now: float) -> int:
+        """Give how many are older than the log's age."""
+        age = self.limits.age
+        return bisect_right(self._items, now, lo=self._first, key=lambda item: item.time + age) - self._first
+
+    def after(self, position: int) -> Iterator[Publication]:
+        """Give what came after a position. Not to be used on when the log has changed."""
+        items = self._items
+        for place in range(bisect_right(items, position, lo=self._first, key=_position), len(items)):
+            yield items[place]
+
+    def page(self, position: int, limit: int, *, most: int) -> list[Publication]:
+        """Give what came after a position: `most` publications, about `limit` bytes, one if there is any."""
+        items = self._items
+        first = bisect_right(items, position, lo=self._first, key=_position)
+        end = min(first + most, len(items))
+        for place in range(first, end):
+            limit -= items[place].size
+            if limit < 0:
+                return items[first : max(place, first + 1)]
+        return items[first:end]
+
+    def backwards(self) -> Iterator[Publication]:
+        """Give what is held, newest first."""
+        items = self._items
+        for place in range(len(items) - 1, self._first - 1, -1):
+            yield items[place]
+
+
+class View:
+    """The watermark of a pattern: the newest position evicted from any channel that matches."""
+
+    __slots__ = ("lost", "matches")
+
+    def __init__(self, pattern: str) -> None:
+        self.matches = matcher(pattern)
+        self.lost = 0
+
+
+class Order:
+    """All publications that any channel holds, by position. What was evicted in the middle leaves a hole."""
+
+    __slots__ = ("_first", "_holes", "_positions", "_publications")
+
+    def __init__(self) -> None:
+        self._positions: list[int] = []
+        self._publications: list[Publication | None] = []
+        self._first = 0
+        self._holes = 0
+
+    def extend(self, run: Sequence[Publication]) -> None:
+        """Take the next publications."""
+        self._positions += map(_position, run)
+        self._publications += run
+
+    def remove(self, gone: Sequence[Publication]) -> None:
+        """Let go of publications that are held no more, given in their order."""
+        first = self._first
+        end = first + len(gone)
+        if self._positions[first] == gone[0].position and self._positions[end - 1] == gone[-1].position:
+            self._publications[first:end] = [None] * len(gone)
+            self._first = self._past_holes(end)
+        else:
+            for publication in gone:
+                self._publications[bisect_left(self._positions, publication.position, lo=first)] = None
+            self._holes += len(gone)
+            self._first = self._past_holes(first)
+        if (self._first + self._holes) * 2 > len(self._positions) + 64:
+            self._close_up()
+
+    def after(self, position: int) -> Iterator[tuple[int, Publication | None]]:
+        """Give positions after this one, each with its publication or the hole it left."""
+        positions, publications = self._positions, self._publications
+        for place in range(bisect_right(positions, position, lo=self._first), len(positions)):
+            yield positions[place], publications[place]
+
+    def _past_holes(self, place: int) -> int:
+        publications = self._publications
+        while place < len(publications) and publications[place] is None:
+            place += 1
+            self._holes -= 1
+        return place
+
+    def _close_up(self) -> None:
+        # Half of it is gone by now, so this costs each publication a constant.
+        del self._publications[: self._first]
+        del self._positions[: self._first]
+        if self._holes:
+            held = [publication for publication in self._publications if publication is not None]
+            self._publications = list(held)
+            self._positions = list(map(_position, held))
+        self._first = self._holes = 0
+
+
+class History:
+    """Publications of all channels.
+
+    `limits` gives what a channel may hold, `total` is the bytes of all together, `max_channels` how
+    many channels are remembered. Over the total, whichever channel holds the most gives first.
+    """
+
+    def __init__(self, limits: Callable[[str], Limits], *, total: int, max_channels: int) -> None:
+        self._limits = limits
+        self._total = total
+        self._max_channels = max_channels
+        self._logs: OrderedDict[str, Log] = OrderedDict()
+        self._order = Order()
+        self._bytes = 0
+        # Publications in several channels, and how many of those still hold them.
+        self._copies: dict[int, int] = {}
+        self._named: dict[str, int] = {}
+        self._views: dict[str, View] = {}
+        # (when, serial, log): one entry for each log that is not empty.
+        self._expiring: list[tuple[float, int, Log]] = []
+        # (-bytes, serial, log): what is said is never less than what the log holds.
+        self._noisiest: list[tuple[int, int, Log]] = []
+        self._serial = 0
+        self._empty: OrderedDict[str, Log] = OrderedDict()
+        # The newest position evicted from any channel that is no longer remembered.
+        self._forgotten = 0
+        self._forgotten_at = 0
+        self.evictions = 1
+        """The number of the newest eviction, for readers to say what is no news to them."""
+
+    @property
+    def bytes(self) -> int:
+        """What is held, in bytes; a publication in several channels counts once."""
+        return self._bytes
+
+    def extend(self, publications: Sequence[Publication]) -> None:
+        """Hold publications, in their order, and evict what there is no more room for."""
+        # What follows one another in the same channels, a batch as a rule, is one step for each of
+        # them: that is a third of the cost of a publication each.
+        for channels, run in groupby(publications, _channels):
+            self._extend(channels, list(run))
+
+    def _extend(self, channels: tuple[str, ...], run: list[Publication]) -> None:
+        self._order.extend(run)
+        self._bytes += _weight(run)
+        for publication in run:
+            if publication.event.id is not None:
+                self._named[publication.event.id] = publication.position
+            if len(channels) > 1:
+                self._copies[publication.position] = len(channels)
+        for channel in channels:
+            self._extend_log(self._log(channel, run[0].position), run)
+        if self._bytes > self._total:
+            self._shed()
+
+    def _log(self, channel: str, position: int) -> Log:
+        log = self._logs.get(channel)
+        if log is None:
+            return self._remember(channel, position)
+        self._logs.move_to_end(channel)
+        return log
+
+    def expire(self, now: float) -> None:
+        """Evict what is too old."""
+        expiring = self._expiring
+        while expiring and expiring[0][0] <= now:
+            _, _, log = heapq.heappop(expiring)
+            log.expected = False
+            if count := log.expired(now):
+                self._evict(log, count)
+            if log.count:
+                self._expect(log)
+
+    def position_of(self, name: str) -> int | None:
+        """Give the position of the newest publication with an id that its publisher chose."""
+        return self._named.get(name)
+
+    def logs_of(self, interest: Interest) -> list[Log]:
+        """Give the logs of an interest's channels that hold something."""
+        if interest.patterns:
+            return [log for log in self._logs.values() if log.count and interest.covers(log.channel)]
+        return [log for log in self._named_logs(interest) if log.count]
+
+    def only_log(self, interest: Interest) -> Log | None:
+        """Give the log that is all of an interest, if there is one such and it holds something."""
+        if len(interest.names) != 1 or interest.patterns or interest.types is not None:
+            return None
+        log = self._logs.get(interest.names[0])
+        return log if log is not None and log.count else None
+
+    def log_of(self, channel: str) -> Log | None:
+        """Give the log of a channel, if it is remembered."""
+        return self._logs.get(channel)
+
+    def channels(self) -> list[str]:
+        """Give the channels that hold something."""
+        return [channel for channel, log in self._logs.items() if log.count]
+
+    def lost(self, interest: Interest, *, after: int = 0, told: int = 0) -> int:
+        """Give the newest position at which an interest may have lost something.
+
+        Unless it is 0, evictions up to the number `told` do not count.
+        """
+        newest = self._lost(interest)
+        if newest <= after or not told:
+            return newest
+        unknown = interest.patterns or any(name not in self._logs for name in interest.names)
+        lost = self._forgotten if unknown and self._forgotten_at > told else 0
+        for log in self._logs.values() if interest.patterns else self._named_logs(interest):
+            if log.lost_at > told and log.lost > lost and interest.covers(log.channel):
+                lost = log.lost
+        return lost
+
+    def _named_logs(self, interest: Interest) -> list[Log]:
+        return [log for name in interest.names if (log := self._logs.get(name)) is not None]
+
+    def _lost(self, interest: Interest) -> int:
+        lost = max((self._lost_by_name(name) for name in interest.names), default=0)
+        for pattern in interest.patterns:
+            lost = max(lost, self._view(pattern).lost, self._forgotten)
+        return lost
+
+    def gap(self, interest: Interest, after: int, lost: int) -> Gap:
+        """Give what an interest misses between a position and `lost`, its newest loss.
+
+        Everything in between is given up, held or not: nothing newer than a loss may come before
+        the news of it, and a reader that is cut behind that must not lose the rest again.
+        """
+        hit = [name for name in interest.names if self._hit(name, after, lost)]
+        first = next((position for position, _ in self.after(interest, lost)), None)
+        return Gap((*hit, *interest.patterns), lost if first is None else first - 1)
+
+    def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None]]:
+        """Give what is held of an interest after a position, in order, each with its position.
+
+        None stands for what the interest does not want: a place to pause at.
+        """
+        if interest.patterns:
+            return self._matching(interest, position)
+        logs = self._named_logs(interest)
+        if len(logs) == 1:
+            found: Iterable[Publication] = logs[0].after(position)
+        else:
+            found = heapq.merge(*(log.after(position) for log in logs), key=_position)
+        return _once(found, interest)
+
+    def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None]]:
+        for place, publication in self._order.after(position):
+            of_it = publication is not None and interest.first_of(publication.channels) is not None
+            yield place, _wanted(publication, interest) if of_it else None
+
+    def _lost_by_name(self, name: str) -> int:
+        log = self._logs.get(name)
+        return self._forgotten if log is None else log.lost
+
+    def _hit(self, name: str, after: int, upto: int) -> bool:
+        log = self._logs.get(name)
+        if log is None:
+            return self._forgotten > after
+        held = next(log.after(after), None)
+        return log.lost > after or (held is not None and held.position <= upto)
+
+    def _view(self, pattern: str) -> View:
+        view = self._views.pop(pattern, None)
+        if view is None:
+            view = View(pattern)
+            for log in self._logs.values():
+                self._look_at(log, view)
+        self._views[pattern] = view
+        if len(self._views) > VIEWS:
+            self._close_view(next(iter(self._views)))
+        return view
+
+    def _close_view(self, pattern: str) -> None:
+        closed = self._views.pop(pattern)
+        for log in self._logs.values():
+            if closed in log.views:
+                log.views = tuple(view for view in log.views if view is not closed)
+
+    @staticmethod
+    def _look_at(log: Log, view: View) -> None:
+        if view.matches(log.channel):
+            log.views = (*log.views, view)
+            view.lost = max(view.lost, log.lost)
+
+    def _remember(self, channel: str, position: int) -> Log:
+        if len(self._logs) >= self._max_channels:
+            self._forget(next(iter(self._empty), None) or next(iter(self._logs)))
+        # A channel of which nothing is known may have been forgotten.
+        log = self._logs[channel] = Log(channel, self._limits(channel), min(self._forgotten, position - 1))
+        log.lost_at = self._forgotten_at
+        for view in self._views.values():
+            self._look_at(log, view)
+        return log
+
+    def _forget(self, channel: str) -> None:
+        log = self._logs[channel]
+        if log.count:
+            self._evict(log, log.count)
+        self._forgotten = max(self._forgotten, log.lost)
+        self._forgotten_at = max(self._forgotten_at, log.lost_at)
+        self._empty.pop(channel, None)
+        log.ranked = 0
+        del self._logs[channel]
+
+    def _extend_log(self, log: Log, run: Sequence[Publication]) -> None:
+        if not log.count:
+            self._empty.pop(log.channel, None)
+        log.extend(run)
+        if not log.expected:
+            self._expect(log)
+        limits = log.limits
+        if log.count > limits.size:
+            self._evict(log, log.count - limits.size)
+        while log.bytes > limits.bytes:
+            self._evict(log, 1)
+        if log.bytes > log.ranked:
+            # Twice as much, so that a log that grows is ranked anew only each time it doubles.
+            self._rank(log, log.bytes * 2)
+
+    def _evict(self, log: Log, count: int) -> None:
+        gone = log.evict(count)
+        self.evictions += count
+        log.lost_at = self.evictions
+        if not log.count:
+            self._empty[log.channel] = log
+        if self._copies:
+            gone = [publication for publication in gone if not self._held_elsewhere(publication)]
+        if gone:
+            self._bytes -= _weight(gone)
+            self._order.remove(gone)
+        if self._named:
+            self._forget_names(gone)
+
+    def _held_elsewhere(self, publication: Publication) -> bool:
+        """Take note that one channel less holds it, and say whether another one does."""
+        if len(publication.channels) == 1:
+            return False
+        self._copies[publication.position] -= 1
+        if self._copies[publication.position]:
+            return True
+        del self._copies[publication.position]
+        return False
+
+    def _forget_names(self, gone: Sequence[Publication]) -> None:
+        for publication in gone:
+            name = publication.event.id
+            if name is not None and self._named.get(name) == publication.position:
+                del self._named[name]
+
+    def _shed(self) -> None:
+        """Evict from the noisiest channels, a little more than needed, so as not to come here each time."""
+        enough = self._total - self._total // 64
+        while self._bytes > enough and self._noisiest:
+            said, _, log = heapq.heappop(self._noisiest)
+            if -said != log.ranked:
+                continue  # ranked anew since
+            if -said == log.bytes:
+                self._evict(log, 1)
+            log.ranked = 0
+            if log.count:
+                self._rank(log, log.bytes)
+
+    def _rank(self, log: Log, bytes: int) -> None:
+        log.ranked = bytes
+        self._serial += 1
+        heapq.heappush(self._noisiest, (-bytes, self._serial, log))
+        if len(self._noisiest) > self._crowded:
+            # What was ranked anew, or forgotten, since.
+            self._noisiest = [entry for entry in self._noisiest if -entry[0] == entry[2].ranked]
+            heapq.heapify(self._noisiest)
+
+    def _expect(self, log: Log) -> None:
+        log.expected = True
+        self._serial += 1
+        heapq.heappush(self._expiring, (log.oldest.time + log.limits.age, self._serial, log))
+        if len(self._expiring) > self._crowded:
+            self._expiring = [
+                entry for entry in self._expiring if self._logs.get(entry[2].channel) is entry[2]
+            ]
+            heapq.heapify(self._expiring)
+
+    @property
+    def _crowded(self) -> int:
+        return 2 * len(self._logs) + 64
+
+
+def _weight(publications: Sequence[Publication]) -> int:
+    text: int = sum(map(_size, publications))
+    return 2 * text + OVERHEAD * len(publications)
+
+
+def _wanted(publication: Publication | None, interest: Interest) -> Publication | None:
+    return publication if publication is not None and interest.wants(publication.event.type) else None
+
+
+def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[int, Publication | None]]:
+    """Give each publication once, though several of its channels hold it."""
+    last = -1
+    for publication in found:
+        if publication.position != last:
+            last = publication.position
+            yield last, _wanted(publication, interest)
+
+
+def newest_of(logs: Sequence[Log], interest: Interest, *, most: int) -> list[Publication]:
+    """Give the newest publication of each log that the interest wants, `most` of them, in order.
+
+    Where it wants few types, no more than `LOOKS` publications are looked at for it.
+    """
+    found: dict[int, Publication] = {}
+    looks = LOOKS
+    # From the channel that was published to last, so that what is left out is the oldest.
+    for log in reversed(logs):
+        for publication in log.backwards():
+            if interest.wants(publication.event.type):
+                found[publication.position] = publication
+                break
+            looks -= 1
+            if not looks:
+                return [found[position] for position in sorted(found)[-most:]]
+    return [found[position] for position in sorted(found)[-most:]]

@@ -1,0 +1,68 @@
+"""CatchUp: a reader's way through the history, from where it was to where everyone is."""
+
+import json
+import time
+from collections.abc import Sequence
+
+from sse_broadcast.backends.base import Backend, ResetReason, Start
+from sse_broadcast.event import Event
+from sse_broadcast.interest import Interest
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Publication, cut
+
+
+class CatchUp:
+    """What one reader has yet to get of a history.
+
+    The reader is in the hub from the beginning, where nothing is queued for it: what is published
+    while it is on its way is ahead of it in the history. It is `done` when it has everything up to
+    the newest position; whoever sees that has it go live before anything else can be published.
+    So nothing is missed between history and live, and nothing comes twice.
+    """
+
+    __slots__ = ("_backend", "_first", "_interest", "_metrics", "_told", "cursor")
+
+    def __init__(self, backend: Backend, interest: Interest, start: Start, metrics: Metrics) -> None:
+        self.cursor = start.after
+        self._backend = backend
+        self._interest = interest
+        self._metrics = metrics
+        self._told = start.told
+        self._first: Sequence[Publication] = start.first
+        if start.lost is not None:
+            self._first = (self._reset(start.lost, interest.channels),)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left up to the newest position."""
+        return not self._first and self.cursor == self._backend.position
+
+    @property
+    def shared(self) -> bool:
+        """Whether the next page is of the history, as anyone would get it from there."""
+        return not self._first
+
+    def take(self, limit: int) -> Sequence[Publication]:
+        """Give the next ones, of about `limit` bytes. There may be none, and yet more to come."""
+        if self._first:
+            first = cut(self._first, limit)
+            self._first = self._first[len(first) :]
+            return first
+        replay = self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=limit)
+        self.cursor = replay.upto
+        if replay.gap is None:
+            return replay.publications
+        return (*replay.publications, self._reset(ResetReason.EVICTED, replay.gap.channels))
+
+    def _reset(self, reason: ResetReason, channels: Sequence[str]) -> Publication:
+        self._metrics.reset(reason)
+        return reset(reason, channels, epoch=self._backend.epoch, position=self.cursor, missed=None)
+
+
+def reset(
+    reason: ResetReason, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
+) -> Publication:
+    """Give the news of a loss. A reader that is cut behind it goes on after `position`."""
+    loss = {"reason": reason, "channels": list(channels), "missed": missed}
+    event = Event(json.dumps(loss), type="$reset", json=True)
+    return Publication((), event, epoch=epoch, position=position, time=time.time())

@@ -1,0 +1,93 @@
+"""Cursor: what a reader says of where it was, and what an id may be.
+
+An id of ours is `<epoch>-<position>`: eight hexadecimal digits that name one life of a history,
+and a place in its one order. Any other id was chosen by a publisher, or is of somewhere else.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sse_broadcast.errors import EventError
+
+MAX_ID = 128
+
+LONGEST_OWN = 8 + 1 + 19
+"""Characters of the longest id of ours: positions are signed 64-bit integers everywhere."""
+
+_OWN = re.compile(r"([0-9a-f]{8})-([0-9]{1,19})")
+_AGE = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._-]")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Word(StrEnum):
+    """What `since` takes beside ids and ages."""
+
+    EARLIEST = "earliest"
+    """Everything the history still holds."""
+    LAST = "last"
+    """The newest event of each channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An id of ours: a position, and the history it belongs to."""
+
+    epoch: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An id that a publisher chose, or that was never ours."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """So many seconds ago."""
+
+    seconds: float
+
+
+Cursor = Place | Named | Age | Word
+
+
+def new_epoch() -> str:
+    """Give the name of a new life of a history."""
+    return secrets.token_hex(4)
+
+
+def own_id(epoch: str, position: int) -> str:
+    """Give the id of a position."""
+    return f"{epoch}-{position}"
+
+
+def parse_id(text: str) -> Place | Named:
+    """Read what a reader sends as `Last-Event-ID`: always an id, whatever it says."""
+    if own := _OWN.fullmatch(text):
+        return Place(own[1], int(own[2]))
+    return Named(text)
+
+
+def parse_since(text: str) -> Cursor:
+    """Read `since`: a word, an age such as `10m`, or an id."""
+    if text in list(Word):
+        return Word(text)
+    if age := _AGE.fullmatch(text):
+        return Age(int(age[1]) * _SECONDS[age[2]])
+    return parse_id(text)
+
+
+def require_publishable(text: str) -> None:
+    """Refuse an id that no publisher may choose. Raises `EventError`."""
+    if not 1 <= len(text) <= MAX_ID:
+        raise EventError("id", f"must be 1 to {MAX_ID} characters: {text[:80]!r}")
+    if bad := _NOT_IN_AN_ID.search(text):
+        raise EventError("id", f"must not contain {bad[0]!a}: {text[:80]!a}")
+    if not isinstance(cursor := parse_since(text), Named):
+        kind = "the form of the server's own ids" if isinstance(cursor, Place) else "a meaning for `since`"
+        raise EventError("id", f"{text!r} has {kind}")

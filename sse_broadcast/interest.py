@@ -1,0 +1,108 @@
+"""Interest: what a reader asked for, and what a channel may be called."""
+
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sse_broadcast.errors import EventError
+from sse_broadcast.event import RESERVED
+
+DEFAULT_CHANNEL = "default"
+MAX_NAME = 128
+ANY = "*"
+"""In a name: any characters, none included. It makes the name a pattern."""
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
+_NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """Channels by name and by pattern, and the event types wanted of them (None is all).
+
+    Normalised: who asks for the same in another order has the same interest.
+    """
+
+    names: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    types: frozenset[str] | None = None
+    # Every reader that joins is looked up by it.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.names, self.patterns, self.types)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @staticmethod
+    def of(*channels: str, types: Sequence[str] | None = None) -> "Interest":
+        """Give the interest in channels and patterns. Raises `EventError` for a bad name."""
+        return _interest(channels, None if not types else frozenset(types))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names and patterns, as a reader is told of them."""
+        return self.names + self.patterns
+
+    def wants(self, event_type: str) -> bool:
+        """Whether events of this type pass. The server's own always do."""
+        return self.types is None or event_type in self.types or event_type.startswith(RESERVED)
+
+    def covers(self, channel: str) -> bool:
+        """Whether the channel is one of those asked for."""
+        return channel in self.names or any(matcher(pattern)(channel) for pattern in self.patterns)
+
+    def first_of(self, channels: Sequence[str]) -> str | None:
+        """Give the first of a publisher's channels that is one of those asked for, or None."""
+        if len(channels) == 1 and not self.patterns:
+            return channels[0] if channels[0] in self.names else None
+        return next(filter(self.covers, channels), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Interest:
+    if not channels:
+        raise EventError("channels", "must name at least one")
+    for name in channels:
+        _require(name, _NOT_IN_A_PATTERN)
+    names = sorted({name for name in channels if ANY not in name})
+    patterns = sorted({name for name in channels if ANY in name})
+    return Interest(tuple(names), tuple(patterns), types)
+
+
+@functools.lru_cache(maxsize=1024)
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Give what tells whether a channel matches a pattern.
+
+    fnmatch's translation, since it never backtracks into a star it has left: no pattern
+    takes longer than the product of its length and the name's.
+    """
+    return re.compile(fnmatch.translate(pattern)).match
+
+
+def checked_names(channels: Sequence[str]) -> tuple[str, ...]:
+    """Give channels to publish to, each once, in their order. Raises `EventError`, `TypeError`."""
+    if isinstance(channels, str):
+        raise TypeError(f"channels must be a sequence of names, not the string {channels!r}")
+    return _checked(tuple(channels))
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked(channels: tuple[str, ...]) -> tuple[str, ...]:
+    if not channels:
+        raise EventError("channels", "must name at least one")
+    for name in channels:
+        _require(name, _NOT_IN_A_NAME)
+    return tuple(dict.fromkeys(channels))
+
+
+def _require(name: str, unwanted: re.Pattern[str]) -> None:
+    if not 1 <= len(name) <= MAX_NAME:
+        raise EventError("channel", f"must be 1 to {MAX_NAME} characters: {name[:80]!r}")
+    if bad := unwanted.search(name):
+        raise EventError("channel", f"must not contain {bad[0]!a}: {name[:80]!a}")
+    if name in {".", ".."}:
+        raise EventError("channel", f"must not be {name!r}, which clients take for a folder")

@@ -1,0 +1,639 @@
+"""What every backend promises, as tests. A backend's own test file says how it is opened, and runs them.
+
+The file defines a fixture `open_backend` of type `OpenBackend`, and a subclass of `Contract`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from sse_broadcast.backends.base import Backend, Deliver, Holding, ResetReason, Start, Token
+from sse_broadcast.config import ChannelRule, Config
+from sse_broadcast.cursor import Named, Place, parse_since
+from sse_broadcast.errors import IdempotencyError
+from sse_broadcast.event import Event
+from sse_broadcast.interest import Interest
+from sse_broadcast.publication import Draft, Publication, Receipt
+
+ALL = 1 << 30
+
+
+class Clock:
+    """A clock that only its test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+OpenBackend = Callable[[Config, Deliver, Clock], Awaitable[Backend]]
+
+
+def draft(channels: str = "a", data: str = "x", **fields: Any) -> Draft:
+    """Give an event for channels named in one string, with blanks between."""
+    return Draft(tuple(channels.split()), Event(data, **fields))
+
+
+@dataclass
+class Pages:
+    """What a reader got of a history: positions, gaps by the position told, and in how many pages."""
+
+    positions: list[int] = field(default_factory=list)
+    gaps: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    count: int = field(default=0, compare=False)
+
+
+class Case:
+    """A backend under test, its clock, and what it announced."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.announced: list[list[Publication]] = []
+        self.on_deliver: Callable[[], None] = lambda: None
+        self.clients = 0
+        self.backend: Backend
+
+    def deliver(self, publications: Sequence[Publication]) -> int:
+        self.announced.append(list(publications))
+        self.on_deliver()
+        return self.clients
+
+    @property
+    def published(self) -> list[Publication]:
+        return [publication for batch in self.announced for publication in batch]
+
+    async def publish(self, channels: str = "a", data: str = "x", **fields: Any) -> Receipt:
+        return await self.backend.publish([draft(channels, data, **fields)])
+
+    def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Start:
+        return self.backend.find(parse_since(cursor), Interest.of(*channels, types=types))
+
+    def place(self, position: int) -> str:
+        return f"{self.backend.epoch}-{position}"
+
+    def read(self, interest: Interest, start: Start, *, limit: int = ALL) -> Pages:
+        """Read page by page to the end, and hold the backend to what every page promises."""
+        pages, after = Pages([publication.position for publication in start.first]), start.after
+        while after < self.backend.position:
+            page = self.backend.replay(interest, after=after, told=start.told, limit=limit)
+            assert after < page.upto <= self.backend.position
+            found = [publication.position for publication in page.publications]
+            assert found == sorted(set(found))
+            assert all(after < position <= page.upto for position in found)
+            pages.positions += found
+            if page.gap is not None:
+                assert page.gap.position == page.upto
+                pages.gaps.append((page.gap.position, page.gap.channels))
+            after = page.upto
+            pages.count += 1
+        return pages
+
+    def since(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Pages:
+        interest = Interest.of(*channels, types=types)
+        return self.read(interest, self.backend.find(parse_since(cursor), interest))
+
+
+OpenCase = Callable[..., Awaitable[Case]]
+
+
+class Contract:
+    """The tests. Each opens a backend that has nothing in it."""
+
+    @pytest.fixture
+    def opened(self, open_backend: OpenBackend) -> OpenCase:
+        async def open_case(**settings: Any) -> Case:
+            case = Case()
+            case.backend = await open_backend(Config(**settings), case.deliver, case.clock)
+            return case
+
+        return open_case
+
+    # Publishing.
+
+    async def test_a_new_history_is_empty(self, opened: OpenCase) -> None:
+        """Position 0 is before everything; the epoch is one that ids of ours can have."""
+        case = await opened()
+        backend = case.backend
+        assert backend.position == 0
+        assert isinstance(parse_since(case.place(0)), Place)
+        assert (list(backend.channels()), backend.holding("a")) == ([], Holding(0, None))
+        for cursor in ("earliest", "last", "1h", case.place(0)):
+            start = case.find(cursor, "a", "b*")
+            assert (start.after, start.first, start.lost) == (0, (), None)
+
+    async def test_positions_rise_by_one_from_1(self, opened: OpenCase) -> None:
+        """Whatever the channels, and in a batch as alone."""
+        case = await opened()
+        await case.publish("a")
+        await case.publish("b")
+        await case.backend.publish([draft("a"), draft("c b"), draft("a")])
+        await case.publish("c")
+        assert [publication.position for publication in case.published] == [1, 2, 3, 4, 5, 6]
+        assert case.backend.position == 6
+
+    async def test_what_is_announced_is_what_was_published(self, opened: OpenCase) -> None:
+        """The event, its channels in their order, its own id or its position's, and when."""
+        case = await opened()
+        await case.publish("b a", "hello", type="t", id="mine", retry=5, key="k")
+        await case.publish("a", '{"n":1}', json=True)
+        first, second = case.published
+        assert first.event == Event("hello", "t", "mine", 5, "k")
+        assert (first.channels, first.id, first.time) == (("b", "a"), "mine", case.clock.now)
+        assert second.event == Event('{"n":1}', json=True)
+        assert (second.channels, second.id) == (("a",), case.place(2))
+
+    async def test_what_is_read_back_is_what_was_announced(self, opened: OpenCase) -> None:
+        """Every field of it, and the same bytes."""
+        case = await opened()
+        await case.publish("b a", "é\n", type="t", id="mine", retry=5, key="k")
+        await case.publish("a", '{"n":1}', json=True)
+        page = case.backend.replay(Interest.of("a"), after=0, told=0, limit=ALL)
+        for read, announced in zip(page.publications, case.published, strict=True):
+            assert (read.channels, read.event, read.id) == (announced.channels, announced.event, announced.id)
+            assert (read.position, read.time, read.size) == (
+                announced.position,
+                announced.time,
+                announced.size,
+            )
+
+    async def test_a_batch_is_announced_once_when_all_of_it_is_held(self, opened: OpenCase) -> None:
+        """Whoever is woken by its first event finds the last in the history."""
+        case = await opened()
+        seen: list[tuple[int, int]] = []
+        case.on_deliver = lambda: seen.append((case.backend.position, case.backend.holding("a").events))
+        await case.backend.publish([draft("a"), draft("b"), draft("a")])
+        assert seen == [(3, 2)]
+        assert [[publication.position for publication in batch] for batch in case.announced] == [[1, 2, 3]]
+
+    async def test_a_receipt_is_of_the_last_event(self, opened: OpenCase) -> None:
+        """Its id and its channels; how many there were; and the clients of the whole batch."""
+        case = await opened()
+        case.clients = 7
+        assert await case.publish("b a") == Receipt(7, ("b", "a"), case.place(1), 1)
+        drafts = [draft("a"), draft("c b", id="mine")]
+        assert await case.backend.publish(drafts) == Receipt(7, ("c", "b"), "mine", 2)
+
+    # Where a reader begins.
+
+    async def test_an_id_of_ours_is_its_position(self, opened: OpenCase) -> None:
+        """From the very first, which is before all events, to the newest."""
+        case = await opened()
+        await case.publish()
+        await case.publish()
+        for position in (0, 1, 2):
+            start = case.find(case.place(position), "a")
+            assert (start.after, start.told, start.first, start.lost) == (position, 0, (), None)
+
+    async def test_an_id_of_another_life_is_lost(self, opened: OpenCase) -> None:
+        """The reader joins at the newest position, and is told why."""
+        case = await opened()
+        await case.publish()
+        epoch = f"{int(case.backend.epoch, 16) ^ 1:08x}"
+        for position in (0, 1, 99):
+            assert case.find(f"{epoch}-{position}", "a") == Start(1, lost=ResetReason.EPOCH)
+
+    async def test_an_id_that_was_never_given_is_unknown(self, opened: OpenCase) -> None:
+        """A position still to come, or text from elsewhere."""
+        case = await opened()
+        await case.publish()
+        for cursor in (case.place(2), case.place(9_999_999_999_999_999_999), "nobody's", "42", "-"):
+            assert case.find(cursor, "a") == Start(1, lost=ResetReason.UNKNOWN)
+        assert case.backend.find(Named(""), Interest.of("a")) == Start(1, lost=ResetReason.UNKNOWN)
+
+    async def test_a_publishers_id_is_found(self, opened: OpenCase) -> None:
+        """As the position of its event, whichever channels that was for."""
+        case = await opened()
+        await case.publish("a", id="one")
+        await case.publish("b", id="two")
+        await case.publish("a")
+        assert case.find("one", "a").after == 1
+        assert case.find("two", "a").after == 2
+        assert case.since("one", "a", "b").positions == [2, 3]
+
+    async def test_the_newest_event_with_an_id_wins(self, opened: OpenCase) -> None:
+        """An id that is used again means the later event."""
+        case = await opened()
+        for _ in range(3):
+            await case.publish("a", id="same")
+        assert case.find("same", "a").after == 3
+
+    async def test_a_publishers_id_is_forgotten_with_its_event(self, opened: OpenCase) -> None:
+        """And stands as long as any channel holds the event."""
+        case = await opened(history_size=10, channel=(ChannelRule(match="small", history_size=1),))
+        await case.publish("small", id="gone")
+        await case.publish("small a", id="kept")
+        await case.publish("small")
+        assert case.find("gone", "a").lost is ResetReason.UNKNOWN
+        assert case.find("kept", "a").after == 2
+
+    async def test_an_id_used_again_survives_its_first_event(self, opened: OpenCase) -> None:
+        """The eviction of an older event takes nothing from a newer one."""
+        case = await opened(history_size=2)
+        for name in ("same", "same", "other"):
+            await case.publish("a", id=name)
+        assert case.find("same", "a").after == 2
+
+    async def test_earliest_is_all_that_is_held_of_the_interest(self, opened: OpenCase) -> None:
+        """And what other channels lost, or hold, makes no difference."""
+        case = await opened(history_size=2)
+        for channels in ("b", "a", "b", "a", "b", "a", "c"):
+            await case.publish(channels)
+        assert case.since("earliest", "a") == Pages([4, 6])
+        assert case.since("earliest", "a", "b").positions == [3, 4, 5, 6]
+        assert case.since("earliest", "*").positions == [3, 4, 5, 6, 7]
+        assert case.since("earliest", "nothing", "x*").positions == []
+
+    async def test_last_is_the_newest_of_each_channel(self, opened: OpenCase) -> None:
+        """In order, each event once, and then what comes."""
+        case = await opened()
+        for channels in ("a", "b", "a", "c a", "b", "d"):
+            await case.publish(channels)
+        start = case.find("last", "a", "b", "c", "none")
+        assert [publication.position for publication in start.first] == [4, 5]
+        assert (start.after, start.lost) == (6, None)
+        assert [publication.position for publication in case.find("last", "*").first] == [4, 5, 6]
+        assert case.since("last", "d") == Pages([6])
+
+    async def test_last_is_the_newest_that_the_filter_passes(self, opened: OpenCase) -> None:
+        """A newer event of another type does not stand in its way."""
+        case = await opened()
+        await case.publish("a", type="t")
+        await case.publish("a", type="u")
+        await case.publish("b", type="u")
+        first = case.find("last", "a", "b", types=["t"]).first
+        assert [publication.position for publication in first] == [1]
+
+    async def test_an_age_is_what_was_published_since(self, opened: OpenCase) -> None:
+        """In every channel of the interest, and not a moment more."""
+        case = await opened()
+        for channels in ("a", "b", "a", "b"):
+            await case.publish(channels)
+            case.clock.now += 10.0
+        assert case.since("25s", "a", "b").positions == [3, 4]
+        assert case.since("15s", "a").positions == []
+        assert case.since("25s", "a").positions == [3]
+        assert case.since("1h", "*").positions == [1, 2, 3, 4]
+        assert case.since("5s", "*").positions == []
+        assert case.find("5s", "a").after == 4
+
+    async def test_an_age_holds_what_is_exactly_as_old(self, opened: OpenCase) -> None:
+        """What was published so many seconds ago is not older than that."""
+        case = await opened()
+        await case.publish()
+        case.clock.now += 10.0
+        assert case.since("10s", "a").positions == [1]
+        assert case.since("9s", "a").positions == []
+
+    @pytest.mark.parametrize("cursor", ["earliest", "last", "1h", "12s", "0s"])
+    @pytest.mark.parametrize("channels", [("a",), ("a", "b"), ("*",), ("b", "a*"), ("none",)])
+    async def test_asking_for_what_is_held_is_no_loss(
+        self, opened: OpenCase, cursor: str, channels: tuple[str, ...]
+    ) -> None:
+        """Words and ages cause no gap for what was gone before, by count or by age."""
+        case = await opened(history_size=3, history_age=20.0)
+        for number in range(40):
+            await case.publish("a" if number % 3 else "b")
+            case.clock.now += 1.5
+        assert case.since(cursor, *channels).gaps == []
+
+    # Replay.
+
+    async def test_what_came_after_a_position_is_given_in_order(self, opened: OpenCase) -> None:
+        """Of the channels asked for, from every position there was."""
+        case = await opened()
+        rows = ["a", "b", "c", "a", "x.1", "b", "x.2", "a"]
+        for row in rows:
+            await case.publish(row)
+        wanted = {
+            ("a",): "a",
+            ("a", "c"): "ac",
+            ("c",): "c",
+            ("x.*",): "x",
+            ("b", "x.*"): "bx",
+            ("*",): "abcx",
+        }
+        for channels, letters in wanted.items():
+            for after in range(len(rows) + 1):
+                got = case.since(case.place(after), *channels)
+                expected = [n for n, row in enumerate(rows, 1) if n > after and row[0] in letters]
+                assert got == Pages(expected)
+
+    async def test_an_event_in_several_channels_is_given_once(self, opened: OpenCase) -> None:
+        """To a reader of all of them, of some, and of a pattern."""
+        case = await opened()
+        for channels in ("a b c", "b", "c a", "a"):
+            await case.publish(channels)
+        assert case.since("earliest", "a", "b", "c").positions == [1, 2, 3, 4]
+        assert case.since("earliest", "c", "b").positions == [1, 2, 3]
+        assert case.since("earliest", "a", "*").positions == [1, 2, 3, 4]
+
+    async def test_only_the_types_asked_for_are_given(self, opened: OpenCase) -> None:
+        """And the reader's cursor passes over the others."""
+        case = await opened()
+        for kind in ("t", "u", "t", "message", "u"):
+            await case.publish("a", type=kind)
+        assert case.since(case.place(0), "a", types=["t"]).positions == [1, 3]
+        assert case.since(case.place(0), "a", types=["message", "u"]).positions == [2, 4, 5]
+        assert case.since(case.place(0), "*", types=["none"]) == Pages([])
+
+    @pytest.mark.parametrize("channels", [("a",), ("a", "b"), ("*",)])
+    async def test_a_page_is_bounded_in_bytes(self, opened: OpenCase, channels: tuple[str, ...]) -> None:
+        """As many as the limit holds, and one at least, however large."""
+        case = await opened()
+        for data in ("x" * 10, "x" * 10, "x" * 1000, "x" * 10, "x" * 10, "x" * 10):
+            await case.publish("a", data)
+        size, interest = case.published[0].size, Interest.of(*channels)
+
+        def page(after: int, limit: int) -> list[int]:
+            replay = case.backend.replay(interest, after=after, told=0, limit=limit)
+            return [publication.position for publication in replay.publications]
+
+        assert page(0, 2 * size) == [1, 2]
+        assert page(0, 2 * size - 1) == page(0, 1) == page(0, 0) == [1]
+        assert page(2, 500) == [3]
+        assert page(1, 1 << 20) == [2, 3, 4, 5, 6]
+        for limit in (0, size, 2 * size, 1100, ALL):
+            start = case.find("earliest", *channels)
+            assert case.read(interest, start, limit=limit).positions == [1, 2, 3, 4, 5, 6]
+
+    async def test_a_reader_of_nothing_comes_to_the_end(self, opened: OpenCase) -> None:
+        """Progress is certain, whoever the events in between are for."""
+        case = await opened()
+        for _ in range(50):
+            await case.publish("a")
+        for channels in (("b",), ("b", "c"), ("b*",)):
+            assert case.read(Interest.of(*channels), Start(0), limit=1).positions == []
+
+    async def test_nothing_comes_after_the_newest(self, opened: OpenCase) -> None:
+        """A page from there is empty, and stays there."""
+        case = await opened()
+        await case.publish()
+        page = case.backend.replay(Interest.of("a"), after=1, told=0, limit=ALL)
+        assert (list(page.publications), page.upto, page.gap) == ([], 1, None)
+
+    # Loss.
+
+    async def test_a_loss_is_told_once_and_then_what_is_held_is_given(self, opened: OpenCase) -> None:
+        """The gap ends just before the first event that is still held."""
+        case = await opened(history_size=2)
+        for channels in ("a", "a", "b", "a", "b", "a"):
+            await case.publish(channels)
+        assert case.since(case.place(0), "a") == Pages([4, 6], [(3, ("a",))])
+        assert case.since(case.place(1), "a") == Pages([4, 6], [(3, ("a",))])
+        assert case.since(case.place(2), "a") == Pages([4, 6])
+        assert case.since(case.place(3), "a") == Pages([4, 6])
+
+    async def test_who_is_cut_behind_the_news_is_not_told_again(self, opened: OpenCase) -> None:
+        """Its id resumes there, without a second gap and without losing more."""
+        case = await opened(history_size=2)
+        for name in ("a", "b", "a", "a", "b", "b", "a", "b"):
+            await case.publish(name)
+        asked: list[tuple[str, ...]] = [("a",), ("a", "b"), ("*",)]
+        for channels in asked:
+            told = case.since(case.place(0), *channels)
+            ((position, _),) = told.gaps
+            assert case.since(case.place(position), *channels) == Pages(told.positions)
+
+    async def test_what_another_channel_lost_is_no_loss(self, opened: OpenCase) -> None:
+        """A channel is a filter: a reader of quiet ones is told nothing of a noisy one."""
+        case = await opened(history_size=2)
+        await case.publish("quiet")
+        for _ in range(10):
+            await case.publish("noisy")
+        assert case.since(case.place(0), "quiet") == Pages([1])
+        assert case.since(case.place(0), "qu*") == Pages([1])
+        assert case.since(case.place(0), "none") == Pages([])
+        assert case.since(case.place(0), "noisy").gaps == [(9, ("noisy",))]
+        assert case.since(case.place(0), "no*").gaps[0][1] == ("no*",)
+
+    async def test_nothing_older_than_a_loss_comes_behind_it(self, opened: OpenCase) -> None:
+        """What other channels hold from before the newest loss is given up, and they are named."""
+        case = await opened(history_size=2)
+        for channels in ("quiet", "noisy", "noisy", "noisy", "noisy", "quiet", "noisy"):
+            await case.publish(channels)
+        assert case.since(case.place(0), "noisy", "quiet", "none") == Pages(
+            [5, 6, 7], [(4, ("noisy", "quiet"))]
+        )
+        assert case.since(case.place(2), "noisy", "quiet") == Pages([5, 6, 7], [(4, ("noisy",))])
+
+    async def test_nothing_held_leaves_the_reader_behind_the_loss(self, opened: OpenCase) -> None:
+        """With no history at all each loss is told, and each reader comes to the end."""
+        case = await opened(history_size=0)
+        for _ in range(3):
+            await case.publish("a")
+        assert case.backend.holding("a") == Holding(0, None)
+        for after in range(3):
+            assert case.since(case.place(after), "a") == Pages([], [(3, ("a",))])
+        assert case.since(case.place(3), "a") == Pages([])
+        assert case.since("earliest", "a") == Pages([])
+
+    async def test_a_channel_that_was_emptied_remembers_its_loss(self, opened: OpenCase) -> None:
+        """What came after a silence does not hide what was lost before it."""
+        case = await opened(history_age=10.0)
+        await case.publish("a")
+        case.clock.now += 20.0
+        assert list(case.backend.channels()) == []
+        await case.publish("b")
+        await case.publish("a")
+        assert case.since(case.place(0), "a") == Pages([3], [(2, ("a",))])
+        assert case.since(case.place(0), "a*").gaps[0][1] == ("a*",)
+        assert case.since(case.place(1), "a") == Pages([3])
+
+    async def test_eviction_that_overtakes_a_reader_is_a_loss_whatever_it_asked_for(
+        self, opened: OpenCase
+    ) -> None:
+        """Who asked for all that is held has lost what was held then and is gone now."""
+        case = await opened(history_size=3)
+        for _ in range(5):
+            await case.publish("a")
+        start = case.find("earliest", "a")
+        assert start.after == 2
+        for _ in range(2):
+            await case.publish("a")
+        assert case.read(Interest.of("a"), start) == Pages([5, 6, 7], [(4, ("a",))])
+
+    @pytest.mark.parametrize("cursor", ["earliest", "90s"])
+    @pytest.mark.parametrize("channels", [("a", "b"), ("*",)])
+    async def test_what_was_gone_before_hides_no_later_loss(
+        self, opened: OpenCase, cursor: str, channels: tuple[str, ...]
+    ) -> None:
+        """A noisy channel's old losses are no news; a quiet one's, while its reader is on the way, is."""
+        rules = (ChannelRule(match="b", history_age=100.0),)
+        case = await opened(history_size=3, history_age=1000.0, channel=rules)
+        for name in ("b", "b", "b", "a", "a", "a", "a", "a", "a"):
+            await case.publish(name)
+            case.clock.now += 1.0
+        start = case.find(cursor, *channels)
+        assert start.after == 0
+        case.clock.now += 92.5  # b's 1 and 2 are too old now, and nobody has had them
+        assert case.backend.holding("b") == Holding(1, case.place(3))
+        got = case.read(Interest.of(*channels), start)
+        assert (got.positions, [position for position, _ in got.gaps]) == ([3, 7, 8, 9], [2])
+
+    async def test_a_loss_behind_the_reader_is_none_of_its_own(self, opened: OpenCase) -> None:
+        """What it has may go while it is on its way, whatever it asked for."""
+        case = await opened(history_size=2)
+        for name in ("a", "a", "b", "a"):
+            await case.publish(name)
+        start = case.find("earliest", "a", "b")
+        assert start.after == 1
+        for _ in range(2):
+            await case.publish("a")
+        told = case.backend.replay(Interest.of("a", "b"), after=4, told=start.told, limit=ALL)
+        assert ([one.position for one in told.publications], told.gap) == ([5, 6], None)
+
+    # Bounds.
+
+    async def test_events_of_a_channel_are_bounded(self, opened: OpenCase) -> None:
+        """Each by its own rule; the oldest goes first."""
+        case = await opened(history_size=5, channel=(ChannelRule(match="s*", history_size=2),))
+        for _ in range(7):
+            await case.publish("a s")
+        assert case.backend.holding("a") == Holding(5, case.place(3))
+        assert case.backend.holding("s") == Holding(2, case.place(6))
+
+    async def test_bytes_of_a_channel_are_bounded(self, opened: OpenCase) -> None:
+        """Large events push out many small ones, and one too large pushes out itself."""
+        case = await opened(history_bytes=20_000)
+        for _ in range(5):
+            await case.publish("a", "x")
+        await case.publish("a", "x" * 8000)
+        assert case.backend.holding("a").events < 6
+        assert case.since("earliest", "a").positions[-1] == 6
+        await case.publish("a", "x" * 20_000)
+        assert case.backend.holding("a").events == 0
+        assert case.since(case.place(6), "a").gaps == [(7, ("a",))]
+
+    async def test_age_is_bounded(self, opened: OpenCase) -> None:
+        """Nothing has to be published for something to grow old."""
+        case = await opened(history_age=10.0, channel=(ChannelRule(match="long", history_age=100.0),))
+        await case.publish("a long")
+        case.clock.now += 6.0
+        await case.publish("a")
+        case.clock.now += 6.0
+        assert case.backend.holding("a") == Holding(1, case.place(2))
+        assert case.backend.holding("long") == Holding(1, case.place(1))
+        case.clock.now += 6.0
+        assert list(case.backend.channels()) == ["long"]
+        assert case.since(case.place(0), "a").gaps == [(2, ("a",))]
+        assert case.since(case.place(0), "long") == Pages([1])
+
+    async def test_tidying_says_whether_anything_is_left_to_grow_old(self, opened: OpenCase) -> None:
+        """Events and tokens: once all are gone there is nothing to come back for."""
+        case = await opened(history_age=10.0, idempotency_window=20.0)
+        assert not case.backend.tidy()
+        await case.backend.publish([draft("a")], Token(("k",), b"d"))
+        await case.publish("b")
+        assert case.backend.tidy()
+        case.clock.now += 10.0
+        assert case.backend.tidy()
+        case.clock.now += 10.0
+        assert not case.backend.tidy()
+        await case.publish("a")
+        assert case.backend.tidy()
+        assert case.since(case.place(2), "a") == Pages([3])
+
+    async def test_a_batch_larger_than_its_channel_is_announced_whole(self, opened: OpenCase) -> None:
+        """What is live gets all of it; who comes back is told what was not held."""
+        case = await opened(history_size=3)
+        await case.backend.publish([draft("a" if number % 3 else "a b") for number in range(9)])
+        assert [publication.position for publication in case.published] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        assert case.since(case.place(0), "a") == Pages([7, 8, 9], [(6, ("a",))])
+        assert case.since(case.place(0), "b") == Pages([1, 4, 7])
+        assert case.since("earliest", "*").positions == [1, 4, 7, 8, 9]
+
+    async def test_a_noisy_channel_gives_before_a_quiet_one(self, opened: OpenCase) -> None:
+        """Over the total, what holds the most lets go first."""
+        case = await opened(history_total=20_000)
+        for _ in range(3):
+            await case.publish("quiet")
+        for _ in range(200):
+            await case.publish("noisy")
+        assert case.backend.holding("quiet").events == 3
+        assert 3 <= case.backend.holding("noisy").events < 200
+        assert case.since(case.place(0), "quiet") == Pages([1, 2, 3])
+
+    async def test_a_channel_is_held_by_the_names_of_what_it_holds(self, opened: OpenCase) -> None:
+        """Its oldest id may be a publisher's."""
+        case = await opened()
+        await case.publish("b a", id="mine")
+        await case.publish("a")
+        assert sorted(case.backend.channels()) == ["a", "b"]
+        assert case.backend.holding("a") == Holding(2, "mine")
+        assert case.backend.holding("b") == Holding(1, "mine")
+
+    # Time.
+
+    async def test_a_clock_that_goes_back_does_no_harm(self, opened: OpenCase) -> None:
+        """Times never fall, so ages and order stay what they are."""
+        case = await opened(history_age=10.0)
+        await case.publish("a")
+        case.clock.now -= 3600.0
+        await case.publish("a")
+        await case.publish("b")
+        times = [publication.time for publication in case.published]
+        assert times == sorted(times)
+        assert case.since("5s", "a", "b").positions == [1, 2, 3]
+        case.clock.now += 3611.0
+        assert list(case.backend.channels()) == []
+
+    # Idempotency.
+
+    async def test_a_token_seen_before_publishes_nothing(self, opened: OpenCase) -> None:
+        """It is answered as the first time, whatever has happened since."""
+        case = await opened()
+        case.clients = 3
+        token = Token(("me", "/send/a", "k"), b"digest")
+        receipt = await case.backend.publish([draft("a"), draft("b")], token)
+        case.clients = 9
+        await case.publish("a")
+        again = Token(("me", "/send/a", "k"), b"digest")
+        assert await case.backend.publish([draft("a"), draft("b")], again) == receipt
+        assert receipt == Receipt(3, ("b",), case.place(2), 2)
+        assert (case.backend.position, len(case.announced)) == (3, 2)
+
+    async def test_a_token_of_something_else_is_refused(self, opened: OpenCase) -> None:
+        """Nothing is published, and the first answer stands."""
+        case = await opened()
+        receipt = await case.backend.publish([draft("a")], Token(("k",), b"one"))
+        with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: "):
+            await case.backend.publish([draft("a")], Token(("k",), b"two"))
+        assert case.backend.position == 1
+        assert await case.backend.publish([draft("a")], Token(("k",), b"one")) == receipt
+
+    async def test_a_token_is_its_whole_scope(self, opened: OpenCase) -> None:
+        """Another caller's or path's key is another token, however the parts are cut."""
+        case = await opened()
+        for scope in (("a", "b"), ("a", "c"), ("ab",), ("a", "b", ""), ("b", "a")):
+            await case.backend.publish([draft("a")], Token(scope, b"d"))
+        assert case.backend.position == 5
+
+    async def test_a_token_is_remembered_for_its_window(self, opened: OpenCase) -> None:
+        """Counted from its first use; then the same key publishes again."""
+        case = await opened(idempotency_window=60.0)
+        token = Token(("k",), b"d")
+        await case.backend.publish([draft("a")], token)
+        for _ in range(3):
+            case.clock.now += 19.0
+            await case.backend.publish([draft("a")], token)
+        assert case.backend.position == 1
+        case.clock.now += 4.0
+        assert (await case.backend.publish([draft("a")], token)).id == case.place(2)
+
+    async def test_after_its_window_a_token_may_be_of_something_else(self, opened: OpenCase) -> None:
+        """What was forgotten refuses nothing."""
+        case = await opened(idempotency_window=60.0)
+        await case.backend.publish([draft("a")], Token(("k",), b"one"))
+        case.clock.now += 61.0
+        await case.backend.publish([draft("a")], Token(("k",), b"two"))
+        assert case.backend.position == 2
+
+    async def test_a_token_outlives_its_events(self, opened: OpenCase) -> None:
+        """The history may have let go of what it answers for."""
+        case = await opened(history_size=0)
+        receipt = await case.backend.publish([draft("a")], Token(("k",), b"d"))
+        assert await case.backend.publish([draft("a")], Token(("k",), b"d")) == receipt

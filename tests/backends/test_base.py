@@ -1,0 +1,40 @@
+"""The words of the contract; what a backend does with them is in `contract.py`."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from sse_broadcast.backends.base import Gap, Holding, Replay, ResetReason, Start, Token
+
+
+def test_the_reasons_for_a_reset_are_the_words_readers_see() -> None:
+    """They are text, and go into JSON as they are."""
+    assert [str(reason) for reason in ResetReason] == ["slow", "evicted", "epoch", "unknown"]
+
+
+def test_a_reader_that_says_nothing_more_begins_after_a_position() -> None:
+    """Nothing comes first, nothing was lost, and every eviction is news."""
+    assert Start(5) == Start(after=5, told=0, first=(), lost=None)
+
+
+def test_a_page_has_no_gap_unless_it_says_so() -> None:
+    """The ordinary answer is publications alone."""
+    assert Replay((), 5).gap is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Start(1), Gap(("a",), 1), Replay((), 1), Token(("k",), b"d"), Holding(0, None)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_crosses_the_seam_never_changes(value: object) -> None:
+    """Every value is frozen: who is given one may keep it."""
+    for field in fields(value):  # type: ignore[arg-type]
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+def test_a_token_is_known_by_its_scope_and_digest() -> None:
+    """Equal parts make an equal token, and one that can be a key."""
+    assert Token(("a", "b"), b"d") == Token(("a", "b"), b"d")
+    assert len({Token(("a",), b"d"), Token(("a",), b"d"), Token(("a",), b"e"), Token(("b",), b"d")}) == 3

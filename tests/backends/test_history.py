@@ -1,0 +1,1110 @@
+"""Publications in memory: what is held, what is let go of, and that a loss is known."""
+
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast.backends import history as history_module
+from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order, View, newest_of
+from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.interest import Interest
+from sse_broadcast.policy import Limits
+from sse_broadcast.publication import Publication
+
+PLENTY = 1 << 40
+ALL = 1 << 30
+FOREVER = 1e12
+
+
+def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
+    time = fields.pop("time", 0.0)
+    event = Event(fields.pop("data", "x"), **fields)
+    return Publication(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
+
+
+def history_of(
+    size: int = 1000,
+    *,
+    bytes: int = PLENTY,
+    age: float = FOREVER,
+    total: int = PLENTY,
+    max_channels: int = 1000,
+    **own: Limits,
+) -> History:
+    limits = Limits(size, bytes, age)
+    return History(lambda channel: own.get(channel, limits), total=total, max_channels=max_channels)
+
+
+def fill(history: History, *rows: str, start: int = 1) -> None:
+    for position, channels in enumerate(rows, start):
+        history.extend([publication(position, channels)])
+
+
+def held(history: History, channel: str) -> list[int]:
+    log = history.log_of(channel)
+    return [] if log is None else [one.position for one in log.after(0)]
+
+
+def weight(one: Publication) -> int:
+    """Give what a publication counts for: its text as data and as a frame, and what it takes beside."""
+    return 2 * one.size + OVERHEAD
+
+
+WEIGHT = weight(publication(100, "a"))
+
+
+def given_after(history: History, interest: Interest, after: int) -> list[int]:
+    return [one.position for _, one in history.after(interest, after) if one is not None]
+
+
+def lost(history: History, *channels: str) -> int:
+    return history.lost(Interest.of(*channels))
+
+
+# Bounds.
+
+
+def test_a_channel_holds_so_many_events() -> None:
+    """The oldest go; the newest that went is the channel's watermark."""
+    history = history_of(3)
+    fill(history, *"aaaaa")
+    assert held(history, "a") == [3, 4, 5]
+    assert lost(history, "a") == 2
+
+
+def test_each_channel_has_its_own_limits() -> None:
+    """What one lets go of, another keeps."""
+    history = history_of(3, b=Limits(1, PLENTY, FOREVER), c=Limits(0, PLENTY, FOREVER))
+    fill(history, *["a b c"] * 4)
+    assert [held(history, channel) for channel in "abc"] == [[2, 3, 4], [4], []]
+    assert [lost(history, channel) for channel in "abc"] == [1, 3, 4]
+
+
+def test_a_channel_holds_so_many_bytes() -> None:
+    """To the byte: as many as the limit holds, and one less if it is one byte less."""
+    each = weight(publication(1, id="0000000001"))
+    for bytes, expected in [(3 * each, [8, 9, 10]), (3 * each - 1, [9, 10]), (each, [10]), (each - 1, [])]:
+        history = history_of(bytes=bytes)
+        for position in range(1, 11):
+            history.extend([publication(position, id=f"{position:010}")])
+        assert held(history, "a") == expected
+        assert history.bytes == each * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        (Limits(3, PLENTY, FOREVER), [8, 9, 10]),
+        (Limits(1, PLENTY, FOREVER), [10]),
+        (Limits(0, PLENTY, FOREVER), []),
+        (Limits(1000, 2 * WEIGHT, FOREVER), [9, 10]),
+        (Limits(1000, WEIGHT - 10, FOREVER), []),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_batch_may_be_larger_than_what_is_held(limits: Limits, kept: list[int], before: int) -> None:
+    """Its own first go as well, and the watermark is the newest of them."""
+    history = history_of(a=limits)
+    fill(history, *["a"] * before)
+    history.extend([publication(position, "a b") for position in range(before + 1, 11)])
+    assert held(history, "a") == kept
+    assert lost(history, "a") == 10 - len(kept)
+    assert held(history, "b") == list(range(before + 1, 11))
+    require_bounded(history)
+
+
+def test_a_batch_larger_than_the_total_leaves_what_there_is_room_for() -> None:
+    """The newest of it, within the total when the batch is over."""
+    history = history_of(total=20 * WEIGHT)
+    fill(history, "b")
+    history.extend([publication(position, "a") for position in range(2, 302)])
+    kept = held(history, "a")
+    assert 0 < len(kept) < 20
+    assert kept == list(range(302 - len(kept), 302))
+    assert (held(history, "b"), history.bytes <= 20 * WEIGHT) == ([1], True)
+    require_bounded(history)
+
+
+def test_a_batch_goes_to_each_of_its_channels() -> None:
+    """However they change from one event to the next."""
+    history = history_of(2)
+    rows = ["a", "a", "a b", "a b", "b", "a", "b a", "c"]
+    history.extend([publication(position, row) for position, row in enumerate(rows, 1)])
+    assert [held(history, channel) for channel in "abc"] == [[6, 7], [5, 7], [8]]
+    assert [lost(history, channel) for channel in "abc"] == [4, 4, 0]
+    assert given_after(history, Interest.of("*"), 0) == [5, 6, 7, 8]
+    require_bounded(history)
+
+
+def test_a_batch_of_nothing_changes_nothing() -> None:
+    """There is no event in it."""
+    history = history_of()
+    fill(history, "a")
+    history.extend([])
+    assert (held(history, "a"), history.bytes) == ([1], weight(publication(1)))
+
+
+def test_a_large_event_pushes_out_many() -> None:
+    """And one that is larger than the limit pushes out all, itself included."""
+    history = history_of(bytes=20 * WEIGHT)
+    fill(history, *"aaaaa")
+    history.extend([publication(6, data="x" * (8 * WEIGHT))])
+    assert held(history, "a")[-1] == 6
+    assert len(held(history, "a")) < 6
+    history.extend([publication(7, data="x" * (20 * WEIGHT))])
+    assert (held(history, "a"), lost(history, "a"), history.bytes) == ([], 7, 0)
+
+
+def test_a_channel_holds_what_is_not_too_old() -> None:
+    """By the clock it is told, each channel by its own age."""
+    history = history_of(age=10.0, b=Limits(1000, PLENTY, 20.0))
+    for position in range(1, 6):
+        history.extend([publication(position, "a b", time=float(position))])
+    history.expire(11.0 - 0.001)
+    assert held(history, "a") == [1, 2, 3, 4, 5]
+    history.expire(13.5)
+    assert (held(history, "a"), held(history, "b")) == ([4, 5], [1, 2, 3, 4, 5])
+    history.expire(22.5)
+    assert (held(history, "a"), held(history, "b")) == ([], [3, 4, 5])
+    assert (lost(history, "a"), lost(history, "b")) == (5, 2)
+    history.expire(1000.0)
+    assert (history.bytes, history.channels()) == (0, [])
+
+
+def test_a_channel_that_was_emptied_expires_again() -> None:
+    """Whatever emptied it: age, count or the total."""
+    for emptied in (history_of(1, age=10.0), history_of(age=10.0, total=WEIGHT), history_of(age=10.0)):
+        for position, time in enumerate([0.0, 5.0, 30.0, 35.0, 60.0], 1):
+            emptied.expire(time)
+            emptied.extend([publication(position, time=time)])
+        assert held(emptied, "a") == [5]
+        emptied.expire(69.0)
+        assert held(emptied, "a") == [5]
+        emptied.expire(70.5)
+        assert held(emptied, "a") == []
+
+
+def test_a_channel_that_was_emptied_keeps_its_watermark() -> None:
+    """What comes next does not hide what was lost, by name or by pattern, old or new."""
+    history = history_of(age=10.0)
+    fill(history, "a", "b")
+    assert lost(history, "a*") == 0
+    history.expire(10.0)
+    history.extend([publication(3, time=11.0)])
+    assert [lost(history, *names) for names in ("a", "b", ["a*"], ["b*"], ["*"], ["*a"])] == [
+        1,
+        2,
+        1,
+        2,
+        2,
+        1,
+    ]
+
+
+def test_a_history_of_nothing_tells_every_loss() -> None:
+    """With no room, each event is lost as it comes, and no trace of it takes room."""
+    for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
+        for position in range(1, 200):
+            history.extend([publication(position, "a b", id=str(position))])
+            assert history.lost(Interest.of("a")) == position
+        assert (history.bytes, history.channels(), held(history, "a")) == (0, [], [])
+        gap = history.gap(Interest.of("a"), 0, 199)
+        assert (gap.channels, gap.position) == (("a",), 199)
+        assert history.position_of("199") is None
+        require_bounded(history)
+
+
+# The total.
+
+
+def test_the_noisiest_channel_gives_first() -> None:
+    """A quiet one keeps all its own as long as a noisy one holds more."""
+    history = history_of(total=20 * WEIGHT)
+    fill(history, *["quiet"] * 5, *["noisy"] * 300)
+    assert held(history, "quiet") == [1, 2, 3, 4, 5]
+    noisy = held(history, "noisy")
+    assert noisy == list(range(306 - len(noisy), 306))
+    assert len(noisy) > 5
+    assert history.bytes <= 20 * WEIGHT
+
+
+def test_channels_that_are_as_noisy_share_the_room() -> None:
+    """Each ends with about as much as the others, the small ones with all of theirs."""
+    history = history_of(total=60 * WEIGHT)
+    fill(history, "small", *["a", "b", "c"] * 100)
+    counts = [len(held(history, name)) for name in ("small", "a", "b", "c")]
+    assert counts[0] == 1
+    assert max(counts[1:]) - min(counts[1:]) <= 1
+    assert history.bytes <= 60 * WEIGHT
+
+
+def test_bytes_make_noise_and_not_events() -> None:
+    """One channel of few large events gives before one of many small ones."""
+    history = history_of(total=40 * WEIGHT)
+    fill(history, *["small"] * 10)
+    for position in range(11, 60):
+        history.extend([publication(position, "large", data="x" * (2 * WEIGHT))])
+    assert len(held(history, "small")) == 10
+    assert 0 < len(held(history, "large")) < 10
+
+
+def test_what_no_total_could_hold_is_not_held() -> None:
+    """An event larger than all there is pushes out everything, and the next begins anew."""
+    history = history_of(total=10 * WEIGHT)
+    fill(history, *"abc")
+    history.extend([publication(4, "d", data="x" * (20 * WEIGHT))])
+    assert history.bytes <= 10 * WEIGHT
+    assert (held(history, "d"), lost(history, "d")) == ([], 4)
+    fill(history, "d", start=5)
+    assert held(history, "d") == [5]
+
+
+def test_a_channel_that_grew_quiet_keeps_what_it_has() -> None:
+    """It is what a channel holds that counts, and not what it once held."""
+    history = history_of(total=40 * WEIGHT, age=10.0)
+    for position in range(1, 31):
+        history.extend([publication(position, "once", time=0.0)])
+    history.expire(10.0)
+    for position in range(31, 36):
+        history.extend([publication(position, "once", time=11.0)])
+    for position in range(36, 136):
+        history.extend([publication(position, "now", time=11.0)])
+    assert held(history, "once") == [31, 32, 33, 34, 35]
+
+
+# Several channels.
+
+
+def test_a_publication_in_several_channels_counts_once() -> None:
+    """It is let go of in each by itself, and gone with the last."""
+    history = history_of(b=Limits(1, PLENTY, FOREVER))
+    history.extend([publication(1, "a b", id="mine")])
+    whole = history.bytes
+    assert whole == weight(publication(1, "a", id="mine"))
+    fill(history, "b", start=2)
+    assert (held(history, "a"), held(history, "b")) == ([1], [2])
+    assert history.bytes == whole + weight(publication(2))
+    assert history.position_of("mine") == 1
+    assert (lost(history, "a"), lost(history, "b")) == (0, 1)
+
+
+def test_a_publication_in_several_channels_is_given_once() -> None:
+    """In a merge of names, and for a pattern."""
+    history = history_of()
+    fill(history, "a b", "b", "c a b", "d", "a")
+    assert given_after(history, Interest.of("a", "b", "c"), 0) == [1, 2, 3, 5]
+    assert given_after(history, Interest.of("a", "b"), 1) == [2, 3, 5]
+    assert given_after(history, Interest.of("*"), 0) == [1, 2, 3, 4, 5]
+    assert given_after(history, Interest.of("b", "a*"), 0) == [1, 2, 3, 5]
+
+
+def test_the_total_lets_go_of_every_copy() -> None:
+    """Channels that hold the same make room together."""
+    history = history_of(total=10 * WEIGHT)
+    fill(history, *["a b c"] * 100)
+    assert 0 < history.bytes <= 10 * WEIGHT
+    require_bounded(history)
+
+
+# Publishers' ids.
+
+
+def test_a_publishers_id_is_found_and_forgotten() -> None:
+    """The newest wins, and an older one's end is not its own."""
+    history = history_of(2)
+    for position, name in enumerate(["x", "x", None, "y"], 1):
+        history.extend([publication(position, id=name)])
+        if position == 2:
+            assert history.position_of("x") == 2
+        if position == 3:
+            assert history.position_of("x") == 2
+    assert history.position_of("x") is None
+    assert history.position_of("y") == 4
+    assert history.position_of("z") is None
+
+
+# Watermarks.
+
+
+def test_a_pattern_has_the_watermark_of_what_it_matches() -> None:
+    """Seen before or after the eviction, and before or after the channel."""
+    history = history_of(1)
+    assert lost(history, "x.*") == 0
+    fill(history, "x.1", "y.1", "x.1", "y.1", "x.2", "y.1")
+    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
+        1,
+        4,
+        4,
+        4,
+        0,
+        0,
+    ]
+    fill(history, "x.2", "z", "z", start=7)
+    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
+        5,
+        4,
+        8,
+        4,
+        5,
+        8,
+    ]
+
+
+def test_patterns_are_watched_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one asked for longest ago is let go of, leaves nothing behind, and comes back right."""
+    monkeypatch.setattr(history_module, "VIEWS", 2)
+    history = history_of(1)
+    fill(history, "a", "a", "b", "b", "ab", "ab")
+    patterns = {"a*": 5, "b*": 3, "*b": 5, "*": 5, "*a": 1}
+    for _ in range(3):
+        for pattern, watermark in patterns.items():
+            assert lost(history, pattern) == watermark
+            assert len(history._views) <= 2
+    fill(history, "a", "c", start=7)
+    log = history.log_of("a")
+    assert log is not None
+    assert set(log.views) <= set(history._views.values())
+    assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
+
+
+def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
+    """To patterns, and to whatever is not remembered; channels still held lose nothing by it."""
+    history = history_of(max_channels=2)
+    fill(history, "a", "b", "b", "c")
+    assert held(history, "a") == []
+    assert sorted(history.channels()) == ["b", "c"]
+    assert [lost(history, name) for name in ("a", "never", "b*", "*", "b")] == [1, 1, 1, 1, 0]
+    fill(history, "a", start=5)
+    assert lost(history, "a") >= 1
+    require_bounded(history)
+
+
+def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None:
+    """Nothing is evicted as long as there is one that has nothing."""
+    history = history_of(max_channels=3, b=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b", "c", "d")
+    assert sorted(history.channels()) == ["a", "c", "d"]
+    assert [lost(history, name) for name in ("a", "b", "c", "b*")] == [0, 2, 0, 2]
+
+
+def test_however_many_channels_come_so_many_are_remembered() -> None:
+    """And what is held is of those alone."""
+    history = history_of(max_channels=10)
+    for position in range(1, 2000):
+        history.extend([publication(position, f"c{position}")])
+        assert len(history._logs) <= 10
+    assert len(history.channels()) == 10
+    assert lost(history, "c5") == 1989
+    require_bounded(history)
+
+
+def test_channels_that_come_and_go_leave_nothing_behind() -> None:
+    """More channels than the total has room for: each is forgotten wholly."""
+    history = history_of(total=5 * WEIGHT, max_channels=10)
+    for position in range(1, 2000):
+        fill(history, f"c{position}", start=position)
+    require_bounded(history)
+
+
+def test_a_busy_channel_is_not_the_first_to_be_forgotten() -> None:
+    """The channel that was published to longest ago goes first."""
+    history = history_of(max_channels=3)
+    fill(history, "busy", "x", "busy", "y", "busy", "z")
+    assert held(history, "busy") == [1, 3, 5]
+    assert sorted(history.channels()) == ["busy", "y", "z"]
+
+
+def test_a_new_channel_has_not_lost_what_it_holds() -> None:
+    """Though another channel of the same publication is forgotten for it."""
+    history = history_of(max_channels=2, b=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b c")
+    assert held(history, "c") == [2]
+    assert lost(history, "c") < 2
+    require_bounded(history)
+
+
+# Losses that are no news.
+
+
+def test_what_was_evicted_before_is_no_news() -> None:
+    """By the number of the eviction, and not by the position: a quiet channel loses old ones later."""
+    history = history_of(2, b=Limits(1000, PLENTY, 10.0))
+    fill(history, "b", *"aaaa")
+    both, told = Interest.of("a", "b"), history.evictions
+    assert (history.lost(both), history.lost(both, told=told)) == (3, 0)
+    history.expire(10.0)
+    assert history.evictions == told + 1
+    for interest in (both, Interest.of("*"), Interest.of("b"), Interest.of("a", "b*")):
+        assert history.lost(interest, told=told) == 1
+        assert history.lost(interest, told=history.evictions) == 0
+    assert history.lost(Interest.of("a"), told=told) == 0
+
+
+def test_each_event_that_goes_is_an_eviction() -> None:
+    """A run of them counts for as many, in each channel of its own."""
+    history = history_of(2)
+    before = history.evictions
+    history.extend([publication(position, "a b") for position in range(1, 6)])
+    assert history.evictions == before + 6
+
+
+def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
+    """Gone, or back again and told apart from one that was always there."""
+    history = history_of(max_channels=2)
+    fill(history, "a", "b")
+    told = history.evictions
+    fill(history, "c", start=3)
+    assert history.lost(Interest.of("a"), told=told) == 1
+    assert history.lost(Interest.of("a"), told=history.evictions) == 0
+    fill(history, "a", start=4)
+    assert history.lost(Interest.of("a"), told=told) >= 1
+
+
+# Gaps.
+
+
+def test_a_gap_ends_just_before_what_is_still_held() -> None:
+    """Its channels are those that lost something, or whose held events are given up with it."""
+    history = history_of(2)
+    fill(history, "quiet", "noisy", "noisy", "noisy", "other", "noisy", "quiet", "late")
+    interest = Interest.of("quiet", "noisy", "other", "late", "none")
+    gap = history.gap(interest, 0, history.lost(interest))
+    assert (gap.channels, gap.position) == (("noisy", "quiet"), 3)
+    gap = history.gap(interest, 1, history.lost(interest))
+    assert (gap.channels, gap.position) == (("noisy",), 3)
+
+
+def test_a_gap_with_nothing_behind_it_ends_at_the_loss() -> None:
+    """There is no event to stand before."""
+    history = history_of(age=10.0)
+    fill(history, "a", "b", "a")
+    history.expire(10.0)
+    gap = history.gap(Interest.of("a", "b", "c"), 0, 3)
+    assert (gap.channels, gap.position) == (("a", "b"), 3)
+
+
+def test_a_gap_passes_over_what_other_channels_hold() -> None:
+    """The reader's cursor comes as far as it can without passing an event of its own."""
+    history = history_of(1)
+    fill(history, "a", "a", "b", "c", "a")
+    gap = history.gap(Interest.of("a"), 0, 2)
+    assert (gap.channels, gap.position) == (("a",), 4)
+
+
+def test_a_gap_of_a_pattern_names_the_pattern() -> None:
+    """A reader of patterns is told what it asked for."""
+    history = history_of(1)
+    fill(history, "a", "x.1", "x.1")
+    gap = history.gap(Interest.of("a", "x.*", "y*"), 0, 2)
+    assert gap.channels[-2:] == ("x.*", "y*")
+    assert gap.position == 2
+
+
+# Reading.
+
+
+def test_an_event_that_is_not_wanted_is_a_place_to_pause_at() -> None:
+    """It is given as None, with its position."""
+    history = history_of()
+    for position, kind in enumerate(["t", "u", "t"], 1):
+        history.extend([publication(position, type=kind)])
+    for channels in (["a"], ["a", "b"], ["*"]):
+        interest = Interest.of(*channels, types=["t"])
+        found = [(place, one and one.position) for place, one in history.after(interest, 0)]
+        assert found == [(1, 1), (2, None), (3, 3)]
+
+
+def test_the_newest_of_each_channel_in_order() -> None:
+    """Once each, so many at most, of the types wanted."""
+    history = history_of()
+    for position, (channels, kind) in enumerate(
+        [("a", "t"), ("b", "t"), ("a", "u"), ("b c", "t"), ("d", "u")], 1
+    ):
+        history.extend([publication(position, channels, type=kind)])
+    interest = Interest.of("*", types=["t"])
+    logs = history.logs_of(interest)
+    assert [one.position for one in newest_of(logs, interest, most=10)] == [1, 4]
+    assert [one.position for one in newest_of(logs, interest, most=1)] == [4]
+    assert [one.position for one in newest_of(logs, Interest.of("*"), most=10)] == [3, 4, 5]
+    assert newest_of([], interest, most=10) == []
+
+
+def test_the_logs_of_an_interest_are_those_that_hold_something() -> None:
+    """By name and by pattern, each once."""
+    history = history_of(b=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b", "c", "cc")
+    for channels, expected in {
+        ("a", "b", "none"): ["a"],
+        ("c*",): ["c", "cc"],
+        ("c", "c*", "a"): ["a", "c", "cc"],
+        ("*",): ["a", "c", "cc"],
+    }.items():
+        assert sorted(log.channel for log in history.logs_of(Interest.of(*channels))) == expected
+
+
+def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that passes next to nothing gets what was found by then; what passes costs nothing."""
+    history = history_of()
+    rows = [("a", "t"), *[("a", "u")] * 3, ("b", "t"), *[("b", "u")] * 3, ("c", "t")]
+    for position, (channel, kind) in enumerate(rows, 1):
+        history.extend([publication(position, channel, type=kind)])
+    interest = Interest.of("*", types=["t"])
+    logs = [log for channel in "abc" if (log := history.log_of(channel))]
+
+    def newest(looks: int, interest: Interest = interest) -> list[int]:
+        monkeypatch.setattr(history_module, "LOOKS", looks)
+        return [one.position for one in newest_of(logs, interest, most=10)]
+
+    assert newest(7) == [1, 5, 9]
+    assert newest(6) == newest(4) == [5, 9]
+    assert newest(3) == newest(1) == [9]
+    assert newest(1, Interest.of("*")) == [4, 8, 9]
+
+
+def test_the_only_log_of_an_interest() -> None:
+    """One name, every type, and something held; else there is none."""
+    history = history_of(empty=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b", "empty")
+    log = history.only_log(Interest.of("a"))
+    assert log is history.log_of("a") is not None
+    for interest in (
+        Interest.of("a", "b"),
+        Interest.of("a", "none"),
+        Interest.of("a*"),
+        Interest.of("a", "b*"),
+        Interest.of("a", types=["message"]),
+        Interest.of("empty"),
+        Interest.of("none"),
+    ):
+        assert history.only_log(interest) is None
+
+
+def log_of(count: int) -> Log:
+    """Give a log of positions from 1, each published at the time of its position."""
+    log = Log("a", Limits(1000, PLENTY, 50.0), 0)
+    log.extend([publication(position, time=float(position)) for position in range(1, count + 1)])
+    return log
+
+
+def test_a_log_is_read_from_a_time_forwards_and_backwards() -> None:
+    """The first of those not older, whatever was evicted before them."""
+    log = log_of(100)
+    assert [one.position for one in log.evict(60)] == list(range(1, 61))
+    assert (log.oldest.position, log.newest.position, log.lost, log.count) == (61, 100, 60, 40)
+    for time, expected in [(0.0, 61), (60.5, 61), (70.0, 70), (70.5, 71), (100.0, 100), (100.5, None)]:
+        found = log.since(time)
+        assert (found and found.position) == expected
+    assert [one.position for one in log.backwards()] == list(range(100, 60, -1))
+    assert [one.position for one in log.after(97)] == [98, 99, 100]
+
+
+@pytest.mark.parametrize("gone", [0, 5, 20, 60])
+def test_a_log_knows_how_many_are_too_old(gone: int) -> None:
+    """By its own age, counted from the oldest that it still holds."""
+    log = log_of(100)
+    if gone:
+        log.evict(gone)
+    for now, old in [(0.0, 0), (50.5, 0), (60.0, 10), (60.5, 10), (120.0, 70), (1000.0, 100)]:
+        assert log.expired(now) == max(old - gone, 0)
+
+
+@pytest.mark.parametrize("gone", [0, 5, 60])
+def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
+    """As many as the limit holds, one at least, and none behind the newest."""
+    log = log_of(99)
+    if gone:
+        log.evict(gone)
+    size = log.newest.size
+    assert size == publication(61).size
+
+    def page(position: int, limit: int) -> list[int]:
+        return [one.position for one in log.page(position, limit, most=STRIDE)]
+
+    assert page(60, 3 * size) == [61, 62, 63]
+    assert page(60, 3 * size - 1) == page(60, 2 * size) == [61, 62]
+    assert page(60, 1) == page(60, 0) == page(60, size) == [61]
+    assert page(97, 1 << 20) == [98, 99]
+    assert page(98, 0) == [99]
+    assert page(99, 1 << 20) == page(1000, 0) == []
+    assert page(0, 0) == [gone + 1]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
+def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
+    """By runs of any length; its places never grow far beyond what it holds."""
+    log, kept, position, view = Log("a", Limits(0, 0, 0.0), 7), list[Publication](), 100, View("a*")
+    log.views, went = (view,), set[Publication]()
+    for come, go in steps:
+        run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
+        position += come
+        log.extend(run)
+        kept += run
+        if count := min(go, len(kept)):
+            assert log.evict(count) == kept[:count]
+            assert (log.lost, view.lost) == (kept[count - 1].position, kept[count - 1].position)
+            went |= {*kept[:count]}
+            del kept[:count]
+        assert list(log.after(0)) == kept
+        assert list(log.backwards()) == kept[::-1]
+        assert (log.count, log.bytes) == (len(kept), sum(map(weight, kept)))
+        assert len(log._items) <= 2 * len(kept) + 34
+        assert not {*log._items} & went, "what was let go of is kept in memory"
+        if kept:
+            assert (log.oldest, log.newest) == (kept[0], kept[-1])
+            assert log.page(kept[0].position, ALL, most=STRIDE) == kept[1:]
+
+
+# The one order of all channels.
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 50), st.randoms(use_true_random=False))
+def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) -> None:
+    """From any place, in order, whatever went in the middle; holes are closed before they are many."""
+    order, kept = Order(), list[Publication]()
+    position = 0
+    for _ in range(count):
+        run = []
+        for _ in range(chance.choice([1, 1, 2, 10, 50])):
+            position += chance.randint(1, 3)
+            run.append(publication(position))
+        order.extend(run)
+        kept += run
+        while kept and chance.random() < 0.6:
+            gone = some_of(kept, chance)
+            order.remove(gone)
+            went = {one.position for one in gone}
+            kept = [one for one in kept if one.position not in went]
+        after = chance.randint(0, position)
+        found = list(order.after(after))
+        assert [one for _, one in found if one is not None] == [one for one in kept if one.position > after]
+        assert all(one is None or one.position == place for place, one in found)
+        assert [place for place, _ in found] == sorted({place for place, _ in found})
+        assert len(order._positions) == len(order._publications) <= 2 * len(kept) + 66
+        assert [one for one in order._publications if one is not None] == kept
+
+
+def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]:
+    """Give some of them in their order: from the beginning, in a row, here and there, or all."""
+    first = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
+    some = kept[first : first + chance.choice([1, 2, 5, 40, len(kept)])]
+    if chance.random() < 0.4:
+        some = sorted(chance.sample(some, chance.randint(1, len(some))), key=lambda one: one.position)
+    return some
+
+
+@pytest.mark.parametrize(
+    "removals",
+    [
+        [[1, 2, 3]],
+        [[2, 3], [1]],
+        [[1, 3]],
+        [[1, 4], [2, 3]],
+        [[3], [1, 2]],
+        [[2, 4], [1, 3, 5]],
+        [[4, 5], [1, 2, 3]],
+        [[1, 2, 4], [3]],
+        [[1, 2, 3, 4, 5]],
+    ],
+)
+def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int]]) -> None:
+    """At the beginning, in the middle, around and between holes that are there already."""
+    order = Order()
+    order.extend([publication(position) for position in range(1, 6)])
+    kept = {1, 2, 3, 4, 5}
+    for gone in removals:
+        order.remove([publication(position) for position in gone])
+        kept -= set(gone)
+        assert [place for place, one in order.after(0) if one is not None] == sorted(kept)
+        assert order._holes == sum(one is None for one in order._publications[order._first :])
+    order.extend([publication(6)])
+    assert [place for place, one in order.after(0) if one is not None] == sorted({*kept, 6})
+
+
+# Bounded, whatever happens.
+
+
+def require_bounded(history: History) -> None:
+    """Hold every internal structure to what is held, or to how many channels are remembered."""
+    logs = history._logs
+    everything = {one.position: one for log in logs.values() for one in log.after(0)}
+    assert history.bytes == sum(map(weight, everything.values()))
+    assert len(logs) <= history._max_channels
+    assert len(history._order._positions) == len(history._order._publications) <= 2 * len(everything) + 66
+    assert {place for place, one in history._order.after(0) if one} == everything.keys()
+    assert history._order._holes == sum(one is None for _, one in history._order.after(0))
+    assert history._copies == {
+        position: sum(position in held(history, name) for name in one.channels)
+        for position, one in everything.items()
+        if len(one.channels) > 1
+    }
+    assert set(history._named) <= {one.event.id for one in everything.values()}
+    assert len(history._views) <= history_module.VIEWS
+    assert history._empty == {name: log for name, log in logs.items() if not held(history, name)}
+    assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
+    assert len(history._expiring) <= 2 * len(logs) + 65
+    assert len(history._noisiest) <= 2 * len(logs) + 65
+    for log in logs.values():
+        require_bounded_log(log)
+
+
+def require_bounded_log(log: Log) -> None:
+    inside = list(log.after(0))
+    assert len(inside) <= log.limits.size
+    assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
+    assert len(log._items) <= 2 * len(inside) + 34
+    assert len(log.views) <= history_module.VIEWS
+
+
+@pytest.mark.parametrize(
+    ("total", "max_channels", "size"),
+    [
+        (PLENTY, 1000, 10),
+        (PLENTY, 12, 10),
+        (200 * WEIGHT, 1000, 50),
+        (200 * WEIGHT, 25, 50),
+        (60 * WEIGHT, 10, 1000),
+        (PLENTY, 1, 5),
+        (PLENTY, 1000, 0),
+    ],
+)
+def test_nothing_grows_with_what_has_passed(
+    total: int, max_channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After thousands of publishes, expiries and readers, every structure is bounded by what is held."""
+    monkeypatch.setattr(history_module, "VIEWS", 4)
+    chance = random.Random(7)
+    history = history_of(size, age=40.0, total=total, max_channels=max_channels)
+    now, position = 0.0, 0
+    for step in range(1, 2001):
+        now += chance.choice([0.0, 0.0, 0.1, 1.0])
+        history.expire(now)
+        batch = []
+        for _ in range(chance.choice([1, 1, 1, 2, 5])):
+            names = " ".join(sorted(some_names(chance)))
+            for _ in range(chance.choice([1, 1, 3])):
+                position += 1
+                name = f"id{chance.randrange(50)}" if chance.random() < 0.3 else None
+                data = "x" * chance.randrange(100)
+                batch.append(publication(position, names, time=now, id=name, data=data))
+        history.extend(batch)
+        if chance.random() < 0.1:
+            history.lost(Interest.of(f"c{chance.randrange(10)}*"))
+        assert history.bytes <= total
+        if step % 125 == 0:
+            require_bounded(history)
+    history.expire(now + 40.0)
+    require_bounded(history)
+    assert (history.bytes, history.channels(), history._named, history._copies) == (0, [], {}, {})
+
+
+def some_names(chance: random.Random) -> set[str]:
+    """Give one or two channels, some of them far busier than others."""
+    return {f"c{min(chance.randrange(30), chance.randrange(30))}" for _ in range(chance.choice([1, 1, 2]))}
+
+
+def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
+    """One that is filled and emptied over and over has its place among the noisiest once."""
+    history = history_of(total=50 * WEIGHT, age=1.0)
+    for position in range(1, 5001):
+        history.expire(position / 10.0)
+        history.extend([publication(position, time=position / 10.0, data="x" * (position % 97 * 20))])
+        assert len(history._noisiest) <= 67
+        assert len(history._expiring) <= 67
+    require_bounded(history)
+
+
+def steps_of(act: Callable[[], None]) -> int:
+    """Count the lines of Python that it takes."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def steps_of_appending(history: History, rows: list[Publication]) -> int:
+    """Count the lines that it takes to hold each of these by itself."""
+
+    def append() -> None:
+        for row in rows:
+            history.extend([row])
+
+    return steps_of(append)
+
+
+@pytest.mark.parametrize(
+    ("total", "size"),
+    [(PLENTY, 1000), (PLENTY, 1), (PLENTY, 0)],
+    ids=["held", "replaced", "not held"],
+)
+def test_a_publish_takes_as_long_with_ten_thousand_channels(total: int, size: int) -> None:
+    """As many steps beside ten thousand channels as beside ten."""
+
+    def taken(others: int) -> int:
+        history = history_of(size, total=total, max_channels=100_000)
+        fill(history, *(f"c{number}" for number in range(others)))
+        return steps_of_appending(history, [publication(n, "c1") for n in range(others + 1, others + 1001)])
+
+    assert taken(10_000) <= 1.2 * taken(10)
+
+
+def test_evicting_takes_as_long_from_a_long_log() -> None:
+    """A full channel of ten thousand events takes another in as many steps as one of a hundred."""
+
+    def taken(size: int) -> int:
+        history = history_of(size)
+        fill(history, *["a b"] * size)
+        return steps_of_appending(history, [publication(n, "a b") for n in range(size + 1, size + 1001)])
+
+    assert taken(10_000) <= 1.2 * taken(100)
+
+
+def test_a_batch_takes_fewer_steps_than_its_events_alone() -> None:
+    """What follows one another in the same channels is one step for each of them."""
+    rows = [publication(position, "a b") for position in range(1, 1001)]
+    alone, together = history_of(100), history_of(100)
+    assert 4 * steps_of(lambda: together.extend(rows)) < steps_of_appending(alone, rows)
+    assert held(alone, "a") == held(together, "a")
+
+
+# Against a naive model.
+
+
+class Model:
+    """The same rules for one channel at a time, over plain lists."""
+
+    def __init__(self, limits: dict[str, Limits]) -> None:
+        self.limits = limits
+        self.ever: list[Publication] = []
+        self.held: dict[str, list[Publication]] = defaultdict(list)
+        self.gone: dict[str, int] = defaultdict(int)
+
+    def extend(self, publications: Sequence[Publication]) -> None:
+        for new in publications:
+            self.ever.append(new)
+            for name in new.channels:
+                held, limits = self.held[name], self.limits[name]
+                held.append(new)
+                while len(held) > limits.size or sum(map(weight, held)) > limits.bytes:
+                    self.gone[name] = held.pop(0).position
+
+    def expire(self, now: float) -> None:
+        for name, held in self.held.items():
+            while held and held[0].time + self.limits[name].age <= now:
+                self.gone[name] = held.pop(0).position
+
+    def read(self, interest: Interest, after: int) -> tuple[list[int], bool]:
+        """Give what a reader gets, and whether it is told of a loss."""
+        mine = [name for name in self.held if interest.covers(name)]
+        newest_loss = max((self.gone[name] for name in mine), default=0)
+        begin = max(after, newest_loss)
+        found = {one.position: one for name in mine for one in self.held[name] if one.position > begin}
+        return [n for n in sorted(found) if interest.wants(found[n].event.type)], newest_loss > after
+
+
+def read(history: History, interest: Interest, after: int) -> tuple[list[int], bool]:
+    """Read a history to its end as a backend does: a gap if there is one, then what is behind it."""
+    newest_loss = history.lost(interest)
+    told = newest_loss > after
+    if told:
+        gap = history.gap(interest, after, newest_loss)
+        assert gap.position >= newest_loss
+        assert gap.channels
+        assert set(gap.channels) <= set(interest.channels)
+        after = gap.position
+        assert history.lost(interest) <= after, "told of the same loss again"
+    return given_after(history, interest, after), told
+
+
+NAMES = ["a", "b", "x.1", "x.2", "x"]
+LIMITS = {
+    "a": Limits(3, PLENTY, 20.0),
+    "b": Limits(1000, 4 * WEIGHT, 5.0),
+    "x.1": Limits(2, PLENTY, FOREVER),
+    "x.2": Limits(0, PLENTY, FOREVER),
+    "x": Limits(1000, PLENTY, 10.0),
+}
+Row = tuple[set[str], str, str | None, int, int]
+Step = tuple[list[Row], float]
+
+ROWS = st.tuples(
+    st.sets(st.sampled_from(NAMES), min_size=1, max_size=3),
+    st.sampled_from([DEFAULT_TYPE, "t"]),
+    st.sampled_from([None, "one", "two"]),
+    st.sampled_from([0, 0, 10, 300]),
+    st.sampled_from([1, 1, 2, 6]),
+)
+"""Channels, type, id, length, and how many such events follow one another."""
+
+STEPS = st.lists(
+    st.tuples(st.lists(ROWS, min_size=1, max_size=4), st.sampled_from([0.0, 0.0, 1.0, 4.0, 12.0])),
+    max_size=15,
+)
+"""Batches, and the time that passes before each."""
+
+
+def batches_of(steps: list[Step]) -> Iterator[tuple[float, list[Publication]]]:
+    """Give what the steps say, with the time of each batch."""
+    now, position = 0.0, 0
+    for rows, passing in steps:
+        now += passing
+        batch = []
+        for channels, kind, name, length, count in rows:
+            for _ in range(count):
+                position += 1
+                places = " ".join(sorted(channels))
+                data = "x" * length
+                batch.append(publication(position, places, type=kind, id=name, data=data, time=now))
+        yield now, batch
+
+
+ASKED = [
+    Interest.of(*channels, types=types)
+    for channels in (
+        ["a"],
+        ["b"],
+        ["x.2"],
+        ["a", "b"],
+        ["a", "x", "none"],
+        ["none"],
+        NAMES,
+        ["x*"],
+        ["x.*", "a"],
+        ["*"],
+    )
+    for types in (None, ["t"])
+]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS, st.data())
+def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -> None:
+    """For every interest and cursor: the same events, each once, and a gap if and only if there is one."""
+    model = Model(LIMITS)
+    history = History(LIMITS.__getitem__, total=PLENTY, max_channels=1000)
+    for now, batch in batches_of(steps):
+        for kept in (history, model):
+            kept.expire(now)
+            kept.extend(batch)
+        for interest in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
+            history.lost(interest)
+    for name in NAMES:
+        assert held(history, name) == [one.position for one in model.held[name]]
+    for interest in ASKED:
+        for after in range(len(model.ever) + 1):
+            assert read(history, interest, after) == model.read(interest, after)
+    still = {one.position for held in model.held.values() for one in held}
+    for name in ("one", "two"):
+        newest = max((one.position for one in model.ever if one.event.id == name), default=0)
+        assert history.position_of(name) == (newest if newest in still else None)
+    require_bounded(history)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS)
+def test_a_batch_is_its_publications_one_by_one(steps: list[Step]) -> None:
+    """What is held, what was lost, and the number of evictions do not say how it came."""
+    together, alone = (History(LIMITS.__getitem__, total=PLENTY, max_channels=1000) for _ in range(2))
+    for now, batch in batches_of(steps):
+        together.expire(now)
+        together.extend(batch)
+        alone.expire(now)
+        for one in batch:
+            alone.extend([one])
+        assert state_of(together) == state_of(alone)
+        require_bounded(together)
+
+
+def state_of(history: History) -> object:
+    """Give all that a reader could ever see of it."""
+    return (
+        {name: held(history, name) for name in NAMES},
+        {interest: history.lost(interest) for interest in ASKED},
+        {name: history.position_of(name) for name in ("one", "two")},
+        history.bytes,
+        history.evictions,
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS, st.integers(1, 30), st.integers(1, 5))
+def test_no_loss_is_silent_however_it_came(steps: list[Step], room: int, max_channels: int) -> None:
+    """With a total and forgotten channels too: all that is held behind a gap is given, all else was told."""
+    history = History(LIMITS.__getitem__, total=room * WEIGHT, max_channels=max_channels)
+    published: list[Publication] = []
+    for now, batch in batches_of(steps):
+        published += batch
+        history.expire(now)
+        history.extend(batch)
+        assert history.bytes <= room * WEIGHT
+        require_bounded(history)
+    for interest in ASKED:
+        for after in range(len(published) + 1):
+            require_told(history, interest, after, published)
+
+
+def require_told(history: History, interest: Interest, after: int, published: list[Publication]) -> None:
+    got, told = read(history, interest, after)
+    assert got == sorted(set(got))
+    due = [one for one in published if one.position > after and interest.first_of(one.channels)]
+    wanted = [one.position for one in due if interest.wants(one.event.type)]
+    if told:
+        assert got == wanted[len(wanted) - len(got) :]
+    else:
+        assert got == wanted
+    whole = all(
+        one.position in held(history, name) for one in due for name in one.channels if interest.covers(name)
+    )
+    assert told or whole
+    if not history._forgotten:
+        assert told is not whole
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2000)), max_size=80), st.integers(5, 40))
+def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> None:
+    """No channel lets go of an event for the total while another one holds more."""
+    history = history_of(total=room * WEIGHT)
+    published: dict[int, Publication] = {}
+    for position, (name, length) in enumerate(steps, 1):
+        before = {channel: history.lost(Interest.of(channel)) for channel in "abcde"}
+        published[position] = publication(position, name, data="x" * length)
+        history.extend([published[position]])
+        bytes = {channel: log.bytes if (log := history.log_of(channel)) else 0 for channel in "abcde"}
+        for channel in "abcde":
+            last = history.lost(Interest.of(channel))
+            if last > before[channel]:
+                assert bytes[channel] + weight(published[last]) >= max(bytes.values())
+
+
+def test_another_channel_that_is_forgotten_is_no_news() -> None:
+    """To who asked for channels by name that are all still remembered."""
+    history = history_of(max_channels=3, a=Limits(2, PLENTY, FOREVER))
+    fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
+    both, told = Interest.of("a", "b"), history.evictions
+    assert history.lost(both) == 5
+    fill(history, "a", "b", "y", start=11)
+    told += 1  # the one that the last a has cost
+    assert sorted(history.channels()) == ["a", "b", "y"]
+    assert history.lost(both, told=told) == 0
+    assert history.lost(Interest.of("x"), told=told) == 8
+    fill(history, "x", start=14)
+    assert history.lost(Interest.of("x"), told=told) >= 8

@@ -1,0 +1,160 @@
+"""Bodies that are published, whole and line by line."""
+
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.server.body import broken, lines, read, require_plain_coding
+from sse_broadcast.server.problem import Problem
+
+
+class Content:
+    """A body that arrives in these pieces, and then ends, or breaks off."""
+
+    def __init__(self, pieces: Sequence[bytes], *, breaks_off: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._breaks_off = breaks_off
+        self.taken = 0
+
+    def is_eof(self) -> bool:
+        return len(self._pieces) < 2 and not self._breaks_off
+
+    def read_nowait(self) -> bytes:
+        return b"".join(self._pieces)
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            self.taken += 1
+            yield piece
+        if self._breaks_off:
+            raise web.RequestPayloadError("connection lost")
+
+
+def request(content: Content, *, content_length: int | None = None) -> web.Request:
+    return cast("web.Request", SimpleNamespace(content=content, content_length=content_length))
+
+
+async def lines_of(pieces: Sequence[bytes], *, most: int = 100) -> list[bytes]:
+    return [line async for some in lines(request(Content(pieces)), most=most) for line in some]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "found"),
+    [
+        ([], []),
+        ([b"a\nb\n"], [b"a", b"b"]),
+        ([b"a\nb"], [b"a", b"b"]),
+        ([b"a", b"b", b"\n", b"c"], [b"ab", b"c"]),
+        ([b"\n\n", b"\n"], [b"", b"", b""]),
+        ([b"a\r\nb\r", b"\nc\rd"], [b"a\r", b"b\r", b"c\rd"]),
+        ([b"a\n", b"\nb"], [b"a", b"", b"b"]),
+        (["\u2028x\u0085".encode()], ["\u2028x\u0085".encode()]),
+    ],
+)
+async def test_lines_are_what_lf_parts(pieces: list[bytes], found: list[bytes]) -> None:
+    """In whatever pieces they arrive; a last line that has no end is one, and an end ends a line."""
+    assert await lines_of(pieces) == found
+
+
+@given(st.lists(st.binary(max_size=8), max_size=10), st.data())
+async def test_where_a_body_is_cut_makes_no_difference(said: list[bytes], data: st.DataObject) -> None:
+    """The lines are those of the whole."""
+    body = b"\n".join(said)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    whole = body.split(b"\n")
+    if whole[-1] == b"":
+        whole.pop()
+    assert await lines_of([piece for piece in pieces if piece]) == whole
+
+
+async def test_lines_come_together_as_they_arrived() -> None:
+    """All that one piece completes, at once; nothing is held back."""
+    content = Content([b"a\nb\nc", b"d\n", b"e"])
+    assert [some async for some in lines(request(content), most=100)] == [[b"a", b"b"], [b"cd"], [b"e"]]
+
+
+async def test_a_line_that_is_too_long_is_given_and_no_more_is_read() -> None:
+    """Whoever counts the lines says which it is; a line of 10 MB is never held."""
+    content = Content([b"ok\n", *[b"x" * 10] * 1000])
+    found = [line async for some in lines(request(content), most=25) for line in some]
+    assert found == [b"ok", b"x" * 30]
+    assert content.taken == 4
+
+
+async def test_a_line_may_be_as_long_as_it_may_be() -> None:
+    """Not a byte longer."""
+    assert await lines_of([b"x" * 20, b"x" * 5 + b"\n", b"y"], most=25) == [b"x" * 25, b"y"]
+
+
+async def test_what_breaks_off_in_a_line_is_no_line() -> None:
+    """The whole ones were given, and then a problem that ends the connection."""
+    content = Content([b"a\nb\nhal"], breaks_off=True)
+    found: list[bytes] = []
+    problem: Problem | None = None
+    try:
+        async for some in lines(request(content), most=100):
+            found += some
+    except Problem as raised:
+        problem = raised
+    assert problem is not None
+    assert found == [b"a", b"b"]
+    assert (problem.status, problem.detail, problem.closes) == (400, "body: connection lost", True)
+
+
+@pytest.mark.parametrize("pieces", [[], [b"abc"], [b"a", b"b", b"c"]])
+async def test_a_body_is_read_whole(pieces: list[bytes]) -> None:
+    """Whether it is all there or still arrives."""
+    assert await read(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
+    """Nothing of it."""
+    content = Content([b"abc", b"d"])
+    with pytest.raises(Problem, match=r"^body: more than 3 bytes$"):
+        await read(request(content, content_length=4), most=3, timeout=1)
+    assert content.taken == 0
+
+
+async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
+    """What says no length is counted as it comes."""
+    content = Content([b"ab"] * 100)
+    with pytest.raises(Problem) as raised:
+        await read(request(content), most=3, timeout=1)
+    assert (raised.value.status, raised.value.closes, content.taken) == (413, True, 2)
+
+
+async def test_a_body_that_breaks_off_is_none() -> None:
+    """Half of it is not a smaller one."""
+    with pytest.raises(Problem, match=r"^body: connection lost$"):
+        await read(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
+
+
+def test_a_detail_is_bounded_whatever_the_parser_quotes() -> None:
+    """It says what came, and a client may send much."""
+    assert broken(web.RequestPayloadError("x" * 1000)).detail == "body: " + "x" * 194
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity"])
+def test_identity_is_no_coding(coding: str) -> None:
+    """Though nobody need say it."""
+    require_plain_coding(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
+    require_plain_coding(make_mocked_request("POST", "/send"))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", ""])
+def test_a_coded_body_is_refused(coding: str) -> None:
+    """415: what it would become cannot be bounded before it is made."""
+    with pytest.raises(Problem) as raised:
+        require_plain_coding(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
+    assert (raised.value.status, raised.value.detail, raised.value.closes) == (
+        415,
+        f"Content-Encoding: {coding!r} is not taken",
+        True,
+    )

@@ -1,0 +1,107 @@
+"""The network path to a server: a TCP forwarder that can be cut, inside a frame too, and restored."""
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+PIECE = 65_536
+
+
+class Proxy:
+    """Forwards connections to a port of this machine, from a port that stays the same while it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
+        self._left: int | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.restore()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cut()
+        for task in self._carrying:
+            task.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
+
+    async def restore(self) -> None:
+        """Listen, and forward from now on; on the same port each time."""
+        self._left = None
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self) -> None:
+        """Cut every connection, and refuse new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for transport in self._transports:
+            transport.abort()
+
+    def cut_behind(self, count: int) -> None:
+        """Cut as soon as so many more bytes have come from the server; what is behind them never arrives."""
+        self._left = count
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether nothing is forwarded."""
+        return self._server is None
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        try:
+            # What is cut, or has no server behind it, ends; that is all that anyone is told of it.
+            with contextlib.suppress(OSError):
+                await self._carry(reader, writer)
+        finally:
+            writer.transport.abort()
+            self._carrying.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        ends = {writer.transport, far_writer.transport}
+        self._transports |= ends
+        try:
+            if self.is_cut:  # since it was accepted
+                return
+            await asyncio.gather(self._up(reader, far_writer), self._down(far_reader, writer))
+        finally:
+            self._transports -= ends
+            far_writer.transport.abort()
+
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(PIECE):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(PIECE):
+                data = self._let_through(data)
+                writer.write(data)
+                await writer.drain()
+                if self._left == 0:
+                    await self._sent(writer)
+                    self.cut()
+        writer.close()
+
+    def _let_through(self, data: bytes) -> bytes:
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        return data
+
+    async def _sent(self, writer: asyncio.StreamWriter) -> None:
+        while writer.transport.get_write_buffer_size():
+            await asyncio.sleep(0)

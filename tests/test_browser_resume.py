@@ -1,0 +1,194 @@
+"""What a browser's own EventSource makes of a lost network and of a restarted server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, Route
+
+from sse_broadcast.config import Config
+from sse_broadcast.server.run import Server
+from tests.conftest import Program, Serve
+from tests.support import process
+from tests.support.browser import chromium
+from tests.support.process import Programs, Serving
+from tests.support.proxy import Proxy
+from tests.support.sockets import PATIENCE, RawClient, until
+
+PAGE = """
+<!doctype html><title>resume</title><script>
+const seen = {busy: [], quiet: []}, opened = {busy: 0, quiet: 0}, sources = {};
+for (const channel of ["busy", "quiet"]) {
+  const source = sources[channel] = new EventSource("/events/" + channel);
+  source.onopen = () => { opened[channel] += 1; };
+  for (const type of ["message", "$reset", "$close"])
+    source.addEventListener(type, event => seen[channel].push(
+      [type, type === "message" ? event.data : JSON.parse(event.data).reason]));
+}
+</script>
+"""
+
+RETRY = 100
+
+programs = pytest.fixture(process.programs)
+
+
+@pytest.fixture
+async def browser(program: Program) -> AsyncIterator[Browser]:
+    async with chromium(program) as browser:
+        yield browser
+
+
+async def open_page(browser: Browser, url: str) -> Page:
+    """Open the page as if the server's own host had served it."""
+    page = await browser.new_page()
+
+    async def serve_page(route: Route) -> None:
+        await route.fulfill(body=PAGE, content_type="text/html; charset=utf-8")
+
+    await page.route(f"{url}/page", serve_page)
+    await page.goto(f"{url}/page")
+    await both_open(page, 1)
+    return page
+
+
+async def wait_for(page: Page, condition: str) -> None:
+    """Wait until something is so in the page."""
+    async with asyncio.timeout(PATIENCE):  # playwright's own relies on a browser that answers
+        await page.wait_for_function(condition)
+
+
+async def both_open(page: Page, times: int) -> None:
+    """Wait until both sources have been opened so many times."""
+    await wait_for(page, f"opened.busy >= {times} && opened.quiet >= {times}")
+
+
+async def both_lost(page: Page) -> None:
+    """Wait until both sources know that they have no connection."""
+    await wait_for(
+        page, "Object.values(sources).every(source => source.readyState === EventSource.CONNECTING)"
+    )
+
+
+async def seen(page: Page, channel: str, last: str) -> list[list[str]]:
+    """Give all that a channel's source has dispatched, once the last of it has come."""
+    await wait_for(page, f"seen.{channel}.some(event => event[1] === {json.dumps(last)})")
+    async with asyncio.timeout(PATIENCE):  # playwright has none for this
+        events: list[list[str]] = await page.evaluate(f"seen.{channel}")
+    return events
+
+
+def messages(*data: str) -> list[list[str]]:
+    return [["message", each] for each in data]
+
+
+async def publish(server: Server, channel: str, *data: str) -> None:
+    for each in data:
+        await server.broadcaster.broadcast(each, channels=[channel])
+
+
+async def test_an_event_source_resumes_when_its_network_was_away(serve: Serve, browser: Browser) -> None:
+    """Cut and restored again and again, it sees all that was sent, once, on a channel new to everyone too."""
+    server = await serve(retry=RETRY)
+    async with Proxy(server.port) as proxy:
+        page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")
+        expected: list[str] = []
+        for time in range(1, 4):
+            await publish(server, "busy", f"live {time}")
+            assert await seen(page, "busy", f"live {time}") == messages(*expected, f"live {time}")
+            proxy.cut()
+            await both_lost(page)
+            await until(lambda: server.broadcaster.client_count == 0)
+            away = [f"away {time} {number}" for number in range(20)]
+            await publish(server, "busy", *away)
+            if time == 2:
+                await publish(server, "quiet", "the first there ever was")
+            await proxy.restore()
+            expected += [f"live {time}", *away]
+            assert await seen(page, "busy", expected[-1]) == messages(*expected)
+        await until(lambda: server.broadcaster.client_count == 2)
+        await publish(server, "quiet", "end")
+        assert await seen(page, "quiet", "end") == messages("the first there ever was", "end")
+        assert server.broadcaster.counts.resets == {}
+
+
+@pytest.mark.parametrize("place", [1, 10, 400, 1000])
+async def test_an_event_source_that_was_cut_inside_an_event_gets_it_whole(
+    serve: Serve, browser: Browser, place: int
+) -> None:
+    """Half an event is none: it comes again after the resumption, and only then."""
+    server = await serve(retry=RETRY)
+    async with Proxy(server.port) as proxy:
+        page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")
+        await publish(server, "busy", "before")
+        await seen(page, "busy", "before")
+        proxy.cut_behind(place)
+        long = "x" * 2000
+        await publish(server, "busy", long)
+        await until(lambda: proxy.is_cut)
+        await both_lost(page)
+        assert await seen(page, "busy", "before") == messages("before")
+        await proxy.restore()
+        await publish(server, "busy", "after")
+        assert await seen(page, "busy", "after") == messages("before", long, "after")
+        assert server.broadcaster.counts.resets == {}
+
+
+async def test_an_event_source_is_told_once_that_the_history_went_with_the_server(browser: Browser) -> None:
+    """After an orderly restart: one `$reset` each, then what is sent; a cut behind that brings no other."""
+    first = Server(Config(port=0, retry=RETRY, shutdown_timeout=4))
+    await first.start()
+    port = first.port
+    async with Proxy(port) as proxy:
+        page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")
+        await publish(first, "busy", "before")
+        await seen(page, "busy", "before")
+        await first.stop()
+        second = Server(Config(port=port, retry=RETRY, shutdown_timeout=4))
+        await second.start()
+        try:
+            await until(lambda: second.broadcaster.client_count == 2)
+            await publish(second, "busy", "after")
+            await publish(second, "quiet", "after")
+            told = [["$close", "drain"], ["$reset", "epoch"]]
+            busy = [*messages("before"), *told, *messages("after")]
+            assert await seen(page, "busy", "after") == busy
+            assert await seen(page, "quiet", "after") == [*told, *messages("after")]
+            proxy.cut()
+            await both_lost(page)
+            await publish(second, "busy", "away")
+            await publish(second, "quiet", "away")
+            await proxy.restore()
+            assert await seen(page, "busy", "away") == [*busy, *messages("away")]
+            assert await seen(page, "quiet", "away") == [*told, *messages("after", "away")]
+        finally:
+            await second.stop()
+
+
+async def post(serving: Serving, channel: str, data: str) -> None:
+    client = await RawClient.open(serving.port)
+    status, answer = await client.ask("POST", f"/send/{channel}", body=data.encode())
+    client.close()
+    assert status == 200, answer
+
+
+async def test_an_event_source_survives_a_server_that_was_killed(
+    programs: Programs, browser: Browser
+) -> None:
+    """SIGKILL says no goodbye; started again on its port, it tells each source of the loss, once."""
+    options = ("--retry", str(RETRY))
+    first = await programs.serve(*options)
+    page = await open_page(browser, first.url)
+    await post(first, "busy", "before")
+    await seen(page, "busy", "before")
+    await first.process.kill()
+    await both_lost(page)
+    second = await programs.serve(*options, "--port", str(first.port))
+    await both_open(page, 2)
+    for channel in ("busy", "quiet"):
+        await seen(page, channel, "epoch")
+        await post(second, channel, "after")
+    told = [["$reset", "epoch"], *messages("after")]
+    assert await seen(page, "busy", "after") == [*messages("before"), *told]
+    assert await seen(page, "quiet", "after") == told

@@ -1,0 +1,194 @@
+"""Cursors, and the ids a publisher may choose."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.cursor import (
+    LONGEST_OWN,
+    MAX_ID,
+    Age,
+    Cursor,
+    Named,
+    Place,
+    Word,
+    new_epoch,
+    own_id,
+    parse_id,
+    parse_since,
+    require_publishable,
+)
+from sse_broadcast.errors import EventError
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1))
+def test_an_id_of_ours_is_read_back(position: int, epoch: int) -> None:
+    """parse_id(own_id(e, p)) == Place(e, p), and so does `since`; no id is longer than said."""
+    place = Place(f"{epoch:08x}", position)
+    text = own_id(place.epoch, position)
+    assert parse_id(text) == parse_since(text) == place
+    assert len(text) <= LONGEST_OWN
+
+
+def test_the_longest_id_of_ours_is_as_long_as_said() -> None:
+    """The newest position there can be fills the room that is kept for it."""
+    assert len(own_id("0123abcd", 2**63 - 1)) == LONGEST_OWN == 28
+
+
+def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
+    """Two lives of a history are not taken for one another."""
+    epochs = {new_epoch() for _ in range(100)}
+    assert len(epochs) == 100
+    assert all(re.fullmatch("[0-9a-f]{8}", epoch) for epoch in epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("0123abcd-0", Place("0123abcd", 0)),
+        ("ffffffff-42", Place("ffffffff", 42)),
+        ("00000000-9999999999999999999", Place("00000000", 9_999_999_999_999_999_999)),
+        ("0123abcd-007", Place("0123abcd", 7)),
+    ],
+)
+def test_an_id_of_our_form_is_a_place(text: str, place: Place) -> None:
+    """Eight digits of the epoch, a dash, at most nineteen of the position."""
+    assert parse_id(text) == place
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "7",
+        "0123abcd",
+        "0123abcd-",
+        "-5",
+        "0123abc-5",
+        "0123abcde-5",
+        "0123ABCD-5",
+        "0123abcg-5",
+        "0123abcd--5",
+        "0123abcd-+5",
+        "0123abcd-5 ",
+        "0123abcd-5\n",
+        " 0123abcd-5",
+        "0123abcd-12345678901234567890",
+        "0123abcd-\u0663",
+        "\u0660123abcd-5",
+        "0123abcd_5",
+    ],
+)
+def test_an_id_of_any_other_form_is_a_name(text: str) -> None:
+    """What is not wholly ours is not ours, however much it looks it."""
+    assert parse_id(text) == parse_since(text) == Named(text)
+
+
+@pytest.mark.parametrize("text", ["earliest", "last", "10m", "5ms"])
+def test_last_event_id_is_always_an_id(text: str) -> None:
+    """A browser sends back an id it was given; the words of `since` mean nothing there."""
+    assert parse_id(text) == Named(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cursor"),
+    [
+        ("earliest", Word.EARLIEST),
+        ("last", Word.LAST),
+        ("250ms", Age(0.25)),
+        ("0s", Age(0.0)),
+        ("5s", Age(5.0)),
+        ("10m", Age(600.0)),
+        ("2h", Age(7200.0)),
+        ("1d", Age(86_400.0)),
+        ("007s", Age(7.0)),
+        ("999999999d", Age(999_999_999 * 86_400.0)),
+    ],
+)
+def test_since_takes_words_and_ages(text: str, cursor: Cursor) -> None:
+    """An age is a whole number and its unit."""
+    assert parse_since(text) == cursor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Earliest",
+        "LAST",
+        "last ",
+        "10",
+        "m",
+        "10 m",
+        "1.5h",
+        "-5s",
+        "10M",
+        "10min",
+        "1h30m",
+        "1234567890s",
+        "\u0663s",
+    ],
+)
+def test_what_is_nearly_a_word_or_an_age_is_a_name(text: str) -> None:
+    """A cursor is never guessed at: a reader with an id that nobody knows is told so."""
+    assert parse_since(text) == Named(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "7",
+        "-",
+        "_",
+        ".",
+        "A-Z.a_z-0.9",
+        "x" * MAX_ID,
+        "0123ABCD-5",
+        "0123abcd-",
+        "lasting",
+        "10",
+        "1234567890s",
+    ],
+)
+def test_a_publisher_may_choose_this_id(text: str) -> None:
+    """Letters, digits, dots, underscores and dashes, 128 at most, that mean nothing else."""
+    require_publishable(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "must be 1 to 128 characters: ''"),
+        ("x" * 129, f"must be 1 to 128 characters: '{'x' * 80}'"),
+        ("a b", "must not contain ' ': 'a b'"),
+        ("a/b", "must not contain '/': 'a/b'"),
+        ("a\n", "must not contain '\\n': 'a\\n'"),
+        ("a\0", "must not contain '\\x00': 'a\\x00'"),
+        ("é", "must not contain '\\xe9': '\\xe9'"),
+        ("\ud800", "must not contain '\\ud800': '\\ud800'"),
+        ("\u0663", "must not contain '\\u0663': '\\u0663'"),
+        ("0123abcd-5", "'0123abcd-5' has the form of the server's own ids"),
+        ("last", "'last' has a meaning for `since`"),
+        ("earliest", "'earliest' has a meaning for `since`"),
+        ("10m", "'10m' has a meaning for `since`"),
+        ("0ms", "'0ms' has a meaning for `since`"),
+    ],
+)
+def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
+    """The message names the first thing that is wrong, in ASCII."""
+    with pytest.raises(EventError) as caught:
+        require_publishable(text)
+    assert str(caught.value) == f"id: {problem}"
+    assert caught.value.field == "id"
+
+
+@given(st.text(max_size=140))
+def test_an_id_that_may_be_chosen_is_found_by_its_name(text: str) -> None:
+    """What a publisher chose comes back as that, from a header as from `since`."""
+    try:
+        require_publishable(text)
+    except EventError:
+        return
+    assert parse_id(text) == parse_since(text) == Named(text)

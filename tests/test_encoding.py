@@ -1,0 +1,244 @@
+"""What a stream looks like in each format, as whole bytes."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.encoding import (
+    CHUNKED_JSON,
+    CHUNKED_NDJSON,
+    CHUNKED_TEXT,
+    JSON,
+    NDJSON,
+    TEXT,
+    Encoding,
+    envelope,
+)
+from sse_broadcast.event import Event
+from sse_broadcast.wire import Decoder
+
+BARE = [TEXT, JSON, NDJSON]
+CHUNKED = [CHUNKED_TEXT, CHUNKED_JSON, CHUNKED_NDJSON]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+LINES = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1)
+
+RESET = Event('{"reason": "slow", "channels": ["a"], "missed": 2}', type="$reset", json=True)
+
+
+def block(encoding: Encoding, event: Event, channel: str | None = "news") -> bytes:
+    return encoding.format.block(event, id="0123abcd-7", channel=channel, time=1_700_000_000.1239)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "frame"),
+    [
+        (TEXT, b"id: 0123abcd-7\nevent: t\nretry: 5\ndata: hello\n\n"),
+        (
+            JSON,
+            (
+                b'id: 0123abcd-7\nevent: t\nretry: 5\ndata: {"channel":"news","id":"0123abcd-7",'
+                b'"event":"t","data":"hello","time":1700000000.124}\n\n'
+            ),
+        ),
+        (
+            NDJSON,
+            b'{"channel":"news","id":"0123abcd-7","event":"t","data":"hello","time":1700000000.124}\n',
+        ),
+    ],
+)
+def test_an_event_in_each_format(encoding: Encoding, frame: bytes) -> None:
+    """Text as it was published, or an envelope that says where it came from; times in milliseconds."""
+    assert block(encoding, Event("hello", type="t", id="ignored", retry=5, key="k")) == frame
+
+
+@pytest.mark.parametrize(
+    ("encoding", "frame"),
+    [
+        (TEXT, b"id: 0123abcd-7\ndata: hello\n\n"),
+        (
+            JSON,
+            (
+                b'id: 0123abcd-7\ndata: {"channel":"news","id":"0123abcd-7",'
+                b'"event":"message","data":"hello","time":1700000000.124}\n\n'
+            ),
+        ),
+        (
+            NDJSON,
+            b'{"channel":"news","id":"0123abcd-7","event":"message","data":"hello","time":1700000000.124}\n',
+        ),
+    ],
+)
+def test_an_event_without_a_type_is_a_message(encoding: Encoding, frame: bytes) -> None:
+    """The format has no line for it; an envelope always says it."""
+    assert block(encoding, Event("hello")) == frame
+
+
+@pytest.mark.parametrize(
+    ("value", "embedded"),
+    [
+        ('{"a":[1,2.50,null],"b":"\\u00e9"}', b'{"a":[1,2.50,null],"b":"\\u00e9"}'),
+        ("12345678901234567890123", b"12345678901234567890123"),
+        ("null", b"null"),
+        ('"é"', '"é"'.encode()),
+    ],
+)
+def test_published_json_is_embedded_as_it_was_written(value: str, embedded: bytes) -> None:
+    """No number loses a digit, no key its place, and nothing is quoted twice."""
+    event = Event(value, json=True)
+    body = (
+        b'{"channel":"news","id":"0123abcd-7","event":"message","data":'
+        + embedded
+        + b',"time":1700000000.124}'
+    )
+    assert block(NDJSON, event) == body + b"\n"
+    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
+    assert block(TEXT, event) == b"id: 0123abcd-7\ndata: " + embedded + b"\n\n"
+
+
+def test_text_that_looks_like_json_stays_text() -> None:
+    """What the publisher called text is a string in the envelope."""
+    assert json.loads(block(NDJSON, Event('{"a":1}')))["data"] == '{"a":1}'
+    assert json.loads(block(NDJSON, Event('{"a":1}', json=True)))["data"] == {"a": 1}
+
+
+def test_line_ends_are_kept_where_the_format_can_say_them() -> None:
+    """SSE has one line end; an envelope has them all."""
+    event = Event("a\r\nb\rc\nd")
+    assert block(TEXT, event) == b"id: 0123abcd-7\ndata: a\ndata: b\ndata: c\ndata: d\n\n"
+    body = (
+        b'{"channel":"news","id":"0123abcd-7",'
+        b'"event":"message","data":"a\\r\\nb\\rc\\nd","time":1700000000.124}'
+    )
+    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
+    assert block(NDJSON, event) == body + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ('{\n "a": 1\n}', b'{  "a": 1 }'),
+        ("[1,\r\n2]", b"[1,  2]"),
+        ("[1,\r2]", b"[1, 2]"),
+        ('["\\n\\r"]\n', b'["\\n\\r"] '),
+    ],
+)
+def test_json_of_several_lines_is_one_line_of_ndjson(value: str, line: bytes) -> None:
+    """A program may publish indented JSON; in JSON a raw line end is never part of a string."""
+    event = Event(value, json=True)
+    body = (
+        b'{"channel":"news","id":"0123abcd-7","event":"message","data":' + line + b',"time":1700000000.124}'
+    )
+    assert block(NDJSON, event) == body + b"\n"
+    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
+    assert json.loads(body)["data"] == json.loads(value)
+
+
+def test_the_servers_own_event_is_as_text_in_json_and_an_envelope_in_ndjson() -> None:
+    """It came on no channel: `null`; its data is JSON already."""
+    frame = b'id: 0123abcd-7\nevent: $reset\ndata: {"reason": "slow", "channels": ["a"], "missed": 2}\n\n'
+    assert block(TEXT, RESET, None) == block(JSON, RESET, None) == frame
+    assert block(NDJSON, RESET, None) == (
+        b'{"channel":null,"id":"0123abcd-7","event":"$reset",'
+        b'"data":{"reason": "slow", "channels": ["a"], "missed": 2},"time":1700000000.124}\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "frame"),
+    [
+        (TEXT, b'event: $close\ndata: {"reason": "drain"}\n\n'),
+        (JSON, b'event: $close\ndata: {"reason": "drain"}\n\n'),
+        (NDJSON, b'{"channel":null,"id":null,"event":"$close","data":{"reason": "drain"},"time":0.0}\n'),
+    ],
+)
+def test_an_event_may_have_no_id(encoding: Encoding, frame: bytes) -> None:
+    """Nothing moves the reader's cursor then."""
+    event = Event('{"reason": "drain"}', type="$close", json=True)
+    assert encoding.format.block(event, id=None, channel=None, time=0.0) == frame
+
+
+def test_a_heartbeat_is_a_comment_or_an_empty_line() -> None:
+    """No reader takes either for an event."""
+    assert [encoding.heartbeat for encoding in BARE] == [b":\n", b":\n", b"\n"]
+    assert [encoding.heartbeat for encoding in CHUNKED] == [b"2\r\n:\n\r\n", b"2\r\n:\n\r\n", b"1\r\n\n\r\n"]
+
+
+def test_a_cursor_without_an_event_is_a_block_of_its_own() -> None:
+    """Browsers dispatch nothing for it; NDJSON can say nothing that is no event, and keeps alive instead."""
+    here = b"id: 0123abcd-7\n\n"
+    assert [encoding.format.here("0123abcd-7") for encoding in BARE] == [here, here, b"\n"]
+    decoder = Decoder()
+    assert decoder.feed(here) == []
+    assert decoder.last_event_id == "0123abcd-7"
+
+
+def test_the_opening_says_when_to_reconnect_and_where_the_reader_is() -> None:
+    """A comment for whoever waits for first bytes, `retry`, and the cursor if there is one to give."""
+    assert [encoding.format.opening(2500, "0123abcd-7") for encoding in BARE] == [
+        b":\nretry: 2500\nid: 0123abcd-7\n\n",
+        b":\nretry: 2500\nid: 0123abcd-7\n\n",
+        b"\n",
+    ]
+    assert [encoding.format.opening(2500, None) for encoding in BARE] == [
+        b":\nretry: 2500\n",
+        b":\nretry: 2500\n",
+        b"\n",
+    ]
+
+
+def test_what_a_format_says_of_itself() -> None:
+    """Its content type, and whether a block depends on the channel it is read on."""
+    assert [(encoding.format.content_type, encoding.format.names_channel) for encoding in BARE] == [
+        ("text/event-stream", False),
+        ("text/event-stream", True),
+        ("application/x-ndjson", True),
+    ]
+
+
+def test_chunks_are_the_same_format_in_the_framing_of_http_1_1() -> None:
+    """Bare encodings leave a block as it is."""
+    for bare, chunked in zip(BARE, CHUNKED, strict=True):
+        assert bare.format is chunked.format
+        assert (bare.chunked, chunked.chunked) == (False, True)
+        assert bare.frame(b"0123456789abcdef\n") == b"0123456789abcdef\n"
+        assert chunked.frame(b"0123456789abcdef\n") == b"11\r\n0123456789abcdef\n\r\n"
+
+
+def test_a_time_is_given_in_milliseconds() -> None:
+    """Seconds since 1970, with three places."""
+    for time, shown in [(0.0, 0.0), (1.0004, 1.0), (1.0006, 1.001), (1_700_000_000.9999, 1_700_000_001.0)]:
+        assert json.loads(envelope(Event(""), id="i", channel="c", time=time))["time"] == shown
+
+
+@given(st.builds(Event, data=TEXTS, type=LINES), LINES)
+def test_an_envelope_says_exactly_what_was_published(event: Event, channel: str) -> None:
+    """Whatever the text, a line of NDJSON is one line, and reads back as what went in."""
+    line = block(NDJSON, event, channel)
+    assert line.count(b"\n") == 1
+    assert b"\r" not in line
+    assert json.loads(line) == {
+        "channel": channel,
+        "id": "0123abcd-7",
+        "event": event.type,
+        "data": event.data,
+        "time": 1_700_000_000.124,
+    }
+    (decoded,) = Decoder().feed(block(JSON, event, channel))
+    assert (decoded.type, decoded.id) == (event.type, "0123abcd-7")
+    assert decoded.data.encode() + b"\n" == line
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | TEXTS,
+        lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+    )
+)
+def test_any_json_value_is_embedded_as_that_value(value: object) -> None:
+    """The reader of an envelope needs to decode it once."""
+    compact = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    line = block(NDJSON, Event(compact, json=True))
+    assert line.count(b"\n") == 1
+    assert json.loads(line)["data"] == value

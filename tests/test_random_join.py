@@ -1,0 +1,493 @@
+"""Nothing lost silently: readers that join, leave and resume at random while everyone publishes.
+
+What every reader saw is compared with what the history really held: the log filtered by its interest,
+from its cursor on, or one true `$reset` and all that came after the loss. That the comparison sees
+what it should is shown by servers that do one thing in a wrong order.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from sse_broadcast import broadcaster, delivery
+from sse_broadcast.audience import Audience, Lane, Sink
+from sse_broadcast.backends import memory
+from sse_broadcast.backends.base import Backend, Gap, Replay, ResetReason, Start
+from sse_broadcast.backends.history import History
+from sse_broadcast.backends.memory import Memory
+from sse_broadcast.catchup import CatchUp
+from sse_broadcast.config import Config, EventLoop
+from sse_broadcast.delivery import Delivery
+from sse_broadcast.hub import Hub
+from sse_broadcast.interest import Interest
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Draft, Publication, Receipt
+from sse_broadcast.server.run import Server, new_loop
+from sse_broadcast.subscriber import Subscriber
+from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
+from tests.support.sockets import RawClient
+
+TYPES = ("alert", "message", "price")
+CHANNELS = (*(f"room-{number}" for number in range(12)), "orders.eu", "orders.us", "prices.x", "quiet")
+PATTERNS = ("orders.*", "*.us", "room-1*", "*", "qui*")
+
+PUBLISHERS = 8
+ARRIVING = 8
+"""Readers that may be on their way in while somebody publishes."""
+
+PATIENCE = 50.0
+"""Seconds after which readers that have not come to their end have failed."""
+
+ROUND = 0.25
+"""Seconds between the last words, which are said until everyone has left."""
+
+LARGE: dict[str, Any] = {"history_size": 1_000_000, "history_bytes": 1 << 30, "history_total": 1 << 30}
+SMALL: dict[str, Any] = {"history_size": 25}
+
+
+def an_interest(rng: random.Random) -> Want:
+    channels = rng.sample(CHANNELS, rng.choice((1, 1, 2, 3)))
+    if rng.random() < 0.25:
+        channels[0] = rng.choice(PATTERNS)
+    types = rng.sample(TYPES, rng.choice((1, 2))) if rng.random() < 0.3 else []
+    return Want(tuple(channels), tuple(sorted(types)))
+
+
+def a_cursor(rng: random.Random) -> Callable[[Ledger], tuple[str, str]]:
+    """Give how a reader begins: with nothing, a word, or an id in its header or its URL."""
+    kind = rng.choice(("none", "none", "none", "earliest", "last", "1h", "own", "own", "named", "odd"))
+    in_the_url = rng.random() < 0.5
+    share = rng.random()
+
+    def choose(ledger: Ledger) -> tuple[str, str]:
+        match kind:
+            case "none":
+                return "", ""
+            case "own":
+                id = f"{ledger.epoch}-{int(share * (ledger.position + 1))}"
+            case "named" if ledger.names:
+                id = ledger.names[int(share * len(ledger.names))]
+            case "odd" | "named":
+                ids = ("00000000-1", f"{ledger.epoch}-999999999999", "never-published")
+                id = ids[int(share * len(ids))]
+            case _:
+                return "", kind
+        return ("", id) if in_the_url else (id, "")
+
+    return choose
+
+
+def a_cut(rng: random.Random, publications: int) -> Cut:
+    after = rng.randrange(rng.choice((300, 3_000, 30_000)))
+    return Cut(after, reset=rng.random() < 0.5, away=rng.randrange(rng.choice((1, 20, publications // 4))))
+
+
+def plans(rng: random.Random, readers: int, publications: int) -> list[Plan]:
+    interests = [an_interest(rng) for _ in range(max(readers // 20, 8))]
+    found = []
+    for number in range(readers):
+        want = rng.choice(interests)
+        slow = rng.random() < 0.15
+        found.append(
+            Plan(
+                f"{number}",
+                want,
+                joins=rng.randrange(publications),
+                format=rng.choice(("text", "text", "json", "ndjson")),
+                version=rng.choice(("1.1", "1.1", "1.1", "1.0")),
+                cuts=tuple(a_cut(rng, publications) for _ in range(rng.choice((0, 1, 2, 4)))),
+                pause=Pause(rng.randrange(6000), publications // 2) if slow else None,
+                receive_buffer=2048 if slow else 0,
+                last=want.types[-1] if want.types else TYPES[-1],
+                choose=a_cursor(rng),
+            )
+        )
+    return found
+
+
+class Publisher:
+    """One of those who publish: to random channels, one event or some, in any way there is."""
+
+    def __init__(self, number: int, rng: random.Random, port: int, ledger: Ledger) -> None:
+        self.sent: list[str] = []
+        self.answers: list[tuple[str, str]] = []
+        self._number = number
+        self._rng = rng
+        self._port = port
+        self._ledger = ledger
+
+    async def run(self, turns: Iterator[int]) -> None:
+        """Publish while there are turns, each answered before the next."""
+        client = await RawClient.open(self._port)
+        try:
+            for _ in turns:
+                await self._publish(client)
+                # Else some loops let publishers end before half of the readers have come.
+                while len(self._ledger.arriving) > ARRIVING:
+                    await asyncio.sleep(0)
+        finally:
+            client.close()
+
+    async def _publish(self, client: RawClient) -> None:
+        way = self._rng.choice(("text", "text", "object", "array", "lines"))
+        channels = ",".join(self._rng.sample(CHANNELS[:-1], self._rng.choice((1, 1, 1, 2, 3))))
+        path, headers, body = f"/send/{channels}", "", b""
+        if way == "text":
+            event = self._event()
+            query = "&".join(f"{name}={event[name]}" for name in ("event", "id") if name in event)
+            path, body = f"{path}?{query}", event["message"].encode()
+        elif way == "object":
+            headers, body = "Content-Type: application/json\r\n", json.dumps(self._event()).encode()
+        else:
+            events = [self._event() for _ in range(self._rng.randrange(1, 5))]
+            lines = way == "lines"
+            headers = f"Content-Type: application/{'x-ndjson' if lines else 'json'}\r\n"
+            body = "\n".join(map(json.dumps, events)).encode() if lines else json.dumps(events).encode()
+        status, answer = await client.ask("POST", path, body=body, headers=headers)
+        assert status == 200, answer
+        self.answers.append((json.loads(answer)["id"], self.sent[-1]))
+
+    def _event(self) -> dict[str, str]:
+        name = f"{self._number}-{len(self.sent)}"
+        size = self._rng.choice((0, 10, 40, 40, 40, 1500))
+        self.sent.append(f"{name} \u00e9\n{'x' * size}")
+        event = {"message": self.sent[-1]}
+        if self._rng.random() < 0.4:
+            event["event"] = self._rng.choice(TYPES)
+        if self._rng.random() < 0.2:
+            event["id"] = f"own.{name}"
+        return event
+
+
+async def last_words(port: int, ledger: Ledger, count: int) -> None:
+    """Publish an event of each type to every channel; whoever sees those for it has come to its end."""
+    client = await RawClient.open(port)
+    for kind in TYPES:
+        path = f"/send/{','.join(CHANNELS)}?event={kind}&id={END}{count}-{kind}"
+        assert (await client.ask("POST", path, body=b"end"))[0] == 200
+    client.close()
+
+
+async def scenario(
+    ledger: Ledger, *, seed: int, readers: int, publications: int, settings: dict[str, Any]
+) -> list[Reader]:
+    """Let everyone join, leave, resume and publish at random, up to the end."""
+    rng = random.Random(seed)
+    server = Server(Config(port=0, heartbeat=0.3, send_buffer=4096, shutdown_timeout=1, **settings))
+    await server.start()
+    try:
+        ledger.epoch = server.broadcaster.cursor.partition("-")[0]
+        everyone = [Reader(plan, ledger, server.port) for plan in plans(rng, readers, publications)]
+        reading = [asyncio.create_task(reader.run()) for reader in everyone]
+        publishers = [
+            Publisher(count, random.Random(rng.random()), server.port, ledger) for count in range(PUBLISHERS)
+        ]
+        turns = iter(range(publications))
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(publisher.run(turns) for publisher in publishers))
+        ledger.end()
+        await until_all_left(reading, server.port, ledger)
+        require_answers_kept(publishers, ledger)
+        return everyone
+    finally:
+        await server.stop()
+
+
+async def until_all_left(reading: Sequence[asyncio.Task[None]], port: int, ledger: Ledger) -> None:
+    """Say the last words, again for those who joined behind them, until all have left or are too late."""
+    rounds = itertools.count()
+    deadline = asyncio.get_running_loop().time() + PATIENCE / 2
+    pending = set(reading)
+    while pending and asyncio.get_running_loop().time() < deadline:
+        await last_words(port, ledger, next(rounds))
+        left, pending = await asyncio.wait(pending, timeout=ROUND)
+        for task in left:
+            task.result()
+    for task in pending:
+        task.cancel()
+    for outcome in await asyncio.gather(*reading, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def require_answers_kept(publishers: Sequence[Publisher], ledger: Ledger) -> None:
+    """Each publisher's events stand in the order it published them, at the places it was answered."""
+    for number, publisher in enumerate(publishers):
+        data = [each.event.data for each in ledger.published if each.event.data.startswith(f"{number}-")]
+        assert data == publisher.sent
+        for id, sent in publisher.answers:
+            place = ledger.place_of(id)
+            assert place is not None
+            assert ledger.published[place - 1].event.data == sent
+
+
+def wrong(everyone: Sequence[Reader]) -> list[WrongError]:
+    """Give what is wrong with what the readers saw, the first thing of each."""
+    found = []
+    for reader in everyone:
+        try:
+            Judge(reader).require_all()
+        except WrongError as error:
+            found.append(error)
+    return found
+
+
+def require_nothing_wrong(everyone: Sequence[Reader]) -> None:
+    """Fail with the first few readers that saw something wrong, and what that was."""
+    found = wrong(everyone)
+    if found:
+        few = "\n".join(str(error) for error in found[:5])
+        pytest.fail(f"{len(found)} of {len(everyone)} readers saw something wrong:\n{few}", pytrace=False)
+
+
+def resets(everyone: Sequence[Reader]) -> list[str]:
+    """Give the reasons of all losses that the readers were told of."""
+    return [
+        json.loads(note.event.data)["reason"]
+        for reader in everyone
+        for visit in reader.visits
+        for note in visit.notes
+        if note.event is not None and note.event.type == "$reset"
+    ]
+
+
+def run(loop: EventLoop, ledger: Ledger, **options: Any) -> list[Reader]:
+    with asyncio.Runner(loop_factory=lambda: new_loop(loop)) as runner:
+        return runner.run(scenario(ledger, **options))
+
+
+LOOPS = pytest.mark.parametrize("loop", [EventLoop.ASYNCIO, EventLoop.UVLOOP])
+
+
+@LOOPS
+def test_every_reader_sees_the_log_from_its_cursor_on(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the history holds all there was, no reader misses, repeats or reorders anything, or is reset."""
+    ledger = Ledger()
+    ledger.keep(monkeypatch)
+    everyone = run(loop, ledger, seed=1, readers=1000, publications=600, settings={**LARGE, "queue_size": 20})
+    require_nothing_wrong(everyone)
+    assert set(resets(everyone)) <= {"epoch", "unknown"}
+    assert sum(len(reader.visits) for reader in everyone) > 1500
+
+
+@LOOPS
+def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short history loses things for many readers, and each is told of each loss, where it was."""
+    ledger = Ledger()
+    ledger.keep(monkeypatch)
+    small_pages(monkeypatch)
+    everyone = run(loop, ledger, seed=2, readers=1000, publications=800, settings={**SMALL, "queue_size": 20})
+    require_nothing_wrong(everyone)
+    assert resets(everyone).count("evicted") > 100
+
+
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a replay take many pages, and many turns of the loop."""
+    monkeypatch.setattr(delivery, "WRITE_LIMIT", 1024)
+    monkeypatch.setattr(memory, "STRIDE", 16)
+
+
+# Servers that do one thing wrong.
+
+
+class ReplayFirst(CatchUp):
+    """Replays up to where it began, and registers at whatever is the newest by then."""
+
+    __slots__ = ("_goal",)
+
+    def __init__(self, backend: Backend, interest: Interest, start: Start, metrics: Metrics) -> None:
+        super().__init__(backend, interest, start, metrics)
+        self._goal = backend.position
+
+    @property
+    def done(self) -> bool:
+        return not self._first and self.cursor >= self._goal
+
+    def take(self, limit: int) -> Sequence[Publication]:
+        return [each for each in super().take(limit) if each.position <= self._goal]
+
+
+def registers_after_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcaster, "CatchUp", ReplayFirst)
+
+
+def queues_what_the_replay_covers(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach, follow = Delivery.attach, Lane.follow
+
+    def attach_and_queue(self: Delivery, subscriber: Subscriber, audience: Audience, sink: Sink) -> Lane:
+        lane = attach(self, subscriber, audience, sink)
+        if subscriber.catching_up is not None:
+            audience.queued[subscriber] = None
+        return lane
+
+    def follow_behind_the_queue(self: Lane) -> None:
+        if len(self.subscriber):
+            self.subscriber.go_live()
+            self.carrier.wake_lane(self)
+        else:
+            follow(self)
+
+    monkeypatch.setattr(Delivery, "attach", attach_and_queue)
+    monkeypatch.setattr(Lane, "follow", follow_behind_the_queue)
+
+
+class OnePageEarly(CatchUp):
+    """Is done as soon as one more page would do."""
+
+    __slots__ = ()
+
+    @property
+    def done(self) -> bool:
+        page = self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=1024)
+        return not self._first and page.upto == self._backend.position
+
+
+def goes_live_one_page_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcaster, "CatchUp", OnePageEarly)
+
+
+def placed(self: Memory, drafts: Sequence[Draft], now: float) -> list[Publication]:
+    batch = []
+    for draft in drafts:
+        self._position += 1
+        place = self._position
+        batch.append(Publication(draft.channels, draft.event, epoch=self.epoch, position=place, time=now))
+    return batch
+
+
+def announces_before_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(self: Memory, drafts: Sequence[Draft], now: float) -> Receipt:
+        batch = placed(self, drafts, now)
+        clients = self._deliver(batch)
+        asyncio.get_running_loop().call_soon(self._history.extend, batch)
+        return Receipt(clients, batch[-1].channels, batch[-1].id, len(batch))
+
+    monkeypatch.setattr(Memory, "_append", append)
+
+
+def announces_long_after_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(self: Memory, drafts: Sequence[Draft], now: float) -> Receipt:
+        batch = placed(self, drafts, now)
+        self._history.extend(batch)
+        asyncio.get_running_loop().call_later(0.001, self._deliver, batch)
+        return Receipt(0, batch[-1].channels, batch[-1].id, len(batch))
+
+    monkeypatch.setattr(Memory, "_append", append)
+
+
+def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver = Hub.deliver
+
+    def deliver_backwards(self: Hub, publications: Sequence[Publication]) -> int:
+        return deliver(self, publications[::-1])
+
+    monkeypatch.setattr(Hub, "deliver", deliver_backwards)
+
+
+def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = CatchUp.take
+
+    def take_without_news(self: CatchUp, limit: int) -> Sequence[Publication]:
+        return [each for each in take(self, limit) if not each.event.reserved]
+
+    monkeypatch.setattr(CatchUp, "take", take_without_news)
+
+
+def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = CatchUp.take
+
+    def take_the_news_twice(self: CatchUp, limit: int) -> Sequence[Publication]:
+        return [each for each in take(self, limit) for _ in range(1 + each.event.reserved)]
+
+    monkeypatch.setattr(CatchUp, "take", take_the_news_twice)
+
+
+def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    take, reset = CatchUp.take, CatchUp._reset
+    cursors: dict[int, int] = {}
+
+    def take_noting_where(self: CatchUp, limit: int) -> Sequence[Publication]:
+        cursors[id(self)] = self.cursor
+        return take(self, limit)
+
+    def reset_there(self: CatchUp, reason: ResetReason, channels: Sequence[str]) -> Publication:
+        reached, self.cursor = self.cursor, cursors.get(id(self), self.cursor)
+        news = reset(self, reason, channels)
+        self.cursor = reached
+        return news
+
+    monkeypatch.setattr(CatchUp, "take", take_noting_where)
+    monkeypatch.setattr(CatchUp, "_reset", reset_there)
+
+
+def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: History, _: Interest, **options: int) -> int:
+        return max(log.lost for log in self._logs.values()) if self._logs else 0
+
+    monkeypatch.setattr(History, "lost", lost)
+
+
+def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay = Memory.replay
+
+    def replay_up_to_the_newest(self: Memory, interest: Interest, **options: Any) -> Replay:
+        page = replay(self, interest, **options)
+        if page.gap is None:
+            return page
+        return Replay((), self._position, Gap(page.gap.channels, self._position))
+
+    monkeypatch.setattr(Memory, "replay", replay_up_to_the_newest)
+
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+WRONG_ORDERS: list[tuple[Break, dict[str, Any], Kind]] = [
+    (registers_after_the_replay, LARGE, Kind.GAP),
+    (queues_what_the_replay_covers, LARGE, Kind.REPEAT),
+    (goes_live_one_page_too_early, LARGE, Kind.GAP),
+    (announces_before_it_appends, LARGE, Kind.GAP),
+    (announces_long_after_it_appends, LARGE, Kind.REPEAT),
+    (announces_in_another_order, LARGE, Kind.GAP),
+    (tells_of_no_loss, SMALL, Kind.NO_RESET),
+    (tells_of_each_loss_twice, SMALL, Kind.SECOND_RESET),
+    (tells_of_it_where_the_reader_was, SMALL, Kind.UNTRUE_RESET),
+    (takes_the_loss_of_one_channel_for_that_of_all, SMALL, Kind.UNTRUE_RESET),
+    (gives_up_what_it_still_holds, SMALL, Kind.GAP),
+]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "settings", "kind"), WRONG_ORDERS, ids=[case[0].__name__ for case in WRONG_ORDERS]
+)
+def test_a_server_that_does_it_in_a_wrong_order_is_found_out(
+    break_it: Break, settings: dict[str, Any], kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wrong order that was ever thought of shows as what it is."""
+    ledger = Ledger()
+    ledger.keep(monkeypatch)
+    small_pages(monkeypatch)
+    monkeypatch.setattr(sys.modules[__name__], "ARRIVING", 1000)  # the more crowded, the sooner it shows
+    break_it(monkeypatch)
+    everyone = run(EventLoop.ASYNCIO, ledger, seed=3, readers=200, publications=400, settings=settings)
+    assert kind in {error.kind for error in wrong(everyone)}
+
+
+def test_the_server_as_it_is_does_all_of_that_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What finds out the wrong ones has nothing to say of the right one, at the same size."""
+    for settings in (LARGE, SMALL):
+        with monkeypatch.context() as patched:
+            ledger = Ledger()
+            ledger.keep(patched)
+            small_pages(patched)
+            everyone = run(
+                EventLoop.ASYNCIO, ledger, seed=3, readers=200, publications=400, settings=settings
+            )
+        require_nothing_wrong(everyone)

@@ -1,0 +1,358 @@
+"""Resuming over real sockets: a long replay beside live traffic, every way of losing, cuts at every byte."""
+
+import json
+import resource
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config import Overflow
+from sse_broadcast.event import Event
+from sse_broadcast.publication import Draft
+from sse_broadcast.server.run import Server
+from sse_broadcast.subscriber import Subscriber
+from sse_broadcast.wire import Decoder
+from tests.conftest import Connect, Serve
+from tests.support.readers import Chunks
+from tests.support.sockets import RawClient, until
+
+MANY = 100_000
+BATCH = 1000
+EACH = 10
+"""Events that the slow reader takes while one more is published."""
+
+UNBOUNDED = {"history_size": 1_000_000, "history_bytes": 1 << 30, "history_total": 1 << 30}
+SMALL_BUFFERS = {"send_buffer": 4096}
+BIG = "x" * 4000
+
+
+async def publish(server: Server, *data: str, channel: str = "default", **fields: Any) -> str:
+    """Publish events as one batch, and give the last one's id."""
+    drafts = [Draft((channel,), Event(each, **fields)) for each in data]
+    return (await server.broadcaster.publish_all(drafts)).id
+
+
+def position_of(id: str) -> int:
+    return int(id.partition("-")[2])
+
+
+def decoded(body: bytes) -> tuple[list[Event], str]:
+    """Give the events of a body, and the id that its reader comes back with."""
+    decoder = Decoder()
+    return decoder.feed(body), decoder.last_event_id
+
+
+def reasons(events: Sequence[Event]) -> list[str]:
+    return [json.loads(event.data)["reason"] for event in events if event.type == "$reset"]
+
+
+def the_subscriber(server: Server) -> Subscriber:
+    (subscriber,) = server.broadcaster._hub
+    return subscriber
+
+
+class Body:
+    """The body of a stream, without its chunks, as far as it was read."""
+
+    def __init__(self, client: RawClient) -> None:
+        self.client = client
+        self.data = b""
+        self.events: list[Event] = []
+        self.decoder = Decoder()
+        self._chunks = Chunks()
+
+    async def more(self) -> None:
+        """Read what is there."""
+        piece = await self.client.take(max(len(self.client.buffer), 1))
+        data = self._chunks.feed(piece)
+        self.data += data
+        self.events += self.decoder.feed(data)
+
+    async def until_id(self, id: str) -> bytes:
+        """Read until the reader's cursor is this id, and give all that was read."""
+        while self.decoder.last_event_id != id:
+            await self.more()
+        return self.data
+
+
+async def subscribe(server: Server, connect: Connect, path: str, *, id: str = "", **options: Any) -> Body:
+    client = await connect(server, **options)
+    head = await client.subscribe(path=path, headers=f"Last-Event-ID: {id}\r\n" if id else "")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    return Body(client)
+
+
+# A long replay beside live traffic.
+
+
+def resident() -> int:
+    """Give the bytes of memory that this process has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def numbered(first: int, count: int) -> list[str]:
+    return [f"{number} {'x' * 40}" for number in range(first, first + count)]
+
+
+def unsent(server: Server) -> int:
+    """Give the bytes that wait in front of the kernel, for the one connection there is."""
+    assert server._runner.server is not None
+    (connection,) = server._runner.server.connections
+    assert connection.transport is not None
+    return connection.transport.get_write_buffer_size()
+
+
+async def test_a_long_replay_beside_live_traffic_stays_within_its_bounds(
+    serve: Serve, connect: Connect
+) -> None:
+    """A slow reader of 100,000 old events gets them and all new ones in order; nothing piles up for it."""
+    server = await serve(**UNBOUNDED, **SMALL_BUFFERS, queue_size=100)
+    for first in range(0, MANY, BATCH):
+        await publish(server, *numbered(first, BATCH))
+    body = await subscribe(server, connect, "/events?since=earliest", receive_buffer=4096)
+    await until(lambda: server.broadcaster.client_count == 1)
+    subscriber, before, most = the_subscriber(server), resident(), 0
+    published, expected = MANY, 0
+    while expected < published:
+        await body.more()
+        for event in body.events:
+            assert event.data.partition(" ")[0] == str(expected)
+            expected += 1
+            if expected % EACH == 0 and expected <= MANY:
+                await publish(server, *numbered(published, 1))
+                published += 1
+        body.events.clear()
+        body.data = b""
+        assert len(subscriber) <= 100
+        most = max(most, unsent(server))
+    assert published == MANY + MANY // EACH
+    # What else a history takes for an event that was read is its frame, and it holds ten thousand more.
+    assert resident() - before < MANY * 1000
+    assert most <= 65_536 + 1024
+    assert the_subscriber(server) is subscriber
+    assert server.broadcaster.counts.resets == {}
+    last = await publish(server, "live")
+    await body.until_id(last)
+    assert [event.data for event in body.events] == ["live"]
+
+
+# Every way of losing, cut at every byte.
+
+
+async def evicted(server: Server, connect: Connect) -> tuple[bytes, str]:
+    first = await publish(server, "seen")
+    last = await publish(server, *(f"event {number}" for number in range(8)))
+    body = await subscribe(server, connect, "/events", id=first)
+    return await body.until_id(last), first
+
+
+async def with_an_odd_id(server: Server, connect: Connect, id: str) -> tuple[bytes, str]:
+    await publish(server, "before")
+    body = await subscribe(server, connect, "/events", id=id)
+    while not body.events:
+        await body.more()
+    return await body.until_id(await publish(server, "after", "and after")), id
+
+
+async def of_another_epoch(server: Server, connect: Connect) -> tuple[bytes, str]:
+    return await with_an_odd_id(server, connect, "00000000-1")
+
+
+async def never_ours(server: Server, connect: Connect) -> tuple[bytes, str]:
+    return await with_an_odd_id(server, connect, "somebody-elses")
+
+
+async def fill(server: Server) -> None:
+    """Publish until the one reader's socket is full, and its own queue is in use."""
+    subscriber = the_subscriber(server)
+    while not len(subscriber):
+        await publish(server, BIG)
+        await until(lambda: not any(audience.log for audience in server.broadcaster._hub.audiences))
+
+
+async def slow(server: Server, connect: Connect) -> tuple[bytes, str]:
+    begin = server.broadcaster.cursor
+    body = await subscribe(server, connect, "/events", receive_buffer=4096)
+    await until(lambda: server.broadcaster.client_count == 1)
+    await fill(server)
+    last = await publish(server, *(f"event {number}" for number in range(10)))
+    await body.until_id(last)
+    return await body.until_id(await publish(server, "after", "and after")), begin
+
+
+Lose = Callable[[Server, Connect], Awaitable[tuple[bytes, str]]]
+
+LOSSES: dict[str, tuple[Lose, dict[str, Any]]] = {
+    "evicted": (evicted, {"history_size": 4}),
+    "epoch": (of_another_epoch, {}),
+    "unknown": (never_ours, {}),
+    "drop-oldest": (slow, {"overflow": Overflow.DROP_OLDEST, "queue_size": 3, **SMALL_BUFFERS}),
+    "drop-newest": (slow, {"overflow": Overflow.DROP_NEWEST, "queue_size": 3, **SMALL_BUFFERS}),
+}
+
+
+@pytest.mark.parametrize("way", LOSSES)
+async def test_a_loss_is_told_once_wherever_the_reader_is_cut(
+    serve: Serve, connect: Connect, way: str
+) -> None:
+    """One `$reset`, then all there is behind it; cut at any byte from there on, no second one, no gap."""
+    lose, settings = LOSSES[way]
+    server = await serve(**settings)
+    body, begin = await lose(server, connect)
+    events, _ = decoded(body)
+    reason = "slow" if way.startswith("drop") else way
+    assert reasons(events) == [reason]
+    require_nothing_missing(server, events, begin)
+    start = max(body.index(b"event: $reset") - 40, 1)
+    cuts = [decoded(body[:place]) for place in range(start, len(body) + 1)]
+    resumed = [await subscribe(server, connect, "/events", id=last or begin) for _, last in cuts]
+    await until(lambda: server.broadcaster.client_count == len(cuts) + 1)
+    final = await publish(server, "final")
+    for (before, _), behind in zip(cuts, resumed, strict=True):
+        await behind.until_id(final)
+        everything = before + behind.events
+        # What a reader was only too slow for is still held: cut before it is told, it has lost nothing.
+        told = [reason] if reason != "slow" or reasons(before) else []
+        assert reasons(everything) == told, everything
+        require_nothing_missing(server, everything, begin)
+
+
+def require_nothing_missing(server: Server, events: Sequence[Event], begin: str) -> None:
+    """Check that each event is the next one, but behind a `$reset`, which says where it stands."""
+    at = position_of(begin) if begin.startswith(server.broadcaster.cursor[:9]) else 0
+    for event in events:
+        assert event.id is not None
+        place = position_of(event.id)
+        if event.type == "$reset":
+            missed = json.loads(event.data)["missed"]
+            assert missed is None or place == at + missed, events
+        else:
+            assert place == at + 1, events
+        at = place
+    assert events[-1].id == server.broadcaster.cursor
+
+
+async def test_the_news_of_an_eviction_come_before_what_is_still_held(serve: Serve, connect: Connect) -> None:
+    """Byte for byte: the id is the position before the first event that is held."""
+    server = await serve(history_size=2)
+    first = await publish(server, "1")
+    last = await publish(server, "2", "3", "4", "5")
+    epoch = first.partition("-")[0]
+    body = await subscribe(server, connect, "/events", id=first)
+    data = await body.until_id(last)
+    assert data.startswith(b":\nretry: ")
+    assert data.split(b"\n", 2)[2].decode() == (
+        f"id: {epoch}-3\nevent: $reset\n"
+        'data: {"reason": "evicted", "channels": ["default"], "missed": null}\n\n'
+        f"id: {epoch}-4\ndata: 4\n\nid: {epoch}-5\ndata: 5\n\n"
+    )
+
+
+# What loses nothing.
+
+
+async def test_overflow_with_disconnect_loses_nothing_that_is_held(serve: Serve, connect: Connect) -> None:
+    """A reader that was closed as too slow comes back with its last id, and goes on there."""
+    server = await serve(queue_size=3, history_size=10_000, **SMALL_BUFFERS)
+    begin = server.broadcaster.cursor
+    client = await connect(server, receive_buffer=4096)
+    await client.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    await fill(server)
+    newest = await publish(server, *(f"event {number}" for number in range(10)))
+    assert server.broadcaster.counts.closed == {"slow": 1}
+    events, last = decoded(Chunks().feed(await client.rest()))
+    before = [event for event in events if event.type != "$close"]
+    assert [json.loads(event.data) for event in events if event.type == "$close"] == [{"reason": "slow"}]
+    resumed = await subscribe(server, connect, "/events", id=last)
+    await resumed.until_id(newest)
+    require_nothing_missing(server, before + resumed.events, begin)
+    assert server.broadcaster.counts.resets == {}
+
+
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset])
+async def test_a_reader_of_a_channel_that_never_carried_an_event_misses_nothing(
+    serve: Serve, connect: Connect, leave: Any
+) -> None:
+    """Cut before it has seen anything, it comes back with the id it was given at once."""
+    server = await serve()
+    await publish(server, "elsewhere")
+    body = await subscribe(server, connect, "/events/quiet")
+    given = server.broadcaster.cursor
+    await body.until_id(given)
+    leave(body.client)
+    await until(lambda: server.broadcaster.client_count == 0)
+    first = await publish(server, "meanwhile", channel="quiet")
+    await publish(server, "elsewhere")
+    resumed = await subscribe(server, connect, "/events/quiet", id=given)
+    last = await publish(server, "live", channel="quiet")
+    await resumed.until_id(last)
+    assert [(event.data, event.id) for event in resumed.events] == [("meanwhile", first), ("live", last)]
+
+
+async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Connect) -> None:
+    """What a slow reader gets is the newest of each key, in the order of those, and no news of a loss."""
+    server = await serve(overflow=Overflow.CONFLATE, queue_size=4, **SMALL_BUFFERS)
+    body = await subscribe(server, connect, "/events", receive_buffer=4096)
+    await until(lambda: server.broadcaster.client_count == 1)
+    subscriber = the_subscriber(server)
+    while not len(subscriber):
+        await publish(server, BIG, key="filling")
+        await until(lambda: not any(audience.log for audience in server.broadcaster._hub.audiences))
+    newest = ""
+    for number in range(50):
+        for key in ("b", "c", "a") if number else ("a", "b", "c"):
+            newest = await publish(server, f"{key}{number}", key=key)
+            assert len(subscriber) <= 4
+    await body.until_id(newest)
+    small = [event.data for event in body.events if event.data != BIG]
+    assert small == ["b49", "c49", "a49"]
+    places = [position_of(event.id or "") for event in body.events]
+    assert places == sorted(set(places))
+    assert server.broadcaster.client_count == 1
+    assert server.broadcaster.counts.resets == {}
+
+
+async def test_what_conflation_cannot_bound_disconnects_and_is_resumed(
+    serve: Serve, connect: Connect
+) -> None:
+    """Events without a key replace nothing: the reader is closed, and comes back to all of them."""
+    server = await serve(overflow=Overflow.CONFLATE, queue_size=4, **SMALL_BUFFERS)
+    begin = server.broadcaster.cursor
+    client = await connect(server, receive_buffer=4096)
+    await client.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    await fill(server)
+    newest = await publish(server, *(f"event {number}" for number in range(10)))
+    assert server.broadcaster.counts.closed == {"slow": 1}
+    events, last = decoded(Chunks().feed(await client.rest()))
+    before = [event for event in events if event.type != "$close"]
+    resumed = await subscribe(server, connect, "/events", id=last)
+    await resumed.until_id(newest)
+    require_nothing_missing(server, before + resumed.events, begin)
+
+
+@pytest.mark.parametrize("path", ["/events?event=rare", "/events/quiet,q*"])
+async def test_heartbeats_bring_up_the_cursor_of_a_quiet_reader(
+    serve: Serve, connect: Connect, path: str
+) -> None:
+    """Its id does not fall out of the history while nothing comes for it: cut, it is told of no loss."""
+    server = await serve(history_size=20, heartbeat=0.1)
+    body = await subscribe(server, connect, path)
+    await until(lambda: server.broadcaster.client_count == 1)
+    given = server.broadcaster.cursor
+    passed = await publish(server, *numbered(0, 50))
+    await body.until_id(passed)
+    assert body.events == []
+    body.client.reset()
+    await until(lambda: server.broadcaster.client_count == 0)
+    await publish(server, *numbered(50, 19))
+    wanted = await publish(server, "wanted", channel="default" if "rare" in path else "quiet", type="rare")
+    resumed = await subscribe(server, connect, path, id=passed)
+    await resumed.until_id(wanted)
+    assert [(event.data, event.id) for event in resumed.events] == [("wanted", wanted)]
+    far_behind = await subscribe(server, connect, "/events?event=rare", id=given)
+    await far_behind.until_id(wanted)
+    assert reasons(far_behind.events) == ["evicted"]
