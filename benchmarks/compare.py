@@ -54,6 +54,7 @@ from benchmarks.harness import (
     publish,
     running,
     stop_on_sigterm,
+    told,
     workshop,
 )
 
@@ -236,17 +237,13 @@ def measure(chosen: list[str], *, rounds: int, python: str) -> Rounds:
                     with running(plan) as server:
                         row = WORK[work](folder, server)
                     found.setdefault(work, {}).setdefault(plan.name, []).append(row)
-                    print(f"{work}, round {turn}, {plan.name}: {_told(row)}", file=sys.stderr)
+                    print(f"{work}, round {turn}, {plan.name}: {told(row)}", file=sys.stderr)
     return found
 
 
 def plans(folder: Path, python: str) -> list[Plan]:
     """Plan every server, each on a port of its own that no earlier run has left in TIME_WAIT."""
     return [ours(python=python), floor(folder), nchan(folder)]
-
-
-def _told(row: Row) -> str:
-    return "  ".join(f"{name}={value:,.2f}" for name, value in row.items())
 
 
 def over_rounds(rows: list[Row]) -> Row:

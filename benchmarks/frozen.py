@@ -21,6 +21,7 @@ Memory of the server's process:
   + behind * write                       what a full socket has not taken of its last write
   + behind * queue_size * 8 bytes        places in queues; the events themselves are shared:
   + queued * 3 * frame                   each once, as text, as a frame, and as a chunk of HTTP/1.1
+  + held * (2 * frame + 700 bytes)       the history: what was published, up to `history_size`
   + 4 MiB                                whatever does not grow with readers
 
 A reader is behind while its socket is full, for `write_timeout` at most. A write is at most
@@ -82,8 +83,8 @@ POLICIES = ("disconnect", "drop-oldest", "drop-newest")
 
 RATE = 50
 SIZE = 4096
-FRAME = SIZE + 16
-"""Bytes of an event on the wire: `data: `, line ends, and the chunk around them."""
+FRAME = SIZE + 40
+"""Bytes of an event on the wire: its id, `data: `, line ends, and the chunk around them."""
 
 WRITE_LIMIT = 65_536
 """Bytes our server joins into one write at most."""
@@ -91,6 +92,7 @@ WRITE_LIMIT = 65_536
 SEND_BUFFER = 16_384
 RECEIVE_BUFFER = 4096  # sseload's, for readers that are frozen
 QUEUE_SIZE = 100
+HISTORY_SIZE = 1000  # our server's default
 WRITE_TIMEOUT = 5.0
 
 FULL_AFTER = 2 * (SEND_BUFFER + RECEIVE_BUFFER) / FRAME / RATE
@@ -115,6 +117,11 @@ class Crowd:
         """How many go on reading."""
         return self.readers - self.frozen
 
+    @property
+    def held(self) -> float:
+        """How many events the history holds at the end."""
+        return min(HISTORY_SIZE, RATE * self.seconds)
+
     def without_frozen(self) -> "Crowd":
         """Give the same honest readers, alone."""
         return Crowd(self.honest, 0, self.seconds)
@@ -123,8 +130,8 @@ class Crowd:
         """Give the bytes by which the server's process may grow."""
         write = min(max(WRITE_LIMIT, FRAME), late * FRAME)
         per_frozen = write + QUEUE_SIZE * 8
-        queued = 2 * QUEUE_SIZE
-        return (self.readers + OTHERS) * 16 * KIB + self.frozen * per_frozen + queued * 3 * FRAME + 4 * MIB
+        events = 2 * QUEUE_SIZE * 3 * FRAME + self.held * (2 * FRAME + 700)
+        return (self.readers + OTHERS) * 16 * KIB + self.frozen * per_frozen + events + 4 * MIB
 
     def kernel_bound(self, late: float) -> float:
         """Give the bytes by which the kernel's TCP memory may grow."""

@@ -132,18 +132,18 @@ def floor(folder: Path) -> Plan:
     return Plan("floor", [str(folder / "ssefloor"), str(port)], port, "text")
 
 
-def nchan(folder: Path) -> Plan:
-    """Plan nginx with the nchan module, one worker."""
+def nchan(folder: Path, *, held: int = 1000) -> Plan:
+    """Plan nginx with the nchan module, one worker, its channel holding so many events."""
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None or not NCHAN.exists():
         fail("nginx with its nchan module is not installed: apt-get install nginx-light libnginx-mod-nchan")
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(_nginx_config(folder, port))
+    config.write_text(_nginx_config(folder, port, held))
     return Plan("nchan", [nginx, "-c", str(config)], port, "text")
 
 
-def _nginx_config(folder: Path, port: int) -> str:
+def _nginx_config(folder: Path, port: int, held: int) -> str:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
     return f"""
@@ -157,7 +157,9 @@ def _nginx_config(folder: Path, port: int) -> str:
                 location = /events {{
                     nchan_subscriber eventsource; nchan_channel_id c; nchan_subscriber_first_message newest;
                 }}
-                location = /send {{ nchan_publisher; nchan_channel_id c; nchan_message_buffer_length 1000; }}
+                location = /send {{
+                    nchan_publisher; nchan_channel_id c; nchan_message_buffer_length {held};
+                }}
             }}
         }}
     """
@@ -273,15 +275,23 @@ class Status:
 class Load:
     """Subscribers in the background: sseload, from when all of them are connected.
 
-    The first `frozen` of them never read. They stay for `seconds`; `result` waits for that.
+    The first `frozen` of them never read. They stay for `seconds`; `result` waits for that. In
+    `path`, `{n}` is the number of the reader.
     """
 
-    def __init__(
-        self, folder: Path, server: Server, *, readers: int, seconds: float, frozen: int = 0
+    def __init__(  # noqa: PLR0913 - what sseload can be told
+        self,
+        folder: Path,
+        server: Server,
+        *,
+        readers: int,
+        seconds: float,
+        frozen: int = 0,
+        path: str = "/events",
     ) -> None:
         self._seconds = seconds
         self._process = subprocess.Popen(
-            [folder / "sseload", HOST, *map(str, (server.port, "/events", readers, seconds, frozen))],
+            [folder / "sseload", HOST, *map(str, (server.port, path, readers, seconds, frozen))],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -317,19 +327,25 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Publishers:
-    """How ssepub publishes: `rate` requests a second over all connections, 0 as fast as they are answered."""
+    """How ssepub publishes: `rate` requests a second over all connections, 0 as fast as they are answered.
+
+    Each request is one event of `size` bytes, or with `batch` so many of them as NDJSON.
+    """
 
     connections: int
     seconds: float
     rate: float
     size: int = 100
+    path: str = "/send"
+    batch: int = 0
 
 
 def publish(folder: Path, server: Server, publishers: Publishers) -> Row:
     """Publish for as long as they say, and give what ssepub tells."""
     how = (publishers.connections, publishers.seconds, publishers.rate, publishers.size)
+    body = f"ndjson:{publishers.batch}" if publishers.batch else server.body
     done = subprocess.run(
-        [folder / "ssepub", HOST, str(server.port), "/send", server.body, *map(str, how)],
+        [folder / "ssepub", HOST, str(server.port), publishers.path, body, *map(str, how)],
         capture_output=True,
         check=False,
         text=True,
@@ -369,6 +385,11 @@ def at_least(name: str, measured: float, least: float, unit: str = "") -> Check:
 def exactly(name: str, measured: int, asked: int) -> Check:
     """Check a count."""
     return Check(name, f"{measured:,}", f"{asked:,}", measured == asked)
+
+
+def told(row: Row) -> str:
+    """Give measures as one line."""
+    return "  ".join(f"{name}={value:,.2f}" for name, value in row.items())
 
 
 def print_checks(checks: Iterable[Check]) -> None:
