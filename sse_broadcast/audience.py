@@ -119,12 +119,13 @@ class Lane:
 
     def follow(self) -> None:
         """Live from the audience's log from now on; what was published before is not waited for."""
+        audience = self.audience
         self.subscriber.go_live()
-        self.seen = self.audience.end
+        self.seen = audience.end
         self.following = True
-        self.audience.lanes[self] = None
-        self.audience.roll = None
-        self.audience.queued.pop(self.subscriber, None)
+        audience.lanes[self] = None
+        audience.roll = None
+        audience.queued.pop(self.subscriber, None)
 
     def stray(self) -> None:
         """Live from the subscriber's own queue from now on, beginning with the rest of the log."""

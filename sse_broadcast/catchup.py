@@ -8,7 +8,7 @@ from sse_broadcast.backends.base import Backend, ResetReason, Start
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.publication import Publication, cut
+from sse_broadcast.publication import Publication, cut, place
 
 
 class CatchUp:
@@ -65,4 +65,4 @@ def reset(
     """Give the news of a loss. A reader that is cut behind it goes on after `position`."""
     loss = {"reason": reason, "channels": list(channels), "missed": missed}
     event = Event(json.dumps(loss), type="$reset", json=True)
-    return Publication((), event, epoch=epoch, position=position, time=time.time())
+    return place((), event, epoch=epoch, position=position, time=time.time())

@@ -26,7 +26,10 @@ def encode(event: Event, id: str | None = None) -> bytes:
     >>> encode(Event("a\nb", type="greeting"))
     b'event: greeting\ndata: a\ndata: b\n\n'
     """
-    return f"{_head(event, id)}data: {_lines(event.data)}\n\n".encode()
+    data = event.data
+    if id is None or event.type is not DEFAULT_TYPE or event.retry is not None:
+        return f"{_head(event, id)}data: {_lines(data)}\n\n".encode()
+    return f"id: {id}\ndata: {_lines(data)}\n\n".encode()  # what most events are
 
 
 def size(event: Event, id: str | None = None) -> int:

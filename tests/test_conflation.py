@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sse_broadcast.conflation import Conflated
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
-from sse_broadcast.publication import Publication
+from sse_broadcast.publication import Publication, place
 
 
 def publication(position: int, channels: str = "a", key: str | None = "k", data: str = "") -> Publication:
     event = Event(data, key=key)
-    return Publication(tuple(channels), event, epoch="0123abcd", position=position, time=0.0)
+    return place(tuple(channels), event, epoch="0123abcd", position=position, time=0.0)
 
 
 def offer(queue: Conflated, *publications: Publication) -> int:

@@ -4,12 +4,12 @@ import pytest
 
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, TextFormat
 from sse_broadcast.event import Event
-from sse_broadcast.publication import Publication, cut
+from sse_broadcast.publication import Publication, cut, place
 from tests.support.outlets import data_of, publication
 
 
 def placed(event: Event, *channels: str) -> Publication:
-    return Publication(channels or ("default",), event, epoch="0123abcd", position=42, time=1700.25)
+    return place(channels or ("default",), event, epoch="0123abcd", position=42, time=1700.25)
 
 
 class CountedFormat(TextFormat):

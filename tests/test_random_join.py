@@ -27,7 +27,7 @@ from sse_broadcast.delivery import Delivery
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.publication import Draft, Publication, Receipt
+from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.run import Server, new_loop
 from sse_broadcast.subscriber import Subscriber
 from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
@@ -357,9 +357,8 @@ def goes_live_one_page_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
 def placed(self: Memory, drafts: Sequence[Draft], now: float) -> list[Publication]:
     batch = []
     for draft in drafts:
-        self._position += 1
-        place = self._position
-        batch.append(Publication(draft.channels, draft.event, epoch=self.epoch, position=place, time=now))
+        self.position += 1
+        batch.append(place(draft.channels, draft.event, epoch=self.epoch, position=self.position, time=now))
     return batch
 
 
@@ -442,7 +441,7 @@ def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
         page = replay(self, interest, **options)
         if page.gap is None:
             return page
-        return Replay((), self._position, Gap(page.gap.channels, self._position))
+        return Replay((), self.position, Gap(page.gap.channels, self.position))
 
     monkeypatch.setattr(Memory, "replay", replay_up_to_the_newest)
 

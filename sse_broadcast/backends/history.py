@@ -16,7 +16,7 @@ from sse_broadcast.backends.base import Gap
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest, matcher
 from sse_broadcast.policy import Limits
-from sse_broadcast.publication import Publication
+from sse_broadcast.publication import Publication, place
 
 OVERHEAD = 760
 """Bytes that a publication takes beside its text, which counts twice: as data, and as a frame. Measured
@@ -36,7 +36,7 @@ _size = attrgetter("size")
 _channels = attrgetter("channels")
 _time = attrgetter("time")
 
-_GONE = Publication((), Event(""), epoch="", position=0, time=0.0)
+_GONE = place((), Event(""), epoch="", position=0, time=0.0)
 """Stands where a publication was, until its place is cut off."""
 
 
@@ -106,8 +106,8 @@ class Log:
 
     def since(self, time: float) -> Publication | None:
         """Give the first publication that is not older than this."""
-        place = bisect_left(self._items, time, lo=self._first, key=_time)
-        return self._items[place] if place < len(self._items) else None
+        index = bisect_left(self._items, time, lo=self._first, key=_time)
+        return self._items[index] if index < len(self._items) else None
 
     def expired(self, now: float) -> int:
         """Give how many are older than the log's age."""
@@ -117,25 +117,25 @@ class Log:
     def after(self, position: int) -> Iterator[Publication]:
         """Give what came after a position. Not to be used on when the log has changed."""
         items = self._items
-        for place in range(bisect_right(items, position, lo=self._first, key=_position), len(items)):
-            yield items[place]
+        for index in range(bisect_right(items, position, lo=self._first, key=_position), len(items)):
+            yield items[index]
 
     def page(self, position: int, limit: int, *, most: int) -> list[Publication]:
         """Give what came after a position: `most` publications, about `limit` bytes, one if there is any."""
         items = self._items
         first = bisect_right(items, position, lo=self._first, key=_position)
         end = min(first + most, len(items))
-        for place in range(first, end):
-            limit -= items[place].size
+        for index in range(first, end):
+            limit -= items[index].size
             if limit < 0:
-                return items[first : max(place, first + 1)]
+                return items[first : max(index, first + 1)]
         return items[first:end]
 
     def backwards(self) -> Iterator[Publication]:
         """Give what is held, newest first."""
         items = self._items
-        for place in range(len(items) - 1, self._first - 1, -1):
-            yield items[place]
+        for index in range(len(items) - 1, self._first - 1, -1):
+            yield items[index]
 
 
 class View:
@@ -182,15 +182,15 @@ class Order:
     def after(self, position: int) -> Iterator[tuple[int, Publication | None]]:
         """Give positions after this one, each with its publication or the hole it left."""
         positions, publications = self._positions, self._publications
-        for place in range(bisect_right(positions, position, lo=self._first), len(positions)):
-            yield positions[place], publications[place]
+        for index in range(bisect_right(positions, position, lo=self._first), len(positions)):
+            yield positions[index], publications[index]
 
-    def _past_holes(self, place: int) -> int:
+    def _past_holes(self, index: int) -> int:
         publications = self._publications
-        while place < len(publications) and publications[place] is None:
-            place += 1
+        while index < len(publications) and publications[index] is None:
+            index += 1
             self._holes -= 1
-        return place
+        return index
 
     def _close_up(self) -> None:
         # Half of it is gone by now, so this costs each publication a constant.
@@ -350,9 +350,9 @@ class History:
         return _once(found, interest)
 
     def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None]]:
-        for place, publication in self._order.after(position):
+        for reached, publication in self._order.after(position):
             of_it = publication is not None and interest.first_of(publication.channels) is not None
-            yield place, _wanted(publication, interest) if of_it else None
+            yield reached, _wanted(publication, interest) if of_it else None
 
     def _lost_by_name(self, name: str) -> int:
         log = self._logs.get(name)

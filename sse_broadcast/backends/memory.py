@@ -10,7 +10,7 @@ from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Policies
-from sse_broadcast.publication import Draft, Publication, Receipt
+from sse_broadcast.publication import Draft, Publication, Receipt, place
 
 MAX_LAST = 1000
 """Channels of which `last` gives the newest event, at most."""
@@ -38,15 +38,10 @@ class Memory:
         self._deliver = deliver
         self._window = window
         self._clock = clock
-        self._position = 0
+        self.position = 0
         self._now = 0.0
         # In the order in which they were first seen, and so of the time they expire.
         self._answers: dict[tuple[str, ...], tuple[bytes, Receipt, float]] = {}
-
-    @property
-    def position(self) -> int:
-        """See `Backend`."""
-        return self._position
 
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """See `Backend`."""
@@ -77,7 +72,7 @@ class Memory:
                 return Start(found) if found is not None else self._lost(ResetReason.UNKNOWN)
             case Word.LAST:
                 newest = newest_of(self._history.logs_of(interest), interest, most=MAX_LAST)
-                return Start(self._position, first=tuple(newest))
+                return Start(self.position, first=tuple(newest))
             case Word.EARLIEST:
                 oldest = [log.oldest for log in self._history.logs_of(interest)]
                 return self._from_first(oldest)
@@ -95,9 +90,7 @@ class Memory:
         if (log := self._history.only_log(interest)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=STRIDE)
-            return Replay(
-                page, self._position if page[-1:] == [log.newest] or not page else page[-1].position
-            )
+            return Replay(page, self.position if page[-1:] == [log.newest] or not page else page[-1].position)
         return self._replay(interest, after, limit)
 
     def _replay(self, interest: Interest, after: int, limit: int) -> Replay:
@@ -112,7 +105,7 @@ class Memory:
             upto = position
             if looked == STRIDE:
                 return Replay(found, upto)
-        return Replay(found, self._position)
+        return Replay(found, self.position)
 
     def tidy(self) -> bool:
         """See `Backend`."""
@@ -134,10 +127,10 @@ class Memory:
         """Give positions, hold, announce: one ordered act, and nothing in it waits."""
         epoch = self.epoch
         batch = [
-            Publication(draft.channels, draft.event, epoch=epoch, position=position, time=now)
-            for position, draft in enumerate(drafts, self._position + 1)
+            place(draft.channels, draft.event, epoch=epoch, position=position, time=now)
+            for position, draft in enumerate(drafts, self.position + 1)
         ]
-        self._position += len(batch)
+        self.position += len(batch)
         self._history.extend(batch)
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
@@ -145,13 +138,13 @@ class Memory:
     def _found_own(self, epoch: str, position: int) -> Start:
         if epoch != self.epoch:
             return self._lost(ResetReason.EPOCH)
-        return Start(position) if position <= self._position else self._lost(ResetReason.UNKNOWN)
+        return Start(position) if position <= self.position else self._lost(ResetReason.UNKNOWN)
 
     def _lost(self, reason: ResetReason) -> Start:
-        return Start(self._position, lost=reason)
+        return Start(self.position, lost=reason)
 
     def _from_first(self, publications: Iterable[Publication]) -> Start:
-        first = min((publication.position for publication in publications), default=self._position + 1)
+        first = min((publication.position for publication in publications), default=self.position + 1)
         return Start(first - 1, told=self._history.evictions)
 
     def _tick(self) -> float:

@@ -16,7 +16,7 @@ from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits
-from sse_broadcast.publication import Publication
+from sse_broadcast.publication import Publication, place
 
 PLENTY = 1 << 40
 ALL = 1 << 30
@@ -26,7 +26,7 @@ FOREVER = 1e12
 def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
     time = fields.pop("time", 0.0)
     event = Event(fields.pop("data", "x"), **fields)
-    return Publication(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
+    return place(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
 
 
 def history_of(

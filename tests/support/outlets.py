@@ -11,7 +11,7 @@ from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.publication import Publication
+from sse_broadcast.publication import Publication, place
 from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
 
 EPOCH = "0123abcd"
@@ -100,7 +100,7 @@ def publication(
     position: int | None = None,
 ) -> Publication:
     """Give an event in its place, behind all that were placed here before unless a position is given."""
-    return Publication(
+    return place(
         channels or ("default",),
         Event(data, event, key=key),
         epoch=EPOCH,
