@@ -240,12 +240,15 @@ class History:
 
     def extend(self, publications: Sequence[Publication]) -> None:
         """Hold publications, in their order, and evict what there is no more room for."""
+        if len(publications) == 1:
+            self._extend(publications[0].channels, publications)
+            return
         # What follows one another in the same channels, a batch as a rule, is one step for each of
         # them: that is a third of the cost of a publication each.
         for channels, run in groupby(publications, _channels):
             self._extend(channels, list(run))
 
-    def _extend(self, channels: tuple[str, ...], run: list[Publication]) -> None:
+    def _extend(self, channels: tuple[str, ...], run: Sequence[Publication]) -> None:
         self._order.extend(run)
         self._bytes += _weight(run)
         for publication in run:
@@ -491,6 +494,8 @@ class History:
 
 
 def _weight(publications: Sequence[Publication]) -> int:
+    if len(publications) == 1:
+        return 2 * publications[0].size + OVERHEAD
     text: int = sum(map(_size, publications))
     return 2 * text + OVERHEAD * len(publications)
 

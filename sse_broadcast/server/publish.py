@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from sse_broadcast.backends.base import Token
+from sse_broadcast.config import Config
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
 from sse_broadcast.publication import Receipt
 from sse_broadcast.server import body, query
@@ -36,27 +37,31 @@ MAX_KEY = 255
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
     body.require_plain_coding(request)
+    kind = request.content_type
     if request.query_string:
         query.require_known(request, PARAMETERS)
-        _require_text_for_its_parameters(request)
-    desk = Desk(request.app[BROADCASTER], query.channels(request), most=request.app[CONFIG].max_batch)
+        _require_text_for_its_parameters(request, kind)
+    broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
+    desk = Desk(broadcaster, query.channels(request), most=config.max_batch)
     if _is_stream(request):
-        return await _intake(request, desk).run()
-    data = await body.read(request, most=_most(request), timeout=request.app[CONFIG].body_timeout)
+        return await _intake(request, desk, kind).run()
+    data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
     # A batch waits for its turn, and nothing here waits within a publish: a publisher that hangs
     # up, and so cancels this handler, has published or has not.
-    token = _token(request, data)
-    if _is_batch(request, data):
-        return _answer_batch(await _publish_batch(request, desk, data, token))
-    draft = desk.object(data) if request.content_type == JSON else desk.draft(_from_text(data, request))
-    return _answer(await request.app[BROADCASTER].publish_all([draft], token), draft.event)
+    token = _token(request, kind, data)
+    if _is_batch(kind, data):
+        return _answer_batch(await _publish_batch(request, desk, kind, data, token))
+    draft = desk.object(data) if kind == JSON else desk.draft(_from_text(data, request))
+    return _answer(await broadcaster.publish_all([draft], token), draft.event)
 
 
-async def _publish_batch(request: web.Request, desk: Desk, data: bytes, token: Token | None) -> Receipt:
+async def _publish_batch(
+    request: web.Request, desk: Desk, kind: str, data: bytes, token: Token | None
+) -> Receipt:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
-        drafts = desk.array(data) if request.content_type == JSON else desk.lines(data)
+        drafts = desk.array(data) if kind == JSON else desk.lines(data)
         receipt = await request.app[BROADCASTER].publish_all(drafts, token)
         await asyncio.sleep(0)
         return receipt
@@ -79,19 +84,16 @@ def _answer_batch(receipt: Receipt) -> web.Response:
     return web.Response(body=msgspec.json.encode(content), content_type=JSON)
 
 
-def _is_batch(request: web.Request, data: bytes) -> bool:
-    kind = request.content_type
+def _is_batch(kind: str, data: bytes) -> bool:
     return kind == NDJSON or (kind == JSON and data.lstrip()[:1] == b"[")
 
 
-def _most(request: web.Request) -> int:
-    config = request.app[CONFIG]
+def _most(config: Config, kind: str) -> int:
     one = config.max_event * ESCAPED + ENVELOPE
-    return max(one, config.max_body) if request.content_type in {JSON, NDJSON} else one
+    return max(one, config.max_body) if kind in {JSON, NDJSON} else one
 
 
-def _require_text_for_its_parameters(request: web.Request) -> None:
-    kind = request.content_type
+def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
     if kind != NDJSON and (kind != JSON or _is_stream(request)):
         return
     for name in OF_TEXT:
@@ -141,20 +143,20 @@ def _is_stream(request: web.Request) -> bool:
             raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
 
 
-def _intake(request: web.Request, desk: Desk) -> Intake:
+def _intake(request: web.Request, desk: Desk, kind: str) -> Intake:
     if "Idempotency-Key" in request.headers:
         raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
     if "id" in request.query:
         raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
     config = request.app[CONFIG]
-    if request.content_type == NDJSON:
+    if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE
         return Intake(request, lambda line: desk.object(line) if line.strip() else None, most=most)
     _from_text(b"", request)  # what the query says is wrong before the first line is
     return Intake(request, lambda line: desk.draft(_from_text(line, request)), most=config.max_event)
 
 
-def _token(request: web.Request, data: bytes) -> Token | None:
+def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
     keys = request.headers.getall("Idempotency-Key", ())
     if not keys:
         return None
@@ -163,6 +165,6 @@ def _token(request: web.Request, data: bytes) -> Token | None:
     (key,) = keys
     if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
-    said = hashlib.sha256(f"{request.content_type}\0{request.query_string}\0".encode())
+    said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
     said.update(data)
     return Token((request.path, key), said.digest())

@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
+from sse_broadcast import wire
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
 
@@ -47,7 +48,8 @@ class EventStream(EventSourceResponse):
     def __init__(self, content_type: str, *, timeout: float | None) -> None:
         super().__init__(ping_interval=math.inf, send_timeout=timeout)
         headers = self.headers
-        headers["Content-Type"] = content_type
+        if content_type != wire.CONTENT_TYPE:
+            headers["Content-Type"] = content_type
         headers["Cache-Control"] = "no-store, no-transform"
         headers["Server"] = SERVER
         # The base class always says keep-alive; aiohttp itself knows better.
