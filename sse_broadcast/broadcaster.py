@@ -133,7 +133,9 @@ class Broadcaster:
 
     def places(self, channels: Sequence[str]) -> tuple[str, ...]:
         """Check channels to publish to: each once, in their order. Raises `EventError`."""
-        return tuple(self._few(checked_names(channels)))
+        names = checked_names(channels)
+        self._few(names)
+        return names
 
     async def publish_all(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """Publish what `draft` gave: all of it, in this order, or nothing.
@@ -274,11 +276,10 @@ class Broadcaster:
         holding = self._backend.holding(name)
         return ChannelState(name, self._hub.subscribers(name), self.cursor, holding.events, holding.oldest)
 
-    def _few(self, channels: Sequence[str]) -> Sequence[str]:
+    def _few(self, channels: Sequence[str]) -> None:
         most = self._config.max_channels
         if len(channels) > most:
             raise EventError("channels", f"{len(channels)} are too many, {most} may be named")
-        return channels
 
     def _require_size(self, event: Event) -> None:
         most = self._config.max_event

@@ -80,11 +80,11 @@ class Log:
         """The newest publication held."""
         return self._items[-1]
 
-    def extend(self, run: Sequence[Publication]) -> None:
-        """Take the next publications."""
+    def extend(self, run: Sequence[Publication], weight: int) -> None:
+        """Take the next publications, which count so many bytes."""
         self._items += run
         self.count += len(run)
-        self.bytes += _weight(run)
+        self.bytes += weight
 
     def evict(self, count: int) -> list[Publication]:
         """Let go of the oldest ones."""
@@ -249,15 +249,16 @@ class History:
             self._extend(channels, list(run))
 
     def _extend(self, channels: tuple[str, ...], run: Sequence[Publication]) -> None:
+        weight = _weight(run)
         self._order.extend(run)
-        self._bytes += _weight(run)
+        self._bytes += weight
         for publication in run:
             if publication.event.id is not None:
                 self._named[publication.event.id] = publication.position
             if len(channels) > 1:
                 self._copies[publication.position] = len(channels)
         for channel in channels:
-            self._extend_log(self._log(channel, run[0].position), run)
+            self._extend_log(self._log(channel, run[0].position), run, weight)
         if self._bytes > self._total:
             self._shed()
 
@@ -411,10 +412,10 @@ class History:
         log.ranked = 0
         del self._logs[channel]
 
-    def _extend_log(self, log: Log, run: Sequence[Publication]) -> None:
+    def _extend_log(self, log: Log, run: Sequence[Publication], weight: int) -> None:
         if not log.count:
             self._empty.pop(log.channel, None)
-        log.extend(run)
+        log.extend(run, weight)
         if not log.expected:
             self._expect(log)
         limits = log.limits
@@ -427,15 +428,18 @@ class History:
             self._rank(log, log.bytes * 2)
 
     def _evict(self, log: Log, count: int) -> None:
+        held = log.bytes
         gone = log.evict(count)
+        weight = held - log.bytes
         self.evictions += count
         log.lost_at = self.evictions
         if not log.count:
             self._empty[log.channel] = log
         if self._copies:
             gone = [publication for publication in gone if not self._held_elsewhere(publication)]
+            weight = _weight(gone)
         if gone:
-            self._bytes -= _weight(gone)
+            self._bytes -= weight
             self._order.remove(gone)
         if self._named:
             self._forget_names(gone)

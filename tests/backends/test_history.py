@@ -589,7 +589,8 @@ def test_the_only_log_of_an_interest() -> None:
 def log_of(count: int) -> Log:
     """Give a log of positions from 1, each published at the time of its position."""
     log = Log("a", Limits(1000, PLENTY, 50.0), 0)
-    log.extend([publication(position, time=float(position)) for position in range(1, count + 1)])
+    run = [publication(position, time=float(position)) for position in range(1, count + 1)]
+    log.extend(run, sum(map(weight, run)))
     return log
 
 
@@ -645,7 +646,7 @@ def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) 
     for come, go in steps:
         run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
         position += come
-        log.extend(run)
+        log.extend(run, sum(map(weight, run)))
         kept += run
         if count := min(go, len(kept)):
             assert log.evict(count) == kept[:count]
