@@ -40,9 +40,6 @@ TURN = 0.0005
 PAGES = 8
 """Pages of history kept joined."""
 
-FAR = 16
-"""Positions a reader's cursor may lie behind; further, its next heartbeat brings it up."""
-
 TICKS = 8
 """Ticks of the shared timer in a heartbeat or a write deadline, whichever is shorter."""
 
@@ -332,14 +329,14 @@ class Delivery:
         return b""
 
     def _sign_of_life(self, lane: Lane) -> bytes:
-        """Give a heartbeat, or what brings a cursor up that has fallen far behind.
+        """Give a heartbeat, or what brings a cursor up that has fallen behind.
 
         Where little is published that a reader wants, its last id would else fall out of the
         history, and the reader would be told of a loss when it came back.
         """
         position, sink = self._backend.position, lane.sink
         current = not lane.following or lane.seen == lane.audience.end
-        if not current or position - max(lane.told, lane.audience.told) <= FAR:
+        if not current or position <= max(lane.told, lane.audience.told):
             return sink.heartbeat
         lane.told = position
         encoding = sink.encoding

@@ -1,11 +1,15 @@
 """Encoding: how a reader takes a stream, as a format in a transfer coding."""
 
+import time
 from typing import Protocol
 
 import msgspec
 
 from sse_broadcast import wire
 from sse_broadcast.event import Event
+
+HEARTBEAT = Event("{}", type="$heartbeat", json=True)
+"""A heartbeat as an event, where a comment would not do."""
 
 
 class Format(Protocol):
@@ -20,7 +24,7 @@ class Format(Protocol):
         """Give an event: its id, the channel it came on (None for the server's own), when."""
 
     def here(self, id: str) -> bytes:
-        """Give what moves a reader's cursor without an event, or nothing at all."""
+        """Give what moves a reader's cursor without an event of anybody's."""
 
     def opening(self, retry: int, id: str | None) -> bytes:
         """Give the first bytes: the reconnection time in milliseconds, the cursor if there is one to give."""
@@ -70,9 +74,9 @@ class NdjsonFormat:
         """See `Format`."""
         return envelope(event, id=id, channel=channel, time=time) + b"\n"
 
-    def here(self, id: str) -> bytes:  # noqa: ARG002 - no line of this format is not an event
-        """See `Format`."""
-        return self.heartbeat
+    def here(self, id: str) -> bytes:
+        """See `Format`. A line of this format is an event, so it is one of the server's own."""
+        return self.block(HEARTBEAT, id=id, channel=None, time=time.time())
 
     def opening(self, retry: int, id: str | None) -> bytes:  # noqa: ARG002 - a header says it
         """See `Format`."""

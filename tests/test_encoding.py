@@ -165,10 +165,12 @@ def test_a_heartbeat_is_a_comment_or_an_empty_line() -> None:
     assert [encoding.heartbeat for encoding in CHUNKED] == [b"2\r\n:\n\r\n", b"2\r\n:\n\r\n", b"1\r\n\n\r\n"]
 
 
-def test_a_cursor_without_an_event_is_a_block_of_its_own() -> None:
-    """Browsers dispatch nothing for it; NDJSON can say nothing that is no event, and keeps alive instead."""
+def test_a_cursor_without_an_event_is_a_block_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers dispatch nothing for it; in NDJSON it is an event of the server's own."""
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     here = b"id: 0123abcd-7\n\n"
-    assert [encoding.format.here("0123abcd-7") for encoding in BARE] == [here, here, b"\n"]
+    line = b'{"channel":null,"id":"0123abcd-7","event":"$heartbeat","data":{},"time":7.0}\n'
+    assert [encoding.format.here("0123abcd-7") for encoding in BARE] == [here, here, line]
     decoder = Decoder()
     assert decoder.feed(here) == []
     assert decoder.last_event_id == "0123abcd-7"

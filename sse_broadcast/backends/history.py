@@ -219,7 +219,8 @@ class History:
         self._bytes = 0
         # Publications in several channels, and how many of those still hold them.
         self._copies: dict[int, int] = {}
-        self._named: dict[str, int] = {}
+        # For each id that a publisher chose, the channels that hold it, and where.
+        self._named: dict[str, dict[str, int]] = {}
         self._views: dict[str, View] = {}
         # (when, serial, log): one entry for each log that is not empty.
         self._expiring: list[tuple[float, int, Log]] = []
@@ -254,7 +255,9 @@ class History:
         self._bytes += weight
         for publication in run:
             if publication.event.id is not None:
-                self._named[publication.event.id] = publication.position
+                self._named.setdefault(publication.event.id, {}).update(
+                    dict.fromkeys(channels, publication.position)
+                )
             if len(channels) > 1:
                 self._copies[publication.position] = len(channels)
         for channel in channels:
@@ -280,9 +283,13 @@ class History:
             if log.count:
                 self._expect(log)
 
-    def position_of(self, name: str) -> int | None:
-        """Give the position of the newest publication with an id that its publisher chose."""
-        return self._named.get(name)
+    def position_of(self, name: str, interest: Interest) -> int | None:
+        """Give the position of the newest publication of an interest with an id that its publisher chose.
+
+        The same id in a channel of somebody else's says nothing of where this reader was.
+        """
+        held = self._named.get(name, {})
+        return max((position for channel, position in held.items() if interest.covers(channel)), default=None)
 
     def logs_of(self, interest: Interest) -> list[Log]:
         """Give the logs of an interest's channels that hold something."""
@@ -296,6 +303,34 @@ class History:
             return None
         log = self._logs.get(interest.names[0])
         return log if log is not None and log.count else None
+
+    def newest_of(self, interest: Interest, *, most: int) -> list[Publication]:
+        """Give the newest publication of each channel that the interest wants, `most` of them, in order.
+
+        Where it wants few types, no more than `LOOKS` publications are looked at for it.
+        """
+        found: dict[int, Publication] = {}
+        looks = LOOKS
+        # From the channel that was published to last, so that what is left out is the oldest.
+        for log in self._newest_first(interest):
+            for publication in log.backwards():
+                if interest.wants(publication.event.type):
+                    found[publication.position] = publication
+                    break
+                looks -= 1
+                if not looks:
+                    break
+            if not looks or len(found) == most:
+                break
+        return [found[position] for position in sorted(found)]
+
+    def _newest_first(self, interest: Interest) -> Iterator[Log]:
+        if interest.patterns:
+            return (
+                log for log in reversed(self._logs.values()) if log.count and interest.covers(log.channel)
+            )
+        held = [log for log in self._named_logs(interest) if log.count]
+        return iter(sorted(held, key=lambda log: log.newest.position, reverse=True))
 
     def log_of(self, channel: str) -> Log | None:
         """Give the log of a channel, if it is remembered."""
@@ -435,14 +470,14 @@ class History:
         log.lost_at = self.evictions
         if not log.count:
             self._empty[log.channel] = log
+        if self._named:
+            self._forget_names(log.channel, gone)
         if self._copies:
             gone = [publication for publication in gone if not self._held_elsewhere(publication)]
             weight = _weight(gone)
         if gone:
             self._bytes -= weight
             self._order.remove(gone)
-        if self._named:
-            self._forget_names(gone)
 
     def _held_elsewhere(self, publication: Publication) -> bool:
         """Take note that one channel less holds it, and say whether another one does."""
@@ -454,11 +489,13 @@ class History:
         del self._copies[publication.position]
         return False
 
-    def _forget_names(self, gone: Sequence[Publication]) -> None:
+    def _forget_names(self, channel: str, gone: Sequence[Publication]) -> None:
         for publication in gone:
-            name = publication.event.id
-            if name is not None and self._named.get(name) == publication.position:
-                del self._named[name]
+            held = self._named.get(publication.event.id or "", {})
+            if held.get(channel) == publication.position:
+                del held[channel]
+                if not held:
+                    del self._named[publication.event.id or ""]
 
     def _shed(self) -> None:
         """Evict from the noisiest channels, a little more than needed, so as not to come here each time."""
@@ -515,22 +552,3 @@ def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[in
         if publication.position != last:
             last = publication.position
             yield last, _wanted(publication, interest)
-
-
-def newest_of(logs: Sequence[Log], interest: Interest, *, most: int) -> list[Publication]:
-    """Give the newest publication of each log that the interest wants, `most` of them, in order.
-
-    Where it wants few types, no more than `LOOKS` publications are looked at for it.
-    """
-    found: dict[int, Publication] = {}
-    looks = LOOKS
-    # From the channel that was published to last, so that what is left out is the oldest.
-    for log in reversed(logs):
-        for publication in log.backwards():
-            if interest.wants(publication.event.type):
-                found[publication.position] = publication
-                break
-            looks -= 1
-            if not looks:
-                return [found[position] for position in sorted(found)[-most:]]
-    return [found[position] for position in sorted(found)[-most:]]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from sse_broadcast.backends.base import Deliver, Holding, Replay, ResetReason, Start, Token
-from sse_broadcast.backends.history import STRIDE, History, newest_of
+from sse_broadcast.backends.history import STRIDE, History
 from sse_broadcast.config import Config
 from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch
 from sse_broadcast.errors import IdempotencyError
@@ -68,10 +68,10 @@ class Memory:
             case Place(epoch, position):
                 return self._found_own(epoch, position)
             case Named(name):
-                found = self._history.position_of(name)
+                found = self._history.position_of(name, interest)
                 return Start(found) if found is not None else self._lost(ResetReason.UNKNOWN)
             case Word.LAST:
-                newest = newest_of(self._history.logs_of(interest), interest, most=MAX_LAST)
+                newest = self._history.newest_of(interest, most=MAX_LAST)
                 return Start(self.position, first=tuple(newest))
             case Word.EARLIEST:
                 oldest = [log.oldest for log in self._history.logs_of(interest)]

@@ -41,6 +41,7 @@ class Intake:
         self._most = most
         self._line = 0
         self._count = 0
+        self._clients = 0
         self._last: Receipt | None = None
 
     async def run(self) -> web.Response:
@@ -88,6 +89,7 @@ class Intake:
         if drafts:
             self._last = await self._request.app[BROADCASTER].publish_all(drafts)
             self._count += len(drafts)
+            self._clients = max(self._clients, self._last.clients)
         if fault is not None:
             raise fault
 
@@ -111,7 +113,7 @@ class Intake:
         content = {
             "status": "sent",
             "count": self._count,
-            "clients": last.clients if last else 0,
+            "clients": self._clients,
             "id": last.id if last else None,
         }
         return web.Response(body=msgspec.json.encode(content), content_type="application/json")

@@ -6,8 +6,16 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from sse_broadcast import wire
 from sse_broadcast.cursor import Age, Cursor, Word, parse_id, parse_since
-from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
-from sse_broadcast.event import Event
+from sse_broadcast.encoding import (
+    CHUNKED_JSON,
+    CHUNKED_NDJSON,
+    CHUNKED_TEXT,
+    HEARTBEAT,
+    JSON,
+    NDJSON,
+    TEXT,
+    Encoding,
+)
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest
 from sse_broadcast.server import query
 from sse_broadcast.server.problem import Problem
@@ -20,7 +28,7 @@ CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
 
 FORMATS = {"text": TEXT, "json": JSON}
 
-HEARTBEAT_EVENT = wire.encode(Event("{}", type="$heartbeat"))
+HEARTBEAT_EVENT = wire.encode(HEARTBEAT)
 """For pages that must notice a half-open connection: a comment does not reach them."""
 
 

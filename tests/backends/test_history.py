@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.backends import history as history_module
-from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order, View, newest_of
+from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order, View
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits
@@ -217,7 +217,7 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
         assert (history.bytes, history.channels(), held(history, "a")) == (0, [], [])
         gap = history.gap(Interest.of("a"), 0, 199)
         assert (gap.channels, gap.position) == (("a",), 199)
-        assert history.position_of("199") is None
+        assert history.position_of("199", Interest.of("*")) is None
         require_bounded(history)
 
 
@@ -291,7 +291,7 @@ def test_a_publication_in_several_channels_counts_once() -> None:
     fill(history, "b", start=2)
     assert (held(history, "a"), held(history, "b")) == ([1], [2])
     assert history.bytes == whole + weight(publication(2))
-    assert history.position_of("mine") == 1
+    assert history.position_of("mine", Interest.of("*")) == 1
     assert (lost(history, "a"), lost(history, "b")) == (0, 1)
 
 
@@ -322,12 +322,12 @@ def test_a_publishers_id_is_found_and_forgotten() -> None:
     for position, name in enumerate(["x", "x", None, "y"], 1):
         history.extend([publication(position, id=name)])
         if position == 2:
-            assert history.position_of("x") == 2
+            assert history.position_of("x", Interest.of("*")) == 2
         if position == 3:
-            assert history.position_of("x") == 2
-    assert history.position_of("x") is None
-    assert history.position_of("y") == 4
-    assert history.position_of("z") is None
+            assert history.position_of("x", Interest.of("*")) == 2
+    assert history.position_of("x", Interest.of("*")) is None
+    assert history.position_of("y", Interest.of("*")) == 4
+    assert history.position_of("z", Interest.of("*")) is None
 
 
 # Watermarks.
@@ -529,11 +529,10 @@ def test_the_newest_of_each_channel_in_order() -> None:
     ):
         history.extend([publication(position, channels, type=kind)])
     interest = Interest.of("*", types=["t"])
-    logs = history.logs_of(interest)
-    assert [one.position for one in newest_of(logs, interest, most=10)] == [1, 4]
-    assert [one.position for one in newest_of(logs, interest, most=1)] == [4]
-    assert [one.position for one in newest_of(logs, Interest.of("*"), most=10)] == [3, 4, 5]
-    assert newest_of([], interest, most=10) == []
+    assert [one.position for one in history.newest_of(interest, most=10)] == [1, 4]
+    assert [one.position for one in history.newest_of(interest, most=1)] == [4]
+    assert [one.position for one in history.newest_of(Interest.of("*"), most=10)] == [3, 4, 5]
+    assert history_of().newest_of(interest, most=10) == []
 
 
 def test_the_logs_of_an_interest_are_those_that_hold_something() -> None:
@@ -556,11 +555,10 @@ def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -
     for position, (channel, kind) in enumerate(rows, 1):
         history.extend([publication(position, channel, type=kind)])
     interest = Interest.of("*", types=["t"])
-    logs = [log for channel in "abc" if (log := history.log_of(channel))]
 
     def newest(looks: int, interest: Interest = interest) -> list[int]:
         monkeypatch.setattr(history_module, "LOOKS", looks)
-        return [one.position for one in newest_of(logs, interest, most=10)]
+        return [one.position for one in history.newest_of(interest, most=10)]
 
     assert newest(7) == [1, 5, 9]
     assert newest(6) == newest(4) == [5, 9]
@@ -1012,10 +1010,10 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
     for interest in ASKED:
         for after in range(len(model.ever) + 1):
             assert read(history, interest, after) == model.read(interest, after)
-    still = {one.position for held in model.held.values() for one in held}
+    still = [one for held in model.held.values() for one in held]
     for name in ("one", "two"):
-        newest = max((one.position for one in model.ever if one.event.id == name), default=0)
-        assert history.position_of(name) == (newest if newest in still else None)
+        newest = max((one.position for one in still if one.event.id == name), default=None)
+        assert history.position_of(name, Interest.of("*")) == newest
     require_bounded(history)
 
 
@@ -1039,7 +1037,7 @@ def state_of(history: History) -> object:
     return (
         {name: held(history, name) for name in NAMES},
         {interest: history.lost(interest) for interest in ASKED},
-        {name: history.position_of(name) for name in ("one", "two")},
+        {name: history.position_of(name, Interest.of("*")) for name in ("one", "two")},
         history.bytes,
         history.evictions,
     )
@@ -1109,3 +1107,18 @@ def test_another_channel_that_is_forgotten_is_no_news() -> None:
     assert history.lost(Interest.of("x"), told=told) == 8
     fill(history, "x", start=14)
     assert history.lost(Interest.of("x"), told=told) >= 8
+
+
+def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None:
+    """The same number in a channel of somebody else's says nothing of where a reader was."""
+    history = history_of(gone=Limits(1, PLENTY, FOREVER))
+    for position, (channels, name) in enumerate([("a", "17"), ("a b", None), ("b", "17"), ("gone", "17")], 1):
+        history.extend([publication(position, channels, id=name)])
+    assert history.position_of("17", Interest.of("a")) == 1
+    assert history.position_of("17", Interest.of("b")) == 3
+    assert history.position_of("17", Interest.of("a", "b")) == 3
+    assert history.position_of("17", Interest.of("g*")) == 4
+    assert history.position_of("17", Interest.of("c")) is None
+    fill(history, "gone", start=5)
+    assert history.position_of("17", Interest.of("gone")) is None
+    assert history.position_of("17", Interest.of("*")) == 3

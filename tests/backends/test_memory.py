@@ -149,7 +149,7 @@ class TestMemory(Contract):
         assert backend._history.bytes > 0
         case.clock.now += 5.0
         assert not backend.tidy()
-        assert (backend._history.bytes, backend._history.position_of("mine")) == (0, None)
+        assert (backend._history.bytes, backend._history.position_of("mine", Interest.of("*"))) == (0, None)
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
         """All at once, with the next that is used."""

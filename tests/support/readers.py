@@ -141,10 +141,6 @@ class Ledger:
         channels = [name for name in self.published[position - 1].channels if want.covers(name)]
         return all(position <= self._lost(channel, now) for channel in channels)
 
-    def gone_everywhere(self, position: int, now: int) -> bool:
-        """Whether no channel at all held this any more."""
-        return self.gone(Want(("*",)), position, now)
-
     def lost_within(self, want: Want, after: int, upto: int, now: int) -> bool:
         """Whether anything of a reader's channels was evicted behind one position and up to another."""
         for channel in filter(want.covers, self._held):
@@ -408,7 +404,9 @@ class Dispatcher:
     def _envelope(self, line: bytes) -> None:
         said = msgspec.json.decode(line)
         data = said["data"] if isinstance(said["data"], str) else json.dumps(said["data"])
-        if said["id"] is not None:
+        if said["event"] == "$heartbeat":
+            self._note(said["id"], None, None)
+        elif said["id"] is not None:
             self._note(said["id"], Event(data, said["event"]), said["channel"])
 
     def _block(self, block: bytes) -> None:
@@ -573,9 +571,9 @@ class Judge:
             return Way(visit.asked, owed="unknown")
         if own is not None:
             return Way(place)
-        if self._ledger.gone_everywhere(place, visit.asked):
+        if self._ledger.gone(self._want, place, visit.asked):
             return Way(visit.asked, owed="unknown")
-        gone = self._ledger.gone_everywhere(place, visit.notes[0].now)
+        gone = self._ledger.gone(self._want, place, visit.notes[0].now)
         return Way(place, feared="unknown" if gone else "")
 
     def _from_last(self, visit: Visit, now: int, given: int) -> list[Way]:
