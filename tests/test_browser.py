@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Page, Route
+from playwright.async_api import Browser, Page
 
 from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
 from tests.conftest import Program, Serve
-from tests.support.browser import chromium
+from tests.support.browser import chromium, shown
 from tests.support.sockets import RawClient, until
 from tests.test_real_clients import MESSAGES, arrives_as
 
@@ -30,14 +30,8 @@ async def browser(program: Program) -> AsyncIterator[Browser]:
 
 
 async def open_page(browser: Browser, url: str) -> Page:
-    """Open the page as if the server's own host had served it."""
-    page = await browser.new_page()
-
-    async def serve_page(route: Route) -> None:
-        await route.fulfill(body=PAGE, content_type="text/html; charset=utf-8")
-
-    await page.route(f"{url}/page", serve_page)
-    await page.goto(f"{url}/page")
+    """Open the page, and wait until it is connected."""
+    page = await shown(browser, url, PAGE)
     await page.wait_for_function("opened > 0")
     return page
 

@@ -5,13 +5,13 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Page, Route
+from playwright.async_api import Browser, Page
 
 from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
 from tests.conftest import Program, Serve
 from tests.support import process
-from tests.support.browser import chromium
+from tests.support.browser import chromium, shown
 from tests.support.process import Programs, Serving
 from tests.support.proxy import Proxy
 from tests.support.sockets import PATIENCE, RawClient, until
@@ -41,14 +41,8 @@ async def browser(program: Program) -> AsyncIterator[Browser]:
 
 
 async def open_page(browser: Browser, url: str) -> Page:
-    """Open the page as if the server's own host had served it."""
-    page = await browser.new_page()
-
-    async def serve_page(route: Route) -> None:
-        await route.fulfill(body=PAGE, content_type="text/html; charset=utf-8")
-
-    await page.route(f"{url}/page", serve_page)
-    await page.goto(f"{url}/page")
+    """Open the page, and wait until it is connected."""
+    page = await shown(browser, url, PAGE)
     await both_open(page, 1)
     return page
 

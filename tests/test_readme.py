@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.async_api import Route
 
 from sse_broadcast.config import load
 from sse_broadcast.event import Event
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Program, Serve
-from tests.support.browser import chromium
+from tests.support.browser import chromium, shown
 from tests.support.process import LISTENS, SCRIPT, Process, Programs, programs
 from tests.support.sockets import RawClient, until
 
@@ -127,13 +126,7 @@ async def test_the_page_shows_events(serve: Serve, program: Program) -> None:
     """The page of the README, in Chromium, from the server's own origin."""
     server = await serve()
     async with chromium(program) as browser:
-        page = await browser.new_page()
-
-        async def serve_page(route: Route) -> None:
-            await route.fulfill(body=BLOCKS["browser"].code, content_type="text/html; charset=utf-8")
-
-        await page.route(f"{server.url}/page", serve_page)
-        await page.goto(f"{server.url}/page")
+        page = await shown(browser, server.url, BLOCKS["browser"].code)
         await until(lambda: server.broadcaster.client_count == 1)
         await server.broadcaster.broadcast("hello")
         await server.broadcaster.broadcast("EUR 1.08", event="price")

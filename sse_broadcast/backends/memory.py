@@ -90,7 +90,8 @@ class Memory:
         if (log := self._history.only_log(interest)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=STRIDE)
-            return Replay(page, self.position if page[-1:] == [log.newest] or not page else page[-1].position)
+            more = bool(page) and page[-1] is not log.newest
+            return Replay(page, page[-1].position if more else self.position)
         return self._replay(interest, after, limit)
 
     def _replay(self, interest: Interest, after: int, limit: int) -> Replay:

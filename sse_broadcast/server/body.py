@@ -38,8 +38,9 @@ async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # 
 async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]]:
     """Give the lines of a body as they arrive, without their ends: those of each piece together.
 
-    A last line that has no end is one once the body has ended. Raises `Problem` for a line of more
-    than `most` bytes, and for a body that breaks off; what is left of its last line is then nothing.
+    A last line that has no end is one once the body has ended. A line of more than `most` bytes is the
+    last that is given, as far as it came. Raises `Problem` for a body that breaks off; what is left of
+    its last line is then nothing.
     """
     tail = bytearray()
     try:
@@ -51,8 +52,7 @@ async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]
                 tail[:] = rest[-1]
                 yield whole
             if len(tail) > most:
-                # Longer than a line may be, and so it is given: what comes of it is told by whoever
-                # counts the lines.
+                # What comes of it is told by whoever counts the lines.
                 yield [bytes(tail)]
                 return
     except (web.RequestPayloadError, ConnectionError) as error:
