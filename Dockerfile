@@ -3,7 +3,7 @@ FROM python:3.14-slim AS build
 WORKDIR /source
 COPY . .
 RUN python -m venv --without-pip /opt/sse-broadcast
-RUN pip --python /opt/sse-broadcast/bin/python install --no-cache-dir '.[fast]'
+RUN pip --python /opt/sse-broadcast/bin/python install --no-cache-dir '.[fast,jwt]'
 
 FROM python:3.14-slim
 COPY --from=build /opt/sse-broadcast /opt/sse-broadcast
@@ -16,5 +16,5 @@ ENV PATH=/opt/sse-broadcast/bin:$PATH \
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["sse-broadcast", "status"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["sse-broadcast", "health"]
 ENTRYPOINT ["sse-broadcast", "serve"]

@@ -86,12 +86,16 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to start a server. It takes `GET /events` and `POST /send`, the body as `json` or `text`."""
+    """How to start a server. It takes `GET /events` and `POST /send`, the body as `json` or `text`.
+
+    `headers` are those that every request must have, each a line.
+    """
 
     name: str
     command: list[str]
     port: int
     body: str
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Server:
     port: int
     body: str
     pid: int
+    headers: tuple[str, ...] = ()
 
     def cpu(self) -> float:
         """Give the seconds of user and system time its processes have used."""
@@ -175,7 +180,7 @@ def running(plan: Plan) -> Iterator[Server]:
         process = subprocess.Popen(plan.command, stdout=log, stderr=log, cwd="/", env=environment)
         try:
             _wait_until_it_accepts(plan, process, log)
-            yield Server(plan.name, plan.port, plan.body, process.pid)
+            yield Server(plan.name, plan.port, plan.body, process.pid, plan.headers)
             if process.poll() is not None:
                 fail(f"{plan.name} ended with {process.returncode} while it was measured:\n{_tail(log)}")
         finally:
@@ -291,7 +296,11 @@ class Load:
     ) -> None:
         self._seconds = seconds
         self._process = subprocess.Popen(
-            [folder / "sseload", HOST, *map(str, (server.port, path, readers, seconds, frozen))],
+            [
+                *(folder / "sseload", HOST),
+                *map(str, (server.port, path, readers, seconds, frozen)),
+                *server.headers,
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -345,7 +354,11 @@ def publish(folder: Path, server: Server, publishers: Publishers) -> Row:
     how = (publishers.connections, publishers.seconds, publishers.rate, publishers.size)
     body = f"ndjson:{publishers.batch}" if publishers.batch else server.body
     done = subprocess.run(
-        [folder / "ssepub", HOST, str(server.port), publishers.path, body, *map(str, how)],
+        [
+            *(folder / "ssepub", HOST, str(server.port), publishers.path, body),
+            *map(str, how),
+            *server.headers,
+        ],
         capture_output=True,
         check=False,
         text=True,

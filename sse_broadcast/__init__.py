@@ -2,7 +2,7 @@
 
 from sse_broadcast.backends.base import Token
 from sse_broadcast.broadcaster import Broadcaster, ChannelState
-from sse_broadcast.config import ChannelRule, Config, Overflow
+from sse_broadcast.config import CallerRule, ChannelRule, Config, Overflow
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -11,6 +11,7 @@ from sse_broadcast.errors import (
     ConfigError,
     EventError,
     EventTooLargeError,
+    FullError,
     IdempotencyError,
     ListenError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "BROADCASTER",
     "BroadcastError",
     "Broadcaster",
+    "CallerRule",
     "CertificateError",
     "ChannelRule",
     "ChannelState",
@@ -39,6 +41,7 @@ __all__ = [
     "Event",
     "EventError",
     "EventTooLargeError",
+    "FullError",
     "IdempotencyError",
     "ListenError",
     "Overflow",

@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sse_broadcast import wire
@@ -22,7 +22,7 @@ from sse_broadcast.metrics import Counts, Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.stream import Stream, Wakeup
-from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
+from sse_broadcast.subscriber import GRACEFUL, CloseReason, Subscriber, Terms
 
 HEAD = 512
 """Bytes that the fields of a frame take beside its data and its type, generously."""
@@ -58,7 +58,7 @@ class Broadcaster:
         self._config = config or Config()
         self._metrics = Metrics()
         self._policies = Policies(self._config)
-        self._hub = Hub(self._found)
+        self._hub = Hub(self._found, most=self._config.subscribed_channels)
         self._backend = open_memory(self._config, self._policies, self._hub.deliver)
         self._delivery = Delivery(
             self._backend,
@@ -80,6 +80,11 @@ class Broadcaster:
     def closed(self) -> bool:
         """Whether `close` has been called."""
         return self._closed
+
+    @property
+    def metrics(self) -> Metrics:
+        """What counts, also for those who serve it."""
+        return self._metrics
 
     @property
     def counts(self) -> Counts:
@@ -162,7 +167,7 @@ class Broadcaster:
         A name with `*` in it is a pattern. `since` is an id, or `earliest`, `last` or an age such as
         `10m`, as over HTTP: the stream begins with what came after it. `events` are the only types
         wanted. Raises `EventError` for a bad channel name; using the stream after `close`
-        raises `ClosedError`.
+        raises `ClosedError`, and beyond `subscribed_channels` `FullError`.
         """
         interest = self.interest(channels or (DEFAULT_CHANNEL,), types=events)
         cursor = None if since is None else parse_since(since)
@@ -181,7 +186,11 @@ class Broadcaster:
         return interest
 
     def start(self, interest: Interest, cursor: Cursor | None) -> Start:
-        """Give where a reader begins: at its cursor, or with what is published from now on."""
+        """Give where a reader begins: at its cursor, or with what is published from now on.
+
+        Raises `FullError` as `connect` would, before a reader is told of anything.
+        """
+        self._hub.require_room(interest)
         if cursor is not None:
             return self._backend.find(cursor, interest)
         if self._newest.after != self._backend.position:
@@ -199,7 +208,10 @@ class Broadcaster:
         return own_id(self._backend.epoch, position)
 
     def connect(self, sink: Sink, interest: Interest, start: Start) -> Lane:
-        """Deliver an interest to a sink from its start on, until `disconnect`. Raises `ClosedError`."""
+        """Deliver an interest to a sink from its start on, until `disconnect`.
+
+        Raises `ClosedError`, and `FullError` beyond `subscribed_channels`; nothing is to be undone then.
+        """
         subscriber, audience = self._join(interest, sink.encoding, start)
         return self._delivery.attach(subscriber, audience, sink)
 
@@ -208,15 +220,32 @@ class Broadcaster:
         lane.subscriber.close(CloseReason.LEFT)
         self._delivery.detach(lane)
 
+    def end(self, lane: Lane, reason: CloseReason) -> None:
+        """End a reader's stream, telling it why; behind what was published for it, unless it was revoked."""
+        if reason in GRACEFUL:
+            self._delivery.settle([lane.audience])
+        lane.subscriber.close(reason)
+
     def channel(self, name: str) -> ChannelState:
         """Give the state of a channel, heard of or not. Raises `EventError` for a bad name."""
         (channel,) = checked_names((name,))
         return self._state(channel)
 
-    def channels(self, *, prefix: str = "", after: str = "", limit: int) -> list[ChannelState]:
-        """Give the channels that have history or readers, by name: at most so many, behind `after`."""
+    def channels(
+        self,
+        *,
+        prefix: str = "",
+        after: str = "",
+        limit: int,
+        visible: Callable[[str], bool] | None = None,
+    ) -> list[ChannelState]:
+        """Give the channels that have history or readers, by name: at most so many, behind `after`.
+
+        Of them those that are `visible`, if that is given.
+        """
         names = {*self._backend.channels(), *self._hub.channels}
-        page = heapq.nsmallest(limit, (name for name in names if name > after and name.startswith(prefix)))
+        found = (name for name in names if name > after and name.startswith(prefix))
+        page = heapq.nsmallest(limit, filter(visible, found) if visible else found)
         return [self._state(name) for name in page]
 
     async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109 - what is late is cut, not cancelled
@@ -254,8 +283,9 @@ class Broadcaster:
         if start.after != self._backend.position or start.first or start.lost:
             catching_up = CatchUp(self._backend, interest, start, self._metrics)
         subscriber = Subscriber(interest, self._terms_of(interest), catching_up)
+        audience = self._hub.join(subscriber, encoding)
         self._metrics.opened()
-        return subscriber, self._hub.join(subscriber, encoding)
+        return subscriber, audience
 
     def _terms_of(self, interest: Interest) -> Terms:
         overflow, retry = self._policies.overflow(interest), self._policies.retry(interest)

@@ -19,6 +19,9 @@ from sse_broadcast.event import Event
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+UNIX = "unix:"
+"""What the URL of a UNIX socket begins with; its path follows."""
+
 DEFAULT_RETRY = 3000
 """Milliseconds before a reconnection, until the server names its own."""
 
@@ -31,7 +34,10 @@ SILENCE = 60.0
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
 
-TRANSIENT = {502, 503, 504}
+ALIVE = 5.0
+"""Seconds in which a server that lives says so."""
+
+TRANSIENT = {429, 502, 503, 504}
 """What a full or draining server says, and a proxy while the server behind it restarts."""
 
 UNSURE = {500, 502, 504}
@@ -42,6 +48,9 @@ BATCH = 500
 
 BATCH_BYTES = 1 << 20
 """Bytes of one request at most, unless a single event has more."""
+
+ATTEMPTS = 10
+"""How often a request with lines is made at most, when a server has enough of us for now."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -54,6 +63,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _IN_A_PATH = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:@~*-]+")
 """Channels that a path can name; the others go into the query, where the server says what is wrong."""
+
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+"""The user and password of a URL."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750, 2.1."""
 
 _NUMBERED = re.compile(r"line ([0-9]{1,9}): ")
 """How the server begins to tell of one line of several."""
@@ -120,21 +135,50 @@ def line(
         ) from None
 
 
-class Client:
-    """Talks to one server. An async context manager; its errors are `ClientError`."""
+def is_token(text: str) -> bool:
+    """Whether a text can be a bearer token (RFC 6750, 2.1)."""
+    return _TOKEN.fullmatch(text) is not None
 
-    def __init__(self, url: str = DEFAULT_URL, *, tls: ssl.SSLContext | None = None) -> None:
-        self._url = url.rstrip("/")
+
+class Client:
+    """Talks to one server. An async context manager; its errors are `ClientError`.
+
+    `url` is that of the server, or `unix:` and the path of its socket. `token` says who asks; it is sent to
+    this server alone, and to no other that a redirect names.
+    """
+
+    def __init__(
+        self, url: str = DEFAULT_URL, *, tls: ssl.SSLContext | None = None, token: str | None = None
+    ) -> None:
+        self._name = _USER.sub("", url.rstrip("/"), count=1)
+        self._socket = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        self._url = url.rstrip("/") if self._socket is None else "http://localhost"
+        self._headers = {"User-Agent": "sse-broadcast", **self._authorization(token)}
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
+    def _authorization(self, token: str | None) -> dict[str, str]:
+        if token is None:
+            return {}
+        if not is_token(token):
+            raise ClientError("token: has characters that no token has (RFC 6750)")
+        if _USER.search(self._url):
+            raise ClientError(f"{self._name}: a user in the URL and a token: only one of them may be given")
+        # aiohttp takes it out of what it sends to another origin.
+        return {"Authorization": f"Bearer {token}"}
+
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True),
-            headers={"User-Agent": "sse-broadcast"},
+            connector=self._connector(),
+            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE),
         )
         return self
+
+    def _connector(self) -> aiohttp.BaseConnector:
+        if self._socket is not None:
+            return aiohttp.UnixConnector(self._socket)
+        return aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,6 +223,14 @@ class Client:
                     yield sent
             before += len(some)
 
+    async def health(self) -> None:
+        """Ask whether the server is alive. Raises `ClientError` if it does not say so within `ALIVE`."""
+        try:
+            async with asyncio.timeout(ALIVE):
+                await self._ask("GET", "/healthz")
+        except TimeoutError as error:
+            raise _unreachable(self._name, error) from None
+
     async def status(self) -> dict[str, Any]:
         """Give the server's status."""
         return await self._ask("GET", "/status")
@@ -217,7 +269,7 @@ class Client:
                 ever = True
             except _UNREACHABLE as error:
                 if not ever:
-                    raise _unreachable(self._url, error) from None
+                    raise _unreachable(self._name, error) from None
                 failures += 1
             except _Busy as busy:
                 ever = True
@@ -231,24 +283,23 @@ class Client:
         headers = {"Accept": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
         if last_event_id:
             if _CONTROL.search(last_event_id):
-                raise ClientError(f"{self._url}: the id {last_event_id[:80]!r} cannot be sent back")
+                raise ClientError(f"{self._name}: the id {last_event_id[:80]!r} cannot be sent back")
             headers["Last-Event-ID"] = last_event_id
         async with self._session.get(self._url + path, headers=headers) as response:
             if response.status in TRANSIENT:
-                raise _Busy(response.headers.get("Retry-After", ""))
+                raise _Busy(_retry_after(response) or 0)
             if response.status != 200:
-                raise await _refused(response)
+                raise await self._refused(response)
             if response.content_type != wire.CONTENT_TYPE:
-                raise ClientError(
-                    f"{response.url}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200
-                )
+                where = self._where(response)
+                raise ClientError(f"{where}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200)
             async for data in response.content.iter_any():
                 yield data
 
     async def _publish_batch(self, path: str, batch: list[_Line]) -> AsyncIterator[Sent]:
         """Publish a batch, or that part of it which comes before a line that is refused."""
         try:
-            answer = await self._send(path, NDJSON, b"\n".join(each.text for each in batch))
+            answer = await self._send_patiently(path, b"\n".join(each.text for each in batch))
         except _RefusedError as refusal:
             parts, error = refusal.split(batch)
         except ClientError as broken:
@@ -262,10 +313,21 @@ class Client:
         if error is not None:
             raise error
 
+    async def _send_patiently(self, path: str, body: bytes) -> dict[str, Any]:
+        """Publish lines, and again when the server says how long it has had enough of us."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await self._send(path, NDJSON, body)
+            except _RefusedError as refusal:
+                if refusal.status != 429 or refusal.retry_after is None:
+                    raise
+                await asyncio.sleep(min(delay(refusal.retry_after * 1000, 0), MAX_DELAY))
+        return await self._send(path, NDJSON, body)
+
     async def _send(self, path: str, content_type: str, body: bytes) -> dict[str, Any]:
         answer = await self._ask("POST", path, body, {"Content-Type": content_type})
         if "clients" not in answer:
-            raise ClientError(f"{self._url}{path}: does not answer as this server does", status=200)
+            raise ClientError(f"{self._name}{path}: does not answer as this server does", status=200)
         return answer
 
     async def _ask(
@@ -277,27 +339,38 @@ class Client:
                 method, self._url + path, data=body, headers=headers
             ) as response:
                 if response.status != 200:
-                    raise await _refused(response)
+                    raise await self._refused(response)
                 return msgspec.json.decode(await response.read(), type=dict[str, Any])
         except _UNREACHABLE as error:
-            raise _unreachable(self._url, error) from None
+            raise _unreachable(self._name, error) from None
         except msgspec.DecodeError:
-            raise ClientError(f"{self._url}{path}: the answer is not a JSON object") from None
+            raise ClientError(f"{self._name}{path}: the answer is not a JSON object") from None
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> "_RefusedError":
+        text = (await response.content.read(2000)).decode("utf-8", "replace").strip()
+        if response.content_type == "application/problem+json":
+            text = _detail(text)
+        where = f"{self._where(response)}: {response.status} {response.reason}"
+        return _RefusedError(where, text, status=response.status, retry_after=_retry_after(response))
+
+    def _where(self, response: aiohttp.ClientResponse) -> str:
+        return str(response.url) if self._socket is None else f"{self._name}{response.url.relative()}"
 
 
 class _Busy(Exception):  # noqa: N818 - not an error of the client's caller
     """The server is full or draining; `retry_after` is in milliseconds."""
 
-    def __init__(self, retry_after: str) -> None:
+    def __init__(self, retry_after: int) -> None:
         super().__init__()
-        self.retry_after = int(retry_after) * 1000 if retry_after.isascii() and retry_after.isdigit() else 0
+        self.retry_after = retry_after * 1000
 
 
 class _RefusedError(ClientError):
-    """A refusal, and what the server itself said of it."""
+    """A refusal, and what the server itself said of it; `retry_after` is in seconds."""
 
-    def __init__(self, where: str, detail: str, *, status: int) -> None:
+    def __init__(self, where: str, detail: str, *, status: int, retry_after: int | None) -> None:
         super().__init__(_one_line(f"{where}: {detail}" if detail else where), status=status)
+        self.retry_after = retry_after
         self._where = where
         self._detail = detail
 
@@ -355,11 +428,9 @@ def _span(batch: list[_Line]) -> str:
     return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
-async def _refused(response: aiohttp.ClientResponse) -> _RefusedError:
-    text = (await response.content.read(2000)).decode("utf-8", "replace").strip()
-    if response.content_type == "application/problem+json":
-        text = _detail(text)
-    return _RefusedError(f"{response.url}: {response.status} {response.reason}", text, status=response.status)
+def _retry_after(response: aiohttp.ClientResponse) -> int | None:
+    said = response.headers.get("Retry-After", "")
+    return int(said) if said.isascii() and said.isdigit() else None
 
 
 def _detail(text: str) -> str:

@@ -1,27 +1,114 @@
 """Config: every setting, declared once.
 
 A setting's flag, environment variable, TOML key, help, line in `config.example.toml` and
-row in the README all follow from its declaration here.
+row in the README all follow from its declaration here, by `settings`.
 """
 
-import os
+import functools
+import ipaddress
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta
 
 from sse_broadcast.errors import ConfigError
 
-ENV_PREFIX = "SSE_BROADCAST_"
+SECRET: dict[str, bool] = {"secret": True}
+"""Marks a setting that is shown nowhere."""
 
-_SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
-"""What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
+HIDDEN = "(not shown)"
+"""What is shown in the place of a secret, and is none itself."""
+
+UNIX = "unix:"
+"""What the host of a UNIX socket begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a text must look. `what` says it to people, as what a bad one is not."""
+
+    what: str
+    good: Callable[[str], object]
+
+    def require(self, name: str, value: object) -> None:
+        """Raise `ConfigError` if a text, or one of several, does not look so."""
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and not self.good(text):
+                raise ConfigError(f"{name}: {text!r} is not {self.what}")
+
+
+def form_of(kind: object) -> Form | None:
+    """Give how the texts of a type must look; of a list's type, each of them."""
+    parts = get_args(kind)
+    own = next((part for part in parts if isinstance(part, Form)), None)
+    return own or next(filter(None, map(form_of, parts)), None)
+
+
+def _is_host_name(value: str) -> bool:
+    if not value.startswith("["):
+        return re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", value) is not None
+    try:
+        ipaddress.IPv6Address(value[1:-1])
+    except ValueError:
+        return False
+    return value.endswith("]")
+
+
+def _is_origin(value: str) -> bool:
+    found = re.fullmatch(r"(https?)://([^/]+?)(?::([1-9][0-9]{0,4}))?", value)
+    if found is None or not _is_host_name(found[2]):
+        return False
+    usual = {"http": "80", "https": "443"}[found[1]]  # which browsers leave out
+    return found[3] is None or (found[3] != usual and int(found[3]) <= 65_535)
+
+
+def _is_proxy(value: str) -> bool:
+    if value == "unix":
+        return True
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _all_of(pattern: str) -> Callable[[str], object]:
+    return re.compile(pattern).fullmatch
+
+
+PATTERN = r"[A-Za-z0-9._:@~*-]{1,128}"
+
+Pattern = Annotated[
+    str,
+    Meta(pattern=rf"^{PATTERN}\Z"),
+    Form("a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *", _all_of(PATTERN)),
+]
+Patterns = tuple[Pattern, ...]
+Host = Annotated[
+    str, Form("an address, or unix: and a path", lambda text: text not in {"", UNIX} and "\0" not in text)
+]
+HostName = Annotated[str, Form("the name of a host, in small letters and without a port", _is_host_name)]
+Origin = Annotated[str, Form("an origin as browsers send it, such as https://example.com", _is_origin)]
+Proxy = Annotated[str, Form("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
+Cookie = Annotated[str, Form("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
+Claim = Annotated[str, Form("the name of a claim", bool)]
+CallerName = Annotated[
+    str, Form("a name: 1 to 128 of A-Z a-z 0-9 . _ @ -", _all_of(r"[A-Za-z0-9._@-]{1,128}"))
+]
+Mode = Annotated[str, Form('octal digits, such as "0660"', _all_of("0?[0-7]{3}"))]
+Owner = Annotated[
+    str, Form("an owner: a user, user:group or :group", _all_of(r"[^:\s]+(:[^:\s]+)?|:[^:\s]+"))
+]
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1)]
+Limit = Annotated[int, Meta(ge=0)]
+"""A number of which 0 means: as many as there are."""
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
 
 
 class Overflow(StrEnum):
@@ -41,6 +128,27 @@ class EventLoop(StrEnum):
     UVLOOP = "uvloop"
 
 
+class Endpoint(StrEnum):
+    """A set of endpoints that a listener serves, named by what they are for."""
+
+    SUBSCRIBE = "subscribe"
+    """`/events`"""
+    PUBLISH = "publish"
+    """`/send`"""
+    INSPECT = "inspect"
+    """`/status`, `/channels` and what else tells of the server"""
+    ADMIN = "admin"
+    """`/tokens` and `/revoke`"""
+
+
+class ProxyHeader(StrEnum):
+    """The header in which a trusted proxy names the client: it appends the address it was reached from."""
+
+    X_FORWARDED_FOR = "x-forwarded-for"
+    FORWARDED = "forwarded"
+    """RFC 7239"""
+
+
 class LogLevel(StrEnum):
     """The least severe line that is logged."""
 
@@ -51,19 +159,82 @@ class LogLevel(StrEnum):
 
 
 class ChannelRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[[channel]]` table: settings of the channels that match a pattern. None leaves the server's."""
+    """A `[[channel]]` table: settings of the channels that match a pattern. None leaves the server's.
 
-    match: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@~*-]{1,128}$")]
+    Raises `ConfigError` for a pattern that is none.
+    """
+
+    match: Pattern
     history_size: Annotated[int, Meta(ge=0)] | None = None
     history_age: Annotated[float, Meta(ge=0.01)] | None = None
     history_bytes: Annotated[int, Meta(ge=0)] | None = None
     overflow: Overflow | None = None
     retry: Annotated[int, Meta(ge=0, le=86_400_000)] | None = None
 
+    def __post_init__(self) -> None:
+        _require_forms(self)
 
-Count = Annotated[int, Meta(ge=1)]
-Bytes = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+
+OWN_SUBJECTS = frozenset({"token", "generated"})
+"""Whom the setting `token`, and the token that is made where there is none, are of."""
+
+
+class CallerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `[[caller]]` table: a static token, and the channels in which its bearer may do what.
+
+    The token is given in one of three ways: as itself, by the file or by the environment variable
+    that holds it. Raises `ConfigError` for none of them or several.
+    """
+
+    name: CallerName
+    token: Annotated[str, Meta(extra=SECRET)] | None = None
+    token_file: str | None = None
+    token_env: str | None = None
+    publish: Patterns = ()
+    subscribe: Patterns = ()
+    inspect: Patterns = ()
+    admin: Patterns = ()
+
+    def __repr__(self) -> str:
+        return f"CallerRule(name={self.name!r})"
+
+    def __post_init__(self) -> None:
+        _require_forms(self)
+        given = [self.token, self.token_file, self.token_env]
+        if sum(each is not None for each in given) != 1:
+            raise ConfigError(f"{self.name!r} needs one of token, token_file and token_env")
+        if self.name in OWN_SUBJECTS:
+            raise ConfigError(f"name: {self.name!r} is that of the server's own token")
+        if self.admin not in {(), ("*",)}:
+            raise ConfigError("admin: must be ['*'] or nothing, since it is of the server as a whole")
+        _require_not_hidden(self, "token")
+
+
+class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `[[listener]]` table: one place to listen, and which endpoints are served there.
+
+    `host` is an address or, as `unix:/path`, a UNIX socket, which alone has a `mode` (octal digits) and an
+    `owner` (`user`, `user:group` or `:group`). Raises `ConfigError` for what contradicts itself.
+    """
+
+    host: Host
+    port: Port = 8000
+    certificate: str = ""
+    key: str = ""
+    mode: Mode | None = None
+    owner: Owner | None = None
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)] = tuple(Endpoint)
+
+    def __post_init__(self) -> None:
+        _require_forms(self)
+        _require_certificate(self)
+        if self.path is None and (self.mode or self.owner):
+            raise ConfigError(f"{self.host!r} has a mode or an owner, and is no UNIX socket")
+
+    @property
+    def path(self) -> str | None:
+        """The path of a UNIX socket; None of an address."""
+        return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,10 +243,69 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Raises `ConfigError` for values that contradict one another.
     """
 
-    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535, description="port to listen on; 0 takes a free one")] = 8000
+    host: Annotated[Host, Meta(description="address to listen on, or unix:/path for a UNIX socket")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[Port, Meta(description="port to listen on; 0 takes a free one")] = 8000
     certificate: Annotated[str, Meta(description="TLS certificate chain, a PEM file; empty serves HTTP")] = ""
     key: Annotated[str, Meta(description="private key of the certificate, a PEM file")] = ""
+    token: Annotated[str, Meta(description="token whose bearer may do everything", extra=SECRET)] = ""
+    token_file: Annotated[str, Meta(description="file with a token whose bearer may do everything")] = ""
+    anonymous_subscribe: Annotated[
+        Patterns, Meta(description="channels and patterns that anyone may subscribe to")
+    ] = ()
+    anonymous_publish: Annotated[
+        Patterns, Meta(description="channels and patterns that anyone may publish to")
+    ] = ()
+    anonymous_inspect: Annotated[
+        Patterns, Meta(description="channels and patterns that anyone may ask about; * is the server too")
+    ] = ()
+    insecure_publish: Annotated[
+        bool, Meta(description="let everyone who reaches the server publish, to every channel")
+    ] = False
+    cookie: Annotated[
+        Cookie, Meta(description="name of a cookie that may carry a token; empty takes none")
+    ] = ""
+    jwt_key_file: Annotated[
+        str, Meta(description="key that JWTs are signed with: a public key as PEM, or an HS256 secret")
+    ] = ""
+    jwt_jwks: Annotated[str, Meta(description="JWKS that JWTs are signed with: a file, or an https URL")] = ""
+    jwt_jwks_refresh: Annotated[Seconds, Meta(description="seconds after which a JWKS is read again")] = 300.0
+    jwt_issuer: Annotated[str, Meta(description="issuer that JWTs must be of (iss); empty takes any")] = ""
+    jwt_audience: Annotated[
+        str,
+        Meta(description="audience that JWTs must be for (aud); empty takes those for nobody in particular"),
+    ] = ""
+    jwt_claim: Annotated[Claim, Meta(description="claim of a JWT that says what its bearer may do")] = (
+        "grants"
+    )
+    token_secret: Annotated[
+        str,
+        Meta(
+            description="secret that the server's own tokens are signed with; empty makes one", extra=SECRET
+        ),
+    ] = ""
+    token_secret_file: Annotated[
+        str, Meta(description="file with the secret that the server's own tokens are signed with")
+    ] = ""
+    token_lifetime: Annotated[
+        Seconds, Meta(description="seconds that a token the server makes is good for, at most")
+    ] = 3600.0
+    allowed_hosts: Annotated[
+        tuple[HostName, ...],
+        Meta(description="names, beside loopback's, by which a server without tokens is called"),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[Origin, ...], Meta(description="origins whose pages may use the server: https://example.com")
+    ] = ()
+    trusted_proxies: Annotated[
+        tuple[Proxy, ...],
+        Meta(description="proxies believed about a client's address: addresses, networks, or unix"),
+    ] = ()
+    proxy_header: Annotated[
+        ProxyHeader,
+        Meta(description="header, and the only one, they are believed in: x-forwarded-for or forwarded"),
+    ] = ProxyHeader.X_FORWARDED_FOR
     queue_size: Annotated[Count, Meta(description="events that may wait for one reader")] = 1000
     queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one reader")] = (
         4_194_304
@@ -127,6 +357,35 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_connections: Annotated[
         int, Meta(ge=0, description="connections at one time; 0 is as many as descriptors allow")
     ] = 0
+    max_connections_per_address: Annotated[
+        Limit, Meta(description="connections of one address, or of one /64 of IPv6; 0 for any number")
+    ] = 1000
+    max_connections_per_token: Annotated[
+        Limit, Meta(description="streams of one token at one time; 0 for any number")
+    ] = 10_000
+    subscribe_rate: Annotated[
+        Limit, Meta(description="streams opened in a second, by everyone together; 0 for any number")
+    ] = 5000
+    subscribe_burst: Annotated[Count, Meta(description="streams opened at once before that rate holds")] = (
+        20_000
+    )
+    publish_rate: Annotated[
+        Limit,
+        Meta(description="events published in a second by one address, and by one token; 0 for any number"),
+    ] = 5000
+    publish_burst: Annotated[Count, Meta(description="events published at once before that rate holds")] = (
+        50_000
+    )
+    subscribed_channels: Annotated[
+        Count, Meta(description="different channels and patterns that readers follow, all together")
+    ] = 131_072
+    lifetime: Annotated[
+        float,
+        Meta(
+            ge=0, le=31_536_000, description="seconds a stream lasts at most, less up to a tenth; 0 for ever"
+        ),
+    ] = 0.0
+    head_timeout: Annotated[Seconds, Meta(description="seconds a new connection may take to ask")] = 10.0
     body_timeout: Annotated[Seconds, Meta(description="seconds a published body may take to arrive")] = 10.0
     shutdown_timeout: Annotated[Seconds, Meta(description="seconds from the stop signal to the exit")] = 8.0
     event_loop: Annotated[EventLoop, Meta(description="event loop: auto, asyncio or uvloop")] = EventLoop.AUTO
@@ -134,171 +393,73 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         LogLevel, Meta(description="least severe line logged: debug, info, warning or error")
     ] = LogLevel.INFO
     channel: tuple[ChannelRule, ...] = ()
+    caller: tuple[CallerRule, ...] = ()
+    listener: tuple[ListenerRule, ...] = ()
+
+    def __repr__(self) -> str:
+        return "Config(...)"  # there are secrets in it
 
     def __post_init__(self) -> None:
-        if self.queue_bytes < self.max_event:
-            raise ConfigError(
-                f"queue_bytes: {self.queue_bytes} cannot hold one event of max_event, {self.max_event} bytes"
-            )
-        if self.key and not self.certificate:
-            raise ConfigError(f"key: {self.key!r} is given without a certificate")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting under each of its names."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
+        _require_forms(self)
+        _require_certificate(self)
+        _require_room(self)
+        for name in ("token", "token_secret"):
+            _require_not_hidden(self, name)
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                raise ConfigError(f"{name} and {name}_file: only one of them may be given")
+        _require_different("caller", [repr(caller.name) for caller in self.caller])
+        # Each port 0 is another.
+        places = [place for listener in self.listener if (place := _place(listener)) is not None]
+        _require_different("listener", places)
 
     @property
-    def flag(self) -> str:
-        """The name on the command line."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """The name in the environment."""
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def sentence(self) -> str:
-        """The help as a sentence."""
-        return f"{self.help[0].upper()}{self.help[1:]}."
-
-    def parse(self, text: str) -> object:
-        """Give the value that `text` says. Raises `msgspec.ValidationError`."""
-        return msgspec.convert(text, self.type, strict=False)
-
-    def accept(self, value: object) -> object:
-        """Give a value that already has a type, if it is the right one. Raises `msgspec.ValidationError`."""
-        return msgspec.convert(value, self.type)
+    def listeners(self) -> tuple[ListenerRule, ...]:
+        """Where to listen: the tables, or the one place that the plain settings say."""
+        if self.listener:
+            return self.listener
+        return (ListenerRule(host=self.host, port=self.port, certificate=self.certificate, key=self.key),)
 
 
-def _describe(field: msgspec.structs.FieldInfo) -> Setting:
-    kind = field.type
-    metas = [meta for meta in kind.__metadata__ if isinstance(meta, Meta)]
-    (text,) = [meta.description for meta in metas if meta.description]
-    return Setting(field.name, kind, field.default, text)
+@functools.cache
+def _forms(kind: type[msgspec.Struct]) -> Mapping[str, Form]:
+    found = ((field.name, form_of(field.type)) for field in msgspec.structs.fields(kind))
+    return {name: form for name, form in found if form is not None}
 
 
-RULES = "channel"
-"""The key of the rules for channels; they are set in the file alone."""
-
-SETTINGS: Mapping[str, Setting] = {
-    field.name: _describe(field) for field in msgspec.structs.fields(Config) if field.name != RULES
-}
+def _require_forms(settings: msgspec.Struct) -> None:
+    for name, form in _forms(type(settings)).items():
+        form.require(name, getattr(settings, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration, and where each of its values came from (`default`, a flag, a variable, a file)."""
-
-    config: Config
-    sources: Mapping[str, str]
+def _require_certificate(place: Config | ListenerRule) -> None:
+    if place.key and not place.certificate:
+        raise ConfigError(f"key: {place.key!r} is given without a certificate")
 
 
-def load(
-    flags: Mapping[str, str | None], *, environ: Mapping[str, str] | None = None, file: Path | None = None
-) -> Loaded:
-    """Settle every setting: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
-
-    `flags` maps setting names to what was typed, or None. Raises `ConfigError` naming the
-    source, the setting and the value that cannot be used.
-    """
-    values: dict[str, Any] = {}
-    sources = dict.fromkeys(SETTINGS, "default")
-    for layer in (
-        _from_file(file),
-        _from_environ(os.environ if environ is None else environ),
-        _from_flags(flags),
-    ):
-        for name, (value, source) in layer.items():
-            values[name], sources[name] = value, source
-    return Loaded(Config(**values), sources)
+def _require_room(config: Config) -> None:
+    if config.queue_bytes < config.max_event:
+        raise ConfigError(
+            f"queue_bytes: {config.queue_bytes} cannot hold one event of max_event, {config.max_event} bytes"
+        )
+    if config.publish_rate and config.publish_burst < config.max_batch:
+        raise ConfigError(
+            f"publish_burst: {config.publish_burst} cannot pass one batch of max_batch, "
+            f"{config.max_batch} events"
+        )
 
 
-Layer = dict[str, tuple[Any, str]]
+def _require_not_hidden(settings: msgspec.Struct, name: str) -> None:
+    # Whoever starts a server with what --show-config printed would share its secret with everyone.
+    if getattr(settings, name) == HIDDEN:
+        raise ConfigError(f"{name}: {HIDDEN!r} stands for a secret, and is none")
 
 
-def _from_flags(flags: Mapping[str, str | None]) -> Layer:
-    layer: Layer = {}
-    for name, text in flags.items():
-        if text is not None:
-            setting = SETTINGS[name]
-            layer[name] = (_checked(setting, setting.parse, text, setting.flag), setting.flag)
-    return layer
+def _require_different(table: str, names: list[str]) -> None:
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"[[{table}]]: {min(twice)} is there twice")
 
 
-def _from_environ(environ: Mapping[str, str]) -> Layer:
-    layer: Layer = {}
-    for setting in SETTINGS.values():
-        text = environ.get(setting.variable)
-        if text is None or _is_service_link(setting, text):
-            continue
-        layer[setting.name] = (_checked(setting, setting.parse, text, setting.variable), setting.variable)
-    return layer
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Give the variables that look like settings and are none: most often a typing error."""
-    known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
-    return sorted(
-        name
-        for name in environ
-        if name.startswith(ENV_PREFIX) and name not in known and not _SERVICE_LINK.fullmatch(name)
-    )
-
-
-def _is_service_link(setting: Setting, text: str) -> bool:
-    # And SSE_BROADCAST_PORT=tcp://10.0.0.1:80 with them: an address of the service, no port of ours.
-    return setting.name == "port" and text.startswith("tcp://")
-
-
-def _from_file(file: Path | None) -> Layer:
-    if file is None:
-        return {}
-    layer: Layer = {}
-    for name, value in _read_toml(file).items():
-        if name == RULES:
-            layer[name] = (_rules(value, file), str(file))
-            continue
-        setting = SETTINGS.get(name)
-        if setting is None:
-            raise ConfigError(f"{file}: {name}: no such setting (its value is {value!r})")
-        layer[name] = (_checked(setting, setting.accept, value, f"{file}: {name}"), str(file))
-    return layer
-
-
-def _rules(value: object, file: Path) -> tuple[ChannelRule, ...]:
-    try:
-        return msgspec.convert(value, tuple[ChannelRule, ...])
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{file}: [[{RULES}]]: {str(error)[:1].lower()}{str(error)[1:]}") from None
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: is not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from None
-
-
-def _checked(setting: Setting, convert: Callable[[Any], object], value: object, where: str) -> object:
-    try:
-        return convert(value)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_expected(setting, error)}, not {value!r}") from None
-
-
-def _expected(setting: Setting, error: msgspec.ValidationError) -> str:
-    kind = setting.type.__origin__
-    if issubclass(kind, StrEnum):
-        return "expected one of " + ", ".join(kind)
-    return str(error).lower().partition(", got ")[0]
+def _place(listener: ListenerRule) -> str | None:
+    if listener.path is not None:
+        return repr(listener.host)
+    return f"{listener.host!r} port {listener.port}" if listener.port else None

@@ -21,7 +21,7 @@ from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication
-from sse_broadcast.subscriber import CloseReason, Subscriber
+from sse_broadcast.subscriber import TOLD, CloseReason, Subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ class Delivery:
     def end(self, lane: Lane, reason: CloseReason) -> None:
         """Say goodbye if the reader still takes bytes, and see that the end does not take for ever."""
         lane.leave()
-        if reason in (CloseReason.SLOW, CloseReason.DRAIN):
+        if reason in TOLD:
             retry = jittered(lane.subscriber.terms.retry)
             lane.farewell = goodbye(reason, retry, lane.sink.encoding)
             self._deadline(lane)

@@ -36,6 +36,22 @@ class SinkClosedError(BroadcastError):
     """The connection behind a sink is gone, or going."""
 
 
+class CredentialError(BroadcastError):
+    """A credential that is not good: unknown, expired, revoked, of another issuer. The message says which."""
+
+
+class ForbiddenError(BroadcastError):
+    """A caller that may not do what it asks for; the message names the action and the channel."""
+
+
+class FullError(BroadcastError):
+    """As many different channels are followed, or revocations held, as the server takes."""
+
+
+class ExtraError(BroadcastError):
+    """Something that needs an extra which is not installed; the message names it."""
+
+
 class ConfigError(BroadcastError):
     """A setting that cannot be used; the message names where it came from and its value."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from sse_broadcast.audience import Audience
 from sse_broadcast.encoding import Encoding
+from sse_broadcast.errors import FullError
 from sse_broadcast.interest import Interest, matcher
 from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import Subscriber
@@ -39,13 +40,15 @@ class Hub:
 
     A publish costs in proportion to the audiences of its channels, whatever else the hub holds. A
     pattern is matched against a channel once, when something is first published there. An audience
-    exists while it has members, a channel or pattern while it has audiences.
+    exists while it has members, a channel or pattern while it has audiences; of both together
+    there are `most`.
     """
 
-    __slots__ = ("_audiences", "_channels", "_found", "_members", "_patterns", "_routes", "_serial")
+    __slots__ = ("_audiences", "_channels", "_found", "_members", "_most", "_patterns", "_routes", "_serial")
 
-    def __init__(self, found: Callable[[Interest, Encoding], Audience]) -> None:
+    def __init__(self, found: Callable[[Interest, Encoding], Audience], *, most: int) -> None:
         self._found = found
+        self._most = most
         self._members: dict[Subscriber, Audience] = {}
         self._audiences: dict[tuple[Interest, Encoding], Audience] = {}
         self._channels: dict[str, dict[Audience, None]] = {}
@@ -74,8 +77,27 @@ class Hub:
         """Give how many subscribers a channel has, whatever types of event they want."""
         return sum(audience.members for audience in self._listening(channel))
 
+    def require_room(self, interest: Interest) -> None:
+        """Refuse an interest in more channels and patterns than there is room for. Raises `FullError`.
+
+        In those that others follow already there is room for everyone.
+        """
+        room = self._most - len(self._channels) - len(self._patterns)
+        if len(interest.names) + len(interest.patterns) <= room:
+            return
+        new = sum(name not in self._channels for name in interest.names)
+        new += sum(text not in self._patterns for text in interest.patterns)
+        if new > room:
+            raise FullError(
+                f"subscribed_channels: {self._most} different channels and patterns may be followed:"
+                f" {self._most - room} are, {new} more are too many"
+            )
+
     def join(self, subscriber: Subscriber, encoding: Encoding) -> Audience:
-        """Add a subscriber to the audience of its interest, and give that."""
+        """Add a subscriber to the audience of its interest, and give that.
+
+        Raises `FullError` if there is no room for it; it is then in none.
+        """
         audience = self._audiences.get((subscriber.interest, encoding))
         if audience is None:
             audience = self._open(subscriber.interest, encoding)
@@ -156,6 +178,7 @@ class Hub:
             pattern.channels.clear()
 
     def _open(self, interest: Interest, encoding: Encoding) -> Audience:
+        self.require_room(interest)
         audience = self._audiences[interest, encoding] = self._found(interest, encoding)
         for channel in interest.names:
             self._channels.setdefault(channel, {})[audience] = None

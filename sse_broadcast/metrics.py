@@ -10,8 +10,8 @@ class Counts:
     """Everything counted since the broadcaster was made.
 
     `published` events, subscribers `opened` and `closed` (by reason), events `dropped` from
-    full queues (by overflow policy), readers told of a loss by a `reset` (by reason), and sockets
-    `aborted` because they stayed full.
+    full queues (by overflow policy), readers told of a loss by a `reset` (by reason), sockets
+    `aborted` because they stayed full, and connections and requests `refused` (by reason).
     """
 
     published: int
@@ -20,12 +20,13 @@ class Counts:
     dropped: Mapping[str, int]
     resets: Mapping[str, int]
     aborted: int
+    refused: Mapping[str, int]
 
 
 class Metrics:
     """Counts what happens. Every verb is cheap enough for the path it stands on."""
 
-    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published", "_resets")
+    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published", "_refused", "_resets")
 
     def __init__(self) -> None:
         self._published = 0
@@ -34,6 +35,7 @@ class Metrics:
         self._closed: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._resets: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
 
     def published(self, count: int) -> None:
         """Count events that were given their places."""
@@ -59,6 +61,10 @@ class Metrics:
         """Count a socket cut because it stayed full for `write_timeout`."""
         self._aborted += 1
 
+    def refused(self, reason: str) -> None:
+        """Count a connection that was not let in, or a request that was not taken."""
+        self._refused[reason] += 1
+
     def counts(self) -> Counts:
         """Give the state of the counters now."""
         return Counts(
@@ -68,4 +74,5 @@ class Metrics:
             dict(self._dropped),
             dict(self._resets),
             self._aborted,
+            dict(self._refused),
         )

@@ -26,8 +26,21 @@ class CloseReason(StrEnum):
     """Its socket stayed full for `write_timeout`."""
     DRAIN = "drain"
     """The broadcaster closed."""
+    EXPIRED = "expired"
+    """Its credential is no longer good."""
+    REVOKED = "revoked"
+    """Its credential was revoked."""
+    LIFETIME = "lifetime"
+    """It has lasted as long as a stream may."""
     ERROR = "error"
     """Writing to its sink failed."""
+
+
+TOLD = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
+"""Why a stream ends whose reader is still there to be told."""
+
+GRACEFUL = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME})
+"""Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
 
 
 class Outlet(Protocol):
@@ -149,12 +162,12 @@ class Subscriber:
         self.catching_up = None
 
     def close(self, reason: CloseReason) -> None:
-        """Take nothing more. The first reason stands; what was queued stays only for a drain."""
+        """Take nothing more. The first reason stands; what was queued stays for a graceful one."""
         if self.closed is not None:
             return
         self.closed = reason
         self.catching_up = None
-        if reason is not CloseReason.DRAIN:
+        if reason not in GRACEFUL:
             self._queue = None
             self.queued_bytes = self._missed = 0
         self.terms.metrics.closed(reason)

@@ -54,7 +54,7 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(**settings: Any) -> Server:
-            server = Server(Config(port=0, **{"shutdown_timeout": 4.0, **settings}))
+            server = Server(Config(port=0, **{"shutdown_timeout": 4.0, "allowed_hosts": ("x",), **settings}))
             await server.start()
             stack.push_async_callback(server.stop)
             return server

@@ -9,11 +9,28 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_broadcast"
 
 # From the bottom: a module imports only what stands before it.
-NOUNS = ["errors", "event", "wire", "encoding", "cursor", "config", "metrics", "interest", "policy"]
+NOUNS = [
+    "errors",
+    "event",
+    "wire",
+    "encoding",
+    "cursor",
+    "config",
+    "settings",
+    "metrics",
+    "interest",
+    "policy",
+]
 NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "hub", "delivery", "stream"]
 NOUNS += ["broadcaster", "client"]
-ROOMS = ["backends", "server", "cli"]
-LEAVES = {"config": {"errors"}, "metrics": set[str](), "client": {"errors", "event", "wire"}}
+ROOMS = ["backends", "auth", "server", "cli"]
+LEAVES = {
+    "config": {"errors"},
+    "settings": {"errors", "config"},
+    "metrics": set[str](),
+    "client": {"errors", "event", "wire"},
+}
+EXTRAS = {"jwt", "cryptography", "uvloop"}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 
 # What the contract with a backend is written in; the nouns behind that may know the contract.
@@ -21,6 +38,8 @@ CONTRACT = "backends.base"
 TERMS = NOUNS[: NOUNS.index("publication") + 1]
 # And from the bottom again.
 BACKENDS = ["base", "history", "memory"]
+AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
+AUTH += ["authority"]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})
 
@@ -78,6 +97,24 @@ def test_a_backend_knows_what_is_published_and_not_who_reads_it(path: Path) -> N
     assert not {name.split(".")[0] for name in imports(path)} & DRIVERS
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("auth/[a-z]*.py")), ids=name_of)
+def test_credentials_know_nothing_of_requests(path: Path) -> None:
+    """Of the nouns three, of its own room what stands before it, and HTTP only where keys are fetched."""
+    before = {f"auth.{module}" for module in AUTH[: AUTH.index(path.stem)]}
+    assert ours(path) <= {"config", "errors", "interest", *before}
+    drivers = {"aiohttp"} if path.stem == "jwks" else set[str]()
+    assert {name.split(".")[0] for name in imports(path)} & DRIVERS <= drivers
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_an_extra_is_imported_where_it_is_needed(path: Path) -> None:
+    """Inside a function: a server that does without it need not have it."""
+    tops = ast.parse(path.read_text()).body
+    names = {each.name for node in tops if isinstance(node, ast.Import) for each in node.names}
+    names |= {node.module or "" for node in tops if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in names} & EXTRAS
+
+
 @pytest.mark.parametrize("noun", [noun for noun in NOUNS if noun != "client"])
 def test_a_noun_knows_no_driver(noun: str) -> None:
     """aiohttp, click and the loops stay in the rooms; the client is their client."""
@@ -87,7 +124,7 @@ def test_a_noun_knows_no_driver(noun: str) -> None:
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parent != PACKAGE], ids=name_of)
 def test_rooms_point_one_way(path: Path) -> None:
     """The command line knows the server and the client, the server neither; of backends both the contract."""
-    room = path.parent.name
+    room = path.relative_to(PACKAGE).parts[0]
     others = {name.split(".")[0] for name in ours(path)} - {room}
     assert "cli" not in others
     if room != "backends":
@@ -100,7 +137,7 @@ def test_rooms_point_one_way(path: Path) -> None:
 def test_only_the_sink_touches_a_transport() -> None:
     """Whoever writes to a transport obeys the rules at the head of that file."""
     for path in MODULES:
-        if name_of(path) not in {"server.sink", "server.door"}:
+        if name_of(path) not in {"server.sink", "server.door", "server.connection"}:
             assert ".transport" not in path.read_text(), path
 
 

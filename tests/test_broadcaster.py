@@ -1,9 +1,11 @@
 """What a broadcaster promises, apart from the life of streams and sinks."""
 
+import asyncio
 import bisect
 import dataclasses
+import gc
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -23,8 +25,9 @@ from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.config import ChannelRule, Overflow
 from sse_broadcast.cursor import Cursor, Named, Place, Word
 from sse_broadcast.encoding import CHUNKED_TEXT, NDJSON, TEXT
-from sse_broadcast.errors import IdempotencyError
+from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.interest import Interest
+from sse_broadcast.subscriber import CloseReason
 from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import until
 from tests.test_delivery import settled
@@ -508,8 +511,8 @@ async def test_channels_are_listed_in_pages() -> None:
     for name in names:
         await broadcaster.broadcast("x", channels=[name])
 
-    def listed(**which: str) -> list[str]:
-        return [state.channel for state in broadcaster.channels(limit=4, **which)]
+    def listed(*, prefix: str = "", after: str = "") -> list[str]:
+        return [state.channel for state in broadcaster.channels(limit=4, prefix=prefix, after=after)]
 
     pages = [listed()]
     while pages[-1]:
@@ -616,3 +619,82 @@ async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
     assert not broadcaster._delivery._lanes
     hub = broadcaster._hub
     assert (len(hub.audiences), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})
+
+
+async def by_disconnecting(broadcaster: Broadcaster, channel: str) -> None:
+    broadcaster.disconnect(connect(broadcaster, channel)[0])
+
+
+async def by_vanishing(broadcaster: Broadcaster, channel: str) -> None:
+    _, sink = connect(broadcaster, channel)
+    sink.gone = True
+    await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
+
+
+async def by_breaking(broadcaster: Broadcaster, channel: str) -> None:
+    _, sink = connect(broadcaster, channel)
+    sink.broken = True
+    await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
+
+
+async def by_being_slow(broadcaster: Broadcaster, channel: str) -> None:
+    lane, sink = connect(broadcaster, channel)
+    sink.takes_more = False
+    for _ in range(4):
+        await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
+        await settled()
+    assert lane.subscriber.closed is CloseReason.SLOW
+
+
+async def by_being_revoked(broadcaster: Broadcaster, channel: str) -> None:
+    broadcaster.end(connect(broadcaster, channel)[0], CloseReason.REVOKED)
+
+
+async def by_closing_a_stream(broadcaster: Broadcaster, channel: str) -> None:
+    async with broadcaster.subscribe(channel):
+        pass
+
+
+async def by_cancelling_a_wait(broadcaster: Broadcaster, channel: str) -> None:
+    waiting = asyncio.ensure_future(anext(broadcaster.subscribe(channel)))
+    await settled()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def by_being_garbage(broadcaster: Broadcaster, channel: str) -> None:
+    aiter(broadcaster.subscribe(channel))
+    gc.collect()
+
+
+LEAVING: list[Callable[[Broadcaster, str], Awaitable[None]]] = [
+    by_disconnecting,
+    by_vanishing,
+    by_breaking,
+    by_being_slow,
+    by_being_revoked,
+    by_closing_a_stream,
+    by_cancelling_a_wait,
+    by_being_garbage,
+]
+
+
+@pytest.mark.parametrize("channel", ["a", "a*"])
+@pytest.mark.parametrize("leaving", LEAVING)
+async def test_a_channel_makes_room_however_its_last_reader_leaves(
+    leaving: Callable[[Broadcaster, str], Awaitable[None]], channel: str
+) -> None:
+    """It counts as long as it is followed, and what is not let in leaves no trace."""
+    broadcaster = make_broadcaster(subscribed_channels=2, queue_size=2)
+    connect(broadcaster, "stays")
+    await leaving(broadcaster, channel)
+    await settled()
+    lane, _ = connect(broadcaster, "b*")
+    for full in ("c", "c*"):
+        with pytest.raises(FullError):
+            connect(broadcaster, "stays", full)
+        with pytest.raises(FullError):
+            aiter(broadcaster.subscribe(full))
+    assert broadcaster.client_count == 2
+    broadcaster.disconnect(lane)
+    connect(broadcaster, "c")

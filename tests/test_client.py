@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast import client as module
-from sse_broadcast.client import Client, Piece, Sent, delay, line
+from sse_broadcast.client import Client, Piece, Sent, delay, is_token, line
 from sse_broadcast.config import Config
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
@@ -37,7 +37,8 @@ def chunk(data: bytes) -> bytes:
 
 
 def plain(status: str, kind: str, body: str) -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
 class Held(bytes):
@@ -91,10 +92,14 @@ async def speak() -> AsyncIterator[Speak]:
     """Start scripted servers, and stop them when the test ends."""
     started: list[tuple[Script, asyncio.Server]] = []
 
-    async def start(*answers: bytes) -> Script:
+    async def start(*answers: bytes, socket: Path | None = None) -> Script:
         script = Script(answers)
-        server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
-        script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        if socket is not None:
+            server = await asyncio.start_unix_server(script.answer, socket)
+            script.url = f"unix:{socket}"
+        else:
+            server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
+            script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         started.append((script, server))
         return script
 
@@ -246,7 +251,7 @@ async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
         ([""], "channel: must be 1 to 128 characters: ''"),
         (["é"], "channel: must not contain '\\xe9': '\\xe9'"),
         (["\n"], "channel: must not contain '\\n': '\\n'"),
-        (["\ud83d"], "request target: is not UTF-8: "),
+        (["\ud83d"], "is not UTF-8"),
     ],
 )
 async def test_a_bad_channel_is_the_server_s_to_refuse(
@@ -776,3 +781,243 @@ async def test_what_was_published_between_is_given(serve: Serve) -> None:
             if len(found) == 2:
                 break
     assert found == ["ax", "b.cx"]
+
+
+# Who asks.
+
+TOKEN = "a-token-of-somebody.~+/=="
+
+
+def redirect(url: str, status: str = "307 Temporary Redirect") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nLocation: {url}\r\n"
+    return f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+
+
+def shown_tokens(script: Script) -> list[list[str]]:
+    """Give what each request said of who asks, in its head anywhere."""
+    return [
+        [line for line in head if "authorization" in line.lower() or TOKEN in line] for head in script.heads
+    ]
+
+
+RECEIPT = plain("200 OK", "application/json", '{"clients": 0, "count": 1, "id": "1"}')
+STATUS = plain("200 OK", "application/json", '{"connected_clients": 0}')
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_every_request_carries_the_token(speak: Speak, token: str | None) -> None:
+    """As a bearer's, in its one header (RFC 6750, 2.1); without one there is no such header."""
+    script = await speak(RECEIPT, RECEIPT, STATUS, STREAM + chunk(b"data: one\n\n"))
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=token) as client:
+        await client.publish("x")
+        await sent(client.publish_lines(in_pieces(["x"])))
+        await client.status()
+        await anext(client.subscribe())
+    assert [head[0].split()[1] for head in script.heads] == ["/send", "/send", "/status", "/events"]
+    assert shown_tokens(script) == [[] if token is None else [f"Authorization: Bearer {token}"]] * 4
+
+
+@pytest.mark.parametrize(
+    "status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"]
+)
+async def test_no_other_origin_is_shown_the_token(speak: Speak, status: str) -> None:
+    """Whatever a redirect says: the port is enough to be another; nor is it shown again on the way back."""
+    back = await speak(STATUS)
+    other = await speak(redirect(back.url, status))
+    script = await speak(redirect(other.url, status))
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
+        await client.status()
+    assert shown_tokens(script) == [[f"Authorization: Bearer {TOKEN}"]]
+    assert (shown_tokens(other), shown_tokens(back)) == ([[]], [[]])
+
+
+async def test_a_stream_and_a_publish_show_no_other_origin_the_token(speak: Speak) -> None:
+    """They may be sent elsewhere, and go there as anybody."""
+    other = await speak(STREAM + chunk(b"data: one\n\n") + END, RECEIPT)
+    script = await speak(redirect(f"{other.url}/events"), redirect(f"{other.url}/send"))
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
+        assert (await anext(client.subscribe())).events == [Event("one")]
+        await client.publish("x")
+    assert shown_tokens(script) == [[f"Authorization: Bearer {TOKEN}"]] * 2
+    assert shown_tokens(other) == [[], []]
+
+
+async def test_the_same_origin_is_shown_it_again(speak: Speak) -> None:
+    """A server may send its own clients from one path to another."""
+    script = await speak(redirect("/elsewhere/status"), STATUS)
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
+        await client.status()
+    assert shown_tokens(script) == [[f"Authorization: Bearer {TOKEN}"]] * 2
+    assert script.heads[1][0].split()[1] == "/elsewhere/status"
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Header: y", "a\n", "é", "=a", '"a"'])
+def test_what_cannot_be_a_token_is_refused(token: str) -> None:
+    """Before anything is asked, and without saying it."""
+    assert not is_token(token)
+    with pytest.raises(ClientError) as caught:
+        Client(token=token)
+    assert str(caught.value) == "token: has characters that no token has (RFC 6750)"
+
+
+@given(token=st.from_regex(r"[A-Za-z0-9._~+/-]+=*", fullmatch=True))
+def test_what_can_be_a_token_is_taken(token: str) -> None:
+    """All that an Authorization header can carry."""
+    assert is_token(token)
+    Client(token=token)
+
+
+async def test_a_url_with_a_user_shows_its_password_to_nobody_else(speak: Speak) -> None:
+    """Before a proxy that asks for one; errors name the server without it."""
+    script = await speak(plain("403 Forbidden", "text/plain", "no"))
+    host = script.url.removeprefix("http://")
+    error = await refusal(f"http://me:password@{host}")
+    assert str(error) == f"http://{host}/events: 403 Forbidden: no"
+    assert "Authorization: Basic bWU6cGFzc3dvcmQ=" in script.heads[0]
+    async with Client("http://me:password@127.0.0.1:1") as client:
+        with pytest.raises(ClientError) as caught:
+            await client.status()
+    assert str(caught.value).startswith("cannot reach http://127.0.0.1:1: ")
+    assert "password" not in str(caught.value)
+
+
+def test_a_user_and_a_token_are_one_too_many() -> None:
+    """Since a request has one Authorization."""
+    with pytest.raises(ClientError) as caught:
+        Client("http://me:password@127.0.0.1", token=TOKEN)
+    assert str(caught.value) == (
+        "http://127.0.0.1: a user in the URL and a token: only one of them may be given"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        ("401 Unauthorized", "token: expired at 2026-01-01 00:00:00 UTC"),
+        ("403 Forbidden", "publish 'orders': the token does not allow it"),
+    ],
+)
+async def test_a_refused_credential_is_one_line(speak: Speak, status: str, detail: str) -> None:
+    """In the server's words, for streams and requests alike; it is not tried again."""
+    answer = plain(status, "application/problem+json", f'{{"detail": "{detail}"}}')
+    script = await speak(answer, answer)
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
+        for path, refused in (("events", anext(client.subscribe())), ("send", client.publish("x"))):
+            with pytest.raises(ClientError) as caught:
+                await refused
+            assert str(caught.value) == f"{script.url}/{path}: {status}: {detail}"
+            assert caught.value.status == int(status.split(maxsplit=1)[0])
+
+
+# A server that has enough of us.
+
+
+def later(after: str | None) -> bytes:
+    header = "" if after is None else f"Retry-After: {after}\r\n"
+    return (
+        f"HTTP/1.1 429 Too Many Requests\r\n{header}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    )
+
+
+async def test_lines_wait_as_long_as_they_are_told(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """A request over a rate published nothing: it is made again, and what comes behind it stays behind."""
+    script = await speak(later("2"), later("0"), RECEIPT, RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        assert await sent(client.publish_lines(in_pieces(["a"], ["b"]))) == ([1, 1], None)
+    assert delays == [(2000, 0), (0, 0)]
+
+
+async def test_lines_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, delays: list[tuple[int, int]]
+) -> None:
+    """A server that has never room is an error in the end."""
+    monkeypatch.setattr(module, "ATTEMPTS", 3)
+    script = await speak(later("1"), later("1"), later("1"), RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a"])))
+    assert (counts, error) == ([], f"{script.url}/send: 429 Too Many Requests")
+    assert (len(script.heads), delays) == (3, [(1000, 0), (1000, 0)])
+
+
+@pytest.mark.parametrize("after", [None, "soon"])
+async def test_lines_wait_for_nothing_unsaid(
+    speak: Speak, delays: list[tuple[int, int]], after: str | None
+) -> None:
+    """Without a time to come back it is a refusal as any other."""
+    script = await speak(later(after))
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a"])))
+    assert (counts, error, delays) == ([], f"{script.url}/send: 429 Too Many Requests", [])
+
+
+async def test_one_message_does_not_wait(speak: Speak) -> None:
+    """Whoever publishes one is told, and knows best."""
+    script = await speak(later("1"))
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        with pytest.raises(ClientError, match=r"/send: 429 Too Many Requests$"):
+            await client.publish("x")
+
+
+async def test_a_stream_over_a_limit_is_asked_for_again(speak: Speak, delays: list[tuple[int, int]]) -> None:
+    """No sooner than it was told."""
+    script = await speak(later("7"), STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert delays == [(7000, 0)]
+
+
+# A server beside us.
+
+
+async def test_a_socket_is_as_good_as_an_address(speak: Speak, tmp_path: Path) -> None:
+    """The same requests, and the host that such requests have."""
+    script = await speak(RECEIPT, STATUS, STREAM + chunk(b"data: one\n\n"), socket=tmp_path / "sse.sock")
+    async with asyncio.timeout(PATIENCE), Client(script.url, token=TOKEN) as client:
+        await client.publish("x", channels=["news"])
+        await client.status()
+        assert (await anext(client.subscribe(["news"]))).events == [Event("one")]
+    assert [head[0].split()[1] for head in script.heads] == ["/send/news", "/status", "/events/news"]
+    assert shown_tokens(script) == [[f"Authorization: Bearer {TOKEN}"]] * 3
+    assert all("Host: localhost" in head for head in script.heads)
+
+
+async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:
+    """Whether something is there or not."""
+    script = await speak(plain("403 Forbidden", "text/plain", "no"), socket=tmp_path / "sse.sock")
+    assert str(await refusal(script.url)) == f"unix:{tmp_path}/sse.sock/events: 403 Forbidden: no"
+    nowhere = f"unix:{tmp_path}/nowhere"
+    assert str(await refusal(nowhere)).startswith(f"cannot reach {nowhere}: ")
+    assert str(await refusal("unix:" + "x" * 200)).startswith("cannot reach unix:xxx")
+
+
+async def test_a_server_that_lives_says_so(serve: Serve) -> None:
+    """To anybody."""
+    server = await serve()
+    async with Client(server.url) as client:
+        await client.health()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (plain("503 Service Unavailable", "text/plain", "no"), "{}/healthz: 503 Service Unavailable: no"),
+        (plain("404 Not Found", "text/plain", ""), "{}/healthz: 404 Not Found"),
+        (plain("200 OK", "text/html", "<html>"), "{}/healthz: the answer is not a JSON object"),
+    ],
+)
+async def test_a_server_that_says_anything_else_is_not_well(speak: Speak, answer: bytes, told: str) -> None:
+    """Something else that listens there is not it."""
+    script = await speak(answer)
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.health()
+    assert str(caught.value) == told.format(script.url)
+
+
+async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.MonkeyPatch, speak: Speak) -> None:
+    """It has some seconds."""
+    monkeypatch.setattr(module, "ALIVE", 0.05)
+    script = await speak(Held(b""))
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.health()
+    assert str(caught.value) == f"cannot reach {script.url}: timed out"

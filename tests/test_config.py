@@ -1,46 +1,40 @@
-"""Where settings come from, and which are refused."""
+"""What a configuration may say, wherever it came from."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from sse_broadcast.config import (
-    SETTINGS,
+    HIDDEN,
+    CallerRule,
     ChannelRule,
     Config,
+    Endpoint,
     EventLoop,
-    Loaded,
+    ListenerRule,
     LogLevel,
     Overflow,
-    load,
-    unknown_variables,
+    ProxyHeader,
+    form_of,
 )
 from sse_broadcast.errors import ConfigError
+from sse_broadcast.settings import RULES
 
-POLICIES = "expected one of disconnect, drop-oldest, drop-newest, conflate"
+TOKEN = "a-token-of-somebody"
+
+PATTERN = "a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *"
+HOST_NAME = "the name of a host, in small letters and without a port"
+ORIGIN = "an origin as browsers send it, such as https://example.com"
+PROXY = "an address, a network such as 10.0.0.0/8, or unix"
+OWNER = "an owner: a user, user:group or :group"
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "config.toml"
-
-
-def refused(
-    *,
-    flags: Mapping[str, str] | None = None,
-    environ: Mapping[str, str] | None = None,
-    file: Path | None = None,
-) -> str:
+def refused(kind: type[msgspec.Struct], **said: Any) -> str:
+    """Give the error of a configuration, or of a table of one."""
     with pytest.raises(ConfigError) as caught:
-        load(flags or {}, environ=environ or {}, file=file)
+        kind(**said)
     return str(caught.value)
-
-
-def test_nothing_said_is_the_defaults() -> None:
-    """Without flags, variables and a file every value is its default, and says so."""
-    assert load({}, environ={}) == Loaded(Config(), dict.fromkeys(SETTINGS, "default"))
 
 
 def test_the_defaults_are_these() -> None:
@@ -50,6 +44,26 @@ def test_the_defaults_are_these() -> None:
         "port": 8000,
         "certificate": "",
         "key": "",
+        "token": "",
+        "token_file": "",
+        "anonymous_subscribe": (),
+        "anonymous_publish": (),
+        "anonymous_inspect": (),
+        "insecure_publish": False,
+        "cookie": "",
+        "jwt_key_file": "",
+        "jwt_jwks": "",
+        "jwt_jwks_refresh": 300.0,
+        "jwt_issuer": "",
+        "jwt_audience": "",
+        "jwt_claim": "grants",
+        "token_secret": "",
+        "token_secret_file": "",
+        "token_lifetime": 3600.0,
+        "allowed_hosts": (),
+        "cors_origins": (),
+        "trusted_proxies": (),
+        "proxy_header": ProxyHeader.X_FORWARDED_FOR,
         "queue_size": 1000,
         "queue_bytes": 4_194_304,
         "overflow": Overflow.DISCONNECT,
@@ -68,248 +82,283 @@ def test_the_defaults_are_these() -> None:
         "heartbeat": 15.0,
         "retry": 3000,
         "max_connections": 0,
+        "max_connections_per_address": 1000,
+        "max_connections_per_token": 10_000,
+        "subscribe_rate": 5000,
+        "subscribe_burst": 20_000,
+        "publish_rate": 5000,
+        "publish_burst": 50_000,
+        "subscribed_channels": 131_072,
+        "lifetime": 0.0,
+        "head_timeout": 10.0,
         "body_timeout": 10.0,
         "shutdown_timeout": 8.0,
         "event_loop": EventLoop.AUTO,
         "log_level": LogLevel.INFO,
         "channel": (),
+        "caller": (),
+        "listener": (),
     }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_default_is_allowed(name: str) -> None:
-    """A default obeys the bounds of its setting."""
-    setting = SETTINGS[name]
-    assert setting.accept(setting.default) == setting.default
-
-
-def test_a_flag_beats_the_variable_the_variable_the_file_the_file_the_default(file: Path) -> None:
-    """Each value comes from the nearest source that names it, and keeps that source's name."""
-    file.write_text("queue_size = 1\nmax_event = 2\nretry = 3\n")
-    environ = {"SSE_BROADCAST_QUEUE_SIZE": "4", "SSE_BROADCAST_MAX_EVENT": "5"}
-    loaded = load({"queue_size": "6", "retry": None}, environ=environ, file=file)
-    assert loaded.config == Config(queue_size=6, max_event=5, retry=3)
-    assert loaded.sources == dict.fromkeys(SETTINGS, "default") | {
-        "queue_size": "--queue-size",
-        "max_event": "SSE_BROADCAST_MAX_EVENT",
-        "retry": str(file),
-    }
-
-
-def test_the_environment_is_the_process_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless another is given, variables are read from `os.environ`."""
-    monkeypatch.setenv("SSE_BROADCAST_RETRY", "7")
-    assert load({}).config.retry == 7
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [
-        ("host", "::1", "::1"),
-        ("host", "8", "8"),
-        ("port", "9", 9),
-        ("heartbeat", "2", 2.0),
-        ("heartbeat", "0.25", 0.25),
-        ("overflow", "drop-oldest", Overflow.DROP_OLDEST),
-        ("event_loop", "uvloop", EventLoop.UVLOOP),
-        ("log_level", "debug", LogLevel.DEBUG),
-    ],
-)
-def test_text_becomes_the_setting_s_type(name: str, text: str, value: object) -> None:
-    """A flag and a variable say the same in text."""
-    setting = SETTINGS[name]
-    by_flag = load({name: text}, environ={}).config
-    by_variable = load({}, environ={setting.variable: text}).config
-    for config in (by_flag, by_variable):
-        found = getattr(config, name)
-        assert found == value
-        assert type(found) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [("heartbeat = 2", 2.0), ('overflow = "drop-newest"', Overflow.DROP_NEWEST), ("port = 0", 0)],
-)
-def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
-    """TOML's own types are taken; a whole number is also a number of seconds."""
-    file.write_text(line + "\n")
-    name = line.partition(" ")[0]
-    assert getattr(load({}, environ={}, file=file).config, name) == value
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("port", "65536", "expected `int` <= 65535, not '65536'"),
-        ("port", "-1", "expected `int` >= 0, not '-1'"),
-        ("port", "http", "expected `int`, not 'http'"),
-        ("port", "", "expected `int`, not ''"),
-        ("queue_size", "0", "expected `int` >= 1, not '0'"),
-        ("queue_size", "1.5", "expected `int`, not '1.5'"),
-        ("send_buffer", "2147483648", "expected `int` <= 2147483647, not '2147483648'"),
-        ("heartbeat", "0", "expected `float` >= 0.01, not '0'"),
-        ("heartbeat", "nan", "expected `float` >= 0.01, not 'nan'"),
-        ("heartbeat", "inf", "expected `float` <= 86400.0, not 'inf'"),
-        ("host", "", "expected `str` of length >= 1, not ''"),
-        ("overflow", "Drop", "expected one of disconnect, drop-oldest, drop-newest, conflate, not 'Drop'"),
-        ("event_loop", "trio", "expected one of auto, asyncio, uvloop, not 'trio'"),
-        ("log_level", "INFO", "expected one of debug, info, warning, error, not 'INFO'"),
-    ],
-)
-def test_a_bad_value_is_told_with_its_flag_or_variable(name: str, text: str, expected: str) -> None:
-    """The error names where the value was said, what is expected there, and the value."""
-    setting = SETTINGS[name]
-    assert refused(flags={name: text}) == f"{setting.flag}: {expected}"
-    assert refused(environ={setting.variable: text}) == f"{setting.variable}: {expected}"
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ('port = "8000"', "port: expected `int`, not '8000'"),
-        ("port = true", "port: expected `int`, not True"),
-        ("port = 65536", "port: expected `int` <= 65535, not 65536"),
-        ("host = 1979-05-27", "host: expected `str`, not datetime.date(1979, 5, 27)"),
-        ('heartbeat = "15"', "heartbeat: expected `float`, not '15'"),
-        ("heartbeat = nan", "heartbeat: expected `float` >= 0.01, not nan"),
-        ('overflow = "drop"', f"overflow: {POLICIES}, not 'drop'"),
-        ("overflow = 1", f"overflow: {POLICIES}, not 1"),
-        ("prot = 9000", "prot: no such setting (its value is 9000)"),
-        ("queue-size = 9", "queue-size: no such setting (its value is 9)"),
-        ("[server]\nport = 1", "server: no such setting (its value is {'port': 1})"),
-    ],
-)
-def test_a_bad_value_is_told_with_its_file_and_key(file: Path, line: str, expected: str) -> None:
-    """The error names the file, the key, what is expected, and the value; text is not a number in TOML."""
-    file.write_text(line + "\n")
-    assert refused(file=file) == f"{file}: {expected}"
-
-
-@pytest.mark.parametrize(("content", "line"), [("port: 8000\n", 1), ("port = 1\nport = 2\n", 2)])
-def test_a_file_that_is_not_toml_is_told(file: Path, content: str, line: int) -> None:
-    """The error names the file, and where in it, in tomllib's words."""
-    file.write_text(content)
-    told = refused(file=file)
-    assert told.startswith(f"{file}: is not TOML: ")
-    assert f"(at line {line}, " in told
-
-
-def test_a_file_that_is_not_utf_8_is_told(file: Path) -> None:
-    """The error names the file, and the byte."""
-    file.write_bytes(b'host = "\xff"\n')
-    assert refused(file=file) == f"{file}: is not UTF-8 at byte 8"
-
-
-def test_a_file_that_is_not_there_is_told(file: Path) -> None:
-    """A file that was asked for and cannot be read is an error, not the defaults."""
-    assert refused(file=file) == f"{file}: cannot be read: No such file or directory"
-    assert refused(file=file.parent) == f"{file.parent}: cannot be read: Is a directory"
-
-
-def test_a_bad_value_is_refused_even_where_another_source_wins(file: Path) -> None:
-    """What is wrong in a file does not wait for the flag to go away."""
-    file.write_text("port = -1\n")
-    assert refused(flags={"port": "1"}, file=file) == f"{file}: port: expected `int` >= 0, not -1"
-
-
-def test_a_queue_holds_one_event() -> None:
-    """An event that may be published must fit into an empty queue."""
-    assert refused(flags={"queue_bytes": "100", "max_event": "101"}) == (
-        "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
-    )
-    assert load({"queue_bytes": "100", "max_event": "100"}, environ={}).config.queue_bytes == 100
-
-
-def test_a_key_needs_a_certificate() -> None:
-    """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
-    assert refused(flags={"key": "key.pem"}) == "key: 'key.pem' is given without a certificate"
-    assert load({"certificate": "both.pem"}, environ={}).config.key == ""
-
-
-def test_values_that_contradict_one_another_are_refused_in_programs_too() -> None:
-    """`Config(...)` holds what a configuration file must hold."""
-    with pytest.raises(ConfigError, match="cannot hold one event"):
-        Config(queue_bytes=1)
+def test_what_has_no_such_setting_is_refused() -> None:
+    """A misspelt argument is no setting."""
     with pytest.raises(TypeError, match="prot"):
         Config(prot=1)  # type: ignore[call-arg]
 
 
-KUBERNETES = {
-    "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1",
-    "SSE_BROADCAST_SERVICE_PORT": "80",
-    "SSE_BROADCAST_SERVICE_PORT_HTTP": "80",
-    "SSE_BROADCAST_PORT": "tcp://10.0.0.1:80",
-    "SSE_BROADCAST_PORT_80_TCP": "tcp://10.0.0.1:80",
-    "SSE_BROADCAST_PORT_80_TCP_PROTO": "tcp",
-    "SSE_BROADCAST_PORT_80_TCP_PORT": "80",
-    "SSE_BROADCAST_PORT_80_TCP_ADDR": "10.0.0.1",
-}
+FORMS = [
+    ("host", "", "an address, or unix: and a path"),
+    ("host", "unix:", "an address, or unix: and a path"),
+    ("host", "unix:/a\0b", "an address, or unix: and a path"),
+    ("cookie", "a b", "the name of a cookie"),
+    ("cookie", "a;b", "the name of a cookie"),
+    ("cookie", "a\n", "the name of a cookie"),
+    ("jwt_claim", "", "the name of a claim"),
+    ("anonymous_subscribe", "a b", PATTERN),
+    ("anonymous_publish", "", PATTERN),
+    ("anonymous_inspect", "a\n", PATTERN),
+    ("anonymous_inspect", "a" * 129, PATTERN),
+    ("allowed_hosts", "Example.com", HOST_NAME),
+    ("allowed_hosts", "example.com:8000", HOST_NAME),
+    ("allowed_hosts", "example.com.", HOST_NAME),
+    ("allowed_hosts", "*.example.com", HOST_NAME),
+    ("allowed_hosts", "http://example.com", HOST_NAME),
+    ("allowed_hosts", "example.com\n", HOST_NAME),
+    ("allowed_hosts", "::1", HOST_NAME),
+    ("allowed_hosts", "[::g]", HOST_NAME),
+    ("allowed_hosts", "[::1", HOST_NAME),
+    ("allowed_hosts", "", HOST_NAME),
+    ("cors_origins", "*", ORIGIN),
+    ("cors_origins", "null", ORIGIN),
+    ("cors_origins", "example.com", ORIGIN),
+    ("cors_origins", "https://", ORIGIN),
+    ("cors_origins", "https://example.com/", ORIGIN),
+    ("cors_origins", "https://Example.com", ORIGIN),
+    ("cors_origins", "https://*.example.com", ORIGIN),
+    ("cors_origins", "https://user@example.com", ORIGIN),
+    ("cors_origins", "https://example.com\n", ORIGIN),
+    ("cors_origins", "https://example.com:443", ORIGIN),
+    ("cors_origins", "http://example.com:80", ORIGIN),
+    ("cors_origins", "https://example.com:0", ORIGIN),
+    ("cors_origins", "https://example.com:08443", ORIGIN),
+    ("cors_origins", "https://example.com:65536", ORIGIN),
+    ("cors_origins", "https://example.com:", ORIGIN),
+    ("cors_origins", "https://[::g]", ORIGIN),
+    ("cors_origins", "ftp://example.com", ORIGIN),
+    ("trusted_proxies", "proxy.example.com", PROXY),
+    ("trusted_proxies", "10.0.0.1/8", PROXY),
+    ("trusted_proxies", "10.0.0.0/33", PROXY),
+    ("trusted_proxies", "unix:/run/proxy", PROXY),
+    ("trusted_proxies", "", PROXY),
+]
 
 
-def test_the_variables_of_a_kubernetes_service_are_no_settings() -> None:
-    """A pod beside a service named sse-broadcast starts as if its service links were not there."""
-    assert load({}, environ=KUBERNETES) == load({}, environ={})
-    assert unknown_variables(KUBERNETES) == []
-
-
-def test_only_the_port_may_be_a_service_link() -> None:
-    """An address in any other setting is a value, and told if it is a bad one."""
-    assert refused(environ={"SSE_BROADCAST_RETRY": "tcp://10.0.0.1:80"}) == (
-        "SSE_BROADCAST_RETRY: expected `int`, not 'tcp://10.0.0.1:80'"
-    )
-    assert load({}, environ={"SSE_BROADCAST_HOST": "tcp://x"}).config.host == "tcp://x"
-
-
-def test_unknown_variables_are_listed() -> None:
-    """A variable with our prefix that is no setting is most often a typing error."""
-    known = {setting.variable: "" for setting in SETTINGS.values()}
-    environ = {
-        **known,
-        "SSE_BROADCAST_URL": "",
-        "SSE_BROADCAST_CONFIG": "",
-        "SSE_BROADCAST_QUEUESIZE": "",
-        "SSE_BROADCAST_": "",
-        "sse_broadcast_port": "",
-        "HOME": "",
-    }
-    assert unknown_variables(environ) == ["SSE_BROADCAST_", "SSE_BROADCAST_QUEUESIZE"]
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_has_a_flag_a_variable_and_a_help_text(name: str) -> None:
-    """All from its one declaration; the help is a phrase, to which others add a full stop."""
-    setting = SETTINGS[name]
-    assert setting.flag == "--" + name.replace("_", "-")
-    assert setting.variable == "SSE_BROADCAST_" + name.upper()
-    assert len(setting.help) > 10
-    assert not setting.help.endswith(".")
-
-
-def test_rules_for_channels_come_from_the_file_in_their_order(file: Path) -> None:
-    """A table each; what it does not say is None, and left to the server's own settings."""
-    file.write_text(
-        '[[channel]]\nmatch = "prices.*"\noverflow = "conflate"\nhistory_size = 0\n'
-        '[[channel]]\nmatch = "*"\nhistory_age = 60\nretry = 500\n'
-    )
-    loaded = load({}, environ={}, file=file)
-    assert loaded.config.channel == (
-        ChannelRule(match="prices.*", overflow=Overflow.CONFLATE, history_size=0),
-        ChannelRule(match="*", history_age=60.0, retry=500),
-    )
-    assert loaded.sources["channel"] == str(file)
+@pytest.mark.parametrize(("name", "text", "what"), FORMS)
+def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: str) -> None:
+    """The error names the setting, the text, and what it should be; in a program too."""
+    value = text if type(getattr(Config(), name)) is str else ("unix", text) if what is PROXY else (text,)
+    assert refused(Config, **{name: value}) == f"{name}: {text!r} is not {what}"
 
 
 @pytest.mark.parametrize(
-    ("rule", "complaint"),
+    ("name", "value"),
     [
-        ('match = "a b"', "expected `str` matching regex '^[A-Za-z0-9._:@~*-]{1,128}$' - at `$[0].match`"),
-        ('overflow = "conflate"', "object missing required field `match` - at `$[0]`"),
-        ('match = "a"\nhistory_sise = 1', "object contains unknown field `history_sise` - at `$[0]`"),
-        ('match = "a"\nhistory_size = -1', "expected `int` >= 0 - at `$[0].history_size`"),
-        ('match = "a"\noverflow = "drop"', "invalid enum value 'drop' - at `$[0].overflow`"),
+        ("host", "unix:/run/sse.sock"),
+        ("host", "::1"),
+        ("host", "push.example.com"),
+        ("cookie", "__Host-token"),
+        ("jwt_claim", "https://example.com/grants"),
+        ("anonymous_subscribe", ("news", "orders.*", "a:b@c~d-e_f", "*", "x" * 128)),
+        ("allowed_hosts", ("example.com", "push", "xn--bcher-kva.example", "10.0.0.1", "[fd00::1]", "a_b")),
+        ("cors_origins", ("https://example.com", "http://localhost:3000", "https://[::1]:8443")),
+        ("cors_origins", ("https://example.com:80", "http://example.com:65535", "http://10.0.0.1")),
+        ("trusted_proxies", ("10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1", "unix")),
     ],
 )
-def test_a_bad_rule_is_named(file: Path, rule: str, complaint: str) -> None:
-    """With its file, its place and what is wrong."""
-    file.write_text(f"[[channel]]\n{rule}\n")
-    assert refused(file=file) == f"{file}: [[channel]]: {complaint}"
+def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> None:
+    """Nothing is cleaned."""
+    said = {name: value}
+    assert getattr(Config(**said), name) == value
+
+
+def test_every_list_has_a_form() -> None:
+    """A list of any texts at all would be a list of typing errors."""
+    lists = [field for field in msgspec.structs.fields(Config) if field.default == ()]
+    assert [field.name for field in lists if form_of(field.type) is None] == list(RULES)
+
+
+# What contradicts itself.
+
+
+def test_a_queue_holds_one_event() -> None:
+    """An event that may be published must fit into an empty queue."""
+    assert (
+        refused(Config, queue_bytes=100, max_event=101)
+        == "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
+    )
+    assert Config(queue_bytes=100, max_event=100).queue_bytes == 100
+
+
+def test_a_burst_passes_one_batch() -> None:
+    """A batch that may be published must pass an idle limit; no limit lets all pass."""
+    assert (
+        refused(Config, publish_burst=99, max_batch=100)
+        == "publish_burst: 99 cannot pass one batch of max_batch, 100 events"
+    )
+    assert Config(publish_burst=100, max_batch=100).publish_burst == 100
+    assert Config(publish_rate=0, publish_burst=1).publish_burst == 1
+
+
+def test_a_key_needs_a_certificate() -> None:
+    """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
+    assert refused(Config, key="key.pem") == "key: 'key.pem' is given without a certificate"
+    assert refused(ListenerRule, host="::1", key="key.pem") == "key: 'key.pem' is given without a certificate"
+    assert Config(certificate="both.pem").key == ""
+
+
+@pytest.mark.parametrize("name", ["token", "token_secret"])
+def test_a_secret_is_given_once(name: str) -> None:
+    """As itself or by its file; the error tells neither."""
+    assert (
+        refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
+        == f"{name} and {name}_file: only one of them may be given"
+    )
+
+
+@pytest.mark.parametrize("name", ["token", "token_secret"])
+def test_what_stands_for_a_secret_is_none(name: str) -> None:
+    """A server that is started with what `--show-config` printed must not have a secret that all can read."""
+    assert refused(Config, **{name: HIDDEN}) == f"{name}: '(not shown)' stands for a secret, and is none"
+    assert "stands for a secret" in refused(CallerRule, name="shop", token=HIDDEN)
+
+
+def test_no_secret_is_in_a_representation() -> None:
+    """A configuration that is logged, or shown in a traceback, tells nothing."""
+    caller = CallerRule(name="shop", token=TOKEN)
+    config = Config(token=TOKEN, token_secret=TOKEN, caller=(caller,))
+    assert repr(config) == "Config(...)"
+    assert repr(caller) == "CallerRule(name='shop')"
+    assert TOKEN not in f"{config} {caller} {[caller]}"
+
+
+# The tables.
+
+
+def test_a_channel_rule_needs_a_pattern() -> None:
+    """In a program too."""
+    assert refused(ChannelRule, match="a b") == f"match: 'a b' is not {PATTERN}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"token": TOKEN, "token_file": "f"},
+        {"token": TOKEN, "token_env": "E"},
+        {"token_file": "f", "token_env": "E"},
+        {"token": TOKEN, "token_file": "f", "token_env": "E"},
+    ],
+)
+def test_a_caller_has_one_token(given: dict[str, str]) -> None:
+    """From one place."""
+    assert refused(CallerRule, name="shop", **given) == "'shop' needs one of token, token_file and token_env"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "x" * 129])
+def test_a_caller_has_a_name(name: str) -> None:
+    """Which can be written into a log."""
+    assert (
+        refused(CallerRule, name=name, token=TOKEN)
+        == f"name: {name!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"
+    )
+
+
+def test_no_two_callers_have_one_name() -> None:
+    """What is revoked by name is one caller's."""
+    callers = [CallerRule(name=name, token=TOKEN) for name in ("b", "a", "a", "b")]
+    assert refused(Config, caller=tuple(callers)) == "[[caller]]: 'a' is there twice"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("mode", "0999", "mode: '0999' is not octal digits, such as \"0660\""),
+        ("mode", "77", "mode: '77' is not octal digits, such as \"0660\""),
+        ("mode", "4755", "mode: '4755' is not octal digits, such as \"0660\""),
+        ("owner", "", f"owner: '' is not {OWNER}"),
+        ("owner", ":", f"owner: ':' is not {OWNER}"),
+        ("owner", "a b", f"owner: 'a b' is not {OWNER}"),
+        ("owner", "a:b:c", f"owner: 'a:b:c' is not {OWNER}"),
+    ],
+)
+def test_a_socket_has_a_mode_and_an_owner(name: str, value: str, complaint: str) -> None:
+    """In the words of chmod and chown."""
+    assert refused(ListenerRule, host="unix:/run/sse.sock", **{name: value}) == complaint
+
+
+@pytest.mark.parametrize("mode", ["660", "0660", "777", "000"])
+@pytest.mark.parametrize("owner", ["www-data", "www-data:adm", ":adm", "10001:10001"])
+def test_only_a_socket_has_them(mode: str, owner: str) -> None:
+    """An address has neither."""
+    rule = ListenerRule(host="unix:/run/sse.sock", mode=mode, owner=owner)
+    assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
+    for said in ({"mode": mode}, {"owner": owner}):
+        assert (
+            refused(ListenerRule, host="0.0.0.0", **said)
+            == "'0.0.0.0' has a mode or an owner, and is no UNIX socket"
+        )
+
+
+@pytest.mark.parametrize(
+    ("rules", "twice"),
+    [
+        ([ListenerRule(host="::1"), ListenerRule(host="::1")], "'::1' port 8000"),
+        ([ListenerRule(host="unix:/a"), ListenerRule(host="unix:/a", port=1)], "'unix:/a'"),
+    ],
+)
+def test_no_two_listeners_have_one_place(rules: list[ListenerRule], twice: str) -> None:
+    """Since only the first could listen."""
+    assert refused(Config, listener=tuple(rules)) == f"[[listener]]: {twice} is there twice"
+
+
+def test_two_listeners_may_ask_for_a_free_port_each() -> None:
+    """Or have the same port of different addresses."""
+    for rules in (
+        (ListenerRule(host="::1", port=0), ListenerRule(host="::1", port=0)),
+        (ListenerRule(host="::1"), ListenerRule(host="127.0.0.1")),
+    ):
+        assert Config(listener=rules).listeners == rules
+
+
+def test_the_plain_settings_are_one_listener() -> None:
+    """Which serves everything, if no table says where to listen."""
+    config = Config(host="::", port=443, certificate="c", key="k")
+    (listener,) = config.listeners
+    assert listener == ListenerRule(host="::", port=443, certificate="c", key="k")
+    assert listener.endpoints == tuple(Endpoint)
+    assert (listener.path, listener.mode, listener.owner) == (None, None, None)
+    assert Config(host="unix:/run/sse.sock").listeners[0].path == "/run/sse.sock"
+
+
+def test_the_tables_say_where_to_listen() -> None:
+    """They alone."""
+    rules = (
+        ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),
+        ListenerRule(host="unix:/run/sse.sock"),
+    )
+    assert Config(listener=rules).listeners == rules
+
+
+def test_administering_is_of_the_server_as_a_whole() -> None:
+    """Some channels of it would be nothing."""
+    with pytest.raises(ConfigError, match="admin: must be"):
+        CallerRule(name="shop", token="x" * 20, admin=("orders.*",))
+    assert CallerRule(name="shop", token="x" * 20, admin=("*",)).admin == ("*",)
+
+
+@pytest.mark.parametrize("name", ["token", "generated"])
+def test_no_caller_has_the_name_of_the_servers_own(name: str) -> None:
+    """To revoke the one would revoke the other."""
+    with pytest.raises(ConfigError, match="own token"):
+        CallerRule(name=name, token="x" * 20)

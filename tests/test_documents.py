@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import sse_broadcast
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
-from sse_broadcast.config import SETTINGS, Config, Overflow, load
+from sse_broadcast.config import Config, Endpoint, Overflow
+from sse_broadcast.settings import RULES, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,7 +25,7 @@ def value(name: str) -> str:
     return json.dumps(SETTINGS[name].default)
 
 
-RULES = """
+TABLES = """
 # Settings of the channels that match a pattern; what is not said here is as above. The first rule that
 # matches a channel is the one.
 # [[channel]]
@@ -34,13 +35,40 @@ RULES = """
 # history_bytes = 65536
 # overflow = "conflate"
 # retry = 1000
+
+# A caller with a token of its own, and the channels in which it may do what. Its token is at least 16 of
+# A-Z a-z 0-9 - . _ ~ + /, and is in a file, in an environment variable (token_env) or here (token).
+# [[caller]]
+# name = "shop"
+# token_file = "/run/secrets/shop"
+# publish = ["orders.*", "news"]
+# subscribe = ["orders.*"]
+# inspect = ["*"]
+# admin = ["*"]
+
+# Places to listen, instead of host, port, certificate and key above, which must go then. Each serves
+# some endpoints: subscribe is /events, publish /send, inspect /status, /channels and /openapi.json, admin
+# /tokens and /revoke; without the line, all of them. /healthz and /readyz are everywhere.
+# [[listener]]
+# host = "0.0.0.0"
+# port = 8443
+# certificate = "/etc/ssl/push.pem"
+# key = "/etc/ssl/push.key"
+# endpoints = ["subscribe"]
+
+# A UNIX socket has a mode and an owner: "user", "user:group" or ":group".
+# [[listener]]
+# host = "unix:/run/sse-broadcast.sock"
+# mode = "0660"
+# owner = ":www-data"
+# endpoints = ["publish", "inspect", "admin"]
 """
 
 
 def example_lines() -> str:
     head = "# Every setting with its default. Use it with: sse-broadcast serve --config FILE\n"
     settings = (f"\n# {setting.sentence}\n{name} = {value(name)}\n" for name, setting in SETTINGS.items())
-    return head + "".join(settings) + RULES
+    return head + "".join(settings) + TABLES
 
 
 def table() -> str:
@@ -54,14 +82,33 @@ def test_the_example_configuration_is_every_default() -> None:
     assert load({}, environ={}, file=ROOT / "config.example.toml").config == Config()
 
 
-def test_the_example_rule_is_one_and_says_all_there_is_to_say(tmp_path: Path) -> None:
-    """Uncommented, it loads, and has every key."""
+def uncommented() -> str:
+    """Give the tables of the example, without the prose."""
+    lines = [line.removeprefix("# ") for line in TABLES.splitlines()]
+    return "\n".join(line for line in lines if re.match(r"\[\[\w+\]\]$|\w+ = ", line))
+
+
+def test_the_example_tables_load_and_say_all_there_is_to_say(tmp_path: Path) -> None:
+    """Uncommented, with every key of each kind; of the three ways to give a token, one."""
     file = tmp_path / "config.toml"
-    lines = [line.removeprefix("# ") for line in RULES.splitlines()]
-    file.write_text("\n".join(lines[lines.index("[[channel]]") :]))
-    (rule,) = load({}, environ={}, file=file).config.channel
-    assert set(tomllib.loads(file.read_text())["channel"][0]) == set(rule.__struct_fields__)
-    assert rule.overflow is Overflow.CONFLATE
+    file.write_text(uncommented())
+    config = load({}, environ={}, file=file).config
+    tables = tomllib.loads(file.read_text())
+    assert list(tables) == list(RULES)
+    for name, kind in RULES.items():
+        keys = {key for table in tables[name] for key in table}
+        assert keys == set(kind.__struct_fields__) - {"token", "token_env"}
+    assert [rule.overflow for rule in config.channel] == [Overflow.CONFLATE]
+    assert [rule.name for rule in config.caller] == ["shop"]
+    assert [rule.path for rule in config.listeners] == [None, "/run/sse-broadcast.sock"]
+    assert {each for rule in config.listeners for each in rule.endpoints} == set(Endpoint)
+
+
+def test_the_example_has_every_table_once_or_more_and_nothing_uncommented() -> None:
+    """What is not a comment is a setting."""
+    settings = example_lines().removesuffix(TABLES)
+    assert all(line.startswith("#") for line in TABLES.splitlines() if line)
+    assert not any(line.startswith("# [[") for line in settings.splitlines())
 
 
 def test_the_readme_has_every_setting() -> None:
@@ -70,10 +117,15 @@ def test_the_readme_has_every_setting() -> None:
 
 
 def test_the_help_has_every_setting() -> None:
-    """A flag each, with its help and default."""
+    """A flag each, with its help; what has none is told with its variable."""
     shown = " ".join(CliRunner().invoke(main, ["serve", "--help"], terminal_width=400).output.split())
     for setting in SETTINGS.values():
-        assert f"{setting.flag} VALUE {setting.sentence}" in shown
+        if setting.secret:
+            assert f" {setting.flag} " not in shown
+            assert f"{setting.variable} ({setting.name})" in shown.partition("Secrets have no flag")[2]
+            continue
+        metavar = "" if setting.switch else "VALUE,... " if setting.several else "VALUE "
+        assert f" {setting.flag} {metavar}{setting.sentence}" in shown
 
 
 def test_the_exit_codes_are_told() -> None:
@@ -96,14 +148,19 @@ def test_the_readme_names_every_public_name() -> None:
 HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILINE)
 
 
-def test_every_guarantee_is_held_by_tests_that_there_are() -> None:
+@pytest.mark.parametrize(
+    ("name", "unheld"), [("guarantees.md", ["What is not promised?"]), ("SECURITY.md", [])]
+)
+def test_every_guarantee_is_held_by_tests_that_there_are(name: str, unheld: list[str]) -> None:
     """Each answer names some, and each that is named is defined where it says."""
-    guarantees = (ROOT / "docs" / "guarantees.md").read_text()
-    for file, name in HELD.findall(guarantees):
-        assert re.search(rf"def {name}\(", (ROOT / file).read_text()), f"{file}::{name}"
+    guarantees = (ROOT / "docs" / name).read_text()
+    held = HELD.findall(guarantees)
+    assert len(held) == guarantees.count("::test_")
+    for file, test in held:
+        assert re.search(rf"def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"
     questions = re.split(r"^\*\*", guarantees, flags=re.MULTILINE)[1:]
     without = [question.split("**")[0] for question in questions if "\nHeld by\n" not in question]
-    assert without == ["What is not promised?"]
+    assert without == unheld
 
 
 def dockerfile() -> list[str]:
@@ -118,7 +175,7 @@ def test_the_image_is_run_by_nobody_and_can_be_looked_after() -> None:
     assert 'ENTRYPOINT ["sse-broadcast", "serve"]' in lines
     assert "STOPSIGNAL SIGTERM" in lines
     (check,) = [line for line in lines if line.startswith("HEALTHCHECK")]
-    assert check.endswith('CMD ["sse-broadcast", "status"]')
+    assert check.endswith('CMD ["sse-broadcast", "health"]')
     assert lines[0].split()[1] == [line for line in lines if line.startswith("FROM")][1].split()[1]
 
 

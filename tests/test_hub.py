@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sse_broadcast import hub as hub_module
 from sse_broadcast.audience import Audience
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, TEXT, Encoding
+from sse_broadcast.errors import FullError
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import Interest, matcher
 from sse_broadcast.subscriber import CloseReason, Subscriber
@@ -19,8 +22,8 @@ MANY = 1 << 20
 class House:
     """A hub, and readers of it with queues of their own."""
 
-    def __init__(self) -> None:
-        self.hub = Hub(self._found)
+    def __init__(self, *, most: int = 2000) -> None:
+        self.hub = Hub(self._found, most=most)
         self._terms = terms(queue_size=10, queue_bytes=MANY, on_close=self.hub.leave)[0]
 
     def join(self, *channels: str, types: list[str] | None = None, encoding: Encoding = TEXT) -> Subscriber:
@@ -171,6 +174,79 @@ def test_a_channel_has_the_subscribers_that_it_would_reach() -> None:
     house.join("orders.*")
     subscribers = {channel: house.hub.subscribers(channel) for channel in ("a", "b", "c", "orders.eu")}
     assert subscribers == {"a": 3, "b": 2, "c": 1, "orders.eu": 2}
+
+
+# How many different ones may be followed.
+
+
+def test_one_channel_more_than_there_may_be_is_refused() -> None:
+    """Names and patterns count alike, and the refusal says how many there are and may be."""
+    house = House(most=3)
+    house.join("a", "b*")
+    with pytest.raises(FullError) as refused:
+        house.join("c", "d*", "a")
+    assert str(refused.value) == (
+        "subscribed_channels: 3 different channels and patterns may be followed: 2 are, 2 more are too many"
+    )
+    house.join("c")
+    with pytest.raises(FullError):
+        house.join("*")
+
+
+def test_a_full_hub_takes_readers_of_what_is_followed_already() -> None:
+    """In any selection, encoding and number: only what is new needs room."""
+    house = House(most=2)
+    house.join("a", "b*")
+    for channels in (["a"], ["b*"], ["b*", "a"]):
+        house.join(*channels, types=["t"], encoding=JSON)
+    assert house.publish("x", "a", event="t") == 3
+
+
+def test_who_is_refused_has_left_nothing() -> None:
+    """And those who were there before notice nothing of it."""
+    house = House(most=2)
+    reader = house.join("a", "b")
+    hub = house.hub
+    with pytest.raises(FullError):
+        house.join("a", "c", "d*")
+    assert (len(hub), len(hub.audiences), sorted(hub.channels), hub._patterns) == (1, 1, ["a", "b"], {})
+    assert house.publish("x", "a") == 1
+    assert (got(reader), house.publish("x", "c")) == (["x"], 0)
+
+
+def test_a_channel_makes_room_with_its_last_reader() -> None:
+    """Not with the one before, and a pattern likewise; and once, however often it is said that it left."""
+    house = House(most=2)
+    first, second = house.join("a", "p*"), house.join("a", "p*", encoding=JSON)
+    house.hub.leave(first)
+    with pytest.raises(FullError):
+        house.join("b")
+    house.hub.leave(second)
+    house.hub.leave(second)
+    house.join("b", "c")
+    with pytest.raises(FullError):
+        house.join("a")
+
+
+@given(st.data())
+def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
+    """Whoever fits is let in, whoever does not is refused, whatever came before."""
+    most = 5
+    house = House(most=most)
+    there: list[Subscriber] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        leaves: bool = data.draw(st.booleans())
+        if there and leaves:
+            house.hub.leave(there.pop(data.draw(st.integers(0, len(there) - 1))))
+            continue
+        wish = data.draw(st.lists(st.sampled_from(["a", "b", "c", "d", "a*", "b*", "*"]), min_size=1))
+        followed = {channel for reader in there for channel in reader.interest.channels}
+        if len(followed | set(wish)) <= most:
+            there.append(house.join(*wish, encoding=data.draw(st.sampled_from([TEXT, JSON]))))
+        else:
+            with pytest.raises(FullError):
+                house.join(*wish)
+        assert len(house.hub) == len(there)
 
 
 # Patterns.

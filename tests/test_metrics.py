@@ -20,6 +20,7 @@ def test_each_verb_counts_its_own() -> None:
     metrics.reset("slow")
     metrics.reset("slow")
     metrics.aborted()
+    metrics.refused("full")
     counts = metrics.counts()
     metrics.published(1)
     metrics.opened()
@@ -27,6 +28,7 @@ def test_each_verb_counts_its_own() -> None:
     metrics.dropped("drop-newest")
     metrics.reset("epoch")
     metrics.aborted()
+    metrics.refused("full")
     assert counts == Counts(
         published=3,
         opened=2,
@@ -34,6 +36,7 @@ def test_each_verb_counts_its_own() -> None:
         dropped={"drop-oldest": 1},
         resets={"evicted": 1, "slow": 2},
         aborted=1,
+        refused={"full": 1},
     )
     with pytest.raises(dataclasses.FrozenInstanceError):
         counts.opened = 5  # type: ignore[misc]
@@ -41,4 +44,4 @@ def test_each_verb_counts_its_own() -> None:
 
 def test_nothing_was_counted_at_first() -> None:
     """Of no reason at all."""
-    assert Metrics().counts() == Counts(0, 0, {}, {}, {}, 0)
+    assert Metrics().counts() == Counts(0, 0, {}, {}, {}, 0, {})

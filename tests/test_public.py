@@ -11,6 +11,7 @@ def test_the_public_names() -> None:
         "BROADCASTER",
         "BroadcastError",
         "Broadcaster",
+        "CallerRule",
         "CertificateError",
         "ChannelRule",
         "ChannelState",
@@ -23,6 +24,7 @@ def test_the_public_names() -> None:
         "Event",
         "EventError",
         "EventTooLargeError",
+        "FullError",
         "IdempotencyError",
         "ListenError",
         "Overflow",
@@ -57,7 +59,8 @@ def test_the_signatures_of_the_library() -> None:
         "subscribe": "(self, *channels: str, since: str | None = None, "
         "events: Sequence[str] | None = None) -> sse_broadcast.stream.Stream",
         "channel": "(self, name: str) -> sse_broadcast.broadcaster.ChannelState",
-        "channels": "(self, *, prefix: str = '', after: str = '', limit: int) "
+        "channels": "(self, *, prefix: str = '', after: str = '', limit: int, "
+        "visible: collections.abc.Callable[[str], bool] | None = None) "
         "-> list[sse_broadcast.broadcaster.ChannelState]",
         "close": "(self, *, timeout: float) -> None",
     }
@@ -90,4 +93,5 @@ def test_the_fields_of_the_values() -> None:
 def test_the_choices() -> None:
     """As settings, answers and counters spell them."""
     assert list(sse_broadcast.Overflow) == ["disconnect", "drop-oldest", "drop-newest", "conflate"]
-    assert list(sse_broadcast.CloseReason) == ["left", "slow", "stalled", "drain", "error"]
+    reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "error"]
+    assert list(sse_broadcast.CloseReason) == reasons

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sse_broadcast.config import load
 from sse_broadcast.event import Event
+from sse_broadcast.settings import load
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Program, Serve
 from tests.support.browser import chromium, shown
@@ -196,6 +196,44 @@ async def test_many_are_published(serve: Serve, started: Programs, program: Prog
     batch, stream, first, again = (answers.replace(b"}{", b"}\n{")).splitlines()
     assert (json.loads(batch)["count"], json.loads(stream)["count"]) == (2, 2)
     assert first == again
+
+
+async def test_callers_have_what_they_were_given(
+    serve: Serve, started: Programs, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The back end publishes and makes a token, which is good for its one channel until it is revoked."""
+    program("curl")
+    secret = "a-token-of-the-shop-s-own"
+    monkeypatch.setenv("SHOP_TOKEN", secret)
+    (tmp_path / "config.toml").write_text(BLOCKS["callers"].code)
+    config = load({}, environ={}, file=tmp_path / "config.toml").config
+    assert (config.host, config.caller[0].name) == ("0.0.0.0", "shop")
+    named = ("host", "anonymous_subscribe", "cors_origins", "caller")
+    server = await serve(**{name: getattr(config, name) for name in named})
+    shown = await (await bash(started, BLOCKS["credentials"].at(server.port), server.port)).ended()
+    assert shown.code == 0
+    published, rest = shown.out.split(b"}", 1)
+    assert published.startswith(b'{"status":"sent","clients":0,"message":"paid"')
+    stream, revoked, refused = re.split(rb"(\{\"status\":\"revoked\",\"streams\":\d+\})", rest)
+    assert stream.endswith(b"\ndata: paid\n\n")
+    assert revoked == b'{"status":"revoked","streams":0}'
+    assert json.loads(refused) == {"title": "Unauthorized", "status": 401, "detail": "token: was revoked"}
+
+
+async def test_publishing_has_a_socket_of_its_own(
+    serve: Serve, started: Programs, program: Program, tmp_path: Path
+) -> None:
+    """The port has nothing but streams, the socket has everything."""
+    program("curl")
+    path = tmp_path / "socket"
+    code = BLOCKS["listeners"].code.replace("/tmp/sse-broadcast.sock", str(path)).replace("8000", "0")
+    (tmp_path / "config.toml").write_text(code)
+    server = await serve(listener=load({}, environ={}, file=tmp_path / "config.toml").config.listener)
+    private = BLOCKS["private"].code.replace("/tmp/sse-broadcast.sock", str(path))
+    published = await (await bash(started, private, server.port)).ended()
+    assert published.out.startswith(b'{"status":"sent"')
+    public = await bash(started, f"curl -s -d x 127.0.0.1:{server.port}/send", server.port)
+    assert json.loads((await public.ended()).out)["status"] == 404
 
 
 async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) -> None:

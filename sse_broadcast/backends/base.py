@@ -63,7 +63,7 @@ class Replay:
 class Token:
     """An idempotency key as its caller meant it, and a digest of what was sent with it."""
 
-    scope: tuple[str, ...]
+    scope: tuple[str | None, ...]
     digest: bytes
 
 

@@ -41,7 +41,7 @@ class Memory:
         self.position = 0
         self._now = 0.0
         # In the order in which they were first seen, and so of the time they expire.
-        self._answers: dict[tuple[str, ...], tuple[bytes, Receipt, float]] = {}
+        self._answers: dict[tuple[str | None, ...], tuple[bytes, Receipt, float]] = {}
 
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """See `Backend`."""

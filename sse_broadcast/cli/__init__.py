@@ -3,10 +3,12 @@
 import click
 
 import sse_broadcast
+from sse_broadcast.cli.health import health
 from sse_broadcast.cli.publish import publish
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
 from sse_broadcast.cli.subscribe import subscribe
+from sse_broadcast.cli.token import token
 
 
 @click.group(
@@ -26,5 +28,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for command in (serve, publish, subscribe, status):
+for command in (serve, publish, subscribe, status, health, token):
     main.add_command(command)

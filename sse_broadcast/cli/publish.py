@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.source import Source, open_source, source_of
 from sse_broadcast.client import Client, line
+from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import MAX_RETRY
 
@@ -34,7 +35,8 @@ Formats, of MESSAGE, of --file or of standard input:
 
 Lines are published as they come: each by itself when they come slowly, many in a request
 when they come fast. The first line that is refused ends it. The error names that line, and
-says how many were published: all before it, and none behind it.
+says how many were published: all before it, and none behind it. Where the server has had enough
+for now, lines wait as long as it says.
 
 Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 130 Ctrl-C."""
 )
@@ -64,13 +66,16 @@ Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 130 Ctrl-C.
     help="What is published; see below.",
 )
 @click.option("--file", metavar="PATH", help="Publish what is in a file, or with - in standard input.")
-@url_option
-def publish(
+@token_option
+@url_option(Endpoint.PUBLISH)
+def publish(  # noqa: PLR0913 - an option each
+    *,
     message: str | None,
     channels: tuple[str, ...],
     form: str,
     file: str | None,
     url: str,
+    token: str | None,
     **fields: str | int | None,
 ) -> None:
     """Publish MESSAGE, or with - (or nothing) each line of standard input as it comes."""
@@ -83,22 +88,25 @@ def publish(
     if "id" in said and typed is None:
         raise click.UsageError("--id: cannot be that of every line.")
     if form == "text" and typed is not None:
-        run(lambda: _publish_message(url, typed, channels, said))
+        run(lambda: _publish_message(Client(url, token=token), typed, channels, said))
         return
-    run(lambda: _publish_source(url, source_of(typed) if typed is not None else file, form, channels, said))
+    given = source_of(typed) if typed is not None else file
+    run(lambda: _publish_source(Client(url, token=token), given, form, channels, said))
 
 
-async def _publish_message(url: str, message: str, channels: Sequence[str], said: dict[str, Any]) -> None:
-    async with Client(url) as client:
+async def _publish_message(
+    client: Client, message: str, channels: Sequence[str], said: dict[str, Any]
+) -> None:
+    async with client:
         _tell_clients(await client.publish(message, channels=channels, **said))
 
 
 async def _publish_source(
-    url: str, given: Source | str | None, form: str, channels: Sequence[str], said: dict[str, Any]
+    client: Client, given: Source | str | None, form: str, channels: Sequence[str], said: dict[str, Any]
 ) -> None:
     source = given if isinstance(given, Source) else await open_source(given)
     with contextlib.closing(source):
-        async with Client(url) as client:
+        async with client:
             match form:
                 case "json":
                     _tell_clients(await client.publish_json(await source.document(), channels=channels))

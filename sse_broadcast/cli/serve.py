@@ -8,31 +8,44 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import msgspec
 
+from sse_broadcast.cli.announcement import announce
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import (
+from sse_broadcast.config import HIDDEN
+from sse_broadcast.errors import BroadcastError
+from sse_broadcast.server.run import run
+from sse_broadcast.settings import (
     ENV_PREFIX,
+    PLACE,
     RULES,
     SETTINGS,
-    ChannelRule,
     Loaded,
+    Setting,
+    is_secret,
     load,
     unknown_variables,
 )
-from sse_broadcast.errors import BroadcastError
-from sse_broadcast.server.run import Server, run
 
 logger = logging.getLogger(__name__)
+
+SECRETS = [setting for setting in SETTINGS.values() if setting.secret]
 
 EPILOG = f"""\b
 Examples:
   sse-broadcast serve
   sse-broadcast serve --port 9000 --queue-size 200 --overflow drop-oldest
+  sse-broadcast serve --anonymous-subscribe 'news,orders.*' --token-file token
   sse-broadcast serve --config config.toml --show-config
   {ENV_PREFIX}PORT=9000 sse-broadcast serve
 
 Every setting is also an environment variable ({ENV_PREFIX}QUEUE_SIZE) and a key of the TOML file
-(queue_size). A flag beats the variable, the variable the file, the file the default.
+(queue_size). A flag beats the variable, the variable the file, the file the default. A list has
+commas between its values; in the file it is an array. The file may have tables too: [[channel]],
+[[caller]] and [[listener]].
+
+Secrets have no flag, since everyone on this machine can read one, but a variable and a key:
+  {", ".join(f"{setting.variable} ({setting.name})" for setting in SECRETS)}
 
 Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3 cannot listen;
 4 the certificate cannot be loaded; 5 stopped by a second signal."""
@@ -41,10 +54,18 @@ Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add a flag for each setting, in the order of their declaration."""
     for setting in reversed(list(SETTINGS.values())):
-        shown = json.dumps(setting.default) if setting.default == "" else setting.default
-        text = f"{setting.sentence}  [default: {shown}]"
-        command = click.option(setting.flag, setting.name, metavar="VALUE", help=text)(command)
+        if not setting.secret:
+            command = _option(setting)(command)
     return command
+
+
+def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    if setting.switch:
+        return click.option(setting.flag, setting.name, flag_value="true", help=setting.sentence)
+    if setting.several:
+        return click.option(setting.flag, setting.name, metavar="VALUE,...", help=setting.sentence)
+    text = f"{setting.sentence}  [default: {'none' if setting.default == '' else setting.default}]"
+    return click.option(setting.flag, setting.name, metavar="VALUE", help=text)
 
 
 @click.command(epilog=EPILOG)
@@ -73,31 +94,28 @@ def serve(file: Path | None, *, show_config: bool, **flags: str | None) -> None:
         fail(error)
 
 
-def announce(server: Server) -> None:
-    """Print where the server listens, and what to try."""
-    insecure = "k" if server.url.startswith("https") else ""
-    click.echo(
-        f"sse-broadcast listens on {server.url}, with room for {server.room} connections. Try:\n"
-        f"  curl -{insecure}N {server.url}/events\n"
-        f"  curl {f'-{insecure} ' if insecure else ''}-d hello {server.url}/send"
-    )
-
-
 def shown_config(loaded: Loaded) -> str:
-    """Give the configuration as TOML, each value with where it came from."""
-    lines = [f"{name} = {_toml(getattr(loaded.config, name))}" for name in SETTINGS]
+    """Give the configuration as TOML, each value with where it came from. Secrets are not shown."""
+    config, sources = loaded.config, loaded.sources
+    names = [name for name in SETTINGS if not (config.listener and name in PLACE)]
+    lines = [_line(name, getattr(config, name), secret=SETTINGS[name].secret) for name in names]
     width = max(map(len, lines))
-    settings = (
-        f"{line:<{width}}  # {loaded.sources[name]}\n" for line, name in zip(lines, SETTINGS, strict=True)
-    )
-    rules = (_rule(rule, loaded.sources[RULES]) for rule in loaded.config.channel)
+    settings = (f"{line:<{width}}  # {sources[name]}\n" for line, name in zip(lines, names, strict=True))
+    rules = (_rule(table, rule, sources[table]) for table in RULES for rule in getattr(config, table))
     return "".join([*settings, *rules])
 
 
-def _rule(rule: ChannelRule, source: str) -> str:
-    said = {name: value for name in rule.__struct_fields__ if (value := getattr(rule, name)) is not None}
-    lines = "".join(f"{name} = {_toml(value)}\n" for name, value in said.items())
-    return f"\n[[{RULES}]]  # {source}\n{lines}"
+def _rule(table: str, rule: msgspec.Struct, source: str) -> str:
+    lines = (
+        f"{_line(field.name, value, secret=is_secret(field.type))}\n"
+        for field in msgspec.structs.fields(rule)
+        if (value := getattr(rule, field.name)) not in (None, "", ())
+    )
+    return f"\n[[{table}]]  # {source}\n{''.join(lines)}"
+
+
+def _line(name: str, value: object, *, secret: bool) -> str:
+    return f"{name} = {_toml(HIDDEN if secret and value else value)}"
 
 
 def _toml(value: object) -> str:

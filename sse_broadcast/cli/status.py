@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.client import Client
+from sse_broadcast.config import Endpoint
 
 
 @click.command(
@@ -18,10 +19,11 @@ Examples:
 Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-@url_option
-def status(url: str, *, as_json: bool) -> None:
+@token_option
+@url_option(Endpoint.INSPECT)
+def status(url: str, token: str | None, *, as_json: bool) -> None:
     """Show how many listen, and what was counted."""
-    answer = run(lambda: _status(url))
+    answer = run(lambda: _status(Client(url, token=token)))
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -29,8 +31,8 @@ def status(url: str, *, as_json: bool) -> None:
         click.echo(f"{name.replace('_', ' ')}: {_shown(value)}")
 
 
-async def _status(url: str) -> dict[str, Any]:
-    async with Client(url) as client:
+async def _status(client: Client) -> dict[str, Any]:
+    async with client:
         return await client.status()
 
 

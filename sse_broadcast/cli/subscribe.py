@@ -12,9 +12,10 @@ from typing import Protocol
 import click
 import msgspec
 
-from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.state import State
 from sse_broadcast.client import Client, Piece
+from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 
@@ -78,7 +79,8 @@ Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no ser
 @click.option(
     "--exec", "command", metavar="CMD", help="Run a shell command for each event instead of printing."
 )
-@url_option
+@token_option
+@url_option(Endpoint.SUBSCRIBE)
 def subscribe(  # noqa: PLR0913 - an option each
     *,
     channels: tuple[str, ...],
@@ -89,28 +91,28 @@ def subscribe(  # noqa: PLR0913 - an option each
     count: int | None,
     command: str | None,
     url: str,
+    token: str | None,
 ) -> None:
     """Follow the stream, reconnecting when it breaks."""
     show = Execute(command) if command is not None else PRINTERS[form]
-    wish = Wish(url, channels, events, since)
-    run(lambda: _until_output_closes(_follow(wish, show, count, file)))
+    wish = Wish(channels, events, since)
+    run(lambda: _until_output_closes(_follow(Client(url, token=token), wish, show, count, file)))
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is followed."""
 
-    url: str
     channels: tuple[str, ...]
     events: tuple[str, ...]
     since: str | None
 
 
-async def _follow(wish: Wish, show: "Show", count: int | None, file: Path | None) -> None:
+async def _follow(client: Client, wish: Wish, show: "Show", count: int | None, file: Path | None) -> None:
     state = None if file is None else State.open(file)
     cursor = "" if state is None else state.id
     left = count
-    async with Client(wish.url) as client:
+    async with client:
         stream = client.subscribe(
             wish.channels, since=wish.since, last_event_id=cursor, events=wish.events, format=show.format
         )

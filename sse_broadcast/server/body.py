@@ -61,7 +61,7 @@ async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]
         yield [bytes(tail)]
 
 
-def broken(error: Exception) -> Problem:
+def broken(error: BaseException) -> Problem:
     """Give the problem of a body that cannot be read to its end."""
     return Problem(400, f"body: {error}"[:200], closes=True)
 

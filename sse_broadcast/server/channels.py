@@ -1,9 +1,13 @@
 """GET /channels and GET /channels/{channel}: who listens, and what is held."""
 
-import msgspec
+import functools
+
 from aiohttp import web
 
+from sse_broadcast.auth.access import Action
 from sse_broadcast.server import query
+from sse_broadcast.server.answers import ChannelPage, answered
+from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER
 
@@ -13,19 +17,29 @@ MAX_PAGE = 1000
 
 
 async def channels(request: web.Request) -> web.Response:
-    """Answer with the channels that have history or readers, by name, a page at a time."""
+    """Answer with the channels that have history or readers, by name, a page at a time.
+
+    Of them those that the caller may ask about.
+    """
+    require_some(request, Action.INSPECT)
     query.require_known(request, PARAMETERS)
     limit = _limit(query.only(request, "limit"))
+    access = request[ACCESS]
     found = request.app[BROADCASTER].channels(
-        prefix=query.only(request, "prefix") or "", after=query.only(request, "after") or "", limit=limit + 1
+        prefix=query.only(request, "prefix") or "",
+        after=query.only(request, "after") or "",
+        limit=limit + 1,
+        visible=None if access.allows(Action.INSPECT) else functools.partial(access.allows, Action.INSPECT),
     )
     page = found[:limit]
-    return _answer({"channels": page, "next": page[-1].channel if len(found) > limit else None})
+    return answered(ChannelPage(page, page[-1].channel if len(found) > limit else None))
 
 
 async def channel(request: web.Request) -> web.Response:
     """Answer with one channel, whether anything was ever published there or not."""
-    return _answer(request.app[BROADCASTER].channel(request.match_info["channel"]))
+    state = request.app[BROADCASTER].channel(request.match_info["channel"])
+    require(request, Action.INSPECT, (state.channel,))
+    return answered(state)
 
 
 def _limit(text: str | None) -> int:
@@ -34,7 +48,3 @@ def _limit(text: str | None) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
         raise Problem(400, f"limit: must be 1 to {MAX_PAGE}, not {text[:80]!a}")
     return int(text)
-
-
-def _answer(content: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

@@ -2,20 +2,28 @@
 
 At the descriptor limit the accept loop itself fails, for everyone. So a limit of connections
 stands below it, and the space between is for those that are told to come back later: read just
-far enough to tell a browser from a program, answered, and closed.
+far enough to tell a browser from a program, answered, and closed. So are those of an address
+that has as many as it may.
 """
 
 import asyncio
 import logging
 import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import web
 
 from sse_broadcast import wire
 from sse_broadcast.delivery import jittered
-from sse_broadcast.server import problem
+from sse_broadcast.server import address, problem
+from sse_broadcast.server.attendance import Attendance, Refused
+from sse_broadcast.server.connection import Connection, Patience, Place
+from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.events import COME_BACK, wants_event_stream
+from sse_broadcast.server.sink import limit_kernel
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +31,19 @@ LOBBY = 24
 """Connections that may be on their way out at one time; beyond, they are closed unanswered."""
 
 ACCEPTS = 8
-"""Connections asyncio accepts in one turn of its loop, before any of them is counted."""
+"""Connections that are accepted from one socket in one turn of the loop, before any of them is counted."""
 
 OWN_DESCRIPTORS = 64
 """Descriptors for everything else: the loop, logs, files, and accepts that are not counted yet."""
-
-HANDSHAKE = 10.0
-"""Seconds a TLS handshake may take."""
 
 PATIENCE = 2.0
 """Seconds a refused client has to send its request, and then to take the answer."""
 
 HEAD_LIMIT = 8192
 """Bytes of a refused request that are looked at."""
+
+TOLD = 60.0
+"""Seconds in which the log says once that connections are refused: each would be a line for an attacker."""
 
 
 def raise_descriptor_limit() -> int:
@@ -49,51 +57,132 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-def room(descriptors: int) -> int:
-    """Give how many connections fit under a limit of descriptors."""
-    return max(1, descriptors - LOBBY - OWN_DESCRIPTORS)
+def room(descriptors: int, *, sockets: int) -> int:
+    """Give how many connections fit under a limit of descriptors, with so many sockets to listen on."""
+    others = (ACCEPTS + 1) * (sockets - 1)
+    return max(1, descriptors - LOBBY - OWN_DESCRIPTORS - others)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections are let in: in all, and of one address, where 0 is any number.
+
+    `excepted` tells of an address whether it may have any number: that of a proxy, which brings everyone.
+    """
+
+    connections: int
+    per_address: int
+    excepted: Callable[[str], bool]
 
 
 class Door:
-    """The protocol factory of the listening socket: aiohttp's below `limit` connections, a refusal above."""
+    """Lets connections in while there is room, and turns them away when there is none: the same for all."""
 
-    def __init__(self, server: web.Server, *, limit: int) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        limits: Limits,
+        attendance: Attendance,
+        patience: Patience,
+        cors: Cors,
+    ) -> None:
         self._server = server
-        self._limit = limit
-        self._free = limit
+        self._cors = cors
+        self._limits = limits
+        self._attendance = attendance
+        self._patience = patience
         self._lobby: set[Refusal] = set()
+        self._told: dict[Refused, float] = {}
 
-    def __call__(self) -> asyncio.Protocol:
-        """Give the protocol of a connection that was just accepted."""
-        if self._free <= 0:
-            # Connections that closed are noticed here and not one by one: while there is
-            # room, counting costs nothing.
-            self._free = self._limit - len(self._server.connections)
-        if self._free > 0:
-            self._free -= 1
-            return self._server()
-        if not self._lobby:
-            logger.warning("full: %d connections, more are refused", self._limit)
-        return Refusal(self._lobby)
+    def receive(self, place: Place, peer: str | None) -> "Connection | Refusal | None":
+        """Give the protocol of a connection that was just accepted, or None for one to be cut unanswered.
+
+        It is counted already; one that never gets as far as `connection_made` must be told to `leave`.
+        `peer` is its address, if it has one.
+        """
+        key = None if place.loopback else self._key(peer)
+        if self._attendance.count >= self._limits.connections:
+            return self._refuse(Refused.FULL, peer)
+        if key is not None and self._attendance.of(key) >= self._limits.per_address:
+            return self._refuse(Refused.ADDRESS, peer)
+        return Connection(
+            self._server, place=place, attendance=self._attendance, patience=self._patience, key=key
+        )
+
+    def count_failure(self) -> None:
+        """Count a connection with which TLS was not agreed upon."""
+        self._attendance.metrics.refused(Refused.HANDSHAKE)
+
+    def _key(self, peer: str | None) -> str | None:
+        if not self._limits.per_address:
+            return None
+        key = address.key(peer)
+        return None if key is None or self._limits.excepted(cast("str", peer)) else key
+
+    def _refuse(self, reason: Refused, peer: str | None) -> "Refusal | None":
+        self._attendance.metrics.refused(reason)
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(reason, -TOLD) >= TOLD:
+            self._told[reason] = now
+            self._log(reason, peer)
+        if len(self._lobby) >= LOBBY:
+            return None
+        return Refusal(self._lobby, reason, self._cors)
+
+    def _log(self, reason: Refused, peer: str | None) -> None:
+        if reason is Refused.FULL:
+            logger.warning("full: %d connections, more are refused", self._limits.connections)
+        else:
+            logger.warning("%s: %d connections, more are refused", peer, self._limits.per_address)
 
 
-class Refusal(asyncio.Protocol):
-    """One connection that is answered with "later" and closed."""
+class Arrival(asyncio.Protocol):
+    """A connection that was just accepted, for as long as it takes to see whether it may come in.
 
-    def __init__(self, lobby: "set[Refusal]") -> None:
-        self._lobby = lobby
-        self._head: bytes | None = b""
-        self._transport: asyncio.Transport | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+    `send_buffer` is for the sockets that do not have it from the one that listens, 0 for the others.
+    """
+
+    __slots__ = ("_door", "_place", "_send_buffer")
+
+    def __init__(self, door: Door, place: Place, *, send_buffer: int) -> None:
+        self._door = door
+        self._place = place
+        self._send_buffer = send_buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        if len(self._lobby) >= LOBBY:
+        if self._send_buffer:
+            limit_kernel(transport.get_extra_info("socket"), self._send_buffer)
+        peer = None if self._place.loopback else transport.get_extra_info("peername")
+        guest = self._door.receive(self._place, host_of(peer))
+        if guest is None:
             transport.abort()
             return
+        transport.set_protocol(guest)
+        guest.connection_made(transport)
+
+
+class Refusal(asyncio.Protocol):
+    """One connection that is answered with "later" and closed.
+
+    It is in the lobby from its making until `leave`, which its end calls too.
+    """
+
+    def __init__(self, lobby: "set[Refusal]", reason: Refused, cors: Cors) -> None:
+        self._lobby = lobby
+        self._reason = reason
+        self._cors = cors
+        self._head: bytes | None = b""
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        lobby.add(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        transport = cast("asyncio.Transport", transport)
         self._transport = transport
-        self._lobby.add(self)
         self._deadline = asyncio.get_running_loop().call_later(PATIENCE, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -102,7 +191,7 @@ class Refusal(asyncio.Protocol):
             return
         self._head += data
         if b"\r\n\r\n" in self._head or len(self._head) > HEAD_LIMIT:
-            self._transport.write(refusal(self._head))
+            self._transport.write(refusal(self._head[:HEAD_LIMIT], self._reason, self._cors))
             self._head = None
             # Half of the close now, the other half when the client has read: a close with
             # unread bytes in the kernel would be a reset, and take the answer with it.
@@ -113,28 +202,58 @@ class Refusal(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See `asyncio.Protocol`."""
+        self.leave()
+
+    @property
+    def begun(self) -> bool:
+        """Whether its end will be told to it."""
+        return self._transport is not None
+
+    def leave(self) -> None:
+        """Make room for another. Any call but the first does nothing."""
         self._lobby.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
 
 
-def refusal(head: bytes) -> bytes:
-    """Give the whole answer to a request that meets a full server.
+TOLD_WHY = {
+    Refused.FULL: (503, "the server has as many connections as it takes"),
+    Refused.ADDRESS: (429, "as many connections come from this address as may"),
+}
+"""The status and the reason that a program is told."""
 
-    A browser's EventSource would stop for good at a 503; it gets an empty stream that tells
+
+def refusal(head: bytes, reason: Refused, cors: Cors) -> bytes:
+    """Give the whole answer to a request that is not let in.
+
+    A browser's EventSource would stop for good at a 503 or 429; it gets an empty stream that tells
     it when to come back.
     """
-    lines = head.decode("latin-1").split("\r\n")
-    accept = ",".join(line for line in lines if line.lower().startswith("accept:"))
-    if wants_event_stream(accept):
-        body = wire.opening(jittered(COME_BACK))
-        first = ["HTTP/1.1 200 OK", f"Content-Type: {wire.CONTENT_TYPE}", "Cache-Control: no-store"]
+    asked = _headers(head)
+    if wants_event_stream(asked.get("accept", "")):
+        status, body = 200, wire.opening(jittered(COME_BACK))
+        headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
     else:
-        body = problem.body(503, "the server has as many connections as it takes")
-        first = [
-            "HTTP/1.1 503 Service Unavailable",
-            f"Content-Type: {problem.CONTENT_TYPE}",
-            f"Retry-After: {problem.RETRY_AFTER}",
-        ]
-    lines = [*first, f"Content-Length: {len(body)}", "Connection: close", "", ""]
-    return "\r\n".join(lines).encode() + body
+        status, detail = TOLD_WHY[reason]
+        body = problem.body(status, detail)
+        headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER}
+    cors.tell_origin(asked.get("origin"), headers)
+    headers |= {"Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    """Give the headers that a request has, by their names in lower case; one that is repeated as a list."""
+    headers: dict[str, str] = {}
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        name = name.lower()
+        headers[name] = f"{headers[name]},{value.strip()}" if name in headers else value.strip()
+    return headers
+
+
+def host_of(peer: object) -> str | None:
+    """Give the address in what a socket says of its peer, or None of a UNIX socket's."""
+    return cast("str", peer[0]) if isinstance(peer, tuple) else None

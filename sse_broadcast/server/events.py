@@ -1,14 +1,18 @@
 """GET /events: a stream of what is published."""
 
+import functools
 import logging
 
 from aiohttp import hdrs, web
 
 from sse_broadcast import wire
+from sse_broadcast.auth.access import Action
 from sse_broadcast.delivery import jittered
 from sse_broadcast.encoding import NDJSON
-from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.server.problem import Problem
+from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
+from sse_broadcast.server.gate import ACCESS, require
+from sse_broadcast.server.problem import Problem, problem_of
+from sse_broadcast.server.sessions import Session
 from sse_broadcast.server.sink import (
     EventStream,
     TransportSink,
@@ -16,7 +20,7 @@ from sse_broadcast.server.sink import (
     limit_send_buffer,
     prepare_connection,
 )
-from sse_broadcast.server.state import BROADCASTER, CONFIG, TUNED
+from sse_broadcast.server.state import BROADCASTER, CONFIG, CORS, LIMITS, PROXIES, SESSIONS, TUNED
 from sse_broadcast.server.wish import Wish, read_wish
 
 logger = logging.getLogger(__name__)
@@ -33,17 +37,35 @@ async def events(request: web.Request) -> web.StreamResponse:
     if request.body_exists:
         raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
     wish = read_wish(request)
+    require(request, Action.SUBSCRIBE, wish.interest.channels)
     app = request.app
-    if app[BROADCASTER].closed:
-        return refusal(request, "the server is shutting down")
+    session = None
     try:
-        return await _stream(request, wish, app)
+        session = _enter(request, app)
+        return await _stream(request, wish, app, session)
+    except Problem as problem:
+        return refusal(request, problem)
+    except FullError as error:
+        return refusal(request, problem_of(error))
     except (ConnectionError, SinkClosedError):
         # The reader is gone: there is nobody to tell, and nothing that failed.
         return web.Response(status=GONE)
+    finally:
+        if session is not None:
+            app[SESSIONS].close(session)
 
 
-async def _stream(request: web.Request, wish: Wish, app: web.Application) -> web.StreamResponse:
+def _enter(request: web.Request, app: web.Application) -> Session | None:
+    """Have a reader come in, or raise the `Problem` for which it should come back later."""
+    if app[BROADCASTER].closed:
+        raise Problem(503, "the server is shutting down")
+    app[LIMITS].stream()
+    return app[SESSIONS].enter(request[ACCESS], address=app[PROXIES].key_behind(request))
+
+
+async def _stream(
+    request: web.Request, wish: Wish, app: web.Application, session: Session | None
+) -> web.StreamResponse:
     broadcaster = app[BROADCASTER]
     prepare_connection(request)
     response = _response(request, wish, app)
@@ -55,13 +77,20 @@ async def _stream(request: web.Request, wish: Wish, app: web.Application) -> web
     given = start if wish.needs_id else None
     await response.write(broadcaster.opening(wish.interest, wish.encoding, given))
     sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
-    lane = broadcaster.connect(sink, wish.interest, start)
+    try:
+        lane = broadcaster.connect(sink, wish.interest, start)
+    except (ClosedError, FullError):
+        # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
+        await response.write_eof()
+        return response
     logged = logger.isEnabledFor(logging.DEBUG)  # to name the peer costs a microsecond
     if logged:
         logger.debug("%s: opened", request.remote)
     # Nothing may be awaited between `connect` and `try`: what is registered is released in
     # `finally`, since a handler that is cancelled raises no Exception.
     try:
+        if session is not None:
+            session.begin(functools.partial(broadcaster.end, lane))
         await sink.serve(lane.resume)
         await response.write_eof()
     finally:
@@ -73,28 +102,33 @@ async def _stream(request: web.Request, wish: Wish, app: web.Application) -> web
 
 def _response(request: web.Request, wish: Wish, app: web.Application) -> EventStream:
     content_type = wish.encoding.format.content_type
-    if app[TUNED]:
-        return EventStream(content_type, timeout=None)
-    config = app[CONFIG]
-    limit_send_buffer(request, config.send_buffer)
-    return EventStream(content_type, timeout=kernel_timeout(config.write_timeout))
+    timeout = None
+    if not app[TUNED]:
+        limit_send_buffer(request, app[CONFIG].send_buffer)
+        timeout = kernel_timeout(app[CONFIG].write_timeout)
+    response = EventStream(content_type, timeout=timeout)
+    app[CORS].tell(request, response.headers)
+    return response
 
 
 async def events_head(request: web.Request) -> web.Response:
     """Answer HEAD: what GET would say of itself, without the stream."""
     response = web.Response(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
-    response.content_type = read_wish(request).encoding.format.content_type
+    wish = read_wish(request)
+    require(request, Action.SUBSCRIBE, wish.interest.channels)
+    response.content_type = wish.encoding.format.content_type
     return response
 
 
-def refusal(request: web.Request, detail: str) -> web.StreamResponse:
+def refusal(request: web.Request, problem: Problem) -> web.StreamResponse:
     """Turn away a reader that should come back.
 
     Browsers stop for good on any status but 200: an EventSource gets a stream that tells it
-    when to return, and ends. Everyone else gets 503.
+    when to return, and ends. Everyone else gets the problem itself: 503, or 429.
     """
     if not wants_event_stream(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
-        raise Problem(503, detail, closes=True)
+        problem.closes = True
+        raise problem
     response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})
     response.content_type = wire.CONTENT_TYPE
     response.force_close()

@@ -1,23 +1,34 @@
 """POST /send?stream=1: one long request, published line by line as its lines arrive."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 
-import msgspec
 from aiohttp import web
 
 from sse_broadcast.errors import BroadcastError, ClosedError
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body
+from sse_broadcast.server.answers import SentBatch, answered
+from sse_broadcast.server.gate import ACCESS, challenge
 from sse_broadcast.server.message import placed
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import BROADCASTER, INTAKES
+from sse_broadcast.server.state import BROADCASTER, DRAINING, INTAKES, SESSIONS
+from sse_broadcast.subscriber import CloseReason
 
 SLICE = 256
 """Lines published at once: then readers, and everyone else, have their turn."""
 
+STOPPING = "the server is shutting down"
+
+ENDS = {CloseReason.EXPIRED: "has expired", CloseReason.REVOKED: "was revoked"}
+"""Why a publisher's stream ends before it does so itself."""
+
 ToDraft = Callable[[bytes], Draft | None]
 """Makes a draft of a line, or nothing of an empty one. Raises `Problem` or `BroadcastError` for a bad one."""
+
+Pace = Callable[[int], float]
+"""Allows so many events and gives 0.0, or allows none and gives the seconds to wait before asking again."""
 
 
 class DrainedError(TimeoutError):
@@ -28,17 +39,28 @@ class DrainedError(TimeoutError):
     """
 
 
+class EndedError(DrainedError):
+    """The credential of its publisher is no longer good."""
+
+
 class Intake:
     """What one long request has published so far.
 
     It takes no more from its publisher than it has published: a publisher that is faster than the
-    server waits, as its connection fills up.
+    server, or than `pace` allows, waits as its connection fills up. `most` bytes may be in a line,
+    `portion` lines are published at once.
     """
 
-    def __init__(self, request: web.Request, to_draft: ToDraft, *, most: int) -> None:
+    def __init__(
+        self, request: web.Request, to_draft: ToDraft, *, most: int, pace: Pace, portion: int = SLICE
+    ) -> None:
         self._request = request
         self._to_draft = to_draft
         self._most = most
+        self._pace = pace
+        self._portion = portion
+        self._hung_up: asyncio.CancelledError | None = None
+        self._ended: EndedError | None = None
         self._line = 0
         self._count = 0
         self._clients = 0
@@ -46,33 +68,45 @@ class Intake:
 
     async def run(self) -> web.Response:
         """Publish until the body ends, and say how much that was. Raises `Problem`, which says so too."""
-        intakes = self._request.app[INTAKES]
+        intakes, sessions = self._request.app[INTAKES], self._request.app[SESSIONS]
         intakes.add(self._request.content)
+        session = sessions.enter_intake(self._request[ACCESS])
         try:
+            if session is not None:
+                session.begin(self._end)
             async for lines in body.lines(self._request, most=self._most):
                 await self._take(lines)
+        except EndedError as error:
+            raise self._told(401, str(error), headers=challenge("invalid_token")) from None
         except DrainedError as error:
             raise self._told(503, str(error)) from None
         except (Problem, BroadcastError) as error:
             raise self._ended_by(error) from None
         finally:
             intakes.discard(self._request.content)
+            if session is not None:
+                sessions.close(session)
         return self._answer()
 
-    async def _take(self, lines: list[bytes]) -> None:
-        """Publish lines, a slice in each turn of the loop.
+    def _end(self, reason: CloseReason) -> None:
+        """Publish nothing more, whatever has come already."""
+        self._ended = EndedError(f"token: {ENDS[reason]}")
+        self._request.content.set_exception(self._ended)
 
-        A publisher that hangs up meanwhile has sent them already: they are published first.
+    async def _take(self, lines: list[bytes]) -> None:
+        """Publish lines, a portion in each turn of the loop.
+
+        A publisher that hangs up meanwhile has sent them already: they are published first, as far as
+        that takes no waiting.
         """
-        hung_up: asyncio.CancelledError | None = None
-        for begin in range(0, len(lines), SLICE):
-            await self._publish(lines[begin : begin + SLICE])
+        for begin in range(0, len(lines), self._portion):
+            await self._publish(lines[begin : begin + self._portion])
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as error:
-                hung_up = error
-        if hung_up is not None:
-            raise hung_up
+                self._hung_up = error
+        if self._hung_up is not None:
+            raise self._hung_up
 
     async def _publish(self, lines: list[bytes]) -> None:
         """Publish lines up to the first bad one, and then say which that is."""
@@ -87,11 +121,32 @@ class Intake:
                 fault = placed(error, f"line {self._line}")
                 break
         if drafts:
+            await self._allowed(len(drafts))
+            self._require_good()
             self._last = await self._request.app[BROADCASTER].publish_all(drafts)
             self._count += len(drafts)
             self._clients = max(self._clients, self._last.clients)
         if fault is not None:
             raise fault
+
+    async def _allowed(self, count: int) -> None:
+        """Wait until so many events may be published. Raises `Problem` or `DrainedError` if none ever may."""
+        draining = self._request.app[DRAINING]
+        while wait := self._pace(count):
+            if self._hung_up is not None:
+                raise self._hung_up
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await draining.wait()
+            self._require_good()
+            if draining.is_set():
+                raise DrainedError(STOPPING)
+            if (error := self._request.content.exception()) is not None:
+                raise body.broken(error)  # as reading on would tell: the publisher has gone
+
+    def _require_good(self) -> None:
+        if self._ended is not None:
+            raise self._ended
 
     def _drafted(self, line: bytes) -> Draft | None:
         if len(line) > self._most:
@@ -100,26 +155,21 @@ class Intake:
 
     def _ended_by(self, error: Problem | BroadcastError) -> Problem:
         if isinstance(error, ClosedError):
-            return self._told(503, "the server is shutting down")
+            return self._told(503, STOPPING)
         problem = placed(error, "stream") if isinstance(error, BroadcastError) else error
         return self._told(problem.status, problem.detail)
 
-    def _told(self, status: int, detail: str) -> Problem:
+    def _told(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
         detail = f"{detail}; {self._count} were published"
-        return Problem(status, detail, closes=True, more={"published": self._count})
+        return Problem(status, detail, headers=headers, closes=True, more={"published": self._count})
 
     def _answer(self) -> web.Response:
-        last = self._last
-        content = {
-            "status": "sent",
-            "count": self._count,
-            "clients": self._clients,
-            "id": last.id if last else None,
-        }
-        return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+        last = self._last.id if self._last else None
+        return answered(SentBatch("sent", self._count, self._clients, last))
 
 
 def end_intakes(app: web.Application) -> None:
     """Have every long request that is still being read end with an answer."""
+    app[DRAINING].set()
     for content in app[INTAKES]:
-        content.set_exception(DrainedError("the server is shutting down"))
+        content.set_exception(DrainedError(STOPPING))

@@ -29,7 +29,8 @@ class Message(msgspec.Struct):
     data: msgspec.Raw | Unset = UNSET
     event: str | None = None
     id: str | None = None
-    retry: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRY)] | None = None
+    # JSON has one kind of number: 3000.0 is as whole as 3000.
+    retry: Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY, multiple_of=1)] | None = None
     key: str | None = None
     channel: str | None = None
     channels: list[str] | None = None
@@ -37,17 +38,18 @@ class Message(msgspec.Struct):
     def to_event(self) -> Event:
         """Give the event that is meant. Raises `Problem` or `EventError`."""
         event_type = DEFAULT_TYPE if self.event is None else self.event
+        retry = None if self.retry is None else int(self.retry)
         if self.data is UNSET:
             if self.message is UNSET:
                 raise Problem(422, "message: missing")
-            return Event(self.message, event_type, self.id, self.retry, self.key)
+            return Event(self.message, event_type, self.id, retry, self.key)
         if self.message is not UNSET:
             raise Problem(422, "message and data: only one of them may be given")
         value = bytes(self.data)
         if value.startswith(b'"'):
-            return Event(_decoded(_text.decode, value), event_type, self.id, self.retry, self.key)
-        data = _decoded(_compact, value)
-        return Event(data, event_type, self.id, self.retry, self.key, json=True)
+            return Event(decoded(_text.decode, value), event_type, self.id, retry, self.key)
+        data = decoded(_compact, value)
+        return Event(data, event_type, self.id, retry, self.key, json=True)
 
 
 _one = msgspec.json.Decoder(Message)
@@ -65,36 +67,51 @@ def _compact(value: bytes) -> str:
 class Desk:
     """Turns what one request publishes into drafts.
 
-    `named` are the channels its address names, `most` is the number of events that a batch may have.
+    `named` are the channels its address names, `most` is the number of events that a batch may have. `permit`
+    raises `Problem` for channels that the caller may not publish to.
     """
 
-    def __init__(self, broadcaster: Broadcaster, named: Sequence[str], *, most: int) -> None:
+    def __init__(
+        self,
+        broadcaster: Broadcaster,
+        named: Sequence[str],
+        *,
+        most: int,
+        permit: Callable[[Sequence[str]], None],
+    ) -> None:
         self._broadcaster = broadcaster
         self._most = most
         self._named = bool(named)
-        # Checked once for all that goes there.
+        self._permit = permit
+        # Checked once for all that goes there: at once, unless the events may name others themselves.
         self._places = broadcaster.places(tuple(named) or (DEFAULT_CHANNEL,))
+        self._permitted = False
+        if named:
+            self._require_places()
 
     def draft(self, event: Event) -> Draft:
         """Give an event for the channels of the address."""
+        self._require_places()
         return self._broadcaster.draft_for(event, self._places)
 
     def message(self, message: Message) -> Draft:
         """Give a JSON event, for the channels it names itself if the address named none."""
         if message.channel is None and message.channels is None:
-            return self._broadcaster.draft_for(message.to_event(), self._places)
-        return self._broadcaster.draft(message.to_event(), self._own_channels(message))
+            return self.draft(message.to_event())
+        draft = self._broadcaster.draft(message.to_event(), self._own_channels(message))
+        self._permit(draft.channels)
+        return draft
 
     def object(self, body: bytes) -> Draft:
         """Give the one event of a JSON object."""
-        _require_utf8(body)
-        return self.message(_decoded(_one.decode, body))
+        require_utf8(body)
+        return self.message(decoded(_one.decode, body))
 
     def array(self, body: bytes) -> list[Draft]:
         """Give the events of a JSON array. A `Problem` names the item it is about."""
-        _require_utf8(body)
+        require_utf8(body)
         try:
-            messages = _decoded(_many.decode, body)
+            messages = decoded(_many.decode, body)
         except Problem as problem:
             raise _item_of(problem) from None
         return self._all(messages, lambda index: f"item {index + 1}")
@@ -105,11 +122,16 @@ class Desk:
         if len(lines) > self._most:
             raise self._too_many()
         try:
-            _require_utf8(body)
+            require_utf8(body)
             messages = [_one.decode(line) for _, line in lines]
         except (Problem, msgspec.DecodeError, RecursionError):
             messages = [self._line(number, line) for number, line in lines]
         return self._all(messages, lambda index: f"line {lines[index][0]}")
+
+    def _require_places(self) -> None:
+        if not self._permitted:
+            self._permit(self._places)
+            self._permitted = True
 
     def _too_many(self) -> Problem:
         return Problem(413, f"batch: more than {self._most} events")
@@ -138,8 +160,8 @@ class Desk:
 
     def _line(self, number: int, line: bytes) -> Message:
         try:
-            _require_utf8(line)
-            return _decoded(_one.decode, line)
+            require_utf8(line)
+            return decoded(_one.decode, line)
         except Problem as problem:
             raise placed(problem, f"line {number}") from None
 
@@ -156,11 +178,13 @@ def _item_of(problem: Problem) -> Problem:
 
 def placed(error: Problem | BroadcastError, place: str) -> Problem:
     """Give an error as the problem it is, saying in which line or item."""
-    status = error.status if isinstance(error, Problem) else status_of(error)
-    return Problem(status, f"{place}: {error}")
+    if isinstance(error, Problem):
+        return Problem(error.status, f"{place}: {error}", headers=error.headers)
+    return Problem(status_of(error), f"{place}: {error}")
 
 
-def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """Give what a JSON body says. Raises `Problem`: 400 for what is not JSON, 422 for another shape."""
     try:
         return decode(body)
     except msgspec.ValidationError as error:
@@ -171,7 +195,8 @@ def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
         raise Problem(422, "body: is nested too deeply") from None
 
 
-def _require_utf8(body: bytes) -> None:
+def require_utf8(body: bytes) -> None:
+    """Refuse a body that is not text. Raises `Problem`, naming the byte."""
     # Beforehand: msgspec counts from the beginning of the string that has the fault, and passes
     # over what it does not read.
     if body.isascii():

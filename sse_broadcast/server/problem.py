@@ -6,7 +6,17 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from sse_broadcast.errors import BroadcastError, ClosedError, EventError, EventTooLargeError, IdempotencyError
+from sse_broadcast.errors import (
+    BroadcastError,
+    ClosedError,
+    CredentialError,
+    EventError,
+    EventTooLargeError,
+    ExtraError,
+    ForbiddenError,
+    FullError,
+    IdempotencyError,
+)
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -17,7 +27,11 @@ STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (EventTooLargeError, 413),
     (EventError, 422),
     (IdempotencyError, 422),
+    (CredentialError, 401),
+    (ForbiddenError, 403),
+    (ExtraError, 501),
     (ClosedError, 503),
+    (FullError, 503),
 )
 
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}

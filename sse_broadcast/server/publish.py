@@ -1,20 +1,24 @@
 """POST /send: publish one event, or a batch of them."""
 
 import asyncio
+import functools
 import hashlib
 
-import msgspec
 from aiohttp import web
 
+from sse_broadcast.auth.access import Action
 from sse_broadcast.backends.base import Token
 from sse_broadcast.config import Config
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
 from sse_broadcast.publication import Receipt
 from sse_broadcast.server import body, query
-from sse_broadcast.server.intake import Intake
+from sse_broadcast.server.address import key
+from sse_broadcast.server.answers import Sent, SentBatch, answered
+from sse_broadcast.server.gate import ACCESS, require, require_some
+from sse_broadcast.server.intake import SLICE, Intake
 from sse_broadcast.server.message import Desk
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import BROADCASTER, CONFIG, TURN
+from sse_broadcast.server.state import BROADCASTER, CONFIG, LIMITS, PROXIES, TURN
 
 ESCAPED = 6
 """JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
@@ -36,13 +40,15 @@ MAX_KEY = 255
 
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
+    require_some(request, Action.PUBLISH)
     body.require_plain_coding(request)
     kind = request.content_type
     if request.query_string:
         query.require_known(request, PARAMETERS)
         _require_text_for_its_parameters(request, kind)
     broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
-    desk = Desk(broadcaster, query.channels(request), most=config.max_batch)
+    permit = functools.partial(require, request, Action.PUBLISH)
+    desk = Desk(broadcaster, query.channels(request), most=config.max_batch, permit=permit)
     if _is_stream(request):
         return await _intake(request, desk, kind).run()
     data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
@@ -52,6 +58,7 @@ async def send(request: web.Request) -> web.Response:
     if _is_batch(kind, data):
         return _answer_batch(await _publish_batch(request, desk, kind, data, token))
     draft = desk.object(data) if kind == JSON else desk.draft(_from_text(data, request))
+    _require_rate(request, 1)
     return _answer(await broadcaster.publish_all([draft], token), draft.event)
 
 
@@ -62,26 +69,28 @@ async def _publish_batch(
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
         drafts = desk.array(data) if kind == JSON else desk.lines(data)
+        _require_rate(request, len(drafts))
         receipt = await request.app[BROADCASTER].publish_all(drafts, token)
         await asyncio.sleep(0)
         return receipt
 
 
+def _require_rate(request: web.Request, count: int) -> None:
+    """Count what is about to be published, nothing of it if it is too much. Raises `Problem`."""
+    request.app[LIMITS].publish(count, address=_address(request), access=request[ACCESS])
+
+
+def _address(request: web.Request) -> str | None:
+    return key(request.app[PROXIES].client(request))
+
+
 def _answer(receipt: Receipt, event: Event) -> web.Response:
-    content = {
-        "status": "sent",
-        "clients": receipt.clients,
-        "message": event.data,
-        "id": receipt.id,
-        "channel": receipt.channels[0],
-        "channels": receipt.channels,
-    }
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+    channels = receipt.channels
+    return answered(Sent("sent", receipt.clients, event.data, receipt.id, channels[0], channels))
 
 
 def _answer_batch(receipt: Receipt) -> web.Response:
-    content = {"status": "sent", "count": receipt.count, "clients": receipt.clients, "id": receipt.id}
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+    return answered(SentBatch("sent", receipt.count, receipt.clients, receipt.id))
 
 
 def _is_batch(kind: str, data: bytes) -> bool:
@@ -148,12 +157,14 @@ def _intake(request: web.Request, desk: Desk, kind: str) -> Intake:
         raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
     if "id" in request.query:
         raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
-    config = request.app[CONFIG]
+    config, limits = request.app[CONFIG], request.app[LIMITS]
+    pace = functools.partial(limits.publish_wait, address=_address(request), access=request[ACCESS])
+    begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE))
     if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE
-        return Intake(request, lambda line: desk.object(line) if line.strip() else None, most=most)
+        return begin(lambda line: desk.object(line) if line.strip() else None, most=most)
     _from_text(b"", request)  # what the query says is wrong before the first line is
-    return Intake(request, lambda line: desk.draft(_from_text(line, request)), most=config.max_event)
+    return begin(lambda line: desk.draft(_from_text(line, request)), most=config.max_event)
 
 
 def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
@@ -167,4 +178,5 @@ def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
         raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
     said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
     said.update(data)
-    return Token((request.path, key), said.digest())
+    access = request[ACCESS]
+    return Token((access.subject, access.id, request.path, key), said.digest())

@@ -6,31 +6,31 @@ Phases: `Server.start` (listen), `Server.wait` (until a signal), `Server.stop` (
 import asyncio
 import gc
 import logging
+import secrets
 import signal
-import socket
-import ssl
 from collections.abc import Callable
 from typing import NoReturn
 
 from aiohttp import web
 
+from sse_broadcast.auth.access import Action
+from sse_broadcast.auth.authority import Authority
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, EventLoop
-from sse_broadcast.errors import CertificateError, ConfigError, ListenError
+from sse_broadcast.config import UNIX, Config, Endpoint, EventLoop
+from sse_broadcast.errors import ConfigError
+from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
+from sse_broadcast.server.address import Proxies
 from sse_broadcast.server.app import CLOSING_SHARE, build_app
-from sse_broadcast.server.door import ACCEPTS, HANDSHAKE, Door, raise_descriptor_limit, room
+from sse_broadcast.server.attendance import Attendance
+from sse_broadcast.server.connection import Patience
+from sse_broadcast.server.door import Door, Limits, raise_descriptor_limit, room
+from sse_broadcast.server.gate import GATE
 from sse_broadcast.server.intake import end_intakes
-from sse_broadcast.server.log import http_logger
-from sse_broadcast.server.sink import tune
-from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.server.listener import Listener, is_local
+from sse_broadcast.server.sink import kernel_timeout
+from sse_broadcast.server.state import BROADCASTER, CORS
 
 logger = logging.getLogger(__name__)
-
-BACKLOG = 4096
-"""Connections the kernel holds for us: after a restart everyone comes at once."""
-
-KEEP_ALIVE = 75.0
-"""Seconds an idle connection is kept: longer than the 60 of the load balancers in front."""
 
 RUNNER_SHARE = 1 / 16
 """Of `shutdown_timeout`, what requests in hand may take; the runner waits for it twice."""
@@ -43,24 +43,29 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server:
-    """One server: what it serves, and where it listens."""
+    """One server: what it serves, and where it listens.
+
+    Without any credential configured, and within the reach of others, it makes a token for the caller that
+    may do everything. Raises `ConfigError` for credentials that cannot be used.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._app = build_app(config, tuned=True)
-        # A misspelt keyword here would silently drop them all; a test holds them.
+        self._authority = Authority(config)
+        self.token = None if self._authority.configured or not exposed(config) else secrets.token_urlsafe(32)
+        """The token that was made, to be shown once, or None."""
+        if self.token is not None:
+            self._authority = Authority(config, generated=self.token)
+        self._app = build_app(config, authority=self._authority, tuned=True)
         self._runner = web.AppRunner(
             self._app,
             handler_cancellation=True,
-            keepalive_timeout=KEEP_ALIVE,
-            tcp_keepalive=False,  # handed down by the listening socket
-            auto_decompress=False,
             access_log=None,
-            logger=http_logger(),
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
         )
-        self._listeners: list[socket.socket] = []
-        self._accepting: list[asyncio.Server] = []
+        self._attendance = Attendance(self.broadcaster.metrics)
+        self._patience = Patience(head=config.head_timeout, answer=kernel_timeout(config.write_timeout))
+        self.listeners: list[Listener] = []
         self.room = 0
 
     @property
@@ -70,99 +75,99 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port it listens on; with `port=0` the one it was given."""
-        port: int = self._listeners[0].getsockname()[1]
-        return port
+        """The first port it listens on; with `port=0` the one it was given. 0 without any."""
+        return next((listener.port for listener in self.listeners if listener.port is not None), 0)
 
     @property
     def url(self) -> str:
-        """Where it is reached."""
-        scheme = "https" if self._config.certificate else "http"
-        host = self._config.host
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        """Where it is reached: at its first port, or else at its first UNIX socket."""
+        return next((url for url in self.urls if not url.startswith(UNIX)), self.urls[0])
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is reached, of each listener; a UNIX socket as `unix:` and its path."""
+        return tuple(listener.url for listener in self.listeners)
+
+    @property
+    def forced(self) -> bool:
+        """Whether everyone may publish, since `insecure_publish` says so."""
+        return self._config.insecure_publish
+
+    def is_open(self, listener: Listener, action: Action) -> bool:
+        """Whether a caller without a token may do this there: in `default`, where it is done in channels."""
+        channel = DEFAULT_CHANNEL if action in {Action.SUBSCRIBE, Action.PUBLISH} else ANY
+        return self._app[GATE].without_token(listener.place).allows(action, channel)
 
     @property
     def connections(self) -> int:
-        """How many sockets are open."""
-        return len(self._runner.server.connections) if self._runner.server is not None else 0
+        """How many sockets are open, or lost to handlers that have still to end."""
+        held = len(self._runner.server.connections) if self._runner.server is not None else 0
+        return max(self._attendance.count, held)
 
     async def start(self) -> None:
-        """Listen. Raises `ListenError`, `CertificateError`."""
-        context = tls_context(self._config)
-        fitting = room(raise_descriptor_limit())
-        self.room = min(self._config.max_connections or fitting, fitting)
-        if self._config.max_connections > fitting:
-            logger.warning("max_connections: %d do not fit, %d do", self._config.max_connections, fitting)
-        self._listeners = await _bind(self._config.host, self._config.port)
+        """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
+        self.listeners = [Listener(rule, self._config) for rule in self._config.listeners]
+        try:
+            await self._authority.start()
+            await self._listen()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _listen(self) -> None:
+        for listener in self.listeners:
+            await listener.bind()
+        self.room = self._fitting()
         await self._runner.setup()
+        door = self._door()
+        for listener in self.listeners:
+            await listener.accept(door)
+
+    async def _close(self) -> None:
+        for listener in self.listeners:
+            await listener.close()
+        self._patience.close()
+        await self._authority.close()
+
+    def _fitting(self) -> int:
+        sockets = sum(len(listener.sockets) for listener in self.listeners)
+        most, fitting = self._config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
+        if most > fitting:
+            logger.warning("max_connections: %d do not fit, %d do", most, fitting)
+        return min(most or fitting, fitting)
+
+    def _door(self) -> Door:
         assert self._runner.server is not None
-        door = Door(self._runner.server, limit=self.room)
-        for listener in self._listeners:
-            tune(listener, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout)
-            self._accepting.append(await _accept(door, listener, context))
+        limits = Limits(
+            self.room,
+            per_address=self._config.max_connections_per_address,
+            excepted=Proxies(self._config).trusts,
+        )
+        return Door(
+            self._runner.server,
+            limits=limits,
+            attendance=self._attendance,
+            patience=self._patience,
+            cors=self._app[CORS],
+        )
 
     async def stop(self) -> None:
         """Stop listening, end every stream, and wait for that for `shutdown_timeout` at most."""
-        for accepting in self._accepting:
-            accepting.close()
+        for listener in self.listeners:
+            listener.stop()
         # Before the runner's own cleaning up, which stops listening to idle connections and leaves
         # them open: until the streams have ended, whoever asks on one is answered with 503.
         end_intakes(self._app)
         await self.broadcaster.close(timeout=self._config.shutdown_timeout * CLOSING_SHARE)
         await self._runner.cleanup()
-        for listener in self._listeners:
-            listener.close()
+        await self._close()
 
 
-async def _accept(door: Door, listener: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
-    patience = None if context is None else HANDSHAKE
-    server = await asyncio.get_running_loop().create_server(
-        door, sock=listener, ssl=context, ssl_handshake_timeout=patience, backlog=ACCEPTS
+def exposed(config: Config) -> bool:
+    """Whether others than this machine reach more than streams."""
+    return any(
+        not is_local(rule) and set(rule.endpoints) != {Endpoint.SUBSCRIBE} for rule in config.listeners
     )
-    # asyncio accepts as many connections in one turn as its backlog says, before it counts one;
-    # how many the kernel holds for us meanwhile is another thing.
-    listener.listen(BACKLOG)
-    return server
-
-
-def tls_context(config: Config) -> ssl.SSLContext | None:
-    """Give the TLS context of a configuration, or None for HTTP. Raises `CertificateError`."""
-    if not config.certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        # An empty pass phrase, or OpenSSL would ask for the key's on the terminal and wait.
-        context.load_cert_chain(config.certificate, config.key or None, password="")
-    except (OSError, ValueError) as error:
-        names = config.certificate + (f", {config.key}" if config.key else "")
-        raise CertificateError(f"certificate: cannot load {names}: {_reason(error)}") from None
-    return context
-
-
-async def _bind(host: str, port: int) -> list[socket.socket]:
-    """Give a socket bound to each address of a host, all to one port."""
-    listeners: list[socket.socket] = []
-    try:
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, kind, _, _, address in dict.fromkeys(infos):
-            listener = socket.socket(family, kind)
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((address[0], port, *address[2:]))
-            port = listener.getsockname()[1]
-    except (OSError, UnicodeError) as error:  # a name may be one that Python cannot even ask for
-        for listener in listeners:
-            listener.close()
-        raise ListenError(f"cannot listen on {host} port {port}: {_reason(error)}") from None
-    return listeners
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def new_loop(choice: EventLoop) -> asyncio.AbstractEventLoop:

@@ -18,10 +18,11 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest
 from sse_broadcast.server import query
+from sse_broadcast.server.gate import IN_QUERY
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER
 
-PARAMETERS = ("channel", "event", "format", "heartbeat", "last_event_id", "since")
+PARAMETERS = (IN_QUERY, "channel", "event", "format", "heartbeat", "last_event_id", "since")
 
 CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
 """Each format as HTTP/1.1 has it; HTTP/1.0 knows no chunks."""
@@ -79,10 +80,10 @@ def _interest(request: web.Request) -> Interest:
 
 
 def _encoding(request: web.Request, accept: str) -> Encoding:
-    name = query.only(request, "format") or "text"
-    if name not in FORMATS:
+    name = query.only(request, "format")
+    if name is not None and name not in FORMATS:
         raise Problem(400, f"format: must be one of {', '.join(FORMATS)}, not {name[:80]!a}")
-    return NDJSON if NDJSON.format.content_type in accept else FORMATS[name]
+    return NDJSON if NDJSON.format.content_type in accept else FORMATS[name or "text"]
 
 
 def _cursor(request: web.Request) -> Cursor | None:

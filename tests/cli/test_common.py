@@ -3,12 +3,13 @@
 import asyncio
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
 from sse_broadcast.cli import main
-from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, run
-from sse_broadcast.config import SETTINGS
+from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, run
+from sse_broadcast.config import CallerRule, Endpoint
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -18,6 +19,7 @@ from sse_broadcast.errors import (
     EventError,
     ListenError,
 )
+from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.process import Ended, Programs
@@ -26,13 +28,15 @@ programs = pytest.fixture(process.programs)
 
 COMMANDS = sorted(main.commands)
 
-USES = [("publish", "x"), ("subscribe",), ("status",)]
+USES = [("publish", "x"), ("subscribe",), ("status",), ("health",)]
 """Of each command that talks to a server."""
+
+TOKEN = "a-token-of-somebody"
 
 
 def test_the_commands_are_these() -> None:
     """A new command needs its tests, and its place in the README."""
-    assert COMMANDS == ["publish", "serve", "status", "subscribe"]
+    assert COMMANDS == ["health", "publish", "serve", "status", "subscribe", "token"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -61,10 +65,20 @@ async def test_the_help_of_all_has_examples_and_every_exit_code(programs: Progra
 
 
 async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: Programs) -> None:
-    """Abbreviations keep their capitals."""
+    """Abbreviations keep their capitals; what everyone may not read is no flag."""
     words = " ".join((await programs.run("serve", "--help", env={"COLUMNS": "100"})).out.decode().split())
     for setting in SETTINGS.values():
-        assert f"{setting.flag} VALUE {setting.help[0].upper()}{setting.help[1:]}. [default: " in words
+        sentence = f"{setting.help[0].upper()}{setting.help[1:]}."
+        if setting.secret:
+            assert f" {setting.flag} " not in words
+            assert f" {setting.variable} ({setting.name})" in words.partition(" Secrets have no flag")[2]
+        elif setting.switch:
+            assert f" {setting.flag} {sentence} --" in words
+        elif setting.several:
+            assert f" {setting.flag} VALUE,... {sentence} --" in words
+        else:
+            shown = setting.default if setting.default != "" else "none"
+            assert f" {setting.flag} VALUE {sentence} [default: {shown}] --" in words
 
 
 @pytest.mark.parametrize(
@@ -123,22 +137,74 @@ def test_run_hides_nobody_else_s_error() -> None:
         run(broken)
 
 
+def settled(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], endpoint: Endpoint | None = None
+) -> str:
+    """Give where commands look for a server with this environment."""
+    for name in ("config", *SETTINGS):
+        monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(f"{ENV_PREFIX}{name}", value)
+    return default_url(endpoint)
+
+
 @pytest.mark.parametrize(
-    ("port", "url"),
+    ("environ", "url"),
     [
-        ("9000", "http://127.0.0.1:9000"),
-        ("tcp://10.0.0.1:80", "http://127.0.0.1:8000"),
-        ("", "http://127.0.0.1:8000"),
+        ({}, "http://127.0.0.1:8000"),
+        ({"PORT": "9000"}, "http://127.0.0.1:9000"),
+        ({"PORT": "tcp://10.0.0.1:80"}, "http://127.0.0.1:8000"),
+        ({"PORT": ""}, "http://127.0.0.1:8000"),
+        ({"HOST": "0.0.0.0", "PORT": "80"}, "http://127.0.0.1:80"),
+        ({"HOST": "::"}, "http://[::1]:8000"),
+        ({"HOST": "fd00::1"}, "http://[fd00::1]:8000"),
+        ({"HOST": "push.example.com"}, "http://push.example.com:8000"),
+        ({"HOST": "unix:/run/sse.sock", "PORT": "9000"}, "unix:/run/sse.sock"),
+        ({"CERTIFICATE": "server.pem"}, "https://127.0.0.1:8000"),
+        ({"TOKEN": TOKEN, "TOKEN_FILE": "f", "PORT": "9000"}, "http://127.0.0.1:8000"),
+        ({"CONFIG": "/nowhere", "PORT": "9000"}, "http://127.0.0.1:8000"),
     ],
 )
 def test_the_default_url_is_of_a_server_with_this_environment(
-    monkeypatch: pytest.MonkeyPatch, port: str, url: str
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str
 ) -> None:
-    """Inside a container every command finds the server beside it; a Kubernetes service link is no port."""
-    monkeypatch.setenv("SSE_BROADCAST_PORT", port)
-    assert default_url() == url
-    monkeypatch.delenv("SSE_BROADCAST_PORT")
-    assert default_url() == "http://127.0.0.1:8000"
+    """So a command finds the server beside it; one that could not start is looked for at the usual place."""
+    assert settled(monkeypatch, environ) == url
+
+
+LISTENERS = """
+[[listener]]
+host = "0.0.0.0"
+port = 443
+certificate = "server.pem"
+endpoints = ["subscribe"]
+
+[[listener]]
+host = "unix:/run/sse.sock"
+endpoints = ["publish", "inspect"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        (None, "https://127.0.0.1:443"),
+        (Endpoint.SUBSCRIBE, "https://127.0.0.1:443"),
+        (Endpoint.PUBLISH, "unix:/run/sse.sock"),
+        (Endpoint.INSPECT, "unix:/run/sse.sock"),
+        (Endpoint.ADMIN, "https://127.0.0.1:443"),
+    ],
+)
+def test_the_default_url_is_where_the_server_serves_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: Endpoint | None, url: str
+) -> None:
+    """By its configuration file; the first place that does, or the first of all."""
+    file = tmp_path / "config.toml"
+    file.write_text(LISTENERS)
+    assert settled(monkeypatch, {"CONFIG": str(file)}, endpoint) == url
+    file.write_text("port = 7000\n")
+    assert settled(monkeypatch, {"CONFIG": str(file)}, endpoint) == "http://127.0.0.1:7000"
+    assert settled(monkeypatch, {"CONFIG": str(file), "PORT": "7001"}, endpoint) == "http://127.0.0.1:7001"
 
 
 async def test_the_server_s_port_may_be_its_own_variable(serve: Serve, programs: Programs) -> None:
@@ -148,6 +214,22 @@ async def test_the_server_s_port_may_be_its_own_variable(serve: Serve, programs:
     assert (await programs.run("status", env=env)).code == 0
     env = {"SSE_BROADCAST_PORT": "1", "SSE_BROADCAST_URL": server.url}
     assert (await programs.run("status", env=env)).code == 0
+
+
+async def test_a_socket_is_as_good_as_an_address(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+    """For every command, named or found as the server's own."""
+    server = await serve(host=f"unix:{tmp_path}/sse.sock")
+    for arguments, env in (
+        (("--url", server.url), {}),
+        ((), {"SSE_BROADCAST_URL": server.url}),
+        ((), {"SSE_BROADCAST_HOST": server.url}),
+    ):
+        ended = await programs.run("publish", "hello", *arguments, env=env)
+        assert ended == Ended(0, b"sent to 0 clients\n")
+        ended = await programs.run("subscribe", "--since", "last", "--count", "1", *arguments, env=env)
+        assert ended == Ended(0, b"hello\n")
+        assert (await programs.run("status", *arguments, env=env)).out.startswith(b"connected clients: ")
+        assert await programs.run("health", *arguments, env=env) == Ended(0)
 
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
@@ -162,7 +244,7 @@ async def test_no_server_is_one_line(programs: Programs, use: tuple[str, ...]) -
     assert re.fullmatch(f"sse-broadcast: cannot reach {url}: .+\n".encode(), ended.err)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1", "http://[::bad"])
+@pytest.mark.parametrize("url", ["nonsense", "http://", "ftp://127.0.0.1", "http://[::bad", "unix:", ""])
 @pytest.mark.parametrize("use", USES, ids=lambda use: use[0])
 async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str, ...], url: str) -> None:
     """A URL that leads nowhere is bad usage, and is not tried."""
@@ -171,7 +253,7 @@ async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str,
     # click says where the value may have come from.
     *_, told = ended.err.decode().splitlines()
     assert told.startswith("Error: Invalid value for '--url'")
-    assert told.endswith(f": {url!r} is no http:// or https:// address")
+    assert told.endswith(f": {url!r} is no http:// or https:// address, and no unix:/path")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b", f"http://{'x' * 64}.invalid"])
@@ -202,12 +284,138 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
     assert re.fullmatch(f"sse-broadcast: cannot reach {url}: [ -~]+\n".encode(), ended.err)
 
 
+ARGUMENTS = {"publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
     """An option that is none is told with the usage."""
-    assert await programs.run(command, "--unheard-of") == Ended(
+    assert await programs.run(command, "--xyzzy") == Ended(
         2,
-        err=f"Usage: sse-broadcast {command} [OPTIONS]{' [MESSAGE]' if command == 'publish' else ''}\n"
+        err=f"Usage: sse-broadcast {command} [OPTIONS]{ARGUMENTS.get(command, '')}\n"
         f"Try 'sse-broadcast {command} --help' for help.\n\n"
-        "Error: No such option '--unheard-of'.\n".encode(),
+        "Error: No such option '--xyzzy'.\n".encode(),
     )
+
+
+# Who asks.
+
+ASKING = [("publish", "x"), ("subscribe",), ("status",)]
+"""Of each command that says who asks."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Give a file with a token in it."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    return file
+
+
+def test_a_token_comes_from_a_file_or_the_environment(file: Path, tmp_path: Path) -> None:
+    """The nearest of them; the environment's are the server's own settings."""
+    other = tmp_path / "other"
+    other.write_text("another-token")
+    in_file = {"SSE_BROADCAST_TOKEN_FILE": str(other)}
+    assert given_token(None, {}) is None
+    assert given_token(None, {"SSE_BROADCAST_TOKEN": "", "SSE_BROADCAST_TOKEN_FILE": ""}) is None
+    assert given_token(None, {"SSE_BROADCAST_TOKEN": TOKEN}) == TOKEN
+    assert given_token(None, in_file) == "another-token"
+    assert given_token(str(file), {"SSE_BROADCAST_TOKEN": "not-this-one", **in_file}) == TOKEN
+
+
+def test_a_token_comes_from_one_variable() -> None:
+    """As for the server."""
+    with pytest.raises(ConfigError) as caught:
+        given_token(None, {"SSE_BROADCAST_TOKEN": TOKEN, "SSE_BROADCAST_TOKEN_FILE": "f"})
+    assert str(caught.value) == (
+        "SSE_BROADCAST_TOKEN and SSE_BROADCAST_TOKEN_FILE: only one of them may be given"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two tokens", f"{TOKEN}\n{TOKEN}\n", "tokén", f" {TOKEN}"])
+def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
+    """By where it was said."""
+    file.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        given_token(str(file), {})
+    assert str(caught.value) == f"--token-file: {str(file)!r}: holds no token (RFC 6750)"
+    with pytest.raises(ConfigError) as caught:
+        given_token(None, {"SSE_BROADCAST_TOKEN_FILE": str(file)})
+    assert str(caught.value) == f"SSE_BROADCAST_TOKEN_FILE: {str(file)!r}: holds no token (RFC 6750)"
+    if content:
+        with pytest.raises(ConfigError) as caught:
+            given_token(None, {"SSE_BROADCAST_TOKEN": content})
+        assert str(caught.value) == "SSE_BROADCAST_TOKEN: holds no token (RFC 6750)"
+
+
+@pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
+async def test_a_token_file_that_is_not_there_is_2(programs: Programs, use: tuple[str, ...]) -> None:
+    """One line, before a server is asked."""
+    ended = await programs.run(*use, "--token-file", "/nowhere", "--url", "http://not.used.invalid")
+    assert ended == Ended(
+        2, err=b"sse-broadcast: --token-file: '/nowhere' cannot be read: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize("use", [*ASKING, ("health",), ("serve",)], ids=lambda use: use[0])
+async def test_a_token_is_no_argument(programs: Programs, use: tuple[str, ...]) -> None:
+    """Which everyone on the machine could read; and what was typed all the same is not said again."""
+    for typed in (("--token", TOKEN), (f"--token={TOKEN}",)):
+        ended = await programs.run(*use, *typed)
+        assert (ended.code, ended.out) == (2, b"")
+        assert b"\nError: No such option '--token'." in ended.err
+        assert TOKEN.encode() not in ended.err
+
+
+@pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
+async def test_who_may_not_is_told_in_one_line(
+    serve: Serve, programs: Programs, file: Path, use: tuple[str, ...]
+) -> None:
+    """That a token is needed, and how to give it; of a bad one, that it is bad."""
+    server = await serve(token=TOKEN)
+    ended = await programs.run(*use, "--url", server.url)
+    assert (ended.code, ended.out) == (1, b"")
+    advice = "; give one by SSE_BROADCAST_TOKEN or --token-file"
+    assert re.fullmatch(
+        f"sse-broadcast: {server.url}/[a-z]+: 401 Unauthorized: [^;\n]+{advice}\n".encode(), ended.err
+    )
+    file.write_text("another-token-of-somebody")
+    ended = await programs.run(*use, "--url", server.url, "--token-file", str(file))
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(
+        f"sse-broadcast: {server.url}/[a-z]+: 401 Unauthorized: [^;\n]+\n".encode(), ended.err
+    )
+    assert b"another-token" not in ended.err
+
+
+NEWS = CallerRule(name="news", token="the-token-for-news", publish=("news",), subscribe=("news",))
+
+
+@pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
+async def test_who_may_do_something_else_is_told_in_one_line(
+    serve: Serve, programs: Programs, use: tuple[str, ...]
+) -> None:
+    """What it may not."""
+    server = await serve(caller=(NEWS,))
+    env = {"SSE_BROADCAST_TOKEN": "the-token-for-news"}
+    ended = await programs.run(*use, "--url", server.url, env=env)
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(f"sse-broadcast: {server.url}/[a-z]+: 403 Forbidden: [^;\n]+\n".encode(), ended.err)
+
+
+async def test_who_may_is_served(serve: Serve, programs: Programs, file: Path) -> None:
+    """By a file, and by the variables that a server beside it has."""
+    server = await serve(token=TOKEN)
+    given = ("--url", server.url, "--token-file", str(file))
+    for env, arguments in (
+        ({}, given),
+        ({"SSE_BROADCAST_TOKEN": "not-this-one-but-the-file"}, given),
+        ({"SSE_BROADCAST_TOKEN": TOKEN, "SSE_BROADCAST_URL": server.url}, ()),
+        ({"SSE_BROADCAST_TOKEN_FILE": str(file), "SSE_BROADCAST_PORT": str(server.port)}, ()),
+    ):
+        ended = await programs.run("publish", "hello", *arguments, env=env)
+        assert ended == Ended(0, b"sent to 0 clients\n")
+        ended = await programs.run("subscribe", "--since", "last", "--count", "1", *arguments, env=env)
+        assert ended == Ended(0, b"hello\n")
+        assert (await programs.run("status", *arguments, env=env)).out.startswith(b"connected clients: ")

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.cli.serve import shown_config
-from sse_broadcast.config import SETTINGS, load
 from sse_broadcast.event import Event
 from sse_broadcast.server.door import ACCEPTS
+from sse_broadcast.settings import RULES, SETTINGS, load
 from tests.conftest import Program
 from tests.support import process
 from tests.support.process import Ended, Programs, Serving
@@ -133,38 +133,68 @@ async def test_the_configuration_is_shown_with_its_sources(programs: Programs, t
     """Every setting, its value, and where that came from; nothing is started."""
     file = tmp_path / "c.toml"
     file.write_text('overflow = "drop-oldest"\nretry = 1\n')
+    flags = ("--retry", "5", "--cors-origins", "https://a.b, http://c:1")
     shown = await programs.run(
-        "serve", "--config", str(file), "--retry", "5", "--show-config", env={"SSE_BROADCAST_PORT": "9000"}
+        "serve", "--config", str(file), *flags, "--show-config", env={"SSE_BROADCAST_PORT": "9000"}
     )
     assert shown == Ended(
         0,
         f"""\
-host = "127.0.0.1"          # default
-port = 9000                 # SSE_BROADCAST_PORT
-certificate = ""            # default
-key = ""                    # default
-queue_size = 1000           # default
-queue_bytes = 4194304       # default
-overflow = "drop-oldest"    # {file}
-max_event = 1048576         # default
-max_batch = 1000            # default
-max_body = 4194304          # default
-max_channels = 100          # default
-history_size = 1000         # default
-history_age = 3600.0        # default
-history_bytes = 8388608     # default
-history_total = 134217728   # default
-history_channels = 131072   # default
-idempotency_window = 300.0  # default
-send_buffer = 131072        # default
-write_timeout = 30.0        # default
-heartbeat = 15.0            # default
-retry = 5                   # --retry
-max_connections = 0         # default
-body_timeout = 10.0         # default
-shutdown_timeout = 8.0      # default
-event_loop = "auto"         # default
-log_level = "info"          # default
+host = "127.0.0.1"                            # default
+port = 9000                                   # SSE_BROADCAST_PORT
+certificate = ""                              # default
+key = ""                                      # default
+token = ""                                    # default
+token_file = ""                               # default
+anonymous_subscribe = []                      # default
+anonymous_publish = []                        # default
+anonymous_inspect = []                        # default
+insecure_publish = false                      # default
+cookie = ""                                   # default
+jwt_key_file = ""                             # default
+jwt_jwks = ""                                 # default
+jwt_jwks_refresh = 300.0                      # default
+jwt_issuer = ""                               # default
+jwt_audience = ""                             # default
+jwt_claim = "grants"                          # default
+token_secret = ""                             # default
+token_secret_file = ""                        # default
+token_lifetime = 3600.0                       # default
+allowed_hosts = []                            # default
+cors_origins = ["https://a.b", "http://c:1"]  # --cors-origins
+trusted_proxies = []                          # default
+proxy_header = "x-forwarded-for"              # default
+queue_size = 1000                             # default
+queue_bytes = 4194304                         # default
+overflow = "drop-oldest"                      # {file}
+max_event = 1048576                           # default
+max_batch = 1000                              # default
+max_body = 4194304                            # default
+max_channels = 100                            # default
+history_size = 1000                           # default
+history_age = 3600.0                          # default
+history_bytes = 8388608                       # default
+history_total = 134217728                     # default
+history_channels = 131072                     # default
+idempotency_window = 300.0                    # default
+send_buffer = 131072                          # default
+write_timeout = 30.0                          # default
+heartbeat = 15.0                              # default
+retry = 5                                     # --retry
+max_connections = 0                           # default
+max_connections_per_address = 1000            # default
+max_connections_per_token = 10000             # default
+subscribe_rate = 5000                         # default
+subscribe_burst = 20000                       # default
+publish_rate = 5000                           # default
+publish_burst = 50000                         # default
+subscribed_channels = 131072                  # default
+lifetime = 0.0                                # default
+head_timeout = 10.0                           # default
+body_timeout = 10.0                           # default
+shutdown_timeout = 8.0                        # default
+event_loop = "auto"                           # default
+log_level = "info"                            # default
 """.encode(),
     )
 
@@ -197,10 +227,95 @@ async def test_the_shown_rules_can_be_loaded(programs: Programs, tmp_path: Path)
 @given(text=st.text(min_size=1), seconds=st.floats(0.01, 86_400, exclude_min=False))
 def test_any_value_is_shown_as_toml(text: str, seconds: float) -> None:
     """Whatever a path may have in it, and however short a time is."""
-    loaded = load({"host": text, "certificate": text, "heartbeat": repr(seconds)}, environ={})
+    loaded = load({"certificate": text, "key": text, "heartbeat": repr(seconds)}, environ={})
     values = tomllib.loads(shown_config(loaded))
     assert list(values) == list(SETTINGS)
-    assert {name: getattr(loaded.config, name) for name in SETTINGS} == values
+    settled = {name: getattr(loaded.config, name) for name in SETTINGS}
+    assert {name: list(value) if value == () else value for name, value in settled.items()} == values
+
+
+TABLES = """\
+[[channel]]
+match = "a.*"
+retry = 0
+
+[[caller]]
+name = "shop"
+token = "(not shown)"
+publish = ["orders.*", "news"]
+
+[[caller]]
+name = "robot"
+token_env = "ROBOT_TOKEN"
+admin = ["*"]
+
+[[listener]]
+host = "::"
+port = 443
+certificate = "c.pem"
+key = "k.pem"
+endpoints = ["subscribe"]
+
+[[listener]]
+host = "unix:/run/sse.sock"
+port = 8000
+mode = "0660"
+owner = ":www-data"
+endpoints = ["subscribe", "publish", "inspect", "admin"]
+"""
+
+
+async def test_tables_are_shown_without_their_secrets(programs: Programs, tmp_path: Path) -> None:
+    """And instead of the settings that they take the place of."""
+    file = tmp_path / "c.toml"
+    file.write_text(TABLES.replace("(not shown)", "a-token-of-the-shop"))
+    shown = await programs.run("serve", "--config", str(file), "--show-config")
+    assert (shown.code, shown.err) == (0, b"")
+    text = shown.out.decode()
+    assert text.endswith("\n\n" + re.sub(r"(?m)^(\[\[.*)$", rf"\1  # {file}", TABLES))
+    places = ["host", "port", "certificate", "key"]
+    assert list(tomllib.loads(text)) == [*(each for each in SETTINGS if each not in places), *RULES]
+
+
+async def test_no_secret_is_shown(programs: Programs) -> None:
+    """But where it came from; what stands in its place is not taken for it."""
+    env = {"SSE_BROADCAST_TOKEN": "a-token-of-somebody", "SSE_BROADCAST_TOKEN_SECRET": "a-secret-of-ours" * 2}
+    shown = await programs.run("serve", "--show-config", env=env)
+    assert (shown.code, shown.err) == (0, b"")
+    assert re.search(rb'^token = "\(not shown\)" +# SSE_BROADCAST_TOKEN$', shown.out, re.MULTILINE)
+    assert re.search(
+        rb'^token_secret = "\(not shown\)" +# SSE_BROADCAST_TOKEN_SECRET$', shown.out, re.MULTILINE
+    )
+    for secret in env.values():
+        assert secret.encode() not in shown.out
+
+
+async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, tmp_path: Path) -> None:
+    """Its secret would be known to everyone who can read this."""
+    file = tmp_path / "c.toml"
+    shown = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_TOKEN": "a-token-of-somebody"})
+    file.write_bytes(shown.out)
+    assert await programs.run("serve", "--config", str(file)) == Ended(
+        2, err=b"sse-broadcast: token: '(not shown)' stands for a secret, and is none\n"
+    )
+
+
+async def test_a_switch_has_no_value(programs: Programs) -> None:
+    """Named, it is on; a variable says true or false."""
+    flag, variable = "--insecure-publish", "SSE_BROADCAST_INSECURE_PUBLISH"
+    for arguments, said, line in (
+        ([flag], None, f"true +# {flag}"),
+        ([], "1", f"true +# {variable}"),
+        ([], "0", f"false +# {variable}"),
+        ([flag], "false", f"true +# {flag}"),
+    ):
+        env = {} if said is None else {variable: said}
+        shown = await programs.run("serve", *arguments, "--show-config", env=env)
+        assert (shown.code, shown.err) == (0, b"")
+        assert re.search(f"^insecure_publish = {line}$", shown.out.decode(), re.MULTILINE), line
+    assert await programs.run("serve", env={variable: "yes"}) == Ended(
+        2, err=f"sse-broadcast: {variable}: expected true or false, not 'yes'\n".encode()
+    )
 
 
 async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
@@ -229,7 +344,7 @@ async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Progr
     env = {"SSE_BROADCAST_PORT": "tcp://10.0.0.1:80", "SSE_BROADCAST_SERVICE_PORT": "80"}
     shown = await programs.run("serve", "--show-config", env=env)
     assert (shown.code, shown.err) == (0, b"")
-    assert b"\nport = 8000                 # default\n" in shown.out
+    assert re.search(rb"^port = 8000 +# default$", shown.out, re.MULTILINE)
 
 
 # How it ends.

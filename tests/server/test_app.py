@@ -28,11 +28,11 @@ from tests.conftest import Connect, Serve
         ("POST", "/send/a%7D", 400, "channel: must not contain '}': 'a}'", None),
         ("GET", "/channels/{", 400, "channel: must not contain '{': '{'", None),
         ("POST", "/events/{x}", 405, "/events/{x} does not take POST", "GET, HEAD, OPTIONS"),
-        ("GET", "/events/%ff", 400, "request target: is not UTF-8: '/events/%ff'", None),
-        ("POST", "/send/a%c3", 400, "request target: is not UTF-8: '/send/a%c3'", None),
-        ("GET", "/channels/%ed%a0%80", 400, "request target: is not UTF-8: '/channels/%ed%a0%80'", None),
-        ("GET", "/%ff", 400, "request target: is not UTF-8: '/%ff'", None),
-        ("GET", "/status?x=%c3%28", 400, "request target: is not UTF-8: '/status?x=%c3%28'", None),
+        ("GET", "/events/%ff", 400, "path: is not UTF-8: '/events/%ff'", None),
+        ("POST", "/send/a%c3", 400, "path: is not UTF-8: '/send/a%c3'", None),
+        ("GET", "/channels/%ed%a0%80", 400, "path: is not UTF-8: '/channels/%ed%a0%80'", None),
+        ("GET", "/%ff", 400, "path: is not UTF-8: '/%ff'", None),
+        ("GET", "/status?x=%c3%28", 400, "query: is not UTF-8 in 'x'", None),
     ],
 )
 async def test_what_is_not_there_is_a_problem(

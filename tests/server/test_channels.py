@@ -90,7 +90,7 @@ async def test_any_legal_name_has_an_answer(serve: Serve, connect: Connect, name
         ("/channels/..", "channel: must not be '..', which clients take for a folder"),
         ("/channels/%2e", "channel: must not be '.', which clients take for a folder"),
         ("/channels/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
-        ("/channels/%ff", "request target: is not UTF-8: '/channels/%ff'"),
+        ("/channels/%ff", "path: is not UTF-8: '/channels/%ff'"),
         ("/channels?limit=0", "limit: must be 1 to 1000, not '0'"),
         ("/channels?limit=1001", "limit: must be 1 to 1000, not '1001'"),
         ("/channels?limit=", "limit: must be 1 to 1000, not ''"),

@@ -2,10 +2,17 @@
 
 import asyncio
 import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from sse_broadcast.server.door import LOBBY, OWN_DESCRIPTORS, refusal, room
+from sse_broadcast.server import address, door
+from sse_broadcast.server.attendance import Refused
+from sse_broadcast.server.cors import Cors
+from sse_broadcast.server.door import ACCEPTS, LOBBY, OWN_DESCRIPTORS, refusal, room
+from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
 
@@ -56,15 +63,31 @@ async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: 
 
 
 async def test_a_crowd_at_the_door_is_bounded(serve: Serve, connect: Connect) -> None:
-    """Those who send nothing are closed unanswered once the lobby is full, and never kept."""
+    """Whoever comes once the lobby is full is closed unanswered, at once; the others are still answered."""
     server = await serve(max_connections=1)
     reader = await connect(server)
     await reader.subscribe()
-    crowd = [await connect(server) for _ in range(LOBBY * 2)]
-    ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+    waiting = [await connect(server) for _ in range(LOBBY)]
+    beyond = [await connect(server) for _ in range(LOBBY)]
+    ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+    for client in waiting:
+        assert await refused(client)
     await server.broadcaster.broadcast("x")
     assert (await reader.events(1))[0].data == "x"
+
+
+async def test_whoever_says_nothing_at_the_door_is_closed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lobby is no place to stay."""
+    monkeypatch.setattr(door, "PATIENCE", 0.05)
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for _ in range(3):
+        crowd = [await connect(server) for _ in range(LOBBY)]
+        ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+        assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
 
 
 @pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
@@ -91,16 +114,221 @@ async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: C
     assert (await late.head()).startswith(b"HTTP/1.1 503 ")
 
 
+# Too many of one address.
+
+
+@pytest.fixture
+def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the loopback's addresses counted as any other's, so that clients can have several."""
+    monkeypatch.setattr(address, "key", lambda host: host)
+
+
+Come = Callable[[Server, str], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def come() -> AsyncIterator[Come]:
+    """Connect from an address, and close what was opened when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_socket(server: Server, source: str) -> RawClient:
+            client = await RawClient.open(server.port, source=source)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket
+
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+TOO_MANY = (
+    b"HTTP/1.1 429 Too Many Requests\r\n"
+    b"Content-Type: application/problem+json\r\n"
+    b"Retry-After: 5\r\n"
+    b"Content-Length: 103\r\n"
+    b"Connection: close\r\n\r\n"
+    b'{"title":"Too Many Requests","status":429,'
+    b'"detail":"as many connections come from this address as may"}'
+)
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_an_address_has_as_many_connections_as_it_may(serve: Serve, come: Come) -> None:
+    """Its next is told to come later; nobody else notices."""
+    server = await serve(max_connections_per_address=2)
+    readers = [await come(server, "127.0.0.2") for _ in range(2)]
+    for reader in readers:
+        await reader.subscribe()
+    for _ in range(3):
+        late = await come(server, "127.0.0.2")
+        await late.send(ASK)
+        assert await late.rest() == TOO_MANY
+    other = await come(server, "127.0.0.3")
+    assert (await other.ask("GET", "/healthz"))[0] == 200
+    await server.broadcaster.broadcast("still here")
+    for reader in readers:
+        assert (await reader.events(1))[0].data == "still here"
+    assert server.broadcaster.counts.refused == {"address": 3}
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve, come: Come) -> None:
+    """As EventSource understands it."""
+    server = await serve(max_connections_per_address=1)
+    await (await come(server, "127.0.0.2")).subscribe()
+    late = await come(server, "127.0.0.2")
+    head = await late.subscribe(headers="Accept: text/event-stream\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    assert re.fullmatch(rb":\nretry: \d{5}\n", await late.rest())
+
+
+@pytest.mark.parametrize("leave", ["fin", "rst", "silent", "malformed"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come, leave: str) -> None:
+    """However a connection ended, and when none is left nothing of it is kept."""
+    server = await serve(max_connections_per_address=2, head_timeout=0.05 if leave == "silent" else 10)
+    keeper = await come(server, "127.0.0.2")
+    await keeper.subscribe()
+    for _ in range(10):
+        client = await come(server, "127.0.0.2")
+        await until(lambda: server.connections == 2)
+        if leave == "fin":
+            client.close()
+        elif leave == "rst":
+            client.reset()
+        elif leave == "malformed":
+            await client.send(b"nothing\r\n\r\n")
+        await until(lambda: server.connections == 1)
+    keeper.close()
+    await until(lambda: server.connections == 0)
+    assert server._attendance._of == {}
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_trusted_proxy_has_any_number(serve: Serve, come: Come) -> None:
+    """It brings everyone."""
+    server = await serve(max_connections_per_address=1, trusted_proxies=("127.0.0.2/31",))
+    for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+        assert (await (await come(server, source)).ask("GET", "/healthz"))[0] == 200
+    first, second = await come(server, "127.0.0.4"), await come(server, "127.0.0.4")
+    assert (await first.ask("GET", "/healthz"))[0] == 200
+    await second.send(ASK)
+    assert await second.rest() == TOO_MANY
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_no_limit_is_none(serve: Serve, come: Come) -> None:
+    """0 is any number."""
+    server = await serve(max_connections_per_address=0)
+    for _ in range(5):
+        assert (await (await come(server, "127.0.0.2")).ask("GET", "/healthz"))[0] == 200
+
+
+async def test_this_machine_has_any_number(serve: Serve, come: Come) -> None:
+    """Its loopback is where proxies and tools come from."""
+    server = await serve(max_connections_per_address=1)
+    for _ in range(5):
+        assert (await (await come(server, "127.0.0.1")).ask("GET", "/healthz"))[0] == 200
+
+
+async def test_an_address_of_a_network_is_counted(serve: Serve) -> None:
+    """As it is, with nothing pretended: this machine by its own address, and not by its loopback."""
+    host = own_address()
+    server = await serve(host="0.0.0.0", max_connections_per_address=1)
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        clients = []
+        for address_of in (host, host, "127.0.0.1", "127.0.0.1"):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (address_of, server.port))
+            clients.append(RawClient(sock))
+            await clients[-1].send(ASK)
+        heads = [(await client.head()).split()[1] for client in clients]
+    assert heads == [b"200", b"429", b"200", b"200"]
+    assert server.broadcaster.counts.refused == {"address": 1}
+
+
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but the loopback's")
+        return str(sock.getsockname()[0])
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_is_told_of_once(
+    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while: otherwise whoever is refused could fill the log."""
+    server = await serve(max_connections=2, max_connections_per_address=1)
+    await (await come(server, "127.0.0.2")).subscribe()
+    for _ in range(3):
+        assert await refused(await come(server, "127.0.0.2"))
+    await (await come(server, "127.0.0.3")).subscribe()
+    for _ in range(3):
+        assert await refused(await come(server, "127.0.0.4"))
+    told = ["127.0.0.2: 1 connections, more are refused", "full: 2 connections, more are refused"]
+    assert caplog.messages == told
+    assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
+    monkeypatch.setattr(door, "TOLD", 0.0)
+    assert await refused(await come(server, "127.0.0.4"))
+    assert caplog.messages == [*told, told[1]]
+
+
+async def refused(client: RawClient) -> bool:
+    await client.send(ASK)
+    return b"Retry-After" in await client.rest()
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> None:
+    """Those who send nothing are closed unanswered once the lobby is full, and none is counted."""
+    server = await serve(max_connections_per_address=1)
+    reader = await come(server, "127.0.0.2")
+    await reader.subscribe()
+    crowd = [await come(server, "127.0.0.2") for _ in range(LOBBY * 2)]
+    ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+    assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+    assert server.connections == 1
+    await server.broadcaster.broadcast("x")
+    assert (await reader.events(1))[0].data == "x"
+
+
 def test_room_is_left_for_everything_else() -> None:
     """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
-    assert room(256) == 256 - LOBBY - OWN_DESCRIPTORS
-    assert room(10) == 1
+    assert room(256, sockets=1) == 256 - LOBBY - OWN_DESCRIPTORS
+    assert room(256, sockets=3) == room(256, sockets=1) - 2 * (ACCEPTS + 1)
+    assert room(10, sockets=1) == 1
 
 
 def test_an_accept_header_is_found_in_any_case() -> None:
     """Header names have no case."""
-    assert refusal(b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n").startswith(b"HTTP/1.1 200")
-    assert refusal(b"\xff\0").startswith(b"HTTP/1.1 503")
+    head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
+    assert refusal(head, Refused.FULL, Cors(())).startswith(b"HTTP/1.1 200")
+    assert refusal(b"\xff\0", Refused.FULL, Cors(())).startswith(b"HTTP/1.1 503")
+
+
+def test_a_repeated_accept_header_is_read_whole() -> None:
+    """It is a list, however it is written."""
+    head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
+    assert refusal(head, Refused.ADDRESS, Cors(())).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
+def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) -> None:
+    """Else its browser would tell of a fault in CORS, and not come back."""
+    cors = Cors(("https://a.example",))
+    head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
+    answer = refusal(head, Refused.FULL, cors).split(b"\r\n\r\n")[0].split(b"\r\n")
+    assert b"Access-Control-Allow-Origin: https://a.example" in answer
+    assert b"Access-Control-Allow-Credentials: true" in answer
+    assert b"Vary: Origin" in answer
+    foreign = refusal(head.replace(b"a.example", b"b.example"), Refused.FULL, cors)
+    assert b"\r\nAccess-Control" not in foreign
+    assert b"\r\nVary: Origin\r\n" in foreign
 
 
 async def test_rest_is_the_whole_answer(serve: Serve) -> None:

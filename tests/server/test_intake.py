@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,15 +13,18 @@ from aiohttp import web
 from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.base import Token
 from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.server.intake import SLICE
+from sse_broadcast.server.intake import SLICE, end_intakes
+from sse_broadcast.server.limits import Limits
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import INTAKES
 from tests.conftest import Connect, Serve
+from tests.support.clock import Clock, stopped
 from tests.support.process import Programs, programs
 from tests.support.sockets import RawClient, until
 
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 
+clock = pytest.fixture(stopped)
 running = pytest.fixture(programs)
 
 
@@ -386,7 +390,9 @@ async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     publisher = await RawClient.open(runner.addresses[0][1])
-    await publisher.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na\nb".encode())
+    await publisher.send(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\na\nb".encode()
+    )
     await until(lambda: bool(runner.server and runner.server.requests_count))
     publisher.reset()
     await until(lambda: not (runner.server and runner.server.connections))
@@ -581,3 +587,156 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     client.close()
     await until(lambda: server.connections == 0)
     assert max(counted) <= SLICE
+
+
+# A publisher that is slowed: it comes from an address that may publish so much.
+
+HERE = "X-Forwarded-For: 192.0.2.1\r\n"
+
+
+async def slowing(serve: Serve, **settings: Any) -> Server:
+    """Give a server where an address may publish 4 events at once, and then 8 in a second."""
+    limits = {"publish_rate": 8, "publish_burst": 4, "max_batch": 4}
+    public = {"anonymous_publish": ("*",), "anonymous_subscribe": ("*",)}
+    return await serve(**{"trusted_proxies": ("127.0.0.1",), **public, **limits, **settings})
+
+
+@pytest.mark.parametrize("rest", [[b"3\n4\n5\n6\n7\n8\n9\n"], [b"3\n4\n5\n", b"6\n7", b"\n8\n9"]])
+async def test_a_publisher_that_is_too_fast_is_slowed(
+    serve: Serve, connect: Connect, clock: Clock, rest: list[bytes]
+) -> None:
+    """And not refused, while its address has no events left for others either; nothing of it is lost."""
+    server = await slowing(serve)
+    reader, publisher, other = await reading(server, connect), await connect(server), await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    for piece in (b"0\n1\n2\n", *rest):
+        await publisher.send_chunk(piece)
+    await publisher.send_chunk()
+    await until(lambda: server.broadcaster.counts.published == 4)
+    for _ in range(10):
+        assert (await other.ask("POST", "/send/other", body=b"x", headers=HERE))[0] == 429
+    clock.forward(0.25)
+    await until(lambda: server.broadcaster.counts.published == 6)
+    clock.forward(0.25)
+    await until(lambda: server.broadcaster.counts.published == 8)
+    clock.forward(10)
+    assert await publisher.answer() == answer_of(server, 10, clients=1)
+    assert await data_of(reader, 10) == [str(number) for number in range(10)]
+
+
+async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """When it is its turn, with the number of those before it."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await stream(publisher, b"x\n" * 6 + b"\xff\n", headers=HERE)
+    await until(lambda: server.broadcaster.counts.published == 4)
+    clock.forward(1)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (
+        400,
+        "line 7: body: is not UTF-8 at byte 0; 6 were published",
+    )
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_while_slowed_is_over(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, clock: Clock, how: str
+) -> None:
+    """At once, with what was published by then, and it is no error of ours."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 1000)
+    await until(lambda: server.broadcaster.counts.published == 4)
+    LEAVING[how](publisher)
+    await until(lambda: server.connections == 0 and not server._app[INTAKES])
+    clock.forward(10)
+    await asyncio.sleep(0)
+    assert server.broadcaster.counts.published == 4
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
+    serve: Serve, connect: Connect, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may be published at once of what it had sent is, and no more."""
+    server = await slowing(serve)
+    publish_all = server.broadcaster.publish_all
+
+    async def hanging_up(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+        if not server.broadcaster.counts.published:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # as the server does when it notices, and here it is in the middle of its work
+        return await publish_all(drafts, token)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", hanging_up)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 1000)
+    assert await publisher.rest() == b""
+    assert server._app[INTAKES] == set()
+    assert server.broadcaster.counts.published == 4
+
+
+async def test_a_drain_answers_a_publisher_that_is_slowed(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with the count, at once, however long it would have waited."""
+    allowed = iter([0.0, 0.0])
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
+    server = await slowing(serve, shutdown_timeout=3600)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 5)
+    await until(lambda: server.broadcaster.counts.published == 2)
+    async with asyncio.timeout(30):
+        await server.stop()
+    head = await publisher.head()
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    answer = json.loads(await publisher.rest())
+    assert answer["detail"] == "the server is shutting down; 2 were published"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told like the others, and holds nobody up."""
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 3600.0)
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await publisher.ask("GET", "/status")
+    end_intakes(server._app)
+    await stream(publisher, b"x\n", headers=HERE)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 were published")
+
+
+async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the runner cancels no handlers, and all of its lines had been read."""
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 0.001)
+    inner, outer = create_app(Config()), web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    publisher = await RawClient.open(runner.addresses[0][1])
+    await publisher.begin("/push/send?stream=1")
+    await publisher.send_chunk(b"a\nb\n")
+    await until(lambda: bool(inner[INTAKES]))
+    publisher.reset()
+    await until(lambda: not inner[INTAKES])
+    await runner.cleanup()
+    assert inner[BROADCASTER].counts.published == 0
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_this_machine_is_not_slowed(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """It has no address that would be counted."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await stream(publisher, b"x\n" * 1000)
+    assert await publisher.answer() == answer_of(server, 1000)

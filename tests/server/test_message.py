@@ -14,7 +14,8 @@ from sse_broadcast.server.problem import Problem
 
 def desk(*named: str, most: int = 1000) -> Desk:
     """Give the desk of a request whose address names these channels."""
-    return Desk(Broadcaster(Config(max_event=1000, max_channels=3)), named, most=most)
+    broadcaster = Broadcaster(Config(max_event=1000, max_channels=3))
+    return Desk(broadcaster, named, most=most, permit=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ def desk(*named: str, most: int = 1000) -> Desk:
         ('{"message": "x", "id": "order-7"}', Event("x", id="order-7"), ("default",)),
         ('{"message": "x", "key": "k k"}', Event("x", key="k k"), ("default",)),
         ('{"message": "x", "retry": 0}', Event("x", retry=0), ("default",)),
+        ('{"message": "x", "retry": 3000.0}', Event("x", retry=3000), ("default",)),
         ('{"message": "x", "channel": "a"}', Event("x"), ("a",)),
         ('{"message": "x", "channels": ["b", "a", "b"]}', Event("x"), ("b", "a")),
         ('{"message": "x", "channel": null, "channels": null}', Event("x"), ("default",)),
@@ -103,9 +105,9 @@ SHAPES = [
     (b'{"message": "x", "event": 1}', 422, "Expected `str | null`, got `int` - at `$.event`"),
     (b'{"message": "x", "id": 7}', 422, "Expected `str | null`, got `int` - at `$.id`"),
     (b'{"message": "x", "key": 7}', 422, "Expected `str | null`, got `int` - at `$.key`"),
-    (b'{"message": "x", "retry": "7"}', 422, "Expected `int | null`, got `str` - at `$.retry`"),
-    (b'{"message": "x", "retry": 1.5}', 422, "Expected `int | null`, got `float` - at `$.retry`"),
-    (b'{"message": "x", "retry": -1}', 422, "Expected `int` >= 0 - at `$.retry`"),
+    (b'{"message": "x", "retry": "7"}', 422, "Expected `float | null`, got `str` - at `$.retry`"),
+    (b'{"message": "x", "retry": 1.5}', 422, "Expected `float` that's a multiple of 1.0 - at `$.retry`"),
+    (b'{"message": "x", "retry": -1}', 422, "Expected `float` >= 0.0 - at `$.retry`"),
     (b'{"message": "x", "channel": ["a"]}', 422, "Expected `str | null`, got `array` - at `$.channel`"),
     (b'{"message": "x", "channels": "a"}', 422, "Expected `array | null`, got `str` - at `$.channels`"),
     (b'{"message": "x", "channels": [1]}', 422, "Expected `str`, got `int` - at `$.channels[0]`"),

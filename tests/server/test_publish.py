@@ -340,7 +340,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "message and data: only one of them may be given",
         ),
-        ("/send", JSON, b'{"message": "x", "retry": -1}', 422, "Expected `int` >= 0 - at `$.retry`"),
+        ("/send", JSON, b'{"message": "x", "retry": -1}', 422, "Expected `float` >= 0.0 - at `$.retry`"),
         ("/send", JSON, b'{"message": "x", "event": ""}', 422, "event: must not be empty"),
         ("/send", JSON, b'{"message": "x", "event": "a\\nb"}', 422, "event: must not contain LF: 'a\\nb'"),
         (
@@ -384,7 +384,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "event: types beginning with $ are the server's own: '$close'",
         ),
-        ("/send?event=%ff", "", b"x", 400, "request target: is not UTF-8: '/send?event=%ff'"),
+        ("/send?event=%ff", "", b"x", 400, "query: is not UTF-8 in 'event'"),
         ("/send?retry=soon", "", b"x", 400, "retry: must be a number of milliseconds, not 'soon'"),
         (
             "/send?retry=9999999999999",
@@ -418,7 +418,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send/a%7D", "", b"x", 400, "channel: must not contain '}': 'a}'"),
         ("/send/a%2Fb", "", b"x", 400, "channel: must not contain '/': 'a/b'"),
         ("/send/%2e%2e", "", b"x", 400, "channel: must not be '..', which clients take for a folder"),
-        ("/send/%ff", "", b"x", 400, "request target: is not UTF-8: '/send/%ff'"),
+        ("/send/%ff", "", b"x", 400, "path: is not UTF-8: '/send/%ff'"),
         (
             "/send/" + ",".join(f"c{n}" for n in range(101)),
             "",

@@ -1,33 +1,90 @@
 """The builder: what it binds, what it passes on, and how it stops."""
 
 import asyncio
-import errno
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 import trustme
 
-from sse_broadcast.config import Config, EventLoop
-from sse_broadcast.errors import CertificateError, ConfigError, ListenError
+from sse_broadcast.config import Config, Endpoint, EventLoop, ListenerRule
+from sse_broadcast.errors import ConfigError, ListenError
 from sse_broadcast.server import run
-from sse_broadcast.server.run import KEEP_ALIVE, Server, new_loop, tls_context
+from sse_broadcast.server.run import Server, new_loop
 from tests.conftest import Connect, Serve
 from tests.support.certificates import write_certificate
 from tests.support.sockets import RawClient, until
 
 
-async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect) -> None:
-    """One misspelt keyword would have aiohttp drop them all, with no more than a warning."""
+async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
+    """So that readers that left are let go of at once."""
     server = await serve()
-    await (await connect(server)).subscribe()
     assert server._runner.server is not None
-    (connection,) = server._runner.server.connections
-    assert connection.keepalive_timeout == KEEP_ALIVE
-    assert connection.access_logger is None
     assert server._runner.server.handler_cancellation
+
+
+# The token of a server that has none.
+
+EXPOSED = {"host": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"host": "localhost"},
+        {"listener": (ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),)},
+        {"listener": (ListenerRule(host="unix:/run/x"),)},
+        {**EXPOSED, "token": "a-token-that-somebody-chose"},
+        {**EXPOSED, "token_secret": "a-secret-of-thirty-two-characters-or-more"},
+    ],
+)
+def test_no_token_is_made_where_none_is_needed(settings: dict[str, Any]) -> None:
+    """On this machine, for streams alone, or beside what is configured."""
+    assert Server(Config(**settings)).token is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EXPOSED,
+        {**EXPOSED, "anonymous_subscribe": ("news",)},
+        {**EXPOSED, "insecure_publish": True},
+        {
+            "listener": (
+                ListenerRule(host="127.0.0.1"),
+                ListenerRule(host="::", endpoints=(Endpoint.INSPECT,)),
+            )
+        },
+    ],
+)
+def test_a_token_is_made_within_the_reach_of_others(settings: dict[str, Any]) -> None:
+    """Another each time, which cannot be guessed."""
+    first, second = Server(Config(**settings)).token, Server(Config(**settings)).token
+    assert first is not None
+    assert len(first) >= 43
+    assert first != second
+
+
+async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve, connect: Connect) -> None:
+    """And without it anyone may subscribe, and no more."""
+    server = await serve(**EXPOSED)
+    client = await connect(server)
+    bearer = f"Authorization: Bearer {server.token}\r\n"
+    for method, path in (("POST", "/send"), ("GET", "/status")):
+        assert (await client.ask(method, path, body=b"x" if method == "POST" else b""))[0] == 401
+        body = b"x" if method == "POST" else b""
+        assert (await client.ask(method, path, body=body, headers=bearer))[0] == 200
+    assert (await client.subscribe()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_credentials_that_cannot_be_used_are_found_out_first() -> None:
+    """Before anything listens."""
+    with pytest.raises(ConfigError):
+        Server(Config(token="short"))
 
 
 async def test_a_port_in_use_is_said_so(serve: Serve) -> None:
@@ -53,7 +110,7 @@ async def test_a_name_is_listened_on_at_all_its_addresses(serve: Serve) -> None:
     client = await RawClient.open(server.port)
     assert (await client.ask("GET", "/status"))[0] == 200
     client.close()
-    ports = {listener.getsockname()[1] for listener in server._listeners}
+    ports = {sock.getsockname()[1] for listener in server.listeners for sock in listener.sockets}
     assert ports == {server.port}
 
 
@@ -113,16 +170,6 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.closed["stalled"] == 1
     writer.transport.abort()
-
-
-@pytest.mark.parametrize("content", [None, "not a certificate"])
-def test_a_certificate_that_cannot_be_loaded_is_named(tmp_path: Path, content: str | None) -> None:
-    """A missing file and a wrong one alike."""
-    file = tmp_path / "cert.pem"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(CertificateError, match=f"certificate: cannot load {file}: "):
-        tls_context(Config(certificate=str(file)))
 
 
 async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> None:
@@ -186,8 +233,3 @@ async def test_a_limit_that_does_not_fit_is_lowered(
     assert server.room == 168
     assert "max_connections: 10000 do not fit, 168 do" in caplog.text
     await server.stop()
-
-
-def test_errno_texts_are_lower_case() -> None:
-    """Messages of ours begin small."""
-    assert run._reason(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"

@@ -168,6 +168,7 @@ def test_the_commonest_wish_is_the_same_however_it_is_read(version: HttpVersion)
         ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
         ("/events?event=", "event: must not be empty"),
         ("/events?event=a&event=", "event: must not be empty"),
+        ("/events?format=", "format: must be one of text, json, not ''"),
         ("/events?format=xml", "format: must be one of text, json, not 'xml'"),
         ("/events?format=ndjson", "format: must be one of text, json, not 'ndjson'"),
         ("/events?format=json&format=text", "format: is given 2 times"),

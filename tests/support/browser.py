@@ -11,10 +11,12 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backg
 
 
 @asynccontextmanager
-async def chromium(program: Callable[[str], Path]) -> AsyncIterator[Browser]:
-    """Run Debian's Chromium, without a window."""
+async def chromium(program: Callable[[str], Path], *arguments: str) -> AsyncIterator[Browser]:
+    """Run Debian's Chromium, without a window; with further arguments."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+        browser = await playwright.chromium.launch(
+            executable_path=program("chromium"), args=[*ARGUMENTS, *arguments]
+        )
         try:
             yield browser
         finally:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sse_broadcast.config import ENV_PREFIX
+from sse_broadcast.settings import ENV_PREFIX
 from tests.support.sockets import PATIENCE
 
 SCRIPT = Path(sysconfig.get_path("scripts"), "sse-broadcast")

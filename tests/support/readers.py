@@ -295,7 +295,7 @@ class Reader:
         query += [f"since={self._since}"] if self._since else []
         query += ["format=json"] if plan.format == "json" else []
         lines = [f"GET /events/{','.join(plan.want.channels)}?{'&'.join(query)} HTTP/{plan.version}"]
-        lines += ["Host: test"]
+        lines += ["Host: localhost"]
         lines += ["Accept: application/x-ndjson"] if plan.format == "ndjson" else []
         lines += [f"Last-Event-ID: {self.last_id}"] if self.last_id else []
         return "\r\n".join([*lines, "", ""]).encode()

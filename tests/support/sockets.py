@@ -29,13 +29,26 @@ class RawClient:
         self._decoder = Decoder()
 
     @classmethod
-    async def open(cls, port: int, *, receive_buffer: int = 0) -> Self:
-        """Connect; a small receive buffer, set before, makes a reader that is soon full."""
+    async def open(cls, port: int, *, receive_buffer: int = 0, source: str = "") -> Self:
+        """Connect, from an address of its own (127.0.0.2, say) if one is given.
+
+        A small receive buffer, set before, makes a reader that is soon full.
+        """
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        return cls(sock)
+
+    @classmethod
+    async def open_unix(cls, path: str) -> Self:
+        """Connect to a UNIX socket."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, path)
         return cls(sock)
 
     @property
@@ -49,7 +62,7 @@ class RawClient:
 
     async def subscribe(self, *, version: str = "1.1", path: str = "/events", headers: str = "") -> bytes:
         """Ask for the stream, and give its head."""
-        await self.send(f"GET {path} HTTP/{version}\r\nHost: test\r\n{headers}\r\n".encode())
+        await self.send(f"GET {path} HTTP/{version}\r\nHost: localhost\r\n{headers}\r\n".encode())
         return await self.head()
 
     async def ask(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
@@ -60,12 +73,14 @@ class RawClient:
     async def request(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> None:
         """Make a request on this connection, and wait for nothing."""
         length = f"Content-Length: {len(body)}\r\n" if body or method in {"POST", "PUT"} else ""
-        await self.send(f"{method} {path} HTTP/1.1\r\nHost: test\r\n{length}{headers}\r\n".encode() + body)
+        await self.send(
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}{headers}\r\n".encode() + body
+        )
 
     async def begin(self, path: str, *, headers: str = "") -> None:
         """Begin a PUT whose body comes in chunks, as `curl -T -` sends it."""
         await self.send(
-            f"PUT {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n{headers}\r\n".encode()
+            f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n{headers}\r\n".encode()
         )
 
     async def send_chunk(self, data: bytes = b"") -> None:

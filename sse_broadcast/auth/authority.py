@@ -1,0 +1,145 @@
+"""Authority: what a server knows of credentials, behind one face."""
+
+import math
+import time
+from collections.abc import Callable
+
+from sse_broadcast.auth.access import Access, Grants
+from sse_broadcast.auth.bearer import MAX_TOKEN, StaticTokens
+from sse_broadcast.auth.claims import Rules, access_of, utc
+from sse_broadcast.auth.jwks import Jwks
+from sse_broadcast.auth.jwt import OWN_KID, Verifier, header_of, is_signed
+from sse_broadcast.auth.keys import Key, key_of_file, require_extra
+from sse_broadcast.auth.mint import OWN_RULES, Mint, Minted
+from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.auth.verified import Verified
+from sse_broadcast.config import Config
+from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
+
+
+class Authority:
+    """Tells who the bearer of a token is and what it may do; makes tokens, and revokes them.
+
+    `generated` is a token that may do everything, made for a server that has none. `clock` gives seconds
+    since 1970; PyJWT, which reads the times of a token that comes first, has its own. Raises `ConfigError`
+    for credentials that cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, *, generated: str | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        _require_keys_for_rules(config)
+        self._config = config
+        self._clock = clock
+        self._generated = generated is not None
+        self._static = StaticTokens(config, generated=generated)
+        self._revoked = Revocations(clock)
+        self._verified = Verified()
+        self._rules = Rules(config.jwt_claim, config.jwt_issuer, config.jwt_audience)
+        try:
+            self._mint = Mint(config, clock)
+            self._jwks = _jwks(config, changed=self._verified.forget)
+            self._verifier = Verifier(self._rules, _keys(config), self._jwks)
+        except ExtraError as error:
+            raise ConfigError(str(error)) from None
+
+    @property
+    def configured(self) -> bool:
+        """Whether the configuration names any credential; one that was generated is none of it."""
+        config = self._config
+        return bool(
+            config.token
+            or config.token_file
+            or config.caller
+            or config.jwt_key_file
+            or config.jwt_jwks
+            or config.token_secret
+            or config.token_secret_file
+        )
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether there is any token to be told from another: one configured, or generated."""
+        return self.configured or self._generated
+
+    async def start(self) -> None:
+        """Read keys that are elsewhere, and go on doing so. That they cannot be read is logged alone."""
+        if self._jwks is not None:
+            await self._jwks.start()
+
+    async def close(self) -> None:
+        """Read them no more."""
+        if self._jwks is not None:
+            await self._jwks.close()
+
+    async def admit(self, token: str) -> Access:
+        """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
+        if len(token) > MAX_TOKEN:
+            raise CredentialError(f"token: is longer than {MAX_TOKEN} characters")
+        if not token.isascii():
+            raise CredentialError("token: has a character that no token may have")
+        access = self._static.find(token) or await self._signed(token)
+        if self._revoked.refuses(access):
+            raise CredentialError("token: was revoked")
+        return access
+
+    def mint(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
+        """Make a token that may do a part of what `by` may, for `lifetime` seconds at most.
+
+        Raises `ForbiddenError` for more than that, `EventError` for what cannot be in a token, `ExtraError`.
+        """
+        return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
+
+    def revoke(
+        self, *, subject: str | None = None, id: str | None = None, expires: float | None = None
+    ) -> None:
+        """Refuse a subject's tokens that were issued by now, or a token by its id, from now on.
+
+        It is remembered until `expires`, in seconds since 1970, or as long as the process runs. Raises
+        `EventError` for what is no name, `FullError`.
+        """
+        until = math.inf if expires is None else expires
+        if subject is not None:
+            self._revoked.revoke_subject(subject, until=until)
+        if id is not None:
+            self._revoked.revoke_id(id, until=until)
+
+    async def _signed(self, token: str) -> Access:
+        if not is_signed(token):
+            raise CredentialError("token: is not known")
+        access = self._verified.find(token)
+        if access is None:
+            access = await self._verify(token)
+            # Between this and the keys that it was verified with there is nothing to wait for.
+            self._verified.add(token, access)
+        if access.expires is not None and access.expires <= self._clock():
+            raise CredentialError(f"token: expired at {utc(access.expires)}")
+        return access
+
+    async def _verify(self, token: str) -> Access:
+        header = header_of(token)
+        if header.kid == OWN_KID:
+            claims = await Verifier(OWN_RULES, self._mint.keys).claims_of(token, header)
+            return access_of(claims, OWN_RULES.claim)
+        claims = await self._verifier.claims_of(token, header)
+        return access_of(claims, self._rules.claim)
+
+
+def _require_keys_for_rules(config: Config) -> None:
+    for name in ("jwt_issuer", "jwt_audience"):
+        if getattr(config, name) and not (config.jwt_key_file or config.jwt_jwks):
+            raise ConfigError(f"{name}: is given without jwt_key_file or jwt_jwks")
+
+
+def _keys(config: Config) -> tuple[Key, ...]:
+    if not config.jwt_key_file:
+        return ()
+    require_extra()
+    return (key_of_file(config.jwt_key_file, setting="jwt_key_file"),)
+
+
+def _jwks(config: Config, *, changed: Callable[[], None]) -> Jwks | None:
+    if not config.jwt_jwks:
+        return None
+    require_extra()
+    return Jwks(config.jwt_jwks, refresh=config.jwt_jwks_refresh, changed=changed)

@@ -1,0 +1,180 @@
+"""JWKS: keys that somebody else publishes, read from a file or a URL, and read again as they change."""
+
+import asyncio
+import ipaddress
+import logging
+import math
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from sse_broadcast.auth.keys import Key, keys_of_jwks
+from sse_broadcast.auth.secret import MAX_FILE, read_bytes
+from sse_broadcast.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 10.0
+"""Seconds between two readings that were not due: a token can name any key it likes."""
+
+TIMEOUT = 5.0
+"""Seconds that a URL has to answer in full."""
+
+SETTING = "jwt_jwks"
+
+
+class Jwks:
+    """The keys of a JWKS. A reading that fails is logged, and leaves those that there are.
+
+    `source` is a file, which is read at once, or a URL, from which there are no keys before `start`;
+    `refresh` and `pause` are in seconds; `changed` is called when the keys are others. Raises `ConfigError`
+    for a file or a URL that cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        refresh: float,
+        pause: float = PAUSE,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._source = source
+        self._remote = "://" in source
+        self._refresh = refresh
+        self._pause = pause
+        self._changed = changed
+        self._reading: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
+        self._read_at = -pause
+        self._failed = False
+        self._keys: tuple[Key, ...] = ()
+        if self._remote:
+            _require_url(source)
+        else:
+            self._keys = self._parsed(read_bytes(source, setting=SETTING))
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys, as they were read last."""
+        return self._keys
+
+    async def start(self) -> None:
+        """Read the keys of a URL for the first time, and all again whenever `refresh` has passed."""
+        if self._remote:
+            await self._share()
+        self._refreshing = asyncio.create_task(self._keep_fresh())
+
+    async def close(self) -> None:
+        """End what is being read, and read no more."""
+        self._pause = math.inf
+        tasks = [task for task in (self._refreshing, self._reading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def renew(self) -> None:
+        """Read the keys again now, unless that was done just before. All who wait share one reading."""
+        recently = asyncio.get_running_loop().time() - self._read_at < self._pause
+        if self._is_reading or not recently:
+            await self._share()
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._reading is not None and not self._reading.done()
+
+    async def _share(self) -> None:
+        if self._reading is None or self._reading.done():
+            self._read_at = asyncio.get_running_loop().time()
+            self._reading = asyncio.create_task(self._read())
+        # Waited for and not awaited: one that is cancelled meanwhile leaves the reading to the others.
+        await asyncio.wait([self._reading])
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._refresh, self._pause) if self._failed else self._refresh)
+            await self._share()
+
+    async def _read(self) -> None:
+        try:
+            self._take(self._parsed(await self._fetched()))
+        except ConfigError as error:
+            # Said once: an outage has as many readings as it lasts.
+            logger.log(
+                logging.DEBUG if self._failed else logging.WARNING, "%s; the keys stay as they are", error
+            )
+            self._failed = True
+            return
+        if self._failed:
+            logger.info("%s: %r can be read again", SETTING, self._source)
+        self._failed = False
+
+    def _take(self, keys: tuple[Key, ...]) -> None:
+        if keys != self._keys:
+            self._keys = keys
+            self._changed()
+
+    async def _fetched(self) -> bytes:
+        if self._remote:
+            return await fetch(self._source)
+        return await asyncio.to_thread(read_bytes, self._source, setting=SETTING)
+
+    def _parsed(self, data: bytes) -> tuple[Key, ...]:
+        try:
+            # What anyone can read is no secret: those of HS256 are taken from a file alone.
+            return keys_of_jwks(data, secrets=not self._remote)
+        except ValueError as error:
+            raise ConfigError(f"{SETTING}: {self._source!r} {error}") from None
+
+
+async def fetch(url: str) -> bytes:
+    """Give what is at a URL. Raises `ConfigError` for all but a 200 in time and of a JWKS's size.
+
+    It follows no redirect, which could lead anywhere.
+    """
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers, auto_decompress=False) as session,
+            session.get(url, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise ConfigError(f"{SETTING}: {url!r} answered {response.status}")
+            return await _body(response, url)
+    except TimeoutError:
+        raise ConfigError(f"{SETTING}: {url!r} did not answer within {TIMEOUT:g} s") from None
+    except aiohttp.ClientError as error:
+        raise ConfigError(f"{SETTING}: {url!r} cannot be read: {error}") from None
+
+
+async def _body(response: aiohttp.ClientResponse, url: str) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MAX_FILE:
+            raise ConfigError(f"{SETTING}: {url!r} has more than {MAX_FILE} bytes")
+    return bytes(body)
+
+
+def _require_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        private = parts.username is not None or parts.password is not None
+    except ValueError:  # half a bracket
+        raise ConfigError(f"{SETTING}: {url!r} is no address") from None
+    if private:
+        raise ConfigError(f"{SETTING}: an address with a user or a password in it is not taken")
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        raise ConfigError(f"{SETTING}: {url!r} must begin with https:// (http:// is for this machine alone)")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,153 @@
+"""Keys: what tokens are signed with. A key has one algorithm, which is its own and never a token's choice."""
+
+import base64
+import binascii
+import contextlib
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from sse_broadcast.auth.secret import read_text
+from sse_broadcast.errors import ConfigError, ExtraError
+
+MIN_SECRET = 32
+"""Bytes of an HS256 secret (RFC 7518, 3.2)."""
+
+MIN_RSA = 2048
+"""Bits of an RSA key (RFC 7518, 3.3)."""
+
+MOST_KEYS = 100
+"""Keys of a JWKS: a token that names none of them is tried with each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key, with its algorithm and the id that tokens name it by, if it has one."""
+
+    algorithm: str
+    kid: str | None
+    material: Any = field(repr=False)
+
+
+class _Jwks(msgspec.Struct, frozen=True):
+    keys: Annotated[list[Any], msgspec.Meta(max_length=MOST_KEYS)]
+
+
+class _Use(msgspec.Struct, frozen=True):
+    """What a JWK says of its use (RFC 7517, 4)."""
+
+    kty: str
+    use: Literal["sig"] = "sig"
+    alg: Literal["HS256", "RS256", "ES256", "EdDSA"] | None = None
+    kid: str | None = None
+    key_ops: tuple[str, ...] = ("verify",)
+
+
+def require_extra() -> None:
+    """Refuse to go on without what the extra `jwt` installs. Raises `ExtraError`."""
+    try:
+        import cryptography  # noqa: F401, PLC0415
+        import jwt  # noqa: F401, PLC0415
+    except ModuleNotFoundError:
+        raise ExtraError("signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'") from None
+
+
+def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:
+    """Give the key that an HS256 secret is. Raises `ConfigError`, also for what is a key of another kind."""
+    if len(text) < MIN_SECRET:
+        raise ConfigError(f"{setting}: must have at least {MIN_SECRET} bytes, not {len(text)}")
+    if _is_public_key(text):
+        raise ConfigError(f"{setting}: is a key in a form that is no HS256 secret")
+    return Key("HS256", kid, text)
+
+
+def key_of_file(path: str, *, setting: str) -> Key:
+    """Give the key in a file: a public key as PEM, or an HS256 secret. Raises `ConfigError`."""
+    text = read_text(path, setting=setting)
+    if "-----BEGIN " in text:
+        return _key_of_pem(text, where=f"{setting}: {path!r}")
+    return secret_key(text.encode(), setting=f"{setting}: {path!r}")
+
+
+def keys_of_jwks(data: bytes, *, secrets: bool) -> tuple[Key, ...]:
+    """Give the keys of a JWKS (RFC 7517) that tokens may be signed with; `secrets` takes HS256's too.
+
+    Keys of other kinds and for other uses are left out. Raises `ValueError`, also if no key is left.
+    """
+    try:
+        listed = msgspec.json.decode(data, type=_Jwks).keys
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    keys = [key for each in listed if (key := _key_of_jwk(each, secrets=secrets)) is not None]
+    if not keys:
+        raise ValueError("has no key that tokens may be signed with (RS256, ES256, EdDSA)")
+    return tuple(keys)
+
+
+def _key_of_pem(text: str, *, where: str) -> Key:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
+    if text.count("-----BEGIN ") > 1 or "-----BEGIN PUBLIC KEY-----" not in text:
+        raise ConfigError(f"{where}: must hold one public key, as PEM (-----BEGIN PUBLIC KEY-----)")
+    try:
+        material = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(f"{where}: holds a public key that cannot be read") from None
+    algorithm = _algorithm_of(material)
+    if algorithm is None:
+        raise ConfigError(f"{where}: must be RSA of {MIN_RSA} bits or more, EC of P-256 or Ed25519")
+    return Key(algorithm, None, material)
+
+
+def _key_of_jwk(jwk: object, *, secrets: bool) -> Key | None:
+    """Give the key of a JWK, or None for one that no token may be signed with."""
+    if not isinstance(jwk, dict):
+        return None
+    try:
+        use = msgspec.convert(jwk, _Use)
+    except ValueError:
+        return None
+    if "verify" not in use.key_ops or (use.kty == "oct" and not secrets):
+        return None
+    import jwt  # noqa: PLC0415
+
+    try:
+        made = jwt.PyJWK(jwk)
+    except (jwt.PyJWTError, KeyError):  # a member that is missing is the one or the other
+        return None
+    # What is private, too short or of another curve is none of ours.
+    own = _algorithm_of(made.key)
+    return Key(own, use.kid, made.key) if own == made.algorithm_name else None
+
+
+def _is_public_key(text: bytes) -> bool:
+    """Whether a secret is a key of another kind, or a PEM's inside, as issuers show it."""
+    import jwt  # noqa: PLC0415
+
+    forms = [text]
+    with contextlib.suppress(binascii.Error):
+        forms.append(base64.b64decode(b"".join(text.split()), validate=True))
+    try:
+        for form in forms:
+            jwt.get_algorithm_by_name("HS256").prepare_key(form)
+    except jwt.InvalidKeyError:
+        return True
+    return False
+
+
+def _algorithm_of(material: object) -> str | None:
+    """Give the algorithm of a secret or a public key, or None for one that tokens may not be signed with."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
+
+    match material:
+        case bytes() if len(material) >= MIN_SECRET:
+            return "HS256"
+        case rsa.RSAPublicKey() if material.key_size >= MIN_RSA:
+            return "RS256"
+        case ec.EllipticCurvePublicKey() if isinstance(material.curve, ec.SECP256R1):
+            return "ES256"
+        case ed25519.Ed25519PublicKey():
+            return "EdDSA"
+    return None

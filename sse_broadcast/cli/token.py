@@ -1,0 +1,202 @@
+"""`sse-broadcast token`."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.authority import Authority
+from sse_broadcast.auth.bearer import MAX_TOKEN
+from sse_broadcast.auth.claims import utc
+from sse_broadcast.auth.mint import Minted
+from sse_broadcast.cli.common import Command, fail, run
+from sse_broadcast.config import Config
+from sse_broadcast.cursor import Age, parse_since
+from sse_broadcast.errors import BroadcastError, ConfigError, CredentialError, EventError, ForbiddenError
+from sse_broadcast.interest import ANY, Interest
+from sse_broadcast.settings import ENV_PREFIX, load
+
+SECRET = ENV_PREFIX + "TOKEN_SECRET"
+
+
+def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    age = parse_since(text) if text else None
+    if not isinstance(age, Age) or not age.seconds:
+        raise click.BadParameter(f"{text!r} is no time such as 90s, 10m or 8h")
+    return age.seconds
+
+
+def _patterns(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return Interest.of(*given).channels if given else ()
+    except EventError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _pattern(context: click.Context, option: click.Parameter, given: str | None) -> str | None:
+    return None if given is None else _patterns(context, option, (given,))[0]
+
+
+def pattern_option(flag: str, text: str) -> Callable[[Command], Command]:
+    """Add an option of channels and patterns, that may be repeated."""
+    return click.option(
+        flag, multiple=True, callback=_patterns, metavar="PATTERN", help=f"{text}; may be repeated."
+    )
+
+
+def config_option(command: Command) -> Command:
+    """Add `--config`."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        envvar=ENV_PREFIX + "CONFIG",
+        metavar="FILE",
+        help="The server's TOML file.",
+    )(command)
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  sse-broadcast token mint --subscribe 'orders.*' --lifetime 10m
+  sse-broadcast token check --file visitor.token
+  sse-broadcast token mint --publish logs | sse-broadcast token check --action publish --channel logs
+
+Both go by the server's own settings, from --config FILE and its variables, and ask no server.
+
+Exit codes: 0 made, or good; 1 refused; 2 bad usage or setting."""
+)
+def token() -> None:
+    """Make tokens, and tell what one is good for."""
+
+
+@token.command(
+    epilog=f"""\b
+Examples:
+  {SECRET}=... sse-broadcast token mint --subscribe 'orders.*'
+  sse-broadcast token mint --config server.toml --subject robot --publish logs --lifetime 8h
+
+The token is printed on standard output, and what to know of it on standard error. It is signed with
+the server's token_secret, and every server that has the same one takes it.
+
+Exit codes: 0 made; 1 refused; 2 bad usage or setting."""
+)
+@click.option("--subject", default="minted", show_default=True, metavar="NAME", help="Whose token it is.")
+@click.option(
+    "--lifetime",
+    callback=_seconds,
+    metavar="TIME",
+    help="How long it is good, such as 10m; token_lifetime if not given.",
+)
+@pattern_option("--subscribe", "Channels to read")
+@pattern_option("--publish", "Channels to publish to")
+@pattern_option("--inspect", "Channels to ask about, * for the server too")
+@config_option
+def mint(config_file: Path | None, subject: str, lifetime: float | None, **patterns: tuple[str, ...]) -> None:
+    """Make a token, signed with the configured token_secret."""
+    grants = {Action(name): given for name, given in patterns.items() if given}
+    if not grants:
+        raise click.UsageError("--subscribe, --publish, --inspect: at least one of them must be given.")
+    try:
+        minted = _minted(load({}, file=config_file).config, grants, subject, lifetime)
+    except BroadcastError as error:
+        fail(error)
+    click.echo(minted.token)
+    click.echo(f"id: {minted.id}\nexpires: {utc(minted.expires)}", err=True)
+
+
+def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None) -> Minted:
+    if not (config.token_secret or config.token_secret_file):
+        raise ConfigError(f"token_secret: is not configured, by {SECRET} or by --config FILE")
+    seconds = config.token_lifetime if lifetime is None else lifetime
+    if seconds > config.token_lifetime:
+        raise ConfigError(
+            f"--lifetime: {seconds:g} s is more than token_lifetime, {config.token_lifetime:g} s"
+        )
+    maker = Access(EVERYTHING, "sse-broadcast token mint")
+    return Authority(config).mint(grants, subject=subject, lifetime=seconds, by=maker)
+
+
+@token.command(
+    epilog="""\b
+Examples:
+  sse-broadcast token check < visitor.token
+  sse-broadcast token check --file visitor.token --action subscribe --channel orders.17
+
+It knows nothing of tokens that a running server has revoked.
+
+Exit codes: 0 it is good, and allows what is asked; 1 it does not, saying why; 2 bad usage or setting."""
+)
+@click.option("--file", metavar="PATH", help="Read the token from a file instead of standard input.")
+@click.option(
+    "--action", type=click.Choice([str(each) for each in Action]), help="Ask whether it allows this."
+)
+@click.option(
+    "--channel",
+    callback=_pattern,
+    metavar="PATTERN",
+    help="In this channel, or in all of a pattern.  [default: *]",
+)
+@config_option
+def check(config_file: Path | None, file: str | None, action: str | None, channel: str | None) -> None:
+    """Tell who the bearer of a token is, and what the server would let it do."""
+    if channel is not None and action is None:
+        raise click.UsageError("--channel: needs --action.")
+    access = run(lambda: _admitted(config_file, file))
+    for line in _told(access):
+        click.echo(line)
+    if action is not None:
+        _tell(access, Action(action), channel or ANY)
+
+
+async def _admitted(config_file: Path | None, file: str | None) -> Access:
+    authority = Authority(load({}, file=config_file).config)
+    if not authority.configured:
+        raise ConfigError("token: no credential is configured, so no token is good")
+    text = _read(file)
+    try:
+        await authority.start()
+        return await authority.admit(text)
+    finally:
+        await authority.close()
+
+
+def _read(file: str | None) -> str:
+    """Give the token in a file or in standard input. Raises `ConfigError`, `CredentialError`."""
+    try:
+        if file is None:
+            data = sys.stdin.buffer.read(MAX_TOKEN + 3)
+        else:
+            with Path(file).open("rb") as opened:
+                data = opened.read(MAX_TOKEN + 3)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"--file: {file}: cannot be read: {reason}") from None
+    text = data.decode("ascii", "replace").removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise CredentialError("token: none is given")
+    return text
+
+
+def _told(access: Access) -> Iterator[str]:
+    yield f"subject: {access.subject or 'none'}"
+    yield f"id: {access.id or 'none'}"
+    yield f"expires: {'never' if access.expires is None else _until(access.expires)}"
+    for action in Action:
+        yield f"{action}: {', '.join(access.grants.get(action, ())) or 'nothing'}"
+
+
+def _until(expires: float) -> str:
+    return f"{utc(expires)}, in {expires - time.time():.0f} s"
+
+
+def _tell(access: Access, action: Action, channel: str) -> None:
+    if not access.allows(action, channel):
+        fail(ForbiddenError(f"{action} {channel!r}: the token does not allow it"))
+    click.echo(f"{action} {channel!r}: allowed")

@@ -1,0 +1,109 @@
+"""What the answers say, as types. Members may be added to them; none goes, and none changes its meaning."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.auth.access import Action
+from sse_broadcast.broadcaster import ChannelState
+from sse_broadcast.event import DEFAULT_TYPE
+
+UNSET = msgspec.UNSET
+
+
+def answered(content: msgspec.Struct | ChannelState) -> web.Response:
+    """Give an answer as JSON."""
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+
+
+class StreamEvent(msgspec.Struct, frozen=True):
+    """An event of `text/event-stream`, as the standard has it (WHATWG HTML 9.2.6)."""
+
+    data: str
+    event: str = DEFAULT_TYPE
+    id: str | msgspec.UnsetType = UNSET
+    retry: int | msgspec.UnsetType = UNSET
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """An event that says where it came from, and when, in seconds since 1970; `channel` may be null."""
+
+    channel: str | None
+    id: str | None
+    event: str
+    data: Any
+    time: float
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """One event is stored, and has its place in the order. `clients` are the subscribers that wanted it."""
+
+    status: str
+    clients: int
+    message: str
+    id: str
+    channel: str
+    channels: Sequence[str]
+
+
+class SentBatch(msgspec.Struct, frozen=True):
+    """A batch is stored, or the lines of a stream. `id` is the last one's; null where there was none."""
+
+    status: str
+    count: int
+    clients: int
+    id: str | None
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """Who listens now, and what was counted since the start, by the reason or the policy behind it."""
+
+    connected_clients: int
+    published: int
+    opened: int
+    closed: Mapping[str, int]
+    dropped: Mapping[str, int]
+    resets: Mapping[str, int]
+    aborted: int
+    refused: Mapping[str, int]
+
+
+class ChannelPage(msgspec.Struct, frozen=True):
+    """Channels by name. `next` is what to ask for in `after`; null at the end."""
+
+    channels: Sequence[ChannelState]
+    next: str | None
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The process is alive, or able to serve."""
+
+    status: str
+
+
+class MintedToken(msgspec.Struct, frozen=True):
+    """A token, its own id, and until when it is good, in seconds since 1970."""
+
+    token: str
+    id: str
+    subject: str
+    expires: float
+    grants: Mapping[Action, Sequence[str]]
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """A subject or a token is refused from now on. `streams` were ended."""
+
+    status: str
+    streams: int
+
+
+class ProblemDetails(msgspec.Struct, frozen=True):
+    """What is wrong, where, and which value (RFC 9457). `published` is there where lines were before it."""
+
+    title: str
+    status: int
+    detail: str
+    published: int | msgspec.UnsetType = UNSET

@@ -1,0 +1,287 @@
+"""One HTTP connection of a listener of ours: where it came in, and how long it may keep us waiting."""
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from sse_broadcast.config import Endpoint
+from sse_broadcast.server import address
+from sse_broadcast.server.attendance import Attendance, Refused
+from sse_broadcast.server.deadlines import Deadlines
+from sse_broadcast.server.log import http_logger, reason
+from sse_broadcast.server.problem import Problem, answer
+from sse_broadcast.server.sink import SERVER
+
+KEEP_ALIVE = 75.0
+"""Seconds after an answer in which the next request must be whole, however many of its bytes have come:
+longer than the 60 of the load balancers in front."""
+
+OPTIONS: Mapping[str, Any] = {
+    "keepalive_timeout": KEEP_ALIVE,
+    "tcp_keepalive": False,  # handed down by the listening socket
+    "auto_decompress": False,
+    "access_log": None,
+    "logger": http_logger(),
+}
+"""What aiohttp is told about each connection."""
+
+SPOKEN = (HttpVersion10, HttpVersion11)
+
+MOST_HEAD = 65_536
+"""Bytes of a head, give or take what is read at once: a browser's has two thousand, cookies and all."""
+
+PROGRESS = 65_536
+"""Bytes of its answer that a reader must take in each period of patience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a connection came in: what is served there, and who can be at the other end."""
+
+    endpoints: frozenset[Endpoint]
+    loopback: bool
+    """Whether only this machine can reach it, by the loopback or by a UNIX socket."""
+    unix: bool
+
+
+EVERYTHING = frozenset(Endpoint)
+
+
+class Patience:
+    """How long connections may keep us waiting, in seconds.
+
+    `head` is for a new one to ask something; `answer` for one that has stopped taking its answer.
+    """
+
+    def __init__(self, *, head: float, answer: float) -> None:
+        self.head = Deadlines[Connection](head, Connection.stay_silent)
+        self.answer = Deadlines[Connection](answer, Connection.stall)
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        self.head.close()
+        self.answer.close()
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol of a connection, which knows its place and is counted.
+
+    It is counted from its making, when it was accepted, until `leave`. The end of the connection calls
+    that; of one that never got as far as `connection_made`, whoever made it must.
+    """
+
+    __slots__ = (
+        "_attendance",
+        "_body",
+        "_head",
+        "_inside",
+        "_key",
+        "_last",
+        "_patience",
+        "_unsent",
+        "begun",
+        "place",
+    )
+
+    def __init__(
+        self, server: web.Server, *, place: Place, attendance: Attendance, patience: Patience, key: str | None
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
+        self.place = place
+        self.begun = False
+        self._attendance = attendance
+        self._patience = patience
+        self._key = key
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self._head = 0
+        self._last = False
+        self._unsent = 0
+        self._inside = True
+        attendance.enter(key)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.begun = True
+        super().connection_made(transport)
+        self._patience.head.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._last:
+            return
+        count, between = self._request_count, self._body.is_eof()
+        super().data_received(data)
+        if self._messages and (self._current_request is not None or len(self._messages) > 1):
+            self._tell_of_broken_bodies()
+        self._count_head(len(data), begun=self._request_count > count or not between)
+
+    def keep_alive(self, val: bool) -> None:  # noqa: FBT001 - aiohttp's
+        """Be kept after this answer, or not: then nothing is read any more, or kept, of what comes behind.
+
+        A stream lasts, and so would what its reader sends. The end of the connection is still seen, for
+        which it must be read from.
+        """
+        super().keep_alive(val)
+        if not val:
+            self._last = True
+            self._messages.clear()
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
+
+    def _count_head(self, count: int, *, begun: bool) -> None:
+        """Cut a connection whose head has no end. aiohttp bounds its lines, and how many: to a megabyte."""
+        if self._messages:
+            self._body = self._messages[-1][1]
+        elif self._current_request is not None:
+            self._body = self._current_request.content
+        if begun or not self._body.is_eof():
+            self._head = 0
+            return
+        self._head += count
+        if self._head > MOST_HEAD:
+            self._cut(Refused.MALFORMED)
+
+    def _tell_of_broken_bodies(self) -> None:
+        """Have whoever reads a body know that it is broken.
+
+        aiohttp puts what its parser found behind the request that is being answered, and that one would
+        wait for the rest of its body: nothing else can come behind a body that is not whole.
+        """
+        bodies = [body for _, body in self._messages][:-1]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof() and body.exception() is None:
+                self._attendance.metrics.refused(Refused.MALFORMED)
+                body.set_exception(web.RequestPayloadError("is not in chunks, as Transfer-Encoding says"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_lost(exc)
+        self.leave()
+
+    def leave(self) -> None:
+        """Be counted no longer. Any call but the first does nothing."""
+        if self._inside:
+            self._inside = False
+            self._attendance.leave(self._key)
+            self._patience.head.discard(self)
+            self._patience.answer.discard(self)
+
+    def spoke(self) -> None:
+        """Be a new connection no longer: it has asked something."""
+        self._patience.head.discard(self)
+
+    def stay_silent(self) -> None:
+        """Be cut for not having asked anything in time."""
+        self._cut(Refused.SILENT)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().pause_writing()
+        self._unsent = self._size()
+        self._patience.answer.add(self)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().resume_writing()
+        self._patience.answer.discard(self)
+
+    def stall(self) -> None:
+        """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
+        before, self._unsent = self._unsent, self._size()
+        if before - self._unsent < PROGRESS:
+            self._cut(Refused.STALLED)
+        else:
+            self._patience.answer.add(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """See `web.RequestHandler`. What has no path is found by no route: `CONNECT x:1`, `OPTIONS *`."""
+        if isinstance(resp, web.HTTPException):
+            resp = pathless(request)
+        return await super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Give the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
+        if isinstance(exc, HttpProcessingError):
+            self._attendance.metrics.refused(Refused.MALFORMED)
+            message = reason(exc)
+        elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
+        elif _has_no_route(request):
+            return pathless(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
+        response = super().handle_error(request, status, exc, message)
+        response.headers[hdrs.SERVER] = SERVER
+        return response
+
+    def _size(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def _cut(self, reason: Refused) -> None:
+        self._attendance.metrics.refused(reason)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def speak(request: web.BaseRequest) -> HttpVersion | None:
+    """Have a request answered in a version we speak, and give the one it said if it is another.
+
+    The parser takes 0.9 and 2.0 too, and aiohttp begins its answer with what the request said.
+    """
+    if request.version in SPOKEN:
+        return None
+    said, request._version = request.version, HttpVersion10  # noqa: SLF001
+    request._cache.pop("version")  # noqa: SLF001 - what it said when it was asked for
+    return said
+
+
+def pathless(request: web.BaseRequest) -> web.Response:
+    """Give the answer to a request that no route is for, which there is for every path."""
+    speak(request)
+    response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
+    response.headers[hdrs.SERVER] = SERVER
+    return response
+
+
+def _has_no_route(request: web.BaseRequest) -> bool:
+    found = request._match_info if isinstance(request, web.Request) else None  # noqa: SLF001 - may be None yet
+    return found is not None and found.http_exception is not None
+
+
+def place_of(request: web.BaseRequest) -> Place:
+    """Give where a request came in.
+
+    In an application that another server runs, everything is served; the address that was called tells
+    whether it was the loopback's.
+    """
+    protocol = request.protocol
+    if isinstance(protocol, Connection):
+        return protocol.place
+    name = protocol.sockname
+    if isinstance(name, (tuple, list)):
+        return _called(name[0])
+    return Place(EVERYTHING, loopback=name is not None, unix=name is not None)
+
+
+@functools.lru_cache(maxsize=256)
+def _called(host: str) -> Place:
+    return Place(EVERYTHING, loopback=is_loopback(host), unix=False)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address of ours, as a socket gives it, is one that only this machine can call."""
+    return address.key(host) is None

@@ -1,0 +1,51 @@
+"""POST /tokens and /revoke: what can be asked about tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sse_broadcast.auth.access import Action
+from sse_broadcast.server.answers import MintedToken, Revoked
+from sse_broadcast.server.contract import fields
+from sse_broadcast.server.contract.methods import write
+from sse_broadcast.server.contract.problems import GUARDED, problems
+from sse_broadcast.server.contract.words import Answer, Body, Example, Media, Operation, Schema
+from sse_broadcast.server.tokens import JSON, Revocation, TokenWish
+
+_WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
+_EITHER = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in ("subject", "id")]
+_REFUSED = problems(*GUARDED, 408, 413, 415, 422)
+
+
+def wish(schema: Mapping[str, Any]) -> Schema:
+    """Give the schema of the token that is asked for, with what its types alone do not say."""
+    patterns = {"type": "array", "items": fields.PATTERN}
+    names = [action.value for action in Action if action is not Action.ADMIN]
+    grants = {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": patterns}
+    return {**schema, "properties": {**schema["properties"], "grants": grants}}
+
+
+def _json(schema: Schema, example: object) -> Body:
+    return Body({JSON: Media(schema, {"visitor": Example(example)})}, required=True)
+
+
+def _done(kind: type) -> Answer:
+    return Answer("It is done.", content={JSON: Media(fields.kind(kind))})
+
+
+_MINT = Operation(
+    "mint",
+    "Make a token that may do a part of what its maker may",
+    tags=["admin"],
+    request_body=_json(fields.kind(TokenWish), _WISH),
+    responses={"200": _done(MintedToken), **_REFUSED, **problems(501)},
+)
+
+_REVOKE = Operation(
+    "revoke",
+    "Refuse a subject or a token from now on, and end its streams",
+    tags=["admin"],
+    request_body=_json({**fields.kind(Revocation), "oneOf": _EITHER}, {"subject": "visitor-1"}),
+    responses={"200": _done(Revoked), **_REFUSED},
+)
+
+PATHS = {"/tokens": write(_MINT), "/revoke": write(_REVOKE)}

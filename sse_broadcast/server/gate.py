@@ -1,0 +1,243 @@
+"""The gate: which caller a request is from, and whether it may come in at all."""
+
+import functools
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+
+from aiohttp import hdrs, web
+
+from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.authority import Authority
+from sse_broadcast.config import Config, Endpoint
+from sse_broadcast.errors import CredentialError
+from sse_broadcast.interest import ANY
+from sse_broadcast.server.connection import Place, place_of
+from sse_broadcast.server.problem import Problem
+
+ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
+"""What the caller of a request may do; the gate puts it there."""
+
+IN_QUERY = "access_token"
+"""The parameter that carries a token where a browser can send no header (RFC 6750, 2.3)."""
+
+CHALLENGE = 'Bearer realm="sse-broadcast"'
+
+FORWARDED = (hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.VIA, "X-Real-IP")
+"""What a proxy says of whom it speaks for: then who reaches us by the loopback is not on this machine."""
+
+SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
+
+
+class Gate:
+    """Tells callers apart, by what their requests carry and by where they came in.
+
+    A server that has no credentials to tell them apart by is open to whoever reaches it by the loopback,
+    except to web pages: those of other origins, and those that have given their own name our address
+    (DNS rebinding). By any other way anyone may subscribe to it, and nothing else.
+    """
+
+    def __init__(self, config: Config, authority: Authority) -> None:
+        self._authority = authority
+        self._cookie = config.cookie
+        self._origins = frozenset(config.cors_origins)
+        self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
+        granted = _anonymous(config)
+        self._open = not authority.configured and not granted
+        self._everyone = Access(EVERYTHING)
+        beyond: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else {}
+        self.anonymous = Access({**granted, **beyond, **_forced(config)})
+        """What a caller may do that shows no credential."""
+
+    async def admit(self, request: web.Request, endpoint: Endpoint) -> Access:
+        """Give what the caller of a request may do. Raises `Problem` for one that may not come in."""
+        place = require_served(request, endpoint)
+        if self._open and place.loopback:
+            # Of what a proxy brings too: a page under a name that was rebound can say that it is one.
+            self._require_no_foreign_page(request, place)
+            if not _is_forwarded(request):
+                return self._everyone
+        if not self._authority.takes_tokens:
+            return self.anonymous
+        token = self._token(request, endpoint)
+        if token is None:
+            return self.anonymous
+        try:
+            return await self._authority.admit(token)
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
+
+    def without_token(self, place: Place) -> Access:
+        """Give what a caller that shows no credential may do where it came in."""
+        return self._everyone if self._open and place.loopback else self.anonymous
+
+    def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
+        """Give the token of the first place that has one. What is there counts, good or bad."""
+        header = _only_header(request, hdrs.AUTHORIZATION)
+        asked = self._in_query(request, endpoint)
+        if header is not None:
+            if asked is not None:
+                raise Problem(400, f"{IN_QUERY}: is given beside an Authorization header")
+            return _bearer(header)
+        if asked is not None:
+            return asked
+        return self._in_cookie(request) if self._cookie else None
+
+    def _in_query(self, request: web.Request, endpoint: Endpoint) -> str | None:
+        if IN_QUERY not in request.query_string or IN_QUERY not in request.query:
+            return None
+        if endpoint is not Endpoint.SUBSCRIBE:
+            raise Problem(400, f"{IN_QUERY}: is taken by GET /events alone; use an Authorization header")
+        values = request.query.getall(IN_QUERY)
+        if len(values) > 1:
+            raise Problem(400, f"{IN_QUERY}: is given {len(values)} times")
+        return values[0]
+
+    def _in_cookie(self, request: web.Request) -> str | None:
+        values = list(_cookies(request, self._cookie))
+        if not values:
+            return None
+        if len(values) > 1:
+            # Another host below the same domain may have set one of them; which, nobody can tell.
+            raise Problem(400, f"Cookie: {self._cookie} is given {len(values)} times")
+        if request.method not in SAFE:
+            self._require_known_page(request)
+        return values[0]
+
+    def _require_known_page(self, request: web.Request) -> None:
+        # A browser sends cookies with the requests of every page; who asks is in Origin alone.
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or not self._is_known(origin, request):
+            raise Problem(
+                403,
+                f"Origin: {_quoted(origin)} may not {request.method} with a cookie;"
+                " cors_origins names those that may",
+            )
+
+    def _require_no_foreign_page(self, request: web.Request, place: Place) -> None:
+        host = request.headers.get(hdrs.HOST, "")
+        if not place.unix and not self._is_ours(host):
+            raise Problem(
+                421,
+                f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
+            )
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is not None and not self._is_known(origin, request):
+            raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
+
+    def _is_ours(self, host: str) -> bool:
+        name = host_name(host)
+        return name in self._hosts or is_loopback(name)
+
+    def _is_known(self, origin: str, request: web.Request) -> bool:
+        if origin in self._origins:
+            return True
+        scheme, _, place = origin.lower().partition("://")
+        # Behind a proxy that speaks TLS for us we are called by https and see http. The other way
+        # round it is a page that anyone on the way could have written.
+        schemes = {"https"} if request.secure else {"http", "https"}
+        return scheme in schemes and place != "" and place == request.headers.get(hdrs.HOST, "").lower()
+
+
+GATE: web.AppKey[Gate] = web.AppKey("sse_broadcast.gate", Gate)
+
+
+def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:
+    """Give where a request came in, if the endpoint is served there. Raises `Problem`."""
+    place = place_of(request)
+    if endpoint is not None and endpoint not in place.endpoints:
+        raise Problem(404, f"nothing is at {request.path[:80]} here")
+    return place
+
+
+def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> None:
+    """Refuse a caller that may not do this in each of the channels and patterns; `*` is the server too."""
+    refused = request[ACCESS].refused(action, channels)
+    if refused is not None:
+        raise _refusal(request[ACCESS], f"{action} {refused!r}")
+
+
+def require_some(request: web.Request, action: Action) -> None:
+    """Refuse a caller that may do this nowhere, before anything it sends is looked at."""
+    if not request[ACCESS].grants.get(action):
+        raise _refusal(request[ACCESS], action)
+
+
+def unauthorized(detail: str, *, error: str | None = None) -> Problem:
+    """Give the answer to a caller that must show another credential, or one at all (RFC 6750, 3)."""
+    return Problem(401, detail, headers=challenge(error))
+
+
+def challenge(error: str | None = None) -> Mapping[str, str]:
+    """Give the header that says what to show, and what was wrong with what was shown."""
+    return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
+
+
+def _refusal(access: Access, what: str) -> Problem:
+    if access.anonymous:
+        return unauthorized(f"{what}: needs a token (Authorization: Bearer ...)")
+    headers = challenge("insufficient_scope")
+    return Problem(403, f"{what}: the token does not allow it", headers=headers)
+
+
+def _is_forwarded(request: web.Request) -> bool:
+    headers = request.headers
+    return any(name in headers for name in FORWARDED)
+
+
+def _anonymous(config: Config) -> Grants:
+    granted: dict[Action, tuple[str, ...]] = {
+        Action.SUBSCRIBE: config.anonymous_subscribe,
+        Action.PUBLISH: config.anonymous_publish,
+        Action.INSPECT: config.anonymous_inspect,
+    }
+    return {action: patterns for action, patterns in granted.items() if patterns}
+
+
+def _forced(config: Config) -> Grants:
+    return {Action.PUBLISH: (ANY,)} if config.insecure_publish else {}
+
+
+def _only_header(request: web.Request, name: str) -> str | None:
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        raise Problem(400, f"{name}: is given {len(values)} times")
+    return values[0] if values else None
+
+
+def _cookies(request: web.Request, name: str) -> Iterator[str]:
+    """Give the values of a cookie; `request.cookies` has the last of the first header alone."""
+    for header in request.headers.getall(hdrs.COOKIE, ()):
+        for pair in header.split(";"):
+            key, _, value = pair.partition("=")
+            if key.strip() == name:
+                yield value.strip().removeprefix('"').removesuffix('"')
+
+
+def _bearer(header: str) -> str:
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthorized("Authorization: only the scheme Bearer is taken", error="invalid_request")
+    return token.strip()
+
+
+@functools.lru_cache(maxsize=256)
+def host_name(host: str) -> str:
+    """Give the name in a Host header: lower case, without its port."""
+    if host.startswith("["):
+        return host.lower().partition("]")[0] + "]"
+    return host.lower().partition(":")[0].removesuffix(".")
+
+
+@functools.lru_cache(maxsize=256)
+def is_loopback(name: str) -> bool:
+    """Whether only this machine is called so: RFC 6761 keeps `localhost` and all below it for that."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _quoted(value: str | None) -> str:
+    return "none" if value is None else ascii(value[:80])

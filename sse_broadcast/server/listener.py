@@ -1,0 +1,164 @@
+"""Listeners: the places where connections come in, each by TCP or a UNIX socket, with TLS or without."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+from sse_broadcast.config import Config, ListenerRule
+from sse_broadcast.errors import ListenError
+from sse_broadcast.server import address
+from sse_broadcast.server.certificate import Certificate, reason
+from sse_broadcast.server.connection import Place
+from sse_broadcast.server.door import ACCEPTS, Arrival, Door, host_of
+from sse_broadcast.server.gate import is_loopback
+from sse_broadcast.server.handshakes import Handshakes
+from sse_broadcast.server.sink import tune
+from sse_broadcast.server.unix import UnixFile
+
+BACKLOG = 4096
+"""Connections the kernel holds for us: after a restart everyone comes at once."""
+
+
+def is_local(rule: ListenerRule) -> bool:
+    """Whether a listener is only for this machine, by what it is called."""
+    return rule.path is not None or is_loopback(rule.host.lower())
+
+
+class Listener:
+    """One place to listen, in the order of its life: `bind`, `accept`, `stop`, `close`.
+
+    Raises `CertificateError`.
+    """
+
+    def __init__(self, rule: ListenerRule, config: Config) -> None:
+        self.rule = rule
+        self._config = config
+        self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
+        self._file: UnixFile | None = None
+        self._accepting: list[asyncio.Server] = []
+        self._handshakes: list[Handshakes] = []
+        self.sockets: list[socket.socket] = []
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.rule.host if self.rule.path else f"{self.rule.host} port {self.rule.port}"
+
+    @property
+    def port(self) -> int | None:
+        """The port it listens on, also when it was told to take a free one; None of a UNIX socket."""
+        return None if self.rule.path else int(self.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Where it is reached; of a UNIX socket `unix:` and its path."""
+        host = self.rule.host
+        if self.rule.path:
+            return host
+        scheme = "https" if self._certificate else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is only for this machine."""
+        return is_local(self.rule)
+
+    @property
+    def place(self) -> Place:
+        """What the connections of its first socket know of where they came in."""
+        return self._place(self.sockets[0])
+
+    async def bind(self) -> None:
+        """Take the address, and accept nobody yet. Raises `ListenError`."""
+        try:
+            if self.rule.path is not None:
+                self._file = UnixFile(Path(self.rule.path))
+                self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
+            else:
+                await _bind(self.rule.host, self.rule.port, into=self.sockets)
+        except (OSError, ValueError) as error:  # a name may be one that Python cannot even ask for
+            await self.close()
+            raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
+        for sock in self.sockets:
+            tune(sock, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout)
+
+    async def accept(self, door: Door) -> None:
+        """Let connections in by a door. Raises `ListenError`."""
+        for sock in self.sockets:
+            try:
+                sock.listen(BACKLOG)
+            except OSError as error:  # two may bind what only one can listen on
+                raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
+            await (self._serve if self._certificate is None else self._secure)(sock, door)
+        if self._certificate is not None:
+            self._certificate.watch()
+
+    async def _serve(self, sock: socket.socket, door: Door) -> None:
+        loop, place = asyncio.get_running_loop(), self._place(sock)
+        serve = loop.create_unix_server if place.unix else loop.create_server
+        send_buffer = self._handed(place)
+
+        def arrive() -> asyncio.Protocol:
+            return Arrival(door, place, send_buffer=send_buffer)
+
+        self._accepting.append(await serve(arrive, sock=sock, backlog=ACCEPTS))
+        # A loop accepts as many connections in one turn as its backlog says, before it counts one; how
+        # many the kernel holds for us meanwhile is another thing, and the loop has set both.
+        sock.listen(BACKLOG)
+
+    async def _secure(self, sock: socket.socket, door: Door) -> None:
+        assert self._certificate is not None
+        place = self._place(sock)
+        handshakes = Handshakes(
+            sock,
+            self._certificate,
+            door,
+            place,
+            patience=self._config.head_timeout,
+            send_buffer=self._handed(place),
+        )
+        handshakes.start()
+        self._handshakes.append(handshakes)
+
+    def _handed(self, place: Place) -> int:
+        """Give the SO_SNDBUF that each connection must be given, since its listening socket does not."""
+        return self._config.send_buffer if place.unix else 0
+
+    def _place(self, sock: socket.socket) -> Place:
+        host = host_of(sock.getsockname())
+        return Place(frozenset(self.rule.endpoints), loopback=address.key(host) is None, unix=host is None)
+
+    def stop(self) -> None:
+        """Accept no more; those that are connected stay."""
+        if self._file is not None:
+            self._file.remove()
+        for accepting in self._accepting:
+            accepting.close()
+        for handshakes in self._handshakes:
+            handshakes.stop()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self.stop()
+        for handshakes in self._handshakes:
+            await handshakes.close()
+        if self._certificate is not None:
+            self._certificate.close()
+        for sock in self.sockets:
+            sock.close()
+
+
+async def _bind(host: str, port: int, *, into: list[socket.socket]) -> None:
+    """Bind a socket to each address of a host, all to one port."""
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    for family, kind, _, _, found in dict.fromkeys(infos):
+        sock = socket.socket(family, kind)
+        into.append(sock)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((found[0], port, *found[2:]))
+        port = sock.getsockname()[1]

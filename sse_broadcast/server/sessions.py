@@ -1,0 +1,158 @@
+"""Sessions: open streams by the credential they came with, and when each of them must end."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from sse_broadcast.auth.access import Access
+from sse_broadcast.server.problem import RETRY_AFTER, Problem
+from sse_broadcast.subscriber import CloseReason
+
+End = Callable[[CloseReason], None]
+Token = tuple[str | None, str | None]
+
+LOOK = 60.0
+"""Seconds after which a clock that may have been set is asked again."""
+
+SPREAD = 0.1
+"""Of `lifetime`, what a stream may end early: those that began together do not come back together."""
+
+
+class Session:
+    """One open stream, or one that is about to be. Its end comes once, with the reason."""
+
+    __slots__ = ("_end", "_over", "access", "address", "timer", "until")
+
+    def __init__(self, access: Access, address: str | None, until: float | None) -> None:
+        self._end: End | None = None
+        self._over: CloseReason | None = None
+        self.access = access
+        self.address = address
+        self.until = until  # by the loop's clock
+        self.timer: asyncio.TimerHandle | None = None
+
+    def begin(self, end: End) -> None:
+        """Say how to end the stream. It is ended at once if that was to be before there was one."""
+        self._end = end
+        if self._over is not None:
+            end(self._over)
+
+    def end(self, reason: CloseReason) -> bool:
+        """Have the stream end, if it is not ending already, and say whether that was so."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self._over is not None:
+            return False
+        self._over = reason
+        if self._end is not None:
+            self._end(reason)
+        return True
+
+
+class Sessions:
+    """The open streams that have a credential, an end, or a proxy that speaks for their client.
+
+    What has none of these is not held here. `per_token` streams may be open with one token, and `per_address`
+    with one address behind proxies, 0 for any number; `lifetime` is in seconds, 0 for ever. A credential's
+    end is a time of the day, and kept to within a minute of a clock that is set.
+    """
+
+    def __init__(
+        self, *, per_token: int, per_address: int, lifetime: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._per_token = per_token
+        self._per_address = per_address
+        self._lifetime = lifetime
+        self._clock = clock
+        self._open: dict[Token, set[Session]] = {}
+        self._addresses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._open.values()))
+
+    def enter(self, access: Access, *, address: str | None = None) -> Session | None:
+        """Take note of a reader before it has its stream, if anything may end or limit it.
+
+        `close` it when it is over. Raises `Problem` beyond a limit. There is nothing to wait for between a
+        limit and what it counts, nor between a credential and its revocation.
+        """
+        self._require_room(access, address)
+        until = None
+        if self._lifetime:
+            until = asyncio.get_running_loop().time() + self._lifetime * random.uniform(1 - SPREAD, 1)
+        return self._note(access, address, until)
+
+    def enter_intake(self, access: Access) -> Session | None:
+        """Take note of a publisher's stream, which may last as long as its credential."""
+        return self._note(access, None, None)
+
+    def _require_room(self, access: Access, address: str | None) -> None:
+        most = self._per_token
+        if most and not access.anonymous and len(self._open.get(_token(access), ())) >= most:
+            raise _too_many(f"max_connections_per_token: this token has {most} streams")
+        most = self._per_address
+        if most and address is not None and self._addresses[address] >= most:
+            raise _too_many(f"max_connections_per_address: this address has {most} streams")
+
+    def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:
+        if access.anonymous and address is None and until is None:
+            return None
+        session = Session(access, address, until)
+        self._open.setdefault(_token(access), set()).add(session)
+        if address is not None:
+            self._addresses[address] += 1
+        self._look(session)
+        return session
+
+    def close(self, session: Session) -> None:
+        """Forget a stream that is over; once."""
+        if session.timer is not None:
+            session.timer.cancel()
+        token = _token(session.access)
+        streams = self._open[token]
+        streams.remove(session)
+        if not streams:
+            del self._open[token]
+        if session.address is not None:
+            self._leave(session.address)
+
+    def _leave(self, address: str) -> None:
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
+    def revoke(self, *, subject: str | None = None, id: str | None = None) -> int:
+        """End the streams of a subject, or of a token's id, and give how many they were."""
+        tokens = [
+            token
+            for token in self._open
+            if (subject is not None and token[0] == subject) or (id is not None and token[1] == id)
+        ]
+        sessions = [session for token in tokens for session in self._open[token]]
+        return sum([session.end(CloseReason.REVOKED) for session in sessions])
+
+    def _look(self, session: Session) -> None:
+        """End a stream whose time has come, or look again when it may have."""
+        loop = asyncio.get_running_loop()
+        waits = []
+        if session.access.expires is not None:
+            waits.append((session.access.expires - self._clock(), CloseReason.EXPIRED))
+        if session.until is not None:
+            waits.append((session.until - loop.time(), CloseReason.LIFETIME))
+        if not waits:
+            return
+        wait, reason = min(waits)
+        if wait <= 0:
+            session.end(reason)
+        else:
+            session.timer = loop.call_later(min(wait, LOOK), self._look, session)
+
+
+def _too_many(detail: str) -> Problem:
+    return Problem(429, f"{detail}, as many as it may", headers={"Retry-After": RETRY_AFTER})
+
+
+def _token(access: Access) -> Token:
+    return access.subject, access.id

@@ -1,0 +1,84 @@
+"""POST /tokens and POST /revoke: make short-lived tokens, and end what a token was good for."""
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.auth.access import Action
+from sse_broadcast.auth.claims import MAX_NAME
+from sse_broadcast.config import Pattern
+from sse_broadcast.server import body
+from sse_broadcast.server.answers import MintedToken, Revoked, answered
+from sse_broadcast.server.gate import ACCESS, require
+from sse_broadcast.server.message import decoded, require_utf8
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.state import AUTHORITY, CONFIG, SESSIONS
+
+T = TypeVar("T")
+
+MOST = 65_536
+"""Bytes of a body."""
+
+LIFETIME = 600.0
+"""Seconds that a token is good for, if it is not said: a page opens its stream at once."""
+
+JSON = "application/json"
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of POST /tokens. `lifetime` is in seconds, cut to `token_lifetime`."""
+
+    grants: dict[Action, tuple[Pattern, ...]]
+    subject: Text = "visitor"
+    lifetime: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = LIFETIME
+
+
+class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of POST /revoke: whose tokens, or which one. `expires` is in seconds since 1970."""
+
+    subject: Text | None = None
+    id: Text | None = None
+    expires: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+_wishes = msgspec.json.Decoder(TokenWish)
+_revocations = msgspec.json.Decoder(Revocation)
+
+
+async def tokens(request: web.Request) -> web.Response:
+    """Make a token that may do a part of what its maker may."""
+    require(request, Action.ADMIN)
+    wish = await _read(request, _wishes)
+    minted = request.app[AUTHORITY].mint(
+        wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=request[ACCESS]
+    )
+    return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """Refuse a subject or a token from now on, and end its streams."""
+    require(request, Action.ADMIN)
+    wish = await _read(request, _revocations)
+    if (wish.subject is None) == (wish.id is None):
+        raise Problem(422, "subject and id: one of them must be given")
+    request.app[AUTHORITY].revoke(subject=wish.subject, id=wish.id, expires=wish.expires)
+    streams = request.app[SESSIONS].revoke(subject=wish.subject, id=wish.id)
+    return _answer(Revoked("revoked", streams))
+
+
+async def _read(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
+    body.require_plain_coding(request)
+    if request.content_type != JSON:
+        raise Problem(415, f"Content-Type: must be {JSON}, not {request.content_type[:80]!a}", closes=True)
+    data = await body.read(request, most=MOST, timeout=request.app[CONFIG].body_timeout)
+    require_utf8(data)
+    return decoded(decoder.decode, data)
+
+
+def _answer(content: MintedToken | Revoked) -> web.Response:
+    response = answered(content)
+    response.headers["Cache-Control"] = "no-store"
+    return response

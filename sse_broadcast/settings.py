@@ -1,0 +1,267 @@
+"""Settings: each under its names, and what a server's configuration is settled from.
+
+A flag beats an environment variable, that beats a key of the TOML file, that beats the default.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from sse_broadcast.config import SECRET, CallerRule, ChannelRule, Config, ListenerRule, form_of
+from sse_broadcast.errors import ConfigError
+
+ENV_PREFIX = "SSE_BROADCAST_"
+
+_SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
+"""What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting under each of its names."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    secret: bool = False
+    """Whether it is shown nowhere, and taken from no command line, which everyone on the machine can read."""
+
+    @property
+    def switch(self) -> bool:
+        """Whether its flag takes no value."""
+        return self._kind is bool
+
+    @property
+    def _kind(self) -> object:
+        return self.type.__origin__
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list; a flag and a variable have its values between commas."""
+        return get_origin(self._kind) is tuple
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def sentence(self) -> str:
+        """The help as a sentence."""
+        return f"{self.help[0].upper()}{self.help[1:]}."
+
+    def parse(self, text: str, where: str) -> object:
+        """Give the value that a text says. Raises `ConfigError`, which says where it was said."""
+        said = [each.strip() for each in text.split(",") if each.strip()] if self.several else text
+        return _converted(said, self.type, where, strict=False)
+
+    def accept(self, value: object, where: str) -> object:
+        """Give a value that already has a type, if it is the right one. Raises `ConfigError`."""
+        return _converted(value, self.type, where, strict=True)
+
+
+def _describe(field: msgspec.structs.FieldInfo) -> Setting:
+    (text,) = [meta.description for meta in _metas(field.type) if meta.description]
+    return Setting(field.name, field.type, field.default, text, is_secret(field.type))
+
+
+def is_secret(kind: object) -> bool:
+    """Whether values of a setting of this type are shown nowhere."""
+    return any(meta.extra is SECRET for meta in _metas(_bare(kind)))
+
+
+def _metas(kind: object) -> list[Meta]:
+    return [meta for meta in get_args(kind) if isinstance(meta, Meta)]
+
+
+def _bare(kind: object) -> object:
+    """Give a type without the None that stands for a value which is not said."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if NoneType in get_args(kind) else kind
+
+
+RULES: Mapping[str, type[msgspec.Struct]] = {
+    "channel": ChannelRule,
+    "caller": CallerRule,
+    "listener": ListenerRule,
+}
+"""The tables, by their keys: `[[channel]]` and so on. They are set in the file alone."""
+
+SETTINGS: Mapping[str, Setting] = {
+    field.name: _describe(field) for field in msgspec.structs.fields(Config) if field.name not in RULES
+}
+
+PLACE = ("host", "port", "certificate", "key")
+"""The settings that say where to listen, if no `[[listener]]` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each of its values came from (`default`, a flag, a variable, a file)."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+def load(
+    flags: Mapping[str, str | None], *, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Loaded:
+    """Settle every setting: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
+
+    `flags` maps setting names to what was typed, or None. Raises `ConfigError` naming the
+    source, the setting and the value that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(SETTINGS, "default")
+    for layer in (
+        _from_file(file),
+        _from_environ(os.environ if environ is None else environ),
+        _from_flags(flags),
+    ):
+        for name, (value, source) in layer.items():
+            values[name], sources[name] = value, source
+    config = Config(**values)
+    _require_one_place(config, sources)
+    return Loaded(config, sources)
+
+
+def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:
+    for name in PLACE:
+        if config.listener and sources[name] != "default":
+            raise ConfigError(
+                f"{name}: is given by {sources[name]}, and [[listener]] tables say where to listen"
+            )
+
+
+Layer = dict[str, tuple[Any, str]]
+
+
+def _from_flags(flags: Mapping[str, str | None]) -> Layer:
+    layer: Layer = {}
+    for name, text in flags.items():
+        if text is not None:
+            setting = SETTINGS[name]
+            layer[name] = (setting.parse(text, setting.flag), setting.flag)
+    return layer
+
+
+def _from_environ(environ: Mapping[str, str]) -> Layer:
+    layer: Layer = {}
+    for setting in SETTINGS.values():
+        text = environ.get(setting.variable)
+        if text is None or _says_nothing(setting, text):
+            continue
+        layer[setting.name] = (setting.parse(text, setting.variable), setting.variable)
+    return layer
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Give the variables that look like settings and are none: most often a typing error."""
+    known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(ENV_PREFIX) and name not in known and not _SERVICE_LINK.fullmatch(name)
+    )
+
+
+def _says_nothing(setting: Setting, text: str) -> bool:
+    if setting.name == "port":
+        # With them SSE_BROADCAST_PORT=tcp://10.0.0.1:80, an address of the service and no port of ours.
+        return text.startswith("tcp://")
+    # The image says a host; empty is how whoever runs it takes that back, for [[listener]] tables.
+    return setting.name == "host" and not text
+
+
+def _from_file(file: Path | None) -> Layer:
+    if file is None:
+        return {}
+    layer: Layer = {}
+    for name, value in _read_toml(file).items():
+        if name in RULES:
+            layer[name] = (_rules(name, value, file), str(file))
+            continue
+        setting = SETTINGS.get(name)
+        if setting is None:
+            raise ConfigError(f"{file}: {name}: no such setting")
+        layer[name] = (setting.accept(value, f"{file}: {name}"), str(file))
+    return layer
+
+
+def _rules(name: str, value: object, file: Path) -> tuple[msgspec.Struct, ...]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError(f"{file}: {name}: expected tables, each below a line [[{name}]]")
+    return tuple(
+        _rule(RULES[name], table, f"{file}: [[{name}]] number {number}")
+        for number, table in enumerate(value, 1)
+    )
+
+
+def _rule(kind: type[msgspec.Struct], table: dict[str, Any], where: str) -> msgspec.Struct:
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    if unknown := table.keys() - fields.keys():
+        raise ConfigError(f"{where}: {min(unknown)}: no such setting")
+    if missing := [name for name, field in fields.items() if field.required and name not in table]:
+        raise ConfigError(f"{where}: {missing[0]}: is missing")
+    values = {
+        name: _converted(value, fields[name].type, f"{where}: {name}", strict=True)
+        for name, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from None
+
+
+def _converted(value: object, kind: object, where: str, *, strict: bool) -> object:
+    kind = _bare(kind)
+    if form := form_of(kind):
+        form.require(where, value)
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "what is there" if is_secret(kind) else repr(value)
+        raise ConfigError(f"{where}: expected {_expected(kind, error)}, not {shown}") from None
+
+
+def _expected(kind: object, error: msgspec.ValidationError) -> str:
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(plain) is tuple:
+        return _list_of(get_args(plain)[0])
+    if isinstance(plain, type) and issubclass(plain, StrEnum):
+        return "one of " + ", ".join(plain)
+    if plain in {bool, str}:
+        return "true or false" if plain is bool else "text"
+    return str(error).lower().partition(", got ")[0].removeprefix("expected ")
+
+
+def _list_of(kind: object) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return "a list of some of " + ", ".join(kind)
+    return "a list of texts"

@@ -1,0 +1,442 @@
+"""Keys that somebody else publishes, and that change."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast.auth import jwks as module
+from sse_broadcast.auth.authority import Authority
+from sse_broadcast.auth.jwks import Jwks, fetch
+from sse_broadcast.config import Config
+from sse_broadcast.errors import ConfigError, CredentialError
+from tests.support.signing import CLAIMS, NOW, jwk, jwks, private_key, token
+from tests.support.sockets import PATIENCE
+
+OLD, NEW = jwk("EdDSA", kid="old"), jwk("EdDSA", 1, kid="new")
+
+
+class Issuer:
+    """A server that publishes keys, as well or as badly as a test wants it."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.body = jwks(OLD)
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.asked = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self._changed = asyncio.Condition()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        async with self._changed:
+            self._changed.notify_all()
+        await self.open.wait()
+        return web.Response(body=self.body, status=self.status, headers=self.headers)
+
+    async def until_asked(self, times: int) -> None:
+        """Wait until it was asked so often."""
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: self.asked >= times)
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """Start an issuer on a free port, and stop it when the test ends."""
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/jwks", issuer.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    issuer.url = f"http://127.0.0.1:{site.port}/jwks"
+    yield issuer
+    await runner.cleanup()
+
+
+Open = Callable[..., Awaitable[Jwks]]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Open]:
+    """Start reading keys, and end it with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(source: str, **options: Any) -> Jwks:
+            keys = Jwks(source, **{"refresh": 3600.0, **options})
+            stack.push_async_callback(keys.close)
+            await keys.start()
+            return keys
+
+        yield start
+
+
+def ids(keys: Jwks) -> list[str | None]:
+    return [key.kid for key in keys.keys]
+
+
+async def test_the_keys_of_a_url_are_there_once_it_was_read(issuer: Issuer, opened: Open) -> None:
+    """And not before."""
+    assert ids(Jwks(issuer.url, refresh=3600.0)) == []
+    assert ids(await opened(issuer.url)) == ["old"]
+    assert issuer.asked == 1
+
+
+async def test_the_keys_of_a_file_are_there_at_once(tmp_path: Path, opened: Open) -> None:
+    """Secrets among them, which of a URL are left out."""
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(OLD, jwk("HS256", kid="secret")))
+    assert ids(Jwks(str(file), refresh=3600.0)) == ["old", "secret"]
+    assert ids(await opened(str(file))) == ["old", "secret"]
+
+
+async def test_secrets_of_a_url_are_left_out(issuer: Issuer, opened: Open) -> None:
+    """Whoever can read it could sign with them."""
+    issuer.body = jwks(OLD, jwk("HS256", kid="secret"))
+    assert ids(await opened(issuer.url)) == ["old"]
+
+
+async def test_keys_are_read_again_when_it_is_time(issuer: Issuer, opened: Open) -> None:
+    """Those that are gone are gone."""
+    keys = await opened(issuer.url, refresh=0.01)
+    issuer.body = jwks(NEW)
+    asked = issuer.asked
+    await issuer.until_asked(asked + 2)  # the first of them may have been answered before
+    assert ids(keys) == ["new"]
+
+
+async def test_a_file_is_read_again_when_it_is_time(tmp_path: Path, opened: Open) -> None:
+    """As a URL is."""
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(OLD))
+    keys = await opened(str(file), refresh=0.01)
+    file.write_bytes(jwks(NEW))
+    async with asyncio.timeout(PATIENCE):
+        while ids(keys) != ["new"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_keys_are_read_again_when_one_is_missed(issuer: Issuer, opened: Open) -> None:
+    """Without waiting for the time; but not again just after."""
+    keys = await opened(issuer.url, pause=0.0)
+    issuer.body = jwks(NEW)
+    await keys.renew()
+    assert ids(keys) == ["new"]
+    assert issuer.asked == 2
+
+
+async def test_keys_are_not_read_twice_within_a_pause(issuer: Issuer, opened: Open) -> None:
+    """Anyone can name a key that is not there; the issuer shall not hear of all."""
+    keys = await opened(issuer.url)
+    issuer.body = jwks(NEW)
+    for _ in range(100):
+        await keys.renew()
+    assert (issuer.asked, ids(keys)) == (1, ["old"])
+
+
+async def test_all_who_miss_a_key_share_one_reading(issuer: Issuer, opened: Open) -> None:
+    """However many come while it lasts, and all of them get what it brings."""
+    keys = await opened(issuer.url, pause=0.0)
+    issuer.body = jwks(NEW)
+    issuer.open.clear()
+    waiting = [asyncio.create_task(keys.renew()) for _ in range(200)]
+    await issuer.until_asked(2)
+    waiting += [asyncio.create_task(keys.renew()) for _ in range(200)]
+    await asyncio.sleep(0)
+    issuer.open.set()
+    await asyncio.gather(*waiting)
+    assert (issuer.asked, ids(keys)) == (2, ["new"])
+
+
+async def test_who_misses_a_key_while_it_is_read_waits_for_it(issuer: Issuer) -> None:
+    """Within the pause too: it is the very reading that may bring it."""
+    issuer.open.clear()
+    keys = Jwks(issuer.url, refresh=3600.0)
+    starting = asyncio.create_task(keys.start())
+    await issuer.until_asked(1)
+    waiting = asyncio.create_task(keys.renew())
+    await asyncio.sleep(0)
+    issuer.open.set()
+    await waiting
+    assert (issuer.asked, ids(keys)) == (1, ["old"])
+    await starting
+    await keys.close()
+
+
+async def test_one_that_waits_no_longer_leaves_the_reading_to_the_others(
+    issuer: Issuer, opened: Open
+) -> None:
+    """A client that hangs up cancels nothing but its own request."""
+    keys = await opened(issuer.url, pause=0.0)
+    issuer.body = jwks(NEW)
+    issuer.open.clear()
+    first, second = asyncio.create_task(keys.renew()), asyncio.create_task(keys.renew())
+    await issuer.until_asked(2)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    issuer.open.set()
+    await second
+    assert ids(keys) == ["new"]
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "an error": {"status": 503},
+    "nothing": {"status": 204, "body": b""},
+    "a redirect": {"status": 302, "headers": {"Location": "/jwks"}},
+    "no JSON": {"body": b"<html>"},
+    "no JWKS": {"body": b"{}"},
+    "no keys": {"body": jwks()},
+    "no key for tokens": {"body": jwks(jwk("HS256"), jwk("RS256", use="enc"))},
+    "too much": {"body": jwks(*[OLD] * 99) + b" " * 65_536},
+    "compressed": {"headers": {"Content-Encoding": "gzip"}, "body": b"\x1f\x8b\x08" + b"\x00" * 20},
+}
+
+PROBLEMS = {
+    "an error": "answered 503",
+    "nothing": "answered 204",
+    "a redirect": "answered 302",
+    "no JSON": "JSON is malformed: invalid character (byte 0)",
+    "no JWKS": "Object missing required field `keys`",
+    "no keys": "has no key that tokens may be signed with (RS256, ES256, EdDSA)",
+    "no key for tokens": "has no key that tokens may be signed with (RS256, ES256, EdDSA)",
+    "too much": "has more than 65536 bytes",
+    "compressed": "JSON is malformed: invalid character (byte 0)",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
+    issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """It is said once, however long it lasts, and said again when it is over."""
+    caplog.set_level(logging.INFO, module.__name__)
+    keys = await opened(issuer.url, pause=0.0)
+    for name, value in BAD[kind].items():
+        setattr(issuer, name, value)
+    for _ in range(3):
+        await keys.renew()
+    assert ids(keys) == ["old"]
+    issuer.status, issuer.headers, issuer.body = 200, {}, jwks(NEW)
+    for _ in range(2):
+        await keys.renew()
+    assert ids(keys) == ["new"]
+    assert caplog.messages == [
+        f"jwt_jwks: '{issuer.url}' {PROBLEMS[kind]}; the keys stay as they are",
+        f"jwt_jwks: '{issuer.url}' can be read again",
+    ]
+
+
+async def test_an_issuer_that_is_away_is_asked_again_soon(issuer: Issuer, opened: Open) -> None:
+    """That it cannot be read is no reason not to begin; nor does it wait for the next time."""
+    issuer.status = 503
+    keys = await opened(issuer.url, pause=0.01)
+    assert ids(keys) == []
+    issuer.status = 200
+    asked = issuer.asked
+    await issuer.until_asked(asked + 1)
+    async with asyncio.timeout(PATIENCE):
+        while ids(keys) != ["old"]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_is_not_there_is_a_failed_reading(
+    opened: Open, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no error of another kind."""
+    keys = await opened(f"http://127.0.0.1:{unused_tcp_port}/jwks")
+    assert ids(keys) == []
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"jwt_jwks: 'http://127.0.0.1:{unused_tcp_port}/jwks' cannot be read: Cannot connect"
+    )
+
+
+async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
+    issuer: Issuer, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In all, however it spends the time."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.05)
+    issuer.open.clear()
+    keys = await opened(issuer.url)
+    assert ids(keys) == []
+    assert caplog.messages == [
+        f"jwt_jwks: '{issuer.url}' did not answer within 0.05 s; the keys stay as they are"
+    ]
+
+
+async def test_an_answer_without_an_end_is_cut(issuer: Issuer) -> None:
+    """By its size, before its length is known."""
+    endless = web.Application()
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 8192)
+
+    endless.router.add_get("/", drip)
+    runner = web.AppRunner(endless, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        with pytest.raises(ConfigError) as raised:
+            await fetch(f"http://127.0.0.1:{site.port}/")
+        assert str(raised.value).endswith(" has more than 65536 bytes")
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_file_that_is_gone_leaves_its_keys(
+    tmp_path: Path, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a URL that cannot be read."""
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(OLD))
+    keys = await opened(str(file))
+    file.unlink()
+    await keys.renew()
+    assert ids(keys) == ["old"]
+    assert caplog.messages == [
+        f"jwt_jwks: '{file}' cannot be read: No such file or directory; the keys stay as they are"
+    ]
+
+
+async def test_what_was_started_ends(issuer: Issuer) -> None:
+    """No task is left, and nothing is read any more."""
+    keys = Jwks(issuer.url, refresh=3600.0, pause=0.0)
+    await keys.start()
+    await keys.close()
+    assert not [task for task in asyncio.all_tasks() if "Jwks." in repr(task)]
+    await keys.renew()
+    assert (issuer.asked, ids(keys)) == (1, ["old"])
+    await keys.close()
+
+
+async def test_a_reading_that_goes_on_ends_too(issuer: Issuer) -> None:
+    """Who waits for it goes on with the keys that there are, and is not cancelled."""
+    keys = Jwks(issuer.url, refresh=3600.0, pause=0.0)
+    await keys.start()
+    issuer.open.clear()
+    waiting = asyncio.create_task(keys.renew())
+    await issuer.until_asked(2)
+    await keys.close()
+    await waiting
+    assert not [task for task in asyncio.all_tasks() if "Jwks." in repr(task)]
+    assert ids(keys) == ["old"]
+    issuer.open.set()
+
+
+MUST = "must begin with https:// (http:// is for this machine alone)"
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://id.example.com/jwks", f"'http://id.example.com/jwks' {MUST}"),
+        ("http://127.0.0.1.example.com/", f"'http://127.0.0.1.example.com/' {MUST}"),
+        ("http://localhost.example.com/", f"'http://localhost.example.com/' {MUST}"),
+        ("http://10.0.0.1/", f"'http://10.0.0.1/' {MUST}"),
+        ("http://0.0.0.0/", f"'http://0.0.0.0/' {MUST}"),
+        ("http://2130706433/", f"'http://2130706433/' {MUST}"),
+        ("http://[::ffff:10.0.0.1]/", f"'http://[::ffff:10.0.0.1]/' {MUST}"),
+        ("ftp://localhost/", f"'ftp://localhost/' {MUST}"),
+        ("file:///etc/passwd", f"'file:///etc/passwd' {MUST}"),
+        ("https://", f"'https://' {MUST}"),
+        ("https:///jwks", f"'https:///jwks' {MUST}"),
+        ("https://[half", "'https://[half' is no address"),
+        ("https://ann:secret@id.example.com/", "an address with a user or a password in it is not taken"),
+        ("https://secret@id.example.com/", "an address with a user or a password in it is not taken"),
+    ],
+)
+def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> None:
+    """Over TLS, or from this machine."""
+    with pytest.raises(ConfigError) as raised:
+        Jwks(url, refresh=3600.0)
+    assert str(raised.value) == f"jwt_jwks: {problem}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://id.example.com/jwks",
+        "http://localhost:1/",
+        "http://127.9.9.9/",
+        "http://[::1]:1/",
+        "HTTPS://a/",
+    ],
+)
+def test_addresses_that_are_taken(url: str) -> None:
+    """Nothing is read before it is started."""
+    assert Jwks(url, refresh=3600.0).keys == ()
+
+
+async def test_a_file_that_holds_no_keys_is_refused_at_once(tmp_path: Path) -> None:
+    """There is nobody who could mend it meanwhile."""
+    file = tmp_path / "jwks"
+    file.write_bytes(b"{}")
+    with pytest.raises(ConfigError) as raised:
+        Jwks(str(file), refresh=3600.0)
+    assert str(raised.value) == f"jwt_jwks: '{file}' Object missing required field `keys`"
+
+
+@pytest.fixture
+async def authority(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Authority]:
+    """Start what takes the tokens of an issuer, and end it with the test."""
+    monkeypatch.setattr(module.Jwks.__init__, "__kwdefaults__", {"pause": 0.0})
+    authority = Authority(Config(jwt_jwks=issuer.url), clock=lambda: NOW)
+    await authority.start()
+    yield authority
+    await authority.close()
+
+
+def new_token() -> str:
+    return token("EdDSA", CLAIMS, key=private_key("EdDSA", 1), header={"kid": "new"})
+
+
+async def test_a_token_of_a_new_key_is_good_as_soon_as_the_key_is_published(
+    issuer: Issuer, authority: Authority
+) -> None:
+    """And one of an old key no longer, once it was taken away."""
+    with pytest.raises(CredentialError):
+        await authority.admit(new_token())
+    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+    issuer.body = jwks(OLD, NEW)
+    assert (await authority.admit(new_token())).subject == "ann"
+    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+
+
+async def test_a_stampede_of_a_new_key_asks_the_issuer_once(issuer: Issuer, authority: Authority) -> None:
+    """And all are admitted."""
+    issuer.body = jwks(NEW)
+    issuer.open.clear()
+    asked = issuer.asked
+    waiting = [asyncio.create_task(authority.admit(new_token())) for _ in range(200)]
+    await issuer.until_asked(asked + 1)
+    issuer.open.set()
+    assert {access.subject for access in await asyncio.gather(*waiting)} == {"ann"}
+    assert issuer.asked == asked + 1
+
+
+async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authority: Authority) -> None:
+    """Tokens of known keys are good without it, and without waiting for it."""
+    issuer.open.clear()
+    stranger = asyncio.create_task(authority.admit(new_token()))
+    await issuer.until_asked(2)
+    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+    assert not stranger.done()
+    issuer.status = 503
+    issuer.open.set()
+    with pytest.raises(CredentialError) as raised:
+        await stranger
+    assert str(raised.value) == "token: is signed with a key that is not known"
+    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"

@@ -1,0 +1,353 @@
+"""Tokens that somebody signed, verified with keys of ours."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast.auth.claims import Rules
+from sse_broadcast.auth.jwt import FOREIGN, Header, Verifier, claims_of, header_of, is_signed
+from sse_broadcast.auth.keys import Key, key_of_file, keys_of_jwks
+from sse_broadcast.errors import CredentialError
+from tests.support.signing import (
+    ALGORITHMS,
+    ASYMMETRIC,
+    CLAIMS,
+    jwk,
+    jwks,
+    part,
+    pem,
+    private_key,
+    public_file,
+    token,
+)
+
+
+def key_of(folder: Path, algorithm: str, which: int = 0) -> Key:
+    return key_of_file(public_file(folder, algorithm, which), setting="jwt_key_file")
+
+
+def fault_of(text: str, keys: Sequence[Key], rules: Rules | None = None) -> str | None:
+    """Give what is wrong with a token, or None for a good one."""
+    try:
+        claims_of(text, header_of(text), keys, Rules() if rules is None else rules)
+    except CredentialError as error:
+        return str(error).removeprefix("token: ")
+    return None
+
+
+def refusal(text: str) -> str:
+    """Give what is said of a token whose header is not taken."""
+    with pytest.raises(CredentialError) as raised:
+        header_of(text)
+    return str(raised.value).removeprefix("token: ")
+
+
+def test_a_header_says_how_a_token_is_signed() -> None:
+    """As far as it is asked."""
+    assert header_of(token("ES256", header={"kid": "a", "x": 1})) == Header("ES256", "a")
+    assert header_of(token("ES256")) == Header("ES256", None)
+
+
+def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:
+    """Once it is known to be good."""
+    text = token("ES256")
+    assert claims_of(text, header_of(text), [key_of(tmp_path, "ES256")], Rules()) == CLAIMS
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"), [("a.b.c", True), ("..", True), ("a.b", False), ("a.b.c.d.e", False)]
+)
+def test_a_signed_token_has_three_parts(text: str, *, is_one: bool) -> None:
+    """An encrypted one has five, and is none of ours."""
+    assert is_signed(text) is is_one
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("change", [" {}", "{}\n", "{}!!!!", "{}+aaa", "{}/aaa", "\xe9{}", "A", "{}===", "="])
+def test_what_decoders_skip_is_refused(index: int, change: str) -> None:
+    """And so is a character that alone is no byte."""
+    parts = token("EdDSA").split(".")
+    parts[index] = change.format(parts[index])
+    assert (
+        refusal(".".join(parts)) == f"is not taken: Invalid {('header', 'payload', 'crypto')[index]} padding"
+    )
+
+
+def test_bits_that_say_nothing_are_none() -> None:
+    """The last character of a signature has some, and each other spelling would be another token."""
+    text = token("EdDSA")  # of 64 bytes: two bits of the last character are of the signature, four of nothing
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = alphabet[alphabet.index(text[-1]) ^ 1]
+    assert refusal(text[:-1] + other) == "is not taken: Invalid crypto padding"
+
+
+NO_OBJECT = "is not taken: Invalid header string: must be a json object"
+KID = "is not taken: Key ID header parameter must be a string"
+CRIT = "is not taken: Unsupported critical extension: "
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("", "is not taken: Invalid header string: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", NO_OBJECT),
+        ('"RS256"', NO_OBJECT),
+        ('{"alg": "RS256", "kid": 5}', KID),
+        ('{"alg": "RS256", "kid": null}', KID),
+        ('{"alg": "RS256", "kid": ["a"]}', KID),
+        ('{"alg": "RS256", "kid": {"a": 1}}', KID),
+        ('{"alg": "RS256", "crit": ["exp"], "exp": 1}', f"{CRIT}exp"),
+        ('{"alg": "RS256", "crit": ["a\\n\\u00e9"]}', f"{CRIT}a\\n\\xe9"),
+        (f'{{"alg": "RS256", "crit": ["{"x" * 500}"]}}', (CRIT + "x" * 500)[:134]),
+        ('{"alg": "RS256", "crit": []}', "is not taken: Invalid 'crit' header: must be a non-empty list"),
+        (
+            '{"alg": "RS256", "b64": false}',
+            "is not taken: Payload segment must be empty when 'b64' is false.",
+        ),
+    ],
+)
+def test_a_header_that_is_none_is_refused(header: str, problem: str) -> None:
+    """It says what is wrong, without much of what a stranger wrote."""
+    assert refusal(token("RS256", header=header)) == problem
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "told"),
+    [
+        *((name, name) for name in ("none", "None", "NONE", "rs256", "RS256 ", "RS512", "PS256", "ES256K")),
+        ("a\n\xe9", r"a\n\xe9"),
+        ("x" * 500, "x" * 120),
+        ("", ""),
+        *((value, "no algorithm") for value in (None, 5, ["RS256"], {"RS256": 1})),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_an_algorithm_that_no_key_has_is_refused(tmp_path: Path, algorithm: object, told: str) -> None:
+    """None of them is asked whether it would do."""
+    text = token("RS256", header={"alg": algorithm})
+    fault = fault_of(text, [key_of(tmp_path, "RS256")])
+    assert fault == f"is signed with {told}, which is not its key's algorithm"
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("value", [None, "https://evil.example/keys", {"kty": "oct", "k": "eA"}, ["exp"], []])
+def test_a_header_that_brings_its_own_key_is_refused(name: str, value: Any) -> None:
+    """Nobody looks where it points (RFC 8725, 3.10), whatever it says there."""
+    text = token("RS256", header={name: value})
+    assert refusal(text) == f"its header has {name}, which is not taken"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_token_is_known_by_the_key_it_was_signed_with(tmp_path: Path, algorithm: str) -> None:
+    """Of each algorithm, and by no other key of it."""
+    assert fault_of((token(algorithm)), [key_of(tmp_path, algorithm)]) is None
+    assert fault_of((token(algorithm)), [key_of(tmp_path, algorithm, 1)]) == "its signature is wrong"
+    both = [key_of(tmp_path, algorithm, 1), key_of(tmp_path, algorithm)]
+    assert fault_of((token(algorithm)), both) is None
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("claimed", ALGORITHMS)
+def test_an_algorithm_is_its_keys_and_not_the_tokens(tmp_path: Path, algorithm: str, claimed: str) -> None:
+    """What a token says of itself can only make it fail."""
+    fault = fault_of((token(algorithm, header={"alg": claimed})), [key_of(tmp_path, algorithm)])
+    if claimed == algorithm:
+        assert fault is None
+    else:
+        assert fault == f"is signed with {claimed}, which is not its key's algorithm"
+
+
+@pytest.mark.parametrize("algorithm", ASYMMETRIC)
+@pytest.mark.parametrize("kid", [None, "a"])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_public_key_is_no_secret_to_sign_with(
+    tmp_path: Path, algorithm: str, kid: str | None, *, stripped: bool
+) -> None:
+    """Everyone has it: HS256 with its bytes is the oldest forgery of all (RFC 8725, 2.1)."""
+    public = pem(private_key(algorithm))
+    secret = public.strip() if stripped else public
+    header = part(json.dumps({"alg": "HS256", "kid": kid} if kid else {"alg": "HS256"}))
+    signed = f"{header}.{part(json.dumps(CLAIMS))}"
+    forged = f"{signed}.{part(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
+    keys = [key_of(tmp_path, algorithm), *keys_of_jwks(jwks(jwk(algorithm, kid="a")), secrets=True)]
+    assert fault_of((forged), keys) == "is signed with HS256, which is not its key's algorithm"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_signature_is_a_wrong_one(tmp_path: Path, algorithm: str) -> None:
+    """Whatever the header says it is."""
+    unsigned = token(algorithm).rpartition(".")[0] + "."
+    assert fault_of((unsigned), [key_of(tmp_path, algorithm)]) == "its signature is wrong"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_was_changed_after_it_was_signed_is_refused(tmp_path: Path, algorithm: str) -> None:
+    """Header or payload, and a signature that is of another token."""
+    key = key_of(tmp_path, algorithm)
+    head, payload, signature = token(algorithm).split(".")
+    other_head, other_payload, other_signature = token(algorithm, {"exp": 1}, header={"kid": "x"}).split(".")
+    for forged in (
+        f"{other_head}.{payload}.{signature}",
+        f"{head}.{other_payload}.{signature}",
+        f"{head}.{payload}.{other_signature}",
+    ):
+        assert fault_of((forged), [key]) == "its signature is wrong"
+
+
+KEYS = keys_of_jwks(
+    jwks(jwk("RS256", kid="a"), jwk("RS256", 1, kid="b"), jwk("ES256", kid="c")), secrets=True
+)
+
+
+@pytest.mark.parametrize(
+    ("header", "which", "fault"),
+    [
+        ({"kid": "a"}, 0, None),
+        ({"kid": "b"}, 1, None),
+        ({}, 0, None),
+        ({}, 1, None),
+        ({"kid": "b"}, 0, "its signature is wrong"),
+        ({"kid": "c"}, 0, "is signed with RS256, which is not its key's algorithm"),
+        ({"kid": "d"}, 0, "is signed with a key that is not known"),
+        ({"kid": ""}, 0, "is signed with a key that is not known"),
+        ({"kid": "A"}, 0, "is signed with a key that is not known"),
+        ({"kid": "../../etc/passwd"}, 0, "is signed with a key that is not known"),
+        ({"kid": "https://evil.example/key"}, 0, "is signed with a key that is not known"),
+        ({"kid": "a' OR '1'='1"}, 0, "is signed with a key that is not known"),
+        ({"kid": "x" * 3000}, 0, "is signed with a key that is not known"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_kid_chooses_among_our_keys_and_does_nothing_else(
+    header: dict[str, Any], which: int, fault: str | None
+) -> None:
+    """Without one, each key of the algorithm is tried."""
+    assert fault_of((token("RS256", key=private_key("RS256", which), header=header)), KEYS) == fault
+
+
+@pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit"])
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_a_header_may_be_nested_as_deep_as_it_is_long(name: str, opening: str) -> None:
+    """It is refused, and nothing falls over; in which words depends on the interpreter."""
+    closing = "]" if opening == "[" else "}"
+    for depth in (100, 1000, 1150):
+        deep = f'{{"{name}": {opening * depth}1{closing * depth}}}'
+        assert fault_of(token("RS256", header=deep), KEYS)
+    refusal(token("RS256", header=opening * 1200))
+
+
+def test_a_key_without_an_id_may_be_meant_by_any(tmp_path: Path) -> None:
+    """Whoever has one key has no need to name it."""
+    key = key_of(tmp_path, "RS256")
+    assert fault_of((token("RS256", header={"kid": "anything"})), [key]) is None
+
+
+def test_without_keys_none_is_known() -> None:
+    """Of any kind."""
+    assert fault_of((token("RS256")), []) == "is signed with a key that is not known"
+
+
+GOOD = token("RS256", header={"kid": "a"})
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(GOOD) - 1), st.characters(max_codepoint=127))
+def test_a_token_with_one_character_changed_is_refused(index: int, character: str) -> None:
+    """Wherever it is."""
+    text = GOOD[:index] + character + GOOD[index + 1 :]
+    assert text == GOOD or not is_signed(text) or fault_of(text, KEYS)
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(GOOD) - 1))
+def test_a_token_cut_short_is_refused(length: int) -> None:
+    """Wherever it was cut."""
+    assert not is_signed(GOOD[:length]) or fault_of(GOOD[:length], KEYS)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 63, 64, 65, 255, 256, 257, 3000])
+def test_a_signature_of_any_size_is_wrong(tmp_path: Path, algorithm: str, size: int) -> None:
+    """And never an error of another kind."""
+    signed = token(algorithm).rpartition(".")[0]
+    for byte in (b"\x00", b"\xff"):
+        fault = fault_of(f"{signed}.{part(byte * size)}", [key_of(tmp_path, algorithm)])
+        assert fault == "its signature is wrong"
+
+
+async def claims_by(verifier: Verifier, text: str) -> Any:
+    return await verifier.claims_of(text, header_of(text))
+
+
+class Changing:
+    """Keys that are others when they are looked at again."""
+
+    def __init__(self, *keys: tuple[Key, ...]) -> None:
+        self._keys = list(keys)
+        self.renewed = 0
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return self._keys[0]
+
+    async def renew(self) -> None:
+        self.renewed += 1
+        if len(self._keys) > 1:
+            del self._keys[0]
+
+
+async def test_a_key_that_is_not_known_is_looked_for_again() -> None:
+    """Its owner may have published it meanwhile."""
+    source = Changing(KEYS[:1], KEYS)
+    verifier = Verifier(Rules(), source=source)
+    await claims_by(verifier, token("RS256", header={"kid": "a"}))
+    assert source.renewed == 0
+    await claims_by(verifier, token("RS256", key=private_key("RS256", 1), header={"kid": "b"}))
+    assert source.renewed == 1
+
+
+async def test_a_token_that_names_no_key_is_tried_again_with_new_ones() -> None:
+    """It may be signed with one of them."""
+    source = Changing(KEYS[:1], KEYS)
+    await claims_by(Verifier(Rules(), source=source), token("RS256", key=private_key("RS256", 1)))
+    assert source.renewed == 1
+
+
+async def test_keys_without_ids_are_never_the_ones_that_were_named() -> None:
+    """A token that names none may be of one that is not there yet."""
+    one, other = (keys_of_jwks(jwks(jwk("RS256", which)), secrets=False) for which in (0, 1))
+    source = Changing(one, other)
+    await claims_by(Verifier(Rules(), source=source), token("RS256", key=private_key("RS256", 1)))
+    assert source.renewed == 1
+
+
+async def test_a_token_that_is_wrong_for_the_key_it_names_is_wrong() -> None:
+    """Nothing new is asked for: whoever forges could have it asked for all the time."""
+    source = Changing(KEYS)
+    with pytest.raises(CredentialError) as raised:
+        await claims_by(Verifier(Rules(), source=source), token("RS256", header={"kid": "b"}))
+    assert str(raised.value) == "token: its signature is wrong"
+    assert source.renewed == 0
+
+
+async def test_a_key_that_is_not_known_again_is_refused() -> None:
+    """Once it was looked for."""
+    source = Changing(KEYS[:1])
+    with pytest.raises(CredentialError) as raised:
+        await claims_by(Verifier(Rules(), source=source), token("RS256", header={"kid": "b"}))
+    assert str(raised.value) == "token: is signed with a key that is not known"
+    assert source.renewed == 1
+
+
+async def test_keys_of_a_file_and_of_a_source_are_all_taken(tmp_path: Path) -> None:
+    """Whichever has signed it."""
+    verifier = Verifier(Rules(), [key_of(tmp_path, "HS256")], Changing(KEYS))
+    await claims_by(verifier, token("HS256"))
+    await claims_by(verifier, token("ES256", header={"kid": "c"}))

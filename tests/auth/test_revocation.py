@@ -1,0 +1,131 @@
+"""Subjects and tokens that are refused though nothing else is wrong with them."""
+
+from typing import Any
+
+import pytest
+
+from sse_broadcast.auth.access import Access
+from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.errors import EventError, FullError
+from tests.support.signing import NOW
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def access(subject: str | None = "ann", id: str | None = None, issued: float | None = None) -> Access:
+    return Access({}, subject, id, issued)
+
+
+def test_nobody_is_revoked_at_first() -> None:
+    """Neither with a name nor without."""
+    revocations = Revocations()
+    assert not any(
+        revocations.refuses(each) for each in (access(), access(None), access("", ""), access(id="a"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("issued", "refused"),
+    [(None, True), (NOW - 1, True), (NOW, True), (NOW + 0.001, False), (NOW + 60, False)],
+)
+def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, refused: bool) -> None:
+    """A token made afterwards is good; one that does not say when it was made counts as old."""
+    revocations = Revocations(Clock())
+    revocations.revoke_subject("ann")
+    assert revocations.refuses(access(issued=issued)) is refused
+    assert not revocations.refuses(access("bob", issued=issued))
+    assert not revocations.refuses(access(None, issued=issued))
+
+
+def test_a_token_is_refused_by_its_id_alone() -> None:
+    """Whenever it was made and whosever it is; an id is no subject, and a subject no id."""
+    revocations = Revocations(Clock())
+    revocations.revoke_id("t1")
+    assert revocations.refuses(access(id="t1", issued=NOW + 60))
+    assert revocations.refuses(access("bob", id="t1"))
+    assert not revocations.refuses(access(id="t2"))
+    assert not revocations.refuses(access("t1"))
+    revocations.revoke_subject("t2")
+    assert not revocations.refuses(access(id="t2"))
+
+
+def test_what_is_revoked_again_is_revoked_from_then() -> None:
+    """A subject that got new tokens since loses them too."""
+    clock = Clock()
+    revocations = Revocations(clock)
+    revocations.revoke_subject("ann")
+    clock.now += 10
+    assert not revocations.refuses(access(issued=NOW + 5))
+    revocations.revoke_subject("ann")
+    assert revocations.refuses(access(issued=NOW + 5))
+    assert len(revocations) == 1
+
+
+def test_a_revocation_is_remembered_until_it_need_not_be() -> None:
+    """When the tokens it is about have ended by themselves; without such a time, for good."""
+    clock = Clock()
+    revocations = Revocations(clock)
+    revocations.revoke_id("t1", until=NOW + 10)
+    revocations.revoke_id("t2")
+    clock.now = NOW + 9.9
+    assert revocations.refuses(access(id="t1"))
+    clock.now = NOW + 10
+    assert not revocations.refuses(access(id="t1"))
+    clock.now = NOW + 1e9
+    assert revocations.refuses(access(id="t2"))
+
+
+def test_a_revocation_is_never_made_shorter() -> None:
+    """Who revokes again knows less of when the tokens end, not more."""
+    clock = Clock()
+    revocations = Revocations(clock)
+    revocations.revoke_id("t1", until=NOW + 100)
+    revocations.revoke_id("t1", until=NOW + 10)
+    clock.now = NOW + 99
+    assert revocations.refuses(access(id="t1"))
+
+
+def test_as_many_are_held_as_may_be() -> None:
+    """One more is refused and said, rather than another forgotten; what is held may be revoked again."""
+    revocations = Revocations(Clock(), most=2)
+    revocations.revoke_id("t1")
+    revocations.revoke_subject("ann")
+    with pytest.raises(FullError) as raised:
+        revocations.revoke_id("t2")
+    assert str(raised.value) == "revocations: 2 are held, as many as there may be"
+    revocations.revoke_id("t1")
+    assert revocations.refuses(access(id="t1"))
+    assert revocations.refuses(access("ann"))
+    assert not revocations.refuses(access("bob", id="t2"))
+
+
+def test_what_need_not_be_remembered_makes_room() -> None:
+    """As soon as it is needed."""
+    clock = Clock()
+    revocations = Revocations(clock, most=2)
+    revocations.revoke_id("t1", until=NOW + 10)
+    revocations.revoke_id("t2", until=NOW + 20)
+    clock.now = NOW + 10
+    revocations.revoke_id("t3")
+    assert len(revocations) == 2
+    assert [revocations.refuses(access(id=id)) for id in ("t1", "t2", "t3")] == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256])
+def test_what_no_token_can_have_is_not_revoked(name: str) -> None:
+    """An empty subject is that of every token that names none."""
+    revocations = Revocations()
+    calls: list[Any] = [revocations.revoke_subject, revocations.revoke_id]
+    for revoke, field in zip(calls, ("subject", "id"), strict=True):
+        with pytest.raises(EventError) as raised:
+            revoke(name)
+        assert str(raised.value) == f"{field}: must be 1 to 255 characters, not {len(name)}"
+    assert len(revocations) == 0

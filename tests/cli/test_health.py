@@ -1,0 +1,72 @@
+"""`sse-broadcast health`."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.conftest import Serve
+from tests.support import process
+from tests.support.certificates import write_certificate
+from tests.support.process import Ended, Programs
+
+programs = pytest.fixture(process.programs)
+
+
+async def test_a_server_that_lives_is_not_worth_a_word(serve: Serve, programs: Programs) -> None:
+    """The exit code says it."""
+    server = await serve()
+    assert await programs.run("health", "--url", server.url) == Ended(0)
+
+
+async def test_a_server_that_lets_nobody_in_lives(serve: Serve, programs: Programs) -> None:
+    """It is asked without a token."""
+    server = await serve(token="a-token-of-somebody")
+    env = {"SSE_BROADCAST_TOKEN": "a-bad-one-of-somebody"}
+    assert await programs.run("health", "--url", server.url, env=env) == Ended(0)
+
+
+async def test_the_server_beside_it_is_found_by_its_environment(serve: Serve, programs: Programs) -> None:
+    """As in the image, which listens on every address."""
+    server = await serve()
+    env = {"SSE_BROADCAST_HOST": "0.0.0.0", "SSE_BROADCAST_PORT": str(server.port)}
+    assert await programs.run("health", env=env) == Ended(0)
+
+
+async def test_a_certificate_of_another_name_is_no_illness(
+    serve: Serve, programs: Programs, tmp_path: Path
+) -> None:
+    """A server is asked by an address that its certificate does not name, and by nobody who trusts it."""
+    certificate, key = write_certificate(trustme.CA(), tmp_path)
+    server = await serve(certificate=certificate, key=key)
+    assert await programs.run("health", "--url", server.url) == Ended(0)
+
+
+async def test_no_token_goes_to_a_server_whose_name_is_not_asked_for(programs: Programs) -> None:
+    """Since anyone could answer there."""
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        env = {"SSE_BROADCAST_TOKEN": "a-token-of-somebody"}
+        assert await programs.run("health", "--url", url, env=env) == Ended(0)
+    (head,) = heads
+    assert head.startswith(b"GET /healthz HTTP/1.1\r\n")
+    assert b"uthorization" not in head
+
+
+async def test_no_server_is_1(programs: Programs, tmp_path: Path) -> None:
+    """With a line that says why."""
+    url = f"unix:{tmp_path}/nowhere"
+    ended = await programs.run("health", "--url", url)
+    assert (ended.code, ended.out) == (1, b"")
+    assert ended.err.startswith(f"sse-broadcast: cannot reach {url}: ".encode())
+    assert ended.err.count(b"\n") == 1

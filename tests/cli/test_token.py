@@ -1,0 +1,299 @@
+"""`sse-broadcast token`."""
+
+import calendar
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+
+from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.authority import Authority
+from sse_broadcast.config import Config
+from tests.support import process
+from tests.support.certificates import write_certificate
+from tests.support.process import Ended, Programs
+from tests.support.signing import OTHER_SECRET, SECRET, jwk, jwks, public_file, token
+
+programs = pytest.fixture(process.programs)
+
+TOKEN = "correct-horse-battery"
+ENV = {"SSE_BROADCAST_TOKEN_SECRET": SECRET}
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+MADE = re.compile(rb"id: ([0-9a-f]{24})\nexpires: (" + TIME.encode() + rb")\n")
+
+
+async def mint(programs: Programs, *arguments: str, env: dict[str, str] = ENV) -> bytes:
+    """Make a token, and give it with its line end."""
+    ended = await programs.run("token", "mint", *arguments, env=env)
+    assert (ended.code, MADE.fullmatch(ended.err) is not None) == (0, True), ended
+    return ended.out
+
+
+def without_time(ended: Ended) -> Ended:
+    return Ended(ended.code, re.sub(rf"{TIME}, in -?\d+ s".encode(), b"TIME", ended.out), ended.err)
+
+
+@pytest.mark.parametrize("command", ["mint", "check"])
+async def test_both_have_help_with_examples_and_exit_codes(programs: Programs, command: str) -> None:
+    """As every command has."""
+    ended = await programs.run("token", command, "--help")
+    assert (ended.code, ended.err) == (0, b"")
+    assert f"Usage: sse-broadcast token {command} [OPTIONS]".encode() in ended.out
+    assert b"\n  Examples:\n    " in ended.out
+    assert b"\n  Exit codes: 0 " in ended.out
+
+
+async def test_a_token_that_was_made_is_told_again(programs: Programs) -> None:
+    """It alone is on standard output, so that it can go into a file or a pipe."""
+    made = await programs.run(
+        "token", "mint", "--subject", "robot", "--subscribe", "orders.*", "--subscribe", "news",
+        "--publish", "logs", "--lifetime", "10m", env=ENV,
+    )  # fmt: skip
+    said = MADE.fullmatch(made.err)
+    assert said is not None
+    assert re.fullmatch(rb"[\w-]+\.[\w-]+\.[\w-]+\n", made.out)
+    checked = await programs.run("token", "check", env=ENV, stdin=made.out)
+    assert said[2] in checked.out
+    assert without_time(checked) == Ended(
+        0,
+        b"subject: robot\nid: " + said[1] + b"\nexpires: TIME\n"
+        b"publish: logs\nsubscribe: news, orders.*\ninspect: nothing\nadmin: nothing\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "seconds"), [(["--lifetime", "90s"], 90), (["--lifetime", "1h"], 3600), ([], 3600)]
+)
+async def test_a_token_is_good_for_as_long_as_is_said(
+    programs: Programs, arguments: list[str], seconds: int
+) -> None:
+    """Else for as long as a token may be."""
+    before = int(time.time())
+    made = await programs.run("token", "mint", "--inspect", "*", *arguments, env=ENV)
+    said = MADE.fullmatch(made.err)
+    assert said is not None
+    expires = time.strptime(said[2].decode(), "%Y-%m-%dT%H:%M:%SZ")
+    assert before + seconds <= calendar.timegm(expires) <= time.time() + seconds
+
+
+async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Path) -> None:
+    """From its file, and the secret from a file of its own."""
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    (tmp_path / "server.toml").write_text(f'token_secret_file = "{tmp_path}/secret"\ntoken_lifetime = 60\n')
+    config = ("--config", f"{tmp_path}/server.toml")
+    made = await mint(programs, "--inspect", "a", *config, env={})
+    assert (await programs.run("token", "check", *config, stdin=made)).code == 0
+    assert (
+        await programs.run("token", "check", env={"SSE_BROADCAST_CONFIG": config[1]}, stdin=made)
+    ).code == 0
+    longer = await programs.run("token", "mint", "--inspect", "a", "--lifetime", "61s", *config)
+    assert longer == Ended(2, err=b"sse-broadcast: --lifetime: 61 s is more than token_lifetime, 60 s\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        ([], 2, "Error: --subscribe, --publish, --inspect: at least one of them must be given."),
+        (
+            ["--subscribe", "a/b"],
+            2,
+            "Error: Invalid value for '--subscribe': channel: must not contain '/': 'a/b'",
+        ),
+        (
+            ["--inspect", ""],
+            2,
+            "Error: Invalid value for '--inspect': channel: must be 1 to 128 characters: ''",
+        ),
+        (["--admin", "a"], 2, "Error: No such option '--admin'."),
+        (["--publish", "a", "--lifetime", "10"], 2, "'10' is no time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "0s"], 2, "'0s' is no time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", ""], 2, "'' is no time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "-1s"], 2, "'-1s' is no time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "2h"], 2, "--lifetime: 7200 s is more than token_lifetime, 3600 s"),
+        (["--publish", "a", "--subject", ""], 1, "subject: must be 1 to 255 characters, not 0"),
+    ],
+)
+async def test_what_cannot_be_made_is_refused(
+    programs: Programs, arguments: list[str], code: int, problem: str
+) -> None:
+    """It says which part, and why; nothing is on standard output."""
+    ended = await programs.run("token", "mint", *arguments, env=ENV)
+    assert (ended.code, ended.out) == (code, b"")
+    assert ended.err.decode().rstrip().endswith(problem)
+
+
+async def test_without_a_secret_nothing_is_made(programs: Programs) -> None:
+    """No server would know it again."""
+    assert await programs.run("token", "mint", "--publish", "a") == Ended(
+        2,
+        err=b"sse-broadcast: token_secret: is not configured, by SSE_BROADCAST_TOKEN_SECRET "
+        b"or by --config FILE\n",
+    )
+
+
+async def test_a_static_token_is_told_too(programs: Programs, tmp_path: Path) -> None:
+    """It has no id, and does not end."""
+    (tmp_path / "server.toml").write_text(
+        f'[[caller]]\nname = "page"\ntoken = "{TOKEN}"\nsubscribe = ["news"]\nadmin = ["*"]\n'
+    )
+    (tmp_path / "page.token").write_text(f"{TOKEN}\n")
+    where = ("--config", f"{tmp_path}/server.toml", "--file", f"{tmp_path}/page.token")
+    assert await programs.run("token", "check", *where) == Ended(
+        0,
+        b"subject: page\nid: none\nexpires: never\n"
+        b"publish: nothing\nsubscribe: news\ninspect: nothing\nadmin: *\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--action", "subscribe", "--channel", "orders.17"], None),
+        (["--action", "subscribe", "--channel", "orders.*"], None),
+        (["--action", "subscribe", "--channel", "news"], "subscribe 'news': the token does not allow it"),
+        (["--action", "subscribe"], "subscribe '*': the token does not allow it"),
+        (
+            ["--action", "publish", "--channel", "orders.17"],
+            "publish 'orders.17': the token does not allow it",
+        ),
+        (["--action", "inspect"], None),
+        (["--action", "admin"], "admin '*': the token does not allow it"),
+    ],
+)
+async def test_one_question_is_answered_by_the_exit_code(
+    programs: Programs, arguments: list[str], problem: str | None
+) -> None:
+    """And in words; without a channel it is about the server as a whole."""
+    grants: Grants = {Action.SUBSCRIBE: ("orders.*",), Action.INSPECT: ("*",)}
+    authority = Authority(Config(token_secret=SECRET))
+    made = authority.mint(grants, subject="a", lifetime=60.0, by=Access(EVERYTHING)).token
+    ended = await programs.run("token", "check", *arguments, env=ENV, stdin=made.encode())
+    if problem is None:
+        asked = f"{arguments[1]} {arguments[3] if len(arguments) > 2 else '*'!r}"
+        assert (ended.code, ended.err) == (0, b"")
+        assert ended.out.decode().endswith(f"\n{asked}: allowed\n")
+    else:
+        assert (ended.code, ended.err.decode()) == (1, f"sse-broadcast: {problem}\n")
+
+
+async def test_a_token_that_has_ended_is_refused(programs: Programs) -> None:
+    """It says when that was."""
+    made = await mint(programs, "--inspect", "*", "--lifetime", "1ms")
+    ended = await programs.run("token", "check", env=ENV, stdin=made)
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(rf"sse-broadcast: token: expired at {TIME}\n", ended.err.decode())
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (b"", "token: none is given"),
+        (b"\n", "token: none is given"),
+        (b"garbage\n", "token: is not known"),
+        (b"a.b.c", "token: is not taken: Invalid header padding"),
+        (b"\xff\xfe", "token: has a character that no token may have"),
+        (b"x" * 100_000, "token: is longer than 8192 characters"),
+        (token("RS256").encode(), "token: is signed with a key that is not known"),
+    ],
+)
+async def test_what_is_no_token_is_refused(programs: Programs, said: bytes, problem: str) -> None:
+    """It says why, and not what."""
+    ended = await programs.run("token", "check", env=ENV, stdin=said)
+    assert ended == Ended(1, err=f"sse-broadcast: {problem}\n".encode())
+
+
+async def test_a_token_of_another_server_is_refused(programs: Programs) -> None:
+    """Its secret is another."""
+    made = await mint(programs, "--inspect", "*")
+    ended = await programs.run("token", "check", env={"SSE_BROADCAST_TOKEN_SECRET": OTHER_SECRET}, stdin=made)
+    assert ended == Ended(1, err=b"sse-broadcast: token: its signature is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "problem"),
+    [
+        (["--channel", "a"], ENV, "Error: --channel: needs --action."),
+        (["--action", "delete"], ENV, "'delete' is not one of 'publish', 'subscribe', 'inspect', 'admin'."),
+        (["--action", "publish", "--channel", "a/b"], ENV, "channel: must not contain '/': 'a/b'"),
+        (["--file", "/none"], ENV, "--file: /none: cannot be read: No such file or directory"),
+        ([], {}, "token: no credential is configured, so no token is good"),
+        ([], {"SSE_BROADCAST_TOKEN_SECRET": "x"}, "token_secret: must have at least 32 bytes, not 1"),
+        (["--config", "/none"], ENV, "/none: cannot be read: No such file or directory"),
+    ],
+)
+async def test_a_question_that_is_none_is_refused(
+    programs: Programs, arguments: list[str], env: dict[str, str], problem: str
+) -> None:
+    """As bad usage, or a bad setting."""
+    ended = await programs.run("token", "check", *arguments, env=env, stdin=b"garbage")
+    assert (ended.code, ended.out) == (2, b"")
+    assert ended.err.decode().rstrip().endswith(problem)
+
+
+async def test_a_token_is_no_argument(programs: Programs) -> None:
+    """Everyone on the machine can read those."""
+    assert (await programs.run("token", "check", TOKEN, env=ENV)).code == 2
+
+
+async def test_a_signed_token_is_checked_by_the_key_of_its_issuer(programs: Programs, tmp_path: Path) -> None:
+    """As a server would."""
+    claims = {"sub": "ann", "exp": time.time() + 60, "grants": {"publish": ["a"]}}
+    env = {"SSE_BROADCAST_JWT_KEY_FILE": public_file(tmp_path, "EdDSA")}
+    good = await programs.run("token", "check", env=env, stdin=token("EdDSA", claims).encode())
+    assert without_time(good) == Ended(
+        0,
+        b"subject: ann\nid: none\nexpires: TIME\npublish: a\nsubscribe: nothing\ninspect: nothing\n"
+        b"admin: nothing\n",
+    )
+    other = {**claims, "aud": "somebody"}
+    bad = await programs.run("token", "check", env=env, stdin=token("EdDSA", other).encode())
+    assert bad == Ended(1, err=b"sse-broadcast: token: is for somebody else: 'somebody' (aud)\n")
+
+
+AUTHORITY = trustme.CA()
+
+
+@pytest.fixture
+async def issuer(tmp_path: Path) -> AsyncIterator[str]:
+    """Publish keys over TLS, and give where."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=jwks(jwk("EdDSA", kid="a")))
+
+    app = web.Application()
+    app.router.add_get("/jwks", answer)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*write_certificate(AUTHORITY, tmp_path))
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    yield f"https://127.0.0.1:{site.port}/jwks"
+    await runner.cleanup()
+
+
+async def test_keys_are_taken_from_a_server_that_is_trusted(
+    programs: Programs, issuer: str, tmp_path: Path
+) -> None:
+    """One whose certificate nobody vouches for is as good as none, and that is said."""
+    AUTHORITY.cert_pem.write_to_path(f"{tmp_path}/ca.pem")
+    claims = {"sub": "ann", "exp": time.time() + 60, "grants": {}}
+    text = token("EdDSA", claims, header={"kid": "a"}).encode()
+    env = {"SSE_BROADCAST_JWT_JWKS": issuer}
+    trusting = {**env, "SSL_CERT_FILE": f"{tmp_path}/ca.pem"}
+    assert (await programs.run("token", "check", env=trusting, stdin=text)).code == 0
+    ended = await programs.run("token", "check", env=env, stdin=text)
+    warning, refusal, end = ended.err.decode().split("\n")
+    assert warning.startswith(f"jwt_jwks: '{issuer}' cannot be read: ")
+    assert "certificate verify failed" in warning
+    assert (ended.code, refusal, end) == (
+        1,
+        "sse-broadcast: token: is signed with a key that is not known",
+        "",
+    )

@@ -1,0 +1,65 @@
+"""Patterns that say what the nouns take."""
+
+from collections.abc import Callable
+
+import jsonschema_rs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.errors import EventError
+from sse_broadcast.event import MAX_RETRY, Event
+from sse_broadcast.interest import Interest, checked_names
+from sse_broadcast.server.contract import fields
+from sse_broadcast.server.contract.words import Schema
+
+BROADCASTER = Broadcaster()
+
+TAKEN: dict[str, tuple[Schema, Callable[[str], object]]] = {
+    "channel": (fields.CHANNEL, lambda text: checked_names([text])),
+    "pattern": (fields.PATTERN, Interest.of),
+    "type": (fields.TYPE, lambda text: BROADCASTER.draft(Event("x", text))),
+    "id": (fields.ID, lambda text: BROADCASTER.draft(Event("x", id=text))),
+    "key": (fields.KEY, lambda text: Event("x", key=text)),
+}
+
+TEXTS = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=200),
+    st.text("abc019.-_:@~*$ /\n\r\0", max_size=130),
+    st.from_regex("[0-9a-f]{8}-[0-9]{1,20}", fullmatch=True),
+    st.from_regex("[0-9]{1,10}(ms|s|m|h|d|w)", fullmatch=True),
+    st.sampled_from(["earliest", "last", "lastly", ".", "..", "...", "a\n", "a\r", "$a", "a$", "", "*"]),
+    st.integers(127, 129).map("a".__mul__),
+)
+
+
+def takes(check: Callable[[str], object], text: str) -> bool:
+    try:
+        check(text)
+    except EventError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@given(text=TEXTS)
+def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
+    """Neither more nor less: who reads the contract is never refused for what it allows."""
+    schema, check = TAKEN[name]
+    assert jsonschema_rs.is_valid(dict(schema), text) == takes(check, text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (fields.choice("a", "b"), ["a", "b"], ["", "A", 1, None]),
+        (fields.several(fields.CHANNEL), [["a"], ["a", "b"]], [[], ["a", "*"], "a"]),
+        (fields.or_null(fields.KEY), [None, "k"], ["", 1]),
+        (fields.RETRY, [0, MAX_RETRY, 3000.0], [-1, MAX_RETRY + 1, 1.5, "1"]),
+    ],
+)
+def test_a_schema_takes_these_and_not_those(schema: Schema, good: list[object], bad: list[object]) -> None:
+    """At its edges."""
+    assert [value for value in good if not jsonschema_rs.is_valid(dict(schema), value)] == []
+    assert [value for value in bad if jsonschema_rs.is_valid(dict(schema), value)] == []

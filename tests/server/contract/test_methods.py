@@ -1,0 +1,73 @@
+"""What follows from one operation."""
+
+import msgspec
+
+from sse_broadcast.server.contract.methods import guarded, read, write, write_or_put
+from sse_broadcast.server.contract.words import Answer, Operation, Parameter
+
+OPERATION = Operation(
+    "find", "Find it", "Here.", tags=["inspect"], responses={"200": Answer("It.")}, security=[{}]
+)
+NAME = Parameter("name", "path", "Whose.", {}, required=True)
+
+
+def test_head_is_get_by_another_name() -> None:
+    """What is asked for and answered is the same."""
+    path = read(OPERATION, NAME)
+    assert path.get is OPERATION
+    assert path.head is not None
+    assert path.head.operation_id == "findHead"
+    assert (
+        msgspec.structs.replace(path.head, operation_id="find", summary="Find it", description="Here.")
+        == OPERATION
+    )
+
+
+def test_put_is_post_by_another_name() -> None:
+    """As HEAD is GET."""
+    path = write_or_put(OPERATION, NAME)
+    assert path.post is OPERATION
+    assert path.put is not None
+    assert (path.put.operation_id, path.put.responses) == ("findPut", OPERATION.responses)
+
+
+def test_options_are_open_and_say_what_is_allowed() -> None:
+    """Without a credential: a browser that asks beforehand sends none."""
+    options = write(OPERATION).options
+    assert options is not None
+    assert options.security is None
+    assert list(options.responses) == ["204", "400", "417", "429", "503"]
+    allowed = options.responses["204"]
+    assert isinstance(allowed, Answer)
+    assert allowed.headers["Allow"].required
+
+
+def test_a_path_has_the_methods_it_is_for() -> None:
+    """And its parameters once, for all of them."""
+    methods = ("get", "head", "put", "post", "options")
+    made = [read(OPERATION, NAME), write(OPERATION), write_or_put(OPERATION, NAME)]
+    assert [[each for each in methods if getattr(path, each)] for path in made] == [
+        ["get", "head", "options"],
+        ["post", "options"],
+        ["put", "post", "options"],
+    ]
+    assert [path.parameters for path in made] == [(NAME,), (), (NAME,)]
+
+
+def test_all_but_options_may_need_a_credential() -> None:
+    """The same for each of a path's methods."""
+    path = guarded(write_or_put(OPERATION, NAME), [{"bearer": ()}])
+    assert path.post is not None
+    assert path.put is not None
+    assert path.options is not None
+    assert path.post.security == path.put.security == [{"bearer": ()}]
+    assert path.options.security is None
+    assert path.get is None
+
+
+def test_options_look_at_no_name() -> None:
+    """Whatever stands in the path, the methods are the same."""
+    narrow = msgspec.structs.replace(NAME, schema={"type": "string", "pattern": "^a$"})
+    path = read(OPERATION, narrow)
+    assert path.options is not None
+    assert [(each.name, each.schema) for each in path.options.parameters] == [("name", {"type": "string"})]

@@ -1,0 +1,61 @@
+"""What the answers say, as types."""
+
+import json
+
+import msgspec
+import pytest
+
+from sse_broadcast.server import answers
+from sse_broadcast.server.problem import body
+from tests.conftest import Connect, Serve
+
+JSON = "Content-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "path", "content"),
+    [
+        (answers.Sent, "POST", "/send/a,b", b'{"message": "x"}'),
+        (answers.SentBatch, "POST", "/send/a", b'[{"message": "x"}]'),
+        (answers.SentBatch, "POST", "/send/a?stream=1", b""),
+        (answers.ServerStatus, "GET", "/status", b""),
+        (answers.ChannelPage, "GET", "/channels", b""),
+        (answers.Health, "GET", "/healthz", b""),
+        (answers.Health, "GET", "/readyz", b""),
+        (answers.MintedToken, "POST", "/tokens", b'{"grants": {"subscribe": ["a"]}}'),
+        (answers.Revoked, "POST", "/revoke", b'{"subject": "a"}'),
+    ],
+)
+async def test_an_answer_is_these_members_and_no_others(
+    serve: Serve, connect: Connect, kind: type, method: str, path: str, content: bytes
+) -> None:
+    """In this order: read as its type and written again it is the same bytes."""
+    client = await connect(await serve())
+    await client.ask("POST", "/send/news", body=b"x")
+    status, answer = await client.ask(method, path, body=content, headers=JSON)
+    assert status == 200, answer
+    assert msgspec.json.encode(msgspec.json.decode(answer, type=kind)) == answer
+
+
+@pytest.mark.parametrize("more", [{}, {"published": 3}])
+def test_a_problem_is_these_members_and_no_others(more: dict[str, int]) -> None:
+    """With what was published before it, where that is lines."""
+    problem = body(400, "x", **more)
+    assert msgspec.json.encode(msgspec.json.decode(problem, type=answers.ProblemDetails)) == problem
+
+
+async def test_a_line_of_a_stream_is_an_envelope(serve: Serve, connect: Connect) -> None:
+    """An event's and the server's own."""
+    server = await serve(lifetime=0.1)
+    await server.broadcaster.broadcast("x", channels=["news"])
+    reader = await connect(server)
+    await reader.subscribe(path="/events/news?since=earliest", headers="Accept: application/x-ndjson\r\n")
+    lines = []
+    while chunk := await reader.chunk():
+        lines += [line for line in chunk.splitlines() if line]
+    read = [msgspec.json.decode(line, type=answers.Envelope) for line in lines]
+    assert [(line.channel, line.event, line.data) for line in read] == [
+        ("news", "message", "x"),
+        (None, "$close", {"reason": "lifetime"}),
+    ]
+    assert [json.loads(msgspec.json.encode(line)) for line in read] == [json.loads(line) for line in lines]

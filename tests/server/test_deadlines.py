@@ -1,0 +1,74 @@
+"""Many deadlines, and one timer."""
+
+import asyncio
+
+from sse_broadcast.server.deadlines import Deadlines
+from tests.support.sockets import until
+
+
+async def test_what_is_still_here_is_late() -> None:
+    """In the order in which it was added, and what was discarded is not."""
+    late: list[str] = []
+    deadlines = Deadlines[str](0.05, late.append)
+    for name in "abcd":
+        deadlines.add(name)
+    deadlines.discard("b")
+    deadlines.discard("never added")
+    assert len(deadlines) == 3
+    await until(lambda: not len(deadlines))
+    assert late == ["a", "c", "d"]
+
+
+async def test_nothing_is_late_before_its_time() -> None:
+    """What is added later has as long as what came before."""
+    loop = asyncio.get_running_loop()
+    ends: dict[str, float] = {}
+    deadlines = Deadlines[str](0.1, lambda name: ends.update({name: loop.time()}))
+    begins = {}
+    for name in ("first", "second"):
+        begins[name] = loop.time()
+        deadlines.add(name)
+        await asyncio.sleep(0.03)
+    await until(lambda: len(ends) == 2)
+    # uvloop's clock has milliseconds, and rounds them down.
+    assert all(ends[name] - begins[name] >= 0.098 for name in ends)
+    assert ends["second"] > ends["first"]
+
+
+async def test_what_is_late_may_be_given_more_time() -> None:
+    """By the one who is told."""
+    late: list[str] = []
+
+    def again(name: str) -> None:
+        late.append(name)
+        if len(late) < 3:
+            deadlines.add(name)
+
+    deadlines = Deadlines[str](0.01, again)
+    deadlines.add("a")
+    await until(lambda: len(late) == 3)
+    assert len(deadlines) == 0
+
+
+async def test_ten_thousand_have_one_timer() -> None:
+    """And none when the last has been waited for."""
+    deadlines = Deadlines[int](0.02, lambda _: None)
+    for number in range(10_000):
+        deadlines.add(number)
+    timer = deadlines._timer
+    assert timer is not None
+    for number in range(10_000):
+        deadlines.discard(number)
+    assert deadlines._timer is timer
+    await until(lambda: deadlines._timer is None)
+
+
+async def test_closed_it_waits_for_nothing() -> None:
+    """Nobody is told any more."""
+    late: list[str] = []
+    deadlines = Deadlines[str](0.01, late.append)
+    deadlines.add("a")
+    deadlines.close()
+    deadlines.close()
+    await asyncio.sleep(0.03)
+    assert late == []

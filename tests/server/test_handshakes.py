@@ -1,0 +1,271 @@
+"""Handshakes: counted from the accept, given back when they fail."""
+
+import asyncio
+import errno
+import re
+import socket
+import ssl
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+
+from sse_broadcast.server import handshakes
+from sse_broadcast.server.run import Server
+from tests.conftest import Serve
+from tests.support import process
+from tests.support.certificates import write_certificate
+from tests.support.process import Programs
+from tests.support.sockets import RawClient, until
+
+programs = pytest.fixture(process.programs)
+
+Secure = Callable[..., Awaitable[Server]]
+
+HELLO = bytes.fromhex("16030100c8010000c40303") + b"\0" * 40
+"""The beginning of a handshake."""
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    certificate, key = write_certificate(authority, tmp_path)
+    return {"certificate": certificate, "key": key}
+
+
+Crowd = Callable[..., Awaitable[list[RawClient]]]
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[Crowd]:
+    """Open connections that say no more than they are told to."""
+    with ExitStack() as stack:
+
+        async def come(port: int, count: int, *, saying: bytes = b"") -> list[RawClient]:
+            clients = [await RawClient.open(port) for _ in range(count)]
+            for client in clients:
+                stack.callback(client.close)
+                await client.send(saying)
+            return clients
+
+        yield come
+
+
+async def ask(port: int, context: ssl.SSLContext, *, headers: str = "") -> bytes:
+    """Ask through TLS, and give all that comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
+    try:
+        return await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+async def test_what_is_agreed_upon_is_let_in(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """One after another, and nothing is left of any."""
+    server = await serve(**files)
+    for _ in range(20):
+        assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {}
+
+
+@pytest.mark.parametrize("saying", [b"", HELLO], ids=["silent", "half a hello"])
+async def test_a_handshake_takes_a_place(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, saying: bytes
+) -> None:
+    """From its accept: those that never come to an end fill the server, and the next is told so."""
+    server = await serve(max_connections=3, **files)
+    clients = await crowd(server.port, 3, saying=saying)
+    await until(lambda: server.connections == 3)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    event_stream = "Accept: text/event-stream\r\n"
+    later = await ask(server.port, trusting, headers=event_stream)
+    assert later.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    clients[0].close()
+    await until(lambda: server.connections == 2)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
+async def test_a_handshake_that_fails_gives_its_place_back(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, fail: str
+) -> None:
+    """However it does, and is counted."""
+    server = await serve(max_connections=2, head_timeout=0.1 if fail == "late" else 600, **files)
+    for _ in range(5):
+        clients = await crowd(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
+        await until(lambda: server.connections == 2)
+        for client in clients:
+            await end(client, fail)
+        await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"handshake": 10}
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def end(client: RawClient, way: str) -> None:
+    if way == "rst":
+        client.reset()
+    elif way == "half-close":
+        client.half_close()
+    elif way == "no TLS":
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    elif way in {"fin", "cut hello"}:
+        client.close()
+
+
+async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Its last bytes of the handshake and its end may come together."""
+    server = await serve(**files)
+    for _ in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+        writer.transport.abort()
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_request_behind_the_handshake_is_answered(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Though it came in the same piece as the end of the handshake."""
+    server = await serve(**files)
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_3
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    client = await RawClient.open(server.port)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await client.send(outgoing.read())
+            await client._more()
+            incoming.write(await client.take(len(client.buffer)))
+        else:
+            break
+    tls.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await client.send(outgoing.read())
+    await client._more()
+    while True:
+        incoming.write(await client.take(len(client.buffer)))
+        try:
+            assert tls.read(17) == b"HTTP/1.1 200 OK\r\n"
+        except ssl.SSLWantReadError:
+            await client._more()
+        else:
+            break
+    client.close()
+
+
+async def test_a_silent_one_is_cut_after_its_handshake_too(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """`head_timeout` is also for those that have agreed, and say nothing."""
+    server = await serve(head_timeout=0.2, **files)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    with pytest.raises((ConnectionResetError, ssl.SSLError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"silent": 1}
+    writer.transport.abort()
+
+
+async def test_an_old_tls_is_not_agreed_upon(serve: Serve, files: dict[str, str]) -> None:
+    """1.1 is as good as none (RFC 8996)."""
+    server = await serve(**files)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        await ask(server.port, context)
+    context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
+    assert (await ask(server.port, context)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_stopping_does_not_wait_for_a_handshake(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """It is cut."""
+    server = await serve(**files)
+    clients = await crowd(server.port, 5, saying=HELLO)
+    await until(lambda: server.connections == 5)
+    async with asyncio.timeout(5):
+        await server.stop()
+    for client in clients:
+        with suppress(ConnectionResetError):
+            assert await client.rest() == b""
+    assert server.connections == 0
+
+
+async def test_without_descriptors_it_rests_and_goes_on(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The next that leaves makes room for those that wait."""
+    monkeypatch.setattr(handshakes, "REST", 0.05)
+    server = await serve(**files)
+    accept = socket.socket.accept
+    failed: list[socket.socket] = []
+
+    def fail_once(sock: socket.socket) -> tuple[socket.socket, object]:
+        if len(failed) < 2:
+            failed.append(sock)
+            code = errno.ECONNABORTED if len(failed) == 1 else errno.EMFILE
+            raise OSError(code, "Too many open files")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert caplog.messages == ["accept: Too many open files"]
+
+
+FULL = rb".* WARNING sse_broadcast\.server\.door: full: 168 connections, more are refused\n"
+
+
+async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
+    programs: Programs, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
+) -> None:
+    """With 256 descriptors: a reader gets its events, and when they are gone there is room."""
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    options = [f"--{name}={value}" for name, value in files.items()]
+    serving = await programs.serve(
+        *options, "--log-level", "warning", "--event-loop", loop, "--head-timeout", "1", descriptors=256
+    )
+    assert serving.room == 168
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\n\n")
+    clients = await crowd(serving.port, 400)
+    assert re.fullmatch(FULL, await serving.process.error_line())
+    for client in clients:
+        client.close()
+    while not (await ask(serving.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n"):
+        await asyncio.sleep(0.01)
+    publisher, publishing = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    publishing.write(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
+    assert (await publisher.readline()) == b"HTTP/1.1 200 OK\r\n"
+    assert (await reader.readuntil(b"data: hello\n\n")).endswith(b"data: hello\n\n")
+    for each in (writer, publishing):
+        each.transport.abort()

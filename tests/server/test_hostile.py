@@ -1,0 +1,476 @@
+"""Clients that mean harm: whatever they send, it is answered or dropped, and nobody else notices."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import re
+import types
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config import CallerRule
+from sse_broadcast.server import address, connection
+from sse_broadcast.server.connection import MOST_HEAD, OPTIONS
+from sse_broadcast.server.run import Server
+from sse_broadcast.server.state import INTAKES, SESSIONS
+from tests.conftest import Connect, Serve
+from tests.support.asking import ask, bearer
+from tests.support.hostile import Tally, besiege
+from tests.support.inventor import Inventor
+from tests.support.sockets import RawClient, until
+
+GOOD, NARROW = "a-token-that-may-do-everything", "a-token-that-may-do-little"
+CREDENTIALS: Mapping[str, Any] = {
+    "token": GOOD,
+    "caller": (CallerRule(name="narrow", token=NARROW, subscribe=("a", "b"), publish=("a",)),),
+    "anonymous_subscribe": ("a",),
+    "cookie": "session",
+    "cors_origins": ("https://a.example",),
+}
+HOST = b"Host: localhost\r\n"
+SMUGGLED = b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what takes seconds take a part of one."""
+    options = {**OPTIONS, "keepalive_timeout": 0.5, "lingering_time": 0.3}
+    monkeypatch.setattr(connection, "OPTIONS", types.MappingProxyType(options))
+
+
+@pytest.fixture
+def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the loopback's addresses counted as any other's."""
+    monkeypatch.setattr(address, "key", lambda host: host)
+
+
+# Everything at once.
+
+
+class Honest:
+    """Readers that want every event, and who publishes them."""
+
+    def __init__(self, server: Server, readers: list[RawClient], publisher: RawClient) -> None:
+        self._server = server
+        self._readers = readers
+        self._publisher = publisher
+        self._published = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, server: Server, count: int) -> AsyncIterator["Honest"]:
+        async with AsyncExitStack() as stack:
+            clients = [await RawClient.open(server.port) for _ in range(count + 1)]
+            for client in clients:
+                stack.callback(client.close)
+            *readers, publisher = clients
+            for reader in readers:
+                await reader.subscribe(path="/events/honest", headers=bearer(GOOD))
+            yield cls(server, readers, publisher)
+
+    async def while_(self, doing: asyncio.Task[Tally]) -> None:
+        """Publish until something is done, and see that everyone gets everything, in order."""
+        reading = [asyncio.create_task(self._read(reader)) for reader in self._readers]
+        while not doing.done():
+            await self._publish(str(self._published))
+            await asyncio.sleep(0.002)
+        await self._publish("end")
+        async with asyncio.timeout(20):
+            found = await asyncio.gather(*reading)
+        assert all(each == [str(number) for number in range(self._published - 1)] for each in found)
+
+    async def _publish(self, data: str) -> None:
+        said = await self._publisher.ask("POST", "/send/honest", body=data.encode(), headers=bearer(GOOD))
+        assert said[0] == 200, said
+        self._published += 1
+
+    async def _read(self, reader: RawClient) -> list[str]:
+        found: list[str] = []
+        while found[-1:] != ["end"]:
+            found += [event.data for event in await reader.events(1)]
+        return found[:-1]
+
+
+@pytest.mark.parametrize("settings", [{}, CREDENTIALS], ids=["open", "with credentials"])
+@pytest.mark.usefixtures("hasty")
+async def test_a_siege_harms_nobody(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Mapping[str, Any],
+) -> None:
+    """Thousands of requests as nobody should send them: no fault of ours, nothing lost, nothing left."""
+    if settings:
+        monkeypatch.setattr(address, "key", lambda host: host)
+    server = await serve(head_timeout=0.5, body_timeout=0.3, max_body=100_000, max_event=100_000, **settings)
+    tasks = len(asyncio.all_tasks())
+    inventor = Inventor(4, tokens=(GOOD, NARROW))
+    async with Honest.connected(server, 20) as honest:
+        siege = asyncio.create_task(besiege(server.port, inventor, requests=6000, crowd=30))
+        await honest.while_(siege)
+        tally = await siege
+    assert {200, 204, 400, 403, 404, 405, 413, 415, 417, 422} <= tally.statuses.keys()
+    assert not settings or tally.statuses[401]
+    await nothing_is_left(server, tasks)
+    assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
+
+
+def is_fault(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or bool(record.exc_info) or "Traceback" in record.getMessage()
+
+
+async def nothing_is_left(server: Server, tasks: int) -> None:
+    await until(lambda: server.connections == 0)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    assert server.broadcaster.client_count == 0
+    assert server._attendance._of == {}
+    assert len(server._app[SESSIONS]) == 0
+    assert server._app[INTAKES] == set()
+    assert not server.broadcaster._delivery._lanes
+    gc.collect()
+
+
+# What a head may be.
+
+
+async def test_a_head_without_end_is_cut(serve: Serve, connect: Connect) -> None:
+    """Long before it is a megabyte, which aiohttp would take, twice; and it is counted."""
+    server = await serve()
+    client = await connect(server)
+    lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 4000) for number in range(120))
+    with contextlib.suppress(ConnectionError):
+        await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + lines[: 4 * MOST_HEAD])
+        await client.send(lines)
+        assert await client.rest() == b""
+    await until(lambda: server.broadcaster.counts.refused == {"malformed": 1})
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_head_of_some_size_is_taken(serve: Serve, connect: Connect) -> None:
+    """Cookies and a token, each as long as a line may be, and again for the next request."""
+    server = await serve()
+    client = await connect(server)
+    lines = "".join(f"X{number}: {'x' * 8000}\r\n" for number in range(6))
+    for _ in range(5):
+        assert (await client.ask("GET", "/healthz", headers=lines))[0] == 200
+
+
+async def test_a_body_is_no_head(serve: Serve, connect: Connect) -> None:
+    """However long it is, and also when it is refused and read no further."""
+    server = await serve(token=GOOD)
+    client = await connect(server)
+    body = b"x" * (4 * MOST_HEAD)
+    for _ in range(3):
+        assert (await client.ask("POST", "/send", body=body, headers=bearer(GOOD)))[0] == 200
+    for _ in range(3):
+        assert (await client.ask("POST", "/send", body=body))[0] == 401
+    assert "malformed" not in server.broadcaster.counts.refused
+
+
+async def test_a_hundred_thousand_headers_are_refused(serve: Serve, connect: Connect) -> None:
+    """After the first of them."""
+    server = await serve()
+    client = await connect(server)
+    with contextlib.suppress(ConnectionError):
+        await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 100_000 + b"\r\n")
+    with contextlib.suppress(ConnectionError):
+        assert (await client.rest()).startswith(b"HTTP/1.0 400 Bad Request\r\n")
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"malformed": 1}
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+@pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"], ids=["plain", "expecting"])
+async def test_another_version_is_not_spoken(serve: Serve, connect: Connect, version: str, more: str) -> None:
+    """The answer is one of HTTP/1.0, and the connection ends."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"GET /healthz HTTP/{version}\r\nHost: localhost\r\n{more}\r\n".encode())
+    head, body = (await client.rest()).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+    assert json.loads(body)["detail"] == f"version: HTTP/{version} is not spoken here; 1.0 and 1.1 are"
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0", "2.0"])
+@pytest.mark.parametrize("first", ["CONNECT evil.example:443", "OPTIONS *"])
+@pytest.mark.parametrize(
+    "more", [b"", b"Expect: x\r\n", b"Expect: \xff\r\n"], ids=["plain", "text", "no text"]
+)
+async def test_what_has_no_path_is_told_so(
+    serve: Serve, connect: Connect, first: str, version: str, more: bytes
+) -> None:
+    """As a problem, which does not say what the server is made of."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"{first} HTTP/{version}\r\n".encode() + HOST + more + b"\r\n")
+    head, body = (await client.rest()).split(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 404 Not Found\r\n", head)
+    assert b"\r\nServer: sse-broadcast" in head
+    assert json.loads(body)["detail"] == f"{first.split(maxsplit=1)[0]} needs a path here"
+
+
+@pytest.mark.parametrize("path", ["/events", "/events/a%2Cb", "/%65vents", "//events", "/./events"])
+async def test_a_path_is_guarded_however_it_is_written(serve: Serve, path: str) -> None:
+    """Only a caller that may gets what is there."""
+    server = await serve(token=GOOD)
+    assert (await ask(server, "GET", path)).status in {400, 401, 404}
+
+
+# What comes behind a stream, or instead of a body.
+
+
+async def test_what_comes_behind_a_stream_is_not_kept(serve: Serve, connect: Connect) -> None:
+    """It is read, so that the reader's end is seen, and nothing of it is answered."""
+    server = await serve()
+    client = await connect(server)
+    await client.subscribe()
+    (found,) = server._runner.server.connections  # type: ignore[union-attr]
+    lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
+    for _ in range(50):
+        await client.send(b"GET /status HTTP/1.1\r\n" + HOST + lines + b"\r\n")
+    assert len(found._messages) == 0
+    await server.broadcaster.broadcast("x")
+    assert [event.data for event in await client.events(1)] == ["x"]
+    client.close()
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_crowd_behind_a_stream_does_not_keep_it_open(serve: Serve, connect: Connect) -> None:
+    """A hundred requests in one piece with it, and no HTTP behind: its reader is still seen to leave."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n" + SMUGGLED * 100)
+    await client.head()
+    await until(lambda: server.broadcaster.client_count == 1)
+    await client.send(b"\0" * 100)
+    await server.broadcaster.broadcast("x")
+    assert [event.data for event in await client.events(1)] == ["x"]
+    client.close()
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {}
+
+
+@pytest.mark.parametrize("path", ["/send", "/send?stream=1", "/tokens"])
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"Content-Length: 10\r\n\r\n",
+        b"Content-Length: 10\r\n\r\n12345",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\n123",
+        b"Transfer-Encoding: chunked\r\n\r\n5;" + b"e" * 100_000,
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: ",
+    ],
+    ids=["none", "half", "no chunk", "half a chunk", "an extension", "a trailer"],
+)
+async def test_a_body_that_stalls_is_not_waited_for(
+    serve: Serve, connect: Connect, path: str, begins: bytes
+) -> None:
+    """It is answered with 408 when its time is over; a stream of lines takes as long as it takes."""
+    server = await serve(body_timeout=0.1)
+    client = await connect(server)
+    await client.send(f"POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n".encode() + HOST + begins)
+    if "stream" in path:
+        await until(lambda: len(server._app[INTAKES]) == 1)
+        client.close()
+    else:
+        assert (await client.answer())[0] == 408
+        client.close()
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_body_that_drips_is_not_waited_for(serve: Serve, connect: Connect) -> None:
+    """A byte now and then does not make the time longer."""
+    server = await serve(body_timeout=0.2)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\n")
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await client.send(b"x")
+                await asyncio.sleep(0.01)
+
+    dripping = asyncio.create_task(drip())
+    assert (await client.answer())[0] == 408
+    client.half_close()
+    dripping.cancel()
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_bomb_is_not_unpacked(serve: Serve, connect: Connect) -> None:
+    """415 to whatever is compressed: what it would become is not known before it is."""
+    server = await serve()
+    client = await connect(server)
+    bomb = zlib.compress(bytes(20_000_000))
+    headers = "Content-Encoding: deflate\r\nContent-Type: application/json\r\n"
+    for path in ("/send", "/tokens", "/send?stream=1"):
+        client = await connect(server)
+        assert (await client.ask("POST", path, body=bomb, headers=headers))[0] == 415
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: identity, chunked, identity\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"X: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"X: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 0\r\nContent-Length: 50\r\n\r\n",
+        b"Content-Length: 0, 0\r\n\r\n",
+        b"Content-Length: +0\r\n\r\n",
+        b"Content-Length: 0x0\r\n\r\n",
+        b"Content-Length: \xd9\xa0\r\n\r\n",
+        b"Content-Length: -1\r\n\r\n",
+        b"Host: evil.example\r\nContent-Length: 0\r\n\r\n",
+        b" folded\r\nContent-Length: 0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\n\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nxx\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1;\nx\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_two_may_read_differently_is_not_read(
+    serve: Serve, connect: Connect, framing: bytes
+) -> None:
+    """A request that a proxy in front may see the end of elsewhere is the last on its connection."""
+    server = await serve(body_timeout=0.2)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\n" + HOST + framing + SMUGGLED)
+    answered = await client.rest()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [b"400"], answered
+    assert server.broadcaster.counts.published == 0
+
+
+# What is no text.
+
+NO_UTF8 = (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80")
+
+
+@pytest.mark.parametrize("bad", NO_UTF8)
+async def test_no_utf8_is_taken_anywhere(serve: Serve, connect: Connect, bad: bytes) -> None:
+    """Not in a path or a query, quoted or as it is, and not in a body."""
+    server = await serve()
+    quoted = b"".join(b"%%%02x" % byte for byte in bad)
+    requests = [
+        b"GET /events/%b HTTP/1.1\r\n%b\r\n",
+        b"GET /events?event=%b HTTP/1.1\r\n%b\r\n",
+        b"GET /events?%b=1 HTTP/1.1\r\n%b\r\n",
+        b"POST /send/%b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n",
+        b"POST /send?id=%b HTTP/1.1\r\n%bContent-Length: 0\r\n\r\n",
+        b"GET /%b HTTP/1.1\r\n%b\r\n",
+    ]
+    whole = [request % (form, HOST) for request in requests for form in (bad, quoted)]
+    for kind in (b"text/plain", b"application/json", b"application/x-ndjson"):
+        body = b'{"message": "%b"}' % bad
+        head = b"POST /send HTTP/1.1\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (
+            HOST,
+            kind,
+            len(body),
+        )
+        whole.append(head + body)
+    for request in whole:
+        client = await connect(server)
+        await client.send(request)
+        assert (await client.head()).startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), request
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("bad", NO_UTF8)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization", "Cookie", "Origin", "Accept", "Content-Type", "Content-Encoding", "Expect",
+        "Last-Event-ID", "Idempotency-Key", "Forwarded", "X-Forwarded-For", "Connection",
+        "Access-Control-Request-Method", "X-Any",
+    ],
+)  # fmt: skip
+async def test_no_utf8_in_a_header_is_no_fault_of_ours(
+    serve: Serve, connect: Connect, name: str, bad: bytes
+) -> None:
+    """It is answered, as is every header that says what nobody knows."""
+    server = await serve(**CREDENTIALS, trusted_proxies=("127.0.0.1",))
+    for method, path in (("GET", "/events"), ("POST", "/send"), ("POST", "/tokens"), ("OPTIONS", "/send")):
+        client = await connect(server)
+        said = {"Authorization": b"Bearer " + bad, "Cookie": b"session=" + bad}.get(name, bad)
+        lines = HOST + name.encode() + b": " + said + b"\r\n"
+        if name != "Authorization":
+            lines += bearer(GOOD).encode()
+        await client.send(f"{method} {path} HTTP/1.1\r\n".encode() + lines + b"Content-Length: 0\r\n\r\n")
+        assert int((await client.head()).split()[1]) < 500
+
+
+# Readers that do not read.
+
+
+async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve, connect: Connect) -> None:
+    """Its queue is bounded, and so is its time."""
+    server = await serve(write_timeout=0.2, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
+    honest, greedy = await connect(server), await connect(server, receive_buffer=4096)
+    await honest.subscribe()
+    await greedy.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
+    await until(lambda: server.broadcaster.client_count == 2)
+    for number in range(40):
+        data = f"{number:020000}"
+        await server.broadcaster.broadcast(data)
+        assert [event.data for event in await honest.events(1)] == [data]
+    await until(lambda: server.broadcaster.client_count == 1)
+    await until(lambda: server.connections == 1)
+
+
+async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve, connect: Connect) -> None:
+    """What it takes is less than what is published: its queue fills up, and that ends it."""
+    server = await serve(write_timeout=0.3, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
+    greedy = await connect(server, receive_buffer=4096)
+    await greedy.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    for number in range(40):
+        await server.broadcaster.broadcast(f"{number:020000}")
+        await asyncio.get_running_loop().sock_recv(greedy.sock, 1)
+        await asyncio.sleep(0)
+    await until(lambda: server.broadcaster.client_count == 0)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.closed == {"slow": 1}
+
+
+# Crowds.
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_flood_from_one_address_harms_no_other(serve: Serve, connect: Connect) -> None:
+    """It gets as many connections as it may; the others get theirs, and their events."""
+    server = await serve(max_connections_per_address=20, head_timeout=0.3)
+    honest = await connect(server, source="127.0.0.3")
+    await honest.subscribe()
+    flood = [await connect(server, source="127.0.0.2") for _ in range(200)]
+    await until(lambda: server.broadcaster.counts.refused.get("address", 0) == 180)
+    other = await connect(server, source="127.0.0.4")
+    assert (await other.ask("GET", "/healthz"))[0] == 200
+    await server.broadcaster.broadcast("x")
+    assert [event.data for event in await honest.events(1)] == ["x"]
+    await until(lambda: server.broadcaster.counts.refused.get("silent", 0) == 20)
+    await until(lambda: server._attendance.of("127.0.0.2") == 0)
+    for client in flood:
+        client.close()
+
+
+async def test_of_a_long_head_that_is_refused_little_is_looked_at(serve: Serve, connect: Connect) -> None:
+    """Its first eight kilobytes; a quarter of a megabyte would take a tenth of a second."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    await late.send(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 10_000 + b"Accept: text/event-stream\r\n\r\n")
+    assert (await late.head()).startswith(b"HTTP/1.1 503 ")

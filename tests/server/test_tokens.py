@@ -1,0 +1,304 @@
+"""POST /tokens and POST /revoke."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from sse_broadcast.errors import ExtraError
+from sse_broadcast.server.run import Server
+from tests.conftest import Connect, Serve
+from tests.support.asking import Answer, ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+
+JSON = "Content-Type: application/json\r\n"
+SETTINGS = {
+    "token": STATIC,
+    "token_secret": OWN_SECRET,
+    "caller": (
+        caller("maker", subscribe=("orders.*", "news"), publish=("news",), admin=("*",)),
+        caller("reader", subscribe=("*",)),
+    ),
+}
+
+
+async def post(server: Server, path: str, wish: object, *, by: str = STATIC, headers: str = JSON) -> Answer:
+    body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
+    return await ask(server, "POST", path, headers=headers + bearer(by), body=body)
+
+
+async def mint(server: Server, wish: dict[str, Any], *, by: str = STATIC) -> dict[str, Any]:
+    answer = await post(server, "/tokens", wish, by=by)
+    assert answer.status == 200, answer.detail
+    made: dict[str, Any] = answer.json
+    return made
+
+
+async def admitted(server: Server, token: str, path: str = "/events/news") -> int:
+    return (await ask(server, "GET", path, headers=bearer(token))).status
+
+
+# POST /tokens.
+
+
+async def test_a_token_is_made_and_good(serve: Serve) -> None:
+    """The answer says all there is to know of it, and no cache keeps it."""
+    server = await serve(**SETTINGS)
+    before = time.time()
+    wish = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
+    answer = await post(server, "/tokens", wish, by=static("maker"))
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.headers["cache-control"] == "no-store"
+    made = answer.json
+    assert list(made) == ["token", "id", "subject", "expires", "grants"]
+    assert (made["subject"], made["grants"]) == ("visitor-1", {"subscribe": ["orders.17"]})
+    assert before + 600 <= made["expires"] <= time.time() + 600
+    assert await admitted(server, made["token"], "/events/orders.17") == 200
+    assert await admitted(server, made["token"], "/events/orders.18") == 403
+
+
+async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
+    """A visitor, for ten minutes."""
+    server = await serve(**SETTINGS)
+    before = time.time()
+    made = await mint(server, {"grants": {"subscribe": ["news"]}})
+    assert made["subject"] == "visitor"
+    assert before + 600 <= made["expires"] <= time.time() + 600
+
+
+async def test_every_token_is_another(serve: Serve) -> None:
+    """Asked for in the same words."""
+    server = await serve(**SETTINGS)
+    made = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(3)]
+    assert len({each["token"] for each in made}) == len({each["id"] for each in made}) == 3
+
+
+async def test_a_token_lives_no_longer_than_it_may(serve: Serve) -> None:
+    """`token_lifetime` at most, and not beyond its maker's own."""
+    server = await serve(**SETTINGS, token_lifetime=60)
+    assert (await mint(server, {"grants": {}, "lifetime": 3600}))["expires"] <= time.time() + 60
+    expires = time.time() + 30
+    maker = own(exp=expires, grants={"admin": ["*"], "subscribe": ["news"]})
+    made = await mint(server, {"grants": {"subscribe": ["news"]}}, by=maker)
+    assert made["expires"] == expires
+
+
+@pytest.mark.parametrize(
+    ("grants", "detail"),
+    [
+        ({"publish": ["orders.1"]}, "publish 'orders.1': is beyond what the maker of the token may"),
+        (
+            {"subscribe": ["orders.1", "secret"]},
+            "subscribe 'secret': is beyond what the maker of the token may",
+        ),
+        ({"subscribe": ["*"]}, "subscribe '*': is beyond what the maker of the token may"),
+        ({"subscribe": ["orders*"]}, "subscribe 'orders*': is beyond what the maker of the token may"),
+        ({"inspect": ["news"]}, "inspect 'news': is beyond what the maker of the token may"),
+        ({"admin": ["*"]}, "admin: cannot be handed on"),
+    ],
+)
+async def test_nobody_hands_on_more_than_he_has(
+    serve: Serve, grants: dict[str, list[str]], detail: str
+) -> None:
+    """403, naming the first that is too much."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/tokens", {"grants": grants}, by=static("maker"))
+    assert (answer.status, answer.detail) == (403, detail)
+
+
+async def test_a_token_that_was_made_makes_none(serve: Serve) -> None:
+    """However much it may do."""
+    server = await serve(**SETTINGS)
+    everything = {action: ["*"] for action in ("subscribe", "publish", "inspect")}
+    token = (await mint(server, {"grants": everything}))["token"]
+    for path, wish in (("/tokens", {"grants": {}}), ("/revoke", {"id": "x"})):
+        assert (await post(server, path, wish, by=token)).status == 403
+
+
+BAD = [
+    (b"", 400, "body: is not JSON"),
+    (b"grants", 400, "body: is not JSON"),
+    (b'{"grants": {}} x', 400, "body: is not JSON"),
+    (b'{"grants": {}, "subject": "\xff"}', 400, "body: is not UTF-8 at byte 27"),
+    (b'{"grants": {}, "subject": "\\ud800"}', 422, "body: has a lone surrogate"),
+    (b"[" * 50_000, 422, ""),
+    (b"[]", 422, "Expected `object`, got `array`"),
+    (b"{}", 422, "Object missing required field `grants`"),
+    (b'{"grants": []}', 422, "Expected `object`, got `array` - at `$.grants`"),
+    (b'{"grants": {"read": ["a"]}}', 422, "Invalid enum value 'read' - at `key` in `$.grants`"),
+    (b'{"grants": {"publish": "a"}}', 422, "Expected `array`, got `str` - at `$.grants[...]`"),
+    (b'{"grants": {"publish": ["a b"]}}', 422, "Expected `str` matching regex"),
+    (b'{"grants": {"publish": [""]}}', 422, "Expected `str` matching regex"),
+    (b'{"grants": {}, "subject": ""}', 422, "Expected `str` of length >= 1 - at `$.subject`"),
+    (
+        b'{"grants": {}, "subject": "%s"}' % (b"x" * 256),
+        422,
+        "Expected `str` of length <= 255 - at `$.subject`",
+    ),
+    (b'{"grants": {}, "lifetime": 0}', 422, "Expected `float` > 0.0 - at `$.lifetime`"),
+    (b'{"grants": {}, "lifetime": -1}', 422, "Expected `float` > 0.0 - at `$.lifetime`"),
+    (b'{"grants": {}, "lifetime": 1e300}', 422, "Expected `float` <= 31536000.0 - at `$.lifetime`"),
+    (b'{"grants": {}, "lifetime": 1e999}', 422, "Number out of range - at `$.lifetime`"),
+    (b'{"grants": {}, "lifetime": NaN}', 400, "body: is not JSON"),
+    (b'{"grants": {}, "lifetime": "600"}', 422, "Expected `float`, got `str` - at `$.lifetime`"),
+    (b'{"grants": {}, "expires": 1}', 422, "Object contains unknown field `expires`"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "detail"), BAD, ids=[repr(body[:40]) for body, _, _ in BAD])
+async def test_what_is_no_wish_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
+    """400 for what is not JSON, 422 for another shape; never a 500."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/tokens", body)
+    assert answer.status == status, answer.detail
+    assert answer.detail.startswith(detail)
+
+
+@pytest.mark.parametrize("path", ["/tokens", "/revoke"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [("", 415), ("Content-Type: text/plain\r\n", 415), (f"{JSON}Content-Encoding: gzip\r\n", 415)],
+)
+async def test_a_wish_is_plain_json(serve: Serve, path: str, headers: str, status: int) -> None:
+    """A web page needs a preflight to send that, which is one more thing between."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, path, {"grants": {}, "id": "x"}, headers=headers)
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("path", ["/tokens", "/revoke"])
+async def test_a_wish_has_its_bounds(serve: Serve, connect: Connect, path: str) -> None:
+    """64 KiB, and `body_timeout`."""
+    server = await serve(**SETTINGS, body_timeout=0.05)
+    answer = await post(server, path, b" " * 65_537)
+    assert (answer.status, answer.detail) == (413, "body: more than 65536 bytes")
+    headers = f"{JSON}{bearer(STATIC)}Transfer-Encoding: chunked\r\n"
+    client = await connect(server)
+    await client.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n1\r\n{{\r\n".encode())
+    assert (await client.answer())[0] == 408
+
+
+async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> None:
+    """It could never be shown."""
+    server = await serve(**SETTINGS)
+    grants = {"subscribe": [f"{number:0128}" for number in range(60)]}
+    answer = await post(server, "/tokens", {"grants": grants})
+    assert answer.status == 422
+    assert answer.detail.startswith("grants: make a token of ")
+
+
+async def test_an_open_server_makes_tokens_that_nobody_needs(serve: Serve) -> None:
+    """So that what uses them can be tried."""
+    server = await serve()
+    made = await ask(server, "POST", "/tokens", headers=JSON, body=b'{"grants": {"subscribe": ["a"]}}')
+    assert made.status == 200
+    assert await admitted(server, made.json["token"], "/events/b") == 200
+
+
+async def test_without_a_secret_a_token_is_good_for_one_process(serve: Serve) -> None:
+    """Each has a secret of its own; with one that is configured, all servers take it."""
+    one, two = await serve(token=STATIC), await serve(token=STATIC)
+    token = (await mint(one, {"grants": {"subscribe": ["news"]}}))["token"]
+    assert (await admitted(one, token), await admitted(two, token)) == (200, 401)
+    one, two = await serve(**SETTINGS), await serve(**SETTINGS)
+    token = (await mint(one, {"grants": {"subscribe": ["news"]}}))["token"]
+    assert (await admitted(one, token), await admitted(two, token)) == (200, 200)
+
+
+async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """501, which says what to install; the rest goes on."""
+    server = await serve(token=STATIC)
+
+    def missing() -> None:
+        raise ExtraError("signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'")
+
+    monkeypatch.setattr("sse_broadcast.auth.mint.require_extra", missing)
+    answer = await post(server, "/tokens", {"grants": {}})
+    assert (answer.status, answer.detail) == (
+        501,
+        "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'",
+    )
+    assert await admitted(server, STATIC) == 200
+
+
+# POST /revoke.
+
+
+async def test_a_token_is_revoked_by_its_id(serve: Serve) -> None:
+    """That one, and no other of its subject."""
+    server = await serve(**SETTINGS)
+    one, two = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(2)]
+    answer = await post(server, "/revoke", {"id": one["id"], "expires": one["expires"]}, by=static("maker"))
+    assert (answer.status, answer.body) == (200, b'{"status":"revoked","streams":0}')
+    assert answer.headers["cache-control"] == "no-store"
+    assert await admitted(server, one["token"]) == 401
+    assert await admitted(server, two["token"]) == 200
+
+
+async def test_a_subjects_tokens_are_revoked_that_there_are(serve: Serve) -> None:
+    """And not those that are made afterwards."""
+    server = await serve(**SETTINGS)
+    wish = {"grants": {"subscribe": ["news"]}, "subject": "ada"}
+    before = [(await mint(server, wish))["token"] for _ in range(2)]
+    assert (await post(server, "/revoke", {"subject": "ada"})).status == 200
+    assert [await admitted(server, token) for token in before] == [401, 401]
+    assert await admitted(server, (await mint(server, wish))["token"]) == 200
+
+
+async def test_a_subject_of_any_length_can_be_revoked(serve: Serve) -> None:
+    """As long as a token can have."""
+    server = await serve(**SETTINGS)
+    token = own(sub="s" * 255, grants={"subscribe": ["news"]})
+    assert await admitted(server, token) == 200
+    assert (await post(server, "/revoke", {"subject": "s" * 255})).status == 200
+    assert await admitted(server, token) == 401
+
+
+async def test_a_revocation_is_kept_until_it_expires(serve: Serve) -> None:
+    """Whoever says until when says that the token is not good later."""
+    server = await serve(**SETTINGS)
+    token = own(jti="one", grants={"subscribe": ["news"]})
+    assert (await post(server, "/revoke", {"id": "one", "expires": time.time() - 1})).status == 200
+    assert await admitted(server, token) == 200
+    assert (await post(server, "/revoke", {"id": "one", "expires": time.time() + 60})).status == 200
+    assert await admitted(server, token) == 401
+
+
+async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
+    """And is refused from then on, until the server is started again."""
+    server = await serve(**SETTINGS)
+    assert (await post(server, "/revoke", {"subject": "maker"}, by=static("maker"))).status == 200
+    assert (await post(server, "/revoke", {"subject": "x"}, by=static("maker"))).status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"{}", 422, "subject and id: one of them must be given"),
+        (b'{"subject": "a", "id": "b"}', 422, "subject and id: one of them must be given"),
+        (b'{"subject": ""}', 422, "Expected `str` of length >= 1 - at `$.subject`"),
+        (b'{"id": 7}', 422, "Expected `str | null`, got `int` - at `$.id`"),
+        (b'{"id": "x", "expires": -1}', 422, "Expected `float` >= 0.0 - at `$.expires`"),
+        (b'{"id": "x", "expires": "2030"}', 422, "Expected `float | null`, got `str` - at `$.expires`"),
+        (b'{"token": "x"}', 422, "Object contains unknown field `token`"),
+        (b"x", 400, "body: is not JSON"),
+    ],
+)
+async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
+    """Nobody is revoked by half a question."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/revoke", body)
+    assert answer.status == status
+    assert answer.detail.startswith(detail)
+
+
+async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
+    """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
+    server = await serve(**SETTINGS)
+    server._authority._revoked._most = 2
+    for number in range(2):
+        assert (await post(server, "/revoke", {"id": f"{number}"})).status == 200
+    answer = await post(server, "/revoke", {"id": "another"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert (await post(server, "/revoke", {"id": "1"})).status == 200

@@ -1,0 +1,114 @@
+"""Schemathesis, which makes requests up from the contract: good ones, and bad ones of every kind."""
+
+import json
+import logging
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_broadcast.server.contract.terms import Terms
+from sse_broadcast.server.openapi import document
+from tests.conftest import Serve
+from tests.support.contract import operations
+from tests.support.process import Programs, programs
+
+SCRIPT = Path(sysconfig.get_path("scripts"), "schemathesis")
+ROOT = Path(__file__).parent.parent
+
+HOOKS = {"SCHEMATHESIS_HOOKS": "tests.support.fuzzing", "PYTHONPATH": str(ROOT)}
+HOW = [
+    "--checks",
+    "all",
+    "--max-examples",
+    "20",
+    "--seed",
+    "4",
+    "--generation-database",
+    "none",
+    "--no-color",
+]
+
+TOKEN = "a-token-that-may-do-everything"
+BEARER = ("--header", f"Authorization: Bearer {TOKEN}")
+
+started = pytest.fixture(programs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers"), [({}, ()), ({"token": TOKEN}, BEARER)], ids=["open", "with credentials"]
+)
+async def test_it_finds_nothing(
+    serve: Serve,
+    started: Programs,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    settings: Mapping[str, Any],
+    headers: tuple[str, ...],
+) -> None:
+    """By any of its checks, nor has the server anything to complain of."""
+    server = await serve(lifetime=0.02, **settings)  # it waits for each stream to end
+    here = ("sh", "-c", 'cd "$0"; exec "$@"', str(tmp_path))  # where it leaves what it found
+    process = await started.start(
+        *here, str(SCRIPT), "run", f"{server.url}/openapi.json", *headers, *HOW, env=HOOKS
+    )
+    process.end_input()
+    said = []
+    while line := await process.any_line():
+        said.append(line.decode())
+    assert (await process.ended()).code == 0, "".join(said)
+    assert server.broadcaster.client_count == 0
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(Terms())))}
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "headers", "body"),
+    [
+        ("subscribeTo", "/events/a,b.*", {}, None),
+        ("subscribeTo", "/events/a?channel=b&channel=c&format=json&unknown=x", {"Last-Event-ID": ""}, None),
+        ("channels", "/channels?limit=1&unknown=42", {}, None),
+        ("publish", "/send", {}, None),
+        ("publish", "/send?retry=7", {"Idempotency-Key": "k", "Content-Type": "text/plain"}, "ü"),
+        ("publish", "/send", JSON, '[{"message": "x"}]'),
+        ("revoke", "/revoke", JSON, '{"id": "x"}'),
+    ],
+)
+def test_what_is_good_as_it_was_sent_is_known(
+    name: str, target: str, headers: Mapping[str, str], body: str | None
+) -> None:
+    """However it was made up."""
+    assert OPERATIONS[name].describes(f"http://localhost{target}", headers, body)
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "headers", "body"),
+    [
+        ("subscribeTo", "/events/a,,b", {}, None),
+        ("subscribeTo", "/events/a%20b", {}, None),
+        ("subscribe", "/events?channel=a&channel=", {}, None),
+        ("subscribe", "/events?format=", {}, None),
+        ("subscribe", "/events?format=json&format=json", {}, None),
+        ("channels", "/channels?limit=0", {}, None),
+        ("channels", "/channels?limit=1.0", {}, None),
+        ("channels", "/channels?limit=", {}, None),
+        ("publish", "/send?retry=-1", {}, ""),
+        ("publish", "/send", {"Idempotency-Key": "ü"}, None),
+        ("publish", "/send", JSON, '{"message": 1}'),
+        ("publish", "/send", JSON, "{"),
+        ("publish", "/send", {}, "x"),
+        ("publishTo", "/send/*", {}, None),
+        ("revoke", "/revoke", JSON, "{}"),
+        ("revoke", "/revoke", JSON, None),
+    ],
+)
+def test_what_is_bad_as_it_was_sent_is_a_failure(
+    name: str, target: str, headers: Mapping[str, str], body: str | None
+) -> None:
+    """Nothing that the contract has no place for is let pass."""
+    assert not OPERATIONS[name].describes(f"http://localhost{target}", headers, body)

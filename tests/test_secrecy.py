@@ -1,0 +1,295 @@
+"""A token is shown nowhere: not in what a server answers, prints or logs, whatever it is shown where."""
+
+import asyncio
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.credentials import (
+    OWN_SECRET,
+    STATIC,
+    altered,
+    confused,
+    own,
+    signed,
+    static,
+    unsigned,
+    write_jwks,
+)
+from tests.support.process import Programs, programs
+from tests.support.signing import SECRET
+from tests.support.sockets import RawClient
+
+start = pytest.fixture(programs, name="programs")
+
+PIECE = 12
+"""Characters of a token that no other text has by accident."""
+
+BY_FILE = "of-a-caller-by-its-file-0123456789"
+BY_VARIABLE = "of-a-caller-by-its-variable-0123456789"
+NOBODYS = "of-nobody.at-all_0123456789"
+
+
+def pieces(secrets: list[str]) -> re.Pattern[str]:
+    """Give a pattern that finds any piece of any secret, as it is or as JSON or URLs have it."""
+    found = {secret[begin : begin + PIECE] for secret in secrets for begin in range(len(secret) - PIECE + 1)}
+    # The header of a signed token is no secret, and the same in all.
+    found -= {piece for piece in found if any(piece in secret.partition(".")[0] + "." for secret in SIGNED)}
+    return re.compile("|".join(map(re.escape, sorted(found))))
+
+
+SIGNED = [
+    signed("RS256"),
+    signed("HS256", jti="one"),
+    signed(exp=time.time() - 5),
+    signed(aud="another.example"),
+    altered(signed(), sub="eve"),
+    unsigned(),
+    confused(),
+    own(),
+    own(exp=time.time() - 5),
+]
+TOKENS = [STATIC, static("reader"), BY_FILE, BY_VARIABLE, NOBODYS, *SIGNED]
+SECRETS = [*TOKENS, OWN_SECRET, SECRET]
+LEAK = pieces(SECRETS)
+
+
+def configure(folder: Path) -> Path:
+    """Write a configuration that has every kind of credential."""
+    file, token_file, caller_file = folder / "config.toml", folder / "token", folder / "caller"
+    token_file.write_text(f"{STATIC}\n")
+    caller_file.write_text(BY_FILE)
+    file.write_text(f"""
+port = 0
+log_level = "debug"
+token_file = "{token_file}"
+cookie = "visitor"
+jwt_jwks = "{write_jwks(folder)}"
+jwt_issuer = "https://issuer.example"
+jwt_audience = "sse.example"
+cors_origins = ["https://app.example"]
+# So that whatever is left open ends soon.
+body_timeout = 0.1
+head_timeout = 0.2
+lifetime = 0.05
+
+[[caller]]
+name = "reader"
+token = "{static("reader")}"
+subscribe = ["*"]
+
+[[caller]]
+name = "by-file"
+token_file = "{caller_file}"
+publish = ["*"]
+
+[[caller]]
+name = "by-variable"
+token_env = "CALLER"
+inspect = ["*"]
+""")
+    return file
+
+
+ENVIRONMENT = {"SSE_BROADCAST_TOKEN_SECRET": OWN_SECRET, "CALLER": BY_VARIABLE}
+
+DOINGS = ["GET /events", "HEAD /events", "POST /send", "GET /status", "GET /channels/a", "POST /tokens"]
+DOINGS += ["POST /revoke", "GET /nope", "DELETE /send", "OPTIONS /events", "GET /healthz"]
+
+JSON = "Content-Type: application/json\r\n"
+
+
+HOST = "Host: localhost\r\nConnection: close\r\n"
+
+
+def request(line: str, headers: str = "", body: str = "") -> str:
+    return f"{line} HTTP/1.1\r\n{HOST}Content-Length: {len(body)}\r\n{headers}\r\n{body}"
+
+
+def shown(token: str) -> Iterator[str]:
+    """Show a token in every place of every request, in its own and in all the wrong ones."""
+    for doing in DOINGS:
+        method, path = doing.split()
+        yield request(doing, f"Authorization: Bearer {token}\r\n")
+        yield request(doing, f"Cookie: visitor={token}\r\nOrigin: https://evil.example\r\n")
+        yield request(f"{method} {path}?access_token={token}")
+    for headers in (
+        f"Authorization: {token}\r\n",
+        f"Authorization: Basic {token}\r\n",
+        f"Authorization: Bearer {token} {token}\r\n",
+        f"Authorization: Bearer {token}\r\n" * 2,
+        f"Cookie: visitor={token}; visitor={token}\r\n",
+        f"Cookie: {token}\r\n",
+        f'Cookie: visitor="{token}\r\n',
+    ):
+        yield request("GET /events", headers)
+    for query in (
+        f"access_token={token}&access_token={token}",
+        f"acces_token={token}",
+        f"ACCESS_TOKEN={token}",
+        f"access_token={token}&since=x&format=x",
+        f"access_token={token}%ff",
+        f"access_token={token}&sinse=1",
+        f"%61ccess_token={token}",
+    ):
+        yield request(f"GET /events?{query}")
+        yield request(f"GET /events?{query}", f"Authorization: Bearer {STATIC}\r\n")
+    for body in (
+        {"grants": {}, "token": token},
+        {"grants": {"subscribe": {"a": token}}},
+        {"grants": {}, "lifetime": token},
+        {"id": "x", "expires": token},
+        [token],
+        token,
+    ):
+        for path in ("/tokens", "/revoke"):
+            yield request(f"POST {path}", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(body))
+    yield request("POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", f'{{"grants": {{}} {token}')
+
+
+def broken(token: str) -> Iterator[str]:
+    """Show a token in requests that are none."""
+    header = f"Authorization: Bearer {token}"
+    lines = f"{HOST}{header}\r\n\r\n"
+    for line in (
+        f"GÄT /events?access_token={token} HTTP/1.1",
+        f"GET /events?access_token={token} HTTP/9.9",
+        f"GET /events?access_token={token} HTTP/1.1 x",
+        f"GET /events?access_token={token}",
+        f"GET  /events?access_token={token} HTTP/1.1",
+        f"GET /events?access_token={token}\x01 HTTP/1.1",
+        f"GET /events?access_token={token}\udcff HTTP/1.1",
+        f"GET http://[x/events?access_token={token} HTTP/1.1",
+        f"GET http://x:y/events?access_token={token} HTTP/1.1",
+        f"GET //x@[/events?access_token={token} HTTP/1.1",
+        f"CONNECT {token} HTTP/1.1",
+        f"{token} / HTTP/1.1",
+        f"GET /events?access_token={token * 400} HTTP/1.1",
+    ):
+        yield f"{line}\r\n{lines}"
+    for headers in (
+        f"Authorization Bearer {token}\r\n",
+        f"{header}\x00\r\n",
+        f"{header}\n x\r\n",
+        f" {header}\r\n",
+        f"Authorization : Bearer {token}\r\n",
+        f"{header}{'x' * 9000}\r\n",
+        f"{header}\r\n" * 200,
+        f"{token}: x\r\n",
+        f"{header}\r\nContent-Length: {token}\r\n",
+        f"{header}\r\nTransfer-Encoding: {token}\r\n",
+        f"{header}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        f"{header}\r\nHost: x\r\n",
+        f"{header}\r\nUpgrade: {token}\r\nConnection: Upgrade\r\n",
+    ):
+        yield f"GET /events HTTP/1.1\r\n{HOST}{headers}\r\n"
+    for body in (f"{token}\r\n", f"5;{token}\r\nhello\r\nx{token}", f"5\r\nhello{token}\r\n0\r\n\r\n"):
+        chunked = f"Authorization: Bearer {STATIC}\r\n{JSON}Transfer-Encoding: chunked\r\n"
+        yield f"POST /tokens HTTP/1.1\r\n{HOST}{chunked}\r\n{body}"
+        yield f"POST /send?stream=1 HTTP/1.1\r\n{HOST}{chunked}\r\n{body}"
+    yield f"GET /events HTTP/1.1\r\n{header}\r\n\r\n"
+    yield f"\x16\x03\x01{token}\r\n\r\n"
+
+
+async def answered(port: int, text: str) -> str:
+    """Send what may be a request, and give all that comes back up to the connection's end."""
+    client = await RawClient.open(port)
+    try:
+        await client.send(text.encode("utf-8", "surrogateescape"))
+        return (await client.rest()).decode("latin-1")
+    except ConnectionError:
+        return client.buffer.decode("latin-1")
+    finally:
+        client.close()
+
+
+async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path) -> None:
+    """Good or bad, in the right place or a wrong one, and in what is no HTTP at all."""
+    serving = await programs.serve("--config", str(configure(tmp_path)), env=ENVIRONMENT)
+    count = 0
+    for token in TOKENS:
+        texts = [*shown(token), *broken(token)]
+        count += len(texts)
+        answers = await asyncio.gather(*(answered(serving.port, text) for text in texts))
+        for text, answer in zip(texts, answers, strict=True):
+            assert LEAK.search(answer) is None, (text, answer)
+    assert count > 1000
+    minted = await answered(
+        serving.port,
+        request(
+            "POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", '{"grants": {"subscribe": ["a"]}}'
+        ),
+    )
+    token = json.loads(minted.partition("\r\n\r\n")[2])["token"]
+    assert "200 OK" in await answered(serving.port, request(f"HEAD /events/a?access_token={token}"))
+    serving.process.send_signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert ended.code == 0
+    said = (ended.out + ended.err + "".join(serving.tries).encode()).decode()
+    assert "DEBUG" in said
+    assert "Traceback" not in said
+    assert LEAK.search(said) is None
+    assert pieces([token]).search(said) is None
+
+
+async def test_a_token_that_was_made_is_shown_once(programs: Programs) -> None:
+    """Where the server says how to use it, and neither in its log nor in an answer."""
+    soon = ("--body-timeout", "0.1", "--head-timeout", "0.2", "--lifetime", "0.05")
+    process = await programs.cli("serve", "--host", "0.0.0.0", "--port", "0", "--log-level", "debug", *soon)
+    said = b""
+    while b"Bearer" not in said:
+        said += await process.line()
+    (token,) = re.findall(r"Bearer ([\w-]{43})", said.decode())
+    (port,) = re.findall(r"listens on http://0\.0\.0\.0:(\d+)", said.decode())
+    for text in (*shown(token), *broken(token)):
+        assert token not in await answered(int(port), text), text
+    process.send_signal(signal.SIGTERM)
+    ended = await process.ended()
+    assert ended.code == 0
+    assert (said + ended.out + ended.err).decode().count(token) == 1
+
+
+async def test_the_configuration_is_shown_without_its_secrets(programs: Programs, tmp_path: Path) -> None:
+    """Where they come from is."""
+    ended = await programs.run(
+        "serve", "--config", str(configure(tmp_path)), "--show-config", env=ENVIRONMENT
+    )
+    assert ended.code == 0
+    said = (ended.out + ended.err).decode()
+    assert LEAK.search(said) is None
+    assert 'token_secret = "(not shown)"' in said
+    assert said.count("(not shown)") == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f'token = "{STATIC}"\ntoken_file = "x"',
+        f'token = "{STATIC} "',
+        f'token = ["{STATIC}"]',
+        f'token_secret = "{NOBODYS}"',
+        f'tokens = "{STATIC}"',
+        f'token = "{STATIC}\n',
+        f'token = "{STATIC}"\n[[caller]]\nname = "a"\ntoken = "{STATIC}"',
+        f'[[caller]]\nname = "a"\ntoken = "{STATIC}"\n[[caller]]\nname = "b"\ntoken = "{STATIC}"',
+        f'[[caller]]\nname = "a"\ntoken = ["{STATIC}"]',
+        f'[[caller]]\nname = "a"\ntoken = "{STATIC}"\ntoken_env = "X"',
+        f'[[caller]]\nname = "a"\ntoken = "{STATIC}é"',
+    ],
+)
+async def test_a_start_that_fails_does_not_show_them_either(
+    programs: Programs, tmp_path: Path, lines: str
+) -> None:
+    """It names the setting, and not what it says."""
+    file = tmp_path / "config.toml"
+    file.write_text(lines)
+    ended = await programs.run("serve", "--port", "0", "--config", str(file))
+    assert ended.code == 2
+    said = (ended.out + ended.err).decode()
+    assert said.startswith("sse-broadcast: ")
+    assert LEAK.search(said) is None
