@@ -33,7 +33,7 @@ class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     grants: dict[Action, tuple[Pattern, ...]]
     subject: Text = "visitor"
-    lifetime: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] = LIFETIME
+    lifetime: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = LIFETIME
 
 
 class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,6 +47,7 @@ def _like(operation: Operation, suffix: str, summary: str) -> Operation:
 
 
 def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Operation:
+    elsewhere = (404,) if "404" in operation.responses else ()
     return Operation(
         f"{operation.operation_id}Options",
         "Ask which methods are taken",
@@ -54,7 +55,7 @@ def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Oper
         tags=operation.tags,
         # Whether there can be such a name is not looked at.
         parameters=[msgspec.structs.replace(each, schema=TEXT) for each in parameters],
-        responses={"204": _ALLOWED, **problems(*ANYWHERE)},
+        responses={"204": _ALLOWED, **problems(*ANYWHERE, *elsewhere)},
     )
 
 
