@@ -183,6 +183,11 @@ class Broadcaster:
         """Check what a reader asks for. Raises `EventError`."""
         interest = Interest.of(*channels, types=types)
         self._few(interest.channels)
+        most = self._config.max_patterns
+        if len(interest.patterns) > most:
+            raise EventError(
+                "channels", f"{len(interest.patterns)} patterns are too many, {most} may be named"
+            )
         return interest
 
     def start(self, interest: Interest, cursor: Cursor | None) -> Start:

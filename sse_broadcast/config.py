@@ -322,6 +322,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_channels: Annotated[
         Count, Meta(description="channels and patterns of one reader, channels of one publish")
     ] = 100
+    max_patterns: Annotated[Count, Meta(description="patterns among the channels of one reader")] = 10
     history_size: Annotated[
         int, Meta(ge=0, description="events held of each channel for readers that come back")
     ] = 1000
@@ -411,6 +412,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         # Each port 0 is another.
         places = [place for listener in self.listener if (place := _place(listener)) is not None]
         _require_different("listener", places)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether any token can be told from another by what is configured."""
+        static = self.token or self.token_file or self.caller
+        signed = self.jwt_key_file or self.jwt_jwks or self.token_secret or self.token_secret_file
+        return bool(static or signed)
+
+    @property
+    def has_anonymous_grants(self) -> bool:
+        """Whether it is said what may be done without a token."""
+        return bool(self.anonymous_subscribe or self.anonymous_publish or self.anonymous_inspect)
 
     @property
     def listeners(self) -> tuple[ListenerRule, ...]:

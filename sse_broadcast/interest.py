@@ -14,6 +14,9 @@ MAX_NAME = 128
 ANY = "*"
 """In a name: any characters, none included. It makes the name a pattern."""
 
+Match = Callable[[str], object]
+"""What tells whether a channel matches: None if it does not."""
+
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
 _NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
 
@@ -30,6 +33,8 @@ class Interest:
     types: frozenset[str] | None = None
     # Every reader that joins is looked up by it.
     _hash: int = field(init=False, repr=False, compare=False)
+    # Made when it is first needed, and kept: what forgets it would have to make it for each publication.
+    _matches: Match | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash((self.names, self.patterns, self.types)))
@@ -53,13 +58,20 @@ class Interest:
 
     def covers(self, channel: str) -> bool:
         """Whether the channel is one of those asked for."""
-        return channel in self.names or any(matcher(pattern)(channel) for pattern in self.patterns)
+        return channel in self.names or (bool(self.patterns) and self._matched(channel))
 
     def first_of(self, channels: Sequence[str]) -> str | None:
         """Give the first of a publisher's channels that is one of those asked for, or None."""
         if len(channels) == 1 and not self.patterns:
             return channels[0] if channels[0] in self.names else None
         return next(filter(self.covers, channels), None)
+
+    def _matched(self, channel: str) -> bool:
+        matches = self._matches
+        if matches is None:
+            matches = matcher(*self.patterns)
+            object.__setattr__(self, "_matches", matches)
+        return matches(channel) is not None
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,13 +86,14 @@ def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Intere
 
 
 @functools.lru_cache(maxsize=1024)
-def matcher(pattern: str) -> Callable[[str], object]:
-    """Give what tells whether a channel matches a pattern.
+def matcher(*patterns: str) -> Match:
+    """Give what tells whether a channel matches one of the patterns: None if it does not.
 
     fnmatch's translation, since it never backtracks into a star it has left: no pattern
-    takes longer than the product of its length and the name's.
+    takes longer than the product of its length and the name's. Several are one expression,
+    which costs a name one call, however many they are.
     """
-    return re.compile(fnmatch.translate(pattern)).match
+    return re.compile("|".join(f"(?:{fnmatch.translate(pattern)})" for pattern in patterns)).match
 
 
 def checked_names(channels: Sequence[str]) -> tuple[str, ...]:

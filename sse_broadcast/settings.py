@@ -141,8 +141,10 @@ def load(
 
 
 def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:
+    # An image may say in its environment where it listens if nothing else is said.
+    unsaid = {"default", *(SETTINGS[name].variable for name in PLACE)}
     for name in PLACE:
-        if config.listener and sources[name] != "default":
+        if config.listener and sources[name] not in unsaid:
             raise ConfigError(
                 f"{name}: is given by {sources[name]}, and [[listener]] tables say where to listen"
             )

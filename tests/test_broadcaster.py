@@ -104,6 +104,18 @@ async def test_channels_are_bounded_in_number() -> None:
         broadcaster.subscribe("a", "b", "c", "d")
     with pytest.raises(EventError, match=problem):
         await broadcaster.broadcast("x", channels=["a", "b", "c", "d"])
+
+
+async def test_patterns_are_bounded_in_number_by_themselves() -> None:
+    """Names are none of them, and a pattern named twice is one."""
+    broadcaster = Broadcaster(Config(max_patterns=2))
+    names = [f"c{number}" for number in range(98)]
+    assert broadcaster.interest([*names, "a*", "b*", "a*"]).patterns == ("a*", "b*")
+    problem = "^channels: 3 patterns are too many, 2 may be named$"
+    with pytest.raises(EventError, match=problem):
+        broadcaster.interest(["a*", "b*", "c*"])
+    with pytest.raises(EventError, match=problem):
+        broadcaster.subscribe("a", "a*", "b*", "c*")
     assert broadcaster.interest(["a", "b", "c*"]).channels == ("a", "b", "c*")
     assert (await broadcaster.broadcast("x", channels=["a", "b", "c"])).channels == ("a", "b", "c")
     assert broadcaster.counts.published == 1

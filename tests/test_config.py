@@ -71,6 +71,7 @@ def test_the_defaults_are_these() -> None:
         "max_batch": 1000,
         "max_body": 4_194_304,
         "max_channels": 100,
+        "max_patterns": 10,
         "history_size": 1000,
         "history_age": 3600.0,
         "history_bytes": 8_388_608,

@@ -154,7 +154,19 @@ def naive_match(pattern: str, name: str) -> bool:
     return len(name) in places
 
 
-@given(st.text("ab.*", min_size=1, max_size=12), st.text("ab.", min_size=1, max_size=12))
+PATTERNS = st.text("ab.*", min_size=1, max_size=12)
+NAMES = st.text("ab.", min_size=1, max_size=12)
+
+
+@given(st.lists(PATTERNS, min_size=1, max_size=5), NAMES)
+def test_a_name_is_covered_if_one_of_the_patterns_matches(patterns: list[str], name: str) -> None:
+    """Alone or among others, the first or the last of them."""
+    interest = Interest((), tuple(patterns))
+    assert interest.covers(name) == any(naive_match(pattern, name) for pattern in patterns)
+    assert bool(matcher(*patterns)(name)) == interest.covers(name)
+
+
+@given(PATTERNS, NAMES)
 def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
     """The regular expression and a step-by-step match agree."""
     assert bool(matcher(pattern)(name)) == naive_match(pattern, name)

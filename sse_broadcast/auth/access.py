@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from sse_broadcast.interest import ANY, matcher
 
@@ -22,6 +23,9 @@ class Action(StrEnum):
 Grants = Mapping[Action, tuple[str, ...]]
 """Channels and patterns, by what may be done in them. An action that is not there is not allowed."""
 
+Kind = Literal["caller", "subject", "id"]
+"""What a revocation names: a configured caller, the subject of signed tokens, or one of them by its id."""
+
 EVERYTHING: Grants = dict.fromkeys(Action, (ANY,))
 
 
@@ -31,7 +35,9 @@ class Access:
 
     `subject` is None for the anonymous caller; `id` is the token's own (jti), if it has one. Tokens of one
     subject that have none count as one token, and so do all that name neither: what is limited by token
-    is limited for them together. `issued` and `expires` are seconds since 1970.
+    is limited for them together. `static` is the bearer of a configured token: whoever signs tokens chooses
+    their subjects, and one that is called like a configured caller is somebody else. `issued` and `expires`
+    are seconds since 1970.
     """
 
     grants: Grants = field(default_factory=dict)
@@ -39,6 +45,7 @@ class Access:
     id: str | None = None
     issued: float | None = None
     expires: float | None = None
+    static: bool = False
 
     def allows(self, action: Action, channel: str = ANY) -> bool:
         """Whether the caller may do this in a channel, or in every channel of a pattern.
@@ -52,6 +59,11 @@ class Access:
         """Give the first of the channels in which the caller may not do this, or None."""
         granted = self.grants.get(action, ())
         return next((channel for channel in channels if not covers(granted, channel)), None)
+
+    @property
+    def bearer(self) -> tuple[Kind, str | None, str | None]:
+        """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
+        return "caller" if self.static else "subject", self.subject, self.id
 
     @property
     def anonymous(self) -> bool:

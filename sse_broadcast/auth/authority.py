@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from sse_broadcast.auth.access import Access, Grants
+from sse_broadcast.auth.access import Access, Grants, Kind
 from sse_broadcast.auth.bearer import MAX_TOKEN, StaticTokens
 from sse_broadcast.auth.claims import Rules, access_of, utc
 from sse_broadcast.auth.jwks import Jwks
@@ -46,16 +46,7 @@ class Authority:
     @property
     def configured(self) -> bool:
         """Whether the configuration names any credential; one that was generated is none of it."""
-        config = self._config
-        return bool(
-            config.token
-            or config.token_file
-            or config.caller
-            or config.jwt_key_file
-            or config.jwt_jwks
-            or config.token_secret
-            or config.token_secret_file
-        )
+        return self._config.has_credentials
 
     @property
     def takes_tokens(self) -> bool:
@@ -90,19 +81,13 @@ class Authority:
         """
         return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
 
-    def revoke(
-        self, *, subject: str | None = None, id: str | None = None, expires: float | None = None
-    ) -> None:
-        """Refuse a subject's tokens that were issued by now, or a token by its id, from now on.
+    def revoke(self, kind: Kind, name: str, *, expires: float | None = None) -> None:
+        """Refuse a `subject`'s tokens that were issued by now, a token by its `id`, or a `caller`.
 
         It is remembered until `expires`, in seconds since 1970, or as long as the process runs. Raises
         `EventError` for what is no name, `FullError`.
         """
-        until = math.inf if expires is None else expires
-        if subject is not None:
-            self._revoked.revoke_subject(subject, until=until)
-        if id is not None:
-            self._revoked.revoke_id(id, until=until)
+        self._revoked.revoke(kind, name, until=math.inf if expires is None else expires)
 
     async def _signed(self, token: str) -> Access:
         if not is_signed(token):

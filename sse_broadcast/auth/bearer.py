@@ -1,6 +1,5 @@
 """Static tokens: credentials that a configuration names one by one."""
 
-import hmac
 import re
 from collections.abc import Iterator
 
@@ -22,40 +21,40 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 class StaticTokens:
     """The tokens of a configuration, kept as digests under a key of this process.
 
-    `generated` is one more, that may do everything. Raises `ConfigError` for a token that cannot be one,
-    or that is two callers'.
+    How long a look-up takes tells nothing of a token: nobody knows which digest a guess has. `generated` is
+    one more, that may do everything. Raises `ConfigError` for a token that cannot be one, or that is two
+    callers'.
     """
 
     def __init__(self, config: Config, *, generated: str | None = None) -> None:
         self._digests = Digests()
-        self._known: dict[bytes, tuple[bytes, Access]] = {}
+        self._known: dict[bytes, Access] = {}
         for where, token, access in _tokens(config, generated):
             _require_token(where, token)
             self._add(where, self._digests.of(token), access)
 
     def find(self, token: str) -> Access | None:
         """Give what the bearer of a token may do, or None for a token that is not here."""
-        digest = self._digests.of(token)
-        known, access = self._known.get(digest, (b"", None))
-        return access if hmac.compare_digest(known, digest) else None
+        return self._known.get(self._digests.of(token))
 
     def _add(self, where: str, digest: bytes, access: Access) -> None:
         if digest in self._known:
-            raise ConfigError(f"{where}: is the token of {self._known[digest][1].subject!r} too")
-        self._known[digest] = (digest, access)
+            raise ConfigError(f"{where}: is the token of {self._known[digest].subject!r} too")
+        self._known[digest] = access
 
 
 def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Access]]:
     """Give each token, with where it is from and what its bearer may do."""
     if config.token:
-        yield "token", config.token, Access(EVERYTHING, "token")
+        yield "token", config.token, Access(EVERYTHING, "token", static=True)
     if config.token_file:
         token = read_text(config.token_file, setting="token_file")
-        yield "token_file", token, Access(EVERYTHING, "token")
+        yield "token_file", token, Access(EVERYTHING, "token", static=True)
     if generated is not None:
-        yield "generated", generated, Access(EVERYTHING, "generated")
+        yield "generated", generated, Access(EVERYTHING, "generated", static=True)
     for caller in config.caller:
-        yield f"[[caller]] {caller.name!r}", _token_of(caller), Access(_grants_of(caller), caller.name)
+        access = Access(_grants_of(caller), caller.name, static=True)
+        yield f"[[caller]] {caller.name!r}", _token_of(caller), access
 
 
 def _token_of(caller: CallerRule) -> str:

@@ -29,7 +29,8 @@ LOOKS = 20_000
 """Publications of other types looked at to find the newest of each channel, at most: some 5 ms."""
 
 VIEWS = 64
-"""Patterns whose watermarks are kept up to date; those of others are found by looking at each channel."""
+"""Sets of patterns whose watermarks are kept up to date; those of others are found by looking at each
+channel."""
 
 _position = attrgetter("position")
 _size = attrgetter("size")
@@ -66,7 +67,7 @@ class Log:
         self.bytes = 0
         self.ranked = 0  # the bytes under which it stands among the noisiest, or 0
         self.expected = False  # it stands among those that will expire
-        self.views: tuple[View, ...] = ()
+        self.views = 0  # the bits of the views that see it
         self._items: list[Publication] = []
         self._first = 0
 
@@ -100,8 +101,6 @@ class Log:
         self.count -= count
         self.bytes -= _weight(gone)
         self.lost = gone[-1].position
-        for view in self.views:
-            view.lost = max(view.lost, self.lost)
         return gone
 
     def since(self, time: float) -> Publication | None:
@@ -139,13 +138,26 @@ class Log:
 
 
 class View:
-    """The watermark of a pattern: the newest position evicted from any channel that matches."""
+    """The watermark of some patterns: the newest position evicted from any channel that matches one.
 
-    __slots__ = ("lost", "matches")
+    Logs know their views by a bit each: that is small, and a view that takes the bit of another
+    takes its place in every log.
+    """
 
-    def __init__(self, pattern: str) -> None:
-        self.matches = matcher(pattern)
+    __slots__ = ("bit", "lost", "matches")
+
+    def __init__(self, patterns: tuple[str, ...], bit: int) -> None:
+        self.matches = matcher(*patterns)
+        self.bit = bit
         self.lost = 0
+
+    def look_at(self, log: Log) -> None:
+        """See a log, or not, from now on."""
+        if self.matches(log.channel):
+            log.views |= self.bit
+            self.lost = max(self.lost, log.lost)
+        else:
+            log.views &= ~self.bit
 
 
 class Order:
@@ -221,7 +233,8 @@ class History:
         self._copies: dict[int, int] = {}
         # For each id that a publisher chose, the channels that hold it, and where.
         self._named: dict[str, dict[str, int]] = {}
-        self._views: dict[str, View] = {}
+        # By patterns; from the one that was asked for longest ago.
+        self._views: dict[tuple[str, ...], View] = {}
         # (when, serial, log): one entry for each log that is not empty.
         self._expiring: list[tuple[float, int, Log]] = []
         # (-bytes, serial, log): what is said is never less than what the log holds.
@@ -360,8 +373,8 @@ class History:
 
     def _lost(self, interest: Interest) -> int:
         lost = max((self._lost_by_name(name) for name in interest.names), default=0)
-        for pattern in interest.patterns:
-            lost = max(lost, self._view(pattern).lost, self._forgotten)
+        if interest.patterns:
+            lost = max(lost, self._view(interest.patterns).lost, self._forgotten)
         return lost
 
     def gap(self, interest: Interest, after: int, lost: int) -> Gap:
@@ -404,28 +417,20 @@ class History:
         held = next(log.after(after), None)
         return log.lost > after or (held is not None and held.position <= upto)
 
-    def _view(self, pattern: str) -> View:
-        view = self._views.pop(pattern, None)
+    def _view(self, patterns: tuple[str, ...]) -> View:
+        view = self._views.pop(patterns, None)
         if view is None:
-            view = View(pattern)
+            view = View(patterns, self._free_bit())
             for log in self._logs.values():
-                self._look_at(log, view)
-        self._views[pattern] = view
-        if len(self._views) > VIEWS:
-            self._close_view(next(iter(self._views)))
+                view.look_at(log)
+        self._views[patterns] = view
         return view
 
-    def _close_view(self, pattern: str) -> None:
-        closed = self._views.pop(pattern)
-        for log in self._logs.values():
-            if closed in log.views:
-                log.views = tuple(view for view in log.views if view is not closed)
-
-    @staticmethod
-    def _look_at(log: Log, view: View) -> None:
-        if view.matches(log.channel):
-            log.views = (*log.views, view)
-            view.lost = max(view.lost, log.lost)
+    def _free_bit(self) -> int:
+        """Give the next bit, or the one of the view that was asked for longest ago, which ends."""
+        if len(self._views) < VIEWS:
+            return 1 << len(self._views)
+        return self._views.pop(next(iter(self._views))).bit
 
     def _remember(self, channel: str, position: int) -> Log:
         if len(self._logs) >= self._max_channels:
@@ -434,7 +439,7 @@ class History:
         log = self._logs[channel] = Log(channel, self._limits(channel), min(self._forgotten, position - 1))
         log.lost_at = self._forgotten_at
         for view in self._views.values():
-            self._look_at(log, view)
+            view.look_at(log)
         return log
 
     def _forget(self, channel: str) -> None:
@@ -468,6 +473,8 @@ class History:
         weight = held - log.bytes
         self.evictions += count
         log.lost_at = self.evictions
+        if log.views:
+            self._tell_views(log)
         if not log.count:
             self._empty[log.channel] = log
         if self._named:
@@ -478,6 +485,11 @@ class History:
         if gone:
             self._bytes -= weight
             self._order.remove(gone)
+
+    def _tell_views(self, log: Log) -> None:
+        for view in self._views.values():
+            if log.views & view.bit and view.lost < log.lost:
+                view.lost = log.lost
 
     def _held_elsewhere(self, publication: Publication) -> bool:
         """Take note that one channel less holds it, and say whether another one does."""

@@ -47,6 +47,12 @@ def key(host: str | None) -> str | None:
     return None if host is None else _key(host)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of the loopback; what is no address is none of it."""
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
 @functools.lru_cache(maxsize=16_384)
 def _key(host: str) -> str | None:
     address = _address(host)
@@ -100,7 +106,7 @@ class Proxies:
 
     def key_behind(self, request: web.Request) -> str | None:
         """Give what limits count a client by for whom a proxy speaks; None of any other."""
-        if not self._any and not self._unwarned:
+        if not self._any:
             return None
         client = self.client(request)
         return None if client == (request.remote or None) else key(client)

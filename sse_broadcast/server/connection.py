@@ -279,9 +279,4 @@ def place_of(request: web.BaseRequest) -> Place:
 
 @functools.lru_cache(maxsize=256)
 def _called(host: str) -> Place:
-    return Place(EVERYTHING, loopback=is_loopback(host), unix=False)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address of ours, as a socket gives it, is one that only this machine can call."""
-    return address.key(host) is None
+    return Place(EVERYTHING, loopback=address.is_loopback(host), unix=False)

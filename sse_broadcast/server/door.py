@@ -134,7 +134,8 @@ class Door:
         if reason is Refused.FULL:
             logger.warning("full: %d connections, more are refused", self._limits.connections)
         else:
-            logger.warning("%s: %d connections, more are refused", peer, self._limits.per_address)
+            hint = "if it is a proxy, trusted_proxies must name it"
+            logger.warning("%s: %d connections, more are refused; %s", peer, self._limits.per_address, hint)
 
 
 class Arrival(asyncio.Protocol):

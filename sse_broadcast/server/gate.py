@@ -5,6 +5,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
 from sse_broadcast.auth.authority import Authority
@@ -22,8 +23,7 @@ IN_QUERY = "access_token"
 
 CHALLENGE = 'Bearer realm="sse-broadcast"'
 
-FORWARDED = (hdrs.FORWARDED, hdrs.X_FORWARDED_FOR, hdrs.VIA, "X-Real-IP")
-"""What a proxy says of whom it speaks for: then who reaches us by the loopback is not on this machine."""
+X_REAL_IP = istr("X-Real-IP")
 
 SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
@@ -126,7 +126,7 @@ class Gate:
 
     def _is_ours(self, host: str) -> bool:
         name = host_name(host)
-        return name in self._hosts or is_loopback(name)
+        return name in self._hosts or is_loopback_name(name)
 
     def _is_known(self, origin: str, request: web.Request) -> bool:
         if origin in self._origins:
@@ -180,8 +180,16 @@ def _refusal(access: Access, what: str) -> Problem:
 
 
 def _is_forwarded(request: web.Request) -> bool:
+    """Whether a proxy speaks for somebody: then who reaches us by the loopback is not on this machine."""
     headers = request.headers
-    return any(name in headers for name in FORWARDED)
+    return (
+        hdrs.X_FORWARDED_FOR in headers
+        or hdrs.X_FORWARDED_HOST in headers
+        or hdrs.X_FORWARDED_PROTO in headers
+        or hdrs.FORWARDED in headers
+        or hdrs.VIA in headers
+        or X_REAL_IP in headers
+    )
 
 
 def _anonymous(config: Config) -> Grants:
@@ -229,7 +237,7 @@ def host_name(host: str) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def is_loopback(name: str) -> bool:
+def is_loopback_name(name: str) -> bool:
     """Whether only this machine is called so: RFC 6761 keeps `localhost` and all below it for that."""
     if name == "localhost" or name.endswith(".localhost"):
         return True

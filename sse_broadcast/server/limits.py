@@ -150,8 +150,8 @@ class Limits:
 
 def _name(access: Access) -> str:
     # With the length, or another subject and id could have the same name.
-    subject = access.subject or ""
-    name = f"{len(subject)}:{subject}:{access.id or ''}"
+    kind, subject, id = access.bearer
+    name = f"{kind}:{len(subject or '')}:{subject}:{id or ''}"
     if len(name) <= LONGEST_KEY:
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -10,7 +10,7 @@ from sse_broadcast.server import address
 from sse_broadcast.server.certificate import Certificate, reason
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.door import ACCEPTS, Arrival, Door, host_of
-from sse_broadcast.server.gate import is_loopback
+from sse_broadcast.server.gate import is_loopback_name
 from sse_broadcast.server.handshakes import Handshakes
 from sse_broadcast.server.sink import tune
 from sse_broadcast.server.unix import UnixFile
@@ -21,7 +21,7 @@ BACKLOG = 4096
 
 def is_local(rule: ListenerRule) -> bool:
     """Whether a listener is only for this machine, by what it is called."""
-    return rule.path is not None or is_loopback(rule.host.lower())
+    return rule.path is not None or is_loopback_name(rule.host.lower())
 
 
 class Listener:
@@ -126,7 +126,9 @@ class Listener:
 
     def _place(self, sock: socket.socket) -> Place:
         host = host_of(sock.getsockname())
-        return Place(frozenset(self.rule.endpoints), loopback=address.key(host) is None, unix=host is None)
+        # By its name too: what is called by one that others may know is not for this machine alone.
+        loopback = host is None or (is_local(self.rule) and address.is_loopback(host))
+        return Place(frozenset(self.rule.endpoints), loopback=loopback, unix=host is None)
 
     def stop(self) -> None:
         """Accept no more; those that are connected stay."""

@@ -179,4 +179,4 @@ def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
     said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
     said.update(data)
     access = request[ACCESS]
-    return Token((access.subject, access.id, request.path, key), said.digest())
+    return Token((*access.bearer, request.path, key), said.digest())

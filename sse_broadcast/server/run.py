@@ -19,7 +19,6 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import UNIX, Config, Endpoint, EventLoop
 from sse_broadcast.errors import ConfigError
 from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
-from sse_broadcast.server.address import Proxies
 from sse_broadcast.server.app import CLOSING_SHARE, build_app
 from sse_broadcast.server.attendance import Attendance
 from sse_broadcast.server.connection import Patience
@@ -28,7 +27,7 @@ from sse_broadcast.server.gate import GATE
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.listener import Listener, is_local
 from sse_broadcast.server.sink import kernel_timeout
-from sse_broadcast.server.state import BROADCASTER, CORS
+from sse_broadcast.server.state import BROADCASTER, CORS, PROXIES
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +44,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Server:
     """One server: what it serves, and where it listens.
 
-    Without any credential configured, and within the reach of others, it makes a token for the caller that
-    may do everything. Raises `ConfigError` for credentials that cannot be used.
+    Without any credential configured, and with something that needs one, it makes a token for the caller
+    that may do everything. Raises `ConfigError` for credentials that cannot be used.
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._authority = Authority(config)
-        self.token = None if self._authority.configured or not exposed(config) else secrets.token_urlsafe(32)
+        self.token = secrets.token_urlsafe(32) if needs_token(config) else None
         """The token that was made, to be shown once, or None."""
-        if self.token is not None:
-            self._authority = Authority(config, generated=self.token)
+        self._authority = Authority(config, generated=self.token)
         self._app = build_app(config, authority=self._authority, tuned=True)
         self._runner = web.AppRunner(
             self._app,
@@ -141,7 +138,7 @@ class Server:
         limits = Limits(
             self.room,
             per_address=self._config.max_connections_per_address,
-            excepted=Proxies(self._config).trusts,
+            excepted=self._app[PROXIES].trusts,
         )
         return Door(
             self._runner.server,
@@ -163,10 +160,13 @@ class Server:
         await self._close()
 
 
-def exposed(config: Config) -> bool:
-    """Whether others than this machine reach more than streams."""
+def needs_token(config: Config) -> bool:
+    """Whether there is something that needs a token, and none is configured."""
+    if config.has_credentials:
+        return False
     return any(
-        not is_local(rule) and set(rule.endpoints) != {Endpoint.SUBSCRIBE} for rule in config.listeners
+        set(rule.endpoints) != {Endpoint.SUBSCRIBE} and (config.has_anonymous_grants or not is_local(rule))
+        for rule in config.listeners
     )
 
 

@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sse_broadcast.auth.access import Access
+from sse_broadcast.auth.access import Access, Kind
 from sse_broadcast.server.problem import RETRY_AFTER, Problem
 from sse_broadcast.subscriber import CloseReason
 
 End = Callable[[CloseReason], None]
-Token = tuple[str | None, str | None]
+Token = tuple[Kind, str | None, str | None]
 
 LOOK = 60.0
 """Seconds after which a clock that may have been set is asked again."""
@@ -90,7 +90,7 @@ class Sessions:
 
     def _require_room(self, access: Access, address: str | None) -> None:
         most = self._per_token
-        if most and not access.anonymous and len(self._open.get(_token(access), ())) >= most:
+        if most and not access.anonymous and len(self._open.get(access.bearer, ())) >= most:
             raise _too_many(f"max_connections_per_token: this token has {most} streams")
         most = self._per_address
         if most and address is not None and self._addresses[address] >= most:
@@ -100,7 +100,7 @@ class Sessions:
         if access.anonymous and address is None and until is None:
             return None
         session = Session(access, address, until)
-        self._open.setdefault(_token(access), set()).add(session)
+        self._open.setdefault(access.bearer, set()).add(session)
         if address is not None:
             self._addresses[address] += 1
         self._look(session)
@@ -110,7 +110,7 @@ class Sessions:
         """Forget a stream that is over; once."""
         if session.timer is not None:
             session.timer.cancel()
-        token = _token(session.access)
+        token = session.access.bearer
         streams = self._open[token]
         streams.remove(session)
         if not streams:
@@ -123,12 +123,10 @@ class Sessions:
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def revoke(self, *, subject: str | None = None, id: str | None = None) -> int:
-        """End the streams of a subject, or of a token's id, and give how many they were."""
+    def revoke(self, kind: Kind, name: str) -> int:
+        """End the streams of a `subject`, a token's `id` or a `caller`, and give how many they were."""
         tokens = [
-            token
-            for token in self._open
-            if (subject is not None and token[0] == subject) or (id is not None and token[1] == id)
+            token for token in self._open if (name == token[2] if kind == "id" else token[:2] == (kind, name))
         ]
         sessions = [session for token in tokens for session in self._open[token]]
         return sum([session.end(CloseReason.REVOKED) for session in sessions])
@@ -152,7 +150,3 @@ class Sessions:
 
 def _too_many(detail: str) -> Problem:
     return Problem(429, f"{detail}, as many as it may", headers={"Retry-After": RETRY_AFTER})
-
-
-def _token(access: Access) -> Token:
-    return access.subject, access.id

@@ -5,8 +5,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from aiohttp import web
 
-from sse_broadcast.auth.access import Action
-from sse_broadcast.auth.claims import MAX_NAME
+from sse_broadcast.auth.access import Action, Kind
+from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
 from sse_broadcast.config import Pattern
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import MintedToken, Revoked, answered
@@ -23,6 +23,9 @@ MOST = 65_536
 LIFETIME = 600.0
 """Seconds that a token is good for, if it is not said: a page opens its stream at once."""
 
+RECENT = 1_767_225_600.0
+"""The beginning of 2026, in seconds since 1970: what is less was meant from now on, and revokes nothing."""
+
 JSON = "application/json"
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
@@ -37,11 +40,15 @@ class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked of POST /revoke: whose tokens, or which one. `expires` is in seconds since 1970."""
+    """What is asked of POST /revoke: whose signed tokens, which one of them, or which `[[caller]]`.
+
+    `expires` is in seconds since 1970.
+    """
 
     subject: Text | None = None
     id: Text | None = None
-    expires: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    caller: Text | None = None
+    expires: Annotated[float, msgspec.Meta(ge=RECENT, le=MAX_TIME)] | None = None
 
 
 _wishes = msgspec.json.Decoder(TokenWish)
@@ -59,14 +66,21 @@ async def tokens(request: web.Request) -> web.Response:
 
 
 async def revoke(request: web.Request) -> web.Response:
-    """Refuse a subject or a token from now on, and end its streams."""
+    """Refuse a subject, a token or a caller from now on, and end its streams."""
     require(request, Action.ADMIN)
     wish = await _read(request, _revocations)
-    if (wish.subject is None) == (wish.id is None):
-        raise Problem(422, "subject and id: one of them must be given")
-    request.app[AUTHORITY].revoke(subject=wish.subject, id=wish.id, expires=wish.expires)
-    streams = request.app[SESSIONS].revoke(subject=wish.subject, id=wish.id)
+    kind, name = _revoked(wish)
+    request.app[AUTHORITY].revoke(kind, name, expires=wish.expires)
+    streams = request.app[SESSIONS].revoke(kind, name)
     return _answer(Revoked("revoked", streams))
+
+
+def _revoked(wish: Revocation) -> tuple[Kind, str]:
+    given: dict[Kind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
+    named = [(kind, name) for kind, name in given.items() if name is not None]
+    if len(named) != 1:
+        raise Problem(422, "subject, id and caller: one of them must be given")
+    return named[0]
 
 
 async def _read(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:

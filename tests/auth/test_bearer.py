@@ -16,9 +16,11 @@ OTHER = "staple-0123456789ab=="
 def test_the_token_of_a_server_may_do_everything(tmp_path: Path) -> None:
     """Given as itself, by a file, or made for a server that has none."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Access(EVERYTHING, "token")
-    assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Access(EVERYTHING, "token")
-    assert StaticTokens(Config(), generated=TOKEN).find(TOKEN) == Access(EVERYTHING, "generated")
+    assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Access(EVERYTHING, "token", static=True)
+    assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Access(
+        EVERYTHING, "token", static=True
+    )
+    assert StaticTokens(Config(), generated=TOKEN).find(TOKEN) == Access(EVERYTHING, "generated", static=True)
 
 
 def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,10 +34,12 @@ def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest
     )
     tokens = StaticTokens(Config(caller=callers))
     assert tokens.find(TOKEN) == Access(
-        {Action.PUBLISH: ("orders.*",), Action.SUBSCRIBE: ("orders.*", "news")}, "shop"
+        {Action.PUBLISH: ("orders.*",), Action.SUBSCRIBE: ("orders.*", "news")}, "shop", static=True
     )
-    assert tokens.find(OTHER) == Access({Action.SUBSCRIBE: ("news",)}, "page")
-    assert tokens.find("robot-robot-robot") == Access({Action.INSPECT: ("*",), Action.ADMIN: ("*",)}, "robot")
+    assert tokens.find(OTHER) == Access({Action.SUBSCRIBE: ("news",)}, "page", static=True)
+    assert tokens.find("robot-robot-robot") == Access(
+        {Action.INSPECT: ("*",), Action.ADMIN: ("*",)}, "robot", static=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """Subjects and tokens that are refused though nothing else is wrong with them."""
 
-from typing import Any
-
 import pytest
 
-from sse_broadcast.auth.access import Access
+from sse_broadcast.auth.access import Access, Kind
 from sse_broadcast.auth.revocation import Revocations
 from sse_broadcast.errors import EventError, FullError
 from tests.support.signing import NOW
@@ -39,7 +37,7 @@ def test_nobody_is_revoked_at_first() -> None:
 def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, refused: bool) -> None:
     """A token made afterwards is good; one that does not say when it was made counts as old."""
     revocations = Revocations(Clock())
-    revocations.revoke_subject("ann")
+    revocations.revoke("subject", "ann")
     assert revocations.refuses(access(issued=issued)) is refused
     assert not revocations.refuses(access("bob", issued=issued))
     assert not revocations.refuses(access(None, issued=issued))
@@ -48,12 +46,12 @@ def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, r
 def test_a_token_is_refused_by_its_id_alone() -> None:
     """Whenever it was made and whosever it is; an id is no subject, and a subject no id."""
     revocations = Revocations(Clock())
-    revocations.revoke_id("t1")
+    revocations.revoke("id", "t1")
     assert revocations.refuses(access(id="t1", issued=NOW + 60))
     assert revocations.refuses(access("bob", id="t1"))
     assert not revocations.refuses(access(id="t2"))
     assert not revocations.refuses(access("t1"))
-    revocations.revoke_subject("t2")
+    revocations.revoke("subject", "t2")
     assert not revocations.refuses(access(id="t2"))
 
 
@@ -61,10 +59,10 @@ def test_what_is_revoked_again_is_revoked_from_then() -> None:
     """A subject that got new tokens since loses them too."""
     clock = Clock()
     revocations = Revocations(clock)
-    revocations.revoke_subject("ann")
+    revocations.revoke("subject", "ann")
     clock.now += 10
     assert not revocations.refuses(access(issued=NOW + 5))
-    revocations.revoke_subject("ann")
+    revocations.revoke("subject", "ann")
     assert revocations.refuses(access(issued=NOW + 5))
     assert len(revocations) == 1
 
@@ -73,8 +71,8 @@ def test_a_revocation_is_remembered_until_it_need_not_be() -> None:
     """When the tokens it is about have ended by themselves; without such a time, for good."""
     clock = Clock()
     revocations = Revocations(clock)
-    revocations.revoke_id("t1", until=NOW + 10)
-    revocations.revoke_id("t2")
+    revocations.revoke("id", "t1", until=NOW + 10)
+    revocations.revoke("id", "t2")
     clock.now = NOW + 9.9
     assert revocations.refuses(access(id="t1"))
     clock.now = NOW + 10
@@ -87,8 +85,8 @@ def test_a_revocation_is_never_made_shorter() -> None:
     """Who revokes again knows less of when the tokens end, not more."""
     clock = Clock()
     revocations = Revocations(clock)
-    revocations.revoke_id("t1", until=NOW + 100)
-    revocations.revoke_id("t1", until=NOW + 10)
+    revocations.revoke("id", "t1", until=NOW + 100)
+    revocations.revoke("id", "t1", until=NOW + 10)
     clock.now = NOW + 99
     assert revocations.refuses(access(id="t1"))
 
@@ -96,12 +94,12 @@ def test_a_revocation_is_never_made_shorter() -> None:
 def test_as_many_are_held_as_may_be() -> None:
     """One more is refused and said, rather than another forgotten; what is held may be revoked again."""
     revocations = Revocations(Clock(), most=2)
-    revocations.revoke_id("t1")
-    revocations.revoke_subject("ann")
+    revocations.revoke("id", "t1")
+    revocations.revoke("subject", "ann")
     with pytest.raises(FullError) as raised:
-        revocations.revoke_id("t2")
+        revocations.revoke("id", "t2")
     assert str(raised.value) == "revocations: 2 are held, as many as there may be"
-    revocations.revoke_id("t1")
+    revocations.revoke("id", "t1")
     assert revocations.refuses(access(id="t1"))
     assert revocations.refuses(access("ann"))
     assert not revocations.refuses(access("bob", id="t2"))
@@ -111,10 +109,10 @@ def test_what_need_not_be_remembered_makes_room() -> None:
     """As soon as it is needed."""
     clock = Clock()
     revocations = Revocations(clock, most=2)
-    revocations.revoke_id("t1", until=NOW + 10)
-    revocations.revoke_id("t2", until=NOW + 20)
+    revocations.revoke("id", "t1", until=NOW + 10)
+    revocations.revoke("id", "t2", until=NOW + 20)
     clock.now = NOW + 10
-    revocations.revoke_id("t3")
+    revocations.revoke("id", "t3")
     assert len(revocations) == 2
     assert [revocations.refuses(access(id=id)) for id in ("t1", "t2", "t3")] == [False, True, True]
 
@@ -123,9 +121,9 @@ def test_what_need_not_be_remembered_makes_room() -> None:
 def test_what_no_token_can_have_is_not_revoked(name: str) -> None:
     """An empty subject is that of every token that names none."""
     revocations = Revocations()
-    calls: list[Any] = [revocations.revoke_subject, revocations.revoke_id]
-    for revoke, field in zip(calls, ("subject", "id"), strict=True):
+    kinds: tuple[Kind, ...] = ("subject", "id", "caller")
+    for kind in kinds:
         with pytest.raises(EventError) as raised:
-            revoke(name)
-        assert str(raised.value) == f"{field}: must be 1 to 255 characters, not {len(name)}"
+            revocations.revoke(kind, name)
+        assert str(raised.value) == f"{kind}: must be 1 to 255 characters, not {len(name)}"
     assert len(revocations) == 0

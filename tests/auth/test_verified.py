@@ -146,8 +146,8 @@ async def test_a_token_that_comes_back_may_be_revoked(tmp_path: Path) -> None:
     ann, bob = token("EdDSA"), token("EdDSA", {**CLAIMS, "sub": "bob", "jti": "t2"})
     for text in (ann, bob):
         await authority.admit(text)
-    authority.revoke(subject="ann")
-    authority.revoke(id="t2")
+    authority.revoke("subject", "ann")
+    authority.revoke("id", "t2")
     assert await refusal(authority, ann) == await refusal(authority, bob) == "was revoked"
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.backends import history as history_module
-from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order, View
+from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits
@@ -370,8 +370,33 @@ def test_patterns_are_watched_within_bounds(monkeypatch: pytest.MonkeyPatch) -> 
     fill(history, "a", "c", start=7)
     log = history.log_of("a")
     assert log is not None
-    assert set(log.views) <= set(history._views.values())
+    assert log.views == sum(view.bit for (pattern,), view in history._views.items() if pattern in {"*", "*a"})
     assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
+
+
+def test_patterns_of_one_reader_are_watched_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, they take the place of one; what any of them lost, they lost."""
+    monkeypatch.setattr(history_module, "VIEWS", 2)
+    history = history_of(1)
+    fill(history, "a", "a", "b", "b", "c", "c")
+    assert [lost(history, *patterns) for patterns in (("a*", "b*", "x*"), ("a*", "x*"))] == [3, 1]
+    fill(history, "b", "x", "x", start=7)
+    assert [lost(history, *patterns) for patterns in (("a*", "b*", "x*"), ("a*", "x*"))] == [8, 8]
+    assert sorted(history._views) == [("a*", "b*", "x*"), ("a*", "x*")]
+
+
+def test_a_view_that_takes_the_place_of_another_sees_what_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Channels that the other one saw are nothing to it, later losses of theirs neither."""
+    monkeypatch.setattr(history_module, "VIEWS", 1)
+    history = history_of(1)
+    fill(history, "a", "b")
+    assert [lost(history, "a*"), lost(history, "b*")] == [0, 0]
+    fill(history, "a", start=3)
+    assert lost(history, "b*") == 0
+    fill(history, "b", start=4)
+    assert lost(history, "b*") == 2
 
 
 def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
@@ -639,8 +664,8 @@ def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
 def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
     """By runs of any length; its places never grow far beyond what it holds."""
-    log, kept, position, view = Log("a", Limits(0, 0, 0.0), 7), list[Publication](), 100, View("a*")
-    log.views, went = (view,), set[Publication]()
+    log, kept, position = Log("a", Limits(0, 0, 0.0), 7), list[Publication](), 100
+    went = set[Publication]()
     for come, go in steps:
         run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
         position += come
@@ -648,7 +673,7 @@ def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) 
         kept += run
         if count := min(go, len(kept)):
             assert log.evict(count) == kept[:count]
-            assert (log.lost, view.lost) == (kept[count - 1].position, kept[count - 1].position)
+            assert log.lost == kept[count - 1].position
             went |= {*kept[:count]}
             del kept[:count]
         assert list(log.after(0)) == kept
@@ -747,6 +772,8 @@ def require_bounded(history: History) -> None:
     }
     assert set(history._named) <= {one.event.id for one in everything.values()}
     assert len(history._views) <= history_module.VIEWS
+    bits = sorted(view.bit for view in history._views.values())
+    assert bits == [1 << number for number in range(len(bits))]
     assert history._empty == {name: log for name, log in logs.items() if not held(history, name)}
     assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
     assert len(history._expiring) <= 2 * len(logs) + 65
@@ -760,7 +787,7 @@ def require_bounded_log(log: Log) -> None:
     assert len(inside) <= log.limits.size
     assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
     assert len(log._items) <= 2 * len(inside) + 34
-    assert len(log.views) <= history_module.VIEWS
+    assert log.views < 1 << history_module.VIEWS
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ max_event = 1048576                           # default
 max_batch = 1000                              # default
 max_body = 4194304                            # default
 max_channels = 100                            # default
+max_patterns = 10                             # default
 history_size = 1000                           # default
 history_age = 3600.0                          # default
 history_bytes = 8388608                       # default

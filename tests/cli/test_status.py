@@ -18,7 +18,7 @@ async def test_status_is_a_line_for_each_thing(serve: Serve, programs: Programs)
         assert await programs.run("status", "--url", server.url) == Ended(
             0,
             b"connected clients: 1\npublished: 1\nopened: 1\nclosed: none\ndropped: none\nresets: none\n"
-            b"aborted: 0\n",
+            b"aborted: 0\nrefused: none\n",
         )
 
 
@@ -30,7 +30,7 @@ async def test_status_as_json_is_the_server_s_answer(serve: Serve, programs: Pro
     assert await programs.run("status", "--json", "--url", server.url) == Ended(
         0,
         b'{"connected_clients": 0, "published": 0, "opened": 1, '
-        b'"closed": {"left": 1}, "dropped": {}, "resets": {}, "aborted": 0}\n',
+        b'"closed": {"left": 1}, "dropped": {}, "resets": {}, "aborted": 0, "refused": {}}\n',
     )
 
 

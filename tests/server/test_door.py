@@ -270,7 +270,10 @@ async def test_a_crowd_is_told_of_once(
     await (await come(server, "127.0.0.3")).subscribe()
     for _ in range(3):
         assert await refused(await come(server, "127.0.0.4"))
-    told = ["127.0.0.2: 1 connections, more are refused", "full: 2 connections, more are refused"]
+    told = [
+        "127.0.0.2: 1 connections, more are refused; if it is a proxy, trusted_proxies must name it",
+        "full: 2 connections, more are refused",
+    ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
     monkeypatch.setattr(door, "TOLD", 0.0)

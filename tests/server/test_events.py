@@ -577,6 +577,7 @@ async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve, co
         ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
         ("/events/" + ",".join("abcd"), "channels: 4 are too many, 3 may be named"),
         ("/events/a,b?channel=c&channel=d", "channels: 4 are too many, 3 may be named"),
+        ("/events/a*,b*?channel=c*", "channels: 3 patterns are too many, 2 may be named"),
         ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
         ("/events?channels=a", "channels: unknown parameter; channel was meant?"),
         ("/events?event=", "event: must not be empty"),
@@ -592,7 +593,7 @@ async def test_what_cannot_be_subscribed_to_is_refused(
     serve: Serve, connect: Connect, path: str, detail: str
 ) -> None:
     """400, naming the parameter, the value and the character; nobody is counted as a reader."""
-    server = await serve(max_channels=3)
+    server = await serve(max_channels=3, max_patterns=2)
     client = await connect(server)
     body = json.dumps({"title": "Bad Request", "status": 400, "detail": detail}, separators=(",", ":"))
     assert await client.ask("GET", path) == (400, body.encode())

@@ -16,7 +16,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 
 from sse_broadcast import create_app
 from sse_broadcast.config import Config, Endpoint, ListenerRule
-from sse_broadcast.server.gate import host_name, is_loopback
+from sse_broadcast.server.gate import host_name, is_loopback_name
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
 from tests.support.asking import Answer, ask, bearer
@@ -155,7 +155,12 @@ ROWS = (
     Row("static: for `b` and `a.*`, not for `a`", lambda _: static("elsewhere"), FORBIDDEN),
     Row("static: of nobody", lambda _: static("nobody"), REFUSED),
     Row("static: truncated", lambda _: STATIC[:-1], REFUSED),
-    Row("static: revoked", but_revoked(lambda _: static("everyone"), subject="everyone"), REFUSED),
+    Row("static: revoked", but_revoked(lambda _: static("everyone"), caller="everyone"), REFUSED),
+    Row(
+        "static: a subject of its name revoked",
+        but_revoked(lambda _: static("everyone"), subject="everyone"),
+        ALL,
+    ),
     Row("JWT: RS256", lambda _: signed("RS256"), ALL),
     Row("JWT: ES256", lambda _: signed("ES256"), ALL),
     Row("JWT: EdDSA", lambda _: signed("EdDSA"), ALL),
@@ -738,4 +743,4 @@ async def test_what_is_refused_is_told(serve: Serve) -> None:
 def test_a_host_is_this_machines_or_not(host: str, name: str, *, loopback: bool) -> None:
     """By its name alone, however it is written; nothing is looked up."""
     assert host_name(host) == name
-    assert is_loopback(name) is loopback
+    assert is_loopback_name(name) is loopback

@@ -12,7 +12,8 @@ from sse_broadcast.server.contract.words import Answer, Body, Example, Media, Op
 from sse_broadcast.server.tokens import JSON, Revocation, TokenWish
 
 _WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
-_EITHER = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in ("subject", "id")]
+_KINDS = ("subject", "id", "caller")
+_EITHER = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in _KINDS]
 _REFUSED = problems(*GUARDED, 408, 413, 415, 422)
 
 
@@ -42,7 +43,7 @@ _MINT = Operation(
 
 _REVOKE = Operation(
     "revoke",
-    "Refuse a subject or a token from now on, and end its streams",
+    "Refuse a subject, a token or a caller from now on, and end its streams",
     tags=["admin"],
     request_body=_json({**fields.kind(Revocation), "oneOf": _EITHER}, {"subject": "visitor-1"}),
     responses={"200": _done(Revoked), **_REFUSED},

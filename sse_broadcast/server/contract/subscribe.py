@@ -38,7 +38,8 @@ _STREAM = Answer(
 _NAMED = Parameter(
     "channels",
     "path",
-    "Channels, and patterns in which `*` is any characters; at most `max_channels`, with those of the query.",
+    "Channels, and patterns in which `*` is any characters; at most `max_channels`, of them at most"
+    " `max_patterns` patterns, with those of the query.",
     several(PATTERN),
     required=True,
     examples={"two": Example(["news", "orders.*"])},

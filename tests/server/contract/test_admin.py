@@ -45,6 +45,8 @@ REVOCATIONS = [
     {"subject": "a"},
     {"id": "a"},
     {"subject": "a", "id": "a"},
+    {"caller": "a"},
+    {"caller": "a", "id": "a"},
     {"subject": "a", "id": None},
     {"subject": None, "id": "a"},
     {"subject": None},
