@@ -1,0 +1,50 @@
+"""What we depend on: bounds on both sides, and none below what was mended for a reason that concerns us."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+ALL = [
+    Requirement(text)
+    for text in [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
+]
+
+MENDED = {
+    "CVE-2024-52303": ("aiohttp", "3.10.11"),
+    "CVE-2025-53643": ("aiohttp", "3.12.14"),
+    "CVE-2025-69223": ("aiohttp", "3.13.3"),
+    "CVE-2025-69229": ("aiohttp", "3.13.3"),
+    "CVE-2026-22815": ("aiohttp", "3.13.4"),
+    "CVE-2026-34525": ("aiohttp", "3.13.4"),
+    "CVE-2026-54273": ("aiohttp", "3.14.1"),
+    "CVE-2026-54277": ("aiohttp", "3.14.1"),
+    "CVE-2026-54278": ("aiohttp", "3.14.1"),
+    "CVE-2026-69243": ("aiohttp", "3.14.2"),
+    "CVE-2026-32597": ("PyJWT", "2.12.0"),
+    "CVE-2026-48526": ("PyJWT", "2.13.0"),
+}
+"""Advisories that concern a server such as this, and the versions that mended them."""
+
+
+def lowest(requirement: Requirement) -> Version | None:
+    return next((Version(each.version) for each in requirement.specifier if each.operator == ">="), None)
+
+
+@pytest.mark.parametrize("advisory", MENDED)
+def test_no_version_is_taken_that_has_a_known_hole(advisory: str) -> None:
+    """The lowest that is taken is one that was mended."""
+    name, mended = MENDED[advisory]
+    floors = [lowest(each) for each in ALL if each.name == name]
+    assert floors
+    assert all(floor is not None and floor >= Version(mended) for floor in floors)
+
+
+@pytest.mark.parametrize("requirement", [each for each in ALL if each.name != "sse-broadcast"], ids=str)
+def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement) -> None:
+    """By what it needs, and by what nobody has tried."""
+    assert {each.operator for each in requirement.specifier} == {">=", "<"}
