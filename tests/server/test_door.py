@@ -121,6 +121,7 @@ async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: C
 def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the loopback's addresses counted as any other's, so that clients can have several."""
     monkeypatch.setattr(address, "key", lambda host: host)
+    monkeypatch.setattr(address, "is_loopback", lambda _: False)
 
 
 Come = Callable[[Server, str], Awaitable[RawClient]]

@@ -48,6 +48,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the loopback's addresses counted as any other's."""
     monkeypatch.setattr(address, "key", lambda host: host)
+    monkeypatch.setattr(address, "is_loopback", lambda _: False)
 
 
 # Everything at once.
@@ -108,6 +109,7 @@ async def test_a_siege_harms_nobody(
     """Thousands of requests as nobody should send them: no fault of ours, nothing lost, nothing left."""
     if settings:
         monkeypatch.setattr(address, "key", lambda host: host)
+        monkeypatch.setattr(address, "is_loopback", lambda _: False)
     server = await serve(head_timeout=0.5, body_timeout=0.3, max_body=100_000, max_event=100_000, **settings)
     tasks = len(asyncio.all_tasks())
     inventor = Inventor(4, tokens=(GOOD, NARROW))
