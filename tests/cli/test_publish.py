@@ -404,6 +404,8 @@ async def test_a_server_that_goes_is_told_with_the_lines_under_way(programs: Pro
     reading = await programs.cli("subscribe", "--since", "earliest", "--url", serving.url)
     await publishing.feed(b"one\n")
     assert await reading.line() == b"one\n"
+    # What has answered this has sent the answer to what it published before.
+    assert (await programs.run("status", "--url", serving.url)).code == 0
     serving.process.send_signal(signal.SIGKILL)
     await serving.process.ended()
     await publishing.feed(b"two\nthree\n")
