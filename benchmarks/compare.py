@@ -53,6 +53,7 @@ from benchmarks.harness import (
     positive,
     publish,
     running,
+    some_of,
     stop_on_sigterm,
     told,
     workshop,
@@ -213,18 +214,12 @@ def arguments() -> argparse.Namespace:
         help="the median of so many is printed",
     )
     parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--work", type=works, default=list(WORK), help="a comma list: " + ",".join(WORK))
+    parser.add_argument(
+        "--work", type=some_of(WORK), default=list(WORK), help="a comma list: " + ",".join(WORK)
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 unless all bounds hold")
     parser.add_argument("--json", type=Path, help="write all measures to this file")
     return parser.parse_args()
-
-
-def works(text: str) -> list[str]:
-    """Give the names of a comma list. Raises `argparse.ArgumentTypeError` for one that is not a work."""
-    for name in text.split(","):
-        if name not in WORK:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(WORK)}")
-    return text.split(",")
 
 
 def measure(chosen: list[str], *, rounds: int, python: str) -> Rounds:

@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jwt
@@ -38,6 +39,7 @@ from benchmarks.harness import (
     positive,
     print_checks,
     running,
+    some_of,
     stop_on_sigterm,
     told,
     workshop,
@@ -85,17 +87,11 @@ def arguments() -> argparse.Namespace:
     parser = command_line("guarded", __doc__)
     parser.add_argument("--rounds", type=positive, metavar="N", default=5, help="the median of so many")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--work", type=works, default=list(WORK), help="a comma list: " + ",".join(WORK))
+    parser.add_argument(
+        "--work", type=some_of(WORK), default=list(WORK), help="a comma list: " + ",".join(WORK)
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
     return parser.parse_args()
-
-
-def works(text: str) -> list[str]:
-    """Give the names of a comma list. Raises `argparse.ArgumentTypeError` for one that is not a work."""
-    for name in text.split(","):
-        if name not in WORK:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(WORK)}")
-    return text.split(",")
 
 
 def compare(folder: Path, work: str, *, rounds: int, python: str) -> Iterator[Check]:
@@ -127,16 +123,16 @@ def plans(folder: Path, python: str) -> list[Plan]:
         "grants": {"subscribe": ["*"], "publish": ["*"]},
     }
     signed = jwt.encode(claims, SECRET, algorithm="HS256")
+    bearers = {"token": f"Authorization: Bearer {SECRET}", "jwt": f"Authorization: Bearer {signed}"}
     return [
-        renamed("open", ours(*OPEN, python=python)),
-        renamed("token", ours(*guarded, python=python), f"Authorization: Bearer {SECRET}", CLIENT),
-        renamed("jwt", ours(*guarded, python=python), f"Authorization: Bearer {signed}", CLIENT),
+        replace(ours(*OPEN, python=python), name="open"),
+        *(
+            replace(
+                ours(*guarded, python=python), name=name, headers=(f"Authorization: Bearer {bearer}", CLIENT)
+            )
+            for name, bearer in bearers.items()
+        ),
     ]
-
-
-def renamed(name: str, plan: Plan, *headers: str) -> Plan:
-    """Give a plan by another name, whose requests have these headers."""
-    return Plan(name, plan.command, plan.port, plan.body, headers)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def _from_environ(environ: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for setting in SETTINGS.values():
         text = environ.get(setting.variable)
-        if text is None or _says_nothing(setting, text):
+        if text is None or _is_service_link(setting, text):
             continue
         layer[setting.name] = (setting.parse(text, setting.variable), setting.variable)
     return layer
@@ -182,12 +182,9 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     )
 
 
-def _says_nothing(setting: Setting, text: str) -> bool:
-    if setting.name == "port":
-        # With them SSE_BROADCAST_PORT=tcp://10.0.0.1:80, an address of the service and no port of ours.
-        return text.startswith("tcp://")
-    # The image says a host; empty is how whoever runs it takes that back, for [[listener]] tables.
-    return setting.name == "host" and not text
+def _is_service_link(setting: Setting, text: str) -> bool:
+    # With them SSE_BROADCAST_PORT=tcp://10.0.0.1:80, an address of the service and no port of ours.
+    return setting.name == "port" and text.startswith("tcp://")
 
 
 def _from_file(file: Path | None) -> Layer:

@@ -29,9 +29,8 @@ class Authority:
         self, config: Config, *, generated: str | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         _require_keys_for_rules(config)
-        self._config = config
         self._clock = clock
-        self._generated = generated is not None
+        self._takes_tokens = config.has_credentials or generated is not None
         self._static = StaticTokens(config, generated=generated)
         self._revoked = Revocations(clock)
         self._verified = Verified()
@@ -44,14 +43,9 @@ class Authority:
             raise ConfigError(str(error)) from None
 
     @property
-    def configured(self) -> bool:
-        """Whether the configuration names any credential; one that was generated is none of it."""
-        return self._config.has_credentials
-
-    @property
     def takes_tokens(self) -> bool:
         """Whether there is any token to be told from another: one configured, or generated."""
-        return self.configured or self._generated
+        return self._takes_tokens
 
     async def start(self) -> None:
         """Read keys that are elsewhere, and go on doing so. That they cannot be read is logged alone."""

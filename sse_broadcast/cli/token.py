@@ -157,7 +157,7 @@ def check(config_file: Path | None, file: str | None, action: str | None, channe
 
 async def _admitted(config_file: Path | None, file: str | None) -> Access:
     authority = Authority(load({}, file=config_file).config)
-    if not authority.configured:
+    if not authority.takes_tokens:
         raise ConfigError("token: no credential is configured, so no token is good")
     text = _read(file)
     try:

@@ -161,10 +161,7 @@ def told(handler: Handler, endpoint: Endpoint | None) -> Handler:
             response = _refused(app, problem)
         except BroadcastError as error:
             response = _refused(app, problem_of(error))
-        if not response.prepared:
-            response.headers["Server"] = SERVER
-            app[CORS].tell(request, response.headers)
-        return response
+        return response if response.prepared else _finished(request, response)
 
     return tell
 
@@ -172,6 +169,12 @@ def told(handler: Handler, endpoint: Endpoint | None) -> Handler:
 def _refused(app: web.Application, problem: Problem) -> web.StreamResponse:
     app[BROADCASTER].metrics.refused(str(problem.status))
     return answer(problem)
+
+
+def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    response.headers["Server"] = SERVER
+    request.app[CORS].tell(request, response.headers)
+    return response
 
 
 def _heard(request: web.Request) -> None:
@@ -214,10 +217,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
         _require_version(request)
         _require_continue(request)
     except Problem as problem:
-        response = answer(problem)
-        response.headers["Server"] = SERVER
-        request.app[CORS].tell(request, response.headers)
-        return response
+        return _finished(request, _refused(request.app, problem))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0

@@ -50,7 +50,7 @@ class Place:
     unix: bool
 
 
-EVERYTHING = frozenset(Endpoint)
+ALL_ENDPOINTS = frozenset(Endpoint)
 
 
 class Patience:
@@ -274,9 +274,9 @@ def place_of(request: web.BaseRequest) -> Place:
     name = protocol.sockname
     if isinstance(name, (tuple, list)):
         return _called(name[0])
-    return Place(EVERYTHING, loopback=name is not None, unix=name is not None)
+    return Place(ALL_ENDPOINTS, loopback=name is not None, unix=name is not None)
 
 
 @functools.lru_cache(maxsize=256)
 def _called(host: str) -> Place:
-    return Place(EVERYTHING, loopback=address.is_loopback(host), unix=False)
+    return Place(ALL_ENDPOINTS, loopback=address.is_loopback(host), unix=False)

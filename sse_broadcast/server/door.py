@@ -64,7 +64,7 @@ def room(descriptors: int, *, sockets: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Capacity:
     """How many connections are let in: in all, and of one address, where 0 is any number.
 
     `excepted` tells of an address whether it may have any number: that of a proxy, which brings everyone.
@@ -82,14 +82,14 @@ class Door:
         self,
         server: web.Server,
         *,
-        limits: Limits,
+        capacity: Capacity,
         attendance: Attendance,
         patience: Patience,
         cors: Cors,
     ) -> None:
         self._server = server
         self._cors = cors
-        self._limits = limits
+        self._capacity = capacity
         self._attendance = attendance
         self._patience = patience
         self._lobby: set[Refusal] = set()
@@ -102,9 +102,9 @@ class Door:
         `peer` is its address, if it has one.
         """
         key = None if place.loopback else self._key(peer)
-        if self._attendance.count >= self._limits.connections:
+        if self._attendance.count >= self._capacity.connections:
             return self._refuse(Refused.FULL, peer)
-        if key is not None and self._attendance.of(key) >= self._limits.per_address:
+        if key is not None and self._attendance.of(key) >= self._capacity.per_address:
             return self._refuse(Refused.ADDRESS, peer)
         return Connection(
             self._server, place=place, attendance=self._attendance, patience=self._patience, key=key
@@ -115,10 +115,10 @@ class Door:
         self._attendance.metrics.refused(Refused.HANDSHAKE)
 
     def _key(self, peer: str | None) -> str | None:
-        if not self._limits.per_address:
+        if not self._capacity.per_address:
             return None
         key = address.key(peer)
-        return None if key is None or self._limits.excepted(cast("str", peer)) else key
+        return None if key is None or self._capacity.excepted(cast("str", peer)) else key
 
     def _refuse(self, reason: Refused, peer: str | None) -> "Refusal | None":
         self._attendance.metrics.refused(reason)
@@ -132,10 +132,10 @@ class Door:
 
     def _log(self, reason: Refused, peer: str | None) -> None:
         if reason is Refused.FULL:
-            logger.warning("full: %d connections, more are refused", self._limits.connections)
+            logger.warning("full: %d connections, more are refused", self._capacity.connections)
         else:
             hint = "if it is a proxy, trusted_proxies must name it"
-            logger.warning("%s: %d connections, more are refused; %s", peer, self._limits.per_address, hint)
+            logger.warning("%s: %d connections, more are refused; %s", peer, self._capacity.per_address, hint)
 
 
 class Arrival(asyncio.Protocol):

@@ -1,7 +1,6 @@
 """The gate: which caller a request is from, and whether it may come in at all."""
 
 import functools
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
 from aiohttp import hdrs, web
@@ -12,6 +11,7 @@ from sse_broadcast.auth.authority import Authority
 from sse_broadcast.config import Config, Endpoint
 from sse_broadcast.errors import CredentialError
 from sse_broadcast.interest import ANY
+from sse_broadcast.server import address
 from sse_broadcast.server.connection import Place, place_of
 from sse_broadcast.server.problem import Problem
 
@@ -41,11 +41,10 @@ class Gate:
         self._cookie = config.cookie
         self._origins = frozenset(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
-        granted = _anonymous(config)
-        self._open = not authority.configured and not granted
+        self._open = not (config.has_credentials or config.has_anonymous_grants)
         self._everyone = Access(EVERYTHING)
-        beyond: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else {}
-        self.anonymous = Access({**granted, **beyond, **_forced(config)})
+        granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
+        self.anonymous = Access({**granted, **_forced(config)})
         """What a caller may do that shows no credential."""
 
     async def admit(self, request: web.Request, endpoint: Endpoint) -> Access:
@@ -175,8 +174,7 @@ def challenge(error: str | None = None) -> Mapping[str, str]:
 def _refusal(access: Access, what: str) -> Problem:
     if access.anonymous:
         return unauthorized(f"{what}: needs a token (Authorization: Bearer ...)")
-    headers = challenge("insufficient_scope")
-    return Problem(403, f"{what}: the token does not allow it", headers=headers)
+    return Problem(403, f"{what}: the token does not allow it", headers=challenge("insufficient_scope"))
 
 
 def _is_forwarded(request: web.Request) -> bool:
@@ -239,12 +237,7 @@ def host_name(host: str) -> str:
 @functools.lru_cache(maxsize=256)
 def is_loopback_name(name: str) -> bool:
     """Whether only this machine is called so: RFC 6761 keeps `localhost` and all below it for that."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return name == "localhost" or name.endswith(".localhost") or address.is_loopback(name.strip("[]"))
 
 
 def _quoted(value: str | None) -> str:

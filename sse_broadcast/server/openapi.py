@@ -17,7 +17,7 @@ from sse_broadcast.server.contract.terms import Terms
 from sse_broadcast.server.contract.words import Path
 from sse_broadcast.server.gate import require_some
 from sse_broadcast.server.message import Message
-from sse_broadcast.server.tokens import Revocation, TokenWish
+from sse_broadcast.server.tokens import RevocationWish, TokenWish
 
 CONTRACT: web.AppKey[bytes] = web.AppKey("sse_broadcast.contract", bytes)
 """The document, as JSON: it does not change while a server runs."""
@@ -42,7 +42,7 @@ TYPES = (
     Message,
     ChannelState,
     TokenWish,
-    Revocation,
+    RevocationWish,
     answers.StreamEvent,
     answers.Envelope,
     answers.Sent,

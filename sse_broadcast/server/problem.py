@@ -60,7 +60,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         self.headers = dict(headers or {})
         self.closes = closes
         self.more = dict(more or {})
-        if status == 503:
+        if status in {429, 503}:
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 
 

@@ -1,6 +1,6 @@
 """Running the server: the one builder that the command line and the tests both use.
 
-Phases: `Server.start` (listen), `Server.wait` (until a signal), `Server.stop` (drain).
+Phases: `Server.start` (listen), then until a signal comes, `Server.stop` (drain).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
 from sse_broadcast.server.app import CLOSING_SHARE, build_app
 from sse_broadcast.server.attendance import Attendance
 from sse_broadcast.server.connection import Patience
-from sse_broadcast.server.door import Door, Limits, raise_descriptor_limit, room
+from sse_broadcast.server.door import Capacity, Door, raise_descriptor_limit, room
 from sse_broadcast.server.gate import GATE
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.listener import Listener, is_local
@@ -135,14 +135,14 @@ class Server:
 
     def _door(self) -> Door:
         assert self._runner.server is not None
-        limits = Limits(
+        capacity = Capacity(
             self.room,
             per_address=self._config.max_connections_per_address,
             excepted=self._app[PROXIES].trusts,
         )
         return Door(
             self._runner.server,
-            limits=limits,
+            capacity=capacity,
             attendance=self._attendance,
             patience=self._patience,
             cors=self._app[CORS],

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sse_broadcast.auth.access import Access, Kind
-from sse_broadcast.server.problem import RETRY_AFTER, Problem
+from sse_broadcast.server.problem import Problem
 from sse_broadcast.subscriber import CloseReason
 
 End = Callable[[CloseReason], None]
@@ -91,10 +91,12 @@ class Sessions:
     def _require_room(self, access: Access, address: str | None) -> None:
         most = self._per_token
         if most and not access.anonymous and len(self._open.get(access.bearer, ())) >= most:
-            raise _too_many(f"max_connections_per_token: this token has {most} streams")
+            raise Problem(429, f"max_connections_per_token: this token has {most} streams, as many as it may")
         most = self._per_address
         if most and address is not None and self._addresses[address] >= most:
-            raise _too_many(f"max_connections_per_address: this address has {most} streams")
+            raise Problem(
+                429, f"max_connections_per_address: this address has {most} streams, as many as it may"
+            )
 
     def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:
         if access.anonymous and address is None and until is None:
@@ -146,7 +148,3 @@ class Sessions:
             session.end(reason)
         else:
             session.timer = loop.call_later(min(wait, LOOK), self._look, session)
-
-
-def _too_many(detail: str) -> Problem:
-    return Problem(429, f"{detail}, as many as it may", headers={"Retry-After": RETRY_AFTER})

@@ -39,7 +39,7 @@ class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lifetime: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = LIFETIME
 
 
-class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RevocationWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked of POST /revoke: whose signed tokens, which one of them, or which `[[caller]]`.
 
     `expires` is in seconds since 1970.
@@ -52,7 +52,7 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _wishes = msgspec.json.Decoder(TokenWish)
-_revocations = msgspec.json.Decoder(Revocation)
+_revocations = msgspec.json.Decoder(RevocationWish)
 
 
 async def tokens(request: web.Request) -> web.Response:
@@ -75,7 +75,7 @@ async def revoke(request: web.Request) -> web.Response:
     return _answer(Revoked("revoked", streams))
 
 
-def _revoked(wish: Revocation) -> tuple[Kind, str]:
+def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
     given: dict[Kind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
     named = [(kind, name) for kind, name in given.items() if name is not None]
     if len(named) != 1:

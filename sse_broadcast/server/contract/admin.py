@@ -9,7 +9,7 @@ from sse_broadcast.server.contract import fields
 from sse_broadcast.server.contract.methods import write
 from sse_broadcast.server.contract.problems import GUARDED, problems
 from sse_broadcast.server.contract.words import Answer, Body, Example, Media, Operation, Schema
-from sse_broadcast.server.tokens import JSON, Revocation, TokenWish
+from sse_broadcast.server.tokens import JSON, RevocationWish, TokenWish
 
 _WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
 _KINDS = ("subject", "id", "caller")
@@ -45,7 +45,7 @@ _REVOKE = Operation(
     "revoke",
     "Refuse a subject, a token or a caller from now on, and end its streams",
     tags=["admin"],
-    request_body=_json({**fields.kind(Revocation), "oneOf": _EITHER}, {"subject": "visitor-1"}),
+    request_body=_json({**fields.kind(RevocationWish), "oneOf": _EITHER}, {"subject": "visitor-1"}),
     responses={"200": _done(Revoked), **_REFUSED},
 )
 
