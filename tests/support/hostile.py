@@ -143,11 +143,12 @@ async def besiege(port: int, inventor: Inventor, *, requests: int, crowd: int, r
 
     async def siege() -> None:
         while tally.requests < requests:
-            if rate:
-                await asyncio.sleep(begun + tally.requests / rate - loop.time())
             trick = inventor.trick()
+            turn = begun + tally.requests / rate if rate else 0
             tally.tricks += 1
             tally.requests += trick.requests
+            if rate:  # each has a turn of its own, or the whole crowd would come at one moment
+                await asyncio.sleep(turn - loop.time())
             answered = await play(port, trick)
             try:
                 tally.statuses.update(statuses(answered))
