@@ -123,7 +123,7 @@ def plans(folder: Path, python: str) -> list[Plan]:
         "grants": {"subscribe": ["*"], "publish": ["*"]},
     }
     signed = jwt.encode(claims, SECRET, algorithm="HS256")
-    bearers = {"token": f"Authorization: Bearer {SECRET}", "jwt": f"Authorization: Bearer {signed}"}
+    bearers = {"token": SECRET, "jwt": signed}
     return [
         replace(ours(*OPEN, python=python), name="open"),
         *(
