@@ -6,11 +6,14 @@ no reader, and one pass over the readers hands every one the same joined bytes. 
 that cannot keep up, because its socket is full, gets a queue of its own.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from sse_broadcast import clock
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.interest import Interest
+from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, cut
 from sse_broadcast.subscriber import CloseReason, Subscriber
 
@@ -70,6 +73,8 @@ class Lane:
     it is what its subscriber takes from its queue, or from the history while it is catching up.
     """
 
+    kind = Kind.HTTP
+
     __slots__ = (
         "audience",
         "blocked",
@@ -81,8 +86,10 @@ class Lane:
         "seen",
         "silent",
         "sink",
+        "start",
         "subscriber",
         "told",
+        "waited",
         "written",
     )
 
@@ -92,6 +99,7 @@ class Lane:
         self.subscriber = subscriber
         self.sink = sink
         self.seen = NOWHERE
+        self.start = 0  # the place at which it began to follow
         self.following = False
         self.blocked = False  # its sink is full, or it has none any more
         self.written = 0.0  # when something was last written for it alone, by the loop's clock
@@ -100,6 +108,7 @@ class Lane:
         self.silent = False  # a heartbeat is owed
         self.farewell = b""  # what ends its stream, once the queue is empty
         self.ending = False  # that has been written
+        self.waited = 0.0  # the seconds that the oldest of what waited when its subscriber closed had waited
 
     def ready(self) -> None:
         """See `Outlet`."""
@@ -111,7 +120,43 @@ class Lane:
 
     def end(self, reason: CloseReason) -> None:
         """See `Outlet`."""
+        self.waited = self.lag
         self.carrier.end(self, reason)
+
+    # What is known of it costs nothing until it is asked for: a place in the log counts for itself.
+
+    @property
+    def given(self) -> int:
+        """How many events it was given, news of a loss among them."""
+        followed = self.seen - self.start if self.following else 0
+        return self.subscriber.taken + followed
+
+    @property
+    def behind(self) -> int:
+        """How many events wait for it; while it is catching up, in the history, of whatever channels."""
+        return self.audience.end - self.seen if self.following else self.subscriber.behind
+
+    @property
+    def waiting_bytes(self) -> int:
+        """How many bytes wait for it, as text frames; what is in the history is not counted."""
+        if not self.following:
+            return self.subscriber.queued_bytes
+        audience = self.audience
+        if self.seen == audience.base:
+            return audience.waiting_bytes
+        return sum(publication.size for publication in audience.log[self.seen - audience.base :])
+
+    @property
+    def lag(self) -> float:
+        """The seconds since the oldest that waits for it was published; 0.0 if nothing does."""
+        oldest = self._oldest()
+        return 0.0 if oldest is None else max(0.0, clock.now() - oldest)
+
+    def _oldest(self) -> float | None:
+        if not self.following:
+            return self.subscriber.oldest
+        audience = self.audience
+        return None if self.seen == audience.end else audience.log[self.seen - audience.base].time
 
     def resume(self) -> None:
         """Take note that the full sink has emptied. Called by whoever owns the sink."""
@@ -121,7 +166,7 @@ class Lane:
         """Live from the audience's log from now on; what was published before is not waited for."""
         audience = self.audience
         self.subscriber.go_live()
-        self.seen = audience.end
+        self.seen = self.start = audience.end
         self.following = True
         audience.lanes[self] = None
         audience.roll = None
@@ -141,6 +186,7 @@ class Lane:
     def leave(self) -> None:
         """Follow no more, and leave the rest of the log behind."""
         if self.following:
+            self.subscriber.taken += self.seen - self.start
             self.following = False
             self.seen = NOWHERE
             del self.audience.lanes[self]
@@ -166,6 +212,8 @@ class Audience:
         "lanes",
         "lap",
         "log",
+        "marked",
+        "marks",
         "members",
         "queued",
         "roll",
@@ -192,6 +240,10 @@ class Audience:
         self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
         self.told = 0  # the newest position that pass brought
         self.lap: Lap | None = None
+        # The places at which something was first published since a pass began, and when that was: by the
+        # monotonic clock, which is looked at once in a pass and not for each publication.
+        self.marks: list[tuple[int, float]] = []
+        self.marked = False
         self.awake = False  # the walk will come by
         self.lanes: dict[Lane, None] = {}
         # The lanes as a list, while nobody comes or goes: a pass over them then counts no references.
@@ -200,6 +252,11 @@ class Audience:
         self._carrier = carrier
         self._max_events = queue_size
         self._max_bytes = queue_bytes
+
+    def narrow(self, *, queue_size: int, queue_bytes: int) -> None:
+        """Hold no more than this, and never more than before: what a queue of any member has room for."""
+        self._max_events = min(self._max_events, queue_size)
+        self._max_bytes = min(self._max_bytes, queue_bytes)
 
     @property
     def end(self) -> int:
@@ -214,12 +271,26 @@ class Audience:
                 self._carrier.hurry(self)
             log.append(publication)
             self.waiting_bytes += publication.size
+            if not self.marked:
+                self.marked = True
+                self.marks.append((self.end - 1, time.monotonic()))
             if len(log) == 1:
                 self._carrier.wake(self)
         if self.queued:
             # A copy, since a subscriber whose queue overflows leaves while this loop runs.
             for subscriber in tuple(self.queued):
                 subscriber.offer(publication)
+
+    def begin(self) -> float:
+        """Give when the first of the log was published, or what came before it since a pass began.
+
+        Called when a pass begins. By the monotonic clock.
+        """
+        marks = self.marks
+        while len(marks) > 1 and marks[1][0] <= self.base:
+            del marks[0]
+        self.marked = False
+        return marks[0][1]
 
     def frames(self, publications: Sequence[Publication]) -> bytes:
         """Give publications as every member gets them, joined."""
@@ -246,11 +317,12 @@ class Lap:
     Holds the lanes that followed when the pass began, and how far it has come.
     """
 
-    __slots__ = ("_audience", "_publications", "base", "data", "end", "lanes", "reached")
+    __slots__ = ("_audience", "_publications", "base", "data", "end", "lanes", "reached", "since")
 
     def __init__(self, audience: Audience, *, limit: int) -> None:
         self._audience = audience
         self._publications = cut(audience.log, limit)
+        self.since = audience.begin()
         self.base = audience.base
         self.end = audience.base + len(self._publications)
         self.data = audience.frames(self._publications)

@@ -2,14 +2,18 @@
 
 import asyncio
 import heapq
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sse_broadcast import wire
 from sse_broadcast.audience import Audience, Lane, Sink
-from sse_broadcast.backends.base import Start, Token
+from sse_broadcast.backends.base import Extent, Start, Token
+from sse_broadcast.backends.counted import Counted
 from sse_broadcast.backends.memory import open_memory
 from sse_broadcast.catchup import CatchUp
+from sse_broadcast.census import Census
 from sse_broadcast.config import Config, Overflow
 from sse_broadcast.cursor import LONGEST_OWN, Cursor, own_id, parse_since, require_publishable
 from sse_broadcast.delivery import Delivery, jittered
@@ -18,7 +22,7 @@ from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names
-from sse_broadcast.metrics import Counts, Metrics
+from sse_broadcast.metrics import Counts, Kind, Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.stream import Stream, Wakeup
@@ -33,6 +37,15 @@ ID_LINE = len("id: \n") + LONGEST_OWN
 
 TIDY = 1.0
 """Seconds between two looks for what is too old, while anything is held."""
+
+WAVE = 100
+"""Readers that are let go at once: some ten milliseconds of work, here and where they go."""
+
+PACE = 0.05
+"""Seconds between two waves of them."""
+
+RETURNS = 2000
+"""Readers that come back in a second at most, as they are told to: half of what a core takes in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +69,10 @@ class Broadcaster:
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config or Config()
-        self._metrics = Metrics()
+        self._metrics = Metrics(self._config.metrics_channels)
         self._policies = Policies(self._config)
         self._hub = Hub(self._found, most=self._config.subscribed_channels)
-        self._backend = open_memory(self._config, self._policies, self._hub.deliver)
+        self._backend = Counted(open_memory(self._config, self._policies, self._hub.deliver), self._metrics)
         self._delivery = Delivery(
             self._backend,
             heartbeat=self._config.heartbeat,
@@ -80,6 +93,11 @@ class Broadcaster:
     def closed(self) -> bool:
         """Whether `close` has been called."""
         return self._closed
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the backend cannot serve now, fit to be shown to everyone; None if it can."""
+        return self._backend.trouble
 
     @property
     def metrics(self) -> Metrics:
@@ -154,7 +172,11 @@ class Broadcaster:
             raise EventError("events", "must be one at least")
         before = self._backend.position
         receipt = await self._backend.publish(drafts, token)
-        self._metrics.published(self._backend.position - before)
+        count = self._backend.position - before
+        self._metrics.published(count)
+        if count and self._metrics.channels:
+            for draft in drafts:
+                self._metrics.published_in(draft.channels)
         if self._tidying is None:
             self._tidy()
         return receipt
@@ -173,7 +195,7 @@ class Broadcaster:
         cursor = None if since is None else parse_since(since)
 
         def join(wakeup: Wakeup) -> tuple[Subscriber, Audience]:
-            subscriber, audience = self._join(interest, TEXT, self.start(interest, cursor))
+            subscriber, audience = self._join(interest, TEXT, self.start(interest, cursor), kind=Kind.STREAM)
             subscriber.outlet = wakeup
             return subscriber, audience
 
@@ -217,7 +239,7 @@ class Broadcaster:
 
         Raises `ClosedError`, and `FullError` beyond `subscribed_channels`; nothing is to be undone then.
         """
-        subscriber, audience = self._join(interest, sink.encoding, start)
+        subscriber, audience = self._join(interest, sink.encoding, start, kind=Kind.HTTP)
         return self._delivery.attach(subscriber, audience, sink)
 
     def disconnect(self, lane: Lane) -> None:
@@ -231,10 +253,38 @@ class Broadcaster:
             self._delivery.settle([lane.audience])
         lane.subscriber.close(reason)
 
+    def reload(self, config: Config) -> None:
+        """Go by another configuration from now on, in all but `settings.RESTART`.
+
+        Readers that there are keep the terms they came with. What is held beyond the new limits goes with
+        what is published, and by and by.
+        """
+        self._config = config
+        self._policies.settle(config)
+        self._terms.clear()
+        self._hub.most = config.subscribed_channels
+        self._metrics.look_at(config.metrics_channels)
+        for audience in self._hub.audiences:
+            audience.narrow(queue_size=config.queue_size, queue_bytes=config.queue_bytes)
+        self._backend.relimit()
+        if not self._closed:
+            self._tidy()
+
     def channel(self, name: str) -> ChannelState:
         """Give the state of a channel, heard of or not. Raises `EventError` for a bad name."""
         (channel,) = checked_names((name,))
         return self._state(channel)
+
+    @property
+    def extent(self) -> Extent:
+        """How much the history holds."""
+        return self._backend.extent()
+
+    async def census(self) -> Census:
+        """Give what waits for how many subscribers. However many they are, the loop goes on turning."""
+        census = Census()
+        await census.take(self._hub.audiences)
+        return census
 
     def channels(
         self,
@@ -253,22 +303,43 @@ class Broadcaster:
         page = heapq.nsmallest(limit, filter(visible, found) if visible else found)
         return [self._state(name) for name in page]
 
-    async def close(self, *, timeout: float) -> None:  # noqa: ASYNC109 - what is late is cut, not cancelled
-        """End every subscriber, saying so; after `timeout` seconds cut whoever has not taken it."""
+    async def close(self, *, timeout: float, over: float = 0.0) -> None:  # noqa: ASYNC109 - what is late is cut
+        """End every subscriber, saying so; then, after `timeout` seconds, cut whoever has not taken it.
+
+        Many are let go in waves, over `over` seconds at most; both together take no longer. Nothing is
+        published any more from the first on: those who have gone already would miss it, and nobody would
+        tell them.
+        """
         self._closed = True
         if self._tidying is not None:
             self._tidying.cancel()
         self._delivery.settle(self._hub.audiences)
-        for subscriber in self._hub:
-            subscriber.close(CloseReason.DRAIN)
+        self._delivery.spread(len(self._hub) * 1000 // RETURNS)
+        clock = asyncio.get_running_loop().time
+        latest = clock() + over + timeout
+        await self._let_go(over)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout_at(min(clock() + timeout, latest)):
                 await self._delivery.emptied()
         except TimeoutError:
             self._delivery.abort()
 
+    async def _let_go(self, over: float) -> None:
+        """End the streams of everyone, wave by wave; a wave that comes late does not put off the others."""
+        loop = asyncio.get_running_loop()
+        size = wave(len(self._hub), over=over)
+        due = loop.time()
+        while leaving := tuple(itertools.islice(self._hub, size)):
+            for subscriber in leaving:
+                subscriber.close(CloseReason.DRAIN)
+            if len(self._hub):
+                due += PACE
+                await asyncio.sleep(due - loop.time())
+
     def _tidy(self) -> None:
         """Have the backend let go of what is too old, also while nobody comes, a little at a time."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         left = self._backend.tidy() and not self._closed
         self._tidying = asyncio.get_running_loop().call_later(TIDY, self._tidy) if left else None
 
@@ -281,7 +352,9 @@ class Broadcaster:
             queue_bytes=self._config.queue_bytes,
         )
 
-    def _join(self, interest: Interest, encoding: Encoding, start: Start) -> tuple[Subscriber, Audience]:
+    def _join(
+        self, interest: Interest, encoding: Encoding, start: Start, *, kind: Kind
+    ) -> tuple[Subscriber, Audience]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         catching_up = None
@@ -289,7 +362,7 @@ class Broadcaster:
             catching_up = CatchUp(self._backend, interest, start, self._metrics)
         subscriber = Subscriber(interest, self._terms_of(interest), catching_up)
         audience = self._hub.join(subscriber, encoding)
-        self._metrics.opened()
+        self._metrics.opened(kind)
         return subscriber, audience
 
     def _terms_of(self, interest: Interest) -> Terms:
@@ -325,3 +398,9 @@ class Broadcaster:
         if data > most:
             raise EventTooLargeError("data", f"is {data} bytes, and an event may be {most}")
         raise EventTooLargeError("data", f"is {frame} bytes as a frame, and an event may be {most}")
+
+
+def wave(readers: int, *, over: float) -> int:
+    """Give how many of so many readers are let go at once, so that the last go within `over` seconds."""
+    waves = math.floor(over / PACE)
+    return max(WAVE, math.ceil(readers / waves)) if waves else max(WAVE, readers)

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 
+from sse_broadcast import clock
 from sse_broadcast.backends.base import Backend, ResetReason, Start
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
@@ -20,7 +21,7 @@ class CatchUp:
     So nothing is missed between history and live, and nothing comes twice.
     """
 
-    __slots__ = ("_backend", "_first", "_interest", "_metrics", "_told", "cursor")
+    __slots__ = ("_backend", "_began", "_first", "_given", "_interest", "_metrics", "_told", "cursor")
 
     def __init__(self, backend: Backend, interest: Interest, start: Start, metrics: Metrics) -> None:
         self.cursor = start.after
@@ -28,6 +29,8 @@ class CatchUp:
         self._interest = interest
         self._metrics = metrics
         self._told = start.told
+        self._began = time.monotonic()
+        self._given = 0
         self._first: Sequence[Publication] = start.first
         if start.lost is not None:
             self._first = (self._reset(start.lost, interest.channels),)
@@ -38,12 +41,33 @@ class CatchUp:
         return not self._first and self.cursor == self._backend.position
 
     @property
+    def behind(self) -> int:
+        """How many publications came after where it is, of whatever channels."""
+        return len(self._first) + self._backend.position - self.cursor
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest of what is left was published, in seconds since 1970; None if nothing is."""
+        if self._first:
+            return self._first[0].time
+        return self._backend.oldest(self._interest, after=self.cursor)
+
+    @property
     def shared(self) -> bool:
         """Whether the next page is of the history, as anyone would get it from there."""
         return not self._first
 
     def take(self, limit: int) -> Sequence[Publication]:
         """Give the next ones, of about `limit` bytes. There may be none, and yet more to come."""
+        page = self._take(limit)
+        self._given += len(page)
+        return page
+
+    def finish(self) -> None:
+        """Take note that its reader goes live."""
+        self._metrics.replayed(self._given, time.monotonic() - self._began)
+
+    def _take(self, limit: int) -> Sequence[Publication]:
         if self._first:
             first = cut(self._first, limit)
             self._first = self._first[len(first) :]
@@ -65,4 +89,4 @@ def reset(
     """Give the news of a loss. A reader that is cut behind it goes on after `position`."""
     loss = {"reason": reason, "channels": list(channels), "missed": missed}
     event = Event(json.dumps(loss), type="$reset", json=True)
-    return place((), event, epoch=epoch, position=position, time=time.time())
+    return place((), event, epoch=epoch, position=position, time=clock.now())

@@ -34,8 +34,8 @@ SILENCE = 60.0
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
 
-ALIVE = 5.0
-"""Seconds in which a server that lives says so."""
+ALIVE = 2.5
+"""Seconds in which a server that lives says so: fewer than a container's health check may take."""
 
 TRANSIENT = {429, 502, 503, 504}
 """What a full or draining server says, and a proxy while the server behind it restarts."""
@@ -157,6 +157,11 @@ class Client:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def name(self) -> str:
+        """The URL of the server, without the user and password that it may have."""
+        return self._name
+
     def _authorization(self, token: str | None) -> dict[str, str]:
         if token is None:
             return {}
@@ -234,6 +239,41 @@ class Client:
     async def status(self) -> dict[str, Any]:
         """Give the server's status."""
         return await self._ask("GET", "/status")
+
+    async def subscribers(
+        self,
+        *,
+        sort: str | None = None,
+        channel: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """Give a page of the readers that are connected by HTTP, or those that come first by `sort`.
+
+        That is `lag`, `queue`, `age`, `events` or `drops`. `after` is the `next` of a page.
+        """
+        said = {"sort": sort, "channel": channel, "limit": limit, "after": after}
+        query = [(name, str(value)) for name, value in said.items() if value is not None]
+        answer = await self._ask("GET", _address("/subscribers", (), query))
+        if not isinstance(answer.get("subscribers"), list):
+            raise ClientError(f"{self._name}/subscribers: does not answer as this server does", status=200)
+        return answer
+
+    async def dismiss(self, id: str) -> dict[str, Any]:
+        """End the stream of a reader, which may come back. Raises `ClientError` if none has this id."""
+        if not (id.isascii() and id.isdigit()):
+            raise ClientError(f"id: must be digits, not {id[:80]!a}")
+        return await self._ask("DELETE", f"/subscribers/{id}")
+
+    async def reload(self) -> dict[str, Any]:
+        """Have the server read its configuration again, and give the names of the settings that has changed.
+
+        Raises `ClientError` for a configuration that cannot be used: then it has changed none.
+        """
+        answer = await self._ask("POST", "/reload")
+        if not isinstance(answer.get("changed"), list) or not isinstance(answer.get("restart"), list):
+            raise ClientError(f"{self._name}/reload: does not answer as this server does", status=200)
+        return answer
 
     async def subscribe(
         self,

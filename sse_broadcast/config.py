@@ -23,6 +23,9 @@ SECRET: dict[str, bool] = {"secret": True}
 HIDDEN = "(not shown)"
 """What is shown in the place of a secret, and is none itself."""
 
+MOST_LABELLED = 100
+"""Channels that metrics are kept of by name: each is so many series more."""
+
 UNIX = "unix:"
 """What the host of a UNIX socket begins with."""
 
@@ -88,6 +91,13 @@ Pattern = Annotated[
     Form("a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *", _all_of(PATTERN)),
 ]
 Patterns = tuple[Pattern, ...]
+Channel = Annotated[
+    str,
+    Form(
+        "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor ..",
+        _all_of(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@~-]{1,128}"),
+    ),
+]
 Host = Annotated[
     str, Form("an address, or unix: and a path", lambda text: text not in {"", UNIX} and "\0" not in text)
 ]
@@ -109,6 +119,8 @@ Limit = Annotated[int, Meta(ge=0)]
 """A number of which 0 means: as many as there are."""
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
+Span = Annotated[float, Meta(ge=0, le=86_400)]
+"""Seconds that may be none."""
 
 
 class Overflow(StrEnum):
@@ -138,7 +150,7 @@ class Endpoint(StrEnum):
     INSPECT = "inspect"
     """`/status`, `/channels` and what else tells of the server"""
     ADMIN = "admin"
-    """`/tokens` and `/revoke`"""
+    """`/tokens`, `/revoke`, `/reload` and what else changes something of the server"""
 
 
 class ProxyHeader(StrEnum):
@@ -156,6 +168,14 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """What a line of the log looks like. `auto` is text on a terminal, and JSON elsewhere."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
 
 
 class ChannelRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -214,7 +234,8 @@ class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A `[[listener]]` table: one place to listen, and which endpoints are served there.
 
     `host` is an address or, as `unix:/path`, a UNIX socket, which alone has a `mode` (octal digits) and an
-    `owner` (`user`, `user:group` or `:group`). Raises `ConfigError` for what contradicts itself.
+    `owner` (`user`, `user:group` or `:group`). `name` is what a supervisor that opens its socket calls it.
+    Raises `ConfigError` for what contradicts itself.
     """
 
     host: Host
@@ -224,6 +245,7 @@ class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mode: Mode | None = None
     owner: Owner | None = None
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)] = tuple(Endpoint)
+    name: str = ""
 
     def __post_init__(self) -> None:
         _require_forms(self)
@@ -388,11 +410,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = 0.0
     head_timeout: Annotated[Seconds, Meta(description="seconds a new connection may take to ask")] = 10.0
     body_timeout: Annotated[Seconds, Meta(description="seconds a published body may take to arrive")] = 10.0
-    shutdown_timeout: Annotated[Seconds, Meta(description="seconds from the stop signal to the exit")] = 8.0
+    drain_delay: Annotated[
+        Span, Meta(description="seconds of serving on after the stop signal, while /readyz says no")
+    ] = 0.0
+    drain_timeout: Annotated[Span, Meta(description="seconds over which readers are let go at most")] = 5.0
+    shutdown_timeout: Annotated[Seconds, Meta(description="seconds that what is left may take then")] = 3.0
     event_loop: Annotated[EventLoop, Meta(description="event loop: auto, asyncio or uvloop")] = EventLoop.AUTO
     log_level: Annotated[
         LogLevel, Meta(description="least severe line logged: debug, info, warning or error")
     ] = LogLevel.INFO
+    log_format: Annotated[
+        LogFormat,
+        Meta(description="form of a logged line: text, json, or auto: text on a terminal, else json"),
+    ] = LogFormat.AUTO
+    metrics: Annotated[bool, Meta(description="tell Prometheus, at GET /metrics, what was counted")] = True
+    metrics_channels: Annotated[
+        tuple[Channel, ...],
+        Meta(max_length=MOST_LABELLED, description="channels that have metrics of their own, 100 at most"),
+    ] = ()
     channel: tuple[ChannelRule, ...] = ()
     caller: tuple[CallerRule, ...] = ()
     listener: tuple[ListenerRule, ...] = ()
@@ -412,6 +447,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         # Each port 0 is another.
         places = [place for listener in self.listener if (place := _place(listener)) is not None]
         _require_different("listener", places)
+        _require_different("listener", [repr(listener.name) for listener in self.listener if listener.name])
 
     @property
     def has_credentials(self) -> bool:
@@ -424,6 +460,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def has_anonymous_grants(self) -> bool:
         """Whether it is said what may be done without a token."""
         return bool(self.anonymous_subscribe or self.anonymous_publish or self.anonymous_inspect)
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing tells callers apart: whoever comes by the loopback may do everything."""
+        return not (self.has_credentials or self.has_anonymous_grants)
 
     @property
     def listeners(self) -> tuple[ListenerRule, ...]:

@@ -19,7 +19,7 @@ from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import own_id
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.metrics import Metrics, Timeout
 from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import TOLD, CloseReason, Subscriber
 
@@ -69,6 +69,7 @@ class Delivery:
         self._pages: dict[tuple[Audience, int, int, int], bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0
+        self._spread = 0
         self._emptied: asyncio.Future[None] | None = None
 
     def attach(self, subscriber: Subscriber, audience: Audience, sink: Sink) -> Lane:
@@ -113,6 +114,10 @@ class Delivery:
         for audience in audiences:
             self.hurry(audience)
 
+    def spread(self, milliseconds: int) -> None:
+        """Have readers whose streams end from now on come back over so long a time, or longer."""
+        self._spread = milliseconds
+
     def abort(self) -> None:
         """Cut every connection that is still open."""
         for lane in tuple(self._lanes):
@@ -154,7 +159,9 @@ class Delivery:
                 self._now = now
                 self._flush(lanes.popleft())
                 now = loop.time()
-        self._walking = loop.call_soon(self._walk) if audiences or lanes else None
+        interrupted = bool(audiences or lanes)
+        self._metrics.walked(interrupted=interrupted)
+        self._walking = loop.call_soon(self._walk) if interrupted else None
 
     def _advance(self, audience: Audience) -> None:
         """Go on with the audience's pass, or begin one, by `STRIDE` lanes."""
@@ -162,29 +169,41 @@ class Delivery:
         if lap is None:
             lap = audience.lap = Lap(audience, limit=WRITE_LIMIT)
         base, end, data = lap.base, lap.end, lap.data
-        for lane in lap.lanes[lap.reached : lap.reached + STRIDE]:
+        lanes = lap.lanes[lap.reached : lap.reached + STRIDE]
+        others = 0  # what is counted is who got nothing here: that costs those who did no instruction
+        for lane in lanes:
             if lane.seen == base:
                 lane.seen = end
                 try:
                     if not lane.sink.write(data):
                         self._block(lane)
                 except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
+                    others += 1
                     self._fail(lane, error)
-            elif base < lane.seen < end:
-                self._catch_up(lane, lap)
+            else:
+                others += 1
+                if base < lane.seen < end:
+                    self._catch_up(lane, lap)
+        written = len(lanes) - others
+        self._metrics.wrote(written * (end - base), written * len(data))
         lap.reached += STRIDE
         if lap.reached >= len(lap.lanes):
-            audience.lap = None
-            audience.written = self._now
-            audience.forget(end - base)
+            self._end_lap(audience, lap)
+
+    def _end_lap(self, audience: Audience, lap: Lap) -> None:
+        audience.lap = None
+        audience.written = self._now
+        audience.forget(lap.end - lap.base)
+        if lap.lanes:
+            self._metrics.delayed(time.monotonic() - lap.since)
 
     # Lanes that do not march with their audience.
 
     def _catch_up(self, lane: Lane, lap: Lap) -> None:
         """Write to a lane that came in the middle of what this pass brings."""
-        rest = lap.rest(lane.seen)
+        rest, events = lap.rest(lane.seen), lap.end - lane.seen
         lane.seen = lap.end
-        self._write(lane, rest)
+        self._write(lane, rest, events=events)
 
     def wake_lane(self, lane: Lane) -> None:
         """See `Carrier`."""
@@ -197,23 +216,26 @@ class Delivery:
         # A lane may stand here twice, as resumed and as ending: the end is written once.
         if lane.blocked or lane.ending:
             return
-        data = self._queued(lane)
+        try:
+            data, events = self._queued(lane)
+        except Exception as error:  # noqa: BLE001 - a history that cannot be read does not end it either
+            self._fail(lane, error)
+            return
         if not data and not lane.subscriber.waiting:
             data = self._last_words(lane)
-        if self._write(lane, data) if data else lane.subscriber.closed is None:
+        if self._write(lane, data, events=events) if data else lane.subscriber.closed is None:
             self._go_on(lane)
 
-    def _queued(self, lane: Lane) -> bytes:
-        """Take up to `WRITE_LIMIT` bytes, or one frame, of what the lane's subscriber has to give."""
+    def _queued(self, lane: Lane) -> tuple[bytes, int]:
+        """Take up to `WRITE_LIMIT` bytes, or one frame, of what the lane has to get; give how many events."""
         catching_up = lane.subscriber.catching_up
         shared = catching_up is not None and catching_up.shared
         publications = lane.subscriber.take(WRITE_LIMIT)
         if not publications:
-            return b""
+            return b"", 0
         lane.told = publications[-1].position
-        if not shared or len(publications) == 1:
-            return lane.audience.frames(publications)
-        return self._page(lane.audience, publications)
+        make = self._page if shared and len(publications) > 1 else Audience.frames
+        return make(lane.audience, publications), len(publications)
 
     def _page(self, audience: Audience, publications: Sequence[Publication]) -> bytes:
         """Give a page of history, joined once for readers that come back together."""
@@ -226,13 +248,14 @@ class Delivery:
                 del self._pages[next(iter(self._pages))]
         return page
 
-    def _write(self, lane: Lane, data: bytes) -> bool:
+    def _write(self, lane: Lane, data: bytes, *, events: int) -> bool:
         lane.written = self._now
         try:
             free = lane.sink.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
             self._fail(lane, error)
             return False
+        self._metrics.wrote(events, len(data))
         if not free:
             self._block(lane)
         return free
@@ -261,7 +284,8 @@ class Delivery:
                 return
             # And no more than that: a lane that followed its audience from here on would get the
             # event for which this makes room behind those that come after it.
-            self._write(lane, self._queued(lane))
+            data, events = self._queued(lane)
+            self._write(lane, data, events=events)
 
     def resume(self, lane: Lane) -> None:
         """Take note that a full sink has emptied."""
@@ -277,7 +301,7 @@ class Delivery:
         """Say goodbye if the reader still takes bytes, and see that the end does not take for ever."""
         lane.leave()
         if reason in TOLD:
-            retry = jittered(lane.subscriber.terms.retry)
+            retry = jittered(lane.subscriber.terms.retry, spread=self._spread)
             lane.farewell = goodbye(reason, retry, lane.sink.encoding)
             self._deadline(lane)
             self.wake_lane(lane)
@@ -306,7 +330,7 @@ class Delivery:
         if lane.sink.gone:
             self._lost(lane)
         else:
-            logger.warning("a write failed, its connection is cut: %r", error)
+            logger.warning("a write failed, its connection is cut: %(fault)s", {"fault": repr(error)})
             lane.subscriber.close(CloseReason.ERROR)
             lane.sink.abort()
 
@@ -325,6 +349,7 @@ class Delivery:
             return lane.farewell
         if lane.silent:
             lane.silent = False
+            self._metrics.beat()
             return self._sign_of_life(lane)
         return b""
 
@@ -362,12 +387,14 @@ class Delivery:
                 break
             late.append(lane)
         for lane in late:
+            self._metrics.timed_out(Timeout.FULL)
             lane.subscriber.close(CloseReason.STALLED)
             self._abort(lane)
 
     def _look_at(self, lane: Lane, now: float) -> None:
         if lane.sink.gone:
             # Nobody told us: an application that does not cancel handlers of lost connections.
+            self._metrics.timed_out(Timeout.GONE)
             self._lost(lane)
             return
         written = max(lane.written, lane.audience.written) if lane.following else lane.written
@@ -413,6 +440,9 @@ def goodbye(reason: CloseReason, retry: int, encoding: Encoding) -> bytes:
     return encoding.frame(encoding.format.block(event, id=None, channel=None, time=time.time()))
 
 
-def jittered(retry: int) -> int:
-    """Spread a reconnection time by half, so that readers cut together do not return together."""
-    return int(retry * (0.5 + random.random()))
+def jittered(retry: int, *, spread: int = 0) -> int:
+    """Spread a reconnection time, so that readers cut together do not return together.
+
+    By half to either side, or from its half on over `spread` milliseconds where that is longer.
+    """
+    return int(retry * 0.5 + random.random() * max(retry, spread))

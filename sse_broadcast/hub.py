@@ -44,11 +44,12 @@ class Hub:
     there are `most`.
     """
 
-    __slots__ = ("_audiences", "_channels", "_found", "_members", "_most", "_patterns", "_routes", "_serial")
+    __slots__ = ("_audiences", "_channels", "_found", "_members", "_patterns", "_routes", "_serial", "most")
 
     def __init__(self, found: Callable[[Interest, Encoding], Audience], *, most: int) -> None:
         self._found = found
-        self._most = most
+        self.most = most
+        """Different channels and patterns that may be followed, if it is not more already."""
         self._members: dict[Subscriber, Audience] = {}
         self._audiences: dict[tuple[Interest, Encoding], Audience] = {}
         self._channels: dict[str, dict[Audience, None]] = {}
@@ -82,15 +83,15 @@ class Hub:
 
         In those that others follow already there is room for everyone.
         """
-        room = self._most - len(self._channels) - len(self._patterns)
+        room = self.most - len(self._channels) - len(self._patterns)
         if len(interest.names) + len(interest.patterns) <= room:
             return
         new = sum(name not in self._channels for name in interest.names)
         new += sum(text not in self._patterns for text in interest.patterns)
         if new > room:
             raise FullError(
-                f"subscribed_channels: {self._most} different channels and patterns may be followed:"
-                f" {self._most - room} are, {new} more are too many"
+                f"subscribed_channels: {self.most} different channels and patterns may be followed:"
+                f" {self.most - room} are, {new} more are too many"
             )
 
     def join(self, subscriber: Subscriber, encoding: Encoding) -> Audience:

@@ -1,8 +1,37 @@
-"""What is counted, as verbs; what was counted, as one frozen value."""
+"""What is counted, as verbs; what was counted, as one frozen value, and as distributions."""
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""The bounds between which times are told apart."""
+
+EVENTS = (0, 1, 10, 100, 1000, 10_000, 100_000)
+"""The bounds between which numbers of events are told apart."""
+
+BYTES = (0, 1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216)
+"""The bounds between which sizes are told apart."""
+
+
+class Kind(StrEnum):
+    """What a subscriber is."""
+
+    HTTP = "http"
+    """A reader of a connection."""
+    STREAM = "stream"
+    """A program in this process."""
+
+
+class Timeout(StrEnum):
+    """What was found of a reader for which a deadline, or a heartbeat, was due."""
+
+    FULL = "full"
+    """Its socket had stayed full, or its stream had not ended, for `write_timeout`."""
+    GONE = "gone"
+    """Its connection had been lost, and nobody had told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,56 +52,200 @@ class Counts:
     refused: Mapping[str, int]
 
 
+class Distribution:
+    """How many observations were how large: each is counted under the least bound that it does not exceed."""
+
+    __slots__ = ("_bounds", "_counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.total: float = 0
+        """The sum of what was observed."""
+
+    @property
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self._counts)
+
+    def observe(self, value: float, *, times: int = 1) -> None:
+        """Count an observation, or several that are alike."""
+        self._counts[bisect_left(self._bounds, value)] += times
+        self.total += value * times
+
+    def cumulated(self) -> Iterator[tuple[float, int]]:
+        """Give how many were at most each bound, of which the last is infinite."""
+        upto = 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            upto += count
+            yield bound, upto
+
+
 class Metrics:
-    """Counts what happens. Every verb is cheap enough for the path it stands on."""
+    """Counts what happens. Every verb is cheap enough for the path it stands on.
 
-    __slots__ = ("_aborted", "_closed", "_dropped", "_opened", "_published", "_refused", "_resets")
+    Whoever serves it reads what the verbs have written: numbers, counters by a word or two, distributions.
+    `channels` are those that are looked at by name.
+    """
 
-    def __init__(self) -> None:
-        self._published = 0
-        self._opened = 0
-        self._aborted = 0
-        self._closed: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._resets: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+    __slots__ = (
+        "aborted_connections",
+        "backend_calls",
+        "backend_errors",
+        "bytes_written",
+        "channels",
+        "closed_by",
+        "delay",
+        "dropped_by",
+        "events_published",
+        "events_taken",
+        "events_written",
+        "heartbeats",
+        "interruptions",
+        "log_lines_unwritten",
+        "loop_lag",
+        "opened_by",
+        "publishes",
+        "refused_connections",
+        "refused_requests",
+        "replay_events",
+        "replay_seconds",
+        "resets_by",
+        "slices",
+        "timeouts",
+    )
+
+    def __init__(self, channels: Sequence[str] = ()) -> None:
+        self.publishes = self.events_published = 0
+        self.channels: dict[str, int] = dict.fromkeys(channels, 0)
+        self.opened_by: Counter[Kind] = Counter()
+        self.closed_by: Counter[tuple[Kind, str]] = Counter()
+        self.dropped_by: Counter[str] = Counter()
+        self.resets_by: Counter[str] = Counter()
+        self.refused_connections: Counter[str] = Counter()
+        self.refused_requests: Counter[tuple[str, str]] = Counter()
+        self.aborted_connections = self.heartbeats = 0
+        self.timeouts: Counter[Timeout] = Counter()
+        self.events_written = self.events_taken = self.bytes_written = 0
+        self.slices = self.interruptions = 0
+        self.delay = Distribution(SECONDS)
+        self.replay_events, self.replay_seconds = Distribution(EVENTS), Distribution(SECONDS)
+        self.loop_lag = Distribution(SECONDS)
+        self.log_lines_unwritten = 0
+        self.backend_calls: Counter[str] = Counter()
+        self.backend_errors: Counter[str] = Counter()
 
     def published(self, count: int) -> None:
-        """Count events that were given their places."""
-        self._published += count
+        """Count the events of one publish that were given their places; none is no publish."""
+        if count:
+            self.publishes += 1
+            self.events_published += count
 
-    def opened(self) -> None:
+    def published_in(self, channels: Sequence[str]) -> None:
+        """Count an event in those of its channels that are looked at by name."""
+        for channel in channels:
+            if channel in self.channels:
+                self.channels[channel] += 1
+
+    def look_at(self, channels: Sequence[str]) -> None:
+        """Look at these by name from now on, and at others no longer; what was counted stays."""
+        self.channels = {channel: self.channels.get(channel, 0) for channel in channels}
+
+    def opened(self, kind: Kind) -> None:
         """Count a subscriber that joined."""
-        self._opened += 1
+        self.opened_by[kind] += 1
 
-    def closed(self, reason: str) -> None:
+    def closed(self, reason: str, kind: Kind) -> None:
         """Count a subscriber that left, or was made to."""
-        self._closed[reason] += 1
+        self.closed_by[kind, reason] += 1
 
     def dropped(self, policy: str) -> None:
         """Count an event that a full queue had no room for."""
-        self._dropped[policy] += 1
+        self.dropped_by[policy] += 1
 
     def reset(self, reason: str) -> None:
         """Count a reader that was told of a loss."""
-        self._resets[reason] += 1
+        self.resets_by[reason] += 1
 
     def aborted(self) -> None:
-        """Count a socket cut because it stayed full for `write_timeout`."""
-        self._aborted += 1
+        """Count a socket cut because it stayed full for `write_timeout`, or to the end of a shutdown."""
+        self.aborted_connections += 1
+
+    def timed_out(self, cause: Timeout) -> None:
+        """Count a reader that was found to be no longer one."""
+        self.timeouts[cause] += 1
 
     def refused(self, reason: str) -> None:
-        """Count a connection that was not let in, or a request that was not taken."""
-        self._refused[reason] += 1
+        """Count a connection that was not let in, or was cut before it had its answer."""
+        self.refused_connections[reason] += 1
+
+    def refused_request(self, status: int, endpoint: str) -> None:
+        """Count a request that was not taken, or failed; `endpoint` is the set that it belongs to."""
+        self.refused_requests[endpoint, str(status)] += 1
+
+    def wrote(self, events: int, bytes: int) -> None:
+        """Count what was written to readers: events times readers, and bytes of whatever it was."""
+        self.events_written += events
+        self.bytes_written += bytes
+
+    def handed(self, events: int) -> None:
+        """Count events that a program in this process has taken."""
+        self.events_taken += events
+
+    def delayed(self, seconds: float) -> None:
+        """Count a pass over readers: from when its oldest event was published to the last of its writes."""
+        self.delay.observe(seconds)
+
+    def walked(self, *, interrupted: bool) -> None:
+        """Count a slice of the walk, and whether it stopped before it was done."""
+        self.slices += 1
+        self.interruptions += interrupted
+
+    def beat(self) -> None:
+        """Count a heartbeat that was sent."""
+        self.heartbeats += 1
+
+    def replayed(self, events: int, seconds: float) -> None:
+        """Count a subscriber that has caught up: what it was given for that, and how long it took."""
+        self.replay_events.observe(events)
+        self.replay_seconds.observe(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        """Count a look at the event loop: how late it came by."""
+        self.loop_lag.observe(seconds)
+
+    def log_lines_lost(self, count: int) -> None:
+        """Count lines of the log that could not be written. The one verb that another thread calls too."""
+        self.log_lines_unwritten += count
+
+    def called(self, name: str) -> None:
+        """Count a call of the backend."""
+        self.backend_calls[name] += 1
+
+    def failed(self, name: str) -> None:
+        """Count a call of the backend that raised what is no answer."""
+        self.backend_errors[name] += 1
+
+    def open(self, kind: Kind) -> int:
+        """Give how many subscribers there are."""
+        return self.opened_by[kind] - sum(self.closed_by[each] for each in self.closed_by if each[0] is kind)
 
     def counts(self) -> Counts:
         """Give the state of the counters now."""
+        refused = self.refused_connections + _by_second(self.refused_requests)
         return Counts(
-            self._published,
-            self._opened,
-            dict(self._closed),
-            dict(self._dropped),
-            dict(self._resets),
-            self._aborted,
-            dict(self._refused),
+            self.events_published,
+            self.opened_by.total(),
+            dict(_by_second(self.closed_by)),
+            dict(self.dropped_by),
+            dict(self.resets_by),
+            self.aborted_connections,
+            dict(refused),
         )
+
+
+def _by_second(counts: Mapping[tuple[Kind, str], int] | Mapping[tuple[str, str], int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (_, word), count in counts.items():
+        found[word] += count
+    return found

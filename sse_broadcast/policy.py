@@ -36,6 +36,10 @@ class Policies:
     """The policies of a configuration. The first rule that matches a channel is the one."""
 
     def __init__(self, config: Config) -> None:
+        self.settle(config)
+
+    def settle(self, config: Config) -> None:
+        """Go by a configuration from now on."""
         self._rules = [(matcher(rule.match), _policy(config, rule)) for rule in config.channel]
         self._servers = _policy(config, ChannelRule(match="*"))
         self._of = functools.lru_cache(maxsize=REMEMBERED)(self._first_match)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sse_broadcast import wire
+from sse_broadcast import clock, wire
 from sse_broadcast.cursor import own_id
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
@@ -15,7 +15,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
     """One event on its way to every subscriber of its channels. Made by `place`.
 
     `position` is its place in the one order of its history, `time` when it got that, in seconds
-    since 1970. `id` is the text a reader sees: the publisher's own, or the position's. `size` is
+    by `clock`. `id` is the text a reader sees: the publisher's own, or the position's. `size` is
     the length of its text frame in bytes; it is what an event counts for in a queue,
     whichever encoding its reader takes.
     """
@@ -43,13 +43,13 @@ class Publication(msgspec.Struct, gc=False, eq=False):
         key = encoding if channel is None else (encoding, channel)
         frame = frames.get(key)
         if frame is None:
-            block = encoding.format.block(self.event, id=self.id, channel=channel, time=self.time)
+            block = encoding.format.block(self.event, id=self.id, channel=channel, time=clock.told(self.time))
             frame = frames[key] = encoding.frame(block)
         return frame
 
 
 def place(channels: tuple[str, ...], event: Event, *, epoch: str, position: int, time: float) -> Publication:
-    """Give an event its place: a position of this epoch, at this time in seconds since 1970."""
+    """Give an event its place: a position of this epoch, at this moment by `clock`."""
     id = event.id or own_id(epoch, position)
     return Publication(channels, event, position, time, id, wire.size(event, id))
 

@@ -38,8 +38,8 @@ class Setting:
 
     @property
     def switch(self) -> bool:
-        """Whether its flag takes no value."""
-        return self._kind is bool
+        """Whether its flag takes no value: it switches on what is off."""
+        return self.default is False
 
     @property
     def _kind(self) -> object:
@@ -108,6 +108,62 @@ SETTINGS: Mapping[str, Setting] = {
 
 PLACE = ("host", "port", "certificate", "key")
 """The settings that say where to listen, if no `[[listener]]` does."""
+
+
+RESTART = frozenset(
+    {
+        "host",
+        "port",
+        "listener",
+        "history_total",
+        "history_channels",
+        "idempotency_window",
+        "send_buffer",
+        "write_timeout",
+        "heartbeat",
+        "head_timeout",
+        "shutdown_timeout",
+        "event_loop",
+        "log_format",
+        "metrics",
+        "metrics_channels",
+    }
+)
+"""The settings that only a restart changes. A reload changes all others, in what is opened and asked from
+then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload comes to: the configuration that is in force then, and the names of what was said anew.
+
+    The settings of `restart` are in it as they were.
+    """
+
+    config: Config
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def change_of(before: Config, after: Config) -> Change:
+    """Give what may be changed between two configurations while a server runs, and what may not."""
+    names = [name for name in Config.__struct_fields__ if getattr(before, name) != getattr(after, name)]
+    restart = tuple(name for name in names if _needs_restart(name, before, after))
+    config = msgspec.structs.replace(after, **{name: getattr(before, name) for name in restart})
+    return Change(config, tuple(name for name in names if name not in restart), restart)
+
+
+def _needs_restart(name: str, before: Config, after: Config) -> bool:
+    if name in {"certificate", "key"}:
+        return bool(before.certificate) != bool(after.certificate)
+    if name == "listener":
+        return list(map(_bare_place, before.listener)) != list(map(_bare_place, after.listener))
+    return name in RESTART
+
+
+def _bare_place(rule: ListenerRule) -> ListenerRule:
+    """Give a listener but for the files of its certificate: with TLS, or without."""
+    return msgspec.structs.replace(rule, certificate="TLS" if rule.certificate else "", key="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 from sse_broadcast.audience import Audience
+from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, Received
 from sse_broadcast.subscriber import CloseReason, Subscriber
 
@@ -19,6 +20,8 @@ class Wakeup:
     """The outlet of a stream: it empties its queue itself, and only has to be woken."""
 
     __slots__ = ("_event",)
+
+    kind = Kind.STREAM
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -113,7 +116,9 @@ class Stream:
         self._audience.queued[subscriber] = None
 
     async def _take(self, subscriber: Subscriber) -> None:
-        self._page.extend(subscriber.take(PAGE if subscriber.catching_up else 0))
+        page = subscriber.take(PAGE if subscriber.catching_up else 0)
+        subscriber.terms.metrics.handed(len(page))
+        self._page.extend(page)
         if not self._page:
             # A part of the history with nothing for this stream: everyone else may go before the next.
             await self._await(asyncio.sleep(0), subscriber)

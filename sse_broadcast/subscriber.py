@@ -11,7 +11,7 @@ from sse_broadcast.catchup import CatchUp, reset
 from sse_broadcast.config import Overflow
 from sse_broadcast.conflation import Conflated
 from sse_broadcast.interest import Interest
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication
 
 
@@ -32,6 +32,8 @@ class CloseReason(StrEnum):
     """Its credential was revoked."""
     LIFETIME = "lifetime"
     """It has lasted as long as a stream may."""
+    DISMISSED = "dismissed"
+    """Somebody who may do that ended this one stream."""
     ERROR = "error"
     """Writing to its sink failed."""
 
@@ -39,12 +41,14 @@ class CloseReason(StrEnum):
 TOLD = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
 """Why a stream ends whose reader is still there to be told."""
 
-GRACEFUL = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME})
+GRACEFUL = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISMISSED})
 """Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
 
 
 class Outlet(Protocol):
     """Who empties a subscriber's queue. No method may raise or wait."""
+
+    kind: Kind
 
     def ready(self) -> None:
         """Take note that the queue is no longer empty; called once each time that happens."""
@@ -53,7 +57,7 @@ class Outlet(Protocol):
         """Empty the queue now, as far as the reader takes it; called when the queue is full."""
 
     def end(self, reason: CloseReason) -> None:
-        """Take note that nothing more will be queued; called once."""
+        """Take note that nothing more will be queued; called once, while what waits is still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,11 @@ class Subscriber:
         "_queue",
         "catching_up",
         "closed",
+        "dropped",
         "interest",
         "outlet",
         "queued_bytes",
+        "taken",
         "terms",
     )
 
@@ -107,6 +113,8 @@ class Subscriber:
         self.closed: CloseReason | None = None
         self.catching_up = catching_up
         self.queued_bytes = 0
+        self.taken = 0  # publications, and news of a loss
+        self.dropped = 0
         # Made when first needed: an empty deque is 760 bytes, and most readers never need one.
         self._queue: deque[Publication] | Conflated | None = None
         self._missed = 0
@@ -123,6 +131,18 @@ class Subscriber:
         if self.catching_up is not None:
             return not self.catching_up.done
         return bool(self._queue)
+
+    @property
+    def behind(self) -> int:
+        """How many publications wait; while it is catching up, in the history, of whatever channels."""
+        return len(self) if self.catching_up is None else self.catching_up.behind
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest that waits was published, in seconds since 1970."""
+        if self.catching_up is not None:
+            return self.catching_up.oldest
+        return _first(self._queue).time if self._queue else None
 
     def offer(self, publication: Publication) -> None:
         """Queue a publication, or do what the overflow policy says."""
@@ -143,7 +163,9 @@ class Subscriber:
     def take(self, limit: int) -> Sequence[Publication]:
         """Remove and give what waits: one publication, or as many as `limit` bytes hold."""
         if self.catching_up is not None:
-            return self.catching_up.take(limit)
+            page = self.catching_up.take(limit)
+            self.taken += len(page)
+            return page
         if self._missed:
             self._tell()
         queue = self._queue
@@ -155,24 +177,27 @@ class Subscriber:
             batch.append(queue.popleft())
             room -= batch[-1].size
         self.queued_bytes -= sum(publication.size for publication in batch)
+        self.taken += len(batch)
         return batch
 
     def go_live(self) -> None:
         """Have what is published offered from now on. Called when nothing is waiting in the history."""
-        self.catching_up = None
+        if self.catching_up is not None:
+            self.catching_up.finish()
+            self.catching_up = None
 
     def close(self, reason: CloseReason) -> None:
-        """Take nothing more. The first reason stands; what was queued stays for a graceful one."""
-        if self.closed is not None:
-            return
-        self.closed = reason
-        self.catching_up = None
+        """Take nothing more. The first reason stands; what was queued stays while all are graceful ones."""
+        if self.closed is None:
+            self.closed = reason
+            self.terms.metrics.closed(reason, self.outlet.kind)
+            self.terms.on_close(self)
+            self.outlet.end(reason)
+            self.catching_up = None
+        # Also of one that is ending already: it may be revoked before it has taken the rest.
         if reason not in GRACEFUL:
             self._queue = None
             self.queued_bytes = self._missed = 0
-        self.terms.metrics.closed(reason)
-        self.terms.on_close(self)
-        self.outlet.end(reason)
 
     def _fits(self, publication: Publication) -> bool:
         terms = self.terms
@@ -207,6 +232,7 @@ class Subscriber:
 
     def _drop(self, publication: Publication) -> None:
         self._missed += 1
+        self.dropped += 1
         self._last_missed = publication.position
         self.terms.metrics.dropped(self.terms.overflow)
 

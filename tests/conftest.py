@@ -15,7 +15,16 @@ from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
 from tests.support.sockets import RawClient
 
-PROGRAMS = {"chromium": "chromium", "curl": "curl", "ip": "iproute2"}
+PROGRAMS = {
+    "caddy": "caddy",
+    "chromium": "chromium",
+    "curl": "curl",
+    "faketime": "faketime",
+    "ip": "iproute2",
+    "nginx": "nginx-light",
+    "promtool": "prometheus",
+    "systemd-analyze": "systemd",
+}
 """Programs the tests use, and the Debian packages they are in."""
 
 
@@ -34,7 +43,7 @@ def program() -> Program:
     """Find a program; in CI it must be there, elsewhere a test that needs it is skipped."""
 
     def find(name: str) -> Path:
-        found = shutil.which(name)
+        found = shutil.which(name) or shutil.which(name, path="/usr/sbin")  # no place of a user's
         if found is not None:
             return Path(found)
         hint = f"{name} is not installed: apt-get install {PROGRAMS[name]}"

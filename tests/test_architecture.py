@@ -12,6 +12,7 @@ PACKAGE = ROOT / "sse_broadcast"
 NOUNS = [
     "errors",
     "event",
+    "clock",
     "wire",
     "encoding",
     "cursor",
@@ -21,10 +22,11 @@ NOUNS = [
     "interest",
     "policy",
 ]
-NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "hub", "delivery", "stream"]
-NOUNS += ["broadcaster", "client"]
-ROOMS = ["backends", "auth", "server", "cli"]
+NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "census", "hub", "delivery"]
+NOUNS += ["stream", "broadcaster", "client"]
+ROOMS = ["backends", "auth", "logs", "server", "cli"]
 LEAVES = {
+    "clock": set[str](),
     "config": {"errors"},
     "settings": {"errors", "config"},
     "metrics": set[str](),
@@ -37,9 +39,10 @@ DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 CONTRACT = "backends.base"
 TERMS = NOUNS[: NOUNS.index("publication") + 1]
 # And from the bottom again.
-BACKENDS = ["base", "history", "memory"]
+BACKENDS = ["base", "counted", "history", "memory"]
 AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
 AUTH += ["authority"]
+LOGS = ["formats", "flood", "writer", "log"]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})
 
@@ -79,13 +82,13 @@ def allowed_to(noun: str) -> set[str]:
     before = {*NOUNS[: NOUNS.index(noun)]} - {"client"}
     if noun in TERMS:
         return before
-    opened = {"backends.memory"} if noun == "broadcaster" else set[str]()
+    opened = {"backends.memory", "backends.counted"} if noun == "broadcaster" else set[str]()
     return {*before, CONTRACT, *opened}
 
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_noun_imports_only_what_stands_before_it(noun: str) -> None:
-    """No noun knows a room but the contract with a backend, and the broadcaster the one it opens."""
+    """No noun knows a room but the contract with a backend, and the broadcaster what it opens and counts."""
     assert ours(PACKAGE / f"{noun}.py") <= allowed_to(noun)
 
 
@@ -104,6 +107,14 @@ def test_credentials_know_nothing_of_requests(path: Path) -> None:
     assert ours(path) <= {"config", "errors", "interest", *before}
     drivers = {"aiohttp"} if path.stem == "jwks" else set[str]()
     assert {name.split(".")[0] for name in imports(path)} & DRIVERS <= drivers
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("logs/[a-z]*.py")), ids=name_of)
+def test_logs_know_nothing_of_what_is_logged(path: Path) -> None:
+    """Of the nouns the configuration, of their own room what stands before it, and no driver."""
+    before = {f"logs.{module}" for module in LOGS[: LOGS.index(path.stem)]}
+    assert ours(path) <= {"config", *before}
+    assert not {name.split(".")[0] for name in imports(path)} & DRIVERS
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -12,10 +12,22 @@ from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft
-from sse_broadcast.subscriber import CloseReason, Subscriber
+from sse_broadcast.subscriber import GRACEFUL, CloseReason, Subscriber
 from tests.support.outlets import MemorySink, block, data_of, publication, terms
 
 MANY = 1 << 20
+
+
+class Clock:
+    """A time of the day that a test sets."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 DEFAULT = Interest.of("default")
 
 
@@ -261,3 +273,128 @@ def test_forgetting_moves_the_base_and_not_the_end() -> None:
     audience.forget(2)
     assert (audience.base, audience.end, data_of(audience.log), audience.waiting_bytes) == (2, 3, ["c"], 24)
     assert audience.told == 2
+
+
+# What is known of a lane when somebody asks.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Have it be the second at which everything here is published."""
+    clock = Clock(1_700_000_000.0)
+    monkeypatch.setattr("sse_broadcast.clock.now", clock)
+    return clock
+
+
+def known(lane: Lane) -> tuple[int, int, int, float]:
+    return lane.given, lane.behind, lane.waiting_bytes, lane.lag
+
+
+def test_a_place_in_the_log_says_what_a_lane_was_given_and_what_waits(clock: Clock) -> None:
+    """Nobody counts for it: two lanes of one log, of which one has an event more."""
+    audience, carrier = make_audience()
+    publish(audience, "before")
+    ahead, behind = add_lane(audience, carrier), add_lane(audience, carrier)
+    assert known(ahead) == known(behind) == (0, 0, 0, 0.0)
+    publish(audience, "a", "b", "c")
+    clock.now += 7
+    ahead.seen += 2
+    assert known(ahead) == (2, 1, 24, 7.0)
+    assert known(behind) == (0, 3, 72, 7.0)
+    ahead.seen = behind.seen = audience.end
+    audience.forget(3)
+    assert known(ahead) == known(behind) == (3, 0, 0, 0.0)
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_lag(clock: Clock) -> None:
+    """What was published in a future that has not come is published now."""
+    audience, carrier = make_audience()
+    lane = add_lane(audience, carrier)
+    publish(audience, "a")
+    clock.now -= 60
+    assert lane.lag == 0.0
+
+
+def test_a_lane_that_strays_keeps_its_count(clock: Clock) -> None:
+    """Through its own queue and back to the log: each event counts once, when it is taken."""
+    audience, carrier = make_audience()
+    lane = add_lane(audience, carrier)
+    publish(audience, "a", "b")
+    clock.now += 3
+    lane.seen = 1
+    lane.stray()
+    assert known(lane) == (1, 1, 24, 3.0)
+    publish(audience, "c")
+    assert known(lane) == (1, 2, 48, 3.0)
+    lane.subscriber.take(MANY)
+    assert known(lane) == (3, 0, 0, 0.0)
+    lane.follow()
+    publish(audience, "d")
+    lane.seen = audience.end
+    assert known(lane) == (4, 0, 0, 0.0)
+
+
+async def test_a_lane_that_catches_up_is_behind_by_what_the_history_has(clock: Clock) -> None:
+    """What it was given of that counts as any other."""
+    config = Config()
+    memory = open_memory(config, Policies(config), lambda _: 0)
+    memory._clock = clock
+    for data in "abc":
+        await memory.publish([Draft(("default",), Event(data))])
+        clock.now += 10
+    audience, carrier = make_audience()
+    lane = make_lane(audience, carrier, CatchUp(memory, DEFAULT, Start(0), terms()[1]))
+    assert known(lane) == (0, 3, 0, 30.0)
+    lane.subscriber.take(1)
+    assert known(lane) == (1, 2, 0, 20.0)
+    lane.subscriber.take(MANY)
+    assert known(lane) == (3, 0, 0, 0.0)
+    lane.follow()
+    assert known(lane) == (3, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+@pytest.mark.parametrize("stray", [False, True])
+def test_what_a_lane_was_behind_when_it_ended_is_kept(
+    clock: Clock, reason: CloseReason, *, stray: bool
+) -> None:
+    """Whether what waited is still given to it or not."""
+    audience, carrier = make_audience()
+    lane = add_lane(audience, carrier)
+    publish(audience, "a")
+    if stray:
+        lane.stray()
+    clock.now += 5
+    lane.subscriber.close(reason)
+    clock.now += 5
+    assert (lane.waited, lane.given) == (5.0, 0)
+    assert len(lane.subscriber) == (stray and reason in GRACEFUL)
+
+
+def test_a_lane_that_ends_with_nothing_to_get_was_not_behind() -> None:
+    """However long ago the last event was."""
+    audience, carrier = make_audience()
+    lane = add_lane(audience, carrier)
+    lane.subscriber.close(CloseReason.LEFT)
+    assert lane.waited == 0.0
+
+
+def test_a_pass_knows_when_its_oldest_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what came first since another pass began: one look at the clock for a pass, not for a publish."""
+    looks = iter([10.0, 20.0, 30.0])
+    monkeypatch.setattr("sse_broadcast.audience.time.monotonic", lambda: next(looks))
+    audience, carrier = make_audience()
+    add_lane(audience, carrier)
+    publish(audience, "a", "b")  # looked at 10
+    lap = Lap(audience, limit=1)
+    assert (lap.since, lap.end - lap.base) == (10.0, 1)
+    publish(audience, "c", "d")  # while that goes on, at 20
+    audience.forget(1)
+    assert Lap(audience, limit=1).since == 10.0  # of "b"
+    audience.forget(1)
+    publish(audience, "e")  # at 30
+    assert Lap(audience, limit=1).since == 20.0
+    audience.forget(1)
+    assert Lap(audience, limit=1).since == 20.0
+    audience.forget(1)
+    assert Lap(audience, limit=1).since == 30.0

@@ -21,7 +21,7 @@ from sse_broadcast import (
 )
 from sse_broadcast import broadcaster as broadcaster_module
 from sse_broadcast.backends.base import ResetReason, Start, Token
-from sse_broadcast.broadcaster import ChannelState
+from sse_broadcast.broadcaster import PACE, RETURNS, WAVE, ChannelState, wave
 from sse_broadcast.config import ChannelRule, Overflow
 from sse_broadcast.cursor import Cursor, Named, Place, Word
 from sse_broadcast.encoding import CHUNKED_TEXT, NDJSON, TEXT
@@ -29,7 +29,7 @@ from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.interest import Interest
 from sse_broadcast.subscriber import CloseReason
 from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
-from tests.support.sockets import until
+from tests.support.sockets import PATIENCE, until
 from tests.test_delivery import settled
 
 DEFAULT = Interest.of("default")
@@ -547,7 +547,7 @@ def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
         nonlocal now
         now += seconds
 
-    broadcaster._backend._clock = lambda: now
+    broadcaster._backend.kept._clock = lambda: now
     return forward
 
 
@@ -555,7 +555,7 @@ async def test_what_is_too_old_goes_though_nobody_comes(monkeypatch: pytest.Monk
     """As long as something is held a timer looks for it; then it rests until the next publish."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), broadcaster._backend._history
+    forward, history = wound(broadcaster), broadcaster._backend.kept._history
     assert broadcaster._tidying is None
     for _ in range(2):
         await broadcaster.broadcast("x")
@@ -583,7 +583,7 @@ async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyP
     assert broadcaster._tidying is not None
     forward(10.0)
     await until(lambda: broadcaster._tidying is None)
-    assert broadcaster._backend._answers == {}
+    assert broadcaster._backend.kept._answers == {}
 
 
 async def test_closing_leaves_no_timer() -> None:
@@ -710,3 +710,155 @@ async def test_a_channel_makes_room_however_its_last_reader_leaves(
     assert broadcaster.client_count == 2
     broadcaster.disconnect(lane)
     connect(broadcaster, "c")
+
+
+# Letting go.
+
+
+def test_few_readers_are_one_wave_and_many_are_as_many_as_fit() -> None:
+    """The last goes within the time, however many there are; none at all is over at once."""
+    waves = 5.0 / PACE
+    assert wave(1, over=5.0) == wave(WAVE, over=5.0) == WAVE
+    assert wave(WAVE * 10, over=5.0) == WAVE
+    for readers in (12_345, 100_000):
+        assert (waves - 1) * wave(readers, over=5.0) < readers <= waves * wave(readers, over=5.0)
+    for none in (0.0, PACE / 2):
+        assert wave(100_000, over=none) == 100_000
+
+
+async def test_readers_are_let_go_wave_by_wave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of later waves are readers until then, and all have what was published before."""
+    monkeypatch.setattr(broadcaster_module, "WAVE", 2)
+    monkeypatch.setattr(broadcaster_module, "PACE", 0.01)
+    broadcaster = make_broadcaster()
+    readers = [connect(broadcaster) for _ in range(5)]
+    await broadcaster.broadcast("x")
+    left: list[int] = []
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30, over=1.0))
+    while not closing.done():
+        if broadcaster.client_count not in left:
+            left.append(broadcaster.client_count)
+        for lane, sink in readers:
+            if sink.closed:
+                broadcaster.disconnect(lane)
+        await asyncio.sleep(0)
+    assert left == [5, 3, 1, 0]
+    for _, sink in readers:
+        assert sink.data.startswith(block(1, "x") + b"event: $close\nretry: ")
+
+
+async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who have gone would miss it, and would not be told."""
+    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
+    broadcaster = make_broadcaster()
+    readers = [connect(broadcaster) for _ in range(2)]
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30, over=3600.0))
+    await until(lambda: broadcaster.client_count == 1)
+    with pytest.raises(ClosedError):
+        await broadcaster.broadcast("x")
+    closing.cancel()
+    for lane, _ in readers:
+        broadcaster.disconnect(lane)
+
+
+async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain is over when nobody is there any more, whatever time it has."""
+    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
+    broadcaster = make_broadcaster()
+    readers = [connect(broadcaster) for _ in range(100)]
+    closing = asyncio.ensure_future(broadcaster.close(timeout=3600, over=3600.0))
+    await until(lambda: broadcaster.client_count < 100)
+    for lane, _ in readers:
+        broadcaster.disconnect(lane)
+    async with asyncio.timeout(PATIENCE):
+        await closing
+
+
+async def test_waves_that_are_late_are_at_the_cost_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is too slow for its waves ends in time all the same: frozen readers are cut sooner."""
+    broadcaster = make_broadcaster(write_timeout=86_400)
+    _, frozen = connect(broadcaster)
+    frozen.takes_more = False
+    await broadcaster.broadcast("x")
+    await settled()
+    loop = asyncio.get_running_loop()
+    real, let_go, lost = loop.time, broadcaster._let_go, 0.0
+
+    async def late(over: float) -> None:
+        nonlocal lost
+        await let_go(over)
+        lost = 60.0
+
+    monkeypatch.setattr(loop, "time", lambda: real() + lost)
+    monkeypatch.setattr(broadcaster, "_let_go", late)
+    began = real()
+    await broadcaster.close(timeout=20, over=5)
+    assert real() - began < 10
+    assert broadcaster.counts.aborted == 1
+
+
+async def test_many_readers_are_sent_away_for_longer() -> None:
+    """By how many they are, so that whoever takes them in next has no more than it can do."""
+    broadcaster = make_broadcaster(retry=0)
+    readers = [connect(broadcaster) for _ in range(3000)]
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await until(lambda: all(sink.closed for _, sink in readers))
+    for lane, _ in readers:
+        broadcaster.disconnect(lane)
+    await closing
+    retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in readers]
+    assert max(retries) < 1000 * len(readers) / RETURNS
+    for tenth in range(10):
+        begin = tenth * 100 * len(readers) / RETURNS
+        assert sum(begin <= retry < begin + 150 for retry in retries) > 200
+
+
+# Another configuration.
+
+
+async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
+    """Though they are in one audience, whose log is no longer than what any of them has room for."""
+    broadcaster = make_broadcaster(queue_size=5, retry=1, overflow=Overflow.DROP_OLDEST)
+    old, _ = connect(broadcaster, "a")
+    broadcaster.reload(Config(queue_size=50, retry=2))
+    new, _ = connect(broadcaster, "a")
+    assert old.audience is new.audience
+    terms = [lane.subscriber.terms for lane in (old, new)]
+    assert [(each.queue_size, each.retry) for each in terms] == [(5, 1), (50, 2)]
+    assert [each.overflow for each in terms] == [Overflow.DROP_OLDEST, Overflow.DISCONNECT]
+    assert old.audience._max_events == 5
+    broadcaster.reload(Config(queue_size=3))
+    assert old.audience._max_events == 3
+    await broadcaster.close(timeout=1)
+
+
+async def test_bounds_are_the_new_ones_at_once() -> None:
+    """Of events, of channels, and of what may be followed."""
+    broadcaster = make_broadcaster()
+    connect(broadcaster, "a")
+    broadcaster.reload(Config(max_event=100, max_channels=1, max_patterns=1, subscribed_channels=1))
+    for refused in (
+        lambda: broadcaster.draft(Event("x" * 200)),
+        lambda: broadcaster.places(["a", "b"]),
+        lambda: broadcaster.interest(["a", "b"]),
+    ):
+        with pytest.raises(EventError):
+            refused()
+    with pytest.raises(FullError):
+        broadcaster.start(Interest.of("b"), None)
+    broadcaster.reload(Config())
+    assert broadcaster.places(["a", "b"]) == ("a", "b")
+    broadcaster.start(Interest.of("b"), None)
+    await broadcaster.close(timeout=1)
+
+
+async def test_a_broadcaster_that_is_closed_holds_no_timer_after_a_reload() -> None:
+    """Nor does one more than one."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("x")
+    for _ in range(3):
+        broadcaster.reload(Config(history_size=5))
+    await broadcaster.close(timeout=1)
+    broadcaster.reload(Config(history_size=4))
+    loop = asyncio.get_running_loop()
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]

@@ -265,3 +265,32 @@ def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
     """A number is only said when it is known."""
     told = reset(reason, ["a"], epoch="0123abcd", position=5, missed=None)
     assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
+
+
+def known(catching_up: CatchUp) -> tuple[int, float | None]:
+    return catching_up.behind, catching_up.oldest
+
+
+async def test_what_is_left_is_known_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many came after where it is, of whatever channels, and when the oldest of its own did."""
+    reading = Reading()
+    seconds = iter(range(100, 200))
+    monkeypatch.setattr(reading.backend, "_clock", lambda: float(next(seconds)))
+    for channels in ("a", "b", "a", "b"):
+        await reading.publish(channels)
+    catching_up = reading.begin(1, "a")
+    assert known(catching_up) == (3, 102.0)
+    catching_up.take(ALL)
+    assert catching_up.done
+    assert known(catching_up) == (0, None)
+
+
+async def test_what_is_given_first_is_left_too() -> None:
+    """The news that an id is not known, and the newest events of `last`."""
+    reading = Reading()
+    await reading.publish()
+    for begun in (reading.begin("nobody-knows"), reading.begin("last")):
+        assert begun.behind == 1
+        assert begun.oldest is not None
+        begun.take(ALL)
+        assert known(begun) == (0, None)

@@ -1021,3 +1021,65 @@ async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.Monkey
         with pytest.raises(ClientError) as caught:
             await client.health()
     assert str(caught.value) == f"cannot reach {script.url}: timed out"
+
+
+# Who is connected.
+
+
+async def test_readers_are_listed_and_dismissed(serve: Serve) -> None:
+    """A page of them, those that come first, those of a channel; and one is ended by its id."""
+    server = await serve()
+    async with Client(server.url) as client, Client(server.url) as reader:
+        streams = [reader.subscribe([name]) for name in ("a", "b", "c")]
+        for stream in streams:
+            await anext(stream)
+        page = await client.subscribers(limit=2)
+        assert ([each["id"] for each in page["subscribers"]], page["next"]) == (["1", "2"], "2")
+        page = await client.subscribers(after="2")
+        assert [each["channels"] for each in page["subscribers"]] == [["c"]]
+        page = await client.subscribers(sort="age", channel="b", limit=1)
+        assert [each["channels"] for each in page["subscribers"]] == [["b"]]
+        assert await client.dismiss("2") == {"status": "dismissed", "id": "2"}
+        for stream in streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("id", ["", "x", "-1", "..", "1?x", "\u0661"])
+async def test_what_is_no_id_is_dismissed_nowhere(id: str) -> None:
+    """Nothing is asked: it could be another address."""
+    async with Client("http://not.used.invalid") as client:
+        with pytest.raises(ClientError) as raised:
+            await client.dismiss(id)
+    assert str(raised.value) == f"id: must be digits, not {id!a}"
+
+
+async def test_a_list_that_is_none_is_an_error(speak: Speak) -> None:
+    """It is another server's answer."""
+    script = await speak(plain("200 OK", "application/json", '{"subscribers": 7}'))
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError) as raised:
+            await client.subscribers()
+    assert str(raised.value) == f"{script.url}/subscribers: does not answer as this server does"
+
+
+async def test_a_server_reloads_when_it_is_told_to(serve: Serve) -> None:
+    """And says what that has changed."""
+    server = await serve()
+    async with Client(server.url) as client:
+        assert await client.reload() == {"status": "reloaded", "changed": [], "restart": []}
+
+
+@pytest.mark.parametrize("body", ["{}", '{"changed": []}', '{"changed": 7, "restart": []}'])
+async def test_a_reload_that_is_none_is_an_error(speak: Speak, body: str) -> None:
+    """It is another server's answer."""
+    script = await speak(plain("200 OK", "application/json", body))
+    async with Client(script.url) as client:
+        with pytest.raises(ClientError) as raised:
+            await client.reload()
+    assert str(raised.value) == f"{script.url}/reload: does not answer as this server does"
+
+
+async def test_a_name_has_no_password() -> None:
+    """It is shown."""
+    assert Client("http://ada:secret@push.example/").name == "http://push.example"
+    assert Client("unix:/run/sse.sock").name == "unix:/run/sse.sock"

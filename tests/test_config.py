@@ -13,6 +13,7 @@ from sse_broadcast.config import (
     Endpoint,
     EventLoop,
     ListenerRule,
+    LogFormat,
     LogLevel,
     Overflow,
     ProxyHeader,
@@ -27,6 +28,7 @@ PATTERN = "a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *"
 HOST_NAME = "the name of a host, in small letters and without a port"
 ORIGIN = "an origin as browsers send it, such as https://example.com"
 PROXY = "an address, a network such as 10.0.0.0/8, or unix"
+CHANNEL = "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor .."
 OWNER = "an owner: a user, user:group or :group"
 
 
@@ -93,9 +95,14 @@ def test_the_defaults_are_these() -> None:
         "lifetime": 0.0,
         "head_timeout": 10.0,
         "body_timeout": 10.0,
-        "shutdown_timeout": 8.0,
+        "drain_delay": 0.0,
+        "drain_timeout": 5.0,
+        "shutdown_timeout": 3.0,
         "event_loop": EventLoop.AUTO,
         "log_level": LogLevel.INFO,
+        "log_format": LogFormat.AUTO,
+        "metrics": True,
+        "metrics_channels": (),
         "channel": (),
         "caller": (),
         "listener": (),
@@ -152,6 +159,10 @@ FORMS = [
     ("trusted_proxies", "10.0.0.0/33", PROXY),
     ("trusted_proxies", "unix:/run/proxy", PROXY),
     ("trusted_proxies", "", PROXY),
+    ("metrics_channels", "a*", CHANNEL),
+    ("metrics_channels", "..", CHANNEL),
+    ("metrics_channels", "a\n", CHANNEL),
+    ("metrics_channels", "", CHANNEL),
 ]
 
 
@@ -175,6 +186,7 @@ def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: 
         ("cors_origins", ("https://example.com", "http://localhost:3000", "https://[::1]:8443")),
         ("cors_origins", ("https://example.com:80", "http://example.com:65535", "http://10.0.0.1")),
         ("trusted_proxies", ("10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1", "unix")),
+        ("metrics_channels", ("news", "a:b@c~d-e_f", "...", "x" * 128)),
     ],
 )
 def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> None:

@@ -330,6 +330,15 @@ def test_jitter_spreads_by_half() -> None:
     assert 1500 <= min(delays) <= max(delays) <= 4500
 
 
+def test_jitter_spreads_as_far_as_is_asked() -> None:
+    """Where there are many to come back; never sooner than alone, and never over less time."""
+    far = [jittered(3000, spread=100_000) for _ in range(2000)]
+    assert 1500 <= min(far) < 7000
+    assert 90_000 < max(far) <= 101_500
+    assert max(jittered(3000, spread=100) for _ in range(2000)) > 4000
+    assert jittered(0, spread=0) == 0
+
+
 async def test_a_burst_asks_for_the_walk_once() -> None:
     """However often a log at its bounds was emptied meanwhile, its audience waits for one turn."""
     broadcaster = make(queue_size=10)

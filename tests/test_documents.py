@@ -15,7 +15,7 @@ import sse_broadcast
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
 from sse_broadcast.config import Config, Endpoint, Overflow
-from sse_broadcast.settings import RULES, SETTINGS, load
+from sse_broadcast.settings import RESTART, RULES, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,14 +47,18 @@ TABLES = """
 # admin = ["*"]
 
 # Places to listen, instead of host, port, certificate and key above, which must go then. Each serves
-# some endpoints: subscribe is /events, publish /send, inspect /status, /channels and /openapi.json, admin
-# /tokens and /revoke; without the line, all of them. /healthz and /readyz are everywhere.
+# some endpoints: subscribe is /events, publish /send, inspect what tells of the server (/status, /channels,
+# /subscribers, /metrics, /openapi.json), admin what changes it (/tokens, /revoke, /reload, DELETE
+# /subscribers/ID); without the line, all of them. /healthz and /readyz are everywhere.
 # [[listener]]
 # host = "0.0.0.0"
 # port = 8443
 # certificate = "/etc/ssl/push.pem"
 # key = "/etc/ssl/push.key"
 # endpoints = ["subscribe"]
+
+# A socket that systemd hands down is that of the listener with its name there (FileDescriptorName).
+# name = "public"
 
 # A UNIX socket has a mode and an owner: "user", "user:group" or ":group".
 # [[listener]]
@@ -148,19 +152,32 @@ def test_the_readme_names_every_public_name() -> None:
 HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", ["guarantees.md", "SECURITY.md", "operations.md"])
+def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> None:
+    """Each that is named is defined where it says."""
+    page = (ROOT / "docs" / name).read_text()
+    held = HELD.findall(page)
+    assert 0 < len(held) == page.count("::test_")
+    for file, test in held:
+        assert re.search(rf"def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"
+
+
 @pytest.mark.parametrize(
     ("name", "unheld"), [("guarantees.md", ["What is not promised?"]), ("SECURITY.md", [])]
 )
-def test_every_guarantee_is_held_by_tests_that_there_are(name: str, unheld: list[str]) -> None:
-    """Each answer names some, and each that is named is defined where it says."""
+def test_every_guarantee_is_held(name: str, unheld: list[str]) -> None:
+    """Each answer names the tests that hold it."""
     guarantees = (ROOT / "docs" / name).read_text()
-    held = HELD.findall(guarantees)
-    assert len(held) == guarantees.count("::test_")
-    for file, test in held:
-        assert re.search(rf"def {test}\(", (ROOT / file).read_text()), f"{file}::{test}"
     questions = re.split(r"^\*\*", guarantees, flags=re.MULTILINE)[1:]
     without = [question.split("**")[0] for question in questions if "\nHeld by\n" not in question]
     assert without == unheld
+
+
+def test_the_operations_page_names_what_needs_a_restart() -> None:
+    """Each setting, and no other."""
+    reload = (ROOT / "docs" / "operations.md").read_text().partition("\n## Reload\n")[2].partition("\n## ")[0]
+    (named,) = re.findall(r"until the server is started again: (.*?)\. All", reload, re.DOTALL)
+    assert re.findall(r"`(\w+)`", named) == sorted(RESTART)
 
 
 def dockerfile() -> list[str]:

@@ -382,3 +382,16 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
     house.hub._channels = Watched(house.hub._channels)
     assert house.publish("x", "c7") == 1
     assert matched == [("a*", "c7")]
+
+
+def test_there_may_be_more_or_less_room_from_now_on() -> None:
+    """Who is there stays; what others follow is open to everyone."""
+    house = House(most=2)
+    house.join("a")
+    house.join("b")
+    house.hub.most = 1
+    house.join("a")
+    with pytest.raises(FullError, match=r"^subscribed_channels: 1 different"):
+        house.join("c")
+    house.hub.most = 3
+    house.join("c")

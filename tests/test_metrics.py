@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sse_broadcast.metrics import Counts, Metrics
+from sse_broadcast.metrics import SECONDS, Counts, Distribution, Kind, Metrics, Timeout
 
 
 def test_each_verb_counts_its_own() -> None:
@@ -12,9 +12,9 @@ def test_each_verb_counts_its_own() -> None:
     metrics = Metrics()
     metrics.published(3)
     metrics.published(0)
-    metrics.opened()
-    metrics.opened()
-    metrics.closed("left")
+    metrics.opened(Kind.HTTP)
+    metrics.opened(Kind.STREAM)
+    metrics.closed("left", Kind.HTTP)
     metrics.dropped("drop-oldest")
     metrics.reset("evicted")
     metrics.reset("slow")
@@ -23,8 +23,8 @@ def test_each_verb_counts_its_own() -> None:
     metrics.refused("full")
     counts = metrics.counts()
     metrics.published(1)
-    metrics.opened()
-    metrics.closed("left")
+    metrics.opened(Kind.HTTP)
+    metrics.closed("left", Kind.HTTP)
     metrics.dropped("drop-newest")
     metrics.reset("epoch")
     metrics.aborted()
@@ -45,3 +45,92 @@ def test_each_verb_counts_its_own() -> None:
 def test_nothing_was_counted_at_first() -> None:
     """Of no reason at all."""
     assert Metrics().counts() == Counts(0, 0, {}, {}, {}, 0, {})
+
+
+def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
+    """By status and by reason, of whatever endpoint."""
+    metrics = Metrics()
+    metrics.refused("full")
+    metrics.refused_request(429, "publish")
+    metrics.refused_request(429, "subscribe")
+    assert metrics.counts().refused == {"full": 1, "429": 2}
+    assert metrics.refused_requests == {("publish", "429"): 1, ("subscribe", "429"): 1}
+
+
+def test_who_is_open_came_and_did_not_go() -> None:
+    """By kind, whatever the reasons."""
+    metrics = Metrics()
+    for kind in (Kind.HTTP, Kind.HTTP, Kind.HTTP, Kind.STREAM):
+        metrics.opened(kind)
+    metrics.closed("left", Kind.HTTP)
+    metrics.closed("slow", Kind.HTTP)
+    assert (metrics.open(Kind.HTTP), metrics.open(Kind.STREAM)) == (1, 1)
+
+
+def test_what_is_written_is_counted_apart_from_what_is_taken() -> None:
+    """Bytes are a connection's alone."""
+    metrics = Metrics()
+    metrics.wrote(3, 100)
+    metrics.wrote(0, 2)
+    metrics.handed(5)
+    assert (metrics.events_written, metrics.events_taken) == (3, 5)
+    assert metrics.bytes_written == 102
+
+
+def test_a_publish_of_nothing_is_none() -> None:
+    """As one that an idempotency key kept from being published again."""
+    metrics = Metrics()
+    metrics.published(0)
+    metrics.published(3)
+    assert (metrics.publishes, metrics.events_published) == (1, 3)
+
+
+def test_channels_are_counted_by_name_only_where_they_are_looked_at() -> None:
+    """And go on from where they were, as long as they are."""
+    metrics = Metrics(("a", "b"))
+    metrics.published_in(("a", "b", "c"))
+    assert metrics.channels == {"a": 1, "b": 1}
+    metrics.look_at(("b", "c"))
+    metrics.published_in(("a", "b", "c"))
+    assert metrics.channels == {"b": 2, "c": 1}
+
+
+def test_a_slice_that_stops_is_counted_as_one_and_as_that() -> None:
+    """An interruption is a slice too."""
+    metrics = Metrics()
+    metrics.walked(interrupted=True)
+    metrics.walked(interrupted=False)
+    assert (metrics.slices, metrics.interruptions) == (2, 1)
+
+
+def test_the_rest_is_counted_where_it_belongs() -> None:
+    """A verb each."""
+    metrics = Metrics()
+    metrics.beat()
+    metrics.timed_out(Timeout.GONE)
+    metrics.called("find")
+    metrics.failed("find")
+    metrics.lagged(0.002)
+    metrics.delayed(0.2)
+    metrics.replayed(12, 0.5)
+    metrics.log_lines_lost(4)
+    assert (metrics.heartbeats, metrics.timeouts) == (1, {Timeout.GONE: 1})
+    assert (metrics.backend_calls, metrics.backend_errors) == ({"find": 1}, {"find": 1})
+    assert (metrics.loop_lag.total, metrics.delay.total) == (0.002, 0.2)
+    assert (metrics.replay_events.total, metrics.replay_seconds.total) == (12, 0.5)
+    assert metrics.log_lines_unwritten == 4
+
+
+def test_a_distribution_counts_under_the_least_bound_that_holds() -> None:
+    """A bound is in its own bucket, and beyond the last is infinity."""
+    distribution = Distribution((1, 10))
+    for value in (0, 1, 2, 10, 11):
+        distribution.observe(value)
+    distribution.observe(5, times=3)
+    assert list(distribution.cumulated()) == [(1, 2), (10, 7), (float("inf"), 8)]
+    assert (distribution.count, distribution.total) == (8, 39)
+
+
+def test_the_bounds_are_in_order() -> None:
+    """By which alone a value is found its bucket."""
+    assert list(SECONDS) == sorted(set(SECONDS))

@@ -121,3 +121,14 @@ def test_channels_without_a_rule_agree_with_a_rule_that_says_the_same() -> None:
     """What counts is what holds, and not where it was said."""
     settled = policies(ChannelRule(match="a", overflow=Overflow.DROP_OLDEST, history_size=1))
     assert settled.overflow(Interest.of("a", "b")) is Overflow.DROP_OLDEST
+
+
+def test_another_configuration_is_gone_by_at_once() -> None:
+    """What was remembered of the one before is forgotten, with rules and without."""
+    settled = policies(ChannelRule(match="a", history_size=1))
+    assert settled.of("a").limits.size == 1
+    settled.settle(Config(history_size=7, channel=(ChannelRule(match="b", history_size=2),)))
+    assert [settled.of(name).limits.size for name in "ab"] == [7, 2]
+    settled.settle(Config(history_size=8))
+    assert [settled.of(name).limits.size for name in "ab"] == [8, 8]
+    assert settled.retry(Interest.of("a")) == 3000

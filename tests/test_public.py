@@ -62,7 +62,7 @@ def test_the_signatures_of_the_library() -> None:
         "channels": "(self, *, prefix: str = '', after: str = '', limit: int, "
         "visible: collections.abc.Callable[[str], bool] | None = None) "
         "-> list[sse_broadcast.broadcaster.ChannelState]",
-        "close": "(self, *, timeout: float) -> None",
+        "close": "(self, *, timeout: float, over: float = 0.0) -> None",
     }
     assert list(inspect.signature(sse_broadcast.create_app).parameters) == ["config"]
 
@@ -93,5 +93,5 @@ def test_the_fields_of_the_values() -> None:
 def test_the_choices() -> None:
     """As settings, answers and counters spell them."""
     assert list(sse_broadcast.Overflow) == ["disconnect", "drop-oldest", "drop-newest", "conflate"]
-    reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "error"]
+    reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "dismissed", "error"]
     assert list(sse_broadcast.CloseReason) == reasons

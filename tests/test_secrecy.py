@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.support.credentials import (
     unsigned,
     write_jwks,
 )
-from tests.support.process import Programs, programs
+from tests.support.process import Programs, announced, programs
 from tests.support.signing import SECRET
 from tests.support.sockets import RawClient
 
@@ -208,9 +209,21 @@ async def answered(port: int, text: str) -> str:
         client.close()
 
 
-async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path) -> None:
+TALKATIVE = """\
+import sys
+from sse_broadcast.cli import main
+from sse_broadcast.logs import flood
+flood.MOST = sys.maxsize
+sys.exit(main())
+"""
+"""The command, which leaves no line of the log out, however many are alike."""
+
+
+@pytest.mark.parametrize(("format", "debug"), [("text", " DEBUG "), ("json", '"level":"debug"')])
+async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path, format: str, debug: str) -> None:
     """Good or bad, in the right place or a wrong one, and in what is no HTTP at all."""
-    serving = await programs.serve("--config", str(configure(tmp_path)), env=ENVIRONMENT)
+    command = (sys.executable, "-c", TALKATIVE, "serve", "--config", str(configure(tmp_path)))
+    serving = await announced(await programs.start(*command, "--log-format", format, env=ENVIRONMENT))
     count = 0
     for token in TOKENS:
         texts = [*shown(token), *broken(token)]
@@ -231,7 +244,9 @@ async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path) -> N
     ended = await serving.process.ended()
     assert ended.code == 0
     said = (ended.out + ended.err + "".join(serving.tries).encode()).decode()
-    assert "DEBUG" in said
+    assert debug in said
+    assert "published " in said
+    assert said.count("Error handling request from ") > 200
     assert "Traceback" not in said
     assert LEAK.search(said) is None
     assert pieces([token]).search(said) is None

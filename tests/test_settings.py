@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import fields
@@ -17,7 +18,18 @@ from sse_broadcast.config import (
     Overflow,
 )
 from sse_broadcast.errors import ConfigError
-from sse_broadcast.settings import PLACE, RULES, SETTINGS, Loaded, is_secret, load, unknown_variables
+from sse_broadcast.settings import (
+    PLACE,
+    RESTART,
+    RULES,
+    SETTINGS,
+    Change,
+    Loaded,
+    change_of,
+    is_secret,
+    load,
+    unknown_variables,
+)
 
 POLICIES = "expected one of disconnect, drop-oldest, drop-newest, conflate"
 
@@ -307,7 +319,7 @@ def test_every_setting_has_a_flag_a_variable_and_a_help_text(name: str) -> None:
 
 
 def test_the_secrets_and_the_switches_are_these() -> None:
-    """A secret is no argument; a switch is one without a value."""
+    """A secret is no argument; a switch is one without a value, and switches on what is off."""
     assert [name for name, setting in SETTINGS.items() if setting.secret] == ["token", "token_secret"]
     assert [name for name, setting in SETTINGS.items() if setting.switch] == ["insecure_publish"]
     assert [name for name, setting in SETTINGS.items() if setting.several] == [
@@ -317,6 +329,7 @@ def test_the_secrets_and_the_switches_are_these() -> None:
         "allowed_hosts",
         "cors_origins",
         "trusted_proxies",
+        "metrics_channels",
     ]
     secrets = [
         (table, field.name)
@@ -453,7 +466,7 @@ def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> N
 
 def test_the_settings_of_one_place_are_these() -> None:
     """All that a table says of an address."""
-    rule = {field.name for field in fields(ListenerRule)} - {"mode", "owner", "endpoints"}
+    rule = {field.name for field in fields(ListenerRule)} - {"name", "mode", "owner", "endpoints"}
     assert set(PLACE) == rule == rule & SETTINGS.keys()
 
 
@@ -519,3 +532,60 @@ def test_what_is_no_table_is_told(file: Path, table: str, value: str) -> None:
     """And how a table begins, which is easily written with one bracket."""
     file.write_text(f"{table} = {value}\n")
     assert refused(file=file) == f"{file}: {table}: expected tables, each below a line [[{table}]]"
+
+
+# What a reload may change.
+
+
+def test_a_change_is_what_may_change_and_what_may_not() -> None:
+    """By name, in the order of their declaration; the configuration has what may change as it is after."""
+    before = Config(port=1, queue_size=5, heartbeat=9.0)
+    after = Config(port=2, queue_size=6, heartbeat=9.0, retry=7)
+    change = change_of(before, after)
+    assert (change.changed, change.restart) == (("queue_size", "retry"), ("port",))
+    assert change.config == Config(port=1, queue_size=6, heartbeat=9.0, retry=7)
+
+
+def test_nothing_changes_where_all_is_the_same() -> None:
+    """Whoever says a default says nothing new."""
+    assert change_of(Config(), Config(port=8000)) == Change(Config(), (), ())
+
+
+def test_every_setting_that_needs_a_restart_is_one() -> None:
+    """And each of the others may change while the server runs."""
+    assert {*SETTINGS, *RULES} > RESTART
+
+
+TLS: dict[str, Any] = {"certificate": "a.pem", "key": "a.key"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed", "restart"),
+    [
+        (TLS, {"certificate": "b.pem", "key": "b.key"}, ("certificate", "key"), ()),
+        (TLS, {"certificate": "b.pem"}, ("certificate", "key"), ()),
+        (TLS, {}, (), ("certificate", "key")),
+        ({}, TLS, (), ("certificate", "key")),
+        (
+            {"listener": (ListenerRule(host="a", **TLS),)},
+            {"listener": (ListenerRule(host="a", certificate="b"),)},
+            ("listener",),
+            (),
+        ),
+        (
+            {"listener": (ListenerRule(host="a", **TLS),)},
+            {"listener": (ListenerRule(host="a"),)},
+            (),
+            ("listener",),
+        ),
+        ({"listener": (ListenerRule(host="a"),)}, {"listener": (ListenerRule(host="b"),)}, (), ("listener",)),
+        ({"listener": (ListenerRule(host="a"),)}, {}, (), ("listener",)),
+    ],
+)
+def test_a_listener_may_change_its_certificate_and_no_more(
+    before: dict[str, Any], after: dict[str, Any], changed: tuple[str, ...], restart: tuple[str, ...]
+) -> None:
+    """Whether it speaks TLS is decided once."""
+    change = change_of(Config(**before), Config(**after))
+    assert (change.changed, change.restart) == (changed, restart)
+    assert change.config == (Config(**before) if restart else Config(**after))

@@ -269,6 +269,17 @@ def test_who_has_gone_is_told_of_no_loss(overflow: Overflow) -> None:
     assert metrics.counts().resets == {}
 
 
+def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
+    """What it has not taken by then it does not get, though the first reason is the one that counts."""
+    subscriber, outlet, metrics = subscriber_with()
+    offer(subscriber, "a", "b")
+    subscriber.close(CloseReason.DISMISSED)
+    subscriber.close(CloseReason.REVOKED)
+    assert (list(subscriber.take(ALL)), subscriber.queued_bytes) == ([], 0)
+    assert (subscriber.closed, outlet.calls[-1]) == (CloseReason.DISMISSED, "end dismissed")
+    assert metrics.counts().closed == {"dismissed": 1}
+
+
 # The policy `conflate`.
 
 
@@ -435,3 +446,59 @@ async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason)
     assert (subscriber.closed, subscriber.catching_up, subscriber.waiting) == (reason, None, False)
     assert list(subscriber.take(ALL)) == []
     assert outlet.calls == [f"end {reason}"]
+
+
+# What is known of a subscriber when somebody asks.
+
+
+def test_what_was_taken_and_what_was_dropped_are_counted() -> None:
+    """The news of a loss is one of the events; an event is dropped once, whatever is told of it."""
+    subscriber, _, _ = subscriber_with(Overflow.DROP_OLDEST)
+    offer(subscriber, "a", "b", "c", "d", "e")
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (3, 0, 2)
+    subscriber.take(ALL)
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (0, 4, 2)
+    offer(subscriber, "f", "g", "h", "i")
+    subscriber.take(1)
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (3, 5, 3)
+
+
+def test_an_event_that_was_replaced_is_not_dropped() -> None:
+    """It is no loss."""
+    subscriber, _, _ = subscriber_with(Overflow.CONFLATE)
+    offer(subscriber, "a", "b", "c", key="k")
+    assert (subscriber.behind, subscriber.dropped) == (1, 0)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
+    """And nothing does when nothing waits."""
+    subscriber, _, _ = subscriber_with(overflow)
+    assert subscriber.oldest is None
+    offer(subscriber, "a", "b")
+    assert subscriber.oldest == 1_700_000_000.0
+    subscriber.take(ALL)
+    assert subscriber.oldest is None
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_the_outlet_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
+    """So that it can say what was left."""
+    subscriber, outlet, _ = subscriber_with()
+    offer(subscriber, "a", "b")
+    found: list[int] = []
+    outlet.on_end = lambda: found.append(len(subscriber))
+    subscriber.close(reason)
+    assert found == [2]
+
+
+def test_what_waits_is_given_to_who_is_let_go_in_peace() -> None:
+    """And to nobody else: to one that was revoked least of all."""
+    kept = []
+    for reason in CloseReason:
+        subscriber, _, _ = subscriber_with()
+        offer(subscriber, "a", "b")
+        subscriber.close(reason)
+        if subscriber.waiting:
+            kept.append(reason.value)
+    assert kept == ["drain", "expired", "lifetime", "dismissed"]

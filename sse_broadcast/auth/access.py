@@ -15,9 +15,9 @@ class Action(StrEnum):
     PUBLISH = "publish"
     SUBSCRIBE = "subscribe"
     INSPECT = "inspect"
-    """Ask about channels; with `*`, about the server itself: its status and metrics."""
+    """Ask about channels; with `*`, about the server itself: its status, metrics and readers."""
     ADMIN = "admin"
-    """Make tokens and revoke them."""
+    """Make tokens and revoke them, end streams, have the configuration read again."""
 
 
 Grants = Mapping[Action, tuple[str, ...]]

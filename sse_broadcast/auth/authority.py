@@ -20,24 +20,31 @@ from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
 class Authority:
     """Tells who the bearer of a token is and what it may do; makes tokens, and revokes them.
 
-    `generated` is a token that may do everything, made for a server that has none. `clock` gives seconds
-    since 1970; PyJWT, which reads the times of a token that comes first, has its own. Raises `ConfigError`
-    for credentials that cannot be used.
+    `generated` is a token that may do everything, made for a server that has none. In the place of one that
+    was there `before` it knows what was revoked, takes the tokens that were made with a secret which nobody
+    configured, and has the keys of the same JWKS. `clock` gives seconds since 1970; PyJWT, which reads the
+    times of a token that comes first, has its own. Raises `ConfigError` for credentials that cannot be used.
     """
 
     def __init__(
-        self, config: Config, *, generated: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        config: Config,
+        *,
+        generated: str | None = None,
+        clock: Callable[[], float] = time.time,
+        before: "Authority | None" = None,
     ) -> None:
         _require_keys_for_rules(config)
         self._clock = clock
         self._takes_tokens = config.has_credentials or generated is not None
         self._static = StaticTokens(config, generated=generated)
-        self._revoked = Revocations(clock)
+        self._revoked: Revocations = Revocations(clock) if before is None else before._revoked  # noqa: SLF001
         self._verified = Verified()
         self._rules = Rules(config.jwt_claim, config.jwt_issuer, config.jwt_audience)
         try:
-            self._mint = Mint(config, clock)
-            self._jwks = _jwks(config, changed=self._verified.forget)
+            mint, jwks = (None, None) if before is None else (before._mint, before._jwks)  # noqa: SLF001
+            self._mint: Mint = Mint(config, clock, before=mint)
+            self._jwks: Jwks | None = _jwks(config, self._verified.forget, jwks)
             self._verifier = Verifier(self._rules, _keys(config), self._jwks)
         except ExtraError as error:
             raise ConfigError(str(error)) from None
@@ -51,6 +58,11 @@ class Authority:
         """Read keys that are elsewhere, and go on doing so. That they cannot be read is logged alone."""
         if self._jwks is not None:
             await self._jwks.start()
+
+    def require_keys(self) -> None:
+        """Raise `ConfigError` if keys that are elsewhere could not be read."""
+        if self._jwks is not None and self._jwks.fault is not None:
+            raise self._jwks.fault
 
     async def close(self) -> None:
         """Read them no more."""
@@ -117,8 +129,9 @@ def _keys(config: Config) -> tuple[Key, ...]:
     return (key_of_file(config.jwt_key_file, setting="jwt_key_file"),)
 
 
-def _jwks(config: Config, *, changed: Callable[[], None]) -> Jwks | None:
+def _jwks(config: Config, changed: Callable[[], None], before: Jwks | None) -> Jwks | None:
     if not config.jwt_jwks:
         return None
     require_extra()
-    return Jwks(config.jwt_jwks, refresh=config.jwt_jwks_refresh, changed=changed)
+    known = before.keys if before is not None and before.source == config.jwt_jwks else ()
+    return Jwks(config.jwt_jwks, refresh=config.jwt_jwks_refresh, known=known, changed=changed)

@@ -54,7 +54,7 @@ def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, A
         yield "generated", generated, Access(EVERYTHING, "generated", static=True)
     for caller in config.caller:
         access = Access(_grants_of(caller), caller.name, static=True)
-        yield f"[[caller]] {caller.name!r}", _token_of(caller), access
+        yield f"[[caller]] {caller.name!r}: token", _token_of(caller), access
 
 
 def _token_of(caller: CallerRule) -> str:

@@ -4,10 +4,12 @@ import asyncio
 import ipaddress
 import logging
 import math
+import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sse_broadcast.auth.keys import Key, keys_of_jwks
 from sse_broadcast.auth.secret import MAX_FILE, read_bytes
@@ -27,9 +29,9 @@ SETTING = "jwt_jwks"
 class Jwks:
     """The keys of a JWKS. A reading that fails is logged, and leaves those that there are.
 
-    `source` is a file, which is read at once, or a URL, from which there are no keys before `start`;
-    `refresh` and `pause` are in seconds; `changed` is called when the keys are others. Raises `ConfigError`
-    for a file or a URL that cannot be used.
+    `source` is a file, which is read at once, or a URL, of which there are no keys before `start` but those
+    that are `known`; `refresh` and `pause` are in seconds; `changed` is called when the keys are others.
+    Raises `ConfigError` for a file or a URL that cannot be used.
     """
 
     def __init__(
@@ -38,9 +40,12 @@ class Jwks:
         *,
         refresh: float,
         pause: float = PAUSE,
+        known: tuple[Key, ...] = (),
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._source = source
+        self.source = source
+        self.fault: ConfigError | None = None
+        """Why they could not be read, the last time that was tried."""
         self._remote = "://" in source
         self._refresh = refresh
         self._pause = pause
@@ -48,8 +53,7 @@ class Jwks:
         self._reading: asyncio.Task[None] | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._read_at = -pause
-        self._failed = False
-        self._keys: tuple[Key, ...] = ()
+        self._keys = known
         if self._remote:
             _require_url(source)
         else:
@@ -93,7 +97,7 @@ class Jwks:
 
     async def _keep_fresh(self) -> None:
         while True:
-            await asyncio.sleep(min(self._refresh, self._pause) if self._failed else self._refresh)
+            await asyncio.sleep(min(self._refresh, self._pause) if self.fault else self._refresh)
             await self._share()
 
     async def _read(self) -> None:
@@ -101,14 +105,13 @@ class Jwks:
             self._take(self._parsed(await self._fetched()))
         except ConfigError as error:
             # Said once: an outage has as many readings as it lasts.
-            logger.log(
-                logging.DEBUG if self._failed else logging.WARNING, "%s; the keys stay as they are", error
-            )
-            self._failed = True
+            level = logging.DEBUG if self.fault else logging.WARNING
+            logger.log(level, "%(fault)s; the keys stay as they are", {"fault": str(error)})
+            self.fault = error
             return
-        if self._failed:
-            logger.info("%s: %r can be read again", SETTING, self._source)
-        self._failed = False
+        if self.fault:
+            logger.info("jwt_jwks: %(source)r can be read again", {"source": self.source})
+        self.fault = None
 
     def _take(self, keys: tuple[Key, ...]) -> None:
         if keys != self._keys:
@@ -117,15 +120,15 @@ class Jwks:
 
     async def _fetched(self) -> bytes:
         if self._remote:
-            return await fetch(self._source)
-        return await asyncio.to_thread(read_bytes, self._source, setting=SETTING)
+            return await fetch(self.source)
+        return await asyncio.to_thread(read_bytes, self.source, setting=SETTING)
 
     def _parsed(self, data: bytes) -> tuple[Key, ...]:
         try:
             # What anyone can read is no secret: those of HS256 are taken from a file alone.
             return keys_of_jwks(data, secrets=not self._remote)
         except ValueError as error:
-            raise ConfigError(f"{SETTING}: {self._source!r} {error}") from None
+            raise ConfigError(f"{SETTING}: {self.source!r} {error}") from None
 
 
 async def fetch(url: str) -> bytes:
@@ -135,9 +138,12 @@ async def fetch(url: str) -> bytes:
     """
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
+    connector = aiohttp.TCPConnector(resolver=Resolver())
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers, auto_decompress=False) as session,
+            aiohttp.ClientSession(
+                connector=connector, timeout=timeout, headers=headers, auto_decompress=False
+            ) as session,
             session.get(url, allow_redirects=False) as response,
         ):
             if response.status != 200:
@@ -147,6 +153,35 @@ async def fetch(url: str) -> bytes:
         raise ConfigError(f"{SETTING}: {url!r} did not answer within {TIMEOUT:g} s") from None
     except aiohttp.ClientError as error:
         raise ConfigError(f"{SETTING}: {url!r} cannot be read: {error}") from None
+
+
+class Resolver(AbstractResolver):
+    """Asks for addresses in a thread of the loop's executor, whatever the loop.
+
+    uvloop has threads of its own, which the process waits for at its end: as long as no name server answers.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """See `AbstractResolver`."""
+        infos = await asyncio.to_thread(
+            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=found,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found, _, proto, _, address in infos
+        ]
+
+    async def close(self) -> None:
+        """See `AbstractResolver`."""
 
 
 async def _body(response: aiohttp.ClientResponse, url: str) -> bytes:

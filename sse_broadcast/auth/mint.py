@@ -35,24 +35,34 @@ class Minted:
     expires: float
 
 
+class _Secret:
+    """A secret, and its key; of one that nobody configured nobody has a token before the first is made."""
+
+    def __init__(self, text: bytes | None = None, setting: str = "") -> None:
+        self.text = secrets.token_bytes(MIN_SECRET) if text is None else text
+        self.key = None if text is None else _own_key(text, setting)
+
+
 class Mint:
     """Makes tokens, signed with the configured secret or with one that ends with this process.
 
-    `clock` gives seconds since 1970. Raises `ConfigError` and `ExtraError` for a secret that cannot be used.
+    That one is made once: it is that of the mint which was there `before`, if there was one. `clock` gives
+    seconds since 1970. Raises `ConfigError` and `ExtraError` for a secret that cannot be used.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, clock: Callable[[], float] = time.time, *, before: "Mint | None" = None
+    ) -> None:
         self._lifetime = config.token_lifetime
         self._clock = clock
+        self._made: _Secret = _Secret() if before is None else before._made  # noqa: SLF001 - one of its own kind
         configured = _configured_secret(config)
-        self._secret = secrets.token_bytes(MIN_SECRET) if configured is None else configured[1].encode()
-        # Of a secret that ends with this process nobody has a token before the first is made.
-        self._key = None if configured is None else _own_key(self._secret, configured[0])
+        self._secret = self._made if configured is None else _Secret(configured[1].encode(), configured[0])
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The key, once there is one."""
-        return () if self._key is None else (self._key,)
+        return () if self._secret.key is None else (self._secret.key,)
 
     def make(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
         """Make a token that may do a part of what `by` may.
@@ -75,11 +85,10 @@ class Mint:
         return Minted(token, id, subject, expires)
 
     def _sign(self, claims: dict[str, object]) -> str:
-        if self._key is None:
-            self._key = _own_key(self._secret, "token_secret")
+        key = self._secret.key = self._secret.key or _own_key(self._secret.text, "token_secret")
         import jwt  # noqa: PLC0415
 
-        token = jwt.encode(claims, self._secret, algorithm=self._key.algorithm, headers={"kid": OWN_KID})
+        token = jwt.encode(claims, self._secret.text, algorithm=key.algorithm, headers={"kid": OWN_KID})
         if len(token) > MAX_TOKEN:
             raise EventError("grants", f"make a token of {len(token)} characters, more than {MAX_TOKEN}")
         return token

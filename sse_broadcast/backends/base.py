@@ -76,9 +76,22 @@ class Holding:
     """The id of the oldest event held."""
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a history holds, of all channels; what several channels hold counts once."""
+
+    channels: int
+    events: int
+    bytes: int
+
+
 Deliver = Callable[[Sequence[Publication]], int]
 """Give publications to whoever wants them, now and in order; returns how many subscribers that are.
 Never raises, never waits."""
+
+
+CALLS = ("publish", "find", "replay", "oldest", "tidy", "relimit", "holding", "channels", "extent")
+"""What a backend is asked. That is counted, unlike what it only says of itself."""
 
 
 class Backend(Protocol):
@@ -90,12 +103,17 @@ class Backend(Protocol):
     is then held or not.
     """
 
-    epoch: str
-    """The life of this history; ids of another one are lost."""
+    @property
+    def epoch(self) -> str:
+        """The life of this history; ids of another one are lost."""
 
     @property
     def position(self) -> int:
         """The newest position; everything up to it has been announced."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it can neither take nor give now, fit to be shown to everyone; None if it can."""
 
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """Append and announce, all or nothing, and give the last one's receipt.
@@ -114,6 +132,19 @@ class Backend(Protocol):
         `upto` is the newest position, it is beyond `after`. What `told` marks is no gap.
         """
 
+    def oldest(self, interest: Interest, *, after: int) -> float | None:
+        """Give when the oldest was published that is held behind a position; None if none is.
+
+        Where an interest has patterns, or types, that may be one that it does not want: the answer never
+        scans the history.
+        """
+
+    def relimit(self) -> None:
+        """Take note that channels may hold more, or less, than before.
+
+        What is held beyond that goes with the next publish or `tidy`, or with one of those that follow.
+        """
+
     def tidy(self) -> bool:
         """Let go of what is too old, and say whether anything is left that will be. Called now and then."""
 
@@ -122,3 +153,6 @@ class Backend(Protocol):
 
     def channels(self) -> Sequence[str]:
         """Give the channels of which something is held."""
+
+    def extent(self) -> Extent:
+        """Give how much is held. Never scans the history."""

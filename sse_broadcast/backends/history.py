@@ -9,10 +9,10 @@ import heapq
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 
-from sse_broadcast.backends.base import Gap
+from sse_broadcast.backends.base import Extent, Gap
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest, matcher
 from sse_broadcast.policy import Limits
@@ -66,7 +66,7 @@ class Log:
         self.count = 0
         self.bytes = 0
         self.ranked = 0  # the bytes under which it stands among the noisiest, or 0
-        self.expected = False  # it stands among those that will expire
+        self.expected = 0  # under this number it stands among those that will expire, or 0
         self.views = 0  # the bits of the views that see it
         self._items: list[Publication] = []
         self._first = 0
@@ -171,6 +171,9 @@ class Order:
         self._first = 0
         self._holes = 0
 
+    def __len__(self) -> int:
+        return len(self._positions) - self._first - self._holes
+
     def extend(self, run: Sequence[Publication]) -> None:
         """Take the next publications."""
         self._positions += map(_position, run)
@@ -196,6 +199,11 @@ class Order:
         positions, publications = self._positions, self._publications
         for index in range(bisect_right(positions, position, lo=self._first), len(positions)):
             yield positions[index], publications[index]
+
+    def time_after(self, position: int) -> float | None:
+        """Give when the first publication behind a position was published, if one is near."""
+        near = islice(self.after(position), STRIDE)
+        return next((publication.time for _, publication in near if publication is not None), None)
 
     def _past_holes(self, index: int) -> int:
         publications = self._publications
@@ -235,8 +243,10 @@ class History:
         self._named: dict[str, dict[str, int]] = {}
         # By patterns; from the one that was asked for longest ago.
         self._views: dict[tuple[str, ...], View] = {}
-        # (when, serial, log): one entry for each log that is not empty.
+        # (when, serial, log): one entry that counts for each log that is not empty.
         self._expiring: list[tuple[float, int, Log]] = []
+        # Channels whose limits may be others since they were last looked at.
+        self._unsettled: list[str] = []
         # (-bytes, serial, log): what is said is never less than what the log holds.
         self._noisiest: list[tuple[int, int, Log]] = []
         self._serial = 0
@@ -251,6 +261,11 @@ class History:
     def bytes(self) -> int:
         """What is held, in bytes; a publication in several channels counts once."""
         return self._bytes
+
+    @property
+    def extent(self) -> Extent:
+        """How much is held."""
+        return Extent(len(self._logs) - len(self._empty), len(self._order), self._bytes)
 
     def extend(self, publications: Sequence[Publication]) -> None:
         """Hold publications, in their order, and evict what there is no more room for."""
@@ -289,12 +304,37 @@ class History:
         """Evict what is too old."""
         expiring = self._expiring
         while expiring and expiring[0][0] <= now:
-            _, _, log = heapq.heappop(expiring)
-            log.expected = False
+            _, serial, log = heapq.heappop(expiring)
+            if serial != log.expected:
+                continue  # expected anew since
+            log.expected = 0
             if count := log.expired(now):
                 self._evict(log, count)
             if log.count:
                 self._expect(log)
+
+    def relimit(self) -> None:
+        """Have every channel asked again what it may hold, by `settle`."""
+        self._unsettled = list(self._logs)
+
+    def settle(self, most: int) -> bool:
+        """See that so many more channels hold what they may since `relimit`; say whether any are left."""
+        for channel in self._unsettled[-most:]:
+            log = self._logs.get(channel)
+            if log is not None:
+                self._settle(log)
+        del self._unsettled[-most:]
+        return bool(self._unsettled)
+
+    def _settle(self, log: Log) -> None:
+        limits = self._limits(log.channel)
+        if limits == log.limits:
+            return
+        log.limits = limits
+        self._trim(log)
+        log.expected = 0
+        if log.count:
+            self._expect(log)
 
     def position_of(self, name: str, interest: Interest) -> int | None:
         """Give the position of the newest publication of an interest with an id that its publisher chose.
@@ -316,6 +356,13 @@ class History:
             return None
         log = self._logs.get(interest.names[0])
         return log if log is not None and log.count else None
+
+    def time_after(self, interest: Interest, position: int) -> float | None:
+        """Give when the first publication behind a position was published, of any channel for patterns."""
+        if interest.patterns:
+            return self._order.time_after(position)
+        first = [next(log.after(position), None) for log in self._named_logs(interest)]
+        return min((publication.time for publication in first if publication is not None), default=None)
 
     def newest_of(self, interest: Interest, *, most: int) -> list[Publication]:
         """Give the newest publication of each channel that the interest wants, `most` of them, in order.
@@ -458,14 +505,17 @@ class History:
         log.extend(run, weight)
         if not log.expected:
             self._expect(log)
+        self._trim(log)
+        if log.bytes > log.ranked:
+            # Twice as much, so that a log that grows is ranked anew only each time it doubles.
+            self._rank(log, log.bytes * 2)
+
+    def _trim(self, log: Log) -> None:
         limits = log.limits
         if log.count > limits.size:
             self._evict(log, log.count - limits.size)
         while log.bytes > limits.bytes:
             self._evict(log, 1)
-        if log.bytes > log.ranked:
-            # Twice as much, so that a log that grows is ranked anew only each time it doubles.
-            self._rank(log, log.bytes * 2)
 
     def _evict(self, log: Log, count: int) -> None:
         held = log.bytes
@@ -532,14 +582,15 @@ class History:
             heapq.heapify(self._noisiest)
 
     def _expect(self, log: Log) -> None:
-        log.expected = True
         self._serial += 1
+        log.expected = self._serial
         heapq.heappush(self._expiring, (log.oldest.time + log.limits.age, self._serial, log))
         if len(self._expiring) > self._crowded:
-            self._expiring = [
-                entry for entry in self._expiring if self._logs.get(entry[2].channel) is entry[2]
-            ]
+            self._expiring = [entry for entry in self._expiring if self._counts(entry[1], entry[2])]
             heapq.heapify(self._expiring)
+
+    def _counts(self, serial: int, log: Log) -> bool:
+        return serial == log.expected and self._logs.get(log.channel) is log
 
     @property
     def _crowded(self) -> int:

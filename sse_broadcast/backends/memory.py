@@ -1,9 +1,9 @@
 """Memory: a history in this process, gone with it."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
-from sse_broadcast.backends.base import Deliver, Holding, Replay, ResetReason, Start, Token
+from sse_broadcast import clock
+from sse_broadcast.backends.base import Deliver, Extent, Holding, Replay, ResetReason, Start, Token
 from sse_broadcast.backends.history import STRIDE, History
 from sse_broadcast.config import Config
 from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch
@@ -15,6 +15,9 @@ from sse_broadcast.publication import Draft, Publication, Receipt, place
 MAX_LAST = 1000
 """Channels of which `last` gives the newest event, at most."""
 
+SETTLED = 512
+"""Channels that are looked at in one tidying, when they may hold more or less than before: some 5 ms."""
+
 MAX_TOKENS = 100_000
 """Idempotency keys remembered at most; the oldest are forgotten first."""
 
@@ -22,7 +25,7 @@ MAX_TOKENS = 100_000
 class Memory:
     """A backend whose history lives as long as its process. See `Backend`.
 
-    `window` is how many seconds an idempotency key is remembered; `clock` gives seconds since 1970.
+    `window` is how many seconds an idempotency key is remembered; `clock` gives seconds.
     """
 
     def __init__(
@@ -31,7 +34,7 @@ class Memory:
         deliver: Deliver,
         *,
         window: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
     ) -> None:
         self.epoch = new_epoch()
         self._history = history
@@ -42,6 +45,10 @@ class Memory:
         self._now = 0.0
         # In the order in which they were first seen, and so of the time they expire.
         self._answers: dict[tuple[str | None, ...], tuple[bytes, Receipt, float]] = {}
+
+    @property
+    def trouble(self) -> None:
+        """See `Backend`. What is in our own memory is never away."""
 
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """See `Backend`."""
@@ -108,10 +115,19 @@ class Memory:
                 return Replay(found, upto)
         return Replay(found, self.position)
 
+    def oldest(self, interest: Interest, *, after: int) -> float | None:
+        """See `Backend`."""
+        return self._history.time_after(interest, after)
+
+    def relimit(self) -> None:
+        """See `Backend`."""
+        self._history.relimit()
+
     def tidy(self) -> bool:
         """See `Backend`."""
+        left = self._history.settle(SETTLED)
         self._forget_tokens(self._tick())
-        return bool(self._history.bytes or self._answers)
+        return bool(left or self._history.bytes or self._answers)
 
     def holding(self, channel: str) -> Holding:
         """See `Backend`."""
@@ -123,6 +139,11 @@ class Memory:
         """See `Backend`."""
         self._tick()
         return self._history.channels()
+
+    def extent(self) -> Extent:
+        """See `Backend`."""
+        self._tick()
+        return self._history.extent
 
     def _append(self, drafts: Sequence[Draft], now: float) -> Receipt:
         """Give positions, hold, announce: one ordered act, and nothing in it waits."""

@@ -3,8 +3,10 @@
 import click
 
 import sse_broadcast
+from sse_broadcast.cli.dismiss import dismiss
 from sse_broadcast.cli.health import health
 from sse_broadcast.cli.publish import publish
+from sse_broadcast.cli.reload import reload
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
 from sse_broadcast.cli.subscribe import subscribe
@@ -28,5 +30,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for command in (serve, publish, subscribe, status, health, token):
+for command in (serve, publish, subscribe, status, dismiss, reload, health, token):
     main.add_command(command)

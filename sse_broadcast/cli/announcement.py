@@ -1,43 +1,70 @@
 """What `sse-broadcast serve` says once it listens."""
 
+import asyncio
+import logging
 import shlex
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import click
 
-from sse_broadcast.auth.access import Action
-from sse_broadcast.config import UNIX, Endpoint
+import sse_broadcast
+from sse_broadcast.auth.access import EVERYTHING, Action, Grants
+from sse_broadcast.cli.common import SAME_MACHINE, close_quietly
+from sse_broadcast.cli.identity import identity_of
+from sse_broadcast.config import Config, Endpoint, ListenerRule
+from sse_broadcast.errors import CertificateError
+from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
+from sse_broadcast.server.certificate import reason
 from sse_broadcast.server.listener import Listener
 from sse_broadcast.server.run import Server
 
+logger = logging.getLogger(__name__)
+
+JSON = ["-H", "Content-Type: application/json"]
+
 TRIES = {
-    Action.SUBSCRIBE: ("N", [], "/events"),
-    Action.PUBLISH: ("", ["-d", "hello"], "/send"),
-    Action.INSPECT: ("", [], "/status"),
-    Action.ADMIN: ("", ["-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
+    Action.SUBSCRIBE: (["-N"], DEFAULT_CHANNEL, [], "/events"),
+    Action.PUBLISH: ([], DEFAULT_CHANNEL, ["-d", "hello"], "/send"),
+    Action.INSPECT: ([], ANY, [], "/status"),
+    Action.ADMIN: ([], ANY, [*JSON, "-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
 }
-"""What there is to try: curl's flag, its options, and the path."""
+"""What there is to try: curl's flags, the channel it is done in, curl's options, and the path."""
+
+Reached = tuple[list[str], str]
+"""How curl reaches a listener from this machine: its options, and the URL without a path."""
 
 BEYOND = (Action.PUBLISH, Action.INSPECT, Action.ADMIN)
 """What needs a token where subscribing needs none. The first that is served is shown, and what is open
 before it."""
 
-MADE = "The token is for everything, and new at each start; token_file has the server take one that stays."
+DOINGS = {Action.SUBSCRIBE: "subscribe to", Action.PUBLISH: "publish to", Action.INSPECT: "ask about"}
 
-FORCED = "Whoever reaches it may publish, to every channel (insecure_publish)."
+NEEDED = "All else needs a token."
+
+MADE = "All else needs the token below, new at each start; token_file has the server take one that stays."
+
+FORCED = "Whoever reaches it may publish (insecure_publish)."
 
 
-def announce(server: Server) -> None:
-    """Print where the server listens, and what to try: there is the token that it made, and nowhere else."""
-    click.echo("\n".join([*_where(server), *_tries(server), *_remarks(server)]))
+def announce(server: Server, config: Config) -> None:
+    """Print where the server listens, what it is like, and what to try: there is the token that it made.
+
+    That is for people, on standard output; the log has a line without the token. Where it cannot be printed
+    the server serves all the same.
+    """
+    lines = [_where(server), _on(config), _limits(config), _open(server, config), "Try:", *_tries(server)]
+    try:
+        click.echo("\n".join(lines))
+    except OSError as error:
+        logger.warning("standard output: cannot be written to: %(reason)s", {"reason": reason(error)})
+        close_quietly()
+    version, urls = sse_broadcast.__version__, ", ".join(server.urls)
+    logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})
 
 
-def _where(server: Server) -> list[str]:
-    places = [_named(listener) for listener in server.listeners]
-    if len(places) == 1:
-        return [f"sse-broadcast listens on {places[0]}, with room for {server.room} connections. Try:"]
-    first = f"sse-broadcast listens, with room for {server.room} connections, on"
-    return [first, *(f"  {place}" for place in places), "Try:"]
+def _where(server: Server) -> str:
+    places = ", ".join(map(_named, server.listeners))
+    return f"sse-broadcast listens on {places}, with room for {server.room} connections."
 
 
 def _named(listener: Listener) -> str:
@@ -45,10 +72,57 @@ def _named(listener: Listener) -> str:
     return listener.url if set(endpoints) == set(Endpoint) else f"{listener.url} ({', '.join(endpoints)})"
 
 
+def _on(config: Config) -> str:
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    history = f"a history of {config.history_size} events and {config.history_age:g} s a channel in memory"
+    metrics = "metrics" if config.metrics else "no metrics"
+    version = sse_broadcast.__version__
+    return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."
+
+
+def _limits(config: Config) -> str:
+    waiting = f"{config.queue_size} events or {_size(config.queue_bytes)} waiting for a reader"
+    of_one = config.max_connections_per_address or "any number of"
+    return (
+        f"Limits: {_size(config.max_event)} an event; {waiting}, then {config.overflow}; "
+        f"{of_one} connections an address."
+    )
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if not count % unit:
+            return f"{count // unit} {name}"
+    return f"{count} bytes"
+
+
+def _open(server: Server, config: Config) -> str:
+    shut = [listener for listener in server.listeners if server.without_token(listener).grants != EVERYTHING]
+    parts = []
+    if len(shut) < len(server.listeners):
+        parts.append("to programs on this machine: everything")
+    if shut:
+        parts.append(f"to everyone: {_doings(server.without_token(shut[0]).grants, shut)}")
+    forced = [FORCED] if config.insecure_publish else []
+    needed = [MADE] if server.token else [NEEDED] if config.has_credentials else []
+    return " ".join([f"Open {'; '.join(parts)}.", *forced, *needed])
+
+
+def _doings(granted: Grants, listeners: Sequence[Listener]) -> str:
+    served = {endpoint for listener in listeners for endpoint in listener.rule.endpoints}
+    told = [
+        f"{DOINGS[action]} {', '.join(patterns)}"
+        for action, patterns in granted.items()
+        if Endpoint(action) in served
+    ]
+    return " and ".join(told) or "nothing"
+
+
 def _tries(server: Server) -> list[str]:
-    lines = [_try(server, Action.SUBSCRIBE, server.listeners)]
+    reached = {listener: _reached(listener) for listener in server.listeners}
+    lines = [_try(server, Action.SUBSCRIBE, reached)]
     # A token that was made is shown where it is needed.
-    guarded = [listener for listener in server.listeners if server.token is None or not listener.local]
+    guarded = {each: how for each, how in reached.items() if server.token is None or not each.local}
     for action in BEYOND:
         line = _try(server, action, guarded)
         lines.append(line)
@@ -57,33 +131,51 @@ def _tries(server: Server) -> list[str]:
     return [f"  {line}" for line in lines if line is not None]
 
 
-def _try(server: Server, action: Action, listeners: Iterable[Listener]) -> str | None:
-    listener = next((each for each in listeners if Endpoint(action) in each.rule.endpoints), None)
+def _try(server: Server, action: Action, reached: Mapping[Listener, Reached]) -> str | None:
+    flags, channel, options, path = TRIES[action]
+    listener = next((each for each in reached if Endpoint(action) in each.rule.endpoints), None)
     if listener is None:
         return None
     credential = []
-    if not server.is_open(listener, action):
+    if not server.without_token(listener).allows(action, channel):
         if server.token is not None and action is Action.SUBSCRIBE:
             return None  # it would be shown twice
         credential = ["-H", _bearer(server.token)]
-    return " ".join(["curl", *_line(listener, action, credential)])
+    words, url = reached[listener]
+    return " ".join(["curl", *flags, *words, *credential, *map(shlex.quote, options), f"{url}{path}"])
 
 
 def _bearer(token: str | None) -> str:
     return '"Authorization: Bearer $TOKEN"' if token is None else f"'Authorization: Bearer {token}'"
 
 
-def _line(listener: Listener, action: Action, credential: list[str]) -> list[str]:
-    flag, options, path = TRIES[action]
-    scheme = "https" if listener.rule.certificate else "http"
-    flags = ("k" if listener.rule.certificate else "") + flag
-    words = [f"-{flags}"] if flags else []
-    if listener.url.startswith(UNIX):
-        words += ["--unix-socket", shlex.quote(listener.url.removeprefix(UNIX))]
-    url = f"{scheme}://localhost" if listener.url.startswith(UNIX) else listener.url
-    return [*words, *credential, *map(shlex.quote, options), f"{url}{path}"]
+def _reached(listener: Listener) -> Reached:
+    words, host, port = [], listener.rule.host, f":{listener.port}"
+    if listener.rule.path is not None:
+        words, host, port = ["--unix-socket", shlex.quote(listener.rule.path)], "localhost", ""
+    elif host in SAME_MACHINE:
+        host = "localhost"
+    if not listener.rule.certificate:
+        return words, f"http://{_bracketed(host)}{port}"
+    options, name = _trusting(listener.rule, host, port)
+    return [*options, *words], f"https://{_bracketed(name)}{port}"
 
 
-def _remarks(server: Server) -> list[str]:
-    remarks = [MADE] if server.token is not None else []
-    return [*remarks, FORCED] if server.forced else remarks
+def _trusting(rule: ListenerRule, host: str, port: str) -> tuple[list[str], str]:
+    """Give how curl knows the bearer of a certificate, and the name to call it by.
+
+    The token is for the bearer alone, and so the certificate is looked at; but it names whom it names.
+    """
+    try:
+        name = identity_of(rule.certificate, rule.key).name_for(host)
+    except CertificateError as error:
+        logger.warning("%(fault)s", {"fault": error})
+        return ["-k"], host
+    trust = ["--cacert", shlex.quote(rule.certificate)]
+    if name == host or not port:
+        return trust, name
+    return [*trust, "--connect-to", f"::{_bracketed(host)}{port}"], name
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

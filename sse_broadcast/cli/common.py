@@ -1,5 +1,6 @@
 """What commands share: exit codes, how errors are told, and the server's address."""
 
+import contextlib
 import enum
 import os
 import sys
@@ -53,7 +54,8 @@ def exit_for(error: BroadcastError) -> Exit:
 
 def fail(error: BroadcastError) -> NoReturn:
     """Tell the error in one line on standard error, and exit with its code."""
-    click.echo(f"sse-broadcast: {error}", err=True)
+    with contextlib.suppress(OSError):  # of a disk that is full, where the code still tells what it was
+        click.echo(f"sse-broadcast: {error}", err=True)
     raise SystemExit(exit_for(error))
 
 

@@ -1,9 +1,10 @@
 """`sse-broadcast serve`."""
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,9 +12,11 @@ import click
 import msgspec
 
 from sse_broadcast.cli.announcement import announce
+from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import HIDDEN
-from sse_broadcast.errors import BroadcastError
+from sse_broadcast.config import HIDDEN, Config
+from sse_broadcast.errors import BroadcastError, ConfigError
+from sse_broadcast.logs.log import Log
 from sse_broadcast.server.run import run
 from sse_broadcast.settings import (
     ENV_PREFIX,
@@ -37,6 +40,7 @@ Examples:
   sse-broadcast serve --port 9000 --queue-size 200 --overflow drop-oldest
   sse-broadcast serve --anonymous-subscribe 'news,orders.*' --token-file token
   sse-broadcast serve --config config.toml --show-config
+  sse-broadcast serve --config config.toml --check
   {ENV_PREFIX}PORT=9000 sse-broadcast serve
 
 Every setting is also an environment variable ({ENV_PREFIX}QUEUE_SIZE) and a key of the TOML file
@@ -44,11 +48,14 @@ Every setting is also an environment variable ({ENV_PREFIX}QUEUE_SIZE) and a key
 commas between its values; in the file it is an array. The file may have tables too: [[channel]],
 [[caller]] and [[listener]].
 
-Secrets have no flag, since everyone on this machine can read one, but a variable and a key:
+\b
+Secrets have no flag, since everyone on this machine can read one, but a
+variable and a key:
   {", ".join(f"{setting.variable} ({setting.name})" for setting in SECRETS)}
 
 Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3 cannot listen;
-4 the certificate cannot be loaded; 5 stopped by a second signal."""
+4 the certificate cannot be loaded or, with --check, is none that a client takes now; 5 stopped by a
+second signal."""
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +71,8 @@ def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., N
         return click.option(setting.flag, setting.name, flag_value="true", help=setting.sentence)
     if setting.several:
         return click.option(setting.flag, setting.name, metavar="VALUE,...", help=setting.sentence)
-    text = f"{setting.sentence}  [default: {'none' if setting.default == '' else setting.default}]"
+    default = "true" if setting.default is True else "none" if setting.default == "" else setting.default
+    text = f"{setting.sentence}  [default: {default}]"
     return click.option(setting.flag, setting.name, metavar="VALUE", help=text)
 
 
@@ -79,19 +87,38 @@ def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., N
     help="Read settings from a TOML file.",
 )
 @click.option("--show-config", is_flag=True, help="Print every setting and where it came from, and exit.")
-def serve(file: Path | None, *, show_config: bool, **flags: str | None) -> None:
+@click.option("--check", is_flag=True, help="Try what can be tried without listening, and exit.")
+def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | None) -> None:
     """Run the server until it is told to stop."""
     try:
         loaded = load(flags, file=file)
-        _start_logging(loaded)
-        for name in unknown_variables(os.environ):
-            logger.warning("%s: no such setting, ignored", name)
-        if show_config:
-            click.echo(shown_config(loaded), nl=False)
-            return
-        run(loaded.config, started=announce, forced=_exit_at_once)
+        with Log(loaded.config.log_level, loaded.config.log_format) as log:
+            for name in unknown_variables(os.environ):
+                logger.warning("%(name)s: no such setting, ignored", {"name": name})
+            if show_config:
+                click.echo(shown_config(loaded), nl=False)
+            elif check:
+                check_all(loaded)
+            else:
+                run(
+                    loaded.config,
+                    log,
+                    started=functools.partial(announce, config=loaded.config),
+                    forced=functools.partial(_exit_at_once, log),
+                    load=functools.partial(load_again, flags, file),
+                )
     except BroadcastError as error:
         fail(error)
+
+
+def load_again(flags: Mapping[str, str | None], file: Path | None) -> Config:
+    """Settle every setting as at the start. Raises `ConfigError`.
+
+    A pipe is refused: what it gave is gone, and a server would be left with no credentials at all.
+    """
+    if file is not None and file.exists() and not file.is_file():
+        raise ConfigError(f"{file}: is no file that can be read again")
+    return load(flags, file=file).config
 
 
 def shown_config(loaded: Loaded) -> str:
@@ -123,12 +150,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _start_logging(loaded: Loaded) -> None:
-    logging.basicConfig(
-        level=loaded.config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-
-
-def _exit_at_once() -> NoReturn:
-    click.echo("sse-broadcast: a second signal, streams were cut", err=True)
+def _exit_at_once(log: Log) -> NoReturn:
+    logger.warning("stopped by a second signal: streams were cut")
+    log.close()
     os._exit(Exit.FORCED)

@@ -6,8 +6,12 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.watch import Printed, Recorded, Screen, Show, can_draw, watch
 from sse_broadcast.client import Client
 from sse_broadcast.config import Endpoint
+
+INTERVAL = 2.0
+"""Seconds between two looks, if it is not said."""
 
 
 @click.command(
@@ -15,14 +19,32 @@ from sse_broadcast.config import Endpoint
 Examples:
   sse-broadcast status
   sse-broadcast status --json | jq .connected_clients
+  sse-broadcast status --watch
+  sse-broadcast status --watch --interval 60 >> status.log
 
-Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage."""
+--watch shows on a terminal what is counted in a second, and the readers that are furthest behind;
+elsewhere it prints a line for each look, with --json a JSON object. A server that goes away is
+waited for.
+
+Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage; 130 Ctrl-C."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@click.option("--watch", "watched", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1, max=86_400.0),
+    metavar="SECONDS",
+    help=f"Time between two looks of --watch.  [default: {INTERVAL:g}]",
+)
 @token_option
 @url_option(Endpoint.INSPECT)
-def status(url: str, token: str | None, *, as_json: bool) -> None:
+def status(url: str, token: str | None, *, as_json: bool, watched: bool, interval: float | None) -> None:
     """Show how many listen, and what was counted."""
+    if interval is not None and not watched:
+        raise click.UsageError("--interval: needs --watch")
+    if watched:
+        run(lambda: _watch(Client(url, token=token), interval or INTERVAL, as_json=as_json))
+        return
     answer = run(lambda: _status(Client(url, token=token)))
     if as_json:
         click.echo(json.dumps(answer))
@@ -34,6 +56,13 @@ def status(url: str, token: str | None, *, as_json: bool) -> None:
 async def _status(client: Client) -> dict[str, Any]:
     async with client:
         return await client.status()
+
+
+async def _watch(client: Client, interval: float, *, as_json: bool) -> None:
+    show: Show = Recorded() if as_json else Printed()
+    if not as_json and can_draw():
+        show = Screen(client.name, interval)
+    await watch(client, show, interval=interval)
 
 
 def _shown(value: object) -> str:

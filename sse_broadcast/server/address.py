@@ -148,10 +148,9 @@ class Proxies:
         self._unwarned = False
         what = f"proxy_header is {self._header}" if trusted else "trusted_proxies does not name it"
         logger.warning(
-            "a request from %s has %s, and %s: if that is a proxy, limits cannot tell its clients apart",
-            peer or "a UNIX socket",
-            brought,
-            what,
+            "a request from %(address)s has %(header)s, and %(setting)s: if that is a proxy, limits cannot"
+            " tell its clients apart",
+            {"address": peer or "a UNIX socket", "header": str(brought), "setting": what},
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from sse_broadcast.auth.access import Action
+from sse_broadcast.auth.access import Action, Kind
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.event import DEFAULT_TYPE
 
@@ -77,6 +77,53 @@ class ChannelPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
+class Caller(msgspec.Struct, frozen=True):
+    """Whose credential it is: a configured caller's, or that of the subject of a signed token."""
+
+    kind: Kind
+    name: str
+
+
+class SubscriberState(msgspec.Struct, frozen=True):
+    """A reader that is connected, as it was when it was looked at.
+
+    `address` is the client's, `unix` of a UNIX socket's. `types` are the only ones it asked for, null for
+    all. `state` is `live`, `catching-up`, `full` while its socket takes no more, or `ending`. It has been
+    connected for `age` seconds, was given `events` and has lost `drops`. `behind` are the events that it
+    has yet to get, of all channels while it is catching up; `queued_bytes` wait for it outside the history.
+    `lag` is how many seconds ago the oldest of them was published, 0 when nothing waits.
+    """
+
+    id: str
+    address: str
+    channels: Sequence[str]
+    types: Sequence[str] | None
+    format: str
+    caller: Caller | None
+    state: str
+    age: float
+    events: int
+    drops: int
+    behind: int
+    queued_bytes: int
+    lag: float
+
+
+class SubscriberPage(msgspec.Struct, frozen=True):
+    """Readers, of `total` that are connected. `next` is what to ask for in `after`; null at the end."""
+
+    subscribers: Sequence[SubscriberState]
+    total: int
+    next: str | None
+
+
+class Dismissed(msgspec.Struct, frozen=True):
+    """A stream is ended; its reader may come back."""
+
+    status: str
+    id: str
+
+
 class Health(msgspec.Struct, frozen=True):
     """The process is alive, or able to serve."""
 
@@ -98,6 +145,14 @@ class Revoked(msgspec.Struct, frozen=True):
 
     status: str
     streams: int
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """The configuration was read again: names of settings that are others now, or only after a restart."""
+
+    status: str
+    changed: Sequence[str]
+    restart: Sequence[str]
 
 
 class ProblemDetails(msgspec.Struct, frozen=True):

@@ -2,45 +2,50 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
-from sse_broadcast.auth.authority import Authority
+from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config, Endpoint
 from sse_broadcast.errors import BroadcastError
-from sse_broadcast.server.address import Proxies
 from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.connection import Connection, speak
-from sse_broadcast.server.contract.terms import Terms
-from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.events import events, events_head
-from sse_broadcast.server.gate import ACCESS, GATE, Gate, require_served
+from sse_broadcast.server.gate import ACCESS, require_served
 from sse_broadcast.server.health import healthz, readyz
 from sse_broadcast.server.intake import end_intakes
-from sse_broadcast.server.limits import Limits
-from sse_broadcast.server.openapi import CONTRACT, document, openapi
+from sse_broadcast.server.lag import watch_loop
+from sse_broadcast.server.metrics import EXPOSITION, Exposition, metrics
+from sse_broadcast.server.openapi import openapi
 from sse_broadcast.server.problem import Problem, answer, problem_of
 from sse_broadcast.server.publish import send
+from sse_broadcast.server.readiness import READINESS, Readiness
+from sse_broadcast.server.reload import RELOADER, Reloader, reload
+from sse_broadcast.server.roster import ROSTER, Roster
 from sse_broadcast.server.sessions import Sessions
+from sse_broadcast.server.setup import set_up
 from sse_broadcast.server.sink import SERVER
 from sse_broadcast.server.state import (
-    AUTHORITY,
     BROADCASTER,
-    CONFIG,
-    CORS,
     DRAINING,
+    IN_FORCE,
     INTAKES,
-    LIMITS,
-    PROXIES,
     SESSIONS,
     TUNED,
     TURN,
+    InForce,
+    Setup,
+    setup_of,
 )
 from sse_broadcast.server.status import status
+from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
 from sse_broadcast.server.tokens import revoke, tokens
+
+OTHER = "other"
+"""What counts for the endpoint of a request that is for none that has its own credentials."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,48 +62,42 @@ def create_app(config: Config | None = None) -> web.Application:
     with their next heartbeat. `host`, `port`, `max_connections` and what else belongs to the
     listening socket are the runner's business.
     """
-    config = config or Config()
-    authority = Authority(config)
-    app = build_app(config, authority=authority, tuned=False)
+    settled = config or Config()
+    app = build_app(set_up(settled), tuned=False, load=lambda: settled)
 
     async def keep(_: web.Application) -> AsyncIterator[None]:
-        await authority.start()
+        await app[IN_FORCE].setup.authority.start()
         yield
-        await authority.close()
+        await app[RELOADER].close()
+        await app[IN_FORCE].setup.authority.close()
 
     app.cleanup_ctx.append(keep)
     return app
 
 
-def build_app(config: Config, *, authority: Authority, tuned: bool) -> web.Application:
+def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.Application:
     """Give the application; `tuned` says that its listening sockets are ours (see `sink.tune`).
 
-    The authority is started and closed by whoever made it.
+    `load` gives the configuration anew. Of what is in force, the authority is started and closed, and the
+    reloader closed before it, by whoever calls this.
     """
     app = web.Application()
-    app[CONFIG] = config
-    app[AUTHORITY] = authority
-    app[GATE] = gate = Gate(config, authority)
-    app[CONTRACT] = document(
-        Terms(secured=authority.takes_tokens, anonymous=gate.anonymous.grants, cookie=config.cookie)
-    )
-    app[SESSIONS] = Sessions(
-        per_token=config.max_connections_per_token,
-        per_address=config.max_connections_per_address,
-        lifetime=config.lifetime,
-    )
-    app[CORS] = Cors(config.cors_origins)
-    app[BROADCASTER] = Broadcaster(config)
+    app[IN_FORCE] = InForce(setup)
+    app[RELOADER] = Reloader(app, load)
+    app[ROSTER] = Roster()
+    app[SESSIONS] = Sessions(setup.config)
+    app[BROADCASTER] = Broadcaster(setup.config)
+    app[READINESS] = Readiness(app[BROADCASTER])
     app[TUNED] = tuned
-    app[PROXIES] = Proxies(config)
-    app[LIMITS] = Limits(config)
     app[INTAKES] = set()
     app[DRAINING] = asyncio.Event()
     app[TURN] = asyncio.Lock()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
     app.router.add_route("*", "/{path:.*}", told(_not_found, None), expect_handler=_expect)
-    app.on_shutdown.append(_end_streams)
+    app[EXPOSITION] = Exposition(app[BROADCASTER])
+    app.cleanup_ctx.append(watch_loop)
+    app.on_shutdown.append(end_streams)
     return app
 
 
@@ -110,29 +109,51 @@ def _route_all(app: web.Application) -> None:
     _route(app, "/channels", {"GET": channels, "HEAD": channels}, Endpoint.INSPECT)
     _route(app, "/channels/{channel:[^/]+}", {"GET": channel, "HEAD": channel}, Endpoint.INSPECT)
     _route(app, "/status", {"GET": status, "HEAD": status}, Endpoint.INSPECT)
+    _route(app, "/subscribers", {"GET": subscribers, "HEAD": subscribers}, Endpoint.INSPECT)
+    _route_each(
+        app,
+        "/subscribers/{id:[^/]+}",
+        {Endpoint.INSPECT: {"GET": subscriber, "HEAD": subscriber}, Endpoint.ADMIN: {"DELETE": dismiss}},
+    )
+    _route(app, "/metrics", {"GET": metrics, "HEAD": metrics}, Endpoint.INSPECT)
     _route(app, "/openapi.json", {"GET": openapi, "HEAD": openapi}, Endpoint.INSPECT)
     _route(app, "/tokens", {"POST": tokens}, Endpoint.ADMIN)
     _route(app, "/revoke", {"POST": revoke}, Endpoint.ADMIN)
+    _route(app, "/reload", {"POST": reload}, Endpoint.ADMIN)
     _route(app, "/healthz", {"GET": healthz, "HEAD": healthz}, None)
     _route(app, "/readyz", {"GET": readyz, "HEAD": readyz}, None)
 
 
 def _route(app: web.Application, path: str, handlers: dict[str, Handler], endpoint: Endpoint | None) -> None:
-    methods = ", ".join([*handlers, "OPTIONS"])
+    _route_each(app, path, {endpoint: handlers})
+
+
+def _route_each(
+    app: web.Application, path: str, endpoints: Mapping[Endpoint | None, dict[str, Handler]]
+) -> None:
+    """Route a path whose methods may belong to several endpoints. Its are taken where one is served."""
+
+    def taken(request: web.Request) -> str:
+        served = {None, *require_served(request, None).endpoints}
+        methods = [method for endpoint in endpoints if endpoint in served for method in endpoints[endpoint]]
+        if not methods:
+            require_served(request, next(iter(endpoints)))
+        return ", ".join([*methods, "OPTIONS"])
 
     async def options(request: web.Request) -> web.StreamResponse:
-        require_served(request, endpoint)
+        methods = taken(request)
         response = web.Response(status=204, headers={"Allow": methods})
-        app[CORS].tell_beforehand(request, response.headers, methods)
+        setup_of(request).cors.tell_beforehand(request, response.headers, methods)
         return response
 
     async def refuse(request: web.Request) -> web.StreamResponse:
-        require_served(request, endpoint)
-        raise Problem(405, f"{request.path[:80]} does not take {request.method}", headers={"Allow": methods})
+        headers = {"Allow": taken(request)}
+        raise Problem(405, f"{request.path[:80]} does not take {request.method}", headers=headers)
 
     app.router.add_route("OPTIONS", path, told(options, None), expect_handler=_expect)
-    for method, handler in handlers.items():
-        app.router.add_route(method, path, told(handler, endpoint), expect_handler=_expect)
+    for endpoint, handlers in endpoints.items():
+        for method, handler in handlers.items():
+            app.router.add_route(method, path, told(handler, endpoint), expect_handler=_expect)
     app.router.add_route("*", path, told(refuse, None), expect_handler=_expect)
 
 
@@ -155,25 +176,53 @@ def told(handler: Handler, endpoint: Endpoint | None) -> Handler:
             _require_version(request)
             _require_utf8(request)
             if endpoint is not None:
-                request[ACCESS] = await app[GATE].admit(request, endpoint)
+                request[ACCESS] = await _admitted(request, endpoint)
             response = await handler(request)
         except Problem as problem:
-            response = _refused(app, problem)
+            response = _refused(app, problem, endpoint)
         except BroadcastError as error:
-            response = _refused(app, problem_of(error))
+            response = _refused(app, problem_of(error), endpoint)
+        except Exception as error:
+            _count_failure(app, error, endpoint)
+            raise
         return response if response.prepared else _finished(request, response)
 
     return tell
 
 
-def _refused(app: web.Application, problem: Problem) -> web.StreamResponse:
-    app[BROADCASTER].metrics.refused(str(problem.status))
+async def _admitted(request: web.Request, endpoint: Endpoint) -> Access:
+    """Give what the caller of a request may do by what is in force when it comes in.
+
+    It may have waited for a key that its token is signed with, and what it was judged by be gone since.
+    """
+    while True:
+        setup = setup_of(request)
+        try:
+            access = await setup.gate.admit(request, endpoint)
+        except Problem:
+            if setup is setup_of(request):
+                raise
+        else:
+            if setup is setup_of(request):
+                return access
+
+
+def _refused(app: web.Application, problem: Problem, endpoint: Endpoint | None) -> web.StreamResponse:
+    app[BROADCASTER].metrics.refused_request(problem.status, endpoint or OTHER)
     return answer(problem)
 
 
+def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | None) -> None:
+    """Count a request that aiohttp answers with 500; one whose client has left is none."""
+    if not isinstance(error, ConnectionError):
+        app[BROADCASTER].metrics.refused_request(500, endpoint or OTHER)
+
+
 def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    if request.app[READINESS].draining:
+        response.force_close()  # so that the next request is made to another server
     response.headers["Server"] = SERVER
-    request.app[CORS].tell(request, response.headers)
+    setup_of(request).cors.tell(request, response.headers)
     return response
 
 
@@ -217,7 +266,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
         _require_version(request)
         _require_continue(request)
     except Problem as problem:
-        return _finished(request, _refused(request.app, problem))
+        return _finished(request, _refused(request.app, problem, None))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0
@@ -230,6 +279,8 @@ def _require_continue(request: web.Request) -> None:
         raise Problem(417, f"Expect: {expectation[:80]!a} is not taken")
 
 
-async def _end_streams(app: web.Application) -> None:
+async def end_streams(app: web.Application) -> None:
+    """Answer every long request, and let go of every reader; what is left then has its share of the time."""
     end_intakes(app)
-    await app[BROADCASTER].close(timeout=app[CONFIG].shutdown_timeout * CLOSING_SHARE)
+    config = app[IN_FORCE].setup.config
+    await app[BROADCASTER].close(timeout=config.shutdown_timeout * CLOSING_SHARE, over=config.drain_timeout)

@@ -25,11 +25,13 @@ class Refused(StrEnum):
 class Attendance:
     """The connections of all listeners, counted from their accept to their end: those in a handshake too."""
 
-    __slots__ = ("_of", "count", "metrics")
+    __slots__ = ("_of", "count", "metrics", "most")
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
         self.count = 0
+        self.most = 0
+        """How many are let in; 0 before anything is listened to."""
         self._of: dict[str, int] = {}
 
     def of(self, key: str) -> int:

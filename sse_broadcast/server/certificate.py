@@ -34,6 +34,12 @@ class Certificate:
         """What was read last, if it could be."""
         return self._context
 
+    def become(self, other: "Certificate") -> None:
+        """Be what another one has read, from the files that it has read it from."""
+        self._certificate, self._key = other._certificate, other._key  # noqa: SLF001 - one of its own kind
+        self._tried = self._last = other._tried  # noqa: SLF001
+        self._context = other._context  # noqa: SLF001
+
     def watch(self) -> None:
         """Look at the files again and again, until `close`."""
         self._timer = asyncio.get_running_loop().call_later(LOOK, self._watch)
@@ -61,9 +67,9 @@ class Certificate:
             # A context of its own, since one that fails half-way is neither the old nor the new.
             self._context = tls_context(self._certificate, self._key)
         except CertificateError as error:
-            logger.warning("%s; the one from before is kept", error)
+            logger.warning("%(fault)s; the one from before is kept", {"fault": str(error)})
         else:
-            logger.info("certificate: %s was read again", self._certificate)
+            logger.info("certificate: %(file)s was read again", {"file": self._certificate})
 
     def _see(self) -> Seen:
         return tuple(_stamp(path) for path in (self._certificate, self._key) if path)

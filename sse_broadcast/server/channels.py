@@ -8,12 +8,9 @@ from sse_broadcast.auth.access import Action
 from sse_broadcast.server import query
 from sse_broadcast.server.answers import ChannelPage, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
-from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER
 
 PARAMETERS = ("after", "limit", "prefix")
-PAGE = 100
-MAX_PAGE = 1000
 
 
 async def channels(request: web.Request) -> web.Response:
@@ -23,7 +20,7 @@ async def channels(request: web.Request) -> web.Response:
     """
     require_some(request, Action.INSPECT)
     query.require_known(request, PARAMETERS)
-    limit = _limit(query.only(request, "limit"))
+    limit = query.limit(request)
     access = request[ACCESS]
     found = request.app[BROADCASTER].channels(
         prefix=query.only(request, "prefix") or "",
@@ -40,11 +37,3 @@ async def channel(request: web.Request) -> web.Response:
     state = request.app[BROADCASTER].channel(request.match_info["channel"])
     require(request, Action.INSPECT, (state.channel,))
     return answered(state)
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return PAGE
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
-        raise Problem(400, f"limit: must be 1 to {MAX_PAGE}, not {text[:80]!a}")
-    return int(text)

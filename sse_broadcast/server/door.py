@@ -3,10 +3,11 @@
 At the descriptor limit the accept loop itself fails, for everyone. So a limit of connections
 stands below it, and the space between is for those that are told to come back later: read just
 far enough to tell a browser from a program, answered, and closed. So are those of an address
-that has as many as it may.
+that has as many as it may. Who asks whether the server is alive, or ready, is told the truth there too.
 """
 
 import asyncio
+import functools
 import logging
 import resource
 from collections.abc import Callable
@@ -23,12 +24,15 @@ from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.connection import Connection, Patience, Place
 from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.events import COME_BACK, wants_event_stream
+from sse_broadcast.server.health import examined
+from sse_broadcast.server.readiness import Readiness
 from sse_broadcast.server.sink import limit_kernel
 
 logger = logging.getLogger(__name__)
 
 LOBBY = 24
-"""Connections that may be on their way out at one time; beyond, they are closed unanswered."""
+"""Connections that may be on their way out at one time. One more, and another is cut: the first of those
+that were answered, or else the first. So a health check, which asks at once, is answered in any crowd."""
 
 ACCEPTS = 8
 """Connections that are accepted from one socket in one turn of the loop, before any of them is counted."""
@@ -76,27 +80,33 @@ class Capacity:
 
 
 class Door:
-    """Lets connections in while there is room, and turns them away when there is none: the same for all."""
+    """Lets connections in while there is room, and turns them away when there is none: the same for all.
+
+    It is shut until `open`, which is called again when there is to be more room, or less.
+    """
 
     def __init__(
         self,
         server: web.Server,
         *,
-        capacity: Capacity,
         attendance: Attendance,
         patience: Patience,
-        cors: Cors,
+        readiness: Readiness,
     ) -> None:
         self._server = server
-        self._cors = cors
-        self._capacity = capacity
+        self._readiness = readiness
         self._attendance = attendance
         self._patience = patience
-        self._lobby: set[Refusal] = set()
+        self._lobby: dict[Refusal, None] = {}  # in the order in which they came
         self._told: dict[Refused, float] = {}
 
-    def receive(self, place: Place, peer: str | None) -> "Connection | Refusal | None":
-        """Give the protocol of a connection that was just accepted, or None for one to be cut unanswered.
+    def open(self, capacity: Capacity, cors: Cors) -> None:
+        """Let in so many from now on, and tell pages of these origins why there are no more."""
+        self._capacity = capacity
+        self._cors = cors
+
+    def receive(self, place: Place, peer: str | None) -> "Connection | Refusal":
+        """Give the protocol of a connection that was just accepted.
 
         It is counted already; one that never gets as far as `connection_made` must be told to `leave`.
         `peer` is its address, if it has one.
@@ -120,22 +130,29 @@ class Door:
         key = address.key(peer)
         return None if key is None or self._capacity.excepted(cast("str", peer)) else key
 
-    def _refuse(self, reason: Refused, peer: str | None) -> "Refusal | None":
+    def _refuse(self, reason: Refused, peer: str | None) -> "Refusal":
         self._attendance.metrics.refused(reason)
         now = asyncio.get_running_loop().time()
         if now - self._told.get(reason, -TOLD) >= TOLD:
             self._told[reason] = now
             self._log(reason, peer)
         if len(self._lobby) >= LOBBY:
-            return None
-        return Refusal(self._lobby, reason, self._cors)
+            next((guest for guest in self._lobby if guest.answered), next(iter(self._lobby))).cut()
+        return Refusal(
+            self._lobby,
+            functools.partial(refusal, reason=reason, cors=self._cors, readiness=self._readiness),
+        )
 
     def _log(self, reason: Refused, peer: str | None) -> None:
         if reason is Refused.FULL:
-            logger.warning("full: %d connections, more are refused", self._capacity.connections)
+            facts = {"connections": self._capacity.connections}
+            logger.warning("full: %(connections)d connections, more are refused", facts)
         else:
             hint = "if it is a proxy, trusted_proxies must name it"
-            logger.warning("%s: %d connections, more are refused; %s", peer, self._capacity.per_address, hint)
+            logger.warning(
+                "%(address)s: %(connections)d connections, more are refused; %(hint)s",
+                {"address": peer, "connections": self._capacity.per_address, "hint": hint},
+            )
 
 
 class Arrival(asyncio.Protocol):
@@ -158,9 +175,6 @@ class Arrival(asyncio.Protocol):
             limit_kernel(transport.get_extra_info("socket"), self._send_buffer)
         peer = None if self._place.loopback else transport.get_extra_info("peername")
         guest = self._door.receive(self._place, host_of(peer))
-        if guest is None:
-            transport.abort()
-            return
         transport.set_protocol(guest)
         guest.connection_made(transport)
 
@@ -168,17 +182,19 @@ class Arrival(asyncio.Protocol):
 class Refusal(asyncio.Protocol):
     """One connection that is answered with "later" and closed.
 
-    It is in the lobby from its making until `leave`, which its end calls too.
+    It is in the lobby from its making until `leave`, which its end calls too. `answer` gives the whole
+    answer to a head.
     """
 
-    def __init__(self, lobby: "set[Refusal]", reason: Refused, cors: Cors) -> None:
+    def __init__(self, lobby: "dict[Refusal, None]", answer: Callable[[bytes], bytes]) -> None:
         self._lobby = lobby
-        self._reason = reason
-        self._cors = cors
+        self._answer = answer
         self._head: bytes | None = b""
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        lobby.add(self)
+        self.abandon: Callable[[], object] | None = None
+        """What ends it before it has begun; whoever is still agreeing upon TLS says so."""
+        lobby[self] = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -192,7 +208,7 @@ class Refusal(asyncio.Protocol):
             return
         self._head += data
         if b"\r\n\r\n" in self._head or len(self._head) > HEAD_LIMIT:
-            self._transport.write(refusal(self._head[:HEAD_LIMIT], self._reason, self._cors))
+            self._transport.write(self._answer(self._head[:HEAD_LIMIT]))
             self._head = None
             # Half of the close now, the other half when the client has read: a close with
             # unread bytes in the kernel would be a reset, and take the answer with it.
@@ -210,9 +226,21 @@ class Refusal(asyncio.Protocol):
         """Whether its end will be told to it."""
         return self._transport is not None
 
+    @property
+    def answered(self) -> bool:
+        """Whether all that is left for it to do is to take its answer."""
+        return self._head is None
+
+    def cut(self) -> None:
+        """Make room for another at once. What the kernel has of an answer is still sent."""
+        end = self.abandon if self._transport is None else self._transport.abort
+        if end is not None:
+            end()
+        self.leave()
+
     def leave(self) -> None:
         """Make room for another. Any call but the first does nothing."""
-        self._lobby.discard(self)
+        self._lobby.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -224,25 +252,41 @@ TOLD_WHY = {
 """The status and the reason that a program is told."""
 
 
-def refusal(head: bytes, reason: Refused, cors: Cors) -> bytes:
+def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -> bytes:
     """Give the whole answer to a request that is not let in.
 
     A browser's EventSource would stop for good at a 503 or 429; it gets an empty stream that tells
     it when to come back.
     """
-    asked = _headers(head)
-    if wants_event_stream(asked.get("accept", "")):
-        status, body = 200, wire.opening(jittered(COME_BACK))
-        headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
-    else:
-        status, detail = TOLD_WHY[reason]
-        body = problem.body(status, detail)
-        headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER}
-    cors.tell_origin(asked.get("origin"), headers)
+    method, path = _asked(head)
+    sent = _headers(head)
+    known = examined(path, readiness) if method in {"GET", "HEAD"} else None
+    status, headers, body = _said(known) if known is not None else _later(sent.get("accept", ""), reason)
+    cors.tell_origin(sent.get("origin"), headers)
     headers |= {"Content-Length": str(len(body)), "Connection": "close"}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
+
+
+def _later(accept: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
+    if wants_event_stream(accept):
+        headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
+        return 200, headers, wire.opening(jittered(COME_BACK))
+    status, detail = TOLD_WHY[reason]
+    headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER}
+    return status, headers, problem.body(status, detail)
+
+
+def _said(response: web.Response) -> tuple[int, dict[str, str], bytes]:
+    assert isinstance(response.body, bytes)
+    return response.status, dict(response.headers), response.body
+
+
+def _asked(head: bytes) -> tuple[str, str]:
+    """Give the method and the path of a request, as far as it has them."""
+    method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+    return method, rest.partition(" ")[0].partition("?")[0]
 
 
 def _headers(head: bytes) -> dict[str, str]:

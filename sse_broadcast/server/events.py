@@ -1,17 +1,18 @@
 """GET /events: a stream of what is published."""
 
 import functools
-import logging
 
 from aiohttp import hdrs, web
 
 from sse_broadcast import wire
 from sse_broadcast.auth.access import Action
+from sse_broadcast.config import Endpoint
 from sse_broadcast.delivery import jittered
 from sse_broadcast.encoding import NDJSON
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
 from sse_broadcast.server.gate import ACCESS, require
 from sse_broadcast.server.problem import Problem, problem_of
+from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.sessions import Session
 from sse_broadcast.server.sink import (
     EventStream,
@@ -20,10 +21,8 @@ from sse_broadcast.server.sink import (
     limit_send_buffer,
     prepare_connection,
 )
-from sse_broadcast.server.state import BROADCASTER, CONFIG, CORS, LIMITS, PROXIES, SESSIONS, TUNED
+from sse_broadcast.server.state import BROADCASTER, SESSIONS, TUNED, setup_of
 from sse_broadcast.server.wish import Wish, read_wish
-
-logger = logging.getLogger(__name__)
 
 COME_BACK = 20_000
 """Milliseconds, give or take half, after which a browser that was refused tries again."""
@@ -59,8 +58,9 @@ def _enter(request: web.Request, app: web.Application) -> Session | None:
     """Have a reader come in, or raise the `Problem` for which it should come back later."""
     if app[BROADCASTER].closed:
         raise Problem(503, "the server is shutting down")
-    app[LIMITS].stream()
-    return app[SESSIONS].enter(request[ACCESS], address=app[PROXIES].key_behind(request))
+    setup = setup_of(request)
+    setup.limits.stream()
+    return app[SESSIONS].enter(request[ACCESS], address=setup.proxies.key_behind(request))
 
 
 async def _stream(
@@ -83,9 +83,7 @@ async def _stream(
         # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
         await response.write_eof()
         return response
-    logged = logger.isEnabledFor(logging.DEBUG)  # to name the peer costs a microsecond
-    if logged:
-        logger.debug("%s: opened", request.remote)
+    reader = app[ROSTER].enter(request, lane)
     # Nothing may be awaited between `connect` and `try`: what is registered is released in
     # `finally`, since a handler that is cancelled raises no Exception.
     try:
@@ -95,19 +93,18 @@ async def _stream(
         await response.write_eof()
     finally:
         broadcaster.disconnect(lane)
-        if logged:
-            logger.debug("%s: closed, %s", request.remote, lane.subscriber.closed)
+        app[ROSTER].leave(reader)
     return response
 
 
 def _response(request: web.Request, wish: Wish, app: web.Application) -> EventStream:
     content_type = wish.encoding.format.content_type
-    timeout = None
+    setup, timeout = setup_of(request), None
     if not app[TUNED]:
-        limit_send_buffer(request, app[CONFIG].send_buffer)
-        timeout = kernel_timeout(app[CONFIG].write_timeout)
+        limit_send_buffer(request, setup.config.send_buffer)
+        timeout = kernel_timeout(setup.config.write_timeout)
     response = EventStream(content_type, timeout=timeout)
-    app[CORS].tell(request, response.headers)
+    setup.cors.tell(request, response.headers)
     return response
 
 
@@ -129,6 +126,8 @@ def refusal(request: web.Request, problem: Problem) -> web.StreamResponse:
     if not wants_event_stream(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
         problem.closes = True
         raise problem
+    # The answer does not say so, and is counted all the same: for what it stands for.
+    request.app[BROADCASTER].metrics.refused_request(problem.status, Endpoint.SUBSCRIBE)
     response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})
     response.content_type = wire.CONTENT_TYPE
     response.force_close()

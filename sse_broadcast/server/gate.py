@@ -41,7 +41,7 @@ class Gate:
         self._cookie = config.cookie
         self._origins = frozenset(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
-        self._open = not (config.has_credentials or config.has_anonymous_grants)
+        self._open = config.open
         self._everyone = Access(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
         self.anonymous = Access({**granted, **_forced(config)})
@@ -135,9 +135,6 @@ class Gate:
         # round it is a page that anyone on the way could have written.
         schemes = {"https"} if request.secure else {"http", "https"}
         return scheme in schemes and place != "" and place == request.headers.get(hdrs.HOST, "").lower()
-
-
-GATE: web.AppKey[Gate] = web.AppKey("sse_broadcast.gate", Gate)
 
 
 def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:

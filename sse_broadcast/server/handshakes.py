@@ -87,19 +87,18 @@ class Handshakes:
             self._receive(sock, host_of(peer))
 
     def _rest(self, error: OSError) -> None:
-        logger.warning("accept: %s", error.strerror)
+        logger.warning("accept: %(reason)s", {"reason": error.strerror})
         self._loop.remove_reader(self._listener)
         self._resting = self._loop.call_later(REST, self.start)
 
     def _receive(self, sock: socket.socket, peer: str | None) -> None:
         sock.setblocking(False)
         guest = self._door.receive(self._place, peer)
-        if guest is None:
-            sock.close()
-            return
         if self._send_buffer:
             limit_kernel(sock, self._send_buffer)
         task = self._loop.create_task(self._agree(sock, guest))
+        if isinstance(guest, Refusal):
+            guest.abandon = task.cancel
         self._agreeing.add(task)
         task.add_done_callback(self._agreeing.discard)
 

@@ -11,6 +11,7 @@ from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, challenge
+from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import placed
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER, DRAINING, INTAKES, SESSIONS
@@ -126,6 +127,7 @@ class Intake:
             self._last = await self._request.app[BROADCASTER].publish_all(drafts)
             self._count += len(drafts)
             self._clients = max(self._clients, self._last.clients)
+            tell_published(self._last, self._request[ACCESS], *lines)
         if fault is not None:
             raise fault
 

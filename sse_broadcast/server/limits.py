@@ -83,10 +83,11 @@ class Late:
 class Limits:
     """The rates: of streams that everyone opens, of events that one address and one token publish.
 
-    An address is as `address.key` gives it. Of None, which is nobody's, any number is taken.
+    An address is as `address.key` gives it. Of None, which is nobody's, any number is taken. What was taken
+    `before` is remembered for the rates that are the same.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, before: "Limits | None" = None) -> None:
         self._config = config
         self._permits = 0
         # So few that they are no part of the burst: those that are left over go beyond it.
@@ -94,6 +95,15 @@ class Limits:
         self._streams = buckets(config.subscribe_rate, config.subscribe_burst)
         self._addresses = buckets(config.publish_rate, config.publish_burst)
         self._tokens = buckets(config.publish_rate, config.publish_burst)
+        if before is not None:
+            self._remember(before)
+
+    def _remember(self, before: "Limits") -> None:
+        was, now = before._config, self._config  # noqa: SLF001 - one of its own kind
+        if (was.subscribe_rate, was.subscribe_burst) == (now.subscribe_rate, now.subscribe_burst):
+            self._streams = before._streams  # noqa: SLF001
+        if (was.publish_rate, was.publish_burst) == (now.publish_rate, now.publish_burst):
+            self._addresses, self._tokens = before._addresses, before._tokens  # noqa: SLF001
 
     def stream(self) -> None:
         """Count a stream that is about to be opened. Raises `Problem` beyond the rate, and counts none."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 from sse_broadcast.config import Config, ListenerRule
 from sse_broadcast.errors import ListenError
@@ -18,6 +20,9 @@ from sse_broadcast.server.unix import UnixFile
 BACKLOG = 4096
 """Connections the kernel holds for us: after a restart everyone comes at once."""
 
+LEFT: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Has a loop leave the file of a UNIX socket, which is ours to remove, or theirs who handed it down."""
+
 
 def is_local(rule: ListenerRule) -> bool:
     """Whether a listener is only for this machine, by what it is called."""
@@ -27,17 +32,19 @@ def is_local(rule: ListenerRule) -> bool:
 class Listener:
     """One place to listen, in the order of its life: `bind`, `accept`, `stop`, `close`.
 
-    Raises `CertificateError`.
+    `inherited` is a socket that listens already, where the rule says. Raises `CertificateError`.
     """
 
-    def __init__(self, rule: ListenerRule, config: Config) -> None:
+    def __init__(self, rule: ListenerRule, config: Config, *, inherited: socket.socket | None = None) -> None:
         self.rule = rule
+        self.inherited = inherited is not None
+        """Whether its socket stays open in the process that opened it, for those that come after us."""
         self._config = config
         self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
         self._file: UnixFile | None = None
         self._accepting: list[asyncio.Server] = []
         self._handshakes: list[Handshakes] = []
-        self.sockets: list[socket.socket] = []
+        self.sockets: list[socket.socket] = [] if inherited is None else [inherited]
 
     @property
     def name(self) -> str:
@@ -71,16 +78,20 @@ class Listener:
     async def bind(self) -> None:
         """Take the address, and accept nobody yet. Raises `ListenError`."""
         try:
-            if self.rule.path is not None:
-                self._file = UnixFile(Path(self.rule.path))
-                self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
-            else:
-                await _bind(self.rule.host, self.rule.port, into=self.sockets)
+            if not self.inherited:
+                await self._open()
         except (OSError, ValueError) as error:  # a name may be one that Python cannot even ask for
             await self.close()
             raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
         for sock in self.sockets:
             tune(sock, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout)
+
+    async def _open(self) -> None:
+        if self.rule.path is None:
+            await _bind(self.rule.host, self.rule.port, into=self.sockets)
+            return
+        self._file = UnixFile(Path(self.rule.path))
+        self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
 
     async def accept(self, door: Door) -> None:
         """Let connections in by a door. Raises `ListenError`."""
@@ -96,12 +107,13 @@ class Listener:
     async def _serve(self, sock: socket.socket, door: Door) -> None:
         loop, place = asyncio.get_running_loop(), self._place(sock)
         serve = loop.create_unix_server if place.unix else loop.create_server
+        options = LEFT if place.unix else {}
         send_buffer = self._handed(place)
 
         def arrive() -> asyncio.Protocol:
             return Arrival(door, place, send_buffer=send_buffer)
 
-        self._accepting.append(await serve(arrive, sock=sock, backlog=ACCEPTS))
+        self._accepting.append(await serve(arrive, sock=sock, backlog=ACCEPTS, **options))
         # A loop accepts as many connections in one turn as its backlog says, before it counts one; how
         # many the kernel holds for us meanwhile is another thing, and the loop has set both.
         sock.listen(BACKLOG)
@@ -130,14 +142,26 @@ class Listener:
         loopback = host is None or (is_local(self.rule) and address.is_loopback(host))
         return Place(frozenset(self.rule.endpoints), loopback=loopback, unix=host is None)
 
+    def renewed(self, rule: ListenerRule) -> Certificate | None:
+        """Read the certificate that a rule names for this listener, and change nothing."""
+        return None if self._certificate is None else Certificate(rule.certificate, rule.key)
+
+    def take(self, certificate: Certificate | None) -> None:
+        """Give new connections what `renewed` has read."""
+        if self._certificate is not None and certificate is not None:
+            self._certificate.become(certificate)
+
     def stop(self) -> None:
-        """Accept no more; those that are connected stay."""
+        """Accept no more; those that are connected stay, and others are refused, or left to who is next."""
         if self._file is not None:
             self._file.remove()
         for accepting in self._accepting:
             accepting.close()
         for handshakes in self._handshakes:
             handshakes.stop()
+        # A loop's own server closes its socket. Of the others the kernel would go on taking connections.
+        if self._handshakes:
+            self._release()
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -146,6 +170,9 @@ class Listener:
             await handshakes.close()
         if self._certificate is not None:
             self._certificate.close()
+        self._release()
+
+    def _release(self) -> None:
         for sock in self.sockets:
             sock.close()
 

@@ -2,11 +2,18 @@
 
 import logging
 import re
+from collections.abc import Mapping
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError
 
+from sse_broadcast.auth.access import Access
+from sse_broadcast.logs.flood import Flood
+from sse_broadcast.publication import Receipt
+
 logger = logging.getLogger(__name__)
+
+publishing = logging.getLogger("sse_broadcast.server.publish")
 
 QUOTE = re.compile(r"(?<!\w)(b|bytearray\(b)?[\"'].*", re.DOTALL)
 """Where a message of aiohttp's parser begins to quote the request, which may have a token in it."""
@@ -25,16 +32,26 @@ class OneLine(logging.Filter):
         """See `logging.Filter`."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            _tell(record, f"{record.msg}: %s", *_args(record), reason(error))
+            _tell(record, MALFORMED, {"address": _address(record), "reason": reason(error)})
         elif isinstance(error, web.RequestPayloadError):
-            _tell(record, "Error reading a body: %s", _unquoted(str(error)))
+            _tell(record, BROKEN, {"reason": _unquoted(str(error))})
         return True
 
 
-def _tell(record: logging.LogRecord, message: str, *args: object) -> None:
+MALFORMED = "Error handling request from %(address)s: %(reason)s"
+
+BROKEN = "Error reading a body: %(reason)s"
+
+
+def _tell(record: logging.LogRecord, message: str, facts: Mapping[str, object]) -> None:
     record.levelno, record.levelname = logging.INFO, "INFO"
-    record.msg, record.args = message, args
+    record.msg, record.args = message, facts
     record.exc_info = record.exc_text = None
+
+
+def _address(record: logging.LogRecord) -> object:
+    """Give the address in what aiohttp says of a request that could not be read."""
+    return record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
 
 
 def reason(error: HttpProcessingError) -> str:
@@ -50,12 +67,27 @@ def _unquoted(said: str) -> str:
     return " ".join(QUOTE.sub("", said).split()).rstrip(":")[:100]
 
 
-def _args(record: logging.LogRecord) -> tuple[object, ...]:
-    return record.args if isinstance(record.args, tuple) else ()
-
-
 def http_logger() -> logging.Logger:
-    """Give the logger for aiohttp's request handlers."""
+    """Give the logger for aiohttp's request handlers: what clients can cause is few lines, however often."""
     if not logger.filters:
         logger.addFilter(OneLine())
+        logger.addFilter(Flood())
     return logger
+
+
+def tell_published(receipt: Receipt, access: Access, *data: bytes) -> None:
+    """Log a publish, if everything is logged: by whom, where, and how many bytes, of which it shows none."""
+    if publishing.isEnabledFor(logging.DEBUG):
+        kind, name, _ = access.bearer
+        publishing.debug(
+            "published %(id)s in %(channels)s, by %(caller)s: %(events)d events of %(bytes)d bytes"
+            " for %(clients)d clients",
+            {
+                "id": receipt.id,
+                "channels": ",".join(receipt.channels),
+                "caller": "anyone" if name is None else f"{kind} {name}",
+                "events": receipt.count,
+                "bytes": sum(map(len, data)),
+                "clients": receipt.clients,
+            },
+        )

@@ -11,16 +11,14 @@ from sse_broadcast.auth.access import Action
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.server import answers
 from sse_broadcast.server.contract import admin, health, inspect, publish, subscribe
-from sse_broadcast.server.contract.methods import guarded
+from sse_broadcast.server.contract.methods import guarded, joined
 from sse_broadcast.server.contract.problems import responses
 from sse_broadcast.server.contract.terms import Terms
 from sse_broadcast.server.contract.words import Path
 from sse_broadcast.server.gate import require_some
 from sse_broadcast.server.message import Message
+from sse_broadcast.server.state import setup_of
 from sse_broadcast.server.tokens import RevocationWish, TokenWish
-
-CONTRACT: web.AppKey[bytes] = web.AppKey("sse_broadcast.contract", bytes)
-"""The document, as JSON: it does not change while a server runs."""
 
 VERSION = "1"
 """Of the contract, not of the server: another one would be another meaning of what is there."""
@@ -49,9 +47,12 @@ TYPES = (
     answers.SentBatch,
     answers.ServerStatus,
     answers.ChannelPage,
+    answers.SubscriberPage,
+    answers.Dismissed,
     answers.Health,
     answers.MintedToken,
     answers.Revoked,
+    answers.Reloaded,
     answers.ProblemDetails,
 )
 
@@ -59,7 +60,7 @@ TYPES = (
 async def openapi(request: web.Request) -> web.Response:
     """Answer with the contract."""
     require_some(request, Action.INSPECT)
-    return web.Response(body=request.app[CONTRACT], content_type="application/json")
+    return web.Response(body=setup_of(request).contract, content_type="application/json")
 
 
 def document(terms: Terms) -> bytes:
@@ -80,11 +81,11 @@ def document(terms: Terms) -> bytes:
 
 
 def _paths(terms: Terms) -> Mapping[str, Path]:
-    paths = {
-        name: guarded(path, terms.security(action))
-        for action, of_action in PATHS.items()
-        for name, path in of_action.items()
-    }
+    paths: dict[str, Path] = {}
+    for action, of_action in PATHS.items():
+        for name, path in of_action.items():
+            needing = guarded(path, terms.security(action))
+            paths[name] = joined(paths[name], needing) if name in paths else needing
     return {**paths, **health.PATHS}
 
 

@@ -16,9 +16,10 @@ from sse_broadcast.server.address import key
 from sse_broadcast.server.answers import Sent, SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.intake import SLICE, Intake
+from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import Desk
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import BROADCASTER, CONFIG, LIMITS, PROXIES, TURN
+from sse_broadcast.server.state import BROADCASTER, TURN, Setup, setup_of
 
 ESCAPED = 6
 """JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
@@ -46,42 +47,43 @@ async def send(request: web.Request) -> web.Response:
     if request.query_string:
         query.require_known(request, PARAMETERS)
         _require_text_for_its_parameters(request, kind)
-    broadcaster, config = request.app[BROADCASTER], request.app[CONFIG]
+    broadcaster, setup = request.app[BROADCASTER], setup_of(request)
+    config = setup.config
     permit = functools.partial(require, request, Action.PUBLISH)
     desk = Desk(broadcaster, query.channels(request), most=config.max_batch, permit=permit)
     if _is_stream(request):
-        return await _intake(request, desk, kind).run()
+        return await _intake(request, setup, desk, kind).run()
     data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
     # A batch waits for its turn, and nothing here waits within a publish: a publisher that hangs
     # up, and so cancels this handler, has published or has not.
     token = _token(request, kind, data)
     if _is_batch(kind, data):
-        return _answer_batch(await _publish_batch(request, desk, kind, data, token))
+        receipt = await _publish_batch(request, setup, desk, kind, data, token)
+        tell_published(receipt, request[ACCESS], data)
+        return _answer_batch(receipt)
     draft = desk.object(data) if kind == JSON else desk.draft(_from_text(data, request))
-    _require_rate(request, 1)
-    return _answer(await broadcaster.publish_all([draft], token), draft.event)
+    _require_rate(request, setup, 1)
+    receipt = await broadcaster.publish_all([draft], token)
+    tell_published(receipt, request[ACCESS], data)
+    return _answer(receipt, draft.event)
 
 
-async def _publish_batch(
-    request: web.Request, desk: Desk, kind: str, data: bytes, token: Token | None
+async def _publish_batch(  # noqa: PLR0913, PLR0917 - a request, and what was made of it
+    request: web.Request, setup: Setup, desk: Desk, kind: str, data: bytes, token: Token | None
 ) -> Receipt:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
         drafts = desk.array(data) if kind == JSON else desk.lines(data)
-        _require_rate(request, len(drafts))
+        _require_rate(request, setup, len(drafts))
         receipt = await request.app[BROADCASTER].publish_all(drafts, token)
         await asyncio.sleep(0)
         return receipt
 
 
-def _require_rate(request: web.Request, count: int) -> None:
+def _require_rate(request: web.Request, setup: Setup, count: int) -> None:
     """Count what is about to be published, nothing of it if it is too much. Raises `Problem`."""
-    request.app[LIMITS].publish(count, address=_address(request), access=request[ACCESS])
-
-
-def _address(request: web.Request) -> str | None:
-    return key(request.app[PROXIES].client(request))
+    setup.limits.publish(count, address=key(setup.proxies.client(request)), access=request[ACCESS])
 
 
 def _answer(receipt: Receipt, event: Event) -> web.Response:
@@ -152,13 +154,14 @@ def _is_stream(request: web.Request) -> bool:
             raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
 
 
-def _intake(request: web.Request, desk: Desk, kind: str) -> Intake:
+def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str) -> Intake:
     if "Idempotency-Key" in request.headers:
         raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
     if "id" in request.query:
         raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
-    config, limits = request.app[CONFIG], request.app[LIMITS]
-    pace = functools.partial(limits.publish_wait, address=_address(request), access=request[ACCESS])
+    config, limits = setup.config, setup.limits
+    address = key(setup.proxies.client(request))
+    pace = functools.partial(limits.publish_wait, address=address, access=request[ACCESS])
     begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE))
     if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE

@@ -1,33 +1,42 @@
 """Running the server: the one builder that the command line and the tests both use.
 
-Phases: `Server.start` (listen), then until a signal comes, `Server.stop` (drain).
+Phases: `Server.start` (listen), then, when a signal comes, `Server.retire` (not ready any more) and
+`Server.stop` (drain).
 """
 
 import asyncio
+import contextlib
+import functools
 import gc
 import logging
+import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from aiohttp import web
 
-from sse_broadcast.auth.access import Action
-from sse_broadcast.auth.authority import Authority
+from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import UNIX, Config, Endpoint, EventLoop
 from sse_broadcast.errors import ConfigError
-from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
-from sse_broadcast.server.app import CLOSING_SHARE, build_app
+from sse_broadcast.logs.log import Log
+from sse_broadcast.server.app import build_app, end_streams
 from sse_broadcast.server.attendance import Attendance
 from sse_broadcast.server.connection import Patience
 from sse_broadcast.server.door import Capacity, Door, raise_descriptor_limit, room
-from sse_broadcast.server.gate import GATE
-from sse_broadcast.server.intake import end_intakes
+from sse_broadcast.server.inherited import Inherited, placed, take_sockets
 from sse_broadcast.server.listener import Listener, is_local
+from sse_broadcast.server.metrics import EXPOSITION
+from sse_broadcast.server.readiness import READINESS
+from sse_broadcast.server.reload import RELOADER, Commit, Reloader
+from sse_broadcast.server.setup import set_up
+from sse_broadcast.server.signals import STOP, Table, at_hang_up, hear, ignore
 from sse_broadcast.server.sink import kernel_timeout
-from sse_broadcast.server.state import BROADCASTER, CORS, PROXIES
+from sse_broadcast.server.state import BROADCASTER, IN_FORCE, Setup
+from sse_broadcast.server.supervision import Supervisor
+from sse_broadcast.server.threads import Threads
 
 logger = logging.getLogger(__name__)
 
@@ -38,22 +47,31 @@ COLLECTOR = (50_000, 20, 100)
 """Collector thresholds. With CPython's defaults each new connection has the collector look at
 its thousands of neighbours, which doubles the cost of connecting."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Server:
     """One server: what it serves, and where it listens.
 
     Without any credential configured, and with something that needs one, it makes a token for the caller
     that may do everything. Raises `ConfigError` for credentials that cannot be used.
+
+    With `inherited` sockets it listens there, and nowhere else: raises `ListenError` if they and the
+    listeners do not fit together.
+
+    A reload goes by what `load` gives, or by the same configuration, whose files are then read again.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self.token = secrets.token_urlsafe(32) if needs_token(config) else None
-        """The token that was made, to be shown once, or None."""
-        self._authority = Authority(config, generated=self.token)
-        self._app = build_app(config, authority=self._authority, tuned=True)
+    def __init__(
+        self,
+        config: Config,
+        *,
+        inherited: Sequence[Inherited] = (),
+        load: Callable[[], Config] | None = None,
+    ) -> None:
+        load = load or functools.partial(_same, config)
+        config, self._inherited = placed(config, inherited)
+        setup = set_up(config, generated=secrets.token_urlsafe(32) if needs_token(config) else None)
+        self._app = build_app(setup, tuned=True, load=lambda: placed(load(), inherited)[0])
+        self.reloader.parts.append(self._prepare)
         self._runner = web.AppRunner(
             self._app,
             handler_cancellation=True,
@@ -61,9 +79,32 @@ class Server:
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
         )
         self._attendance = Attendance(self.broadcaster.metrics)
+        self._app[EXPOSITION].attendance = self._attendance
         self._patience = Patience(head=config.head_timeout, answer=kernel_timeout(config.write_timeout))
         self.listeners: list[Listener] = []
-        self.room = 0
+
+    @property
+    def room(self) -> int:
+        """How many connections it lets in; 0 before it listens."""
+        return self._attendance.most
+
+    @property
+    def _setup(self) -> Setup:
+        return self._app[IN_FORCE].setup
+
+    @property
+    def _config(self) -> Config:
+        return self._setup.config
+
+    @property
+    def token(self) -> str | None:
+        """The token that was made, to be shown once; None where there is none, or another is configured."""
+        return self._setup.generated
+
+    @property
+    def reloader(self) -> Reloader:
+        """What has it go by another configuration."""
+        return self._app[RELOADER]
 
     @property
     def broadcaster(self) -> Broadcaster:
@@ -85,15 +126,15 @@ class Server:
         """Where it is reached, of each listener; a UNIX socket as `unix:` and its path."""
         return tuple(listener.url for listener in self.listeners)
 
-    @property
-    def forced(self) -> bool:
-        """Whether everyone may publish, since `insecure_publish` says so."""
-        return self._config.insecure_publish
+    def without_token(self, listener: Listener) -> Access:
+        """Give what a caller without a token may do there."""
+        return self._setup.gate.without_token(listener.place)
 
-    def is_open(self, listener: Listener, action: Action) -> bool:
-        """Whether a caller without a token may do this there: in `default`, where it is done in channels."""
-        channel = DEFAULT_CHANNEL if action in {Action.SUBSCRIBE, Action.PUBLISH} else ANY
-        return self._app[GATE].without_token(listener.place).allows(action, channel)
+    @property
+    def stopping_takes(self) -> float:
+        """The seconds from the signal to the exit, at most."""
+        config = self._config
+        return config.drain_delay + config.drain_timeout + config.shutdown_timeout
 
     @property
     def connections(self) -> int:
@@ -103,10 +144,14 @@ class Server:
 
     async def start(self) -> None:
         """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
-        self.listeners = [Listener(rule, self._config) for rule in self._config.listeners]
+        self.listeners = [
+            Listener(rule, self._config, inherited=sock)
+            for rule, sock in zip(self._config.listeners, self._inherited, strict=True)
+        ]
         try:
-            await self._authority.start()
-            await self._listen()
+            async with self.reloader.turn:
+                await self._setup.authority.start()
+                await self._listen()
         except BaseException:
             await self._close()
             raise
@@ -114,50 +159,83 @@ class Server:
     async def _listen(self) -> None:
         for listener in self.listeners:
             await listener.bind()
-        self.room = self._fitting()
+        self._attendance.most = self._fitting(self._config)
         await self._runner.setup()
-        door = self._door()
+        assert self._runner.server is not None
+        self._door = Door(
+            self._runner.server,
+            attendance=self._attendance,
+            patience=self._patience,
+            readiness=self._app[READINESS],
+        )
+        self._open_door()
         for listener in self.listeners:
-            await listener.accept(door)
+            await listener.accept(self._door)
 
     async def _close(self) -> None:
         for listener in self.listeners:
             await listener.close()
         self._patience.close()
-        await self._authority.close()
+        await self.reloader.close()
+        await self._setup.authority.close()
 
-    def _fitting(self) -> int:
+    def _fitting(self, config: Config) -> int:
         sockets = sum(len(listener.sockets) for listener in self.listeners)
-        most, fitting = self._config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
+        most, fitting = config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
         if most > fitting:
-            logger.warning("max_connections: %d do not fit, %d do", most, fitting)
+            logger.warning(
+                "max_connections: %(asked)d do not fit, %(fitting)d do", {"asked": most, "fitting": fitting}
+            )
         return min(most or fitting, fitting)
 
-    def _door(self) -> Door:
-        assert self._runner.server is not None
+    def _open_door(self) -> None:
+        """Have the door let in as many as the configuration says that is in force."""
         capacity = Capacity(
             self.room,
             per_address=self._config.max_connections_per_address,
-            excepted=self._app[PROXIES].trusts,
+            excepted=self._setup.proxies.trusts,
         )
-        return Door(
-            self._runner.server,
-            capacity=capacity,
-            attendance=self._attendance,
-            patience=self._patience,
-            cors=self._app[CORS],
-        )
+        self._door.open(capacity, self._setup.cors)
+
+    def _prepare(self, config: Config) -> Commit:
+        """Read what listeners have in files, and see how many fit. See `Prepare`."""
+        rules = zip(self.listeners, config.listeners, strict=True)
+        renewed = [(listener, listener.renewed(rule)) for listener, rule in rules]
+        fitting = self._fitting(config)
+
+        def commit() -> None:
+            for listener, certificate in renewed:
+                listener.take(certificate)
+            self._attendance.most = fitting
+            self._open_door()
+
+        return commit
+
+    async def retire(self) -> None:
+        """Be ready no more, and go on serving for `drain_delay`, in which who balances load can see it.
+
+        An inherited socket is left at once to the process that comes next: what it accepts is better off.
+        """
+        self._app[READINESS].drain()
+        for listener in self.listeners:
+            if listener.inherited:
+                listener.stop()
+        await asyncio.sleep(self._config.drain_delay)
 
     async def stop(self) -> None:
-        """Stop listening, end every stream, and wait for that for `shutdown_timeout` at most."""
+        """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
+        self._app[READINESS].drain()
         for listener in self.listeners:
             listener.stop()
         # Before the runner's own cleaning up, which stops listening to idle connections and leaves
         # them open: until the streams have ended, whoever asks on one is answered with 503.
-        end_intakes(self._app)
-        await self.broadcaster.close(timeout=self._config.shutdown_timeout * CLOSING_SHARE)
+        await end_streams(self._app)
         await self._runner.cleanup()
         await self._close()
+
+
+def _same(config: Config) -> Config:
+    return config
 
 
 def needs_token(config: Config) -> bool:
@@ -185,39 +263,82 @@ def new_loop(choice: EventLoop) -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def run(config: Config, *, started: Callable[[Server], None], forced: Callable[[], NoReturn]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
+def run(
+    config: Config,
+    log: Log,
+    *,
+    started: Callable[[Server], None],
+    forced: Callable[[], NoReturn],
+    load: Callable[[], Config] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. SIGUSR1 has everything logged, and another no longer.
 
-    `started` is called once the server listens, `forced` at a second signal. Raises
-    `ListenError`, `CertificateError`, `ConfigError`.
+    At SIGHUP it goes by what `load` gives, as `Server` has it; once its terminal is closed, it drains.
+    `started` is called once the server listens, `forced` at a second signal. Raises `ListenError`,
+    `CertificateError`, `ConfigError`. Takes the sockets that a supervisor hands down.
     """
+    make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load)
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
-        runner.run(_serve(config, started, forced))
+        runner.get_loop().set_default_executor(Threads())
+        heard = runner.run(_serve(make, log, started, forced))
     # What comes between here and the exit finds nothing left to stop, and must not look like a kill.
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    ignore(heard)
 
 
-async def _serve(config: Config, started: Callable[[Server], None], forced: Callable[[], NoReturn]) -> None:
-    server = Server(config)
+async def _serve(
+    make: Callable[[], Server],
+    log: Log,
+    started: Callable[[Server], None],
+    forced: Callable[[], NoReturn],
+) -> Table:
+    server = make()
+    supervisor = Supervisor.of(os.environ)
     asked = asyncio.Event()
 
-    def on_signal() -> None:
+    def stop() -> None:
         if asked.is_set():
             forced()
         asked.set()
 
-    for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    log.count_lost(server.broadcaster.metrics.log_lines_lost)
+    server.reloader.parts.append(lambda config: functools.partial(log.set_level, config.log_level))
+    table = _signals(stop, at_hang_up(server.reloader.ask, asked.set), log)
+    hear(table)
     try:
         await server.start()
         _tune_collector()
         started(server)
+        status = f"listens on {', '.join(server.urls)}"
+        supervisor.ready(status)
+        server.reloader.around = functools.partial(_reported, supervisor, status)
         await asked.wait()
         count = server.broadcaster.client_count
-        logger.info("stopping: ending the streams of %d readers; a second signal exits at once", count)
+        logger.info(
+            "stopping: ending the streams of %(readers)d readers; a second signal exits at once",
+            {"readers": count},
+        )
+        await server.reloader.close()
+        supervisor.stopping(f"letting go of {count} readers", within=server.stopping_takes)
+        await server.retire()
     finally:
         await server.stop()
+        supervisor.close()
+    return table
+
+
+def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: Log) -> Table:
+    """Give what each signal does."""
+    return {**dict.fromkeys(STOP, stop), signal.SIGHUP: hang_up, signal.SIGUSR1: log.switch_debug}
+
+
+@contextlib.contextmanager
+def _reported(supervisor: Supervisor, status: str) -> Iterator[None]:
+    """Have a supervisor know that a reload begins, and that it is over."""
+    supervisor.reloading()
+    try:
+        yield
+    finally:
+        supervisor.ready(status)
 
 
 def _tune_collector() -> None:

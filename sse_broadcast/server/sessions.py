@@ -1,12 +1,15 @@
 """Sessions: open streams by the credential they came with, and when each of them must end."""
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 
 from sse_broadcast.auth.access import Access, Kind
+from sse_broadcast.config import Config
+from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.subscriber import CloseReason
 
@@ -54,20 +57,23 @@ class Session:
 class Sessions:
     """The open streams that have a credential, an end, or a proxy that speaks for their client.
 
-    What has none of these is not held here. `per_token` streams may be open with one token, and `per_address`
-    with one address behind proxies, 0 for any number; `lifetime` is in seconds, 0 for ever. A credential's
-    end is a time of the day, and kept to within a minute of a clock that is set.
+    What has none of these is not held here. A credential's end is a time of the day, and kept to within a
+    minute of a clock that is set.
     """
 
-    def __init__(
-        self, *, per_token: int, per_address: int, lifetime: float, clock: Callable[[], float] = time.time
-    ) -> None:
-        self._per_token = per_token
-        self._per_address = per_address
-        self._lifetime = lifetime
+    def __init__(self, config: Config, *, clock: Callable[[], float] = time.time) -> None:
+        self.limit(config)
         self._clock = clock
         self._open: dict[Token, set[Session]] = {}
         self._addresses: Counter[str] = Counter()
+        # A timer for each would be a tenth of what opening a stream costs.
+        self._distant = Deadlines[Session](LOOK, self._look)
+
+    def limit(self, config: Config) -> None:
+        """Have a configuration say how many streams may be opened from now on, and how long those last."""
+        self._per_token = config.max_connections_per_token
+        self._per_address = config.max_connections_per_address
+        self._lifetime = config.lifetime
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
@@ -112,6 +118,7 @@ class Sessions:
         """Forget a stream that is over; once."""
         if session.timer is not None:
             session.timer.cancel()
+        self._distant.discard(session)
         token = session.access.bearer
         streams = self._open[token]
         streams.remove(session)
@@ -136,15 +143,16 @@ class Sessions:
     def _look(self, session: Session) -> None:
         """End a stream whose time has come, or look again when it may have."""
         loop = asyncio.get_running_loop()
-        waits = []
+        wait, reason = math.inf, CloseReason.EXPIRED
         if session.access.expires is not None:
-            waits.append((session.access.expires - self._clock(), CloseReason.EXPIRED))
-        if session.until is not None:
-            waits.append((session.until - loop.time(), CloseReason.LIFETIME))
-        if not waits:
+            wait = session.access.expires - self._clock()
+        if session.until is not None and session.until - loop.time() < wait:
+            wait, reason = session.until - loop.time(), CloseReason.LIFETIME
+        if wait == math.inf:
             return
-        wait, reason = min(waits)
         if wait <= 0:
             session.end(reason)
+        elif wait > LOOK:
+            self._distant.add(session)
         else:
-            session.timer = loop.call_later(min(wait, LOOK), self._look, session)
+            session.timer = loop.call_later(wait, self._look, session)

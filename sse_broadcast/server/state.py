@@ -1,6 +1,7 @@
 """What handlers find in the application."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 from aiohttp import StreamReader, web
 
@@ -9,20 +10,53 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config
 from sse_broadcast.server.address import Proxies
 from sse_broadcast.server.cors import Cors
+from sse_broadcast.server.gate import Gate
 from sse_broadcast.server.limits import Limits
 from sse_broadcast.server.sessions import Sessions
 
 BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 """The broadcaster of an application made by `create_app`."""
 
-CONFIG: web.AppKey[Config] = web.AppKey("sse_broadcast.config", Config)
 
-AUTHORITY: web.AppKey[Authority] = web.AppKey("sse_broadcast.authority", Authority)
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What follows from one configuration: `contract` is its document, as JSON.
+
+    `generated` is the token that was made where none was configured.
+    """
+
+    config: Config
+    authority: Authority
+    gate: Gate
+    cors: Cors
+    proxies: Proxies
+    limits: Limits
+    contract: bytes = field(repr=False)
+    generated: str | None = field(repr=False)
+
+
+class InForce:
+    """The setup that holds now. A reload puts another in its place, as a whole.
+
+    So whoever takes it once has all of one configuration, and whoever takes it again may have another.
+    """
+
+    __slots__ = ("setup",)
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+
+IN_FORCE: web.AppKey[InForce] = web.AppKey("sse_broadcast.in_force", InForce)
+
+
+def setup_of(request: web.Request) -> Setup:
+    """Give the setup that holds now."""
+    return request.app[IN_FORCE].setup
+
 
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sse_broadcast.sessions", Sessions)
 """The open streams that a credential or their age may end."""
-
-CORS: web.AppKey[Cors] = web.AppKey("sse_broadcast.cors", Cors)
 
 TUNED: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
 """Whether connections come from a listening socket that `sink.tune` has seen."""
@@ -32,10 +66,6 @@ INTAKES: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.intakes", set
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
 """Set when long requests are to end."""
-
-PROXIES: web.AppKey[Proxies] = web.AppKey("sse_broadcast.proxies", Proxies)
-
-LIMITS: web.AppKey[Limits] = web.AppKey("sse_broadcast.limits", Limits)
 
 TURN: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.turn", asyncio.Lock)
 """Held by the batch that is being published."""

@@ -13,7 +13,7 @@ from sse_broadcast.server.answers import MintedToken, Revoked, answered
 from sse_broadcast.server.gate import ACCESS, require
 from sse_broadcast.server.message import decoded, require_utf8
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import AUTHORITY, CONFIG, SESSIONS
+from sse_broadcast.server.state import SESSIONS, Setup, setup_of
 
 T = TypeVar("T")
 
@@ -58,8 +58,9 @@ _revocations = msgspec.json.Decoder(RevocationWish)
 async def tokens(request: web.Request) -> web.Response:
     """Make a token that may do a part of what its maker may."""
     require(request, Action.ADMIN)
-    wish = await _read(request, _wishes)
-    minted = request.app[AUTHORITY].mint(
+    setup = setup_of(request)
+    wish = await _read(request, setup, _wishes)
+    minted = setup.authority.mint(
         wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=request[ACCESS]
     )
     return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
@@ -68,9 +69,10 @@ async def tokens(request: web.Request) -> web.Response:
 async def revoke(request: web.Request) -> web.Response:
     """Refuse a subject, a token or a caller from now on, and end its streams."""
     require(request, Action.ADMIN)
-    wish = await _read(request, _revocations)
+    setup = setup_of(request)
+    wish = await _read(request, setup, _revocations)
     kind, name = _revoked(wish)
-    request.app[AUTHORITY].revoke(kind, name, expires=wish.expires)
+    setup.authority.revoke(kind, name, expires=wish.expires)
     streams = request.app[SESSIONS].revoke(kind, name)
     return _answer(Revoked("revoked", streams))
 
@@ -83,11 +85,11 @@ def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
     return named[0]
 
 
-async def _read(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
+async def _read(request: web.Request, setup: Setup, decoder: msgspec.json.Decoder[T]) -> T:
     body.require_plain_coding(request)
     if request.content_type != JSON:
         raise Problem(415, f"Content-Type: must be {JSON}, not {request.content_type[:80]!a}", closes=True)
-    data = await body.read(request, most=MOST, timeout=request.app[CONFIG].body_timeout)
+    data = await body.read(request, most=MOST, timeout=setup.config.body_timeout)
     require_utf8(data)
     return decoded(decoder.decode, data)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.auth.authority import Authority
 from sse_broadcast.auth.claims import utc
+from sse_broadcast.auth.keys import Key
 from sse_broadcast.config import CallerRule, Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
 from tests.support.signing import (
@@ -467,3 +468,48 @@ async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
     await known.close()
     await known.close()
     assert await known.admit(TOKEN) == ROOT
+
+
+# One in the place of another.
+
+
+def in_place_of(before: Authority, **settings: Any) -> Authority:
+    return Authority(Config(**settings), clock=Clock(), before=before)
+
+
+async def test_what_was_revoked_is_known_to_the_next() -> None:
+    """And what it revokes to the one before, whose requests may still be answered."""
+    callers = tuple(CallerRule(name=name, token=name * 20) for name in "ab")
+    first = authority(caller=callers)
+    first.revoke("caller", "a")
+    second = in_place_of(first, caller=callers)
+    second.revoke("caller", "b")
+    for each in (first, second):
+        for name in "ab":
+            assert await refusal(each, name * 20) == "was revoked"
+
+
+async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> None:
+    """By the keys and rules that there are now."""
+    first = authority(jwt_key_file=public_file(tmp_path, "RS256"))
+    assert await first.admit(token()) == ANN
+    second = in_place_of(first, jwt_key_file=public_file(tmp_path, "RS256"), jwt_issuer="somebody")
+    assert await refusal(second, token()) != ""
+    assert await first.admit(token()) == ANN
+
+
+async def test_the_keys_of_the_same_jwks_are_known_to_the_next() -> None:
+    """Of another one they are not; what could not be read is told."""
+    first = authority(jwt_jwks="http://127.0.0.1:9/")
+    assert first._jwks is not None
+    first._jwks._keys = keys = (Key("RS256", None, private_key("RS256").public_key()),)
+    same = in_place_of(first, jwt_jwks="http://127.0.0.1:9/", jwt_jwks_refresh=5.0)
+    other = in_place_of(first, jwt_jwks="http://127.0.0.1:9/other")
+    assert same._jwks is not None
+    assert other._jwks is not None
+    assert (same._jwks.keys, other._jwks.keys) == (keys, ())
+    other.require_keys()
+    await other.start()
+    with pytest.raises(ConfigError, match=r"^jwt_jwks: 'http://127.0.0.1:9/other' cannot be read: "):
+        other.require_keys()
+    await other.close()

@@ -84,7 +84,7 @@ def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str, problem: st
     assert str(raised.value) == f"token: {problem}"
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(caller=(CallerRule(name="shop", token=token),)))
-    assert str(raised.value) == f"[[caller]] 'shop': {problem}"
+    assert str(raised.value) == f"[[caller]] 'shop': token: {problem}"
 
 
 def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
     assert str(raised.value) == f"token_file: {LENGTH.format(0)}"
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(caller=(CallerRule(name="page", token_file=f"{tmp_path}/token"),)))
-    assert str(raised.value) == f"[[caller]] 'page': {LENGTH.format(0)}"
+    assert str(raised.value) == f"[[caller]] 'page': token: {LENGTH.format(0)}"
 
 
 def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +116,10 @@ def test_a_token_is_one_callers_alone() -> None:
     page, shop = CallerRule(name="page", token=TOKEN), CallerRule(name="shop", token=TOKEN)
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(caller=(page, shop)))
-    assert str(raised.value) == "[[caller]] 'shop': is the token of 'page' too"
+    assert str(raised.value) == "[[caller]] 'shop': token: is the token of 'page' too"
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(token=TOKEN, caller=(page,)))
-    assert str(raised.value) == "[[caller]] 'page': is the token of 'token' too"
+    assert str(raised.value) == "[[caller]] 'page': token: is the token of 'token' too"
 
 
 def test_no_token_is_kept() -> None:

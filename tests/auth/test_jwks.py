@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from sse_broadcast.auth import jwks as module
@@ -15,51 +17,11 @@ from sse_broadcast.auth.authority import Authority
 from sse_broadcast.auth.jwks import Jwks, fetch
 from sse_broadcast.config import Config
 from sse_broadcast.errors import ConfigError, CredentialError
+from tests.support.issuing import NEW, OLD, Issuer, issuers
 from tests.support.signing import CLAIMS, NOW, jwk, jwks, private_key, token
 from tests.support.sockets import PATIENCE
 
-OLD, NEW = jwk("EdDSA", kid="old"), jwk("EdDSA", 1, kid="new")
-
-
-class Issuer:
-    """A server that publishes keys, as well or as badly as a test wants it."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.body = jwks(OLD)
-        self.status = 200
-        self.headers: dict[str, str] = {}
-        self.asked = 0
-        self.open = asyncio.Event()
-        self.open.set()
-        self._changed = asyncio.Condition()
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        async with self._changed:
-            self._changed.notify_all()
-        await self.open.wait()
-        return web.Response(body=self.body, status=self.status, headers=self.headers)
-
-    async def until_asked(self, times: int) -> None:
-        """Wait until it was asked so often."""
-        async with asyncio.timeout(PATIENCE), self._changed:
-            await self._changed.wait_for(lambda: self.asked >= times)
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    """Start an issuer on a free port, and stop it when the test ends."""
-    issuer = Issuer()
-    app = web.Application()
-    app.router.add_get("/jwks", issuer.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    issuer.url = f"http://127.0.0.1:{site.port}/jwks"
-    yield issuer
-    await runner.cleanup()
+issuer = pytest.fixture(issuers)
 
 
 Open = Callable[..., Awaitable[Jwks]]
@@ -273,6 +235,23 @@ async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
     ]
 
 
+async def test_a_name_is_asked_for_in_a_thread_of_the_loops_executor(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Python, also on uvloop, whose own threads are waited for at the end of the process."""
+    asked = socket.getaddrinfo
+
+    def answer(host: str, *args: Any, **options: Any) -> object:
+        return asked("127.0.0.1" if host == "keys.example" else host, *args, **options)
+
+    def fetched() -> bytes:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(fetch(issuer.url.replace("127.0.0.1", "keys.example")))
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert await asyncio.to_thread(fetched) == jwks(OLD)
+
+
 async def test_an_answer_without_an_end_is_cut(issuer: Issuer) -> None:
     """By its size, before its length is known."""
     endless = web.Application()
@@ -440,3 +419,15 @@ async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authority: Au
         await stranger
     assert str(raised.value) == "token: is signed with a key that is not known"
     assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+
+
+async def test_keys_that_are_known_hold_until_others_are_read(issuer: Issuer, opened: Open) -> None:
+    """Also when none can be; why not is told to whoever asks."""
+    (known,) = (await opened(issuer.url)).keys
+    issuer.body, issuer.status = jwks(NEW), 500
+    keys = await opened(issuer.url, known=(known,))
+    assert ids(keys) == ["old"]
+    assert str(keys.fault) == f"jwt_jwks: {issuer.url!r} answered 500"
+    issuer.status = 200
+    other = await opened(issuer.url, known=(known,))
+    assert (ids(other), other.fault) == (["new"], None)

@@ -537,6 +537,26 @@ class Contract:
         assert case.backend.tidy()
         assert case.since(case.place(2), "a") == Pages([3])
 
+    async def test_the_oldest_behind_a_position_is_known_by_its_time(self, opened: OpenCase) -> None:
+        """Of named channels their own, of patterns any channel's; what is held no more does not count."""
+        case = await opened(history_size=2)
+        began = case.clock.now
+        for channels in ("a", "b", "b c", "a"):
+            case.clock.now += 1.0
+            await case.publish(channels)
+
+        def oldest(after: int, *channels: str) -> float | None:
+            time = case.backend.oldest(Interest.of(*channels), after=after)
+            return None if time is None else time - began
+
+        assert [oldest(after, "a") for after in range(5)] == [1.0, 4.0, 4.0, 4.0, None]
+        assert [oldest(after, "a", "c") for after in range(5)] == [1.0, 3.0, 3.0, 4.0, None]
+        assert [oldest(after, "a", "x*") for after in range(5)] == [1.0, 2.0, 3.0, 4.0, None]
+        assert oldest(0, "nobody") is None
+        case.clock.now += 1.0
+        await case.publish("a")
+        assert (oldest(0, "a"), oldest(0, "*")) == (4.0, 2.0)
+
     async def test_a_batch_larger_than_its_channel_is_announced_whole(self, opened: OpenCase) -> None:
         """What is live gets all of it; who comes back is told what was not held."""
         case = await opened(history_size=3)

@@ -1149,3 +1149,96 @@ def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None
     fill(history, "gone", start=5)
     assert history.position_of("17", Interest.of("gone")) is None
     assert history.position_of("17", Interest.of("*")) == 3
+
+
+def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many evicted publications, where any channel may be wanted: the answer takes no longer than that."""
+    monkeypatch.setattr(history_module, "STRIDE", 3)
+    order = Order()
+    rows = [publication(position, time=float(position)) for position in range(1, 12)]
+    order.extend(rows)
+    order.remove(rows[4:6])
+    assert [order.time_after(position) for position in (0, 3, 4, 10, 11)] == [1.0, 4.0, 7.0, 11.0, None]
+    order.remove(rows[6:8])
+    assert [order.time_after(position) for position in (3, 4, 5, 6)] == [4.0, None, None, 9.0]
+
+
+# Other limits.
+
+
+class Changing:
+    """Limits that a test changes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.history = History(lambda _: self.limits, total=PLENTY, max_channels=1000)
+
+    def change(self, limits: Limits) -> None:
+        self.limits = limits
+        self.history.relimit()
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        (Limits(2, PLENTY, FOREVER), [4, 5]),
+        (Limits(0, PLENTY, FOREVER), []),
+        (Limits(1000, 3 * WEIGHT, FOREVER), [3, 4, 5]),
+        (Limits(1000, PLENTY, FOREVER), [1, 2, 3, 4, 5]),
+    ],
+)
+def test_what_is_held_beyond_other_limits_goes(limits: Limits, left: list[int]) -> None:
+    """When the channel is looked at; what went is lost, and told."""
+    changing = Changing(Limits(10, PLENTY, FOREVER))
+    fill(changing.history, *"aaaaa")
+    changing.change(limits)
+    assert held(changing.history, "a") == [1, 2, 3, 4, 5]
+    assert not changing.history.settle(10)
+    assert held(changing.history, "a") == left
+    assert lost(changing.history, "a") == 5 - len(left)
+    require_bounded(changing.history)
+
+
+def test_channels_are_looked_at_a_few_at_a_time() -> None:
+    """Until none is left; those that were forgotten meanwhile are passed over, and new ones are right."""
+    changing = Changing(Limits(10, PLENTY, FOREVER))
+    fill(changing.history, *"aabbccdd")
+    changing.change(Limits(1, PLENTY, FOREVER))
+    changing.history._forget("a")
+    changing.history.extend([publication(9, "e"), publication(10, "e")])
+    assert changing.history.settle(2)
+    assert sorted(len(held(changing.history, name)) for name in "bcd") == [1, 1, 2]
+    assert not changing.history.settle(2)
+    assert [held(changing.history, name) for name in "abcde"] == [[], [4], [6], [8], [10]]
+
+
+def test_another_age_holds_for_what_is_held_already() -> None:
+    """A shorter one and a longer one, however often it changes, and for a channel that was empty."""
+    changing = Changing(Limits(10, PLENTY, 100.0))
+    history = changing.history
+    history.extend([publication(1, "a", time=0.0)])
+    for age in (5.0, 50.0, 10.0):
+        changing.change(Limits(10, PLENTY, age))
+        history.settle(10)
+    history.expire(9.0)
+    assert held(history, "a") == [1]
+    history.expire(10.0)
+    assert held(history, "a") == []
+    changing.change(Limits(0, PLENTY, 1000.0))
+    history.extend([publication(2, "a", time=11.0)])
+    history.settle(10)
+    changing.change(Limits(10, PLENTY, 1.0))
+    history.settle(10)
+    history.extend([publication(3, "a", time=12.0)])
+    history.expire(13.0)
+    assert held(history, "a") == []
+
+
+def test_changing_limits_leaves_nothing_behind() -> None:
+    """However often, with what is held and without."""
+    changing = Changing(Limits(10, PLENTY, 50.0))
+    fill(changing.history, *"abcdeabcde")
+    for turn in range(500):
+        changing.change(Limits(10, PLENTY, 50.0 + turn % 7))
+        changing.history.settle(1000)
+    require_bounded(changing.history)

@@ -28,7 +28,7 @@ programs = pytest.fixture(process.programs)
 
 COMMANDS = sorted(main.commands)
 
-USES = [("publish", "x"), ("subscribe",), ("status",), ("health",)]
+USES = [("publish", "x"), ("subscribe",), ("status",), ("dismiss", "1"), ("reload",), ("health",)]
 """Of each command that talks to a server."""
 
 TOKEN = "a-token-of-somebody"
@@ -36,7 +36,7 @@ TOKEN = "a-token-of-somebody"
 
 def test_the_commands_are_these() -> None:
     """A new command needs its tests, and its place in the README."""
-    assert COMMANDS == ["health", "publish", "serve", "status", "subscribe", "token"]
+    assert COMMANDS == ["dismiss", "health", "publish", "reload", "serve", "status", "subscribe", "token"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -77,7 +77,7 @@ async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: 
         elif setting.several:
             assert f" {setting.flag} VALUE,... {sentence} --" in words
         else:
-            shown = setting.default if setting.default != "" else "none"
+            shown = {"": "none", "True": "true"}.get(str(setting.default), setting.default)
             assert f" {setting.flag} VALUE {sentence} [default: {shown}] --" in words
 
 
@@ -284,7 +284,7 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
     assert re.fullmatch(f"sse-broadcast: cannot reach {url}: [ -~]+\n".encode(), ended.err)
 
 
-ARGUMENTS = {"publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
+ARGUMENTS = {"dismiss": " ID", "publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -300,7 +300,7 @@ async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
 
 # Who asks.
 
-ASKING = [("publish", "x"), ("subscribe",), ("status",)]
+ASKING = [("publish", "x"), ("subscribe",), ("status",), ("dismiss", "1"), ("reload",)]
 """Of each command that says who asks."""
 
 
@@ -378,13 +378,13 @@ async def test_who_may_not_is_told_in_one_line(
     assert (ended.code, ended.out) == (1, b"")
     advice = "; give one by SSE_BROADCAST_TOKEN or --token-file"
     assert re.fullmatch(
-        f"sse-broadcast: {server.url}/[a-z]+: 401 Unauthorized: [^;\n]+{advice}\n".encode(), ended.err
+        f"sse-broadcast: {server.url}/[a-z/1]+: 401 Unauthorized: [^;\n]+{advice}\n".encode(), ended.err
     )
     file.write_text("another-token-of-somebody")
     ended = await programs.run(*use, "--url", server.url, "--token-file", str(file))
     assert (ended.code, ended.out) == (1, b"")
     assert re.fullmatch(
-        f"sse-broadcast: {server.url}/[a-z]+: 401 Unauthorized: [^;\n]+\n".encode(), ended.err
+        f"sse-broadcast: {server.url}/[a-z/1]+: 401 Unauthorized: [^;\n]+\n".encode(), ended.err
     )
     assert b"another-token" not in ended.err
 
@@ -401,7 +401,7 @@ async def test_who_may_do_something_else_is_told_in_one_line(
     env = {"SSE_BROADCAST_TOKEN": "the-token-for-news"}
     ended = await programs.run(*use, "--url", server.url, env=env)
     assert (ended.code, ended.out) == (1, b"")
-    assert re.fullmatch(f"sse-broadcast: {server.url}/[a-z]+: 403 Forbidden: [^;\n]+\n".encode(), ended.err)
+    assert re.fullmatch(f"sse-broadcast: {server.url}/[a-z/1]+: 403 Forbidden: [^;\n]+\n".encode(), ended.err)
 
 
 async def test_who_may_is_served(serve: Serve, programs: Programs, file: Path) -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
+import pty
 import re
 import shlex
 import signal
 import socket
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -18,24 +21,33 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sse_broadcast import __version__
 from sse_broadcast.cli.serve import shown_config
 from sse_broadcast.event import Event
 from sse_broadcast.server.door import ACCEPTS
 from sse_broadcast.settings import RULES, SETTINGS, load
 from tests.conftest import Program
 from tests.support import process
-from tests.support.process import Ended, Programs, Serving
+from tests.support.process import LISTENS, Ended, Process, Programs, Serving
 from tests.support.sockets import PATIENCE, RawClient
+from tests.support.terminal import Terminal, terminals
 
 programs = pytest.fixture(process.programs)
+terminal = pytest.fixture(terminals)
 
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
-QUIET = ("--log-level", "warning")
+TEXT = ("--log-format", "text")
+"""As on a terminal."""
+
+QUIET = ("--log-level", "warning", *TEXT)
 """So that standard error is empty unless something is wrong."""
 
-LINE = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
+LINE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 """What a logged line begins with."""
+
+CUT = rb"WARNING sse_broadcast\.cli\.serve: stopped by a second signal: streams were cut\n"
+"""What a server says last that was told twice to stop."""
 
 OPENING = rb":\nretry: \d+\nid: [0-9a-f]{8}-\d+\n\n"
 """The first bytes of a stream: when to come back, and where it begins."""
@@ -193,9 +205,14 @@ subscribed_channels = 131072                  # default
 lifetime = 0.0                                # default
 head_timeout = 10.0                           # default
 body_timeout = 10.0                           # default
-shutdown_timeout = 8.0                        # default
+drain_delay = 0.0                             # default
+drain_timeout = 5.0                           # default
+shutdown_timeout = 3.0                        # default
 event_loop = "auto"                           # default
 log_level = "info"                            # default
+log_format = "auto"                           # default
+metrics = true                                # default
+metrics_channels = []                         # default
 """.encode(),
     )
 
@@ -334,7 +351,7 @@ async def test_a_variable_that_is_no_setting_is_warned_about_where_settings_are_
     programs: Programs,
 ) -> None:
     """Whoever asks what is set is told as well; standard output stays a configuration file."""
-    shown = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_QUEUESIZE": "5"})
+    shown = await programs.run("serve", *TEXT, "--show-config", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert (shown.code, set(tomllib.loads(shown.out.decode()))) == (0, set(SETTINGS))
     warning = rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored\n"
     assert re.fullmatch(LINE + warning, shown.err)
@@ -388,14 +405,19 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
     assert await serving.process.ended() == Ended(0)
 
 
-async def test_a_server_that_nobody_reads_says_that_it_stops(programs: Programs) -> None:
-    """One line, of how many readers there are and of how to hurry."""
-    serving = await programs.serve()
+async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> None:
+    """One line each: what it is, and how many readers there are and how to hurry."""
+    serving = await programs.serve(*TEXT)
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
-    stopping = rb"stopping: ending the streams of 0 readers; a second signal exits at once\n"
-    assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, ended.err)
+    started = f"started: version {__version__} listens on {serving.url}\n"
+    stopping = "stopping: ending the streams of 0 readers; a second signal exits at once\n"
+    lines = ended.err.splitlines(keepends=True)
+    assert [re.sub(rb"^" + LINE, b"", line).decode() for line in lines] == [
+        f"INFO sse_broadcast.cli.announcement: {started}",
+        f"INFO sse_broadcast.server.run: {stopping}",
+    ]
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -418,18 +440,83 @@ async def test_a_second_signal_exits_at_once(
     programs: Programs, open_raw: Open, number: signal.Signals
 ) -> None:
     """While a frozen reader keeps the drain busy, a second signal ends it, with a code of its own."""
-    serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING)
+    serving = await programs.serve("--shutdown-timeout", "3600", *FREEZING, *TEXT)
     await frozen_reader(open_raw, serving)
     other = await reader(open_raw, serving)
     serving.process.send_signal(number)
     assert (await other.events(1))[0].type == "$close"
-    line = await serving.process.error_line()
-    stopping = rb"stopping: ending the streams of 2 readers; a second signal exits at once\n"
+    stopping = b"stopping: ending the streams of 2 readers; a second signal exits at once\n"
+    while not (line := await serving.process.error_line()).endswith(stopping):
+        assert line
     assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, line)
     serving.process.send_signal(number)
-    assert await serving.process.ended() == Ended(
-        5, err=b"sse-broadcast: a second signal, streams were cut\n"
-    )
+    ended = await serving.process.ended()
+    assert (ended.code, ended.out) == (5, b"")
+    assert re.search(LINE + CUT + rb"\Z", ended.err)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_it_says_that_it_is_not_ready_before_it_ends_anything(
+    programs: Programs, open_raw: Open, loop: str
+) -> None:
+    """For `drain_delay` whoever comes is served, and whoever balances load is told why not to send more."""
+    serving = await programs.serve("--event-loop", loop, "--drain-delay", "1.5", *QUIET)
+    client, publisher, probe = [await open_raw(serving) for _ in range(3)]
+    await client.subscribe()
+    serving.process.send_signal(signal.SIGTERM)
+    while (answer := await probe.ask("GET", "/readyz"))[0] == 200:
+        pass
+    assert (answer[0], json.loads(answer[1])["detail"]) == (503, "draining: the server is shutting down")
+    assert (await publisher.ask("POST", "/send", body=b"still"))[0] == 200
+    late = await reader(open_raw, serving)
+    (still,) = await client.events(1)
+    assert still.data == "still"
+    for each in (client, late):
+        (event,) = await each.events(1)
+        assert (event.type, event.data) == ("$close", DRAIN)
+        assert await each.chunk() == b""
+    assert await serving.process.ended() == Ended(0)
+
+
+async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, open_raw: Open) -> None:
+    """Nor for anyone who would be let go after it."""
+    serving = await programs.serve("--drain-delay", "3600", *QUIET)
+    client, probe = await reader(open_raw, serving), await open_raw(serving)
+    serving.process.send_signal(signal.SIGTERM)
+    while (await probe.ask("GET", "/readyz"))[0] == 200:
+        pass
+    serving.process.send_signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert ended.code == 5
+    assert re.fullmatch(LINE + CUT, ended.err)
+    assert b"$close" not in await client.rest()
+
+
+SLOWLY = """\
+import sys
+from sse_broadcast import broadcaster
+from sse_broadcast.cli import main
+broadcaster.WAVE, broadcaster.PACE = 1, 600.0
+sys.exit(main())
+"""
+"""The command, which lets readers go one by one, and takes its time."""
+
+
+async def test_a_second_signal_does_not_wait_for_the_waves(programs: Programs, open_raw: Open) -> None:
+    """Those who have not been let go are cut with it."""
+    flags = ("--port", "0", "--drain-timeout", "3600", *QUIET)
+    command = await programs.start(sys.executable, "-c", SLOWLY, "serve", *flags)
+    said = LISTENS.fullmatch(await command.line())
+    assert said is not None
+    serving = Serving(command, said[1].decode(), int(said[2]), int(said[3]), ("", ""))
+    first, second = await reader(open_raw, serving), await reader(open_raw, serving)
+    command.send_signal(signal.SIGTERM)
+    assert (await first.events(1))[0].type == "$close"
+    command.send_signal(signal.SIGTERM)
+    ended = await command.ended()
+    assert ended.code == 5
+    assert re.fullmatch(LINE + CUT, ended.err)
+    assert b"$close" not in await second.rest()
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -455,6 +542,87 @@ async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_r
     assert await connected(witness) == 0
     serving.process.send_signal(signal.SIGTERM)
     assert (await serving.process.ended()).code == 5
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_closed_terminal_ends_what_was_started_in_it(
+    terminal: Callable[..., Awaitable[Terminal]], loop: str
+) -> None:
+    """While it is open SIGHUP is a reload, then a SIGTERM; the second one, of a shell, forces nothing."""
+    shown = await terminal("serve", "--port", "0", "--drain-delay", "0.5", "--event-loop", loop)
+    lines = await shown.shows(lambda lines: any("started: version" in line for line in lines))
+    port = int(re.findall(r"listens on http://127\.0\.0\.1:(\d+)", lines[0])[0])
+    with closing(await RawClient.open(port)) as reading, closing(await RawClient.open(port)) as asking:
+        await reading.subscribe()
+        await reading.chunk()
+        shown.send_signal(signal.SIGHUP)
+        await shown.shows(lambda lines: any("reload: changed: nothing" in line for line in lines))
+        shown.hang_up()
+        async with asyncio.timeout(PATIENCE):
+            while (await asking.ask("GET", "/readyz"))[0] == 200:
+                pass
+        shown.send_signal(signal.SIGHUP)
+        (event,) = await reading.events(1)
+        assert (event.type, event.data) == ("$close", DRAIN)
+        assert await shown.ended() == 0
+
+
+# What it logs.
+
+
+async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
+    """An object on each line, and nothing else on standard error; what is announced stays text."""
+    serving = await programs.serve("--log-level", "debug", env={"SSE_BROADCAST_LOOP": "x"})
+    assert serving.tries[0].startswith("curl -N ")
+    serving.process.send_signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    lines = [json.loads(line) for line in ended.err.splitlines()]
+    assert all(list(line)[:4] == ["time", "level", "logger", "message"] for line in lines)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
+    assert (lines[0]["message"], lines[0]["name"]) == (
+        "SSE_BROADCAST_LOOP: no such setting, ignored",
+        "SSE_BROADCAST_LOOP",
+    )
+    assert (lines[-1]["logger"], lines[-1]["readers"]) == ("sse_broadcast.server.run", 0)
+
+
+async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
+    """For whoever sits there."""
+    ours, terminal = pty.openpty()
+    try:
+        command = ("bash", "-c", f'exec "$@" 2>&{terminal}', "bash", str(process.SCRIPT), "serve")
+        started = await programs.start(*command, "--port", "0", descriptors=[terminal])
+        serving = await process.announced(started)
+        serving.process.send_signal(signal.SIGTERM)
+        assert await serving.process.ended() == Ended(0)
+        shown = os.read(ours, 65_536)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    said = b"INFO sse_broadcast.cli.announcement: started: version "
+    assert re.match(LINE + re.escape(said), shown)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: Open, loop: str) -> None:
+    """While it serves; each time it says so."""
+    serving = await programs.serve("--event-loop", loop, *QUIET)
+    publisher = await open_raw(serving)
+    published = rb"DEBUG sse_broadcast\.server\.publish: published \S+ in default, by anyone: .*\n"
+    on = rb"INFO sse_broadcast\.logs\.log: debug is on, until it is switched off again\n"
+    off = rb"INFO sse_broadcast\.logs\.log: debug is off: the level is warning\n"
+    for _ in range(2):
+        await publisher.ask("POST", "/send", body=b"quietly")
+        serving.process.send_signal(signal.SIGUSR1)
+        assert re.fullmatch(LINE + on, await serving.process.error_line())
+        await publisher.ask("POST", "/send", body=b"aloud")
+        while not re.fullmatch(LINE + published, line := await serving.process.error_line()):
+            assert re.match(LINE + rb"DEBUG ", line)
+        serving.process.send_signal(signal.SIGUSR1)
+        while not re.fullmatch(LINE + off, line := await serving.process.error_line()):
+            assert re.match(LINE + rb"DEBUG ", line)
+    serving.process.send_signal(signal.SIGTERM)
+    assert await serving.process.ended() == Ended(0)
 
 
 # What it refuses.
@@ -582,7 +750,7 @@ async def test_a_bad_variable_is_2(programs: Programs) -> None:
 async def test_a_certificate_serves_https(
     programs: Programs, program: Program, tmp_path: Path, loop: str
 ) -> None:
-    """Curl takes it from the authority it knows, and with -k, as printed, from any."""
+    """Curl takes it from the authority it knows and, as printed, as it is."""
     authority = trustme.CA()
     certificate, key, ca = tmp_path / "server.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
     issued = authority.issue_cert("127.0.0.1")
@@ -593,7 +761,11 @@ async def test_a_certificate_serves_https(
         "--certificate", str(certificate), "--key", str(key), "--event-loop", loop, *QUIET
     )
     assert serving.url == f"https://127.0.0.1:{serving.port}"
-    assert serving.tries == (f"curl -kN {serving.url}/events", f"curl -k -d hello {serving.url}/send")
+    trusting = f"--cacert {certificate}"
+    assert serving.tries == (
+        f"curl -N {trusting} {serving.url}/events",
+        f"curl {trusting} -d hello {serving.url}/send",
+    )
     await try_out(serving, programs, program)
 
     known = (str(program("curl")), "-sS", "--cacert", str(ca))
@@ -759,3 +931,148 @@ async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: 
     ended = await serving.process.ended()
     warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 168 do\n"
     assert re.fullmatch(LINE + warning, ended.err)
+
+
+# Reload.
+
+FIRST, SECOND = "the-first-token.0123456789", "the-second-token.0123456789"
+
+
+def with_token(token: str) -> str:
+    return f"Authorization: Bearer {token}\r\n"
+
+
+async def next_message(process: Process) -> str:
+    """Give the message of the next line of a log that has warnings and errors, as JSON."""
+    return str(json.loads(await process.error_line())["message"])
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_sighup_has_the_file_read_again(
+    programs: Programs, open_raw: Open, tmp_path: Path, loop: str
+) -> None:
+    """A new token is good and the old is not; a stream goes on; a flag still beats the file."""
+    file = tmp_path / "c.toml"
+    file.write_text(f'token = "{FIRST}"\nlog_level = "warning"\nretry = 1000\n')
+    serving = await programs.serve("--config", str(file), "--event-loop", loop, "--retry", "5")
+    reading, asking = await open_raw(serving), await open_raw(serving)
+    await reading.subscribe(headers=with_token(FIRST))
+    assert b"retry: 1000" not in await reading.chunk()
+    file.write_text(f'token = "{SECOND}"\nlog_level = "info"\nretry = 2000\nheartbeat = 9.0\n')
+    serving.process.send_signal(signal.SIGHUP)
+    # The level was another when this was said.
+    assert await next_message(serving.process) == "reload: changed: token, log_level"
+    assert await next_message(serving.process) == "reload: needs a restart, and is as before: heartbeat"
+    assert (await asking.ask("POST", "/send", body=b"x", headers=with_token(FIRST)))[0] == 401
+    assert (await asking.ask("POST", "/send", body=b"still here", headers=with_token(SECOND)))[0] == 200
+    assert await next_data(reading) == "still here"
+    file.write_text(f'token = "{SECOND}"\nlog_level = "error"\n')
+    serving.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE):
+        while (await asking.ask("POST", "/reload", headers=with_token(SECOND)))[1] != UNCHANGED:
+            pass
+    serving.process.send_signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert (ended.code, b"stopping" in ended.err) == (0, False)
+
+
+UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}'
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("queue_size = ", "{file}: is not TOML: Invalid value (at end of document)"),
+        ("queue_sise = 5\n", "{file}: queue_sise: no such setting"),
+        ('queue_size = "5"\n', "{file}: queue_size: expected `int`, not '5'"),
+        ('token = "short"\n', "token: must have 16 to 8192 characters, not 5"),
+        (
+            '[[caller]]\nname = "a"\ntoken_env = "NONE"\n',
+            "[[caller]] 'a': token_env: the environment has no 'NONE'",
+        ),
+        ('token_file = "/none"\n', "token_file: '/none' cannot be read: No such file or directory"),
+        ("", "token: no credential or grant is configured any more, which takes a restart"),
+        (b"\xff", "{file}: is not UTF-8 at byte 0"),
+        (None, "{file}: cannot be read: No such file or directory"),
+        ("pipe", "{file}: is no file that can be read again"),
+    ],
+    ids=["TOML", "key", "type", "token", "variable", "token file", "empty", "bytes", "gone", "pipe"],
+)  # fmt: skip
+async def test_sighup_with_a_bad_file_changes_nothing(
+    programs: Programs, open_raw: Open, tmp_path: Path, loop: str, content: str | bytes | None, reason: str
+) -> None:
+    """One line says what is wrong, where, and which value; streams stay, and a good file is taken again."""
+    file = tmp_path / "c.toml"
+    good = f'token = "{FIRST}"\nlog_level = "warning"\n'
+    file.write_text(good)
+    serving = await programs.serve("--config", str(file), "--event-loop", loop)
+    reading, asking = await open_raw(serving), await open_raw(serving)
+    await reading.subscribe(headers=with_token(FIRST))
+    await reading.chunk()
+    file.unlink()
+    if content == "pipe":
+        os.mkfifo(file)
+    elif content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    serving.process.send_signal(signal.SIGHUP)
+    assert await next_message(serving.process) == f"reload: nothing has changed: {reason.format(file=file)}"
+    status, body = await asking.ask("POST", "/reload", headers=with_token(FIRST))
+    assert (status, json.loads(body)["detail"]) == (422, reason.format(file=file))
+    assert await next_message(serving.process) == f"reload: nothing has changed: {reason.format(file=file)}"
+    assert (await asking.ask("POST", "/send", body=b"still here", headers=with_token(FIRST)))[0] == 200
+    assert await next_data(reading) == "still here"
+    file.unlink(missing_ok=True)
+    file.write_text(good)
+    assert await asking.ask("POST", "/reload", headers=with_token(FIRST)) == (200, UNCHANGED)
+    serving.process.send_signal(signal.SIGTERM)
+    assert await serving.process.ended() == Ended(0)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_file_that_cannot_be_read_to_its_end_does_not_put_off_the_exit(
+    programs: Programs, tmp_path: Path, loop: str
+) -> None:
+    """A disk that has gone away may keep a reload for ever."""
+    file = tmp_path / "token"
+    file.write_text(FIRST)
+    serving = await programs.serve("--token-file", str(file), "--event-loop", loop, *QUIET)
+    file.unlink()
+    os.mkfifo(file)
+    serving.process.send_signal(signal.SIGHUP)
+    pipe = await opened_for_writing(file)
+    try:
+        serving.process.send_signal(signal.SIGTERM)
+        assert await serving.process.ended() == Ended(0)
+    finally:
+        os.close(pipe)
+
+
+async def opened_for_writing(pipe: Path) -> int:
+    """Open a named pipe as soon as somebody reads it."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_supervisor_is_told_of_a_reload_and_its_end(programs: Programs, tmp_path: Path) -> None:
+    """Whether it has changed something or not, with the time of its beginning (systemd's notify-reload)."""
+    path, file = tmp_path / "notify", tmp_path / "c.toml"
+    file.write_text("queue_size = 5\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(path))
+        supervisor.setblocking(False)
+        loop = asyncio.get_running_loop()
+        serving = await programs.serve("--config", str(file), *QUIET, env={"NOTIFY_SOCKET": str(path)})
+        ready = f"READY=1\nSTATUS=listens on {serving.url}".encode()
+        async with asyncio.timeout(PATIENCE):
+            assert await loop.sock_recv(supervisor, 4096) == ready
+            for content in ("queue_size = 6\n", "queue_size = \n"):
+                file.write_text(content)
+                serving.process.send_signal(signal.SIGHUP)
+                said = await loop.sock_recv(supervisor, 4096)
+                assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", said)
+                assert await loop.sock_recv(supervisor, 4096) == ready

@@ -49,3 +49,18 @@ async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Pro
 def test_counts_are_words(value: object, shown: str) -> None:
     """What was counted by reason is told by reason."""
     assert _shown(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--interval", "1"], b"--interval: needs --watch"),
+        (["--watch", "--interval", "0"], b"0.0 is not in the range 0.1<=x<=86400.0"),
+        (["--watch", "--interval", "x"], b"'x' is not a valid float"),
+    ],
+)
+async def test_an_interval_is_of_the_watch_alone(programs: Programs, options: list[str], told: bytes) -> None:
+    """And some time."""
+    ended = await programs.run("status", *options)
+    assert ended.code == 2
+    assert told in ended.err

@@ -137,3 +137,20 @@ def test_the_systems_words_are_lower_case() -> None:
     """Messages of ours begin small."""
     assert reason(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"
     assert reason(ValueError("No")) == "no"
+
+
+def test_one_certificate_can_become_another(authority: trustme.CA, tmp_path: Path) -> None:
+    """And looks at the other's files from then on."""
+    (tmp_path / "other").mkdir()
+    certificate = Certificate(*write_certificate(authority, tmp_path))
+    other = Certificate(*write_certificate(authority, tmp_path / "other"))
+    certificate.become(other)
+    assert certificate.context is other.context
+    write_certificate(authority, tmp_path)
+    for _ in range(3):
+        certificate.refresh()
+    assert certificate.context is other.context
+    write_certificate(authority, tmp_path / "other")
+    for _ in range(3):
+        certificate.refresh()
+    assert certificate.context is not other.context

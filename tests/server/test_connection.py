@@ -348,7 +348,7 @@ async def test_what_is_no_http_is_counted_and_not_repeated(serve: Serve, connect
 async def test_a_fault_of_ours_is_aiohttps_to_answer(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """500, which nothing that a client sends may cause."""
+    """500, which nothing that a client sends may cause; it is counted like any other answer."""
     server = await serve()
 
     def fail() -> None:
@@ -359,4 +359,4 @@ async def test_a_fault_of_ours_is_aiohttps_to_answer(
     status, body = await client.ask("GET", "/status")
     monkeypatch.undo()
     assert (status, body[:3]) == (500, b"500")
-    assert server.broadcaster.counts.refused == {}
+    assert server.broadcaster.counts.refused == {"500": 1}

@@ -1,6 +1,7 @@
 """More connections than there is room for."""
 
 import asyncio
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,10 +9,12 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
+from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.server import address, door
 from sse_broadcast.server.attendance import Refused
 from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.door import ACCEPTS, LOBBY, OWN_DESCRIPTORS, refusal, room
+from sse_broadcast.server.readiness import DRAINING, READINESS, Readiness
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
@@ -63,12 +66,12 @@ async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: 
 
 
 async def test_a_crowd_at_the_door_is_bounded(serve: Serve, connect: Connect) -> None:
-    """Whoever comes once the lobby is full is closed unanswered, at once; the others are still answered."""
+    """For whoever comes once the lobby is full, the first there is cut; the others are still answered."""
     server = await serve(max_connections=1)
     reader = await connect(server)
     await reader.subscribe()
-    waiting = [await connect(server) for _ in range(LOBBY)]
     beyond = [await connect(server) for _ in range(LOBBY)]
+    waiting = [await connect(server) for _ in range(LOBBY)]
     ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     for client in waiting:
@@ -140,7 +143,7 @@ async def come() -> AsyncIterator[Come]:
         yield open_socket
 
 
-ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ASK = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\n"
@@ -246,8 +249,8 @@ async def test_an_address_of_a_network_is_counted(serve: Serve) -> None:
             clients.append(RawClient(sock))
             await clients[-1].send(ASK)
         heads = [(await client.head()).split()[1] for client in clients]
-    assert heads == [b"200", b"429", b"200", b"200"]
-    assert server.broadcaster.counts.refused == {"address": 1}
+    assert heads == [b"401", b"429", b"401", b"401"]
+    assert server.broadcaster.counts.refused["address"] == 1
 
 
 def own_address() -> str:
@@ -301,6 +304,75 @@ async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> No
     assert (await reader.events(1))[0].data == "x"
 
 
+# Health checks.
+
+
+@pytest.mark.parametrize("reason", ["full", "address"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: Come, reason: str) -> None:
+    """Whatever else has no room: being full is no illness, and what is one is said."""
+    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
+    server = await serve(**limits)
+    await (await come(server, "127.0.0.2")).subscribe()
+
+    async def told(request: str) -> bytes:
+        client = await come(server, "127.0.0.2")
+        await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return await client.rest()
+
+    for path, body in (("/healthz", b'{"status":"alive"}'), ("/readyz?x=1", b'{"status":"ready"}')):
+        head = HEALTHY % len(body)
+        assert await told(f"GET {path}") == head + body
+        assert await told(f"HEAD {path}") == head
+        assert b"Retry-After" in await told(f"POST {path}")
+    server._app[READINESS].drain()
+    head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert json.loads(said)["detail"] == DRAINING
+    assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    b"Cache-Control: no-store\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+)
+
+
+async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Connect) -> None:
+    """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for saying in (b"", ASK):
+        for _ in range(LOBBY + 5):
+            await (await connect(server)).send(saying)
+        assert await health(connect, server) == 200
+
+
+async def health(connect: Connect, server: Server) -> int:
+    return (await (await connect(server)).ask("GET", "/healthz"))[0]
+
+
+async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Serve, connect: Connect) -> None:
+    """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    silent = await connect(server)
+    answered = [await connect(server) for _ in range(LOBBY - 1)]
+    for client in answered:
+        await client.send(ASK)
+    heads = [await client.head() for client in answered]
+    for _ in answered:
+        await health(connect, server)
+    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
+    for client in answered:
+        assert b"as many connections" in await client.rest()
+    await silent.send(ASK)
+    assert b"as many connections" in await silent.rest()
+
+
+# The answer itself, and how many there is room for.
+
+
 def test_room_is_left_for_everything_else() -> None:
     """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
     assert room(256, sockets=1) == 256 - LOBBY - OWN_DESCRIPTORS
@@ -308,17 +380,21 @@ def test_room_is_left_for_everything_else() -> None:
     assert room(10, sockets=1) == 1
 
 
+def refused_as(head: bytes, reason: Refused = Refused.FULL, *, cors: Cors | None = None) -> bytes:
+    return refusal(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
+
+
 def test_an_accept_header_is_found_in_any_case() -> None:
     """Header names have no case."""
     head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
-    assert refusal(head, Refused.FULL, Cors(())).startswith(b"HTTP/1.1 200")
-    assert refusal(b"\xff\0", Refused.FULL, Cors(())).startswith(b"HTTP/1.1 503")
+    assert refused_as(head).startswith(b"HTTP/1.1 200")
+    assert refused_as(b"\xff\0").startswith(b"HTTP/1.1 503")
 
 
 def test_a_repeated_accept_header_is_read_whole() -> None:
     """It is a list, however it is written."""
     head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
-    assert refusal(head, Refused.ADDRESS, Cors(())).startswith(b"HTTP/1.1 200")
+    assert refused_as(head, Refused.ADDRESS).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
@@ -326,11 +402,11 @@ def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) ->
     """Else its browser would tell of a fault in CORS, and not come back."""
     cors = Cors(("https://a.example",))
     head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
-    answer = refusal(head, Refused.FULL, cors).split(b"\r\n\r\n")[0].split(b"\r\n")
+    answer = refused_as(head, cors=cors).split(b"\r\n\r\n")[0].split(b"\r\n")
     assert b"Access-Control-Allow-Origin: https://a.example" in answer
     assert b"Access-Control-Allow-Credentials: true" in answer
     assert b"Vary: Origin" in answer
-    foreign = refusal(head.replace(b"a.example", b"b.example"), Refused.FULL, cors)
+    foreign = refused_as(head.replace(b"a.example", b"b.example"), cors=cors)
     assert b"\r\nAccess-Control" not in foreign
     assert b"\r\nVary: Origin\r\n" in foreign
 

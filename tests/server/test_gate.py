@@ -75,6 +75,23 @@ ANONYMOUS = REFUSED = (401,) * 6
 FORBIDDEN = (403,) * 6
 
 
+ALIKE = (
+    (Doing("GET", "/metrics"), STATUS, 200),
+    (Doing("GET", "/subscribers"), STATUS, 200),
+    (Doing("GET", "/subscribers/0"), STATUS, 404),
+    (Doing("DELETE", "/subscribers/0"), REVOKE, 404),
+    (Doing("POST", "/reload"), REVOKE, 200),
+)
+"""What gets the same as another, and what it gets if that gets 200: there is no such reader."""
+
+
+async def require_alike(server: Server | Path, headers: str, gets: tuple[int, ...]) -> None:
+    """Hold what has no column of its own to that of what is like it."""
+    for doing, like, allowed in ALIKE:
+        expected = gets[DOINGS.index(like)]
+        assert (await doing.at(server, headers)).status == (allowed if expected == 200 else expected), doing
+
+
 async def statuses(server: Server | Path, headers: str = "") -> tuple[int, ...]:
     """Do all of it, and give what each got."""
     return tuple([(await doing.at(server, headers)).status for doing in DOINGS])
@@ -219,6 +236,7 @@ async def test_who_gets_what_with_which_credential(serve: Serve, tmp_path: Path,
         token = row.credential(server)
         headers = bearer(await token if inspect.isawaitable(token) else token)
     assert await statuses(server, headers) == row.gets
+    await require_alike(server, headers, row.gets)
 
 
 async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
@@ -406,6 +424,7 @@ async def test_who_gets_what_by_which_way(serve: Serve, socket_path: Path, mode:
     called = socket_path if kind == "unix" else server
     headers = bearer(server.token or "") if mode.headers == "printed" else mode.headers
     assert await statuses(called, headers) == mode.gets
+    await require_alike(called, headers, mode.gets)
     for path in ("/healthz", "/readyz"):
         assert (await ask(called, "GET", path, headers=headers, host="evil.example")).status == 200
 

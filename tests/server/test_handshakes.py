@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from sse_broadcast.server import handshakes
+from sse_broadcast.server.door import LOBBY
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import process
@@ -65,10 +66,10 @@ async def crowd() -> AsyncIterator[Crowd]:
         yield come
 
 
-async def ask(port: int, context: ssl.SSLContext, *, headers: str = "") -> bytes:
+async def ask(port: int, context: ssl.SSLContext, *, headers: str = "", path: str = "/status") -> bytes:
     """Ask through TLS, and give all that comes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    writer.write(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
     try:
         return await reader.read()
     finally:
@@ -101,6 +102,25 @@ async def test_a_handshake_takes_a_place(
     clients[0].close()
     await until(lambda: server.connections == 2)
     assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that never come to an end make room for it, also where there is none, and are cut."""
+    monkeypatch.setattr(handshakes, "PATIENCE", 600.0)
+    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    await crowd(server.port, 1 + LOBBY + 5)
+    answer = await ask(server.port, trusting, path="/healthz")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"status":"alive"}')
+    assert server.connections == 1
+    (agreeing,) = server.listeners[0]._handshakes
+    await until(lambda: len(agreeing) <= 1 + LOBBY)
 
 
 @pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
@@ -250,9 +270,8 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
     """With 256 descriptors: a reader gets its events, and when they are gone there is room."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     options = [f"--{name}={value}" for name, value in files.items()]
-    serving = await programs.serve(
-        *options, "--log-level", "warning", "--event-loop", loop, "--head-timeout", "1", descriptors=256
-    )
+    options += ["--log-level", "warning", "--log-format", "text"]
+    serving = await programs.serve(*options, "--event-loop", loop, "--head-timeout", "1", descriptors=256)
     assert serving.room == 168
     reader, writer = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")

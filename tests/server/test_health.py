@@ -1,11 +1,22 @@
 """GET /healthz and GET /readyz."""
 
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import aiohttp
 import pytest
 
 from sse_broadcast.config import Endpoint, ListenerRule
 from tests.conftest import Connect, Serve
+from tests.support import load, process
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
+from tests.support.process import Ended, Programs, Serving
+from tests.support.sockets import PATIENCE
+
+programs = pytest.fixture(process.programs)
 
 
 @pytest.mark.parametrize(
@@ -45,4 +56,60 @@ async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect:
     assert (await client.ask("GET", "/healthz"))[0] == 200
     answer = await ask(server, "GET", "/readyz")
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.headers["cache-control"] == "no-store"
     assert answer.detail == "draining: the server is shutting down"
+
+
+async def test_a_backend_that_is_away_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
+    server = await serve()
+    monkeypatch.setattr(type(server.broadcaster._backend), "trouble", property(lambda _: "no answer in 5 s"))
+    answer = await ask(server, "GET", "/readyz")
+    assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")
+    assert "connection" not in answer.headers
+    assert (await ask(server, "GET", "/healthz")).status == 200
+
+
+# Under load.
+
+READERS = 300
+PUBLISHERS = 4
+
+IMAGE = Path(__file__).parents[2] / "Dockerfile"
+
+LOAD = str(Path(load.__file__))
+
+
+def probe_timeout() -> float:
+    """Give the seconds that the image's health check may take."""
+    found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s ", IMAGE.read_text(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> None:
+    """With more published than can be written: each probe has its answer before its supervisor gives up."""
+    flags = ("--publish-rate", "0", "--overflow", "drop-oldest", "--log-level", "warning")
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    serving = await programs.serve(*flags, "--event-loop", loop)
+    loading = await programs.start(sys.executable, LOAD, *map(str, (serving.port, READERS, PUBLISHERS)))
+    assert await loading.line() == b"%d\n" % READERS
+    published = await counted(serving, more_than=0)
+    patience = probe_timeout()
+    for _ in range(3):
+        for path in ("/healthz", "/readyz"):
+            async with asyncio.timeout(patience), aiohttp.request("GET", serving.url + path) as answer:
+                assert answer.status == 200
+        # The command has a deadline of its own, which begins when Python has started.
+        assert await (await programs.cli("health", "--url", serving.url)).ended() == Ended(0)
+        published = await counted(serving, more_than=published)
+
+
+async def counted(serving: Serving, *, more_than: int) -> int:
+    """Give how many events were published, once they are more: the load is there, and goes on."""
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(serving.url) as session:
+        while True:
+            async with session.get("/status") as answer:
+                published = int((await answer.json())["published"])
+            if published > more_than:
+                return published

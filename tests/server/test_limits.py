@@ -514,3 +514,21 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
     again = await connect(server)
     await again.subscribe(headers=of("192.0.2.1"))
     assert server.broadcaster.client_count == 2
+
+
+def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
+    """Those of events and those of streams each by themselves."""
+    before = Limits(Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4))
+    assert left(before, HERE, ONE) == 4
+    assert taken(before.stream) == 4
+    same = Limits(before._config, before=before)
+    assert (left(same, HERE, ONE), taken(same.stream)) == (0, 0)
+    events = Limits(
+        Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=8, subscribe_burst=4), before=same
+    )
+    assert (left(events, HERE, ONE), taken(events.stream)) == (5, 0)
+    streams = Limits(
+        Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=16, subscribe_burst=4),
+        before=events,
+    )
+    assert (left(streams, HERE, ONE), taken(streams.stream)) == (0, 4)

@@ -225,9 +225,9 @@ async def test_the_limit_is_of_all_listeners_together(
     for client in clients:
         await client.subscribe()
     late = await connect_unix(path)
-    await late.request("GET", "/healthz")
+    await late.request("GET", "/status")
     assert (await late.rest()).startswith(b"HTTP/1.1 503 ")
-    assert await ask(second, "/healthz") == 503
+    assert await ask(second, "/status") == 503
     for client in clients:
         client.close()
 

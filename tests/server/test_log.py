@@ -12,9 +12,20 @@ from aiohttp.http_exceptions import (
     LineTooLong,
 )
 
+from sse_broadcast.logs.flood import LEFT_OUT, MOST, Flood
+from sse_broadcast.logs.formats import facts
 from sse_broadcast.server.log import http_logger, reason
 from tests.conftest import Connect, Serve
+from tests.support.credentials import OWN_SECRET, caller, own, static
 from tests.support.sockets import until
+
+
+@pytest.fixture(autouse=True)
+def calm() -> None:
+    """Have no flood from the test before."""
+    (flood,) = (each for each in http_logger().filters if isinstance(each, Flood))
+    flood._seconds.clear()
+
 
 REFUSED = {
     "no HTTP": b"\x16\x03\x01 hello\r\n\r\n",
@@ -127,3 +138,91 @@ async def test_a_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixt
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.levelno == logging.ERROR
+
+
+async def test_a_flood_of_them_is_a_few_lines_and_a_number(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is answered, whatever is logged; what was left out is told when the second is over."""
+    caplog.set_level(logging.INFO, http_logger().name)
+    server = await serve()
+    for _ in range(MOST + 30):
+        client = await connect(server)
+        await client.send(REFUSED["no host"])
+        assert (await client.head()).split(b" ")[1] == b"400"
+    await until(lambda: caplog.records[-1].msg == LEFT_OUT)
+    lines = [record for record in caplog.records if record.msg != LEFT_OUT]
+    told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
+    assert len(lines) + sum(told) == MOST + 30
+    assert len(lines) <= MOST * (len(told) + 1)
+    assert lines[0].args == {
+        "address": "127.0.0.1",
+        "reason": "BadHttpMessage: Missing 'Host' header in request.",
+    }
+
+
+PUBLISHES = [
+    ("/send", "", b"DATA", "published {id} in default, by anyone: 1 events of 4 bytes for 1 clients"),
+    (
+        "/send/a,b?id=mine",
+        "",
+        b"DATA",
+        "published mine in a,b, by anyone: 1 events of 4 bytes for 0 clients",
+    ),
+    (
+        "/send",
+        "Content-Type: application/x-ndjson\r\n",
+        b'{"message":"DATA"}\n{"message":"DATA"}\n',
+        "published {id} in default, by anyone: 2 events of 38 bytes for 1 clients",
+    ),
+    (
+        "/send?stream=1",
+        "",
+        b"DATA\nDATA\nDATA\n",
+        "published {id} in default, by anyone: 3 events of 12 bytes for 1 clients",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "headers", "body", "line"), PUBLISHES)
+async def test_a_publish_is_told_at_debug(
+    serve: Serve,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    headers: str,
+    body: bytes,
+    line: str,
+) -> None:
+    """Where, how much and for how many, and nothing of what it says."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    caplog.set_level(logging.INFO)
+    assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
+    assert caplog.messages == []
+    caplog.set_level(logging.DEBUG)
+    assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
+    (record,) = [record for record in caplog.records if record.name == "sse_broadcast.server.publish"]
+    assert (record.levelno, record.getMessage()) == (
+        logging.DEBUG,
+        line.format(id=server.broadcaster.cursor),
+    )
+    assert "DATA" not in caplog.text
+
+
+async def test_a_publish_names_who_it_is_from(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The configured caller, or the subject that a signed token has, and no token."""
+    server = await serve(caller=(caller("shop", publish=("*",)),), token_secret=OWN_SECRET)
+    caplog.set_level(logging.DEBUG)
+    publisher = await connect(server)
+    for token, by in ((static("shop"), "caller shop"), (own(sub="eve"), "subject eve")):
+        caplog.clear()
+        bearer = f"Authorization: Bearer {token}\r\n"
+        assert (await publisher.ask("POST", "/send/a", body=b"x", headers=bearer))[0] == 200
+        (record,) = [record for record in caplog.records if record.name == "sse_broadcast.server.publish"]
+        assert facts(record)["caller"] == by
+        assert token not in caplog.text

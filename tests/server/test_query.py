@@ -4,7 +4,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.query import channels, only, require_known
+from sse_broadcast.server.query import PAGE, channels, limit, only, require_known
 from sse_broadcast.server.wish import PARAMETERS
 
 
@@ -76,3 +76,19 @@ def test_channels_are_those_of_the_path_and_then_of_the_query(
     """Nothing is split, cleaned or left out but what the path's commas part."""
     match_info = {} if path is None else {"channels": path}
     assert channels(make_mocked_request("GET", f"/events{query}", match_info=match_info)) == named
+
+
+@pytest.mark.parametrize(
+    ("query", "most"), [("", PAGE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
+)
+def test_an_answer_lists_so_many(query: str, most: int) -> None:
+    """As many as are asked for, or a usual number."""
+    assert limit(make_mocked_request("GET", f"/channels?{query}")) == most
+
+
+@pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000"])
+def test_an_answer_lists_no_other_number(text: str) -> None:
+    """With the value that it was."""
+    with pytest.raises(Problem) as raised:
+        limit(make_mocked_request("GET", f"/channels?limit={text}"))
+    assert (raised.value.status, raised.value.detail) == (400, f"limit: must be 1 to 1000, not {text!a}")

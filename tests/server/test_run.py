@@ -1,6 +1,7 @@
 """The builder: what it binds, what it passes on, and how it stops."""
 
 import asyncio
+import json
 import socket
 import ssl
 from pathlib import Path
@@ -10,13 +11,17 @@ import aiohttp
 import pytest
 import trustme
 
+from sse_broadcast import broadcaster
 from sse_broadcast.config import Config, Endpoint, EventLoop, ListenerRule
 from sse_broadcast.errors import ConfigError, ListenError
 from sse_broadcast.server import run
+from sse_broadcast.server.inherited import Inherited
+from sse_broadcast.server.readiness import DRAINING, READINESS
 from sse_broadcast.server.run import Server, new_loop
 from tests.conftest import Connect, Serve
 from tests.support.certificates import write_certificate
 from tests.support.sockets import RawClient, until
+from tests.support.supervision import tcp_socket, unix_socket
 
 
 async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
@@ -203,6 +208,135 @@ async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, conne
     async with asyncio.timeout(20):
         await server.stop()
     assert server.broadcaster.counts.published == 0
+
+
+# Before the end.
+
+
+async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -> None:
+    """Not ready any more, and otherwise as before: for those who are there, and those who still come."""
+    server = await serve(drain_delay=3600.0)
+    reader, publisher, long = [await connect(server) for _ in range(3)]
+    await reader.subscribe()
+    await long.begin("/send?stream=1")
+    await long.send_chunk(b"a\n")
+    retiring = asyncio.ensure_future(server.retire())
+    await until(lambda: server._app[READINESS].draining)
+    assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
+    status, body = await (await connect(server)).ask("GET", "/readyz")
+    assert (status, json.loads(body)["detail"]) == (503, DRAINING)
+    assert (await publisher.ask("POST", "/send", body=b"b"))[0] == 200
+    await long.send_chunk(b"c\n")
+    late = await connect(server)
+    await late.subscribe()
+    assert [event.data for event in await reader.events(3)] == ["a", "b", "c"]
+    assert server.broadcaster.client_count == 2
+    assert not retiring.done()
+    retiring.cancel()
+
+
+async def test_answers_are_the_last_of_their_connections_then(serve: Serve, connect: Connect) -> None:
+    """So that whoever asks again asks the next server; nothing of what was asked is refused for it."""
+    server = await serve()
+    publisher, other = await connect(server), await connect(server)
+    assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
+    await other.ask("GET", "/status")
+    await server.retire()
+    await publisher.request("POST", "/send", body=b"b")
+    head = await publisher.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert json.loads(await publisher.rest())["message"] == "b"
+    assert (await other.ask("GET", "/nowhere"))[0] == 404
+    assert await other.rest() == b""
+    assert server.broadcaster.counts.published == 2
+
+
+async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
+    """And without one there is none."""
+    server = await serve(drain_delay=0.02)
+    async with asyncio.timeout(20):
+        await server.retire()
+
+
+# The end.
+
+
+async def test_a_listener_that_has_stopped_refuses(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With TLS and without, from the first wave on: nobody waits in a queue that will never be read."""
+    monkeypatch.setattr(broadcaster, "WAVE", 1)
+    certificate, key = write_certificate(trustme.CA(), tmp_path)
+    rules = (
+        ListenerRule(host="127.0.0.1", port=0),
+        ListenerRule(host="127.0.0.1", port=0, certificate=certificate, key=key),
+        ListenerRule(host=f"unix:{tmp_path}/s"),
+    )
+    server = await serve(listener=rules, drain_timeout=3600.0)
+    places = [sock.getsockname() for listener in server.listeners for sock in listener.sockets]
+    readers = [await connect(server) for _ in range(100)]
+    for reader in readers:
+        await reader.subscribe()
+    stopping = asyncio.ensure_future(server.stop())
+    await until(lambda: server.broadcaster.client_count < 100)
+    for place in places:
+        family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+        with socket.socket(family) as sock, pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            sock.connect(place)
+    assert not stopping.done()
+    for reader in readers:
+        reader.close()
+    await stopping
+
+
+async def test_readers_go_in_waves_and_are_whole(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has all that was answered before, the reason, and a clean end; those behind it still wait."""
+    monkeypatch.setattr(broadcaster, "WAVE", 3)
+    server = await serve(drain_timeout=1.0)
+    readers = [await connect(server) for _ in range(10)]
+    for reader in readers:
+        await reader.subscribe()
+    publisher = await connect(server)
+    await publisher.ask("POST", "/send", body=b"x" * 100_000)
+    left: list[int] = []
+    stopping = asyncio.ensure_future(server.stop())
+    reading = asyncio.gather(*(reader.rest() for reader in readers))
+    while not stopping.done():
+        if server.broadcaster.client_count not in left:
+            left.append(server.broadcaster.client_count)
+        await asyncio.sleep(0)
+    assert left == [10, 7, 4, 1, 0]
+    for data in await reading:
+        assert data.count(b"data: " + b"x" * 100_000 + b"\n\n") == 1
+        assert data.endswith(b'data: {"reason": "drain"}\n\n\r\n0\r\n\r\n')
+
+
+async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path) -> None:
+    """What connects from then on is for the next process, whatever the delay; the file of a socket stays."""
+    with tcp_socket() as tcp, unix_socket(tmp_path / "s") as unix:
+        inherited = [Inherited("", sock.dup()) for sock in (tcp, unix)]
+        rules = (ListenerRule(host="x"), ListenerRule(host="y"))
+        server = Server(Config(listener=rules, drain_delay=3600.0), inherited=inherited)
+        await server.start()
+        port = int(tcp.getsockname()[1])
+        reader = await RawClient.open(port)
+        await reader.subscribe()
+        retiring = asyncio.ensure_future(server.retire())
+        await until(lambda: server._app[READINESS].draining)
+        waiting = [await RawClient.open(port), await RawClient.open_unix(f"{tmp_path}/s")]
+        for sock in (tcp, unix):
+            sock.setblocking(False)
+            connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+            connection.close()
+        await server.broadcaster.broadcast("still read")
+        assert [event.data for event in await reader.events(1)] == ["still read"]
+        retiring.cancel()
+        await server.stop()
+        for client in (reader, *waiting):
+            client.close()
 
 
 def test_the_loop_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

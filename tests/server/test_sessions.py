@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from sse_broadcast.auth.access import EVERYTHING, Access
-from sse_broadcast.config import Overflow
+from sse_broadcast.config import Config, Overflow
 from sse_broadcast.server import sessions
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.sessions import Session, Sessions
-from sse_broadcast.server.state import LIMITS, SESSIONS
+from sse_broadcast.server.state import IN_FORCE, SESSIONS
 from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
@@ -397,7 +397,7 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
     """Also while it waits for its turn among many."""
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
-    server._app[LIMITS]._tokens.take("subject:7:visitor:", 1000)
+    server._app[IN_FORCE].setup.limits._tokens.take("subject:7:visitor:", 1000)
     publisher = await publish(server, connect, token)
     await publisher.send_chunk(b"line\n" * 500)
     await until(lambda: len(opened(server)) == 1)
@@ -472,6 +472,13 @@ def access(**said: Any) -> Access:
     return Access(EVERYTHING, **{"subject": "ada", "id": "one", **said})
 
 
+def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> Sessions:
+    return Sessions(
+        Config(max_connections_per_address=settings.pop("max_connections_per_address", 0), **settings),
+        clock=clock,
+    )
+
+
 def begun(held: Sessions, access: Access, end: Callable[[CloseReason], None]) -> Session | None:
     session = held.enter(access)
     if session is not None:
@@ -482,7 +489,7 @@ def begun(held: Sessions, access: Access, end: Callable[[CloseReason], None]) ->
 async def test_a_credential_ends_when_the_clock_says_so() -> None:
     """Also when that was set meanwhile, and not before."""
     clock = Clock()
-    held = Sessions(per_token=0, per_address=0, lifetime=0, clock=clock)
+    held = holding(clock=clock)
     found, note = ends()
     begun(held, access(expires=clock.now + 86_400), note)
     for passed in (0.0, 86_399.5):
@@ -496,7 +503,7 @@ async def test_a_credential_ends_when_the_clock_says_so() -> None:
 async def test_what_has_expired_already_ends_at_once() -> None:
     """Between its admission and its beginning."""
     clock = Clock()
-    held = Sessions(per_token=0, per_address=0, lifetime=0, clock=clock)
+    held = holding(clock=clock)
     found, note = ends()
     session = begun(held, access(expires=clock.now), note)
     assert found == [CloseReason.EXPIRED]
@@ -508,19 +515,19 @@ async def test_what_has_expired_already_ends_at_once() -> None:
 async def test_the_earlier_end_is_the_one() -> None:
     """Of the credential's and the stream's."""
     clock = Clock()
-    held = Sessions(per_token=0, per_address=0, lifetime=3600, clock=clock)
+    held = holding(lifetime=3600, clock=clock)
     found, note = ends()
     begun(held, access(expires=clock.now + 60), note)
     clock.now += 60
     await until(lambda: found == [CloseReason.EXPIRED])
-    short = Sessions(per_token=0, per_address=0, lifetime=0.02, clock=clock)
+    short = holding(lifetime=0.02, clock=clock)
     begun(short, access(expires=clock.now + 60), note)
     await until(lambda: found == [CloseReason.EXPIRED, CloseReason.LIFETIME])
 
 
 async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a tenth: those that began together do not come back together."""
-    held = Sessions(per_token=0, per_address=0, lifetime=1000)
+    held = holding(lifetime=1000)
     now = asyncio.get_running_loop().time()
     rooms = [begun(held, Access(), lambda _: None) for _ in range(200)]
     lives = [room.until - now for room in rooms if room is not None and room.until is not None]
@@ -535,7 +542,7 @@ async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_ends_once() -> None:
     """Whatever comes after the first reason."""
     clock = Clock()
-    held = Sessions(per_token=0, per_address=0, lifetime=0, clock=clock)
+    held = holding(clock=clock)
     found, note = ends()
     begun(held, access(expires=clock.now + 60), note)
     assert [held.revoke("subject", "ada"), held.revoke("id", "one"), held.revoke("subject", "ada")] == [
@@ -551,7 +558,7 @@ async def test_it_ends_once() -> None:
 async def test_what_is_closed_ends_no_more() -> None:
     """A stream that is over is forgotten."""
     clock = Clock()
-    held = Sessions(per_token=0, per_address=0, lifetime=0, clock=clock)
+    held = holding(clock=clock)
     found, note = ends()
     session = begun(held, access(expires=clock.now + 60), note)
     assert session is not None
@@ -563,7 +570,7 @@ async def test_what_is_closed_ends_no_more() -> None:
 
 async def test_revoking_ends_what_is_meant_and_no_more() -> None:
     """All tokens of a subject, or one of them."""
-    held = Sessions(per_token=0, per_address=0, lifetime=3600)
+    held = holding(lifetime=3600)
     found: dict[tuple[str | None, str | None], list[CloseReason]] = {}
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
         found[subject, id], note = ends()
@@ -576,7 +583,7 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
 
 async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> None:
     """Each subject and id by itself."""
-    held = Sessions(per_token=1, per_address=0, lifetime=0)
+    held = holding(max_connections_per_token=1)
     session = begun(held, access(), lambda _: None)
     assert session is not None
     with pytest.raises(Problem, match="as many as it may") as raised:
@@ -590,7 +597,7 @@ async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> Non
 
 async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_is_closed() -> None:
     """Whatever tokens its streams have."""
-    held = Sessions(per_token=0, per_address=2, lifetime=0)
+    held = holding(max_connections_per_address=2)
     first = held.enter(Access(), address="192.0.2.1")
     held.enter(access(), address="192.0.2.1")
     assert first is not None
@@ -604,7 +611,7 @@ async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_
 
 async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
     """Nothing comes between a credential that was good and its revocation."""
-    held = Sessions(per_token=0, per_address=0, lifetime=0)
+    held = holding()
     found, note = ends()
     session = held.enter(access())
     assert session is not None

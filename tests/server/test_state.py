@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
-from sse_broadcast.server.state import CONFIG, INTAKES, TUNED, TURN
+from sse_broadcast.server.state import IN_FORCE, INTAKES, TUNED, TURN
 
 
 async def test_each_application_has_its_own_broadcaster() -> None:
@@ -13,7 +13,8 @@ async def test_each_application_has_its_own_broadcaster() -> None:
     assert isinstance(one, web.Application)
     assert isinstance(one[BROADCASTER], Broadcaster)
     assert one[BROADCASTER] is not two[BROADCASTER]
-    assert (one[CONFIG], two[CONFIG], one[TUNED]) == (config, Config(), False)
+    assert (one[IN_FORCE].setup.config, two[IN_FORCE].setup.config) == (config, Config())
+    assert not one[TUNED]
     assert one[INTAKES] == set()
     assert one[INTAKES] is not two[INTAKES]
     assert one[TURN] is not two[TURN]

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsp
 
 import jsonschema_rs
 
-METHODS = ("get", "head", "put", "post", "options")
+METHODS = ("get", "head", "put", "post", "delete", "options")
 
 
 @dataclass(frozen=True, slots=True)

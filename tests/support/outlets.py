@@ -10,7 +10,7 @@ from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
 
@@ -24,9 +24,12 @@ _places = itertools.count(100_001)
 class Outlet:
     """Notes what a subscriber asks of it."""
 
+    kind = Kind.HTTP
+
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.on_relieve: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
 
     def ready(self) -> None:
         self.calls.append("ready")
@@ -36,6 +39,7 @@ class Outlet:
 
     def end(self, reason: CloseReason) -> None:
         self.calls.append(f"end {reason}")
+        self.on_end()
 
 
 class MemorySink:
@@ -116,8 +120,8 @@ def data_of(publications: Sequence[Publication]) -> list[str]:
 def make_broadcaster(**settings: object) -> Broadcaster:
     """Give a broadcaster of the one epoch, whose clock stands still."""
     broadcaster = Broadcaster(Config(**settings))  # type: ignore[arg-type]
-    broadcaster._backend.epoch = EPOCH
-    broadcaster._backend._clock = lambda: 1_700_000_000.0
+    broadcaster._backend.kept.epoch = EPOCH
+    broadcaster._backend.kept._clock = lambda: 1_700_000_000.0
     return broadcaster
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sysconfig
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,7 @@ SCRIPT = Path(sysconfig.get_path("scripts"), "sse-broadcast")
 AT_MOST = 1 << 24
 """Bytes of output kept until a test reads them; nothing under test says nearly so much."""
 
-LISTENS = re.compile(
-    rb"sse-broadcast listens on (https?://\S+:(\d+)), with room for (\d+) connections\. Try:\n"
-)
+LISTENS = re.compile(rb"sse-broadcast listens on (https?://\S+:(\d+)), with room for (\d+) connections\.\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,16 @@ class Process:
         assert process.stderr is not None
         self._process = process
         self._in, self._out, self._err = process.stdin, process.stdout, process.stderr
+
+    @property
+    def id(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
 
     async def line(self) -> bytes:
         """Give the next line of its output."""
@@ -107,6 +115,17 @@ class Serving:
     tries: tuple[str, str]
 
 
+async def announced(process: Process) -> Serving:
+    """Wait until a server says where it listens."""
+    first = await process.line()
+    said = LISTENS.fullmatch(first)
+    assert said is not None, first
+    while await process.line() != b"Try:\n":
+        pass
+    tries = ((await process.line()).decode().strip(), (await process.line()).decode().strip())
+    return Serving(process, said[1].decode(), int(said[2]), int(said[3]), tries)
+
+
 class Programs:
     """Starts programs for one test."""
 
@@ -114,9 +133,16 @@ class Programs:
         self._started: list[Process] = []
 
     async def start(
-        self, program: str | Path, *arguments: str, env: Mapping[str, str] | None = None
+        self,
+        program: str | Path,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
     ) -> Process:
-        """Start a program in a group of its own, with none of our variables but those of `env`."""
+        """Start a program in a group of its own, with none of our variables but those of `env`.
+
+        It has these descriptors too, by the numbers that they have here.
+        """
         environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         process = Process(
             await asyncio.create_subprocess_exec(
@@ -127,6 +153,7 @@ class Programs:
                 stderr=asyncio.subprocess.PIPE,
                 limit=AT_MOST,
                 start_new_session=True,
+                pass_fds=descriptors,
                 env={**environ, "COLUMNS": "80", **(env or {})},
             )
         )
@@ -154,12 +181,7 @@ class Programs:
         command = [str(SCRIPT), "serve", "--port", "0", *arguments]
         if descriptors is not None:
             command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-        process = await self.start(*command, env=env)
-        first = await process.line()
-        said = LISTENS.fullmatch(first)
-        assert said is not None, first
-        tries = ((await process.line()).decode().strip(), (await process.line()).decode().strip())
-        return Serving(process, said[1].decode(), int(said[2]), int(said[3]), tries)
+        return await announced(await self.start(*command, env=env))
 
     async def end(self) -> None:
         """End whatever still runs."""

@@ -13,6 +13,8 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self.port = 0
+        self.accepted = 0
+        """How many connections it was asked to forward, ever."""
         self._target = target
         self._server: asyncio.Server | None = None
         self._carrying: set[asyncio.Task[None]] = set()
@@ -54,7 +56,13 @@ class Proxy:
         """Whether nothing is forwarded."""
         return self._server is None
 
+    async def idle(self) -> None:
+        """Wait until nothing is connected."""
+        while self._transports:
+            await asyncio.sleep(0.002)
+
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.current_task()
         assert task is not None
         self._carrying.add(task)

@@ -1,12 +1,12 @@
-"""POST /tokens and /revoke: what can be asked about tokens."""
+"""POST /tokens and /revoke: what can be asked about tokens. DELETE /subscribers/{id}: the end of a stream."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from sse_broadcast.auth.access import Action
-from sse_broadcast.server.answers import MintedToken, Revoked
+from sse_broadcast.server.answers import Dismissed, MintedToken, Reloaded, Revoked
 from sse_broadcast.server.contract import fields
-from sse_broadcast.server.contract.methods import write
+from sse_broadcast.server.contract.methods import end, write
 from sse_broadcast.server.contract.problems import GUARDED, problems
 from sse_broadcast.server.contract.words import Answer, Body, Example, Media, Operation, Schema
 from sse_broadcast.server.tokens import JSON, RevocationWish, TokenWish
@@ -49,4 +49,24 @@ _REVOKE = Operation(
     responses={"200": _done(Revoked), **_REFUSED},
 )
 
-PATHS = {"/tokens": write(_MINT), "/revoke": write(_REVOKE)}
+_DISMISS = Operation(
+    "dismiss",
+    "End the stream of a reader, which may come back",
+    tags=["admin"],
+    responses={"200": _done(Dismissed), **problems(*GUARDED)},
+)
+
+_RELOAD = Operation(
+    "reload",
+    "Read the configuration again, and go by it",
+    description="All of it, or nothing. Streams stay open. `restart` names settings that need one.",
+    tags=["admin"],
+    responses={"200": _done(Reloaded), **problems(*GUARDED, 422)},
+)
+
+PATHS = {
+    "/tokens": write(_MINT),
+    "/revoke": write(_REVOKE),
+    "/reload": write(_RELOAD),
+    "/subscribers/{id}": end(_DISMISS, fields.STREAM),
+}

@@ -3,7 +3,7 @@
 from sse_broadcast.cursor import MAX_ID
 from sse_broadcast.event import MAX_KEY, MAX_RETRY
 from sse_broadcast.interest import MAX_NAME
-from sse_broadcast.server.contract.words import Schema
+from sse_broadcast.server.contract.words import Example, Parameter, Schema
 
 
 def text(pattern: str) -> Schema:
@@ -39,6 +39,16 @@ ID = text(rf"(?!({_MEANT})$)[A-Za-z0-9._\-]{{1,{MAX_ID}}}")
 
 RETRY: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_RETRY}
 """Milliseconds."""
+
+
+STREAM = Parameter(
+    "id",
+    "path",
+    "The stream, by the id that `GET /subscribers` and the log give it.",
+    text("[0-9]{1,19}"),
+    required=True,
+    examples={"first": Example("1")},
+)
 
 
 def kind(of: type) -> Schema:

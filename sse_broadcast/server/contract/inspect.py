@@ -1,12 +1,21 @@
-"""GET /status, /channels and /openapi.json: what can be asked about the server."""
+"""GET /status, /channels, /subscribers and /openapi.json: what can be asked about the server."""
 
 from sse_broadcast.broadcaster import ChannelState
-from sse_broadcast.server.answers import ChannelPage, ServerStatus
-from sse_broadcast.server.channels import MAX_PAGE, PAGE
+from sse_broadcast.server.answers import ChannelPage, ServerStatus, SubscriberPage, SubscriberState
 from sse_broadcast.server.contract import fields
 from sse_broadcast.server.contract.methods import read
 from sse_broadcast.server.contract.problems import GUARDED, problems
 from sse_broadcast.server.contract.words import Answer, Example, Media, Operation, Parameter, Schema
+from sse_broadcast.server.query import MAX_PAGE, PAGE
+from sse_broadcast.server.roster import Order
+
+_LIMIT = Parameter(
+    "limit",
+    "query",
+    f"At most so many; {PAGE} if it is not said.",
+    {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+    examples={"ten": Example(10)},
+)
 
 _PAGES = [
     Parameter(
@@ -19,13 +28,32 @@ _PAGES = [
     Parameter(
         "after", "query", "Only those whose names come after this one: the `next` of a page.", fields.TEXT
     ),
+    _LIMIT,
+]
+
+_READERS = [
     Parameter(
-        "limit",
+        "sort",
         "query",
-        f"At most so many; {PAGE} if it is not said.",
-        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
-        examples={"ten": Example(10)},
+        "Those that come first by this, with the most of it, instead of all in the order of their opening.",
+        fields.choice(*Order),
+        examples={"slowest": Example("lag"), "loss": Example("drops")},
     ),
+    Parameter(
+        "channel",
+        "query",
+        "Only those that get what is published there, by its name or by a pattern.",
+        fields.CHANNEL,
+        examples={"news": Example("news")},
+    ),
+    Parameter(
+        "after",
+        "query",
+        "Only those that came after this one: the `next` of a page. Not together with `sort`.",
+        fields.text("[0-9]{1,19}"),
+        examples={"first": Example("0")},
+    ),
+    _LIMIT,
 ]
 
 _CHANNEL = Parameter(
@@ -51,6 +79,19 @@ def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Ope
     )
 
 
+_METRICS = Operation(
+    "metrics",
+    "What was counted, and how things are, for Prometheus; 404 where it is switched off",
+    tags=["inspect"],
+    responses={
+        "200": Answer(
+            "The text format of Prometheus, or OpenMetrics where that is asked for.",
+            content={kind: Media(fields.TEXT) for kind in ("text/plain", "application/openmetrics-text")},
+        ),
+        **problems(*GUARDED),
+    },
+)
+
 PATHS = {
     "/status": read(_ask("status", "Who listens, and what was counted", fields.kind(ServerStatus))),
     "/channels": read(
@@ -59,5 +100,12 @@ PATHS = {
     "/channels/{channel}": read(
         _ask("channel", "Who listens to a channel, and what is held", fields.kind(ChannelState)), _CHANNEL
     ),
+    "/subscribers": read(
+        _ask("subscribers", "Readers that are connected", fields.kind(SubscriberPage), *_READERS)
+    ),
+    "/subscribers/{id}": read(
+        _ask("subscriber", "One reader that is connected", fields.kind(SubscriberState)), fields.STREAM
+    ),
+    "/metrics": read(_METRICS),
     "/openapi.json": read(_ask("contract", "This document", {"type": "object"})),
 }

@@ -8,7 +8,7 @@ from sse_broadcast.server.contract.fields import TEXT
 from sse_broadcast.server.contract.problems import ANYWHERE, problems
 from sse_broadcast.server.contract.words import Answer, Header, Operation, Parameter, Path, Requirement
 
-METHODS = ("get", "head", "put", "post")
+METHODS = ("get", "head", "put", "post", "delete")
 """The methods that may need a credential: a browser that asks beforehand, by OPTIONS, sends none."""
 
 
@@ -27,6 +27,20 @@ def write_or_put(post: Operation, *parameters: Parameter) -> Path:
     """Give a path that is written to, in one way by either method."""
     put = _like(post, "Put", "The same, by the method that `curl -T` sends")
     return Path(parameters=parameters, put=put, post=post, options=_options(post, parameters))
+
+
+def end(delete: Operation, *parameters: Parameter) -> Path:
+    """Give a path at which something is ended."""
+    return Path(parameters=parameters, delete=delete, options=_options(delete, parameters))
+
+
+def joined(one: Path, other: Path) -> Path:
+    """Give a path at which two endpoints do something, by methods of their own."""
+    assert one.options is not None
+    assert other.options is not None
+    tags = [*one.options.tags, *other.options.tags]
+    added = {method: getattr(other, method) for method in METHODS if getattr(other, method) is not None}
+    return msgspec.structs.replace(one, **added, options=msgspec.structs.replace(one.options, tags=tags))
 
 
 def guarded(path: Path, security: Sequence[Requirement] | None) -> Path:

@@ -95,4 +95,5 @@ class Path(Word, frozen=True):
     head: Operation | None = None
     put: Operation | None = None
     post: Operation | None = None
+    delete: Operation | None = None
     options: Operation | None = None

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sse_broadcast.server.contract.methods import guarded, read, write, write_or_put
+from sse_broadcast.server.contract.methods import end, guarded, joined, read, write, write_or_put
 from sse_broadcast.server.contract.words import Answer, Operation, Parameter
 
 OPERATION = Operation(
@@ -44,14 +44,25 @@ def test_options_are_open_and_say_what_is_allowed() -> None:
 
 def test_a_path_has_the_methods_it_is_for() -> None:
     """And its parameters once, for all of them."""
-    methods = ("get", "head", "put", "post", "options")
-    made = [read(OPERATION, NAME), write(OPERATION), write_or_put(OPERATION, NAME)]
+    methods = ("get", "head", "put", "post", "delete", "options")
+    made = [read(OPERATION, NAME), write(OPERATION), write_or_put(OPERATION, NAME), end(OPERATION, NAME)]
     assert [[each for each in methods if getattr(path, each)] for path in made] == [
         ["get", "head", "options"],
         ["post", "options"],
         ["put", "post", "options"],
+        ["delete", "options"],
     ]
-    assert [path.parameters for path in made] == [(NAME,), (), (NAME,)]
+    assert [path.parameters for path in made] == [(NAME,), (), (NAME,), (NAME,)]
+
+
+def test_two_endpoints_may_do_something_at_one_path() -> None:
+    """Each by methods and with credentials of its own; to ask which there are belongs to both."""
+    ending = msgspec.structs.replace(OPERATION, operation_id="end", tags=["admin"])
+    one, other = guarded(read(OPERATION, NAME), [{}]), guarded(end(ending, NAME), [{"bearer": ()}])
+    path = joined(one, other)
+    assert (path.get, path.head, path.delete, path.parameters) == (one.get, one.head, other.delete, (NAME,))
+    assert path.options is not None
+    assert (path.options.operation_id, path.options.tags) == ("findOptions", ["inspect", "admin"])
 
 
 def test_all_but_options_may_need_a_credential() -> None:

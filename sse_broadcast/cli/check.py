@@ -1,0 +1,75 @@
+"""`sse-broadcast serve --check`: everything that a start would need, tried without listening."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+import click
+
+from sse_broadcast.auth.authority import Authority
+from sse_broadcast.cli.identity import identity_of
+from sse_broadcast.config import Config, ListenerRule
+from sse_broadcast.logs.formats import utc
+from sse_broadcast.server.run import Server, needs_token, new_loop
+from sse_broadcast.settings import Loaded
+
+CREDENTIALS = ("token", "token_file", "jwt_key_file", "jwt_jwks", "token_secret", "token_secret_file")
+
+
+def check_all(loaded: Loaded) -> None:
+    """Print what is good, a line each, up to the first fault. Raises `ConfigError`, `CertificateError`."""
+    for line in checked(loaded):
+        click.echo(line)
+
+
+def checked(loaded: Loaded) -> Iterator[str]:
+    """Try one thing after the other, and give a line for each that is good. Raises as `check_all` does."""
+    config = loaded.config
+    yield f"settings: good, from {_sources(loaded.sources)}"
+    _build(config)
+    yield f"credentials: good, {_credentials(config)}"
+    for rule in config.listeners:
+        if rule.certificate:
+            yield _certificate(rule)
+    yield "backend: good, memory, which needs nothing"
+    yield f"listeners: not tried, since a server may be running there: {_places(config)}"
+
+
+def _build(config: Config) -> None:
+    """Build what serves, on the loop that it would run on, and have it read keys that are elsewhere."""
+    with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
+        Server(config)
+        runner.run(_reach(Authority(config)))
+
+
+async def _reach(authority: Authority) -> None:
+    await authority.start()
+    try:
+        authority.require_keys()
+    finally:
+        await authority.close()
+
+
+def _sources(sources: Mapping[str, str]) -> str:
+    said = dict.fromkeys(source for source in sources.values() if source != "default")
+    return ", ".join(said) or "defaults alone"
+
+
+def _credentials(config: Config) -> str:
+    given = [name for name in CREDENTIALS if getattr(config, name)]
+    if config.caller:
+        given.append(f"{len(config.caller)} of [[caller]]")
+    if given:
+        return ", ".join(given)
+    return "none: a token is made at each start" if needs_token(config) else "none are needed"
+
+
+def _certificate(rule: ListenerRule) -> str:
+    identity = identity_of(rule.certificate, rule.key)
+    names = ", ".join(identity.names) or "nobody"
+    return f"certificate: good until {utc(identity.expires)}, {rule.certificate} for {names}"
+
+
+def _places(config: Config) -> str:
+    return ", ".join(
+        f"{rule.host} port {rule.port}" if rule.path is None else rule.host for rule in config.listeners
+    )

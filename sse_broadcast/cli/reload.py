@@ -1,0 +1,32 @@
+"""`sse-broadcast reload`."""
+
+import click
+
+from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.client import Client
+from sse_broadcast.config import Endpoint
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sse-broadcast reload
+
+It prints which settings are others now, and which only a restart can change. Where the configuration
+cannot be used nothing changes, and it is said why.
+
+Exit codes: 0 it was taken; 1 it cannot be used, the server did not answer, or refused; 2 bad usage."""
+)
+@token_option
+@url_option(Endpoint.ADMIN)
+def reload(url: str, token: str | None) -> None:
+    """Have the server read its configuration again."""
+    run(lambda: _reload(Client(url, token=token)))
+
+
+async def _reload(client: Client) -> None:
+    async with client:
+        answer = await client.reload()
+    click.echo(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    if answer["restart"]:
+        click.echo(f"needs a restart: {', '.join(answer['restart'])}")

@@ -1,0 +1,70 @@
+"""Formats: what a record of the log looks like as a line, for people and for programs."""
+
+import itertools
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+
+class TextFormat(logging.Formatter):
+    """A line for people; a traceback follows on lines of its own.
+
+    Whatever a message quotes, it stays one line; it moves no terminal's cursor, nor does a traceback.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        message = _visible(record.getMessage())
+        line = f"{utc(record.created)} {record.levelname} {record.name}: {message}"
+        details = (text.split("\n") for text in _details(self, record).values())
+        return "\n".join([line, *map(_visible, itertools.chain.from_iterable(details))])
+
+
+class JsonFormat(logging.Formatter):
+    """A JSON object on a line: `time`, `level`, `logger`, `message`, and the facts of the message.
+
+    The facts are the members of the one mapping that a message may have as its argument. A traceback is the
+    text of the member `exception`. It is ASCII, and JSON also where a value is none: that is its `str`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        head = {
+            "time": utc(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_details(self, record),
+        }
+        return _encode({**head, **facts(record), **head})
+
+
+def utc(seconds: float) -> str:
+    """Give a time since 1970 as ISO 8601 has it, in UTC and with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def facts(record: logging.LogRecord) -> Mapping[str, Any]:
+    """Give what a message tells, by name; nothing if it was not told so."""
+    return record.args if isinstance(record.args, Mapping) else {}
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode
+
+
+def _visible(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _details(format: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
+    """Give what the interpreter knows of where a record comes from, if the record has any of it."""
+    details = {}
+    if record.exc_info and record.exc_info[0]:
+        details["exception"] = format.formatException(record.exc_info)
+    if record.stack_info:
+        details["stack"] = format.formatStack(record.stack_info)
+    return details

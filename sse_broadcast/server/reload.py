@@ -1,0 +1,186 @@
+"""Reload, by SIGHUP or POST /reload: a configuration takes the place of another, all of it or nothing."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from aiohttp import web
+
+from sse_broadcast.auth.access import Action
+from sse_broadcast.config import Config
+from sse_broadcast.errors import BroadcastError, CertificateError, ClosedError, ConfigError, ListenError
+from sse_broadcast.server.answers import Reloaded, answered
+from sse_broadcast.server.gate import require
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.setup import kept_token, set_up
+from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, Setup
+from sse_broadcast.settings import Change, change_of
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds in which files must have been read: a disk may be away."""
+
+T = TypeVar("T")
+
+Commit = Callable[[], None]
+"""Goes by a configuration from now on. It may neither wait nor raise."""
+
+Prepare = Callable[[Config], Commit]
+"""Makes ready to go by a configuration, and changes nothing. Raises `BroadcastError` if it cannot."""
+
+
+class Reloader:
+    """Reads the configuration again with `load`, and has everything go by it, one reload after another.
+
+    All that may fail comes first, and then everything changes between two turns of the loop: what is open
+    stays open. `parts` are those that have more to go by it than the application itself. Settings that only
+    a restart can change stay as they are. Belongs to one event loop; `load` is called in a thread.
+    """
+
+    def __init__(self, app: web.Application, load: Callable[[], Config]) -> None:
+        self.parts: list[Prepare] = []
+        self.around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        """What is entered when a reload begins, and left when it is over."""
+        self.turn = asyncio.Lock()
+        """Held by a reload, or by whoever keeps the next one waiting."""
+        self._app = app
+        self._load = load
+        self._tasks: set[asyncio.Task[Change]] = set()
+        self._asked = False
+        self._closed = False
+
+    async def reload(self) -> Change:
+        """Reload, also if the caller is cancelled meanwhile, and give what that has changed.
+
+        Raises `BroadcastError` for a configuration that cannot be used, and `ClosedError` after `close`, or
+        when that gives it up.
+        """
+        self._require_open()
+        task = self._begin()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                self._require_open()
+            raise
+
+    def ask(self) -> None:
+        """Reload by and by, unless that was asked and has not begun: it will read what is there now."""
+        if self._closed:
+            logger.warning("reload: passed over, the server is shutting down")
+        elif not self._asked:
+            self._asked = True
+            self._begin().add_done_callback(_retrieve)
+
+    async def close(self) -> None:
+        """Reload no more, and give up what has begun."""
+        self._closed = True
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self) -> asyncio.Task[Change]:
+        task = asyncio.create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _reload(self) -> Change:
+        async with self.turn:
+            self._asked = False
+            self._require_open()
+            with self.around():
+                return await self._try()
+
+    async def _try(self) -> Change:
+        try:
+            change = await self._replace()
+        except BroadcastError as error:
+            logger.error(  # noqa: TRY400 - a file that is wrong is no fault of ours
+                "reload: nothing has changed: %(reason)s", {"reason": str(error)}
+            )
+            raise
+        _tell(change)
+        return change
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the server is shutting down")
+
+    async def _replace(self) -> Change:
+        before = self._app[IN_FORCE].setup
+        change = change_of(before.config, await _read(self._load))
+        token = kept_token(change.config, before)
+        setup = await _read(functools.partial(set_up, change.config, generated=token, before=before))
+        try:
+            commits = [prepare(change.config) for prepare in self.parts]
+            await _start(setup, before)
+        except BaseException:
+            await setup.authority.close()
+            raise
+        self._commit(setup, commits)
+        if before.generated is not None and setup.generated is None:
+            logger.warning("reload: the token that was made at the start is good no longer")
+        await before.authority.close()
+        return change
+
+    def _commit(self, setup: Setup, commits: Sequence[Commit]) -> None:
+        """Have everything go by a setup, at once: nothing in here may be awaited."""
+        self._app[IN_FORCE].setup = setup
+        self._app[SESSIONS].limit(setup.config)
+        self._app[BROADCASTER].reload(setup.config)
+        for commit in commits:
+            commit()
+
+
+RELOADER: web.AppKey[Reloader] = web.AppKey("sse_broadcast.reloader", Reloader)
+
+
+async def _read(files: Callable[[], T]) -> T:
+    """Give what is made of files, or raise `ConfigError`: the next reload does not wait for a disk either."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await asyncio.to_thread(files)
+    except TimeoutError:
+        raise ConfigError(f"its files could not be read within {PATIENCE:g} seconds") from None
+
+
+async def _start(setup: Setup, before: Setup) -> None:
+    """Read keys that are elsewhere. Where nobody has looked before, they must be there."""
+    await setup.authority.start()
+    if setup.config.jwt_jwks != before.config.jwt_jwks:
+        setup.authority.require_keys()
+
+
+def _tell(change: Change) -> None:
+    changed, restart = ", ".join(change.changed), ", ".join(change.restart)
+    logger.info("reload: changed: %(changed)s", {"changed": changed or "nothing"})
+    if restart:
+        logger.warning("reload: needs a restart, and is as before: %(restart)s", {"restart": restart})
+
+
+def _retrieve(task: asyncio.Task[Change]) -> None:
+    """Take note of the end of a reload that nobody waits for."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, BroadcastError):
+        logger.error("a reload failed", exc_info=error)
+
+
+async def reload(request: web.Request) -> web.Response:
+    """Reload, and say what that has changed."""
+    require(request, Action.ADMIN)
+    if request.body_exists:
+        raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
+    try:
+        change = await request.app[RELOADER].reload()
+    except (ConfigError, CertificateError, ListenError) as error:
+        raise Problem(422, str(error)) from None
+    response = answered(Reloaded("reloaded", change.changed, change.restart))
+    response.headers["Cache-Control"] = "no-store"
+    return response

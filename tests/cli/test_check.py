@@ -1,0 +1,146 @@
+"""`serve --check`: what is tried, and what comes of it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiohttp import web
+
+from tests.support import process
+from tests.support.certificates import LONG_AGO, write_certificate
+from tests.support.credentials import write_jwks
+from tests.support.process import Ended, Programs
+
+programs = pytest.fixture(process.programs)
+
+BACKEND = "backend: good, memory, which needs nothing\n"
+
+LISTENERS = "listeners: not tried, since a server may be running there: "
+
+
+async def check(programs: Programs, *arguments: str, **options: Any) -> Ended:
+    return await programs.run("serve", *arguments, "--check", **options)
+
+
+async def test_what_is_good_is_told(programs: Programs) -> None:
+    """A line each, and what was not tried, with the reason."""
+    assert await check(programs) == Ended(
+        0,
+        f"settings: good, from defaults alone\ncredentials: good, none are needed\n{BACKEND}"
+        f"{LISTENERS}127.0.0.1 port 8000\n".encode(),
+    )
+
+
+async def test_all_that_a_start_needs_is_tried(programs: Programs, tmp_path: Path) -> None:
+    """Each file that is named anywhere; no secret is told."""
+    certificate, key = write_certificate(trustme.CA(), tmp_path, "a.example.com", "b.example.com")
+    (tmp_path / "token").write_text("a-token-of-somebody-else")
+    file = tmp_path / "c.toml"
+    file.write_text(f"""
+token_file = "{tmp_path / "token"}"
+jwt_jwks = "{write_jwks(tmp_path)}"
+
+[[caller]]
+name = "shop"
+token_env = "SHOP"
+publish = ["*"]
+
+[[listener]]
+host = "::"
+port = 8443
+certificate = "{certificate}"
+key = "{key}"
+
+[[listener]]
+host = "unix:/run/x.sock"
+""")
+    env = {"SHOP": "a-token-of-the-shop-s", "SSE_BROADCAST_RETRY": "5"}
+    ended = await check(programs, "--config", str(file), "--queue-size", "7", env=env)
+    assert (ended.code, ended.err) == (0, b"")
+    assert re.sub(r"until [\d:.TZ-]{24},", "until WHEN,", ended.out.decode()) == (
+        f"settings: good, from {file}, --queue-size, SSE_BROADCAST_RETRY\n"
+        "credentials: good, token_file, jwt_jwks, 1 of [[caller]]\n"
+        f"certificate: good until WHEN, {certificate} for a.example.com, b.example.com\n"
+        f"{BACKEND}{LISTENERS}:: port 8443, unix:/run/x.sock\n"
+    )
+
+
+async def test_it_works_beside_a_server(programs: Programs) -> None:
+    """Which has the port, and keeps it."""
+    serving = await programs.serve()
+    ended = await check(programs, "--port", str(serving.port))
+    assert (ended.code, ended.err) == (0, b"")
+    assert ended.out.decode().endswith(f"{LISTENERS}127.0.0.1 port {serving.port}\n")
+    assert (await programs.run("status", "--url", serving.url)).code == 0
+
+
+async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
+    """And not made for this."""
+    ended = await check(programs, "--host", "0.0.0.0")
+    assert b"credentials: good, none: a token is made at each start\n" in ended.out
+    assert b"Bearer" not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "before", "told"),
+    [
+        (("--retry", "x"), 2, 0, "--retry: expected `int`, not 'x'"),
+        (("--token-file", "/none"), 2, 1, "token_file: '/none' cannot be read: No such file or directory"),
+        (
+            ("--jwt-key-file", "/none"),
+            2,
+            1,
+            "jwt_key_file: '/none' cannot be read: No such file or directory",
+        ),
+        (("--certificate", "/none"), 4, 2, "certificate: cannot load /none: no such file or directory"),
+    ],
+)
+async def test_a_fault_has_the_code_that_serve_has_for_it(
+    programs: Programs, arguments: tuple[str, ...], code: int, before: int, told: str
+) -> None:
+    """Behind what was good before it."""
+    ended = await check(programs, *arguments)
+    assert (ended.code, ended.err) == (code, f"sse-broadcast: {told}\n".encode())
+    assert ended.out.count(b"\n") == before
+
+
+async def test_a_certificate_that_no_client_takes_is_4(programs: Programs, tmp_path: Path) -> None:
+    """Though a server could be started with it."""
+    certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
+    ended = await check(programs, "--certificate", certificate, "--key", key)
+    assert ended.code == 4
+    assert ended.err == f"sse-broadcast: certificate: {certificate}: certificate has expired\n".encode()
+
+
+async def test_keys_that_are_elsewhere_are_fetched(programs: Programs, tmp_path: Path) -> None:
+    """And must be there, where a server would only say that they are not."""
+    keys = Path(write_jwks(tmp_path)).read_bytes()
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=keys) if request.path == "/keys" else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        url = f"http://127.0.0.1:{site.port}"
+        good = await check(programs, "--jwt-jwks", f"{url}/keys")
+        bad = await check(programs, "--jwt-jwks", f"{url}/none", "--log-level", "error")
+    finally:
+        await runner.cleanup()
+    assert (good.code, good.err) == (0, b"")
+    assert (bad.code, bad.err) == (2, f"sse-broadcast: jwt_jwks: '{url}/none' answered 404\n".encode())
+
+
+async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
+    """As it is at the start."""
+    ended = await check(programs, env={"SSE_BROADCAST_LOOP": "uvloop"})
+    assert ended.code == 0
+    (line,) = ended.err.splitlines()
+    assert json.loads(line)["message"] == "SSE_BROADCAST_LOOP: no such setting, ignored"

@@ -1,0 +1,44 @@
+"""`sse-broadcast reload`."""
+
+import re
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.support import process, reloading
+from tests.support.credentials import STATIC
+from tests.support.process import Ended, Programs
+from tests.support.reloading import Reloadable
+
+programs = pytest.fixture(process.programs)
+reloadable = pytest.fixture(reloading.reloadables)
+
+Start = Callable[..., Awaitable[Reloadable]]
+
+ENV = {"SSE_BROADCAST_TOKEN": STATIC}
+
+
+async def test_a_server_is_told_to_reload(reloadable: Start, programs: Programs) -> None:
+    """What is another now is said, by name, and what needs a restart."""
+    running = await reloadable(token=STATIC)
+    command = ("reload", "--url", running.server.url)
+    assert await programs.run(*command, env=ENV) == Ended(0, b"changed: nothing\n")
+    running.settings |= {"queue_size": 5, "retry": 7, "heartbeat": 9.0}
+    assert await programs.run(*command, env=ENV) == Ended(
+        0, b"changed: queue_size, retry\nneeds a restart: heartbeat\n"
+    )
+    assert running.config.queue_size == 5
+
+
+async def test_what_cannot_be_used_is_told(reloadable: Start, programs: Programs) -> None:
+    """In one line, with exit code 1; who may not reload is told too."""
+    running = await reloadable(token=STATIC)
+    running.settings |= {"token": "short"}
+    command = ("reload", "--url", running.server.url)
+    ended = await programs.run(*command, env=ENV)
+    # As its Python has it.
+    reason = "422 Unprocessable (Entity|Content): token: must have 16 to 8192 characters, not 5"
+    assert (ended.code, ended.out) == (1, b"")
+    assert re.fullmatch(f"sse-broadcast: {running.server.url}/reload: {reason}\n".encode(), ended.err)
+    refused = await programs.run(*command)
+    assert (refused.code, b"401 Unauthorized: admin '*': needs a token" in refused.err) == (1, True)

@@ -1,0 +1,305 @@
+"""Writer: lines on their way to a file that may take them, or not."""
+
+import fcntl
+import os
+import resource
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sse_broadcast.logs import writer as module
+from sse_broadcast.logs.writer import PIECE, TOO_MANY, Writer
+from tests.support.sockets import PATIENCE
+
+Make = Callable[..., Writer]
+
+
+def notice(count: int, reason: str) -> bytes:
+    return f"lost {count}: {reason}\n".encode()
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make writers, and end them when the test ends."""
+    made: list[Writer] = []
+
+    def make(descriptor: int, **options: int) -> Writer:
+        made.append(Writer(descriptor, notice=notice, **options))
+        return made[-1]
+
+    yield make
+    for writer in made:
+        assert writer.close(timeout=PATIENCE)
+
+
+class Pipe:
+    """A pipe, as full or as gone as a test has it."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+
+    def fill(self) -> int:
+        """Leave no room, and say how much there was."""
+        size = fcntl.fcntl(self.writing, fcntl.F_GETPIPE_SZ)
+        return os.write(self.writing, b"." * size)
+
+    def read(self, size: int) -> bytes:
+        """Give exactly so many bytes."""
+        data = b""
+        while len(data) < size:
+            data += os.read(self.reading, size - len(data))
+        return data
+
+    def rest(self) -> bytes:
+        """Give everything up to the end, which there is when nobody writes any more."""
+        os.close(self.writing)
+        self.writing = -1
+        with os.fdopen(os.dup(self.reading), "rb") as file:
+            return file.read()
+
+    def close(self) -> None:
+        for descriptor in (self.reading, self.writing):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """Give a pipe."""
+    made = Pipe()
+    yield made
+    made.close()
+
+
+def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
+    """Few or many, short or longer than what is written at once."""
+    lines = [b"%d\n" % number for number in range(10_000)]
+    lines[5000:5000] = [b"x" * (3 * PIECE) + b"\n"]
+    writer = make(pipe.writing)
+    for line in lines:
+        writer.put(line)
+    assert pipe.read(len(b"".join(lines))) == b"".join(lines)
+    assert writer.lost == 0
+
+
+def test_lines_of_several_threads_are_whole(make: Make, pipe: Pipe) -> None:
+    """Each in the order of its thread."""
+    writer = make(pipe.writing)
+
+    def put(letter: bytes) -> None:
+        for number in range(500):
+            writer.put(b"%b%d\n" % (letter, number))
+
+    threads = [threading.Thread(target=put, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert writer.close(timeout=PATIENCE)
+    lines = pipe.rest().splitlines()
+    for letter in b"abc":
+        assert [line[1:] for line in lines if line[0] == letter] == [b"%d" % n for n in range(500)]
+
+
+def test_the_end_waits_for_what_was_put(make: Make, pipe: Pipe) -> None:
+    """All of it is written when `close` says so."""
+    writer = make(pipe.writing)
+    for _ in range(100):
+        writer.put(b"line\n")
+    assert writer.close(timeout=PATIENCE)
+    assert pipe.rest() == b"line\n" * 100
+
+
+def test_a_pipe_that_nobody_reads_keeps_nobody(make: Make, pipe: Pipe) -> None:
+    """What has room waits, what has none is lost and counted; both are told when somebody reads again."""
+    filled = pipe.fill()
+    counted: list[int] = []
+    writer = make(pipe.writing, most=100)
+    writer.on_lost = counted.append
+    for number in range(20):
+        writer.put(b"line %03d\n" % number)
+    assert (writer.lost, counted) == (9, [1] * 9)
+    waited = b"".join(b"line %03d\n" % number for number in range(11))
+    told = f"lost 9: {TOO_MANY}\n".encode()
+    assert pipe.read(filled) == b"." * filled
+    assert pipe.read(len(waited + told)) == waited + told
+    writer.put(b"another\n")
+    assert pipe.read(8) == b"another\n"
+    assert writer.lost == 9
+
+
+def test_a_pipe_that_nobody_reads_does_not_keep_the_end(make: Make, pipe: Pipe) -> None:
+    """What waits is given up when the time is over."""
+    pipe.fill()
+    writer = make(pipe.writing)
+    writer.put(b"line\n")
+    assert not writer.close(timeout=0.05)
+    os.close(pipe.reading)
+    pipe.reading = -1
+
+
+def test_a_pipe_that_somebody_else_made_non_blocking_is_waited_for(
+    make: Make, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would be without that."""
+    waiting, poll = threading.Event(), select.poll
+
+    def wait() -> select.poll:
+        waiting.set()
+        return poll()
+
+    monkeypatch.setattr(select, "poll", wait)
+    os.set_blocking(pipe.writing, False)
+    filled = pipe.fill()
+    writer = make(pipe.writing)
+    lines = [b"%d\n" % number * 1000 for number in range(100)]
+    for line in lines:
+        writer.put(line)
+    assert waiting.wait(PATIENCE)
+    assert pipe.read(filled) == b"." * filled
+    assert pipe.read(len(b"".join(lines))) == b"".join(lines)
+    assert writer.lost == 0
+
+
+def test_a_pipe_whose_reader_is_gone_loses_lines(make: Make, pipe: Pipe) -> None:
+    """And nothing else happens."""
+    os.close(pipe.reading)
+    pipe.reading = -1
+    writer = make(pipe.writing)
+    for _ in range(3):
+        writer.put(b"line\n")
+    assert writer.close(timeout=PATIENCE)
+    assert writer.lost == 3
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread is about to do."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+class Disk:
+    """A file that has room, or a disk that is full, behind one descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open("/dev/full", os.O_WRONLY)
+
+    def have_room(self) -> None:
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, self.descriptor)
+        os.close(file)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Give a disk that is full."""
+    made = Disk(tmp_path / "log")
+    yield made
+    os.close(made.descriptor)
+
+
+def test_a_full_disk_loses_lines_and_has_that_told(disk: Disk, make: Make) -> None:
+    """Behind the first line that it has room for."""
+    lost = threading.Semaphore(0)
+    writer = make(disk.descriptor)
+    writer.on_lost = lambda count: [lost.release() for _ in range(count)]  # type: ignore[assignment,func-returns-value]
+    for _ in range(3):
+        writer.put(b"line\n")
+        assert lost.acquire(timeout=PATIENCE)
+    disk.have_room()
+    writer.put(b"another\n")
+    writer.put(b"and another\n")
+    assert writer.close(timeout=PATIENCE)
+    assert sorted(disk.path.read_bytes().splitlines()) == [
+        b"and another",
+        b"another",
+        b"lost 3: no space left on device",
+    ]
+    assert writer.lost == 3
+
+
+def test_what_was_lost_is_told_though_nothing_more_is_logged(
+    disk: Disk, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, as soon as there is room."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    writer = make(disk.descriptor)
+    lost = threading.Event()
+    writer.on_lost = lambda _: lost.set()
+    writer.put(b"line\n")
+    assert lost.wait(PATIENCE)
+    disk.have_room()
+    eventually(lambda: disk.path.read_bytes() != b"")
+    assert writer.close(timeout=PATIENCE)
+    assert disk.path.read_bytes() == b"lost 1: no space left on device\n"
+    assert writer.lost == 1
+
+
+LIMIT = 1 << 30
+"""Bytes of a file that may not grow any more: so many that no other file of this process has them."""
+
+
+@pytest.fixture
+def room() -> Iterator[Callable[[bool], None]]:
+    """Let files grow beyond `LIMIT`, or not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def have_room(there_is: bool) -> None:  # noqa: FBT001
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if there_is else LIMIT, hard))
+
+    yield have_room
+    have_room(True)
+
+
+def test_a_line_that_was_cut_is_ended_before_the_next(
+    make: Make, room: Callable[[bool], None], tmp_path: Path
+) -> None:
+    """What reads the log line by line loses that one and no other."""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.lseek(descriptor, LIMIT - 12, os.SEEK_SET)
+    room(False)
+    writer = make(descriptor)
+    writer.put(b"whole\n")
+    eventually(lambda: path.stat().st_size == LIMIT - 6)
+    for _ in range(2):
+        writer.put(b"a line of more\n")
+        eventually(lambda lost=writer.lost: writer.lost > lost)  # type: ignore[misc]
+    room(True)
+    writer.put(b"another\n")
+    assert writer.close(timeout=PATIENCE)
+    with path.open("rb") as file:
+        file.seek(LIMIT - 12)
+        assert file.read() == b"whole\na line\nanother\nlost 2: file too large\n"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("left", "missing", "cut"),
+    [(0, 0, False), (1, 1, True), (4, 1, False), (5, 2, True), (7, 2, False), (9, 3, False), (10, 3, True)],
+)
+def test_what_is_missing_is_counted_by_lines(left: int, missing: int, *, cut: bool) -> None:
+    """The end of a line that was cut before counts for none of them."""
+    assert module._missing([b"a\n", b"bb\n", b"ccc\n"], left) == (missing, cut)
+
+
+def test_whoever_counts_may_lose_a_line_too(make: Make, pipe: Pipe) -> None:
+    """As a destructor does that logs, wherever Python chooses to run it."""
+    writer = make(pipe.writing, most=10)
+    counted: list[int] = []
+
+    def count(number: int) -> None:
+        counted.append(number)
+        if len(counted) < 3:
+            writer.put(b"more than there is room for\n")
+
+    writer.on_lost = count
+    writer.put(b"more than there is room for\n")
+    assert (writer.lost, counted) == (3, [1, 1, 1])

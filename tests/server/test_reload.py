@@ -1,0 +1,1082 @@
+"""Reload: what changes at once, what waits for a restart, and that a configuration is taken whole or not."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from aiohttp import web
+
+from sse_broadcast import create_app
+from sse_broadcast.config import ChannelRule, Config, Endpoint, EventLoop, ListenerRule, LogFormat, Overflow
+from sse_broadcast.errors import BroadcastError, ClosedError, ConfigError
+from sse_broadcast.server import reload
+from sse_broadcast.server.reload import RELOADER
+from sse_broadcast.server.run import Server
+from sse_broadcast.server.state import SESSIONS
+from sse_broadcast.settings import RESTART, RULES, SETTINGS
+from tests.support import issuing, reloading
+from tests.support.asking import ask, bearer
+from tests.support.certificates import write_certificate
+from tests.support.credentials import AUDIENCE, ISSUER, OWN_SECRET, STATIC, caller, own, static
+from tests.support.issuing import NEW, OLD, Issuer
+from tests.support.reloading import Reloadable, tasks
+from tests.support.signing import END, jwks, pem, private_key, public_file, token
+from tests.support.sockets import RawClient, until
+
+Start = Callable[..., Awaitable[Reloadable]]
+
+reloadable = pytest.fixture(reloading.reloadables)
+issuer = pytest.fixture(issuing.issuers)
+
+JSON = "Content-Type: application/json\r\n"
+OTHER = "another-static-token.0123456789"
+
+
+async def reader(server: Server, *, path: str = "/events/a", headers: str = "") -> RawClient:
+    """Give a reader that has its opening."""
+    client = await RawClient.open(server.port)
+    assert (await client.subscribe(path=path, headers=headers)).startswith(b"HTTP/1.1 200 OK\r\n")
+    await client.chunk()
+    return client
+
+
+async def require_alive(server: Server, client: RawClient) -> None:
+    """See that a reader of `a` gets the next event."""
+    await server.broadcaster.broadcast("still here", channels=["a"])
+    assert [event.data for event in await client.events(1)] == ["still here"]
+
+
+# What each setting changes at once.
+
+Probe = Callable[[Server], Coroutine[Any, Any, object]]
+
+
+def asked(method: str, path: str, headers: str = "", **options: Any) -> Probe:
+    """Give the status of a request."""
+
+    async def probe(server: Server) -> object:
+        return (await ask(server, method, path, headers=headers, **options)).status
+
+    return probe
+
+
+def seen(look: Callable[[Server], object]) -> Probe:
+    async def probe(server: Server) -> object:
+        return look(server)
+
+    return probe
+
+
+def opened(count: int, *, headers: str = "") -> Probe:
+    """Give the statuses of so many readers that come and stay."""
+
+    async def probe(server: Server) -> object:
+        clients = [await RawClient.open(server.port) for _ in range(count)]
+        try:
+            heads = [
+                await client.subscribe(path=f"/events/c{number}", headers=headers)
+                for number, client in enumerate(clients)
+            ]
+            return [int(head.split()[1]) for head in heads]
+        finally:
+            for client in clients:
+                client.close()
+            await until(lambda: server.connections == 0)
+
+    return probe
+
+
+def new_reader(look: Callable[[Any], object]) -> Probe:
+    """Give what a reader that comes now has for its terms."""
+
+    async def probe(server: Server) -> object:
+        client = await reader(server)
+        (subscriber,) = server.broadcaster._hub
+        client.close()
+        await until(lambda: server.connections == 0)
+        return look(subscriber.terms)
+
+    return probe
+
+
+async def held(server: Server) -> object:
+    """Give how many of three events are held."""
+    for _ in range(3):
+        await server.broadcaster.broadcast("x" * 50, channels=["a"])
+    return server.broadcaster.channel("a").events
+
+
+async def aged(server: Server) -> object:
+    """Give how many are held a little after they were published."""
+    await server.broadcaster.broadcast("x", channels=["a"])
+    await asyncio.sleep(0.05)
+    return server.broadcaster.channel("a").events
+
+
+async def minted(server: Server) -> object:
+    """Give how long a token is good for, at most, as good as in seconds."""
+    before = server._setup.authority._clock()
+    body = b'{"grants": {}, "lifetime": 3600}'
+    made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
+    return round(made["expires"] - before, -1)
+
+
+async def origin_told(server: Server) -> object:
+    answer = await ask(server, "GET", "/healthz", headers="Origin: https://app.example\r\n")
+    return answer.headers.get("access-control-allow-origin")
+
+
+async def slow_body(server: Server) -> object:
+    client = await RawClient.open(server.port)
+    try:
+        await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        return (await client.answer())[0]
+    finally:
+        client.close()
+
+
+TWO = b'[{"message": "one"}, {"message": "two"}]'
+GUARDED = {"token": STATIC}
+WITH = bearer(STATIC)
+TWICE = b'{"grants": {"publish": ["a"]}, "subject": "twice"}'
+
+
+async def published_twice(server: Server) -> object:
+    return [await asked("POST", "/send/a", WITH, body=b"x")(server) for _ in range(2)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Settings, with and without which the same thing is found to be different."""
+
+    settings: str
+    after: Mapping[str, Any]
+    probe: Probe
+    found: tuple[object, object]
+    before: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.settings
+
+
+def row(settings: str, after: Mapping[str, Any], probe: Probe, *found: object, **before: Any) -> Row:
+    return Row(settings, after, probe, (found[0], found[1]), before)
+
+
+ROWS = (
+    row("token", {"token": OTHER}, asked("GET", "/status", bearer(OTHER)), 401, 200, **GUARDED),
+    row(
+        "caller",
+        {"caller": (caller("b", inspect=("*",)),)},
+        asked("GET", "/status", bearer(static("b"))),
+        401,
+        200,
+        caller=(caller("a"),),
+    ),
+    row(
+        "anonymous_subscribe", {"anonymous_subscribe": ("a",)}, asked("GET", "/events/a"), 401, 200, **GUARDED
+    ),
+    row(
+        "anonymous_publish",
+        {"anonymous_publish": ("a",)},
+        asked("POST", "/send/a", body=b"x"),
+        401,
+        200,
+        **GUARDED,
+    ),
+    row("anonymous_inspect", {"anonymous_inspect": ("*",)}, asked("GET", "/status"), 401, 200, **GUARDED),
+    row(
+        "insecure_publish",
+        {"insecure_publish": True},
+        asked("POST", "/send/a", body=b"x"),
+        401,
+        200,
+        **GUARDED,
+    ),
+    row("cookie", {"cookie": "c"}, asked("GET", "/status", f"Cookie: c={STATIC}\r\n"), 401, 200, **GUARDED),
+    row(
+        "token_secret",
+        {"token_secret": OWN_SECRET},
+        asked("GET", "/status", bearer(own())),
+        401,
+        200,
+        **GUARDED,
+    ),
+    row("token_lifetime", {"token_lifetime": 600.0}, minted, 3600, 600),
+    row("allowed_hosts", {"allowed_hosts": ("box.lan",)}, asked("GET", "/status", host="box.lan"), 421, 200),
+    row("cors_origins", {"cors_origins": ("https://app.example",)}, origin_told, None, "https://app.example"),
+    row(
+        "trusted_proxies",
+        {"trusted_proxies": ("192.0.2.0/24",)},
+        seen(
+            lambda server: (
+                server._setup.proxies.trusts("192.0.2.7"),
+                server._door._capacity.excepted("192.0.2.7"),
+            )
+        ),
+        (False, False),
+        (True, True),
+    ),
+    row(
+        "proxy_header",
+        {"proxy_header": "forwarded"},
+        seen(lambda server: str(server._setup.proxies._header)),
+        "x-forwarded-for",
+        "forwarded",
+    ),
+    row("queue_size", {"queue_size": 7}, new_reader(lambda terms: terms.queue_size), 1000, 7),
+    row(
+        "queue_bytes",
+        {"queue_bytes": 2_000_000},
+        new_reader(lambda terms: terms.queue_bytes),
+        4_194_304,
+        2_000_000,
+    ),
+    row(
+        "overflow",
+        {"overflow": Overflow.CONFLATE},
+        new_reader(lambda terms: terms.overflow),
+        "disconnect",
+        "conflate",
+    ),
+    row("retry", {"retry": 500}, new_reader(lambda terms: terms.retry), 3000, 500),
+    row(
+        "channel",
+        {"channel": (ChannelRule(match="a", retry=9, history_size=1),)},
+        new_reader(lambda terms: terms.retry),
+        3000,
+        9,
+    ),
+    row("history_size", {"history_size": 2}, held, 3, 2),
+    row("history_bytes", {"history_bytes": 2000}, held, 3, 2),
+    row("history_age", {"history_age": 0.01}, aged, 1, 0),
+    row("max_event", {"max_event": 100}, asked("POST", "/send", body=b"x" * 500), 200, 413),
+    row("max_batch", {"max_batch": 1}, asked("POST", "/send", JSON, body=TWO), 200, 413),
+    row(
+        "max_body",
+        {"max_body": 10},
+        asked("POST", "/send", JSON, body=TWO + b" " * 8000),
+        200,
+        413,
+        max_event=200,
+    ),
+    row("max_channels", {"max_channels": 1}, asked("POST", "/send/a,b", body=b"x"), 200, 400),
+    row("max_patterns", {"max_patterns": 1}, asked("GET", "/events/a*,b*"), 200, 400),
+    row("max_connections", {"max_connections": 1}, opened(2), [200, 200], [200, 503]),
+    row(
+        "max_connections_per_address",
+        {"max_connections_per_address": 3},
+        seen(lambda server: (server._door._capacity.per_address, server._app[SESSIONS]._per_address)),
+        (1000, 1000),
+        (3, 3),
+    ),
+    row(
+        "max_connections_per_token",
+        {"max_connections_per_token": 1},
+        opened(2, headers=WITH),
+        [200, 200],
+        [200, 429],
+        **GUARDED,
+    ),
+    row(
+        "subscribe_rate",
+        {"subscribe_rate": 1},
+        opened(2),
+        [200, 200],
+        [200, 429],
+        subscribe_rate=0,
+        subscribe_burst=1,
+    ),
+    row("subscribe_burst", {"subscribe_burst": 1}, opened(2), [200, 200], [200, 429], subscribe_rate=1),
+    row(
+        "publish_rate",
+        {"publish_rate": 1},
+        published_twice,
+        [200, 200],
+        [200, 429],
+        publish_rate=0,
+        publish_burst=1,
+        max_batch=1,
+        **GUARDED,
+    ),
+    row(
+        "publish_burst",
+        {"publish_burst": 1},
+        published_twice,
+        [200, 200],
+        [200, 429],
+        publish_rate=1,
+        max_batch=1,
+        **GUARDED,
+    ),
+    row("subscribed_channels", {"subscribed_channels": 1}, opened(2), [200, 200], [200, 503]),
+    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server._app[SESSIONS]._lifetime), 0.0, 5.0),
+    row("body_timeout", {"body_timeout": 0.02}, slow_body, 408, 408, body_timeout=0.03),
+    row(
+        "drain_delay",
+        {"drain_delay": 1.0},
+        seen(lambda server: server.stopping_takes),
+        2.0,
+        3.0,
+        drain_timeout=0.0,
+    ),
+    row(
+        "drain_timeout",
+        {"drain_timeout": 1.0},
+        seen(lambda server: server.stopping_takes),
+        2.0,
+        3.0,
+        drain_timeout=0.0,
+    ),
+)
+
+ELSEWHERE = {
+    "token_file": "test_files_of_credentials_are_read_again",
+    "token_secret_file": "test_files_of_credentials_are_read_again",
+    "jwt_key_file": "test_files_of_credentials_are_read_again",
+    "jwt_jwks": "test_a_jwks_is_another_at_once",
+    "jwt_jwks_refresh": "test_a_jwks_is_another_at_once",
+    "jwt_issuer": "test_the_rules_for_jwts_are_others_at_once",
+    "jwt_audience": "test_the_rules_for_jwts_are_others_at_once",
+    "jwt_claim": "test_the_rules_for_jwts_are_others_at_once",
+    "certificate": "test_a_certificate_is_another_at_once",
+    "key": "test_a_certificate_is_another_at_once",
+    "log_level": "test_sighup_has_the_file_read_again",
+}
+"""Settings that a row cannot show, and the test that does."""
+
+
+def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
+    """Whoever adds one says which it is, and shows it."""
+    shown = {row.settings for row in ROWS} | ELSEWHERE.keys()
+    assert len(ROWS) + len(ELSEWHERE) == len(shown)
+    assert shown | RESTART == {*SETTINGS, *RULES}
+    assert not shown & RESTART
+    tests = Path(__file__).read_text() + (Path(__file__).parents[1] / "cli" / "test_serve.py").read_text()
+    assert all(f"async def {test}(" in tests for test in ELSEWHERE.values())
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+async def test_a_setting_changes_at_once(reloadable: Start, row: Row) -> None:
+    """For what is opened and asked from then on; it is named, and streams stay."""
+    running = await reloadable(**row.before)
+    assert await row.probe(running.server) == row.found[0]
+    change = await running.change(**row.after)
+    assert (change.changed, change.restart) == ((row.settings,), ())
+    assert await row.probe(running.server) == row.found[1]
+
+
+@pytest.mark.parametrize("kind", ["token_file", "token_secret_file", "jwt_key_file"])
+async def test_files_of_credentials_are_read_again(reloadable: Start, tmp_path: Path, kind: str) -> None:
+    """Also where their names stay: what is in them is the credential."""
+    file = tmp_path / "secret"
+    old, new = {
+        "token_file": ((STATIC, STATIC), (OTHER, OTHER)),
+        "token_secret_file": (("x" * 40, own(secret="x" * 40)), ("y" * 40, own(secret="y" * 40))),
+        "jwt_key_file": tuple(
+            (pem(private_key("RS256", which)).decode(), token(key=private_key("RS256", which), claims=ALL))
+            for which in (0, 1)
+        ),
+    }[kind]
+    file.write_text(old[0])
+    running = await reloadable(**{kind: str(file)})
+    for (content, good), (_, bad) in ((old, new), (new, old)):
+        file.write_text(content)
+        assert await running.change() == reloading.unchanged(running.config)
+        assert await asked("GET", "/status", bearer(good))(running.server) == 200
+        assert await asked("GET", "/status", bearer(bad))(running.server) == 401
+    other = tmp_path / "other"
+    other.write_text(old[0])
+    assert (await running.change(**{kind: str(other)})).changed == (kind,)
+    assert await asked("GET", "/status", bearer(old[1]))(running.server) == 200
+
+
+ALL = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}}
+
+
+async def test_the_rules_for_jwts_are_others_at_once(reloadable: Start, tmp_path: Path) -> None:
+    """Issuer, audience and claim, each for itself."""
+    running = await reloadable(jwt_key_file=public_file(tmp_path, "RS256"))
+    claims = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}, "may": {"inspect": ["*"]}}
+    for name, value, others in (
+        ("jwt_issuer", ISSUER, {"iss": ISSUER}),
+        ("jwt_audience", AUDIENCE, {"aud": AUDIENCE}),
+        ("jwt_claim", "may", {"grants": None}),
+    ):
+        before = token(claims=claims)
+        claims |= others
+        assert await asked("GET", "/status", bearer(before))(running.server) == 200
+        assert (await running.change(**{name: value})).changed == (name,)
+        assert await asked("GET", "/status", bearer(token(claims=claims)))(running.server) == 200
+        assert name == "jwt_claim" or await asked("GET", "/status", bearer(before))(running.server) == 401
+
+
+# What waits for a restart.
+
+OTHERS: Mapping[str, Any] = {
+    "host": "localhost",
+    "port": 1,
+    "listener": (ListenerRule(host="127.0.0.1", endpoints=(Endpoint.SUBSCRIBE,)),),
+    "history_total": 5,
+    "history_channels": 5,
+    "idempotency_window": 5.0,
+    "send_buffer": 5,
+    "write_timeout": 5.0,
+    "heartbeat": 5.0,
+    "head_timeout": 5.0,
+    "shutdown_timeout": 5.0,
+    "event_loop": EventLoop.ASYNCIO,
+    "log_format": LogFormat.JSON,
+    "metrics": False,
+    "metrics_channels": ("a",),
+}
+
+
+@pytest.mark.parametrize("name", sorted(RESTART))
+async def test_a_setting_that_needs_a_restart_is_named_and_stays(
+    reloadable: Start, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Every time, in a warning and to whoever asked, and the others change all the same."""
+    running = await reloadable()
+    before = getattr(running.config, name)
+    for size in (5, 6):
+        change = await running.change(**{name: OTHERS[name]}, queue_size=size)
+        assert (change.changed, change.restart) == (("queue_size",), (name,))
+        assert (getattr(running.config, name), running.config.queue_size) == (before, size)
+    assert caplog.messages == [f"reload: needs a restart, and is as before: {name}"] * 2
+    assert await asked("GET", "/status")(running.server) == 200
+
+
+# All of it, or nothing.
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def bad_file(content: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        (folder / "bad").write_text(content)
+        return str(folder / "bad")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("token", "short", "token: must have 16 to 8192 characters, not 5"),
+        ("caller", (caller("a"), caller("a", inspect=("*",))), r"\[\[caller\]\]: 'a' is there twice"),
+        ("token_file", lambda _: "/none", "token_file: '/none' cannot be read: No such file or directory"),
+        ("token_file", bad_file("a b" * 9), "token_file: has a character that no token may have .*"),
+        ("token_secret", "short", "token_secret: .*"),
+        ("jwt_key_file", bad_file("-----BEGIN PUBLIC KEY-----"), "jwt_key_file: '.*/bad': .*"),
+        ("jwt_jwks", bad_file("[]"), "jwt_jwks: '.*/bad' .*"),
+        ("jwt_jwks", "http://127.0.0.1:9/", "jwt_jwks: 'http://127.0.0.1:9/' cannot be read: .*"),
+        ("jwt_issuer", "x", "jwt_issuer: is given without jwt_key_file or jwt_jwks"),
+        ("certificate", "/none", "certificate: cannot load /none, .*: no such file or directory"),
+        ("certificate", bad_file("none"), "certificate: cannot load .*/bad, .*"),
+        ("key", "/none", "certificate: cannot load .*, /none: no such file or directory"),
+        ("queue_bytes", 5, "queue_bytes: 5 cannot hold one event of max_event, 1048576 bytes"),
+    ],
+)
+async def test_a_bad_configuration_changes_nothing(
+    reloadable: Start,
+    authority: trustme.CA,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: Any,
+    reason: str,
+) -> None:
+    """Whatever else is new in it; one line says what, where and which value, and streams stay."""
+    caplog.set_level(logging.INFO, "sse_broadcast.server.reload")
+    cert, key = write_certificate(authority, tmp_path)
+    running = await reloadable(
+        certificate=cert, key=key, caller=(caller("old", subscribe=("*",), inspect=("*",)),), cors_origins=()
+    )
+    server = running.server
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    setup, before = server._setup, tasks()
+    reading, writing = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+    writing.write(f"GET /events/a HTTP/1.1\r\nHost: x\r\n{bearer(static('old'))}\r\n".encode())
+    await reading.readuntil(b"\n\n")
+    terms = dict(server.broadcaster._terms)
+    contexts = [listener._certificate and listener._certificate.context for listener in server.listeners]
+    given = {name: value(tmp_path) if callable(value) else value}
+    caplog.clear()
+    with pytest.raises(BroadcastError, match=f"^{reason}$"):
+        await running.change(queue_size=3, overflow="conflate", cors_origins=("https://x.example",), **given)
+    assert server._setup is setup
+    assert [each._certificate and each._certificate.context for each in server.listeners] == contexts
+    assert server.broadcaster._config is setup.config
+    assert server.broadcaster._terms == terms
+    ours = [message for message in caplog.messages if message.startswith("reload: ")]
+    assert len(ours) == 1
+    assert ours[0].startswith("reload: nothing has changed: ")
+    await server.broadcaster.broadcast("still here", channels=["a"])
+    assert b"data: still here\n" in await reading.readuntil(b"still here\n\n")
+    writing.transport.abort()
+    await until(lambda: server.connections == 0 and tasks() == before)
+
+
+async def test_a_reload_that_fails_unforeseen_changes_nothing(
+    reloadable: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told with its traceback if nobody waits for it; the next one is tried."""
+    running = await reloadable()
+    setup = running.server._setup
+
+    def load() -> Config:
+        raise RuntimeError("a fault of ours")
+
+    good, running.load = running.load, load
+    running.server.reloader.ask()
+    await until(lambda: "a reload failed" in caplog.messages)
+    assert running.server._setup is setup
+    running.load = good
+    await running.change(queue_size=5)
+    assert running.config.queue_size == 5
+
+
+# Credentials.
+
+
+async def test_streams_outlive_the_credentials_they_came_with(reloadable: Start) -> None:
+    """The new token is good and the old is not; whoever is to go is revoked."""
+    running = await reloadable(caller=(caller("old", subscribe=("*",)), caller("boss", admin=("*",))))
+    server = running.server
+    client = await reader(server, headers=bearer(static("old")))
+    await running.change(caller=(caller("new", subscribe=("*",)), caller("boss", admin=("*",))))
+    assert await asked("GET", "/events/a", bearer(static("old")))(server) == 401
+    assert await asked("GET", "/events/a", bearer(static("new")))(server) == 200
+    await require_alive(server, client)
+    body = b'{"caller": "old"}'
+    answer = await ask(server, "POST", "/revoke", headers=JSON + bearer(static("boss")), body=body)
+    assert answer.json == {"status": "revoked", "streams": 1}
+    assert (await client.events(1))[0].type == "$close"
+    client.close()
+
+
+async def test_what_was_revoked_stays_so(reloadable: Start) -> None:
+    """A reload is no amnesty."""
+    running = await reloadable(token=STATIC, token_secret=OWN_SECRET, caller=(caller("a", inspect=("*",)),))
+    visitor = own(grants={"inspect": ["*"]})
+    for body in (b'{"caller": "a"}', b'{"subject": "visitor"}'):
+        answer = await ask(running.server, "POST", "/revoke", headers=JSON + WITH, body=body)
+        assert answer.status == 200
+    await running.change(queue_size=5)
+    for bad in (static("a"), visitor):
+        assert await asked("GET", "/status", bearer(bad))(running.server) == 401
+
+
+async def test_tokens_that_were_made_stay_good(reloadable: Start) -> None:
+    """With the secret that nobody configured, as long as nobody does, and again when nobody does any more."""
+    running = await reloadable(token=STATIC)
+    body = b'{"grants": {"inspect": ["*"]}}'
+    made = (await ask(running.server, "POST", "/tokens", headers=JSON + WITH, body=body)).json["token"]
+    for settings, status in (
+        ({"queue_size": 5}, 200),
+        ({"token_secret": OWN_SECRET}, 401),
+        ({"token_secret": ""}, 200),
+    ):
+        await running.change(**settings)
+        assert await asked("GET", "/status", bearer(made))(running.server) == status
+
+
+async def test_the_generated_token_ends_with_the_first_that_is_configured(
+    reloadable: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so, and it never comes back; until then it is kept."""
+    running = await reloadable(host="0.0.0.0")
+    server = running.server
+    made = bearer(server.token or "")
+    for settings in ({"queue_size": 5}, {"anonymous_subscribe": ("a",)}):
+        await running.change(**settings)
+        assert await asked("GET", "/status", made)(server) == 200
+    assert caplog.messages == []
+    await running.change(token=STATIC)
+    assert caplog.messages == ["reload: the token that was made at the start is good no longer"]
+    assert server.token is None
+    assert await asked("GET", "/status", made)(server) == 401
+    with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
+        await running.change(token="")
+    assert await asked("GET", "/status", WITH)(server) == 200
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"token": STATIC}, {"token": ""}),
+        ({"token": STATIC, "anonymous_subscribe": ("a",)}, {"token": ""}),
+        ({"caller": (caller("a"),)}, {"caller": ()}),
+        ({"host": "0.0.0.0", "anonymous_subscribe": ("a",)}, {"anonymous_subscribe": ()}),
+        ({}, {"anonymous_subscribe": ("a",)}),
+    ],
+)
+async def test_a_reload_neither_opens_a_server_nor_locks_everyone_out(
+    reloadable: Start, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """Half a file has no credentials either; and a token that was made now would be shown to nobody."""
+    running = await reloadable(**before)
+    found = [await asked(method, "/status", WITH)(running.server) for method in ("GET", "HEAD")]
+    with pytest.raises(ConfigError, match=r"^token: "):
+        await running.change(**after)
+    assert [await asked(method, "/status", WITH)(running.server) for method in ("GET", "HEAD")] == found
+
+
+async def test_an_open_server_is_closed_by_a_credential(reloadable: Start) -> None:
+    """From then on the loopback is no exception, and the contract says what is needed."""
+    running = await reloadable()
+    server = running.server
+    client = await reader(server)
+    before = (await ask(server, "GET", "/openapi.json")).json
+    assert before["components"]["securitySchemes"] == {}
+    await running.change(token=STATIC, cookie="c", anonymous_publish=("a",))
+    assert await asked("GET", "/status")(server) == 401
+    after = (await ask(server, "GET", "/openapi.json", headers=WITH)).json
+    assert list(after["components"]["securitySchemes"]) == ["bearer", "query", "cookie"]
+    assert after["paths"]["/send"]["post"]["security"][0] == {}
+    await require_alive(server, client)
+    client.close()
+
+
+# Keys that are elsewhere.
+
+EDDSA = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"], "subscribe": ["*"]}}
+
+
+def of(which: int) -> str:
+    """Give the header with a token of the old key, or of the new."""
+    key = private_key("EdDSA", which)
+    return bearer(token("EdDSA", EDDSA, key=key, header={"kid": ("old", "new")[which]}))
+
+
+async def test_a_jwks_is_another_at_once(reloadable: Start, issuer: Issuer, tmp_path: Path) -> None:
+    """The new one was read before it holds, and the old one is read no more."""
+    running = await reloadable(jwt_jwks=issuer.url, jwt_jwks_refresh=3600.0)
+    server, before = running.server, tasks()
+    assert await asked("GET", "/status", of(0))(server) == 200
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(NEW))
+    assert (await running.change(jwt_jwks=str(file))).changed == ("jwt_jwks",)
+    assert [await asked("GET", "/status", of(which))(server) for which in (0, 1)] == [401, 200]
+    assert issuer.asked == 1
+    assert (await running.change(jwt_jwks=issuer.url, jwt_jwks_refresh=0.02)).changed == (
+        "jwt_jwks",
+        "jwt_jwks_refresh",
+    )
+    await issuer.until_asked(4)
+    assert [await asked("GET", "/status", of(which))(server) for which in (0, 1)] == [200, 401]
+    await running.change(jwt_jwks="", jwt_jwks_refresh=300.0, token=STATIC)
+    await until(lambda: tasks() == before - 1)
+
+
+async def test_an_issuer_that_is_away_keeps_nobody_from_reloading(reloadable: Start, issuer: Issuer) -> None:
+    """Its keys are those from before. A new one must be there."""
+    running = await reloadable(jwt_jwks=issuer.url)
+    issuer.status = 500
+    await running.change(queue_size=5)
+    assert await asked("GET", "/status", of(0))(running.server) == 200
+    with pytest.raises(ConfigError, match=r"^jwt_jwks: '.*\?' answered 500$"):
+        await running.change(jwt_jwks=issuer.url + "?")
+    assert await asked("GET", "/status", of(0))(running.server) == 200
+
+
+async def test_who_waits_for_a_key_is_judged_by_what_holds_then(reloadable: Start, issuer: Issuer) -> None:
+    """A reload ends the reading that it waits for; to refuse it for that would end an EventSource."""
+    running = await reloadable(jwt_jwks=issuer.url)
+    server = running.server
+    asked_before = issuer.asked
+    server._setup.authority._jwks._read_at = -1e9  # type: ignore[union-attr]
+    issuer.body = jwks(OLD, NEW)
+    issuer.open.clear()
+    waiting = asyncio.create_task(asked("GET", "/events/a", of(1))(server))
+    refused = asyncio.create_task(asked("GET", "/status", of(0).replace(".", "x.", 1))(server))
+    await issuer.until_asked(asked_before + 1)
+    issuer.open = asyncio.Event()  # who has asked already is never answered
+    issuer.open.set()
+    await running.change(queue_size=5)
+    assert (await waiting, await refused) == (200, 401)
+
+
+# Certificates.
+
+
+def serial(writer: asyncio.StreamWriter) -> object:
+    return writer.get_extra_info("peercert")["serialNumber"]
+
+
+async def test_a_certificate_is_another_at_once(
+    reloadable: Start, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """In the same files or in others; what is connected goes on under the one it has."""
+    cert, key = write_certificate(authority, tmp_path)
+    running = await reloadable(certificate=cert, key=key)
+    server = running.server
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    async def connect() -> asyncio.StreamWriter:
+        return (await asyncio.open_connection("127.0.0.1", server.port, ssl=context))[1]
+
+    writers = [await connect()]
+    write_certificate(authority, tmp_path)
+    assert (await running.change()).changed == ()
+    writers.append(await connect())
+    (tmp_path / "other").mkdir()
+    other_cert, other_key = write_certificate(authority, tmp_path / "other")
+    assert (await running.change(certificate=other_cert, key=other_key)).changed == ("certificate", "key")
+    writers.append(await connect())
+    assert len({serial(writer) for writer in writers}) == 3
+    change = await running.change(certificate="", key="")
+    assert (change.changed, change.restart) == ((), ("certificate", "key"))
+    writers.append(await connect())
+    assert serial(writers[-1]) == serial(writers[-2])
+    for writer in writers:
+        writer.transport.abort()
+    await until(lambda: server.connections == 0)
+
+
+async def test_the_certificates_of_listeners_are_others_at_once(
+    reloadable: Start, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Theirs alone: what else is said of a listener needs a restart, and so does TLS where there was none."""
+    (tmp_path / "other").mkdir()
+    cert, key = write_certificate(authority, tmp_path)
+    other, other_key = write_certificate(authority, tmp_path / "other")
+
+    def listeners(certificate: str, key: str, *endpoints: Endpoint) -> tuple[ListenerRule, ...]:
+        secure = ListenerRule(host="127.0.0.1", port=0, certificate=certificate, key=key)
+        return secure, ListenerRule(host="127.0.0.1", port=0, endpoints=endpoints or tuple(Endpoint))
+
+    running = await reloadable(listener=listeners(cert, key))
+    context = running.server.listeners[0]._certificate.context  # type: ignore[union-attr]
+    assert (await running.change(listener=listeners(other, other_key))).changed == ("listener",)
+    renewed = running.server.listeners[0]._certificate.context  # type: ignore[union-attr]
+    assert renewed is not context
+    for rules in (listeners(cert, key, Endpoint.PUBLISH), listeners("", "")):
+        assert (await running.change(listener=rules)).restart == ("listener",)
+        assert running.config.listener == listeners(other, other_key)
+
+
+# What is open, and what is held.
+
+
+async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
+    """And get their events, whatever new readers of the same channels are given."""
+    running = await reloadable(queue_size=50, retry=1000)
+    server = running.server
+    old = await reader(server)
+    await running.change(queue_size=5, retry=2000, overflow="drop-newest", max_connections=2)
+    new = await reader(server)
+    terms = sorted((each.terms.queue_size, each.terms.retry) for each in server.broadcaster._hub)
+    assert terms == [(5, 2000), (50, 1000)]
+    for number in range(20):
+        await server.broadcaster.broadcast(f"{number}", channels=["a"])
+    for client in (old, new):
+        assert [event.data for event in await client.events(20)] == [f"{number}" for number in range(20)]
+        client.close()
+
+
+async def test_a_publishers_stream_goes_on(reloadable: Start) -> None:
+    """By the rate it began with."""
+    running = await reloadable(publish_rate=0)
+    publisher = await RawClient.open(running.server.port)
+    await publisher.begin("/send/a?stream=1")
+    await publisher.send_chunk(b"one\n")
+    await until(lambda: running.server.broadcaster.counts.published == 1)
+    await running.change(publish_rate=1, publish_burst=1, max_batch=1, max_event=2000)
+    await publisher.send_chunk(b"line\n" * 500)
+    await publisher.send_chunk()
+    status, body = await publisher.answer()
+    assert (status, json.loads(body)["count"]) == (200, 501)
+    publisher.close()
+
+
+async def test_a_body_on_its_way_is_taken_as_when_it_began(reloadable: Start) -> None:
+    """A publish that was asked for before is not refused for what came between."""
+    running = await reloadable(token=STATIC)
+    client = await RawClient.open(running.server.port)
+    head = (
+        f"POST /send/a HTTP/1.1\r\nHost: x\r\n{JSON}{WITH}Content-Length: {len(TWO)}\r\nExpect: 100-continue"
+    )
+    await client.send(f"{head}\r\n\r\n".encode())
+    assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(TWO[:5])
+    await running.change(token=OTHER, max_batch=1, publish_rate=1, publish_burst=1)
+    await client.send(TWO[5:])
+    assert (await client.answer())[0] == 200
+    assert await asked("POST", "/send/a", WITH, body=b"x")(running.server) == 401
+    client.close()
+
+
+async def test_what_is_held_shrinks_by_and_by(reloadable: Start) -> None:
+    """Though nobody publishes; a reader that comes back is told what it lost."""
+    running = await reloadable()
+    server = running.server
+    receipts = [await server.broadcaster.broadcast(f"{n}", channels=["a"]) for n in range(10)]
+    await running.change(channel=(ChannelRule(match="a", history_size=2),))
+    assert server.broadcaster.channel("a").events == 2
+    client = await RawClient.open(server.port)
+    await client.subscribe(path="/events/a", headers=f"Last-Event-ID: {receipts[0].id}\r\n")
+    await client.chunk()
+    assert [event.type for event in await client.events(3)] == ["$reset", "message", "message"]
+    client.close()
+
+
+async def test_buckets_are_kept_whose_rates_are_the_same(reloadable: Start) -> None:
+    """Or each reload would be a burst for everyone; another rate begins anew."""
+    running = await reloadable(token=STATIC, publish_rate=1, publish_burst=2, max_batch=1, subscribe_burst=9)
+    assert await published_twice(running.server) == [200, 200]
+    await running.change(queue_size=5, subscribe_burst=10)
+    assert await published_twice(running.server) == [429, 429]
+    await running.change(publish_burst=1)
+    assert await published_twice(running.server) == [200, 429]
+
+
+# One after another.
+
+
+async def test_reloads_come_one_after_another(reloadable: Start) -> None:
+    """Each takes what there is when it is its turn, so that the last one to ask has the last word."""
+    running = await reloadable()
+    inside, most = 0, 0
+
+    def load() -> Config:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.002)  # as long as it takes the others to come in, if they can
+        inside -= 1
+        return Config(**running.settings)
+
+    running.load = load
+    await asyncio.gather(*(running.change(queue_size=size) for size in range(10, 30)))
+    assert (most, running.config.queue_size) == (1, 29)
+
+
+async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: Start) -> None:
+    """A storm of signals is a reload, or two."""
+    running = await reloadable()
+    loads: list[None] = []
+
+    def load() -> Config:
+        loads.append(None)
+        return Config(**running.settings)
+
+    running.load = load
+    for _ in range(100):
+        running.server.reloader.ask()
+    await running.change(queue_size=5)
+    assert running.config.queue_size == 5
+    assert len(loads) == 2
+
+
+async def test_a_server_that_ends_reloads_no_more(
+    reloadable: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks for it is told, or has asked; a signal is passed over, and what has begun is given up."""
+    running = await reloadable()
+    server = running.server
+    await server.reloader.turn.acquire()
+    begun = asyncio.create_task(running.change(queue_size=5))
+    asked = asyncio.create_task(ask(server, "POST", "/reload"))
+    await until(lambda: len(server.reloader._tasks) == 2)
+    await server.reloader.close()
+    server.reloader.turn.release()
+    with pytest.raises(ClosedError, match=r"^the server is shutting down$"):
+        await begun
+    assert ((await asked).status, (await asked).detail) == (503, "the server is shutting down")
+    server.reloader.ask()
+    with pytest.raises(ClosedError, match=r"^the server is shutting down$"):
+        await running.change(queue_size=6)
+    answer = await ask(server, "POST", "/reload")
+    assert (answer.status, answer.detail) == (503, "the server is shutting down")
+    assert running.config.queue_size == 1000
+    assert "reload: passed over, the server is shutting down" in [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_other_reload(
+    reloadable: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is away: nothing has changed, and that is said."""
+    running = await reloadable()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(reload, "PATIENCE", 0.05)
+    with pytest.raises(ConfigError, match=r"^its files could not be read within 0\.05 seconds$"):
+        await running.change(token_file=str(pipe))
+    os.close(os.open(pipe, os.O_WRONLY))  # which lets the thread go that reads
+    monkeypatch.undo()
+    await running.change(queue_size=5, token_file="")
+    assert running.config.queue_size == 5
+
+
+async def test_who_is_told_of_reloads_is_told_of_their_end(reloadable: Start) -> None:
+    """Also of one that has changed nothing: a supervisor would wait for it."""
+    running = await reloadable()
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        told.append("begun")
+        try:
+            yield
+        finally:
+            told.append("over")
+
+    running.server.reloader.around = around
+    await running.change(queue_size=5)
+    with pytest.raises(ConfigError):
+        await running.change(token="short")
+    assert told == ["begun", "over"] * 2
+
+
+# POST /reload.
+
+
+async def test_post_reload_says_what_has_changed(reloadable: Start) -> None:
+    """By name: values may be secrets."""
+    running = await reloadable(token=STATIC)
+    running.settings |= {"token": OTHER, "queue_size": 5, "heartbeat": 9.0}
+    answer = await ask(running.server, "POST", "/reload", headers=WITH)
+    assert (answer.status, answer.json, answer.headers["cache-control"]) == (
+        200,
+        {"status": "reloaded", "changed": ["token", "queue_size"], "restart": ["heartbeat"]},
+        "no-store",
+    )
+    again = await ask(running.server, "POST", "/reload", headers=bearer(OTHER))
+    assert again.json == {"status": "reloaded", "changed": [], "restart": ["heartbeat"]}
+
+
+async def test_post_reload_says_why_nothing_has(reloadable: Start) -> None:
+    """422, with what is wrong and where; never the secret itself."""
+    running = await reloadable(token=STATIC)
+    running.settings |= {"token": "tooshort", "queue_size": 5}
+    answer = await ask(running.server, "POST", "/reload", headers=WITH)
+    assert (answer.status, answer.detail) == (422, "token: must have 16 to 8192 characters, not 8")
+    assert running.config.queue_size == 1000
+
+
+async def test_only_an_admin_may_reload(reloadable: Start) -> None:
+    """And by a listener that serves admin."""
+    callers = (
+        caller("boss", admin=("*",)),
+        caller("other", publish=("*",), inspect=("*",), subscribe=("*",)),
+    )
+    running = await reloadable(caller=callers)
+    for headers, status in (("", 401), (bearer(static("other")), 403), (bearer(static("boss")), 200)):
+        assert (await ask(running.server, "POST", "/reload", headers=headers)).status == status
+    rule = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.PUBLISH, Endpoint.INSPECT))
+    shut = await reloadable(listener=(rule,))
+    assert (await ask(shut.server, "POST", "/reload")).status == 404
+
+
+async def test_post_reload_takes_no_body(reloadable: Start) -> None:
+    """Whoever sends a configuration is told that this is not how."""
+    running = await reloadable()
+    answer = await ask(running.server, "POST", "/reload", body=b"queue_size = 5")
+    assert (answer.status, answer.detail) == (400, "POST /reload takes no body")
+
+
+async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start) -> None:
+    """Half of one would be worse than either."""
+    running = await reloadable()
+    client = await RawClient.open(running.server.port)
+    async with running.server.reloader.turn:
+        running.settings["queue_size"] = 5
+        await client.request("POST", "/reload")
+        await until(lambda: len(running.server.reloader._tasks) == 1)
+        client.reset()
+        await until(lambda: running.server.connections == 0)
+    await until(lambda: running.config.queue_size == 5)
+
+
+async def test_a_mounted_application_reads_its_files_again(tmp_path: Path) -> None:
+    """It has no configuration file, but those that its configuration names."""
+    file = tmp_path / "token"
+    file.write_text(STATIC)
+    push = create_app(Config(token_file=str(file)))
+    app = web.Application()
+    app.add_subapp("/push", push)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    client = await RawClient.open(site.port)
+    file.write_text(OTHER)
+    assert (await client.ask("POST", "/push/reload", headers=WITH))[0] == 200
+    assert (await client.ask("GET", "/push/status", headers=WITH))[0] == 401
+    assert (await client.ask("GET", "/push/status", headers=bearer(OTHER)))[0] == 200
+    client.close()
+    await runner.cleanup()
+    with pytest.raises(ClosedError):
+        await push[RELOADER].reload()
+
+
+# Under load.
+
+
+FILES = Path("/proc/self/fd")
+
+
+def timers() -> int:
+    """Give how many timers wait; uvloop does not say."""
+    scheduled = getattr(asyncio.get_running_loop(), "_scheduled", ())
+    return sum(not timer.cancelled() for timer in scheduled)
+
+
+async def test_fifty_reloads_lose_nothing_and_leave_nothing(reloadable: Start, issuer: Issuer) -> None:
+    """Readers and publishers notice nothing; no task, no timer and no socket is left of any of them."""
+    running = await reloadable(token=STATIC, jwt_jwks=issuer.url)
+    server = running.server
+    assert await published_twice(server) == [200, 200]
+    await running.change(queue_size=999)
+    before = tasks(), timers(), len(list(FILES.iterdir()))
+    readers = [await reader(server, headers=WITH) for _ in range(20)]
+    reading = [asyncio.create_task(client.events(1000)) for client in readers]
+
+    async def publish(number: int) -> None:
+        client = await RawClient.open(server.port)
+        for count in range(200):
+            body = f"{number}.{count}".encode()
+            assert (await client.ask("POST", "/send/a", body=body, headers=WITH))[0] == 200
+        client.close()
+
+    publishing, meanwhile = asyncio.gather(*map(publish, range(5))), 0
+    for turn in range(50):
+        meanwhile += not publishing.done()
+        await running.change(
+            queue_size=1000 + turn,
+            publish_rate=5000 + turn % 3,
+            history_size=1000 - turn,
+            caller=(caller(f"caller-{turn}"),),
+            channel=(ChannelRule(match="b.*", retry=turn),) * (turn % 2),
+        )
+    await publishing
+    assert meanwhile > 1
+    found = [[event.data for event in events] for events in await asyncio.gather(*reading)]
+    assert all(events == found[0] for events in found)
+    for number in range(5):
+        own_events = [data for data in found[0] if data.startswith(f"{number}.")]
+        assert own_events == [f"{number}.{count}" for count in range(200)]
+    for client in readers:
+        client.close()
+    await until(lambda: server.connections == 0)
+    await until(lambda: tasks() <= before[0] and timers() <= before[1])
+    assert len(list(FILES.iterdir())) <= before[2]

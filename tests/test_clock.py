@@ -1,0 +1,69 @@
+"""The clock: steady whatever is done to the date, and told by it all the same."""
+
+import time
+
+import pytest
+
+from sse_broadcast.clock import Clock
+
+DAY = 86_400.0
+
+
+class Clocks:
+    """The two clocks of a machine, in seconds: sums of powers of two are never rounded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.date = 1_700_000_000.0
+        self.steady = 512.0
+        monkeypatch.setattr(time, "time", lambda: self.date)
+        monkeypatch.setattr(time, "clock_gettime", lambda _: self.steady)
+
+    def wait(self, seconds: float) -> None:
+        self.date += seconds
+        self.steady += seconds
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def test_it_begins_as_the_date_does(clocks: Clocks) -> None:
+    """Seconds since 1970."""
+    assert Clock().now() == 1_700_000_000.0
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY, 0.5])
+def test_nobody_can_set_it(clocks: Clocks, jump: float) -> None:
+    """A second after the date was set it is a second later."""
+    clock = Clock()
+    clocks.date += jump
+    clocks.wait(1.0)
+    assert clock.now() == 1_700_000_001.0
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY, 0.5])
+def test_a_moment_is_told_as_the_date_has_it_now(clocks: Clocks, jump: float) -> None:
+    """Those before the date was set too: a date that was wrong is so no longer."""
+    clock = Clock()
+    before = clock.now()
+    clocks.date += jump
+    clocks.wait(1.0)
+    assert clock.told(clock.now()) == 1_700_000_001.0 + jump
+    assert clock.told(before) == 1_700_000_000.0 + jump
+
+
+def test_a_moment_is_told_alike_while_nobody_sets_the_date(clocks: Clocks) -> None:
+    """The two clocks are read one after the other, and differ by what that takes."""
+    clock = Clock()
+    moment = clock.now()
+    clocks.date += 2**-12
+    assert clock.told(moment) == 1_700_000_000.0
+
+
+def test_it_goes_on_as_the_machine_does() -> None:
+    """Without anything in the place of its clocks."""
+    clock = Clock()
+    before, date = clock.now(), time.time()
+    assert clock.now() >= before
+    assert abs(clock.told(clock.now()) - date) < DAY
