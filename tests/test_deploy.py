@@ -1,0 +1,302 @@
+"""What is in `docs/deploy` for Docker and Kubernetes, and what the image says of itself, at a real server."""
+
+import asyncio
+import ipaddress
+import json
+import re
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from sse_broadcast.cli.common import Exit
+from sse_broadcast.config import Config
+from sse_broadcast.settings import ENV_PREFIX, load, unknown_variables
+from tests.support import process
+from tests.support.fronts import DEPLOY, free_port
+from tests.support.process import SCRIPT, Process, Programs
+from tests.support.sockets import PATIENCE
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+MIB = 1 << 20
+
+programs = pytest.fixture(process.programs)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the Dockerfile says of its last stage."""
+
+    environment: Mapping[str, str]
+    entrypoint: tuple[str, ...]
+    check: tuple[str, ...]
+    """The command of its health check."""
+    intervals: Mapping[str, str]
+    """The options of that."""
+    port: int
+    user: int
+
+
+def image() -> Image:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").rpartition("\nFROM ")[2]
+    said = {
+        line.split()[0]: line.partition(" ")[2] for line in text.splitlines() if re.match(r"[A-Z]+ ", line)
+    }
+    options, _, check = said["HEALTHCHECK"].partition(" CMD ")
+    return Image(
+        dict(pair.split("=", 1) for pair in said["ENV"].split()),
+        tuple(json.loads(said["ENTRYPOINT"])),
+        tuple(json.loads(check)),
+        dict(option.removeprefix("--").split("=") for option in options.split()),
+        int(said["EXPOSE"]),
+        int(said["USER"].partition(":")[0]),
+    )
+
+
+IMAGE = image()
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+DEPLOYMENT, SERVICE, BUDGET = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+POD = DEPLOYMENT["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+
+def ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """Give the variables that are the server's."""
+    return {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
+
+
+async def run(programs: Programs, command: tuple[str, ...], env: Mapping[str, str]) -> Process:
+    """Run a command as in the image, where `sse-broadcast` is on the path."""
+    program, *arguments = command
+    assert program == SCRIPT.name
+    return await programs.start(SCRIPT, *arguments, env=env)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server as the image starts it, and its environment."""
+
+    process: Process
+    env: Mapping[str, str]
+
+    async def probe(self, name: str) -> int:
+        """Do what the kubelet does for a probe, and give the status."""
+        asked = CONTAINER[name]["httpGet"]
+        assert asked["port"] == "http"
+        headers = {
+            "Host": "10.1.2.3:8000",
+            "User-Agent": "kube-probe/1.34",
+            "Accept": "*/*",
+            "Connection": "close",
+        }
+        async with httpx.AsyncClient(timeout=CONTAINER[name]["timeoutSeconds"]) as client:
+            url = f"http://127.0.0.1:{self.env['SSE_BROADCAST_PORT']}{asked['path']}"
+            return (await client.get(url, headers=headers)).status_code
+
+    async def drain(self) -> None:
+        """Have it begin to stop, and wait until it says so."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE):
+            while await self.probe("readinessProbe") == 200:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def server(programs: Programs) -> Started:
+    """Start the server as the image does, with a token, at a port of its own."""
+    env = {
+        **ours(IMAGE.environment),
+        "SSE_BROADCAST_PORT": str(free_port()),
+        "SSE_BROADCAST_TOKEN": "a-token-of-somebody",
+        "SSE_BROADCAST_DRAIN_DELAY": "60",
+    }
+    started = Started(await run(programs, IMAGE.entrypoint, env), env)
+    await started.process.line()
+    return started
+
+
+async def health(programs: Programs, env: Mapping[str, str]) -> int:
+    """Check as the image does, and give the exit code."""
+    return (await (await run(programs, IMAGE.check, env)).ended()).code
+
+
+async def test_the_health_check_of_the_image_finds_its_server(programs: Programs, server: Started) -> None:
+    """By the environment that both have; and not one that is not there."""
+    assert await health(programs, server.env) == 0
+    assert await health(programs, {**server.env, "SSE_BROADCAST_PORT": str(free_port())}) == 1
+
+
+async def test_a_server_that_drains_is_healthy(programs: Programs, server: Started) -> None:
+    """It does what it should: to kill it then would cut the readers that it lets go."""
+    await server.drain()
+    assert await health(programs, server.env) == 0
+
+
+async def test_the_probes_say_what_the_server_is_at(server: Started) -> None:
+    """Ready and alive; while it drains alive alone; then nothing."""
+    assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [200, 200]
+    await server.drain()
+    assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [503, 200]
+    server.process.send_signal(signal.SIGTERM)
+    assert (await server.process.ended()).code == Exit.FORCED
+    for name in ("readinessProbe", "livenessProbe"):
+        with pytest.raises(httpx.ConnectError):
+            await server.probe(name)
+
+
+async def test_what_is_done_before_the_stop_is_waiting(programs: Programs) -> None:
+    """By a program that the image has, since Debian has none without it."""
+    program, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
+    assert float(seconds) > CONTAINER["readinessProbe"]["periodSeconds"]
+    assert (await (await programs.start(program, "0")).ended()).code == 0
+
+
+def pod_config() -> Config:
+    environ = {**IMAGE.environment, **{each["name"]: each["value"] for each in CONTAINER["env"]}}
+    assert unknown_variables(environ) == []
+    return load({}, environ=environ).config
+
+
+def longest_stop(config: Config) -> float:
+    """Give the seconds from SIGTERM to the exit at most."""
+    return config.drain_delay + config.drain_timeout + config.shutdown_timeout
+
+
+def test_a_pod_has_the_time_to_stop() -> None:
+    """What is done before, what the server needs, and two seconds."""
+    before = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert before + longest_stop(pod_config()) + 2 <= POD["terminationGracePeriodSeconds"]
+
+
+def test_a_container_has_the_time_to_stop() -> None:
+    """The ten seconds of `docker stop`, which compose does not change."""
+    environment = SERVICES["sse-broadcast"]["environment"]
+    assert unknown_variables(environment) == []
+    environ = {**environment, "SSE_BROADCAST_TOKEN": "a-token-of-somebody"}
+    assert longest_stop(load({}, environ=environ).config) + 1 <= 10
+    assert "stop_grace_period" not in SERVICES["sse-broadcast"]
+
+
+def test_the_manifests_are_what_kubernetes_takes() -> None:
+    """By its own schema, strictly: of the oldest version that is promised, and of the newest."""
+    for version in ("1.25", "1.37"):
+        checked = subprocess.run(
+            [SCRIPTS / "kubernetes-validate", "--strict", "-k", version, DEPLOY / "kubernetes.yaml"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said = checked.stdout + checked.stderr
+        assert (checked.returncode, said.count(" passed for resource ")) == (0, 3), said
+
+
+def test_the_manifests_belong_together() -> None:
+    """Labels, ports, and the file of the token, which is where the server looks for it."""
+    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == labels
+    assert BUDGET["spec"]["selector"]["matchLabels"] == labels
+    assert SERVICE["spec"]["selector"] == labels
+    (port,) = CONTAINER["ports"]
+    assert (
+        port
+        == {"name": "http", "containerPort": IMAGE.port}
+        == {"name": "http", "containerPort": Config().port}
+    )
+    assert [each["targetPort"] for each in SERVICE["spec"]["ports"]] == ["http"]
+    (mount,), (volume,) = CONTAINER["volumeMounts"], POD["volumes"]
+    assert mount["name"] == volume["name"]
+    assert pod_config().token_file == f"{mount['mountPath']}/token"
+    create = f"kubectl create secret generic {volume['secret']['secretName']} --from-literal=token="
+    assert create in (DEPLOY / "kubernetes.yaml").read_text()
+
+
+def test_a_pod_has_no_rights() -> None:
+    """Those of the restricted Pod Security Standard, and no writable root."""
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["runAsUser"] == IMAGE.user
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["enableServiceLinks"] is False
+
+
+def test_a_pod_has_the_memory_that_the_readme_says() -> None:
+    """For the process, a full history in one format and another, and ten thousand readers."""
+    config = pod_config()
+    needed = 35 * MIB + 1.5 * config.history_total + 10_000 * 16 * 1024
+    sizes = {kind: CONTAINER["resources"][kind]["memory"] for kind in ("requests", "limits")}
+    assert sizes == {"requests": "512Mi", "limits": "1Gi"}
+    assert needed < 512 * MIB
+
+
+def test_the_compose_file_says_what_it_seems_to_say() -> None:
+    """One server that Caddy alone reaches, and believes; each image's health check is the image's own."""
+    assert set(COMPOSE) == {"services", "networks", "volumes"}
+    server, caddy = SERVICES["sse-broadcast"], SERVICES["caddy"]
+    assert "ports" not in server
+    assert server["healthcheck"]["test"] == ["CMD", *IMAGE.check]
+    assert {
+        name.replace("_", "-"): value for name, value in server["healthcheck"].items() if name != "test"
+    } == {name: int(value) if value.isdigit() else value for name, value in IMAGE.intervals.items()}
+    assert (server["read_only"], server["cap_drop"]) == (True, ["ALL"])
+    address = caddy["networks"]["back"]["ipv4_address"]
+    assert server["environment"]["SSE_BROADCAST_TRUSTED_PROXIES"] == address
+    (network,) = COMPOSE["networks"]["back"]["ipam"]["config"]
+    assert ipaddress.ip_address(address) in ipaddress.ip_network(network["subnet"])
+    assert caddy["depends_on"] == {"sse-broadcast": {"condition": "service_healthy"}}
+    assert caddy["environment"]["SSE_UPSTREAM"] == f"sse-broadcast:{IMAGE.port}"
+    for variable in ("SSE_SITE", "SSE_UPSTREAM"):
+        assert f"{{${variable}:" in (DEPLOY / "Caddyfile").read_text()
+        assert variable in caddy["environment"]
+    assert (DEPLOY / server["build"]).resolve() == ROOT.resolve()
+    assert "./Caddyfile:/etc/caddy/Caddyfile:ro" in caddy["volumes"]
+
+
+def test_proxies_wait_longer_than_a_heartbeat() -> None:
+    """By more than one that is lost."""
+    waits = [
+        *re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text()),
+        *re.findall(r"read_timeout (\d+)s\n", (DEPLOY / "Caddyfile").read_text()),
+    ]
+    assert len(waits) == 2
+    assert all(int(wait) > 2 * Config().heartbeat for wait in waits)
+
+
+def test_a_heartbeat_is_in_time_for_every_platform_that_waits_for_one() -> None:
+    """Of those in the notes; what ends streams in any case is told in bold."""
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]*\d+ (?:s|min)[^|]*) \| ([^|]+) \|$", NOTES, re.MULTILINE)
+    assert [hop for hop, _, _ in rows] == PLATFORMS
+    for hop, default, _ in rows:
+        waits = [int(wait) for wait in re.findall(r"(\d+) s", default)]
+        assert ("**" in default) == (hop in {"Envoy, Istio", "GCP HTTPS load balancer"})
+        assert "**" in default or min(waits) > Config().heartbeat
+
+
+NOTES = (DEPLOY / "README.md").read_text()
+PLATFORMS = [
+    "nginx",
+    "AWS ALB",
+    "AWS Classic ELB",
+    "Cloudflare",
+    "Heroku",
+    "Envoy, Istio",
+    "GCP HTTPS load balancer",
+]
+
+
+def test_every_file_is_explained() -> None:
+    """In a row of its own."""
+    told = set(re.findall(r"^\| \[([\w.]+)\]\(\1\) \|", NOTES, re.MULTILINE))
+    assert told == {path.name for path in DEPLOY.iterdir()} - {"README.md"}

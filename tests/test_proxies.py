@@ -1,0 +1,483 @@
+"""What is in `docs/deploy` for nginx and Caddy, with the real ones between a server and its clients."""
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sse_broadcast.client import Client
+from sse_broadcast.config import Config
+from sse_broadcast.server.run import Server
+from tests.conftest import Program, Serve
+from tests.support import process
+from tests.support.credentials import STATIC
+from tests.support.fronts import CADDY, CUTTING, HASTY, KINDS, NGINX, Front, Fronts, Kind, free_port, reading
+from tests.support.process import Programs
+from tests.support.sockets import until
+
+EACH = pytest.mark.parametrize("kind", KINDS, ids=[kind.program for kind in KINDS])
+HTTP = pytest.mark.parametrize("http2", [False, True], ids=["1.1", "2"])
+
+SETTINGS: Mapping[str, Any] = {
+    "token": STATIC,
+    "anonymous_subscribe": ("*",),
+    "trusted_proxies": ("127.0.0.1",),
+}
+"""What the files say that the server is told, and readers without a token."""
+
+IDLE = 0.5
+"""Seconds that the timeout of an impatient proxy is."""
+
+IMPATIENT = {
+    "nginx": {"proxy_read_timeout 60s;": f"proxy_read_timeout {IDLE * 1000:.0f}ms;"},
+    "caddy": {"read_timeout 60s": f"read_timeout {IDLE}s"},
+}
+
+PAGE, FOREIGN = {"Origin": "https://shop.example"}, {"Origin": "https://evil.example"}
+
+ID = re.compile(rb"(?<=\"id\":\")[0-9a-f]+-[0-9]+")
+
+BEARER = {"Authorization": f"Bearer {STATIC}"}
+
+programs = pytest.fixture(process.programs)
+
+
+@pytest.fixture
+def fronts(programs: Programs, program: Program, tmp_path: Path) -> Fronts:
+    return Fronts(programs, program, tmp_path)
+
+
+@EACH
+@HTTP
+async def test_an_event_is_read_before_the_next_is_published(
+    serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
+) -> None:
+    """However small, while the stream is open."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front, http2=http2) as client, reading(client) as reader:
+        assert reader.response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+        assert (await reader.block()).startswith(b":\nretry: ")
+        for number in range(20):
+            answer = await client.post("/send", content=str(number), headers=BEARER)
+            id = answer.json()["id"]
+            assert await reader.block() == f"id: {id}\ndata: {number}\n\n".encode()
+
+
+@EACH
+@HTTP
+async def test_a_line_is_read_before_the_next_is_published(
+    serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
+) -> None:
+    """NDJSON too, which no proxy knows for a stream."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    headers = {"Accept": "application/x-ndjson"}
+    async with fronts.client(front, http2=http2) as client, reading(client, **headers) as reader:
+        assert await reader.line() == b"\n"
+        for number in range(20):
+            await server.broadcaster.broadcast(str(number))
+            assert json.loads(await reader.line())["data"] == str(number)
+
+
+@EACH
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_nothing_is_compressed(serve: Serve, fronts: Fronts, kind: Kind, accept: str) -> None:
+    """Even for a client that would like it."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front) as client:
+        headers = {"Accept": accept, "Accept-Encoding": "gzip, br, zstd"}
+        async with reading(client, "/events?since=earliest", **headers) as reader:
+            assert reader.response.status_code == 200
+            assert "content-encoding" not in reader.response.headers
+            assert reader.response.headers["cache-control"] == "no-store, no-transform"
+
+
+@EACH
+async def test_a_stream_outlives_the_timeout_of_its_proxy(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Thrice, by heartbeats alone."""
+    server = await serve(**SETTINGS, heartbeat=0.1)
+    front = await fronts.put(kind, server.port, IMPATIENT[kind.program])
+    async with fronts.client(front) as client, reading(client) as reader:
+        await reader.block()
+        begun = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() - begun < 3 * IDLE:
+            assert (await reader.line()) == b":\n"
+        await server.broadcaster.broadcast("hello")
+        assert (await reader.block()).endswith(b"\ndata: hello\n\n")
+    assert server.broadcaster.counts.opened == 1
+
+
+@EACH
+async def test_a_proxy_cuts_a_stream_without_heartbeats(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Which is what its timeout is for: a server that is gone says nothing either."""
+    server = await serve(**SETTINGS, heartbeat=3600)
+    front = await fronts.put(kind, server.port, IMPATIENT[kind.program])
+    async with fronts.client(front) as client, reading(client) as reader:
+        await reader.block()
+        await reader.end()
+    await until(lambda: server.broadcaster.client_count == 0)
+
+
+@EACH
+async def test_a_reader_that_leaves_is_let_go(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """At once, and not with its next heartbeat."""
+    server = await serve(**SETTINGS, heartbeat=3600)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front, http2=False) as client:
+        async with reading(client) as reader:
+            await reader.block()
+            assert server.broadcaster.client_count == 1
+        await until(lambda: server.broadcaster.client_count == 0)
+    assert server.broadcaster.counts.closed == {"left": 1}
+
+
+REQUESTS = {
+    "a preflight": ("OPTIONS", "/events", {**PAGE, "Access-Control-Request-Method": "GET"}, b""),
+    "a preflight of a publish": ("OPTIONS", "/send", {**PAGE, "Access-Control-Request-Method": "POST"}, b""),
+    "HEAD": ("HEAD", "/events/a", PAGE, b""),
+    "a publish": ("POST", "/send/a", {**BEARER, **PAGE}, b"hello"),
+    "a PUT": ("PUT", "/send/a", BEARER, b"hello"),
+    "a cookie": ("POST", "/send/a", {"Cookie": f"visitor={STATIC}", **PAGE}, b"hello"),
+    "a cookie of a foreign page": ("POST", "/send/a", {"Cookie": f"visitor={STATIC}", **FOREIGN}, b"x"),
+    "no token": ("POST", "/send/a", PAGE, b"hello"),
+    "a bad token": ("POST", "/send/a", {"Authorization": "Bearer not-good-0123456789"}, b"hello"),
+    "no channel": ("POST", "/send/a%20b", BEARER, b"hello"),
+    "no UTF-8": ("POST", "/send/a", BEARER, b"\xff"),
+    "no reading": ("GET", "/send/a", BEARER, b""),
+    "too large": ("POST", "/send/a", BEARER, b"x" * 5_000_000),
+    "a parameter that is misspelt": ("GET", "/events?chanel=a", {}, b""),
+}
+"""Requests that end: their method, path, headers and body."""
+
+OF_THE_WAY = {"connection", "content-length", "date", "server", "transfer-encoding", "x-accel-buffering"}
+"""Headers that are of a connection, or for the proxy."""
+
+
+async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str], bytes]:
+    """Give an answer: what it says of itself, and no more of what carries it."""
+    method, path, headers, body = REQUESTS[what]
+    answer = await client.request(method, path, headers=headers, content=body)
+    told = {name: value for name, value in answer.headers.items() if name not in OF_THE_WAY}
+    return answer.status_code, told, ID.sub(b"id", answer.content)
+
+
+@EACH
+@HTTP
+async def test_what_the_server_answers_is_what_comes_out(
+    serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
+) -> None:
+    """Errors too: status, headers, CORS and cookies among them, and body."""
+    server = await serve(**SETTINGS, cookie="visitor", cors_origins=(PAGE["Origin"],))
+    front = await fronts.put(kind, server.port)
+    async with httpx.AsyncClient(base_url=server.url) as direct, fronts.client(front, http2=http2) as client:
+        for what in REQUESTS:
+            assert await said(client, what) == await said(direct, what), what
+
+
+@EACH
+async def test_a_server_that_is_full_says_so_itself(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Programs get its own 503, and when to come back; a browser a stream that tells it."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front) as client:
+        await server.broadcaster.close(timeout=1)
+        answer = await client.get("/events")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json()["detail"] == "the server is shutting down"
+        answer = await client.get("/events", headers={"Accept": "text/event-stream"})
+        assert answer.status_code == 200
+        assert re.fullmatch(rb":\nretry: \d+\n", answer.content)
+
+
+@EACH
+async def test_a_reader_goes_on_where_it_was(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Its Last-Event-ID is the server's."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    first, *_ = [(await server.broadcaster.broadcast(str(number))).id for number in range(2)]
+    async with fronts.client(front) as client, reading(client, **{"Last-Event-ID": first}) as reader:
+        assert (await reader.block()).endswith(b"\ndata: 1\n\n")
+
+
+@EACH
+async def test_the_address_of_a_client_is_told(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """The one that the proxy sees, whatever the client says of itself."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    made_up = {"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7", "X-Real-IP": "192.0.2.7"}
+    async with fronts.client(front, source="127.0.0.9") as client, reading(client, **made_up) as reader:
+        await reader.block()
+        async with httpx.AsyncClient(base_url=server.url, headers=BEARER) as operator:
+            (found,) = (await operator.get("/subscribers")).json()["subscribers"]
+    assert found["address"] == "127.0.0.9"
+
+
+@EACH
+async def test_a_client_of_a_proxy_is_not_of_this_machine(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Though the proxy is: of a server with nothing configured it gets streams alone."""
+    server = await serve()
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front) as client:
+        assert (await client.post("/send", content=b"x")).status_code == 401
+        assert (await client.head("/events")).status_code == 200
+    async with httpx.AsyncClient(base_url=server.url) as neighbour:
+        assert (await neighbour.post("/send", content=b"x")).status_code == 200
+
+
+@EACH
+@pytest.mark.parametrize("path", ["/", "/status", "/channels", "/tokens", "/revoke", "/eventsx", "/sending"])
+async def test_what_is_not_for_everyone_is_not_passed_on(
+    serve: Serve, fronts: Fronts, kind: Kind, path: str
+) -> None:
+    """Whoever asks, and with whatever token."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front) as client:
+        answer = await client.get(path, headers=BEARER)
+    assert answer.status_code == 404
+    assert answer.headers.get("content-type") != "application/problem+json"
+
+
+@EACH
+async def test_who_comes_without_tls_is_sent_to_it(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Before anything of the request is passed on."""
+    front = await fronts.put(kind, free_port())
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"http://127.0.0.1:{front.place.plain_port}/events?a=b")
+    assert answer.status_code in {301, 308}
+    assert answer.headers["location"].startswith("https://127.0.0.1")
+    assert answer.headers["location"].endswith("/events?a=b")
+
+
+@EACH
+@HTTP
+async def test_lines_are_published_as_they_come(
+    serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
+) -> None:
+    """`?stream=1`: a line arrives before the next is written."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    lines: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def body() -> AsyncIterator[bytes]:
+        while line := await lines.get():
+            yield line
+
+    async with fronts.client(front, http2=http2) as client:
+        sending = asyncio.create_task(client.post("/send?stream=1", content=body(), headers=BEARER))
+        for number in range(1, 4):
+            lines.put_nowait(b"a line\n")
+            await until(lambda number=number: server.broadcaster.counts.published == number)  # type: ignore[misc]
+        lines.put_nowait(b"")
+        assert (await sending).json()["count"] == 3
+
+
+@EACH
+async def test_a_large_batch_is_published(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """As large as the server takes."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    line = json.dumps({"message": "x" * 30_000}).encode()
+    async with fronts.client(front) as client:
+        headers = {"Content-Type": "application/x-ndjson", **BEARER}
+        answer = await client.post("/send", content=b"\n".join([line] * 100), headers=headers)
+    assert answer.json()["count"] == 100
+
+
+@EACH
+async def test_while_the_server_is_away_a_browser_is_told_to_come_back(
+    serve: Serve, fronts: Fronts, kind: Kind
+) -> None:
+    """Not everyone at once. A program gets 503, and is told the same."""
+    front = await fronts.put(kind, free_port(), HASTY[kind.program])
+    async with fronts.client(front) as client:
+        told = set()
+        for _ in range(50):
+            headers = {"Accept": "text/event-stream", "Origin": "https://shop.example"}
+            answer = await client.get("/events/a", headers=headers)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+            assert answer.headers["access-control-allow-credentials"] == "true"
+            told.add(answer.content)
+        answer = await client.get("/events/a", headers={"Accept": "text/event-stream"})
+        assert "access-control-allow-origin" not in answer.headers
+        assert told == {b"retry: %d\n\n" % wait for wait in (2000, 3000, 4000, 5000)}
+        answer = await client.get("/events/a")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+@EACH
+async def test_a_publish_that_may_have_happened_is_not_said_to_have_failed(
+    fronts: Fronts, kind: Kind
+) -> None:
+    """502 is what our client takes for that, and 503 for a publish that may be sent again."""
+    front = await fronts.put(kind, free_port(), HASTY[kind.program])
+    async with fronts.client(front) as client:
+        assert (await client.post("/send", content=b"x", headers=BEARER)).status_code == 502
+
+
+@EACH
+async def test_a_token_is_in_no_log_of_the_proxy(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """Of a stream that is served, one that is refused, and one for which the server is not there."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port, HASTY[kind.program])
+    path = f"/events/a?access_token={STATIC}"
+    async with fronts.client(front) as client:
+        async with reading(client, path) as reader:
+            await reader.block()
+        assert (await client.get(f"{path}x")).status_code == 401
+        await server.stop()
+        assert (await client.get(path)).status_code == 503
+        assert (await client.get(path, headers={"Accept": "text/event-stream"})).status_code == 200
+    await front.stop()
+    assert front.said() != ""
+    assert STATIC not in front.said()
+
+
+class Follower:
+    """Our own client, following a channel through a proxy; what it has seen."""
+
+    def __init__(self, fronts: Fronts, front: Front) -> None:
+        self.seen: list[str] = []
+        self._task = asyncio.create_task(self._follow(fronts, front))
+
+    async def _follow(self, fronts: Fronts, front: Front) -> None:
+        async with Client(front.url, tls=fronts.trust) as client:
+            async for piece in client.subscribe():
+                self.seen += [event.data for event in piece.events]
+
+    async def has(self, *data: str) -> None:
+        """Wait until it has seen so much, and nothing else."""
+        await until(lambda: self._task.done() or len(self.seen) >= len(data))
+        if self._task.done():
+            self._task.result()
+        assert self.seen == list(data)
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+Follow = Callable[[Fronts, Front], Follower]
+
+
+@pytest.fixture
+async def follow() -> AsyncIterator[Follow]:
+    """Follow the default channel, until the test ends."""
+    async with AsyncExitStack() as stack:
+
+        def start(fronts: Fronts, front: Front) -> Follower:
+            follower = Follower(fronts, front)
+            stack.push_async_callback(follower.close)
+            return follower
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        pytest.param(kind, how, id=f"{kind.program} {how}")
+        for kind in KINDS
+        for how in ("stopped", "killed", "reloaded")
+        if (kind, how) != (CADDY, "reloaded")  # which cuts nothing
+    ],
+)
+async def test_a_client_goes_on_when_its_proxy_cuts_it(
+    serve: Serve, fronts: Fronts, follow: Follow, kind: Kind, how: str
+) -> None:
+    """With all that was published meanwhile, once."""
+    server = await serve(**SETTINGS, retry=100)
+    front = await fronts.put(kind, server.port, CUTTING[kind.program])
+    follower = follow(fronts, front)
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("before")
+    await follower.has("before")
+    if how == "reloaded":
+        await front.reload()
+    else:
+        await (front.stop() if how == "stopped" else front.kill())
+        await until(lambda: server.broadcaster.client_count == 0)
+    await server.broadcaster.broadcast("meanwhile")
+    if how != "reloaded":
+        await front.start()
+    await until(lambda: server.broadcaster.counts.opened == 2 and server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("after")
+    await follower.has("before", "meanwhile", "after")
+    assert server.broadcaster.counts.resets == {}
+
+
+@EACH
+async def test_a_reload_leaves_streams_alone(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+    """They go on as they were, while whoever comes is served anew."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(kind, server.port)
+    async with fronts.client(front, http2=False) as client, reading(client) as reader:
+        await reader.block()
+        for number in range(2):
+            await front.reload()
+            async with fronts.client(front) as other, reading(other) as newcomer:
+                await newcomer.block()
+                await server.broadcaster.broadcast(str(number))
+                for each in (reader, newcomer):
+                    assert (await each.block()).endswith(b"\ndata: %d\n\n" % number)
+    assert server.broadcaster.counts.opened == 3
+
+
+async def test_workers_of_nginx_go_when_their_streams_have_ended(serve: Serve, fronts: Fronts) -> None:
+    """Those that a reload left behind."""
+    server = await serve(**SETTINGS)
+    front = await fronts.put(NGINX, server.port)
+    async with fronts.client(front, http2=False) as client, reading(client) as reader:
+        await reader.block()
+        await front.reload()
+        await until(lambda: len(NGINX.leaving(front)) == 1)
+    await until(lambda: NGINX.leaving(front) == set())
+
+
+async def test_caddy_would_not_stop_if_its_file_did_not_say_so(serve: Serve, fronts: Fronts) -> None:
+    """As long as there are streams, which go on although it listens no more."""
+    server = await serve(**SETTINGS, heartbeat=0.1)
+    front = await fronts.put(CADDY, server.port, {"grace_period 5s": ""})
+    async with fronts.client(front, http2=False) as client, reading(client) as reader:
+        await reader.block()
+        front.running.send_signal(signal.SIGTERM)
+        await until(lambda: not front.listens())
+        for _ in range(5):
+            assert await reader.line() == b":\n"
+    assert (await front.running.ended()).code == 0
+
+
+@EACH
+async def test_a_client_goes_on_when_the_server_was_away(fronts: Fronts, follow: Follow, kind: Kind) -> None:
+    """The proxy is there all the time; a history that is gone is told."""
+    settings = {"retry": 100, "shutdown_timeout": 4, **SETTINGS}
+    first = Server(Config(port=0, **settings))
+    await first.start()
+    front = await fronts.put(kind, first.port, HASTY[kind.program])
+    follower = follow(fronts, front)
+    await until(lambda: first.broadcaster.client_count == 1)
+    await first.broadcaster.broadcast("before")
+    await follower.has("before")
+    port = first.port
+    await first.stop()
+    second = Server(Config(port=port, **settings))
+    await second.start()
+    try:
+        await until(lambda: second.broadcaster.client_count == 1)
+        await second.broadcaster.broadcast("after")
+        await until(lambda: follower.seen[-1:] == ["after"])
+        assert follower.seen[0] == "before"
+        assert [json.loads(data)["reason"] for data in follower.seen[1:-1]] == ["drain", "epoch"]
+    finally:
+        await second.stop()
