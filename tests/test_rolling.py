@@ -1,0 +1,132 @@
+"""A server is replaced by another one on the same socket, while readers read and publishers publish."""
+
+import asyncio
+import json
+import re
+import signal
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from sse_broadcast.client import Client
+from tests.support import process
+from tests.support.process import Programs
+from tests.support.sockets import until
+from tests.support.supervision import Supervisor, tcp_socket
+
+programs = pytest.fixture(process.programs)
+
+READERS = 40
+PUBLISHERS = 4
+RATE = 20
+"""Events a second, of all publishers together."""
+
+ID = re.compile(r"([0-9a-f]{8})-(\d+)")
+
+DRAIN_DELAY = 0.6
+"""Seconds in which each publisher asks three times, and so is sent to the other server by an answer."""
+
+
+def place(id: str) -> tuple[str, int]:
+    """Give the epoch of an id, which is of one process, and its position there."""
+    found = ID.fullmatch(id)
+    assert found is not None, id
+    return found[1], int(found[2])
+
+
+class Reader:
+    """What one reader was given: where it began in each epoch, the positions it saw there, and the news."""
+
+    def __init__(self) -> None:
+        self.began: dict[str, int] = {}
+        self.seen: defaultdict[str, list[int]] = defaultdict(list)
+        self.news: list[tuple[str, str]] = []
+
+    async def follow(self, client: Client) -> None:
+        async for piece in client.subscribe():
+            for event in piece.events:
+                if event.type.startswith("$"):
+                    self.news.append((event.type, json.loads(event.data)["reason"]))
+                else:
+                    assert event.id is not None
+                    epoch, position = place(event.id)
+                    self.seen[epoch].append(position)
+            if piece.last_event_id:
+                epoch, position = place(piece.last_event_id)
+                self.began.setdefault(epoch, position if epoch not in self.seen else self.seen[epoch][0] - 1)
+
+    def has(self, epoch: str, position: int) -> bool:
+        """Whether it has everything of an epoch from where it began up to a position, once and in order."""
+        return self.seen[epoch] == list(range(self.began[epoch] + 1, position + 1))
+
+
+class Answers:
+    """What publishers were answered: the newest position of each epoch, and how many there were."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, int] = {}
+        self.count = 0
+        self.over = False
+
+    async def publish(self, client: Client, number: int) -> None:
+        await asyncio.sleep(number / RATE)
+        while not self.over:
+            answer = await client.publish("x")
+            epoch, position = place(answer["id"])
+            self.newest[epoch] = max(position, self.newest.get(epoch, 0))
+            self.count += 1
+            await asyncio.sleep(PUBLISHERS / RATE)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_rolling_restart_refuses_nobody_and_tells_of_every_loss(
+    programs: Programs, loop: str
+) -> None:
+    """No connection is refused and no publish; readers have all that their process answered, one `$reset`."""
+    times = ("--drain-delay", str(DRAIN_DELAY), "--retry", "200")
+    flags = (*times, "--event-loop", loop, "--log-level", "warning")
+    readers, answers = [Reader() for _ in range(READERS)], Answers()
+    async with AsyncExitStack() as stack:
+        supervisor = stack.enter_context(Supervisor(programs, tcp_socket()))
+
+        async def client() -> Client:
+            return await stack.enter_async_context(Client(f"http://127.0.0.1:{supervisor.port}"))
+
+        old = await supervisor.start(*flags)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        running = [tasks.create_task(reader.follow(await client())) for reader in readers]
+        await until(lambda: all(reader.began for reader in readers))
+        running += [
+            tasks.create_task(answers.publish(await client(), number)) for number in range(PUBLISHERS)
+        ]
+        await until(lambda: answers.count > RATE // 2)
+        old.send_signal(signal.SIGTERM)
+        new = await supervisor.start(*flags)
+        ended = await old.ended()
+        assert (ended.code, ended.err) == (0, b"")
+        await until(lambda: all(len(reader.began) == 2 for reader in readers))
+        behind = answers.count
+        await until(lambda: answers.count > behind + RATE // 2)
+        answers.over = True  # each waits for the answer it may have asked for, or readers would know of more
+        await asyncio.gather(*running[READERS:])
+        first, second = answers.newest
+        await settled(lambda: all(reader.has(second, answers.newest[second]) for reader in readers), readers)
+        for task in running:
+            task.cancel()
+    for reader in readers:
+        assert reader.has(first, answers.newest[first])
+        assert reader.news == [("$close", "drain"), ("$reset", "epoch")]
+    assert sum(answers.newest.values()) == answers.count
+    new.send_signal(signal.SIGTERM)
+    ended = await new.ended()
+    assert (ended.code, ended.err) == (0, b"")
+
+
+async def settled(done: Callable[[], bool], readers: list[Reader]) -> None:
+    """Wait until nothing is on its way any more."""
+    try:
+        await until(done)
+    except TimeoutError:
+        raise AssertionError([(reader.began, dict(reader.seen), reader.news) for reader in readers]) from None
