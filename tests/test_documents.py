@@ -16,6 +16,7 @@ from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
 from sse_broadcast.config import Config, Endpoint, Overflow
 from sse_broadcast.settings import RESTART, RULES, SETTINGS, load
+from tests.conftest import PROGRAMS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -178,6 +179,13 @@ def test_the_operations_page_names_what_needs_a_restart() -> None:
     reload = (ROOT / "docs" / "operations.md").read_text().partition("\n## Reload\n")[2].partition("\n## ")[0]
     (named,) = re.findall(r"until the server is started again: (.*?)\. All", reload, re.DOTALL)
     assert re.findall(r"`(\w+)`", named) == sorted(RESTART)
+
+
+def test_ci_installs_every_program_that_tests_use() -> None:
+    """There a missing program is a failure."""
+    pairs, _, _ = (ROOT / ".ci" / "run").read_text().partition("; do")
+    named = re.findall(r"([\w-]+):([\w-]+)", pairs.partition("for pair in")[2])
+    assert dict(named) == PROGRAMS
 
 
 def dockerfile() -> list[str]:
