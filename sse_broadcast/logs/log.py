@@ -53,6 +53,7 @@ class Log:
         root = logging.getLogger()
         root.addHandler(self._handler)
         root.setLevel(self._level.upper())
+        _know_less()
         logging.captureWarnings(capture=True)
         for name in LIMITED:
             logging.getLogger(name).addFilter(self._flood)
@@ -85,6 +86,13 @@ class Log:
         logging.getLogger().setLevel(logging.DEBUG if self._debug else self._level.upper())
         if self._debug:
             logger.info("debug is on, until it is switched off again")
+
+
+def _know_less() -> None:
+    """Have records not know what no line tells, as logging's own HOWTO has it ("Optimization")."""
+    logging._srcfile = None  # noqa: SLF001 - else the stack is searched for the caller
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # since 3.12
 
 
 class Handler(logging.Handler):

@@ -24,14 +24,21 @@ from tests.support.sockets import PATIENCE
 logger = logging.getLogger("tests.logs")
 
 
+KNOWN = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""What says how much a record knows of where it was made."""
+
+
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """Leave logging as pytest has it."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers.copy()
+    known = {name: getattr(logging, name) for name in KNOWN if hasattr(logging, name)}
     yield
     assert root.handlers == handlers
     root.setLevel(level)
+    for name, value in known.items():
+        setattr(logging, name, value)
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -210,3 +217,11 @@ assert all(logging.getLogger(name).filters == [] for name in ("asyncio", "aiohtt
 def test_the_library_configures_no_logging() -> None:
     """A program that has it has a log of its own."""
     subprocess.run([sys.executable, "-c", LIBRARY], check=True, timeout=60)
+
+
+def test_a_record_knows_no_more_than_lines_tell(caplog: pytest.LogCaptureFixture) -> None:
+    """To find out who calls, in which thread, costs more than to write it would."""
+    with Log(LogLevel.INFO, LogFormat.JSON):
+        logging.getLogger("x").info("y")
+    (record,) = caplog.records
+    assert (record.thread, record.process, record.lineno) == (None, None, 0)
