@@ -80,7 +80,8 @@ RETURNERS = 20
 STAY = 3.0
 """Seconds, or up to twice as many, that one of them stays."""
 
-HEARTBEAT = 1.0
+CLOCKED = ("--heartbeat", "1", "--idempotency-window", "86400")
+"""A key is used again at the end, which may be minutes later."""
 
 CROWD = 10_000
 
@@ -180,9 +181,7 @@ def clock(folder: Path, options: argparse.Namespace) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as temp:
         setting = Path(temp, "clock")
         setting.write_text("+0")
-        with running(
-            with_clock(ours("--heartbeat", str(HEARTBEAT), python=options.python), setting)
-        ) as server:
+        with running(with_clock(ours(*CLOCKED, python=options.python), setting)) as server:
             returners = Returners(server.port)
             with meanwhile(jump(setting)), meanwhile(returners.run):
                 before = post(server.port, key="once")

@@ -69,6 +69,10 @@ def moved(before: Samples, after: Samples) -> Samples:
     return {series: change for series, change in changes.items() if change and not TIDE.match(series)}
 
 
+BRIEF = {"drain_timeout": 0.1, "shutdown_timeout": 0.1}
+"""For readers that are only said to be some: nobody takes their goodbye."""
+
+
 @dataclass
 class Scene:
     """A server, who scrapes it, and who else is there."""
@@ -81,7 +85,7 @@ class Scene:
     client: RawClient = field(init=False)
 
     async def open(self) -> "Scene":
-        self.server = await self.serve(**self.settings)
+        self.server = await self.serve(**{**BRIEF, **self.settings})
         self.client = await self.connect(self.server)
         await samples(self.client)
         return self
@@ -842,7 +846,7 @@ async def test_every_series_has_its_cause(serve: Serve, connect: Connect) -> Non
 
 async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Connect) -> None:
     """A reader for whom nothing waits, and one for whom three events do."""
-    server = await serve()
+    server = await serve(**BRIEF)
     client = await connect(server)
     attach(server.broadcaster)
     lane, sink = attach(server.broadcaster)
