@@ -53,6 +53,7 @@ from benchmarks.harness import (
     exactly,
     exit_status,
     fail,
+    missing,
     ours,
     positive,
     print_checks,
@@ -144,7 +145,7 @@ def broadcast(folder: Path, server: Server, *, seconds: float) -> Row:
     with Load(folder, server, readers=READERS, seconds=seconds + 3) as load:
         sent = publish(folder, server, publishers)
         got = load.result()
-    return {**got, "lost": got["gaps"] + sent["published"] * READERS - got["events"], **sent}
+    return {**got, "lost": missing(got, sent, readers=READERS), **sent}
 
 
 def unharmed(part: str, row: Row) -> Iterator[Check]:

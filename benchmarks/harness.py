@@ -384,6 +384,11 @@ def publish(folder: Path, server: Server, publishers: Publishers) -> Row:
     return row
 
 
+def missing(got: Row, sent: Row, *, readers: int) -> float:
+    """Give how many events readers did not get, by their numbers or in all; 0 if each got each."""
+    return got["gaps"] + sent["published"] * readers - got["events"]
+
+
 # Verdicts.
 
 

@@ -40,6 +40,7 @@ from benchmarks.harness import (
     command_line,
     exactly,
     exit_status,
+    missing,
     ours,
     positive,
     print_checks,
@@ -155,7 +156,7 @@ def look(folder: Path, server: Server) -> Row:
         got = load.result()
     return {
         "p99_ms": got["p99_us"] / 1000,
-        "lost": got["gaps"] + sent["published"] * READERS - got["events"],
+        "lost": missing(got, sent, readers=READERS),
         "repeats": got["repeats"],
         "closed": got["closed"],
     }

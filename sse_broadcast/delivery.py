@@ -330,7 +330,7 @@ class Delivery:
         if lane.sink.gone:
             self._lost(lane)
         else:
-            logger.warning("a write failed, its connection is cut: %(fault)s", {"fault": repr(error)})
+            logger.warning("a stream failed, its connection is cut: %(fault)s", {"fault": repr(error)})
             lane.subscriber.close(CloseReason.ERROR)
             lane.sink.abort()
 

@@ -24,7 +24,7 @@ SPREAD = 0.1
 
 
 class Session:
-    """One open stream, or one that is about to be. Its end comes once, with the reason."""
+    """One open stream, or one about to be. Its end comes once, with the reason; a revocation also then."""
 
     __slots__ = ("_end", "_over", "access", "address", "timer", "until")
 
@@ -43,15 +43,18 @@ class Session:
             end(self._over)
 
     def end(self, reason: CloseReason) -> bool:
-        """Have the stream end, if it is not ending already, and say whether that was so."""
+        """Have the stream end, and say whether it was not ending already.
+
+        One that was and is revoked is told of that too: it gets no more of what it was to end behind.
+        """
         if self.timer is not None:
             self.timer.cancel()
-        if self._over is not None:
-            return False
-        self._over = reason
-        if self._end is not None:
-            self._end(reason)
-        return True
+        first = self._over is None
+        if first or (reason is CloseReason.REVOKED and self._over is not reason):
+            self._over = reason
+            if self._end is not None:
+                self._end(reason)
+        return first
 
 
 class Sessions:

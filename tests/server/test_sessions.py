@@ -539,6 +539,22 @@ async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
         held.close(room)
 
 
+@pytest.mark.parametrize("begun", [True, False])
+async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
+    """Once, and not as one more that was ended: what it has yet to take is taken from it."""
+    held, found = Sessions(Config()), list[CloseReason]()
+    session = held.enter(Access(EVERYTHING, "visitor"))
+    assert session is not None
+    if begun:
+        session.begin(found.append)
+    assert session.end(CloseReason.EXPIRED)
+    assert held.revoke("subject", "visitor") == held.revoke("subject", "visitor") == 0
+    if not begun:
+        session.begin(found.append)
+    assert found == [CloseReason.EXPIRED, CloseReason.REVOKED][not begun :]
+    held.close(session)
+
+
 async def test_it_ends_once() -> None:
     """Whatever comes after the first reason."""
     clock = Clock()
