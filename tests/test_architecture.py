@@ -42,7 +42,7 @@ TERMS = NOUNS[: NOUNS.index("publication") + 1]
 BACKENDS = ["base", "counted", "history", "memory"]
 AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
 AUTH += ["authority"]
-LOGS = ["formats", "flood", "writer", "log"]
+LOGS = ["formats", "flood", "gathered", "writer", "log"]
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})
 

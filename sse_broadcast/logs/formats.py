@@ -1,11 +1,14 @@
 """Formats: what a record of the log looks like as a line, for people and for programs."""
 
+import functools
 import itertools
 import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 
 class TextFormat(logging.Formatter):
@@ -36,22 +39,40 @@ class JsonFormat(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_details(self, record),
         }
+        if record.exc_info or record.stack_info:
+            head |= _details(self, record)
         return _encode({**head, **facts(record), **head})
 
 
 def utc(seconds: float) -> str:
     """Give a time since 1970 as ISO 8601 has it, in UTC and with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = round(seconds * 1_000_000) // 1000
+    return f"{_whole(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+@functools.lru_cache(maxsize=1)
+def _whole(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def facts(record: logging.LogRecord) -> Mapping[str, Any]:
     """Give what a message tells, by name; nothing if it was not told so."""
-    return record.args if isinstance(record.args, Mapping) else {}
+    args = record.args
+    return args if type(args) is dict or isinstance(args, Mapping) else {}
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode
+_any = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode
+_plain = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _encode(members: Mapping[str, object]) -> str:
+    """Give members as JSON in ASCII. Most are plain, and take a sixth of the time that any would."""
+    try:
+        line = _plain(members)
+    except (TypeError, ValueError):  # half of a surrogate pair, or a key that is no name
+        return _any(members)
+    return line.decode() if line.isascii() else _any(msgspec.json.decode(line))
 
 
 def _visible(text: str) -> str:

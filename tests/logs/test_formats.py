@@ -135,9 +135,10 @@ def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
     ("fact", "shown"),
     [
         ("\udcff\u2028é", "\udcff\u2028é"),
+        ("\u2028é", "\u2028é"),
         (ValueError("why"), "why"),
-        ({1}, "{1}"),
-        ({("a",): 1, "b": 2}, {"b": 2}),
+        (float("nan"), None),
+        ({("a",): 1, "b": 2}, {"('a',)": 1, "b": 2}),
     ],
 )
 def test_json_takes_any_fact(fact: Any, shown: Any) -> None:
