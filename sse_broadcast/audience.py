@@ -7,7 +7,7 @@ that cannot keep up, because its socket is full, gets a queue of its own.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sse_broadcast import clock
@@ -26,8 +26,15 @@ class Sink(Protocol):
     heartbeat: bytes
     """What it is sent when it has been silent, as its encoding has it."""
 
-    def write(self, data: bytes) -> bool:
-        """Write, and say whether the sink takes more. Raises `SinkClosedError`."""
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """What writes: the same for the whole life of the sink. Raises when the sink is gone.
+
+        Where it leaves the sink full, the lane that is attached has been told of that when it returns.
+        """
+
+    def attach(self, lane: "Lane | None") -> None:
+        """Tell this lane whenever the sink is full (see `Lane.fill`), and now if it is; with None nobody."""
 
     @property
     def gone(self) -> bool:
@@ -54,6 +61,9 @@ class Carrier(Protocol):
 
     def hurry_lane(self, lane: "Lane") -> None:
         """Empty the lane's own queue now, as far as its sink takes it."""
+
+    def block(self, lane: "Lane") -> None:
+        """Take note that the lane's sink is full."""
 
     def resume(self, lane: "Lane") -> None:
         """Take note that the lane's full sink has emptied."""
@@ -90,6 +100,7 @@ class Lane:
         "subscriber",
         "told",
         "waited",
+        "write",
         "written",
     )
 
@@ -98,6 +109,7 @@ class Lane:
         self.audience = audience
         self.subscriber = subscriber
         self.sink = sink
+        self.write = sink.write  # at hand for the walk
         self.seen = NOWHERE
         self.start = 0  # the place at which it began to follow
         self.following = False
@@ -157,6 +169,10 @@ class Lane:
             return self.subscriber.oldest
         audience = self.audience
         return None if self.seen == audience.end else audience.log[self.seen - audience.base].time
+
+    def fill(self) -> None:
+        """Take note that the sink is full. Called by the sink."""
+        self.carrier.block(self)
 
     def resume(self) -> None:
         """Take note that the full sink has emptied. Called by whoever owns the sink."""

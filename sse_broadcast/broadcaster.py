@@ -226,8 +226,8 @@ class Broadcaster:
 
     def opening(self, interest: Interest, encoding: Encoding, start: Start | None) -> bytes:
         """Give the first bytes of a new reader's stream; with its `start` if it brought no id of its own."""
-        retry = jittered(self._policies.retry(interest))
-        return encoding.format.opening(retry, None if start is None else self.first_id(start))
+        _, retry = self._policies.of_reader(interest)
+        return encoding.format.opening(jittered(retry), None if start is None else self.first_id(start))
 
     def first_id(self, start: Start) -> str:
         """Give the id of the position just before the first event a reader will be given."""
@@ -366,10 +366,11 @@ class Broadcaster:
         return subscriber, audience
 
     def _terms_of(self, interest: Interest) -> Terms:
-        overflow, retry = self._policies.overflow(interest), self._policies.retry(interest)
-        terms = self._terms.get((overflow, retry))
+        policy = self._policies.of_reader(interest)
+        terms = self._terms.get(policy)
         if terms is None:
-            terms = self._terms[overflow, retry] = Terms(
+            overflow, retry = policy
+            terms = self._terms[policy] = Terms(
                 queue_size=self._config.queue_size,
                 queue_bytes=self._config.queue_bytes,
                 overflow=overflow,

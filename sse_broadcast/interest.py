@@ -31,12 +31,15 @@ class Interest:
     names: tuple[str, ...]
     patterns: tuple[str, ...] = ()
     types: frozenset[str] | None = None
+    channels: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """Names and patterns, as a reader is told of them."""
     # Every reader that joins is looked up by it.
     _hash: int = field(init=False, repr=False, compare=False)
     # Made when it is first needed, and kept: what forgets it would have to make it for each publication.
     _matches: Match | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", self.names + self.patterns)
         object.__setattr__(self, "_hash", hash((self.names, self.patterns, self.types)))
 
     def __hash__(self) -> int:
@@ -46,11 +49,6 @@ class Interest:
     def of(*channels: str, types: Sequence[str] | None = None) -> "Interest":
         """Give the interest in channels and patterns. Raises `EventError` for a bad name."""
         return _interest(channels, None if not types else frozenset(types))
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names and patterns, as a reader is told of them."""
-        return self.names + self.patterns
 
     def wants(self, event_type: str) -> bool:
         """Whether events of this type pass. The server's own always do."""

@@ -42,23 +42,25 @@ class Policies:
         """Go by a configuration from now on."""
         self._rules = [(matcher(rule.match), _policy(config, rule)) for rule in config.channel]
         self._servers = _policy(config, ChannelRule(match="*"))
+        self._readers = self._servers.overflow, self._servers.retry
         self._of = functools.lru_cache(maxsize=REMEMBERED)(self._first_match)
 
     def of(self, channel: str) -> Policy:
         """Give the policy of a channel."""
         return self._of(channel) if self._rules else self._servers
 
-    def overflow(self, interest: Interest) -> Overflow:
-        """Give a reader's overflow policy: its channels' if they agree, else the one that loses nothing."""
-        if not self._rules or interest.patterns:
-            return self._servers.overflow
-        return _agreed((self._of(name).overflow for name in interest.names), Overflow.DISCONNECT)
+    def of_reader(self, interest: Interest) -> tuple[Overflow, int]:
+        """Give a reader's overflow policy and its reconnection time: its channels', where they agree.
 
-    def retry(self, interest: Interest) -> int:
-        """Give a reader's reconnection time: its channels' if they agree, else the server's."""
+        Else they are the one that loses nothing, and the server's.
+        """
         if not self._rules or interest.patterns:
-            return self._servers.retry
-        return _agreed((self._of(name).retry for name in interest.names), self._servers.retry)
+            return self._readers
+        policies = [self._of(name) for name in interest.names]
+        return (
+            _agreed((policy.overflow for policy in policies), Overflow.DISCONNECT),
+            _agreed((policy.retry for policy in policies), self._servers.retry),
+        )
 
     def _first_match(self, channel: str) -> Policy:
         return next((policy for matches, policy in self._rules if matches(channel)), self._servers)

@@ -50,6 +50,9 @@ class Carrier:
     def hurry_lane(self, lane: Lane) -> None:
         self.calls.append("hurry lane")
 
+    def block(self, lane: Lane) -> None:
+        self.calls.append("block")
+
     def resume(self, lane: Lane) -> None:
         self.calls.append("resume")
 

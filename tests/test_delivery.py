@@ -857,10 +857,10 @@ class CostlySink(MemorySink):
         self._cost = cost
         self._order = order
 
-    def write(self, data: bytes) -> bool:
+    def write(self, data: bytes) -> None:
         self._clock.now += self._cost
         self._order.append(self._name)
-        return super().write(data)
+        super().write(data)
 
 
 def runs(order: list[str]) -> list[tuple[str, int]]:

@@ -107,20 +107,20 @@ def test_a_reader_has_what_its_channels_agree_on(channels: list[str], overflow: 
         ChannelRule(match="news", overflow=Overflow.DROP_NEWEST, retry=100),
     )
     interest = Interest.of(*channels)
-    assert (settled.overflow(interest), settled.retry(interest)) == (overflow, retry)
+    assert settled.of_reader(interest) == (overflow, retry)
 
 
 def test_without_rules_every_reader_has_the_servers() -> None:
     """Names and patterns alike."""
     settled = policies()
     for interest in (Interest.of("a"), Interest.of("a", "b"), Interest.of("*")):
-        assert (settled.overflow(interest), settled.retry(interest)) == (Overflow.DROP_OLDEST, 500)
+        assert settled.of_reader(interest) == (Overflow.DROP_OLDEST, 500)
 
 
 def test_channels_without_a_rule_agree_with_a_rule_that_says_the_same() -> None:
     """What counts is what holds, and not where it was said."""
     settled = policies(ChannelRule(match="a", overflow=Overflow.DROP_OLDEST, history_size=1))
-    assert settled.overflow(Interest.of("a", "b")) is Overflow.DROP_OLDEST
+    assert settled.of_reader(Interest.of("a", "b"))[0] is Overflow.DROP_OLDEST
 
 
 def test_another_configuration_is_gone_by_at_once() -> None:
@@ -131,4 +131,4 @@ def test_another_configuration_is_gone_by_at_once() -> None:
     assert [settled.of(name).limits.size for name in "ab"] == [7, 2]
     settled.settle(Config(history_size=8))
     assert [settled.of(name).limits.size for name in "ab"] == [8, 8]
-    assert settled.retry(Interest.of("a")) == 3000
+    assert settled.of_reader(Interest.of("a"))[1] == 3000

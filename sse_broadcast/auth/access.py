@@ -58,6 +58,8 @@ class Access:
     def refused(self, action: Action, channels: Sequence[str]) -> str | None:
         """Give the first of the channels in which the caller may not do this, or None."""
         granted = self.grants.get(action, ())
+        if ANY in granted:
+            return None
         return next((channel for channel in channels if not covers(granted, channel)), None)
 
     @property

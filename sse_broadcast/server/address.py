@@ -89,7 +89,8 @@ class Proxies:
         self._said = _SAID[config.proxy_header]
         # What there is to warn of: addresses of proxies that are counted as if they were clients'.
         self._unwarned = bool(config.publish_rate or config.max_connections_per_address)
-        self._any = bool(proxies)
+        self.any = bool(proxies)
+        """Whether there are any."""
         self._look_up = functools.lru_cache(maxsize=16_384)(self._is_named)
 
     def client(self, request: web.Request) -> str | None:
@@ -102,18 +103,18 @@ class Proxies:
         peer = request.remote or None
         if self._unwarned:
             self._warn(request, peer)
-        return self._behind(request, peer) if self._any and self._believes(request, peer) else peer
+        return self._behind(request, peer) if self.any and self._believes(request, peer) else peer
 
     def key_behind(self, request: web.Request) -> str | None:
         """Give what limits count a client by for whom a proxy speaks; None of any other."""
-        if not self._any:
+        if not self.any:
             return None
         client = self.client(request)
         return None if client == (request.remote or None) else key(client)
 
     def trusts(self, host: str) -> bool:
         """Whether this address is one of the proxies'."""
-        return self._any and self._look_up(host)
+        return self.any and self._look_up(host)
 
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
         """Give whom a proxy speaks for."""
@@ -139,10 +140,10 @@ class Proxies:
     def _warn(self, request: web.Request, peer: str | None) -> None:
         """Tell, once, of a proxy that is not believed: all of its clients have its own address."""
         headers = request.headers
-        brought = next((header for header in HEADERS if header in headers), None)
-        if brought is None:
+        if hdrs.X_FORWARDED_FOR not in headers and hdrs.FORWARDED not in headers:
             return
-        trusted = self._any and self._believes(request, peer)
+        brought = next(header for header in HEADERS if header in headers)
+        trusted = self.any and self._believes(request, peer)
         if trusted and self._header in headers:
             return
         self._unwarned = False

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
@@ -12,9 +13,10 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config, Endpoint
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.server.channels import channel, channels
-from sse_broadcast.server.connection import Connection, speak
-from sse_broadcast.server.events import events, events_head
+from sse_broadcast.server.connection import SPOKEN, Connection, Place, place_of, speak
+from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
+from sse_broadcast.server.head import SERVER
 from sse_broadcast.server.health import healthz, readyz
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.lag import watch_loop
@@ -27,7 +29,6 @@ from sse_broadcast.server.reload import RELOADER, Reloader, reload
 from sse_broadcast.server.roster import ROSTER, Roster
 from sse_broadcast.server.sessions import Sessions
 from sse_broadcast.server.setup import set_up
-from sse_broadcast.server.sink import SERVER
 from sse_broadcast.server.state import (
     BROADCASTER,
     DRAINING,
@@ -84,7 +85,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app = web.Application()
     app[IN_FORCE] = InForce(setup)
     app[RELOADER] = Reloader(app, load)
-    app[ROSTER] = Roster()
+    app[ROSTER] = Roster(app[IN_FORCE])
     app[SESSIONS] = Sessions(setup.config)
     app[BROADCASTER] = Broadcaster(setup.config)
     app[READINESS] = Readiness(app[BROADCASTER])
@@ -94,16 +95,18 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app[TURN] = asyncio.Lock()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
-    app.router.add_route("*", "/{path:.*}", told(_not_found, None), expect_handler=_expect)
+    app.router.add_route("*", "/{path:.*}", told(app, _not_found, None), expect_handler=_expect)
     app[EXPOSITION] = Exposition(app[BROADCASTER])
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(end_streams)
+    app.on_cleanup.append(_close_roster)
     return app
 
 
 def _route_all(app: web.Application) -> None:
+    events = Events(app)
     for path in ("/events", "/events/{channels:[^/]+}"):
-        _route(app, path, {"GET": events, "HEAD": events_head}, Endpoint.SUBSCRIBE)
+        _route(app, path, {"GET": events.get, "HEAD": events.head}, Endpoint.SUBSCRIBE)
     for path in ("/send", "/send/{channels:[^/]+}"):
         _route(app, path, {"POST": send, "PUT": send}, Endpoint.PUBLISH)
     _route(app, "/channels", {"GET": channels, "HEAD": channels}, Endpoint.INSPECT)
@@ -150,33 +153,35 @@ def _route_each(
         headers = {"Allow": taken(request)}
         raise Problem(405, f"{request.path[:80]} does not take {request.method}", headers=headers)
 
-    app.router.add_route("OPTIONS", path, told(options, None), expect_handler=_expect)
+    app.router.add_route("OPTIONS", path, told(app, options, None), expect_handler=_expect)
     for endpoint, handlers in endpoints.items():
         for method, handler in handlers.items():
-            app.router.add_route(method, path, told(handler, endpoint), expect_handler=_expect)
-    app.router.add_route("*", path, told(refuse, None), expect_handler=_expect)
+            app.router.add_route(method, path, told(app, handler, endpoint), expect_handler=_expect)
+    app.router.add_route("*", path, told(app, refuse, None), expect_handler=_expect)
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
     raise Problem(404, f"nothing is at {request.path[:80]}")
 
 
-def told(handler: Handler, endpoint: Endpoint | None) -> Handler:
+def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> Handler:
     """Have the caller of a handler admitted, and every error told as a problem.
 
     What belongs to no endpoint is open to all. A wrapper and not a middleware: aiohttp puts two
     coroutines around a handler for the first middleware, and a stream keeps them for its whole life.
     """
+    in_force = app[IN_FORCE]
 
     @functools.wraps(handler)
     async def tell(request: web.Request) -> web.StreamResponse:
-        app = request.app
         try:
-            _heard(request)
-            _require_version(request)
-            _require_utf8(request)
+            place = _heard(request)
+            _require_sound(request)
             if endpoint is not None:
-                request[ACCESS] = await _admitted(request, endpoint)
+                access = in_force.setup.gate.recognize(request, endpoint, place)
+                if isinstance(access, str):
+                    access = await _admitted(request, endpoint, place, in_force)
+                request[ACCESS] = access
             response = await handler(request)
         except Problem as problem:
             response = _refused(app, problem, endpoint)
@@ -190,20 +195,22 @@ def told(handler: Handler, endpoint: Endpoint | None) -> Handler:
     return tell
 
 
-async def _admitted(request: web.Request, endpoint: Endpoint) -> Access:
-    """Give what the caller of a request may do by what is in force when it comes in.
+async def _admitted(request: web.Request, endpoint: Endpoint, place: Place, in_force: InForce) -> Access:
+    """Give what the bearer of a token may do by what is in force when it comes in.
 
     It may have waited for a key that its token is signed with, and what it was judged by be gone since.
     """
     while True:
-        setup = setup_of(request)
+        setup = in_force.setup
         try:
-            access = await setup.gate.admit(request, endpoint)
+            access = setup.gate.recognize(request, endpoint, place)
+            if isinstance(access, str):
+                access = await setup.gate.admit(access)
         except Problem:
-            if setup is setup_of(request):
+            if setup is in_force.setup:
                 raise
         else:
-            if setup is setup_of(request):
+            if setup is in_force.setup:
                 return access
 
 
@@ -226,25 +233,33 @@ def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamR
     return response
 
 
-def _heard(request: web.Request) -> None:
-    """Have the connection know that it was asked something, as a new one must be in time."""
+def _heard(request: web.Request) -> Place:
+    """Give where a request came in; its connection was asked something, as a new one must be in time."""
     protocol = request.protocol
     if isinstance(protocol, Connection):
         protocol.spoke()
+        return protocol.place
+    return place_of(request)
 
 
-def _require_version(request: web.Request) -> None:
-    if said := speak(request):
-        detail = f"version: HTTP/{said.major}.{said.minor} is not spoken here; 1.0 and 1.1 are"
-        raise Problem(400, detail, closes=True)
-
-
-def _require_utf8(request: web.Request) -> None:
+def _require_sound(request: web.Request) -> None:
+    if request.version not in SPOKEN:
+        _refuse_version(request)
     # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
     # or part of a name that nobody sent.
     target = request.raw_path
-    if ("%" not in target and target.isascii()) or _is_utf8(target):
-        return
+    if ("%" in target or not target.isascii()) and not _is_utf8(target):
+        _refuse_bytes(target)
+
+
+def _refuse_version(request: web.Request) -> NoReturn:
+    said = speak(request)
+    assert said is not None
+    detail = f"version: HTTP/{said.major}.{said.minor} is not spoken here; 1.0 and 1.1 are"
+    raise Problem(400, detail, closes=True)
+
+
+def _refuse_bytes(target: str) -> NoReturn:
     path, _, query = target.partition("?")
     if not _is_utf8(path):
         raise Problem(400, f"path: is not UTF-8: {path[:80]!a}")
@@ -263,7 +278,8 @@ def _is_utf8(quoted: str) -> bool:
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
-        _require_version(request)
+        if request.version not in SPOKEN:
+            _refuse_version(request)
         _require_continue(request)
     except Problem as problem:
         return _finished(request, _refused(request.app, problem, None))
@@ -277,6 +293,10 @@ def _require_continue(request: web.Request) -> None:
     expectation = request.headers.get("Expect", "")
     if expectation.lower() != "100-continue":
         raise Problem(417, f"Expect: {expectation[:80]!a} is not taken")
+
+
+async def _close_roster(app: web.Application) -> None:
+    app[ROSTER].close()
 
 
 async def end_streams(app: web.Application) -> None:

@@ -156,9 +156,10 @@ class Door:
 
 
 class Arrival(asyncio.Protocol):
-    """A connection that was just accepted, for as long as it takes to see whether it may come in.
+    """Whoever was just accepted from a socket, for as long as it takes to see whether they may come in.
 
-    `send_buffer` is for the sockets that do not have it from the one that listens, 0 for the others.
+    It keeps nothing of a connection, and so is one for all. `send_buffer` is for the sockets that do not
+    have it from the one that listens, 0 for the others.
     """
 
     __slots__ = ("_door", "_place", "_send_buffer")
@@ -170,11 +171,10 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         if self._send_buffer:
             limit_kernel(transport.get_extra_info("socket"), self._send_buffer)
-        peer = None if self._place.loopback else transport.get_extra_info("peername")
-        guest = self._door.receive(self._place, host_of(peer))
+        peer = None if self._place.loopback else host_of(transport.get_extra_info("peername"))
+        guest = self._door.receive(self._place, peer)
         transport.set_protocol(guest)
         guest.connection_made(transport)
 

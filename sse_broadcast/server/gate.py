@@ -42,14 +42,19 @@ class Gate:
         self._origins = frozenset(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
         self._open = config.open
+        self._is_ours = functools.lru_cache(maxsize=256)(self._names_us)
         self._everyone = Access(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
         self.anonymous = Access({**granted, **_forced(config)})
         """What a caller may do that shows no credential."""
 
-    async def admit(self, request: web.Request, endpoint: Endpoint) -> Access:
-        """Give what the caller of a request may do. Raises `Problem` for one that may not come in."""
-        place = require_served(request, endpoint)
+    def recognize(self, request: web.Request, endpoint: Endpoint, place: Place) -> Access | str:
+        """Give what the caller of a request may do, or the token that says so, which `admit` knows.
+
+        It came in at `place`. Raises `Problem` for one that may not.
+        """
+        if endpoint not in place.endpoints:
+            raise _nothing_here(request)
         if self._open and place.loopback:
             # Of what a proxy brings too: a page under a name that was rebound can say that it is one.
             self._require_no_foreign_page(request, place)
@@ -58,8 +63,10 @@ class Gate:
         if not self._authority.takes_tokens:
             return self.anonymous
         token = self._token(request, endpoint)
-        if token is None:
-            return self.anonymous
+        return self.anonymous if token is None else token
+
+    async def admit(self, token: str) -> Access:
+        """Give what the bearer of a token may do. Raises `Problem` for one that may not come in."""
         try:
             return await self._authority.admit(token)
         except CredentialError as error:
@@ -123,7 +130,7 @@ class Gate:
         if origin is not None and not self._is_known(origin, request):
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 
-    def _is_ours(self, host: str) -> bool:
+    def _names_us(self, host: str) -> bool:
         name = host_name(host)
         return name in self._hosts or is_loopback_name(name)
 
@@ -141,15 +148,24 @@ def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:
     """Give where a request came in, if the endpoint is served there. Raises `Problem`."""
     place = place_of(request)
     if endpoint is not None and endpoint not in place.endpoints:
-        raise Problem(404, f"nothing is at {request.path[:80]} here")
+        raise _nothing_here(request)
     return place
 
 
-def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> None:
-    """Refuse a caller that may not do this in each of the channels and patterns; `*` is the server too."""
-    refused = request[ACCESS].refused(action, channels)
+def _nothing_here(request: web.Request) -> Problem:
+    return Problem(404, f"nothing is at {request.path[:80]} here")
+
+
+def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Access:
+    """Give what a caller may do, if it may do this in each of the channels and patterns.
+
+    `*` is the server too. Raises `Problem`.
+    """
+    access = request[ACCESS]
+    refused = access.refused(action, channels)
     if refused is not None:
-        raise _refusal(request[ACCESS], f"{action} {refused!r}")
+        raise _refusal(access, f"{action} {refused!r}")
+    return access
 
 
 def require_some(request: web.Request, action: Action) -> None:

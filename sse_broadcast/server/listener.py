@@ -108,10 +108,10 @@ class Listener:
         loop, place = asyncio.get_running_loop(), self._place(sock)
         serve = loop.create_unix_server if place.unix else loop.create_server
         options = LEFT if place.unix else {}
-        send_buffer = self._handed(place)
+        arrival = Arrival(door, place, send_buffer=self._handed(place))
 
         def arrive() -> asyncio.Protocol:
-            return Arrival(door, place, send_buffer=send_buffer)
+            return arrival
 
         self._accepting.append(await serve(arrive, sock=sock, backlog=ACCEPTS, **options))
         # A loop accepts as many connections in one turn as its backlog says, before it counts one; how
@@ -182,8 +182,8 @@ async def _bind(host: str, port: int, *, into: list[socket.socket]) -> None:
     infos = await asyncio.get_running_loop().getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    for family, kind, _, _, found in dict.fromkeys(infos):
-        sock = socket.socket(family, kind)
+    for family, kind, protocol, _, found in dict.fromkeys(infos):
+        sock = socket.socket(family, kind, protocol)
         into.append(sock)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -77,7 +77,7 @@ class Desk:
         named: Sequence[str],
         *,
         most: int,
-        permit: Callable[[Sequence[str]], None],
+        permit: Callable[[Sequence[str]], object],
     ) -> None:
         self._broadcaster = broadcaster
         self._most = most

@@ -1,6 +1,7 @@
 """Roster: the HTTP streams that are open, and what is known of each when somebody asks."""
 
 import asyncio
+import functools
 import heapq
 import itertools
 import logging
@@ -13,9 +14,10 @@ from aiohttp import web
 from sse_broadcast.audience import Lane
 from sse_broadcast.encoding import JSON, NDJSON, TEXT
 from sse_broadcast.interest import Interest
+from sse_broadcast.logs.gathered import Gathered
 from sse_broadcast.server.answers import Caller, SubscriberState
 from sse_broadcast.server.gate import ACCESS
-from sse_broadcast.server.state import setup_of
+from sse_broadcast.server.state import InForce
 
 logger = logging.getLogger(__name__)
 
@@ -59,29 +61,32 @@ class Order(StrEnum):
 class Reader:
     """One open stream. It holds what its handler holds anyway; what it says is found out when asked."""
 
-    __slots__ = ("_address", "_request", "id", "lane", "opened")
+    __slots__ = ("_address", "_in_force", "_request", "ended", "id", "lane", "opened")
 
-    def __init__(self, id: int, request: web.Request, lane: Lane) -> None:
+    def __init__(self, id: int, request: web.Request, lane: Lane, in_force: InForce) -> None:
         self.id = id
         self.lane = lane
         self.opened = asyncio.get_running_loop().time()
+        self.ended: float | None = None
         self._request = request
-        self._address: str | None = None
+        self._in_force = in_force
+        # Of a connection that is gone it cannot be told any more whether a proxy brought it.
+        self._address = self._found() if in_force.setup.proxies.any else None
 
     @property
     def address(self) -> str:
-        """The client's address, as trusted proxies have it; `unix` of a socket that none speaks for.
-
-        Kept once it was asked for: of a connection that is gone the proxy cannot be told.
-        """
+        """The client's address, as trusted proxies have it; `unix` of a socket that none speaks for."""
         if self._address is None:
-            self._address = setup_of(self._request).proxies.client(self._request) or "unix"
+            self._address = self._found()
         return self._address
+
+    def _found(self) -> str:
+        return self._in_force.setup.proxies.client(self._request) or "unix"
 
     @property
     def age(self) -> float:
-        """Seconds."""
-        return asyncio.get_running_loop().time() - self.opened
+        """The seconds that it lasts, or lasted."""
+        return (asyncio.get_running_loop().time() if self.ended is None else self.ended) - self.opened
 
     @property
     def caller(self) -> Caller | None:
@@ -137,30 +142,37 @@ class Roster:
     line of the log, if those of its level are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_force: InForce) -> None:
+        self._in_force = in_force
         self._open: dict[int, Reader] = {}
         self._ids = itertools.count(1)
+        self._log = Gathered(logger)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def enter(self, request: web.Request, lane: Lane) -> Reader:
         """Take note of a stream, until `leave`."""
-        reader = Reader(next(self._ids), request, lane)
+        reader = Reader(next(self._ids), request, lane, self._in_force)
         self._open[reader.id] = reader
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("stream %(id)s opened by %(address)s: %(channels)s", _opening(reader))
+        self._log.say(
+            "stream %(id)s opened by %(address)s: %(channels)s", functools.partial(_opening, reader)
+        )
         return reader
 
     def leave(self, reader: Reader) -> None:
         """Forget a stream that is over; once."""
         del self._open[reader.id]
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "stream %(id)s of %(address)s closed: %(reason)s, after %(duration)s s, with %(events)s"
-                " events given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
-                _end(reader),
-            )
+        reader.ended = asyncio.get_running_loop().time()
+        self._log.say(
+            "stream %(id)s of %(address)s closed: %(reason)s, after %(duration)s s, with %(events)s"
+            " events given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
+            functools.partial(_end, reader),
+        )
+
+    def close(self) -> None:
+        """Have the log say what was gathered of openings and ends."""
+        self._log.close()
 
     def find(self, id: str) -> Reader | None:
         """Give an open stream by its id."""

@@ -4,99 +4,114 @@ Frames go to `transport.write` directly, already wrapped as chunks: one shared b
 all readers, and a third less CPU than `StreamResponse.write` (measured: 5.4 against 7.4 us a
 write). What that asks for in return is kept here:
 
-- one writer at a time: the response writes the head and the end, delivery all between;
+- one writer at a time: the handler writes the head and the end, delivery all between;
 - nothing is written while `writing_paused`, and only the handler waits for that to pass, without
   a time-out of its own, since a cancelled drain poisons the next write;
-- a transport that is gone or closing is never written to (uvloop raises, asyncio only warns);
+- a transport that is closing drops what is written, or raises: it is not asked first, for its reader is
+  out of the hub in the next turns of the loop;
 - a peer that does not read is cut with a reset, so that the kernel lets go of its buffer too.
 """
 
 import asyncio
 import contextlib
-import math
 import socket
 import struct
 from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp_sse import EventSourceResponse
 
 from sse_broadcast import wire
+from sse_broadcast.audience import Lane
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
-
-SERVER = "sse-broadcast"
-"""What the `Server` header says; without a version, which only an attacker would use."""
+from sse_broadcast.server.connection import Connection
 
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class EventStream(EventSourceResponse):
-    """aiohttp-sse's response, without what a broadcast server does for all streams at once.
+class TransportSink:
+    """The connection of one HTTP reader, which it makes fit for a stream. Made and owned by its handler.
 
-    It starts no ping task (delivery sends the heartbeats of all streams from one timer), its
-    headers are those of http-api, and the connection closes with the stream. TCP_USER_TIMEOUT,
-    which the base class sets to `timeout` seconds, stays set to the end: given back, it
-    would leave a frozen peer's last bytes in the kernel for minutes. With None it is left as the
-    listening socket had it.
+    A full kernel buffer is a full sink, and is seen at once. On a connection of ours it writes by the
+    transport's own method, and the protocol says when that is full. aiohttp's tells nobody: there, each write
+    is followed by a look.
     """
 
-    # The head waits for the first bytes of the body, and both leave in one write.
-    _send_headers_immediately = False
-
-    def __init__(self, content_type: str, *, timeout: float | None) -> None:
-        super().__init__(ping_interval=math.inf, send_timeout=timeout)
-        headers = self.headers
-        if content_type != wire.CONTENT_TYPE:
-            headers["Content-Type"] = content_type
-        headers["Cache-Control"] = "no-store, no-transform"
-        headers["Server"] = SERVER
-        # The base class always says keep-alive; aiohttp itself knows better.
-        del headers["Connection"]
-        self.force_close()
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Make the head ready. The base class would start a task here, a kilobyte for each reader."""
-        self._set_tcp_user_timeout(request)
-        return await web.StreamResponse.prepare(self, request)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """End the body, and leave TCP_USER_TIMEOUT as it is."""
-        await web.StreamResponse.write_eof(self, data)
-
-
-class TransportSink:
-    """The connection of one HTTP reader. Made and owned by its handler."""
-
-    __slots__ = ("_over", "_transport", "_wake", "_writer", "encoding", "heartbeat")
+    __slots__ = (
+        "_lane",
+        "_over",
+        "_protocol",
+        "_transport",
+        "_wake",
+        "_writer",
+        "encoding",
+        "heartbeat",
+        "write",
+    )
 
     def __init__(self, request: web.Request, encoding: Encoding, *, heartbeat: bytes | None = None) -> None:
-        if request.transport is None:
+        transport, protocol = request.transport, request.protocol
+        if transport is None:
             raise SinkClosedError("the connection is closed")
-        self._transport = request.transport
+        # With 1 and 0, "paused" means that the kernel takes no more, and "resumed" that all of the
+        # last write is in the kernel; with the default, 64 KiB would lie between the two. (0 and 0
+        # would have the TLS transport pause for ever: it compares with >=.)
+        transport.set_write_buffer_limits(high=1, low=0)
+        # A stream is not idle, and its timer would be a hundred bytes for nothing.
+        protocol.keep_alive(False)
+        self._transport = transport
+        self._protocol = protocol
         self._writer = request.writer
+        self._lane: Lane | None = None
         self._over = False
         self._wake = asyncio.get_running_loop().create_future()
         self.encoding = encoding
         self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
+        ours = isinstance(protocol, Connection)
+        self.write: Callable[[bytes], None] = transport.write if ours else self._write_and_look
+
+    def begin(self, head: bytes, body: bytes) -> None:
+        """Write the head of a stream in chunks, and the first bytes of its body, in one piece.
+
+        aiohttp's writer is told what it would have done itself. Raises `SinkClosedError`.
+        """
+        if self.gone:
+            raise SinkClosedError("the connection is closed")
+        writer, data = self._writer, head + wire.chunk(body)
+        writer.enable_chunking()
+        writer.output_size = len(data)  # from here on no error is answered any more
+        self._transport.write(data)
+
+    async def finish(self) -> None:
+        """End the body, and wait until it is taken."""
+        await self._writer.write_eof()
+
+    def attach(self, lane: Lane | None) -> None:
+        """See `Sink`."""
+        self._lane = lane
+        if isinstance(self._protocol, Connection):
+            self._protocol.stream = None if lane is None else self
+        if lane is not None and self._transport.get_write_buffer_size():
+            self.fill()
 
     @property
     def gone(self) -> bool:
         """See `Sink`."""
         return self._transport.is_closing()
 
-    def write(self, data: bytes) -> bool:
-        """See `Sink`."""
+    def _write_and_look(self, data: bytes) -> None:
         transport = self._transport
         if transport.is_closing():
             raise SinkClosedError("the connection is closed")
         transport.write(data)
-        # Asked of the transport and not of the protocol, whose memory would have to be fetched.
         if transport.get_write_buffer_size():
-            self._stir()
-            return False
-        return True
+            self.fill()
+
+    def fill(self) -> None:
+        """Take note that the transport is full. Its protocol says so."""
+        self._stir()
+        if self._lane is not None:
+            self._lane.fill()
 
     def close(self) -> None:
         """See `Sink`."""
@@ -132,19 +147,6 @@ class TransportSink:
             self._wake.set_result(None)
 
 
-def prepare_connection(request: web.Request) -> None:
-    """Make a connection fit for a stream: a full kernel buffer is a full sink, and is seen at once."""
-    transport = request.transport
-    if transport is None:
-        raise SinkClosedError("the connection is closed")
-    # With 1 and 0, "paused" means that the kernel takes no more, and "resumed" that all of the
-    # last write is in the kernel; with the default, 64 KiB would lie between the two. (0 and 0
-    # would have the TLS transport pause for ever: it compares with >=.)
-    transport.set_write_buffer_limits(high=1, low=0)
-    # A stream is not idle, and its timer would be a hundred bytes for nothing.
-    request.protocol.keep_alive(False)
-
-
 def kernel_timeout(write_timeout: float) -> float:
     """Give TCP_USER_TIMEOUT for a write deadline, in seconds: behind it, as a backstop.
 
@@ -163,6 +165,7 @@ def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer:
         limit_kernel(sock, send_buffer)
     if hasattr(socket, "TCP_USER_TIMEOUT"):

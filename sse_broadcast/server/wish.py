@@ -1,5 +1,6 @@
 """What a reader asks for with GET /events, read from its request."""
 
+import functools
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -56,13 +57,13 @@ def read_wish(request: web.Request) -> Wish:
     """Read what a reader asks for. Raises `Problem` and `EventError`."""
     plain = not request.query_string and "channels" not in request.match_info
     headers = request.headers
-    accept = ",".join(headers.getall(hdrs.ACCEPT, ())).lower()
-    if plain and hdrs.LAST_EVENT_ID not in headers and NDJSON.format.content_type not in accept:
+    ndjson = _is_ndjson(",".join(headers.getall(hdrs.ACCEPT, ())))
+    if plain and hdrs.LAST_EVENT_ID not in headers and not ndjson:
         if request.version >= HttpVersion11:
             return _PLAIN
         return Wish(_DEFAULT, TEXT)
     query.require_known(request, PARAMETERS)
-    encoding = _encoding(request, accept)
+    encoding = _encoding(request, ndjson=ndjson)
     return Wish(
         _interest(request),
         CHUNKED[encoding] if request.version >= HttpVersion11 else encoding,
@@ -79,11 +80,16 @@ def _interest(request: web.Request) -> Interest:
     return request.app[BROADCASTER].interest(channels, types=types)
 
 
-def _encoding(request: web.Request, accept: str) -> Encoding:
+@functools.lru_cache(maxsize=256)
+def _is_ndjson(accept: str) -> bool:
+    return NDJSON.format.content_type in accept.lower()
+
+
+def _encoding(request: web.Request, *, ndjson: bool) -> Encoding:
     name = query.only(request, "format")
     if name is not None and name not in FORMATS:
         raise Problem(400, f"format: must be one of {', '.join(FORMATS)}, not {name[:80]!a}")
-    return NDJSON if NDJSON.format.content_type in accept else FORMATS[name or "text"]
+    return NDJSON if ndjson else FORMATS[name or "text"]
 
 
 def _cursor(request: web.Request) -> Cursor | None:

@@ -11,8 +11,12 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Config, create_app
+from sse_broadcast.audience import Lane
 from sse_broadcast.event import Event
+from sse_broadcast.server.connection import Connection
 from sse_broadcast.server.run import Server
+from sse_broadcast.server.sink import TransportSink
+from sse_broadcast.subscriber import Subscriber
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
 
@@ -795,6 +799,30 @@ async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(moun
     assert await reader.chunk() == b""
     reader.close()
     await stopping
+
+
+@pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
+async def test_a_stream_that_is_over_leaves_no_cycle(
+    serve: Serve, connect: Connect, leave: Callable[[RawClient], None]
+) -> None:
+    """What it was made of goes at once: the collector looks seldom."""
+    server = await serve()
+    reader = await connect(server)
+    gc.collect()
+    gc.disable()
+    try:
+        await reader.subscribe()
+        await until(lambda: server.broadcaster.client_count == 1)
+        leave(reader)
+        reader.close()
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(Connection, Lane, Subscriber, TransportSink))
+    finally:
+        gc.enable()
+
+
+def held(*kinds: type) -> list[object]:
+    return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
 
 
 async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:

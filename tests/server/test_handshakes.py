@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sse_broadcast.config import Overflow
 from sse_broadcast.server import handshakes
 from sse_broadcast.server.door import LOBBY
 from sse_broadcast.server.run import Server
@@ -288,3 +289,72 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
     assert (await reader.readuntil(b"data: hello\n\n")).endswith(b"data: hello\n\n")
     for each in (writer, publishing):
         each.transport.abort()
+
+
+async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """What its socket does not take waits in its queue, and not in TLS; none of it is lost."""
+    server = await serve(**files, send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
+    )
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    written = 0
+    while not lane.blocked or len(lane.subscriber) < 20:
+        written += 1
+        await server.broadcaster.broadcast(f"{written} {'x' * 4000}")
+        await asyncio.sleep(0)
+    seen = 0
+    while seen < written:
+        line = await reader.readuntil(b" ")
+        if line.endswith(b"data: "):
+            seen += 1
+            assert await reader.readuntil(b" ") == f"{seen} ".encode()
+            await reader.readexactly(4000)
+    await until(lambda: not lane.blocked)
+    writer.transport.abort()
+
+
+async def test_a_frozen_reader_behind_tls_is_cut(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """As one without TLS is, and what it is not given piles up nowhere."""
+    server = await serve(
+        **files,
+        send_buffer=16_384,
+        queue_size=20,
+        heartbeat=3600.0,
+        overflow=Overflow.DROP_OLDEST,
+        write_timeout=0.3,
+    )
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
+    )
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    # Until the buffers on its side, of which there are several, take no more either.
+    while server.connections:
+        await server.broadcaster.broadcast("x" * 4000)
+        await asyncio.sleep(0)
+    assert server.broadcaster.counts.closed == {"stalled": 1}
+    assert server.broadcaster.counts.dropped
+    writer.transport.abort()
+
+
+async def test_what_is_agreed_upon_is_sent_at_once(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Without Nagle's algorithm, which would keep an event until the one before is acknowledged."""
+    server = await serve(**files)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    sock = lane.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    writer.transport.abort()

@@ -20,7 +20,6 @@ from sse_broadcast.interest import Interest
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.metrics import PREFIX, encoder
 from sse_broadcast.server.run import Server
-from sse_broadcast.server.sink import TransportSink
 from sse_broadcast.server.state import BROADCASTER
 from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Program, Serve
@@ -359,10 +358,12 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     await scene.read()
 
-    def fail(sink: TransportSink, data: bytes) -> bool:
+    (lane,) = scene.broadcaster._delivery._lanes
+
+    def fail(_: bytes) -> None:
         raise RuntimeError("broken")
 
-    scene.patch.setattr(TransportSink, "write", fail)
+    lane.write = fail
     yield
     await scene.publish()
 
@@ -391,9 +392,9 @@ async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
 
     class Slow(MemorySink):
-        def write(self, data: bytes) -> bool:
+        def write(self, data: bytes) -> None:
             time.sleep(0.005)
-            return super().write(data)
+            super().write(data)
 
     sinks = [attach(scene.broadcaster, sink=Slow())[1], *(attach(scene.broadcaster)[1] for _ in range(40))]
     yield

@@ -122,6 +122,24 @@ async def test_accepted_sockets_have_the_send_buffer_and_the_deadline(serve: Ser
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
+async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is piled up behind a head that the kernel has not taken whole."""
+    server = await serve(**SMALL, write_timeout=30, overflow=Overflow.DROP_OLDEST)
+    monkeypatch.setattr(server.broadcaster, "opening", lambda *_: b":" * 3_000_000 + b"\n")
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    assert lane.blocked
+    for _ in range(50):
+        await server.broadcaster.broadcast(MESSAGE)
+        await asyncio.sleep(0)
+    assert server.broadcaster.counts.dropped[Overflow.DROP_OLDEST] == 30
+    assert len(lane.subscriber) == 20
+
+
 async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Connect) -> None:
     """A megabyte through a small pipe arrives whole, and the next event behind it."""
     server = await serve(send_buffer=16_384)

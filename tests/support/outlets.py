@@ -59,13 +59,17 @@ class MemorySink:
     def data(self) -> bytes:
         return b"".join(self.written)
 
-    def write(self, data: bytes) -> bool:
+    def attach(self, lane: Lane | None) -> None:
+        self.lane = lane
+
+    def write(self, data: bytes) -> None:
         if self.gone:
             raise SinkClosedError("gone")
         if self.broken:
             raise RuntimeError("broken")
         self.written.append(data)
-        return self.takes_more
+        if not self.takes_more and self.lane is not None:
+            self.lane.fill()
 
     def close(self) -> None:
         self.closed += 1
