@@ -51,17 +51,18 @@ class Reloader:
         self._app = app
         self._load = load
         self._tasks: set[asyncio.Task[Change]] = set()
-        self._asked = False
+        self._waiting: asyncio.Task[Change] | None = None
         self._closed = False
 
     async def reload(self) -> Change:
         """Reload, also if the caller is cancelled meanwhile, and give what that has changed.
 
+        A reload that was asked for and has not begun is everyone's, since it will read what is there now.
         Raises `BroadcastError` for a configuration that cannot be used, and `ClosedError` after `close`, or
         when that gives it up.
         """
         self._require_open()
-        task = self._begin()
+        task = self._next()
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -70,12 +71,11 @@ class Reloader:
             raise
 
     def ask(self) -> None:
-        """Reload by and by, unless that was asked and has not begun: it will read what is there now."""
+        """Reload by and by, with whoever else waits for it, and have nobody told what that has changed."""
         if self._closed:
             logger.warning("reload: passed over, the server is shutting down")
-        elif not self._asked:
-            self._asked = True
-            self._begin().add_done_callback(_retrieve)
+        else:
+            self._next()
 
     async def close(self) -> None:
         """Reload no more, and give up what has begun."""
@@ -85,15 +85,17 @@ class Reloader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self) -> asyncio.Task[Change]:
-        task = asyncio.create_task(self._reload())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _next(self) -> asyncio.Task[Change]:
+        if self._waiting is None:
+            self._waiting = task = asyncio.create_task(self._reload())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(_retrieve)
+        return self._waiting
 
     async def _reload(self) -> Change:
         async with self.turn:
-            self._asked = False
+            self._waiting = None
             self._require_open()
             with self.around():
                 return await self._try()
@@ -166,7 +168,7 @@ def _tell(change: Change) -> None:
 
 
 def _retrieve(task: asyncio.Task[Change]) -> None:
-    """Take note of the end of a reload that nobody waits for."""
+    """Take note of the end of a reload that nobody may have waited for."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, BroadcastError):
         logger.error("a reload failed", exc_info=error)

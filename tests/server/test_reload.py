@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,18 +21,18 @@ from sse_broadcast import create_app
 from sse_broadcast.config import ChannelRule, Config, Endpoint, EventLoop, ListenerRule, LogFormat, Overflow
 from sse_broadcast.errors import BroadcastError, ClosedError, ConfigError
 from sse_broadcast.server import reload
-from sse_broadcast.server.reload import RELOADER
+from sse_broadcast.server.reload import RELOADER, Reloader
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import SESSIONS
-from sse_broadcast.settings import RESTART, RULES, SETTINGS
+from sse_broadcast.settings import RESTART, RULES, SETTINGS, Change
 from tests.support import issuing, reloading
-from tests.support.asking import ask, bearer
+from tests.support.asking import Answer, ask, bearer
 from tests.support.certificates import write_certificate
 from tests.support.credentials import AUDIENCE, ISSUER, OWN_SECRET, STATIC, caller, own, static
 from tests.support.issuing import NEW, OLD, Issuer
 from tests.support.reloading import Reloadable, tasks
 from tests.support.signing import END, jwks, pem, private_key, public_file, token
-from tests.support.sockets import RawClient, until
+from tests.support.sockets import PATIENCE, RawClient, until
 
 Start = Callable[..., Awaitable[Reloadable]]
 
@@ -535,7 +536,7 @@ async def test_a_bad_configuration_changes_nothing(
 async def test_a_reload_that_fails_unforeseen_changes_nothing(
     reloadable: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told with its traceback if nobody waits for it; the next one is tried."""
+    """It is told with its traceback, since nobody may be waiting for it; the next one is tried."""
     running = await reloadable()
     setup = running.server._setup
 
@@ -853,7 +854,7 @@ async def test_buckets_are_kept_whose_rates_are_the_same(reloadable: Start) -> N
 async def test_reloads_come_one_after_another(reloadable: Start) -> None:
     """Each takes what there is when it is its turn, so that the last one to ask has the last word."""
     running = await reloadable()
-    inside, most = 0, 0
+    inside, most, asked = 0, 0, []
 
     def load() -> Config:
         nonlocal inside, most
@@ -864,7 +865,10 @@ async def test_reloads_come_one_after_another(reloadable: Start) -> None:
         return Config(**running.settings)
 
     running.load = load
-    await asyncio.gather(*(running.change(queue_size=size) for size in range(10, 30)))
+    for size in range(10, 30):
+        asked.append(asyncio.create_task(running.change(queue_size=size)))
+        await asyncio.sleep(0.001)  # a reload or so: some wait, and some begin
+    await asyncio.gather(*asked)
     assert (most, running.config.queue_size) == (1, 29)
 
 
@@ -882,7 +886,45 @@ async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: 
         running.server.reloader.ask()
     await running.change(queue_size=5)
     assert running.config.queue_size == 5
-    assert len(loads) == 2
+    assert len(loads) == 1
+
+
+async def test_whoever_asks_while_one_waits_is_answered_by_that(
+    reloadable: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred requests at once are two reloads: the one that has begun, and one for all the others."""
+    running = await reloadable()
+    reloader, loads, come = running.server.reloader, 0, 0
+    begun, may_end = threading.Event(), threading.Event()
+
+    def load() -> Config:
+        nonlocal loads
+        loads += 1
+        config = Config(**running.settings)
+        begun.set()
+        assert may_end.wait(PATIENCE)
+        return config
+
+    async def counted() -> Change:
+        nonlocal come
+        come += 1
+        return await Reloader.reload(reloader)
+
+    def post() -> asyncio.Task[Answer]:
+        return asyncio.create_task(ask(running.server, "POST", "/reload"))
+
+    monkeypatch.setattr(reloader, "reload", counted)
+    running.load = load
+    running.settings["queue_size"] = 5
+    first = post()
+    await until(begun.is_set)
+    running.settings["retry"] = 1234
+    others = [post() for _ in range(99)]
+    await until(lambda: come == 100)
+    may_end.set()
+    assert (await first).json["changed"] == ["queue_size"]
+    assert [(await other).json["changed"] for other in others] == [["retry"]] * 99
+    assert loads == 2
 
 
 async def test_a_server_that_ends_reloads_no_more(
@@ -891,12 +933,20 @@ async def test_a_server_that_ends_reloads_no_more(
     """Who asks for it is told, or has asked; a signal is passed over, and what has begun is given up."""
     running = await reloadable()
     server = running.server
-    await server.reloader.turn.acquire()
+    loading, may_end = threading.Event(), threading.Event()
+
+    def load() -> Config:
+        loading.set()
+        assert may_end.wait(PATIENCE)
+        return Config(**running.settings)
+
+    running.load = load
     begun = asyncio.create_task(running.change(queue_size=5))
+    await until(loading.is_set)
     asked = asyncio.create_task(ask(server, "POST", "/reload"))
     await until(lambda: len(server.reloader._tasks) == 2)
     await server.reloader.close()
-    server.reloader.turn.release()
+    may_end.set()
     with pytest.raises(ClosedError, match=r"^the server is shutting down$"):
         await begun
     assert ((await asked).status, (await asked).detail) == (503, "the server is shutting down")
