@@ -64,6 +64,17 @@ class CertificateError(BroadcastError):
     """The TLS certificate or its key cannot be loaded."""
 
 
+class OutputError(BroadcastError):
+    """What a command has to say cannot be written: a disk that is full, an output that is closed.
+
+    `strerror` is what the system says of it, as with an `OSError`.
+    """
+
+    def __init__(self, strerror: str) -> None:
+        super().__init__(f"standard output: cannot be written to: {strerror}")
+        self.strerror = strerror
+
+
 class ClientError(BroadcastError):
     """The server answered a `Client` with something it cannot go on from.
 

@@ -36,3 +36,10 @@ def test_client_error_has_the_status_of_the_answer() -> None:
     """Or None, where there was none."""
     assert errors.ClientError("refused", status=403).status == 403
     assert errors.ClientError("no answer").status is None
+
+
+def test_output_error_says_what_the_system_does() -> None:
+    """As an error of the system has it, and in a message of its own."""
+    error = errors.OutputError("no space left on device")
+    assert error.strerror == "no space left on device"
+    assert str(error) == "standard output: cannot be written to: no space left on device"

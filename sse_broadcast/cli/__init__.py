@@ -1,22 +1,40 @@
 """The command line: a file per command."""
 
+from typing import Any
+
 import click
 
 import sse_broadcast
+from sse_broadcast.cli.common import fail
 from sse_broadcast.cli.dismiss import dismiss
 from sse_broadcast.cli.health import health
+from sse_broadcast.cli.output import take_output
 from sse_broadcast.cli.publish import publish
 from sse_broadcast.cli.reload import reload
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
 from sse_broadcast.cli.subscribe import subscribe
 from sse_broadcast.cli.token import token
+from sse_broadcast.errors import OutputError
+
+
+class Commands(click.Group):
+    """All of them, and what holds for each, down to its help: what cannot be printed is one line."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as click has it
+        """Run the command that is asked for."""
+        take_output()
+        try:
+            return super().main(*args, **kwargs)
+        except OutputError as error:
+            fail(error)
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
-    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 130 Ctrl-C.",
+    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 it cannot be printed; 130 Ctrl-C.",
 )
 @click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
 def main() -> None:

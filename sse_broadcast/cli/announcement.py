@@ -9,10 +9,11 @@ import click
 
 import sse_broadcast
 from sse_broadcast.auth.access import EVERYTHING, Action, Grants
-from sse_broadcast.cli.common import SAME_MACHINE, close_quietly
+from sse_broadcast.cli.common import SAME_MACHINE
 from sse_broadcast.cli.identity import identity_of
+from sse_broadcast.cli.output import close_quietly
 from sse_broadcast.config import Config, Endpoint, ListenerRule
-from sse_broadcast.errors import CertificateError
+from sse_broadcast.errors import CertificateError, OutputError
 from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
 from sse_broadcast.server.certificate import reason
 from sse_broadcast.server.listener import Listener
@@ -55,7 +56,7 @@ def announce(server: Server, config: Config) -> None:
     lines = [_where(server), _on(config), _limits(config), _open(server, config), "Try:", *_tries(server)]
     try:
         click.echo("\n".join(lines))
-    except OSError as error:
+    except (BrokenPipeError, OutputError) as error:
         logger.warning("standard output: cannot be written to: %(reason)s", {"reason": reason(error)})
         close_quietly()
     version, urls = sse_broadcast.__version__, ", ".join(server.urls)

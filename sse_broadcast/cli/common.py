@@ -3,7 +3,6 @@
 import contextlib
 import enum
 import os
-import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -12,9 +11,17 @@ from urllib.parse import urlsplit
 import click
 
 from sse_broadcast.auth import secret
+from sse_broadcast.cli.output import close_quietly
 from sse_broadcast.client import DEFAULT_URL, UNIX, is_token
 from sse_broadcast.config import Endpoint, ListenerRule
-from sse_broadcast.errors import BroadcastError, CertificateError, ClientError, ConfigError, ListenError
+from sse_broadcast.errors import (
+    BroadcastError,
+    CertificateError,
+    ClientError,
+    ConfigError,
+    ListenError,
+    OutputError,
+)
 from sse_broadcast.settings import ENV_PREFIX, load
 
 T = TypeVar("T")
@@ -37,6 +44,7 @@ class Exit(enum.IntEnum):
     LISTEN = 3
     CERTIFICATE = 4
     FORCED = 5
+    OUTPUT = 6
     INTERRUPTED = 130
 
 
@@ -49,6 +57,8 @@ def exit_for(error: BroadcastError) -> Exit:
             return Exit.LISTEN
         case CertificateError():
             return Exit.CERTIFICATE
+        case OutputError():
+            return Exit.OUTPUT
     return Exit.FAILED
 
 
@@ -56,6 +66,8 @@ def fail(error: BroadcastError) -> NoReturn:
     """Tell the error in one line on standard error, and exit with its code."""
     with contextlib.suppress(OSError):  # of a disk that is full, where the code still tells what it was
         click.echo(f"sse-broadcast: {error}", err=True)
+    if isinstance(error, OutputError):
+        close_quietly()
     raise SystemExit(exit_for(error))
 
 
@@ -168,8 +180,3 @@ def _with_advice(error: BroadcastError) -> BroadcastError:
     if isinstance(error, ClientError) and error.status == 401 and tokenless:
         return ClientError(f"{error}; give one by {TOKEN} or --token-file", status=401)
     return error
-
-
-def close_quietly() -> None:
-    """Let the interpreter's last flush of standard output go nowhere: its reader has left."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,7 +38,8 @@ when they come fast. The first line that is refused ends it. The error names tha
 says how many were published: all before it, and none behind it. Where the server has had enough
 for now, lines wait as long as it says.
 
-Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 130 Ctrl-C."""
+Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 6 published, but that cannot be
+printed; 130 Ctrl-C."""
 )
 @click.argument("message", required=False)
 @click.option(

@@ -15,7 +15,8 @@ Examples:
 It prints which settings are others now, and which only a restart can change. Where the configuration
 cannot be used nothing changes, and it is said why.
 
-Exit codes: 0 it was taken; 1 it cannot be used, the server did not answer, or refused; 2 bad usage."""
+Exit codes: 0 it was taken; 1 it cannot be used, the server did not answer, or refused; 2 bad usage;
+6 it was taken, but that cannot be printed."""
 )
 @token_option
 @url_option(Endpoint.ADMIN)

@@ -55,7 +55,7 @@ variable and a key:
 
 Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3 cannot listen;
 4 the certificate cannot be loaded or, with --check, is none that a client takes now; 5 stopped by a
-second signal."""
+second signal; 6 what --check or --show-config has to say cannot be printed."""
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:

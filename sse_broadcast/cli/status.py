@@ -26,7 +26,8 @@ Examples:
 elsewhere it prints a line for each look, with --json a JSON object. A server that goes away is
 waited for.
 
-Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage; 130 Ctrl-C."""
+Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage; 6 it cannot be printed;
+130 Ctrl-C."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.option("--watch", "watched", is_flag=True, help="Look again and again, until Ctrl-C.")

@@ -48,7 +48,8 @@ input and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each o
 100 kB). With --state an event is recorded when its command has ended, whatever its exit code.
 
 Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no server there;
-2 bad usage, or a state file that cannot be used; 130 Ctrl-C."""
+2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is not recorded;
+130 Ctrl-C."""
 )
 @click.option(
     "--channel",

@@ -70,7 +70,7 @@ Examples:
 
 Both go by the server's own settings, from --config FILE and its variables, and ask no server.
 
-Exit codes: 0 made, or good; 1 refused; 2 bad usage or setting."""
+Exit codes: 0 made, or good; 1 refused; 2 bad usage or setting; 6 that cannot be printed."""
 )
 def token() -> None:
     """Make tokens, and tell what one is good for."""
@@ -85,7 +85,7 @@ Examples:
 The token is printed on standard output, and what to know of it on standard error. It is signed with
 the server's token_secret, and every server that has the same one takes it.
 
-Exit codes: 0 made; 1 refused; 2 bad usage or setting."""
+Exit codes: 0 made; 1 refused; 2 bad usage or setting; 6 it cannot be printed."""
 )
 @click.option("--subject", default="minted", show_default=True, metavar="NAME", help="Whose token it is.")
 @click.option(
@@ -131,7 +131,8 @@ Examples:
 
 It knows nothing of tokens that a running server has revoked.
 
-Exit codes: 0 it is good, and allows what is asked; 1 it does not, saying why; 2 bad usage or setting."""
+Exit codes: 0 it is good, and allows what is asked; 1 it does not, saying why; 2 bad usage or setting;
+6 that cannot be printed."""
 )
 @click.option("--file", metavar="PATH", help="Read the token from a file instead of standard input.")
 @click.option(

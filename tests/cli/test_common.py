@@ -18,6 +18,7 @@ from sse_broadcast.errors import (
     ConfigError,
     EventError,
     ListenError,
+    OutputError,
 )
 from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 from tests.conftest import Serve
@@ -91,6 +92,7 @@ async def test_the_help_of_serve_has_every_setting_as_it_was_declared(programs: 
         (ConfigError("x"), 2),
         (ListenError("x"), 3),
         (CertificateError("x"), 4),
+        (OutputError("x"), 6),
     ],
 )
 def test_the_exit_code_says_which_kind_of_error_it_was(error: BroadcastError, code: int) -> None:
