@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.stream import Stream, Wakeup
 from sse_broadcast.subscriber import GRACEFUL, CloseReason, Subscriber, Terms
+
+logger = logging.getLogger(__name__)
 
 HEAD = 512
 """Bytes that the fields of a frame take beside its data and its type, generously."""
@@ -340,8 +343,19 @@ class Broadcaster:
         """Have the backend let go of what is too old, also while nobody comes, a little at a time."""
         if self._tidying is not None:
             self._tidying.cancel()
-        left = self._backend.tidy() and not self._closed
+        left = self._tidied() and not self._closed
         self._tidying = asyncio.get_running_loop().call_later(TIDY, self._tidy) if left else None
+
+    def _tidied(self) -> bool:
+        """Say whether anything is left to tidy; after a failure there is, whatever was done.
+
+        It is told where it happens: whoever published before it has published.
+        """
+        try:
+            return self._backend.tidy()
+        except Exception:
+            logger.exception("the history could not be tidied; tried again in %(pause)g s", {"pause": TIDY})
+            return True
 
     def _found(self, interest: Interest, encoding: Encoding) -> Audience:
         return Audience(

@@ -586,6 +586,33 @@ async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyP
     assert broadcaster._backend.kept._answers == {}
 
 
+async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
+    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    broadcaster = Broadcaster(Config(history_age=10.0))
+    forward, history = wound(broadcaster), broadcaster._backend.kept._history
+    good, calls = broadcaster._backend.kept.tidy, 0
+
+    def bad() -> bool:
+        nonlocal calls
+        calls += 1
+        raise RuntimeError("away")
+
+    monkeypatch.setattr(broadcaster._backend.kept, "tidy", bad)
+    assert (await broadcaster.broadcast("x")).clients == 0
+    broadcaster.reload(Config(history_age=10.0))
+    await until(lambda: calls > 3)
+    monkeypatch.setattr(broadcaster._backend.kept, "tidy", good)
+    forward(10.0)
+    await until(lambda: broadcaster._tidying is None)
+    assert history.bytes == 0
+    assert set(caplog.messages) == {"the history could not be tidied; tried again in 0.001 s"}
+    assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"away"}
+    assert len(caplog.records) == calls
+
+
 async def test_closing_leaves_no_timer() -> None:
     """Though the history is still full."""
     broadcaster = make_broadcaster()
