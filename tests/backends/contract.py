@@ -15,9 +15,13 @@ from sse_broadcast.cursor import Named, Place, parse_since
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
+from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication, Receipt
 
 ALL = 1 << 30
+
+ROUNDS = 10
+"""Tidyings in which a backend has seen to the few channels of a test, when they may hold less."""
 
 
 class Clock:
@@ -30,7 +34,8 @@ class Clock:
         return self.now
 
 
-OpenBackend = Callable[[Config, Deliver, Clock], Awaitable[Backend]]
+OpenBackend = Callable[[Config, Policies, Deliver, Clock], Awaitable[Backend]]
+"""How a backend is opened. The policies are its channels' for as long as it lives, and may change."""
 
 
 def draft(channels: str = "a", data: str = "x", **fields: Any) -> Draft:
@@ -50,8 +55,9 @@ class Pages:
 class Case:
     """A backend under test, its clock, and what it announced."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Policies) -> None:
         self.clock = Clock()
+        self.policies = policies
         self.announced: list[list[Publication]] = []
         self.on_deliver: Callable[[], None] = lambda: None
         self.clients = 0
@@ -68,6 +74,13 @@ class Case:
 
     async def publish(self, channels: str = "a", data: str = "x", **fields: Any) -> Receipt:
         return await self.backend.publish([draft(channels, data, **fields)])
+
+    def change(self, **settings: Any) -> None:
+        """Have channels go by another configuration, and have all that goes by it gone."""
+        self.policies.settle(Config(**settings))
+        self.backend.relimit()
+        for _ in range(ROUNDS):
+            self.backend.tidy()
 
     def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Start:
         return self.backend.find(parse_since(cursor), Interest.of(*channels, types=types))
@@ -106,8 +119,9 @@ class Contract:
     @pytest.fixture
     def opened(self, open_backend: OpenBackend) -> OpenCase:
         async def open_case(**settings: Any) -> Case:
-            case = Case()
-            case.backend = await open_backend(Config(**settings), case.deliver, case.clock)
+            config = Config(**settings)
+            case = Case(Policies(config))
+            case.backend = await open_backend(config, case.policies, case.deliver, case.clock)
             return case
 
         return open_case
@@ -585,6 +599,68 @@ class Contract:
         assert sorted(case.backend.channels()) == ["a", "b"]
         assert case.backend.holding("a") == Holding(2, "mine")
         assert case.backend.holding("b") == Holding(1, "mine")
+
+    # Other bounds.
+
+    @pytest.mark.parametrize(
+        ("settings", "left"),
+        [
+            ({"history_size": 2}, [6, 7]),
+            ({"history_size": 0}, []),
+            ({"history_age": 2.0}, [6, 7]),
+            ({"history_size": 10, "history_bytes": 1_000_000, "history_age": 100.0}, [3, 4, 5, 6, 7]),
+        ],
+        ids=str,
+    )
+    async def test_what_is_held_beyond_other_bounds_goes(
+        self, opened: OpenCase, settings: dict[str, Any], left: list[int]
+    ) -> None:
+        """Within a few tidyings, oldest first, and told as any loss; who asks then is told of none."""
+        case = await opened(history_size=5)
+        for _ in range(7):
+            case.clock.now += 1.0
+            await case.publish("a")
+        asked, others = case.find("earliest", "a"), case.since("earliest", "a").positions
+        assert others == [3, 4, 5, 6, 7]
+        case.change(**settings)
+        assert case.backend.holding("a") == Holding(len(left), case.place(left[0]) if left else None)
+        gone = sorted(set(others) - set(left))
+        assert case.read(Interest.of("a"), asked) == Pages(left, [(gone[-1], ("a",))] if gone else [])
+        assert case.since("earliest", "a") == Pages(left)
+
+    async def test_fewer_bytes_hold_less(self, opened: OpenCase) -> None:
+        """How many events that is depends on what a backend takes for each."""
+        case = await opened()
+        for _ in range(7):
+            await case.publish("a", "x" * 4000)
+        case.change(history_bytes=20_000)
+        assert 0 < case.backend.holding("a").events < 5
+        assert case.since("earliest", "a").positions[-1] == 7
+
+    async def test_other_bounds_are_those_of_what_follows(self, opened: OpenCase) -> None:
+        """Wider ones too; what is gone stays so."""
+        case = await opened(history_size=2, history_age=10.0)
+        for _ in range(3):
+            await case.publish()
+        case.change(history_size=4, history_age=100.0)
+        assert case.backend.holding("a") == Holding(2, case.place(2))
+        case.clock.now += 50.0
+        for count in (3, 4, 4):
+            await case.publish()
+            assert case.backend.holding("a").events == count
+        assert case.since(case.place(1), "a") == Pages([3, 4, 5, 6], [(2, ("a",))])
+
+    async def test_other_bounds_are_each_channels_own(self, opened: OpenCase) -> None:
+        """What several channels hold goes from one of them, and what no rule has changed stays."""
+        case = await opened(history_size=5)
+        for channels in ("a b", "a", "b", "a b", "c"):
+            await case.publish(channels)
+        case.change(history_size=5, channel=(ChannelRule(match="b", history_size=1),))
+        assert [case.backend.holding(name).events for name in "abc"] == [3, 1, 1]
+        assert case.since(case.place(0), "a") == Pages([1, 2, 4])
+        assert case.since(case.place(0), "b") == Pages([4], [(3, ("b",))])
+        case.change(history_size=1)
+        assert case.since("earliest", "*").positions == [4, 5]
 
     # Time.
 

@@ -26,8 +26,7 @@ Row = tuple[str, str, str]
 """Channels, data and type."""
 
 
-def memory_of(config: Config, deliver: Deliver, clock: Clock) -> Memory:
-    policies = Policies(config)
+def memory_of(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Memory:
     history = History(
         lambda channel: policies.of(channel).limits,
         total=config.history_total,
@@ -40,8 +39,8 @@ def memory_of(config: Config, deliver: Deliver, clock: Clock) -> Memory:
 def open_backend() -> OpenBackend:
     """Open a memory that a test's clock rules."""
 
-    async def open_it(config: Config, deliver: Deliver, clock: Clock) -> Backend:
-        return memory_of(config, deliver, clock)
+    async def open_it(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Backend:
+        return memory_of(config, policies, deliver, clock)
 
     return open_it
 
@@ -223,7 +222,7 @@ def at_once(case: Case, rows: Sequence[Row]) -> None:
 
 def case_of(limits: Callable[[str], Limits], *, max_channels: int = 100) -> tuple[Case, History]:
     """Give a memory under test with the history that it keeps."""
-    case = Case()
+    case = Case(Policies(Config()))
     history = History(limits, total=1 << 30, max_channels=max_channels)
     case.backend = Memory(history, case.deliver, window=1.0, clock=case.clock)
     return case, history
