@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -286,7 +287,17 @@ def _said(response: web.Response) -> tuple[int, dict[str, str], bytes]:
 def _asked(head: bytes) -> tuple[str, str]:
     """Give the method and the path of a request, as far as it has them."""
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    return method, rest.partition(" ")[0].partition("?")[0]
+    return method, _path(rest.partition(" ")[0])
+
+
+def _path(target: str) -> str:
+    """Give the path of a target, which may be a whole URL (RFC 9112, 3.2.2)."""
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    try:
+        return urlsplit(target).path
+    except ValueError:  # half a bracket
+        return ""
 
 
 def _headers(head: bytes) -> dict[str, str]:

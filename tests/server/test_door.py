@@ -310,7 +310,7 @@ async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> No
 @pytest.mark.parametrize("reason", ["full", "address"])
 @pytest.mark.usefixtures("no_loopback")
 async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: Come, reason: str) -> None:
-    """Whatever else has no room: being full is no illness, and what is one is said."""
+    """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**limits)
     await (await come(server, "127.0.0.2")).subscribe()
@@ -324,7 +324,10 @@ async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: 
         head = HEALTHY % len(body)
         assert await told(f"GET {path}") == head + body
         assert await told(f"HEAD {path}") == head
+        assert await told(f"GET http://any.example:80{path}") == head + body
         assert b"Retry-After" in await told(f"POST {path}")
+    assert b"Retry-After" in await told("GET http://[/healthz")
+    assert b"Retry-After" in await told("GET http://healthz")
     server._app[READINESS].drain()
     head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
