@@ -1,6 +1,7 @@
 """Client: publish to a server, follow a stream across reconnections, ask for the status."""
 
 import asyncio
+import os
 import random
 import re
 import ssl
@@ -57,6 +58,17 @@ NDJSON = "application/x-ndjson"
 
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
 """What a request fails with; UnicodeError for a host name that Python cannot even ask for."""
+
+_REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (TimeoutError, "timed out"),
+    (ConnectionRefusedError, "refused"),
+    ((aiohttp.ClientConnectorDNSError, UnicodeError), "no such host"),
+    (aiohttp.InvalidURL, "no such address"),
+    ((aiohttp.ServerDisconnectedError, ConnectionError), "it closed the connection"),
+    (aiohttp.ClientPayloadError, "it broke off its answer"),
+    (aiohttp.ClientResponseError, "it does not speak HTTP"),
+)
+"""What is said of these; of one of several kinds that of the first."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What an id may have in it and a header may not."""
@@ -482,7 +494,26 @@ def _detail(text: str) -> str:
 
 
 def _unreachable(url: str, error: BaseException) -> ClientError:
-    return ClientError(_one_line(f"cannot reach {url}: {str(error) or 'timed out'}"))
+    return ClientError(_one_line(f"cannot reach {url}: {_reason(error)}"))
+
+
+def _reason(error: BaseException) -> str:
+    """Give why there was no answer, in few words: aiohttp's own have the address once more."""
+    for kinds, reason in _REASONS:
+        if isinstance(error, kinds):
+            return reason
+    match error:
+        case aiohttp.ClientConnectorCertificateError(
+            certificate_error=ssl.SSLCertVerificationError() as fault
+        ):
+            return f"certificate verify failed: {fault.verify_message}"
+        case aiohttp.ClientConnectorError(os_error=OSError() as fault):
+            return _reason(fault)
+        case ssl.SSLError(reason=str(fault)):
+            return f"no agreement on TLS: {fault.lower().replace('_', ' ')}"
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+    return str(error)
 
 
 def _one_line(text: str) -> str:

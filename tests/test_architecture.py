@@ -13,6 +13,7 @@ NOUNS = [
     "errors",
     "event",
     "clock",
+    "count",
     "wire",
     "encoding",
     "cursor",
@@ -27,6 +28,7 @@ NOUNS += ["stream", "broadcaster", "client"]
 ROOMS = ["backends", "auth", "logs", "server", "cli"]
 LEAVES = {
     "clock": set[str](),
+    "count": set[str](),
     "config": {"errors"},
     "settings": {"errors", "config"},
     "metrics": set[str](),

@@ -539,7 +539,9 @@ async def test_a_server_without_tls_is_not_talked_to_in_the_clear(serve: Serve) 
     """Https stays https."""
     server = await serve()
     async with Client(server.url.replace("http", "https")) as client:
-        with pytest.raises(ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: "):
+        with pytest.raises(
+            ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: no agreement on TLS: "
+        ):
             await client.publish("secret")
     assert server.broadcaster.counts.published == 0
 
@@ -978,6 +980,53 @@ async def test_a_socket_is_as_good_as_an_address(speak: Speak, tmp_path: Path) -
     assert [head[0].split()[1] for head in script.heads] == ["/send/news", "/status", "/events/news"]
     assert shown_tokens(script) == [[f"Authorization: Bearer {TOKEN}"]] * 3
     assert all("Host: localhost" in head for head in script.heads)
+
+
+async def why(url: str) -> str:
+    """Give what is said of a server that cannot be reached, behind its name."""
+    async with Client(url) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.status()
+    name, _, reason = str(caught.value).partition(f"cannot reach {url}: ")
+    assert name == ""
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1", "refused"),
+        ("http://nowhere.invalid", "no such host"),
+        ("http://a..b", "no such host"),
+        ("http://127.0.0.1:99999", "no such address"),
+        ("unix:/nowhere", "no such file or directory"),
+        (f"unix:/{'x' * 200}", "AF_UNIX path too long"),
+    ],
+)
+async def test_why_nobody_answers_is_said_in_few_words(url: str, reason: str) -> None:
+    """The address is said once."""
+    assert await why(url) == reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "it closed the connection"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n\x1b[2Jlook\r\n\r\n", "it does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "it broke off its answer"),
+    ],
+)
+async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str) -> None:
+    """Whatever it has in it."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+        assert await why(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") == reason
 
 
 async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:

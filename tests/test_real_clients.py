@@ -188,7 +188,7 @@ async def test_curl_is_told_why_its_pipe_was_refused(serve: Serve, program: Prog
             assert publisher.stdout is not None
             assert await publisher.stdout.readuntil(b"}") == (
                 b'{"title":"Bad Request","status":400,'
-                b'"detail":"line 2: body: is not UTF-8 at byte 0; 1 were published","published":1}'
+                b'"detail":"line 2: body: is not UTF-8 at byte 0; 1 published","published":1}'
             )
 
 
@@ -209,7 +209,7 @@ async def test_curl_is_told_when_the_server_stops(serve: Serve, program: Program
             assert publisher.stdout is not None
             assert await publisher.stdout.readuntil(b"}503") == (
                 b'{"title":"Service Unavailable","status":503,'
-                b'"detail":"the server is shutting down; 2 were published","published":2}503'
+                b'"detail":"the server is shutting down; 2 published","published":2}503'
             )
 
 

@@ -13,6 +13,7 @@ from sse_broadcast.cli.common import SAME_MACHINE
 from sse_broadcast.cli.identity import identity_of
 from sse_broadcast.cli.output import close_quietly
 from sse_broadcast.config import Config, Endpoint, ListenerRule
+from sse_broadcast.count import Count
 from sse_broadcast.errors import CertificateError, OutputError
 from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
 from sse_broadcast.server.certificate import reason
@@ -65,7 +66,7 @@ def announce(server: Server, config: Config) -> None:
 
 def _where(server: Server) -> str:
     places = ", ".join(map(_named, server.listeners))
-    return f"sse-broadcast listens on {places}, with room for {server.room} connections."
+    return f"sse-broadcast listens on {places}, with room for {Count(server.room, 'connection')}."
 
 
 def _named(listener: Listener) -> str:
@@ -75,18 +76,20 @@ def _named(listener: Listener) -> str:
 
 def _on(config: Config) -> str:
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-    history = f"a history of {config.history_size} events and {config.history_age:g} s a channel in memory"
+    history = (
+        f"a history of {Count(config.history_size, 'event')} and {config.history_age:g} s a channel in memory"
+    )
     metrics = "metrics" if config.metrics else "no metrics"
     version = sse_broadcast.__version__
     return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."
 
 
 def _limits(config: Config) -> str:
-    waiting = f"{config.queue_size} events or {_size(config.queue_bytes)} waiting for a reader"
-    of_one = config.max_connections_per_address or "any number of"
+    waiting = f"{Count(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a reader"
+    most = config.max_connections_per_address
+    of_one = Count(most, "connection") if most else "any number of connections"
     return (
-        f"Limits: {_size(config.max_event)} an event; {waiting}, then {config.overflow}; "
-        f"{of_one} connections an address."
+        f"Limits: {_size(config.max_event)} an event; {waiting}, then {config.overflow}; {of_one} an address."
     )
 
 

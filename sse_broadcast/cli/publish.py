@@ -11,6 +11,7 @@ from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.source import Source, open_source, source_of
 from sse_broadcast.client import Client, line
 from sse_broadcast.config import Endpoint
+from sse_broadcast.count import Count
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import MAX_RETRY
 
@@ -112,15 +113,15 @@ async def _publish_source(
                 case "json":
                     _tell_clients(await client.publish_json(await source.document(), channels=channels))
                 case "ndjson":
-                    await _publish_lines(client, source, source.lines(), channels, "events")
+                    await _publish_lines(client, source, source.lines(), channels, "event")
                 case _:
                     lines = _as_events(source.lines(), said)
-                    await _publish_lines(client, source, lines, channels, "lines")
+                    await _publish_lines(client, source, lines, channels, "line")
 
 
 def _tell_clients(receipt: dict[str, Any]) -> None:
-    count = f"{receipt['count']} events " if "count" in receipt else ""
-    click.echo(f"sent {count}to {receipt['clients']} clients")
+    count = f"{Count(receipt['count'], 'event')} " if "count" in receipt else ""
+    click.echo(f"sent {count}to {Count(receipt['clients'], 'client')}")
 
 
 async def _publish_lines(
@@ -140,8 +141,8 @@ async def _publish_lines(
             async for sent in client.publish_lines(lines, channels=channels):
                 count += sent.count
         except ClientError as error:
-            raise ClientError(f"{error}; {count} were published", status=error.status) from None
-    click.echo(f"sent {count} {noun}")
+            raise ClientError(f"{error}; {count} published", status=error.status) from None
+    click.echo(f"sent {Count(count, noun)}")
 
 
 async def _as_events(

@@ -29,6 +29,9 @@ ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
+NUMBER = 6
+"""Characters that a number of a reader has at most, but for its id: so columns stay where they are."""
+
 Rates = Mapping[str, float]
 """What was counted in a second, by the names of the status."""
 
@@ -236,10 +239,10 @@ def _readers(look: Look) -> Iterator[str]:
         return
     rows = [("slowest", "lag", "behind", "bytes", "drops", "age", "state", "address", "channels")]
     rows += map(_cells, look.slowest)
-    # What is read from its beginning stands as far to the left as all of its column does.
-    state, address = (max(len(row[column]) for row in rows) for column in (6, 7))
+    # Hardly wider than what is in them: channels, the last, have the rest of the line.
+    *widths, state, address, _ = (max(NUMBER, *map(len, column)) for column in zip(*rows, strict=True))
     for row in rows:
-        numbers = " ".join(f"{cell:>8}" for cell in row[:6])
+        numbers = " ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False))
         yield f"{numbers}  {row[6]:<{state}}  {row[7]:<{address}}  {row[8]}"
 
 

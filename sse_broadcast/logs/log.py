@@ -135,7 +135,8 @@ def _record(level: int, message: str, facts: Mapping[str, object]) -> logging.Lo
 
 def _notice(formatter: logging.Formatter, count: int, reason: str) -> bytes:
     args = {"lost": count, "reason": reason}
-    return encoded(formatter.format(_record(logging.WARNING, "%(lost)d lines were lost: %(reason)s", args)))
+    lost = "%(lost)d line was lost" if count == 1 else "%(lost)d lines were lost"
+    return encoded(formatter.format(_record(logging.WARNING, f"{lost}: %(reason)s", args)))
 
 
 def _standard_error() -> int:

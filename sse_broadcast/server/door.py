@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sse_broadcast import wire
+from sse_broadcast.count import Count
 from sse_broadcast.delivery import jittered
 from sse_broadcast.server import address, problem
 from sse_broadcast.server.attendance import Attendance, Refused
@@ -146,13 +147,14 @@ class Door:
 
     def _log(self, reason: Refused, peer: str | None) -> None:
         if reason is Refused.FULL:
-            facts = {"connections": self._capacity.connections}
-            logger.warning("full: %(connections)d connections, more are refused", facts)
+            facts = {"connections": Count(self._capacity.connections, "connection")}
+            logger.warning("full: %(connections)s, more are refused", facts)
         else:
+            most = Count(self._capacity.per_address, "connection")
             hint = "if it is a proxy, trusted_proxies must name it"
             logger.warning(
-                "%(address)s: %(connections)d connections, more are refused; %(hint)s",
-                {"address": peer, "connections": self._capacity.per_address, "hint": hint},
+                "%(address)s: %(connections)s, more are refused; %(hint)s",
+                {"address": peer, "connections": most, "hint": hint},
             )
 
 

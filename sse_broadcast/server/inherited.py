@@ -90,13 +90,13 @@ def matched(
     pairs = [(named[each.name], each) for each in inherited if each.name in named]
     found = {rule.name for rule, _ in pairs}
     if missing := [name for name in named if name not in found]:
-        raise ListenError(f"listener {missing[0]!r}: no socket of this name is handed down")
+        raise ListenError(f"[[listener]]: {missing[0]!r}: no socket of this name is handed down")
     others = [each for each in inherited if each.name not in named]
     unnamed = [rule for rule in rules if not rule.name]
     if len(others) > len(unnamed):
         raise ListenError(f"LISTEN_FDS: socket {others[len(unnamed)]}: there is no listener for it")
     if len(unnamed) > len(others):
-        raise ListenError(f"listener {unnamed[len(others)].host!r}: no socket is handed down for it")
+        raise ListenError(f"[[listener]]: {unnamed[len(others)].host!r}: no socket is handed down for it")
     return [*pairs, *zip(unnamed, others, strict=True)]
 
 

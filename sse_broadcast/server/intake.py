@@ -162,7 +162,7 @@ class Intake:
         return self._told(problem.status, problem.detail)
 
     def _told(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
-        detail = f"{detail}; {self._count} were published"
+        detail = f"{detail}; {self._count} published"
         return Problem(status, detail, headers=headers, closes=True, more={"published": self._count})
 
     def _answer(self) -> web.Response:

@@ -8,6 +8,7 @@ from throttled import MemoryStore, Throttled, per_sec
 
 from sse_broadcast.auth.access import Access
 from sse_broadcast.config import Config
+from sse_broadcast.count import Count
 from sse_broadcast.server.problem import Problem
 
 MOST_BUCKETS = 65_536
@@ -114,9 +115,9 @@ class Limits:
     def publish(self, count: int, *, address: str | None, access: Access) -> None:
         """Count events that are about to be published: all, or none and raise `Problem`."""
         if late := self._take(count, address, access):
-            rate, burst = self._config.publish_rate, self._config.publish_burst
+            rate, burst = Count(self._config.publish_rate, "event"), self._config.publish_burst
             raise _too_many(
-                f"publish_rate: one {late.whose} may publish {rate} events in a second, after {burst} at once"
+                f"publish_rate: one {late.whose} may publish {rate} in a second, after {burst} at once"
                 " (publish_burst)",
                 late.seconds,
             )
@@ -138,10 +139,9 @@ class Limits:
         if not self._streams.take(EVERYONE, self._pack):
             return self._pack
         if wait := self._streams.take(EVERYONE, 1):
-            rate, burst = self._config.subscribe_rate, self._config.subscribe_burst
+            rate, burst = Count(self._config.subscribe_rate, "stream"), self._config.subscribe_burst
             raise _too_many(
-                f"subscribe_rate: {rate} streams may be opened in a second, after {burst} at once"
-                " (subscribe_burst)",
+                f"subscribe_rate: {rate} may be opened in a second, after {burst} at once (subscribe_burst)",
                 wait,
             )
         return 1

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError
 
 from sse_broadcast.auth.access import Access
+from sse_broadcast.count import Count
 from sse_broadcast.logs.flood import Flood
 from sse_broadcast.publication import Receipt
 
@@ -80,14 +81,13 @@ def tell_published(receipt: Receipt, access: Access, *data: bytes) -> None:
     if publishing.isEnabledFor(logging.DEBUG):
         kind, name, _ = access.bearer
         publishing.debug(
-            "published %(id)s in %(channels)s, by %(caller)s: %(events)d events of %(bytes)d bytes"
-            " for %(clients)d clients",
+            "published %(id)s in %(channels)s, by %(caller)s: %(events)s of %(bytes)s for %(clients)s",
             {
                 "id": receipt.id,
                 "channels": ",".join(receipt.channels),
                 "caller": "anyone" if name is None else f"{kind} {name}",
-                "events": receipt.count,
-                "bytes": sum(map(len, data)),
-                "clients": receipt.clients,
+                "events": Count(receipt.count, "event"),
+                "bytes": Count(sum(map(len, data)), "byte"),
+                "clients": Count(receipt.clients, "client"),
             },
         )

@@ -12,6 +12,7 @@ from enum import StrEnum
 from aiohttp import web
 
 from sse_broadcast.audience import Lane
+from sse_broadcast.count import Count
 from sse_broadcast.encoding import JSON, NDJSON, TEXT
 from sse_broadcast.interest import Interest
 from sse_broadcast.logs.gathered import Gathered
@@ -166,7 +167,7 @@ class Roster:
         reader.ended = asyncio.get_running_loop().time()
         self._log.say(
             "stream %(id)s of %(address)s closed: %(reason)s, after %(duration)s s, with %(events)s"
-            " events given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
+            " given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
             functools.partial(_end, reader),
         )
 
@@ -235,7 +236,7 @@ def _end(reader: Reader) -> Mapping[str, object]:
         **_opening(reader),
         "reason": str(lane.subscriber.closed),
         "duration": round(reader.age, 3),
-        "events": lane.given,
+        "events": Count(lane.given, "event"),
         "drops": lane.subscriber.dropped,
         "lag": round(lane.waited, 3),
     }

@@ -20,6 +20,7 @@ from aiohttp import web
 from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import UNIX, Config, Endpoint, EventLoop
+from sse_broadcast.count import Count
 from sse_broadcast.errors import ConfigError
 from sse_broadcast.logs.log import Log
 from sse_broadcast.server.app import build_app, end_streams
@@ -315,13 +316,13 @@ async def _serve(
         supervisor.ready(status)
         server.reloader.around = functools.partial(_reported, supervisor, status)
         await asked.wait()
-        count = server.broadcaster.client_count
+        count = Count(server.broadcaster.client_count, "reader")
         logger.info(
-            "stopping: ending the streams of %(readers)d readers; a second signal exits at once",
+            "stopping: ending the streams of %(readers)s; a second signal exits at once",
             {"readers": count},
         )
         await server.reloader.close()
-        supervisor.stopping(f"letting go of {count} readers", within=server.stopping_takes)
+        supervisor.stopping(f"letting go of {count}", within=server.stopping_takes)
         await server.retire()
     finally:
         await server.stop()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sse_broadcast.auth.access import Access, Kind
 from sse_broadcast.config import Config
+from sse_broadcast.count import Count
 from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.subscriber import CloseReason
@@ -102,11 +103,14 @@ class Sessions:
     def _require_room(self, access: Access, address: str | None) -> None:
         most = self._per_token
         if most and not access.anonymous and len(self._open.get(access.bearer, ())) >= most:
-            raise Problem(429, f"max_connections_per_token: this token has {most} streams, as many as it may")
+            raise Problem(
+                429, f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may"
+            )
         most = self._per_address
         if most and address is not None and self._addresses[address] >= most:
             raise Problem(
-                429, f"max_connections_per_address: this address has {most} streams, as many as it may"
+                429,
+                f"max_connections_per_address: this address has {Count(most, 'stream')}, as many as it may",
             )
 
     def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:

@@ -35,7 +35,7 @@ async def test_an_argument_is_published(serve: Serve, programs: Programs) -> Non
     """And the command says how many got it."""
     server = await serve()
     async with server.broadcaster.subscribe() as stream:
-        assert await programs.run("publish", "hello", "--url", server.url) == Ended(0, b"sent to 1 clients\n")
+        assert await programs.run("publish", "hello", "--url", server.url) == Ended(0, b"sent to 1 client\n")
         assert await received(stream, 1) == [("message", "hello")]
 
 
@@ -44,7 +44,7 @@ async def test_an_event_may_have_a_type(serve: Serve, programs: Programs) -> Non
     server = await serve()
     async with server.broadcaster.subscribe() as stream:
         ended = await programs.run("publish", "--event", "price", '{"EUR": 1.08}', "--url", server.url)
-        assert ended == Ended(0, b"sent to 1 clients\n")
+        assert ended == Ended(0, b"sent to 1 client\n")
         assert await received(stream, 1) == [("price", '{"EUR": 1.08}')]
 
 
@@ -55,10 +55,10 @@ async def test_any_text_is_published_as_it_is(serve: Serve, programs: Programs, 
     async with server.broadcaster.subscribe() as stream:
         if message == "-":
             ended = await programs.run("publish", "--url", server.url, "--", "-", stdin=b"-\n")
-            assert ended == Ended(0, b"sent 1 lines\n")
+            assert ended == Ended(0, b"sent 1 line\n")
         else:
             ended = await programs.run("publish", "--url", server.url, "--", message)
-            assert ended == Ended(0, b"sent to 1 clients\n")
+            assert ended == Ended(0, b"sent to 1 client\n")
         assert await received(stream, 1) == [("message", message)]
 
 
@@ -135,7 +135,7 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
     ended = await programs.run("publish", "-", "--url", server.url, stdin=b"one\n" + b"x" * 101 + b"\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.startswith(f"sse-broadcast: {server.url}/send: 413 ".encode())
-    assert ended.err.endswith(b": line 2: data: is 101 bytes, and an event may be 100; 1 were published\n")
+    assert ended.err.endswith(b": line 2: data: is 101 bytes, and an event may be 100; 1 published\n")
     assert server.broadcaster.counts.published == 1
 
 
@@ -143,7 +143,7 @@ async def test_bytes_that_are_not_utf_8_are_one_line(serve: Serve, programs: Pro
     """Refused and not cleaned, whether typed or read."""
     server = await serve()
     assert await programs.run("publish", "-", "--url", server.url, stdin=b"ok\nab\xff\nok\n") == Ended(
-        1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 were published\n"
+        1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 published\n"
     )
     typed = await programs.start(
         "sh", "-c", '"$0" publish --url "$1" "$(printf "ab\\377")"', str(process.SCRIPT), server.url
@@ -184,7 +184,7 @@ async def test_an_event_may_go_to_several_channels(serve: Serve, programs: Progr
         ended = await programs.run(
             "publish", "--channel", "news", "--channel", "alerts", "x", "--url", server.url
         )
-        assert ended == Ended(0, b"sent to 1 clients\n")
+        assert ended == Ended(0, b"sent to 1 client\n")
         assert (await anext(stream)).channel == "news"
     assert server.broadcaster.channel("alerts").events == 1
     assert server.broadcaster.channel("default").events == 0
@@ -215,7 +215,7 @@ async def test_every_line_has_the_type_the_key_and_the_time(serve: Serve, progra
     assert [(event.event, event.retry) for event in await held(server)] == [("log", 9), ("log", 9)]
     ended = await programs.run(*arguments, "--key", "", stdin=b"one\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
-    assert ended.err.endswith(b": line 1: key: must be 1 to 128 characters: ''; 0 were published\n")
+    assert ended.err.endswith(b": line 1: key: must be 1 to 128 characters: ''; 0 published\n")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ async def test_a_json_array_is_published_whole_or_not_at_all(serve: Serve, progr
     arguments = ("publish", "--format", "json", "--channel", "c", "--url", server.url)
     async with server.broadcaster.subscribe("c") as stream:
         ended = await programs.run(*arguments, '[{"message": "one"}, {"message": "two"}]')
-        assert ended == Ended(0, b"sent 2 events to 1 clients\n")
+        assert ended == Ended(0, b"sent 2 events to 1 client\n")
         assert await received(stream, 2) == [("message", "one"), ("message", "two")]
         ended = await programs.run(*arguments, '[{"message": "one"}, {"mess": "two"}]')
     status = f"422 {http.HTTPStatus(422).phrase}"
@@ -361,7 +361,7 @@ async def test_a_bad_line_ends_it_where_it_stands(
     file.write_bytes(b"\n".join(lines))
     ended = await programs.run("publish", "--format", "ndjson", "--file", str(file), "--url", server.url)
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} were published\n"
+    told = f"sse-broadcast: {server.url}/send: {reason.format(bad)}; {bad - 1} published\n"
     assert re.fullmatch(told.encode(), ended.err), ended.err
     assert [int(event.data) for event in await held(server)] == list(range(1, bad))
 
@@ -394,7 +394,7 @@ async def test_a_server_that_takes_little_gets_little(serve: Serve, programs: Pr
     long = lines + b'{"message": "%b"}\n' % (b"x" * 6000)
     ended = await programs.run("publish", "--format", "ndjson", "--url", server.url, stdin=long)
     assert (ended.code, ended.out) == (1, b"")
-    assert re.fullmatch(rb"sse-broadcast: \S+: 413 [\w ]+: line 101: .+; 100 were published\n", ended.err)
+    assert re.fullmatch(rb"sse-broadcast: \S+: 413 [\w ]+: line 101: .+; 100 published\n", ended.err)
 
 
 async def test_a_server_that_goes_is_told_with_the_lines_under_way(programs: Programs) -> None:
@@ -411,7 +411,7 @@ async def test_a_server_that_goes_is_told_with_the_lines_under_way(programs: Pro
     await publishing.feed(b"two\nthree\n")
     ended = await publishing.ended()
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: cannot reach {serving.url}: .+, with lines 2 to 3 under way; 1 were published\n"
+    told = f"sse-broadcast: cannot reach {serving.url}: .+, with lines 2 to 3 under way; 1 published\n"
     assert re.fullmatch(told.encode(), ended.err)
 
 
@@ -429,7 +429,7 @@ async def test_a_file_may_be_a_named_pipe(serve: Serve, programs: Programs, tmp_
         writer.write(b"one\n")
         assert await received(stream, 1) == [("message", "one")]
         writer.close()
-        assert await publishing.ended() == Ended(0, b"sent 1 lines\n")
+        assert await publishing.ended() == Ended(0, b"sent 1 line\n")
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ async def test_a_pipe_has_no_bar(serve: Serve, programs: Programs) -> None:
     """Since nobody knows how long it is."""
     server = await serve()
     ended, shown = await on_a_terminal(programs, server, 'echo x | "$0" publish --url "$1"')
-    assert (ended, shown) == (Ended(0, b"sent 1 lines\n"), b"")
+    assert (ended, shown) == (Ended(0, b"sent 1 line\n"), b"")
 
 
 async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, tmp_path: Path) -> None:
@@ -506,5 +506,5 @@ async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, t
     server = await serve()
     ended, shown = await on_a_terminal(programs, server, f'"$0" publish --format ndjson --url "$1" < {file}')
     assert (ended.code, ended.out) == (1, b"")
-    assert shown.splitlines()[-1].endswith(b"; 0 were published")
+    assert shown.splitlines()[-1].endswith(b"; 0 published")
     assert shown.splitlines()[-1].startswith(b"sse-broadcast: ")

@@ -41,7 +41,7 @@ async def shell(programs: Programs, server: Server, script: str) -> Process:
 async def reach(programs: Programs, url: str, message: str) -> None:
     """Publish until there is a reader whom it reaches."""
     async with asyncio.timeout(PATIENCE):
-        while (await programs.run("publish", message, "--url", url)).out != b"sent to 1 clients\n":
+        while (await programs.run("publish", message, "--url", url)).out != b"sent to 1 client\n":
             pass
 
 

@@ -85,10 +85,21 @@ def test_a_screen_is_these_lines() -> None:
         "closed                   0.5           5  4 left, 1 slow",
         "dropped                  0.0           0",
         "",
-        " slowest      lag   behind    bytes    drops      age  state        address      channels",
-        "      17    1m23s     1024    1048k     123M    1d03h  full         2001:db8::7  orders.*,news",
-        "       4     0.9s        1        0        0     0.0s  catching-up  unix         default",
+        "slowest    lag behind  bytes  drops    age  state        address      channels",
+        "     17  1m23s   1024  1048k   123M  1d03h  full         2001:db8::7  orders.*,news",
+        "      4   0.9s      1      0      0   0.0s  catching-up  unix         default",
     ]
+
+
+def test_channels_have_what_room_there_is() -> None:
+    """Usual readers leave them 17 characters of 80, whatever their numbers are."""
+    usual = {"address": "127.0.0.1", "state": "live"}
+    for changes in (
+        {"lag": 86_399.0, "behind": 99_999_999, "age": 3599.0, "drops": 99_999_999},
+        {"lag": 0.0},
+    ):
+        *_, row = screen(replace(SEEN, slowest=[{**SLOWEST[1], **usual, **changes}]))
+        assert row.index("  default") + len("  ") == 80 - 17
 
 
 def test_a_screen_of_few_lines_has_the_first_of_them() -> None:
@@ -354,8 +365,8 @@ async def test_a_server_that_refuses_is_not_waited_for(speak: Speak) -> None:
 
 # On a terminal.
 
-HEADING = re.compile(r" slowest      lag   behind    bytes    drops      age  state +address +channels")
-ROW = re.compile(r" +(\d+) +(\S+) +(\d+) +(\d+k?) +(\d+) +\d+\.\ds  (\S+) +127\.0\.0\.1  (\S+)")
+HEADING = re.compile(r"slowest    lag behind  bytes  drops    age  state +address +channels")
+ROW = re.compile(r" *(\d+) +(\S+) +(\d+) +(\d+k?) +(\d+) +\d+\.\ds  (\S+) +127\.0\.0\.1  (\S+)")
 
 
 def rows(lines: list[str]) -> list[tuple[str, ...]]:

@@ -275,7 +275,7 @@ async def test_a_crowd_is_told_of_once(
     for _ in range(3):
         assert await refused(await come(server, "127.0.0.4"))
     told = [
-        "127.0.0.2: 1 connections, more are refused; if it is a proxy, trusted_proxies must name it",
+        "127.0.0.2: 1 connection, more are refused; if it is a proxy, trusted_proxies must name it",
         "full: 2 connections, more are refused",
     ]
     assert caplog.messages == told

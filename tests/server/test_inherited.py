@@ -131,9 +131,11 @@ def test_what_is_left_over_is_said(sockets: dict[str, Inherited]) -> None:
         ListenError, match=rf"^LISTEN_FDS: socket 'local' \(127.0.0.1 port {port}\): there is no listener"
     ):
         matched([rule()], [public, local])
-    with pytest.raises(ListenError, match=r"^listener 'second': no socket is handed down for it$"):
+    with pytest.raises(ListenError, match=r"^\[\[listener\]\]: 'second': no socket is handed down for it$"):
         matched([rule(), rule(host="second")], [public])
-    with pytest.raises(ListenError, match=r"^listener 'admin': no socket of this name is handed down$"):
+    with pytest.raises(
+        ListenError, match=r"^\[\[listener\]\]: 'admin': no socket of this name is handed down$"
+    ):
         matched([rule("admin"), rule()], [public])
 
 

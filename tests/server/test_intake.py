@@ -209,7 +209,7 @@ async def test_a_bad_line_ends_the_stream(
     problem = json.loads(await publisher.rest())
     assert list(problem) == ["title", "status", "detail", "published"]
     assert (problem["status"], problem["published"]) == (status, published)
-    assert problem["detail"] == f"{detail}; {published} were published"
+    assert problem["detail"] == f"{detail}; {published} published"
     assert server.broadcaster.counts.published == published
 
 
@@ -222,7 +222,7 @@ async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         422,
-        "line 2: body: is nested too deeply; 1 were published",
+        "line 2: body: is nested too deeply; 1 published",
     )
 
 
@@ -235,7 +235,7 @@ async def test_a_bad_line_far_into_a_stream_is_named(serve: Serve, connect: Conn
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         400,
-        f"line {good + 1}: body: is not UTF-8 at byte 0; {good} were published",
+        f"line {good + 1}: body: is not UTF-8 at byte 0; {good} published",
     )
     assert server.broadcaster.counts.published == good
 
@@ -253,7 +253,7 @@ async def test_a_line_of_ten_megabytes_is_refused(
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         413,
-        f"line 2: more than {most} bytes; 1 were published",
+        f"line 2: more than {most} bytes; 1 published",
     )
     publisher.half_close()
     await sending
@@ -420,7 +420,7 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
         assert b"Retry-After: 5\r\n" in head
         assert b"Connection: close\r\n" in head
         answer = json.loads(await publisher.rest())
-        assert answer["detail"] == f"the server is shutting down; {published} were published"
+        assert answer["detail"] == f"the server is shutting down; {published} published"
         assert (answer["status"], answer["published"]) == (503, published)
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -438,7 +438,7 @@ async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Co
         503,
         (
             b'{"title":"Service Unavailable","status":503,'
-            b'"detail":"the server is shutting down; 1 were published","published":1}'
+            b'"detail":"the server is shutting down; 1 published","published":1}'
         ),
     )
 
@@ -634,7 +634,7 @@ async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, connect: Conn
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         400,
-        "line 7: body: is not UTF-8 at byte 0; 6 were published",
+        "line 7: body: is not UTF-8 at byte 0; 6 published",
     )
 
 
@@ -695,7 +695,7 @@ async def test_a_drain_answers_a_publisher_that_is_slowed(
     head = await publisher.head()
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     answer = json.loads(await publisher.rest())
-    assert answer["detail"] == "the server is shutting down; 2 were published"
+    assert answer["detail"] == "the server is shutting down; 2 published"
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -710,7 +710,7 @@ async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
     end_intakes(server._app)
     await stream(publisher, b"x\n", headers=HERE)
     status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 were published")
+    assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")
 
 
 async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(

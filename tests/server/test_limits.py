@@ -431,7 +431,7 @@ async def test_streams_beyond_the_rate_are_refused(serve: Serve, connect: Connec
     head = await program.head()
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert b"\r\nRetry-After: 1\r\n" in head
-    assert b'"detail":"subscribe_rate: 1 streams may be opened' in await program.rest()
+    assert b'"detail":"subscribe_rate: 1 stream may be opened' in await program.rest()
     head = await browser.subscribe(headers="Accept: text/event-stream\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert re.fullmatch(rb":\nretry: \d{5}\n", await browser.rest())
@@ -502,7 +502,7 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
     first, second, other = await connect(server), await connect(server), await connect(server)
     await first.subscribe(headers=of("192.0.2.1"))
     status, answer = await second.ask("GET", "/events", headers=of("192.0.2.1"))
-    detail = "max_connections_per_address: this address has 1 streams, as many as it may"
+    detail = "max_connections_per_address: this address has 1 stream, as many as it may"
     assert (status, json.loads(answer)["detail"]) == (429, detail)
     browser = await connect(server)
     head = await browser.subscribe(headers=f"{of('192.0.2.1')}Accept: text/event-stream\r\n")

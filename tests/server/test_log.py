@@ -162,24 +162,24 @@ async def test_a_flood_of_them_is_a_few_lines_and_a_number(
 
 
 PUBLISHES = [
-    ("/send", "", b"DATA", "published {id} in default, by anyone: 1 events of 4 bytes for 1 clients"),
+    ("/send", "", b"DATA", "published {id} in default, by anyone: 1 event of 4 bytes for 1 client"),
     (
         "/send/a,b?id=mine",
         "",
         b"DATA",
-        "published mine in a,b, by anyone: 1 events of 4 bytes for 0 clients",
+        "published mine in a,b, by anyone: 1 event of 4 bytes for 0 clients",
     ),
     (
         "/send",
         "Content-Type: application/x-ndjson\r\n",
         b'{"message":"DATA"}\n{"message":"DATA"}\n',
-        "published {id} in default, by anyone: 2 events of 38 bytes for 1 clients",
+        "published {id} in default, by anyone: 2 events of 38 bytes for 1 client",
     ),
     (
         "/send?stream=1",
         "",
         b"DATA\nDATA\nDATA\n",
-        "published {id} in default, by anyone: 3 events of 12 bytes for 1 clients",
+        "published {id} in default, by anyone: 3 events of 12 bytes for 1 client",
     ),
 ]
 

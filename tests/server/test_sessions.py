@@ -384,7 +384,7 @@ async def test_a_publishers_stream_ends_with_its_token_too(
     assert json.loads(await publisher.rest()) == {
         "title": "Unauthorized",
         "status": 401,
-        "detail": f"{why}; 2 were published",
+        "detail": f"{why}; 2 published",
         "published": 2,
     }
     await gone(server)
