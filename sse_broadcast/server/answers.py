@@ -4,13 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sse_broadcast.auth.access import Action, Kind
 from sse_broadcast.broadcaster import ChannelState
+from sse_broadcast.encoding import NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE
+from sse_broadcast.server.head import SERVER
 
 UNSET = msgspec.UNSET
+
+TYPED = {"X-Content-Type-Options": "nosniff"}
+"""The header by which a browser takes an answer for nothing but what its type says."""
+
+STREAMS = frozenset(encoding.format.content_type for encoding in (TEXT, NDJSON))
+"""What no browser ever looks into to find another type (WHATWG MIME Sniffing, 7): it needs no such header."""
+
+
+def sign(response: web.StreamResponse) -> None:
+    """Say of an answer who gives it, and that it is what its type says, whatever a publisher put into it."""
+    response.headers[hdrs.SERVER] = SERVER
+    if response.content_type not in STREAMS:
+        response.headers.update(TYPED)
 
 
 def answered(content: msgspec.Struct | ChannelState) -> web.Response:

@@ -12,11 +12,11 @@ from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config, Endpoint
 from sse_broadcast.errors import BroadcastError
+from sse_broadcast.server.answers import sign
 from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.connection import SPOKEN, Connection, Place, place_of, speak
 from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
-from sse_broadcast.server.head import SERVER
 from sse_broadcast.server.health import healthz, readyz
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.lag import watch_loop
@@ -228,7 +228,7 @@ def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | 
 def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     if request.app[READINESS].draining:
         response.force_close()  # so that the next request is made to another server
-    response.headers["Server"] = SERVER
+    sign(response)
     setup_of(request).cors.tell(request, response.headers)
     return response
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from sse_broadcast.config import Endpoint
 from sse_broadcast.server import address
+from sse_broadcast.server.answers import sign
 from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.deadlines import Deadlines
-from sse_broadcast.server.head import SERVER
 from sse_broadcast.server.log import http_logger, reason
 from sse_broadcast.server.problem import Problem, answer
 
@@ -252,7 +252,7 @@ class Connection(web.RequestHandler, Prompt):
         elif _has_no_route(request):
             return pathless(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
         response = super().handle_error(request, status, exc, message)
-        response.headers[hdrs.SERVER] = SERVER
+        sign(response)
         return response
 
     def _size(self) -> int:
@@ -280,7 +280,7 @@ def pathless(request: web.BaseRequest) -> web.Response:
     """Give the answer to a request that no route is for, which there is for every path."""
     speak(request)
     response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
-    response.headers[hdrs.SERVER] = SERVER
+    sign(response)
     return response
 
 

@@ -22,6 +22,7 @@ from sse_broadcast import wire
 from sse_broadcast.count import Count
 from sse_broadcast.delivery import jittered
 from sse_broadcast.server import address, problem
+from sse_broadcast.server.answers import TYPED
 from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.connection import Connection, Patience, Place
 from sse_broadcast.server.cors import Cors
@@ -277,13 +278,13 @@ def _later(accept: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
         headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
         return 200, headers, wire.opening(jittered(COME_BACK))
     status, detail = TOLD_WHY[reason]
-    headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER}
+    headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER, **TYPED}
     return status, headers, problem.body(status, detail)
 
 
 def _said(response: web.Response) -> tuple[int, dict[str, str], bytes]:
     assert isinstance(response.body, bytes)
-    return response.status, dict(response.headers), response.body
+    return response.status, {**response.headers, **TYPED}, response.body
 
 
 def _asked(head: bytes) -> tuple[str, str]:

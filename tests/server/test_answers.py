@@ -8,6 +8,7 @@ import pytest
 from sse_broadcast.server import answers
 from sse_broadcast.server.problem import body
 from tests.conftest import Connect, Serve
+from tests.support.asking import ask
 
 JSON = "Content-Type: application/json\r\n"
 
@@ -42,6 +43,45 @@ def test_a_problem_is_these_members_and_no_others(more: dict[str, int]) -> None:
     """With what was published before it, where that is lines."""
     problem = body(400, "x", **more)
     assert msgspec.json.encode(msgspec.json.decode(problem, type=answers.ProblemDetails)) == problem
+
+
+SNIFF = "x-content-type-options"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/send/a", 200),
+        ("GET", "/status", 200),
+        ("HEAD", "/channels", 200),
+        ("GET", "/channels/a", 200),
+        ("GET", "/subscribers", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/openapi.json", 200),
+        ("GET", "/healthz", 200),
+        ("OPTIONS", "/send", 204),
+        ("GET", "/%3Cscript%3E", 404),
+        ("PUT", "/status", 405),
+        ("CONNECT", "nowhere:80", 404),
+        ("BAD METHOD", "/", 400),
+    ],
+)
+async def test_an_answer_is_only_what_its_type_says(
+    serve: Serve, method: str, path: str, status: int
+) -> None:
+    """To a browser too, whatever a publisher has put into it; aiohttp's own refusals are no other."""
+    answer = await ask(await serve(), method, path, body=b"<script>" * (method == "POST"))
+    assert (answer.status, answer.headers[SNIFF]) == (status, "nosniff")
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
+async def test_a_stream_has_a_type_that_is_never_another(serve: Serve, kind: str) -> None:
+    """By WHATWG MIME Sniffing, 7, so that its head need not say it; HEAD says what GET does."""
+    server = await serve()
+    for method in ("GET", "HEAD"):
+        answer = await ask(server, method, "/events", headers=f"Accept: {kind}\r\n")
+        assert (answer.status, answer.headers["content-type"]) == (200, kind)
+        assert SNIFF not in answer.headers
 
 
 async def test_a_line_of_a_stream_is_an_envelope(serve: Serve, connect: Connect) -> None:

@@ -32,6 +32,7 @@ async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connec
         b"HTTP/1.1 503 Service Unavailable\r\n"
         b"Content-Type: application/problem+json\r\n"
         b"Retry-After: 5\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
         b"Content-Length: 102\r\n"
         b"Connection: close\r\n\r\n"
         b'{"title":"Service Unavailable","status":503,'
@@ -149,6 +150,7 @@ TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\n"
     b"Content-Type: application/problem+json\r\n"
     b"Retry-After: 5\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
     b"Content-Length: 103\r\n"
     b"Connection: close\r\n\r\n"
     b'{"title":"Too Many Requests","status":429,'
@@ -337,7 +339,8 @@ async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: 
 
 HEALTHY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    b"Cache-Control: no-store\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
 )
 
 
