@@ -46,6 +46,9 @@ CLOSES = (
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(Refused)
+VERSIONS = {"", "0.0.4", "1.0.0"}
+"""Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
+
 DROPS = (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
 """The policies that drop; the others disconnect, or replace what is no loss."""
 
@@ -62,10 +65,14 @@ async def metrics(request: web.Request) -> web.Response:
 
 def encoder(accept: str) -> tuple[Encode, str]:
     """Give what writes the format that an Accept header names, and its media type; else Prometheus's text."""
-    try:
-        return choose_encoder(accept)
-    except TypeError:  # a version that is no number
-        return choose_encoder("")
+    # Of OpenMetrics it would say that it writes whatever version is asked for.
+    return choose_encoder(",".join(each for each in accept.split(",") if _version(each) in VERSIONS))
+
+
+def _version(accepted: str) -> str:
+    """Give the version in one of the types of an Accept header, or "" for any."""
+    parameters = (each.strip().partition("=") for each in accepted.split(";")[1:])
+    return next((value for name, _, value in parameters if name == "version"), "")
 
 
 class Scrape(Collector):

@@ -908,6 +908,13 @@ ACCEPTS = {
     "text/plain;version=0.0.4": "text/plain; version=0.0.4; charset=utf-8",
     "text/plain;version=nonsense": "text/plain; version=0.0.4; charset=utf-8",
     "application/openmetrics-text;version=nonsense": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=1.5.0": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=0.0.1": "text/plain; version=0.0.4; charset=utf-8",
+    "text/plain;version=7.0.0": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=9.9.9,application/openmetrics-text; version=1.0.0;q=0.5": (
+        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    ),
+    "text/plain;version=1.0.0": "text/plain; version=1.0.0; charset=utf-8; escaping=underscores",
     "application/openmetrics-text": "application/openmetrics-text; version=1.0.0; charset=utf-8",
     "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5": (
         "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
