@@ -63,7 +63,14 @@ def facts(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 _any = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode
-_plain = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def _other(value: object) -> int | str:
+    # A number that has words of its own for people is a number here.
+    return int(value) if isinstance(value, int) else str(value)
+
+
+_plain = msgspec.json.Encoder(enc_hook=_other).encode
 
 
 def _encode(members: Mapping[str, object]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.config import Overflow
+from sse_broadcast.count import Count
 from sse_broadcast.logs.formats import JsonFormat, TextFormat, facts, utc
 
 WHEN = 1_795_381_966.0429
@@ -138,6 +139,7 @@ def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
         ("\u2028é", "\u2028é"),
         (ValueError("why"), "why"),
         (float("nan"), None),
+        (Count(1, "reader"), 1),
         ({("a",): 1, "b": 2}, {"('a',)": 1, "b": 2}),
     ],
 )
