@@ -89,8 +89,7 @@ class Proxies:
         self._said = _SAID[config.proxy_header]
         # What there is to warn of: addresses of proxies that are counted as if they were clients'.
         self._unwarned = bool(config.publish_rate or config.max_connections_per_address)
-        self.any = bool(proxies)
-        """Whether there are any."""
+        self._any = bool(proxies)
         self._look_up = functools.lru_cache(maxsize=16_384)(self._is_named)
 
     def client(self, request: web.Request) -> str | None:
@@ -103,18 +102,18 @@ class Proxies:
         peer = request.remote or None
         if self._unwarned:
             self._warn(request, peer)
-        return self._behind(request, peer) if self.any and self._believes(request, peer) else peer
+        return self._behind(request, peer) if self._any and self._believes(request, peer) else peer
 
-    def key_behind(self, request: web.Request) -> str | None:
-        """Give what limits count a client by for whom a proxy speaks; None of any other."""
-        if not self.any:
+    def behind(self, request: web.Request) -> str | None:
+        """Give the address of a client for whom a proxy speaks; None of any other."""
+        if not self._any and not self._unwarned:
             return None
         client = self.client(request)
-        return None if client == (request.remote or None) else key(client)
+        return None if client == (request.remote or None) else client
 
     def trusts(self, host: str) -> bool:
         """Whether this address is one of the proxies'."""
-        return self.any and self._look_up(host)
+        return self._any and self._look_up(host)
 
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
         """Give whom a proxy speaks for."""
@@ -143,7 +142,7 @@ class Proxies:
         if hdrs.X_FORWARDED_FOR not in headers and hdrs.FORWARDED not in headers:
             return
         brought = next(header for header in HEADERS if header in headers)
-        trusted = self.any and self._believes(request, peer)
+        trusted = self._any and self._believes(request, peer)
         if trusted and self._header in headers:
             return
         self._unwarned = False

@@ -85,7 +85,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app = web.Application()
     app[IN_FORCE] = InForce(setup)
     app[RELOADER] = Reloader(app, load)
-    app[ROSTER] = Roster(app[IN_FORCE])
+    app[ROSTER] = Roster()
     app[SESSIONS] = Sessions(setup.config)
     app[BROADCASTER] = Broadcaster(setup.config)
     app[READINESS] = Readiness(app[BROADCASTER])

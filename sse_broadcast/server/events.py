@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 
 from sse_broadcast import wire
-from sse_broadcast.auth.access import Access, Action
+from sse_broadcast.auth.access import Action
 from sse_broadcast.backends.base import Start
 from sse_broadcast.config import Endpoint
 from sse_broadcast.delivery import jittered
 from sse_broadcast.encoding import NDJSON
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
+from sse_broadcast.server.address import key
 from sse_broadcast.server.gate import require
 from sse_broadcast.server.head import ENDED, EventStream, chunked_head
 from sse_broadcast.server.problem import Problem, problem_of
@@ -46,8 +47,9 @@ class Events:
         access = require(request, Action.SUBSCRIBE, wish.interest.channels)
         session = None
         try:
-            session = self._enter(request, access)
-            return await self._stream(request, wish, session)
+            client = self._require_open(request)
+            session = self._sessions.enter(access, address=key(client))
+            return await self._stream(request, wish, session, client)
         except Problem as problem:
             return refusal(request, problem)
         except FullError as error:
@@ -59,15 +61,17 @@ class Events:
             if session is not None:
                 self._sessions.close(session)
 
-    def _enter(self, request: web.Request, access: Access) -> Session | None:
-        """Have a reader come in, or raise the `Problem` for which it should come back later."""
+    def _require_open(self, request: web.Request) -> str | None:
+        """Raise the `Problem` for which a reader should come back later; give whom a proxy speaks for."""
         if self._broadcaster.closed:
             raise Problem(503, "the server is shutting down")
         setup = self._in_force.setup
         setup.limits.stream()
-        return self._sessions.enter(access, address=setup.proxies.key_behind(request))
+        return setup.proxies.behind(request)
 
-    async def _stream(self, request: web.Request, wish: Wish, session: Session | None) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, wish: Wish, session: Session | None, client: str | None
+    ) -> web.StreamResponse:
         broadcaster = self._broadcaster
         sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
         # What is published while the head is on its way is caught up with: the start says from where.
@@ -88,7 +92,7 @@ class Events:
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
             await sink.finish()
             return response
-        reader = self._roster.enter(request, lane)
+        reader = self._roster.enter(request, lane, client)
         # Nothing may be awaited between `connect` and `try`: what is registered is released in
         # `finally`, since a handler that is cancelled raises no Exception.
         try:

@@ -49,7 +49,7 @@ class Gate:
         """What a caller may do that shows no credential."""
 
     def recognize(self, request: web.Request, endpoint: Endpoint, place: Place) -> Access | str:
-        """Give what the caller of a request may do, or the token that says so, which `admit` knows.
+        """Give what the caller of a request may do, or the token that says so and is yet to be verified.
 
         It came in at `place`. Raises `Problem` for one that may not.
         """
@@ -63,7 +63,12 @@ class Gate:
         if not self._authority.takes_tokens:
             return self.anonymous
         token = self._token(request, endpoint)
-        return self.anonymous if token is None else token
+        if token is None:
+            return self.anonymous
+        try:
+            return self._authority.find(token) or token
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
 
     async def admit(self, token: str) -> Access:
         """Give what the bearer of a token may do. Raises `Problem` for one that may not come in."""

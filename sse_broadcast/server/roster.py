@@ -18,7 +18,6 @@ from sse_broadcast.interest import Interest
 from sse_broadcast.logs.gathered import Gathered
 from sse_broadcast.server.answers import Caller, SubscriberState
 from sse_broadcast.server.gate import ACCESS
-from sse_broadcast.server.state import InForce
 
 logger = logging.getLogger(__name__)
 
@@ -62,27 +61,20 @@ class Order(StrEnum):
 class Reader:
     """One open stream. It holds what its handler holds anyway; what it says is found out when asked."""
 
-    __slots__ = ("_address", "_in_force", "_request", "ended", "id", "lane", "opened")
+    __slots__ = ("_client", "_request", "ended", "id", "lane", "opened")
 
-    def __init__(self, id: int, request: web.Request, lane: Lane, in_force: InForce) -> None:
+    def __init__(self, id: int, request: web.Request, lane: Lane, client: str | None) -> None:
         self.id = id
         self.lane = lane
         self.opened = asyncio.get_running_loop().time()
         self.ended: float | None = None
+        self._client = client
         self._request = request
-        self._in_force = in_force
-        # Of a connection that is gone it cannot be told any more whether a proxy brought it.
-        self._address = self._found() if in_force.setup.proxies.any else None
 
     @property
     def address(self) -> str:
         """The client's address, as trusted proxies have it; `unix` of a socket that none speaks for."""
-        if self._address is None:
-            self._address = self._found()
-        return self._address
-
-    def _found(self) -> str:
-        return self._in_force.setup.proxies.client(self._request) or "unix"
+        return self._client or self._request.remote or "unix"
 
     @property
     def age(self) -> float:
@@ -143,8 +135,7 @@ class Roster:
     line of the log, if those of its level are kept.
     """
 
-    def __init__(self, in_force: InForce) -> None:
-        self._in_force = in_force
+    def __init__(self) -> None:
         self._open: dict[int, Reader] = {}
         self._ids = itertools.count(1)
         self._log = Gathered(logger)
@@ -152,9 +143,9 @@ class Roster:
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, request: web.Request, lane: Lane) -> Reader:
-        """Take note of a stream, until `leave`."""
-        reader = Reader(next(self._ids), request, lane, self._in_force)
+    def enter(self, request: web.Request, lane: Lane, client: str | None = None) -> Reader:
+        """Take note of a stream, until `leave`. `client` is for whom a proxy speaks, if one does."""
+        reader = Reader(next(self._ids), request, lane, client)
         self._open[reader.id] = reader
         self._log.say(
             "stream %(id)s opened by %(address)s: %(channels)s", functools.partial(_opening, reader)
