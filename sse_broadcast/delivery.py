@@ -182,7 +182,7 @@ class Delivery:
             if lane.seen == base:
                 lane.seen = end
                 try:
-                    lane.write(data)
+                    lane.writer.write(data)
                 except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
                     others += 1
                     self._fail(lane, error)
@@ -257,7 +257,7 @@ class Delivery:
     def _write(self, lane: Lane, data: bytes, *, events: int) -> bool:
         lane.written = self._now
         try:
-            lane.write(data)
+            lane.writer.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
             self._fail(lane, error)
             return False

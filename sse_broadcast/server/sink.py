@@ -21,7 +21,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from sse_broadcast import wire
-from sse_broadcast.audience import Lane
+from sse_broadcast.audience import Lane, Writer
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.server.connection import Connection
@@ -32,8 +32,8 @@ NO_LINGER = struct.pack("ii", 1, 0)
 class TransportSink:
     """The connection of one HTTP reader, which it makes fit for a stream. Made and owned by its handler.
 
-    A full kernel buffer is a full sink, and is seen at once. On a connection of ours it writes by the
-    transport's own method, and the protocol says when that is full. aiohttp's tells nobody: there, each write
+    A full kernel buffer is a full sink, and is seen at once. On a connection of ours the transport
+    itself is written to, and the protocol says when that is full. aiohttp's tells nobody: there, each write
     is followed by a look.
     """
 
@@ -46,7 +46,7 @@ class TransportSink:
         "_writer",
         "encoding",
         "heartbeat",
-        "write",
+        "writer",
     )
 
     def __init__(self, request: web.Request, encoding: Encoding, *, heartbeat: bytes | None = None) -> None:
@@ -67,8 +67,7 @@ class TransportSink:
         self._wake = asyncio.get_running_loop().create_future()
         self.encoding = encoding
         self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
-        ours = isinstance(protocol, Connection)
-        self.write: Callable[[bytes], None] = transport.write if ours else self._write_and_look
+        self.writer: Writer = transport if isinstance(protocol, Connection) else self
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of a stream in chunks, and the first bytes of its body, in one piece.
@@ -99,7 +98,8 @@ class TransportSink:
         """See `Sink`."""
         return self._transport.is_closing()
 
-    def _write_and_look(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Write where no protocol of ours says that the transport is full, and look whether it is."""
         transport = self._transport
         if transport.is_closing():
             raise SinkClosedError("the connection is closed")

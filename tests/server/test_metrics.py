@@ -23,7 +23,7 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import BROADCASTER
 from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Program, Serve
-from tests.support.outlets import MemorySink
+from tests.support.outlets import Broken, MemorySink
 from tests.support.outlets import connect as attach
 from tests.support.sockets import RawClient, until
 
@@ -360,10 +360,7 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
 
     (lane,) = scene.broadcaster._delivery._lanes
 
-    def fail(_: bytes) -> None:
-        raise RuntimeError("broken")
-
-    lane.write = fail
+    lane.writer = Broken()
     yield
     await scene.publish()
 

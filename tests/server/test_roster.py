@@ -20,6 +20,7 @@ from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.outlets import Broken
 from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
@@ -102,12 +103,8 @@ async def aborted(server: Server, client: RawClient) -> None:
 
 
 async def broken(server: Server, client: RawClient) -> None:
-    reader_of(server).lane.write = broken_write
+    reader_of(server).lane.writer = Broken()
     await server.broadcaster.broadcast("x")
-
-
-def broken_write(_: bytes) -> None:
-    raise RuntimeError("broken")
 
 
 @pytest.mark.parametrize("end", [fin, rst, half, drained, dismissed, aborted, broken])

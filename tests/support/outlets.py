@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from sse_broadcast.audience import Lane
 from sse_broadcast.broadcaster import Broadcaster
@@ -59,6 +60,10 @@ class MemorySink:
     def data(self) -> bytes:
         return b"".join(self.written)
 
+    @property
+    def writer(self) -> Self:
+        return self
+
     def attach(self, lane: Lane | None) -> None:
         self.lane = lane
 
@@ -77,6 +82,13 @@ class MemorySink:
     def abort(self) -> None:
         self.aborted += 1
         self.gone = True
+
+
+class Broken:
+    """A writer that fails."""
+
+    def write(self, _: bytes, /) -> None:
+        raise RuntimeError("broken")
 
 
 def terms(
