@@ -678,7 +678,7 @@ async def test_a_refusal_of_all_is_told_as_it_is(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b"", ": Server disconnected, with lines 1 to 2 under way"),
+        (b"", ": it closed the connection, with lines 1 to 2 under way"),
         (plain("502 Bad Gateway", "text/plain", ""), "/send: 502 Bad Gateway, with lines 1 to 2 under way"),
         (plain("503 Service Unavailable", "text/plain", ""), "/send: 503 Service Unavailable"),
         (plain("200 OK", "application/json", "{}"), " as this server does, with lines 1 to 2 under way"),
