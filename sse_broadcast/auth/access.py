@@ -46,6 +46,12 @@ class Access:
     issued: float | None = None
     expires: float | None = None
     static: bool = False
+    bearer: tuple[Kind, str | None, str | None] = field(init=False, repr=False, compare=False)
+    """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
+
+    def __post_init__(self) -> None:
+        kind: Kind = "caller" if self.static else "subject"
+        object.__setattr__(self, "bearer", (kind, self.subject, self.id))
 
     def allows(self, action: Action, channel: str = ANY) -> bool:
         """Whether the caller may do this in a channel, or in every channel of a pattern.
@@ -61,11 +67,6 @@ class Access:
         if ANY in granted:
             return None
         return next((channel for channel in channels if not covers(granted, channel)), None)
-
-    @property
-    def bearer(self) -> tuple[Kind, str | None, str | None]:
-        """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
-        return "caller" if self.static else "subject", self.subject, self.id
 
     @property
     def anonymous(self) -> bool:

@@ -91,6 +91,7 @@ class Proxies:
         self._unwarned = bool(config.publish_rate or config.max_connections_per_address)
         self._any = bool(proxies)
         self._look_up = functools.lru_cache(maxsize=16_384)(self._is_named)
+        self._remembered = functools.lru_cache(maxsize=4096)(self._first_client)
 
     def client(self, request: web.Request) -> str | None:
         """Give the client's address, or None of a UNIX socket's that no proxy speaks for.
@@ -100,9 +101,10 @@ class Proxies:
         the last proxy that could be told.
         """
         peer = request.remote or None
+        trusted = self._any and self._believes(request, peer)
         if self._unwarned:
-            self._warn(request, peer)
-        return self._behind(request, peer) if self._any and self._believes(request, peer) else peer
+            self._warn(request, peer, trusted=trusted)
+        return self._behind(request, peer) if trusted else peer
 
     def behind(self, request: web.Request) -> str | None:
         """Give the address of a client for whom a proxy speaks; None of any other."""
@@ -117,8 +119,13 @@ class Proxies:
 
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
         """Give whom a proxy speaks for."""
+        written = ",".join(request.headers.getall(self._header, ()))
+        find = self._remembered if len(written) <= LONGEST_NODE else self._first_client
+        return find(written, proxy)
+
+    def _first_client(self, written: str, proxy: str | None) -> str | None:
         client = proxy
-        for said in self._said(request):
+        for said in self._said(written):
             node = _node(said)
             if node is None:
                 return client
@@ -136,15 +143,14 @@ class Proxies:
         address = _address(host)
         return address is not None and any(address in network for network in self._networks)
 
-    def _warn(self, request: web.Request, peer: str | None) -> None:
+    def _warn(self, request: web.Request, peer: str | None, *, trusted: bool) -> None:
         """Tell, once, of a proxy that is not believed: all of its clients have its own address."""
         headers = request.headers
+        if trusted and self._header in headers:
+            return
         if hdrs.X_FORWARDED_FOR not in headers and hdrs.FORWARDED not in headers:
             return
         brought = next(header for header in HEADERS if header in headers)
-        trusted = self._any and self._believes(request, peer)
-        if trusted and self._header in headers:
-            return
         self._unwarned = False
         what = f"proxy_header is {self._header}" if trusted else "trusted_proxies does not name it"
         logger.warning(
@@ -160,19 +166,19 @@ def _by_unix_socket(request: web.Request) -> bool:
     return sock is not None and sock.family == socket.AF_UNIX
 
 
-def _listed(request: web.Request, header: str) -> Iterable[str]:
+def _listed(written: str) -> Iterable[str]:
     """Give the members of a header's list from its end; what lies beyond `HOPS` is one, and unreadable."""
-    return reversed(",".join(request.headers.getall(header, ())).rsplit(",", HOPS))
+    return reversed(written.rsplit(",", HOPS))
 
 
-def _forwarded_for(request: web.Request) -> Iterable[str | None]:
-    return (member.strip(" \t") for member in _listed(request, ProxyHeader.X_FORWARDED_FOR))
+def _forwarded_for(written: str) -> Iterable[str | None]:
+    return (member.strip(" \t") for member in _listed(written))
 
 
-def _forwarded(request: web.Request) -> Iterable[str | None]:
+def _forwarded(written: str) -> Iterable[str | None]:
     # Not by `request.forwarded`, which reads from the beginning: a quote that a client opens may close
     # at the first that its proxy writes, and what the client said would stand in the proxy's place.
-    return map(_for, _listed(request, ProxyHeader.FORWARDED))
+    return map(_for, _listed(written))
 
 
 def _for(element: str) -> str | None:
@@ -182,7 +188,7 @@ def _for(element: str) -> str | None:
     return said[0] if None not in pairs and len(said) == 1 else None
 
 
-_SAID: Mapping[ProxyHeader, Callable[[web.Request], Iterable[str | None]]] = {
+_SAID: Mapping[ProxyHeader, Callable[[str], Iterable[str | None]]] = {
     ProxyHeader.X_FORWARDED_FOR: _forwarded_for,
     ProxyHeader.FORWARDED: _forwarded,
 }

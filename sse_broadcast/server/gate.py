@@ -84,7 +84,7 @@ class Gate:
     def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
         """Give the token of the first place that has one. What is there counts, good or bad."""
         header = _only_header(request, hdrs.AUTHORIZATION)
-        asked = self._in_query(request, endpoint)
+        asked = self._in_query(request, endpoint) if request.query_string else None
         if header is not None:
             if asked is not None:
                 raise Problem(400, f"{IN_QUERY}: is given beside an Authorization header")
@@ -94,7 +94,7 @@ class Gate:
         return self._in_cookie(request) if self._cookie else None
 
     def _in_query(self, request: web.Request, endpoint: Endpoint) -> str | None:
-        if IN_QUERY not in request.query_string or IN_QUERY not in request.query:
+        if IN_QUERY not in request.query:
             return None
         if endpoint is not Endpoint.SUBSCRIBE:
             raise Problem(400, f"{IN_QUERY}: is taken by GET /events alone; use an Authorization header")

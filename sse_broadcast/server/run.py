@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 RUNNER_SHARE = 1 / 16
 """Of `shutdown_timeout`, what requests in hand may take; the runner waits for it twice."""
 
-COLLECTOR = (300_000, 10, 100)
+COLLECTOR = (500_000, 10, 100)
 """Collector thresholds: it looks when so many objects more have come than gone, and a stream has fifty.
 
 With CPython's defaults each new connection has it look at its thousands of neighbours, which doubles the

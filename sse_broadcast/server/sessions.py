@@ -102,7 +102,7 @@ class Sessions:
 
     def _require_room(self, access: Access, address: str | None) -> None:
         most = self._per_token
-        if most and not access.anonymous and len(self._open.get(access.bearer, ())) >= most:
+        if most and access.subject is not None and len(self._open.get(access.bearer, ())) >= most:
             raise Problem(
                 429, f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may"
             )
@@ -114,13 +114,17 @@ class Sessions:
             )
 
     def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:
-        if access.anonymous and address is None and until is None:
+        if access.subject is None and address is None and until is None:
             return None
         session = Session(access, address, until)
-        self._open.setdefault(access.bearer, set()).add(session)
+        streams = self._open.get(access.bearer)
+        if streams is None:
+            streams = self._open[access.bearer] = set()
+        streams.add(session)
         if address is not None:
             self._addresses[address] += 1
-        self._look(session)
+        if until is not None or access.expires is not None:
+            self._look(session)
         return session
 
     def close(self, session: Session) -> None:
