@@ -294,6 +294,25 @@ def test_whatever_was_signed_is_good_or_refused(
     assert said.isprintable()
 
 
+async def test_a_token_that_was_verified_is_known_without_waiting(tmp_path: Path) -> None:
+    """The first time it has to be verified; after that it is found, as one that is configured is at once."""
+    known = authority(token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    assert known.find(TOKEN) == ROOT
+    signed = token("EdDSA")
+    assert known.find(signed) is None
+    access = await known.admit(signed)
+    assert known.find(signed) is access
+
+
+async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as(tmp_path: Path) -> None:
+    """Also where its signature would be good: it is found before anything is verified."""
+    signed = token("EdDSA")
+    known = authority(token=signed, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    for _ in range(2):
+        assert known.find(signed) == ROOT
+        assert await known.admit(signed) == ROOT
+
+
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=60) | st.text("e.yJ=-_", max_size=60))
 def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:

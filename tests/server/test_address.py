@@ -115,6 +115,17 @@ def test_a_trusted_proxy_names_its_client_in_x_forwarded_for(lines: list[str], c
     assert proxies(*TRUSTED).client(said) == client
 
 
+def test_what_a_proxy_wrote_is_remembered_for_that_proxy_and_if_it_is_short() -> None:
+    """The same header of another proxy is read anew; who writes long ones fills no memory."""
+    known = proxies(*TRUSTED)
+    for _ in range(2):
+        assert known.client(request(PROXY, (XFF, "unknown"))) == PROXY
+        assert known.client(request("10.0.0.2", (XFF, "unknown"))) == "10.0.0.2"
+    assert known._remembered.cache_info()[:2] == (2, 2)
+    assert known.client(request(PROXY, (XFF, f"{'1' * 200}, 203.0.113.9"))) == "203.0.113.9"
+    assert known._remembered.cache_info().currsize == 2
+
+
 FORWARDED: list[tuple[list[str], str]] = [
     ([], PROXY),
     (["for=203.0.113.9"], "203.0.113.9"),
