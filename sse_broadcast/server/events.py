@@ -76,16 +76,13 @@ class Events:
         sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
         # What is published while the head is on its way is caught up with: the start says from where.
         start = broadcaster.start(wish.interest, wish.cursor)
-        opening = self._broadcaster.opening(wish.interest, wish.encoding, start if wish.needs_id else None)
+        opening = broadcaster.opening(wish.interest, wish.encoding, start if wish.needs_id else None)
         headers = self._headers(request, wish, start)
-        content_type = wish.encoding.format.content_type
         response: web.StreamResponse = ENDED
         if self._tuned and wish.encoding.chunked:
-            sink.begin(chunked_head(content_type, headers), opening)
+            sink.begin(chunked_head(wish.encoding.format.content_type, headers), opening)
         else:
-            response = self._response(request, content_type, headers)
-            await response.prepare(request)
-            await response.write(opening)
+            response = await self._begun_by_aiohttp(request, wish, headers, opening)
         try:
             lane = broadcaster.connect(sink, wish.interest, start)
         except (ClosedError, FullError):
@@ -113,14 +110,18 @@ class Events:
             headers[hdrs.LAST_EVENT_ID] = self._broadcaster.first_id(start)
         return headers
 
-    def _response(self, request: web.Request, content_type: str, headers: Mapping[str, str]) -> EventStream:
-        """Give the response that aiohttp sends itself: in HTTP/1.0, and where another server runs us."""
+    async def _begun_by_aiohttp(
+        self, request: web.Request, wish: Wish, headers: Mapping[str, str], opening: bytes
+    ) -> EventStream:
+        """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
         config, timeout = self._in_force.setup.config, None
         if not self._tuned:
             limit_send_buffer(request, config.send_buffer)
             timeout = kernel_timeout(config.write_timeout)
-        response = EventStream(content_type, timeout=timeout)
+        response = EventStream(wish.encoding.format.content_type, timeout=timeout)
         response.headers.extend(headers)
+        await response.prepare(request)
+        await response.write(opening)
         return response
 
     async def head(self, request: web.Request) -> web.Response:
