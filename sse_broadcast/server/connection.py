@@ -198,6 +198,8 @@ class Connection(web.RequestHandler, Prompt):
             self._attendance.leave(self._key)
             self._patience.head.discard(self)
             self._patience.answer.discard(self)
+            # Both know their connection, and no cycle is left: the collector looks seldom.
+            self._body, self._parser = EMPTY_PAYLOAD, None
 
     def spoke(self) -> None:
         """Be a new connection no longer: it has asked something."""
@@ -233,6 +235,7 @@ class Connection(web.RequestHandler, Prompt):
     ) -> tuple[web.StreamResponse, bool]:
         """See `web.RequestHandler`. What has no path is found by no route: `CONNECT x:1`, `OPTIONS *`."""
         if isinstance(resp, web.HTTPException):
+            resp.__traceback__ = None  # whose frames have the request, which has it
             resp = pathless(request)
         return await super().finish_response(request, resp, start_time)
 
@@ -247,6 +250,8 @@ class Connection(web.RequestHandler, Prompt):
         if isinstance(exc, HttpProcessingError):
             self._attendance.metrics.refused(Refused.MALFORMED)
             message = reason(exc)
+            # The parser's frames have all that came in, and what they raised.
+            exc.__traceback__ = None
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
         elif _has_no_route(request):

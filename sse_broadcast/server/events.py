@@ -143,7 +143,10 @@ def refusal(request: web.Request, problem: Problem) -> web.StreamResponse:
     """
     if not wants_event_stream(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
         problem.closes = True
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # which has this frame
     # The answer does not say so, and is counted all the same: for what it stands for.
     request.app[BROADCASTER].metrics.refused_request(problem.status, Endpoint.SUBSCRIBE)
     response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})

@@ -16,6 +16,7 @@ from sse_broadcast.server.connection import KEEP_ALIVE, OPTIONS, Connection, Pla
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.sink import kernel_timeout
 from tests.conftest import Connect, Serve
+from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
 
 EVERYTHING = frozenset(Endpoint)
@@ -360,3 +361,26 @@ async def test_a_fault_of_ours_is_aiohttps_to_answer(
     monkeypatch.undo()
     assert (status, body[:3]) == (500, b"500")
     assert server.broadcaster.counts.refused == {"500": 1}
+
+
+ENDED = {
+    "asked": ASK,
+    "published": b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
+    "no version": b"GET /healthz\r\n\r\n" + b"x" * 50_000,
+    "no method": b"G,T / HTTP/1.1\r\n\r\n",
+    "second is none": ASK + b"G,T / HTTP/1.1\r\n\r\n",
+    "no path": b"CONNECT x:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("said", ENDED.values(), ids=ENDED)
+async def test_a_connection_that_is_over_leaves_no_cycle(serve: Serve, connect: Connect, said: bytes) -> None:
+    """Whatever it said goes with it at once: the collector looks seldom."""
+    server = await serve()
+    client = await connect(server)
+    with uncollected():
+        await client.send(said)
+        await client.head()
+        client.close()
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(Connection))

@@ -18,6 +18,7 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.sink import TransportSink
 from sse_broadcast.subscriber import Subscriber
 from tests.conftest import Connect, Serve
+from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
 
 HEAD = re.compile(
@@ -808,21 +809,30 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
     """What it was made of goes at once: the collector looks seldom."""
     server = await serve()
     reader = await connect(server)
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         await reader.subscribe()
         await until(lambda: server.broadcaster.client_count == 1)
         leave(reader)
         reader.close()
         await until(lambda: server.connections == 0)
         await until(lambda: not held(Connection, Lane, Subscriber, TransportSink))
-    finally:
-        gc.enable()
 
 
-def held(*kinds: type) -> list[object]:
-    return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
+@pytest.mark.parametrize(
+    "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
+)
+async def test_a_stream_that_is_refused_leaves_no_cycle(
+    serve: Serve, connect: Connect, settings: dict[str, int]
+) -> None:
+    """Though it is refused by what is raised."""
+    server = await serve(**settings)
+    first = await connect(server)
+    await first.subscribe()
+    with uncollected():
+        reader = await connect(server)
+        await reader.subscribe(path="/events/other")
+        reader.close()
+        await until(lambda: len(held(Connection)) == 1)
 
 
 async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from aiohttp.http_parser import HttpRequestParser
 
 from sse_broadcast.config import Overflow
 from sse_broadcast.server import handshakes
@@ -20,6 +21,7 @@ from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.certificates import write_certificate
+from tests.support.memory import held, uncollected
 from tests.support.process import Programs
 from tests.support.sockets import RawClient, until
 
@@ -122,6 +124,19 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     assert server.connections == 1
     (agreeing,) = server.listeners[0]._handshakes
     await until(lambda: len(agreeing) <= 1 + LOBBY)
+
+
+async def test_a_handshake_that_fails_leaves_no_cycle(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """Not of ours, whatever asyncio's own TLS does: the collector looks seldom."""
+    server = await serve(**files)
+    with uncollected():
+        (client,) = await crowd(server.port, 1, saying=HELLO)
+        await until(lambda: server.connections == 1)
+        await end(client, "rst")
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(HttpRequestParser))
 
 
 @pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
