@@ -42,7 +42,8 @@ class EventStream(EventSourceResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Make the head ready. The base class would start a task here, a kilobyte for each reader."""
-        self._set_tcp_user_timeout(request)
+        if not self.prepared:  # aiohttp asks for it again at the end, when there may be no connection
+            self._set_tcp_user_timeout(request)
         return await web.StreamResponse.prepare(self, request)
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -791,6 +791,21 @@ async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat
     reader.close()
 
 
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_mounted_application_finds_no_fault_in_who_left_in_http_1_0(
+    mounted: Mounted, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the end of a stream has no bytes, and so does not show that nobody is there to take it."""
+    reader = await RawClient.open(mounted.port)
+    await reader.subscribe(version="1.0", path="/push/events")
+    await until(lambda: mounted.broadcaster.client_count == 1)
+    LEAVING[how](reader)
+    await until(lambda: mounted.connections == 0)
+    await until(lambda: mounted.broadcaster.client_count == 0)
+    reader.close()
+    assert "Unhandled exception" not in caplog.text
+
+
 async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
     """With `$close`, like the server itself."""
     reader = await open_mounted(mounted)
