@@ -32,6 +32,7 @@ from sse_broadcast.server.listener import Listener, is_local
 from sse_broadcast.server.metrics import EXPOSITION
 from sse_broadcast.server.readiness import READINESS
 from sse_broadcast.server.reload import RELOADER, Commit, Reloader
+from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.setup import set_up
 from sse_broadcast.server.signals import STOP, Table, at_hang_up, hear, ignore
 from sse_broadcast.server.sink import kernel_timeout
@@ -226,6 +227,10 @@ class Server:
                 listener.stop()
         await asyncio.sleep(self._config.drain_delay)
 
+    def tell_streams(self) -> None:
+        """Have the log say at once what it has yet to say of streams. It is for a process that exits."""
+        self._app[ROSTER].close()
+
     async def stop(self) -> None:
         """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
         self._app[READINESS].drain()
@@ -301,6 +306,7 @@ async def _serve(
 
     def stop() -> None:
         if asked.is_set():
+            server.tell_streams()
             forced()
         asked.set()
 

@@ -492,6 +492,21 @@ async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, ope
     assert b"$close" not in await client.rest()
 
 
+async def test_a_second_signal_finds_all_that_was_logged_of_streams(
+    programs: Programs, open_raw: Open
+) -> None:
+    """Also of one that was opened at the last moment."""
+    serving = await programs.serve("--drain-delay", "3600", *TEXT)
+    probe = await open_raw(serving)
+    serving.process.send_signal(signal.SIGTERM)
+    while (await probe.ask("GET", "/readyz"))[0] == 200:
+        pass
+    await reader(open_raw, serving)
+    serving.process.send_signal(signal.SIGTERM)
+    ended = await serving.process.ended()
+    assert re.search(rb"stream 1 opened by 127\.0\.0\.1: default\n" + LINE + CUT + rb"\Z", ended.err)
+
+
 SLOWLY = """\
 import sys
 from sse_broadcast import broadcaster
