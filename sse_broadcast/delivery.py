@@ -117,7 +117,8 @@ class Delivery:
 
     def settle(self, audiences: Iterable[Audience]) -> None:
         """Empty the logs of these audiences now."""
-        for audience in audiences:
+        # A copy, since a reader that turns out to be gone may have been the last of its audience.
+        for audience in tuple(audiences):
             self.hurry(audience)
 
     def spread(self, milliseconds: int) -> None:

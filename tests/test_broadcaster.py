@@ -613,6 +613,19 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     assert len(caplog.records) == calls
 
 
+async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end() -> None:
+    """What was published last, and why the stream ends, is told to all who are there."""
+    broadcaster = make_broadcaster()
+    (gone, lost), *others = [connect(broadcaster, channel) for channel in ("a", "b", "c")]
+    await broadcaster.broadcast("x", channels=("a", "b", "c"))
+    lost.gone = True
+    await broadcaster.close(timeout=0.01)
+    assert gone.subscriber.closed == "left"
+    for lane, sink in others:
+        assert sink.data.startswith(block(1, "x") + b"event: $close\n")
+        broadcaster.disconnect(lane)
+
+
 async def test_closing_leaves_no_timer() -> None:
     """Though the history is still full."""
     broadcaster = make_broadcaster()
