@@ -46,7 +46,6 @@ class TransportSink:
         "_writer",
         "encoding",
         "heartbeat",
-        "writer",
     )
 
     def __init__(self, request: web.Request, encoding: Encoding, *, heartbeat: bytes | None = None) -> None:
@@ -67,7 +66,6 @@ class TransportSink:
         self._wake = asyncio.get_running_loop().create_future()
         self.encoding = encoding
         self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
-        self.writer: Writer = transport if isinstance(protocol, Connection) else self
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of a stream in chunks, and the first bytes of its body, in one piece.
@@ -92,6 +90,11 @@ class TransportSink:
             self._protocol.stream = None if lane is None else self
         if lane is not None and self._transport.get_write_buffer_size():
             self.fill()
+
+    @property
+    def writer(self) -> Writer:
+        """See `Sink`. Asked for once: kept here, it would be a cycle."""
+        return self._transport if isinstance(self._protocol, Connection) else self
 
     @property
     def gone(self) -> bool:
