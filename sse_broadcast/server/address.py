@@ -103,12 +103,14 @@ class Proxies:
         peer = request.remote or None
         trusted = self._any and self._believes(request, peer)
         if self._unwarned:
-            self._warn(request, peer, trusted=trusted)
+            self._warn(request, trusted=trusted)
         return self._behind(request, peer) if trusted else peer
 
     def behind(self, request: web.Request) -> str | None:
         """Give the address of a client for whom a proxy speaks; None of any other."""
-        if not self._any and not self._unwarned:
+        if not self._any:
+            if self._unwarned:
+                self._warn(request, trusted=False)
             return None
         client = self.client(request)
         return None if client == (request.remote or None) else client
@@ -143,7 +145,7 @@ class Proxies:
         address = _address(host)
         return address is not None and any(address in network for network in self._networks)
 
-    def _warn(self, request: web.Request, peer: str | None, *, trusted: bool) -> None:
+    def _warn(self, request: web.Request, *, trusted: bool) -> None:
         """Tell, once, of a proxy that is not believed: all of its clients have its own address."""
         headers = request.headers
         if trusted and self._header in headers:
@@ -156,7 +158,7 @@ class Proxies:
         logger.warning(
             "a request from %(address)s has %(header)s, and %(setting)s: if that is a proxy, limits cannot"
             " tell its clients apart",
-            {"address": peer or "a UNIX socket", "header": str(brought), "setting": what},
+            {"address": request.remote or "a UNIX socket", "header": str(brought), "setting": what},
         )
 
 

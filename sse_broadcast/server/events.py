@@ -10,7 +10,7 @@ from sse_broadcast.auth.access import Action
 from sse_broadcast.backends.base import Start
 from sse_broadcast.config import Endpoint
 from sse_broadcast.delivery import jittered
-from sse_broadcast.encoding import NDJSON
+from sse_broadcast.encoding import NDJSON, Encoding
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
 from sse_broadcast.server.address import key
 from sse_broadcast.server.gate import require
@@ -76,8 +76,9 @@ class Events:
         sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
         # What is published while the head is on its way is caught up with: the start says from where.
         start = broadcaster.start(wish.interest, wish.cursor)
-        opening = broadcaster.opening(wish.interest, wish.encoding, start if wish.needs_id else None)
-        headers = self._headers(request, wish, start)
+        given = start if wish.needs_id else None
+        opening = broadcaster.opening(wish.interest, wish.encoding, given)
+        headers = self._headers(request, wish.encoding, given)
         response: web.StreamResponse = ENDED
         if self._tuned and wish.encoding.chunked:
             sink.begin(chunked_head(wish.encoding.format.content_type, headers), opening)
@@ -102,12 +103,12 @@ class Events:
             self._roster.leave(reader)
         return response
 
-    def _headers(self, request: web.Request, wish: Wish, start: Start) -> dict[str, str]:
+    def _headers(self, request: web.Request, encoding: Encoding, given: Start | None) -> dict[str, str]:
         """Give the headers that this stream has beside those of every stream."""
         headers: dict[str, str] = {}
         self._in_force.setup.cors.tell(request, headers)
-        if wish.needs_id and wish.encoding.format is NDJSON.format:
-            headers[hdrs.LAST_EVENT_ID] = self._broadcaster.first_id(start)
+        if given is not None and encoding.format is NDJSON.format:
+            headers[hdrs.LAST_EVENT_ID] = self._broadcaster.first_id(given)
         return headers
 
     async def _begun_by_aiohttp(
