@@ -60,10 +60,12 @@ PUBLISH_EVERY = 0.02
 
 RESET = struct.pack("ii", 1, 0)
 
-REQUEST = b"GET /events HTTP/1.1\r\nHost: churn\r\nAccept: text/event-stream\r\n\r\n"
-OLD_REQUEST = b"GET /events HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"
+REQUEST = b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+OLD_REQUEST = b"GET /events HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 HALF_REQUEST = REQUEST[: len(REQUEST) // 2]
-PUBLISH = b"POST /send HTTP/1.1\r\nHost: churn\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nchurn"
+PUBLISH = (
+    b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nchurn"
+)
 
 
 class Client:
@@ -83,14 +85,15 @@ class Client:
         """Send all of it."""
         await self._loop.sock_sendall(self._socket, data)
 
-    async def read_until(self, mark: bytes) -> None:
-        """Read until the mark has come. Raises `ConnectionError` if the stream ends before."""
+    async def read_until(self, mark: bytes) -> bytes:
+        """Read until the mark has come, and give all of it. Raises `ConnectionError` at an end before."""
         seen = b""
         while mark not in seen:
             data = await self._loop.sock_recv(self._socket, 65_536)
             if not data:
                 raise ConnectionError(f"the stream ended before {mark!r}")
             seen += data
+        return seen
 
     async def read_to_end(self) -> None:
         """Read until the server has closed."""
@@ -98,9 +101,11 @@ class Client:
             pass
 
     async def follow(self, request: bytes) -> None:
-        """Become a reader: ask, and wait for the head."""
+        """Become a reader: ask, and wait for the head. Raises `ConnectionError` if it is a refusal."""
         await self.send(request)
-        await self.read_until(b"\r\n\r\n")
+        status, _, _ = (await self.read_until(b"\r\n\r\n")).partition(b"\r\n")
+        if not status.endswith(b" 200 OK"):
+            raise ConnectionError(f"was answered {status!r}")
 
     def shut(self) -> None:
         """Say that nothing more will be sent."""
@@ -212,7 +217,8 @@ class Churn:
             await client.connect(self._port)
             while True:
                 await client.send(PUBLISH)
-                await client.read_until(b"}")
+                if b'"status":"sent"' not in await client.read_until(b"}"):
+                    raise ConnectionError("a publish was refused")
                 await asyncio.sleep(PUBLISH_EVERY)
 
 
