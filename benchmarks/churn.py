@@ -47,7 +47,7 @@ MIB = 1024 * 1024
 TENTHS = 10
 
 WARM_UP = 5000
-"""Cycles until memory says something: Python's collector waits for that many to look at what they left."""
+"""Cycles until memory says something: what the first of them need is kept for those that come."""
 
 CYCLE_TIMEOUT = 10.0
 """Seconds one connection may take from its first step to its last."""

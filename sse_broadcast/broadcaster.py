@@ -83,9 +83,7 @@ class Broadcaster:
             metrics=self._metrics,
         )
         self._terms: dict[tuple[Overflow, int], Terms] = {}
-        # Where whoever brings no cursor begins, and its id: found when somebody comes.
-        self._newest = Start(-1)
-        self._newest_id = ""
+        self._newest = Start(0)  # where whoever brings no cursor begins
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -227,7 +225,6 @@ class Broadcaster:
             return self._backend.find(cursor, interest)
         if self._newest.after != self._backend.position:
             self._newest = Start(self._backend.position)
-            self._newest_id = own_id(self._backend.epoch, self._newest.after)
         return self._newest
 
     def opening(self, interest: Interest, encoding: Encoding, start: Start | None) -> bytes:
@@ -237,8 +234,6 @@ class Broadcaster:
 
     def first_id(self, start: Start) -> str:
         """Give the id of the position just before the first event a reader will be given."""
-        if start is self._newest:
-            return self._newest_id
         position = start.first[0].position - 1 if start.first else start.after
         return own_id(self._backend.epoch, position)
 

@@ -133,7 +133,7 @@ class Delivery:
     # The hot path: wake, _walk, _advance. Measured by benchmarks/compare.py. What stands in the
     # loop of _advance runs for every delivery, and what it costs is cache lines more than
     # instructions: a lane, its transport, and nothing else is touched. To ask each sink whether it is gone,
-    # and then whether it is full, was a quarter of what a delivery cost: a sink that fills says so.
+    # and then whether it is full, was a quarter of its instructions: a sink that fills says so.
 
     def wake(self, audience: Audience) -> None:
         """See `Carrier`."""

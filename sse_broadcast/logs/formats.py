@@ -58,8 +58,7 @@ def _whole(seconds: int) -> str:
 
 def facts(record: logging.LogRecord) -> Mapping[str, Any]:
     """Give what a message tells, by name; nothing if it was not told so."""
-    args = record.args
-    return args if type(args) is dict or isinstance(args, Mapping) else {}
+    return record.args if isinstance(record.args, Mapping) else {}
 
 
 _any = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode

@@ -122,6 +122,7 @@ class Proxies:
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
         """Give whom a proxy speaks for."""
         written = ",".join(request.headers.getall(self._header, ()))
+        # Those of one address at most: a client can have its proxy write longer ones, each of them new.
         find = self._remembered if len(written) <= LONGEST_NODE else self._first_client
         return find(written, proxy)
 

@@ -42,7 +42,6 @@ class Gate:
         self._origins = frozenset(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
         self._open = config.open
-        self._is_ours = functools.lru_cache(maxsize=256)(self._names_us)
         self._everyone = Access(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
         self.anonymous = Access({**granted, **_forced(config)})
@@ -135,7 +134,7 @@ class Gate:
         if origin is not None and not self._is_known(origin, request):
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 
-    def _names_us(self, host: str) -> bool:
+    def _is_ours(self, host: str) -> bool:
         name = host_name(host)
         return name in self._hosts or is_loopback_name(name)
 

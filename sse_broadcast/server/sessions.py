@@ -88,8 +88,6 @@ class Sessions:
         `close` it when it is over. Raises `Problem` beyond a limit. There is nothing to wait for between a
         limit and what it counts, nor between a credential and its revocation.
         """
-        if access.subject is None and address is None and not self._lifetime:
-            return None
         self._require_room(access, address)
         until = None
         if self._lifetime:
