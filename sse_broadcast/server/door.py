@@ -66,7 +66,7 @@ def raise_descriptor_limit() -> int:
 
 def room(descriptors: int, *, sockets: int) -> int:
     """Give how many connections fit under a limit of descriptors, with so many sockets to listen on."""
-    others = (ACCEPTS + 1) * (sockets - 1)
+    others = 2 * ACCEPTS * (sockets - 1)  # those that listen, as uvloop has them, and those just accepted
     return max(1, descriptors - LOBBY - OWN_DESCRIPTORS - others)
 
 

@@ -382,7 +382,7 @@ async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Ser
 def test_room_is_left_for_everything_else() -> None:
     """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
     assert room(256, sockets=1) == 256 - LOBBY - OWN_DESCRIPTORS
-    assert room(256, sockets=3) == room(256, sockets=1) - 2 * (ACCEPTS + 1)
+    assert room(256, sockets=3) == room(256, sockets=1) - 2 * 2 * ACCEPTS
     assert room(10, sockets=1) == 1
 
 

@@ -1,12 +1,14 @@
 """Listeners: TCP and UNIX sockets, with TLS and without, each with what it serves."""
 
 import asyncio
+import errno
 import json
+import os
 import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trustme
 
 from sse_broadcast.config import Config, Endpoint, ListenerRule
 from sse_broadcast.errors import CertificateError, ListenError
+from sse_broadcast.server.door import ACCEPTS
 from sse_broadcast.server.listener import is_local
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
@@ -318,3 +321,37 @@ async def test_a_wildcard_is_not_the_loopback(serve: Serve, connect: Connect) ->
     assert not listener.place.loopback
     client = await connect(server)
     assert (await client.ask("GET", "/status"))[0] == 401
+
+
+# Crowds.
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_a_crowd_comes_in_by_eights(serve: Serve, path: Path, kind: str) -> None:
+    """Not by ones: a turn of the loop is a good part of what a connection costs."""
+    server = await serve(listener=(unix(path),) if kind == "unix" else (tcp(),))
+    crowd, turns = 5 * ACCEPTS, 0
+    with ExitStack() as stack:
+        for _ in range(crowd):  # the kernel has them all before the loop turns again
+            client = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+            stack.enter_context(client).connect(str(path) if kind == "unix" else ("127.0.0.1", server.port))
+        while server.connections < crowd:
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns <= 5 + 3
+
+
+async def test_a_socket_that_cannot_be_watched_is_one_that_cannot_be_listened_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is left open of it."""
+    server = Server(Config(port=0))
+
+    def exhausted(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    asyncios_own = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+    monkeypatch.setattr(socket.socket, "listen" if asyncios_own else "dup", exhausted)
+    with pytest.raises(ListenError, match=r"^cannot listen on 127\.0\.0\.1 port 0: too many open files$"):
+        await server.start()
+    assert all(sock.fileno() == -1 for listener in server.listeners for sock in listener.sockets)
