@@ -24,7 +24,7 @@ KEEP_ALIVE = 75.0
 longer than the 60 of the load balancers in front."""
 
 OPTIONS: Mapping[str, Any] = {
-    "keepalive_timeout": KEEP_ALIVE,
+    "keepalive_timeout": 0.0,  # a timer for each; `Patience` has one for all
     "tcp_keepalive": False,  # handed down by the listening socket
     "auto_decompress": False,
     "access_log": None,
@@ -57,17 +57,34 @@ ALL_ENDPOINTS = frozenset(Endpoint)
 class Patience:
     """How long connections may keep us waiting, in seconds.
 
-    `head` is for a new one to ask something; `answer` for one that has stopped taking its answer.
+    `head` is for a new one to ask something; `answer` for one that has stopped taking its answer; `idle`
+    for one that has been answered to ask again.
     """
 
     def __init__(self, *, head: float, answer: float) -> None:
         self.head = Deadlines[Connection](head, Connection.stay_silent)
         self.answer = Deadlines[Connection](answer, Connection.stall)
+        self.idle = Deadlines[Connection](KEEP_ALIVE, Connection.lapse)
 
     def close(self) -> None:
         """Wait for nobody any more."""
-        self.head.close()
-        self.answer.close()
+        for each in (self.head, self.answer, self.idle):
+            each.close()
+
+    def forget(self, connection: "Connection") -> None:
+        """Wait for this one no more."""
+        for each in (self.head, self.answer, self.idle):
+            each.discard(connection)
+
+
+class NoTimer:
+    """Stands where aiohttp has the timer of a connection that is kept, and has it make none."""
+
+    def cancel(self) -> None:
+        """Do nothing."""
+
+
+NO_TIMER: Any = NoTimer()
 
 
 class Fills(Protocol):
@@ -123,6 +140,7 @@ class Connection(web.RequestHandler, Prompt):
         self._attendance = attendance
         self._patience = patience
         self._key = key
+        self._keepalive_handle = NO_TIMER
         self._body: StreamReader = EMPTY_PAYLOAD
         self._head = 0
         self._last = False
@@ -196,18 +214,23 @@ class Connection(web.RequestHandler, Prompt):
         if self._inside:
             self._inside = False
             self._attendance.leave(self._key)
-            self._patience.head.discard(self)
-            self._patience.answer.discard(self)
+            self._patience.forget(self)
             # Both know their connection, and no cycle is left: the collector looks seldom.
             self._body, self._parser = EMPTY_PAYLOAD, None
 
     def spoke(self) -> None:
-        """Be a new connection no longer: it has asked something."""
+        """Be a new connection no longer, nor an idle one: it has asked something."""
         self._patience.head.discard(self)
+        self._patience.idle.discard(self)
 
     def stay_silent(self) -> None:
         """Be cut for not having asked anything in time."""
         self._cut(Refused.SILENT)
+
+    def lapse(self) -> None:
+        """Be closed for not having asked anything more in time."""
+        if self._current_request is None:
+            self.force_close()
 
     def pause_writing(self) -> None:
         """See `asyncio.Protocol`."""
@@ -237,7 +260,11 @@ class Connection(web.RequestHandler, Prompt):
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # whose frames have the request, which has it
             resp = pathless(request)
-        return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, resp, start_time)
+        self.spoke()  # also what came to no handler: an expectation that is not taken
+        if self._inside:
+            self._patience.idle.add(self)
+        return finished
 
     def handle_error(
         self,

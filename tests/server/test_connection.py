@@ -12,7 +12,7 @@ from aiohttp import web
 from sse_broadcast import create_app
 from sse_broadcast.config import Endpoint
 from sse_broadcast.server import connection
-from sse_broadcast.server.connection import KEEP_ALIVE, OPTIONS, Connection, Place, place_of
+from sse_broadcast.server.connection import KEEP_ALIVE, Connection, Place, place_of
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.sink import kernel_timeout
 from tests.conftest import Connect, Serve
@@ -29,10 +29,6 @@ def connections(server: Server) -> list[web.RequestHandler]:
     return server._runner.server.connections
 
 
-def patient(monkeypatch: pytest.MonkeyPatch, **options: float) -> None:
-    monkeypatch.setattr(connection, "OPTIONS", types.MappingProxyType({**OPTIONS, **options}))
-
-
 # Its place, and what aiohttp is told of it.
 
 
@@ -42,7 +38,7 @@ async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
-    assert found.keepalive_timeout == KEEP_ALIVE
+    assert found._patience.idle._patience == KEEP_ALIVE
     assert found.access_logger is None
 
 
@@ -223,7 +219,7 @@ async def test_a_later_head_that_drips_is_cut(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, first: bytes
 ) -> None:
     """Whatever has come of it, when the time of an idle connection is over."""
-    patient(monkeypatch, keepalive_timeout=0.3)
+    monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
     server = await serve()
     client = await connect(server)
     await client.send(first)
@@ -238,6 +234,72 @@ async def test_a_later_head_that_drips_is_cut(
     await until(lambda: server.connections == 0)
     assert not dripping.done()
     dripping.cancel()
+
+
+async def test_an_idle_connection_is_closed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time begins anew with each answer; a request that takes longer is none of it, nor is a stream."""
+    monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
+    server = await serve()
+    reader, publisher, asker = await connect(server), await connect(server), await connect(server)
+    await reader.subscribe()
+    await publisher.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
+    for _ in range(4):
+        assert (await asker.ask("GET", "/status"))[0] == 200
+        await asyncio.sleep(0.1)
+    assert await gone(asker)
+    await publisher.send(b"y")
+    assert (await publisher.answer())[0] == 200
+    assert [event.data for event in await reader.events(1)] == ["xy"]
+    assert await gone(publisher)
+    assert server.connections == 1
+    assert server.broadcaster.counts.refused == {}
+
+
+async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, connect: Connect) -> None:
+    """No timer of aiohttp's, and nothing at all once it is over."""
+    server = await serve()
+    asker, leaver = await connect(server), await connect(server)
+    await asker.ask("GET", "/status")
+    (found,) = [each for each in connections(server) if each._waiter is not None and each._request_count]
+    assert isinstance(found, Connection)
+    assert found._keepalive_handle is connection.NO_TIMER
+    assert len(found._patience.idle) == 1
+    await leaver.ask("GET", "/status")
+    assert len(found._patience.idle) == 2
+    leaver.reset()
+    asker.close()
+    await until(lambda: server.connections == 0)
+    assert (len(found._patience.idle), len(found._patience.head)) == (0, 0)
+
+
+async def test_who_leaves_before_its_answer_is_not_waited_for(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is made ready all the same, and nobody is waited for behind it."""
+    server = await serve()
+    monkeypatch.setattr(server._runner.server, "handler_cancellation", False)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
+    await until(lambda: any(found._current_request for found in connections(server)))
+    (found,) = connections(server)
+    assert isinstance(found, Connection)
+    client.reset()
+    await until(lambda: server.connections == 0)
+    await until(lambda: found._current_request is None)
+    assert len(found._patience.idle) == 0
+
+
+async def test_who_expects_what_is_not_done_has_asked(serve: Serve, connect: Connect) -> None:
+    """And may ask again, when a new connection would have been too long silent."""
+    server = await serve(head_timeout=0.1)
+    client, silent = await connect(server), await connect(server)
+    await client.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\n\r\n")
+    assert (await client.answer())[0] == 417
+    assert await gone(silent)
+    await asyncio.sleep(0.05)
+    assert (await client.ask("GET", "/status"))[0] == 200
 
 
 async def test_who_does_not_take_its_answers_is_cut(serve: Serve) -> None:

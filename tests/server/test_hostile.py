@@ -40,7 +40,8 @@ SMUGGLED = b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n"
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what takes seconds take a part of one."""
-    options = {**OPTIONS, "keepalive_timeout": 0.5, "lingering_time": 0.3}
+    monkeypatch.setattr(connection, "KEEP_ALIVE", 0.5)
+    options = {**OPTIONS, "lingering_time": 0.3}
     monkeypatch.setattr(connection, "OPTIONS", types.MappingProxyType(options))
 
 
