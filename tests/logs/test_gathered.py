@@ -46,6 +46,33 @@ async def test_a_line_has_the_time_at_which_it_was_said(
     assert (record.created, record.msecs) == (1_700_000_000.25, 250)
 
 
+async def test_a_line_is_a_record_like_any_other(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by whoever makes records in this program, with all that each of them has, and no other's facts."""
+
+    class Known(logging.LogRecord):
+        pass
+
+    before = logging.getLogRecordFactory()
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.25)
+    logging.setLogRecordFactory(Known)
+    try:
+        gathered = Gathered(logger)
+        gathered.say("%(n)d first", FACTS)
+        gathered.say("second", {"n": 2}.copy)
+        gathered.close()
+        logger.info("%(n)d", {"n": 3})
+    finally:
+        logging.setLogRecordFactory(before)
+    first, second, usual = log.records
+    assert type(first) is type(second) is type(usual) is Known
+    assert vars(first).keys() == vars(second).keys() | {"message"} == vars(usual).keys() | {"message"}
+    assert [record.getMessage() for record in log.records] == ["1 first", "second", "3"]
+    since_start = first.created - usual.created
+    assert first.relativeCreated == pytest.approx(usual.relativeCreated + since_start * 1000, abs=1)
+
+
 async def test_those_that_come_later_are_told_later(log: pytest.LogCaptureFixture) -> None:
     """By a timer that is set anew, and by none while nothing waits."""
     gathered = Gathered(logger)
