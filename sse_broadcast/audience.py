@@ -8,21 +8,16 @@ that cannot keep up, because its socket is full, gets a queue of its own.
 
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from sse_broadcast import clock
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.interest import Interest
+from sse_broadcast.march import APART, March, Writer
 from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, cut
 from sse_broadcast.subscriber import CloseReason, Subscriber
-
-
-class Writer(Protocol):
-    """What bytes are given to."""
-
-    def write(self, data: bytes, /) -> None:
-        """Write, and wait for nothing. Raises when nobody is there any more."""
 
 
 class Sink(Protocol):
@@ -79,17 +74,7 @@ class Carrier(Protocol):
         """Take note that the lane's subscriber has closed."""
 
 
-NOWHERE = -1
-"""The place of a lane that does not follow: no pass over the lanes begins there."""
-
-
-class Step:
-    """What a pass over the lanes touches of each: it comes first in a lane, and so in one cache line."""
-
-    __slots__ = ("seen", "writer")
-
-
-class Lane(Step):
+class Lane:
     """One subscriber's way to its sink; the outlet of an HTTP reader.
 
     While it is `following`, what it has yet to get is the audience's log behind `seen`. Otherwise
@@ -106,12 +91,14 @@ class Lane(Step):
         "ending",
         "farewell",
         "following",
+        "rank",
         "silent",
         "sink",
         "start",
         "subscriber",
         "told",
         "waited",
+        "writer",
         "written",
     )
 
@@ -121,7 +108,7 @@ class Lane(Step):
         self.subscriber = subscriber
         self.sink = sink
         self.writer = sink.writer
-        self.seen = NOWHERE
+        self.rank = APART
         self.start = 0  # the place at which it began to follow
         self.following = False
         self.blocked = False  # its sink is full, or it has none any more
@@ -147,6 +134,15 @@ class Lane(Step):
         self.carrier.end(self, reason)
 
     # What is known of it costs nothing until it is asked for: a place in the log counts for itself.
+
+    @property
+    def seen(self) -> int:
+        """The place in the audience's log up to which it has been given everything, while it is following."""
+        audience = self.audience
+        if self.rank == APART:
+            return audience.late[self]
+        lap = audience.lap
+        return audience.base if lap is None or self.rank >= audience.march.reached else lap.end
 
     @property
     def given(self) -> int:
@@ -193,10 +189,9 @@ class Lane(Step):
         """Live from the audience's log from now on; what was published before is not waited for."""
         audience = self.audience
         self.subscriber.go_live()
-        self.seen = self.start = audience.end
+        self.start = audience.end
         self.following = True
-        audience.lanes[self] = None
-        audience.roll = None
+        audience.enter(self)
         audience.queued.pop(self.subscriber, None)
 
     def stray(self) -> None:
@@ -215,9 +210,7 @@ class Lane(Step):
         if self.following:
             self.subscriber.taken += self.seen - self.start
             self.following = False
-            self.seen = NOWHERE
-            del self.audience.lanes[self]
-            self.audience.roll = None
+            self.audience.leave(self)
 
 
 class Audience:
@@ -225,7 +218,8 @@ class Audience:
 
     `log` is what some lane has yet to get: publications at the places `base` up to `end`. It is
     bounded as a subscriber's queue is; at its bounds a publish waits for the walk, which waits
-    for nobody. `lanes` follow the log, `queued` subscribers are offered each publication.
+    for nobody. The lanes that follow the log are in the `march`, or `late`: they began at a place in the
+    middle of it, in order of which they stand there. `queued` subscribers are offered each publication.
     """
 
     __slots__ = (
@@ -236,14 +230,14 @@ class Audience:
         "base",
         "encoding",
         "interest",
-        "lanes",
         "lap",
+        "late",
         "log",
+        "march",
         "marked",
         "marks",
         "members",
         "queued",
-        "roll",
         "told",
         "waiting_bytes",
         "written",
@@ -272,9 +266,8 @@ class Audience:
         self.marks: list[tuple[int, float]] = []
         self.marked = False
         self.awake = False  # the walk will come by
-        self.lanes: dict[Lane, None] = {}
-        # The lanes as a list, while nobody comes or goes: a pass over them then counts no references.
-        self.roll: list[Lane] | None = None
+        self.march = March[Lane]()
+        self.late: dict[Lane, int] = {}
         self.queued: dict[Subscriber, None] = {}
         self._carrier = carrier
         self._max_events = queue_size
@@ -290,9 +283,38 @@ class Audience:
         """The place after the newest publication."""
         return self.base + len(self.log)
 
+    @property
+    def lanes(self) -> list[Lane]:
+        """Those that follow the log."""
+        return [*self.march, *self.late]
+
+    @property
+    def following(self) -> int:
+        """How many lanes follow the log."""
+        return len(self.march) + len(self.late)
+
+    def enter(self, lane: Lane) -> None:
+        """Have a lane follow the log from its end on."""
+        if self.log:
+            self.late[lane] = self.end
+        else:
+            self.march.join(lane)
+
+    def leave(self, lane: Lane) -> None:
+        """Have a lane follow the log no more."""
+        if lane.rank == APART:
+            del self.late[lane]
+        else:
+            self.march.leave(lane)
+
+    def fall_in(self, lane: Lane) -> None:
+        """Have a lane that was late march along."""
+        del self.late[lane]
+        self.march.join(lane)
+
     def publish(self, publication: Publication) -> None:
         """Take a publication for everyone. Called by the hub, in order; never raises."""
-        if self.lanes:
+        if self.following:
             log = self.log
             if len(log) >= self._max_events or self.waiting_bytes + publication.size > self._max_bytes:
                 self._carrier.hurry(self)
@@ -330,21 +352,30 @@ class Audience:
         )
 
     def forget(self, count: int) -> None:
-        """Drop so many publications from the log's beginning: every lane has them."""
+        """Drop so many publications from the log's beginning: every lane has them.
+
+        Those that began just behind them are late no longer.
+        """
         self.told = self.log[count - 1].position
         for publication in self.log[:count]:
             self.waiting_bytes -= publication.size
         del self.log[:count]
         self.base += count
+        for lane in self.began_before(self.base + 1):
+            self.fall_in(lane)
+
+    def began_before(self, place: int) -> list[Lane]:
+        """Give the lanes that are late and began before a place."""
+        return [lane for lane, _ in takewhile(lambda item: item[1] < place, self.late.items())]
 
 
 class Lap:
-    """One pass of the walk over an audience: the same bytes for each lane that has them to get.
+    """One pass of the walk over an audience: the same bytes for each lane of its march.
 
-    Holds the lanes that followed when the pass began, and how far it has come.
+    The lanes that began in the middle of what it brings get their rest of it behind the others.
     """
 
-    __slots__ = ("_audience", "_publications", "base", "data", "end", "lanes", "reached", "since")
+    __slots__ = ("_audience", "_publications", "base", "data", "end", "failed", "lanes", "late", "since")
 
     def __init__(self, audience: Audience, *, limit: int) -> None:
         self._audience = audience
@@ -353,10 +384,9 @@ class Lap:
         self.base = audience.base
         self.end = audience.base + len(self._publications)
         self.data = audience.frames(self._publications)
-        if audience.roll is None:
-            audience.roll = list(audience.lanes)
-        self.lanes = audience.roll
-        self.reached = 0
+        self.lanes = audience.following
+        self.late = audience.began_before(self.end)
+        self.failed = 0  # writes
 
     def rest(self, seen: int) -> bytes:
         """Give what a lane that came in the middle has yet to get of this pass."""

@@ -41,19 +41,19 @@ class Census:
     def _steps(self, audiences: Collection[Audience]) -> Iterator[int]:
         """Look at a few, and say how many those are, until all have been looked at."""
         for audience in audiences:
-            self.replaying += audience.members - len(audience.lanes) - len(audience.queued)
+            self.replaying += audience.members - audience.following - len(audience.queued)
             if audience.log:
                 yield from self._follow(audience)
             else:
                 # As it is when the walk is done: nothing waits for any of them, so none is looked at.
-                self._observe(0, 0, times=len(audience.lanes))
+                self._observe(0, 0, times=audience.following)
             for subscriber in tuple(audience.queued):
                 self._observe(len(subscriber), subscriber.queued_bytes, times=subscriber.closed is None)
                 yield 1
             yield 1
 
     def _follow(self, audience: Audience) -> Iterator[int]:
-        lanes = tuple(audience.lanes)
+        lanes = audience.lanes
         for begin in range(0, len(lanes), STEP):
             self._compare(audience, lanes[begin : begin + STEP])
             yield STEP

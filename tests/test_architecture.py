@@ -20,6 +20,7 @@ NOUNS = [
     "config",
     "settings",
     "metrics",
+    "march",
     "interest",
     "policy",
 ]
@@ -32,6 +33,7 @@ LEAVES = {
     "config": {"errors"},
     "settings": {"errors", "config"},
     "metrics": set[str](),
+    "march": set[str](),
     "client": {"errors", "event", "wire"},
 }
 EXTRAS = {"jwt", "cryptography", "uvloop"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sse_broadcast.audience import NOWHERE, Audience, Lane, Lap
+from sse_broadcast.audience import Audience, Lane, Lap
 from sse_broadcast.backends.base import Start
 from sse_broadcast.backends.memory import open_memory
 from sse_broadcast.catchup import CatchUp
@@ -10,6 +10,7 @@ from sse_broadcast.config import Config
 from sse_broadcast.encoding import CHUNKED_JSON, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
+from sse_broadcast.march import APART
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft
 from sse_broadcast.subscriber import GRACEFUL, CloseReason, Subscriber
@@ -74,7 +75,9 @@ def make_audience(
 
 def make_lane(audience: Audience, carrier: Carrier, catching_up: CatchUp | None = None) -> Lane:
     subscriber = Subscriber(audience.interest, terms()[0], catching_up)
-    lane = Lane(carrier, audience, subscriber, MemorySink())
+    sink = MemorySink()
+    lane = Lane(carrier, audience, subscriber, sink)
+    sink.attach(lane)
     subscriber.outlet = lane
     return lane
 
@@ -83,6 +86,23 @@ def add_lane(audience: Audience, carrier: Carrier) -> Lane:
     lane = make_lane(audience, carrier)
     lane.follow()
     return lane
+
+
+def bring(audience: Audience, *, limit: int, to: int) -> None:
+    """Begin a pass over the lanes that march, and have it come to so many of them."""
+    audience.march.begin()
+    audience.lap = Lap(audience, limit=limit)
+    for writer in audience.march.stride(to):
+        writer.write(audience.lap.data)
+
+
+def end(audience: Audience) -> None:
+    """End the pass, which has come to everyone."""
+    assert audience.march.done
+    assert audience.lap is not None
+    audience.march.end()
+    brought, audience.lap = audience.lap.end - audience.lap.base, None
+    audience.forget(brought)
 
 
 def publish(audience: Audience, *data: str) -> None:
@@ -125,12 +145,12 @@ def test_a_lane_that_strays_takes_the_rest_of_the_log_along() -> None:
     audience, carrier = make_audience()
     lane = add_lane(audience, carrier)
     publish(audience, "a", "b")
-    lane.seen = 1
+    bring(audience, limit=1, to=1)
     lane.stray()
     publish(audience, "c")
     assert data_of(lane.subscriber.take(MANY)) == ["b", "c"]
-    assert audience.lanes == {}
-    assert (lane.following, lane.seen) == (False, NOWHERE)
+    assert (audience.lanes, audience.following) == ([], 0)
+    assert (lane.following, lane.rank) == (False, APART)
 
 
 def test_a_lane_strays_once() -> None:
@@ -151,8 +171,8 @@ def test_a_lane_that_leaves_takes_nothing_along() -> None:
     lane.leave()
     lane.leave()
     publish(audience, "b")
-    assert (lane.following, lane.seen, len(lane.subscriber)) == (False, NOWHERE, 0)
-    assert list(audience.lanes) == [other]
+    assert (lane.following, lane.rank, len(lane.subscriber)) == (False, APART, 0)
+    assert (audience.lanes, audience.following) == ([other], 1)
     assert audience.queued == {}
 
 
@@ -216,19 +236,54 @@ def test_a_pass_is_bounded_in_bytes_and_brings_one_at_least() -> None:
     assert Lap(audience, limit=5).end == 1
 
 
-def test_a_pass_goes_over_the_lanes_that_follow_when_it_begins() -> None:
-    """As one list for all passes, while nobody comes or goes."""
+def test_a_lane_that_begins_in_the_middle_of_the_log_is_late() -> None:
+    """Until the log is forgotten up to there: then it marches with the others."""
     audience, carrier = make_audience()
-    one, two = add_lane(audience, carrier), add_lane(audience, carrier)
+    first = add_lane(audience, carrier)
     publish(audience, "a")
-    first, second = Lap(audience, limit=MANY), Lap(audience, limit=MANY)
-    assert first.lanes is second.lanes
-    assert first.lanes == [one, two]
-    three = add_lane(audience, carrier)
-    assert Lap(audience, limit=MANY).lanes == [one, two, three]
-    one.leave()
-    assert Lap(audience, limit=MANY).lanes == [two, three]
-    assert first.lanes == [one, two]
+    second = add_lane(audience, carrier)
+    publish(audience, "b")
+    third = add_lane(audience, carrier)
+    publish(audience, "c")
+    assert (audience.lanes, audience.following) == ([first, second, third], 3)
+    assert (list(audience.march), audience.late) == ([first], {second: 1, third: 2})
+    assert [lane.seen for lane in audience.lanes] == [0, 1, 2]
+    bring(audience, limit=1, to=1)
+    assert audience.lap is not None
+    assert audience.lap.late == []
+    end(audience)
+    assert (list(audience.march), audience.late) == ([first, second], {third: 2})
+    assert [lane.seen for lane in audience.lanes] == [1, 1, 2]
+    bring(audience, limit=MANY, to=2)
+    assert audience.lap.late == [third]
+    assert (audience.lap.lanes, audience.lap.rest(third.seen)) == (3, block(3, "c"))
+    audience.fall_in(third)
+    assert [lane.seen for lane in audience.lanes] == [3, 3, 3]
+    end(audience)
+    assert (list(audience.march), audience.late) == ([first, second, third], {})
+
+
+def test_a_lane_that_is_late_may_leave() -> None:
+    """And takes the rest of the log along if it strays."""
+    audience, carrier = make_audience()
+    add_lane(audience, carrier)
+    publish(audience, "a")
+    leaves, strays = add_lane(audience, carrier), add_lane(audience, carrier)
+    publish(audience, "b")
+    leaves.leave()
+    strays.stray()
+    assert audience.late == {}
+    assert data_of(strays.subscriber.take(MANY)) == ["b"]
+
+
+def test_how_far_a_pass_has_come_is_what_each_lane_has_seen() -> None:
+    """Nothing is set for any of them."""
+    audience, carrier = make_audience()
+    lanes = [add_lane(audience, carrier) for _ in range(3)]
+    publish(audience, "a", "b")
+    bring(audience, limit=MANY, to=2)
+    assert [lane.seen for lane in lanes] == [2, 2, 0]
+    assert [lane.behind for lane in lanes] == [0, 0, 2]
 
 
 def test_a_pass_names_the_channel_where_its_format_does() -> None:
@@ -301,11 +356,15 @@ def test_a_place_in_the_log_says_what_a_lane_was_given_and_what_waits(clock: Clo
     assert known(ahead) == known(behind) == (0, 0, 0, 0.0)
     publish(audience, "a", "b", "c")
     clock.now += 7
-    ahead.seen += 2
+    bring(audience, limit=48, to=1)
     assert known(ahead) == (2, 1, 24, 7.0)
     assert known(behind) == (0, 3, 72, 7.0)
-    ahead.seen = behind.seen = audience.end
-    audience.forget(3)
+    list(audience.march.stride(1))
+    end(audience)
+    assert known(ahead) == known(behind) == (2, 1, 24, 7.0)
+    bring(audience, limit=MANY, to=2)
+    assert known(ahead) == known(behind) == (3, 0, 0, 0.0)
+    end(audience)
     assert known(ahead) == known(behind) == (3, 0, 0, 0.0)
 
 
@@ -324,16 +383,18 @@ def test_a_lane_that_strays_keeps_its_count(clock: Clock) -> None:
     lane = add_lane(audience, carrier)
     publish(audience, "a", "b")
     clock.now += 3
-    lane.seen = 1
+    bring(audience, limit=24, to=1)
     lane.stray()
     assert known(lane) == (1, 1, 24, 3.0)
+    end(audience)
+    audience.forget(1)
     publish(audience, "c")
     assert known(lane) == (1, 2, 48, 3.0)
     lane.subscriber.take(MANY)
     assert known(lane) == (3, 0, 0, 0.0)
     lane.follow()
     publish(audience, "d")
-    lane.seen = audience.end
+    bring(audience, limit=MANY, to=1)
     assert known(lane) == (4, 0, 0, 0.0)
 
 

@@ -84,6 +84,72 @@ async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
     assert second.data == block(2, "b")
 
 
+async def test_a_crowd_may_join_in_the_middle() -> None:
+    """Each gets what came after it, a stride of them at a time; one that goes meanwhile gets nothing."""
+    broadcaster = make()
+    _, first = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    crowd = [connect(broadcaster) for _ in range(2 * STRIDE + 1)]
+    await broadcaster.broadcast("b")
+    (audience,) = broadcaster._hub.audiences
+    delivery = broadcaster._delivery
+    strides = 0
+    while audience.log:
+        delivery._advance(audience)
+        strides += 1
+        if strides == 2:
+            broadcaster.disconnect(crowd.pop()[0])
+    assert strides == 1 + 3
+    assert first.data == blocks("a", "b")
+    assert {sink.data for _, sink in crowd} == {block(2, "b")}
+    assert {lane.seen for lane, _ in crowd} == {audience.end}
+    assert len(audience.march) == 1 + 2 * STRIDE
+    assert broadcaster._metrics.events_written == 2 + 2 * STRIDE
+
+
+async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
+    """It comes back while the pass is on that it had a part in, and has its end by then."""
+    broadcaster = make()
+    connect(broadcaster)
+    await broadcaster.broadcast("a")
+    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    await broadcaster.broadcast("b")
+    (audience,) = broadcaster._hub.audiences
+    delivery = broadcaster._delivery
+    delivery._advance(audience)
+    lane, sink = crowd[-1]
+    lane.fill()
+    delivery._advance(audience)
+    lane.resume()
+    delivery._flush(lane)
+    assert (sink.data, lane.following) == (block(2, "b"), True)
+    delivery._advance(audience)
+    assert not audience.log
+    await broadcaster.broadcast("c")
+    await settled()
+    assert {sink.data for _, sink in crowd} == {block(2, "b") + block(3, "c")}
+
+
+async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
+    """It has left the march by the time that it fails; those behind it get theirs."""
+
+    class Filling(MemorySink):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            raise RuntimeError("broken")
+
+    broadcaster = make()
+    sinks = [MemorySink(), Filling(), MemorySink()]
+    for sink in sinks:
+        connect(broadcaster, sink=sink)
+    sinks[1].takes_more = False
+    await broadcaster.broadcast("a")
+    await settled()
+    assert [sink.data for sink in sinks] == [block(1, "a")] * 3
+    assert broadcaster.counts.closed == {"error": 1}
+    assert broadcaster._metrics.events_written == 2
+
+
 async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
     """Its events wait in its own queue, in order, while others go on; then it marches along again."""
     broadcaster = make()

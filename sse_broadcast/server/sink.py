@@ -21,9 +21,10 @@ from collections.abc import Callable
 from aiohttp import web
 
 from sse_broadcast import wire
-from sse_broadcast.audience import Lane, Writer
+from sse_broadcast.audience import Lane
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
+from sse_broadcast.march import Writer
 from sse_broadcast.server.connection import Connection
 
 NO_LINGER = struct.pack("ii", 1, 0)

@@ -23,7 +23,7 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import BROADCASTER
 from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Program, Serve
-from tests.support.outlets import Broken, MemorySink
+from tests.support.outlets import MemorySink, break_off
 from tests.support.outlets import connect as attach
 from tests.support.sockets import RawClient, until
 
@@ -360,7 +360,7 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
 
     (lane,) = scene.broadcaster._delivery._lanes
 
-    lane.writer = Broken()
+    break_off(lane)
     yield
     await scene.publish()
 
@@ -393,7 +393,7 @@ async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
             time.sleep(0.005)
             super().write(data)
 
-    sinks = [attach(scene.broadcaster, sink=Slow())[1], *(attach(scene.broadcaster)[1] for _ in range(40))]
+    sinks = [attach(scene.broadcaster, sink=Slow())[1], *(attach(scene.broadcaster)[1] for _ in range(80))]
     yield
     await scene.publish()
     await until(lambda: all(sink.written for sink in sinks))
@@ -717,7 +717,7 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
         {
             **FIRST,
             **WRITTEN,
-            'delivered_events_total{kind="http"}': 41,
+            'delivered_events_total{kind="http"}': 81,
             "delivery_interruptions_total": ANY,
             "delivery_delay_seconds_count": 1,
         },

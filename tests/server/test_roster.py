@@ -20,7 +20,7 @@ from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
-from tests.support.outlets import Broken
+from tests.support.outlets import break_off
 from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
@@ -103,7 +103,7 @@ async def aborted(server: Server, client: RawClient) -> None:
 
 
 async def broken(server: Server, client: RawClient) -> None:
-    reader_of(server).lane.writer = Broken()
+    break_off(reader_of(server).lane)
     await server.broadcaster.broadcast("x")
 
 

@@ -91,6 +91,13 @@ class Broken:
         raise RuntimeError("broken")
 
 
+def break_off(lane: Lane) -> None:
+    """Have whatever is written for a lane from now on fail."""
+    lane.audience.leave(lane)
+    lane.writer = Broken()
+    lane.audience.enter(lane)
+
+
 def terms(
     overflow: Overflow = Overflow.DISCONNECT,
     *,
