@@ -87,11 +87,14 @@ class NoTimer:
 NO_TIMER: Any = NoTimer()
 
 
-class Fills(Protocol):
-    """What writes to a transport until that is full."""
+class Streaming(Protocol):
+    """What writes a stream to a connection, and sleeps while it lasts."""
 
     def fill(self) -> None:
-        """Take note that it is."""
+        """Take note that the transport is full."""
+
+    def close(self) -> None:
+        """Take note that the stream is over."""
 
 
 class Prompt(BaseProtocol):
@@ -135,8 +138,8 @@ class Connection(web.RequestHandler, Prompt):
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self.place = place
         self.begun = False
-        self.stream: Fills | None = None
-        """What hears that the transport is full, if a stream is written to it."""
+        self.stream: Streaming | None = None
+        """What hears that the transport is full, and that it is lost, if a stream is written to it."""
         self._attendance = attendance
         self._patience = patience
         self._key = key
@@ -206,6 +209,10 @@ class Connection(web.RequestHandler, Prompt):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
+        if self.stream is not None:
+            # Its handler is told to end, and not cancelled, which costs a fifth more.
+            self.stream.close()
+            self._task_handler = None
         super().connection_lost(exc)
         self.leave()
 

@@ -81,8 +81,9 @@ class TransportSink:
         self._transport.write(data)
 
     async def finish(self) -> None:
-        """End the body, and wait until it is taken."""
-        await self._writer.write_eof()
+        """End the body, and wait until it is taken; where nobody is left to take it, do nothing."""
+        if not self.gone:
+            await self._writer.write_eof()
 
     def attach(self, lane: Lane | None) -> None:
         """See `Sink`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -234,6 +235,29 @@ async def test_a_later_head_that_drips_is_cut(
     await until(lambda: server.connections == 0)
     assert not dripping.done()
     dripping.cancel()
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
+    serve: Serve, connect: Connect, *, full: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody cancels it: neither while it sleeps, nor while it waits for a full socket to empty."""
+    server = await serve(send_buffer=4096, queue_size=100_000)
+    client = await connect(server)
+    await client.subscribe()
+    (found,) = connections(server)
+    task = found._task_handler
+    assert task is not None
+    while full and not found.writing_paused:
+        await server.broadcaster.broadcast("x" * 1000)
+        await asyncio.sleep(0)
+    client.reset()
+    await until(task.done)
+    assert (task.cancelled(), task.exception()) == (False, None)
+    assert server.broadcaster.counts.closed == {"left": 1}
+    assert server.broadcaster.counts.refused == {}
+    assert server.connections == server.broadcaster.client_count == 0
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 async def test_an_idle_connection_is_closed(
