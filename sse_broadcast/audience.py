@@ -307,11 +307,6 @@ class Audience:
         else:
             self.march.leave(lane)
 
-    def fall_in(self, lane: Lane) -> None:
-        """Have a lane that was late march along."""
-        del self.late[lane]
-        self.march.join(lane)
-
     def publish(self, publication: Publication) -> None:
         """Take a publication for everyone. Called by the hub, in order; never raises."""
         if self.following:
@@ -362,7 +357,8 @@ class Audience:
         del self.log[:count]
         self.base += count
         for lane in self.began_before(self.base + 1):
-            self.fall_in(lane)
+            del self.late[lane]
+            self.march.join(lane)
 
     def began_before(self, place: int) -> list[Lane]:
         """Give the lanes that are late and began before a place."""
@@ -375,7 +371,7 @@ class Lap:
     The lanes that began in the middle of what it brings get their rest of it behind the others.
     """
 
-    __slots__ = ("_audience", "_publications", "base", "data", "end", "failed", "lanes", "late", "since")
+    __slots__ = ("_audience", "_publications", "base", "data", "end", "failed", "followed", "late", "since")
 
     def __init__(self, audience: Audience, *, limit: int) -> None:
         self._audience = audience
@@ -384,7 +380,7 @@ class Lap:
         self.base = audience.base
         self.end = audience.base + len(self._publications)
         self.data = audience.frames(self._publications)
-        self.lanes = audience.following
+        self.followed = audience.following > 0  # or all of them left before it began
         self.late = audience.began_before(self.end)
         self.failed = 0  # writes
 

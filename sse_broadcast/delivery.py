@@ -202,7 +202,7 @@ class Delivery:
         audience.lap = None
         audience.written = self._now
         audience.forget(events)
-        if lap.lanes:
+        if lap.followed:
             self._metrics.delayed(time.monotonic() - lap.since)
 
     # Lanes that do not march with their audience.
@@ -211,10 +211,10 @@ class Delivery:
         """Write to `STRIDE` of the lanes that came in the middle of what this pass brings."""
         some, lap.late = lap.late[:STRIDE], lap.late[STRIDE:]
         for lane in some:
-            # One that was full meanwhile is late anew, and has had what this brings.
+            # One that has left meanwhile gets no more of this; one that came back has had it.
             place = audience.late.get(lane, lap.end)
             if place < lap.end:
-                audience.fall_in(lane)
+                audience.late[lane] = lap.end
                 self._write(lane, lap.rest(place), events=lap.end - place)
 
     def wake_lane(self, lane: Lane) -> None:

@@ -13,7 +13,7 @@ class Writer(Protocol):
     """What bytes are given to."""
 
     def write(self, data: bytes, /) -> None:
-        """Write, and wait for nothing. Raises when nobody is there any more."""
+        """Write, wait for nothing, and have nothing published. Raises when nobody is there any more."""
 
 
 class Marcher(Protocol):
@@ -43,15 +43,14 @@ class March(Generic[M]):
     of what a delivery cost.) To join and to leave costs the same however many there are.
     """
 
-    __slots__ = ("_begun", "_gaps", "_members", "_missed", "_passing", "_rest", "_writers")
+    __slots__ = ("_gaps", "_members", "_missed", "_passing", "_rest", "_writers")
 
     def __init__(self) -> None:
         self._members: list[M] = []
         self._writers: list[Writer] = []
         self._passing = False
         self._rest: Iterator[Writer] = iter(())  # what the pass has yet to come to
-        self._begun = 0  # how many there were when it began
-        self._missed = 0  # how many of those left before it came to them
+        self._missed = 0  # how many left before it came to them
         self._gaps: list[int] = []  # the ranks of all who left meanwhile
 
     def __len__(self) -> int:
@@ -61,13 +60,8 @@ class March(Generic[M]):
         return (member for rank, member in enumerate(self._members) if member.rank == rank)
 
     def join(self, member: M) -> None:
-        """Have somebody march along. While a pass is on, it must have come to everyone: see `done`.
-
-        Whoever joins then counts as one to whom it has come.
-        """
-        if self._passing:
-            assert self.done
-            self._rest = iter(())
+        """Have somebody march along. No pass is on: it would not be known what of it they had."""
+        assert not self._passing
         member.rank = len(self._members)
         self._members.append(member)
         self._writers.append(member.writer)
@@ -86,7 +80,6 @@ class March(Generic[M]):
     def begin(self) -> None:
         """Begin a pass; none is on."""
         self._passing = True
-        self._begun = len(self._writers)
         self._missed = 0
         self._rest = iter(self._writers)
 
@@ -110,12 +103,13 @@ class March(Generic[M]):
         return self._members[self.reached - 1]
 
     def end(self) -> int:
-        """End the pass, which is done, and give to how many it came; who joined meanwhile is not counted."""
+        """End the pass, which is done, and give to how many it came."""
         self._passing = False
+        came = len(self._writers) - self._missed
         for rank in sorted(self._gaps, reverse=True):
             self._close(rank)
         self._gaps.clear()
-        return self._begun - self._missed
+        return came
 
     def _close(self, rank: int) -> None:
         """Have the last take the place at a rank that is free. What is behind it has been closed."""

@@ -90,8 +90,8 @@ def add_lane(audience: Audience, carrier: Carrier) -> Lane:
 
 def bring(audience: Audience, *, limit: int, to: int) -> None:
     """Begin a pass over the lanes that march, and have it come to so many of them."""
-    audience.march.begin()
     audience.lap = Lap(audience, limit=limit)
+    audience.march.begin()
     for writer in audience.march.stride(to):
         writer.write(audience.lap.data)
 
@@ -256,8 +256,8 @@ def test_a_lane_that_begins_in_the_middle_of_the_log_is_late() -> None:
     assert [lane.seen for lane in audience.lanes] == [1, 1, 2]
     bring(audience, limit=MANY, to=2)
     assert audience.lap.late == [third]
-    assert (audience.lap.lanes, audience.lap.rest(third.seen)) == (3, block(3, "c"))
-    audience.fall_in(third)
+    assert (audience.lap.followed, audience.lap.rest(third.seen)) == (True, block(3, "c"))
+    audience.late[third] = audience.lap.end
     assert [lane.seen for lane in audience.lanes] == [3, 3, 3]
     end(audience)
     assert (list(audience.march), audience.late) == ([first, second, third], {})

@@ -103,8 +103,36 @@ async def test_a_crowd_may_join_in_the_middle() -> None:
     assert first.data == blocks("a", "b")
     assert {sink.data for _, sink in crowd} == {block(2, "b")}
     assert {lane.seen for lane, _ in crowd} == {audience.end}
-    assert len(audience.march) == 1 + 2 * STRIDE
+    assert (len(audience.march), audience.late) == (1 + 2 * STRIDE, {})
     assert broadcaster._metrics.events_written == 2 + 2 * STRIDE
+
+
+async def test_one_that_is_filled_by_what_it_catches_up_with_has_it() -> None:
+    """It waits for nothing that it was written."""
+    broadcaster = make()
+    connect(broadcaster)
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("b")
+    await settled()
+    assert (sink.data, lane.behind, lane.following) == (block(2, "b"), 0, False)
+    sink.takes_more = True
+    lane.resume()
+    await broadcaster.broadcast("c")
+    await settled()
+    assert sink.data == block(2, "b") + block(3, "c")
+
+
+async def test_a_pass_that_nobody_waits_for_is_not_late() -> None:
+    """What they have yet to get goes with those who leave."""
+    broadcaster = make()
+    for _ in range(2):
+        lane, _ = connect(broadcaster)
+        await broadcaster.broadcast("a")
+        broadcaster.disconnect(lane)
+        await settled()
+    assert broadcaster._metrics.delay.count == 0
 
 
 async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:

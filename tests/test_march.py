@@ -130,41 +130,26 @@ def test_everyone_may_leave_during_a_pass() -> None:
     assert (march.end(), len(march), list(march), got(walkers)) == (2, 0, [], [1, 1, 0, 0])
 
 
-def test_whoever_joins_when_a_pass_is_done_has_it() -> None:
-    """It comes to them with the next."""
-    march, walkers = marching(2)
-    march.begin()
-    go(march, 2)
-    third = Walker("third")
-    march.join(third)
-    assert (third.rank, march.reached, march.done) == (2, 3, True)
-    go(march, 9)
-    assert third.got == []
-    assert march.end() == 2
-    march.begin()
-    go(march, 9)
-    assert (got([*walkers, third]), march.end()) == ([2, 2, 1], 3)
-
-
-def test_nobody_joins_in_the_middle_of_a_pass() -> None:
-    """It would not be known what of it they had."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_nobody_joins_during_a_pass(count: int) -> None:
+    """Nor when it has come to everyone, and has yet to end."""
     march, _ = marching(2)
     march.begin()
-    go(march, 1)
+    go(march, count)
     with pytest.raises(AssertionError):
         march.join(Walker())
 
 
 def test_one_may_leave_and_come_back() -> None:
-    """Between passes, and when one is done: it is in the march once."""
+    """It is in the march once, and gets each pass once."""
     march, walkers = marching(3)
-    march.begin()
-    go(march, 3)
     march.leave(walkers[0])
     march.join(walkers[0])
-    assert (sorted(walker.name for walker in march), len(march)) == (["0", "1", "2"], 3)
+    march.begin()
+    go(march, 9)
     assert march.end() == 3
-    assert ranks(march) == [0, 1, 2]
+    assert (sorted(walker.name for walker in march), ranks(march)) == (["0", "1", "2"], [0, 1, 2])
+    assert got(walkers) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -58,7 +58,7 @@ def _whole(seconds: int) -> str:
 
 def facts(record: logging.LogRecord) -> Mapping[str, Any]:
     """Give what a message tells, by name; nothing if it was not told so."""
-    return record.args if isinstance(record.args, (dict, Mapping)) else {}  # a dict is the sooner known
+    return record.args if isinstance(record.args, Mapping) else {}
 
 
 _any = json.JSONEncoder(separators=(",", ":"), skipkeys=True, default=str).encode

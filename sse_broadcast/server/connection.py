@@ -21,7 +21,8 @@ from sse_broadcast.server.problem import Problem, answer
 
 KEEP_ALIVE = 75.0
 """Seconds after an answer in which the next request must be whole, however many of its bytes have come:
-longer than the 60 of the load balancers in front."""
+longer than the 60 of the load balancers in front, and than the 10 in which aiohttp reads the rest of a body
+that nobody wants."""
 
 OPTIONS: Mapping[str, Any] = {
     "keepalive_timeout": 0.0,  # a timer for each; `Patience` has one for all
@@ -78,7 +79,10 @@ class Patience:
 
 
 class NoTimer:
-    """Stands where aiohttp has the timer of a connection that is kept, and has it make none."""
+    """Stands where aiohttp has the timer of a connection that is kept, and has it make none.
+
+    Where there is none, aiohttp makes one that closes the connection after `keepalive_timeout`: at once.
+    """
 
     def cancel(self) -> None:
         """Do nothing."""
@@ -174,6 +178,7 @@ class Connection(web.RequestHandler, Prompt):
         which it must be read from.
         """
         super().keep_alive(val)
+        self._keepalive_handle = NO_TIMER
         if not val:
             self._last = True
             self._messages.clear()
@@ -235,8 +240,11 @@ class Connection(web.RequestHandler, Prompt):
         self._cut(Refused.SILENT)
 
     def lapse(self) -> None:
-        """Be closed for not having asked anything more in time."""
-        if self._current_request is None:
+        """Be closed for not having asked anything more in time.
+
+        What has come whole by then is answered, and its time begins anew behind that.
+        """
+        if self._waiter is not None and not self._waiter.done():
             self.force_close()
 
     def pause_writing(self) -> None:

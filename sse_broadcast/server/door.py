@@ -41,7 +41,8 @@ ACCEPTS = 8
 """Connections that are accepted from one socket in one turn of the loop, before any of them is counted."""
 
 OWN_DESCRIPTORS = 64
-"""Descriptors for everything else: the loop, logs, files, and accepts that are not counted yet."""
+"""Descriptors for everything else: the loop, logs, files, those by which uvloop listens to the first socket
+of ours, and its accepts that are not counted yet."""
 
 PATIENCE = 2.0
 """Seconds a refused client has to send its request, and then to take the answer."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from sse_broadcast.config import Endpoint
 from sse_broadcast.server import connection
 from sse_broadcast.server.connection import KEEP_ALIVE, Connection, Place, place_of
 from sse_broadcast.server.run import Server
-from sse_broadcast.server.sink import kernel_timeout
+from sse_broadcast.server.sink import TransportSink, kernel_timeout
 from tests.conftest import Connect, Serve
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
@@ -246,8 +247,10 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     client = await connect(server)
     await client.subscribe()
     (found,) = connections(server)
-    task = found._task_handler
+    assert isinstance(found, Connection)
+    task, sink = found._task_handler, found.stream
     assert task is not None
+    assert isinstance(sink, TransportSink)
     while full and not found.writing_paused:
         await server.broadcaster.broadcast("x" * 1000)
         await asyncio.sleep(0)
@@ -256,6 +259,8 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     assert (task.cancelled(), task.exception()) == (False, None)
     assert server.broadcaster.counts.closed == {"left": 1}
     assert server.broadcaster.counts.refused == {}
+    assert server.broadcaster.metrics.timeouts == {}  # by which it would be found in the end
+    await sink.finish()  # which finds nobody, and is no fault
     assert server.connections == server.broadcaster.client_count == 0
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
@@ -290,12 +295,33 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, 
     assert isinstance(found, Connection)
     assert found._keepalive_handle is connection.NO_TIMER
     assert len(found._patience.idle) == 1
+    await asker.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
+    await until(lambda: found._current_request is not None)
+    assert len(found._patience.idle) == 0
+    await asker.send(b"y")
+    await asker.answer()
     await leaver.ask("GET", "/status")
     assert len(found._patience.idle) == 2
     leaver.reset()
     asker.close()
     await until(lambda: server.connections == 0)
     assert (len(found._patience.idle), len(found._patience.head)) == (0, 0)
+
+
+async def test_a_request_that_has_come_whole_by_then_is_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the loop was busy when the time of the idle connection was over, and for longer."""
+    monkeypatch.setattr(connection, "KEEP_ALIVE", 0.2)
+    server = await serve()
+    client = await connect(server)
+    for message in (b"a", b"b"):
+        await client.ask("GET", "/status")
+        await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n" + message)
+        time.sleep(0.3)
+        assert (await client.answer())[0] == 200
+    assert server.broadcaster.counts.published == 2
+    assert await gone(client)
 
 
 async def test_who_leaves_before_its_answer_is_not_waited_for(
