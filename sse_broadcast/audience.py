@@ -361,7 +361,7 @@ class Audience:
             self.march.join(lane)
 
     def began_before(self, place: int) -> list[Lane]:
-        """Give the lanes that are late and began before a place."""
+        """Give the lanes that are late and began before a place. No pass is on, which changes their order."""
         return [lane for lane, _ in takewhile(lambda item: item[1] < place, self.late.items())]
 
 
