@@ -66,9 +66,9 @@ BATCH_BYTES = 65_536
 WARM_UP = 50
 """Events published and read before the first look, so that every part of the server has run."""
 
-TEXT = b"GET /events?since=earliest HTTP/1.1\r\nHost: history\r\n\r\n"
-ENVELOPES = b"GET /events?since=earliest&format=json HTTP/1.1\r\nHost: history\r\n\r\n"
-NDJSON = b"GET /events?since=earliest HTTP/1.1\r\nHost: history\r\nAccept: application/x-ndjson\r\n\r\n"
+TEXT = b"GET /events?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ENVELOPES = b"GET /events?since=earliest&format=json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+NDJSON = b"GET /events?since=earliest HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-ndjson\r\n\r\n"
 
 MANY_TIMES = 10_000_000
 """More events than any of this publishes: a bound that is not meant to hold."""

@@ -59,7 +59,7 @@ DEADLINE = 60.0
 HELD = 1000
 """Events that our server holds of a channel by default."""
 
-SUBSCRIBE = b"GET /events HTTP/1.1\r\nHost: replay\r\nAccept: text/event-stream\r\n\r\n"
+SUBSCRIBE = b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
 _first_id = re.compile(rb"^id: ([^\r\n]+)\ndata: ", re.MULTILINE).search
 
@@ -125,6 +125,8 @@ def fill(server: Server, events: int, size: int) -> str:
     with contextlib.closing(connection), socket.create_connection((HOST, server.port), PATIENCE) as reader:
         reader.sendall(SUBSCRIBE)
         heard = _read_until(reader, b"\r\n\r\n")
+        if b" 200 " not in heard.partition(b"\r\n")[0]:
+            fail(f"{server.name}: a reader was refused: {heard[:300]!r}")
         _post(connection, server, 1, size)
         seen = _read_id(reader, heard)
         reader.close()
