@@ -115,7 +115,7 @@ def parse() -> argparse.Namespace:
 def guarded(folder: Path, python: str) -> Plan:
     """Plan a server with credentials, whose log is kept in the folder."""
     (folder / "config.toml").write_text(CONFIG)
-    plan = ours("--config", str(folder / "config.toml"), python=python)
+    plan = ours("--config", str(folder / "config.toml"), "--log-format", "text", python=python)
     command = ["sh", "-c", 'exec "$@" 2>"$0"', str(folder / "log"), *plan.command]
     return dataclasses.replace(plan, command=command, headers=(f"Authorization: Bearer {HONEST}",))
 

@@ -188,6 +188,7 @@ class Connection(web.RequestHandler, Prompt):
     def _count_head(self, count: int, *, begun: bool) -> None:
         """Cut a connection whose head has no end. aiohttp bounds its lines, and how many: to a megabyte."""
         if self._messages:
+            self._forget_frames()
             self._body = self._messages[-1][1]
         elif self._current_request is not None:
             self._body = self._current_request.content
@@ -197,6 +198,12 @@ class Connection(web.RequestHandler, Prompt):
         self._head += count
         if self._head > MOST_HEAD:
             self._cut(Refused.MALFORMED)
+
+    def _forget_frames(self) -> None:
+        """Have what the parser raised not know its frames, which have all that came in, and know it."""
+        error = getattr(self._messages[-1][0], "exc", None)
+        if error is not None:
+            error.__traceback__ = None
 
     def _tell_of_broken_bodies(self) -> None:
         """Have whoever reads a body know that it is broken.
@@ -217,6 +224,11 @@ class Connection(web.RequestHandler, Prompt):
         if self.stream is not None:
             # Its handler is told to end, and not cancelled, which costs a fifth more.
             self.stream.close()
+            self._task_handler = None
+        elif self._current_request is None and not self._body.is_eof():
+            # So is aiohttp, which reads the rest of a body that nobody wants: a wait that is cancelled is a
+            # cycle, of a future and of what was raised where it was waited for.
+            self._body.feed_eof()
             self._task_handler = None
         super().connection_lost(exc)
         self.leave()
@@ -276,6 +288,8 @@ class Connection(web.RequestHandler, Prompt):
             resp.__traceback__ = None  # whose frames have the request, which has it
             resp = pathless(request)
         finished = await super().finish_response(request, resp, start_time)
+        if self._messages:
+            self._forget_frames()
         self.spoke()  # also what came to no handler: an expectation that is not taken
         if self._inside:
             self._patience.idle.add(self)
@@ -292,8 +306,6 @@ class Connection(web.RequestHandler, Prompt):
         if isinstance(exc, HttpProcessingError):
             self._attendance.metrics.refused(Refused.MALFORMED)
             message = reason(exc)
-            # The parser's frames have all that came in, and what they raised.
-            exc.__traceback__ = None
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
         elif _has_no_route(request):

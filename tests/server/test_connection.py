@@ -24,6 +24,7 @@ from tests.support.sockets import RawClient, until
 EVERYTHING = frozenset(Endpoint)
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+UPGRADE = ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 def connections(server: Server) -> list[web.RequestHandler]:
@@ -214,7 +215,7 @@ async def test_who_has_asked_once_may_be_silent(serve: Serve, connect: Connect) 
 
 @pytest.mark.parametrize(
     "first",
-    [ASK, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"],
+    [ASK, UPGRADE],
     ids=["plain", "upgrade"],
 )
 async def test_a_later_head_that_drips_is_cut(
@@ -482,6 +483,9 @@ ENDED = {
     "no method": b"G,T / HTTP/1.1\r\n\r\n",
     "second is none": ASK + b"G,T / HTTP/1.1\r\n\r\n",
     "no path": b"CONNECT x:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "no header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\xff\r\n\r\n",
+    "a body that nobody wants": b"POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+    "none behind an upgrade": UPGRADE + b"G,T / HTTP/1.1\r\n\r\n",
 }
 
 
@@ -494,5 +498,20 @@ async def test_a_connection_that_is_over_leaves_no_cycle(serve: Serve, connect: 
         await client.send(said)
         await client.head()
         client.close()
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(Connection))
+
+
+async def test_what_is_refused_and_never_answered_leaves_no_cycle(serve: Serve, connect: Connect) -> None:
+    """It is lost before anybody could say what is wrong with it."""
+    server = await serve()
+    await connect(server)
+    await until(lambda: len(connections(server)) == 1)
+    (found,) = connections(server)
+    with uncollected():
+        found.data_received(b"G,T / HTTP/1.1\r\n\r\n")
+        assert found.transport is not None
+        found.transport.abort()
+        del found
         await until(lambda: server.connections == 0)
         await until(lambda: not held(Connection))
