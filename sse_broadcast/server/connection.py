@@ -123,6 +123,7 @@ class Connection(web.RequestHandler, Prompt):
     """
 
     __slots__ = (
+        "_answered",
         "_attendance",
         "_body",
         "_head",
@@ -148,7 +149,8 @@ class Connection(web.RequestHandler, Prompt):
         self._patience = patience
         self._key = key
         self._keepalive_handle = NO_TIMER
-        self._body: StreamReader = EMPTY_PAYLOAD
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
+        self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
         self._head = 0
         self._last = False
         self._unsent = 0
@@ -225,7 +227,7 @@ class Connection(web.RequestHandler, Prompt):
             # Its handler is told to end, and not cancelled, which costs a fifth more.
             self.stream.close()
             self._task_handler = None
-        elif self._current_request is None and not self._body.is_eof():
+        elif self._body is self._answered and not self._body.is_eof():
             # So is aiohttp, which reads the rest of a body that nobody wants: a wait that is cancelled is a
             # cycle, of a future and of what was raised where it was waited for.
             self._body.feed_eof()
@@ -240,7 +242,8 @@ class Connection(web.RequestHandler, Prompt):
             self._attendance.leave(self._key)
             self._patience.forget(self)
             # Both know their connection, and no cycle is left: the collector looks seldom.
-            self._body, self._parser = EMPTY_PAYLOAD, None
+            self._body = self._answered = EMPTY_PAYLOAD
+            self._parser = None
 
     def spoke(self) -> None:
         """Be a new connection no longer, nor an idle one: it has asked something."""
@@ -292,6 +295,7 @@ class Connection(web.RequestHandler, Prompt):
             self._forget_frames()
         self.spoke()  # also what came to no handler: an expectation that is not taken
         if self._inside:
+            self._answered = request.content
             self._patience.idle.add(self)
         return finished
 

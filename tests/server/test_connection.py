@@ -515,3 +515,30 @@ async def test_what_is_refused_and_never_answered_leaves_no_cycle(serve: Serve, 
         del found
         await until(lambda: server.connections == 0)
         await until(lambda: not held(Connection))
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize(
+    "before", [b"", ASK, b"POST /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"]
+)
+@pytest.mark.parametrize("length", [b"Content-Length: 300", b"Transfer-Encoding: chunked"])
+async def test_what_is_cut_short_is_not_published(
+    serve: Serve, connect: Connect, turns: int, before: bytes, length: bytes
+) -> None:
+    """Whenever its connection is lost: before anybody has looked at it, or while it is read."""
+    server = await serve()
+    await connect(server)
+    await until(lambda: len(connections(server)) == 1)
+    (found,) = connections(server)
+    if before:
+        found.data_received(before)
+        await until(lambda: found._waiter is not None and found._request_count == 1)
+    found.data_received(b"POST /send HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n1\r\nx\r\n" % length)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert found.transport is not None
+    found.transport.abort()
+    await until(lambda: server.connections == 0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert server.broadcaster.counts.published == 0
