@@ -241,7 +241,7 @@ class Connection(web.RequestHandler, Prompt):
             self._inside = False
             self._attendance.leave(self._key)
             self._patience.forget(self)
-            # Both know their connection, and no cycle is left: the collector looks seldom.
+            # These know their connection, and no cycle is left: the collector looks seldom.
             self._body = self._answered = EMPTY_PAYLOAD
             self._parser = None
 
