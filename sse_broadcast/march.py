@@ -39,8 +39,8 @@ class March(Generic[M]):
     """Those in step, each at a rank: its index in a list of them, and in one of what writes for them.
 
     A pass goes over the second list alone, and sets nothing: what it has brought to whom is told by how
-    far it has come. (To read and set a place of each as well, in an object of its own, was a part in twenty
-    of what a delivery cost.) To join and to leave costs the same however many there are.
+    far it has come. (To read and set a place of each as well, in an object of its own, was measured to cost
+    a delivery one to four parts in a hundred.) To join and to leave costs the same however many there are.
     """
 
     __slots__ = ("_gaps", "_members", "_missed", "_passing", "_rest", "_writers")

@@ -224,7 +224,7 @@ class Connection(web.RequestHandler, Prompt):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
         if self.stream is not None:
-            # Its handler is told to end, and not cancelled, which costs a fifth more.
+            # Its handler is told to end, and not cancelled, which costs a quarter more.
             self.stream.close()
             self._task_handler = None
         elif self._body is self._answered and not self._body.is_eof():
