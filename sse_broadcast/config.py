@@ -4,13 +4,14 @@ A setting's flag, environment variable, TOML key, help, line in `config.example.
 row in the README all follow from its declaration here, by `settings`.
 """
 
-import functools
+import difflib
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, get_args
+from types import NoneType
+from typing import Annotated, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -32,16 +33,111 @@ UNIX = "unix:"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a text must look. `what` says it to people, as what a bad one is not."""
+    """How a text must look. `what` says it to people, as what a bad one is not.
+
+    `hints` pairs bad ones that people try with a sentence for each.
+    """
 
     what: str
     good: Callable[[str], object]
+    hints: tuple[tuple[str, str], ...] = ()
 
     def require(self, name: str, value: object) -> None:
         """Raise `ConfigError` if a text, or one of several, does not look so."""
         for text in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(text, str) and not self.good(text):
-                raise ConfigError(f"{name}: {text!r} is not {self.what}")
+                hint = next((f"; {hint}" for tried, hint in self.hints if tried == text), "")
+                raise ConfigError(f"{name}: {text!r} is not {self.what}{hint}")
+
+
+def metas(kind: object) -> list[Meta]:
+    """Return what a type says of its values beside their type."""
+    return [meta for meta in get_args(kind) if isinstance(meta, Meta)]
+
+
+def is_secret(kind: object) -> bool:
+    """Return whether values of a setting of this type are shown nowhere."""
+    return any(meta.extra is SECRET for meta in metas(bare(kind)))
+
+
+def bare(kind: object) -> object:
+    """Return a type without the None that stands for a value which is not given."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    return parts[0] if NoneType in get_args(kind) else kind
+
+
+def convert(value: object, kind: object, where: str, *, strict: bool) -> object:
+    """Return a value as its type has it. Raises `ConfigError`, which begins with `where` it was given.
+
+    Without `strict` a text may stand for a number or a truth value, as on a command line.
+    """
+    kind = bare(kind)
+    if form := form_of(kind):
+        form.require(where, value)
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "what is there" if is_secret(kind) or _has_tables(kind) else repr(value)
+        place = str(error).partition(" - at `$")[2].removesuffix("`")
+        if place and _has_tables(kind):
+            shown += f" at {place}"
+        raise ConfigError(f"{where}: expected {_expected(kind, error)}, not {shown}") from None
+
+
+def _has_tables(kind: object) -> bool:
+    """Return whether values of this type are tables, in which there may be secrets."""
+    return any(isinstance(part, type) and issubclass(part, msgspec.Struct) for part in get_args(kind))
+
+
+def _expected(kind: object, error: msgspec.ValidationError) -> str:
+    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(plain) is tuple:
+        return _list_of(get_args(plain)[0])
+    if isinstance(plain, type) and issubclass(plain, StrEnum):
+        return "one of " + ", ".join(plain)
+    if plain in {bool, str}:
+        return "true or false" if plain is bool else "text"
+    if plain in {int, float}:
+        return _number(kind, whole=plain is int)
+    return str(error).lower().partition(", got ")[0].removeprefix("expected ")
+
+
+def _number(kind: object, *, whole: bool) -> str:
+    """Return what a number must be: its unit, which is never written behind it, and its bounds."""
+    limits = metas(kind)
+    said = next((meta.description for meta in limits if meta.description), "")
+    unit = next((f" of {unit}" for unit in _UNITS if said.startswith(unit)), "")
+    least = next((meta.ge for meta in limits if meta.ge is not None), None)
+    most = next((meta.le for meta in limits if meta.le is not None), None)
+    bounds = "" if least is None else f", at least {least:g}"
+    if least is not None and most is not None:
+        bounds = f" from {least:g} to {most:.15g}"
+    return f"a {'whole ' if whole else ''}number{unit}{bounds}"
+
+
+_UNITS = ("seconds", "milliseconds", "bytes")
+
+
+def _list_of(kind: object) -> str:
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return "a list of some of " + ", ".join(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return f"a list of {kind.__name__}"
+    return "a list of texts"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a configuration is made of. Made in a program, it is as strict as in a file."""
+
+    def __post_init__(self) -> None:
+        """Give each value the type that is declared. Raises `ConfigError`."""
+        for each in msgspec.structs.fields(type(self)):
+            value = getattr(self, each.name)
+            if value is each.default or (value is None and NoneType in get_args(each.type)):
+                continue
+            converted = convert(value, each.type, each.name, strict=True)
+            if converted is not value:
+                msgspec.structs.force_setattr(self, each.name, converted)
 
 
 def form_of(kind: object) -> Form | None:
@@ -62,11 +158,31 @@ def _is_host_name(value: str) -> bool:
 
 
 def _is_origin(value: str) -> bool:
-    found = re.fullmatch(r"(https?)://([^/]+?)(?::([1-9][0-9]{0,4}))?", value)
-    if found is None or not _is_host_name(found[2]):
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/]+?)(?::([1-9][0-9]{0,4}))?", value)
+    if found is None:
         return False
-    usual = {"http": "80", "https": "443"}[found[1]]  # which browsers leave out
-    return found[3] is None or (found[3] != usual and int(found[3]) <= 65_535)
+    scheme, host, port = found.groups()
+    if port is not None and int(port) > 65_535:
+        return False
+    if scheme not in _USUAL_PORTS:
+        return _is_app_origin(scheme, host)
+    below = host.removeprefix("*.")
+    if below != host and "." not in below and below != "localhost":
+        return False  # https://*.com would be everybody's
+    return _is_host_name(below) and port != _USUAL_PORTS[scheme]  # which browsers leave out
+
+
+def _is_app_origin(scheme: str, host: str) -> bool:
+    """Return whether an extension's or an app's pages may have an origin: capacitor://localhost."""
+    if scheme in _NO_ORIGINS or difflib.get_close_matches(scheme, _USUAL_PORTS, cutoff=0.8):
+        return False
+    return re.fullmatch(r"[A-Za-z0-9._-]+", host) is not None
+
+
+_USUAL_PORTS = {"http": "80", "https": "443"}
+
+_NO_ORIGINS = frozenset({"about", "blob", "data", "file", "ftp", "ftps", "javascript", "unix", "ws", "wss"})
+"""Schemes whose pages have no origin of their own, or that no page has."""
 
 
 def _is_proxy(value: str) -> bool:
@@ -99,10 +215,28 @@ Channel = Annotated[
     ),
 ]
 Host = Annotated[
-    str, Form("an address, or unix: and a path", lambda text: text not in {"", UNIX} and "\0" not in text)
+    str,
+    Form(
+        "an address, * for every address, or unix: and a path",
+        lambda text: text not in {"", UNIX} and "\0" not in text,
+    ),
 ]
 HostName = Annotated[str, Form("the name of a host, in small letters and without a port", _is_host_name)]
-Origin = Annotated[str, Form("an origin as browsers send it, such as https://example.com", _is_origin)]
+Origin = Annotated[
+    str,
+    Form(
+        "an origin as browsers send it, such as https://example.com, http://localhost:3000,"
+        " https://*.example.com or capacitor://localhost",
+        _is_origin,
+        (
+            (
+                "*",
+                "a browser shares no credentials with *: name each origin, or all below a name",
+            ),
+            ("null", "sandboxed pages and local files of anybody send it"),
+        ),
+    ),
+]
 Proxy = Annotated[str, Form("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
 Cookie = Annotated[str, Form("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
 Claim = Annotated[str, Form("the name of a claim", bool)]
@@ -178,7 +312,7 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class ChannelRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChannelRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `[[channel]]` table: settings of the channels that match a pattern. None leaves the server's.
 
     Raises `ConfigError` for a pattern that is none.
@@ -192,14 +326,14 @@ class ChannelRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     retry: Annotated[int, Meta(ge=0, le=86_400_000)] | None = None
 
     def __post_init__(self) -> None:
-        _require_forms(self)
+        super().__post_init__()
 
 
 OWN_SUBJECTS = frozenset({"token", "generated"})
 """Whom the setting `token`, and the token that is made where there is none, are of."""
 
 
-class CallerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CallerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `[[caller]]` table: a static token, and the channels in which its bearer may do what.
 
     The token is given in one of three ways: as itself, by the file or by the environment variable
@@ -219,7 +353,7 @@ class CallerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return f"CallerRule(name={self.name!r})"
 
     def __post_init__(self) -> None:
-        _require_forms(self)
+        super().__post_init__()
         given = [self.token, self.token_file, self.token_env]
         if sum(each is not None for each in given) != 1:
             raise ConfigError(f"{self.name!r} needs one of token, token_file and token_env")
@@ -230,7 +364,7 @@ class CallerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _require_not_hidden(self, "token")
 
 
-class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ListenerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `[[listener]]` table: one place to listen, and which endpoints are served there.
 
     `host` is an address or, as `unix:/path`, a UNIX socket, which alone has a `mode` (octal digits) and an
@@ -248,7 +382,9 @@ class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str = ""
 
     def __post_init__(self) -> None:
-        _require_forms(self)
+        super().__post_init__()
+        if self.host.startswith("[") and self.host.endswith("]"):  # as in a URL
+            msgspec.structs.force_setattr(self, "host", self.host[1:-1])
         _require_certificate(self)
         if self.path is None and (self.mode or self.owner):
             raise ConfigError(f"{self.host!r} has a mode or an owner, and is no UNIX socket")
@@ -259,15 +395,16 @@ class ListenerRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else None
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a server behaves. Sizes are in bytes, times in seconds unless the name says otherwise.
 
     Raises `ConfigError` for values that contradict one another.
     """
 
-    host: Annotated[Host, Meta(description="address to listen on, or unix:/path for a UNIX socket")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        Host,
+        Meta(description="address to listen on, * for every address, or unix:/path for a UNIX socket"),
+    ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="port to listen on; 0 takes a free one")] = 8000
     certificate: Annotated[str, Meta(description="TLS certificate chain, a PEM file; empty serves HTTP")] = ""
     key: Annotated[str, Meta(description="private key of the certificate, a PEM file")] = ""
@@ -318,7 +455,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(description="names, beside loopback's, by which a server without tokens is called"),
     ] = ()
     cors_origins: Annotated[
-        tuple[Origin, ...], Meta(description="origins whose pages may use the server: https://example.com")
+        tuple[Origin, ...],
+        Meta(
+            description="origins whose pages may use the server: https://example.com, https://*.example.com"
+        ),
     ] = ()
     trusted_proxies: Annotated[
         tuple[Proxy, ...],
@@ -370,7 +510,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = 131_072
     write_timeout: Annotated[Seconds, Meta(description="seconds a reader's socket may stay full")] = 30.0
-    heartbeat: Annotated[Seconds, Meta(description="seconds of silence before a heartbeat")] = 15.0
+    heartbeat: Annotated[
+        Seconds, Meta(description="seconds of silence before a heartbeat, where a reader asks for no other")
+    ] = 4.0
     retry: Annotated[
         int,
         Meta(
@@ -436,7 +578,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "Config(...)"  # there are secrets in it
 
     def __post_init__(self) -> None:
-        _require_forms(self)
+        super().__post_init__()
         _require_certificate(self)
         _require_room(self)
         for name in ("token", "token_secret"):
@@ -474,20 +616,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return (ListenerRule(host=self.host, port=self.port, certificate=self.certificate, key=self.key),)
 
 
-@functools.cache
-def _forms(kind: type[msgspec.Struct]) -> Mapping[str, Form]:
-    found = ((field.name, form_of(field.type)) for field in msgspec.structs.fields(kind))
-    return {name: form for name, form in found if form is not None}
-
-
-def _require_forms(settings: msgspec.Struct) -> None:
-    for name, form in _forms(type(settings)).items():
-        form.require(name, getattr(settings, name))
+def config_or_default(config: Config | None) -> Config:
+    """Return a program's configuration, or the default one. Raises `TypeError` for what is none."""
+    if not (config is None or isinstance(config, Config)):
+        kind = type(config).__name__
+        raise TypeError(f"config: must be a Config, not {kind}; Config(queue_size=200) makes one")
+    return config or Config()
 
 
 def _require_certificate(place: Config | ListenerRule) -> None:
     if place.key and not place.certificate:
-        raise ConfigError(f"key: {place.key!r} is given without a certificate")
+        raise ConfigError(f"key: {place.key!r} is given without a certificate, the setting beside it")
 
 
 def _require_room(config: Config) -> None:

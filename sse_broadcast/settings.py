@@ -3,23 +3,32 @@
 A flag beats an environment variable, that beats a key of the TOML file, that beats the default.
 """
 
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_origin
 
 import msgspec
-from msgspec import Meta
 
-from sse_broadcast.config import SECRET, CallerRule, ChannelRule, Config, ListenerRule, form_of
+from sse_broadcast.config import (
+    CallerRule,
+    ChannelRule,
+    Config,
+    ListenerRule,
+    convert,
+    is_secret,
+    metas,
+)
 from sse_broadcast.errors import ConfigError
 
 ENV_PREFIX = "SSE_BROADCAST_"
+
+NEARLY = 0.75
+"""difflib's ratio from which a name is taken for a typing error of a setting's."""
 
 _SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
 """What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
@@ -68,31 +77,16 @@ class Setting:
     def parse(self, text: str, where: str) -> object:
         """Give the value that a text says. Raises `ConfigError`, which says where it was said."""
         said = [each.strip() for each in text.split(",") if each.strip()] if self.several else text
-        return _converted(said, self.type, where, strict=False)
+        return convert(said, self.type, where, strict=False)
 
     def accept(self, value: object, where: str) -> object:
         """Give a value that already has a type, if it is the right one. Raises `ConfigError`."""
-        return _converted(value, self.type, where, strict=True)
+        return convert(value, self.type, where, strict=True)
 
 
 def _describe(field: msgspec.structs.FieldInfo) -> Setting:
-    (text,) = [meta.description for meta in _metas(field.type) if meta.description]
+    (text,) = [meta.description for meta in metas(field.type) if meta.description]
     return Setting(field.name, field.type, field.default, text, is_secret(field.type))
-
-
-def is_secret(kind: object) -> bool:
-    """Whether values of a setting of this type are shown nowhere."""
-    return any(meta.extra is SECRET for meta in _metas(_bare(kind)))
-
-
-def _metas(kind: object) -> list[Meta]:
-    return [meta for meta in get_args(kind) if isinstance(meta, Meta)]
-
-
-def _bare(kind: object) -> object:
-    """Give a type without the None that stands for a value which is not said."""
-    parts = [part for part in get_args(kind) if part is not NoneType]
-    return parts[0] if NoneType in get_args(kind) else kind
 
 
 RULES: Mapping[str, type[msgspec.Struct]] = {
@@ -228,14 +222,28 @@ def _from_environ(environ: Mapping[str, str]) -> Layer:
     return layer
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """Give the variables that look like settings and are none: most often a typing error."""
+def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that look like settings and are none, each with what was meant, or ""."""
     known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
-    return sorted(
-        name
-        for name in environ
+    return {
+        name: _meant(name, known)
+        for name in sorted(environ)
         if name.startswith(ENV_PREFIX) and name not in known and not _SERVICE_LINK.fullmatch(name)
-    )
+    }
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Return the name that was probably meant by one that is not known, or ""."""
+    # Without the prefix that all variables have: by that alone each would be near to every other.
+    names = {each.removeprefix(ENV_PREFIX).lower(): each for each in known}
+    said = name.removeprefix(ENV_PREFIX).lower().replace("-", "_")
+    near = difflib.get_close_matches(said, names, n=1, cutoff=NEARLY)
+    return names[near[0]] if near else ""
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    meant = _meant(name, known)
+    return f"; {meant} was meant?" if meant else ""
 
 
 def _is_service_link(setting: Setting, text: str) -> bool:
@@ -253,7 +261,7 @@ def _from_file(file: Path | None) -> Layer:
             continue
         setting = SETTINGS.get(name)
         if setting is None:
-            raise ConfigError(f"{file}: {name}: no such setting")
+            raise ConfigError(f"{file}: {name}: no such setting{_hint(name, [*SETTINGS, *RULES])}")
         layer[name] = (setting.accept(value, f"{file}: {name}"), str(file))
     return layer
 
@@ -270,11 +278,12 @@ def _rules(name: str, value: object, file: Path) -> tuple[msgspec.Struct, ...]:
 def _rule(kind: type[msgspec.Struct], table: dict[str, Any], where: str) -> msgspec.Struct:
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     if unknown := table.keys() - fields.keys():
-        raise ConfigError(f"{where}: {min(unknown)}: no such setting")
+        name = min(unknown)
+        raise ConfigError(f"{where}: {name}: no such setting{_hint(name, fields)}")
     if missing := [name for name, field in fields.items() if field.required and name not in table]:
         raise ConfigError(f"{where}: {missing[0]}: is missing")
     values = {
-        name: _converted(value, fields[name].type, f"{where}: {name}", strict=True)
+        name: convert(value, fields[name].type, f"{where}: {name}", strict=True)
         for name, value in table.items()
     }
     try:
@@ -292,31 +301,3 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: is not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: is not TOML: {error}") from None
-
-
-def _converted(value: object, kind: object, where: str, *, strict: bool) -> object:
-    kind = _bare(kind)
-    if form := form_of(kind):
-        form.require(where, value)
-    try:
-        return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError as error:
-        shown = "what is there" if is_secret(kind) else repr(value)
-        raise ConfigError(f"{where}: expected {_expected(kind, error)}, not {shown}") from None
-
-
-def _expected(kind: object, error: msgspec.ValidationError) -> str:
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if get_origin(plain) is tuple:
-        return _list_of(get_args(plain)[0])
-    if isinstance(plain, type) and issubclass(plain, StrEnum):
-        return "one of " + ", ".join(plain)
-    if plain in {bool, str}:
-        return "true or false" if plain is bool else "text"
-    return str(error).lower().partition(", got ")[0].removeprefix("expected ")
-
-
-def _list_of(kind: object) -> str:
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return "a list of some of " + ", ".join(kind)
-    return "a list of texts"

@@ -19,6 +19,7 @@ PROGRAMS = {
     "caddy": "caddy",
     "chromium": "chromium",
     "curl": "curl",
+    "fail2ban-regex": "fail2ban",
     "faketime": "faketime",
     "ip": "iproute2",
     "nginx": "nginx-light",

@@ -26,7 +26,11 @@ TOKEN = "a-token-of-somebody"
 
 PATTERN = "a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *"
 HOST_NAME = "the name of a host, in small letters and without a port"
-ORIGIN = "an origin as browsers send it, such as https://example.com"
+HOST = "an address, * for every address, or unix: and a path"
+ORIGIN = (
+    "an origin as browsers send it, such as https://example.com, http://localhost:3000,"
+    " https://*.example.com or capacitor://localhost"
+)
 PROXY = "an address, a network such as 10.0.0.0/8, or unix"
 CHANNEL = "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor .."
 OWNER = "an owner: a user, user:group or :group"
@@ -82,7 +86,7 @@ def test_the_defaults_are_these() -> None:
         "idempotency_window": 300.0,
         "send_buffer": 131_072,
         "write_timeout": 30.0,
-        "heartbeat": 15.0,
+        "heartbeat": 4.0,
         "retry": 3000,
         "max_connections": 0,
         "max_connections_per_address": 1000,
@@ -116,9 +120,9 @@ def test_what_has_no_such_setting_is_refused() -> None:
 
 
 FORMS = [
-    ("host", "", "an address, or unix: and a path"),
-    ("host", "unix:", "an address, or unix: and a path"),
-    ("host", "unix:/a\0b", "an address, or unix: and a path"),
+    ("host", "", HOST),
+    ("host", "unix:", HOST),
+    ("host", "unix:/a\0b", HOST),
     ("cookie", "a b", "the name of a cookie"),
     ("cookie", "a;b", "the name of a cookie"),
     ("cookie", "a\n", "the name of a cookie"),
@@ -137,13 +141,37 @@ FORMS = [
     ("allowed_hosts", "[::g]", HOST_NAME),
     ("allowed_hosts", "[::1", HOST_NAME),
     ("allowed_hosts", "", HOST_NAME),
-    ("cors_origins", "*", ORIGIN),
-    ("cors_origins", "null", ORIGIN),
+    ("cors_origins", "", ORIGIN),
     ("cors_origins", "example.com", ORIGIN),
+    ("cors_origins", "localhost:3000", ORIGIN),
     ("cors_origins", "https://", ORIGIN),
     ("cors_origins", "https://example.com/", ORIGIN),
     ("cors_origins", "https://Example.com", ORIGIN),
-    ("cors_origins", "https://*.example.com", ORIGIN),
+    ("cors_origins", "https://*", ORIGIN),
+    ("cors_origins", "https://*.com", ORIGIN),
+    ("cors_origins", "https://*.", ORIGIN),
+    ("cors_origins", "https://a.*.com", ORIGIN),
+    ("cors_origins", "https://*a.example.com", ORIGIN),
+    ("cors_origins", "https://*.*.example.com", ORIGIN),
+    ("cors_origins", "https://*.Example.com", ORIGIN),
+    ("cors_origins", "https://*.example.com:443", ORIGIN),
+    ("cors_origins", "https://*.[::1]", ORIGIN),
+    ("cors_origins", "capacitor://*.localhost", ORIGIN),
+    ("cors_origins", "capacitor://", ORIGIN),
+    ("cors_origins", "capacitor://localhost/", ORIGIN),
+    ("cors_origins", "capacitor://localhost:65536", ORIGIN),
+    ("cors_origins", "app://user@host", ORIGIN),
+    ("cors_origins", "HTTPS://example.com", ORIGIN),
+    ("cors_origins", "Capacitor://localhost", ORIGIN),
+    ("cors_origins", "://example.com", ORIGIN),
+    ("cors_origins", "1app://example.com", ORIGIN),
+    ("cors_origins", "htps://example.com", ORIGIN),
+    ("cors_origins", "httpss://example.com", ORIGIN),
+    ("cors_origins", "ws://example.com", ORIGIN),
+    ("cors_origins", "wss://example.com", ORIGIN),
+    ("cors_origins", "file://localhost", ORIGIN),
+    ("cors_origins", "data://x", ORIGIN),
+    ("cors_origins", "blob://x", ORIGIN),
     ("cors_origins", "https://user@example.com", ORIGIN),
     ("cors_origins", "https://example.com\n", ORIGIN),
     ("cors_origins", "https://example.com:443", ORIGIN),
@@ -179,12 +207,18 @@ def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: 
         ("host", "unix:/run/sse.sock"),
         ("host", "::1"),
         ("host", "push.example.com"),
+        ("host", "*"),
+        ("host", "::"),
+        ("host", "[::1]"),
         ("cookie", "__Host-token"),
         ("jwt_claim", "https://example.com/grants"),
         ("anonymous_subscribe", ("news", "orders.*", "a:b@c~d-e_f", "*", "x" * 128)),
         ("allowed_hosts", ("example.com", "push", "xn--bcher-kva.example", "10.0.0.1", "[fd00::1]", "a_b")),
         ("cors_origins", ("https://example.com", "http://localhost:3000", "https://[::1]:8443")),
         ("cors_origins", ("https://example.com:80", "http://example.com:65535", "http://10.0.0.1")),
+        ("cors_origins", ("https://*.example.com", "http://*.a.example.com:3000", "http://*.localhost:8080")),
+        ("cors_origins", ("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://.")),
+        ("cors_origins", ("chrome-extension://abcdefghijklmnopabcdefghijklmnop", "moz-extension://0a-1b")),
         ("trusted_proxies", ("10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1", "unix")),
         ("metrics_channels", ("news", "a:b@c~d-e_f", "...", "x" * 128)),
     ],
@@ -195,10 +229,113 @@ def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> Non
     assert getattr(Config(**said), name) == value
 
 
+@pytest.mark.parametrize(
+    ("origin", "hint"),
+    [
+        ("*", "a browser shares no credentials with *: name each origin, or all below a name"),
+        ("null", "sandboxed pages and local files of anybody send it"),
+    ],
+)
+def test_an_origin_that_people_try_is_refused_with_the_reason(origin: str, hint: str) -> None:
+    """Where the form alone would not say what is wrong with it."""
+    told = f"cors_origins: {origin!r} is not {ORIGIN}; {hint}"
+    assert refused(Config, cors_origins=("https://example.com", origin)) == told
+
+
 def test_every_list_has_a_form() -> None:
     """A list of any texts at all would be a list of typing errors."""
     lists = [field for field in msgspec.structs.fields(Config) if field.default == ()]
     assert [field.name for field in lists if form_of(field.type) is None] == list(RULES)
+
+
+# Types, as strict in a program as in a file.
+
+WRONG_TYPES: list[tuple[str, Any, str]] = [
+    ("host", 5, "expected text, not 5"),
+    ("port", "5", "expected a whole number from 0 to 65535, not '5'"),
+    ("port", 5.0, "expected a whole number from 0 to 65535, not 5.0"),
+    ("port", True, "expected a whole number from 0 to 65535, not True"),
+    ("port", -1, "expected a whole number from 0 to 65535, not -1"),
+    ("port", 65_536, "expected a whole number from 0 to 65535, not 65536"),
+    ("queue_size", 0, "expected a whole number, at least 1, not 0"),
+    ("queue_bytes", "4M", "expected a whole number of bytes, at least 1, not '4M'"),
+    ("send_buffer", 1 << 31, "expected a whole number of bytes from 0 to 2147483647, not 2147483648"),
+    ("retry", -1, "expected a whole number of milliseconds from 0 to 86400000, not -1"),
+    ("heartbeat", "4", "expected a number of seconds from 0.01 to 86400, not '4'"),
+    ("heartbeat", 0, "expected a number of seconds from 0.01 to 86400, not 0"),
+    ("history_age", float("inf"), "expected a number of seconds from 0.01 to 31536000, not inf"),
+    ("metrics", 1, "expected true or false, not 1"),
+    ("insecure_publish", "yes", "expected true or false, not 'yes'"),
+    ("overflow", "drop", "expected one of disconnect, drop-oldest, drop-newest, conflate, not 'drop'"),
+    ("cors_origins", "https://a", "expected a list of texts, not 'https://a'"),
+    ("anonymous_publish", (5,), "expected a list of texts, not (5,)"),
+    ("channel", ({"match": 5},), "expected a list of ChannelRule, not what is there at [0].match"),
+    ("listener", "a", "expected a list of ListenerRule, not what is there"),
+    ("token", 123_456, "expected text, not what is there"),
+    ("token_secret", b"123456", "expected text, not what is there"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "complaint"), WRONG_TYPES)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, complaint: str) -> None:
+    """With its unit and its bounds; a secret is not repeated."""
+    assert refused(Config, **{name: value}) == f"{name}: {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "complaint"),
+    [
+        (ChannelRule, "history_age", 0, "expected a number, at least 0.01, not 0"),
+        (ChannelRule, "overflow", "none", "expected one of disconnect, drop-oldest, drop-newest, conflate"),
+        (CallerRule, "publish", "a", "expected a list of texts, not 'a'"),
+        (CallerRule, "token", 5, "expected text, not what is there"),
+        (ListenerRule, "port", "443", "expected a whole number from 0 to 65535, not '443'"),
+        (ListenerRule, "endpoints", (), "expected a list of some of subscribe, publish, inspect, admin"),
+    ],
+)
+def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any, complaint: str) -> None:
+    """In a program too."""
+    good = {
+        ChannelRule: {"match": "a"},
+        CallerRule: {"name": "a", "token": TOKEN},
+        ListenerRule: {"host": "a"},
+    }
+    assert refused(kind, **{**good[kind], name: value}).startswith(f"{name}: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("heartbeat", 5, 5.0),
+        ("overflow", "drop-oldest", Overflow.DROP_OLDEST),
+        ("log_level", "debug", LogLevel.DEBUG),
+        ("cors_origins", ["https://a"], ("https://a",)),
+        ("channel", [ChannelRule(match="a")], (ChannelRule(match="a"),)),
+        ("listener", [{"host": "[::1]", "port": 1}], (ListenerRule(host="::1", port=1),)),
+    ],
+)
+def test_a_value_becomes_the_type_that_is_declared(name: str, value: Any, kept: Any) -> None:
+    """A list is a tuple then, which nobody can change behind the configuration's back."""
+    found = getattr(Config(**{name: value}), name)
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+@pytest.mark.parametrize("name", ["host", "port", "heartbeat", "token", "overflow", "cors_origins"])
+def test_nothing_is_no_value_where_there_is_a_default(name: str) -> None:
+    """None is what a table says that leaves the server's setting, and a server has nobody's to leave."""
+    assert refused(Config, **{name: None}).startswith(f"{name}: expected ")
+    assert ChannelRule(match="a", overflow=None, retry=None) == ChannelRule(match="a")
+
+
+@pytest.mark.parametrize(
+    "table", [{"tokn": TOKEN, "name": "a"}, {"token": TOKEN, "name": "a", "publish": "b"}]
+)
+def test_a_table_that_is_refused_tells_no_secret(table: dict[str, str]) -> None:
+    """Whatever is wrong with it, and though it was given as it stands in a file."""
+    said = refused(Config, caller=(table,))
+    assert said.startswith("caller: expected a list of CallerRule, ")
+    assert TOKEN not in said
 
 
 # What contradicts itself.
@@ -225,8 +362,8 @@ def test_a_burst_passes_one_batch() -> None:
 
 def test_a_key_needs_a_certificate() -> None:
     """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
-    assert refused(Config, key="key.pem") == "key: 'key.pem' is given without a certificate"
-    assert refused(ListenerRule, host="::1", key="key.pem") == "key: 'key.pem' is given without a certificate"
+    told = "key: 'key.pem' is given without a certificate, the setting beside it"
+    assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == told
     assert Config(certificate="both.pem").key == ""
 
 
@@ -327,6 +464,7 @@ def test_only_a_socket_has_them(mode: str, owner: str) -> None:
     ("rules", "twice"),
     [
         ([ListenerRule(host="::1"), ListenerRule(host="::1")], "'::1' port 8000"),
+        ([ListenerRule(host="::1"), ListenerRule(host="[::1]")], "'::1' port 8000"),
         ([ListenerRule(host="unix:/a"), ListenerRule(host="unix:/a", port=1)], "'unix:/a'"),
     ],
 )
@@ -352,6 +490,15 @@ def test_the_plain_settings_are_one_listener() -> None:
     assert listener.endpoints == tuple(Endpoint)
     assert (listener.path, listener.mode, listener.owner) == (None, None, None)
     assert Config(host="unix:/run/sse.sock").listeners[0].path == "/run/sse.sock"
+
+
+@pytest.mark.parametrize(
+    ("host", "place"), [("[::1]", "::1"), ("[::]", "::"), ("::1", "::1"), ("*", "*"), ("[::1", "[::1")]
+)
+def test_an_address_may_be_written_as_in_a_url(host: str, place: str) -> None:
+    """Its brackets are no part of it."""
+    assert ListenerRule(host=host).host == place
+    assert [listener.host for listener in Config(host=host).listeners] == [place]
 
 
 def test_the_tables_say_where_to_listen() -> None:

@@ -163,7 +163,7 @@ async def test_what_is_done_before_the_stop_is_waiting(programs: Programs) -> No
 
 def pod_config() -> Config:
     environ = {**IMAGE.environment, **{each["name"]: each["value"] for each in CONTAINER["env"]}}
-    assert unknown_variables(environ) == []
+    assert unknown_variables(environ) == {}
     return load({}, environ=environ).config
 
 
@@ -181,7 +181,7 @@ def test_a_pod_has_the_time_to_stop() -> None:
 def test_a_container_has_the_time_to_stop() -> None:
     """The ten seconds of `docker stop`, which compose does not change."""
     environment = SERVICES["sse-broadcast"]["environment"]
-    assert unknown_variables(environment) == []
+    assert unknown_variables(environment) == {}
     environ = {**environment, "SSE_BROADCAST_TOKEN": "a-token-of-somebody"}
     assert longest_stop(load({}, environ=environ).config) + 1 <= 10
     assert "stop_grace_period" not in SERVICES["sse-broadcast"]

@@ -31,7 +31,7 @@ TOKEN = ENV_PREFIX + "TOKEN"
 TOKEN_FILE = ENV_PREFIX + "TOKEN_FILE"
 """The server's settings of these names: what it takes is what is shown to it."""
 
-SAME_MACHINE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
+SAME_MACHINE = dict.fromkeys(("0.0.0.0", "::", "*"), "127.0.0.1")  # noqa: S104 - nothing is bound here
 """Where a server that listens on every address is reached from beside it."""
 
 

@@ -14,7 +14,7 @@ import msgspec
 from sse_broadcast.cli.announcement import announce
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import HIDDEN, Config
+from sse_broadcast.config import HIDDEN, Config, is_secret
 from sse_broadcast.errors import BroadcastError, ConfigError
 from sse_broadcast.logs.log import Log
 from sse_broadcast.server.run import run
@@ -25,7 +25,6 @@ from sse_broadcast.settings import (
     SETTINGS,
     Loaded,
     Setting,
-    is_secret,
     load,
     unknown_variables,
 )
@@ -93,8 +92,9 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
     try:
         loaded = load(flags, file=file)
         with Log(loaded.config.log_level, loaded.config.log_format) as log:
-            for name in unknown_variables(os.environ):
-                logger.warning("%(name)s: no such setting, ignored", {"name": name})
+            for name, meant in unknown_variables(os.environ).items():
+                hint = "; %(meant)s was meant?" if meant else ""
+                logger.warning(f"%(name)s: no such setting, ignored{hint}", {"name": name, "meant": meant})  # noqa: G004
             if show_config:
                 click.echo(shown_config(loaded), nl=False)
             elif check:

@@ -94,8 +94,28 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key or None, password="")
     except (OSError, ValueError) as error:
         names = certificate + (f", {key}" if key else "")
-        raise CertificateError(f"certificate: cannot load {names}: {reason(error)}") from None
+        mismatch = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
+        why = "the private key is another certificate's" if mismatch else _pem_fault(certificate, key)
+        raise CertificateError(f"certificate: cannot load {names}: {why or reason(error)}") from None
     return context
+
+
+def _pem_fault(certificate: str, key: str) -> str | None:
+    """Return what a person would say of the files, where OpenSSL says no more than "PEM lib"; or None."""
+    try:
+        chain, secret = (Path(path).read_bytes() for path in (certificate, key or certificate))
+    except (OSError, ValueError):
+        return None
+    if b"-----BEGIN CERTIFICATE-----" not in chain:
+        return f"{certificate} has no certificate in it (PEM: -----BEGIN CERTIFICATE-----)"
+    if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in secret or b"ENCRYPTED" in secret:
+        return "the private key has a pass phrase, which nobody could enter at a start; take it off"
+    if b"PRIVATE KEY-----" not in secret:
+        where = (
+            f"{key} has no private key in it" if key else "it has no private key in it; name the file in key"
+        )
+        return f"{where} (PEM: -----BEGIN PRIVATE KEY-----)"
+    return None
 
 
 def reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from sse_broadcast.errors import CredentialError
 from sse_broadcast.interest import ANY
 from sse_broadcast.server import address
 from sse_broadcast.server.connection import Place, place_of
+from sse_broadcast.server.cors import Origins, is_same_origin
 from sse_broadcast.server.problem import Problem
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
@@ -39,7 +40,7 @@ class Gate:
     def __init__(self, config: Config, authority: Authority) -> None:
         self._authority = authority
         self._cookie = config.cookie
-        self._origins = frozenset(config.cors_origins)
+        self._origins = Origins(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
         self._open = config.open
         self._everyone = Access(EVERYTHING)
@@ -139,13 +140,7 @@ class Gate:
         return name in self._hosts or is_loopback_name(name)
 
     def _is_known(self, origin: str, request: web.Request) -> bool:
-        if origin in self._origins:
-            return True
-        scheme, _, place = origin.lower().partition("://")
-        # Behind a proxy that speaks TLS for us we are called by https and see http. The other way
-        # round it is a page that anyone on the way could have written.
-        schemes = {"https"} if request.secure else {"http", "https"}
-        return scheme in schemes and place != "" and place == request.headers.get(hdrs.HOST, "").lower()
+        return origin in self._origins or is_same_origin(origin, request)
 
 
 def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:
@@ -168,14 +163,14 @@ def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY
     access = request[ACCESS]
     refused = access.refused(action, channels)
     if refused is not None:
-        raise _refusal(access, f"{action} {refused!r}")
+        raise _refusal(access, action, f"{action} {refused!r}")
     return access
 
 
 def require_some(request: web.Request, action: Action) -> None:
     """Refuse a caller that may do this nowhere, before anything it sends is looked at."""
     if not request[ACCESS].grants.get(action):
-        raise _refusal(request[ACCESS], action)
+        raise _refusal(request[ACCESS], action, action)
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:
@@ -188,9 +183,12 @@ def challenge(error: str | None = None) -> Mapping[str, str]:
     return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
 
 
-def _refusal(access: Access, what: str) -> Problem:
+def _refusal(access: Access, action: Action, what: str) -> Problem:
     if access.anonymous:
-        return unauthorized(f"{what}: needs a token (Authorization: Bearer ...)")
+        shown = f"Authorization: Bearer ..., or {IN_QUERY}= in the URL of what can send no header"
+        return unauthorized(
+            f"{what}: needs a token ({shown if action is Action.SUBSCRIBE else 'Authorization: Bearer ...'})"
+        )
     return Problem(403, f"{what}: the token does not allow it", headers=challenge("insufficient_scope"))
 
 

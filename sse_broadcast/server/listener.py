@@ -1,6 +1,7 @@
 """Listeners: the places where connections come in, each by TCP or a UNIX socket, with TLS or without."""
 
 import asyncio
+import errno
 import itertools
 import socket
 import sys
@@ -18,6 +19,11 @@ from sse_broadcast.server.gate import is_loopback_name
 from sse_broadcast.server.handshakes import Handshakes
 from sse_broadcast.server.sink import tune
 from sse_broadcast.server.unix import UnixFile
+
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what `*` and `::` ask for
+
+NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+"""What a machine without IPv6 says. `*` does without it, `::` does not."""
 
 BACKLOG = 4096
 """Connections the kernel holds for us: after a restart everyone comes at once."""
@@ -61,7 +67,7 @@ class Listener:
     @property
     def url(self) -> str:
         """Where it is reached; of a UNIX socket `unix:` and its path."""
-        host = self.rule.host
+        host = "0.0.0.0" if self.rule.host == "*" else self.rule.host  # noqa: S104
         if self.rule.path:
             return host
         scheme = "https" if self._certificate else "http"
@@ -193,16 +199,35 @@ def _doubles(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Iterator[s
 
 
 async def _bind(host: str, port: int, *, into: list[socket.socket]) -> None:
-    """Bind a socket to each address of a host, all to one port."""
-    infos = await asyncio.get_running_loop().getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    for family, kind, protocol, _, found in dict.fromkeys(infos):
-        sock = socket.socket(family, kind, protocol)
-        into.append(sock)
+    """Bind a socket to each address of a host, all to one port.
+
+    Every address takes two: one socket for both families would see IPv4 clients by mapped addresses
+    (`::ffff:192.0.2.1`), which limits and `trusted_proxies` would take for others.
+    """
+    for each in EVERY_ADDRESS if host in {"*", "::"} else (host,):
+        infos = await asyncio.get_running_loop().getaddrinfo(
+            each, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, found in dict.fromkeys(infos):
+            try:
+                sock = _bound(family, kind, protocol, (found[0], port, *found[2:]))
+            except OSError as error:
+                if host == "*" and family == socket.AF_INET6 and error.errno in NO_IPV6:
+                    continue
+                raise
+            into.append(sock)
+            port = sock.getsockname()[1]
+
+
+def _bound(family: int, kind: int, protocol: int, place: tuple[str | int, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((found[0], port, *found[2:]))
-        port = sock.getsockname()[1]
+        sock.bind(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

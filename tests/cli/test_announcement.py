@@ -14,6 +14,7 @@ from sse_broadcast.cli import announcement
 from sse_broadcast.cli.announcement import FORCED, MADE, NEEDED, announce
 from sse_broadcast.config import Config, Endpoint, ListenerRule, Overflow
 from sse_broadcast.server.run import Server
+from tests.cli.test_serve import has_ipv6
 from tests.conftest import Program, Serve
 from tests.support.certificates import LONG_AGO, write_certificate
 
@@ -81,12 +82,13 @@ async def test_what_is_said_is_what_is_set(serve: Serve, capsys: pytest.CaptureF
     ]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "*"])
 async def test_an_exposed_server_shows_the_token_it_made(
-    serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, host: str
 ) -> None:
-    """Once, where it is used, and in no log; nobody can ask for `0.0.0.0`."""
+    """Once, where it is used, and in no log; nobody can ask for `0.0.0.0`, nor for `*`."""
     caplog.set_level(logging.DEBUG)
-    server = await serve(host="0.0.0.0")
+    server = await serve(host=host)
     assert server.token is not None
     lines = said(server, capsys)
     assert lines[0].startswith(f"sse-broadcast listens on http://0.0.0.0:{server.port}, ")
@@ -97,6 +99,19 @@ async def test_an_exposed_server_shows_the_token_it_made(
     ]
     assert "\n".join(lines).count(server.token) == 1
     assert server.token not in caplog.text
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::", "[::]"), ("[::]", "[::]")])
+async def test_every_address_of_both_families_is_shown_as_one(
+    serve: Serve, capsys: pytest.CaptureFixture[str], host: str, shown: str
+) -> None:
+    """Which is tried by the name of this machine."""
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    server = await serve(host=host)
+    lines = said(server, capsys)
+    assert lines[0].startswith(f"sse-broadcast listens on http://{shown}:{server.port}, ")
+    assert lines[5] == f"  curl -N http://localhost:{server.port}/events"
 
 
 async def test_what_is_shown_works(

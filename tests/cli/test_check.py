@@ -87,7 +87,12 @@ async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "before", "told"),
     [
-        (("--retry", "x"), 2, 0, "--retry: expected `int`, not 'x'"),
+        (
+            ("--retry", "x"),
+            2,
+            0,
+            "--retry: expected a whole number of milliseconds from 0 to 86400000, not 'x'",
+        ),
         (("--token-file", "/none"), 2, 1, "token_file: '/none' cannot be read: No such file or directory"),
         (
             ("--jwt-key-file", "/none"),

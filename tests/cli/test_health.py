@@ -27,10 +27,13 @@ async def test_a_server_that_lets_nobody_in_lives(serve: Serve, programs: Progra
     assert await programs.run("health", "--url", server.url, env=env) == Ended(0)
 
 
-async def test_the_server_beside_it_is_found_by_its_environment(serve: Serve, programs: Programs) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "*"])
+async def test_the_server_beside_it_is_found_by_its_environment(
+    serve: Serve, programs: Programs, host: str
+) -> None:
     """As in the image, which listens on every address."""
     server = await serve()
-    env = {"SSE_BROADCAST_HOST": "0.0.0.0", "SSE_BROADCAST_PORT": str(server.port)}
+    env = {"SSE_BROADCAST_HOST": host, "SSE_BROADCAST_PORT": str(server.port)}
     assert await programs.run("health", env=env) == Ended(0)
 
 

@@ -49,7 +49,7 @@ LINE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 CUT = rb"WARNING sse_broadcast\.cli\.serve: stopped by a second signal: streams were cut\n"
 """What a server says last that was told twice to stop."""
 
-OPENING = rb":\nretry: \d+\nid: [0-9a-f]{8}-\d+\n\n"
+OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-f]{8}-\d+\n\n'
 """The first bytes of a stream: when to come back, and where it begins."""
 
 DRAIN = '{"reason": "drain"}'
@@ -92,6 +92,11 @@ async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
     return client
 
 
+def refused(reason: str) -> bytes:
+    """Give the pattern of a refusal as a stream, up to the id that its reader brought."""
+    return rb'event: \$close\nretry: \d{5}\ndata: \{"reason": "%b"\}\n' % reason.encode()
+
+
 FREEZING = ("--send-buffer", "16384", "--write-timeout", "600")
 """So that little is needed to fill a reader, and nothing but the shutdown ends its stream."""
 
@@ -112,15 +117,14 @@ async def try_out(serving: Serving, programs: Programs, program: Program, *optio
     curl = str(program("curl"))
     subscribe, publish = ([curl, "-sS", *options, *shlex.split(line)[1:]] for line in serving.tries)
     reading = await programs.start(*subscribe)
-    assert await reading.line() == b":\n"
-    assert re.fullmatch(rb"retry: \d+\n", await reading.line())
-    assert re.fullmatch(rb"id: [0-9a-f]{8}-0\n", await reading.line())
-    assert await reading.line() == b"\n"
+    opening = b"".join([await reading.line() for _ in range(6)])
+    assert re.fullmatch(OPENING, opening)
+    assert opening.endswith(b"-0\n\n")
     answer = await (await programs.start(*publish)).ended()
     assert (answer.code, answer.err) == (0, b"")
     assert json.loads(answer.out)["clients"] == 1
     id = json.loads(answer.out)["id"].encode()
-    assert [await reading.line() for _ in range(3)] == [b"id: %b\n" % id, b"data: hello\n", b"\n"]
+    assert [await reading.line() for _ in range(3)] == [b"data: hello\n", b"id: %b\n" % id, b"\n"]
 
 
 async def test_an_address_of_ipv6_is_said_as_a_url(programs: Programs, program: Program) -> None:
@@ -192,7 +196,7 @@ history_channels = 131072                     # default
 idempotency_window = 300.0                    # default
 send_buffer = 131072                          # default
 write_timeout = 30.0                          # default
-heartbeat = 15.0                              # default
+heartbeat = 4.0                               # default
 retry = 5                                     # --retry
 max_connections = 0                           # default
 max_connections_per_address = 1000            # default
@@ -336,15 +340,20 @@ async def test_a_switch_has_no_value(programs: Programs) -> None:
     )
 
 
+MISSPELT = (
+    rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored;"
+    rb" SSE_BROADCAST_QUEUE_SIZE was meant\?\n"
+)
+
+
 async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
-    """A typing error in the environment is not silent; the server starts all the same."""
+    """With what was meant: a typing error is not silent. The server starts all the same."""
     env = {"SSE_BROADCAST_QUEUESIZE": "5", "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1", "SSE_BROADCAST_URL": "x"}
     serving = await programs.serve(*QUIET, env=env)
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (0, b"")
-    warning = rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored\n"
-    assert re.fullmatch(LINE + warning, ended.err)
+    assert re.fullmatch(LINE + MISSPELT, ended.err)
 
 
 async def test_a_variable_that_is_no_setting_is_warned_about_where_settings_are_shown(
@@ -353,8 +362,7 @@ async def test_a_variable_that_is_no_setting_is_warned_about_where_settings_are_
     """Whoever asks what is set is told as well; standard output stays a configuration file."""
     shown = await programs.run("serve", *TEXT, "--show-config", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert (shown.code, set(tomllib.loads(shown.out.decode()))) == (0, set(SETTINGS))
-    warning = rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored\n"
-    assert re.fullmatch(LINE + warning, shown.err)
+    assert re.fullmatch(LINE + MISSPELT, shown.err)
 
 
 async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Programs) -> None:
@@ -373,7 +381,7 @@ async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Progr
 async def test_a_signal_ends_every_stream_cleanly(
     programs: Programs, open_raw: Open, number: signal.Signals, loop: str
 ) -> None:
-    """Each reader is told why, and when to come back; its body ends as a body should; the exit code is 0."""
+    """Each reader is told why, when to come back and with which id; its body ends as it should; exit is 0."""
     serving = await programs.serve("--event-loop", loop, "--retry", "1000", *QUIET)
     readers = [await reader(open_raw, serving) for _ in range(3)]
     idle = await open_raw(serving)
@@ -382,7 +390,9 @@ async def test_a_signal_ends_every_stream_cleanly(
     for client in readers:
         (event,) = await client.events(1)
         assert event.retry is not None
-        assert event == Event(DRAIN, "$close", retry=event.retry)
+        assert event.id is not None
+        assert re.fullmatch(r"[0-9a-f]{8}-0", event.id)
+        assert event == Event(DRAIN, "$close", id=event.id, retry=event.retry)
         assert 500 <= event.retry <= 1500
         assert await client.chunk() == b""
         assert await client.rest() == b""
@@ -401,7 +411,7 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
     while data := await client.chunk():
         found += client._decoder.feed(data)
     assert [len(event.data) for event in found[:-1]] == [50_000] * 50
-    assert (found[-1].type, found[-1].data) == ("$close", DRAIN)
+    assert (found[-1].type, found[-1].data, found[-1].id) == ("$close", DRAIN, found[-2].id)
     assert await serving.process.ended() == Ended(0)
 
 
@@ -548,9 +558,9 @@ async def test_whoever_asks_while_it_ends_is_answered(programs: Programs, open_r
     assert (await publisher.ask("POST", "/send", body=b"x"))[0] == 503
     status, body = await program.ask("GET", "/events")
     assert (status, json.loads(body)["detail"]) == (503, "the server is shutting down")
-    status, body = await browser.ask("GET", "/events", headers=BROWSER)
+    status, body = await browser.ask("GET", "/events", headers=f"{BROWSER}Last-Event-ID: its-own.7\r\n")
     assert status == 200
-    assert re.fullmatch(rb":\nretry: \d{5}\n", body)
+    assert re.fullmatch(refused("drain") + rb"id: its-own\.7\n\n", body)
     for client in (program, browser):
         assert await client.rest() == b""
     # Those connections were closed by their answers, and not by the server's end.
@@ -587,7 +597,7 @@ async def test_a_closed_terminal_ends_what_was_started_in_it(
 
 async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
     """An object on each line, and nothing else on standard error; what is announced stays text."""
-    serving = await programs.serve("--log-level", "debug", env={"SSE_BROADCAST_LOOP": "x"})
+    serving = await programs.serve("--log-level", "debug", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert serving.tries[0].startswith("curl -N ")
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
@@ -595,8 +605,8 @@ async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
     assert all(list(line)[:4] == ["time", "level", "logger", "message"] for line in lines)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     assert (lines[0]["message"], lines[0]["name"]) == (
-        "SSE_BROADCAST_LOOP: no such setting, ignored",
-        "SSE_BROADCAST_LOOP",
+        "SSE_BROADCAST_QUEUESIZE: no such setting, ignored; SSE_BROADCAST_QUEUE_SIZE was meant?",
+        "SSE_BROADCAST_QUEUESIZE",
     )
     assert (lines[-1]["logger"], lines[-1]["readers"]) == ("sse_broadcast.server.run", 0)
 
@@ -736,12 +746,12 @@ async def test_a_name_that_cannot_be_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--port", "x"), "--port: expected `int`, not 'x'"),
+        (("--port", "x"), "--port: expected a whole number from 0 to 65535, not 'x'"),
         (
             ("--overflow", "drop"),
             "--overflow: expected one of disconnect, drop-oldest, drop-newest, conflate, not 'drop'",
         ),
-        (("--key", "key.pem"), "key: 'key.pem' is given without a certificate"),
+        (("--key", "key.pem"), "key: 'key.pem' is given without a certificate, the setting beside it"),
         (("--queue-bytes", "9"), "queue_bytes: 9 cannot hold one event of max_event, 1048576 bytes"),
         (("--config", "/none.toml"), "/none.toml: cannot be read: No such file or directory"),
     ],
@@ -754,7 +764,8 @@ async def test_a_bad_setting_is_2(programs: Programs, arguments: tuple[str, ...]
 async def test_a_bad_variable_is_2(programs: Programs) -> None:
     """The line names the variable, since a flag would be looked for in the wrong place."""
     assert await programs.run("serve", env={"SSE_BROADCAST_PORT": "99999"}) == Ended(
-        2, err=b"sse-broadcast: SSE_BROADCAST_PORT: expected `int` <= 65535, not '99999'\n"
+        2,
+        err=b"sse-broadcast: SSE_BROADCAST_PORT: expected a whole number from 0 to 65535, not '99999'\n",
     )
 
 
@@ -785,16 +796,18 @@ async def test_a_certificate_serves_https(
 
     known = (str(program("curl")), "-sS", "--cacert", str(ca))
     reading = await programs.start(*known, "-N", f"{serving.url}/events")
-    assert await reading.line() == b":\n"
+    assert re.fullmatch(OPENING, b"".join([await reading.line() for _ in range(6)]))
     assert (await (await programs.start(*known, "-d", "x", f"{serving.url}/send")).ended()).code == 0
-    assert [await reading.line() for _ in range(6)][4:] == [b"data: x\n", b"\n"]
+    published = [await reading.line() for _ in range(3)]
+    assert (published[0], published[2]) == (b"data: x\n", b"\n")
     unknown = await programs.start(known[0], "-sS", f"{serving.url}/status")
     assert (await unknown.ended()).code == 60
 
     serving.process.send_signal(signal.SIGTERM)
     ended = await reading.ended()
     assert (ended.code, ended.err) == (0, b"")
-    assert re.fullmatch(rb'event: \$close\nretry: \d+\ndata: \{"reason": "drain"\}\n\n', ended.out)
+    closed = rb'event: \$close\nretry: \d+\ndata: \{"reason": "drain"\}\n' + published[1] + b"\n"
+    assert re.fullmatch(closed, ended.out)
     assert await serving.process.ended() == Ended(0)
 
 
@@ -817,15 +830,16 @@ async def knock(client: RawClient, *, headers: str = "") -> str:
     except ConnectionError:
         return "cut"
     assert f"Content-Length: {len(body)}\r\n".encode() in head
-    if head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"):
-        assert re.fullmatch(rb":\nretry: \d{5}\n", body)
+    if head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"):
+        assert re.fullmatch(refused("full") + b"\n", body)
+        assert re.search(rb"\r\nRetry-After: \d\d\r\n", head)
         return "later"
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n")
     assert b"\r\nRetry-After: 5\r\n" in head
     assert json.loads(body) == {
         "title": "Service Unavailable",
         "status": 503,
-        "detail": "the server has as many connections as it takes",
+        "detail": "connection limit reached (max_connections)",
     }
     return "503"
 
@@ -991,7 +1005,7 @@ async def test_sighup_has_the_file_read_again(
     assert (ended.code, b"stopping" in ended.err) == (0, False)
 
 
-UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}'
+UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -999,8 +1013,8 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}'
     ("content", "reason"),
     [
         ("queue_size = ", "{file}: is not TOML: Invalid value (at end of document)"),
-        ("queue_sise = 5\n", "{file}: queue_sise: no such setting"),
-        ('queue_size = "5"\n', "{file}: queue_size: expected `int`, not '5'"),
+        ("queue_sise = 5\n", "{file}: queue_sise: no such setting; queue_size was meant?"),
+        ('queue_size = "5"\n', "{file}: queue_size: expected a whole number, at least 1, not '5'"),
         ('token = "short"\n', "token: must have 16 to 8192 characters, not 5"),
         (
             '[[caller]]\nname = "a"\ntoken_env = "NONE"\n',

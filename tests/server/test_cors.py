@@ -1,8 +1,10 @@
 """CORS: what pages of other origins may send, and read of the answers."""
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from sse_broadcast.config import Endpoint, ListenerRule
+from sse_broadcast.server.cors import Cors, Origins, is_same_origin
 from tests.conftest import Connect, Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
@@ -12,8 +14,8 @@ APP, OTHER, FOREIGN = "https://app.example", "http://localhost:3000", "https://e
 ORIGINS = {"cors_origins": (APP, OTHER)}
 JSON = "Content-Type: application/json\r\n"
 
-SHOWN = "Last-Event-ID, Retry-After, WWW-Authenticate"
-ASKED = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID"
+SHOWN = "Retry-After, WWW-Authenticate"
+ASKED = "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
 
 
 def origin(value: str) -> str:
@@ -57,6 +59,10 @@ ANSWERS = [
     ("POST", "/send", "Content-Encoding: gzip\r\n", b"x", 415),
     ("POST", "/send", "Expect: a-miracle\r\n", b"x", 417),
     ("POST", "/send", JSON, b"[]", 422),
+    ("POST", "/events", JSON, b'{"channel": "a"}', 200),
+    ("POST", "/events", "", b"x", 415),
+    ("GET", "/events?x=" + "x" * 16_384, "", b"", 414),
+    ("GET", "/status", "".join(f"X-{number}: {'x' * 8000}\r\n" for number in range(5)), b"", 431),
     ("POST", "/tokens", JSON, b'{"grants": {"admin": ["*"]}}', 403),
 ]
 
@@ -145,6 +151,128 @@ async def test_it_is_closed_by_default(
         assert (answer.status, told(answer)) == (status, {})
 
 
+APPS = ("capacitor://localhost", "chrome-extension://abcdefghijklmnop", "ionic://localhost")
+
+
+@pytest.mark.parametrize("value", APPS)
+async def test_an_app_may_be_an_origin(serve: Serve, value: str) -> None:
+    """As it is, in the scheme of its own."""
+    server = await serve(cors_origins=APPS, token=STATIC)
+    answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
+    assert told(answer) == {**OPENED, "access-control-allow-origin": value}
+    for other in ("capacitor://other", "capacitor://localhost:80", "http://localhost", "https://localhost"):
+        answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(other))
+        assert told(answer) == {"vary": "Origin"}
+
+
+BELOW = {"cors_origins": ("https://*.example.com", "http://*.localhost:3000", "https://example.org")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://a.example.com",
+        "https://a-b.example.com",
+        "https://a.b.c.example.com",
+        "https://xn--caf-dma.example.com",
+        "https://example.com.example.com",
+        "https://a_b.example.com",
+        "http://a.localhost:3000",
+        "https://example.org",
+    ],
+)
+async def test_all_origins_below_a_name_may_be_allowed(serve: Serve, value: str) -> None:
+    """Those of one label in front of it and of several; the answer names the very one that asked."""
+    server = await serve(**BELOW, token=STATIC)
+    answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
+    assert (answer.status, told(answer)) == (200, {**OPENED, "access-control-allow-origin": value})
+    answer = await ask(server, "OPTIONS", "/send", headers=asking(value, "POST"))
+    assert told(answer)["access-control-allow-methods"] == "POST, PUT, OPTIONS"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://example.com",  # the apex is not below itself
+        "http://a.example.com",
+        "https://a.example.com:8443",
+        "https://a.example.com.evil.example",
+        "https://evilexample.com",
+        "https://.example.com",
+        "https://a..example.com",
+        "https://a/.example.com",
+        "https://evil.example/.example.com",
+        "https://evil.example#.example.com",
+        "https://user@a.example.com",
+        "https://A.example.com",
+        "https://a.example.com/",
+        "https://aXexample.com",
+        "https://*.example.com",
+        "https://a.example.com https://evil.example",
+        "capacitor://a.example.com",
+        "http://a.localhost",
+        "http://localhost:3000",
+        "https://a.example.org",
+        "null",
+        "",
+    ],
+)
+async def test_an_origin_that_is_not_below_a_name_is_foreign(serve: Serve, value: str) -> None:
+    """Never the name itself, never another scheme or port, and `null` never."""
+    server = await serve(**BELOW, token=STATIC)
+    answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
+    assert (answer.status, told(answer)) == (200, {"vary": "Origin"})
+
+
+async def test_a_page_below_a_name_may_use_an_open_server(serve: Serve) -> None:
+    """Where a foreign one is refused."""
+    server = await serve(**BELOW)
+    for value, status in (("https://a.example.com", 200), ("https://example.com", 403), ("null", 403)):
+        assert (await ask(server, "GET", "/status", headers=origin(value))).status == status
+
+
+def test_origins_are_those_that_are_named() -> None:
+    """None of them is false."""
+    assert not Origins(())
+    assert Origins((APP,))
+    assert Origins(("https://*.example.com",))
+    assert APP in Origins((APP,))
+    assert 7 not in Origins((APP, "https://*.example.com"))
+    assert None not in Origins((APP, "https://*.example.com"))
+
+
+@pytest.mark.parametrize(
+    ("value", "host", "secure", "same"),
+    [
+        ("http://a.example", "a.example", False, True),
+        ("https://a.example", "a.example", False, True),  # behind a proxy that speaks TLS for us
+        ("https://a.example", "a.example", True, True),
+        ("http://a.example", "a.example", True, False),
+        ("HTTP://A.example:8000", "a.EXAMPLE:8000", False, True),
+        ("http://a.example", "a.example:8000", False, False),
+        ("http://b.example", "a.example", False, False),
+        ("ftp://a.example", "a.example", False, False),
+        ("null", "null", False, False),
+        ("http://", "", False, False),
+        ("", "", False, False),
+    ],
+)
+def test_a_page_of_our_own_address_is_of_the_same_origin(
+    value: str, host: str, *, secure: bool, same: bool
+) -> None:
+    """By the name with which it asks us, port included."""
+    request = make_mocked_request("GET", "/", {"Host": host, "Origin": value})
+    request = request.clone(scheme="https" if secure else "http")
+    assert is_same_origin(value, request) == same
+    assert Cors(()).kept_from(request) == (None if same else value)
+    assert Cors((value,)).kept_from(request) is None
+
+
+def test_a_client_that_names_no_origin_is_kept_from_nothing() -> None:
+    """It is no page."""
+    assert Cors((APP,)).kept_from(make_mocked_request("GET", "/", {"Host": "x"})) is None
+
+
 # Preflights.
 
 
@@ -158,7 +286,7 @@ def asking(value: str, method: str) -> str:
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/events", "GET, HEAD, OPTIONS"),
+        ("/events", "GET, HEAD, POST, OPTIONS"),
         ("/events/a,b?since=earliest", "GET, HEAD, OPTIONS"),
         ("/send", "POST, PUT, OPTIONS"),
         ("/send/a", "POST, PUT, OPTIONS"),

@@ -17,11 +17,14 @@ import trustme
 
 from sse_broadcast.config import Config, Endpoint, ListenerRule
 from sse_broadcast.errors import CertificateError, ListenError
+from sse_broadcast.server import listener
 from sse_broadcast.server.door import ACCEPTS
 from sse_broadcast.server.listener import is_local
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
+from tests.support.asking import bearer
 from tests.support.certificates import write_certificate
+from tests.support.credentials import STATIC
 from tests.support.sockets import RawClient, until
 
 ConnectUnix = Callable[[Path | str], Awaitable[RawClient]]
@@ -305,6 +308,8 @@ async def test_tls_and_none_side_by_side(serve: Serve, tmp_path: Path) -> None:
         ("unix:/run/x", True),
         ("0.0.0.0", False),
         ("::", False),
+        ("*", False),
+        ("[::1]", True),
         ("192.0.2.1", False),
         ("example.com", False),
     ],
@@ -321,6 +326,91 @@ async def test_a_wildcard_is_not_the_loopback(serve: Serve, connect: Connect) ->
     assert not listener.place.loopback
     client = await connect(server)
     assert (await client.ask("GET", "/status"))[0] == 401
+
+
+# Every address.
+
+
+@pytest.fixture
+def ipv6() -> None:
+    """Skip a test on a machine whose loopback has no IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+
+def bound(server: Server) -> list[tuple[str, int]]:
+    """Return where the sockets of the first listener are, by address and port."""
+    return [sock.getsockname()[:2] for sock in server.listeners[0].sockets]
+
+
+@pytest.mark.parametrize(("host", "url"), [("*", "http://0.0.0.0:{}"), ("::", "http://[::]:{}")])
+@pytest.mark.usefixtures("ipv6")
+async def test_every_address_is_listened_on(serve: Serve, host: str, url: str) -> None:
+    """Those of IPv4 and of IPv6, at one port, by a socket each."""
+    server = await serve(host=host, token=STATIC)
+    assert bound(server) == [("0.0.0.0", server.port), ("::", server.port)]
+    assert server.urls == (url.format(server.port),)
+
+
+@pytest.mark.parametrize("host", ["*", "::"])
+@pytest.mark.usefixtures("ipv6")
+async def test_a_client_of_every_address_is_seen_by_its_own(serve: Serve, host: str) -> None:
+    """One of IPv4 as that, and not as `::ffff:127.0.0.1`, which limits would take for another."""
+    server = await serve(host=host, token=STATIC)
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family) as sock:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, (address, server.port))
+            client = RawClient(sock)
+            await client.subscribe(headers=bearer(STATIC))
+            await until(lambda: server.broadcaster.client_count == 1)
+            asker = await RawClient.open(server.port)
+            _, page = await asker.ask("GET", "/subscribers", headers=bearer(STATIC))
+            asker.close()
+            assert [each["address"] for each in json.loads(page)["subscribers"]] == [address]
+        await until(lambda: server.broadcaster.client_count == 0)
+
+
+@pytest.mark.usefixtures("ipv6")
+async def test_an_address_of_ipv6_may_be_written_as_in_a_url(serve: Serve) -> None:
+    """In brackets, which it has there again."""
+    server = await serve(host="[::1]", token=STATIC)
+    assert bound(server) == [("::1", server.port)]
+    assert server.urls == (f"http://[::1]:{server.port}",)
+
+
+def without_ipv6(code: int) -> Callable[..., socket.socket]:
+    """Return what binds a socket on a machine that has no IPv6."""
+    bind = listener._bound
+
+    def fail(family: int, *args: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(code, os.strerror(code))
+        return bind(family, *args)
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """For `*`; whoever names `::` wants it, and is told that there is none."""
+    monkeypatch.setattr(listener, "_bound", without_ipv6(code))
+    server = await serve(host="*", token=STATIC)
+    assert bound(server) == [("0.0.0.0", server.port)]
+    with pytest.raises(ListenError, match=rf"^cannot listen on :: port 0: {os.strerror(code).lower()}$"):
+        await Server(Config(host="::", port=0, token=STATIC)).start()
+
+
+async def test_a_port_of_ipv6_that_is_taken_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken for a machine without IPv6."""
+    monkeypatch.setattr(listener, "_bound", without_ipv6(errno.EADDRINUSE))
+    with pytest.raises(ListenError, match=r"^cannot listen on \* port 0: address already in use$"):
+        await Server(Config(host="*", port=0, token=STATIC)).start()
 
 
 # Crowds.

@@ -9,6 +9,9 @@ from typing import Self
 from sse_broadcast.event import Event
 from sse_broadcast.wire import Decoder, chunk
 
+CURSOR_TYPES = ("$open", "$heartbeat")
+"""Types of the events that only move a subscriber's cursor."""
+
 PATIENCE = 30.0
 """Seconds after which a test that still waits has failed; no test takes a tenth of it."""
 
@@ -122,12 +125,15 @@ class RawClient:
         return data
 
     async def events(self, count: int) -> list[Event]:
-        """Give the next events of a chunked stream. What comes before them moves `last_event_id`."""
+        """Return the next events of a chunked stream, without those that only move the cursor.
+
+        `last_event_id` is moved by them too.
+        """
         found: list[Event] = []
         while len(found) < count:
             data = await self.chunk()
             assert data, f"the stream ended after {found}"
-            found += self._decoder.feed(data)
+            found += [event for event in self._decoder.feed(data) if event.type not in CURSOR_TYPES]
         assert len(found) == count
         return found
 
