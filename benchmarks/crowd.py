@@ -19,8 +19,8 @@ from benchmarks.harness import HOST, PATIENCE, fail
 
 SIZE = 100
 
-FRAME = re.compile(rb"id: ([0-9a-f]{8})-(\d+)\ndata: x{%d}\n\n" % SIZE)
-BEGIN = re.compile(rb"\nid: ([0-9a-f]{8})-(\d+)\n(?:event: \$reset\n|\n)")
+FRAME = re.compile(rb"data: x{%d}\nid: ([0-9a-f]{8})-(\d+)\n\n" % SIZE)
+BEGIN = re.compile(rb"event: \$(?:open|reset)\ndata: [^\n]*\nid: ([0-9a-f]{8})-(\d+)\n\n")
 NEWS = re.compile(rb'event: \$(\w+)\n(?:retry: (\d+)\n)?data: \{"reason": "(\w+)"')
 
 SUBSCRIBE = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"

@@ -149,18 +149,21 @@ def floor(folder: Path) -> Plan:
     return Plan("floor", [str(folder / "ssefloor"), str(port)], port, "text")
 
 
-def nchan(folder: Path, *, held: int = 1000) -> Plan:
-    """Plan nginx with the nchan module, one worker, its channel holding so many events."""
+def nchan(folder: Path, *, held: int = 1000, ping: int = 0) -> Plan:
+    """Plan nginx with the nchan module, one worker, its channel holding so many events.
+
+    `ping` is the seconds between two pings of a stream, 0 for none.
+    """
     nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if nginx is None or not NCHAN.exists():
         fail("nginx with its nchan module is not installed: apt-get install nginx-light libnginx-mod-nchan")
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(_nginx_config(folder, port, held))
+    config.write_text(_nginx_config(folder, port, held, ping))
     return Plan("nchan", [nginx, "-c", str(config)], port, "text")
 
 
-def _nginx_config(folder: Path, port: int, held: int) -> str:
+def _nginx_config(folder: Path, port: int, held: int, ping: int) -> str:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
     return f"""
@@ -173,6 +176,7 @@ def _nginx_config(folder: Path, port: int, held: int) -> str:
                 listen {HOST}:{port} backlog=4096;
                 location = /events {{
                     nchan_subscriber eventsource; nchan_channel_id c; nchan_subscriber_first_message newest;
+                    nchan_eventsource_ping_interval {ping}; nchan_eventsource_ping_comment "";
                 }}
                 location = /send {{
                     nchan_publisher; nchan_channel_id c; nchan_message_buffer_length {held};

@@ -61,7 +61,10 @@ HELD = 1000
 
 SUBSCRIBE = b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
-_first_id = re.compile(rb"^id: ([^\r\n]+)\ndata: ", re.MULTILINE).search
+# nchan writes the id before the data, we behind it.
+_first_event = re.compile(
+    rb"^(?:id: (?P<before>[^\r\n]+)\n)?data: T[^\r\n]*\n(?:id: (?P<behind>[^\r\n]+)\n)?\n", re.MULTILINE
+).search
 
 
 def main() -> int:
@@ -155,9 +158,9 @@ def _read_until(reader: socket.socket, mark: bytes) -> bytes:
 
 
 def _read_id(reader: socket.socket, heard: bytes) -> str:
-    while not (found := _first_id(heard)):
+    while not (found := _first_event(heard)):
         heard += reader.recv(65_536) or fail("a reader's stream ended before its first event")
-    return found[1].decode()
+    return bytes(found["before"] or found["behind"]).decode()
 
 
 def table(rows: dict[str, list[Row]]) -> str:

@@ -25,8 +25,6 @@ class Sink(Protocol):
 
     encoding: Encoding
     """How this sink's publications are written."""
-    heartbeat: bytes
-    """What it is sent when it has been silent, as its encoding has it."""
 
     @property
     def writer(self) -> "Writer":
@@ -85,6 +83,7 @@ class Lane:
 
     __slots__ = (
         "audience",
+        "beats",
         "blocked",
         "carrier",
         "due",
@@ -114,9 +113,10 @@ class Lane:
         self.blocked = False  # its sink is full, or it has none any more
         self.written = 0.0  # when something was last written for it alone, by the loop's clock
         self.told = 0  # the newest position it was told of alone
+        self.beats = 0  # comments sent as heartbeats since the last block that was sent as one
         self.due = 0  # the tick at which its silence is looked at next
         self.silent = False  # a heartbeat is owed
-        self.farewell = b""  # what ends its stream, once the queue is empty
+        self.farewell: CloseReason | None = None  # why its stream ends, once the queue is empty
         self.ending = False  # that has been written
         self.waited = 0.0  # the seconds that the oldest of what waited when its subscriber closed had waited
 
@@ -143,6 +143,17 @@ class Lane:
             return audience.late[self]
         lap = audience.lap
         return audience.base if lap is None or self.rank >= audience.march.reached else lap.end
+
+    @property
+    def position(self) -> int:
+        """The position up to which it has been given everything: the cursor it would come back with."""
+        told = self.told
+        if self.following:
+            audience = self.audience
+            told = max(told, audience.told)
+            if (count := self.seen - audience.base) > 0:
+                told = max(told, audience.log[count - 1].position)
+        return told
 
     @property
     def given(self) -> int:
@@ -200,6 +211,7 @@ class Lane:
             return
         audience = self.audience
         rest = audience.log[self.seen - audience.base :]
+        self.told = self.position
         self.leave()
         audience.queued[self.subscriber] = None
         for publication in rest:

@@ -1,6 +1,7 @@
 """Broadcaster: what a program or a handler holds to publish and to subscribe."""
 
 import asyncio
+import functools
 import heapq
 import itertools
 import logging
@@ -10,24 +11,38 @@ from dataclasses import dataclass
 
 from sse_broadcast import wire
 from sse_broadcast.audience import Audience, Lane, Sink
-from sse_broadcast.backends.base import Extent, Start, Token
+from sse_broadcast.backends.base import Extent, ResetReason, Start, Token
 from sse_broadcast.backends.counted import Counted
 from sse_broadcast.backends.memory import open_memory
-from sse_broadcast.catchup import CatchUp
+from sse_broadcast.catchup import CatchUp, reset, reset_event
 from sse_broadcast.census import Census
-from sse_broadcast.config import Config, Overflow
-from sse_broadcast.cursor import LONGEST_OWN, Cursor, own_id, parse_since, require_publishable
+from sse_broadcast.config import Config, Overflow, config_or_default
+from sse_broadcast.cursor import (
+    LONGEST_OWN,
+    Cursor,
+    Named,
+    own_id,
+    parse_id,
+    parse_since,
+    require_publishable,
+)
 from sse_broadcast.delivery import Delivery, jittered
-from sse_broadcast.encoding import TEXT, Encoding
+from sse_broadcast.encoding import TEXT, Encoding, opening_event, own_block
 from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
-from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.event import (
+    DEFAULT_TYPE,
+    LONGEST_RETRY,
+    OF_EVENT_SOURCE,
+    SHORTEST_RETRY,
+    Event,
+)
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names
 from sse_broadcast.metrics import Counts, Kind, Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.stream import Stream, Wakeup
-from sse_broadcast.subscriber import GRACEFUL, CloseReason, Subscriber, Terms
+from sse_broadcast.subscriber import GRACEFUL, CloseReason, Heartbeat, Subscriber, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +86,7 @@ class Broadcaster:
     """
 
     def __init__(self, config: Config | None = None) -> None:
-        self._config = config or Config()
+        self._config = config_or_default(config)
         self._metrics = Metrics(self._config.metrics_channels)
         self._policies = Policies(self._config)
         self._hub = Hub(self._found, most=self._config.subscribed_channels)
@@ -82,7 +97,8 @@ class Broadcaster:
             write_timeout=self._config.write_timeout,
             metrics=self._metrics,
         )
-        self._terms: dict[tuple[Overflow, int], Terms] = {}
+        self._heartbeat = Heartbeat(self._config.heartbeat)
+        self._terms: dict[tuple[Overflow, int, Heartbeat], Terms] = {}
         self._newest = Start(0)  # where whoever brings no cursor begins
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
@@ -148,8 +164,12 @@ class Broadcaster:
 
     def draft_for(self, event: Event, places: tuple[str, ...]) -> Draft:
         """Check an event as `draft` does, for channels that `places` gave."""
-        if event.type is not DEFAULT_TYPE and event.reserved:
-            raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
+        if event.type is not DEFAULT_TYPE:
+            _require_publishable_type(event)
+        if event.retry is not None and not SHORTEST_RETRY <= event.retry <= LONGEST_RETRY:
+            raise EventError(
+                "retry", f"must be {SHORTEST_RETRY} to {LONGEST_RETRY} milliseconds, not {event.retry}"
+            )
         if event.id is not None:
             require_publishable(event.id)
         # A character is four bytes at most, or a line end and the seven of the line it begins.
@@ -185,20 +205,30 @@ class Broadcaster:
         return receipt
 
     def subscribe(
-        self, *channels: str, since: str | None = None, events: Sequence[str] | None = None
+        self,
+        *channels: str,
+        since: str | None = None,
+        last_event_id: str | None = None,
+        events: Sequence[str] | None = None,
     ) -> Stream:
         """Give a stream of the channels, or of `default`. See `Stream` for its life.
 
         A name with `*` in it is a pattern. `since` is an id, or `earliest`, `last` or an age such as
-        `10m`, as over HTTP: the stream begins with what came after it. `events` are the only types
-        wanted. Raises `EventError` for a bad channel name; using the stream after `close`
-        raises `ClosedError`, and beyond `subscribed_channels` `FullError`.
+        `10m`, as over HTTP: the stream begins with what came after it. `last_event_id` is the id of the
+        last event of an earlier stream, and wins over `since`; where it is not known any more, the stream
+        begins with a `$reset`. `events` are the only types wanted. Raises `EventError` for a bad channel
+        name, and `TypeError` for what is no text. Using the stream raises `ClosedError` after `close`,
+        `FullError` beyond `subscribed_channels`, and `EventError` for a `since` that means nothing.
         """
         interest = self.interest(channels or (DEFAULT_CHANNEL,), types=events)
-        cursor = None if since is None else parse_since(since)
+        for name, value in (("since", since), ("last_event_id", last_event_id)):
+            if not (value is None or isinstance(value, str)):
+                raise TypeError(f"{name}: must be text, not {type(value).__name__}")
+        cursor = parse_id(last_event_id) if last_event_id else parse_since(since) if since else None
 
         def join(wakeup: Wakeup) -> tuple[Subscriber, Audience]:
-            subscriber, audience = self._join(interest, TEXT, self.start(interest, cursor), kind=Kind.STREAM)
+            start = self._with_reset(interest, self.start(interest, cursor))
+            subscriber, audience = self._join(interest, TEXT, start, self._heartbeat, kind=Kind.STREAM)
             subscriber.outlet = wakeup
             return subscriber, audience
 
@@ -216,34 +246,53 @@ class Broadcaster:
         return interest
 
     def start(self, interest: Interest, cursor: Cursor | None) -> Start:
-        """Give where a reader begins: at its cursor, or with what is published from now on.
+        """Return where a subscriber begins: at its cursor, or with what is published from now on.
 
-        Raises `FullError` as `connect` would, before a reader is told of anything.
+        Raises `FullError` as `connect` would, before a subscriber is told of anything, and `EventError` for a
+        `since` that means nothing.
         """
         self._hub.require_room(interest)
         if cursor is not None:
-            return self._backend.find(cursor, interest)
+            start = self._backend.find(cursor, interest)
+            if isinstance(cursor, Named) and cursor.said_in_since and start.lost is ResetReason.UNKNOWN:
+                raise _unknown_since(cursor.id)
+            return start
         if self._newest.after != self._backend.position:
             self._newest = Start(self._backend.position)
         return self._newest
 
-    def opening(self, interest: Interest, encoding: Encoding, start: Start | None) -> bytes:
-        """Give the first bytes of a new reader's stream; with its `start` if it brought no id of its own."""
+    def heartbeat(self, *, seconds: float | None = None, as_event: bool = False) -> Heartbeat:
+        """Return the heartbeat of a subscriber that asked for this; None is the server's own."""
+        if seconds is None and not as_event:
+            return self._heartbeat
+        return Heartbeat(seconds or self._heartbeat.seconds, as_event=as_event)
+
+    def first_frames(
+        self, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+    ) -> bytes:
+        """Return the first bytes of a subscriber's stream, without the transfer coding.
+
+        `$open` gives it a cursor. A `$reset` that is due comes before: whoever has the cursor was told.
+        """
+        format = encoding.format
+        id = own_id(self._backend.epoch, start.cursor)
         _, retry = self._policies.of_reader(interest)
-        return encoding.format.opening(jittered(retry), None if start is None else self.first_id(start))
+        frames = format.preamble(jittered(retry))
+        if start.lost is not None:
+            self._metrics.reset(start.lost)
+            loss = reset_event(start.lost, start.channels or interest.channels, missed=None)
+            frames += own_block(format, loss, id)
+        return frames + own_block(format, _opening_event(heartbeat.seconds), id)
 
-    def first_id(self, start: Start) -> str:
-        """Give the id of the position just before the first event a reader will be given."""
-        position = start.first[0].position - 1 if start.first else start.after
-        return own_id(self._backend.epoch, position)
-
-    def connect(self, sink: Sink, interest: Interest, start: Start) -> Lane:
-        """Deliver an interest to a sink from its start on, until `disconnect`.
+    def connect(self, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat) -> Lane:
+        """Deliver an interest to a sink, behind its `first_frames`, until `disconnect`.
 
         Raises `ClosedError`, and `FullError` beyond `subscribed_channels`; nothing is to be undone then.
         """
-        subscriber, audience = self._join(interest, sink.encoding, start, kind=Kind.HTTP)
-        return self._delivery.attach(subscriber, audience, sink)
+        subscriber, audience = self._join(interest, sink.encoding, start, heartbeat, kind=Kind.HTTP)
+        if start.lost is not None:
+            subscriber.taken = 1  # the `$reset` of the first frames
+        return self._delivery.attach(subscriber, audience, sink, cursor=start.cursor)
 
     def disconnect(self, lane: Lane) -> None:
         """Forget a reader whose connection is over. Synchronous, so that `finally` can call it."""
@@ -366,31 +415,40 @@ class Broadcaster:
             queue_bytes=self._config.queue_bytes,
         )
 
+    def _with_reset(self, interest: Interest, start: Start) -> Start:
+        """Return a start whose first event tells of its loss, for a stream that has no first frames."""
+        if start.lost is None:
+            return start
+        self._metrics.reset(start.lost)
+        channels = start.channels or interest.channels
+        first = reset(start.lost, channels, epoch=self._backend.epoch, position=start.after, missed=None)
+        return Start(start.after, first=(first,))
+
     def _join(
-        self, interest: Interest, encoding: Encoding, start: Start, *, kind: Kind
+        self, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat, *, kind: Kind
     ) -> tuple[Subscriber, Audience]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         catching_up = None
-        if start.after != self._backend.position or start.first or start.lost:
+        if start.after != self._backend.position or start.first:
             catching_up = CatchUp(self._backend, interest, start, self._metrics)
-        subscriber = Subscriber(interest, self._terms_of(interest), catching_up)
+        subscriber = Subscriber(interest, self._terms_of(interest, heartbeat), catching_up)
         audience = self._hub.join(subscriber, encoding)
         self._metrics.opened(kind)
         return subscriber, audience
 
-    def _terms_of(self, interest: Interest) -> Terms:
-        policy = self._policies.of_reader(interest)
-        terms = self._terms.get(policy)
+    def _terms_of(self, interest: Interest, heartbeat: Heartbeat) -> Terms:
+        overflow, retry = self._policies.of_reader(interest)
+        terms = self._terms.get((overflow, retry, heartbeat))
         if terms is None:
-            overflow, retry = policy
-            terms = self._terms[policy] = Terms(
+            terms = self._terms[overflow, retry, heartbeat] = Terms(
                 queue_size=self._config.queue_size,
                 queue_bytes=self._config.queue_bytes,
                 overflow=overflow,
                 metrics=self._metrics,
                 on_close=self._hub.leave,
                 epoch=self._backend.epoch,
+                heartbeat=heartbeat,
                 retry=retry,
             )
         return terms
@@ -413,6 +471,28 @@ class Broadcaster:
         if data > most:
             raise EventTooLargeError("data", f"is {data} bytes, and an event may be {most}")
         raise EventTooLargeError("data", f"is {frame} bytes as a frame, and an event may be {most}")
+
+
+def _unknown_since(text: str) -> EventError:
+    return EventError(
+        "since",
+        f"{text[:80]!a} is neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an"
+        " event that is held",
+    )
+
+
+def _require_publishable_type(event: Event) -> None:
+    if event.reserved:
+        raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
+    if event.type in OF_EVENT_SOURCE:
+        raise EventError(
+            "event", f"{event.type!r} is EventSource's own: browsers would call their handlers of it"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _opening_event(heartbeat: float) -> Event:
+    return opening_event(heartbeat)
 
 
 def wave(readers: int, *, over: float) -> int:

@@ -32,8 +32,6 @@ class CatchUp:
         self._began = time.monotonic()
         self._given = 0
         self._first: Sequence[Publication] = start.first
-        if start.lost is not None:
-            self._first = (self._reset(start.lost, interest.channels),)
 
     @property
     def done(self) -> bool:
@@ -76,17 +74,26 @@ class CatchUp:
         self.cursor = replay.upto
         if replay.gap is None:
             return replay.publications
-        return (*replay.publications, self._reset(ResetReason.EVICTED, replay.gap.channels))
-
-    def _reset(self, reason: ResetReason, channels: Sequence[str]) -> Publication:
-        self._metrics.reset(reason)
-        return reset(reason, channels, epoch=self._backend.epoch, position=self.cursor, missed=None)
+        self._metrics.reset(ResetReason.EVICTED)
+        told = reset(
+            ResetReason.EVICTED,
+            replay.gap.channels,
+            epoch=self._backend.epoch,
+            position=self.cursor,
+            missed=None,
+        )
+        return (*replay.publications, told)
 
 
 def reset(
     reason: ResetReason, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
 ) -> Publication:
-    """Give the news of a loss. A reader that is cut behind it goes on after `position`."""
-    loss = {"reason": reason, "channels": list(channels), "missed": missed}
-    event = Event(json.dumps(loss), type="$reset", json=True)
+    """Return the `$reset` that tells of a loss. A subscriber cut behind it resumes after `position`."""
+    event = reset_event(reason, channels, missed=missed)
     return place((), event, epoch=epoch, position=position, time=clock.now())
+
+
+def reset_event(reason: ResetReason, channels: Sequence[str], *, missed: int | None) -> Event:
+    """Return a `$reset` before it has its place; `missed` is None where nobody counted."""
+    loss = {"reason": reason, "channels": list(channels), "missed": missed}
+    return Event(json.dumps(loss), type="$reset", json=True)

@@ -6,7 +6,7 @@ and a place in its one order. Any other id was chosen by a publisher, or is of s
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sse_broadcast.errors import EventError
@@ -41,9 +41,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An id that a publisher chose, or that was never ours."""
+    """An id that a publisher chose, or that was never ours.
+
+    `said_in_since` marks one that may be a typing error of an age or a word.
+    """
 
     id: str
+    said_in_since: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ def parse_since(text: str) -> Cursor:
         return Word(text)
     if age := _AGE.fullmatch(text):
         return Age(int(age[1]) * _SECONDS[age[2]])
-    return parse_id(text)
+    cursor = parse_id(text)
+    return replace(cursor, said_in_since=True) if isinstance(cursor, Named) else cursor
 
 
 def require_publishable(text: str) -> None:

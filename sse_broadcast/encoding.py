@@ -9,31 +9,46 @@ from sse_broadcast import wire
 from sse_broadcast.event import Event
 
 HEARTBEAT = Event("{}", type="$heartbeat", json=True)
-"""A heartbeat as an event, where a comment would not do."""
+"""Moves a subscriber's cursor. It is a named event, since pages do not listen to its type, and it has data,
+since Firefox and ten libraries take no id from a block without."""
+
+
+def opening_event(heartbeat: float) -> Event:
+    """Return the first event of a stream, which gives its subscriber a cursor.
+
+    `heartbeat` is the seconds of silence after which a heartbeat comes.
+    """
+    return Event(f'{{"heartbeat": {heartbeat:.10g}}}', type="$open", json=True)
 
 
 class Format(Protocol):
     """What a stream looks like. Its methods are pure."""
 
     content_type: str
+    """The media type, by which clients ask for the format."""
+    content_type_header: str
     names_channel: bool
     """Whether a block says on which channel the event came."""
     heartbeat: bytes
+    """What breaks a silence without being an event."""
 
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-        """Give an event: its id, the channel it came on (None for the server's own), when."""
+        """Return an event with its id, the channel it came on (None for the server's own), and its time."""
 
-    def here(self, id: str) -> bytes:
-        """Give what moves a reader's cursor without an event of anybody's."""
+    def preamble(self, retry: int) -> bytes:
+        """Return what a stream begins with, before any event. `retry` is in milliseconds."""
 
-    def opening(self, retry: int, id: str | None) -> bytes:
-        """Give the first bytes: the reconnection time in milliseconds, the cursor if there is one to give."""
+
+def own_block(format: Format, event: Event, id: str | None) -> bytes:
+    """Return one of the server's own events, which are of no channel, with the current time."""
+    return format.block(event, id=id, channel=None, time=time.time())
 
 
 class TextFormat:
     """text/event-stream, the data as it was published."""
 
     content_type = wire.CONTENT_TYPE
+    content_type_header = wire.CONTENT_TYPE_HEADER
     names_channel = False
     heartbeat = wire.HEARTBEAT
 
@@ -41,13 +56,9 @@ class TextFormat:
         """See `Format`."""
         return wire.encode(event, id)
 
-    def here(self, id: str) -> bytes:
+    def preamble(self, retry: int) -> bytes:
         """See `Format`."""
-        return wire.here(id)
-
-    def opening(self, retry: int, id: str | None) -> bytes:
-        """See `Format`."""
-        return wire.opening(retry, id)
+        return wire.preamble(retry)
 
 
 class JsonFormat(TextFormat):
@@ -66,7 +77,7 @@ class JsonFormat(TextFormat):
 class NdjsonFormat:
     """application/x-ndjson: an envelope a line."""
 
-    content_type = "application/x-ndjson"
+    content_type = content_type_header = "application/x-ndjson"
     names_channel = True
     heartbeat = b"\n"
 
@@ -74,17 +85,13 @@ class NdjsonFormat:
         """See `Format`."""
         return envelope(event, id=id, channel=channel, time=time) + b"\n"
 
-    def here(self, id: str) -> bytes:
-        """See `Format`. A line of this format is an event, so it is one of the server's own."""
-        return self.block(HEARTBEAT, id=id, channel=None, time=time.time())
-
-    def opening(self, retry: int, id: str | None) -> bytes:  # noqa: ARG002 - a header says it
-        """See `Format`."""
-        return self.heartbeat
+    def preamble(self, retry: int) -> bytes:  # noqa: ARG002
+        """See `Format`. No reader of lines reconnects by itself, so none is told when to."""
+        return b""
 
 
 def envelope(event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-    """Give an event as JSON: `data` as it was published, `time` in seconds since 1970."""
+    """Return an event as JSON: `data` as it was published, `time` in seconds since 1970."""
     data = msgspec.Raw(_on_one_line(event.data).encode()) if event.json else event.data
     return msgspec.json.encode(
         {"channel": channel, "id": id, "event": event.type, "data": data, "time": round(time, 3)}
@@ -92,7 +99,7 @@ def envelope(event: Event, *, id: str | None, channel: str | None, time: float) 
 
 
 def _on_one_line(value: str) -> str:
-    """Give a JSON value without line ends; inside its strings there are none."""
+    """Replace the line ends of a JSON value; inside its strings there are none."""
     if "\n" in value or "\r" in value:
         return value.replace("\r", " ").replace("\n", " ")
     return value
@@ -109,7 +116,7 @@ class Encoding:
         self.heartbeat = self.frame(format.heartbeat)
 
     def frame(self, block: bytes) -> bytes:
-        """Give a block as the transfer coding has it."""
+        """Wrap a block as the transfer coding asks."""
         return wire.chunk(block) if self.chunked else block
 
 

@@ -12,8 +12,16 @@ DEFAULT_TYPE = "message"
 RESERVED = "$"
 """Types beginning with this are the server's own (`$reset`, `$close`)."""
 
+OF_EVENT_SOURCE = frozenset({"error", "open"})
+"""Types that EventSource dispatches itself: a published one would call its handlers, and an `error` without a
+listener ends a Node process."""
+
 MAX_RETRY = 2**31 - 1
 """Milliseconds. Browsers keep `retry` in a signed 32-bit integer."""
+
+SHORTEST_RETRY = 500
+LONGEST_RETRY = 3_600_000
+"""Milliseconds that a publisher may tell subscribers to wait before they reconnect."""
 
 MAX_KEY = 128
 
@@ -28,7 +36,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     the format has no other line end. `json` says that the data is a JSON value rather than text.
     `type` and `id` are one line without NUL. `retry` is the reconnection time the reader is
     told, in milliseconds. Events of one channel and `key` (a line of 1 to 128 characters) replace
-    one another for readers with the policy `conflate`. Raises `EventError` for anything else.
+    one another for readers with the policy `conflate`. Raises `EventError` for anything else, and `TypeError`
+    for what is no text.
     """
 
     # A msgspec.Struct and not a dataclass: a batch makes thousands, each in a fifth of the time,
@@ -42,23 +51,50 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     json: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, str):
+            raise TypeError(f"message: must be text, not {_named(self.data)}")
         if self.type is not DEFAULT_TYPE:
+            _require_text("event", self.type)
             if not self.type:
                 raise EventError("event", "must not be empty")
             _require_line("event", self.type)
         if not self.data.isascii():
             _require_utf8("data", self.data)
         if self.id is not None:
+            _require_text("id", self.id)
             _require_line("id", self.id)
         if self.key is not None:
+            _require_text("key", self.key)
             _require_key(self.key)
-        if self.retry is not None and not 0 <= self.retry <= MAX_RETRY:
-            raise EventError("retry", f"must be 0 to {MAX_RETRY} milliseconds, not {self.retry}")
+        if self.retry is not None:
+            _require_retry(self.retry)
 
     @property
     def reserved(self) -> bool:
         """Whether the type is one only the server itself may use."""
         return self.type.startswith(RESERVED)
+
+
+def _require_text(field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{field}: must be text, not {_named(value)}")
+
+
+def _named(value: object) -> str:
+    """Return the type of what is no text, and what makes text of it."""
+    kind = type(value).__name__
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{kind}; decode it first: .decode()"
+    if isinstance(value, (dict, list, tuple, int, float)) or value is None:
+        return f"{kind}; json.dumps makes text of it"
+    return kind
+
+
+def _require_retry(retry: object) -> None:
+    if not isinstance(retry, int) or isinstance(retry, bool):
+        raise TypeError(f"retry: must be a whole number of milliseconds, not {retry!r}")
+    if not 0 <= retry <= MAX_RETRY:
+        raise EventError("retry", f"must be 0 to {MAX_RETRY} milliseconds, not {retry}")
 
 
 def _require_key(key: str) -> None:

@@ -47,7 +47,13 @@ class Interest:
 
     @staticmethod
     def of(*channels: str, types: Sequence[str] | None = None) -> "Interest":
-        """Give the interest in channels and patterns. Raises `EventError` for a bad name."""
+        """Return the interest in channels and patterns.
+
+        Raises `EventError` for a bad name, and `TypeError` for what is none.
+        """
+        _require_texts("channels", channels)
+        if isinstance(types, str):
+            raise TypeError(f"events: must be a sequence of types, not the string {types!r}")
         return _interest(channels, None if not types else frozenset(types))
 
     def wants(self, event_type: str) -> bool:
@@ -97,8 +103,20 @@ def matcher(*patterns: str) -> Match:
 def checked_names(channels: Sequence[str]) -> tuple[str, ...]:
     """Give channels to publish to, each once, in their order. Raises `EventError`, `TypeError`."""
     if isinstance(channels, str):
-        raise TypeError(f"channels must be a sequence of names, not the string {channels!r}")
+        raise TypeError(f"channels: must be a sequence of names, not the string {channels!r}")
+    _require_texts("channels", channels)
     return _checked(tuple(channels))
+
+
+def _require_texts(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if isinstance(name, str):
+            continue
+        given = type(name).__name__
+        hint = (
+            "; give the names one by one, or with a * before the list" if given in {"list", "tuple"} else ""
+        )
+        raise TypeError(f"{what}: a name must be text, not {given}{hint}")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -45,6 +45,24 @@ GRACEFUL = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETI
 """Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
 
 
+SHORTEST_HEARTBEAT = 3
+LONGEST_HEARTBEAT = 60
+"""Seconds of silence that a subscriber may ask for. An address with 1,000 connections can cost 333 heartbeats
+a second so, a third more than with the default of 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What breaks a silence of so many seconds.
+
+    As a rule that is a comment. `as_event` makes it a `$heartbeat` event, for pages that must notice a dead
+    connection.
+    """
+
+    seconds: float
+    as_event: bool = False
+
+
 class Outlet(Protocol):
     """Who empties a subscriber's queue. No method may raise or wait."""
 
@@ -73,6 +91,7 @@ class Terms:
     metrics: Metrics
     on_close: "Callable[[Subscriber], None]"
     epoch: str
+    heartbeat: Heartbeat
     retry: int = 3000
     """Milliseconds after which it reconnects, give or take half."""
 

@@ -286,6 +286,39 @@ def test_how_far_a_pass_has_come_is_what_each_lane_has_seen() -> None:
     assert [lane.behind for lane in lanes] == [0, 0, 2]
 
 
+def test_the_position_of_a_lane_is_that_of_the_last_it_was_given() -> None:
+    """By a pass that has come to it, or alone, as by its opening."""
+    audience, carrier = make_audience()
+    first, second = add_lane(audience, carrier), add_lane(audience, carrier)
+    second.told = 7
+    assert (first.position, second.position) == (0, 7)
+    audience.publish(publication("a", position=8))
+    audience.publish(publication("b", position=9))
+    assert (first.position, second.position) == (0, 7)
+    bring(audience, limit=1, to=1)
+    assert (first.position, second.position) == (8, 7)
+    assert list(audience.march.stride(1)) == [second.writer]
+    assert (first.position, second.position) == (8, 8)
+    end(audience)
+    assert (first.position, second.position) == (8, 8)
+    third = add_lane(audience, carrier)  # late: it begins behind what waits
+    third.told = 9
+    assert third.position == 9
+
+
+def test_a_lane_that_strays_or_leaves_keeps_its_position() -> None:
+    """What it was given together with others is known of it alone from then on."""
+    audience, carrier = make_audience()
+    strays, leaves = add_lane(audience, carrier), add_lane(audience, carrier)
+    publish(audience, "a", "b")
+    bring(audience, limit=1, to=1)
+    strays.stray()
+    leaves.stray()
+    assert (strays.position, leaves.position) == (1, 0)
+    publish(audience, "c")
+    assert (strays.position, leaves.position) == (1, 0)
+
+
 def test_a_pass_names_the_channel_where_its_format_does() -> None:
     """The first of the publisher's channels that these readers asked for; none for the server's own."""
     audience, carrier = make_audience(Interest.of("b", "c", "orders.*"), NDJSON)

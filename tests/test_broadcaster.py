@@ -23,11 +23,12 @@ from sse_broadcast import broadcaster as broadcaster_module
 from sse_broadcast.backends.base import ResetReason, Start, Token
 from sse_broadcast.broadcaster import PACE, RETURNS, WAVE, ChannelState, wave
 from sse_broadcast.config import ChannelRule, Overflow
-from sse_broadcast.cursor import Cursor, Named, Place, Word
-from sse_broadcast.encoding import CHUNKED_TEXT, NDJSON, TEXT
+from sse_broadcast.cursor import Cursor, Named, Place, Word, parse_id, parse_since
+from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.errors import FullError, IdempotencyError
+from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
 from sse_broadcast.interest import Interest
-from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.subscriber import CloseReason, Heartbeat
 from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
 from tests.test_delivery import settled
@@ -90,7 +91,7 @@ def test_a_bad_channel_name_is_refused_of_readers_too(channels: list[str], probl
 
 async def test_a_string_is_no_list_of_channels() -> None:
     """The slip that would publish to ten channels of one letter is an error."""
-    with pytest.raises(TypeError, match="channels must be a sequence of names"):
+    with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
         await Broadcaster().broadcast("x", channels="news")
 
 
@@ -129,6 +130,44 @@ async def test_reserved_types_are_refused() -> None:
     with pytest.raises(EventError, match="server's own"):
         broadcaster.draft(Event("x", type="$"))
     assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("event", ["open", "error"])
+async def test_the_types_of_event_source_itself_are_refused(event: str) -> None:
+    """A page's handler of them would be called, or a Node process without one would end."""
+    broadcaster = Broadcaster()
+    problem = f"^event: '{event}' is EventSource's own: browsers would call their handlers of it$"
+    with pytest.raises(EventError, match=problem):
+        await broadcaster.broadcast("x", event=event)
+    with pytest.raises(EventError, match=problem):
+        broadcaster.draft(Event("x", event))
+    assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("event", ["message", "Open", "errors", "opened", "close"])
+async def test_other_types_are_nobodys_own(event: str) -> None:
+    """However near they are to one."""
+    assert (await Broadcaster().broadcast("x", event=event)).count == 1
+
+
+@pytest.mark.parametrize("retry", [0, 499, 3_600_001, 2**31 - 1])
+async def test_a_retry_out_of_bounds_is_refused(retry: int) -> None:
+    """Browsers would come back at once, or never; it is refused, and not replaced by another."""
+    broadcaster = Broadcaster()
+    problem = f"^retry: must be 500 to 3600000 milliseconds, not {retry}$"
+    with pytest.raises(EventError, match=problem):
+        await broadcaster.broadcast("x", retry=retry)
+    assert broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("retry", [SHORTEST_RETRY, LONGEST_RETRY])
+async def test_a_retry_at_its_bounds_is_taken(retry: int) -> None:
+    """From half a second to an hour."""
+    broadcaster = make_broadcaster()
+    _, sink = connect(broadcaster)
+    await broadcaster.broadcast("x", retry=retry)
+    await settled()
+    assert sink.data == f"retry: {retry}\ndata: x\nid: 0123abcd-1\n\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -176,10 +215,10 @@ async def test_what_is_published_says_all_that_it_was_given() -> None:
     """Each field is the event's."""
     broadcaster = make_broadcaster()
     async with broadcaster.subscribe() as stream:
-        await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5)
+        await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5000)
         assert stream._subscriber is not None
         (one,) = stream._subscriber.take(1)
-    assert one.event == Event("x", "t", "mine", 5, "k")
+    assert one.event == Event("x", "t", "mine", 5000, "k")
     assert (one.channels, one.id, one.position) == (("default",), "mine", 1)
 
 
@@ -208,7 +247,7 @@ def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> 
     id = "0123abcd-9999999999999999999"
 
     def event(count: int) -> Event:
-        return Event(text * count, event_type, retry=2**31 - 1)
+        return Event(text * count, event_type, retry=LONGEST_RETRY)
 
     too_many = bisect.bisect_right(range(most), most, key=lambda count: len(wire.encode(event(count), id)))
     broadcaster.draft(event(too_many - 1))
@@ -242,7 +281,7 @@ async def test_a_batch_is_one_act() -> None:
     ]
     assert await broadcaster.publish_all(drafts) == Receipt(2, ("b", "c"), "mine", 3)
     await settled()
-    assert sink.written == [block(1, "1") + block(2, "2") + b"id: mine\ndata: 3\n\n"]
+    assert sink.written == [block(1, "1") + block(2, "2") + b"data: 3\nid: mine\n\n"]
     assert (broadcaster.counts.published, broadcaster.cursor) == (3, "0123abcd-3")
 
 
@@ -274,7 +313,13 @@ async def test_places_are_checked_once_for_many_drafts() -> None:
         broadcaster.places([])
     with pytest.raises(EventError, match=r"^channel: must not contain '\*'"):
         broadcaster.places(["a*"])
-    for refused in (Event("x", "$close"), Event("x", id="0123abcd-1"), Event("x" * 1001)):
+    for refused in (
+        Event("x", "$close"),
+        Event("x", "open"),
+        Event("x", retry=1),
+        Event("x", id="0123abcd-1"),
+        Event("x" * 1001),
+    ):
         with pytest.raises(EventError) as alone:
             broadcaster.draft(refused, ["a"])
         with pytest.raises(type(alone.value), match=re.escape(str(alone.value))):
@@ -325,92 +370,191 @@ async def test_the_cursor_is_the_newest_position() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cursor", "start", "first_id"),
+    ("cursor", "start"),
     [
-        (None, Start(3), "0123abcd-3"),
-        (Place(EPOCH, 1), Start(1), "0123abcd-1"),
-        (Place(EPOCH, 4), Start(3, lost=ResetReason.UNKNOWN), "0123abcd-3"),
-        (Place("fedcba98", 1), Start(3, lost=ResetReason.EPOCH), "0123abcd-3"),
-        (Named("mine"), Start(2), "0123abcd-2"),
-        (Named("another's"), Start(3, lost=ResetReason.UNKNOWN), "0123abcd-3"),
-        (Word.EARLIEST, Start(0), "0123abcd-0"),
+        (None, Start(3)),
+        (Place(EPOCH, 1), Start(1)),
+        (Place(EPOCH, 4), Start(3, lost=ResetReason.UNKNOWN)),
+        (Place("fedcba98", 1), Start(3, lost=ResetReason.EPOCH)),
+        (Named("mine"), Start(2)),
+        (Named("mine", said_in_since=True), Start(2)),
+        (Named("another's"), Start(3, lost=ResetReason.UNKNOWN)),
+        (Word.EARLIEST, Start(0)),
     ],
 )
-async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: Start, first_id: str) -> None:
-    """And its first id is that of the position just before the first event it will be given."""
+async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: Start) -> None:
+    """Just before the first event it will be given, whoever chose the id that it brought."""
     broadcaster = make_broadcaster()
     for id in (None, "mine", None):
         await broadcaster.broadcast("x", id=id)
     given = broadcaster.start(DEFAULT, cursor)
     # What it counts as told is the backend's own affair.
     assert dataclasses.replace(given, told=0) == start
-    assert broadcaster.first_id(given) == first_id
 
 
-async def test_the_first_id_is_before_the_newest_of_each_channel() -> None:
-    """With `last`, a reader that is cut before its first event gets that one again."""
+@pytest.mark.parametrize("since", ["yesterday", "10min", "-1", "1 h", "never-ours", "gone", "elsewhere", ""])
+async def test_a_since_that_means_nothing_is_refused(since: str) -> None:
+    """It is a typing error of an age or a word, or an id under which nothing is held in those channels."""
+    broadcaster = make_broadcaster(history_size=1)
+    for id in ("gone", "held"):
+        await broadcaster.broadcast("x", id=id)
+    await broadcaster.broadcast("x", id="elsewhere", channels=["other"])
+    problem = (
+        f"since: {since!a} is neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last,"
+        " nor the id of an event that is held"
+    )
+    with pytest.raises(EventError, match=f"^{re.escape(problem)}$") as caught:
+        broadcaster.start(DEFAULT, parse_since(since))
+    assert caught.value.field == "since"
+    assert broadcaster.start(DEFAULT, parse_since("held")) == Start(2)
+    assert broadcaster.start(DEFAULT, parse_id(since)).lost is ResetReason.UNKNOWN
+
+
+async def test_a_since_that_means_nothing_is_shown_in_part() -> None:
+    """However long it is, and with nothing in it that a terminal would obey."""
+    with pytest.raises(EventError, match=r"^since: '\\x1b(x{79})' is neither"):
+        make_broadcaster().start(DEFAULT, parse_since("\x1b" + "x" * 200))
+
+
+async def test_a_since_of_another_life_is_a_loss_and_no_error() -> None:
+    """It has the form of our ids: whoever says it was a reader here once."""
     broadcaster = make_broadcaster()
+    for since, lost in (("fedcba98-1", ResetReason.EPOCH), ("0123abcd-1", ResetReason.UNKNOWN)):
+        assert broadcaster.start(DEFAULT, parse_since(since)) == Start(0, lost=lost)
+
+
+async def test_the_cursor_of_a_start_is_before_the_newest_of_each_channel() -> None:
+    """With `last`, a reader that is cut before its first event gets that one again."""
+    broadcaster = make_broadcaster(retry=0)
     for channel in ("a", "a", "b", "c"):
         await broadcaster.broadcast("x", channels=[channel])
     start = broadcaster.start(Interest.of("a", "b"), Word.LAST)
     assert [publication.position for publication in start.first] == [2, 3]
-    assert (start.after, broadcaster.first_id(start)) == (4, "0123abcd-1")
-    nothing = broadcaster.start(Interest.of("none"), Word.LAST)
-    assert broadcaster.first_id(nothing) == "0123abcd-4"
+    assert (start.after, start.cursor) == (4, 1)
+    assert opened(broadcaster, start) == OPENING % b"0123abcd-1"
+    assert broadcaster.start(Interest.of("none"), Word.LAST).cursor == 4
 
 
 async def test_what_is_published_between_a_start_and_its_connection_is_caught_up_with() -> None:
     """The head of the answer is on its way meanwhile, and promises it."""
-    broadcaster = make_broadcaster()
+    broadcaster = make_broadcaster(retry=0)
     start = broadcaster.start(DEFAULT, None)
-    first_id = broadcaster.first_id(start)
+    frames = opened(broadcaster, start)
     await broadcaster.broadcast("between")
     sink = MemorySink()
-    broadcaster.connect(sink, DEFAULT, start)
+    broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
     await broadcaster.broadcast("after")
     await settled()
-    assert first_id == "0123abcd-0"
+    assert frames == OPENING % b"0123abcd-0"
     assert sink.data == block(1, "between") + block(2, "after")
 
 
 @pytest.mark.parametrize(
-    ("since", "reason"), [("fedcba98-2", "epoch"), ("0123abcd-3", "unknown"), ("never-ours", "unknown")]
+    ("id", "reason"), [("fedcba98-2", "epoch"), ("0123abcd-3", "unknown"), ("never-ours", "unknown")]
 )
-async def test_an_id_that_leads_nowhere_is_a_loss_told_first(since: str, reason: str) -> None:
+async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: str) -> None:
     """At the position at which the reader joined; nothing is replayed, and what follows is live."""
-    broadcaster = make_broadcaster()
+    broadcaster = make_broadcaster(retry=0)
     await broadcaster.broadcast("a")
     await broadcaster.broadcast("b")
-    _, sink = connect(broadcaster, since=since)
+    start = broadcaster.start(DEFAULT, parse_id(id))
+    told = b'{"reason": "%b", "channels": ["default"], "missed": null}' % reason.encode()
+    assert opened(broadcaster, start) == RESET % (told, b"0123abcd-2", b"0123abcd-2")
+    sink = MemorySink()
+    lane = broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
     await settled()
     await broadcaster.broadcast("c")
     await settled()
-    told = (
-        'id: 0123abcd-2\nevent: $reset\ndata: {"reason": "%s", "channels": ["default"], "missed": null}\n\n'
-    )
-    assert sink.data == (told % reason).encode() + block(3, "c")
+    assert sink.data == block(3, "c")
+    assert lane.given == 2
     assert broadcaster.counts.resets == {reason: 1}
 
 
-async def test_an_opening_gives_the_time_to_come_back_and_the_cursor() -> None:
-    """The cursor to a reader that brought none; and in each encoding's own way."""
+async def test_an_id_whose_successors_are_gone_is_a_loss_told_first() -> None:
+    """With the channels that lost something, and the id of the position just before what is still held."""
+    broadcaster = make_broadcaster(history_size=2, retry=0)
+    for _ in range(4):
+        await broadcaster.broadcast("x")
+    await broadcaster.broadcast("y", channels=["quiet"])
+    interest = Interest.of("quiet", "default")
+    start = broadcaster.start(interest, parse_id("0123abcd-1"))
+    told = b'{"reason": "evicted", "channels": ["default"], "missed": null}'
+    frames = broadcaster.first_frames(interest, TEXT, start, Heartbeat(4))
+    assert frames == RESET % (told, b"0123abcd-2", b"0123abcd-2")
+    sink = MemorySink()
+    lane = broadcaster.connect(sink, interest, start, broadcaster.heartbeat())
+    await settled()
+    assert sink.data == block(3, "x") + block(4, "x") + block(5, "y")
+    assert (lane.given, broadcaster.counts.resets) == (4, {"evicted": 1})
+
+
+# What a stream begins with.
+
+OPENING = b': \nretry: 0\nevent: $open\ndata: {"heartbeat": 4}\nid: %b\n\n'
+RESET = b': \nretry: 0\nevent: $reset\ndata: %b\nid: %b\n\nevent: $open\ndata: {"heartbeat": 4}\nid: %b\n\n'
+
+
+def opened(broadcaster: Broadcaster, start: Start, encoding: Encoding = TEXT, seconds: float = 4) -> bytes:
+    return broadcaster.first_frames(DEFAULT, encoding, start, Heartbeat(seconds))
+
+
+async def test_a_stream_begins_with_the_time_to_come_back_and_the_cursor() -> None:
+    """In each encoding's own way, to a reader that brought an id as to one that brought none."""
     broadcaster = make_broadcaster(retry=0)
     await broadcaster.broadcast("x")
+    for cursor in (None, parse_id("0123abcd-1")):
+        start = broadcaster.start(DEFAULT, cursor)
+        # aiohttp, or the head of the stream, makes the chunk of its first bytes.
+        for encoding in (TEXT, CHUNKED_TEXT, JSON, CHUNKED_JSON):
+            assert opened(broadcaster, start, encoding) == OPENING % b"0123abcd-1"
+
+
+async def test_a_stream_of_lines_begins_with_an_envelope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no channel; the news of a loss are another, before it."""
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
+    broadcaster = make_broadcaster()
+    opening = b'{"channel":null,"id":"0123abcd-0","event":"$open","data":{"heartbeat": 4},"time":7.0}\n'
+    reset = (
+        b'{"channel":null,"id":"0123abcd-0","event":"$reset",'
+        b'"data":{"reason": "epoch", "channels": ["default"], "missed": null},"time":7.0}\n'
+    )
     start = broadcaster.start(DEFAULT, None)
-    assert broadcaster.opening(DEFAULT, TEXT, start) == b":\nretry: 0\nid: 0123abcd-1\n\n"
-    assert broadcaster.opening(DEFAULT, TEXT, None) == b":\nretry: 0\n"
-    # aiohttp makes the chunk of a stream's first bytes itself.
-    assert broadcaster.opening(DEFAULT, CHUNKED_TEXT, None) == b":\nretry: 0\n"
-    assert broadcaster.opening(DEFAULT, NDJSON, start) == b"\n"
+    assert opened(broadcaster, start, NDJSON) == opened(broadcaster, start, CHUNKED_NDJSON) == opening
+    lost = broadcaster.start(DEFAULT, parse_id("fedcba98-1"))
+    assert opened(broadcaster, lost, NDJSON) == reset + opening
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(4.0, b"4"), (3, b"3"), (0.05, b"0.05"), (60, b"60")])
+async def test_an_opening_says_the_heartbeat_that_its_reader_has(seconds: float, said: bytes) -> None:
+    """In seconds, also where it is not the server's."""
+    broadcaster = make_broadcaster(retry=0)
+    told = OPENING.replace(b'{"heartbeat": 4}', b'{"heartbeat": %b}' % said) % b"0123abcd-0"
+    assert opened(broadcaster, broadcaster.start(DEFAULT, None), TEXT, seconds) == told
 
 
 async def test_readers_are_told_to_come_back_at_different_times() -> None:
     """Spread by half, so that those cut together do not return together."""
     broadcaster = make_broadcaster(retry=3000)
-    openings = {broadcaster.opening(DEFAULT, TEXT, None) for _ in range(200)}
-    times = {int(opening.removeprefix(b":\nretry: ")) for opening in openings}
+    start = broadcaster.start(DEFAULT, None)
+    times = {retry_of(opened(broadcaster, start)) for _ in range(200)}
     assert len(times) > 50
     assert 1500 <= min(times) <= max(times) <= 4500
+
+
+def retry_of(frames: bytes) -> int:
+    found = re.match(rb": \nretry: ([0-9]+)\nevent: \$open\n", frames)
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_heartbeat_is_the_servers_where_no_other_is_asked_for() -> None:
+    """The seconds may be asked for, and that it is an event; one value serves all who ask for nothing."""
+    broadcaster = make_broadcaster(heartbeat=9)
+    assert broadcaster.heartbeat() is broadcaster.heartbeat() is not None
+    assert broadcaster.heartbeat() == Heartbeat(9, as_event=False)
+    assert broadcaster.heartbeat(seconds=3) == Heartbeat(3, as_event=False)
+    assert broadcaster.heartbeat(as_event=True) == Heartbeat(9, as_event=True)
+    assert broadcaster.heartbeat(seconds=60, as_event=True) == Heartbeat(60, as_event=True)
 
 
 # Rules for channels.
@@ -445,19 +589,20 @@ async def test_readers_come_back_when_their_channels_rule_says() -> None:
     """If their channels agree; else when the server says."""
     broadcaster = make_broadcaster(retry=1000, channel=RULES)
 
-    def openings(*channels: str) -> set[bytes]:
+    def retries(*channels: str) -> set[int]:
         interest = Interest.of(*channels)
-        return {broadcaster.opening(interest, TEXT, None) for _ in range(50)}
+        start = broadcaster.start(interest, None)
+        frames = (broadcaster.first_frames(interest, TEXT, start, Heartbeat(4)) for _ in range(50))
+        return {retry_of(each) for each in frames}
 
-    at_once = b":\nretry: 0\n"
-    assert openings("prices.eu") == openings("prices.eu", "prices.us") == {at_once}
+    assert retries("prices.eu") == retries("prices.eu", "prices.us") == {0}
     for others in (["other"], ["plain"], ["prices.eu", "other"], ["prices.*"]):
-        assert at_once not in openings(*others)
+        assert 0 not in retries(*others)
     assert connect(broadcaster, "prices.eu")[0].subscriber.terms.retry == 0
 
 
 async def test_readers_with_the_same_policy_share_their_terms() -> None:
-    """However many there are."""
+    """However many there are, if they have one heartbeat."""
     broadcaster = make_broadcaster(channel=RULES)
     names = ("a", "b", "plain", "prices.eu", "plainer")
     a, b, plain, prices, plainer = (connect(broadcaster, name)[0].subscriber.terms for name in names)
@@ -466,6 +611,10 @@ async def test_readers_with_the_same_policy_share_their_terms() -> None:
     assert len({id(terms) for terms in (a, plain, prices)}) == 3
     assert plain.overflow is Overflow.DROP_NEWEST
     assert a.epoch == EPOCH
+    asked = (broadcaster.heartbeat(seconds=5), Heartbeat(5), Heartbeat(5, as_event=True))
+    five, same, events = (connect(broadcaster, "a", heartbeat=each)[0].subscriber.terms for each in asked)
+    assert five is same
+    assert [each.heartbeat for each in (a, five, events)] == [broadcaster.heartbeat(), asked[0], asked[2]]
 
 
 async def test_a_channels_history_is_bounded_by_its_rule() -> None:
@@ -651,7 +800,7 @@ async def test_a_closed_broadcaster_publishes_nothing() -> None:
     with pytest.raises(ClosedError):
         await broadcaster.publish_all(drafts, token)
     with pytest.raises(ClosedError):
-        broadcaster.connect(MemorySink(), DEFAULT, start)
+        broadcaster.connect(MemorySink(), DEFAULT, start, broadcaster.heartbeat())
     assert (broadcaster.counts.opened, broadcaster.client_count) == (0, 0)
 
 

@@ -53,6 +53,25 @@ async def test_an_event_source_gets_what_was_sent(serve: Serve, browser: Browser
     assert await seen(page, len(expected)) == expected
 
 
+CURSORS = """
+<!doctype html><title>cursors</title><script>
+const seen = [], source = new EventSource("/events?heartbeat=event");
+for (const type of ["message", "$open", "$heartbeat"])
+  source.addEventListener(type, event => seen.push([event.type, event.data, event.lastEventId]));
+</script>
+"""
+
+
+async def test_a_page_may_listen_to_the_cursor(serve: Serve, browser: Browser) -> None:
+    """The opening and each heartbeat give it the id with which it would come back, and what to expect."""
+    server = await serve(heartbeat=0.2)
+    await server.broadcaster.broadcast("before")
+    id = server.broadcaster.cursor
+    page = await shown(browser, server.url, CURSORS)
+    heartbeat = ["$heartbeat", "{}", id]
+    assert (await seen(page, 3))[:3] == [["$open", '{"heartbeat": 0.2}', id], heartbeat, heartbeat]
+
+
 async def test_closing_the_page_is_seen_at_once(serve: Serve, browser: Browser) -> None:
     """A tab that goes takes its subscriber along."""
     server = await serve()
@@ -84,10 +103,11 @@ async def test_an_event_source_comes_back_after_a_restart(browser: Browser) -> N
 
 
 async def test_an_event_source_that_is_turned_away_does_not_stop(serve: Serve, browser: Browser) -> None:
-    """A full server's answer leaves it connecting, where a 503 would have closed it for good."""
+    """A full server's answer says why and leaves it connecting, where a 503 would have closed it for good."""
     server = await serve(max_connections=1)
     keeper = await RawClient.open(server.port)
     await keeper.subscribe()
     page = await open_page(browser, server.url)
+    assert await seen(page, 1) == [["$close", '{"reason": "full"}']]
     await page.wait_for_function("source.readyState === EventSource.CONNECTING")
     keeper.close()

@@ -13,6 +13,7 @@ from sse_broadcast.server import sessions
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import SESSIONS
 from tests.conftest import Program, Serve
+from tests.server.blocks import opening
 from tests.support.asking import ask, bearer
 from tests.support.browser import chromium
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
@@ -111,6 +112,41 @@ async def test_a_page_of_an_allowed_origin_can(serve: Serve, browser: Browser, s
     await refused(other)
 
 
+async def test_a_page_of_an_origin_below_an_allowed_name_can(
+    serve: Serve, browser: Browser, site: str
+) -> None:
+    """Of one label in front of it or of several, and not the name itself."""
+    below = site.replace("127.0.0.1", "*.localhost")
+    server = await serve(**SETTINGS, anonymous_subscribe=("*",), cors_origins=(below,))
+    for label in ("a", "b.a"):
+        page = await page_at(browser, below.replace("*", label))
+        await listen(page, f"{server.url}/events")
+        await opened(page)
+    apex = await page_at(browser, below.replace("*.", ""))
+    await listen(apex, f"{server.url}/events")
+    await refused(apex)
+
+
+FIRST_BYTES = """async ([url, options]) => {
+  const reader = (await fetch(url, options)).body.getReader();
+  const text = new TextDecoder().decode((await reader.read()).value);
+  await reader.cancel();
+  return text;
+}"""
+
+
+async def test_a_page_may_subscribe_by_a_body(serve: Serve, browser: Browser, site: str) -> None:
+    """After a preflight, by fetch; a stream that it gives up is over."""
+    server = await serve(**SETTINGS, cors_origins=(site,))
+    page = await page_at(browser, site)
+    headers = {"Authorization": f"Bearer {static('reader')}", "Content-Type": "application/json"}
+    options = {"method": "POST", "headers": headers, "body": '{"channels": ["a", "b"]}'}
+    first = await page.evaluate(FIRST_BYTES, [f"{server.url}/events", options])
+    assert opening(id=server.broadcaster.cursor).fullmatch(first.encode())
+    await until(lambda: server.broadcaster.client_count == 0)
+    assert server.broadcaster.counts.opened == 1
+
+
 async def test_a_page_shows_its_cookie(serve: Serve, browser: Browser, site: str) -> None:
     """If its origin is allowed, and it says that it wants to."""
     server = await serve(**SETTINGS, cors_origins=(site,))
@@ -158,7 +194,11 @@ async def test_a_page_shows_a_token_in_a_header(serve: Serve, browser: Browser, 
     """After a preflight, which is answered."""
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
-    headers = {"Authorization": f"Bearer {static('reader')}", "Idempotency-Key": "one"}
+    headers = {
+        "Authorization": f"Bearer {static('reader')}",
+        "Idempotency-Key": "one",
+        "X-Requested-With": "XMLHttpRequest",  # which axios and jQuery add
+    }
     for _ in range(2):
         answer = await send(page, f"{server.url}/send", body="x", headers=headers)
         assert answer == {"type": "cors", "status": 200}
@@ -204,8 +244,8 @@ async def test_a_name_that_was_rebound_to_this_machine_gets_nothing(serve: Serve
     """To the browser the page and the server are one origin; the name tells them apart."""
     server = await serve()
     page = await page_at(browser, f"http://{REBOUND}:{server.port}/healthz")
-    assert await page.inner_text("body") == '{"status":"alive"}'
-    for path in ("/send", "/tokens", "/revoke"):
+    assert (await page.inner_text("body")).strip() == '{"status":"alive"}'
+    for path in ("/send", "/events", "/tokens", "/revoke"):
         assert await send(page, path, body="x") == {"type": "basic", "status": 421}
     for path in ("/status", "/channels", "/events"):
         for headers in ({}, {"X-Forwarded-For": "192.0.2.1"}):

@@ -107,11 +107,11 @@ async def test_an_event_source_resumes_when_its_network_was_away(serve: Serve, b
         assert server.broadcaster.counts.resets == {}
 
 
-@pytest.mark.parametrize("place", [1, 10, 400, 1000])
+@pytest.mark.parametrize("place", [1, 10, 400, 1000, 2014, 2025, 2027])
 async def test_an_event_source_that_was_cut_inside_an_event_gets_it_whole(
     serve: Serve, browser: Browser, place: int
 ) -> None:
-    """Half an event is none: it comes again after the resumption, and only then."""
+    """Half an event is none, cut in its data, in its id or right behind that: it comes again, once."""
     server = await serve(retry=RETRY)
     async with Proxy(server.port) as proxy:
         page = await open_page(browser, f"http://127.0.0.1:{proxy.port}")

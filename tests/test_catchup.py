@@ -7,7 +7,7 @@ import pytest
 
 from sse_broadcast.backends.base import ResetReason, Start
 from sse_broadcast.backends.memory import open_memory
-from sse_broadcast.catchup import CatchUp, reset
+from sse_broadcast.catchup import CatchUp, reset, reset_event
 from sse_broadcast.config import Config
 from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT
@@ -34,9 +34,11 @@ class Reading:
             await self.backend.publish([Draft(tuple(channels.split()), Event("x"))])
 
     def begin(self, cursor: str | int, *channels: str) -> CatchUp:
+        """Begin at what a reader asks for, or behind a position that was good when it came."""
         interest = Interest.of(*(channels or ("a",)))
-        text = f"0123abcd-{cursor}" if isinstance(cursor, int) else cursor
-        return CatchUp(self.backend, interest, self.backend.find(parse_since(text), interest), self.metrics)
+        if isinstance(cursor, int):
+            return CatchUp(self.backend, interest, Start(cursor), self.metrics)
+        return CatchUp(self.backend, interest, self.backend.find(parse_since(cursor), interest), self.metrics)
 
 
 def shown(publications: Sequence[Publication]) -> list[int | str]:
@@ -82,7 +84,7 @@ async def test_it_goes_page_by_page() -> None:
     reading = Reading()
     await reading.publish(count=4)
     catching_up = reading.begin(0)
-    size = len(b"id: 0123abcd-1\ndata: x\n\n")
+    size = len(b"data: x\nid: 0123abcd-1\n\n")
     assert shown(catching_up.take(2 * size)) == [1, 2]
     assert catching_up.cursor == 2
     assert shown(catching_up.take(1)) == [3]
@@ -105,33 +107,27 @@ async def test_what_is_published_meanwhile_is_still_ahead() -> None:
     assert (catching_up.done, catching_up.cursor) == (True, 5)
 
 
-@pytest.mark.parametrize(
-    ("cursor", "reason"), [("fedcba98-1", "epoch"), ("0123abcd-99", "unknown"), ("nobody's", "unknown")]
-)
-async def test_an_id_that_cannot_be_used_is_told_once(cursor: str, reason: str) -> None:
-    """The reset stands first, with the position of joining; nothing older is given."""
+@pytest.mark.parametrize("cursor", ["fedcba98-1", "0123abcd-99", "nobody's"])
+async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor: str) -> None:
+    """Whoever opens the stream tells of it; what comes behind is what was published since."""
     reading = Reading()
     await reading.publish(count=3)
-    catching_up = reading.begin(cursor, "b", "a", "x*")
-    assert not catching_up.done
-    await reading.publish(count=2)
-    (told,) = catching_up.take(ALL)
-    assert told.frame(TEXT) == (
-        b"id: 0123abcd-3\nevent: $reset\n"
-        b'data: {"reason": "%b", "channels": ["a", "b", "x*"], "missed": null}\n\n' % reason.encode()
-    )
-    assert all_of(catching_up) == [4, 5]
-    assert reading.metrics.counts().resets == {reason: 1}
-
-
-async def test_a_reset_is_all_there_is_when_nothing_came_since() -> None:
-    """The reader is done as soon as it has it."""
-    reading = Reading()
-    await reading.publish(count=3)
-    catching_up = reading.begin("fedcba98-1")
-    assert not catching_up.done
-    assert len(catching_up.take(1)) == 1
+    catching_up = reading.begin(cursor)
     assert catching_up.done
+    await reading.publish(count=2)
+    assert all_of(catching_up) == [4, 5]
+    assert reading.metrics.counts().resets == {}
+
+
+async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
+    """What is still held comes at once, and only what is lost since is news."""
+    reading = Reading(history_size=3)
+    await reading.publish(count=4)
+    told, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
+    assert all_of(told) == [2, 3, 4]
+    await reading.publish(count=2)
+    assert all_of(overtaken) == [EVICTED, 4, 5, 6]
+    assert reading.metrics.counts().resets == {"evicted": 1}
 
 
 async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
@@ -140,7 +136,7 @@ async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
     await reading.publish(count=5)
     catching_up = reading.begin(1)
     (told,) = catching_up.take(ALL)
-    assert told.frame(TEXT) == b"id: 0123abcd-3\nevent: $reset\ndata: " + EVICTED.encode() + b"\n\n"
+    assert told.frame(TEXT) == b"event: $reset\ndata: " + EVICTED.encode() + b"\nid: 0123abcd-3\n\n"
     assert catching_up.cursor == 3
     assert all_of(catching_up) == [4, 5]
     assert reading.metrics.counts().resets == {"evicted": 1}
@@ -206,7 +202,7 @@ async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
     for name in ("a", "b", "c", "a"):
         await reading.publish(name)
     catching_up = reading.begin("last", "a", "b", "c")
-    size = len(b"id: 0123abcd-1\ndata: x\n\n")
+    size = len(b"data: x\nid: 0123abcd-1\n\n")
     assert shown(catching_up.take(2 * size)) == [2, 3]
     assert (catching_up.done, catching_up.cursor) == (False, 4)
     await reading.publish("b")
@@ -237,20 +233,11 @@ async def test_without_history_a_reader_is_told_of_each_loss() -> None:
     assert catching_up.cursor == 3
 
 
-async def test_a_start_says_all_there_is_to_say() -> None:
-    """A lost start gives its reset and nothing that came first."""
-    reading = Reading()
-    await reading.publish(count=2)
-    start = Start(1, lost=ResetReason.EPOCH)
-    catching_up = CatchUp(reading.backend, Interest.of("a"), start, reading.metrics)
-    assert all_of(catching_up) == ['{"reason": "epoch", "channels": ["a"], "missed": null}', 2]
-
-
 def test_a_reset_in_each_encoding() -> None:
     """Whole bytes: its id is the place to go on behind, its data JSON, its channel none."""
     told = reset(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
     loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
-    frame = b"id: 0123abcd-5\nevent: $reset\ndata: " + loss + b"\n\n"
+    frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
     assert told.frame(TEXT) == told.frame(JSON) == frame
     assert told.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
     assert told.frame(NDJSON).startswith(
@@ -265,6 +252,16 @@ def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
     """A number is only said when it is known."""
     told = reset(reason, ["a"], epoch="0123abcd", position=5, missed=None)
     assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
+
+
+def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
+    """Its id is that of the stream's opening, which it stands before."""
+    event = reset_event(ResetReason.EVICTED, ("a", "b*"), missed=None)
+    assert event == Event(
+        '{"reason": "evicted", "channels": ["a", "b*"], "missed": null}', type="$reset", json=True
+    )
+    placed = reset(ResetReason.EVICTED, ("a", "b*"), epoch="0123abcd", position=5, missed=None)
+    assert placed.event == event
 
 
 def known(catching_up: CatchUp) -> tuple[int, float | None]:
@@ -286,11 +283,11 @@ async def test_what_is_left_is_known_without_being_read(monkeypatch: pytest.Monk
 
 
 async def test_what_is_given_first_is_left_too() -> None:
-    """The news that an id is not known, and the newest events of `last`."""
+    """The newest events of `last`."""
     reading = Reading()
     await reading.publish()
-    for begun in (reading.begin("nobody-knows"), reading.begin("last")):
-        assert begun.behind == 1
-        assert begun.oldest is not None
-        begun.take(ALL)
-        assert known(begun) == (0, None)
+    begun = reading.begin("last")
+    assert begun.behind == 1
+    assert begun.oldest is not None
+    begun.take(ALL)
+    assert known(begun) == (0, None)

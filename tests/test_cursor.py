@@ -82,8 +82,9 @@ def test_an_id_of_our_form_is_a_place(text: str, place: Place) -> None:
     ],
 )
 def test_an_id_of_any_other_form_is_a_name(text: str) -> None:
-    """What is not wholly ours is not ours, however much it looks it."""
-    assert parse_id(text) == parse_since(text) == Named(text)
+    """What is not wholly ours is not ours, however much it looks it; `since` marks it as said there."""
+    assert parse_id(text) == Named(text)
+    assert parse_since(text) == Named(text, said_in_since=True)
 
 
 @pytest.mark.parametrize("text", ["earliest", "last", "10m", "5ms"])
@@ -131,8 +132,8 @@ def test_since_takes_words_and_ages(text: str, cursor: Cursor) -> None:
     ],
 )
 def test_what_is_nearly_a_word_or_an_age_is_a_name(text: str) -> None:
-    """A cursor is never guessed at: a reader with an id that nobody knows is told so."""
-    assert parse_since(text) == Named(text)
+    """It is never guessed at, and known as what stood in `since`: it is refused if no event has that name."""
+    assert parse_since(text) == Named(text, said_in_since=True)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +187,10 @@ def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
 
 @given(st.text(max_size=140))
 def test_an_id_that_may_be_chosen_is_found_by_its_name(text: str) -> None:
-    """What a publisher chose comes back as that, from a header as from `since`."""
+    """What a publisher chose comes back as that, from a header and marked from `since`."""
     try:
         require_publishable(text)
     except EventError:
         return
-    assert parse_id(text) == parse_since(text) == Named(text)
+    assert parse_id(text) == Named(text)
+    assert parse_since(text) == Named(text, said_in_since=True)

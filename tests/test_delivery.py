@@ -3,19 +3,32 @@
 import asyncio
 import itertools
 import random
+import re
 
 import pytest
 
 from sse_broadcast import delivery as delivery_module
 from sse_broadcast import wire
 from sse_broadcast.audience import Lane
+from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import ChannelRule, Overflow
-from sse_broadcast.delivery import SLICE, STRIDE, TURN, WRITE_LIMIT, Delivery, goodbye, jittered
-from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
+from sse_broadcast.cursor import parse_id
+from sse_broadcast.delivery import (
+    FAR_BEHIND,
+    HOUR,
+    SLICE,
+    STRIDE,
+    TURN,
+    WRITE_LIMIT,
+    Delivery,
+    close_event,
+    jittered,
+)
+from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
 from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.subscriber import CloseReason, Heartbeat
 from tests.support.outlets import EPOCH, MemorySink, block, connect
 from tests.support.outlets import make_broadcaster as make
 from tests.support.sockets import until
@@ -23,8 +36,23 @@ from tests.support.sockets import until
 LARGE = "x" * 30_000
 """Two of these fit into a write, and three do not."""
 
-FAR = 0
-"""Positions that a reader's cursor may lie behind before a heartbeat brings it up."""
+NEAR = FAR_BEHIND - 1
+"""Positions that a cursor may be behind before a heartbeat brings it up."""
+
+
+def moved(position: int) -> bytes:
+    """Give the heartbeat that brings a cursor up to a position."""
+    return f"event: $heartbeat\ndata: {{}}\nid: {EPOCH}-{position}\n\n".encode()
+
+
+def closed(reason: str, position: int) -> str:
+    """Give the pattern of the block that ends a stream whose reader was given everything up to a position."""
+    return rf'event: \$close\nretry: \d+\ndata: {{"reason": "{reason}"}}\nid: {EPOCH}-{position}\n\n'
+
+
+def require_closed(data: bytes, reason: str, position: int) -> None:
+    """Fail unless this is the end of such a stream, and nothing else."""
+    assert re.fullmatch(closed(reason, position), data.decode()), data
 
 
 def blocks(*data: object, first: int = 1) -> bytes:
@@ -262,11 +290,11 @@ async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
 
 
 async def test_a_silent_connection_gets_heartbeats() -> None:
-    """Comments of one line, and nothing else."""
+    """Comments of one line and a space, and nothing else."""
     broadcaster = make(heartbeat=0.02)
     _, sink = connect(broadcaster)
     await until(lambda: len(sink.written) >= 3)
-    assert set(sink.written) == {b":\n"}
+    assert set(sink.written) == {b": \n"}
 
 
 async def test_a_connection_with_traffic_gets_no_heartbeat() -> None:
@@ -277,7 +305,7 @@ async def test_a_connection_with_traffic_gets_no_heartbeat() -> None:
     while asyncio.get_running_loop().time() < started + 1.0:
         await broadcaster.broadcast("x")
         await asyncio.sleep(0.001)
-    assert b":\n" not in busy.written
+    assert b": \n" not in busy.written
 
 
 async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
@@ -322,8 +350,7 @@ async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> N
     lane.resume()
     await settled()
     assert sink.written[0] == block(1, "a")
-    assert sink.written[1].startswith(b"event: $close\nretry: ")
-    assert sink.written[1].endswith(b'data: {"reason": "slow"}\n\n')
+    require_closed(sink.written[1], "slow", 1)
     assert (len(sink.written), sink.closed, sink.aborted) == (2, 1, 0)
 
 
@@ -362,10 +389,10 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
     sink.takes_more = True
     lane.resume()
     await settled()
-    reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n\n'
+    reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n'
     kept = {
-        Overflow.DROP_OLDEST: block(1, 0) + b"id: 0123abcd-4\n" + reset + blocks(4, 5, first=5),
-        Overflow.DROP_NEWEST: blocks(0, 1, 2) + b"id: 0123abcd-6\n" + reset,
+        Overflow.DROP_OLDEST: block(1, 0) + reset + b"id: 0123abcd-4\n\n" + blocks(4, 5, first=5),
+        Overflow.DROP_NEWEST: blocks(0, 1, 2) + reset + b"id: 0123abcd-6\n\n",
     }
     assert sink.data == kept[overflow]
     assert broadcaster.counts.dropped == {overflow: 3}
@@ -385,8 +412,9 @@ async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
     await until(lambda: sink.closed == 1)
     broadcaster.disconnect(lane)
     await closing
-    assert sink.data.startswith(block(1, "a") + b"event: $close\nretry: ")
-    assert sink.data.endswith(b'data: {"reason": "drain"}\n\n')
+    first = block(1, "a")
+    assert sink.data.startswith(first)
+    require_closed(sink.data[len(first) :], "drain", 1)
     assert broadcaster.counts.closed == {"drain": 1}
 
 
@@ -402,18 +430,18 @@ async def test_the_timer_rests_when_there_is_nobody() -> None:
     assert not delivery._silence
 
 
-@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT, JSON])
-def test_goodbye_is_one_block(encoding: Encoding) -> None:
-    """Why the stream ends, and when to come back; without an id, since it moves no cursor."""
-    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\n\n'
-    assert goodbye(CloseReason.DRAIN, 2500, encoding) == encoding.frame(told)
+@pytest.mark.parametrize("encoding", [TEXT, JSON])
+def test_the_end_of_a_stream_is_one_block(encoding: Encoding) -> None:
+    """Why it ends, and when to come back with which id."""
+    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
+    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
 
 
-def test_goodbye_is_one_line_where_events_are_lines() -> None:
+def test_the_end_of_a_stream_is_one_line_where_events_are_lines() -> None:
     """An envelope of no channel, as all that the server says itself."""
-    said = goodbye(CloseReason.SLOW, 2500, NDJSON)
+    said = own_block(NDJSON.format, close_event("slow", 2500), "0123abcd-7")
     before, _, time = said.partition(b'"time":')
-    assert before == b'{"channel":null,"id":null,"event":"$close","data":{"reason": "slow"},'
+    assert before == b'{"channel":null,"id":"0123abcd-7","event":"$close","data":{"reason": "slow"},'
     assert time.endswith(b"}\n")
 
 
@@ -486,7 +514,7 @@ async def test_the_end_is_written_once() -> None:
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await settled()
     assert sink.data.count(b"$close") == 1
-    assert sink.written[-1].startswith(b"event: $close")
+    require_closed(sink.written[-1], "drain", 2)
     broadcaster.disconnect(lane)
     await closing
 
@@ -514,7 +542,8 @@ async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding
     _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await until(lambda: sink.closed == 1)
-    assert sink.data == encoding.frame(b'event: $close\nretry: 0\ndata: {"reason": "drain"}\n\n')
+    told = b'event: $close\nretry: 0\ndata: {"reason": "drain"}\nid: 0123abcd-0\n\n'
+    assert sink.data == encoding.frame(told)
     closing.cancel()
 
 
@@ -763,7 +792,7 @@ async def test_readers_of_something_else_never_share_a_page() -> None:
     await settled()
     assert pages_of(*itertools.chain(*sinks)) == 15
     for sink, (_, _, wanted) in zip(sinks[-1], asked, strict=True):
-        frames = [f"id: {EPOCH}-{n}\nevent: {rows[n - 1][1]}\ndata: {n}\n\n" for n in wanted]
+        frames = [f"event: {rows[n - 1][1]}\ndata: {n}\nid: {EPOCH}-{n}\n\n" for n in wanted]
         assert sink.data == "".join(frames).encode()
 
 
@@ -810,7 +839,7 @@ async def test_a_filter_is_a_filter_of_the_history_too() -> None:
         await broadcaster.broadcast("x", event=event, channels=[channel])
     _, late = connect(broadcaster, "a", types=["t"], since="earliest")
     await settled()
-    line = "id: 0123abcd-%d\nevent: t\ndata: x\n\n"
+    line = "event: t\ndata: x\nid: 0123abcd-%d\n\n"
     assert sink.data == late.data == f"{line % 1}{line % 4}".encode()
     assert lane.following
 
@@ -825,19 +854,31 @@ async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -
     assert sink.written == []
     await broadcaster.broadcast("x", event="u", channels=["a"])
     await settled()
-    assert sink.data == b"id: 0123abcd-5001\nevent: u\ndata: x\n\n"
+    assert sink.data == b"event: u\ndata: x\nid: 0123abcd-5001\n\n"
 
 
-async def test_a_loss_in_the_history_is_told_before_what_is_still_held() -> None:
-    """Once, with the id just before that."""
+async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held() -> None:
+    """Once, with the id just before that: the history held everything when the reader came."""
+    broadcaster = make(history_size=2)
+    await broadcaster.broadcast("0")
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-0")
+    for number in range(1, 5):
+        await broadcaster.broadcast(str(number))
+    await settled()
+    reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n'
+    assert sink.data == reset + b"id: 0123abcd-3\n\n" + blocks(3, 4, first=4)
+    assert lane.following
+
+
+async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
+    """What follows is what is still held; the news are counted among what the reader was given."""
     broadcaster = make(history_size=2)
     for number in range(5):
         await broadcaster.broadcast(str(number))
     lane, sink = connect(broadcaster, since=f"{EPOCH}-1")
     await settled()
-    reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n\n'
-    assert sink.data == b"id: 0123abcd-3\n" + reset + blocks(3, 4, first=4)
-    assert lane.following
+    assert sink.data == blocks(3, 4, first=4)
+    assert (lane.following, lane.given) == (True, 3)
 
 
 async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
@@ -887,22 +928,20 @@ async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
     await until(lambda: sink.closed == 1)
     first, last = sink.written
     assert first == blocks(LARGE, LARGE)
-    assert last.startswith(b"event: $close\nretry: ")
-    assert last.endswith(b'data: {"reason": "drain"}\n\n')
+    require_closed(last, "drain", 2)
     assert broadcaster.counts.closed == {"drain": 1}
     broadcaster.disconnect(lane)
     await closing
 
 
 async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
-    """The walk that would have brought the page brings the end."""
+    """The walk that would have brought the page brings the end, with the id of the opening."""
     broadcaster = make()
     await broadcaster.broadcast("a")
     lane, sink = connect(broadcaster, since="earliest")
     lane.subscriber.close(CloseReason.DRAIN)
     await until(lambda: sink.closed == 1)
-    assert len(sink.written) == 1
-    assert sink.data.startswith(b"event: $close\n")
+    require_closed(sink.data, "drain", 0)
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
@@ -1021,21 +1060,20 @@ async def pass_by(broadcaster: Broadcaster, count: int) -> None:
 
 
 async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
-    """Once it is more than so many positions behind, and then not again until it is so again."""
+    """Once it is so many positions behind, and then not again until it is so again."""
     broadcaster = make()
     lane, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR)
+    await pass_by(broadcaster, NEAR)
     await beat(broadcaster, lane)
     await pass_by(broadcaster, 1)
     await beat(broadcaster, lane)
     await beat(broadcaster, lane)
-    await pass_by(broadcaster, FAR + 1)
+    await pass_by(broadcaster, FAR_BEHIND)
     await beat(broadcaster, lane)
     # A turn of the walk without a heartbeat that is owed says nothing.
     broadcaster._delivery.wake_lane(lane)
     await settled()
-    here = wire.here(f"{EPOCH}-{FAR + 1}"), wire.here(f"{EPOCH}-{2 * FAR + 2}")
-    assert sink.written == [b":\n", here[0], b":\n", here[1]]
+    assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
     assert lane.following
 
 
@@ -1043,21 +1081,21 @@ async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
     """By the timer of all heartbeats, and by nothing else."""
     broadcaster = make(heartbeat=0.02)
     _, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR + 1)
+    await pass_by(broadcaster, FAR_BEHIND)
     assert sink.written == []
     await until(lambda: len(sink.written) >= 3)
-    assert sink.written.count(wire.here(f"{EPOCH}-{FAR + 1}")) == 1
-    assert set(sink.written) == {b":\n", wire.here(f"{EPOCH}-{FAR + 1}")}
+    assert sink.written.count(moved(FAR_BEHIND)) == 1
+    assert set(sink.written) == {b": \n", moved(FAR_BEHIND)}
 
 
 async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
     """Its cursor is that event's, whether it marched with the others or had a queue of its own."""
     broadcaster = make()
     lane, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR)
+    await pass_by(broadcaster, NEAR)
     await broadcaster.broadcast("together")
     await settled()
-    await pass_by(broadcaster, FAR)
+    await pass_by(broadcaster, NEAR)
     await beat(broadcaster, lane)
     sink.takes_more = False
     for text in ("full", "alone"):
@@ -1066,52 +1104,217 @@ async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
     sink.takes_more = True
     lane.resume()
     await settled()
-    await pass_by(broadcaster, FAR)
+    await pass_by(broadcaster, NEAR)
     await beat(broadcaster, lane)
     assert sink.written == [
-        block(FAR + 1, "together"),
-        b":\n",
-        block(2 * FAR + 2, "full"),
-        block(2 * FAR + 3, "alone"),
-        b":\n",
+        block(NEAR + 1, "together"),
+        b": \n",
+        block(2 * NEAR + 2, "full"),
+        block(2 * NEAR + 3, "alone"),
+        b": \n",
     ]
 
 
 async def test_a_reader_that_joins_is_not_far_behind() -> None:
     """It was told in its opening where it is."""
     broadcaster = make()
-    await pass_by(broadcaster, 10)
+    await pass_by(broadcaster, 2 * FAR_BEHIND)
     lane, sink = connect(broadcaster)
     await beat(broadcaster, lane)
-    assert sink.written == [b":\n"]
+    assert sink.written == [b": \n"]
 
 
 async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
     """Its cursor is where it was, though it has caught up with everything since."""
     broadcaster = make()
-    await pass_by(broadcaster, FAR + 5)
+    await pass_by(broadcaster, FAR_BEHIND + 4)
     lane, sink = connect(broadcaster, since=f"{EPOCH}-4")
     near, other = connect(broadcaster, since=f"{EPOCH}-5")
     await settled()
     await beat(broadcaster, lane)
     await beat(broadcaster, near)
-    assert sink.written == [wire.here(f"{EPOCH}-{FAR + 5}")]
-    assert other.written == [b":\n"]
+    assert sink.written == [moved(FAR_BEHIND + 4)]
+    assert other.written == [b": \n"]
+
+
+async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
+    """However near it is: what was evicted since is nothing that the reader wanted, and no loss."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    lane, sink = connect(broadcaster, "b", types=["u"])
+    other, elsewhere = connect(broadcaster, "c")
+    for _ in range(2):
+        await broadcaster.broadcast("x", event="t", channels=["b"])
+        await beat(broadcaster, lane)
+        await beat(broadcaster, other)
+    # Of the first of two nothing was evicted yet, and then that first one was.
+    assert sink.written == [b": \n", moved(2)]
+    assert elsewhere.written == [b": \n", b": \n"]
+    await beat(broadcaster, lane)
+    assert sink.written[2:] == [b": \n"]
+    broadcaster.disconnect(lane)
+    await broadcaster.broadcast("y", event="u", channels=["b"])
+    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-2")).lost is None
+    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-0")).lost is ResetReason.EVICTED
+
+
+@pytest.mark.parametrize("seconds", [4.0, 50.0])
+async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
+    """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
+    count = int(HOUR / seconds)
+    for _ in range(2 * count + 1):
+        await beat(broadcaster, lane)
+    hour = [b": \n"] * (count - 1) + [moved(0)]
+    assert sink.written == [*hour, *hour, b": \n"]
+
+
+async def test_an_hour_of_silence_ends_with_an_event_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the timer that breaks silences, where nothing else is owed."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=60)
+    _, sink = connect(broadcaster)
+    while len(sink.written) < 61:
+        pass_time(broadcaster, clock)
+    assert sink.written == [b": \n"] * 59 + [moved(0), b": \n"]
+    assert broadcaster._metrics.heartbeats == 61
+    assert HOUR - 60 <= clock.now <= HOUR + 60
+
+
+def pass_time(broadcaster: Broadcaster, clock: "Clock") -> None:
+    """Have a tick pass, and what it brings about."""
+    delivery = broadcaster._delivery
+    clock.now += delivery._tick_length
+    delivery._tick()
+    delivery._walk()
+
+
+async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two strides of events there is one of heartbeats, however many are due at once."""
+    clock, order, write = Clock(monkeypatch), list[str](), 2.0**-17
+    broadcaster = make(heartbeat=4)
+    for _ in range(3 * STRIDE):
+        sink = CostlySink("live", clock, write, order)
+        connect(broadcaster, sink=sink, heartbeat=Heartbeat(60))
+    await broadcaster.broadcast("x")
+    for _ in range(3 * STRIDE):
+        connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
+    while not broadcaster._delivery._due_lanes:
+        clock.now += broadcaster._delivery._tick_length
+        broadcaster._delivery._tick()
+    while broadcaster._delivery._due_lanes:
+        broadcaster._delivery._walk()
+    assert runs(order) == [("live", STRIDE), ("silent", STRIDE)] * 3
+
+
+async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4)
+    lane, gone = connect(broadcaster)
+    _, stays = connect(broadcaster)
+    while not broadcaster._delivery._due_lanes:
+        clock.now += broadcaster._delivery._tick_length
+        broadcaster._delivery._tick()
+    broadcaster.disconnect(lane)
+    broadcaster._delivery._walk()
+    assert (gone.written, stays.written) == ([], [b": \n"])
+    assert not any(lane in lanes for lanes in broadcaster._delivery._silence.values())
+
+
+async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut, and counted as an error; what was not written is no heartbeat."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4)
+    sinks = [connect(broadcaster)[1] for _ in range(3)]
+    sinks[1].broken = True
+    while not sinks[0].written:
+        pass_time(broadcaster, clock)
+    assert [sink.data for sink in sinks] == [b": \n", b"", b": \n"]
+    assert sinks[1].aborted == 1
+    assert broadcaster.counts.closed == {"error": 1}
+    assert broadcaster._metrics.heartbeats == 2
+
+
+async def test_a_sink_that_its_heartbeat_fills_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4, write_timeout=100)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    while clock.now < 20:
+        pass_time(broadcaster, clock)
+    assert (sink.written, lane.blocked, lane.following) == ([b": \n"], True, False)
+    await broadcaster.broadcast("a")
+    broadcaster._delivery._walk()
+    assert sink.written == [b": \n"]
+    sink.takes_more = True
+    lane.resume()
+    broadcaster._delivery._walk()
+    assert sink.data == b": \n" + block(1, "a")
+
+
+async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
+    """With the current cursor, however near that is."""
+    broadcaster = make(heartbeat=4)
+    lane, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, 1)
+    await beat(broadcaster, lane)
+    await beat(broadcaster, lane)
+    assert sink.written == [moved(0), moved(1), moved(1)]
+
+
+async def test_a_heartbeat_that_is_an_event_comes_in_its_time() -> None:
+    """As the comment would."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    await until(lambda: len(sink.written) >= 3)
+    assert set(sink.written) == {moved(0)}
+
+
+@pytest.mark.parametrize("asked", [3.0, 4.0, 25.0, 60.0])
+async def test_each_reader_has_the_heartbeat_that_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: float
+) -> None:
+    """Never later than after so many seconds of silence, and at most a tick earlier."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=15, write_timeout=30)
+    delivery = broadcaster._delivery
+    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(seconds=asked))
+    _, usual = connect(broadcaster)
+    beats = {sink: [0.0], usual: [0.0]}
+    while clock.now < 130:
+        pass_time(broadcaster, clock)
+        for each, times in beats.items():
+            if len(each.written) == len(times):
+                times.append(clock.now)
+    for each, seconds in ((sink, asked), (usual, 15.0)):
+        silences = [later - earlier for earlier, later in itertools.pairwise([*beats[each], clock.now])]
+        assert len(silences) > 2
+        assert all(seconds - delivery._tick_length <= silence <= seconds for silence in silences[:-1])
+        assert silences[-1] < seconds
 
 
 async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
-    """A reader cut behind that would never get it: while anything waits, a heartbeat is all."""
+    """A reader cut behind that would never get it: while anything waits, it is told where it is."""
     broadcaster = make()
     lane, sink = connect(broadcaster)
+    told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
     for _ in range(2):
         await broadcaster.broadcast(LARGE)
-    await pass_by(broadcaster, FAR + 1)
+    await pass_by(broadcaster, FAR_BEHIND)
     await broadcaster.broadcast(LARGE)
-    lane.silent = True
-    broadcaster._delivery.wake_lane(lane)
+    for each in (lane, told):
+        each.silent = True
+        broadcaster._delivery.wake_lane(each)
     broadcaster._delivery._walk()
     await settled()
-    assert sink.written == [blocks(LARGE, LARGE), b":\n", block(FAR + 4, LARGE)]
+    last = block(FAR_BEHIND + 3, LARGE)
+    assert sink.written == [blocks(LARGE, LARGE), b": \n", last]
+    assert events.written == [blocks(LARGE, LARGE), moved(2), last]
 
 
 async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() -> None:
@@ -1123,54 +1326,73 @@ async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() ->
     await beat(broadcaster, lane)
     await until(lambda: lane.following)
     await settled()
-    assert sink.written == [b"id: 0123abcd-5001\nevent: u\ndata: wanted\n\n", b":\n"]
+    assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
 
 
 async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() -> None:
     """Its pages are signs of life, and the cursor is where they end."""
     broadcaster = make()
-    for _ in range(FAR + 4):
+    for _ in range(FAR_BEHIND + 4):
         await broadcaster.broadcast(LARGE)
     lane, sink = connect(broadcaster, since="earliest")
     await beat(broadcaster, lane)
     await until(lambda: lane.following)
     # Its silence was still owed a sign, which came when nothing was left to take.
     *pages, last = sink.written
-    assert b"".join(pages) == blocks(*[LARGE] * (FAR + 4))
-    assert last == b":\n"
+    assert b"".join(pages) == blocks(*[LARGE] * (FAR_BEHIND + 4))
+    assert last == b": \n"
 
 
-async def test_each_format_brings_up_a_cursor_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In chunks where there are chunks, beside the event that pages ask for, as a line of lines."""
+@pytest.mark.parametrize("as_event", [False, True])
+async def test_each_format_brings_up_a_cursor_in_its_own_way(
+    monkeypatch: pytest.MonkeyPatch, *, as_event: bool
+) -> None:
+    """In chunks where there are chunks, as a line of lines."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
-    line = b'{"channel":null,"id":"%s-1","event":"$heartbeat","data":{},"time":7.0}\n' % EPOCH.encode()
-    beat_event = b"event: $heartbeat\ndata: {}\n\n"
-    here = wire.here(f"{EPOCH}-{FAR + 1}")
+    line = (
+        f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
+    ).encode()
+    told = moved(FAR_BEHIND)
     broadcaster = make()
     sinks = [
-        (MemorySink(CHUNKED_TEXT), wire.chunk(here), wire.chunk(b":\n")),
-        (MemorySink(JSON), here, b":\n"),
-        (MemorySink(heartbeat=beat_event), beat_event + here, beat_event),
-        (
-            MemorySink(CHUNKED_TEXT, heartbeat=beat_event),
-            wire.chunk(beat_event) + wire.chunk(here),
-            wire.chunk(beat_event),
-        ),
+        (MemorySink(TEXT), told, b": \n"),
+        (MemorySink(CHUNKED_TEXT), wire.chunk(told), b"3\r\n: \n\r\n"),
+        (MemorySink(JSON), told, b": \n"),
         (MemorySink(NDJSON), line, b"\n"),
+        (MemorySink(CHUNKED_NDJSON), wire.chunk(line), b"1\r\n\n\r\n"),
     ]
-    lanes = [connect(broadcaster, sink=sink)[0] for sink, _, _ in sinks]
-    await pass_by(broadcaster, FAR + 1)
+    heartbeat = broadcaster.heartbeat(as_event=as_event)
+    lanes = [connect(broadcaster, sink=sink, heartbeat=heartbeat)[0] for sink, _, _ in sinks]
+    await pass_by(broadcaster, FAR_BEHIND)
     for _ in range(2):
         for lane in lanes:
             await beat(broadcaster, lane)
-    assert [sink.written for sink, _, _ in sinks] == [[far, near] for _, far, near in sinks]
+    assert [sink.written for sink, _, _ in sinks] == [
+        [far, far if as_event else near] for _, far, near in sinks
+    ]
+
+
+async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of a cursor that has not moved since the last one; those of one tick are the same bytes."""
+    times = iter([7.0, 11.0])
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
+    broadcaster = make()
+    heartbeat = broadcaster.heartbeat(as_event=True)
+    lane, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
+    for _ in range(2):
+        await beat(broadcaster, lane)
+        broadcaster._delivery._ticked += 1
+    line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
+    assert sink.written == [line % b"7.0", line % b"11.0"]
 
 
 async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
     """What it moves over is nothing that the reader wanted."""
     broadcaster = make()
     lane, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR + 1)
+    await pass_by(broadcaster, FAR_BEHIND)
     await beat(broadcaster, lane)
     broadcaster.disconnect(lane)
     await broadcaster.broadcast("missed")
@@ -1178,7 +1400,82 @@ async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
     decoder.feed(sink.data)
     _, again = connect(broadcaster, since=decoder.last_event_id)
     await settled()
-    assert again.data == block(FAR + 2, "missed")
+    assert again.data == block(FAR_BEHIND + 1, "missed")
+
+
+# Cursors of readers whose streams end.
+
+
+async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_given() -> None:
+    """Never the newest: what was published elsewhere may yet be followed by what this reader wants."""
+    broadcaster = make()
+    given, sink = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    await settled()
+    late, fresh = connect(broadcaster)
+    await pass_by(broadcaster, 5)
+    beaten, brought = connect(broadcaster)
+    await pass_by(broadcaster, FAR_BEHIND)
+    await beat(broadcaster, beaten)
+    for lane in (given, late, beaten):
+        lane.subscriber.close(CloseReason.LIFETIME)
+    await settled()
+    require_closed(sink.written[-1], "lifetime", 1)
+    require_closed(fresh.written[-1], "lifetime", 1)
+    require_closed(brought.written[-1], "lifetime", 6 + FAR_BEHIND)
+
+
+async def test_the_end_of_a_stream_has_the_id_of_what_was_queued_before_it() -> None:
+    """A graceful end comes behind the queue, and with the cursor of its last event."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in "abc":
+        await broadcaster.broadcast(text)
+        await settled()
+    lane.subscriber.close(CloseReason.DRAIN)
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.written[:-1] == [block(1, "a"), blocks("b", "c", first=2)]
+    require_closed(sink.written[-1], "drain", 3)
+
+
+async def test_a_revoked_reader_comes_back_to_what_it_was_not_given() -> None:
+    """Its queue is dropped, and the id of its end is that of the last event before."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in "abc":
+        await broadcaster.broadcast(text)
+        await settled()
+    lane.subscriber.close(CloseReason.REVOKED)
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.written[0] == block(1, "a")
+    require_closed(sink.written[1], "revoked", 1)
+    decoder = wire.Decoder()
+    decoder.feed(sink.data)
+    _, again = connect(broadcaster, since=decoder.last_event_id)
+    await settled()
+    assert again.data == blocks("b", "c", first=2)
+
+
+async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest() -> None:
+    """Those whom the pass has reached were given what it brings, the others were not."""
+    broadcaster = make()
+    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    await broadcaster.broadcast("a")
+    (audience,) = broadcaster._hub.audiences
+    broadcaster._delivery._advance(audience)
+    for lane, _ in crowd:
+        lane.subscriber.close(CloseReason.REVOKED)
+    await settled()
+    reached = [sink for _, sink in crowd if sink.written[0] == block(1, "a")]
+    assert len(reached) == STRIDE
+    for _, sink in crowd:
+        require_closed(sink.written[-1], "revoked", int(sink in reached))
 
 
 async def test_the_newest_of_each_channel_are_no_page_of_the_history() -> None:

@@ -10,11 +10,14 @@ from sse_broadcast.encoding import (
     CHUNKED_JSON,
     CHUNKED_NDJSON,
     CHUNKED_TEXT,
+    HEARTBEAT,
     JSON,
     NDJSON,
     TEXT,
     Encoding,
     envelope,
+    opening_event,
+    own_block,
 )
 from sse_broadcast.event import Event
 from sse_broadcast.wire import Decoder
@@ -34,12 +37,12 @@ def block(encoding: Encoding, event: Event, channel: str | None = "news") -> byt
 @pytest.mark.parametrize(
     ("encoding", "frame"),
     [
-        (TEXT, b"id: 0123abcd-7\nevent: t\nretry: 5\ndata: hello\n\n"),
+        (TEXT, b"event: t\nretry: 5\ndata: hello\nid: 0123abcd-7\n\n"),
         (
             JSON,
             (
-                b'id: 0123abcd-7\nevent: t\nretry: 5\ndata: {"channel":"news","id":"0123abcd-7",'
-                b'"event":"t","data":"hello","time":1700000000.124}\n\n'
+                b'event: t\nretry: 5\ndata: {"channel":"news","id":"0123abcd-7",'
+                b'"event":"t","data":"hello","time":1700000000.124}\nid: 0123abcd-7\n\n'
             ),
         ),
         (
@@ -56,12 +59,12 @@ def test_an_event_in_each_format(encoding: Encoding, frame: bytes) -> None:
 @pytest.mark.parametrize(
     ("encoding", "frame"),
     [
-        (TEXT, b"id: 0123abcd-7\ndata: hello\n\n"),
+        (TEXT, b"data: hello\nid: 0123abcd-7\n\n"),
         (
             JSON,
             (
-                b'id: 0123abcd-7\ndata: {"channel":"news","id":"0123abcd-7",'
-                b'"event":"message","data":"hello","time":1700000000.124}\n\n'
+                b'data: {"channel":"news","id":"0123abcd-7",'
+                b'"event":"message","data":"hello","time":1700000000.124}\nid: 0123abcd-7\n\n'
             ),
         ),
         (
@@ -93,8 +96,8 @@ def test_published_json_is_embedded_as_it_was_written(value: str, embedded: byte
         + b',"time":1700000000.124}'
     )
     assert block(NDJSON, event) == body + b"\n"
-    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
-    assert block(TEXT, event) == b"id: 0123abcd-7\ndata: " + embedded + b"\n\n"
+    assert block(JSON, event) == b"data: " + body + b"\nid: 0123abcd-7\n\n"
+    assert block(TEXT, event) == b"data: " + embedded + b"\nid: 0123abcd-7\n\n"
 
 
 def test_text_that_looks_like_json_stays_text() -> None:
@@ -106,12 +109,12 @@ def test_text_that_looks_like_json_stays_text() -> None:
 def test_line_ends_are_kept_where_the_format_can_say_them() -> None:
     """SSE has one line end; an envelope has them all."""
     event = Event("a\r\nb\rc\nd")
-    assert block(TEXT, event) == b"id: 0123abcd-7\ndata: a\ndata: b\ndata: c\ndata: d\n\n"
+    assert block(TEXT, event) == b"data: a\ndata: b\ndata: c\ndata: d\nid: 0123abcd-7\n\n"
     body = (
         b'{"channel":"news","id":"0123abcd-7",'
         b'"event":"message","data":"a\\r\\nb\\rc\\nd","time":1700000000.124}'
     )
-    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
+    assert block(JSON, event) == b"data: " + body + b"\nid: 0123abcd-7\n\n"
     assert block(NDJSON, event) == body + b"\n"
 
 
@@ -131,13 +134,13 @@ def test_json_of_several_lines_is_one_line_of_ndjson(value: str, line: bytes) ->
         b'{"channel":"news","id":"0123abcd-7","event":"message","data":' + line + b',"time":1700000000.124}'
     )
     assert block(NDJSON, event) == body + b"\n"
-    assert block(JSON, event) == b"id: 0123abcd-7\ndata: " + body + b"\n\n"
+    assert block(JSON, event) == b"data: " + body + b"\nid: 0123abcd-7\n\n"
     assert json.loads(body)["data"] == json.loads(value)
 
 
 def test_the_servers_own_event_is_as_text_in_json_and_an_envelope_in_ndjson() -> None:
     """It came on no channel: `null`; its data is JSON already."""
-    frame = b'id: 0123abcd-7\nevent: $reset\ndata: {"reason": "slow", "channels": ["a"], "missed": 2}\n\n'
+    frame = b'event: $reset\ndata: {"reason": "slow", "channels": ["a"], "missed": 2}\nid: 0123abcd-7\n\n'
     assert block(TEXT, RESET, None) == block(JSON, RESET, None) == frame
     assert block(NDJSON, RESET, None) == (
         b'{"channel":null,"id":"0123abcd-7","event":"$reset",'
@@ -160,42 +163,78 @@ def test_an_event_may_have_no_id(encoding: Encoding, frame: bytes) -> None:
 
 
 def test_a_heartbeat_is_a_comment_or_an_empty_line() -> None:
-    """No reader takes either for an event."""
-    assert [encoding.heartbeat for encoding in BARE] == [b":\n", b":\n", b"\n"]
-    assert [encoding.heartbeat for encoding in CHUNKED] == [b"2\r\n:\n\r\n", b"2\r\n:\n\r\n", b"1\r\n\n\r\n"]
+    """No subscriber takes either for an event."""
+    assert [encoding.heartbeat for encoding in BARE] == [b": \n", b": \n", b"\n"]
+    assert [encoding.heartbeat for encoding in CHUNKED] == [
+        b"3\r\n: \n\r\n",
+        b"3\r\n: \n\r\n",
+        b"1\r\n\n\r\n",
+    ]
 
 
-def test_a_cursor_without_an_event_is_a_block_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Browsers dispatch nothing for it; in NDJSON it is an event of the server's own."""
+def test_a_block_of_the_servers_own_is_of_no_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a text block in both text formats, and an envelope with the current time in NDJSON."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
-    here = b"id: 0123abcd-7\n\n"
+    block = b"event: $heartbeat\ndata: {}\nid: 0123abcd-7\n\n"
     line = b'{"channel":null,"id":"0123abcd-7","event":"$heartbeat","data":{},"time":7.0}\n'
-    assert [encoding.format.here("0123abcd-7") for encoding in BARE] == [here, here, line]
+    assert [own_block(encoding.format, HEARTBEAT, "0123abcd-7") for encoding in BARE] == [block, block, line]
+    bare = b"event: $heartbeat\ndata: {}\n\n"
+    assert [own_block(encoding.format, HEARTBEAT, None) for encoding in BARE] == [
+        bare,
+        bare,
+        b'{"channel":null,"id":null,"event":"$heartbeat","data":{},"time":7.0}\n',
+    ]
+
+
+def test_a_heartbeat_event_moves_the_cursor() -> None:
+    """It has data: Firefox and others take no id from a block without."""
     decoder = Decoder()
-    assert decoder.feed(here) == []
+    assert decoder.feed(own_block(TEXT.format, HEARTBEAT, "0123abcd-7")) == [
+        Event("{}", type="$heartbeat", id="0123abcd-7")
+    ]
     assert decoder.last_event_id == "0123abcd-7"
 
 
-def test_the_opening_says_when_to_reconnect_and_where_the_reader_is() -> None:
-    """A comment for whoever waits for first bytes, `retry`, and the cursor if there is one to give."""
-    assert [encoding.format.opening(2500, "0123abcd-7") for encoding in BARE] == [
-        b":\nretry: 2500\nid: 0123abcd-7\n\n",
-        b":\nretry: 2500\nid: 0123abcd-7\n\n",
-        b"\n",
+def test_a_stream_begins_with_a_comment_and_the_time_to_come_back() -> None:
+    """The opening completes that block. No reader of lines reconnects by itself, so none is told when to."""
+    assert [encoding.format.preamble(2500) for encoding in BARE] == [
+        b": \nretry: 2500\n",
+        b": \nretry: 2500\n",
+        b"",
     ]
-    assert [encoding.format.opening(2500, None) for encoding in BARE] == [
-        b":\nretry: 2500\n",
-        b":\nretry: 2500\n",
-        b"\n",
-    ]
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "data"),
+    [
+        (4, b'{"heartbeat": 4}'),
+        (4.0, b'{"heartbeat": 4}'),
+        (0.05, b'{"heartbeat": 0.05}'),
+        (2.5, b'{"heartbeat": 2.5}'),
+        (86_400.0, b'{"heartbeat": 86400}'),
+    ],
+)
+def test_the_opening_says_the_seconds_of_silence_to_expect(
+    monkeypatch: pytest.MonkeyPatch, heartbeat: float, data: bytes
+) -> None:
+    """As a JSON number without superfluous digits, in each format."""
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
+    opening = opening_event(heartbeat)
+    block = b"event: $open\ndata: " + data + b"\nid: 0123abcd-7\n\n"
+    line = b'{"channel":null,"id":"0123abcd-7","event":"$open","data":' + data + b',"time":7.0}\n'
+    assert [own_block(encoding.format, opening, "0123abcd-7") for encoding in BARE] == [block, block, line]
+    assert opening.reserved
 
 
 def test_what_a_format_says_of_itself() -> None:
-    """Its content type, and whether a block depends on the channel it is read on."""
-    assert [(encoding.format.content_type, encoding.format.names_channel) for encoding in BARE] == [
-        ("text/event-stream", False),
-        ("text/event-stream", True),
-        ("application/x-ndjson", True),
+    """Its media type, its content type, and whether a block depends on the channel it is read on."""
+    assert [
+        (format.content_type, format.content_type_header, format.names_channel)
+        for format in (encoding.format for encoding in BARE)
+    ] == [
+        ("text/event-stream", "text/event-stream; charset=utf-8", False),
+        ("text/event-stream", "text/event-stream; charset=utf-8", True),
+        ("application/x-ndjson", "application/x-ndjson", True),
     ]
 
 

@@ -1,9 +1,11 @@
 """What an event may say."""
 
+import re
+
 import pytest
 
 from sse_broadcast.errors import EventError
-from sse_broadcast.event import MAX_KEY, MAX_RETRY, Event
+from sse_broadcast.event import LONGEST_RETRY, MAX_KEY, MAX_RETRY, OF_EVENT_SOURCE, SHORTEST_RETRY, Event
 
 
 @pytest.mark.parametrize("field", ["type", "id", "key"])
@@ -28,6 +30,63 @@ def test_retry_is_bounded_as_browsers_bound_it(retry: int) -> None:
     """A reconnection time that a browser could not keep is refused."""
     with pytest.raises(EventError, match=f"^retry: must be 0 to 2147483647 milliseconds, not {retry}$"):
         Event("x", retry=retry)
+
+
+@pytest.mark.parametrize("field", ["data", "type", "id", "key"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"x", "bytes; decode it first: .decode()"),
+        (bytearray(b"x"), "bytearray; decode it first: .decode()"),
+        (memoryview(b"x"), "memoryview; decode it first: .decode()"),
+        ({"a": 1}, "dict; json.dumps makes text of it"),
+        (["a"], "list; json.dumps makes text of it"),
+        (("a",), "tuple; json.dumps makes text of it"),
+        (5, "int; json.dumps makes text of it"),
+        (0.5, "float; json.dumps makes text of it"),
+        (True, "bool; json.dumps makes text of it"),
+        ({"a"}, "set"),
+        (Exception("x"), "Exception"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_text_is_refused(field: str, value: object, said: str) -> None:
+    """With its type, and what makes text of it if there is one way; the field is named as publishers do."""
+    name = {"data": "message", "type": "event"}.get(field, field)
+    with pytest.raises(TypeError, match=f"^{name}: must be text, not {re.escape(said)}$"):
+        Event(**{"data": "x", field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("field", "name"), [("data", "message"), ("type", "event")])
+def test_nothing_is_no_text_either(field: str, name: str) -> None:
+    """Only an id, a key and a time may be left out by None."""
+    with pytest.raises(TypeError, match=f"^{name}: must be text, not NoneType; json.dumps makes text of it$"):
+        Event(**{"data": "x", field: None})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["data", "type", "id", "key"])
+def test_text_of_a_class_of_its_own_is_text(field: str) -> None:
+    """As templates make it (Django's SafeString, Jinja's Markup), and as enumerations have it."""
+
+    class Markup(str):
+        __slots__ = ()
+
+    assert getattr(Event(**{"data": "x", field: Markup("m")}), field) == "m"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("retry", ["5", 5.0, True, b"5"], ids=repr)
+def test_a_retry_is_a_whole_number(retry: object) -> None:
+    """It is refused rather than guessed at."""
+    problem = f"^retry: must be a whole number of milliseconds, not {re.escape(repr(retry))}$"
+    with pytest.raises(TypeError, match=problem):
+        Event("x", retry=retry)  # type: ignore[arg-type]
+
+
+def test_what_a_publisher_may_not_say_is_an_event_all_the_same() -> None:
+    """The server's own events, and a client's of another server, have such types and times."""
+    assert Event("x", "open", retry=0).type == "open"
+    assert sorted(OF_EVENT_SOURCE) == ["error", "open"]
+    assert (SHORTEST_RETRY, LONGEST_RETRY) == (500, 3_600_000)
 
 
 @pytest.mark.parametrize("retry", [0, MAX_RETRY])

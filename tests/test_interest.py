@@ -86,7 +86,7 @@ def test_channels_to_publish_to_are_each_named_once_in_their_order() -> None:
 
 def test_a_string_is_no_list_of_channels() -> None:
     """A caller that forgot the brackets does not publish to each letter."""
-    with pytest.raises(TypeError, match=r"^channels must be a sequence of names, not the string 'news'$"):
+    with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
         checked_names("news")
 
 

@@ -11,25 +11,28 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sse_broadcast import broadcaster, delivery
+from sse_broadcast import broadcaster, catchup, delivery
 from sse_broadcast.audience import Audience, Lane, Sink
 from sse_broadcast.backends import memory
 from sse_broadcast.backends.base import Backend, Gap, Replay, ResetReason, Start
 from sse_broadcast.backends.history import History
 from sse_broadcast.backends.memory import Memory
+from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.catchup import CatchUp
 from sse_broadcast.config import Config, EventLoop
 from sse_broadcast.delivery import Delivery
+from sse_broadcast.encoding import Encoding
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.run import Server, new_loop
-from sse_broadcast.subscriber import Subscriber
+from sse_broadcast.subscriber import CloseReason, Heartbeat, Subscriber
 from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
 from tests.support.sockets import RawClient
 
@@ -105,6 +108,7 @@ def plans(rng: random.Random, readers: int, publications: int) -> list[Plan]:
                 pause=Pause(rng.randrange(6000), publications // 2) if slow else None,
                 receive_buffer=2048 if slow else 0,
                 last=want.types[-1] if want.types else TYPES[-1],
+                heartbeat=rng.choice(("", "", "", "event")),
                 choose=a_cursor(rng),
             )
         )
@@ -322,8 +326,10 @@ def registers_after_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
 def queues_what_the_replay_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     attach, follow = Delivery.attach, Lane.follow
 
-    def attach_and_queue(self: Delivery, subscriber: Subscriber, audience: Audience, sink: Sink) -> Lane:
-        lane = attach(self, subscriber, audience, sink)
+    def attach_and_queue(
+        self: Delivery, subscriber: Subscriber, audience: Audience, sink: Sink, *, cursor: int
+    ) -> Lane:
+        lane = attach(self, subscriber, audience, sink, cursor=cursor)
         if subscriber.catching_up is not None:
             audience.queued[subscriber] = None
         return lane
@@ -392,12 +398,18 @@ def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = CatchUp.take
+    take, first_frames = CatchUp.take, Broadcaster.first_frames
 
     def take_without_news(self: CatchUp, limit: int) -> Sequence[Publication]:
         return [each for each in take(self, limit) if not each.event.reserved]
 
+    def open_without_news(
+        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+    ) -> bytes:
+        return first_frames(self, interest, encoding, replace(start, lost=None), heartbeat)
+
     monkeypatch.setattr(CatchUp, "take", take_without_news)
+    monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
 
 
 def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,22 +421,65 @@ def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CatchUp, "take", take_the_news_twice)
 
 
+def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = Broadcaster.connect
+
+    def connect_with_news(
+        self: Broadcaster, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat
+    ) -> Lane:
+        return connect(self, sink, interest, self._with_reset(interest, start), heartbeat)
+
+    monkeypatch.setattr(Broadcaster, "connect", connect_with_news)
+
+
+def opens_before_it_tells_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    tells_of_each_loss_again_behind_the_opening(monkeypatch)
+    first_frames = Broadcaster.first_frames
+
+    def open_without_news(
+        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+    ) -> bytes:
+        return first_frames(self, interest, encoding, replace(start, lost=None), heartbeat)
+
+    monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
+
+
+def opens_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_frames = Broadcaster.first_frames
+
+    def open_there(
+        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+    ) -> bytes:
+        newest = replace(start, after=self._backend.position)
+        return first_frames(self, interest, encoding, newest, heartbeat)
+
+    monkeypatch.setattr(Broadcaster, "first_frames", open_there)
+
+
+def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    close_frame = Delivery._close_frame
+
+    def close_there(self: Delivery, lane: Lane, reason: CloseReason) -> bytes:
+        lane.told = self._backend.position
+        return close_frame(self, lane, reason)
+
+    monkeypatch.setattr(Delivery, "_close_frame", close_there)
+
+
 def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, reset = CatchUp.take, CatchUp._reset
-    cursors: dict[int, int] = {}
+    take, reset = CatchUp.take, catchup.reset
+    here = 0
 
     def take_noting_where(self: CatchUp, limit: int) -> Sequence[Publication]:
-        cursors[id(self)] = self.cursor
+        nonlocal here
+        here = self.cursor
         return take(self, limit)
 
-    def reset_there(self: CatchUp, reason: ResetReason, channels: Sequence[str]) -> Publication:
-        reached, self.cursor = self.cursor, cursors.get(id(self), self.cursor)
-        news = reset(self, reason, channels)
-        self.cursor = reached
-        return news
+    def reset_there(reason: ResetReason, channels: Sequence[str], **options: Any) -> Publication:
+        return reset(reason, channels, **{**options, "position": here})
 
     monkeypatch.setattr(CatchUp, "take", take_noting_where)
-    monkeypatch.setattr(CatchUp, "_reset", reset_there)
+    monkeypatch.setattr(catchup, "reset", reset_there)
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,6 +512,10 @@ WRONG_ORDERS: list[tuple[Break, dict[str, Any], Kind]] = [
     (announces_in_another_order, LARGE, Kind.GAP),
     (tells_of_no_loss, SMALL, Kind.NO_RESET),
     (tells_of_each_loss_twice, SMALL, Kind.SECOND_RESET),
+    (tells_of_each_loss_again_behind_the_opening, SMALL, Kind.SECOND_RESET),
+    (opens_before_it_tells_of_a_loss, SMALL, Kind.NO_RESET),
+    (opens_where_everyone_is, LARGE, Kind.BEGINNING),
+    (closes_where_everyone_is, {**LARGE, "queue_size": 2}, Kind.GAP),
     (tells_of_it_where_the_reader_was, SMALL, Kind.UNTRUE_RESET),
     (takes_the_loss_of_one_channel_for_that_of_all, SMALL, Kind.UNTRUE_RESET),
     (gives_up_what_it_still_holds, SMALL, Kind.GAP),

@@ -90,6 +90,15 @@ async def test_the_first_command_sets_up_and_serves(started: Programs, tmp_path:
     assert (await process.ended()).code == 0
 
 
+async def published(reader: Process, count: int) -> list[Event]:
+    """Return the first events on a stream that are not the server's own."""
+    decoder = Decoder()
+    events: list[Event] = []
+    while len(events) < count:
+        events += [event for event in decoder.feed(await reader.line()) if not event.reserved]
+    return events
+
+
 async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, program: Program) -> None:
     """What the one terminal sends the other shows, in order."""
     program("curl")
@@ -102,10 +111,7 @@ async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, pr
     (answer,) = re.findall(r"\n`(\{\"status.*\})`\.\n", README)
     epoch = server.broadcaster.cursor.partition("-")[0]
     assert answers.startswith(answer.replace("0a1b2c3d", epoch).encode())
-    decoder = Decoder()
-    events: list[Event] = []
-    while len(events) < 4:
-        events += decoder.feed(await reader.line())
+    events = await published(reader, 4)
     assert [(event.type, event.data) for event in events] == [
         ("message", "hello"),
         ("price", "EUR 1.08"),
@@ -163,10 +169,7 @@ async def test_channels_are_followed_by_name_and_pattern(
     await until(lambda: server.broadcaster.client_count == 1)
     publisher = await bash(started, BLOCKS["channels"].at(server.port), server.port)
     answers = (await publisher.ended()).out
-    decoder = Decoder()
-    events: list[Event] = []
-    while len(events) < 3:
-        events += decoder.feed(await reader.line())
+    events = await published(reader, 3)
     shown = [json.loads(event.data) for event in events]
     assert [(event["channel"], event["event"], event["data"]) for event in shown] == [
         ("news", "message", "it rains"),
@@ -175,7 +178,7 @@ async def test_channels_are_followed_by_name_and_pattern(
     ]
     cursor = server.broadcaster.cursor
     state = f'{{"channel":"orders.17","subscribers":1,"cursor":"{cursor}","events":1,"oldest":"{cursor}"}}'
-    assert answers.endswith(f'{state}{{"channels":[{state}],"next":null}}'.encode())
+    assert answers.endswith(f'{state}\n{{"channels":[{state}],"next":null}}\n'.encode())
 
 
 async def test_a_reader_begins_at_a_cursor(serve: Serve, started: Programs, program: Program) -> None:
@@ -184,7 +187,7 @@ async def test_a_reader_begins_at_a_cursor(serve: Serve, started: Programs, prog
     server = await serve()
     ended = await (await bash(started, BLOCKS["resume"].at(server.port), server.port)).ended()
     assert ended.code == 0
-    assert ended.out.count(b"\ndata: published meanwhile\n\n") == 2
+    assert ended.out.count(b"\n\ndata: published meanwhile\nid: ") == 2
 
 
 async def test_many_are_published(serve: Serve, started: Programs, program: Program) -> None:
@@ -215,7 +218,7 @@ async def test_callers_have_what_they_were_given(
     published, rest = shown.out.split(b"}", 1)
     assert published.startswith(b'{"status":"sent","clients":0,"message":"paid"')
     stream, revoked, refused = re.split(rb"(\{\"status\":\"revoked\",\"streams\":\d+\})", rest)
-    assert stream.endswith(b"\ndata: paid\n\n")
+    assert b"\n\ndata: paid\nid: " in stream
     assert revoked == b'{"status":"revoked","streams":0}'
     assert json.loads(refused) == {"title": "Unauthorized", "status": 401, "detail": "token: was revoked"}
 
@@ -246,8 +249,21 @@ async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) ->
     await reader.subscribe(path=f"/events/orders?since={before}")
     epoch = server.broadcaster.cursor.partition("-")[0]
     shown = BLOCKS["reset"].code.replace("0a1b2c3d-1042", f"{epoch}-2")
-    assert re.fullmatch(rb":\nretry: \d+\n", await reader.chunk())
-    assert await reader.chunk() == f"{shown}\n".encode()
+    assert f"\n{shown}\nevent: $open\n".encode() in await reader.chunk()
+
+
+async def test_a_stream_is_as_shown(serve: Serve, connect: Connect) -> None:
+    """But for the epoch, the positions and the time to reconnect."""
+    server = await serve()
+    for _ in range(1041):
+        await server.broadcaster.broadcast("before")
+    reader = await connect(server)
+    await reader.subscribe()
+    opening = await reader.chunk()
+    await server.broadcaster.broadcast("EUR 1.08", event="price")
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    said = re.sub(rb"retry: \d+", b"retry: 3127", opening + await reader.chunk())
+    assert said.decode().replace(epoch, "0a1b2c3d") == BLOCKS["stream"].code
 
 
 async def test_the_library_program_runs(started: Programs) -> None:

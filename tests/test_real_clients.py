@@ -14,7 +14,7 @@ from sse_broadcast.event import Event
 from sse_broadcast.server.run import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Program, Serve
-from tests.support.sockets import until
+from tests.support.sockets import CURSOR_TYPES, until
 
 MESSAGES = {
     "one line": "hello",
@@ -29,6 +29,11 @@ MESSAGES = {
     "like a field": "event: x\nid: 7\n: y",
     "line ends that are none": "a\u2028b\u2029c\u0085d\x0be\x0cf",
 }
+
+
+def published(events: list[Event]) -> list[Event]:
+    """Return the events without those that only move the cursor."""
+    return [event for event in events if event.type not in CURSOR_TYPES]
 
 
 def arrives_as(message: str) -> str:
@@ -56,7 +61,8 @@ async def test_curl_publishes_and_curl_subscribes(serve: Serve, program: Program
     server = await serve()
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
-        async with curl(program, server, "--data-binary", "@-", f"{server.url}/send") as publisher:
+        url = f"{server.url}/send?event=message"  # without a parameter an empty body is refused
+        async with curl(program, server, "--data-binary", "@-", url) as publisher:
             answer, _ = await publisher.communicate(MESSAGES[what].encode())
             assert answer.startswith(b'{"status":"sent","clients":1,')
         assert reader.stdout is not None
@@ -64,16 +70,13 @@ async def test_curl_publishes_and_curl_subscribes(serve: Serve, program: Program
         events: list[Event] = []
         async with asyncio.timeout(30):
             while not events:
-                events = decoder.feed(await reader.stdout.read(1 << 16))
+                events = published(decoder.feed(await reader.stdout.read(1 << 16)))
         assert [event.data for event in events] == [arrives_as(MESSAGES[what])]
 
 
 @pytest.mark.parametrize("what", MESSAGES)
 async def test_httpx_sse_gets_what_was_sent(serve: Serve, what: str) -> None:
-    """One event for one event, and none for a heartbeat; the opening's id is an empty one to it.
-
-    Its own bug: by the standard, a block without data dispatches nothing.
-    """
+    """One event for one event, and none for a heartbeat; the opening is one of a type of its own."""
     server = await serve(heartbeat=0.05)
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=30, trust_env=False) as client,
@@ -87,25 +90,29 @@ async def test_httpx_sse_gets_what_was_sent(serve: Serve, what: str) -> None:
             if len(found) == 2:
                 break
         assert [(event.event, event.data, event.id) for event in found] == [
-            ("message", "", f"{epoch}-0"),
+            ("$open", '{"heartbeat": 0.05}', f"{epoch}-0"),
             ("t", arrives_as(MESSAGES[what]), answer.json()["id"]),
         ]
 
 
 async def test_httpx_sse_resumes(serve: Serve) -> None:
-    """With the last id it saw, and then without anything empty."""
+    """With the last id it saw, which the opening repeats."""
     server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=30, trust_env=False) as client,
         httpx_sse.aconnect_sse(client, "GET", "/events", headers={"Last-Event-ID": ids[0]}) as source,
     ):
-        found: list[str] = []
+        found: list[tuple[str, str, str]] = []
         async for event in source.aiter_sse():
-            found.append(event.data)
-            if len(found) == 2:
+            found.append((event.event, event.data, event.id))
+            if len(found) == 3:
                 break
-    assert found == ["1", "2"]
+    assert found == [
+        ("$open", '{"heartbeat": 4}', ids[0]),
+        ("message", "1", ids[1]),
+        ("message", "2", ids[2]),
+    ]
 
 
 @pytest.mark.parametrize("what", MESSAGES)
@@ -120,7 +127,7 @@ async def test_aiohttp_gets_what_was_sent(serve: Serve, what: str) -> None:
             await answer.read()
         async with asyncio.timeout(30):
             async for data in response.content.iter_any():
-                if events := decoder.feed(data):
+                if events := published(decoder.feed(data)):
                     break
     assert [event.data for event in events] == [arrives_as(MESSAGES[what])]
 
@@ -145,7 +152,7 @@ async def test_curl_dash_n_is_not_needed_to_see_the_end(serve: Serve, program: P
         await server.broadcaster.close(timeout=10)
         out, _ = await reader.communicate()
         assert reader.returncode == 0
-        assert out.endswith(b'data: {"reason": "drain"}\n\n')
+        assert out.endswith(f'data: {{"reason": "drain"}}\nid: {server.broadcaster.cursor}\n\n'.encode())
 
 
 def ids_of(lines: list[bytes]) -> list[str]:
@@ -161,6 +168,8 @@ async def test_curl_publishes_a_pipe_line_by_line(serve: Serve, program: Program
         assert reader.stdout is not None
         assert publisher.stdin is not None
         await until(lambda: server.broadcaster.client_count == 1)
+        async with asyncio.timeout(30):
+            assert json.loads(await reader.stdout.readline())["event"] == "$open"
         for number in range(10):
             publisher.stdin.write(f"line {number}\n".encode())
             async with asyncio.timeout(30):
@@ -170,7 +179,7 @@ async def test_curl_publishes_a_pipe_line_by_line(serve: Serve, program: Program
             assert (envelope["channel"], envelope["data"]) == ("logs", f"line {number}")
         answer, _ = await publisher.communicate(b"the last one")
         assert answer.decode() == (
-            f'{{"status":"sent","count":11,"clients":1,"id":"{server.broadcaster.cursor}"}}'
+            f'{{"status":"sent","count":11,"clients":1,"id":"{server.broadcaster.cursor}"}}\n'
         )
 
 
@@ -207,9 +216,9 @@ async def test_curl_is_told_when_the_server_stops(serve: Serve, program: Program
             publisher.stdin.write(b"next\n")
         async with asyncio.timeout(30):
             assert publisher.stdout is not None
-            assert await publisher.stdout.readuntil(b"}503") == (
+            assert await publisher.stdout.readuntil(b"}\n503") == (
                 b'{"title":"Service Unavailable","status":503,'
-                b'"detail":"the server is shutting down; 2 published","published":2}503'
+                b'"detail":"the server is shutting down; 2 published","published":2}\n503'
             )
 
 
@@ -231,9 +240,66 @@ async def test_curl_publishes_a_file_of_events(
         assert reader.stdout is not None
         lines: list[bytes] = []
         async with asyncio.timeout(30):
+            assert json.loads(await reader.stdout.readline())["event"] == "$open"
             while len(lines) < 100:
                 if (line := await reader.stdout.readline()) != b"\n":
                     lines.append(line)
     assert [json.loads(line)["data"] for line in lines] == [{"n": number} for number in range(100)]
     epoch = server.broadcaster.cursor.partition("-")[0]
     assert ids_of(lines) == [f"{epoch}-{position}" for position in range(1, 101)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["-d", "message=%C3%A9&event=n"], 422, "body: is a form"),
+        (["--data-urlencode", "data={}", "-d", "topic=orders"], 422, "body: is a form"),
+        (["-F", "message=hi"], 415, "Content-Type: 'multipart/form-data' is a form"),
+        (["-d", ""], 422, "body: is empty"),
+        (["-X", "POST"], 422, "body: is empty"),
+    ],
+)
+async def test_curl_is_told_that_a_form_is_no_event(
+    serve: Serve, program: Program, arguments: list[str], status: int, said: str
+) -> None:
+    """As `-d` and `-F` send one, and that nothing at all is none; on a line of its own."""
+    server = await serve()
+    async with curl(program, server, "-w", "%{http_code}", *arguments, f"{server.url}/send") as publisher:
+        answer, _ = await publisher.communicate()
+    problem, code = answer.decode().split("\n")
+    assert json.loads(problem)["detail"].startswith(said)
+    assert code == str(status)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_curl_resumes_by_its_own_header(serve: Serve, program: Program) -> None:
+    """Twice, as clients send it that keep the id with which they began; the later one counts."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
+    headers = [argument for id in ids[:2] for argument in ("-H", f"Last-Event-ID: {id}")]
+    async with curl(program, server, *headers, f"{server.url}/events") as reader:
+        assert reader.stdout is not None
+        async with asyncio.timeout(30):
+            assert (await reader.stdout.readuntil(b"\n\n")).endswith(f"id: {ids[1]}\n\n".encode())
+            assert await reader.stdout.readuntil(b"\n\n") == f"data: 2\nid: {ids[2]}\n\n".encode()
+
+
+async def test_curl_is_refused_as_an_event_source_is(serve: Serve, program: Program) -> None:
+    """With its exit status, unless it says that it takes event streams."""
+    server = await serve()
+    await server.broadcaster.close(timeout=1)
+    for accept, code in (("*/*", 22), ("text/event-stream", 0)):
+        async with curl(program, server, "-f", "-H", f"Accept: {accept}", f"{server.url}/events") as reader:
+            out, _ = await reader.communicate()
+        assert reader.returncode == code
+        assert (b'data: {"reason": "drain"}\n' in out) == (code == 0)
+
+
+async def test_curl_that_asks_for_http_2_is_served_in_http_1_1(serve: Serve, program: Program) -> None:
+    """It asks to upgrade; one that takes HTTP/2 for granted fails at once, and hangs nowhere."""
+    server = await serve()
+    for flag, works in (("--http2", True), ("--http2-prior-knowledge", False)):
+        async with curl(program, server, flag, "-m", "20", f"{server.url}/healthz") as asking:
+            out, _ = await asking.communicate()
+        assert (out == b'{"status":"alive"}\n') == (asking.returncode == 0) == works
+        assert asking.returncode != 28  # a timeout

@@ -1,6 +1,7 @@
 """Resuming over real sockets: a long replay beside live traffic, every way of losing, cuts at every byte."""
 
 import json
+import re
 import resource
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.config import Overflow
+from sse_broadcast.delivery import FAR_BEHIND
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft
 from sse_broadcast.server.run import Server
@@ -16,7 +18,7 @@ from sse_broadcast.subscriber import Subscriber
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Serve
 from tests.support.readers import Chunks
-from tests.support.sockets import RawClient, until
+from tests.support.sockets import CURSOR_TYPES, RawClient, until
 
 MANY = 100_000
 BATCH = 1000
@@ -38,10 +40,15 @@ def position_of(id: str) -> int:
     return int(id.partition("-")[2])
 
 
+def seen(events: Sequence[Event]) -> list[Event]:
+    """Give the events that do not only move a cursor."""
+    return [event for event in events if event.type not in CURSOR_TYPES]
+
+
 def decoded(body: bytes) -> tuple[list[Event], str]:
-    """Give the events of a body, and the id that its reader comes back with."""
+    """Give the events of a body but for moves of the cursor, and the id that its reader comes back with."""
     decoder = Decoder()
-    return decoder.feed(body), decoder.last_event_id
+    return seen(decoder.feed(body)), decoder.last_event_id
 
 
 def reasons(events: Sequence[Event]) -> list[str]:
@@ -68,7 +75,7 @@ class Body:
         piece = await self.client.take(max(len(self.client.buffer), 1))
         data = self._chunks.feed(piece)
         self.data += data
-        self.events += self.decoder.feed(data)
+        self.events += seen(self.decoder.feed(data))
 
     async def until_id(self, id: str) -> bytes:
         """Read until the reader's cursor is this id, and give all that was read."""
@@ -197,7 +204,10 @@ LOSSES: dict[str, tuple[Lose, dict[str, Any]]] = {
 async def test_a_loss_is_told_once_wherever_the_reader_is_cut(
     serve: Serve, connect: Connect, way: str
 ) -> None:
-    """One `$reset`, then all there is behind it; cut at any byte from there on, no second one, no gap."""
+    """One `$reset`, then all there is behind it; cut at any byte from there on, no second one, no gap.
+
+    That is so also where it is cut before the opening, which the news of a loss come before.
+    """
     lose, settings = LOSSES[way]
     server = await serve(**settings)
     body, begin = await lose(server, connect)
@@ -242,12 +252,30 @@ async def test_the_news_of_an_eviction_come_before_what_is_still_held(serve: Ser
     epoch = first.partition("-")[0]
     body = await subscribe(server, connect, "/events", id=first)
     data = await body.until_id(last)
-    assert data.startswith(b":\nretry: ")
-    assert data.split(b"\n", 2)[2].decode() == (
-        f"id: {epoch}-3\nevent: $reset\n"
-        'data: {"reason": "evicted", "channels": ["default"], "missed": null}\n\n'
-        f"id: {epoch}-4\ndata: 4\n\nid: {epoch}-5\ndata: 5\n\n"
+    preamble = re.match(rb": \nretry: [0-9]+\n", data)
+    assert preamble is not None
+    assert data[preamble.end() :].decode() == (
+        'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n'
+        f"id: {epoch}-3\n\n"
+        f'event: $open\ndata: {{"heartbeat": 4}}\nid: {epoch}-3\n\n'
+        f"data: 4\nid: {epoch}-4\n\ndata: 5\nid: {epoch}-5\n\n"
     )
+
+
+async def test_a_loss_and_the_opening_leave_in_one_piece(serve: Serve, connect: Connect) -> None:
+    """Whoever has the cursor was told of the loss, and there is nothing in between to be cut at."""
+    server = await serve()
+    cursor = await publish(server, "1")
+    client = await connect(server)
+    await client.subscribe(headers="Last-Event-ID: 00000000-1\r\n")
+    preamble, reset, opening, rest = re.split(rb"(?=event: \$)|(?<=\n\n)$", await client.chunk())
+    assert re.fullmatch(rb": \nretry: [0-9]+\n", preamble)
+    assert reset.decode() == (
+        'event: $reset\ndata: {"reason": "epoch", "channels": ["default"], "missed": null}\n'
+        f"id: {cursor}\n\n"
+    )
+    assert opening.decode() == f'event: $open\ndata: {{"heartbeat": 4}}\nid: {cursor}\n\n'
+    assert rest == b""
 
 
 # What loses nothing.
@@ -266,6 +294,7 @@ async def test_overflow_with_disconnect_loses_nothing_that_is_held(serve: Serve,
     events, last = decoded(Chunks().feed(await client.rest()))
     before = [event for event in events if event.type != "$close"]
     assert [json.loads(event.data) for event in events if event.type == "$close"] == [{"reason": "slow"}]
+    assert (events[-1].type, events[-1].id) == ("$close", before[-1].id)
     resumed = await subscribe(server, connect, "/events", id=last)
     await resumed.until_id(newest)
     require_nothing_missing(server, before + resumed.events, begin)
@@ -334,25 +363,30 @@ async def test_what_conflation_cannot_bound_disconnects_and_is_resumed(
     require_nothing_missing(server, before + resumed.events, begin)
 
 
-@pytest.mark.parametrize("path", ["/events?event=rare", "/events/quiet,q*"])
+@pytest.mark.parametrize(("path", "count"), [("/events?event=rare", 50), ("/events/quiet,q*", FAR_BEHIND)])
 async def test_heartbeats_bring_up_the_cursor_of_a_quiet_reader(
-    serve: Serve, connect: Connect, path: str
+    serve: Serve, connect: Connect, path: str, count: int
 ) -> None:
-    """Its id does not fall out of the history while nothing comes for it: cut, it is told of no loss."""
+    """Its id does not fall out of the history while nothing comes for it: cut, it is told of no loss.
+
+    It is brought up where its own channels have lost something, and elsewhere when it is far behind.
+    """
     server = await serve(history_size=20, heartbeat=0.1)
     body = await subscribe(server, connect, path)
     await until(lambda: server.broadcaster.client_count == 1)
     given = server.broadcaster.cursor
-    passed = await publish(server, *numbered(0, 50))
-    await body.until_id(passed)
+    passed = await publish(server, *numbered(0, count))
+    data = await body.until_id(passed)
     assert body.events == []
+    assert data.endswith(f"event: $heartbeat\ndata: {{}}\nid: {passed}\n\n".encode())
     body.client.reset()
     await until(lambda: server.broadcaster.client_count == 0)
-    await publish(server, *numbered(50, 19))
+    await publish(server, *numbered(count, 19))
     wanted = await publish(server, "wanted", channel="default" if "rare" in path else "quiet", type="rare")
     resumed = await subscribe(server, connect, path, id=passed)
     await resumed.until_id(wanted)
     assert [(event.data, event.id) for event in resumed.events] == [("wanted", wanted)]
     far_behind = await subscribe(server, connect, "/events?event=rare", id=given)
-    await far_behind.until_id(wanted)
-    assert reasons(far_behind.events) == ["evicted"]
+    while not far_behind.events:
+        await far_behind.more()
+    assert reasons(far_behind.events[:1]) == ["evicted"]

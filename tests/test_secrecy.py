@@ -100,7 +100,7 @@ inspect = ["*"]
 ENVIRONMENT = {"SSE_BROADCAST_TOKEN_SECRET": OWN_SECRET, "CALLER": BY_VARIABLE}
 
 DOINGS = ["GET /events", "HEAD /events", "POST /send", "GET /status", "GET /channels/a", "POST /tokens"]
-DOINGS += ["POST /revoke", "GET /nope", "DELETE /send", "OPTIONS /events", "GET /healthz"]
+DOINGS += ["POST /events", "POST /revoke", "GET /nope", "DELETE /send", "OPTIONS /events", "GET /healthz"]
 
 JSON = "Content-Type: application/json\r\n"
 
@@ -116,7 +116,7 @@ def shown(token: str) -> Iterator[str]:
     """Show a token in every place of every request, in its own and in all the wrong ones."""
     for doing in DOINGS:
         method, path = doing.split()
-        yield request(doing, f"Authorization: Bearer {token}\r\n")
+        yield request(doing, f"Authorization: Bearer {token}\r\n", "x" if doing == "POST /send" else "")
         yield request(doing, f"Cookie: visitor={token}\r\nOrigin: https://evil.example\r\n")
         yield request(f"{method} {path}?access_token={token}")
     for headers in (
@@ -151,6 +151,12 @@ def shown(token: str) -> Iterator[str]:
         for path in ("/tokens", "/revoke"):
             yield request(f"POST {path}", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(body))
     yield request("POST /tokens", f"{JSON}Authorization: Bearer {STATIC}\r\n", f'{{"grants": {{}} {token}')
+    for wish in ({"token": token}, {"access_token": token}, {"channel": [[token]]}, [token], token):
+        yield request("POST /events", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(wish))
+    for event in ({"message": "x", "token": token}, {"message": {"token": token}}, [{"data": 1, "t": token}]):
+        yield request("POST /send", f"{JSON}Authorization: Bearer {STATIC}\r\n", json.dumps(event))
+    form = "Content-Type: application/x-www-form-urlencoded\r\n"
+    yield request("POST /send", f"{form}Authorization: Bearer {STATIC}\r\n", f"message=x&private={token}")
 
 
 def broken(token: str) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import json
 
 import pytest
 
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
 from sse_broadcast.backends import memory
 from sse_broadcast.stream import PAGE, Stream
-from tests.support.outlets import EPOCH, make_broadcaster
+from tests.support.outlets import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
 
 
@@ -33,9 +34,9 @@ async def test_it_gives_what_is_published_from_its_first_use_on() -> None:
     assert broadcaster.client_count == 0
     iterator = aiter(stream)
     assert broadcaster.client_count == 1
-    await broadcaster.broadcast("a", event="greeting", retry=5)
+    await broadcaster.broadcast("a", event="greeting", retry=5000)
     await broadcaster.broadcast("b")
-    assert await anext(iterator) == Received("default", "a", "greeting", f"{EPOCH}-2", 5)
+    assert await anext(iterator) == Received("default", "a", "greeting", f"{EPOCH}-2", 5000)
     assert await anext(iterator) == received(3, "b")
 
 
@@ -363,7 +364,7 @@ async def test_a_stream_that_has_caught_up_waits_for_what_comes() -> None:
             [],
         ),
         (
-            "never-ours",
+            f"{EPOCH}-99",
             received(5, '{"reason": "unknown", "channels": ["default"], "missed": null}', "", "$reset"),
             [],
         ),
@@ -387,8 +388,54 @@ async def test_a_loss_is_told_once_before_anything_newer(
 async def test_a_loss_is_told_whatever_types_are_wanted() -> None:
     """The server's own events pass every filter."""
     broadcaster = make_broadcaster()
-    async with broadcaster.subscribe(since="never-ours", events=["t"]) as stream:
+    async with broadcaster.subscribe(since="fedcba98-1", events=["t"]) as stream:
         assert (await anext(stream)).event == "$reset"
+        assert broadcaster.counts.resets == {"epoch": 1}
+
+
+async def test_a_loss_names_the_channels_that_lost_something() -> None:
+    """Those that it asked for, where nobody knows which."""
+    broadcaster = make_broadcaster(history_size=1)
+    for channel in ("a", "a", "b"):
+        await broadcaster.broadcast("x", channels=[channel])
+    for since, channels in ((f"{EPOCH}-0", '["a"]'), ("fedcba98-1", '["a", "b"]')):
+        async with broadcaster.subscribe("b", "a", since=since) as stream:
+            assert f'"channels": {channels}' in (await anext(stream)).data
+
+
+@pytest.mark.parametrize("since", [None, "earliest", "yesterday"])
+async def test_a_last_event_id_that_is_unknown_is_told_as_a_loss(since: str | None) -> None:
+    """As over HTTP, and whatever `since` says: a program that kept it over a restart goes on."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("held")
+    async with broadcaster.subscribe(last_event_id="order-7", since=since) as stream:
+        told = await anext(stream)
+        assert (told.event, json.loads(told.data)["reason"], told.id) == ("$reset", "unknown", f"{EPOCH}-1")
+    async with broadcaster.subscribe(last_event_id=f"{EPOCH}-0", since="last") as stream:
+        assert (await anext(stream)).data == "held"
+
+
+@pytest.mark.parametrize("since", ["yesterday", "never-ours"])
+async def test_a_since_that_means_nothing_is_refused_at_its_first_use(since: str) -> None:
+    """It depends on what is held then; no subscriber is left."""
+    broadcaster = make_broadcaster()
+    stream = broadcaster.subscribe(since=since)
+    with pytest.raises(EventError, match=f"^since: '{since}' is neither an age "):
+        aiter(stream)
+    with pytest.raises(EventError, match=f"^since: '{since}' is neither an age "):
+        await anext(broadcaster.subscribe(since=since))
+    assert (broadcaster.client_count, broadcaster.counts.opened) == (0, 0)
+
+
+async def test_a_stream_is_given_no_opening_and_no_heartbeat() -> None:
+    """It cannot be cut: what it gets is what was published, and news of a loss."""
+    broadcaster = make_broadcaster(heartbeat=0.01)
+    stream = broadcaster.subscribe()
+    waiting = asyncio.ensure_future(anext(stream))
+    _, sink = connect(broadcaster)
+    await until(lambda: len(sink.written) > 2)
+    await publish(broadcaster, "a")
+    assert await waiting == received(1, "a")
 
 
 async def test_left_while_catching_up_it_gives_nothing_more() -> None:

@@ -13,7 +13,15 @@ from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication
-from sse_broadcast.subscriber import CloseReason, Subscriber
+from sse_broadcast.subscriber import (
+    GRACEFUL,
+    LONGEST_HEARTBEAT,
+    SHORTEST_HEARTBEAT,
+    TOLD,
+    CloseReason,
+    Heartbeat,
+    Subscriber,
+)
 from tests.support.outlets import Outlet, block, data_of, publication, terms
 
 ALL = 1 << 20
@@ -36,6 +44,19 @@ def offer(subscriber: Subscriber, *data: str, key: str | None = None) -> list[Pu
     for each in offered:
         subscriber.offer(each)
     return offered
+
+
+def test_a_heartbeat_is_a_comment_unless_it_is_asked_for_as_an_event() -> None:
+    """It is a value: subscribers with the same one share their terms."""
+    assert Heartbeat(4) == Heartbeat(4.0, as_event=False) != Heartbeat(4, as_event=True)
+    assert len({Heartbeat(4), Heartbeat(4), Heartbeat(5), Heartbeat(4, as_event=True)}) == 3
+    assert (SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT) == (3, 60)
+
+
+def test_who_is_still_there_is_told_why_its_stream_ends() -> None:
+    """Nobody else can be; those who were let go in peace are among them."""
+    assert set(CloseReason) - TOLD == {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
+    assert GRACEFUL < TOLD
 
 
 def test_what_was_offered_is_taken_in_order() -> None:

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.event import MAX_RETRY, Event
-from sse_broadcast.wire import HEARTBEAT, Decoder, chunk, encode, here, opening, size
+from sse_broadcast.wire import (
+    CONTENT_TYPE,
+    CONTENT_TYPE_HEADER,
+    HEARTBEAT,
+    Decoder,
+    chunk,
+    encode,
+    preamble,
+    size,
+)
 
 LINE = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), min_size=1)
 EVENTS = st.builds(
@@ -27,7 +36,11 @@ EVENTS = st.builds(
         (Event(" leading"), b"data:  leading\n\n"),
         (Event("a: b"), b"data: a: b\n\n"),
         (Event("x\u2028y\u0085z"), "data: x\u2028y\u0085z\n\n".encode()),
-        (Event("x", type="t", id="7", retry=5), b"id: 7\nevent: t\nretry: 5\ndata: x\n\n"),
+        (Event("x", id="7"), b"data: x\nid: 7\n\n"),
+        (Event("x", type="t"), b"event: t\ndata: x\n\n"),
+        (Event("x", retry=0), b"retry: 0\ndata: x\n\n"),
+        (Event("a\nb", type="t", id="7"), b"event: t\ndata: a\ndata: b\nid: 7\n\n"),
+        (Event("x", type="t", id="7", retry=5), b"event: t\nretry: 5\ndata: x\nid: 7\n\n"),
     ],
 )
 def test_an_event_is_encoded_to_these_bytes(event: Event, frame: bytes) -> None:
@@ -37,8 +50,8 @@ def test_an_event_is_encoded_to_these_bytes(event: Event, frame: bytes) -> None:
 
 def test_an_id_stands_for_the_events_own() -> None:
     """Where an event was placed, unless it keeps the id that its publisher chose."""
-    assert encode(Event("x", id="7"), "0123abcd-8") == b"id: 0123abcd-8\ndata: x\n\n"
-    assert encode(Event("x"), "0123abcd-8") == b"id: 0123abcd-8\ndata: x\n\n"
+    assert encode(Event("x", id="7"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
+    assert encode(Event("x"), "0123abcd-8") == b"data: x\nid: 0123abcd-8\n\n"
     assert encode(Event("x", key="k", json=True)) == b"data: x\n\n"
 
 
@@ -53,31 +66,34 @@ def test_a_chunk_is_its_length_in_hexadecimal_and_its_bytes() -> None:
     assert chunk(b"data: 0123456789\n\n") == b"12\r\ndata: 0123456789\n\n\r\n"
 
 
-def test_the_opening_is_no_block_of_its_own() -> None:
-    """A reader that dispatches empty blocks (httpx-sse does) sees none."""
-    assert opening(2500) == b":\nretry: 2500\n"
+def test_a_comment_is_one_line_with_a_space() -> None:
+    """Some clients take an empty comment and its next line as one, others show a blank line as an event."""
+    assert HEARTBEAT == b": \n"
     decoder = Decoder()
-    assert decoder.feed(opening(2500) + HEARTBEAT + encode(Event("x"))) == [Event("x", retry=2500)]
+    assert decoder.feed(HEARTBEAT + encode(Event("x"), "7") + HEARTBEAT) == [Event("x", id="7")]
+
+
+def test_the_preamble_is_no_block_of_its_own() -> None:
+    """It belongs to the block that comes next, and `retry` takes effect before that."""
+    assert preamble(2500) == b": \nretry: 2500\n"
+    decoder = Decoder()
+    assert decoder.feed(preamble(2500)) == []
     assert decoder.retry == 2500
+    assert decoder.feed(HEARTBEAT + encode(Event("x"))) == [Event("x", retry=2500)]
 
 
-def test_an_opening_with_an_id_gives_the_cursor_and_no_event() -> None:
-    """A reader that is cut before its first event comes back with where it began."""
-    assert opening(2500, "0123abcd-8") == b":\nretry: 2500\nid: 0123abcd-8\n\n"
-    decoder = Decoder()
-    assert decoder.feed(opening(2500, "0123abcd-8")) == []
-    assert (decoder.retry, decoder.last_event_id) == (2500, "0123abcd-8")
-    assert decoder.feed(encode(Event("x"))) == [Event("x")]
+def test_a_stream_declares_its_charset() -> None:
+    """Clients built on `requests` read Latin-1 where a text type has none."""
+    assert (CONTENT_TYPE, CONTENT_TYPE_HEADER) == ("text/event-stream", "text/event-stream; charset=utf-8")
 
 
-def test_a_cursor_is_moved_without_an_event() -> None:
-    """By a block of an id alone, of which nothing is left for the next."""
-    assert here("0123abcd-9") == b"id: 0123abcd-9\n\n"
-    decoder = Decoder()
-    assert decoder.feed(encode(Event("x", id="0123abcd-1")) + here("0123abcd-9")) == [
-        Event("x", id="0123abcd-1")
-    ]
-    assert decoder.last_event_id == "0123abcd-9"
+@given(EVENTS, LINE)
+def test_the_id_is_the_last_line_of_a_block(event: Event, id: str) -> None:
+    """A client that takes an id as its line passes has all of the event by then."""
+    block = encode(event, id)
+    assert block.endswith(f"\nid: {id}\n\n".encode())
+    assert block.count(b"\nid: ") == 1
+    assert not block.startswith(b"id: ")
 
 
 def as_received(event: Event) -> Event:
@@ -142,9 +158,9 @@ def test_the_decoder_reads_what_the_standard_says(stream: bytes, events: list[Ev
 
 
 def test_the_last_event_id_outlives_events_without_one() -> None:
-    """A reader reconnects with the last id it was told, by an id-only block too."""
+    """A reader reconnects with the last id it was told, by another server's block of an id alone too."""
     decoder = Decoder()
-    decoder.feed(b"id: 7\n\ndata: x\n\n")
+    assert decoder.feed(b"id: 7\n\ndata: x\n\n") == [Event("x")]
     assert decoder.last_event_id == "7"
 
 

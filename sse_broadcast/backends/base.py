@@ -29,13 +29,20 @@ class Start:
 
     `told` is the backend's mark of what had been evicted by then, or 0: to a reader that asked for
     whatever is held, that is no news. `first` is given before all else. `lost` is why the
-    reader's own id could not be used.
+    subscriber must be told of a loss before anything else, and `channels` are those that lost something:
+    none of them means all that it asked for.
     """
 
     after: int
     told: int = 0
     first: tuple[Publication, ...] = ()
     lost: ResetReason | None = None
+    channels: tuple[str, ...] = ()
+
+    @property
+    def cursor(self) -> int:
+        """The position just before the first event that the subscriber will be given."""
+        return self.first[0].position - 1 if self.first else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,18 @@ Deliver = Callable[[Sequence[Publication]], int]
 Never raises, never waits."""
 
 
-CALLS = ("publish", "find", "replay", "oldest", "tidy", "relimit", "holding", "channels", "extent")
+CALLS = (
+    "publish",
+    "find",
+    "replay",
+    "replayable",
+    "oldest",
+    "tidy",
+    "relimit",
+    "holding",
+    "channels",
+    "extent",
+)
 """What a backend is asked. That is counted, unlike what it only says of itself."""
 
 
@@ -123,7 +141,10 @@ class Backend(Protocol):
         """
 
     def find(self, cursor: Cursor, interest: Interest) -> Start:
-        """Give where a reader begins that says it was at this cursor. Never scans the history."""
+        """Return where a subscriber begins that says it was at this cursor. Never scans the history.
+
+        A loss that is known by then is in the answer, so that the subscriber is told of it first.
+        """
 
     def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Replay:
         """Give what of an interest came after a position, in pages of about `limit` bytes.
@@ -131,6 +152,9 @@ class Backend(Protocol):
         One publication at least, however large, if any is left. Progress is certain: unless
         `upto` is the newest position, it is beyond `after`. What `told` marks is no gap.
         """
+
+    def replayable(self, interest: Interest, *, after: int) -> bool:
+        """Return whether a subscriber that came back after this position would be told of no loss."""
 
     def oldest(self, interest: Interest, *, after: int) -> float | None:
         """Give when the oldest was published that is held behind a position; None if none is.

@@ -61,6 +61,10 @@ class Counted(Generic[B]):
         """See `Backend`."""
         return self._call("replay", self.kept.replay, interest, after=after, told=told, limit=limit)
 
+    def replayable(self, interest: Interest, *, after: int) -> bool:
+        """See `Backend`."""
+        return self._call("replayable", self.kept.replayable, interest, after=after)
+
     def oldest(self, interest: Interest, *, after: int) -> float | None:
         """See `Backend`."""
         return self._call("oldest", self.kept.oldest, interest, after=after)

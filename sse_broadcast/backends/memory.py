@@ -72,11 +72,12 @@ class Memory:
         """See `Backend`."""
         now = self._tick()
         match cursor:
-            case Place(epoch, position):
-                return self._found_own(epoch, position)
+            case Place(epoch, _) if epoch != self.epoch:
+                return self._lost(ResetReason.EPOCH)
+            case Place(_, position):
+                return self._resumed(interest, position if position <= self.position else None)
             case Named(name):
-                found = self._history.position_of(name, interest)
-                return Start(found) if found is not None else self._lost(ResetReason.UNKNOWN)
+                return self._resumed(interest, self._history.position_of(name, interest))
             case Word.LAST:
                 newest = self._history.newest_of(interest, most=MAX_LAST)
                 return Start(self.position, first=tuple(newest))
@@ -114,6 +115,11 @@ class Memory:
             if looked == STRIDE:
                 return Replay(found, upto)
         return Replay(found, self.position)
+
+    def replayable(self, interest: Interest, *, after: int) -> bool:
+        """See `Backend`."""
+        self._tick()
+        return self._history.lost(interest, after=after) <= after
 
     def oldest(self, interest: Interest, *, after: int) -> float | None:
         """See `Backend`."""
@@ -157,10 +163,14 @@ class Memory:
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
 
-    def _found_own(self, epoch: str, position: int) -> Start:
-        if epoch != self.epoch:
-            return self._lost(ResetReason.EPOCH)
-        return Start(position) if position <= self.position else self._lost(ResetReason.UNKNOWN)
+    def _resumed(self, interest: Interest, position: int | None) -> Start:
+        if position is None:
+            return self._lost(ResetReason.UNKNOWN)
+        lost = self._history.lost(interest, after=position)
+        if lost <= position:
+            return Start(position)
+        gap = self._history.gap(interest, position, lost)
+        return Start(gap.position, lost=ResetReason.EVICTED, channels=gap.channels)
 
     def _lost(self, reason: ResetReason) -> Start:
         return Start(self.position, lost=reason)

@@ -11,6 +11,7 @@ from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.encoding import NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE
 from sse_broadcast.server.head import SERVER
+from sse_broadcast.server.problem import json_line
 
 UNSET = msgspec.UNSET
 
@@ -30,7 +31,7 @@ def sign(response: web.StreamResponse) -> None:
 
 def answered(content: msgspec.Struct | ChannelState) -> web.Response:
     """Give an answer as JSON."""
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+    return web.Response(body=json_line(content), content_type="application/json")
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
@@ -53,11 +54,15 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """One event is stored, and has its place in the order. `clients` are the subscribers that wanted it."""
+    """One event is stored, and has its place in the order. `clients` are the subscribers that wanted it.
+
+    `message` is what was published, so that a typing error shows; it is left out above 64 KiB, since Spring's
+    WebClient and others hold no more than 256 KiB of an answer.
+    """
 
     status: str
     clients: int
-    message: str
+    message: str | msgspec.UnsetType
     id: str
     channel: str
     channels: Sequence[str]

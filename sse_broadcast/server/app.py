@@ -6,20 +6,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, Endpoint
+from sse_broadcast.config import Config, Endpoint, config_or_default
 from sse_broadcast.errors import BroadcastError
+from sse_broadcast.server import signpost
 from sse_broadcast.server.answers import sign
 from sse_broadcast.server.channels import channel, channels
-from sse_broadcast.server.connection import SPOKEN, Connection, Place, place_of, speak
+from sse_broadcast.server.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
 from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
 from sse_broadcast.server.health import healthz, readyz
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.lag import watch_loop
+from sse_broadcast.server.log import log_foreign_page, log_refusal
 from sse_broadcast.server.metrics import EXPOSITION, Exposition, metrics
 from sse_broadcast.server.openapi import openapi
 from sse_broadcast.server.problem import Problem, answer, problem_of
@@ -45,6 +47,9 @@ from sse_broadcast.server.status import status
 from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
 from sse_broadcast.server.tokens import revoke, tokens
 
+MAX_TARGET = 16_384
+"""Bytes of the path and query of a request."""
+
 OTHER = "other"
 """What counts for the endpoint of a request that is for none that has its own credentials."""
 
@@ -63,7 +68,7 @@ def create_app(config: Config | None = None) -> web.Application:
     with their next heartbeat. `host`, `port`, `max_connections` and what else belongs to the
     listening socket are the runner's business.
     """
-    settled = config or Config()
+    settled = config_or_default(config)
     app = build_app(set_up(settled), tuned=False, load=lambda: settled)
 
     async def keep(_: web.Application) -> AsyncIterator[None]:
@@ -105,8 +110,9 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
 
 def _route_all(app: web.Application) -> None:
     events = Events(app)
-    for path in ("/events", "/events/{channels:[^/]+}"):
-        _route(app, path, {"GET": events.get, "HEAD": events.head}, Endpoint.SUBSCRIBE)
+    read: dict[str, Handler] = {"GET": events.get, "HEAD": events.head}
+    _route(app, "/events", {**read, "POST": events.post}, Endpoint.SUBSCRIBE)
+    _route(app, "/events/{channels:[^/]+}", read, Endpoint.SUBSCRIBE)
     for path in ("/send", "/send/{channels:[^/]+}"):
         _route(app, path, {"POST": send, "PUT": send}, Endpoint.PUBLISH)
     _route(app, "/channels", {"GET": channels, "HEAD": channels}, Endpoint.INSPECT)
@@ -146,12 +152,17 @@ def _route_each(
     async def options(request: web.Request) -> web.StreamResponse:
         methods = taken(request)
         response = web.Response(status=204, headers={"Allow": methods})
-        setup_of(request).cors.tell_beforehand(request, response.headers, methods)
+        cors = setup_of(request).cors
+        cors.tell_beforehand(request, response.headers, methods)
+        if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers and (origin := cors.kept_from(request)):
+            log_foreign_page(request, address=setup_of(request).proxies.client(request), origin=origin)
         return response
 
     async def refuse(request: web.Request) -> web.StreamResponse:
-        headers = {"Allow": taken(request)}
-        raise Problem(405, f"{request.path[:80]} does not take {request.method}", headers=headers)
+        methods = taken(request)
+        meant = signpost.other_method(request.path, request.method, place_of(request).endpoints)
+        detail = f"{request.path[:80]} does not take {request.method[:20]}, but {methods}{meant}"
+        raise Problem(405, detail, headers={"Allow": methods})
 
     app.router.add_route("OPTIONS", path, told(app, options, None), expect_handler=_expect)
     for endpoint, handlers in endpoints.items():
@@ -161,7 +172,8 @@ def _route_each(
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    raise Problem(404, f"nothing is at {request.path[:80]}")
+    hint = signpost.hint(request.path, place_of(request).endpoints)
+    raise Problem(404, f"nothing is at {request.path[:80]}{hint}")
 
 
 def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> Handler:
@@ -176,7 +188,7 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
     async def tell(request: web.Request) -> web.StreamResponse:
         try:
             place = _heard(request)
-            _require_sound(request)
+            _require_valid(request)
             if endpoint is not None:
                 access = in_force.setup.gate.recognize(request, endpoint, place)
                 if isinstance(access, str):
@@ -184,9 +196,9 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
                 request[ACCESS] = access
             response = await handler(request)
         except Problem as problem:
-            response = _refused(app, problem, endpoint)
+            response = _refused(request, app, problem, endpoint)
         except BroadcastError as error:
-            response = _refused(app, problem_of(error), endpoint)
+            response = _refused(request, app, problem_of(error), endpoint)
         except Exception as error:
             _count_failure(app, error, endpoint)
             raise
@@ -214,8 +226,18 @@ async def _admitted(request: web.Request, endpoint: Endpoint, place: Place, in_f
                 return access
 
 
-def _refused(app: web.Application, problem: Problem, endpoint: Endpoint | None) -> web.StreamResponse:
+def _refused(
+    request: web.Request, app: web.Application, problem: Problem, endpoint: Endpoint | None
+) -> web.StreamResponse:
     app[BROADCASTER].metrics.refused_request(problem.status, endpoint or OTHER)
+    setup = app[IN_FORCE].setup
+    log_refusal(
+        request,
+        problem.status,
+        problem.detail,
+        address=setup.proxies.client(request),
+        origin=setup.cors.kept_from(request),
+    )
     return answer(problem)
 
 
@@ -238,13 +260,28 @@ def _heard(request: web.Request) -> Place:
     protocol = request.protocol
     if isinstance(protocol, Connection):
         protocol.spoke()
+        if protocol.arrived > MAX_HEAD:
+            _require_short_head(request)
         return protocol.place
     return place_of(request)
 
 
-def _require_sound(request: web.Request) -> None:
+def _require_short_head(request: web.Request) -> None:
+    # Looked at only where so much has arrived that it may be too long.
+    size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+    if size > MAX_HEAD:
+        raise Problem(431, f"head: is {size} bytes, and may be {MAX_HEAD}")
+
+
+def _require_valid(request: web.Request) -> None:
     if request.version not in SPOKEN:
         _refuse_version(request)
+    if len(request.raw_path) > MAX_TARGET:
+        raise Problem(
+            414,
+            f"request line: is {len(request.raw_path)} bytes, and may be {MAX_TARGET};"
+            " POST /events takes a long list of channels in its body",
+        )
     # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
     # or part of a name that nobody sent.
     target = request.raw_path
@@ -282,7 +319,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
             _refuse_version(request)
         _require_continue(request)
     except Problem as problem:
-        return _finished(request, _refused(request.app, problem, None))
+        return _finished(request, _refused(request, request.app, problem, None))
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0

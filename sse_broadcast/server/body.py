@@ -1,7 +1,7 @@
 """Bodies that are published: read whole, or line by line, bounded in size and time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from aiohttp import web
 
@@ -29,10 +29,76 @@ async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # 
                 if len(body) > most:
                     raise _too_large(most)
     except TimeoutError:
-        raise Problem(408, f"body: did not arrive within {timeout:g} s", closes=True) from None
+        raise _late(timeout) from None
     except (web.RequestPayloadError, ConnectionError) as error:
         raise broken(error) from None
     return bytes(body)
+
+
+async def require_empty(request: web.Request, *, timeout: float) -> None:  # noqa: ASYNC109 - a deadline to tell of
+    """Read a body that should have nothing in it. Raises `Problem` at its first byte."""
+    detail = f"{request.method} {request.path[:80]} takes no body"
+    if request.content_length:
+        raise Problem(400, detail, closes=True)
+    try:
+        async with asyncio.timeout(timeout):
+            if await request.content.readany():
+                raise Problem(400, detail, closes=True)
+    except TimeoutError:
+        raise _late(timeout) from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise broken(error) from None
+
+
+async def read_text(request: web.Request, *, most: int, timeout: float) -> bytes:  # noqa: ASYNC109 - a deadline to tell of
+    """Read a body as `read` does, and return its text as UTF-8, by the charset that it declares.
+
+    Raises `Problem` for another charset than UTF-8, ISO-8859-1 and US-ASCII: 415.
+    """
+    charset = charset_of(request)
+    return charset(await read(request, most=most, timeout=timeout))
+
+
+ToUtf8 = Callable[[bytes], bytes]
+
+
+def charset_of(request: web.Request) -> ToUtf8:
+    """Return what makes UTF-8 of the request's body. Raises `Problem`: 415."""
+    declared = request.charset
+    if declared is None:
+        return _as_it_is
+    # By a table and not by Python's codecs, which look for a module of any name that they are asked for.
+    to_utf8 = _CHARSETS.get(declared.lower())
+    if to_utf8 is None:
+        raise Problem(
+            415,
+            f"Content-Type: charset {declared[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are",
+            closes=True,
+        )
+    return to_utf8
+
+
+def _as_it_is(body: bytes) -> bytes:
+    return body
+
+
+def _from_latin_1(body: bytes) -> bytes:
+    # Spring's RestClient declares this charset for every String.
+    return body if body.isascii() else body.decode("latin-1").encode()
+
+
+def _from_ascii(body: bytes) -> bytes:
+    if not body.isascii():
+        place = next(place for place, byte in enumerate(body) if byte > 0x7F)
+        raise Problem(400, f"body: is not US-ASCII at byte {place}, though its charset says so")
+    return body
+
+
+_CHARSETS: Mapping[str, ToUtf8] = {
+    **dict.fromkeys(("utf-8", "utf8"), _as_it_is),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1"), _from_latin_1),
+    **dict.fromkeys(("us-ascii", "ascii"), _from_ascii),
+}
 
 
 async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]]:
@@ -64,6 +130,10 @@ async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]
 def broken(error: BaseException) -> Problem:
     """Give the problem of a body that cannot be read to its end."""
     return Problem(400, f"body: {error}"[:200], closes=True)
+
+
+def _late(timeout: float) -> Problem:
+    return Problem(408, f"body: did not arrive within {timeout:g} s", closes=True)
 
 
 def _too_large(most: int) -> Problem:

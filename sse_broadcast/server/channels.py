@@ -19,12 +19,12 @@ async def channels(request: web.Request) -> web.Response:
     Of them those that the caller may ask about.
     """
     require_some(request, Action.INSPECT)
-    query.require_known(request, PARAMETERS)
+    query.refuse_misspelt(request.query, PARAMETERS)
     limit = query.limit(request)
     access = request[ACCESS]
     found = request.app[BROADCASTER].channels(
-        prefix=query.only(request, "prefix") or "",
-        after=query.only(request, "after") or "",
+        prefix=query.only(request.query, "prefix") or "",
+        after=query.only(request.query, "after") or "",
         limit=limit + 1,
         visible=None if access.allows(Action.INSPECT) else functools.partial(access.allows, Action.INSPECT),
     )

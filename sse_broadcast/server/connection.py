@@ -24,19 +24,35 @@ KEEP_ALIVE = 75.0
 longer than the 60 of the load balancers in front, and than the 10 in which aiohttp reads the rest of a body
 that nobody wants."""
 
+MOST_HEAD = 65_536
+"""Bytes of a head, and of one of its lines, beyond which a connection is cut."""
+
+MAX_HEAD = 32_768
+"""Bytes of a head that is answered. A browser's has two thousand, cookies and all."""
+
+HTTP_2 = b"PRI * HTTP/2.0\r\n\r\n"
+"""How a client begins that takes the server to speak HTTP/2 (RFC 9113, 3.4)."""
+
+HTTP_1_1_REQUIRED = (
+    b"\0\0\0\4\0\0\0\0\0"  # SETTINGS, as any server must begin
+    b"\0\0\4\3\0\0\0\0\1\0\0\0\r"  # RST_STREAM of the first request: error 0xd
+    b"\0\0\x08\7\0\0\0\0\0\0\0\0\1\0\0\0\r"  # GOAWAY, likewise
+)
+"""The answer to it, as frames of HTTP/2: "use HTTP/1.1" (RFC 9113, 7)."""
+
 OPTIONS: Mapping[str, Any] = {
     "keepalive_timeout": 0.0,  # a timer for each; `Patience` has one for all
     "tcp_keepalive": False,  # handed down by the listening socket
     "auto_decompress": False,
+    # The limits of http-api.md are lower: what is above them is told as a problem, with CORS headers.
+    "max_line_size": MOST_HEAD,
+    "max_field_size": MOST_HEAD,
     "access_log": None,
     "logger": http_logger(),
 }
 """What aiohttp is told about each connection."""
 
 SPOKEN = (HttpVersion11, HttpVersion10)
-
-MOST_HEAD = 65_536
-"""Bytes of a head, give or take what is read at once: a browser's has two thousand, cookies and all."""
 
 PROGRESS = 65_536
 """Bytes of its answer that a reader must take in each period of patience."""
@@ -132,6 +148,7 @@ class Connection(web.RequestHandler, Prompt):
         "_last",
         "_patience",
         "_unsent",
+        "arrived",
         "begun",
         "place",
         "stream",
@@ -143,6 +160,8 @@ class Connection(web.RequestHandler, Prompt):
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self.place = place
         self.begun = False
+        self.arrived = 0
+        """Bytes that have come with the head of the last request: it has no more than that."""
         self.stream: Streaming | None = None
         """What hears that the transport is full, and that it is lost, if a stream is written to it."""
         self._attendance = attendance
@@ -167,11 +186,26 @@ class Connection(web.RequestHandler, Prompt):
         """See `asyncio.Protocol`."""
         if self._last:
             return
+        if data.startswith(HTTP_2) and not self._request_count:
+            self._refuse_http_2()
+            return
+        self.arrived = self._head + len(data)
         count, between = self._request_count, self._body.is_eof()
         super().data_received(data)
         if self._messages and (self._current_request is not None or len(self._messages) > 1):
             self._tell_of_broken_bodies()
         self._count_head(len(data), begun=self._request_count > count or not between)
+
+    def _refuse_http_2(self) -> None:
+        """Tell a client of HTTP/2 to use HTTP/1.1, and read nothing more of it."""
+        self._attendance.metrics.refused(Refused.MALFORMED)
+        self._last = True
+        assert self.transport is not None
+        self.transport.write(HTTP_1_1_REQUIRED)
+        # The client closes when it has read that. A close with unread bytes would be a reset, and take the
+        # answer with it; one that does not close is cut as silent.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def keep_alive(self, val: bool) -> None:  # noqa: FBT001 - aiohttp's
         """Be kept after this answer, or not: then nothing is read any more, or kept, of what comes behind.

@@ -14,21 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
-from sse_broadcast import wire
 from sse_broadcast.count import Count
-from sse_broadcast.delivery import jittered
 from sse_broadcast.server import address, problem
 from sse_broadcast.server.answers import TYPED
 from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.connection import Connection, Patience, Place
 from sse_broadcast.server.cors import Cors
-from sse_broadcast.server.events import COME_BACK, wants_event_stream
 from sse_broadcast.server.health import examined
+from sse_broadcast.server.last_event_id import brought_in_head
 from sse_broadcast.server.readiness import Readiness
+from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.sink import limit_kernel
 
 logger = logging.getLogger(__name__)
@@ -251,22 +250,25 @@ class Refusal(asyncio.Protocol):
 
 
 TOLD_WHY = {
-    Refused.FULL: (503, "the server has as many connections as it takes"),
-    Refused.ADDRESS: (429, "as many connections come from this address as may"),
+    Refused.FULL: (503, "connection limit reached (max_connections)", RefusalReason.FULL),
+    Refused.ADDRESS: (
+        429,
+        "connection limit of this address reached (max_connections_per_address)",
+        RefusalReason.ADDRESS,
+    ),
 }
-"""The status and the reason that a program is told."""
+"""The status and the detail that a program is told, and the reason that a subscriber is."""
 
 
 def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -> bytes:
     """Give the whole answer to a request that is not let in.
 
-    A browser's EventSource would stop for good at a 503 or 429; it gets an empty stream that tells
-    it when to come back.
+    A client that asks for an event stream gets one that tells it when to come back.
     """
-    method, path = _asked(head)
+    method, target = _asked(head)
     sent = _headers(head)
-    known = examined(path, readiness) if method in {"GET", "HEAD"} else None
-    status, headers, body = _said(known) if known is not None else _later(sent.get("accept", ""), reason)
+    known = examined(_path(target), readiness) if method in {"GET", "HEAD"} else None
+    status, headers, body = _said(known) if known is not None else _later(sent, target, reason)
     cors.tell_origin(sent.get("origin"), headers)
     headers |= {"Content-Length": str(len(body)), "Connection": "close"}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
@@ -274,11 +276,12 @@ def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -
     return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
 
 
-def _later(accept: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
-    if wants_event_stream(accept):
-        headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
-        return 200, headers, wire.opening(jittered(COME_BACK))
-    status, detail = TOLD_WHY[reason]
+def _later(sent: dict[str, str], target: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
+    status, detail, told = TOLD_WHY[reason]
+    if wants_event_stream(sent.get("accept", "")):
+        query = parse_qsl(target.partition("?")[2], errors="replace")
+        headers, block = refused_stream(told, brought=brought_in_head(sent, query))
+        return 200, {**headers}, block
     headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER, **TYPED}
     return status, headers, problem.body(status, detail)
 
@@ -289,9 +292,9 @@ def _said(response: web.Response) -> tuple[int, dict[str, str], bytes]:
 
 
 def _asked(head: bytes) -> tuple[str, str]:
-    """Give the method and the path of a request, as far as it has them."""
+    """Return the method and the target of a request, as far as it has them."""
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
-    return method, _path(rest.partition(" ")[0])
+    return method, rest.partition(" ")[0]
 
 
 def _path(target: str) -> str:

@@ -1,32 +1,35 @@
-"""GET /events: a stream of what is published."""
+"""GET and POST /events: a stream of what is published."""
 
 import functools
 from collections.abc import Mapping
 
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
-from sse_broadcast import wire
 from sse_broadcast.auth.access import Action
-from sse_broadcast.backends.base import Start
 from sse_broadcast.config import Endpoint
-from sse_broadcast.delivery import jittered
-from sse_broadcast.encoding import NDJSON, Encoding
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
+from sse_broadcast.interest import MAX_NAME
+from sse_broadcast.server import body, last_event_id
 from sse_broadcast.server.address import key
-from sse_broadcast.server.gate import require
+from sse_broadcast.server.gate import IN_QUERY, require, require_some
 from sse_broadcast.server.head import ENDED, EventStream, chunked_head
+from sse_broadcast.server.log import log_foreign_page, log_refusal
 from sse_broadcast.server.problem import Problem, problem_of
+from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.sessions import Session
 from sse_broadcast.server.sink import TransportSink, kernel_timeout, limit_send_buffer
 from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, TUNED
-from sse_broadcast.server.wish import Wish, read_wish
-
-COME_BACK = 20_000
-"""Milliseconds, give or take half, after which a browser that was refused tries again."""
+from sse_broadcast.server.wish import Wish, parse_wish, read_body, read_wish
 
 GONE = 499
 """nginx's status for a client that left before its answer; nobody reads it."""
+
+JSON = "application/json"
+
+BODY = 16_384
+"""Bytes of a body of POST /events, beside the names of its channels."""
 
 
 class Events:
@@ -40,10 +43,28 @@ class Events:
         self._tuned = app[TUNED]
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Stream to a reader until it leaves or is made to."""
+        """Stream to a subscriber until it leaves or is made to."""
+        require_some(request, Action.SUBSCRIBE)
         if request.body_exists:
-            raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
-        wish = read_wish(request)
+            # Some proxies make an empty chunked body of none.
+            await body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
+        return await self._open(request, read_wish(request), request.query)
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
+        require_some(request, Action.SUBSCRIBE)
+        if request.content_type != JSON:
+            detail = f"Content-Type: must be {JSON}, to subscribe as the body says; POST /send publishes"
+            raise Problem(415, detail, closes=True)
+        body.require_plain_coding(request)
+        if request.query.keys() - {IN_QUERY}:
+            raise Problem(400, "query: POST /events says everything in its body", closes=True)
+        config = self._in_force.setup.config
+        most = BODY + (MAX_NAME + 4) * config.max_channels
+        said = read_body(await body.read_text(request, most=most, timeout=config.body_timeout))
+        return await self._open(request, parse_wish(request, said), said)
+
+    async def _open(self, request: web.Request, wish: Wish, said: MultiMapping[str]) -> web.StreamResponse:
         access = require(request, Action.SUBSCRIBE, wish.interest.channels)
         session = None
         try:
@@ -51,9 +72,9 @@ class Events:
             session = self._sessions.enter(access, address=key(client))
             return await self._stream(request, wish, session, client)
         except Problem as problem:
-            return refusal(request, problem)
+            return self._refuse(request, problem, said)
         except FullError as error:
-            return refusal(request, problem_of(error))
+            return self._refuse(request, problem_of(error), said)
         except (ConnectionError, SinkClosedError):
             # The reader is gone: there is nobody to tell, and nothing that failed.
             return web.Response(status=GONE)
@@ -61,10 +82,38 @@ class Events:
             if session is not None:
                 self._sessions.close(session)
 
+    def _refuse(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> web.StreamResponse:
+        """Turn away a subscriber that should come back."""
+        accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+        if problem.reason is None or not wants_event_stream(accept):
+            problem.closes = True
+            try:
+                raise problem
+            finally:
+                del problem  # which has this frame
+        # The answer does not say so, and is counted all the same: for what it stands for.
+        self._broadcaster.metrics.refused_request(problem.status, Endpoint.SUBSCRIBE)
+        setup = self._in_force.setup
+        log_refusal(
+            request,
+            problem.status,
+            problem.detail,
+            address=setup.proxies.client(request),
+            origin=setup.cors.kept_from(request),
+        )
+        headers, block = refused_stream(
+            problem.reason,
+            brought=last_event_id.brought(request.headers, said),
+            retry_after=int(problem.headers.get(hdrs.RETRY_AFTER, 0)),
+        )
+        response = web.Response(body=block, headers=headers)
+        response.force_close()
+        return response
+
     def _require_open(self, request: web.Request) -> str | None:
         """Raise the `Problem` for which a reader should come back later; give whom a proxy speaks for."""
         if self._broadcaster.closed:
-            raise Problem(503, "the server is shutting down")
+            raise Problem(503, "the server is shutting down", reason=RefusalReason.DRAIN)
         setup = self._in_force.setup
         setup.limits.stream()
         return setup.proxies.behind(request)
@@ -73,19 +122,19 @@ class Events:
         self, request: web.Request, wish: Wish, session: Session | None, client: str | None
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
-        sink = TransportSink(request, wish.encoding, heartbeat=wish.heartbeat)
+        sink = TransportSink(request, wish.encoding)
         # What is published while the head is on its way is caught up with: the start says from where.
         start = broadcaster.start(wish.interest, wish.cursor)
-        given = start if wish.needs_id else None
-        opening = broadcaster.opening(wish.interest, wish.encoding, given)
-        headers = self._headers(request, wish.encoding, given)
+        heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
+        frames = broadcaster.first_frames(wish.interest, wish.encoding, start, heartbeat)
+        headers = self._headers(request)
         response: web.StreamResponse = ENDED
         if self._tuned and wish.encoding.chunked:
-            sink.begin(chunked_head(wish.encoding.format.content_type, headers), opening)
+            sink.begin(chunked_head(wish.encoding.format.content_type_header, headers), frames)
         else:
-            response = await self._begun_by_aiohttp(request, wish, headers, opening)
+            response = await self._begun_by_aiohttp(request, wish, headers, frames)
         try:
-            lane = broadcaster.connect(sink, wish.interest, start)
+            lane = broadcaster.connect(sink, wish.interest, start, heartbeat)
         except (ClosedError, FullError):
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
             await sink.finish()
@@ -103,59 +152,38 @@ class Events:
             self._roster.leave(reader)
         return response
 
-    def _headers(self, request: web.Request, encoding: Encoding, given: Start | None) -> dict[str, str]:
-        """Give the headers that this stream has beside those of every stream."""
+    def _headers(self, request: web.Request) -> dict[str, str]:
+        """Return the headers that this stream has beside those of every stream."""
         headers: dict[str, str] = {}
-        self._in_force.setup.cors.tell(request, headers)
-        if given is not None and encoding.format is NDJSON.format:
-            headers[hdrs.LAST_EVENT_ID] = self._broadcaster.first_id(given)
+        setup = self._in_force.setup
+        setup.cors.tell(request, headers)
+        if hdrs.ORIGIN in request.headers and (origin := setup.cors.kept_from(request)):
+            log_foreign_page(request, address=setup.proxies.client(request), origin=origin)
         return headers
 
     async def _begun_by_aiohttp(
-        self, request: web.Request, wish: Wish, headers: Mapping[str, str], opening: bytes
+        self, request: web.Request, wish: Wish, headers: Mapping[str, str], frames: bytes
     ) -> EventStream:
         """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
         config, timeout = self._in_force.setup.config, None
         if not self._tuned:
             limit_send_buffer(request, config.send_buffer)
             timeout = kernel_timeout(config.write_timeout)
-        response = EventStream(wish.encoding.format.content_type, timeout=timeout)
+        response = EventStream(wish.encoding.format.content_type_header, timeout=timeout)
         response.headers.extend(headers)
         await response.prepare(request)
-        await response.write(opening)
+        await response.write(frames)
         return response
 
     async def head(self, request: web.Request) -> web.Response:
         """Answer HEAD: what GET would say of itself, without the stream."""
-        response = web.Response(
-            headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
-        )
+        require_some(request, Action.SUBSCRIBE)
         wish = read_wish(request)
         require(request, Action.SUBSCRIBE, wish.interest.channels)
-        response.content_type = wish.encoding.format.content_type
-        return response
-
-
-def refusal(request: web.Request, problem: Problem) -> web.StreamResponse:
-    """Turn away a reader that should come back.
-
-    Browsers stop for good on any status but 200: an EventSource gets a stream that tells it
-    when to return, and ends. Everyone else gets the problem itself: 503, or 429.
-    """
-    if not wants_event_stream(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
-        problem.closes = True
-        try:
-            raise problem
-        finally:
-            del problem  # which has this frame
-    # The answer does not say so, and is counted all the same: for what it stands for.
-    request.app[BROADCASTER].metrics.refused_request(problem.status, Endpoint.SUBSCRIBE)
-    response = web.Response(body=wire.opening(jittered(COME_BACK)), headers={"Cache-Control": "no-store"})
-    response.content_type = wire.CONTENT_TYPE
-    response.force_close()
-    return response
-
-
-def wants_event_stream(accept: str) -> bool:
-    """Whether an Accept header names the media type of event streams, as a browser's EventSource does."""
-    return wire.CONTENT_TYPE in accept.lower()
+        return web.Response(
+            headers={
+                hdrs.CONTENT_TYPE: wish.encoding.format.content_type_header,
+                hdrs.CACHE_CONTROL: "no-store, no-transform",
+                "X-Accel-Buffering": "no",
+            }
+        )

@@ -32,8 +32,7 @@ class EventStream(EventSourceResponse):
     def __init__(self, content_type: str, *, timeout: float | None) -> None:
         super().__init__(ping_interval=math.inf, send_timeout=timeout)
         headers = self.headers
-        if content_type != wire.CONTENT_TYPE:
-            headers["Content-Type"] = content_type
+        headers["Content-Type"] = content_type
         headers["Cache-Control"] = "no-store, no-transform"
         headers["Server"] = SERVER
         # The base class always says keep-alive; aiohttp itself knows better.
@@ -64,7 +63,7 @@ class Ended(EventStream):
         """Do nothing: the body was ended."""
 
 
-ENDED = Ended(wire.CONTENT_TYPE, timeout=None)
+ENDED = Ended(wire.CONTENT_TYPE_HEADER, timeout=None)
 
 
 def chunked_head(content_type: str, headers: Mapping[str, str]) -> bytes:

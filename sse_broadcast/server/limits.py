@@ -10,6 +10,7 @@ from sse_broadcast.auth.access import Access
 from sse_broadcast.config import Config
 from sse_broadcast.count import Count
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.refusal import RefusalReason
 
 MOST_BUCKETS = 65_536
 """Addresses that are remembered, and tokens: 300 to 600 bytes each."""
@@ -169,4 +170,9 @@ def _name(access: Access) -> str:
 
 def _too_many(detail: str, seconds: float) -> Problem:
     after = max(1, math.ceil(seconds))
-    return Problem(429, f"{detail}; try again in {after} s", headers={"Retry-After": str(after)})
+    return Problem(
+        429,
+        f"{detail}; try again in {after} s",
+        headers={"Retry-After": str(after)},
+        reason=RefusalReason.RATE,
+    )

@@ -16,6 +16,24 @@ logger = logging.getLogger(__name__)
 
 publishing = logging.getLogger("sse_broadcast.server.publish")
 
+refusals = logging.getLogger("sse_broadcast.refused")
+
+FOR_INTRUDERS = frozenset({401, 403, 421})
+"""Statuses that are logged at the level info: what someone is told who may not come in."""
+
+# The address stands first, and the status behind it: whatever a request says of itself comes later, so that
+# nobody can make a filter such as fail2ban's take it for somebody else's.
+REFUSED = "refused %(address)s: %(status)d %(method)s %(path)s: %(detail)s"
+
+CORS_SETTING = "cors_origins"
+
+REFUSED_PAGE = REFUSED + "; it is a page of %(origin)s, which cors_origins does not name"
+
+KEPT_FROM = (
+    "kept from %(address)s: %(method)s %(path)s is asked for by a page of %(origin)s, whose browser keeps"
+    " the answer from it: cors_origins does not name it"
+)
+
 QUOTE = re.compile(r"(?<!\w)(b|bytearray\(b)?[\"'].*", re.DOTALL)
 """Where a message of aiohttp's parser begins to quote the request, which may have a token in it."""
 
@@ -66,6 +84,40 @@ def reason(error: HttpProcessingError) -> str:
 
 def _unquoted(said: str) -> str:
     return " ".join(QUOTE.sub("", said).split()).rstrip(":")[:100]
+
+
+def log_refusal(
+    request: web.Request, status: int, detail: str, *, address: str | None, origin: str | None
+) -> None:
+    """Log a request that is refused: at info who may not come in, at debug all others.
+
+    `address` is the client's, None of a UNIX socket's; `origin` is there for a page that CORS shuts out.
+    """
+    level = logging.INFO if status in FOR_INTRUDERS else logging.DEBUG
+    logger = refusal_logger()
+    if logger.isEnabledFor(level):
+        facts = {**_asked(request, address), "status": status, "detail": detail}
+        if origin is not None:
+            facts["origin"] = origin[:80]
+        says_why = origin is None or CORS_SETTING in detail
+        logger.log(level, REFUSED if says_why else REFUSED_PAGE, facts)
+
+
+def log_foreign_page(request: web.Request, *, address: str | None, origin: str) -> None:
+    """Log a request that is answered, and whose answer the browser keeps from the page that asked."""
+    refusal_logger().info(KEPT_FROM, {**_asked(request, address), "origin": origin[:80]})
+
+
+def _asked(request: web.Request, address: str | None) -> dict[str, object]:
+    # Without the query, which may have a token in it.
+    return {"address": address or "unix", "method": request.method, "path": ascii(request.path[:80])[1:-1]}
+
+
+def refusal_logger() -> logging.Logger:
+    """Return the logger of refusals: what clients can cause is few lines, however often."""
+    if not refusals.filters:
+        refusals.addFilter(Flood())
+    return refusals
 
 
 def http_logger() -> logging.Logger:

@@ -2,35 +2,35 @@
 
 import io
 import itertools
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.errors import BroadcastError
-from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
+from sse_broadcast.event import DEFAULT_TYPE, LONGEST_RETRY, SHORTEST_RETRY, Event
 from sse_broadcast.interest import DEFAULT_CHANNEL
 from sse_broadcast.publication import Draft
+from sse_broadcast.server.json_body import JsonShape, decode_json
 from sse_broadcast.server.problem import Problem, status_of
-
-T = TypeVar("T")
 
 Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
 
 
-class Message(msgspec.Struct):
-    """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given."""
+class Message(msgspec.Struct, forbid_unknown_fields=True):
+    """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given.
+
+    A member of another name is refused: a misspelt `channel` must not publish to everybody.
+    """
 
     message: str | Unset = UNSET
     data: msgspec.Raw | Unset = UNSET
     event: str | None = None
     id: str | None = None
     # JSON has one kind of number: 3000.0 is as whole as 3000.
-    retry: Annotated[float, msgspec.Meta(ge=0, le=MAX_RETRY, multiple_of=1)] | None = None
+    retry: Annotated[float, msgspec.Meta(ge=SHORTEST_RETRY, le=LONGEST_RETRY, multiple_of=1)] | None = None
     key: str | None = None
     channel: str | None = None
     channels: list[str] | None = None
@@ -41,23 +41,31 @@ class Message(msgspec.Struct):
         retry = None if self.retry is None else int(self.retry)
         if self.data is UNSET:
             if self.message is UNSET:
-                raise Problem(422, "message: missing")
+                raise Problem(422, "message: is missing; it is the text to publish, data any JSON")
             return Event(self.message, event_type, self.id, retry, self.key)
         if self.message is not UNSET:
             raise Problem(422, "message and data: only one of them may be given")
         value = bytes(self.data)
         if value.startswith(b'"'):
-            return Event(decoded(_text.decode, value), event_type, self.id, retry, self.key)
-        data = decoded(_compact, value)
+            return Event(decode_json(_text.decode, value), event_type, self.id, retry, self.key)
+        data = decode_json(_compact, value)
         return Event(data, event_type, self.id, retry, self.key, json=True)
 
 
-_one = msgspec.json.Decoder(Message)
-_many = msgspec.json.Decoder(list[Message])
-_text = msgspec.json.Decoder(str)
+MEMBERS = {
+    "message": "must be text{not}; JSON goes in data",
+    "data": "must be JSON",
+    "event": "must be text{not}",
+    "id": "must be text{not}",
+    "retry": f"must be whole milliseconds from {SHORTEST_RETRY} to {LONGEST_RETRY}{{not}}",
+    "key": "must be text{not}",
+    "channel": "must be text{not}; several go in channels",
+    "channels": "must be a list of names{not}",
+}
+"""What each member of an event must be."""
 
-_ITEM = re.compile(r"(.*) - at `\$\[(\d+)\](.*)`")
-"""How msgspec names a place in an array."""
+_message = JsonShape(Message, MEMBERS)
+_text = msgspec.json.Decoder(str)
 
 
 def _compact(value: bytes) -> str:
@@ -103,18 +111,12 @@ class Desk:
         return draft
 
     def object(self, body: bytes) -> Draft:
-        """Give the one event of a JSON object."""
-        require_utf8(body)
-        return self.message(decoded(_one.decode, body))
+        """Return the one event of a JSON object."""
+        return self.message(_message.decode(body))
 
     def array(self, body: bytes) -> list[Draft]:
-        """Give the events of a JSON array. A `Problem` names the item it is about."""
-        require_utf8(body)
-        try:
-            messages = decoded(_many.decode, body)
-        except Problem as problem:
-            raise _item_of(problem) from None
-        return self._all(messages, lambda index: f"item {index + 1}")
+        """Return the events of a JSON array. A `Problem` names the item it is about."""
+        return self._all(_message.decode_array(body), lambda index: f"item {index + 1}")
 
     def lines(self, body: bytes) -> list[Draft]:
         """Give the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
@@ -122,9 +124,9 @@ class Desk:
         if len(lines) > self._most:
             raise self._too_many()
         try:
-            require_utf8(body)
-            messages = [_one.decode(line) for _, line in lines]
-        except (Problem, msgspec.DecodeError, RecursionError):
+            body.decode()
+            messages = [_message.decode_quickly(line) for _, line in lines]
+        except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
             messages = [self._line(number, line) for number, line in lines]
         return self._all(messages, lambda index: f"line {lines[index][0]}")
 
@@ -160,20 +162,9 @@ class Desk:
 
     def _line(self, number: int, line: bytes) -> Message:
         try:
-            require_utf8(line)
-            return decoded(_one.decode, line)
+            return _message.decode(line)
         except Problem as problem:
             raise placed(problem, f"line {number}") from None
-
-
-def _item_of(problem: Problem) -> Problem:
-    """Give the problem of an array as that of the item to blame, if it is one's."""
-    found = _ITEM.fullmatch(problem.detail)
-    if found is None:
-        return problem
-    said, index, rest = found.groups()
-    where = f" - at `${rest}`" if rest else ""
-    return Problem(problem.status, f"item {int(index) + 1}: {said}{where}")
 
 
 def placed(error: Problem | BroadcastError, place: str) -> Problem:
@@ -181,45 +172,6 @@ def placed(error: Problem | BroadcastError, place: str) -> Problem:
     if isinstance(error, Problem):
         return Problem(error.status, f"{place}: {error}", headers=error.headers)
     return Problem(status_of(error), f"{place}: {error}")
-
-
-def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Give what a JSON body says. Raises `Problem`: 400 for what is not JSON, 422 for another shape."""
-    try:
-        return decode(body)
-    except msgspec.ValidationError as error:
-        raise Problem(422, str(error)) from None
-    except msgspec.DecodeError as error:
-        raise _not_json(body, error) from None
-    except RecursionError:
-        raise Problem(422, "body: is nested too deeply") from None
-
-
-def require_utf8(body: bytes) -> None:
-    """Refuse a body that is not text. Raises `Problem`, naming the byte."""
-    # Beforehand: msgspec counts from the beginning of the string that has the fault, and passes
-    # over what it does not read.
-    if body.isascii():
-        return
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
-
-
-def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
-    # msgspec calls half of a surrogate pair truncated input; it is JSON, of text that has no
-    # UTF-8 form, and is told so.
-    try:
-        json.loads(body.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return Problem(400, f"body: is not JSON: {error}")
-    return Problem(422, "body: has a lone surrogate, which no event can carry")
-
-
-def _no_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python takes and JSON does not know."""
-    raise ValueError(name)
 
 
 def _numbered(body: bytes) -> Iterator[tuple[int, bytes]]:

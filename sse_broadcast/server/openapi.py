@@ -17,6 +17,7 @@ from sse_broadcast.server.contract.terms import Terms
 from sse_broadcast.server.contract.words import Path
 from sse_broadcast.server.gate import require_some
 from sse_broadcast.server.message import Message
+from sse_broadcast.server.problem import json_line
 from sse_broadcast.server.state import setup_of
 from sse_broadcast.server.tokens import RevocationWish, TokenWish
 
@@ -27,7 +28,8 @@ DESCRIPTION = """\
 Publish and subscribe with plain HTTP, read with any client of `text/event-stream`. \
 Every error is an `application/problem+json` that says what is wrong, where, and which value; nothing is \
 published then. A method that a path does not take is answered with 405 and `Allow`. Parameters that are \
-not known are ignored, unless they are nearly one of those that are."""
+not known are ignored, unless they are nearly one of those that are; to publish with \
+one is refused."""
 
 PATHS: Mapping[Action, Mapping[str, Path]] = {
     Action.SUBSCRIBE: subscribe.PATHS,
@@ -65,7 +67,7 @@ async def openapi(request: web.Request) -> web.Response:
 
 def document(terms: Terms) -> bytes:
     """Give the contract of a server, as JSON."""
-    return msgspec.json.encode(
+    return json_line(
         {
             "openapi": "3.1.0",
             "info": {"title": "sse-broadcast", "version": VERSION, "description": DESCRIPTION},

@@ -17,6 +17,7 @@ from sse_broadcast.errors import (
     FullError,
     IdempotencyError,
 )
+from sse_broadcast.server.refusal import RefusalReason
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -34,6 +35,11 @@ STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (FullError, 503),
 )
 
+REASONS: Mapping[type[BroadcastError], RefusalReason] = {
+    ClosedError: RefusalReason.DRAIN,
+    FullError: RefusalReason.FULL,
+}
+
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """Where Python's own words differ by version, those of RFC 9110."""
 
@@ -42,10 +48,10 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that is answered with an error; `detail` names what is wrong, where, and the value.
 
     `closes` ends the connection with the answer: what follows on it could not be told apart. `more`
-    are further members of the answer.
+    are further members of the answer. `reason` is there where a subscriber should come back later.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         status: int,
         detail: str,
@@ -53,6 +59,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         headers: Mapping[str, str] | None = None,
         closes: bool = False,
         more: Mapping[str, object] | None = None,
+        reason: RefusalReason | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -60,18 +67,19 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         self.headers = dict(headers or {})
         self.closes = closes
         self.more = dict(more or {})
+        self.reason = reason
         if status in {429, 503}:
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 
 
 def problem_of(error: BroadcastError) -> Problem:
     """Give the answer to an error of the nouns; one that no client can cause is raised again."""
-    return Problem(status_of(error), str(error))
+    return Problem(status_of(error), str(error), reason=REASONS.get(type(error)))
 
 
 def status_of(error: BroadcastError) -> int:
     """Give the status that tells of an error of the nouns. One that no client can cause is raised again."""
-    if isinstance(error, EventError) and error.field in {"channel", "channels"}:
+    if isinstance(error, EventError) and error.field in {"channel", "channels", "since"}:
         return 400  # a part of the address, and not of the event
     for kind, status in STATUSES:
         if isinstance(error, kind):
@@ -80,9 +88,14 @@ def status_of(error: BroadcastError) -> int:
 
 
 def body(status: int, detail: str, **more: object) -> bytes:
-    """Give the JSON of a problem."""
+    """Return the JSON of a problem, as a line."""
     title = TITLES.get(status) or http.HTTPStatus(status).phrase
-    return msgspec.json.encode({"title": title, "status": status, "detail": detail, **more})
+    return json_line({"title": title, "status": status, "detail": detail, **more})
+
+
+def json_line(content: object) -> bytes:
+    """Encode an answer as JSON. Its line end keeps a shell's prompt off the answer."""
+    return msgspec.json.encode(content) + b"\n"
 
 
 def answer(problem: Problem) -> web.Response:

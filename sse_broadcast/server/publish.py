@@ -3,7 +3,9 @@
 import asyncio
 import functools
 import hashlib
+from urllib.parse import parse_qsl
 
+import msgspec
 from aiohttp import web
 
 from sse_broadcast.auth.access import Action
@@ -17,7 +19,7 @@ from sse_broadcast.server.answers import Sent, SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.intake import SLICE, Intake
 from sse_broadcast.server.log import tell_published
-from sse_broadcast.server.message import Desk
+from sse_broadcast.server.message import MEMBERS, Desk
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER, TURN, Setup, setup_of
 
@@ -34,6 +36,17 @@ PARAMETERS = (*OF_TEXT, "channel", "stream")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+FORM = "application/x-www-form-urlencoded"
+
+LONGEST_SHOWN = 65_536
+"""Bytes of a message, as JSON, that an answer repeats. Spring's WebClient raises over 256 KiB of an answer,
+when the event has been published."""
+
+MOST_FIELDS = 32
+"""Fields of a form that are looked at."""
+
+FIELDS = frozenset({*MEMBERS, "private", "topic", "topics", "type"})
+"""What forms of events have: our own members, and those of Mercure's."""
 
 MAX_KEY = 255
 """Characters of an idempotency key."""
@@ -44,16 +57,18 @@ async def send(request: web.Request) -> web.Response:
     require_some(request, Action.PUBLISH)
     body.require_plain_coding(request)
     kind = request.content_type
+    _require_no_multipart(kind)
+    to_utf8 = body.charset_of(request)
     if request.query_string:
-        query.require_known(request, PARAMETERS)
+        query.refuse_unknown(request.query, PARAMETERS)
         _require_text_for_its_parameters(request, kind)
     broadcaster, setup = request.app[BROADCASTER], setup_of(request)
     config = setup.config
     permit = functools.partial(require, request, Action.PUBLISH)
-    desk = Desk(broadcaster, query.channels(request), most=config.max_batch, permit=permit)
+    desk = Desk(broadcaster, _channels(request), most=config.max_batch, permit=permit)
     if _is_stream(request):
-        return await _intake(request, setup, desk, kind).run()
-    data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
+        return await _intake(request, setup, desk, kind, to_utf8).run()
+    data = to_utf8(await body.read(request, most=_most(config, kind), timeout=config.body_timeout))
     # A batch waits for its turn, and nothing here waits within a publish: a publisher that hangs
     # up, and so cancels this handler, has published or has not.
     token = _token(request, kind, data)
@@ -61,7 +76,7 @@ async def send(request: web.Request) -> web.Response:
         receipt = await _publish_batch(request, setup, desk, kind, data, token)
         tell_published(receipt, request[ACCESS], data)
         return _answer_batch(receipt)
-    draft = desk.object(data) if kind == JSON else desk.draft(_from_text(data, request))
+    draft = desk.object(data) if kind == JSON else desk.draft(_from_body(data, request, kind))
     _require_rate(request, setup, 1)
     receipt = await broadcaster.publish_all([draft], token)
     tell_published(receipt, request[ACCESS], data)
@@ -86,9 +101,22 @@ def _require_rate(request: web.Request, setup: Setup, count: int) -> None:
     setup.limits.publish(count, address=key(setup.proxies.client(request)), access=request[ACCESS])
 
 
+def _channels(request: web.Request) -> list[str]:
+    named = query.channels_of_path(request)
+    return named + request.query.getall("channel", []) if request.query_string else named
+
+
 def _answer(receipt: Receipt, event: Event) -> web.Response:
     channels = receipt.channels
-    return answered(Sent("sent", receipt.clients, event.data, receipt.id, channels[0], channels))
+    shown = event.data if _is_short(event.data) else msgspec.UNSET
+    return answered(Sent("sent", receipt.clients, shown, receipt.id, channels[0], channels))
+
+
+def _is_short(message: str) -> bool:
+    """Return whether an answer repeats a message. JSON writes a character in six bytes at most."""
+    if len(message) * ESCAPED <= LONGEST_SHOWN:
+        return True
+    return len(message) <= LONGEST_SHOWN and len(msgspec.json.encode(message)) <= LONGEST_SHOWN
 
 
 def _answer_batch(receipt: Receipt) -> web.Response:
@@ -112,16 +140,55 @@ def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
             raise Problem(400, f"{name}: is said in the body, where that is {kind}")
 
 
+def _require_no_multipart(kind: str) -> None:
+    if kind.startswith("multipart/"):
+        raise Problem(
+            415,
+            f"Content-Type: {kind[:80]!a} is a form, and no event; send JSON, or the message as the body",
+            closes=True,
+        )
+
+
+def _from_body(data: bytes, request: web.Request, kind: str) -> Event:
+    """Return the event of a body that is text. Raises `Problem` for what only a mistake looks like."""
+    if not data and not any(name in request.query for name in OF_TEXT):
+        raise Problem(422, "body: is empty, and is the message; with ?event=TYPE an event may do without any")
+    if kind == FORM and _is_form(data):
+        raise Problem(
+            422,
+            "body: is a form, with the members of an event as its fields; send them as JSON, with"
+            " Content-Type: application/json",
+        )
+    return _from_text(data, request)
+
+
+def _is_form(data: bytes) -> bool:
+    """Return whether a urlencoded body is a form helper's work: all its fields are an event's.
+
+    curl declares this type of whatever it is told to post, so only what is certain is refused.
+    """
+    if b"message=" not in data and b"data=" not in data:
+        return False
+    try:
+        fields = parse_qsl(
+            data.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        return False
+    names = {name for name, _ in fields}
+    return names <= FIELDS and not names.isdisjoint({"message", "data"})
+
+
 def _from_text(data: bytes, request: web.Request) -> Event:
     text = _text(data)
     if not request.query_string:
         return Event(text)
     return Event(
         text,
-        _or(query.only(request, "event"), DEFAULT_TYPE),
-        id=query.only(request, "id"),
-        retry=_retry(query.only(request, "retry")),
-        key=query.only(request, "key"),
+        _or(query.only(request.query, "event"), DEFAULT_TYPE),
+        id=query.only(request.query, "id"),
+        retry=_retry(query.only(request.query, "retry")),
+        key=query.only(request.query, "key"),
     )
 
 
@@ -145,7 +212,7 @@ def _retry(text: str | None) -> int | None:
 
 
 def _is_stream(request: web.Request) -> bool:
-    match query.only(request, "stream") if request.query_string else None:
+    match query.only(request.query, "stream") if request.query_string else None:
         case None | "0":
             return False
         case "1":
@@ -154,7 +221,7 @@ def _is_stream(request: web.Request) -> bool:
             raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
 
 
-def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str) -> Intake:
+def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: body.ToUtf8) -> Intake:
     if "Idempotency-Key" in request.headers:
         raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
     if "id" in request.query:
@@ -165,9 +232,9 @@ def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str) -> Intake
     begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE))
     if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE
-        return begin(lambda line: desk.object(line) if line.strip() else None, most=most)
+        return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)
     _from_text(b"", request)  # what the query says is wrong before the first line is
-    return begin(lambda line: desk.draft(_from_text(line, request)), most=config.max_event)
+    return begin(lambda line: desk.draft(_from_text(to_utf8(line), request)), most=config.max_event)
 
 
 def _token(request: web.Request, kind: str, data: bytes) -> Token | None:

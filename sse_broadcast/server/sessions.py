@@ -12,6 +12,7 @@ from sse_broadcast.config import Config
 from sse_broadcast.count import Count
 from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.refusal import RefusalReason
 from sse_broadcast.subscriber import CloseReason
 
 End = Callable[[CloseReason], None]
@@ -102,13 +103,16 @@ class Sessions:
         most = self._per_token
         if most and access.subject is not None and len(self._open.get(access.bearer, ())) >= most:
             raise Problem(
-                429, f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may"
+                429,
+                f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may",
+                reason=RefusalReason.TOKEN,
             )
         most = self._per_address
         if most and address is not None and self._addresses[address] >= most:
             raise Problem(
                 429,
                 f"max_connections_per_address: this address has {Count(most, 'stream')}, as many as it may",
+                reason=RefusalReason.ADDRESS,
             )
 
     def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:

@@ -46,10 +46,9 @@ class TransportSink:
         "_wake",
         "_writer",
         "encoding",
-        "heartbeat",
     )
 
-    def __init__(self, request: web.Request, encoding: Encoding, *, heartbeat: bytes | None = None) -> None:
+    def __init__(self, request: web.Request, encoding: Encoding) -> None:
         transport, protocol = request.transport, request.protocol
         if transport is None:
             raise SinkClosedError("the connection is closed")
@@ -66,7 +65,6 @@ class TransportSink:
         self._over = False
         self._wake = asyncio.get_running_loop().create_future()
         self.encoding = encoding
-        self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
 
     def begin(self, head: bytes, body: bytes) -> None:
         """Write the head of a stream in chunks, and the first bytes of its body, in one piece.

@@ -20,10 +20,10 @@ PARAMETERS = ("after", "channel", "limit", "sort")
 async def subscribers(request: web.Request) -> web.Response:
     """Answer with the readers that are connected by HTTP: a page of all, or those that come first."""
     require(request, Action.INSPECT)
-    query.require_known(request, PARAMETERS)
+    query.refuse_misspelt(request.query, PARAMETERS)
     limit = query.limit(request)
-    wanted = _wanted(query.only(request, "channel"))
-    sort, after = query.only(request, "sort"), query.only(request, "after")
+    wanted = _wanted(query.only(request.query, "channel"))
+    sort, after = query.only(request.query, "sort"), query.only(request.query, "after")
     if sort is not None and after is not None:
         raise Problem(400, "after: goes on in the order of opening, and not with sort")
     roster = request.app[ROSTER]

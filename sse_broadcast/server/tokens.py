@@ -11,7 +11,7 @@ from sse_broadcast.config import Pattern
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import MintedToken, Revoked, answered
 from sse_broadcast.server.gate import ACCESS, require
-from sse_broadcast.server.message import decoded, require_utf8
+from sse_broadcast.server.json_body import JsonShape
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import SESSIONS, Setup, setup_of
 
@@ -51,8 +51,24 @@ class RevocationWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expires: Annotated[float, msgspec.Meta(ge=RECENT, le=MAX_TIME)] | None = None
 
 
-_wishes = msgspec.json.Decoder(TokenWish)
-_revocations = msgspec.json.Decoder(RevocationWish)
+_wishes = JsonShape(
+    TokenWish,
+    {
+        "grants": 'must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
+        " under publish, subscribe and inspect",
+        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "lifetime": "must be seconds, from 1 to 31536000{not}",
+    },
+)
+_revocations = JsonShape(
+    RevocationWish,
+    {
+        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "id": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "caller": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "expires": "must be seconds since 1970{not}",
+    },
+)
 
 
 async def tokens(request: web.Request) -> web.Response:
@@ -85,13 +101,12 @@ def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
     return named[0]
 
 
-async def _read(request: web.Request, setup: Setup, decoder: msgspec.json.Decoder[T]) -> T:
+async def _read(request: web.Request, setup: Setup, shape: JsonShape[T]) -> T:
     body.require_plain_coding(request)
     if request.content_type != JSON:
         raise Problem(415, f"Content-Type: must be {JSON}, not {request.content_type[:80]!a}", closes=True)
-    data = await body.read(request, most=MOST, timeout=setup.config.body_timeout)
-    require_utf8(data)
-    return decoded(decoder.decode, data)
+    data = await body.read_text(request, most=MOST, timeout=setup.config.body_timeout)
+    return shape.decode(data)
 
 
 def _answer(content: MintedToken | Revoked) -> web.Response:

@@ -1,52 +1,58 @@
-"""What a reader asks for with GET /events, read from its request."""
+"""What a subscriber asks for: read from a query, or from a JSON body with the same names."""
 
 import functools
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import MultiDict, MultiMapping
 
-from sse_broadcast import wire
-from sse_broadcast.cursor import Age, Cursor, Word, parse_id, parse_since
+from sse_broadcast.cursor import Cursor, parse_id, parse_since
 from sse_broadcast.encoding import (
     CHUNKED_JSON,
     CHUNKED_NDJSON,
     CHUNKED_TEXT,
-    HEARTBEAT,
     JSON,
     NDJSON,
     TEXT,
     Encoding,
 )
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest
-from sse_broadcast.server import query
+from sse_broadcast.server import json_body, last_event_id, query
 from sse_broadcast.server.gate import IN_QUERY
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.subscriber import LONGEST_HEARTBEAT, SHORTEST_HEARTBEAT
 
-PARAMETERS = (IN_QUERY, "channel", "event", "format", "heartbeat", "last_event_id", "since")
+CHANNEL_PARAMETERS = ("channel", "stream", "topic")
+"""r3labs/sse adds `stream=` by itself, Mercure's clients say `topic=`: ignored, they would get `default`."""
+
+MEMBERS = ("channel", "event", "format", "heartbeat", last_event_id.PARAMETER, "since")
+
+PARAMETERS = (*MEMBERS, IN_QUERY)
 
 CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
 """Each format as HTTP/1.1 has it; HTTP/1.0 knows no chunks."""
 
 FORMATS = {"text": TEXT, "json": JSON}
 
-HEARTBEAT_EVENT = wire.encode(HEARTBEAT)
-"""For pages that must notice a half-open connection: a comment does not reach them."""
+_SECONDS = re.compile(r"[0-9]{1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a reader asked for. `heartbeat` is what it is sent in silence, if not its format's own."""
+    """What a subscriber asked for.
+
+    `silence` is the seconds before a heartbeat, if not the server's; `heartbeat_events` asks for events
+    instead of comments.
+    """
 
     interest: Interest
     encoding: Encoding
     cursor: Cursor | None = None
-    heartbeat: bytes | None = None
-
-    @property
-    def needs_id(self) -> bool:
-        """Whether it has brought no id, and so must be given one to come back with."""
-        return self.cursor is None or isinstance(self.cursor, Word | Age)
+    silence: int | None = None
+    heartbeat_events: bool = False
 
 
 _DEFAULT = Interest.of(DEFAULT_CHANNEL)
@@ -54,30 +60,72 @@ _PLAIN = Wish(_DEFAULT, CHUNKED_TEXT)
 
 
 def read_wish(request: web.Request) -> Wish:
-    """Read what a reader asks for. Raises `Problem` and `EventError`."""
+    """Read what a subscriber asks for in its URL. Raises `Problem` and `EventError`."""
     plain = not request.query_string and "channels" not in request.match_info
-    headers = request.headers
-    ndjson = _is_ndjson(",".join(headers.getall(hdrs.ACCEPT, ())))
-    if plain and hdrs.LAST_EVENT_ID not in headers and not ndjson:
-        if request.version >= HttpVersion11:
-            return _PLAIN
-        return Wish(_DEFAULT, TEXT)
-    query.require_known(request, PARAMETERS)
-    encoding = _encoding(request, ndjson=ndjson)
+    if (
+        plain
+        and last_event_id.HEADER not in request.headers
+        and not _accepts_ndjson(request)
+        and request.version >= HttpVersion11
+    ):
+        return _PLAIN
+    query.refuse_misspelt(request.query, PARAMETERS, also=_is_alias)
+    return parse_wish(request, request.query, query.channels_of_path(request))
+
+
+def read_body(data: bytes) -> MultiMapping[str]:
+    """Read the members of a JSON body as a query. Raises `Problem`."""
+    members = json_body.decode_anything(data)
+    if not isinstance(members, dict):
+        raise Problem(422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}")
+    found = MultiDict[str]()
+    for name, value in members.items():
+        _require_member(name)
+        for each in value if isinstance(value, list) else [value]:
+            found.add("channel" if name == "channels" else name, _as_text(name, each))
+    return found
+
+
+def _require_member(name: str) -> None:
+    if not (name in MEMBERS or name == "channels" or _is_alias(name)):
+        raise Problem(422, json_body.unknown_member(name, MEMBERS))
+
+
+def _as_text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise Problem(422, f"{name}: must be text, or a list of texts")
+
+
+def _is_alias(name: str) -> bool:
+    return name in CHANNEL_PARAMETERS or last_event_id.is_name(name)
+
+
+def parse_wish(request: web.Request, said: MultiMapping[str], named: Sequence[str] = ()) -> Wish:
+    """Read what a query says, and the headers; `named` are channels of the path. Raises as `read_wish`."""
+    encoding = _encoding(request, said)
+    silence, as_events = _heartbeat(said)
     return Wish(
-        _interest(request),
+        _interest(request, said, named),
         CHUNKED[encoding] if request.version >= HttpVersion11 else encoding,
-        _cursor(request),
-        _heartbeat(request, encoding),
+        _cursor(request, said),
+        silence,
+        as_events,
     )
 
 
-def _interest(request: web.Request) -> Interest:
-    types = request.query.getall("event", [])
+def _interest(request: web.Request, said: MultiMapping[str], named: Sequence[str]) -> Interest:
+    types = said.getall("event", [])
     if "" in types:
         raise Problem(400, "event: must not be empty")
-    channels = query.channels(request) or [DEFAULT_CHANNEL]
-    return request.app[BROADCASTER].interest(channels, types=types)
+    channels = [*named, *(value for name, value in said.items() if name in CHANNEL_PARAMETERS)]
+    return request.app[BROADCASTER].interest(channels or [DEFAULT_CHANNEL], types=types)
+
+
+def _accepts_ndjson(request: web.Request) -> bool:
+    return _is_ndjson(",".join(request.headers.getall(hdrs.ACCEPT, ())))
 
 
 @functools.lru_cache(maxsize=256)
@@ -85,27 +133,40 @@ def _is_ndjson(accept: str) -> bool:
     return NDJSON.format.content_type in accept.lower()
 
 
-def _encoding(request: web.Request, *, ndjson: bool) -> Encoding:
-    name = query.only(request, "format")
+def _encoding(request: web.Request, said: MultiMapping[str]) -> Encoding:
+    name = query.only(said, "format")
     if name is not None and name not in FORMATS:
-        raise Problem(400, f"format: must be one of {', '.join(FORMATS)}, not {name[:80]!a}")
-    return NDJSON if ndjson else FORMATS[name or "text"]
+        hint = "; Accept: application/x-ndjson asks for lines" if "ndjson" in name[:80].lower() else ""
+        raise Problem(400, f"format: must be one of {', '.join(FORMATS)}, not {name[:80]!a}{hint}")
+    return NDJSON if _accepts_ndjson(request) else FORMATS[name or "text"]
 
 
-def _cursor(request: web.Request) -> Cursor | None:
-    since, asked = query.only(request, "since"), query.only(request, "last_event_id")
-    if since and asked:
-        raise Problem(400, "since and last_event_id: only one of them may be given")
-    # An EventSource that reconnects repeats its URL; what it has seen meanwhile is in the header.
-    if brought := request.headers.get(hdrs.LAST_EVENT_ID) or asked:
+def _cursor(request: web.Request, said: MultiMapping[str]) -> Cursor | None:
+    since = query.only(said, "since")
+    # What a subscriber has seen says more than where it once began.
+    if brought := last_event_id.brought(request.headers, said):
         return parse_id(brought)
     return parse_since(since) if since else None
 
 
-def _heartbeat(request: web.Request, encoding: Encoding) -> bytes | None:
-    kind = query.only(request, "heartbeat")
-    if kind is None:
-        return None
-    if kind != "event":
-        raise Problem(400, f"heartbeat: must be event, not {kind[:80]!a}")
-    return None if encoding is NDJSON else HEARTBEAT_EVENT
+def _heartbeat(said: MultiMapping[str]) -> tuple[int | None, bool]:
+    """Return the seconds of `heartbeat=4`, None if there are none, and whether `event` is asked for."""
+    text = query.only(said, "heartbeat")
+    if text is None:
+        return None, False
+    seconds, as_events = None, False
+    for part in text.split(","):
+        if part == "event" and not as_events:
+            as_events = True
+        elif seconds is None and _SECONDS.fullmatch(part) and _may_be_asked_for(int(part)):
+            seconds = int(part)
+        else:
+            raise Problem(400, f"heartbeat: must be {_HEARTBEATS}, not {text[:80]!a}")
+    return seconds, as_events
+
+
+def _may_be_asked_for(seconds: int) -> bool:
+    return SHORTEST_HEARTBEAT <= seconds <= LONGEST_HEARTBEAT
+
+
+_HEARTBEATS = f"event, whole seconds from {SHORTEST_HEARTBEAT} to {LONGEST_HEARTBEAT}, or both as in event,4"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import Backend, Deliver, Holding, ResetReason, Start, Token
+from sse_broadcast.backends.base import Backend, Deliver, Gap, Holding, ResetReason, Start, Token
 from sse_broadcast.config import ChannelRule, Config
 from sse_broadcast.cursor import Named, Place, parse_since
 from sse_broadcast.errors import IdempotencyError
@@ -45,7 +45,10 @@ def draft(channels: str = "a", data: str = "x", **fields: Any) -> Draft:
 
 @dataclass
 class Pages:
-    """What a reader got of a history: positions, gaps by the position told, and in how many pages."""
+    """What a reader got of a history: positions, gaps by the position told, and in how many pages.
+
+    A gap may be told by a page, or by the start.
+    """
 
     positions: list[int] = field(default_factory=list)
     gaps: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
@@ -91,6 +94,8 @@ class Case:
     def read(self, interest: Interest, start: Start, *, limit: int = ALL) -> Pages:
         """Read page by page to the end, and hold the backend to what every page promises."""
         pages, after = Pages([publication.position for publication in start.first]), start.after
+        if start.lost is ResetReason.EVICTED:
+            pages.gaps.append((start.after, start.channels))
         while after < self.backend.position:
             page = self.backend.replay(interest, after=after, told=start.told, limit=limit)
             assert after < page.upto <= self.backend.position
@@ -312,6 +317,7 @@ class Contract:
         for number in range(40):
             await case.publish("a" if number % 3 else "b")
             case.clock.now += 1.5
+        assert case.find(cursor, *channels).lost is None
         assert case.since(cursor, *channels).gaps == []
 
     # Replay.
@@ -400,6 +406,56 @@ class Contract:
         assert case.since(case.place(1), "a") == Pages([4, 6], [(3, ("a",))])
         assert case.since(case.place(2), "a") == Pages([4, 6])
         assert case.since(case.place(3), "a") == Pages([4, 6])
+
+    async def test_a_loss_is_known_before_the_first_page(self, opened: OpenCase) -> None:
+        """A reader is told of it before anything else; the gap is the one that a page would tell."""
+        case = await opened(history_size=2)
+        for channels in ("a", "a", "b", "a", "b", "a"):
+            await case.publish(channels)
+        assert case.find(case.place(0), "a") == Start(3, lost=ResetReason.EVICTED, channels=("a",))
+        assert case.find(case.place(0), "a", "b") == Start(2, lost=ResetReason.EVICTED, channels=("a",))
+        page = case.backend.replay(Interest.of("a", "b"), after=0, told=0, limit=ALL)
+        assert (page.publications, page.upto, page.gap) == ((), 2, Gap(("a",), 2))
+        assert case.find(case.place(2), "a", "b") == Start(2)
+
+    async def test_a_publishers_id_may_be_held_where_another_channel_lost_something(
+        self, opened: OpenCase
+    ) -> None:
+        """Then the reader is told of the loss, and nothing comes from before it."""
+        case = await opened(history_size=10, channel=(ChannelRule(match="small", history_size=1),))
+        await case.publish("a", id="mine")
+        for _ in range(2):
+            await case.publish("small")
+        assert case.find("mine", "a") == Start(1)
+        assert case.find("mine", "a", "small") == Start(2, lost=ResetReason.EVICTED, channels=("small",))
+        assert case.since("mine", "a", "small") == Pages([3], [(2, ("small",))])
+
+    async def test_a_loss_on_the_way_is_told_by_a_page(self, opened: OpenCase) -> None:
+        """Nobody could know of it when the reader came, though it may have been told of an older one."""
+        case = await opened(history_size=2)
+        for _ in range(3):
+            await case.publish("a")
+        start = case.find(case.place(0), "a")
+        assert start == Start(1, lost=ResetReason.EVICTED, channels=("a",))
+        for _ in range(2):
+            await case.publish("a")
+        assert case.read(Interest.of("a"), start) == Pages([4, 5], [(1, ("a",)), (3, ("a",))])
+
+    async def test_a_cursor_is_replayable_while_nothing_is_lost_behind_it(self, opened: OpenCase) -> None:
+        """What other channels lost, and what came before the cursor, makes no difference."""
+        case = await opened(history_size=2, history_age=10.0)
+        for channels in ("a", "a", "b", "a", "b", "a"):
+            await case.publish(channels)
+
+        def replayable(*channels: str) -> list[bool]:
+            interest = Interest.of(*channels)
+            return [case.backend.replayable(interest, after=after) for after in range(7)]
+
+        assert replayable("a") == replayable("a", "b") == replayable("*") == [False, False, *[True] * 5]
+        assert replayable("b") == replayable("none") == replayable("none", "x*") == [True] * 7
+        case.clock.now += 20.0
+        assert replayable("a") == [*[False] * 6, True]
+        assert replayable("b") == [*[False] * 5, True, True]
 
     async def test_who_is_cut_behind_the_news_is_not_told_again(self, opened: OpenCase) -> None:
         """Its id resumes there, without a second gap and without losing more."""

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from sse_broadcast.backends.base import Gap, Holding, Replay, ResetReason, Start, Token
+from tests.support.outlets import publication
 
 
 def test_the_reasons_for_a_reset_are_the_words_readers_see() -> None:
@@ -14,7 +15,15 @@ def test_the_reasons_for_a_reset_are_the_words_readers_see() -> None:
 
 def test_a_reader_that_says_nothing_more_begins_after_a_position() -> None:
     """Nothing comes first, nothing was lost, and every eviction is news."""
-    assert Start(5) == Start(after=5, told=0, first=(), lost=None)
+    assert Start(5) == Start(after=5, told=0, first=(), lost=None, channels=())
+
+
+def test_a_cursor_is_just_before_the_first_event() -> None:
+    """Of those that come first, if there are any; else of the rest."""
+    first = tuple(publication("x", "a", position=position) for position in (3, 7))
+    assert Start(5).cursor == 5
+    assert Start(9, first=first).cursor == 2
+    assert Start(4, lost=ResetReason.EVICTED, channels=("a",)).cursor == 4
 
 
 def test_a_page_has_no_gap_unless_it_says_so() -> None:

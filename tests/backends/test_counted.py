@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "publish": ((DRAFTS,), {}),
     "find": ((Word.EARLIEST, A), {}),
     "replay": ((A,), {"after": 0, "told": 0, "limit": 1}),
+    "replayable": ((A,), {"after": 0}),
     "oldest": ((A,), {"after": 0}),
     "tidy": ((), {}),
     "relimit": ((), {}),

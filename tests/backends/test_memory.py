@@ -11,7 +11,7 @@ from sse_broadcast.backends.base import Backend, Deliver, Start, Token
 from sse_broadcast.backends.history import History
 from sse_broadcast.backends.memory import Memory, open_memory
 from sse_broadcast.config import ChannelRule, Config
-from sse_broadcast.cursor import parse_since
+from sse_broadcast.cursor import Place, parse_since
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits, Policies
 from sse_broadcast.publication import Publication
@@ -295,6 +295,24 @@ def test_the_short_way_through_one_log_is_the_general_way(
             general = backend._replay(interest, after, limit)
             assert list(short.publications) == list(general.publications)
             assert (short.upto, short.gap) == (general.upto, general.gap)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(BATCHES, st.integers(0, 6), INTERESTS, st.sampled_from([100, 2, 1]))
+def test_a_loss_is_the_same_whoever_tells_of_it(
+    batches: list[list[Row]], size: int, asked: tuple[set[str], tuple[str, ...]], max_channels: int
+) -> None:
+    """From each position: by the start, by the first page, and as what makes a cursor not replayable."""
+    limits = Limits(size, 1 << 20, 3600.0)
+    case, _ = case_of(lambda channel: limits, max_channels=max_channels)
+    for batch in batches:
+        at_once(case, batch)
+    interest = Interest.of(*asked[0], types=asked[1])
+    for after in range(case.backend.position + 1):
+        start = case.backend.find(Place(case.backend.epoch, after), interest)
+        pages = case.read(interest, start)
+        assert pages == case.read(interest, Start(after))
+        assert case.backend.replayable(interest, after=after) == (start.lost is None) == (pages.gaps == [])
 
 
 ON_THE_WAY = {

@@ -17,6 +17,7 @@ JSON = "Content-Type: application/json\r\n"
     ("kind", "method", "path", "content"),
     [
         (answers.Sent, "POST", "/send/a,b", b'{"message": "x"}'),
+        (answers.Sent, "POST", "/send/a", b'{"message": "%b"}' % (b"x" * 70_000)),
         (answers.SentBatch, "POST", "/send/a", b'[{"message": "x"}]'),
         (answers.SentBatch, "POST", "/send/a?stream=1", b""),
         (answers.ServerStatus, "GET", "/status", b""),
@@ -30,19 +31,19 @@ JSON = "Content-Type: application/json\r\n"
 async def test_an_answer_is_these_members_and_no_others(
     serve: Serve, connect: Connect, kind: type, method: str, path: str, content: bytes
 ) -> None:
-    """In this order: read as its type and written again it is the same bytes."""
+    """In this order: read as its type and written again it is the same bytes, and ends its line."""
     client = await connect(await serve())
     await client.ask("POST", "/send/news", body=b"x")
     status, answer = await client.ask(method, path, body=content, headers=JSON)
     assert status == 200, answer
-    assert msgspec.json.encode(msgspec.json.decode(answer, type=kind)) == answer
+    assert msgspec.json.encode(msgspec.json.decode(answer, type=kind)) + b"\n" == answer
 
 
 @pytest.mark.parametrize("more", [{}, {"published": 3}])
 def test_a_problem_is_these_members_and_no_others(more: dict[str, int]) -> None:
     """With what was published before it, where that is lines."""
     problem = body(400, "x", **more)
-    assert msgspec.json.encode(msgspec.json.decode(problem, type=answers.ProblemDetails)) == problem
+    assert msgspec.json.encode(msgspec.json.decode(problem, type=answers.ProblemDetails)) + b"\n" == problem
 
 
 SNIFF = "x-content-type-options"
@@ -59,6 +60,7 @@ SNIFF = "x-content-type-options"
         ("GET", "/metrics", 200),
         ("GET", "/openapi.json", 200),
         ("GET", "/healthz", 200),
+        ("GET", "/status?x=" + "x" * 20_000, 414),
         ("OPTIONS", "/send", 204),
         ("GET", "/%3Cscript%3E", 404),
         ("PUT", "/status", 405),
@@ -74,13 +76,19 @@ async def test_an_answer_is_only_what_its_type_says(
     assert (answer.status, answer.headers[SNIFF]) == (status, "nosniff")
 
 
-@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson"])
-async def test_a_stream_has_a_type_that_is_never_another(serve: Serve, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("text/event-stream", "text/event-stream; charset=utf-8"),
+        ("application/x-ndjson", "application/x-ndjson"),
+    ],
+)
+async def test_a_stream_has_a_type_that_is_never_another(serve: Serve, kind: str, said: str) -> None:
     """By WHATWG MIME Sniffing, 7, so that its head need not say it; HEAD says what GET does."""
     server = await serve()
     for method in ("GET", "HEAD"):
         answer = await ask(server, method, "/events", headers=f"Accept: {kind}\r\n")
-        assert (answer.status, answer.headers["content-type"]) == (200, kind)
+        assert (answer.status, answer.headers["content-type"]) == (200, said)
         assert SNIFF not in answer.headers
 
 
@@ -95,6 +103,7 @@ async def test_a_line_of_a_stream_is_an_envelope(serve: Serve, connect: Connect)
         lines += [line for line in chunk.splitlines() if line]
     read = [msgspec.json.decode(line, type=answers.Envelope) for line in lines]
     assert [(line.channel, line.event, line.data) for line in read] == [
+        (None, "$open", {"heartbeat": 4}),
         ("news", "message", "x"),
         (None, "$close", {"reason": "lifetime"}),
     ]

@@ -1,33 +1,79 @@
 """The routes, and what holds for every request."""
 
+import asyncio
 import json
 
 import pytest
 
+from sse_broadcast.server.state import TURN
 from tests.conftest import Connect, Serve
+from tests.support.asking import ask
+from tests.support.sockets import until
+
+READ = "GET, HEAD, OPTIONS"
+PUBLISH = "POST, PUT, OPTIONS"
+BOTH = "GET /events subscribes, POST /send publishes"
+NO_CHANNEL = "the name of the channel is empty: /channels lists all, /channels/NAME is one by its name"
+EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAME is one by its name"
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "detail", "allow"),
     [
-        ("GET", "/nope", 404, "nothing is at /nope", None),
-        ("DELETE", "/", 404, "nothing is at /", None),
-        ("GET", "/send", 405, "/send does not take GET", "POST, PUT, OPTIONS"),
-        ("POST", "/events", 405, "/events does not take POST", "GET, HEAD, OPTIONS"),
-        ("PATCH", "/status", 405, "/status does not take PATCH", "GET, HEAD, OPTIONS"),
-        ("POST", "/events/a,b", 405, "/events/a,b does not take POST", "GET, HEAD, OPTIONS"),
-        ("DELETE", "/send/a", 405, "/send/a does not take DELETE", "POST, PUT, OPTIONS"),
-        ("POST", "/channels", 405, "/channels does not take POST", "GET, HEAD, OPTIONS"),
-        ("DELETE", "/channels/a", 405, "/channels/a does not take DELETE", "GET, HEAD, OPTIONS"),
-        ("GET", "/events/", 404, "nothing is at /events/", None),
-        ("POST", "/send/", 404, "nothing is at /send/", None),
-        ("GET", "/channels/", 404, "nothing is at /channels/", None),
-        ("GET", "/channels/a/b", 404, "nothing is at /channels/a/b", None),
-        ("GET", "/{path}", 404, "nothing is at /{path}", None),
+        ("GET", "/nope", 404, f"nothing is at /nope; {BOTH}", None),
+        ("DELETE", "/", 404, f"nothing is at /; {BOTH}", None),
+        ("GET", "/" + "x" * 100, 404, f"nothing is at /{'x' * 79}; {BOTH}", None),
+        (
+            "GET",
+            "/send",
+            405,
+            "/send does not take GET, but POST, PUT, OPTIONS; GET /events subscribes",
+            PUBLISH,
+        ),
+        (
+            "HEAD",
+            "/send/a",
+            405,
+            "/send/a does not take HEAD, but POST, PUT, OPTIONS; GET /events/a subscribes",
+            PUBLISH,
+        ),
+        (
+            "PUT",
+            "/events",
+            405,
+            "/events does not take PUT, but GET, HEAD, POST, OPTIONS; POST /send publishes",
+            "GET, HEAD, POST, OPTIONS",
+        ),
+        ("PATCH", "/status", 405, "/status does not take PATCH, but GET, HEAD, OPTIONS", READ),
+        (
+            "POST",
+            "/events/a,b",
+            405,
+            "/events/a,b does not take POST, but GET, HEAD, OPTIONS; POST /send/a,b publishes",
+            READ,
+        ),
+        ("DELETE", "/send/a", 405, "/send/a does not take DELETE, but POST, PUT, OPTIONS", PUBLISH),
+        ("POST", "/channels", 405, "/channels does not take POST, but GET, HEAD, OPTIONS", READ),
+        ("DELETE", "/channels/a", 405, "/channels/a does not take DELETE, but GET, HEAD, OPTIONS", READ),
+        ("PROPFIND", "/status", 405, "/status does not take PROPFIND, but GET, HEAD, OPTIONS", READ),
+        ("GET", "/events/", 404, f"nothing is at /events/; {EMPTY.format('/events')}", None),
+        ("GET", "//events", 404, "nothing is at //events; GET /events subscribes", None),
+        ("POST", "/send/", 404, f"nothing is at /send/; {EMPTY.format('/send')}", None),
+        ("POST", "//send/a", 404, "nothing is at //send/a; POST /send publishes", None),
+        ("GET", "/channels/", 404, f"nothing is at /channels/; {NO_CHANNEL}", None),
+        ("GET", "/channels/a/b", 404, "nothing is at /channels/a/b; GET /channels lists channels", None),
+        ("GET", "/a%0Ab", 404, f"nothing is at /a\nb; {BOTH}", None),
+        ("GET", "/{path}", 404, f"nothing is at /{{path}}; {BOTH}", None),
         ("GET", "/events/{channels}", 400, "channel: must not contain '{': '{channels}'", None),
         ("POST", "/send/a%7D", 400, "channel: must not contain '}': 'a}'", None),
         ("GET", "/channels/{", 400, "channel: must not contain '{': '{'", None),
-        ("POST", "/events/{x}", 405, "/events/{x} does not take POST", "GET, HEAD, OPTIONS"),
+        (
+            "POST",
+            "/events/{x}",
+            405,
+            "/events/{x} does not take POST, but GET, HEAD, OPTIONS; POST /send/{x} publishes",
+            READ,
+        ),
         ("GET", "/events/%ff", 400, "path: is not UTF-8: '/events/%ff'", None),
         ("POST", "/send/a%c3", 400, "path: is not UTF-8: '/send/a%c3'", None),
         ("GET", "/channels/%ed%a0%80", 400, "path: is not UTF-8: '/channels/%ed%a0%80'", None),
@@ -38,18 +84,21 @@ from tests.conftest import Connect, Serve
 async def test_what_is_not_there_is_a_problem(
     serve: Serve, connect: Connect, method: str, path: str, status: int, detail: str, allow: str | None
 ) -> None:
-    """application/problem+json, with Allow where that helps."""
+    """application/problem+json, with Allow and with what was probably meant; JSON ends its line."""
     server = await serve()
     client = await connect(server)
     await client.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     head = (await client.head()).decode()
-    body = json.loads(await client.take(int(head.split("Content-Length: ")[1].split("\r\n")[0])))
     assert int(head.split()[1]) == status
     assert "Content-Type: application/problem+json\r\n" in head
     assert "Server: sse-broadcast\r\n" in head
     assert ("Allow: " in head) == (allow is not None)
     assert allow is None or f"Allow: {allow}\r\n" in head
-    assert (body["status"], body["detail"]) == (status, detail)
+    if method != "HEAD":
+        answer = await client.take(int(head.split("Content-Length: ")[1].split("\r\n")[0]))
+        assert answer.endswith(b"}\n")
+        said = json.loads(answer)
+        assert (said["status"], said["detail"]) == (status, detail)
 
 
 async def test_raw_bytes_in_a_target_are_refused(serve: Serve, connect: Connect) -> None:
@@ -71,7 +120,7 @@ async def test_a_target_of_utf8_is_taken(serve: Serve, connect: Connect) -> None
 @pytest.mark.parametrize(
     ("path", "allow"),
     [
-        ("/events", "GET, HEAD, OPTIONS"),
+        ("/events", "GET, HEAD, POST, OPTIONS"),
         ("/events/a,orders.*", "GET, HEAD, OPTIONS"),
         ("/send", "POST, PUT, OPTIONS"),
         ("/send/a,b?stream=1", "POST, PUT, OPTIONS"),
@@ -101,7 +150,7 @@ async def test_an_expectation_that_is_not_known_is_a_problem(
     """417, whatever is at the path or is not; `100-continue` in any case is known everywhere."""
     server = await serve()
     client = await connect(server)
-    body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not taken"}'
+    body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not taken"}\n'
     await client.request(method, path, headers="Expect: a-miracle\r\n")
     head = (await client.head()).decode()
     assert head.startswith("HTTP/1.1 417 Expectation Failed\r\n")
@@ -110,6 +159,8 @@ async def test_an_expectation_that_is_not_known_is_a_problem(
     assert await client.take(len(body)) == body
     await client.request(method, path, headers="Expect: 100-Continue\r\n")
     assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert (await client.answer())[0] in {200, 404, 405, 422}
+    await client.request(method, path, body=b"x" if method == "POST" else b"")
     assert (await client.answer())[0] in {200, 404, 405}
     assert server.broadcaster.counts.published == (method == "POST")
 
@@ -123,10 +174,122 @@ async def test_a_browsers_methods_on_one_connection(serve: Serve, connect: Conne
         for method, path in (
             ("GET", "/channels"),
             ("GET", "/channels/a%20b"),
-            ("POST", "/send/a"),
+            ("POST", "/send/a?event=t"),
             ("GET", "/events?sinse=1"),
             ("POST", "/send/a*"),
             ("GET", "/channels/a"),
         )
     ]
     assert statuses == [200, 400, 200, 400, 400, 200]
+
+
+# How long a request line and a head may be.
+
+PAGE = "https://a.example"
+
+FOREIGN = f"Origin: {PAGE}\r\n"
+
+
+def padded(start: str, *, to: int) -> str:
+    """Return a target that begins like this and has so many bytes."""
+    return start.ljust(to, "x")
+
+
+@pytest.mark.parametrize("start", ["/status?x=", "/events?x=", "/nope", "/events/"])
+async def test_a_target_has_16_kibibytes_at_most(serve: Serve, start: str) -> None:
+    """414 beyond, for a path and for a query, and a page of an allowed origin may read it."""
+    server = await serve(cors_origins=(PAGE,))
+    longest = await ask(server, "HEAD", padded(start, to=16_384), headers=FOREIGN)
+    assert longest.status == {"/status?x=": 200, "/events?x=": 200, "/nope": 404, "/events/": 400}[start]
+    answer = await ask(server, "GET", padded(start, to=16_385), headers=FOREIGN)
+    assert (answer.status, answer.headers["content-type"]) == (414, "application/problem+json")
+    assert answer.body == (
+        b'{"title":"URI Too Long","status":414,"detail":"request line: is 16385 bytes, and may be 16384;'
+        b' POST /events takes a long list of channels in its body"}\n'
+    )
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert answer.headers["access-control-allow-credentials"] == "true"
+
+
+async def test_a_target_that_is_too_long_is_counted_and_costs_no_connection(
+    serve: Serve, connect: Connect
+) -> None:
+    """It is refused as any other request is."""
+    server = await serve()
+    client = await connect(server)
+    assert (await client.ask("GET", padded("/events?x=", to=20_000)))[0] == 414
+    assert (await client.ask("POST", padded("/send?x=", to=20_000), body=b"x"))[0] == 414
+    assert (await client.ask("GET", "/status"))[0] == 200
+    assert server.broadcaster.counts.published == 0
+    assert server.broadcaster.counts.refused == {"414": 2}
+
+
+def head_of(size: int, *, more: str = "") -> bytes:
+    """Return a request whose head counts for so many bytes: its target, its headers and their line ends."""
+    said = f"Host: localhost\r\n{more}"
+    padding = size - len("/status") - len(said) - 4 * len("X: \r\n")
+    fields = [f"X: {'x' * length}\r\n" for length in (8_000, 8_000, 8_000, padding - 24_000)]
+    return f"GET /status HTTP/1.1\r\n{said}{''.join(fields)}\r\n".encode()
+
+
+async def test_a_head_has_32_kibibytes_at_most(serve: Serve, connect: Connect) -> None:
+    """431 beyond, as a problem that a page of an allowed origin may read; the connection goes on."""
+    server = await serve(cors_origins=(PAGE,))
+    client = await connect(server)
+    await client.send(head_of(32_768, more=FOREIGN))
+    assert (await client.answer())[0] == 200
+    await client.send(head_of(32_769, more=FOREIGN))
+    head = (await client.head()).decode()
+    body = (
+        b'{"title":"Request Header Fields Too Large","status":431,'
+        b'"detail":"head: is 32769 bytes, and may be 32768"}\n'
+    )
+    assert head.startswith("HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert "\r\nContent-Type: application/problem+json\r\n" in head
+    assert f"\r\nAccess-Control-Allow-Origin: {PAGE}\r\n" in head
+    assert await client.take(len(body)) == body
+    assert (await client.ask("GET", "/status"))[0] == 200
+
+
+async def test_a_head_that_comes_in_pieces_is_measured_whole(serve: Serve, connect: Connect) -> None:
+    """However many; and what came before it on the connection is none of it."""
+    server = await serve()
+    client = await connect(server)
+    for _ in range(3):
+        assert (await client.ask("POST", "/send", body=b"x" * 30_000))[0] == 200
+    for size, status in ((32_768, 200), (32_769, 431), (40_000, 431), (30_000, 200)):
+        whole = head_of(size)
+        for start in range(0, len(whole), 5000):
+            await client.send(whole[start : start + 5000])
+            await asyncio.sleep(0)
+        assert (await client.answer())[0] == status
+
+
+async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(serve: Serve, connect: Connect) -> None:
+    """Whatever arrives with it."""
+    server = await serve()
+    client = await connect(server)
+    assert (await client.ask("POST", "/send", body=b"x" * 60_000))[0] == 200
+    ask_twice = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+    await client.send(ask_twice)
+    for _ in range(1000):
+        assert (await client.answer())[0] == 200
+
+
+async def test_a_long_head_that_waited_for_another_answer_is_measured_too(
+    serve: Serve, connect: Connect
+) -> None:
+    """Though a short one has come behind it meanwhile."""
+    server = await serve()
+    client = await connect(server)
+    await server._app[TURN].acquire()
+    body = b'[{"message":"x"}]'
+    await client.request("POST", "/send", body=body, headers="Content-Type: application/json\r\n")
+    await until(lambda: bool(server._app[TURN]._waiters))
+    assert server._runner.server is not None
+    (found,) = server._runner.server.connections
+    for waiting, size in enumerate((40_000, 30_000), 1):
+        await client.send(head_of(size))
+        await until(lambda waiting=waiting: len(found._messages) == waiting)  # type: ignore[misc]
+    server._app[TURN].release()
+    assert [(await client.answer())[0] for _ in range(3)] == [200, 431, 200]

@@ -1,5 +1,6 @@
 """Bodies that are published, whole and line by line."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +11,15 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.server.body import broken, lines, read, require_plain_coding
+from sse_broadcast.server.body import (
+    broken,
+    charset_of,
+    lines,
+    read,
+    read_text,
+    require_empty,
+    require_plain_coding,
+)
 from sse_broadcast.server.problem import Problem
 
 
@@ -28,6 +37,11 @@ class Content:
     def read_nowait(self) -> bytes:
         return b"".join(self._pieces)
 
+    async def readany(self) -> bytes:
+        async for piece in self.iter_any():
+            return piece
+        return b""
+
     async def iter_any(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
             self.taken += 1
@@ -36,8 +50,19 @@ class Content:
             raise web.RequestPayloadError("connection lost")
 
 
-def request(content: Content, *, content_length: int | None = None) -> web.Request:
-    return cast("web.Request", SimpleNamespace(content=content, content_length=content_length))
+class Endless(Content):
+    """A body of which nothing ever comes."""
+
+    async def readany(self) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+def request(
+    content: Content, *, content_length: int | None = None, charset: str | None = None
+) -> web.Request:
+    said = {"content": content, "content_length": content_length, "charset": charset}
+    return cast("web.Request", SimpleNamespace(method="GET", path="/" + "x" * 100, **said))
 
 
 async def lines_of(pieces: Sequence[bytes], *, most: int = 100) -> list[bytes]:
@@ -158,3 +183,101 @@ def test_a_coded_body_is_refused(coding: str) -> None:
         f"Content-Encoding: {coding!r} is not taken",
         True,
     )
+
+
+# Bodies that should have nothing in them.
+
+NO_BODY = f"GET /{'x' * 79} takes no body"
+
+
+async def test_an_empty_body_is_no_body() -> None:
+    """In chunks, or with a length of 0."""
+    await require_empty(request(Content([])), timeout=1)
+    await require_empty(request(Content([]), content_length=0), timeout=1)
+
+
+async def test_the_first_byte_of_a_body_is_one_too_many() -> None:
+    """No more of it is read; and nothing at all, where it says its length."""
+    for content, length, taken in ((Content([b"x"] * 9), None, 1), (Content([b"x"] * 9), 9, 0)):
+        with pytest.raises(Problem) as raised:
+            await require_empty(request(content, content_length=length), timeout=1)
+        problem = raised.value
+        assert (problem.status, problem.detail, problem.closes) == (400, NO_BODY, True)
+        assert content.taken == taken
+
+
+async def test_the_end_of_an_empty_body_has_its_time() -> None:
+    """408, and the connection is of no more use."""
+    with pytest.raises(Problem) as raised:
+        await require_empty(request(Endless([])), timeout=0.01)
+    problem = raised.value
+    assert (problem.status, problem.detail, problem.closes) == (
+        408,
+        "body: did not arrive within 0.01 s",
+        True,
+    )
+
+
+async def test_an_empty_body_that_breaks_off_is_told() -> None:
+    """As any other is."""
+    with pytest.raises(Problem) as raised:
+        await require_empty(request(Content([], breaks_off=True)), timeout=1)
+    assert (raised.value.status, raised.value.detail) == (400, "body: connection lost")
+
+
+# Charsets.
+
+
+@pytest.mark.parametrize(
+    ("charset", "body", "text"),
+    [
+        (None, b"\xff", b"\xff"),
+        ("utf-8", "\u20ac".encode(), "\u20ac".encode()),
+        ("UTF-8", b"\xff", b"\xff"),
+        ("utf8", b"a", b"a"),
+        ("iso-8859-1", b"caf\xe9\x80\xff", "caf\u00e9\u0080\u00ff".encode()),
+        ("ISO-8859-1", b"plain", b"plain"),
+        ("iso8859-1", b"\xe9", "\u00e9".encode()),
+        ("iso_8859-1", b"\xe9", "\u00e9".encode()),
+        ("Latin1", b"\xe9", "\u00e9".encode()),
+        ("latin-1", b"\xe9", "\u00e9".encode()),
+        ("US-ASCII", b"\x00a\x7f", b"\x00a\x7f"),
+        ("ascii", b"", b""),
+    ],
+)
+async def test_a_body_becomes_utf8_by_its_charset(charset: str | None, body: bytes, text: bytes) -> None:
+    """What says that it is UTF-8 already, or nothing, is left as it is."""
+    assert charset_of(request(Content([]), charset=charset))(body) == text
+    pieces = [body[:1], body[1:]]
+    assert await read_text(request(Content(pieces), charset=charset), most=100, timeout=1) == text
+
+
+@pytest.mark.parametrize("body", [b"\x80", b"ab\xe9", b"a" * 9999 + b"\xff"])
+async def test_a_byte_that_is_not_ascii_is_named(body: bytes) -> None:
+    """By its number from 0."""
+    with pytest.raises(Problem) as raised:
+        await read_text(request(Content([body]), charset="us-ascii"), most=10_000, timeout=1)
+    detail = f"body: is not US-ASCII at byte {len(body) - 1}, though its charset says so"
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+@pytest.mark.parametrize(
+    "charset", ["", "utf-16", "utf-8-sig", "windows-1252", "rot13", "os", "caf\u00e9", "x" * 500]
+)
+async def test_another_charset_is_not_taken(charset: str) -> None:
+    """Nor does anything look for a codec of that name: the body is not even read."""
+    content = Content([b"a"])
+    with pytest.raises(Problem) as raised:
+        await read_text(request(content, charset=charset), most=100, timeout=1)
+    problem = raised.value
+    assert (problem.status, problem.closes, content.taken) == (415, True, 0)
+    assert problem.detail == (
+        f"Content-Type: charset {charset[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are"
+    )
+
+
+async def test_the_bound_of_a_body_is_of_the_bytes_that_come() -> None:
+    """Not of what a charset makes of them, which may be twice as many."""
+    assert len(await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=9, timeout=1)) == 18
+    with pytest.raises(Problem, match=r"^body: more than 8 bytes$"):
+        await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=8, timeout=1)

@@ -38,7 +38,7 @@ async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
             f'{{"channel":"a","subscribers":0,"cursor":"{epoch}-3","events":1,"oldest":"{epoch}-3"}},'
             f'{{"channel":"b","subscribers":1,"cursor":"{epoch}-3","events":2,"oldest":"{epoch}-1"}},'
             f'{{"channel":"c","subscribers":1,"cursor":"{epoch}-3","events":0,"oldest":null}}'
-            '],"next":null}'
+            '],"next":null}\n'
         ).encode(),
     )
 
@@ -49,7 +49,7 @@ async def test_a_server_without_channels_has_an_empty_page(serve: Serve, connect
     reader, client = await connect(server), await connect(server)
     await reader.subscribe(path="/events/*")
     await reader.chunk()
-    assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}')
+    assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}\n')
 
 
 async def test_a_channel_is_these_bytes(serve: Serve, connect: Connect) -> None:
@@ -57,9 +57,10 @@ async def test_a_channel_is_these_bytes(serve: Serve, connect: Connect) -> None:
     server = await serve()
     await server.broadcaster.broadcast("x", id="mine", channels=["a"])
     client = await connect(server)
+    cursor = server.broadcaster.cursor
     assert await client.ask("GET", "/channels/a") == (
         200,
-        f'{{"channel":"a","subscribers":0,"cursor":"{server.broadcaster.cursor}","events":1,"oldest":"mine"}}'.encode(),
+        f'{{"channel":"a","subscribers":0,"cursor":"{cursor}","events":1,"oldest":"mine"}}\n'.encode(),
     )
 
 

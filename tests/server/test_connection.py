@@ -8,13 +8,17 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from aiohttp import web
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, RemoteSettingsChanged, StreamReset
 
 from sse_broadcast import create_app
 from sse_broadcast.config import Endpoint
 from sse_broadcast.server import connection
-from sse_broadcast.server.connection import KEEP_ALIVE, Connection, Place, place_of
+from sse_broadcast.server.connection import HTTP_1_1_REQUIRED, KEEP_ALIVE, Connection, Place, place_of
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.sink import TransportSink, kernel_timeout
 from tests.conftest import Connect, Serve
@@ -457,6 +461,88 @@ async def test_what_is_no_http_is_counted_and_not_repeated(serve: Serve, connect
     assert b"\r\nServer: sse-broadcast\r\n" in answer
     assert answer.endswith(b"\r\n\r\nBadStatusLine: Bad status line: Invalid HTTP version")
     assert server.broadcaster.counts.refused == {"malformed": 1}
+
+
+# Clients that take the server to speak HTTP/2.
+
+
+def http_2(path: str = "/events") -> H2Connection:
+    """Return a client of HTTP/2 that has asked for a path, by its prior knowledge (RFC 9113, 3.3)."""
+    client = H2Connection()
+    client.initiate_connection()
+    headers = {":method": "GET", ":path": path, ":scheme": "http", ":authority": "localhost"}
+    client.send_headers(1, list(headers.items()), end_stream=True)
+    return client
+
+
+async def test_a_client_of_http_2_is_told_to_use_http_1_1(serve: Serve, connect: Connect) -> None:
+    """In frames of HTTP/2: its request is reset and its connection ended, with HTTP_1_1_REQUIRED."""
+    server = await serve()
+    client, asker = http_2(), await connect(server)
+    await asker.send(client.data_to_send())
+    answer = await asker.rest()
+    assert answer == HTTP_1_1_REQUIRED
+    settings, reset, ended = client.receive_data(answer)
+    assert isinstance(settings, RemoteSettingsChanged)
+    assert isinstance(reset, StreamReset)
+    assert (reset.stream_id, reset.error_code) == (1, ErrorCodes.HTTP_1_1_REQUIRED)
+    assert isinstance(ended, ConnectionTerminated)
+    assert (ended.last_stream_id, ended.error_code) == (1, ErrorCodes.HTTP_1_1_REQUIRED)
+    asker.close()
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"malformed": 1}
+    assert server.broadcaster.counts.opened == 0
+
+
+async def test_httpx_says_that_http_1_1_is_required(serve: Serve) -> None:
+    """A real client of HTTP/2, which shows the error's number and not a fault in a head."""
+    server = await serve()
+    async with httpx.AsyncClient(http1=False, http2=True) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match=r"error_code:(13|ErrorCodes.HTTP_1_1_REQUIRED)"):
+            await client.get(f"{server.url}/status")
+
+
+async def test_what_a_client_of_http_2_sends_on_is_not_read(serve: Serve, connect: Connect) -> None:
+    """It has its answer all the same: no reset takes that away."""
+    server = await serve()
+    asker = await connect(server)
+    await asker.send(http_2().data_to_send())
+    await until(lambda: server.broadcaster.counts.refused == {"malformed": 1})
+    for _ in range(10):
+        await asker.send(bytes(20_000))
+    assert await asker.rest() == HTTP_1_1_REQUIRED
+    assert server.broadcaster.counts.refused == {"malformed": 1}
+
+
+async def test_a_client_of_http_2_that_stays_is_cut(serve: Serve, connect: Connect) -> None:
+    """When `head_timeout` is over: it has asked nothing."""
+    server = await serve(head_timeout=0.1)
+    asker = await connect(server)
+    await asker.send(http_2().data_to_send())
+    await until(lambda: server.broadcaster.counts.refused == {"malformed": 1, "silent": 1})
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_client_of_http_2_leaves_no_cycle(serve: Serve, connect: Connect) -> None:
+    """Nor anything else."""
+    server = await serve()
+    asker = await connect(server)
+    with uncollected():
+        await asker.send(http_2().data_to_send())
+        await asker.rest()
+        asker.close()
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(Connection))
+
+
+async def test_http_2_is_begun_by_the_first_bytes_alone(serve: Serve, connect: Connect) -> None:
+    """Behind a request it is no request, and answered as that."""
+    server = await serve()
+    asker = await connect(server)
+    await asker.send(ASK)
+    assert (await asker.answer())[0] == 200
+    await asker.send(http_2().data_to_send())
+    assert (await asker.rest()).startswith(b"HTTP/1.0 400 Bad Request\r\n")
 
 
 async def test_a_fault_of_ours_is_aiohttps_to_answer(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -17,6 +16,7 @@ from sse_broadcast.server.door import ACCEPTS, LOBBY, OWN_DESCRIPTORS, refusal, 
 from sse_broadcast.server.readiness import DRAINING, READINESS, Readiness
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
 from tests.support.sockets import RawClient, until
 
 
@@ -33,10 +33,10 @@ async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connec
         b"Content-Type: application/problem+json\r\n"
         b"Retry-After: 5\r\n"
         b"X-Content-Type-Options: nosniff\r\n"
-        b"Content-Length: 102\r\n"
+        b"Content-Length: 99\r\n"
         b"Connection: close\r\n\r\n"
         b'{"title":"Service Unavailable","status":503,'
-        b'"detail":"the server has as many connections as it takes"}'
+        b'"detail":"connection limit reached (max_connections)"}\n'
     )
     await server.broadcaster.broadcast("still here")
     for reader in readers:
@@ -50,8 +50,19 @@ async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, con
     await (await connect(server)).subscribe()
     late = await connect(server)
     head = await late.subscribe(headers="Accept: text/event-stream\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
-    assert re.fullmatch(rb":\nretry: \d{5}\n", await late.rest())
+    block = await late.rest()
+    refusal_block = close_block("full", None).fullmatch(block)
+    assert refusal_block
+    wait = int(refusal_block[1])
+    assert 10_000 <= wait <= 30_000
+    assert head.decode() == (
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/event-stream; charset=utf-8\r\n"
+        "Cache-Control: no-store\r\n"
+        f"Retry-After: {-(-wait // 1000)}\r\n"
+        f"Content-Length: {len(block)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
 
 
 async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: Connect) -> None:
@@ -151,10 +162,10 @@ TOO_MANY = (
     b"Content-Type: application/problem+json\r\n"
     b"Retry-After: 5\r\n"
     b"X-Content-Type-Options: nosniff\r\n"
-    b"Content-Length: 103\r\n"
+    b"Content-Length: 125\r\n"
     b"Connection: close\r\n\r\n"
     b'{"title":"Too Many Requests","status":429,'
-    b'"detail":"as many connections come from this address as may"}'
+    b'"detail":"connection limit of this address reached (max_connections_per_address)"}\n'
 )
 
 
@@ -183,9 +194,9 @@ async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve,
     server = await serve(max_connections_per_address=1)
     await (await come(server, "127.0.0.2")).subscribe()
     late = await come(server, "127.0.0.2")
-    head = await late.subscribe(headers="Accept: text/event-stream\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
-    assert re.fullmatch(rb":\nretry: \d{5}\n", await late.rest())
+    head = await late.subscribe(headers="Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+    assert close_block("address", "order-7").fullmatch(await late.rest())
 
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "silent", "malformed"])
@@ -322,7 +333,7 @@ async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: 
         await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         return await client.rest()
 
-    for path, body in (("/healthz", b'{"status":"alive"}'), ("/readyz?x=1", b'{"status":"ready"}')):
+    for path, body in (("/healthz", b'{"status":"alive"}\n'), ("/readyz?x=1", b'{"status":"ready"}\n')):
         head = HEALTHY % len(body)
         assert await told(f"GET {path}") == head + body
         assert await told(f"HEAD {path}") == head
@@ -371,9 +382,9 @@ async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Ser
         await health(connect, server)
     assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
     for client in answered:
-        assert b"as many connections" in await client.rest()
+        assert b"connection limit reached" in await client.rest()
     await silent.send(ASK)
-    assert b"as many connections" in await silent.rest()
+    assert b"connection limit reached" in await silent.rest()
 
 
 # The answer itself, and how many there is room for.
@@ -401,6 +412,33 @@ def test_a_repeated_accept_header_is_read_whole() -> None:
     """It is a list, however it is written."""
     head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
     assert refused_as(head, Refused.ADDRESS).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "id"),
+    [
+        ("/events", "", None),
+        ("/events", "LAST-event-ID: order-7\r\n", "order-7"),
+        ("/events", "Last-Event-ID: a\r\nX: y\r\nLast-Event-ID: b, c\r\n", "c"),
+        ("/events?last_event_id=a", "Last-Event-ID: b\r\n", "b"),
+        ("/events?last_event_id=a", "Last-Event-ID: \r\n", "a"),
+        ("/events/a?x=1&lastEventId=0123abcd-7", "", "0123abcd-7"),
+        ("/events?last%5Fevent%5Fid=order%2D7", "", "order-7"),
+        ("http://any.example/events?last_event_id=a", "", "a"),
+        ("/events?last_event_id=" + "x" * 129, "", None),
+        ("/events?last_event_id=a%0Ab", "", None),
+        ("/events?last_event_id=%ff", "", None),
+        ("/events?&&=&last_event_id", "", None),
+        ("/events", "Last-Event-ID: a b\r\n", None),
+    ],
+)
+def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
+    """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
+    head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
+    for reason, said in ((Refused.FULL, "full"), (Refused.ADDRESS, "address")):
+        answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert close_block(said, id).fullmatch(block)
 
 
 @pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])

@@ -12,18 +12,20 @@ from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.audience import Lane
+from sse_broadcast.delivery import FAR_BEHIND
 from sse_broadcast.event import Event
 from sse_broadcast.server.connection import Connection
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.sink import TransportSink
-from sse_broadcast.subscriber import Subscriber
+from sse_broadcast.subscriber import Heartbeat, Subscriber
 from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block, opening, opening_after_loss
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
 
 HEAD = re.compile(
     rb"HTTP/1\.1 200 OK\r\n"
-    rb"Content-Type: text/event-stream\r\n"
+    rb"Content-Type: text/event-stream; charset=utf-8\r\n"
     rb"Cache-Control: no-store, no-transform\r\n"
     rb"X-Accel-Buffering: no\r\n"
     rb"Server: sse-broadcast\r\n"
@@ -33,13 +35,13 @@ HEAD = re.compile(
 )
 
 
-NDJSON_HEAD = re.compile(
-    HEAD.pattern.replace(b"text/event-stream", b"application/x-ndjson").replace(
-        rb"Transfer-", rb"Last-Event-ID: [^\r]+\r\nTransfer-"
-    )
-)
+NDJSON_HEAD = re.compile(HEAD.pattern.replace(b"text/event-stream; charset=utf-8", b"application/x-ndjson"))
 
-OPENING = re.compile(rb":\nretry: (\d+)\nid: ([0-9a-f]{8}-\d+)\n\n")
+OPENING = opening()
+
+HEARTBEAT = r"event: \$heartbeat\ndata: {{}}\nid: {id}\n\n"
+
+LINES = "Accept: application/x-ndjson\r\n"
 
 
 async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
@@ -49,20 +51,20 @@ async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
     server = await serve(retry=2000)
     reader = await connect(server)
     assert HEAD.fullmatch(await reader.subscribe())
-    opening = OPENING.fullmatch(await reader.chunk())
-    assert opening
-    assert 1000 <= int(opening[1]) <= 3000
-    assert opening[2].decode() == server.broadcaster.cursor
+    given = OPENING.fullmatch(await reader.chunk())
+    assert given
+    assert 1000 <= int(given[1]) <= 3000
+    assert given[2].decode() == server.broadcaster.cursor
 
 
 async def test_events_are_these_bytes(serve: Serve, connect: Connect) -> None:
-    """A chunk a frame, and an id in each."""
+    """A chunk a frame, and the id as its last line."""
     server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
-    receipt = await server.broadcaster.broadcast("a\nb", event="t")
-    frame = f"29\r\nid: {receipt.id}\nevent: t\ndata: a\ndata: b\n\n\r\n".encode()
+    receipt = await server.broadcaster.publish(Event("a\nb", "t", retry=700))
+    frame = f"34\r\nevent: t\nretry: 700\ndata: a\ndata: b\nid: {receipt.id}\n\n\r\n".encode()
     assert await reader.take(len(frame)) == frame
 
 
@@ -75,21 +77,21 @@ async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Conn
     assert b"keep-alive" not in head
     assert OPENING.fullmatch(await reader.up_to(b"\n\n"))
     receipt = await server.broadcaster.broadcast("x")
-    assert await reader.up_to(b"\n\n") == f"id: {receipt.id}\ndata: x\n\n".encode()
+    assert await reader.up_to(b"\n\n") == f"data: x\nid: {receipt.id}\n\n".encode()
     await server.broadcaster.close(timeout=5)
-    assert re.fullmatch(rb'event: \$close\nretry: \d+\ndata: {"reason": "drain"}\n\n', await reader.rest())
+    assert close_block("drain", receipt.id).fullmatch(await reader.rest())
 
 
 async def test_the_end_of_a_stream_is_clean(serve: Serve, connect: Connect) -> None:
-    """`$close` with a reason and a time to come back, and the body's last chunk."""
+    """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
     server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
     receipt = await server.broadcaster.broadcast("last words")
     await server.broadcaster.close(timeout=5)
-    assert await reader.chunk() == f"id: {receipt.id}\ndata: last words\n\n".encode()
-    assert re.fullmatch(rb'event: \$close\nretry: \d+\ndata: {"reason": "drain"}\n\n', await reader.chunk())
+    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
     assert await reader.chunk() == b""
     assert await reader.rest() == b""
     await until(lambda: server.connections == 0)
@@ -101,7 +103,7 @@ async def test_silence_is_broken_by_heartbeats(serve: Serve, connect: Connect) -
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
-    assert [await reader.chunk() for _ in range(3)] == [b":\n"] * 3
+    assert [await reader.chunk() for _ in range(3)] == [b": \n"] * 3
 
 
 async def test_head_says_what_get_would(serve: Serve, connect: Connect) -> None:
@@ -111,8 +113,9 @@ async def test_head_says_what_get_would(serve: Serve, connect: Connect) -> None:
     await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"Content-Type: text/event-stream\r\n" in head
+    assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in head
     assert b"Cache-Control: no-store, no-transform\r\n" in head
+    assert b"X-Accel-Buffering: no\r\n" in head
     assert (await client.ask("GET", "/status"))[0] == 200
     assert server.broadcaster.counts.opened == 0
 
@@ -137,9 +140,10 @@ async def test_json_format_is_these_bytes(serve: Serve, connect: Connect) -> Non
     assert HEAD.fullmatch(await reader.subscribe(path="/events/a,b?format=json"))
     assert OPENING.fullmatch(await reader.chunk())
     before = time.time()
-    receipt = await server.broadcaster.publish(Event("x\r\ny", "t", retry=9), ["b"])
-    head, _, data = (await reader.chunk()).removesuffix(b"\n\n").partition(b"data: ")
-    assert head.decode() == f"id: {receipt.id}\nevent: t\nretry: 9\n"
+    receipt = await server.broadcaster.publish(Event("x\r\ny", "t", retry=900), ["b"])
+    head, _, rest = (await reader.chunk()).partition(b"data: ")
+    data, _, last = rest.partition(b"\n")
+    assert (head, last) == (b"event: t\nretry: 900\n", f"id: {receipt.id}\n\n".encode())
     assert without_time(data) == f'{{"channel":"b","id":"{receipt.id}","event":"t","data":"x\\r\\ny"}}'
     assert before - 1 <= json.loads(data)["time"] <= time.time() + 1
 
@@ -160,15 +164,18 @@ async def test_json_values_stay_values_in_an_envelope(serve: Serve, connect: Con
     assert found == ['{"b":[1.50,null]}', '"[1]"', '"{}"', "null"]
 
 
+def open_line(cursor: str) -> str:
+    """Return the envelope that opens a stream, without its time."""
+    return f'{{"channel":null,"id":"{cursor}","event":"$open","data":{{"heartbeat": 4}}}}'
+
+
 async def test_ndjson_is_these_bytes(serve: Serve, connect: Connect) -> None:
-    """The cursor in the head, an empty line at once, then an envelope a line."""
+    """An envelope a line, and the first is the opening, of no channel."""
     server = await serve()
     await server.broadcaster.broadcast("before")
     reader = await connect(server)
-    head = await reader.subscribe(headers="Accept: application/x-ndjson\r\n")
-    assert NDJSON_HEAD.fullmatch(head)
-    assert f"\r\nLast-Event-ID: {server.broadcaster.cursor}\r\n".encode() in head
-    assert await reader.chunk() == b"\n"
+    assert NDJSON_HEAD.fullmatch(await reader.subscribe(headers=LINES))
+    assert without_time((await reader.chunk())[:-1]) == open_line(server.broadcaster.cursor)
     receipt = await server.broadcaster.broadcast("a\r\nb", event="t")
     line = await reader.chunk()
     assert line.endswith(b"}\n")
@@ -178,19 +185,20 @@ async def test_ndjson_is_these_bytes(serve: Serve, connect: Connect) -> None:
 
 
 async def test_the_servers_own_events_are_of_no_channel(serve: Serve, connect: Connect) -> None:
-    """In NDJSON an envelope with null; a loss has the id to go on from, the end of the stream has none."""
+    """In NDJSON an envelope with null. A loss comes first, in one chunk with the opening."""
     server = await serve()
     reader = await connect(server)
-    await reader.subscribe(path="/events?since=nobody-knows", headers="Accept: application/x-ndjson\r\n")
-    assert await reader.chunk() == b"\n"
+    await reader.subscribe(path="/events?last_event_id=nobody-knows", headers=LINES)
     cursor = server.broadcaster.cursor
-    assert without_time((await reader.chunk())[:-1]) == (
+    loss, start = (await reader.chunk()).splitlines()
+    assert without_time(loss) == (
         f'{{"channel":null,"id":"{cursor}","event":"$reset",'
         '"data":{"reason": "unknown", "channels": ["default"], "missed": null}}'
     )
+    assert without_time(start) == open_line(cursor)
     await server.broadcaster.close(timeout=5)
     assert without_time((await reader.chunk())[:-1]) == (
-        '{"channel":null,"id":null,"event":"$close","data":{"reason": "drain"}}'
+        f'{{"channel":null,"id":"{cursor}","event":"$close","data":{{"reason": "drain"}}}}'
     )
     assert await reader.chunk() == b""
 
@@ -199,34 +207,32 @@ async def test_the_servers_own_events_are_no_envelopes_in_json(serve: Serve, con
     """Their data is JSON already."""
     server = await serve()
     reader = await connect(server)
-    await reader.subscribe(path="/events?since=nobody-knows&format=json")
-    await reader.chunk()
+    await reader.subscribe(path="/events?last_event_id=nobody-knows&format=json")
     loss = '{"reason": "unknown", "channels": ["default"], "missed": null}'
-    frame = f"id: {server.broadcaster.cursor}\nevent: $reset\ndata: {loss}\n\n"
-    assert await reader.chunk() == frame.encode()
+    assert opening_after_loss(loss, server.broadcaster.cursor).fullmatch(await reader.chunk())
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "opening", "frame"),
+    ("path", "headers", "first", "frame"),
     [
-        ("/events/a", "", rb":\nretry: \d+\nid: \S+\n\n", rb"id: mine\ndata: x\n\n"),
+        ("/events/a", "", OPENING.pattern, rb"data: x\nid: mine\n\n"),
         (
             "/events/a?format=json",
             "",
-            rb":\nretry: \d+\nid: \S+\n\n",
-            rb'id: mine\ndata: {"channel":"a","id":"mine","event":"message","data":"x","time":[\d.]+}\n\n',
+            OPENING.pattern,
+            rb'data: {"channel":"a","id":"mine","event":"message","data":"x","time":[\d.]+}\nid: mine\n\n',
         ),
         (
             "/events/a",
-            "Accept: application/x-ndjson\r\n",
-            rb"\n",
+            LINES,
+            rb'{"channel":null,"id":"\S+-0","event":"\$open","data":{"heartbeat": 4},"time":[\d.]+}\n',
             rb'{"channel":"a","id":"mine","event":"message","data":"x","time":[\d.]+}\n',
         ),
     ],
     ids=["text", "json", "ndjson"],
 )
 async def test_each_format_is_bare_in_http_1_0(
-    serve: Serve, connect: Connect, path: str, headers: str, opening: bytes, frame: bytes
+    serve: Serve, connect: Connect, path: str, headers: str, first: bytes, frame: bytes
 ) -> None:
     """Without a chunk's frame around anything."""
     server = await serve()
@@ -235,38 +241,82 @@ async def test_each_format_is_bare_in_http_1_0(
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.publish(Event("x", id="mine"), ["a"])
     await server.broadcaster.close(timeout=5)
-    end = rb'(event: \$close\nretry: \d+\ndata: {"reason": "drain"}\n\n|{"channel":null.*}\n)'
-    assert re.fullmatch(opening + frame + end, await reader.rest())
+    cursor = server.broadcaster.cursor
+    end = close_block("drain", cursor).pattern
+    if headers:
+        end = rb'{"channel":null,"id":"%b","event":"\$close","data":{"reason": "drain"},"time":[\d.]+}\n'
+        end = end % cursor.encode()
+    assert re.fullmatch(first + frame + end, await reader.rest())
 
 
 @pytest.mark.parametrize(
     ("path", "headers", "heartbeat"),
     [
-        ("/events", "", b":\n"),
-        ("/events?format=json", "", b":\n"),
-        ("/events", "Accept: application/x-ndjson\r\n", b"\n"),
-        ("/events?heartbeat=event", "", b"event: $heartbeat\ndata: {}\n\n"),
-        ("/events?heartbeat=event&format=json", "", b"event: $heartbeat\ndata: {}\n\n"),
-        ("/events?heartbeat=event", "Accept: application/x-ndjson\r\n", b"\n"),
+        ("/events", "", r": \n"),
+        ("/events?format=json", "", r": \n"),
+        ("/events", LINES, r"\n"),
+        ("/events?heartbeat=event", "", HEARTBEAT),
+        ("/events?heartbeat=event&format=json", "", HEARTBEAT),
+        (
+            "/events?heartbeat=event",
+            LINES,
+            r'{{"channel":null,"id":"{id}","event":"\$heartbeat","data":{{}},"time":[\d.]+}}\n',
+        ),
     ],
 )
 async def test_each_format_has_its_heartbeat(
-    serve: Serve, connect: Connect, path: str, headers: str, heartbeat: bytes
+    serve: Serve, connect: Connect, path: str, headers: str, heartbeat: str
 ) -> None:
-    """A comment, an empty line, or an event for pages that must notice silence."""
+    """A comment, an empty line, or an event with the cursor for pages that must notice silence."""
     server = await serve(heartbeat=0.05)
+    await server.broadcaster.broadcast("before")
     reader = await connect(server)
     await reader.subscribe(path=path, headers=headers)
     await reader.chunk()
-    assert [await reader.chunk() for _ in range(3)] == [heartbeat] * 3
+    pattern = heartbeat.format(id=server.broadcaster.cursor).encode()
+    for _ in range(3):
+        assert re.fullmatch(pattern, await reader.chunk())
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [("", "4"), ("?heartbeat=event", "4"), ("?heartbeat=3", "3"), ("?heartbeat=60,event", "60")],
+)
+async def test_the_opening_says_how_long_a_silence_lasts(
+    serve: Serve, connect: Connect, asked: str, seconds: str
+) -> None:
+    """The seconds of this subscriber, the server's or its own."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path=f"/events{asked}")
+    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+
+
+@pytest.mark.parametrize(
+    ("asked", "heartbeat"),
+    [
+        ("", Heartbeat(7.5)),
+        ("?heartbeat=event", Heartbeat(7.5, as_event=True)),
+        ("?heartbeat=3", Heartbeat(3)),
+        ("?heartbeat=event,60", Heartbeat(60, as_event=True)),
+    ],
+)
+async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
+    serve: Serve, connect: Connect, asked: str, heartbeat: Heartbeat
+) -> None:
+    """The server's seconds, as a comment, are for whoever asks for no other."""
+    server = await serve(heartbeat=7.5)
+    await (await connect(server)).subscribe(path=f"/events{asked}")
+    (lane,) = server.broadcaster._delivery._lanes
+    assert lane.subscriber.terms.heartbeat == heartbeat
 
 
 @pytest.mark.parametrize(
     ("path", "headers", "content_type"),
     [
-        ("/events/a,b", "", b"text/event-stream"),
-        ("/events?format=json", "", b"text/event-stream"),
-        ("/events/a", "Accept: application/x-ndjson\r\n", b"application/x-ndjson"),
+        ("/events/a,b", "", b"text/event-stream; charset=utf-8"),
+        ("/events?format=json", "", b"text/event-stream; charset=utf-8"),
+        ("/events/a", LINES, b"application/x-ndjson"),
     ],
 )
 async def test_head_knows_the_formats(
@@ -302,6 +352,9 @@ async def test_head_refuses_what_get_would(serve: Serve, connect: Connect, path:
         ("/events/a", ["a", "ab", "ax"]),
         ("/events/b,a", ["a", "b", "ab", "ax"]),
         ("/events?channel=b&channel=a", ["a", "b", "ab", "ax"]),
+        ("/events?stream=a", ["a", "ab", "ax"]),
+        ("/events?topic=b&topic=a", ["a", "b", "ab", "ax"]),
+        ("/events/b?stream=orders.*&channel=a&topic=default", ["d", "a", "b", "o1", "ab", "o2", "ax"]),
         ("/events/b?channel=a", ["a", "b", "ab", "ax"]),
         ("/events/orders.*", ["o1", "o2"]),
         ("/events/orders.*,b", ["b", "o1", "ab", "o2"]),
@@ -353,7 +406,7 @@ async def test_a_reader_gets_its_channels_and_no_others(
         ("/events/c,a*", "a"),
     ],
 )
-@pytest.mark.parametrize("headers", ["", "Accept: application/x-ndjson\r\n"], ids=["json", "ndjson"])
+@pytest.mark.parametrize("headers", ["", LINES], ids=["json", "ndjson"])
 async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_asked_for(
     serve: Serve, connect: Connect, path: str, channel: str, headers: str
 ) -> None:
@@ -365,9 +418,8 @@ async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_
     await late.subscribe(path=f"{path}?format=json&since=earliest", headers=headers)
     for reader in (live, late):
         await reader.chunk()
-        envelope = (
-            (await reader.chunk()).strip().rpartition(b"data: ")[2] if not headers else await reader.chunk()
-        )
+        said = await reader.chunk()
+        envelope = said if headers else said.removeprefix(b"data: ").partition(b"\n")[0]
         assert json.loads(envelope)["channel"] == channel
 
 
@@ -375,18 +427,19 @@ async def test_types_that_are_the_servers_own_pass_every_filter(serve: Serve, co
     """A reader of one type is told of a loss, and of the end."""
     server = await serve()
     reader = await connect(server)
-    await reader.subscribe(path="/events?event=x&since=nobody-knows")
+    await reader.subscribe(path="/events?event=x&last_event_id=nobody-knows")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("not wanted")
     await server.broadcaster.close(timeout=5)
-    assert [event.type for event in await reader.events(2)] == ["$reset", "$close"]
+    assert [event.type for event in await reader.events(1)] == ["$reset"]
+    assert [event.type for event in await reader.events(1)] == ["$close"]
 
 
 # Cursors.
 
 
-async def test_a_reader_with_an_id_is_given_none_in_the_opening(serve: Serve, connect: Connect) -> None:
-    """It has one to come back with; an id that it did not ask for would move its cursor."""
+async def test_the_opening_repeats_an_id_that_was_brought(serve: Serve, connect: Connect) -> None:
+    """Its position is the one after which the subscriber is given events."""
     server = await serve()
     first = await server.broadcaster.broadcast("1")
     second = await server.broadcaster.broadcast("2")
@@ -398,8 +451,20 @@ async def test_a_reader_with_an_id_is_given_none_in_the_opening(serve: Serve, co
     ):
         reader = await connect(server)
         await reader.subscribe(path=path, headers=headers)
-        assert re.fullmatch(rb":\nretry: \d+\n", await reader.chunk())
-        assert await reader.chunk() == f"id: {second.id}\ndata: 2\n\n".encode()
+        assert opening(id=first.id).fullmatch(await reader.chunk())
+        assert await reader.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
+
+
+async def test_the_opening_gives_a_publishers_id_as_ours(serve: Serve, connect: Connect) -> None:
+    """The position of the event that is held under it, which a later event of the same id cannot move."""
+    server = await serve()
+    await server.broadcaster.publish(Event("1", id="mine"))
+    position = server.broadcaster.cursor
+    await server.broadcaster.publish(Event("2", id="theirs"))
+    reader = await connect(server)
+    await reader.subscribe(path="/events?since=mine")
+    assert opening(id=position).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b"data: 2\nid: theirs\n\n"
 
 
 async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) -> None:
@@ -413,7 +478,7 @@ async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) ->
 
 
 @pytest.mark.parametrize(
-    ("since", "opening", "seen"),
+    ("since", "first", "seen"),
     [
         ("earliest", 0, ["a1", "b1", "a2", "live"]),
         ("1h", 0, ["a1", "b1", "a2", "live"]),
@@ -423,7 +488,7 @@ async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) ->
     ],
 )
 async def test_words_and_ages_begin_where_they_say(
-    serve: Serve, connect: Connect, since: str, opening: int, seen: list[str]
+    serve: Serve, connect: Connect, since: str, first: int, seen: list[str]
 ) -> None:
     """And the opening's id stands just before the first event that comes."""
     server = await serve()
@@ -434,7 +499,7 @@ async def test_words_and_ages_begin_where_they_say(
     await reader.subscribe(path=f"/events/a,b?since={since}")
     given = OPENING.fullmatch(await reader.chunk())
     assert given
-    assert given[2].decode() == f"{epoch}-{opening}"
+    assert given[2].decode() == f"{epoch}-{first}"
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("live", channels=["a"])
     assert [event.data for event in await reader.events(len(seen))] == seen
@@ -491,18 +556,62 @@ async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
 async def test_an_id_that_is_not_ours_is_told_of(
     serve: Serve, connect: Connect, id: bytes, reason: str
 ) -> None:
-    """One `$reset` with the position at which the reader joined, nothing replayed, and then live."""
+    """One `$reset`, before the opening, with the position at which the subscriber joined; then live."""
     server = await serve()
     await server.broadcaster.broadcast("before")
     cursor = server.broadcaster.cursor
     reader = await connect(server)
     await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + id + b"\r\n\r\n")
     assert (await reader.head()).startswith(b"HTTP/1.1 200 OK\r\n")
-    assert re.fullmatch(rb":\nretry: \d+\n", await reader.chunk())
     loss = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
-    assert await reader.chunk() == f"id: {cursor}\nevent: $reset\ndata: {loss}\n\n".encode()
+    assert opening_after_loss(loss, cursor).fullmatch(await reader.chunk())
     receipt = await server.broadcaster.broadcast("after")
-    assert await reader.chunk() == f"id: {receipt.id}\ndata: after\n\n".encode()
+    assert await reader.chunk() == f"data: after\nid: {receipt.id}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seen"),
+    [
+        ("Last-Event-ID: {0}\r\nLast-Event-ID: {1}\r\n", ["2", "3"]),
+        ("Last-Event-ID: {0}, {1}\r\n", ["2", "3"]),
+        ("Last-Event-ID: {0},{1} , \r\nlast-event-id: \r\n", ["2", "3"]),
+        ("Last-Event-ID: {1}\r\nLast-Event-ID: {0}\r\n", ["1", "2", "3"]),
+        ("Last-Event-ID: nobody-knows\r\nLAST-EVENT-ID: {2}\r\n", ["3"]),
+    ],
+)
+async def test_the_last_of_several_ids_counts(
+    serve: Serve, connect: Connect, headers: str, seen: list[str]
+) -> None:
+    """In headers of their own, or joined by a proxy with commas: the client learnt the last one."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
+    reader = await connect(server)
+    await reader.subscribe(headers=headers.format(*ids))
+    assert [event.data for event in await reader.events(len(seen))] == seen
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "last_event_id",
+        "lastEventId",
+        "lastEventID",
+        "last-event-id",
+        "Last-Event-ID",
+        "LAST_EVENT_ID",
+        "lasteventid",
+        "evs_last_event_id",
+    ],
+)
+async def test_an_id_has_each_name_that_clients_send(serve: Serve, connect: Connect, name: str) -> None:
+    """In the query, and the names of real clients are no typing errors; `since` gives way to it."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
+    for query in (f"{name}={ids[1]}", f"since=earliest&{name}={ids[1]}", f"{name}=&{name}={ids[1]}"):
+        reader = await connect(server)
+        await reader.subscribe(path=f"/events?{query}")
+        assert opening(id=ids[1]).fullmatch(await reader.chunk())
+        assert await reader.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
 async def test_an_id_of_the_future_is_unknown(serve: Serve, connect: Connect) -> None:
@@ -525,9 +634,8 @@ async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve, connec
         await server.broadcaster.broadcast(str(number), channels=["a"])
     reader = await connect(server)
     await reader.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
-    await reader.chunk()
     loss = '{"reason": "evicted", "channels": ["a"], "missed": null}'
-    assert await reader.chunk() == f"id: {epoch}-3\nevent: $reset\ndata: {loss}\n\n".encode()
+    assert opening_after_loss(loss, f"{epoch}-3").fullmatch(await reader.chunk())
     assert [event.data for event in await reader.events(2)] == ["4", "5"]
     again = await connect(server)
     await again.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-3\r\n")
@@ -535,34 +643,61 @@ async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve, connec
 
 
 async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve, connect: Connect) -> None:
-    """An id alone, and in NDJSON an event of the server's own."""
+    """By an event with the newest id, once; a cursor that is nearer stays with its comment."""
     server = await serve(heartbeat=0.05)
-    readers = [await connect(server) for _ in range(3)]
-    await readers[0].subscribe(path="/events/quiet")
-    await readers[1].subscribe(path="/events/quiet", headers="Accept: application/x-ndjson\r\n")
-    await readers[2].subscribe(path="/events/quiet?heartbeat=event")
-    # At once, so that no heartbeat can say a position in the middle.
-    await server.broadcaster.publish_all([server.broadcaster.draft(Event("x"))] * 100)
-    here = f"id: {server.broadcaster.cursor}\n\n".encode()
-    heartbeat = b":\n"
-    await readers[0].chunk()
-    while (data := await readers[0].chunk()) == heartbeat:
+    text, lines, events = [await connect(server) for _ in range(3)]
+    await text.subscribe(path="/events/quiet")
+    await lines.subscribe(path="/events/quiet", headers=LINES)
+    await events.subscribe(path="/events/quiet?heartbeat=event")
+    for reader in (text, lines, events):
+        await reader.chunk()
+    draft = server.broadcaster.draft(Event("x"))
+    await server.broadcaster.publish_all([draft] * (FAR_BEHIND - 1))
+    assert [await text.chunk() for _ in range(3)] == [b": \n"] * 3
+    await server.broadcaster.publish_all([draft])
+    cursor = server.broadcaster.cursor
+    assert await behind(text, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
+    assert [await text.chunk() for _ in range(3)] == [b": \n"] * 3
+    line = await behind(lines, b"\n")
+    assert without_time(line[:-1]) == f'{{"channel":null,"id":"{cursor}","event":"$heartbeat","data":{{}}}}'
+    assert await lines.chunk() == b"\n"
+    while (block := await events.chunk()) != f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode():
+        assert re.fullmatch(rb"event: \$heartbeat\ndata: {}\nid: \S+\n\n", block)
+
+
+async def behind(reader: RawClient, heartbeat: bytes) -> bytes:
+    """Return the first chunk that is another than this heartbeat."""
+    while (data := await reader.chunk()) == heartbeat:
         pass
-    assert data == here
-    assert await readers[0].chunk() == heartbeat
-    while (line := await readers[1].chunk()) == b"\n":
-        pass
-    said = json.loads(line)
-    assert (said["channel"], said["event"], said["id"]) == (None, "$heartbeat", server.broadcaster.cursor)
-    assert await readers[1].chunk() == b"\n"
-    await readers[2].chunk()
-    event = b"event: $heartbeat\ndata: {}\n\n"
-    while (data := await readers[2].up_to(here.removesuffix(b"\n"))) == event:
-        pass
-    assert data.endswith(here.removesuffix(b"\n"))
+    return data
+
+
+async def test_a_cursor_that_would_be_lost_is_brought_up_by_a_heartbeat(
+    serve: Serve, connect: Connect
+) -> None:
+    """Where the history drops what the subscriber's filter passes over; it comes back without a loss."""
+    server = await serve(heartbeat=0.05, history_size=2)
+    reader = await connect(server)
+    await reader.subscribe(path="/events/a?event=wanted")
+    await reader.chunk()
+    draft = server.broadcaster.draft(Event("x"), ["a"])
+    await server.broadcaster.publish_all([draft] * 3)
+    cursor = server.broadcaster.cursor
+    assert await behind(reader, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
+    again = await connect(server)
+    await again.subscribe(path="/events/a?event=wanted", headers=f"Last-Event-ID: {cursor}\r\n")
+    assert opening(heartbeat="0.05", id=cursor).fullmatch(await again.chunk())
 
 
 # What is refused.
+
+HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
+
+NO_SINCES = ("yesterday", "10min", "now", "-1", "1.5h", "10M", "10 m", "LAST", "0", "2026-01-01")
+
+NO_SINCE = (
+    "neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an event that is held"
+)
 
 
 @pytest.mark.parametrize(
@@ -587,8 +722,11 @@ async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve, co
         ("/events?channels=a", "channels: unknown parameter; channel was meant?"),
         ("/events?event=", "event: must not be empty"),
         ("/events?format=xml", "format: must be one of text, json, not 'xml'"),
-        ("/events?heartbeat=1", "heartbeat: must be event, not '1'"),
-        ("/events?since=1&last_event_id=1", "since and last_event_id: only one of them may be given"),
+        ("/events?heartbeat=1", f"heartbeat: must be {HEARTBEATS}, not '1'"),
+        ("/events?heartbeat=61", f"heartbeat: must be {HEARTBEATS}, not '61'"),
+        *[(f"/events?since={since}", f"since: '{since}' is {NO_SINCE}") for since in NO_SINCES],
+        (f"/events?since={'x' * 1000}", f"since: '{'x' * 80}' is {NO_SINCE}"),
+        ("/events?since=caf%C3%A9", f"since: 'caf\\xe9' is {NO_SINCE}"),
         ("/events/%ff", "path: is not UTF-8: '/events/%ff'"),
         ("/events?since=%c3%28", "query: is not UTF-8 in 'since'"),
         ("/events?channel=a%ed%a0%80", "query: is not UTF-8 in 'channel'"),
@@ -600,9 +738,38 @@ async def test_what_cannot_be_subscribed_to_is_refused(
     """400, naming the parameter, the value and the character; nobody is counted as a reader."""
     server = await serve(max_channels=3, max_patterns=2)
     client = await connect(server)
+    path = path.replace(" ", "%20")
     body = json.dumps({"title": "Bad Request", "status": 400, "detail": detail}, separators=(",", ":"))
-    assert await client.ask("GET", path) == (400, body.encode())
+    assert await client.ask("GET", path) == (400, body.encode() + b"\n")
     assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/events?since=yesterday", b""),
+        ("GET", "/events?format=xml", b""),
+        ("GET", "/events/a%20b", b""),
+        ("HEAD", "/events?since=yesterday", b""),
+        ("POST", "/events", b'{"since": "yesterday"}'),
+        ("POST", "/events", b'{"format": "xml"}'),
+        ("POST", "/events", b"[]"),
+    ],
+)
+async def test_a_connection_goes_on_behind_what_was_refused(
+    serve: Serve, connect: Connect, method: str, path: str, body: bytes
+) -> None:
+    """No stream was begun on it, whatever it was refused for; nor did it say that it would be closed."""
+    server = await serve()
+    client = await connect(server)
+    headers = "Content-Type: application/json\r\n" if body else ""
+    await client.request(method, path, body=body, headers=headers)
+    head = await client.head()
+    assert b"\r\nConnection: close\r\n" not in head
+    size = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    await client.take(int(size[1]) if size and method != "HEAD" else 0)
+    async with asyncio.timeout(5):
+        assert (await client.ask("GET", "/status"))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
@@ -635,19 +802,60 @@ async def test_options_names_the_methods(serve: Serve, connect: Connect) -> None
     server = await serve()
     client = await connect(server)
     await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert b"Allow: GET, HEAD, OPTIONS\r\n" in await client.head()
+    assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
 
 
-async def test_a_get_with_a_body_is_refused(serve: Serve, connect: Connect) -> None:
-    """A body where none belongs is how requests are smuggled."""
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+NO_BODY = b'{"title":"Bad Request","status":400,"detail":"GET /events takes no body"}\n'
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Content-Length: 1\r\n", b"x"),
+        ("Content-Length: 1\r\n", b""),
+        (CHUNKED, b"1\r\nx\r\n0\r\n\r\n"),
+        (CHUNKED, b"1\r\nx\r\n"),
+    ],
+    ids=["with a length", "with a length alone", "in chunks", "in chunks without an end"],
+)
+async def test_a_get_with_a_body_is_refused(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """At its first byte: a body where none belongs is how requests are smuggled."""
     server = await serve()
     client = await connect(server)
-    status, answer = await client.ask("GET", "/events", body=b"x")
-    assert (status, answer) == (
-        400,
-        b'{"title":"Bad Request","status":400,"detail":"GET /events takes no body"}',
-    )
-    assert server.broadcaster.client_count == 0
+    await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body)
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert await client.take(len(NO_BODY)) == NO_BODY
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize("headers", [CHUNKED, "Content-Length: 0\r\n"])
+async def test_a_get_with_an_empty_body_is_served(serve: Serve, connect: Connect, headers: str) -> None:
+    """Some proxies make an empty chunked body of none."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    if headers is CHUNKED:
+        await reader.send(b"0\r\n\r\n")
+    assert HEAD.fullmatch(await reader.head())
+    assert OPENING.fullmatch(await reader.chunk())
+    receipt = await server.broadcaster.broadcast("x")
+    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+
+
+async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: Connect) -> None:
+    """Neither its first byte nor its end within `body_timeout`."""
+    server = await serve(body_timeout=0.05)
+    client = await connect(server)
+    await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n".encode())
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+    assert server.broadcaster.counts.opened == 0
 
 
 async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, connect: Connect) -> None:
@@ -712,23 +920,312 @@ async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(se
 
 
 async def test_a_draining_server_turns_readers_away(serve: Serve, connect: Connect) -> None:
-    """A browser is told when to come back, in the only way that does not stop it for good; others get 503."""
+    """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
     server = await serve()
     browser, program = await connect(server), await connect(server)
     await browser.send(b"")
     await server.broadcaster.close(timeout=1)
     head = await browser.subscribe(headers="Accept: text/event-stream\r\n")
-    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    wait = re.fullmatch(rb":\nretry: (\d+)\n", await browser.rest())
-    assert wait
-    assert 10_000 <= int(wait[1]) <= 30_000
-    status, answer = await program.ask("GET", "/events", headers="Accept: */*\r\n")
-    assert (status, answer) == (
-        503,
-        b'{"title":"Service Unavailable","status":503,"detail":"the server is shutting down"}',
-    )
+    refused = close_block("drain", None).fullmatch(await browser.rest())
+    assert refused
+    assert 10_000 <= int(refused[1]) <= 30_000
+    seconds = -(-int(refused[1]) // 1000)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+    assert f"\r\nCache-Control: no-store\r\nRetry-After: {seconds}\r\n".encode() in head
+    assert b"\r\nConnection: close\r\n" in head
+    for accept in ("*/*", "application/x-ndjson", "application/json"):
+        program = await connect(server)
+        assert await program.ask("GET", "/events", headers=f"Accept: {accept}\r\n") == (
+            503,
+            b'{"title":"Service Unavailable","status":503,"detail":"the server is shutting down"}\n',
+        )
     publisher = await connect(server)
     assert (await publisher.ask("POST", "/send", body=b"x"))[0] == 503
+
+
+EVENT_STREAM = "Accept: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "id"),
+    [
+        ("/events", "Last-Event-ID: 0123abcd-7\r\n", "0123abcd-7"),
+        ("/events?lastEventId=order-7", "", "order-7"),
+        ("/events?last_event_id=old", "Last-Event-ID: first\r\nLast-Event-ID: new\r\n", "new"),
+        ("/events/a?last_event_id=" + "x" * 128, "", "x" * 128),
+        ("/events", f"Last-Event-ID: {'x' * 129}\r\n", None),
+        ("/events", "Last-Event-ID: caf\u00e9\r\n", None),
+        ("/events", "Last-Event-ID: a b\r\n", None),
+        ("/events?last_event_id=a%0Adata:%20b", "", None),
+        ("/events?last_event_id=", "Last-Event-ID: \r\n", None),
+        ("/events?since=0123abcd-7", "", None),
+    ],
+)
+async def test_a_refusal_repeats_the_id_that_was_brought(
+    serve: Serve, connect: Connect, path: str, headers: str, id: str | None
+) -> None:
+    """Unchanged if it is well-formed; a client that brought none, or another, is given none."""
+    server = await serve()
+    browser = await connect(server)
+    await server.broadcaster.close(timeout=1)
+    await browser.subscribe(path=path, headers=EVENT_STREAM + headers)
+    assert close_block("drain", id).fullmatch(await browser.rest())
+
+
+async def test_the_last_block_has_the_position_of_its_subscriber(serve: Serve, connect: Connect) -> None:
+    """And never the newest: a subscriber that is cut in front of what it was to be given comes back to it."""
+    server = await serve()
+    quiet, busy = await connect(server), await connect(server)
+    await quiet.subscribe(path="/events/quiet")
+    await busy.subscribe(path="/events/a,b")
+    start = server.broadcaster.cursor
+    for reader in (quiet, busy):
+        await reader.chunk()
+    seen = await server.broadcaster.broadcast("x", channels=["a"])
+    await server.broadcaster.broadcast("elsewhere")
+    await server.broadcaster.close(timeout=5)
+    assert close_block("drain", start).fullmatch(await quiet.chunk())
+    assert (await busy.chunk()).startswith(b"data: x\n")
+    assert close_block("drain", seen.id).fullmatch(await busy.chunk())
+
+
+# POST /events.
+
+JSON = "Content-Type: application/json\r\n"
+
+
+async def test_a_body_subscribes_as_a_query_does(serve: Serve, connect: Connect) -> None:
+    """Head and opening are those of GET, and the connection ends with the stream."""
+    server = await serve()
+    for number in range(3):
+        await server.broadcaster.broadcast(str(number), channels=["a"])
+    cursor = server.broadcaster.cursor
+    reader = await connect(server)
+    await reader.request("POST", "/events", body=b'{"channel": "a"}', headers=JSON)
+    assert HEAD.fullmatch(await reader.head())
+    assert opening(id=cursor).fullmatch(await reader.chunk())
+    receipt = await server.broadcaster.broadcast("x", channels=["a"])
+    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    await server.broadcaster.close(timeout=5)
+    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b""
+    assert await reader.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ({}, "/events"),
+        ({"channel": "a"}, "/events/a"),
+        ({"channels": ["b", "a"]}, "/events/b,a"),
+        ({"channel": ["b", "a"]}, "/events/b,a"),
+        ({"channel": 7}, "/events/7"),
+        ({"channel": "b", "channels": ["a"], "stream": "c", "topic": ["d"]}, "/events/a,b,c,d"),
+        ({"channels": ["orders.*"]}, "/events/orders.*"),
+        ({"channel": "a", "event": ["x", "y"]}, "/events/a?event=x&event=y"),
+        ({"channel": "a", "since": "earliest"}, "/events/a?since=earliest"),
+        ({"channel": "a", "last_event_id": "order-1"}, "/events/a?last_event_id=order-1"),
+        ({"channel": "a", "lastEventId": "order-1", "since": "last"}, "/events/a?lastEventId=order-1"),
+        ({"channel": "a", "format": "json", "since": "1h"}, "/events/a?format=json&since=1h"),
+    ],
+)
+async def test_each_member_of_a_body_is_a_parameter_of_a_query(
+    serve: Serve, connect: Connect, members: dict[str, object], path: str
+) -> None:
+    """Two subscribers, one by each way, are given the same bytes."""
+    server = await serve()
+    for number, channel in enumerate(("a", "b", "c", "d", "7", "orders.1", "default"), 1):
+        await server.broadcaster.publish(Event(channel, id=f"order-{number}"), [channel])
+    posting, getting = await connect(server), await connect(server)
+    await posting.request("POST", "/events", body=json.dumps(members).encode(), headers=JSON)
+    assert await posting.head() == await getting.subscribe(path=path)
+    await until(lambda: server.broadcaster.client_count == 2)
+    for kind in ("x", "z"):
+        await server.broadcaster.publish(
+            Event("live", kind), ["a", "b", "c", "d", "7", "orders.1", "default"]
+        )
+    await server.broadcaster.close(timeout=5)
+    retry = re.compile(rb"retry: \d+")
+    assert retry.sub(b"", await posting.rest()) == retry.sub(b"", await getting.rest())
+
+
+@pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
+async def test_a_body_may_ask_for_a_heartbeat(
+    serve: Serve, connect: Connect, heartbeat: object, seconds: str
+) -> None:
+    """As a number too."""
+    server = await serve()
+    reader = await connect(server)
+    body = json.dumps({"heartbeat": heartbeat}).encode()
+    await reader.request("POST", "/events", body=body, headers=JSON)
+    await reader.head()
+    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+
+
+async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(serve: Serve, connect: Connect) -> None:
+    """The header wins over the body: a client that reconnects sends the same body again."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
+    reader = await connect(server)
+    body = json.dumps({"last_event_id": ids[0]}).encode()
+    headers = f"{JSON}{LINES}Last-Event-ID: {ids[1]}\r\n"
+    await reader.request("POST", "/events", body=body, headers=headers)
+    assert NDJSON_HEAD.fullmatch(await reader.head())
+    assert without_time((await reader.chunk())[:-1]) == open_line(ids[1])
+    assert json.loads(await reader.chunk())["id"] == ids[2]
+
+
+async def test_a_body_may_name_more_channels_than_a_url(serve: Serve, connect: Connect) -> None:
+    """As many as may be named, each as long as it may be; one byte more than that is 413."""
+    server = await serve()
+    names = [f"{number:03}".ljust(128, "x") for number in range(100)]
+    body = json.dumps({"channels": names}, separators=(",", ":")).encode()
+    most = 16_384 + (128 + 4) * 100
+    reader = await connect(server)
+    await reader.request("POST", "/events", body=body.ljust(most), headers=JSON)
+    assert HEAD.fullmatch(await reader.head())
+    await until(lambda: server.broadcaster.channel(names[-1]).subscribers == 1)
+    too_long = await connect(server)
+    status, answer = await too_long.ask("POST", "/events", body=body.ljust(most + 1), headers=JSON)
+    assert (status, json.loads(answer)["detail"]) == (413, f"body: more than {most} bytes")
+
+
+MEMBERS = "channel, event, format, heartbeat, last_event_id, since"
+
+OTHER_TYPE = "Content-Type: must be application/json, to subscribe as the body says; POST /send publishes"
+
+OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "detail"),
+    [
+        ("/events", "", b"x", 415, OTHER_TYPE),
+        ("/events", "Content-Type: text/plain\r\n", b'{"channel":"a"}', 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/x-www-form-urlencoded\r\n", b"channel=a", 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/x-ndjson\r\n", b'{"channel":"a"}', 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/json; charset=utf-16\r\n", b"{}", 415, OTHER_CHARSET),
+        (
+            "/events",
+            f"{JSON}Content-Encoding: gzip\r\n",
+            b"{}",
+            415,
+            "Content-Encoding: 'gzip' is not taken",
+        ),
+        ("/events?channel=a", JSON, b"{}", 400, "query: POST /events says everything in its body"),
+        ("/events?x=1", JSON, b"{}", 400, "query: POST /events says everything in its body"),
+        ("/events", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
+        ("/events", JSON, b'{"channel":', 400, "body: is not JSON: Input data was truncated"),
+        ("/events", JSON, b'{"channel":"\xff"}', 400, "body: is not UTF-8 at byte 12"),
+        (
+            "/events",
+            JSON,
+            b'{"channel":NaN}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 11)",
+        ),
+        ("/events", JSON, b"[]", 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b"null", 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b'"a"', 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b'{"chanel":"a"}', 422, "chanel: unknown member; channel was meant?"),
+        ("/events", JSON, b'{"topics":["a"]}', 422, "topics: unknown member; channel was meant?"),
+        ("/events", JSON, b'{"x":"a"}', 422, f"x: unknown member; {MEMBERS} are known"),
+        (
+            "/events",
+            JSON,
+            b'{"access_token":"a"}',
+            422,
+            f"access_token: unknown member; {MEMBERS} are known",
+        ),
+        ("/events", JSON, b'{"message":"hi"}', 422, f"message: unknown member; {MEMBERS} are known"),
+        ("/events", JSON, b'{"channel":null}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":true}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":1.5}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":{"a":1}}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channels":["a",["b"]]}', 422, "channels: must be text, or a list of texts"),
+        ("/events", JSON, b'{"since":"1h","since":null}', 422, "since: must be text, or a list of texts"),
+        (
+            "/events",
+            JSON,
+            b'{"event":"\\ud800"}',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        ("/events", JSON, b'{"channel":"a b"}', 400, "channel: must not contain ' ': 'a b'"),
+        ("/events", JSON, b'{"channel":"a,b"}', 400, "channel: must not contain ',': 'a,b'"),
+        ("/events", JSON, b'{"channel":""}', 400, "channel: must be 1 to 128 characters: ''"),
+        ("/events", JSON, b'{"channels":["a","b","c","d"]}', 400, "channels: 4 are too many, 3 may be named"),
+        ("/events", JSON, b'{"event":""}', 400, "event: must not be empty"),
+        ("/events", JSON, b'{"format":"xml"}', 400, "format: must be one of text, json, not 'xml'"),
+        ("/events", JSON, b'{"format":["json","json"]}', 400, "format: is given 2 times"),
+        ("/events", JSON, b'{"heartbeat":2}', 400, f"heartbeat: must be {HEARTBEATS}, not '2'"),
+        ("/events", JSON, b'{"heartbeat":["event",4]}', 400, "heartbeat: is given 2 times"),
+        ("/events", JSON, b'{"since":"10min"}', 400, f"since: '10min' is {NO_SINCE}"),
+    ],
+)
+async def test_a_body_that_cannot_be_subscribed_with_is_refused(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, status: int, detail: str
+) -> None:
+    """Saying what is wrong, and nobody is counted as a subscriber."""
+    server = await serve(max_channels=3)
+    client = await connect(server)
+    answered, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize("body", [b'{"channels": []}', b'{"channel": []}', b'{"event": []}'])
+async def test_an_empty_list_in_a_body_is_refused(serve: Serve, connect: Connect, body: bytes) -> None:
+    """It is no list: a program whose list came out empty must not be given `default`, or every type."""
+    server = await serve()
+    client = await connect(server)
+    await client.request("POST", "/events", body=body, headers=JSON)
+    assert (await client.head()).startswith(b"HTTP/1.1 4")
+
+
+async def test_a_body_that_is_nested_too_deeply_is_refused(serve: Serve, connect: Connect) -> None:
+    """Deeper than a parser goes, within the length that a body may have."""
+    server = await serve()
+    client = await connect(server)
+    body = b'{"channel":%b}' % (b"[" * 12_000 + b"]" * 12_000)
+    status, answer = await client.ask("POST", "/events", body=body, headers=JSON)
+    assert (status, json.loads(answer)["detail"]) == (422, "body: is nested too deeply")
+
+
+async def test_a_body_is_read_by_its_charset(serve: Serve, connect: Connect) -> None:
+    """As those of published events are."""
+    server = await serve()
+    reader = await connect(server)
+    headers = "Content-Type: application/json; charset=ISO-8859-1\r\n"
+    await reader.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
+    assert HEAD.fullmatch(await reader.head())
+    await reader.chunk()
+    await server.broadcaster.broadcast("other")
+    receipt = await server.broadcaster.broadcast("x", event="\u00e9t\u00e9")
+    assert await reader.chunk() == f"event: \u00e9t\u00e9\ndata: x\nid: {receipt.id}\n\n".encode()
+
+
+async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
+    """After `body_timeout`."""
+    server = await serve(body_timeout=0.05)
+    client = await connect(server)
+    await client.send(f"POST /events HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 10\r\n\r\n{{".encode())
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+
+
+async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(serve: Serve, connect: Connect) -> None:
+    """Or that of its header, which wins."""
+    server = await serve()
+    posting, both = await connect(server), await connect(server)
+    await server.broadcaster.close(timeout=1)
+    body = b'{"lastEventId":"order-7"}'
+    await posting.request("POST", "/events", body=body, headers=JSON + EVENT_STREAM)
+    assert (await posting.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert close_block("drain", "order-7").fullmatch(await posting.rest())
+    await both.request("POST", "/events", body=body, headers=f"{JSON}{EVENT_STREAM}Last-Event-ID: new\r\n")
+    await both.head()
+    assert close_block("drain", "new").fullmatch(await both.rest())
 
 
 class Mounted:
@@ -833,11 +1330,12 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
         await until(lambda: not held(Connection, Lane, Subscriber, TransportSink))
 
 
+@pytest.mark.parametrize("headers", ["", EVENT_STREAM], ids=["as a problem", "as a stream"])
 @pytest.mark.parametrize(
     "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
 )
 async def test_a_stream_that_is_refused_leaves_no_cycle(
-    serve: Serve, connect: Connect, settings: dict[str, int]
+    serve: Serve, connect: Connect, settings: dict[str, int], headers: str
 ) -> None:
     """Though it is refused by what is raised."""
     server = await serve(**settings)
@@ -845,7 +1343,7 @@ async def test_a_stream_that_is_refused_leaves_no_cycle(
     await first.subscribe()
     with uncollected():
         reader = await connect(server)
-        await reader.subscribe(path="/events/other")
+        await reader.subscribe(path="/events/other", headers=headers)
         reader.close()
         await until(lambda: len(held(Connection)) == 1)
 

@@ -101,7 +101,7 @@ async def test_a_handshake_takes_a_place(
     assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     event_stream = "Accept: text/event-stream\r\n"
     later = await ask(server.port, trusting, headers=event_stream)
-    assert later.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    assert later.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
     clients[0].close()
     await until(lambda: server.connections == 2)
     assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -120,7 +120,7 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     await crowd(server.port, 1 + LOBBY + 5)
     answer = await ask(server.port, trusting, path="/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.endswith(b'{"status":"alive"}')
+    assert answer.endswith(b'{"status":"alive"}\n')
     assert server.connections == 1
     (agreeing,) = server.listeners[0]._handshakes
     await until(lambda: len(agreeing) <= 1 + LOBBY)
@@ -301,7 +301,7 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
     publisher, publishing = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
     publishing.write(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
     assert (await publisher.readline()) == b"HTTP/1.1 200 OK\r\n"
-    assert (await reader.readuntil(b"data: hello\n\n")).endswith(b"data: hello\n\n")
+    assert (await reader.readuntil(b"data: hello\n")).endswith(b"data: hello\n")
     for each in (writer, publishing):
         each.transport.abort()
 
@@ -316,6 +316,7 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
     )
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
+    await reader.readuntil(b"\n\n")
     await until(lambda: server.broadcaster.client_count == 1)
     (lane,) = server.broadcaster._delivery._lanes
     written = 0

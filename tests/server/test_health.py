@@ -20,7 +20,7 @@ programs = pytest.fixture(process.programs)
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/healthz", b'{"status":"alive"}'), ("/readyz", b'{"status":"ready"}')]
+    ("path", "body"), [("/healthz", b'{"status":"alive"}\n'), ("/readyz", b'{"status":"ready"}\n')]
 )
 async def test_it_says_so(serve: Serve, path: str, body: bytes) -> None:
     """As JSON that no cache keeps; HEAD says the same without it."""

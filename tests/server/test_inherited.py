@@ -219,7 +219,7 @@ async def test_one_with_a_certificate_speaks_tls(
         server = await supervisor.start("--certificate", certificate, "--key", key)
         url = f"https://127.0.0.1:{supervisor.port}/readyz"
         curl = await programs.start(program("curl"), "-sS", "--cacert", str(tmp_path / "ca.pem"), url)
-        assert await curl.ended() == Ended(0, b'{"status":"ready"}')
+        assert await curl.ended() == Ended(0, b'{"status":"ready"}\n')
         server.send_signal(signal.SIGTERM)
         assert (await server.ended()).code == 0
 
@@ -239,7 +239,7 @@ async def test_nobody_is_refused_while_there_is_no_server(programs: Programs, lo
         for client in waiting:
             await client.request("GET", "/readyz")
         second = await supervisor.start("--event-loop", loop)
-        assert [await client.answer() for client in waiting] == [(200, b'{"status":"ready"}')] * 20
+        assert [await client.answer() for client in waiting] == [(200, b'{"status":"ready"}\n')] * 20
         second.send_signal(signal.SIGTERM)
         assert (await second.ended()).code == 0
     for client in (reader, *waiting):

@@ -31,7 +31,7 @@ running = pytest.fixture(programs)
 def answer_of(server: Server, count: int, *, clients: int = 0) -> tuple[int, bytes]:
     """Give the answer to a stream of so many lines, if they were the newest that was published."""
     id = f'"{server.broadcaster.cursor}"' if count else "null"
-    return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}'.encode()
+    return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}\n'.encode()
 
 
 async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1", headers: str = "") -> None:
@@ -81,7 +81,7 @@ async def test_ndjson_lines_are_events(serve: Serve, connect: Connect) -> None:
     await publisher.send_chunk()
     second = json.loads((await data_of(reader, 1))[0])
     assert (second["channel"], second["id"], second["data"]) == ("two", "mine", {"x": 1})
-    assert await publisher.answer() == (200, b'{"status":"sent","count":2,"clients":1,"id":"mine"}')
+    assert await publisher.answer() == (200, b'{"status":"sent","count":2,"clients":1,"id":"mine"}\n')
 
 
 TEXTS: list[tuple[list[bytes], list[str]]] = [
@@ -108,6 +108,7 @@ async def test_lines_of_text_are_text(
     assert await publisher.answer() == answer_of(server, len(found))
     reader = await connect(server)
     await reader.subscribe(path="/events?since=earliest")
+    await reader.chunk()
     seen: list[str] = []
     while len(seen) < len(found):
         seen += [
@@ -142,9 +143,9 @@ async def test_what_the_query_says_holds_for_every_line(serve: Serve, connect: C
     """Type, key and time; and channels, of the path and of `channel=`."""
     server = await serve()
     reader, publisher = await reading(server, connect, "/events/b"), await connect(server)
-    await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=7&key=k")
+    await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=700&key=k")
     events = await reader.events(2)
-    assert [(event.data, event.type, event.retry) for event in events] == [("x", "t", 7), ("y", "t", 7)]
+    assert [(event.data, event.type, event.retry) for event in events] == [("x", "t", 700), ("y", "t", 700)]
     assert server.broadcaster.channel("a").events == 2
 
 
@@ -162,8 +163,21 @@ async def test_what_the_query_says_holds_for_every_line(serve: Serve, connect: C
         ),
         (NDJSON, b'{"message":"a"}\n{"mess', 400, 1, "line 2: body: is not JSON: Input data was truncated"),
         (NDJSON, b'{"message":"a"}\n{"message":"\xff"}\n', 400, 1, "line 2: body: is not UTF-8 at byte 12"),
-        (NDJSON, b"[]\n", 422, 0, "line 1: Expected `object`, got `array`"),
-        (NDJSON, b'{"message":"a"}\n{}\n', 422, 1, "line 2: message: missing"),
+        (NDJSON, b"[]\n", 422, 0, "line 1: must be a JSON object, not a list"),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{}\n',
+            422,
+            1,
+            "line 2: message: is missing; it is the text to publish, data any JSON",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{"mesage":"b"}\n',
+            422,
+            1,
+            "line 2: mesage: unknown member; message was meant?",
+        ),
         (
             NDJSON,
             b'{"message":"a"}\n{"message":"b","event":"$x"}\n{"message":"c"}\n',
@@ -217,7 +231,7 @@ async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect
     """Whether it would become anything or not; a parser's depth is no fault of ours."""
     server = await serve()
     publisher = await connect(server)
-    deep = b'{"message":"a"}\n{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    deep = b'{"message":"a"}\n{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     await stream(publisher, deep, headers=NDJSON)
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
@@ -282,6 +296,13 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ("/send?stream=1&retry=soon", "", 400, "retry: must be a number of milliseconds, not 'soon'"),
         ("/send?stream=1&event=a%0Ab", "", 422, "event: must not contain LF: 'a\\nb'"),
         ("/send?stream=1&key=", "", 422, "key: must be 1 to 128 characters: ''"),
+        ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; channel was meant?"),
+        (
+            "/send?stream=1",
+            "Content-Type: text/plain; charset=utf-16\r\n",
+            415,
+            "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are",
+        ),
         (
             "/send?stream=1&event=t",
             NDJSON,
@@ -438,7 +459,7 @@ async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Co
         503,
         (
             b'{"title":"Service Unavailable","status":503,'
-            b'"detail":"the server is shutting down; 1 published","published":1}'
+            b'"detail":"the server is shutting down; 1 published","published":1}\n'
         ),
     )
 

@@ -16,6 +16,7 @@ from sse_broadcast.server.limits import PACK, Buckets, Limits
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
+from tests.server import blocks
 from tests.support.clock import Clock, stopped
 from tests.support.sockets import RawClient, until
 
@@ -347,7 +348,7 @@ async def behind_a_proxy(serve: Serve, **settings: Any) -> Server:
 
 REFUSED = (
     b'{"title":"Too Many Requests","status":429,"detail":"publish_rate: one address may publish 8 events'
-    b' in a second, after 20 at once (publish_burst); try again in %d s"}'
+    b' in a second, after 20 at once (publish_burst); try again in %d s"}\n'
 )
 
 
@@ -432,9 +433,10 @@ async def test_streams_beyond_the_rate_are_refused(serve: Serve, connect: Connec
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert b"\r\nRetry-After: 1\r\n" in head
     assert b'"detail":"subscribe_rate: 1 stream may be opened' in await program.rest()
-    head = await browser.subscribe(headers="Accept: text/event-stream\r\n")
+    head = await browser.subscribe(headers="Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert re.fullmatch(rb":\nretry: \d{5}\n", await browser.rest())
+    assert re.search(rb"\r\nRetry-After: [123]\d\r\n", head)
+    assert blocks.close_block("rate", "order-7").fullmatch(await browser.rest())
     await server.broadcaster.broadcast("x")
     for reader in readers:
         assert [event.data for event in await reader.events(1)] == ["x"]
@@ -455,11 +457,11 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, conn
     assert b"\r\nRetry-After: 5\r\n" in head
     assert await program.rest() == (
         b'{"title":"Service Unavailable","status":503,"detail":"subscribed_channels: 3 different channels'
-        b' and patterns may be followed: 3 are, 1 more are too many"}'
+        b' and patterns may be followed: 3 are, 1 more are too many"}\n'
     )
     head = await browser.subscribe(path="/events/*", headers="Accept: text/event-stream\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert re.fullmatch(rb":\nretry: \d{5}\n", await browser.rest())
+    assert blocks.close_block("full", None).fullmatch(await browser.rest())
     assert (await third.subscribe(path="/events/b*,c")).startswith(b"HTTP/1.1 200 OK\r\n")
     await until(lambda: server.broadcaster.client_count == 3)
     for leaving in (gone, third):
@@ -479,16 +481,16 @@ async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(
     """Others took it meanwhile: the body ends, and whoever comes again is told why."""
     server = await serve(subscribed_channels=1)
     other = server.broadcaster.subscribe("other")
-    opening = server.broadcaster.opening
+    first_frames = server.broadcaster.first_frames
 
     def meanwhile(*args: Any) -> bytes:
         aiter(other)
-        return opening(*args)
+        return first_frames(*args)
 
-    monkeypatch.setattr(server.broadcaster, "opening", meanwhile)
+    monkeypatch.setattr(server.broadcaster, "first_frames", meanwhile)
     reader = await connect(server)
     assert (await reader.subscribe(path="/events/mine")).startswith(b"HTTP/1.1 200 OK\r\n")
-    assert (await reader.chunk()).startswith(b":\nretry: ")
+    assert blocks.opening(id=server.broadcaster.cursor).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
     assert (server.broadcaster.client_count, server.broadcaster.counts.opened) == (1, 1)
     again = await connect(server)
@@ -508,6 +510,7 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
     head = await browser.subscribe(headers=f"{of('192.0.2.1')}Accept: text/event-stream\r\n")
     assert b" 200 OK\r\n" in head
     assert b"\r\nConnection: close\r\n" in head
+    assert blocks.close_block("address", None).fullmatch(await browser.rest())
     await other.subscribe(headers=of("192.0.2.2"))
     first.close()
     await until(lambda: server.broadcaster.client_count == 1)

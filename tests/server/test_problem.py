@@ -10,10 +10,12 @@ from sse_broadcast.errors import (
     ClosedError,
     EventError,
     EventTooLargeError,
+    FullError,
     IdempotencyError,
     ListenError,
 )
-from sse_broadcast.server.problem import Problem, answer, body, problem_of, status_of
+from sse_broadcast.server.problem import Problem, answer, body, json_line, problem_of, status_of
+from sse_broadcast.server.refusal import RefusalReason
 
 
 @pytest.mark.parametrize(
@@ -24,14 +26,32 @@ from sse_broadcast.server.problem import Problem, answer, body, problem_of, stat
         (EventError("event", "must not be empty"), 422, "event: must not be empty"),
         (EventError("channel", "must not contain '/'"), 400, "channel: must not contain '/'"),
         (EventError("channels", "must name at least one"), 400, "channels: must name at least one"),
+        (EventError("since", "means nothing"), 400, "since: means nothing"),
         (IdempotencyError("it was used before"), 422, "Idempotency-Key: it was used before"),
         (ClosedError("the broadcaster is closed"), 503, "the broadcaster is closed"),
     ],
 )
 def test_each_error_has_its_status(error: BroadcastError, status: int, detail: str) -> None:
-    """The narrower kind before the wider one; a channel is a part of the address, and not of the event."""
+    """The narrower kind before the wider one; a channel and a cursor are of the address, not of the event."""
     problem = problem_of(error)
     assert (problem.status, problem.detail) == (status_of(error), detail) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ClosedError("x"), RefusalReason.DRAIN),
+        (FullError("x"), RefusalReason.FULL),
+        (EventError("since", "x"), None),
+        (IdempotencyError("x"), None),
+    ],
+)
+def test_an_error_that_passes_has_a_reason_for_subscribers(
+    error: BroadcastError, reason: RefusalReason | None
+) -> None:
+    """They come back later; there is none where to come back would help nothing."""
+    assert problem_of(error).reason == reason
+    assert (problem_of(error).status == 503) == (reason is not None)
 
 
 def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
@@ -43,7 +63,7 @@ def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
 def test_a_problem_is_these_bytes() -> None:
     """RFC 9457, with a time to come back at a 503."""
     response = answer(Problem(503, "full"))
-    assert response.body == b'{"title":"Service Unavailable","status":503,"detail":"full"}'
+    assert response.body == b'{"title":"Service Unavailable","status":503,"detail":"full"}\n'
     assert response.headers["Retry-After"] == "5"
     assert response.content_type == "application/problem+json"
 
@@ -57,7 +77,7 @@ def test_only_a_503_says_when_to_come_back() -> None:
 def test_more_members_stand_behind_those_of_the_standard() -> None:
     """In the order they were given."""
     response = answer(Problem(400, "x", more={"published": 3, "line": 4}))
-    assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}'
+    assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}\n'
 
 
 def test_a_problem_that_closes_says_so_to_its_connection() -> None:
@@ -66,12 +86,17 @@ def test_a_problem_that_closes_says_so_to_its_connection() -> None:
     assert answer(Problem(400, "x")).keep_alive is None
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 415, 417, 421, 422, 429, 503])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 414, 415, 417, 421, 422, 429, 431, 503])
 def test_every_status_has_a_title(status: int) -> None:
     """The words of RFC 9110, whatever Python calls it."""
     title = json.loads(body(status, "x"))["title"]
-    renamed = {413: "Content Too Large", 422: "Unprocessable Content"}
+    renamed = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
     assert title == renamed.get(status, http.HTTPStatus(status).phrase)
+
+
+def test_json_ends_its_line() -> None:
+    """So that a shell's prompt comes behind it."""
+    assert json_line({"a": [1, "\n"]}) == b'{"a":[1,"\\n"]}\n'
 
 
 def test_what_a_detail_quotes_is_escaped() -> None:

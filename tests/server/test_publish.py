@@ -17,6 +17,20 @@ from tests.support.sockets import RawClient, until
 
 JSON = "Content-Type: application/json\r\n"
 NDJSON = "Content-Type: application/x-ndjson\r\n"
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+MISSING = "message: is missing; it is the text to publish, data any JSON"
+MEMBERS = "message, data, event, id, retry, key, channel, channels"
+PARAMETERS = "channel, event, id, key, retry, stream"
+OF_EVENT_SOURCE = "event: {!r} is EventSource's own: browsers would call their handlers of it"
+EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
+A_FORM = (
+    "body: is a form, with the members of an event as its fields; send them as JSON, with"
+    " Content-Type: application/json"
+)
+A_MULTIPART = (
+    "Content-Type: 'multipart/form-data' is a form, and no event; send JSON, or the message as the body"
+)
 
 
 def key(text: str) -> str:
@@ -27,8 +41,12 @@ def key(text: str) -> str:
     ("path", "headers", "body", "event"),
     [
         ("/send", "", b"hello", Event("hello")),
-        ("/send", "Content-Type: application/x-www-form-urlencoded\r\n", b"a=1&b=2", Event("a=1&b=2")),
-        ("/send", "", b"", Event("")),
+        ("/send", FORM, b"a=1&b=2", Event("a=1&b=2")),
+        ("/send?event=message", "", b"", Event("")),
+        ("/send?event=t", FORM, b"", Event("", "t")),
+        ("/send?id=order-7", "", b"", Event("", id="order-7")),
+        ("/send?key=k", "", b"", Event("")),
+        ("/send?retry=500", "", b"", Event("", retry=500)),
         ("/send", "", b"a\r\nb\rc\nd\n", Event("a\nb\nc\nd\n")),
         ("/send", "", b"\0", Event("\0")),
         ("/send", "", "\ufeffmark and \U0001f600".encode(), Event("\ufeffmark and \U0001f600")),
@@ -36,10 +54,12 @@ def key(text: str) -> str:
         ("/send?event=price&retry=500", "", b"x", Event("x", "price", retry=500)),
         ("/send?event=%C3%A9t%C3%A9", "", b"x", Event("x", "\u00e9t\u00e9")),
         ("/send", JSON, b'{"message": "a\\nb", "event": "t"}', Event("a\nb", "t")),
-        ("/send", JSON, b'{"message": "x", "retry": 7}', Event("x", retry=7)),
+        ("/send", JSON, b'{"message": "x", "retry": 700}', Event("x", retry=700)),
+        ("/send?retry=3600000", "", b"x", Event("x", retry=3_600_000)),
         ("/send?id=order-7", "", b"x", Event("x", id="order-7")),
         ("/send?key=k%20k", "", b"x", Event("x")),
-        ("/send?x=1&stream=0", "", b"x", Event("x")),
+        ("/send?stream=0", "", b"x", Event("x")),
+        ("/send", JSON, b'{"message": ""}', Event("")),
         ("/send", JSON, b'{"message": "x", "id": "order-7", "key": "k"}', Event("x", id="order-7")),
         ("/send", JSON, b'{"data": "text"}', Event("text")),
         (
@@ -78,8 +98,51 @@ async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect, method
         200,
         (
             f'{{"status":"sent","clients":0,"message":"hello\\n","id":"{server.broadcaster.cursor}",'
-            '"channel":"default","channels":["default"]}'
+            '"channel":"default","channels":["default"]}\n'
         ),
+    )
+
+
+LONGEST_SHOWN = {
+    "x": 65_534,
+    "\u00e9": 32_767,
+    "\u20ac": 21_844,
+    "\U0001f600": 16_383,
+    "\x01": 10_922,
+    '"': 32_767,
+}
+"""How often each character may be in a message that an answer repeats: 64 KiB as JSON, with its quotes."""
+
+
+@pytest.mark.parametrize("character", LONGEST_SHOWN)
+async def test_a_long_message_is_left_out_of_the_answer(
+    serve: Serve, connect: Connect, character: str
+) -> None:
+    """Above 64 KiB as JSON, which a control character fills six times as fast; the rest is as ever."""
+    server = await serve()
+    client = await connect(server)
+    for more, shown in ((0, True), (1, False)):
+        message = character * (LONGEST_SHOWN[character] + more)
+        status, answer = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
+        said = {"status": "sent", "clients": 0, "message": message, "id": server.broadcaster.cursor}
+        said |= {"channel": "a", "channels": ["a", "b"]}
+        if not shown:
+            del said["message"]
+        assert (status, json.loads(answer)) == (200, said)
+        assert len(answer) < 66_000
+        again = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
+        assert again == (status, answer)
+
+
+async def test_an_answer_to_a_message_of_control_characters_is_short(serve: Serve, connect: Connect) -> None:
+    """The largest there is: as JSON it would be six mebibytes."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", "/send", body=b"\x01" * 1_000_000)
+    id = server.broadcaster.cursor
+    assert (status, answer.decode()) == (
+        200,
+        f'{{"status":"sent","clients":0,"id":"{id}","channel":"default","channels":["default"]}}\n',
     )
 
 
@@ -100,7 +163,7 @@ async def test_the_answer_to_a_batch_counts_it(serve: Serve, connect: Connect) -
         await reader.chunk()
         assert await publisher.ask("POST", "/send", body=body, headers=JSON) == (
             200,
-            f'{{"status":"sent","count":3,"clients":{count},"id":"{server.broadcaster.cursor}"}}'.encode(),
+            f'{{"status":"sent","count":3,"clients":{count},"id":"{server.broadcaster.cursor}"}}\n'.encode(),
         )
 
 
@@ -133,7 +196,7 @@ async def test_a_publish_is_one_publication_in_its_channels(
         200,
         (
             f'{{"status":"sent","clients":0,"message":"x","id":"{server.broadcaster.cursor}",'
-            f'"channel":"{channels[0]}","channels":{said}}}'
+            f'"channel":"{channels[0]}","channels":{said}}}\n'
         ),
     )
     assert server.broadcaster.cursor.endswith("-1")
@@ -179,8 +242,8 @@ async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) 
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        (JSON, b' [{"message":"1"}, {"message":"2","event":"t"}, {"data":{"a": 3},"retry":9}]'),
-        (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":9}'),
+        (JSON, b' [{"message":"1"}, {"message":"2","event":"t"}, {"data":{"a": 3},"retry":900}]'),
+        (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":900}'),
     ],
 )
 async def test_a_batch_is_its_events_in_order(
@@ -194,8 +257,8 @@ async def test_a_batch_is_its_events_in_order(
     assert (await publisher.ask("POST", "/send", body=body, headers=headers))[0] == 200
     epoch = server.broadcaster.cursor.partition("-")[0]
     frames = (
-        f"id: {epoch}-1\ndata: 1\n\nid: {epoch}-2\nevent: t\ndata: 2\n\n"
-        f'id: {epoch}-3\nretry: 9\ndata: {{"a":3}}\n\n'
+        f"data: 1\nid: {epoch}-1\n\nevent: t\ndata: 2\nid: {epoch}-2\n\n"
+        f'retry: 900\ndata: {{"a":3}}\nid: {epoch}-3\n\n'
     )
     assert await reader.chunk() + await reader.chunk() + await reader.chunk() == frames.encode()
 
@@ -213,8 +276,25 @@ async def test_a_batch_is_its_events_in_order(
             "batch: more than 3 events",
         ),
         (NDJSON, b'{"message":"x"}\n' * 4, 413, "batch: more than 3 events"),
-        (JSON, b'[{"message":"x"},{"message":1}]', 422, "item 2: Expected `str`, got `int` - at `$.message`"),
-        (JSON, b'[{"message":"x"},{"message":"y"},{}]', 422, "item 3: message: missing"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":1}]',
+            422,
+            "item 2: message: must be text, not a number; JSON goes in data",
+        ),
+        (JSON, b'[{"message":"x"},{"message":"y"},{}]', 422, f"item 3: {MISSING}"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","chanel":"a"}]',
+            422,
+            "item 2: chanel: unknown member; channel was meant?",
+        ),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","retry":499}]',
+            422,
+            "item 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
         (JSON, b'[{"message":"x"}', 400, "body: is not JSON: Input data was truncated"),
         (
             JSON,
@@ -223,8 +303,20 @@ async def test_a_batch_is_its_events_in_order(
             "item 2: channel: must not contain ' ': 'b b'",
         ),
         (NDJSON, b'{"message":"x"}\n\n{"mess', 400, "line 3: body: is not JSON: Input data was truncated"),
-        (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, "line 3: message: missing"),
-        (NDJSON, b"[]", 422, "line 1: Expected `object`, got `array`"),
+        (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, f"line 3: {MISSING}"),
+        (NDJSON, b"[]", 422, "line 1: must be a JSON object, not a list"),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","topic":"a"}\n',
+            422,
+            "line 2: topic: unknown member; channel was meant?",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","event":"open"}\n',
+            422,
+            "line 2: event: 'open' is EventSource's own: browsers would call their handlers of it",
+        ),
         (JSON, b'[{"message":"x"},{"message":"\xff"}]', 400, "body: is not UTF-8 at byte 29"),
         (NDJSON, b'{"message":"x"}\n{"message":"\xff"}', 400, "line 2: body: is not UTF-8 at byte 12"),
         (
@@ -330,9 +422,17 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "body: has a lone surrogate, which no event can carry",
         ),
-        ("/send", JSON, b"null", 422, "Expected `object`, got `null`"),
-        ("/send", JSON, b'{"message": 1}', 422, "Expected `str`, got `int` - at `$.message`"),
-        ("/send", JSON, b"{}", 422, "message: missing"),
+        ("/send", JSON, b"null", 422, "must be a JSON object, not null"),
+        ("/send", JSON, b'{"message": 1}', 422, "message: must be text, not a number; JSON goes in data"),
+        ("/send", JSON, b"{}", 422, MISSING),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "chanel": "a"}',
+            422,
+            "chanel: unknown member; channel was meant?",
+        ),
+        ("/send", JSON, b'{"message": "x", "x": 1}', 422, f"x: unknown member; {MEMBERS} are known"),
         (
             "/send",
             JSON,
@@ -340,7 +440,13 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "message and data: only one of them may be given",
         ),
-        ("/send", JSON, b'{"message": "x", "retry": -1}', 422, "Expected `float` >= 0.0 - at `$.retry`"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "retry": 3600001}',
+            422,
+            "retry: must be whole milliseconds from 500 to 3600000",
+        ),
         ("/send", JSON, b'{"message": "x", "event": ""}', 422, "event: must not be empty"),
         ("/send", JSON, b'{"message": "x", "event": "a\\nb"}', 422, "event: must not contain LF: 'a\\nb'"),
         (
@@ -350,7 +456,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "event: must not contain NUL: 'a\\x00'",
         ),
-        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "Expected `str | null`, got `int` - at `$.id`"),
+        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "id: must be text, not a number"),
         (
             "/send",
             JSON,
@@ -393,8 +499,39 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             422,
             "retry: must be 0 to 2147483647 milliseconds, not 2147483648",
         ),
+        ("/send?retry=499", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 499"),
+        ("/send?retry=0", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
+        ("/send?retry=3600001", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 3600001"),
+        ("/send?retry=-1", "", b"x", 400, "retry: must be a number of milliseconds, not '-1'"),
+        ("/send?event=open", "", b"x", 422, OF_EVENT_SOURCE.format("open")),
+        ("/send?event=error", "", b"x", 422, OF_EVENT_SOURCE.format("error")),
+        ("/send", JSON, b'{"message": "x", "event": "error"}', 422, OF_EVENT_SOURCE.format("error")),
         ("/send?evnt=price", "", b"x", 400, "evnt: unknown parameter; event was meant?"),
         ("/send?channels=a", "", b"x", 400, "channels: unknown parameter; channel was meant?"),
+        ("/send?topic=a", "", b"x", 400, "topic: unknown parameter; channel was meant?"),
+        ("/send?type=t", "", b"x", 400, "type: unknown parameter; event was meant?"),
+        ("/send?lastEventId=t", "", b"x", 400, "lastEventId: unknown parameter; id was meant?"),
+        ("/send?x=1", "", b"x", 400, f"x: unknown parameter; {PARAMETERS} are known"),
+        ("/send?_=1&event=t", "", b"x", 400, f"_: unknown parameter; {PARAMETERS} are known"),
+        ("/send?message=hi", "", b"x", 400, f"message: unknown parameter; {PARAMETERS} are known"),
+        ("/send?access_token=t", "", b"x", 400, f"access_token: unknown parameter; {PARAMETERS} are known"),
+        ("/send", "", b"", 422, EMPTY),
+        ("/send/a", "Content-Type: text/plain\r\n", b"", 422, EMPTY),
+        ("/send?channel=a", FORM, b"", 422, EMPTY),
+        ("/send", FORM, b"message=%C3%A9&event=n", 422, A_FORM),
+        ("/send", FORM, b"topic=orders&data=%7B%22a%22%3A1%7D", 422, A_FORM),
+        ("/send", f"{FORM[:-2]}; charset=UTF-8\r\n", b"message=hi", 422, A_FORM),
+        ("/send?event=n", FORM, b"data=", 422, A_FORM),
+        ("/send", FORM, b"message=a&message=b&private=on&topic=x&type=y&id=1&retry=5&key=k", 422, A_FORM),
+        ("/send", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
+        (
+            "/send/a",
+            "Content-Type: Multipart/Mixed\r\n",
+            b"x",
+            415,
+            A_MULTIPART.replace("form-data", "mixed"),
+        ),
+        ("/send?stream=1", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
         ("/send?id=", "", b"x", 422, "id: must be 1 to 128 characters: ''"),
         ("/send?id=" + "7" * 129, "", b"x", 422, f"id: must be 1 to 128 characters: '{'7' * 80}'"),
         ("/send?id=a%2Fb", "", b"x", 422, "id: must not contain '/': 'a/b'"),
@@ -451,10 +588,166 @@ async def test_what_cannot_be_an_event_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (FORM, b"message=hi&price=1"),
+        (FORM, b"message"),
+        (FORM, b"message=hi&"),
+        (FORM, b"event=t&id=7"),
+        (FORM, b"messages=hi"),
+        (FORM, b"Message=hi"),
+        (FORM, b"hello message=hi"),
+        (FORM, b"message=\xc3\xa9&\xc3\xa9=1"),
+        (FORM, b'{"message": "x"}'),
+        (FORM, b"&".join([b"message=hi"] * 33)),
+        ("", b"message=hi"),
+        ("Content-Type: text/plain\r\n", b"message=hi&event=n"),
+    ],
+)
+async def test_a_body_that_only_looks_like_a_form_is_a_message(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """curl declares a form of whatever it is told to post: what may have been meant as text is text."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    status, answer = await publisher.ask("POST", "/send", body=body, headers=headers)
+    assert status == 200, answer
+    assert [event.data for event in await reader.events(1)] == [body.decode()]
+
+
+LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "body"),
+    [
+        ("text/plain", "/send", b"caf\xe9 \xa4\r\n\xff"),
+        ("application/x-www-form-urlencoded", "/send", b"caf\xe9 \xa4\r\n\xff"),
+        ("application/json", "/send", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}'),
+        ("application/json", "/send", b'[{"data": "caf\xe9 \xa4\\r\\n\xff"}]'),
+        ("application/x-ndjson", "/send", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}\n'),
+        ("application/x-ndjson", "/send?stream=1", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}\n'),
+    ],
+)
+@pytest.mark.parametrize("charset", LATIN)
+async def test_a_body_is_read_by_its_charset(
+    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes
+) -> None:
+    """ISO-8859-1, which Spring's RestClient declares of every String; not its cousin windows-1252."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await publisher.ask("POST", path, body=body, headers=headers)
+    assert status == 200, answer
+    assert [event.data for event in await reader.events(1)] == ["caf\u00e9 \u00a4\n\u00ff"]
+
+
+async def test_the_answer_says_what_a_charset_made_of_a_message(serve: Serve, connect: Connect) -> None:
+    """In UTF-8, as everything that is answered."""
+    server = await serve()
+    client = await connect(server)
+    headers = "Content-Type: text/plain;charset=ISO-8859-1\r\n"
+    status, answer = await client.ask("POST", "/send", body=b"\xe9", headers=headers)
+    assert (status, json.loads(answer)["message"]) == (200, "\u00e9")
+
+
+@pytest.mark.parametrize("charset", ["us-ascii", "US-ASCII", "ascii"])
+@pytest.mark.parametrize(
+    ("kind", "path", "body", "detail"),
+    [
+        ("text/plain", "/send", b"abc\xe9", "body: is not US-ASCII at byte 3, though its charset says so"),
+        (
+            "text/plain",
+            "/send",
+            "\u00e9".encode(),
+            "body: is not US-ASCII at byte 0, though its charset says so",
+        ),
+        (
+            "application/json",
+            "/send",
+            b'{"message":"\xe9"}',
+            "body: is not US-ASCII at byte 12, though its charset says so",
+        ),
+        (
+            "application/x-ndjson",
+            "/send",
+            b'{"message":"a"}\n{"message":"\xe9"}',
+            "body: is not US-ASCII at byte 28, though its charset says so",
+        ),
+        (
+            "text/plain",
+            "/send?stream=1",
+            b"abc\n\xe9\n",
+            "line 2: body: is not US-ASCII at byte 0, though its charset says so; 1 published",
+        ),
+        (
+            "application/x-ndjson",
+            "/send?stream=1",
+            b'{"message":"a"}\n{"message":"\xe9"}\n',
+            "line 2: body: is not US-ASCII at byte 12, though its charset says so; 1 published",
+        ),
+    ],
+)
+async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
+    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes, detail: str
+) -> None:
+    """Naming the byte; the lines of a stream before that are published. What is ASCII is taken."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (status, json.loads(answer)["detail"]) == (400, detail)
+    assert server.broadcaster.counts.published == ("stream" in path)
+    good = await connect(server)
+    assert (await good.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("charset", "said"),
+    [
+        ("utf-16", "utf-16"),
+        ("UTF-16LE", "UTF-16LE"),
+        ("windows-1252", "windows-1252"),
+        ("iso-8859-15", "iso-8859-15"),
+        ("rot13", "rot13"),
+        ("utf-8-sig", "utf-8-sig"),
+        ("x" * 100, "x" * 80),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
+async def test_another_charset_is_refused(
+    serve: Serve, connect: Connect, path: str, kind: str, charset: str, said: str
+) -> None:
+    """With those that are taken, whatever the body is."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await client.ask("POST", path, body=b'{"message":"x"}', headers=headers)
+    detail = f"Content-Type: charset '{said}' is not taken; utf-8, iso-8859-1 and us-ascii are"
+    assert (status, json.loads(answer)["detail"]) == (415, detail)
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"'])
+async def test_utf8_may_be_declared(serve: Serve, connect: Connect, charset: str) -> None:
+    """It is what a body is anyway."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: text/plain; charset={charset}\r\n"
+    body = "\u20ac".encode()
+    status, answer = await client.ask("POST", "/send", body=body, headers=headers)
+    assert (status, json.loads(answer)["message"]) == (200, "\u20ac")
+    assert (await client.ask("POST", "/send", body=b"\xe9", headers=headers))[0] == 400
+
+
+@pytest.mark.parametrize(
     ("headers", "body", "place"),
     [
         (JSON, b'{"data":%s}', ""),
-        (JSON, b'{"message":"x","unknown":%s}', ""),
+        (JSON, b'{"id":"x","data":%s}', ""),
         (JSON, b'[{"message":"x"},{"data":%s}]', ""),
         (NDJSON, b'{"message":"x"}\n{"data":%s}', "line 2: "),
     ],
@@ -573,7 +866,7 @@ async def test_a_connection_publishes_again_and_again(serve: Serve, connect: Con
 
 ONCE: list[tuple[str, bytes, str]] = [
     ("", b"x", "/send"),
-    ("", b"x", "/send/a,b?event=t&id=mine&retry=7&key=k"),
+    ("", b"x", "/send/a,b?event=t&id=mine&retry=700&key=k"),
     (JSON, b'{"data":{"a":1}}', "/send?channel=a"),
     (JSON, b'[{"message":"a"},{"message":"b"}]', "/send/a"),
     (NDJSON, b'{"message":"a"}\n{"message":"b","channel":"c"}\n', "/send"),
@@ -601,7 +894,7 @@ async def test_a_key_publishes_once(
     ("path", "headers", "body"),
     [
         ("/send", "", b"y"),
-        ("/send", "", b""),
+        ("/send?event=message", "", b""),
         ("/send?event=t", "", b"x"),
         ("/send?channel=a", "", b"x"),
         ("/send", NDJSON, b'{"message":"x"}'),
@@ -619,7 +912,7 @@ async def test_a_key_is_of_one_body(
         422,
         (
             b'{"title":"Unprocessable Content","status":422,'
-            b'"detail":"Idempotency-Key: it was used before, to publish something else"}'
+            b'"detail":"Idempotency-Key: it was used before, to publish something else"}\n'
         ),
     )
     assert server.broadcaster.counts.published == 1
@@ -778,7 +1071,7 @@ async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> No
     server._app[TURN].release()
     epoch = server.broadcaster.cursor.partition("-")[0]
     for publisher, last in zip(publishers, (50, 100, 150), strict=True):
-        body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}'
+        body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}\n'
         assert await publisher.answer() == (200, body.encode())
     assert await data_of(server, connect, 150) == said("a", "b", "c")
     assert not server._app[TURN].locked()

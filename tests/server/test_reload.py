@@ -25,6 +25,7 @@ from sse_broadcast.server.reload import RELOADER, Reloader
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import SESSIONS
 from sse_broadcast.settings import RESTART, RULES, SETTINGS, Change
+from tests.server.blocks import opening_after_loss
 from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
 from tests.support.certificates import write_certificate
@@ -528,7 +529,7 @@ async def test_a_bad_configuration_changes_nothing(
     assert len(ours) == 1
     assert ours[0].startswith("reload: nothing has changed: ")
     await server.broadcaster.broadcast("still here", channels=["a"])
-    assert b"data: still here\n" in await reading.readuntil(b"still here\n\n")
+    assert b"data: still here\n" in await reading.readuntil(b"still here\n")
     writing.transport.abort()
     await until(lambda: server.connections == 0 and tasks() == before)
 
@@ -833,8 +834,9 @@ async def test_what_is_held_shrinks_by_and_by(reloadable: Start) -> None:
     assert server.broadcaster.channel("a").events == 2
     client = await RawClient.open(server.port)
     await client.subscribe(path="/events/a", headers=f"Last-Event-ID: {receipts[0].id}\r\n")
-    await client.chunk()
-    assert [event.type for event in await client.events(3)] == ["$reset", "message", "message"]
+    loss = '{"reason": "evicted", "channels": ["a"], "missed": null}'
+    assert opening_after_loss(loss, receipts[7].id).fullmatch(await client.chunk())
+    assert [event.data for event in await client.events(2)] == ["8", "9"]
     client.close()
 
 

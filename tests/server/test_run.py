@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -19,6 +20,7 @@ from sse_broadcast.server.inherited import Inherited
 from sse_broadcast.server.readiness import DRAINING, READINESS
 from sse_broadcast.server.run import Server, new_loop
 from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
 from tests.support.certificates import write_certificate
 from tests.support.sockets import RawClient, until
 from tests.support.supervision import tcp_socket, unix_socket
@@ -156,7 +158,7 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
             await response.content.readuntil(b"\n\n")
             async with session.post("/send", data="x" * 100_000, ssl=context) as answer:
                 id = (await answer.json())["id"]
-            frame = f"id: {id}\ndata: {'x' * 100_000}\n\n"
+            frame = f"data: {'x' * 100_000}\nid: {id}\n\n"
             assert await response.content.readuntil(b"\n\n") == frame.encode()
         await until(lambda: server.broadcaster.client_count == 0)
     sock = socket.socket()
@@ -192,7 +194,8 @@ async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> 
         await asyncio.sleep(0)
     await server.stop()
     ends = [data[data.index(b"event: $close") :] for data in await reading]
-    assert all(end.endswith(b'data: {"reason": "drain"}\n\n\r\n0\r\n\r\n') for end in ends)
+    last = re.compile(close_block("drain", server.broadcaster.cursor).pattern + rb"\r\n0\r\n\r\n")
+    assert all(last.fullmatch(end) for end in ends)
     assert len({end.split(b"retry: ")[1].split(b"\n")[0] for end in ends}) > 300
     assert server.broadcaster.client_count == 0
     for client in (*readers, frozen):
@@ -310,8 +313,9 @@ async def test_readers_go_in_waves_and_are_whole(
         await asyncio.sleep(0)
     assert left == [10, 7, 4, 1, 0]
     for data in await reading:
-        assert data.count(b"data: " + b"x" * 100_000 + b"\n\n") == 1
-        assert data.endswith(b'data: {"reason": "drain"}\n\n\r\n0\r\n\r\n')
+        assert data.count(f"data: {'x' * 100_000}\nid: {server.broadcaster.cursor}\n\n".encode()) == 1
+        last = close_block("drain", server.broadcaster.cursor).pattern + rb"\r\n0\r\n\r\n"
+        assert re.search(last + rb"$", data)
 
 
 async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path) -> None:

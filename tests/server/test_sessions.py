@@ -18,6 +18,7 @@ from sse_broadcast.server.sessions import Session, Sessions
 from sse_broadcast.server.state import IN_FORCE, SESSIONS
 from sse_broadcast.subscriber import CloseReason
 from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.sockets import RawClient, until
@@ -92,8 +93,9 @@ async def gone(server: Server) -> None:
     assert opened(server)._open == {}
 
 
-def end(reason: str) -> re.Pattern[bytes]:
-    return re.compile(rf'event: \$close\nretry: \d+\ndata: {{"reason": "{reason}"}}\n\n'.encode())
+def ids_of(rest: bytes) -> list[str]:
+    """Return the ids of all blocks that are in the bytes of a stream."""
+    return re.findall(r"\nid: (\S+)\n\n", rest.decode())
 
 
 # The ends of streams.
@@ -107,13 +109,13 @@ async def test_a_stream_ends_when_its_token_expires(serve: Serve, connect: Conne
     await reader.chunk()
     clock.now += 3599
     first = await server.broadcaster.broadcast("good")
-    assert await reader.chunk() == f"id: {first.id}\ndata: good\n\n".encode()
+    assert await reader.chunk() == f"data: good\nid: {first.id}\n\n".encode()
     clock.now += 1
     last = await server.broadcaster.broadcast("last words")
     await until(lambda: server.broadcaster.client_count == 0)
     await server.broadcaster.broadcast("too late")
-    assert await reader.chunk() == f"id: {last.id}\ndata: last words\n\n".encode()
-    assert end("expired").fullmatch(await reader.chunk())
+    assert await reader.chunk() == f"data: last words\nid: {last.id}\n\n".encode()
+    assert close_block("expired", last.id).fullmatch(await reader.chunk())
     assert await reader.chunk() == b""
     assert await reader.rest() == b""
     await gone(server)
@@ -129,10 +131,10 @@ async def test_a_stream_ends_when_its_token_is_revoked(
     reader = await read(server, connect, own(sub="ada", jti="one"), path="/events/a")
     await reader.chunk()
     receipt = await server.broadcaster.broadcast("good", channels=["a"])
-    assert await reader.chunk() == f"id: {receipt.id}\ndata: good\n\n".encode()
+    assert await reader.chunk() == f"data: good\nid: {receipt.id}\n\n".encode()
     assert await revoke(server, **whom) == 1
     await server.broadcaster.broadcast("secret", channels=["a"])
-    assert end("revoked").fullmatch(await reader.chunk())
+    assert close_block("revoked", receipt.id).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
     await gone(server)
     assert server.broadcaster.counts.closed == {"revoked": 1}
@@ -141,8 +143,12 @@ async def test_a_stream_ends_when_its_token_is_revoked(
 async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
     serve: Serve, connect: Connect
 ) -> None:
-    """Published before, in the same turn of the loop: the one before it ends, the other with it."""
+    """Published before, in the same turn of the loop: the one before it ends, the other with it.
+
+    Each is given the id of its own last position, so that with another token it gets what it did not.
+    """
     server = await serve(**SETTINGS)
+    start = server.broadcaster.cursor
     revoked = await read(server, connect, own(sub="ada", jti="1"), path="/events/a")
     expired = await read(server, connect, own(sub="eve", jti="2"), path="/events/a")
     for reader in (revoked, expired):
@@ -151,9 +157,9 @@ async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
     assert opened(server).revoke("subject", "ada") == 1
     for session in opened(server)._open["subject", "eve", "2"]:
         session.end(CloseReason.EXPIRED)
-    assert end("revoked").fullmatch(await revoked.chunk())
-    assert await expired.chunk() == f"id: {receipt.id}\ndata: x\n\n".encode()
-    assert end("expired").fullmatch(await expired.chunk())
+    assert close_block("revoked", start).fullmatch(await revoked.chunk())
+    assert await expired.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert close_block("expired", receipt.id).fullmatch(await expired.chunk())
 
 
 async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve, connect: Connect) -> None:
@@ -164,11 +170,11 @@ async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve
     assert await revoke(server, caller="reader") == 3
     for reader in mine:
         await reader.chunk()
-        assert end("revoked").fullmatch(await reader.chunk())
+        assert close_block("revoked", server.broadcaster.cursor).fullmatch(await reader.chunk())
     await until(lambda: server.broadcaster.client_count == 1)
     receipt = await server.broadcaster.broadcast("x")
     await other.chunk()
-    assert await other.chunk() == f"id: {receipt.id}\ndata: x\n\n".encode()
+    assert await other.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     assert (await ask(server, "GET", "/events", headers=bearer(static("reader")))).status == 401
 
 
@@ -191,8 +197,8 @@ async def test_a_stream_lasts_as_long_as_it_may(serve: Serve, connect: Connect) 
     receipt = await server.broadcaster.broadcast("last words")
     ((session,),) = opened(server)._open.values()
     session.until = 0.0  # the loop's clock has long been there
-    assert await reader.chunk() == f"id: {receipt.id}\ndata: last words\n\n".encode()
-    assert end("lifetime").fullmatch(await reader.chunk())
+    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
     await gone(server)
     again = await connect(server)
@@ -205,25 +211,25 @@ async def test_a_short_lifetime_is_kept(serve: Serve, connect: Connect) -> None:
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
-    assert end("lifetime").fullmatch(await reader.chunk())
+    assert close_block("lifetime", server.broadcaster.cursor).fullmatch(await reader.chunk())
     await gone(server)
 
 
 @pytest.mark.parametrize(
     ("path", "headers", "version", "close"),
     [
-        ("/events?format=json", "", "1.1", end("expired").pattern),
-        ("/events", "", "1.0", end("expired").pattern),
+        ("/events?format=json", "", "1.1", None),
+        ("/events", "", "1.0", None),
         (
             "/events",
             "Accept: application/x-ndjson\r\n",
             "1.1",
-            rb'{"channel":null,"id":null,"event":"\$close","data":{"reason": "expired"},"time":[\d.]+}\n',
+            r'{"channel":null,"id":"ID","event":"\$close","data":{"reason": "expired"},"time":[\d.]+}\n',
         ),
     ],
 )
 async def test_the_end_is_told_in_each_format(
-    serve: Serve, connect: Connect, path: str, headers: str, version: str, close: bytes
+    serve: Serve, connect: Connect, path: str, headers: str, version: str, close: str | None
 ) -> None:
     """As the server's other words are."""
     server = await serve(**SETTINGS)
@@ -234,7 +240,9 @@ async def test_the_end_is_told_in_each_format(
     await until(lambda: len(opened(server)) == 1)
     clock.now += 60
     rest = await reader.rest()
-    assert re.search(close + rb"(\r\n0\r\n\r\n)?$", rest), rest
+    cursor = server.broadcaster.cursor
+    last = close.replace("ID", cursor).encode() if close else close_block("expired", cursor).pattern
+    assert re.search(last + rb"(\r\n0\r\n\r\n)?$", rest), rest
     await gone(server)
 
 
@@ -284,7 +292,7 @@ async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expir
     rest = await frozen.rest()
     assert rest.count(MESSAGE.encode()) == 100
     assert b"too late" not in rest
-    assert end("expired").search(rest)
+    assert close_block("expired", ids_of(rest)[-2]).search(rest)
     await gone(server)
 
 
@@ -296,8 +304,11 @@ async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_
     frozen = await freeze(server, connect, own(grants={"subscribe": ["default"]}))
     await revoke_all(server)
     rest = await frozen.rest()
-    assert 0 < rest.count(MESSAGE.encode()) < 50
-    assert end("revoked").search(rest)
+    count = rest.count(MESSAGE.encode())
+    assert 0 < count < 50
+    ids = ids_of(rest)
+    assert len(ids) == count + 2  # with the opening and the close
+    assert close_block("revoked", ids[-2]).search(rest)
     await gone(server)
 
 
@@ -312,18 +323,15 @@ async def test_a_reader_that_catches_up_ends_where_it_is(
     reader = await read(server, connect, token, path="/events?since=earliest", receive_buffer=4096)
     await end_it(server)
     await until(lambda: server.broadcaster.client_count == 0)
-    got = await told(reader)
+    rest = await reader.rest()
+    *got, last = ids_of(rest)[1:]  # without the opening's
     assert 0 < len(got) < 300
+    assert last == got[-1]
+    assert b"event: $close\n" in rest
     again = await connect(server)
     await again.subscribe(headers=f"Last-Event-ID: {got[-1]}\r\n{bearer(static('reader'))}")
     got += [await next_id(again) for _ in range(300 - len(got))]
     assert got == ids
-
-
-async def told(reader: RawClient) -> list[str]:
-    """Give the ids of all events up to the end of the stream."""
-    rest = (await reader.rest()).decode()
-    return re.findall(r"id: (\S+)\ndata: ", rest)
 
 
 async def next_id(reader: RawClient) -> str:
@@ -413,7 +421,7 @@ async def test_a_publishers_stream_has_no_lifetime(serve: Serve, connect: Connec
     publisher = await publish(server, connect, STATIC, b"one\n")
     reader = await connect(server)
     await reader.subscribe(headers=bearer(STATIC))
-    assert end("lifetime").search(await reader.rest())
+    assert close_block("lifetime", server.broadcaster.cursor).search(await reader.rest())
     await publisher.send_chunk(b"two\n")
     await publisher.send_chunk()
     status, answer = await publisher.answer()
@@ -443,14 +451,16 @@ async def test_a_token_has_only_so_many_streams(serve: Serve, connect: Connect) 
     assert (refused.status, refused.headers["retry-after"]) == (429, "5")
     assert refused.detail == "max_connections_per_token: this token has 2 streams, as many as it may"
     browser = await connect(server)
-    head = await browser.subscribe(headers=f"Accept: text/event-stream\r\n{bearer(static('reader'))}")
+    headers = f"Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n{bearer(static('reader'))}"
+    head = await browser.subscribe(headers=headers)
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert re.fullmatch(rb":\nretry: \d{5}\n", await browser.rest())
+    assert re.search(rb"\r\nRetry-After: [123]\d\r\n", head)
+    assert close_block("token", "order-7").fullmatch(await browser.rest())
     assert (await ask(server, "GET", "/events", headers=bearer(STATIC))).status == 200
     receipt = await server.broadcaster.broadcast("x")
     for reader in readers:
         await reader.chunk()
-        assert await reader.chunk() == f"id: {receipt.id}\ndata: x\n\n".encode()
+        assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     readers[0].reset()
     await until(lambda: len(opened(server)) == 1)
     await read(server, connect, static("reader"))

@@ -127,7 +127,7 @@ async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
 ) -> None:
     """Nothing is piled up behind a head that the kernel has not taken whole."""
     server = await serve(**SMALL, write_timeout=30, overflow=Overflow.DROP_OLDEST)
-    monkeypatch.setattr(server.broadcaster, "opening", lambda *_: b":" * 3_000_000 + b"\n")
+    monkeypatch.setattr(server.broadcaster, "first_frames", lambda *_: b":" * 3_000_000 + b"\n")
     frozen = await connect(server, receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)

@@ -11,7 +11,7 @@ async def test_status_is_these_bytes(serve: Serve, connect: Connect) -> None:
     await client.ask("POST", "/send", body=b"x")
     assert await client.ask("GET", "/status") == (
         200,
-        b'{"connected_clients":0,"published":1,"opened":0,"closed":{},"dropped":{},"resets":{},"aborted":0,"refused":{}}',
+        b'{"connected_clients":0,"published":1,"opened":0,"closed":{},"dropped":{},"resets":{},"aborted":0,"refused":{}}\n',
     )
 
 
@@ -25,7 +25,7 @@ async def test_what_befell_readers_is_told_by_its_reason(serve: Serve, connect: 
         200,
         (
             b'{"connected_clients":1,"published":0,"opened":1,"closed":{},"dropped":{},'
-            b'"resets":{"unknown":1},"aborted":0,"refused":{}}'
+            b'"resets":{"unknown":1},"aborted":0,"refused":{}}\n'
         ),
     )
     reader.close()

@@ -10,6 +10,7 @@ import pytest
 from sse_broadcast.config import Endpoint, ListenerRule, Overflow
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
 from tests.support.sockets import RawClient, until
@@ -49,7 +50,7 @@ async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
     assert answer.body == (
         b'{"subscribers":[{"id":"1","address":"127.0.0.1","channels":["a","x.*"],"types":["t"],"format":"text",'
         b'"caller":null,"state":"live","age":%s,"events":0,"drops":0,"behind":0,"queued_bytes":0,"lag":0.0}],'
-        b'"total":1,"next":null}' % str(age).encode()
+        b'"total":1,"next":null}\n' % str(age).encode()
     )
     assert answer.headers["content-type"] == "application/json"
 
@@ -57,7 +58,7 @@ async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
 async def test_nobody_is_an_empty_page(serve: Serve) -> None:
     """And no error."""
     server = await serve()
-    assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}'
+    assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}\n'
 
 
 async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
@@ -156,12 +157,10 @@ async def test_a_dismissed_reader_is_told_and_its_stream_ends(serve: Serve, conn
     server = await serve()
     one, other = await join(server, connect, "/events", "/events")
     receipt = await server.broadcaster.broadcast("last words")
-    assert (await dismiss(server, "1")).body == b'{"status":"dismissed","id":"1"}'
+    assert (await dismiss(server, "1")).body == b'{"status":"dismissed","id":"1"}\n'
     await one.chunk()
-    assert await one.chunk() == f"id: {receipt.id}\ndata: last words\n\n".encode()
-    told = (await one.chunk()).split(b"\n")
-    assert (told[0], told[2:]) == (b"event: $close", [b'data: {"reason": "dismissed"}', b"", b""])
-    assert told[1].startswith(b"retry: ")
+    assert await one.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("dismissed", receipt.id).fullmatch(await one.chunk())
     assert await one.rest() == b"0\r\n\r\n"
     await until(lambda: server.connections == 1)
     assert server.broadcaster.counts.closed == {"dismissed": 1}

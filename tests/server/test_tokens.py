@@ -116,33 +116,49 @@ async def test_a_token_that_was_made_makes_none(serve: Serve) -> None:
         assert (await post(server, path, wish, by=token)).status == 403
 
 
+GRANTS = (
+    'grants: must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
+    " under publish, subscribe and inspect"
+)
+
 BAD = [
-    (b"", 400, "body: is not JSON"),
-    (b"grants", 400, "body: is not JSON"),
-    (b'{"grants": {}} x', 400, "body: is not JSON"),
+    (b"", 400, "body: is not JSON: Input data was truncated"),
+    (b"grants", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    (b'{"grants": {}} x', 400, "body: is not JSON: JSON is malformed: trailing characters (byte 16)"),
     (b'{"grants": {}, "subject": "\xff"}', 400, "body: is not UTF-8 at byte 27"),
-    (b'{"grants": {}, "subject": "\\ud800"}', 422, "body: has a lone surrogate"),
-    (b"[" * 50_000, 422, ""),
-    (b"[]", 422, "Expected `object`, got `array`"),
-    (b"{}", 422, "Object missing required field `grants`"),
-    (b'{"grants": []}', 422, "Expected `object`, got `array` - at `$.grants`"),
-    (b'{"grants": {"read": ["a"]}}', 422, "Invalid enum value 'read' - at `key` in `$.grants`"),
-    (b'{"grants": {"publish": "a"}}', 422, "Expected `array`, got `str` - at `$.grants[...]`"),
-    (b'{"grants": {"publish": ["a b"]}}', 422, "Expected `str` matching regex"),
-    (b'{"grants": {"publish": [""]}}', 422, "Expected `str` matching regex"),
-    (b'{"grants": {}, "subject": ""}', 422, "Expected `str` of length >= 1 - at `$.subject`"),
+    (b'{"grants": {}, "subject": "\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b"[" * 50_000, 422, "must be a JSON object, not a list"),
+    (b"[]", 422, "must be a JSON object, not a list"),
+    (b"{}", 422, "grants: is missing"),
+    (b'{"grants": []}', 422, GRANTS),
+    (b'{"grants": {"read": ["a"]}}', 422, GRANTS),
+    (b'{"grants": {"publish": "a"}}', 422, GRANTS),
+    (b'{"grants": {"publish": ["a b"]}}', 422, GRANTS),
+    (b'{"grants": {"publish": [""]}}', 422, GRANTS),
+    (b'{"grants": {"publish": [7]}}', 422, GRANTS),
+    (b'{"grants": {}, "subject": ""}', 422, "subject: must be text of 1 to 255 characters"),
     (
         b'{"grants": {}, "subject": "%s"}' % (b"x" * 256),
         422,
-        "Expected `str` of length <= 255 - at `$.subject`",
+        "subject: must be text of 1 to 255 characters",
     ),
-    (b'{"grants": {}, "lifetime": 0}', 422, "Expected `float` >= 1.0 - at `$.lifetime`"),
-    (b'{"grants": {}, "lifetime": -1}', 422, "Expected `float` >= 1.0 - at `$.lifetime`"),
-    (b'{"grants": {}, "lifetime": 1e300}', 422, "Expected `float` <= 31536000.0 - at `$.lifetime`"),
-    (b'{"grants": {}, "lifetime": 1e999}', 422, "Number out of range - at `$.lifetime`"),
-    (b'{"grants": {}, "lifetime": NaN}', 400, "body: is not JSON"),
-    (b'{"grants": {}, "lifetime": "600"}', 422, "Expected `float`, got `str` - at `$.lifetime`"),
-    (b'{"grants": {}, "expires": 1}', 422, "Object contains unknown field `expires`"),
+    (b'{"grants": {}, "subject": 7}', 422, "subject: must be text of 1 to 255 characters, not a number"),
+    (b'{"grants": {}, "lifetime": 0}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": -1}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": 1e300}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": 1e999}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (
+        b'{"grants": {}, "lifetime": NaN}',
+        400,
+        "body: is not JSON: JSON is malformed: invalid character (byte 27)",
+    ),
+    (
+        b'{"grants": {}, "lifetime": "600"}',
+        422,
+        "lifetime: must be seconds, from 1 to 31536000, not text",
+    ),
+    (b'{"grants": {}, "expires": 1}', 422, "expires: unknown member; grants, subject, lifetime are known"),
+    (b'{"grant": {}}', 422, "grant: unknown member; grants was meant?"),
 ]
 
 
@@ -151,14 +167,18 @@ async def test_what_is_no_wish_is_refused(serve: Serve, body: bytes, status: int
     """400 for what is not JSON, 422 for another shape; never a 500."""
     server = await serve(**SETTINGS)
     answer = await post(server, "/tokens", body)
-    assert answer.status == status, answer.detail
-    assert answer.detail.startswith(detail)
+    assert (answer.status, answer.detail) == (status, detail)
 
 
 @pytest.mark.parametrize("path", ["/tokens", "/revoke"])
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [("", 415), ("Content-Type: text/plain\r\n", 415), (f"{JSON}Content-Encoding: gzip\r\n", 415)],
+    [
+        ("", 415),
+        ("Content-Type: text/plain\r\n", 415),
+        (f"{JSON}Content-Encoding: gzip\r\n", 415),
+        (f"{JSON.rstrip()}; charset=utf-16\r\n", 415),
+    ],
 )
 async def test_a_wish_is_plain_json(serve: Serve, path: str, headers: str, status: int) -> None:
     """A web page needs a preflight to send that, which is one more thing between."""
@@ -230,7 +250,7 @@ async def test_a_token_is_revoked_by_its_id(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     one, two = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(2)]
     answer = await post(server, "/revoke", {"id": one["id"], "expires": one["expires"]}, by=static("maker"))
-    assert (answer.status, answer.body) == (200, b'{"status":"revoked","streams":0}')
+    assert (answer.status, answer.body) == (200, b'{"status":"revoked","streams":0}\n')
     assert answer.headers["cache-control"] == "no-store"
     assert await admitted(server, one["token"]) == 401
     assert await admitted(server, two["token"]) == 200
@@ -277,21 +297,22 @@ async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
     [
         (b"{}", 422, "subject, id and caller: one of them must be given"),
         (b'{"subject": "a", "id": "b"}', 422, "subject, id and caller: one of them must be given"),
-        (b'{"subject": ""}', 422, "Expected `str` of length >= 1 - at `$.subject`"),
-        (b'{"id": 7}', 422, "Expected `str | null`, got `int` - at `$.id`"),
-        (b'{"id": "x", "expires": 600}', 422, "Expected `float` >= 1767225600.0 - at `$.expires`"),
-        (b'{"id": "x", "expires": 1e13}', 422, "Expected `float` <= 253402300799.0 - at `$.expires`"),
-        (b'{"id": "x", "expires": "2030"}', 422, "Expected `float | null`, got `str` - at `$.expires`"),
-        (b'{"token": "x"}', 422, "Object contains unknown field `token`"),
-        (b"x", 400, "body: is not JSON"),
+        (b'{"subject": ""}', 422, "subject: must be text of 1 to 255 characters"),
+        (b'{"id": 7}', 422, "id: must be text of 1 to 255 characters, not a number"),
+        (b'{"caller": []}', 422, "caller: must be text of 1 to 255 characters, not a list"),
+        (b'{"id": "x", "expires": 600}', 422, "expires: must be seconds since 1970"),
+        (b'{"id": "x", "expires": 1e13}', 422, "expires: must be seconds since 1970"),
+        (b'{"id": "x", "expires": "2030"}', 422, "expires: must be seconds since 1970, not text"),
+        (b'{"token": "x"}', 422, "token: unknown member; subject, id, caller, expires are known"),
+        (b'{"subjekt": "x"}', 422, "subjekt: unknown member; subject was meant?"),
+        (b"x", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
     ],
 )
 async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
     """Nobody is revoked by half a question."""
     server = await serve(**SETTINGS)
     answer = await post(server, "/revoke", body)
-    assert answer.status == status
-    assert answer.detail.startswith(detail)
+    assert (answer.status, answer.detail) == (status, detail)
 
 
 async def test_only_so_many_revocations_are_held(serve: Serve) -> None:

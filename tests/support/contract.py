@@ -70,17 +70,24 @@ class Operation:
 
     def examples(self) -> Iterator[Asked]:
         """Give a request for each example that the contract has, and one without any."""
-        yield Asked(self.target, body=b"x" if self.method in {"PUT", "POST"} else b"")
+        body = b"x" if "requestBody" in self.said else b""
+        if not self.said.get("requestBody", {}).get("required", False):
+            yield Asked(self.target, body=body)
         for (place, name), parameter in self.parameters.items():
             for value in _values(parameter):
                 if place == "query":
-                    yield Asked(f"{self.target}?{urlencode({name: value}, doseq=True)}")
+                    yield Asked(f"{self.target}?{urlencode({name: value}, doseq=True)}", body=body)
                 elif place == "header":
-                    yield Asked(self.target, f"{name}: {value}\r\n")
+                    yield Asked(self.target, f"{name}: {value}\r\n", body)
         for kind, media in self.said.get("requestBody", {}).get("content", {}).items():
             for value in _values(media):
-                body = value if isinstance(value, str) else json.dumps(value)
-                yield Asked(self.target, f"Content-Type: {kind}\r\n", body.encode())
+                text = value if isinstance(value, str) else json.dumps(value)
+                yield Asked(self.target, f"Content-Type: {kind}\r\n", text.encode())
+
+    def asked(self, headers: str = "") -> Asked:
+        """Return a request that is good, with some headers more."""
+        first = next(self.examples())
+        return Asked(first.target, first.headers + headers, first.body)
 
     def require(self, answer: Answer) -> None:
         """Fail, unless an answer is one that the contract tells of."""

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import schemathesis
+from schemathesis.core import NotSet
 from schemathesis.core.failures import AcceptedNegativeData, Failure
 
 from tests.support.contract import Operation
@@ -14,6 +15,7 @@ Case = schemathesis.Case[Any]
 
 NDJSON = "application/x-ndjson"
 OWN_ID = re.compile(r"[0-9a-f]{8}-[0-9]+")
+BEGINNING = re.compile(r"(earliest|last|[0-9]{1,9}(ms|s|m|h|d)|[0-9a-f]{8}-[0-9]{1,19})?")
 
 
 @schemathesis.serializer(NDJSON)
@@ -38,25 +40,36 @@ def before_call(context: schemathesis.HookContext, case: Case, kwargs: dict[str,
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if case.path.startswith("/events"):
-        _begin_once(query)
+        _begin_somewhere(query)
+        _begin_somewhere(case.body if isinstance(case.body, dict) else {})
     elif case.path == "/subscribers":
         _page_in_one_order(query)
     elif case.path.startswith("/send"):
         _say_it_once(case, query)
         _publish_anew(query, headers)
+        _say_something(case, query)
 
 
-def _begin_once(query: dict[str, Any]) -> None:
-    # One place to begin, and one token: that of every request is in its header.
-    if "since" in query:
-        query.pop("last_event_id", None)
-    query.pop("access_token", None)
+def _begin_somewhere(said: dict[str, Any]) -> None:
+    # A publisher's id is a place to begin only while its event is held. The token of every request is in its
+    # header.
+    if not BEGINNING.fullmatch(str(said.get("since", ""))):
+        del said["since"]
+    said.pop("access_token", None)
 
 
 def _page_in_one_order(query: dict[str, Any]) -> None:
     # What comes first by something has no next page.
     if "sort" in query:
         query.pop("after", None)
+
+
+def _say_something(case: Case, query: dict[str, Any]) -> None:
+    # An event without a body is one that has a type, say.
+    nothing = isinstance(case.body, NotSet) or case.body == ""
+    if nothing and query.get("stream") != "1" and query.keys().isdisjoint({"event", "id", "key", "retry"}):
+        query["event"] = "empty"
+        case.query = query
 
 
 def _say_it_once(case: Case, query: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ READABLE = (
     "/events", "/events/a", "/events/a,b", "/events/a*", "/events/*", "/channels", "/channels/a", "/status",
     "/openapi.json", "/healthz", "/readyz",
 )  # fmt: skip
-WRITABLE = ("/send", "/send/a", "/send/a,b", "/tokens", "/revoke")
+WRITABLE = ("/send", "/send/a", "/send/a,b", "/events", "/tokens", "/revoke")
 ODD_PATHS = (
     "/", "/nothing", "*", "/events/", "/events/a/b", "//events", "/events/..", "/%65vents", "/events/%",
     "/events/%ff", "/events/%zz", "/events/a%2Cb", "/events/%00", "/events/%ed%a0%80", "/events/{channels}",
@@ -37,16 +37,16 @@ ODD_PATHS = (
     "http://user:pass@localhost/status", "http:///status", "https://localhost:99999/status", "localhost:80",
     "evil.example:443", "http://[::1/status", "http://[::1%25x]/", "http://localhost:port/", "?", "#",
     "/status#x", "/status?#", "events", "/events\\a", "/\xff", "/events/\u00e9", ":80", "http:", "//",
-    "/;x=1",
+    "/;x=1", "/send/", "//send/a", "/subscribe/a", "/.well-known/mercure", "/events?x=" + "x" * 17_000,
 )  # fmt: skip
 NAMES = (
     "since", "last_event_id", "channel", "event", "format", "heartbeat", "id", "retry", "key", "stream",
-    "access_token", "sinse", "chanel", "x", "", "a%00b",
+    "access_token", "sinse", "chanel", "x", "", "a%00b", "lastEventId", "Last-Event-ID", "topic",
 )  # fmt: skip
 VALUES = (
     "", "a", "*", "1", "0", "-1", "10m", "9" * 9, "9" * 400, "1e999", "earliest", "last", "json", "text",
     "event", "0123abcd-1", "0123abcd-99999999999999999999", "%00", "%0a", "%0d%0a", "%", "a,b", "$reset",
-    "%F0%9F%98%80", "..", "x" * 3000, "<script>", "%2B+%20", "null",
+    "%F0%9F%98%80", "..", "x" * 3000, "<script>", "%2B+%20", "null", "event,4", "60", "yesterday", "open",
 )  # fmt: skip
 ODD_PAIRS = (
     "%ff=1",
@@ -73,6 +73,7 @@ SAID = (
     "chunked, chunked", "gzip, chunked", "identity, chunked", "xchunked", "0", "1", "-1", "+5", "0x10",
     "5, 5", "5, 6", "9" * 30, "1_0", "\u0665", "text/event-stream", "application/x-ndjson",
     "application/json", "application/json; charset=utf-16", "text/plain; charset=\xff",
+    "text/plain; charset=iso-8859-1", "application/json; charset=us-ascii", "https://b.a.example",
     "text/plain;" + "a=b;" * 500, "multipart/form-data; boundary=x", "multipart/form-data",
     "application/x-www-form-urlencoded", "/", "a/b/c", "*/*", ";", "localhost", "localhost:8000",
     "LOCALHOST.", "127.0.0.1", "[::1]", "[::1", "evil.example", "localhost@evil.example",
@@ -102,7 +103,10 @@ BODIES = (
     b'{"subject": "x", "expires": 1e308}', b'{"id": "", "expires": -1}',
     b'{"subject": "' + b"x" * 5000 + b'"}',
     b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nc\r\n--x--\r\n', b"--x\r\n" * 2000,
-    b"a=b&c=d", b"\xef\xbb\xbf{}", b"{" + b" " * 60_000 + b"}", zlib.compress(bytes(500_000)),
+    b"a=b&c=d", b"message=%C3%A9&event=n", b"data=" + b"&x" * 3000, b'{"channel": "a", "since": "earliest"}',
+    b'{"channels": ["a*", "b"], "heartbeat": "event,4", "lastEventId": "0123abcd-1"}', b'{"channels": [[]]}',
+    b'{"heartbeat": 4, "x` - at `$[7]": 1}', b'{"chanel": "a"}',
+    b"\xef\xbb\xbf{}", b"{" + b" " * 60_000 + b"}", zlib.compress(bytes(500_000)),
     zlib.compressobj(wbits=31).compress(bytes(10)) + b"\x1f\x8b\x08" + bytes(300), b"x" * 70_000,
 )  # fmt: skip
 KINDS = (
@@ -119,6 +123,9 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 WHOLE = (
     b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(range(160)),  # a TLS hello
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    GET + b"\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
+    b"GET /status?x=" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /status HTTP/1.1\r\nHost: localhost\r\n" + (b"Cookie: " + b"x" * 8000 + b"\r\n") * 5 + b"\r\n",
     GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
     GET
     + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -140,7 +147,9 @@ WHOLE = (
     CHUNKED + b"1\r\nx\r\n0\r\n" + b"t: v\r\n" * 500,
     CHUNKED + b"-1\r\nx\r\n0\r\n\r\n",
     CHUNKED + b"ffffffffffffffffff\r\nx",
-    b"GET /events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    GET + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    GET + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    GET + b"Last-Event-ID: a\r\nLast-Event-ID: b, c\r\n\r\n",
     b"GET /status HTTP/1.1\nHost: localhost\n\n",
     b"GET /status HTTP/1.1\rHost: localhost\r\r",
     b"GET /status HTTP/1.1\r\nHost: localhost\r\nA: b\r\n c: d\r\n\te\r\n\r\n",

@@ -13,7 +13,7 @@ from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place
-from sse_broadcast.subscriber import CloseReason, Subscriber, Terms
+from sse_broadcast.subscriber import CloseReason, Heartbeat, Subscriber, Terms
 
 EPOCH = "0123abcd"
 """The epoch of everything that is placed here."""
@@ -46,9 +46,8 @@ class Outlet:
 class MemorySink:
     """A sink that keeps what is written, takes only so many writes, and can be lost or broken."""
 
-    def __init__(self, encoding: Encoding = TEXT, *, heartbeat: bytes | None = None) -> None:
+    def __init__(self, encoding: Encoding = TEXT) -> None:
         self.encoding = encoding
-        self.heartbeat = encoding.heartbeat if heartbeat is None else encoding.frame(heartbeat)
         self.written: list[bytes] = []
         self.takes_more = True
         self.gone = False
@@ -114,6 +113,7 @@ def terms(
         metrics=metrics,
         on_close=on_close or closed.append,
         epoch=EPOCH,
+        heartbeat=Heartbeat(15.0),
         retry=2000,
     )
     return given, metrics, closed
@@ -154,14 +154,15 @@ def connect(
     since: str | None = None,
     types: Sequence[str] | None = None,
     sink: MemorySink | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> tuple[Lane, MemorySink]:
     """Connect a reader as the server does, from now on or from `since` on."""
     sink = sink or MemorySink()
     interest = broadcaster.interest(channels or ("default",), types=types)
     start = broadcaster.start(interest, None if since is None else parse_since(since))
-    return broadcaster.connect(sink, interest, start), sink
+    return broadcaster.connect(sink, interest, start, heartbeat or broadcaster.heartbeat()), sink
 
 
 def block(position: int, data: object) -> bytes:
     """Give the text frame of what was published at a position of the one epoch."""
-    return f"id: {EPOCH}-{position}\ndata: {data}\n\n".encode()
+    return f"data: {data}\nid: {EPOCH}-{position}\n\n".encode()

@@ -26,6 +26,9 @@ OWN_ID = re.compile(r"([0-9a-f]{8})-(\d+)")
 NO_IDS = ("", "earliest", "last", "1h")
 """What a reader's URL may say of where it begins, beside an id."""
 
+CURSOR_TYPES = ("$open", "$heartbeat", "$close")
+"""Types of the server's own events that tell a reader nothing but where it is."""
+
 END = "end-"
 """What the ids of the events begin with after which nothing comes that a reader waits for."""
 
@@ -224,6 +227,8 @@ class Plan:
     cuts: tuple[Cut, ...] = ()
     pause: Pause | None = None
     receive_buffer: int = 0
+    heartbeat: str = ""
+    """What it asks for with `heartbeat=`."""
     last: str = ""
     """What the id of the event ends with after which nothing comes that it waits for."""
     choose: Callable[[Ledger], tuple[str, str]] = lambda _: ("", "")
@@ -257,11 +262,6 @@ class Reader:
             if cut is not None:
                 await self.ledger.reaches(self.ledger.position + cut.away)
 
-    @property
-    def brings_no_id(self) -> bool:
-        """Whether neither its header nor its URL says after which id it was."""
-        return not self.last_id and self._since in NO_IDS
-
     def note(self, id: str, event: Event | None, channel: str | None) -> None:
         """Keep what came."""
         self.last_id = id
@@ -292,13 +292,20 @@ class Reader:
     def _request(self) -> bytes:
         plan = self.plan
         query = [f"event={name}" for name in plan.want.types]
-        query += [f"since={self._since}"] if self._since else []
+        query += [self._beginning()] if self._since else []
         query += ["format=json"] if plan.format == "json" else []
+        query += [f"heartbeat={plan.heartbeat}"] if plan.heartbeat else []
         lines = [f"GET /events/{','.join(plan.want.channels)}?{'&'.join(query)} HTTP/{plan.version}"]
         lines += ["Host: localhost"]
         lines += ["Accept: application/x-ndjson"] if plan.format == "ndjson" else []
         lines += [f"Last-Event-ID: {self.last_id}"] if self.last_id else []
         return "\r\n".join([*lines, "", ""]).encode()
+
+    def _beginning(self) -> str:
+        """Give what its URL says of where it begins. `since=` is no place for an id that may be unknown."""
+        said = self._since
+        name = "since" if said in NO_IDS or OWN_ID.fullmatch(said) else "last_event_id"
+        return f"{name}={said}"
 
 
 class Line(asyncio.Protocol):
@@ -309,7 +316,7 @@ class Line(asyncio.Protocol):
         self._reader = reader
         self._cut = cut
         self._count = 0
-        self._stream = Dispatcher(reader.plan.format, reader.note, fresh=reader.brings_no_id)
+        self._stream = Dispatcher(reader.plan.format, reader.note)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -355,14 +362,16 @@ class Line(asyncio.Protocol):
 
 
 class Dispatcher:
-    """An answer's bytes in, in any pieces; the events and the moves of the cursor out, in order."""
+    """An answer's bytes in, in any pieces; the events and the moves of the cursor out, in order.
 
-    def __init__(
-        self, format: str, note: Callable[[str, Event | None, str | None], None], *, fresh: bool
-    ) -> None:
+    Raises `AssertionError` for an event without an id, and unless `$open` comes once, behind nothing but
+    the news of losses.
+    """
+
+    def __init__(self, format: str, note: Callable[[str, Event | None, str | None], None]) -> None:
         self._format = format
         self._note = note
-        self._fresh = fresh
+        self._opened = False
         self._decoder = Decoder()
         self._head: bytes | None = b""
         self._chunks: Chunks | None = None
@@ -394,8 +403,6 @@ class Dispatcher:
         said = dict(header.lower().split(": ", 1) for header in headers)
         if said.get("transfer-encoding") == "chunked":
             self._chunks = Chunks()
-        if self._format == "ndjson" and self._fresh:
-            self._note(said["last-event-id"], None, None)
 
     def _line(self, line: bytes) -> None:
         if line:
@@ -404,26 +411,28 @@ class Dispatcher:
     def _envelope(self, line: bytes) -> None:
         said = msgspec.json.decode(line)
         data = said["data"] if isinstance(said["data"], str) else json.dumps(said["data"])
-        if said["event"] == "$heartbeat":
-            self._note(said["id"], None, None)
-        elif said["id"] is not None:
-            self._note(said["id"], Event(data, said["event"]), said["channel"])
+        self._take(said["id"], Event(data, said["event"]), said["channel"])
 
     def _block(self, block: bytes) -> None:
         before = self._decoder.last_event_id
         events = self._decoder.feed(block)
-        id = self._decoder.last_event_id
+        assert events or self._decoder.last_event_id == before, f"an id without data: {block!r}"
         for event in events:
-            if event.id is None:
-                assert event.type == "$close", event
-            elif self._format == "json" and event.type != "$reset":
+            if self._format == "json" and not event.reserved:
                 said = msgspec.json.decode(event.data)
                 assert (said["id"], said["event"]) == (event.id, event.type)
                 self._envelope(event.data.encode())
             else:
-                self._note(event.id, event, None)
-        if not events and id != before:
-            self._note(id, None, None)
+                self._take(event.id, event, None)
+
+    def _take(self, id: str | None, event: Event, channel: str | None) -> None:
+        assert id, f"an event without an id: {event}"
+        if self._opened:
+            assert event.type != "$open", f"a second opening: {id}"
+        elif event.type != "$reset":
+            assert event.type == "$open", f"an event before the opening: {event}"
+            self._opened = True
+        self._note(id, None if event.type in CURSOR_TYPES else event, channel)
 
 
 class Chunks:
@@ -481,7 +490,8 @@ class Way:
     """Where a visit may have begun: after a position, with `first` before all else.
 
     `forgiven` is up to when an eviction is no loss; `owed` is the reason of the reset that must come,
-    `feared` of one that may.
+    `feared` of one that may. Until it is `opened` the next move of the cursor is the opening, which is
+    where it begins. `here` is the position of the last id that came.
     """
 
     at: int
@@ -490,6 +500,8 @@ class Way:
     owed: str = ""
     feared: str = ""
     taken: int = 0
+    opened: bool = False
+    here: int = -1
 
 
 class Judge:
@@ -553,11 +565,11 @@ class Judge:
         if visit.since == "last":
             ways = self._from_last(visit, first.now, given)
         elif visit.since:
-            ways = [Way(given, forgiven=first.now)]
+            ways = [Way(given, forgiven=first.now, opened=True)]
             if self._holds_before(given, first.now):
                 raise WrongError(Kind.BEGINNING, f"older than {given} is held")
         else:
-            ways = [Way(given)] if visit.asked <= given <= first.now else []
+            ways = [Way(given, opened=True)] if visit.asked <= given <= first.now else []
         if not ways:
             raise WrongError(Kind.BEGINNING, f"{given} is not where it was at {visit.asked} to {first.now}")
         return ways, visit.notes[1:]
@@ -569,19 +581,18 @@ class Judge:
             return Way(visit.asked, owed="epoch")
         if place is None:
             return Way(visit.asked, owed="unknown")
-        if own is not None:
-            return Way(place)
-        if self._ledger.gone(self._want, place, visit.asked):
+        if own is None and self._ledger.gone(self._want, place, visit.asked):
             return Way(visit.asked, owed="unknown")
-        gone = self._ledger.gone(self._want, place, visit.notes[0].now)
-        return Way(place, feared="unknown" if gone else "")
+        lost = self._ledger.lost_within(self._want, place, visit.asked, visit.asked)
+        gone = own is None and self._ledger.gone(self._want, place, visit.notes[0].now)
+        return Way(place, owed="evicted" if lost else "", feared="unknown" if gone else "")
 
     def _from_last(self, visit: Visit, now: int, given: int) -> list[Way]:
         ways = []
         for at in range(visit.asked, now + 1):
             first = self._ledger.newest_of_each(self._want, at)
             if given == (first[0] - 1 if first else at):
-                ways.append(Way(at, first=first))
+                ways.append(Way(at, first=first, opened=True))
         return ways
 
     def _holds_before(self, position: int, now: int) -> bool:
@@ -609,6 +620,12 @@ class Judge:
 
     def _moved(self, way: Way, note: Note) -> None:
         place = self._place(note)
+        if not way.opened and place != way.at:
+            raise WrongError(Kind.BEGINNING, f"its opening is at {place}, not at {way.at}")
+        way.opened = True
+        if place == way.here:
+            return  # said again; the newest of a channel may be older than where the others begin
+        way.here = place
         if place < way.at:
             raise WrongError(Kind.ORDER, f"the cursor went from {way.at} back to {place}")
         left = self._left(way, upto=place)
@@ -643,6 +660,7 @@ class Judge:
             self._unexpected(way, note, place, expected)
         self._require_same(self._ledger.published[place - 1], note)
         self._seen.add(place)
+        way.here = place
         if way.first:
             way.first.pop(0)
         else:
@@ -673,15 +691,15 @@ class Judge:
         place = self._place(note)
         if said["missed"] is not None or not {*said["channels"]} <= {*self._want.channels}:
             raise WrongError(Kind.ALTERED, f"the loss is told as {said}")
-        if said["reason"] in {way.owed, way.feared} - {""}:
+        if said["reason"] in {way.owed, way.feared} - {"", "evicted"}:
             if not visit.asked <= place <= note.now:
                 raise WrongError(Kind.BEGINNING, f"it joined at {place}, but asked at {visit.asked}")
-            way.owed = ""
-        elif way.owed:
+        elif way.owed not in {"", said["reason"]}:
             raise WrongError(Kind.NO_RESET, f"{said} came before the news of {way.owed!r}")
         else:
             self._require_true(way, note, place, said["reason"])
-        way.at = self._told = place
+        way.owed = ""
+        way.at = way.here = self._told = place
 
     def _require_true(self, way: Way, note: Note, place: int, reason: str) -> None:
         ledger, want = self._ledger, self._want

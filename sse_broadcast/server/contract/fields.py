@@ -1,7 +1,7 @@
 """What channels, ids, types and the like may be, as JSON schemas. What decides is the nouns' own check."""
 
 from sse_broadcast.cursor import MAX_ID
-from sse_broadcast.event import MAX_KEY, MAX_RETRY
+from sse_broadcast.event import LONGEST_RETRY, MAX_KEY, SHORTEST_RETRY
 from sse_broadcast.interest import MAX_NAME
 from sse_broadcast.server.contract.words import Example, Parameter, Schema
 
@@ -27,8 +27,8 @@ CHANNEL = text(rf"(?!\.{{1,2}}$)[A-Za-z0-9._:@~\-]{{1,{MAX_NAME}}}")
 
 PATTERN = text(rf"(?!\.{{1,2}}$)[A-Za-z0-9._:@~*\-]{{1,{MAX_NAME}}}")
 
-TYPE = text(r"(?!\$)[^\u0000\r\n]+")
-"""The type of an event that anyone may publish."""
+TYPE = text(r"(?!\$|open$|error$)[^\u0000\r\n]+")
+"""The type of an event that anyone may publish: neither the server's own nor EventSource's."""
 
 KEY = text(rf"[^\u0000\r\n]{{1,{MAX_KEY}}}")
 
@@ -37,7 +37,7 @@ _MEANT = "earliest|last|[0-9]{1,9}(ms|s|m|h|d)|[0-9a-f]{8}-[0-9]{1,19}"
 ID = text(rf"(?!({_MEANT})$)[A-Za-z0-9._\-]{{1,{MAX_ID}}}")
 """An id of a publisher's own: neither of the form of ours nor a meaning of `since`."""
 
-RETRY: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_RETRY}
+RETRY: Schema = {"type": "integer", "minimum": SHORTEST_RETRY, "maximum": LONGEST_RETRY}
 """Milliseconds."""
 
 

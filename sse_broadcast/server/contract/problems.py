@@ -16,11 +16,13 @@ WHEN: Mapping[int, str] = {
     405: "Another method is taken there.",
     408: "The body did not arrive in time.",
     413: "The body, one event or the batch is too large.",
-    415: "A coding or a type of the body that is not taken.",
+    414: "The request line is too long; `POST /events` takes a long list of channels in its body.",
+    415: "A coding, a type or a charset of the body that is not taken.",
     417: "An expectation other than `100-continue`.",
     421: "The Host is not this server's (DNS rebinding).",
     422: "JSON of the wrong shape, an event that cannot be, or a key that published something else.",
     429: "Over a rate, or over a limit of connections.",
+    431: "The head of the request is too large.",
     501: "The server was installed without what this needs.",
     503: "Shutting down, or full.",
 }
@@ -37,7 +39,7 @@ HEADERS: Mapping[int, Mapping[str, Header]] = {
     503: {"Retry-After": _COME_BACK},
 }
 
-ANYWHERE = (400, 417, 429, 503)
+ANYWHERE = (400, 414, 417, 429, 431, 503)
 """What a request may be answered with whatever it asks for: it cannot be read, or is one too many."""
 
 GUARDED = (*ANYWHERE, 401, 403, 404, 421)

@@ -79,7 +79,8 @@ def _body(event: Schema) -> Body:
             NDJSON: Media(event, {"batch": Example(_MANY)}),  # a line each
             "text/plain": Media(fields.TEXT, {"text": Example("hello")}),
         },
-        "An event, or a batch of them: all or nothing. Of any other type it is the message itself, as UTF-8.",
+        "An event, or a batch of them: all or nothing. Of any other type it is the message itself, in UTF-8,"
+        " or in ISO-8859-1 or US-ASCII where its `charset` says so. A form is no event.",
     )
 
 

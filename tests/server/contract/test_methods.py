@@ -36,7 +36,7 @@ def test_options_are_open_and_say_what_is_allowed() -> None:
     options = write(OPERATION).options
     assert options is not None
     assert options.security is None
-    assert list(options.responses) == ["204", "400", "417", "429", "503"]
+    assert list(options.responses) == ["204", "400", "414", "417", "429", "431", "503"]
     allowed = options.responses["204"]
     assert isinstance(allowed, Answer)
     assert allowed.headers["Allow"].required

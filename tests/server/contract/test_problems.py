@@ -7,10 +7,12 @@ from sse_broadcast.server.problem import STATUSES
 
 def test_problems_are_pointed_to_by_what_they_are_called() -> None:
     """The words of RFC 9110 for each status, in the order of the statuses."""
-    assert list(problems(422, 413, 400).items()) == [
+    assert list(problems(431, 422, 414, 413, 400).items()) == [
         ("400", Ref("#/components/responses/BadRequest")),
         ("413", Ref("#/components/responses/ContentTooLarge")),
+        ("414", Ref("#/components/responses/URITooLong")),
         ("422", Ref("#/components/responses/UnprocessableContent")),
+        ("431", Ref("#/components/responses/RequestHeaderFieldsTooLarge")),
     ]
 
 

@@ -23,8 +23,13 @@ ANYWHERE, THERE = (
 )
 BROADCASTER = Broadcaster()
 
-TEXTS = st.sampled_from(["", "a", "a-1", "$a", "a\nb", "*", ".", "10m", "last", "0a1b2c3d-4", "x" * 129, "ü"])
-NUMBERS = st.sampled_from([0, -1, 7, 7.0, 7.5, 2**31 - 1, 2**31, 1e300])
+TEXTS = st.sampled_from(
+    [
+        "", "a", "a-1", "$a", "a\nb", "*", ".", "10m", "last", "0a1b2c3d-4", "x" * 129, "ü", "open", "error",
+        "opened",
+    ]
+)  # fmt: skip
+NUMBERS = st.sampled_from([0, -1, 499, 500, 700.0, 700.5, 3_600_000, 3_600_001, 2**31, 1e300])
 VALUES = st.one_of(st.none(), st.booleans(), TEXTS, NUMBERS, st.lists(TEXTS, max_size=2), st.just({}))
 EVENTS = st.fixed_dictionaries(
     {},
@@ -45,9 +50,9 @@ EVENTS = st.fixed_dictionaries(
 GOOD = st.fixed_dictionaries(
     {"message": TEXTS},
     optional={
-        "event": st.sampled_from([None, "a", "ü"]),
+        "event": st.sampled_from([None, "a", "ü", "error."]),
         "id": st.sampled_from([None, "a", "a-1", "x" * 128]),
-        "retry": st.sampled_from([None, 0, 7.0]),
+        "retry": st.sampled_from([None, 500, 700.0]),
         "channel": st.sampled_from([None, "a"]),
         "channels": st.sampled_from([None, ["a", "b"]]),
     },

@@ -1,7 +1,15 @@
 """The contract of GET /events."""
 
+import itertools
 import json
+from typing import Any
 
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sse_broadcast import Config, create_app, wire
 from sse_broadcast.event import Event
 from sse_broadcast.server import wish
 from sse_broadcast.server.contract.subscribe import PATHS
@@ -9,8 +17,13 @@ from sse_broadcast.server.contract.terms import Terms
 from sse_broadcast.server.contract.words import Answer
 from sse_broadcast.server.gate import IN_QUERY
 from sse_broadcast.server.openapi import document
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.wish import CHANNEL_PARAMETERS, MEMBERS, Wish, parse_wish, read_body
 from sse_broadcast.wire import Decoder
+from tests.server.blocks import opening
 from tests.support.contract import operations
+
+APP = create_app(Config())
 
 (OPERATION, *OTHERS) = [path.get for path in PATHS.values()]
 
@@ -31,10 +44,14 @@ def test_the_parameters_are_those_that_are_heard() -> None:
 
 
 def test_the_example_of_a_stream_is_one() -> None:
-    """To a reader it is an event, and a cursor before it."""
+    """The opening, as the server writes it, and an event."""
     example = stream().content["text/event-stream"].examples["event"].value
     assert isinstance(example, str)
-    assert Decoder().feed(example.encode()) == [Event("EUR 1.08", "price", "0a1b2c3d-42")]
+    head, first, second = example.encode().partition(b"event: price\n")
+    assert opening(id="0a1b2c3d-41").fullmatch(head)
+    event = Event("EUR 1.08", "price", "0a1b2c3d-42")
+    assert first + second == wire.encode(event)
+    assert Decoder().feed(example.encode())[1:] == [event]
 
 
 def test_the_example_of_a_line_is_one() -> None:
@@ -44,3 +61,53 @@ def test_the_example_of_a_line_is_one() -> None:
     assert isinstance(example, str)
     operation = operations(json.loads(document(Terms())))[0]
     operation.validator(media.schema).validate(json.loads(example))
+
+
+# What a body says.
+
+(BY_BODY,) = [each for each in operations(json.loads(document(Terms()))) if each.method == "POST"][:1]
+SCHEMA = BY_BODY.said["requestBody"]["content"]["application/json"]["schema"]
+
+
+def test_a_body_has_the_members_that_are_heard() -> None:
+    """Those of the query, and the other names of channels and of ids that clients use."""
+    members = {*MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
+    assert SCHEMA["properties"].keys() == members
+    assert SCHEMA["additionalProperties"] is False
+
+
+CHANNELS: list[Any] = ["a", "a.*", ["b", "*"], ["a"], "", "a,b", "x" * 129, [], [""], None, 7, {}, [None]]
+IDS: list[Any] = ["", "a", "0123abcd-1", "ü", None, 7, []]
+
+PAIRS: list[tuple[str, Any]] = [
+    *itertools.product(("channel", "channels", "stream", "topic"), CHANNELS),
+    *itertools.product(("last_event_id", "lastEventId", "Last-Event-ID"), IDS),
+    *itertools.product(["event"], ("t", "ü", "$close", ["t", "u"], "", [], [""], None, 7, True)),
+    *itertools.product(["since"], ("earliest", "1h", "0123abcd-1", "", None, [])),
+    *itertools.product(["format"], ("text", "json", "xml", "", None, [])),
+    *itertools.product(["heartbeat"], ("event", "4", "event,60", 3, 60, 2, 61, 4.5, None, True)),
+    ("chanel", "a"),
+    ("access_token", "a"),
+]
+"""Members, good and bad."""
+
+
+@given(st.lists(st.sampled_from(PAIRS), max_size=3).map(dict))
+def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
+    """Who reads the contract is never refused for what it allows."""
+    assume(BY_BODY.validator(SCHEMA).is_valid(value))
+    request = make_mocked_request("POST", "/events", {}, app=APP)
+    assert isinstance(parse_wish(request, read_body(json.dumps(value).encode())), Wish)
+
+
+@pytest.mark.parametrize("value", [*range(-1, 5), *range(58, 63), "event", "event,4", "60,event", "x", "2"])
+def test_a_heartbeat_is_described_as_it_is_taken(value: object) -> None:
+    """As a number or as text, neither more nor less."""
+    request = make_mocked_request("POST", "/events", {}, app=APP)
+    described = BY_BODY.validator(SCHEMA).is_valid({"heartbeat": value})
+    try:
+        parse_wish(request, read_body(json.dumps({"heartbeat": value}).encode()))
+    except Problem:
+        assert not described
+    else:
+        assert described

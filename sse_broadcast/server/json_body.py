@@ -1,0 +1,137 @@
+"""JSON bodies: decode them, and say in plain words what is wrong with one."""
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.suggestions import meant
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+NOT = "{not}"
+"""Stands in what a member must be where it is said what it is instead."""
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
+_GOT = re.compile(r"Expected `.*`, got `(\w+)`")
+_PATH = re.compile(r"(?:key` in `)?\$(?:\[(\d+)\])?(?:\.(\w+))?[^`]*`")
+"""msgspec's name of a place: an item of an array, a member of an object."""
+
+_WORDS = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a number",
+    "null": "null",
+    "object": "an object",
+    "str": "text",
+}
+"""What msgspec's types are called."""
+
+
+class JsonShape(Generic[T]):
+    """A shape that JSON may have, and what must be said of each member that has another.
+
+    `members` says of each what it must be, as a sentence goes on behind its name; `NOT` may stand in it.
+    """
+
+    def __init__(self, kind: type[T], members: Mapping[str, str]) -> None:
+        self._members = members
+        self._one: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
+        self._many: msgspec.json.Decoder[list[T]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+
+    def decode(self, body: bytes) -> T:
+        """Decode one object. Raises `Problem`: 400 for what is not JSON, 422 for another shape."""
+        return self._decode(self._one.decode, body)
+
+    def decode_array(self, body: bytes) -> list[T]:
+        """Decode an array of objects. A `Problem` names the item that is wrong."""
+        return self._decode(self._many.decode, body)
+
+    def decode_quickly(self, body: bytes) -> T:
+        """Decode one object that is most likely right. Raises what msgspec raises."""
+        return self._one.decode(body)
+
+    def _decode(self, decode: Callable[[bytes], D], body: bytes) -> D:
+        try:
+            return decode_json(decode, body)
+        except msgspec.ValidationError as error:
+            raise Problem(422, self._explain(str(error))) from None
+
+    def _explain(self, said: str) -> str:
+        """Return what is wrong as a person would say it: where, what it must be, what it is."""
+        what, _, path = said.rpartition(" - at `")
+        found = _PATH.fullmatch(path)
+        if found is None:
+            return self._explain_at(said, None)
+        item, member = found.groups()
+        where = "" if item is None else f"item {int(item) + 1}: "
+        return where + self._explain_at(what, member)
+
+    def _explain_at(self, what: str, member: str | None) -> str:
+        if unknown := _UNKNOWN.fullmatch(what):
+            return unknown_member(unknown[1], self._members)
+        if missing := _MISSING.fullmatch(what):
+            return f"{missing[1]}: is missing"
+        got = _GOT.fullmatch(what)
+        is_now = f", not {_WORDS.get(got[1], got[1])}" if got else ""
+        if member is None:
+            return f"must be a JSON object{is_now}"
+        return f"{member}: {self._members[member].replace(NOT, is_now)}"
+
+
+def unknown_member(name: str, known: Collection[str]) -> str:
+    """Say of a member that there is none of its name, and which was meant."""
+    suggestion = meant(name, known)
+    hint = f"{suggestion} was meant?" if suggestion else f"{', '.join(known)} are known"
+    return f"{name[:80]}: unknown member; {hint}"
+
+
+def decode_json(decode: Callable[[bytes], D], body: bytes) -> D:
+    """Decode a JSON body. Raises `Problem` for what is not JSON, `msgspec.ValidationError` for its shape."""
+    require_utf8(body)
+    try:
+        return decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError as error:
+        raise _not_json(body, error) from None
+    except RecursionError:
+        raise Problem(422, "body: is nested too deeply") from None
+
+
+def decode_anything(body: bytes) -> object:
+    """Decode JSON of any shape. Raises `Problem`."""
+    return decode_json(msgspec.json.decode, body)
+
+
+def require_utf8(body: bytes) -> None:
+    """Refuse a body that is not text. Raises `Problem`, naming the byte."""
+    # Beforehand: msgspec counts from the beginning of the string that has the fault, and passes
+    # over what it does not read.
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
+
+
+def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
+    # msgspec calls half of a surrogate pair truncated input; it is JSON, of text that has no
+    # UTF-8 form, and is told so.
+    try:
+        json.loads(body.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return Problem(400, f"body: is not JSON: {error}")
+    return Problem(422, "body: has a lone surrogate, which no event can carry")
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python takes and JSON does not know."""
+    raise ValueError(name)
