@@ -109,9 +109,15 @@ class Nginx:
 
     def leaving(self, front: "Front") -> set[int]:
         """Give the workers that take nothing new."""
-        return {
-            id for id in self.workers(front) if b"shutting down" in Path(f"/proc/{id}/cmdline").read_bytes()
-        }
+        return {id for id in self.workers(front) if b"shutting down" in command_line(id)}
+
+
+def command_line(id: int) -> bytes:
+    """Return the command line of a process, b"" if it has ended since it was seen."""
+    try:
+        return Path(f"/proc/{id}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 class Caddy:
