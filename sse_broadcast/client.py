@@ -1,48 +1,60 @@
 """Client: publish to a server, follow a stream across reconnections, ask for the status."""
 
 import asyncio
+import contextlib
+import functools
 import os
-import random
 import re
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 
 from sse_broadcast import wire
+from sse_broadcast.backoff import AttemptError, RetryBudget, is_transient, parse_retry_after
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
+from sse_broadcast.reconnection import Connection, Reconnections
+
+T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 UNIX = "unix:"
 """What the URL of a UNIX socket begins with; its path follows."""
 
-DEFAULT_RETRY = 3000
-"""Milliseconds before a reconnection, until the server names its own."""
-
-MAX_DELAY = 60.0
-"""Seconds between two attempts at most, however often they failed, unless `retry` is longer."""
-
-SILENCE = 60.0
-"""Seconds without a byte after which a stream is taken for dead: four heartbeats."""
-
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
+
+ANSWER = 60.0
+"""Seconds that an answer may take to begin, and seconds without a byte of one that is no stream."""
+
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+"""Silence is watched per stream, since each server says how long it may last."""
 
 ALIVE = 2.5
 """Seconds in which a server that lives says so: fewer than a container's health check may take."""
 
-TRANSIENT = {429, 502, 503, 504}
-"""What a full or draining server says, and a proxy while the server behind it restarts."""
+KEPT = 4.0
+"""Seconds for which an idle connection is used again.
 
-UNSURE = {500, 502, 504}
-"""What is said by a server that may have published all the same."""
+Less than the five after which Node and uvicorn close one: a publish that crosses that close is lost, or
+is not, and nobody can say which.
+"""
 
 BATCH = 500
 """Events of one request at most: half of what a server takes, unless it is told otherwise."""
@@ -50,11 +62,27 @@ BATCH = 500
 BATCH_BYTES = 1 << 20
 """Bytes of one request at most, unless a single event has more."""
 
-ATTEMPTS = 10
-"""How often a request with lines is made at most, when a server has enough of us for now."""
-
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+PROBLEM = "application/problem+json"
+
+REFUSAL = 2000
+"""Bytes of a refusal that are read."""
+
+MAYBE_PUBLISHED = "may have been published"
+"""What the server says in a 503 when its store has not answered whether it has the events."""
+
+OnRetry = Callable[[ClientError], object]
+"""Called with a failure after which another attempt is made."""
+
+_sleep = asyncio.sleep
+"""Waits between attempts; tests replace it."""
+
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, UnicodeError)
+"""What a request fails with before there is a connection to send it on."""
+
+_HOPELESS = (aiohttp.InvalidURL, UnicodeError, aiohttp.ClientSSLError)
+"""What a publisher need not try again: a bad address, a bad certificate, a port without TLS."""
 
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
 """What a request fails with; UnicodeError for a host name that Python cannot even ask for."""
@@ -116,19 +144,6 @@ class _Line:
     text: bytes
 
 
-def delay(retry: int, failures: int) -> float:
-    """Give the seconds to wait before reconnecting, after so many failures in a row.
-
-    The server's `retry` (milliseconds) the first time, as the standard asks; twice as long
-    for each failure, up to `MAX_DELAY`, with some jitter.
-    """
-    base = retry / 1000
-    if failures == 0:
-        return base
-    most = max(base, MAX_DELAY)
-    return min(max(base, 0.1) * 2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)
-
-
 def line(
     message: str,
     *,
@@ -188,14 +203,14 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=self._connector(),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=ANSWER),
         )
         return self
 
     def _connector(self) -> aiohttp.BaseConnector:
         if self._socket is not None:
-            return aiohttp.UnixConnector(self._socket)
-        return aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True)
+            return aiohttp.UnixConnector(self._socket, keepalive_timeout=KEPT)
+        return aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, keepalive_timeout=KEPT)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -212,31 +227,58 @@ class Client:
         id: str | None = None,
         key: str | None = None,
         retry: int | None = None,
+        retry_for: float = 0.0,
+        on_retry: OnRetry | None = None,
     ) -> dict[str, Any]:
-        """Publish one message to the channels, or to `default`, and give the server's answer."""
-        body = line(message, event=event, id=id, key=key, retry=retry)
-        return await self.publish_json(body, channels=channels)
+        """Publish one message to the channels, or to `default`, and return the server's answer.
 
-    async def publish_json(self, body: bytes, *, channels: Sequence[str] = ()) -> dict[str, Any]:
-        """Publish the event of a JSON object, or all or none of an array's; give the server's answer."""
-        return await self._send(_address("/send", channels), JSON, body)
+        `retry_for` and `on_retry` are those of `publish_lines`.
+        """
+        body = line(message, event=event, id=id, key=key, retry=retry)
+        return await self.publish_json(body, channels=channels, retry_for=retry_for, on_retry=on_retry)
+
+    async def publish_json(
+        self,
+        body: bytes,
+        *,
+        channels: Sequence[str] = (),
+        retry_for: float = 0.0,
+        on_retry: OnRetry | None = None,
+    ) -> dict[str, Any]:
+        """Publish the event of a JSON object, or all or none of an array's; return the server's answer.
+
+        `retry_for` and `on_retry` are those of `publish_lines`.
+        """
+        budget = RetryBudget(retry_for, paced=False, on_retry=on_retry)
+        return await self._send_again(_address("/send", channels), JSON, body, budget)
 
     async def publish_lines(
-        self, lines: AsyncIterable[Sequence[bytes]], *, channels: Sequence[str] = ()
+        self,
+        lines: AsyncIterable[Sequence[bytes]],
+        *,
+        channels: Sequence[str] = (),
+        retry_for: float = 0.0,
+        on_retry: OnRetry | None = None,
     ) -> AsyncIterator[Sent]:
-        """Publish events in their order, each a line of JSON without its end, and tell of each request.
+        """Publish events in their order, each a line of JSON without its end, and yield what was published.
 
-        Lines that come together are sent together, up to `BATCH` and `BATCH_BYTES`; the next are
-        asked for when these are published. Blank ones are no events, and counted. Raises
-        `ClientError` for the first line that is refused, naming its number: all before it are
-        published, and nothing behind it. Where the connection breaks, the error names the lines
-        that were under way, which may have been published or not.
+        Lines that come together are sent together, up to `BATCH` and `BATCH_BYTES`; the next are asked for
+        when these are published. Blank lines are no events, but they are numbered.
+
+        A request that certainly published nothing is sent again for `retry_for` seconds: the server could
+        not be reached, or said so in a 408, 425, 429 or a 503 of its own. `on_retry` is called once for
+        each outage. A 429 with `Retry-After` is waited out whatever `retry_for` says.
+
+        Raises `ClientError` for the first line that is refused, naming its number: all lines before it are
+        published, and none after it. Where nobody can say whether a request was carried out, the error
+        names its lines.
         """
         path = _address("/send", channels)
+        budget = functools.partial(RetryBudget, retry_for, paced=True, on_retry=on_retry)
         before = 0
         async for some in lines:
             for batch in _batches(_Line(before + index, text) for index, text in enumerate(some, 1)):
-                async for sent in self._publish_batch(path, batch):
+                async for sent in self._publish_batch(path, batch, budget):
                     yield sent
             before += len(some)
 
@@ -246,7 +288,7 @@ class Client:
             async with asyncio.timeout(ALIVE):
                 await self._ask("GET", "/healthz")
         except TimeoutError as error:
-            raise _unreachable(self._name, error) from None
+            raise self._unreachable(error) from None
 
     async def status(self) -> dict[str, Any]:
         """Give the server's status."""
@@ -287,7 +329,7 @@ class Client:
             raise ClientError(f"{self._name}/reload: does not answer as this server does", status=200)
         return answer
 
-    async def subscribe(
+    async def subscribe(  # noqa: PLR0913 - a choice of the subscriber each
         self,
         channels: Sequence[str] = (),
         *,
@@ -295,91 +337,114 @@ class Client:
         last_event_id: str = "",
         events: Sequence[str] = (),
         format: str = "text",
+        on_retry: OnRetry | None = None,
     ) -> AsyncIterator[Piece]:
-        """Follow channels and patterns, or `default`, for ever: reconnect when the stream ends or breaks.
+        """Follow channels and patterns, or `default`: reconnect whenever the stream ends or breaks.
 
         It begins after `last_event_id` or, without one, where `since` says (an id, `earliest`, `last`
-        or an age); it goes on from the last id that came, after `retry` and a backoff. `events` are the
-        only types wanted. With the format `json` an event's data says where it came from, as
-        `{"channel","id","event","data","time"}`. Raises `ClientError` for what no reconnection mends
-        (a 4xx, another content type) and when the very first connection fails.
+        or an age), and resumes after the last id that came. `events` are the only types wanted. With the
+        format `json` an event's data says where it came from, as `{"channel","id","event","data","time"}`.
+
+        The wait is the server's `retry`, at least `backoff.FLOOR`. It grows with each connection in a row
+        that brought neither an event nor `$open`; `on_retry` is called with each that failed. A 204 ends
+        the iteration. Raises `ClientError` for an answer that no reconnection mends (`is_transient` has the
+        rule; another content type), and when the very first attempt finds no server. A first answer that
+        passes, such as a proxy's 502, is waited for.
         """
         query = [("event", name) for name in events]
         if format != "text":
             query.append(("format", format))
-        retry, failures, ever = DEFAULT_RETRY, 0, False
+        reconnections = Reconnections(last_event_id)
         while True:
-            decoder = wire.Decoder()
-            decoder.last_event_id = last_event_id
-            # What was seen says more than where all began, which a stream may not have said yet.
-            begin = [] if last_event_id or not since else [("since", since)]
+            connection = reconnections.begin()
+            # An id says more than where all began, which a stream may not have said yet.
+            begin = [] if connection.last_event_id or not since else [("since", since)]
+            stream = self._stream(_address("/events", channels, query + begin), connection)
+            retry_after: float | None = None
             try:
-                async for data in self._stream(_address("/events", channels, query + begin), last_event_id):
-                    failures, ever = 0, True
-                    found = decoder.feed(data)
-                    yield Piece(data, found, decoder.last_event_id)
-                ever = True
-            except _UNREACHABLE as error:
-                if not ever:
-                    raise _unreachable(self._name, error) from None
-                failures += 1
-            except _Busy as busy:
-                ever = True
-                retry = max(retry, busy.retry_after)
-            last_event_id = decoder.last_event_id
-            retry = retry if decoder.retry is None else decoder.retry
-            await asyncio.sleep(delay(retry, failures))
+                async with contextlib.aclosing(stream):
+                    async for data in stream:
+                        yield Piece(data, connection.feed(data), connection.last_event_id)
+            except _NoContent:
+                return
+            except AttemptError as error:
+                reconnections.fail(connection, error)
+                retry_after = error.retry_after
+                if on_retry is not None and not connection.worked:
+                    on_retry(error)
+            await _sleep(reconnections.wait_after(connection, retry_after=retry_after))
 
-    async def _stream(self, path: str, last_event_id: str) -> AsyncIterator[bytes]:
+    async def _stream(self, path: str, connection: Connection) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes of one connection. Raises `AttemptError`, and `_NoContent` for a 204."""
         assert self._session is not None
         headers = {"Accept": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
-        if last_event_id:
-            if _CONTROL.search(last_event_id):
-                raise ClientError(f"{self._name}: the id {last_event_id[:80]!r} cannot be sent back")
-            headers["Last-Event-ID"] = last_event_id
-        async with self._session.get(self._url + path, headers=headers) as response:
-            if response.status in TRANSIENT:
-                raise _Busy(_retry_after(response) or 0)
-            if response.status != 200:
-                raise await self._refused(response)
-            if response.content_type != wire.CONTENT_TYPE:
-                where = self._where(response)
-                raise ClientError(f"{where}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200)
-            async for data in response.content.iter_any():
-                yield data
+        if connection.last_event_id:
+            headers["Last-Event-ID"] = self._header_of(connection.last_event_id)
+        request = self._session.get(self._url + path, headers=headers, timeout=STREAM_TIMEOUT)
+        try:
+            async with await _within(ANSWER, request) as response:
+                await self._require_stream(response)
+                connection.open()
+                while data := await _within(connection.silence, response.content.readany()):
+                    yield data
+        except _UNREACHABLE as error:
+            raise self._unreachable(error) from None
 
-    async def _publish_batch(self, path: str, batch: list[_Line]) -> AsyncIterator[Sent]:
+    def _header_of(self, last_event_id: str) -> str:
+        if _CONTROL.search(last_event_id):
+            raise ClientError(f"{self._name}: the id {last_event_id[:80]!r} cannot be sent back")
+        return last_event_id
+
+    async def _require_stream(self, response: aiohttp.ClientResponse) -> None:
+        if response.status == 204:
+            raise _NoContent
+        if response.status != 200:
+            raise await self._refused(response)
+        if response.content_type != wire.CONTENT_TYPE:
+            where = self._where(response)
+            raise ClientError(f"{where}: is {response.content_type}, not {wire.CONTENT_TYPE}", status=200)
+
+    async def _publish_batch(
+        self, path: str, batch: list[_Line], budget: Callable[[], RetryBudget]
+    ) -> AsyncIterator[Sent]:
         """Publish a batch, or that part of it which comes before a line that is refused."""
         try:
-            answer = await self._send_patiently(path, b"\n".join(each.text for each in batch))
+            body = b"\n".join(each.text for each in batch)
+            answer = await self._send_again(path, NDJSON, body, budget())
         except _RefusedError as refusal:
             parts, error = refusal.split(batch)
-        except ClientError as broken:
-            parts, error = [], ClientError(f"{broken}, with {_span(batch)} under way", status=broken.status)
+        except AttemptError as broken:
+            parts, error = [], _located(broken, batch)
         else:
             yield Sent(answer.get("count", len(batch)), answer["clients"], answer.get("id", ""))
             return
         for part in parts:
-            async for sent in self._publish_batch(path, part):
+            async for sent in self._publish_batch(path, part, budget):
                 yield sent
         if error is not None:
             raise error
 
-    async def _send_patiently(self, path: str, body: bytes) -> dict[str, Any]:
-        """Publish lines, and again when the server says how long it has had enough of us."""
-        for _ in range(ATTEMPTS - 1):
+    async def _send_again(
+        self, path: str, content_type: str, body: bytes, budget: RetryBudget
+    ) -> dict[str, Any]:
+        """Publish, and send again what certainly published nothing.
+
+        What is unsure is not sent again, and no `Idempotency-Key` would make that safe: the server keeps
+        keys in memory, so one that was restarted meanwhile, the likeliest reason for a lost answer, takes
+        the key for a new one and publishes twice. The epoch in the ids tells a restart, but only in the
+        answer, when it has happened. Nor is a key free: a busy pipe's keys would push those of other
+        publishers out of the server's memory.
+        """
+        while True:
             try:
-                return await self._send(path, NDJSON, body)
-            except _RefusedError as refusal:
-                if refusal.status != 429 or refusal.retry_after is None:
-                    raise
-                await asyncio.sleep(min(delay(refusal.retry_after * 1000, 0), MAX_DELAY))
-        return await self._send(path, NDJSON, body)
+                return await self._send(path, content_type, body)
+            except AttemptError as error:
+                await _sleep(budget.wait_after(error))
 
     async def _send(self, path: str, content_type: str, body: bytes) -> dict[str, Any]:
         answer = await self._ask("POST", path, body, {"Content-Type": content_type})
         if "clients" not in answer:
-            raise ClientError(f"{self._name}{path}: does not answer as this server does", status=200)
+            raise self._foreign(path, "does not answer as this server does", status=200)
         return answer
 
     async def _ask(
@@ -394,40 +459,59 @@ class Client:
                     raise await self._refused(response)
                 return msgspec.json.decode(await response.read(), type=dict[str, Any])
         except _UNREACHABLE as error:
-            raise _unreachable(self._name, error) from None
+            raise self._unreachable(error) from None
         except msgspec.DecodeError:
-            raise ClientError(f"{self._name}{path}: the answer is not a JSON object") from None
+            raise self._foreign(path, "the answer is not a JSON object") from None
+
+    def _foreign(self, path: str, what: str, *, status: int | None = None) -> AttemptError:
+        message = f"{self._name}{path}: {what}"
+        return AttemptError(message, status=status, transient=False, unsure=True)
+
+    def _unreachable(self, error: BaseException) -> AttemptError:
+        return AttemptError(
+            _one_line(f"cannot reach {self._name}: {_reason(error)}"),
+            transient=not isinstance(error, _HOPELESS),
+            unsure=not isinstance(error, _NOT_SENT),
+        )
 
     async def _refused(self, response: aiohttp.ClientResponse) -> "_RefusedError":
-        text = (await response.content.read(2000)).decode("utf-8", "replace").strip()
-        if response.content_type == "application/problem+json":
-            text = _detail(text)
-        where = f"{self._where(response)}: {response.status} {response.reason}"
-        return _RefusedError(where, text, status=response.status, retry_after=_retry_after(response))
+        ours = response.content_type == PROBLEM
+        text = await _beginning(response)
+        where = f"{self._where(response)}: {response.status} {response.reason or ''}".rstrip()
+        return _RefusedError(
+            where,
+            _detail(text) if ours else text,
+            status=response.status,
+            retry_after=parse_retry_after(response.headers.get("Retry-After", "")),
+            ours=ours,
+        )
 
     def _where(self, response: aiohttp.ClientResponse) -> str:
         return str(response.url) if self._socket is None else f"{self._name}{response.url.relative()}"
 
 
-class _Busy(Exception):  # noqa: N818 - not an error of the client's caller
-    """The server is full or draining; `retry_after` is in milliseconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__()
-        self.retry_after = retry_after * 1000
+class _NoContent(Exception):  # noqa: N818 - not an error: the subscription is complete
+    """The server answered 204: there is nothing to come back for (WHATWG HTML 9.2.2)."""
 
 
-class _RefusedError(ClientError):
-    """A refusal, and what the server itself said of it; `retry_after` is in seconds."""
+class _RefusedError(AttemptError):
+    """An answer other than 200, with what the server said in it. `ours` is a problem document (RFC 9457)."""
 
-    def __init__(self, where: str, detail: str, *, status: int, retry_after: int | None) -> None:
-        super().__init__(_one_line(f"{where}: {detail}" if detail else where), status=status)
-        self.retry_after = retry_after
+    def __init__(
+        self, where: str, detail: str, *, status: int, retry_after: float | None, ours: bool
+    ) -> None:
+        super().__init__(
+            _one_line(f"{where}: {detail}" if detail else where),
+            status=status,
+            transient=is_transient(status),
+            unsure=_is_unsure(status, detail if ours else ""),
+            retry_after=retry_after,
+        )
         self._where = where
         self._detail = detail
 
     def split(self, batch: list[_Line]) -> "tuple[list[list[_Line]], ClientError | None]":
-        """Give what of a batch that was refused may yet be published, and the error after that, if any."""
+        """Return the parts of a refused batch that may yet be published, and the error after them, if any."""
         number, detail = self._numbered(len(batch))
         if number:
             faulty = _one_line(f"{self._where}: line {batch[number - 1].number}: {detail}")
@@ -436,9 +520,7 @@ class _RefusedError(ClientError):
             # By a server that takes less than others. Which line is too long, one alone will say.
             middle = len(batch) // 2
             return [batch[:middle], batch[middle:]], None
-        if self.status in UNSURE:
-            return [], ClientError(f"{self}, with {_span(batch)} under way", status=self.status)
-        return [], self
+        return [], _located(self, batch)
 
     def _numbered(self, count: int) -> tuple[int, str]:
         """Give which line of so many it is about, from 1, and what is wrong with it; 0 for none of them."""
@@ -480,9 +562,40 @@ def _span(batch: list[_Line]) -> str:
     return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
-def _retry_after(response: aiohttp.ClientResponse) -> int | None:
-    said = response.headers.get("Retry-After", "")
-    return int(said) if said.isascii() and said.isdigit() else None
+def _located(error: AttemptError, batch: list[_Line]) -> ClientError:
+    """Return the error with the lines of a batch that may have been published, or were not."""
+    if error.unsure:
+        return ClientError(f"{error}, with {_span(batch)} under way", status=error.status)
+    if error.transient:
+        first = batch[0].number
+        return ClientError(f"{error}; line {first} and all after it were not published", status=error.status)
+    return error
+
+
+def _is_unsure(status: int, problem: str) -> bool:
+    """Return whether a server that answered so may have published all the same.
+
+    A 503 is sure only in the server's own words: a proxy (Envoy, Varnish) says it too when the
+    connection breaks on which it had passed the request on.
+    """
+    if status == 503 and problem:
+        return MAYBE_PUBLISHED in problem
+    return status < 300 or (status >= 500 and is_transient(status))
+
+
+async def _within(seconds: float, doing: Awaitable[T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await doing
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> str:
+    """Return the first `REFUSAL` bytes of an answer; its status counts, even if they do not come."""
+    data = b""
+    with contextlib.suppress(*_UNREACHABLE):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            while len(data) < REFUSAL and (piece := await response.content.readany()):
+                data += piece
+    return data[:REFUSAL].decode("utf-8", "replace").strip()
 
 
 def _detail(text: str) -> str:
@@ -491,10 +604,6 @@ def _detail(text: str) -> str:
     except msgspec.DecodeError:
         return text
     return str(problem.get("detail", text))
-
-
-def _unreachable(url: str, error: BaseException) -> ClientError:
-    return ClientError(_one_line(f"cannot reach {url}: {_reason(error)}"))
 
 
 def _reason(error: BaseException) -> str:
@@ -513,7 +622,8 @@ def _reason(error: BaseException) -> str:
             return f"no agreement on TLS: {fault.lower().replace('_', ' ')}"
         case OSError(errno=int(number)):
             return os.strerror(number).lower()
-    return str(error)
+    # Without a number it is "Can not write request body for", and the address.
+    return "it closed the connection" if isinstance(error, aiohttp.ClientOSError) else str(error)
 
 
 def _one_line(text: str) -> str:

@@ -25,7 +25,7 @@ NOUNS = [
     "policy",
 ]
 NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "census", "hub", "delivery"]
-NOUNS += ["stream", "broadcaster", "client"]
+NOUNS += ["stream", "broadcaster", "backoff", "reconnection", "client"]
 ROOMS = ["backends", "auth", "logs", "server", "cli"]
 LEAVES = {
     "clock": set[str](),
@@ -34,7 +34,9 @@ LEAVES = {
     "settings": {"errors", "config"},
     "metrics": set[str](),
     "march": set[str](),
-    "client": {"errors", "event", "wire"},
+    "backoff": {"errors"},
+    "reconnection": {"errors", "event", "wire", "backoff"},
+    "client": {"errors", "event", "wire", "backoff", "reconnection"},
 }
 EXTRAS = {"jwt", "cryptography", "uvloop"}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}

@@ -1,126 +1,65 @@
 """The client, against real servers and against one that says whatever a test wants."""
 
 import asyncio
+import email.utils
+import functools
 import http
-import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sse_broadcast import backoff, reconnection
 from sse_broadcast import client as module
-from sse_broadcast.client import Client, Piece, Sent, delay, is_token, line
+from sse_broadcast.client import Client, Piece, Sent, is_token, line
 from sse_broadcast.config import Config
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Received
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
+from tests.support import scripted
+from tests.support.clock import Clock
+from tests.support.scripted import (
+    BUSY,
+    END,
+    GONE,
+    NO_CONTENT,
+    OPEN,
+    OPENED,
+    STREAM,
+    Cut,
+    Held,
+    Script,
+    Speak,
+    chunk,
+    plain,
+)
 from tests.support.sockets import PATIENCE
 
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-END = b"0\r\n\r\n"
-
-GONE = (b"", b"")
-"""No answer, twice: aiohttp itself asks a second time."""
-
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def plain(status: str, kind: str, body: str) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n{body}".encode()
-
-
-class Held(bytes):
-    """An answer after which the connection stays open."""
-
-
-class Script:
-    """A server that gives each connection the next of its answers, and closes it.
-
-    The last answer stays open, so that a client that should be content with it is not told to
-    come again. `heads` are the requests that were answered.
-    """
-
-    def __init__(self, answers: tuple[bytes, ...]) -> None:
-        self.url = ""
-        self.heads: list[list[str]] = []
-        self._answers = list(answers)
-        self._over = asyncio.Event()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one connection."""
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            if self._answers:
-                self.heads.append(head.decode().split("\r\n")[:-2])
-                answer = self._answers.pop(0)
-                writer.write(answer)
-                await writer.drain()
-                if not self._answers or isinstance(answer, Held):
-                    await self._over.wait()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-
-    def end(self) -> None:
-        """Close what is open."""
-        self._over.set()
-
-    def resumed_from(self) -> list[str | None]:
-        """Give the Last-Event-ID of each request."""
-        name = "Last-Event-ID: "
-        return [next((line[15:] for line in head if line.startswith(name)), None) for head in self.heads]
-
-
-Speak = Callable[..., Awaitable[Script]]
+speak = pytest.fixture(scripted.speak)
 
 
 @pytest.fixture
-async def speak() -> AsyncIterator[Speak]:
-    """Start scripted servers, and stop them when the test ends."""
-    started: list[tuple[Script, asyncio.Server]] = []
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make clients try again at once, with the longest wait of each spread, and tell what they waited."""
+    waited: list[float] = []
 
-    async def start(*answers: bytes, socket: Path | None = None) -> Script:
-        script = Script(answers)
-        if socket is not None:
-            server = await asyncio.start_unix_server(script.answer, socket)
-            script.url = f"unix:{socket}"
-        else:
-            server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
-            script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        started.append((script, server))
-        return script
+    async def at_once(seconds: float) -> None:
+        waited.append(seconds)
 
-    yield start
-    for script, server in started:
-        script.end()
-        server.close()
-        await asyncio.sleep(0)
-
-
-@pytest.fixture
-def delays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Have clients reconnect at once, and tell for which `retry` and how many failures."""
-    asked: list[tuple[int, int]] = []
-
-    def at_once(retry: int, failures: int) -> float:
-        asked.append((retry, failures))
-        return 0.0
-
-    monkeypatch.setattr(module, "delay", at_once)
-    return asked
+    monkeypatch.setattr(module, "_sleep", at_once)
+    monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda _, high: high))
+    return waited
 
 
 async def first(url: str, count: int) -> list[Event]:
@@ -147,41 +86,6 @@ async def refusal(url: str) -> ClientError:
     return caught.value
 
 
-@given(retry=st.integers(0, 2**31 - 1))
-def test_the_first_reconnection_waits_for_retry(retry: int) -> None:
-    """As the standard asks, to the millisecond: the server has already spread it."""
-    assert delay(retry, 0) == retry / 1000
-
-
-@given(retry=st.integers(0, 2**31 - 1), failures=st.integers(1, 10**9))
-def test_the_delay_is_bounded(retry: int, failures: int) -> None:
-    """No wait is longer than a minute, or than `retry` if that is longer; none after a failure is nothing."""
-    assert 0.1 <= delay(retry, failures) <= max(module.MAX_DELAY, retry / 1000)
-
-
-@pytest.mark.parametrize(
-    ("retry", "waits"),
-    [
-        (3000, [6.0, 12.0, 24.0, 48.0, 60.0, 60.0]),
-        (0, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4]),
-        (90_000, [90.0, 90.0]),
-    ],
-)
-def test_the_delay_doubles_with_each_failure(
-    monkeypatch: pytest.MonkeyPatch, retry: int, waits: list[float]
-) -> None:
-    """Up to a minute, or to `retry` if that is longer."""
-    monkeypatch.setattr(random, "uniform", lambda _, most: most)
-    assert [delay(retry, failures) for failures in range(1, len(waits) + 1)] == pytest.approx(waits)
-
-
-def test_the_delay_after_a_failure_is_spread() -> None:
-    """Clients that lost their server together do not come back together."""
-    some = {delay(1000, 1) for _ in range(50)}
-    assert len(some) > 1
-    assert all(1.0 <= wait <= 2.0 for wait in some)
-
-
 async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> None:
     """A client's answers are the server's, whole."""
     server = await serve()
@@ -202,19 +106,19 @@ async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> Non
 
 
 async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
-    """A piece is what arrived, the events it completed, and where that is; the opening completes none."""
+    """A piece is what arrived, the events it completed, and where that is; the opening is the first."""
     server = await serve(retry=1000)
     async with Client(server.url) as client:
         stream = aiter(client.subscribe())
         opening = await anext(stream)
-        assert opening.raw.startswith(b":\nretry: ")
-        assert opening.events == []
-        assert opening.last_event_id == server.broadcaster.cursor
+        assert opening.raw.startswith(b": \nretry: ")
+        assert [event.type for event in opening.events] == ["$open"]
+        assert opening.last_event_id == opening.events[0].id == server.broadcaster.cursor
         for message in ("one", "two"):
             await client.publish(message, event="greeting")
             piece = await anext(stream)
             id = server.broadcaster.cursor
-            assert piece.raw == f"id: {id}\nevent: greeting\ndata: {message}\n\n".encode()
+            assert piece.raw == f"event: greeting\ndata: {message}\nid: {id}\n\n".encode()
             assert piece.events == [Event(message, "greeting", id)]
             assert piece.last_event_id == id
 
@@ -223,9 +127,9 @@ async def test_an_event_is_published_with_all_that_was_said(serve: Serve) -> Non
     """Once, to each of its channels."""
     server = await serve()
     async with server.broadcaster.subscribe("a", "b.c") as stream, Client(server.url) as client:
-        answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=7)
+        answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=700)
         assert (answer["id"], answer["channel"], answer["channels"]) == ("own", "b.c", ["b.c", "a"])
-        assert await anext(stream) == Received("b.c", "x", "e", "own", 7)
+        assert await anext(stream) == Received("b.c", "x", "e", "own", 700)
         with pytest.raises(ClientError, match=r"key: must be 1 to 128 characters: ''"):
             await client.publish("x", key="")
 
@@ -298,9 +202,10 @@ async def test_no_path_of_the_server_is_a_client_error(serve: Serve) -> None:
     """A 404 is not mended by trying again."""
     server = await serve()
     error = await refusal(server.url + "/nope")
-    assert (error.status, str(error)) == (
-        404,
-        f"{server.url}/nope/events: 404 Not Found: nothing is at /nope/events",
+    assert error.status == 404
+    assert str(error) == (
+        f"{server.url}/nope/events: 404 Not Found: nothing is at /nope/events;"
+        " GET /events subscribes, POST /send publishes"
     )
 
 
@@ -321,10 +226,16 @@ async def test_a_problem_that_is_none_is_told_as_it_is(speak: Speak, body: str) 
     assert str(await refusal(script.url)) == f"{script.url}/events: 400 Bad Request: {body.strip()}"
 
 
-async def test_a_refusal_without_a_word_is_its_status(speak: Speak) -> None:
-    """Nothing hangs at the end of the line."""
-    script = await speak(plain("401 Unauthorized", "text/plain", ""))
-    assert str(await refusal(script.url)) == f"{script.url}/events: 401 Unauthorized"
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [("401 Unauthorized", "", "401 Unauthorized"), ("401 ", "no", "401: no"), ("401 ", "", "401")],
+)
+async def test_a_refusal_without_a_word_is_its_status(
+    speak: Speak, status: str, body: str, told: str
+) -> None:
+    """Nothing hangs at the end of the line, nor where there is no phrase."""
+    script = await speak(plain(status, "text/plain", body))
+    assert str(await refusal(script.url)) == f"{script.url}/events: {told}"
 
 
 async def test_another_content_type_is_a_client_error(speak: Speak) -> None:
@@ -361,32 +272,30 @@ async def test_what_is_not_unicode_cannot_be_published(serve: Serve, text: str) 
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_stream_cut_within_an_event_is_resumed_before_it(
-    speak: Speak, delays: list[tuple[int, int]]
-) -> None:
+async def test_a_stream_cut_within_an_event_is_resumed_before_it(speak: Speak, waits: list[float]) -> None:
     """The half of an event is never given, and its id not taken: the server is asked for it again."""
     script = await speak(
-        STREAM + chunk(b"retry: 40\n\nid: 7\ndata: one\n\nid: 8\ndata: tw"),
+        STREAM + chunk(b"retry: 700\n\nid: 7\ndata: one\n\nid: 8\ndata: tw"),
         STREAM + chunk(b"id: 8\ndata: two\n\n"),
     )
     assert await first(script.url, 2) == [Event("one", id="7"), Event("two", id="8")]
     assert script.resumed_from() == [None, "7"]
-    assert delays == [(40, 1)]
+    assert waits == [0.7]
 
 
-async def test_a_stream_that_ends_is_asked_for_again(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_a_stream_that_ends_is_asked_for_again(speak: Speak, waits: list[float]) -> None:
     """After `retry`, which is no failure; an id stays, though the next stream names none."""
     script = await speak(
-        STREAM + chunk(b"retry: 40\nid: 7\ndata: one\n\n") + END,
+        STREAM + chunk(b"retry: 700\nid: 7\ndata: one\n\n") + END,
         STREAM + chunk(b"data: two\n\n") + END,
         STREAM + chunk(b"data: three\n\n"),
     )
     assert [event.data for event in await first(script.url, 3)] == ["one", "two", "three"]
     assert script.resumed_from() == [None, "7", "7"]
-    assert delays == [(40, 0), (40, 0)]
+    assert waits == [0.7, 0.7]
 
 
-async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, waits: list[float]) -> None:
     """As the standard has it: `id:` alone resets the last event id, and no header is sent."""
     script = await speak(
         STREAM + chunk(b"id: 7\ndata: one\n\nid\ndata: two\n\n") + END, STREAM + chunk(b"data: three\n\n")
@@ -395,10 +304,10 @@ async def test_an_empty_id_forgets_where_the_stream_was(speak: Speak, delays: li
     assert script.resumed_from() == [None, None]
 
 
-async def test_failures_are_counted_until_bytes_arrive(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_waits_grow_until_an_event_arrives(speak: Speak, waits: list[float]) -> None:
     """A server that is gone is asked less and less often, and as often as ever once it is back."""
     script = await speak(
-        STREAM + chunk(b"retry: 40\ndata: one\n\n"),
+        STREAM + chunk(b"retry: 1000\ndata: one\n\n"),
         *GONE,
         b"not HTTP\r\n\r\n",
         b"not HTTP\r\n\r\n",
@@ -406,48 +315,174 @@ async def test_failures_are_counted_until_bytes_arrive(speak: Speak, delays: lis
         STREAM + chunk(b"data: three\n\n"),
     )
     assert [event.data for event in await first(script.url, 3)] == ["one", "two", "three"]
-    assert delays == [(40, 1), (40, 2), (40, 3), (40, 4), (40, 0)]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 1.0]
 
 
-@pytest.mark.parametrize("status", [b"502 Bad Gateway", b"503 Service Unavailable", b"504 Gateway Timeout"])
-async def test_a_busy_server_is_asked_again_after_its_retry_after(
-    speak: Speak, delays: list[tuple[int, int]], status: bytes
-) -> None:
-    """A 503, or a proxy's word for it, is no failure: the server says when to come."""
-    busy = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nRetry-After: 5\r\n\r\n"
-    script = await speak(busy, busy, STREAM + chunk(b"data: one\n\n"))
+async def test_a_stream_without_an_event_is_no_success(speak: Speak, waits: list[float]) -> None:
+    """A server that accepts, says `retry: 0` and ends is asked less and less often too."""
+    empty = STREAM + chunk(b": \nretry: 0\n") + END
+    script = await speak(empty, empty, STREAM + chunk(b": \n") + END, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
-    assert delays == [(5000, 0), (5000, 0)]
+    assert waits == [1.0, 2.0, 4.0]
 
 
-@pytest.mark.parametrize("after", [None, "0", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "-1", "²"])
-async def test_a_busy_server_that_names_no_seconds_is_asked_after_the_usual_time(
-    speak: Speak, delays: list[tuple[int, int]], after: str | None
+async def test_retry_0_is_no_busy_loop(speak: Speak, waits: list[float]) -> None:
+    """Between two connections that worked there is half a second at least."""
+    script = await speak(*[STREAM + chunk(b"retry: 0\ndata: x\n\n") + END] * 3, STREAM)
+    await first(script.url, 3)
+    assert waits == [0.5, 0.5]
+
+
+PASSING = [408, 425, 429, 500, 502, 503, 504, 507, 511, *range(520, 531), 561, 598, 599]
+LASTING = [201, 202, 206, 300, 304, *range(400, 408), 409, 410, 414, 415, 421, 422, 431, 451, 494]
+LASTING += [501, 505, 506, 508, 510]
+
+
+@pytest.mark.parametrize("status", PASSING)
+async def test_a_status_that_passes_ends_nothing(speak: Speak, waits: list[float], status: int) -> None:
+    """Whoever invented it, whether it has a reason phrase or none; the stream goes on where it was."""
+    bare = f"HTTP/1.1 {status} \r\nContent-Length: 0\r\n\r\n".encode()
+    script = await speak(
+        STREAM + chunk(b"retry: 1000\nid: 7\ndata: one\n\n") + END,
+        plain(f"{status} Some Words", "text/html", "<html>"),
+        bare,
+        STREAM + chunk(b"data: two\n\n"),
+    )
+    assert [event.data for event in await first(script.url, 2)] == ["one", "two"]
+    assert script.resumed_from() == [None, "7", "7", "7"]
+    assert waits == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("status", LASTING)
+async def test_a_status_that_does_not_pass_ends_the_stream(
+    speak: Speak, waits: list[float], status: int
 ) -> None:
-    """A Retry-After that is no number of seconds, or a short one, never makes the wait shorter."""
-    header = "" if after is None else f"Retry-After: {after}\r\n"
-    script = await speak(BUSY[:-2] + header.encode() + b"\r\n", STREAM + chunk(b"data: one\n\n"))
-    assert await first(script.url, 1) == [Event("one")]
-    assert delays == [(module.DEFAULT_RETRY, 0)]
+    """Whether it is the first answer or a later one."""
+    refused = f"HTTP/1.1 {status} Some Words\r\nConnection: close\r\n\r\n".encode()
+    for before in ([], [STREAM + chunk(b"data: one\n\n") + END]):
+        script = await speak(*before, refused, STREAM)
+        with pytest.raises(ClientError) as caught:
+            await pieces(script.url, 2)
+        assert (caught.value.status, str(caught.value)) == (
+            status,
+            f"{script.url}/events: {status} Some Words",
+        )
 
 
-async def test_a_server_that_was_busy_and_then_away_is_waited_for(
-    speak: Speak, delays: list[tuple[int, int]]
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "502 Bad Gateway", "521 Down"])
+async def test_a_first_answer_that_passes_is_waited_for_and_told(
+    speak: Speak, waits: list[float], status: str
 ) -> None:
-    """One that drains answers 503, goes, and comes back: it has been there, so this is no wrong address."""
-    script = await speak(BUSY, *GONE, STREAM + chunk(b"data: one\n\n"))
-    assert await first(script.url, 1) == [Event("one")]
-    assert delays == [(3000, 0), (3000, 1)]
+    """A proxy is there and its server is not: whoever looks is told at once, and may know better."""
+    script = await speak(*[plain(status, "text/plain", "")] * 2, *GONE, STREAM + chunk(b"data: one\n\n"))
+    told: list[str] = []
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        piece = await anext(client.subscribe(on_retry=lambda error: told.append(str(error))))
+    assert piece.events == [Event("one")]
+    away = f"cannot reach {script.url}: it closed the connection"
+    assert told == [f"{script.url}/events: {status}", f"{script.url}/events: {status}", away]
+    assert waits == [6.0, 12.0, 24.0]
 
 
-async def test_a_server_that_is_full_sends_an_empty_stream_and_is_asked_again(
-    speak: Speak, delays: list[tuple[int, int]]
+async def test_a_stream_that_is_cut_is_not_told(speak: Speak, waits: list[float]) -> None:
+    """Only what keeps a stream from going on is news."""
+    script = await speak(STREAM + chunk(b"data: one\n\n"), STREAM + chunk(b"data: two\n\n"))
+    told: list[ClientError] = []
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        stream = client.subscribe(on_retry=told.append)
+        assert [(await anext(stream)).events[0].data for _ in range(2)] == ["one", "two"]
+    assert told == []
+
+
+@pytest.mark.parametrize(("after", "wait"), [("50", 62.5), ("4", 6.0), ("0", 6.0), ("86400", 375.0)])
+async def test_retry_after_is_honoured_within_reason(
+    speak: Speak, waits: list[float], after: str, wait: float
 ) -> None:
-    """What a browser gets from a full server: when to come back, and the end."""
-    body = ":\nretry: 20000\n"
-    script = await speak(plain("200 OK", "text/event-stream", body), STREAM + chunk(b"data: one\n\n"))
+    """Never sooner than it says, unless that is hours; never sooner than the backoff; and once."""
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: %b\r\n\r\n" % after.encode()
+    script = await speak(busy, BUSY, STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
-    assert delays == [(20_000, 0)]
+    assert waits == [wait, 12.0]
+
+
+async def test_retry_after_may_be_a_date(speak: Speak, waits: list[float]) -> None:
+    """As RFC 9110 has it: seconds from now."""
+    date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: %b\r\n\r\n" % date.encode()
+    script = await speak(busy, STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert 1.25 * (100 - PATIENCE) < waits[0] <= 125
+
+
+@pytest.mark.parametrize("after", ["soon", "Wed, 21 Oct 2015 07:28:00 GMT", "-1", "²", "9" * 5000])
+async def test_a_retry_after_that_says_nothing_useful_harms_nothing(
+    speak: Speak, waits: list[float], after: str
+) -> None:
+    """Neither a shorter wait, nor one without end, nor a fault."""
+    busy = BUSY[:-2] + f"Retry-After: {after}\r\n\r\n".encode()
+    script = await speak(busy, STREAM + chunk(b"data: one\n\n"))
+    assert await first(script.url, 1) == [Event("one")]
+    assert waits == [375.0 if after.isdigit() and after.isascii() else 6.0]
+
+
+@pytest.mark.parametrize("reason", ["full", "address", "rate", "drain", "backend"])
+async def test_a_refusal_by_stream_is_no_success(speak: Speak, waits: list[float], reason: str) -> None:
+    """A `$close` and nothing else: the wait is what it says, and grows; the id stays as it was brought."""
+    block = f'event: $close\nretry: 20000\ndata: {{"reason": "{reason}"}}\n'
+    script = await speak(
+        OPENED + chunk(b"data: one\nid: k3f9-7\n\n") + END,
+        STREAM + chunk(f"{block}id: k3f9-7\n\n".encode()) + END,
+        STREAM + chunk(f"{block}\n".encode()) + END,
+        OPENED,
+    )
+    found = await pieces(script.url, 5)
+    closed = Event(f'{{"reason": "{reason}"}}', "$close", "k3f9-7", 20000)
+    assert [event for piece in found for event in piece.events] == [
+        OPEN,
+        Event("one", id="k3f9-7"),
+        closed,
+        Event(closed.data, "$close", None, 20000),
+        OPEN,
+    ]
+    assert script.resumed_from() == [None, "k3f9-7", "k3f9-7", "k3f9-7"]
+    assert waits == [3.127, 40.0, 60.0]
+
+
+async def test_an_opening_is_a_success(speak: Speak, waits: list[float]) -> None:
+    """Though no event follows: nothing was published."""
+    script = await speak(BUSY, OPENED + END, OPENED, OPENED)
+    await pieces(script.url, 3)
+    assert script.resumed_from() == [None, None, "k3f9-1041", "k3f9-1041"]
+    assert waits == [6.0, 3.127, 3.127]
+
+
+async def test_a_connection_that_lasted_is_a_success(
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
+) -> None:
+    """Though it brought comments alone."""
+    monkeypatch.setattr(reconnection, "STEADY", 0.0)
+    script = await speak(*[STREAM + chunk(b": \n") + END] * 3, STREAM + chunk(b"data: one\n\n"))
+    await first(script.url, 1)
+    assert waits == [3.0, 3.0, 3.0]
+
+
+async def test_204_is_the_end(speak: Speak, waits: list[float]) -> None:
+    """Of the iteration, without an error (WHATWG HTML 9.2.2), at once or after events."""
+    for before, count in ([], 0), ([STREAM + chunk(b"data: one\n\n") + END], 1):
+        script = await speak(*before, NO_CONTENT, STREAM + chunk(b"data: late\n\n"))
+        async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+            assert len([piece async for piece in client.subscribe()]) == count
+        assert len(script.heads) == count + 1
+
+
+async def test_channels_that_have_finished_are_asked_about_soon(speak: Speak, waits: list[float]) -> None:
+    """The long `retry` is for clients that do not heed 204; a server that does not say 204 gets its time."""
+    close = chunk(b'event: $close\nretry: 70000\ndata: {"reason": "finished"}\nid: k3f9-1041\n\n') + END
+    script = await speak(OPENED + close, OPENED + close, OPENED + close, NO_CONTENT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        found = [event.type async for piece in client.subscribe() for event in piece.events]
+    assert found == ["$open", "$close"] * 3
+    assert waits == [3.0, 70.0, 70.0]
 
 
 async def test_a_first_connection_that_fails_is_a_client_error(speak: Speak) -> None:
@@ -458,7 +493,7 @@ async def test_a_first_connection_that_fails_is_a_client_error(speak: Speak) -> 
     assert str(error).startswith(f"cannot reach {script.url}: ")
 
 
-async def test_a_refusal_later_on_is_a_client_error(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_a_refusal_later_on_is_a_client_error(speak: Speak, waits: list[float]) -> None:
     """A right that was lost while reading is not asked for for ever."""
     script = await speak(
         STREAM + chunk(b"data: one\n\n") + END,
@@ -470,30 +505,45 @@ async def test_a_refusal_later_on_is_a_client_error(speak: Speak, delays: list[t
 
 
 async def test_a_silent_stream_is_taken_for_dead(
-    monkeypatch: pytest.MonkeyPatch, speak: Speak, delays: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
     """A connection that brings not even heartbeats is given up for a new one."""
-    monkeypatch.setattr(module, "SILENCE", 0.5)
+    monkeypatch.setattr(reconnection, "SILENCE", 0.5)
     script = await speak(
-        Held(STREAM + chunk(b"retry: 40\nid: 7\ndata: one\n\n")), STREAM + chunk(b"data: two\n\n")
+        Held(STREAM + chunk(b"retry: 700\nid: 7\ndata: one\n\n")), STREAM + chunk(b"data: two\n\n")
     )
     assert [event.data for event in await first(script.url, 2)] == ["one", "two"]
     assert script.resumed_from() == [None, "7"]
-    assert delays == [(40, 1)]
+    assert waits == [0.7]
 
 
-async def test_an_id_that_no_header_can_say_is_a_client_error(
-    speak: Speak, delays: list[tuple[int, int]]
+async def test_silence_is_measured_in_the_server_s_heartbeats(
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
+    """From `$open` on; a stream that has not said how long they are is given a minute."""
+    allowed: list[float] = []
+    within = module._within
+
+    async def noted(seconds: float, doing: Awaitable[Any]) -> Any:
+        allowed.append(seconds)
+        return await within(seconds, doing)
+
+    monkeypatch.setattr(module, "_within", noted)
+    slow = STREAM + chunk(b'event: $open\ndata: {"heartbeat": 90}\nid: k3f9-1042\n\n')
+    script = await speak(OPENED + END, slow + END, STREAM + chunk(b"data: one\n\n"))
+    await pieces(script.url, 3)
+    head, first_read = 60.0, 60.0
+    assert allowed == [head, first_read, 20.0, head, first_read, 360.0, head, first_read]
+
+
+async def test_an_id_that_no_header_can_say_is_a_client_error(speak: Speak, waits: list[float]) -> None:
     """A stream that could only be resumed with a loss ends with an error, and one of ours."""
     script = await speak(STREAM + chunk(b"id: a\x01b\ndata: one\n\n") + END, STREAM)
     with pytest.raises(ClientError, match=r"the id 'a\\x01b' cannot be sent back"):
         await pieces(script.url, 2)
 
 
-async def test_an_id_of_any_letters_is_sent_back_as_utf_8(
-    speak: Speak, delays: list[tuple[int, int]]
-) -> None:
+async def test_an_id_of_any_letters_is_sent_back_as_utf_8(speak: Speak, waits: list[float]) -> None:
     """The header is the id's own bytes (WHATWG HTML 9.2.4)."""
     script = await speak(
         STREAM + chunk("id: é\t😀\ndata: one\n\n".encode()) + END, STREAM + chunk(b"data: two\n\n")
@@ -632,7 +682,10 @@ async def test_blank_lines_are_none_and_counted(serve: Serve) -> None:
         lines = raw(b"", line("a"), b"\r", line("b"), b"{}", line("c"))
         counts, error = await sent(client.publish_lines(lines))
     assert (counts, await held(server)) == ([2], ["a", "b"])
-    assert error == f"{server.url}/send: 422 {http.HTTPStatus(422).phrase}: line 5: message: missing"
+    assert error is not None
+    assert error.startswith(
+        f"{server.url}/send: 422 {http.HTTPStatus(422).phrase}: line 5: message: is missing"
+    )
 
 
 @pytest.mark.parametrize("bad", range(7))
@@ -680,7 +733,6 @@ async def test_a_refusal_of_all_is_told_as_it_is(serve: Serve) -> None:
     [
         (b"", ": it closed the connection, with lines 1 to 2 under way"),
         (plain("502 Bad Gateway", "text/plain", ""), "/send: 502 Bad Gateway, with lines 1 to 2 under way"),
-        (plain("503 Service Unavailable", "text/plain", ""), "/send: 503 Service Unavailable"),
         (plain("200 OK", "application/json", "{}"), " as this server does, with lines 1 to 2 under way"),
         (
             plain("413 Too Large\r\nConnection: close", "text/plain", "line 9: x"),
@@ -706,7 +758,7 @@ async def test_a_json_array_is_one_batch(serve: Serve) -> None:
     async with Client(server.url) as client:
         answer = await client.publish_json(b'[{"message": "a"}, {"data": [1, 2]}]', channels=["c"])
         assert (answer["count"], answer["id"]) == (2, server.broadcaster.cursor)
-        with pytest.raises(ClientError, match=r"/send: 422 .+: item 2: message: missing"):
+        with pytest.raises(ClientError, match=r"/send: 422 .+: item 2: message: is missing"):
             await client.publish_json(b'[{"message": "a"}, {}]')
     assert await held(server) == ["a", "[1,2]"]
 
@@ -714,12 +766,10 @@ async def test_a_json_array_is_one_batch(serve: Serve) -> None:
 # Where a stream begins, and goes on.
 
 
-async def test_an_id_without_an_event_is_where_a_stream_is(
-    speak: Speak, delays: list[tuple[int, int]]
-) -> None:
+async def test_an_id_without_an_event_is_where_a_stream_is(speak: Speak, waits: list[float]) -> None:
     """That of the opening, and of a heartbeat that moves it; not one whose blank line has not come."""
     script = await speak(
-        STREAM + chunk(b":\nretry: 40\nid: 7\n\n") + END,
+        STREAM + chunk(b":\nretry: 700\nid: 7\n\n") + END,
         STREAM + chunk(b":\nid: 9\n\nid: 11\n"),
         STREAM + chunk(b"data: one\n\n"),
     )
@@ -741,10 +791,10 @@ def asked(script: Script) -> list[str]:
     return [head[0].split()[1] for head in script.heads]
 
 
-async def test_since_is_said_until_an_id_is_known(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_since_is_said_until_an_id_is_known(speak: Speak, waits: list[float]) -> None:
     """From then on the id says more, and the words would begin anew."""
     script = await speak(
-        STREAM + chunk(b"retry: 40\n") + END,
+        STREAM + chunk(b"retry: 700\n") + END,
         STREAM + chunk(b"id: 7\n\n") + END,
         STREAM + chunk(b"data: one\n\n"),
     )
@@ -758,9 +808,9 @@ async def test_since_is_said_until_an_id_is_known(speak: Speak, delays: list[tup
     assert script.resumed_from() == [None, None, "7"]
 
 
-async def test_a_stream_may_begin_behind_an_id(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_a_stream_may_begin_behind_an_id(speak: Speak, waits: list[float]) -> None:
     """Which wins over since, from the first request on."""
-    script = await speak(STREAM + chunk(b"retry: 40\n") + END, STREAM + chunk(b"data: one\n\n"))
+    script = await speak(STREAM + chunk(b"retry: 700\n") + END, STREAM + chunk(b"data: one\n\n"))
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         async for piece in client.subscribe(since="earliest", last_event_id="7"):
             assert piece.last_event_id == "7"
@@ -779,7 +829,7 @@ async def test_what_was_published_between_is_given(serve: Serve) -> None:
     found: list[str] = []
     async with asyncio.timeout(PATIENCE), Client(server.url) as client:
         async for piece in client.subscribe(["a", "b.*"], last_event_id=first_one.id, events=["x"]):
-            found += [event.data for event in piece.events]
+            found += [event.data for event in piece.events if not event.reserved]
             if len(found) == 2:
                 break
     assert found == ["ax", "b.cx"]
@@ -921,35 +971,45 @@ def later(after: str | None) -> bytes:
     )
 
 
-async def test_lines_wait_as_long_as_they_are_told(speak: Speak, delays: list[tuple[int, int]]) -> None:
+def problem(status: str, detail: str, headers: str = "") -> bytes:
+    body = f'{{"title": "x", "status": 0, "detail": "{detail}"}}'
+    return plain(f"{status}\r\n{headers}X-Header: x", "application/problem+json", body)
+
+
+DRAINING = problem("503 Service Unavailable", "the server is shutting down", "Retry-After: 5\r\n")
+
+
+async def test_lines_wait_as_long_as_they_are_told(speak: Speak, waits: list[float]) -> None:
     """A request over a rate published nothing: it is made again, and what comes behind it stays behind."""
     script = await speak(later("2"), later("0"), RECEIPT, RECEIPT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         assert await sent(client.publish_lines(in_pieces(["a"], ["b"]))) == ([1, 1], None)
-    assert delays == [(2000, 0), (0, 0)]
+    assert waits == [2.0, 0.5]
 
 
 async def test_lines_do_not_wait_for_ever(
-    monkeypatch: pytest.MonkeyPatch, speak: Speak, delays: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
     """A server that has never room is an error in the end."""
-    monkeypatch.setattr(module, "ATTEMPTS", 3)
+    monkeypatch.setattr(backoff, "PACED", 3)
     script = await speak(later("1"), later("1"), later("1"), RECEIPT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         counts, error = await sent(client.publish_lines(in_pieces(["a"])))
-    assert (counts, error) == ([], f"{script.url}/send: 429 Too Many Requests")
-    assert (len(script.heads), delays) == (3, [(1000, 0), (1000, 0)])
+    assert (counts, error) == (
+        [],
+        f"{script.url}/send: 429 Too Many Requests; line 1 and all after it were not published",
+    )
+    assert (len(script.heads), waits) == (3, [1.0, 1.0])
 
 
 @pytest.mark.parametrize("after", [None, "soon"])
-async def test_lines_wait_for_nothing_unsaid(
-    speak: Speak, delays: list[tuple[int, int]], after: str | None
-) -> None:
-    """Without a time to come back it is a refusal as any other."""
+async def test_lines_wait_for_nothing_unsaid(speak: Speak, waits: list[float], after: str | None) -> None:
+    """Without a time to come back it is a refusal, unless there is a time to try again."""
     script = await speak(later(after))
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         counts, error = await sent(client.publish_lines(in_pieces(["a"])))
-    assert (counts, error, delays) == ([], f"{script.url}/send: 429 Too Many Requests", [])
+    told = f"{script.url}/send: 429 Too Many Requests; line 1 and all after it were not published"
+    assert (counts, error, waits) == ([], told, [])
 
 
 async def test_one_message_does_not_wait(speak: Speak) -> None:
@@ -960,11 +1020,160 @@ async def test_one_message_does_not_wait(speak: Speak) -> None:
             await client.publish("x")
 
 
-async def test_a_stream_over_a_limit_is_asked_for_again(speak: Speak, delays: list[tuple[int, int]]) -> None:
+async def test_one_message_waits_if_it_is_told_to(speak: Speak, waits: list[float]) -> None:
+    """As lines do, for a document too."""
+    script = await speak(later("1"), RECEIPT, DRAINING, RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        assert (await client.publish("x", retry_for=60))["id"] == "1"
+        assert (await client.publish_json(b"[]", retry_for=60))["id"] == "1"
+    assert waits == [1.25, 6.25]
+
+
+SURELY_NOT_PUBLISHED = {
+    "draining": (DRAINING, 6.25, 6.25),
+    "full": (problem("503 Service Unavailable", "the server has as many connections as it takes"), 1.0, 2.0),
+    "over a rate": (later(None), 1.0, 2.0),
+    "too early": (plain("425 Too Early", "text/plain", ""), 1.0, 2.0),
+    "too slow": (plain("408 Request Timeout", "text/plain", ""), 1.0, 2.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "wait", "longer"), SURELY_NOT_PUBLISHED.values(), ids=list(SURELY_NOT_PUBLISHED)
+)
+async def test_lines_that_were_surely_not_published_are_sent_again(
+    speak: Speak, waits: list[float], answer: bytes, wait: float, longer: float
+) -> None:
+    """The same bytes, before what comes after them; each outage is told once."""
+    script = await speak(answer, answer, RECEIPT, answer, RECEIPT)
+    told: list[str] = []
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        lines = client.publish_lines(
+            in_pieces(["a"], ["b"]), retry_for=60, on_retry=lambda error: told.append(str(error))
+        )
+        assert await sent(lines) == ([1, 1], None)
+    assert script.bodies == [line("a")] * 3 + [line("b")] * 2
+    assert len(told) == 2
+    assert waits == [wait, longer, wait]
+
+
+UNSURE = {
+    "no answer": b"",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+    "another's answer": plain("200 OK", "application/json", "{}"),
+    "taken on": plain("202 Accepted", "application/json", "{}"),
+    "a fault": problem("500 Internal Server Error", "x"),
+    "a proxy's 503": plain("503 Busy\r\nRetry-After: 5", "text/plain", "reset before headers"),
+    "a store that does not answer": problem(
+        "503 Busy", "may have been published: send it again with an Idempotency-Key"
+    ),
+    "an unreadable 503": problem("503 Service Unavailable", "x").partition(b"{")[0],
+    **{status: plain(status, "text/html", "") for status in ("502 Bad", "504 Late", "520 Odd", "524 Late")},
+}
+
+
+@pytest.mark.parametrize("answer", UNSURE.values(), ids=list(UNSURE))
+async def test_lines_that_may_have_been_published_are_not_sent_again(
+    speak: Speak, waits: list[float], answer: bytes
+) -> None:
+    """The error names them, and nothing after them is published."""
+    script = await speak(RECEIPT, answer, RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a"], ["b", "c"], ["d"]), retry_for=60))
+    assert (counts, waits, len(script.heads)) == ([1], [], 2)
+    assert error is not None
+    assert error.endswith(", with lines 2 to 3 under way")
+
+
+@pytest.mark.parametrize("status", ["400 Bad", "401 No", "403 No", "404 No", "409 Over", "501 No", "505 No"])
+async def test_lines_that_are_refused_are_not_sent_again(
+    speak: Speak, waits: list[float], status: str
+) -> None:
+    """Time does not mend what is wrong with them."""
+    script = await speak(plain(status, "text/plain", ""), RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a"]), retry_for=60))
+    assert (counts, error, waits) == ([], f"{script.url}/send: {status}", [])
+
+
+async def test_lines_wait_for_a_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    """Nobody listens: nothing was sent. The lines are published when somebody does."""
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    server = Server(Config(port=unused_tcp_port))
+    waited: list[float] = []
+
+    async def until_it_is_there(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            await server.start()
+
+    monkeypatch.setattr(module, "_sleep", until_it_is_there)
+    told: list[str] = []
+    try:
+        async with asyncio.timeout(PATIENCE), Client(url) as client:
+            lines = client.publish_lines(
+                in_pieces(["a", "b"], ["c"]), retry_for=60, on_retry=lambda error: told.append(str(error))
+            )
+            assert await sent(lines) == ([2, 1], None)
+        assert (await held(server), told) == (["a", "b", "c"], [f"cannot reach {url}: refused"])
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:1", "refused"),
+        ("http://nowhere.invalid", "no such host"),
+        ("unix:/nowhere", "no such file or directory"),
+    ],
+)
+async def test_lines_do_not_wait_longer_than_they_are_told(
+    monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    """A last attempt is made at the end of the time; the error says from where on nothing was published."""
+    clock = Clock()
+    waited: list[float] = []
+
+    async def pass_time(seconds: float) -> None:
+        waited.append(seconds)
+        clock.forward(seconds)
+
+    monkeypatch.setattr(module, "_sleep", pass_time)
+    monkeypatch.setattr(module, "RetryBudget", functools.partial(backoff.RetryBudget, now=clock))
+    async with asyncio.timeout(PATIENCE), Client(url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a", "b"]), retry_for=30))
+    assert sum(waited) == pytest.approx(30)
+    told = f"cannot reach {url}: {reason}; line 1 and all after it were not published"
+    assert (counts, error) == ([], told)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b"])
+async def test_an_address_that_cannot_be_one_is_not_waited_for(waits: list[float], url: str) -> None:
+    """Nor is a certificate that is not to be trusted: no time mends them."""
+    async with asyncio.timeout(PATIENCE), Client(url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a"]), retry_for=60))
+    assert (counts, waits) == ([], [])
+    assert error is not None
+    assert error.startswith(f"cannot reach {url}: no such ")
+
+
+async def test_a_refusal_may_come_in_pieces(speak: Speak) -> None:
+    """Whose line it is about is known when it has come whole, however the network cut it."""
+    whole = problem("422 No", "line 2: message: missing")
+    script = await speak(Cut(whole), RECEIPT)
+    async with asyncio.timeout(PATIENCE), Client(script.url) as client:
+        counts, error = await sent(client.publish_lines(in_pieces(["a", "b"])))
+    assert (counts, error) == ([1], f"{script.url}/send: 422 No: line 2: message: missing")
+
+
+async def test_a_stream_over_a_limit_is_asked_for_again(speak: Speak, waits: list[float]) -> None:
     """No sooner than it was told."""
     script = await speak(later("7"), STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
-    assert delays == [(7000, 0)]
+    assert waits == [8.75]
 
 
 # A server beside us.
@@ -1027,6 +1236,12 @@ async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str
 
     async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
         assert await why(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") == reason
+
+
+def test_a_body_that_nobody_takes_is_said_in_few_words() -> None:
+    """Without an address, as aiohttp has it, and without the number that there is not."""
+    broken = aiohttp.ClientOSError(None, "Can not write request body for http://127.0.0.1:8000/send")
+    assert module._reason(broken) == "it closed the connection"
 
 
 async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Reconnection: what one connection of a stream has brought, and when to open the next."""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from sse_broadcast import wire
+from sse_broadcast.backoff import AttemptError, delay
+from sse_broadcast.event import Event
+
+OPEN = "$open"
+CLOSE = "$close"
+"""The server's first word, and its last."""
+
+FINISHED = "finished"
+"""The reason in `$close` for channels that will never have another event."""
+
+DEFAULT_RETRY = 3.0
+"""Seconds before a reconnection, until the server names its own."""
+
+SILENCE = 60.0
+"""Seconds without a byte after which a stream is dead, until the server has said how often it sends one."""
+
+MIN_SILENCE = 20.0
+"""Seconds of silence that every stream may have: TCP needs them to repair a burst of lost packets."""
+
+HEARTBEATS = 4
+"""Heartbeats that may be missing."""
+
+STEADY = 10.0
+"""Seconds after which a connection has worked, whatever it brought."""
+
+
+class _Opening(msgspec.Struct):
+    heartbeat: float
+
+
+class _Closing(msgspec.Struct):
+    reason: str
+
+
+class Connection:
+    """One connection of a stream, from the events it has brought.
+
+    `silence` is how many seconds without a byte mean that it is dead. `worked` is whether it was more than
+    a refusal.
+    """
+
+    def __init__(self, last_event_id: str, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.silence = SILENCE
+        self.finished = False
+        self._decoder = wire.Decoder()
+        self._decoder.last_event_id = last_event_id
+        self._now = now
+        self._opened: float | None = None
+        self._brought = 0
+
+    @property
+    def last_event_id(self) -> str:
+        """The id to resume after, "" for none."""
+        return self._decoder.last_event_id
+
+    @property
+    def retry(self) -> float | None:
+        """The seconds of the last `retry:`, or None if there was none."""
+        return None if self._decoder.retry is None else self._decoder.retry / 1000
+
+    @property
+    def opened(self) -> bool:
+        """Whether the server has begun a stream."""
+        return self._opened is not None
+
+    @property
+    def worked(self) -> bool:
+        """Whether it brought anything but `$close`, or lasted for `STEADY`.
+
+        A refusal is a stream of nothing but `$close`.
+        """
+        lasted = self._now() - self._opened if self._opened is not None else 0.0
+        return bool(self._brought) or lasted >= STEADY
+
+    def open(self) -> None:
+        """Note that the server has begun a stream."""
+        self._opened = self._now()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Return the events that the next bytes complete."""
+        events = self._decoder.feed(data)
+        for event in events:
+            self._note(event)
+        return events
+
+    def _note(self, event: Event) -> None:
+        if event.type == CLOSE:
+            self.finished = _reason_of(event) == FINISHED
+            return
+        if event.type == OPEN:
+            self.silence = _silence_of(event)
+        self._brought += 1
+
+
+class Reconnections:
+    """The connections of one subscription, one after the other.
+
+    `reached` is whether any of them got an answer: a server that was there once is waited for.
+    """
+
+    def __init__(self, last_event_id: str, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.reached = False
+        self._last_event_id = last_event_id
+        self._now = now
+        self._retry = DEFAULT_RETRY
+        self._failures = 0
+        self._finished = False
+
+    def begin(self) -> Connection:
+        """Return the next connection, which resumes where the one before it was."""
+        return Connection(self._last_event_id, now=self._now)
+
+    def fail(self, connection: Connection, error: AttemptError) -> None:
+        """Note how a connection failed. Raises the error if no reconnection mends it.
+
+        An answer says by itself whether it passes. Where there was none, a server that was never reached is
+        most often a wrong address, and one that was reached before is waited for.
+        """
+        self.reached = self.reached or connection.opened
+        if not (error.transient if error.answered else self.reached):
+            raise error
+        self.reached = True
+
+    def wait_after(self, connection: Connection, *, retry_after: float | None = None) -> float:
+        """Return the seconds to wait before the next connection."""
+        self.reached = True
+        self._last_event_id = connection.last_event_id
+        self._retry = self._retry if connection.retry is None else connection.retry
+        self._failures = 0 if connection.worked else self._failures + 1
+        return delay(self._base(connection), self._failures, at_least=retry_after)
+
+    def _base(self, connection: Connection) -> float:
+        # `finished` comes with a minute or more, for clients that do not heed the 204 that follows.
+        # A server that says it again instead of 204 gets its minute.
+        hurried = connection.finished and not self._finished
+        self._finished = connection.finished
+        return min(self._retry, DEFAULT_RETRY) if hurried else self._retry
+
+
+def _silence_of(opening: Event) -> float:
+    try:
+        heartbeat = msgspec.json.decode(opening.data, type=_Opening).heartbeat
+    except msgspec.DecodeError:
+        return SILENCE
+    return max(HEARTBEATS * heartbeat, MIN_SILENCE) if heartbeat > 0 else SILENCE
+
+
+def _reason_of(closing: Event) -> str:
+    try:
+        return msgspec.json.decode(closing.data, type=_Closing).reason
+    except msgspec.DecodeError:
+        return ""

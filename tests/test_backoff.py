@@ -1,0 +1,230 @@
+"""What passes by itself, and how long to wait for it."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast import backoff
+from sse_broadcast.backoff import (
+    CEILING,
+    FLOOR,
+    LONGEST_RETRY,
+    LONGEST_RETRY_AFTER,
+    PACED,
+    PUBLISH_CEILING,
+    AttemptError,
+    RetryBudget,
+    delay,
+    is_transient,
+    parse_retry_after,
+)
+from sse_broadcast.errors import ClientError
+from tests.support.clock import Clock
+
+SECONDS = st.floats(0, 1e9)
+
+
+@pytest.fixture
+def longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the longest wait of each spread."""
+    monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda _, high: high))
+
+
+def failure(
+    status: int | None = 503,
+    *,
+    transient: bool = True,
+    unsure: bool = False,
+    retry_after: float | None = None,
+) -> AttemptError:
+    return AttemptError("away", status=status, transient=transient, unsure=unsure, retry_after=retry_after)
+
+
+@given(status=st.integers(520, 599))
+def test_whatever_a_proxy_invents_passes(status: int) -> None:
+    """No list of their statuses could be complete."""
+    assert is_transient(status)
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507, 511, 599])
+def test_a_status_that_asks_for_another_time_passes(status: int) -> None:
+    """And so does every fault of a server that is not in how it was configured."""
+    assert is_transient(status)
+
+
+NEVER = [100, 204, 304, 400, 401, 403, 404, 405, 409, 410, 414, 415, 421, 422, 431, 499]
+NEVER += [501, 505, 506, 508, 510, 600, 999]
+
+
+@pytest.mark.parametrize("status", NEVER)
+def test_a_status_that_is_about_the_request_does_not_pass(status: int) -> None:
+    """Nor one that is about how the server was built, nor one that HTTP does not have."""
+    assert not is_transient(status)
+
+
+@given(base=st.floats(FLOOR, LONGEST_RETRY))
+def test_the_wait_after_a_success_is_the_server_s(base: float) -> None:
+    """As the standard asks, to the millisecond: the server has already spread it."""
+    assert delay(base, 0) == base
+
+
+@given(base=SECONDS, failures=st.integers(0, 10**9), at_least=st.none() | SECONDS)
+def test_every_wait_is_bounded(base: float, failures: int, at_least: float | None) -> None:
+    """None is shorter than the floor, or than what was told within reason; none is longer than an hour."""
+    wait = delay(base, failures, at_least=at_least)
+    asked = min(at_least or 0.0, LONGEST_RETRY_AFTER)
+    assert max(FLOOR, min(base, LONGEST_RETRY), asked) <= wait
+    assert wait <= max(CEILING, min(base, LONGEST_RETRY), 1.25 * asked)
+
+
+@pytest.mark.parametrize(
+    ("base", "waits"),
+    [
+        (3.0, [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0]),
+        (0.0, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]),
+        (90.0, [90.0, 90.0, 90.0]),
+        (86_400.0, [3600.0, 3600.0]),
+    ],
+)
+@pytest.mark.usefixtures("longest")
+def test_the_wait_doubles_with_each_failure(base: float, waits: list[float]) -> None:
+    """Up to a minute, or to what the server asks for if that is longer."""
+    assert [delay(base, failures) for failures in range(len(waits))] == pytest.approx(waits)
+
+
+def test_the_wait_after_a_failure_is_spread() -> None:
+    """Clients that lost their server together, or were told the same time, do not come back together."""
+    for some, low, high in (
+        ({delay(1.0, 1) for _ in range(50)}, 1.0, 2.0),
+        ({delay(1.0, 6) for _ in range(50)}, 30.0, 60.0),
+        ({delay(1.0, 0, at_least=20.0) for _ in range(50)}, 20.0, 25.0),
+    ):
+        assert len(some) > 1
+        assert low <= min(some) <= max(some) <= high
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 5.0),
+        (" 007 ", 7.0),
+        ("0", 0.0),
+        ("9" * 5000, 1e9),
+        ("Thu, 01 Jan 1970 00:02:05 GMT", 25.0),
+        ("Thursday, 01-Jan-70 00:02:05 GMT", 25.0),
+        ("Thu Jan  1 00:02:05 1970", 25.0),
+        ("Thu, 01 Jan 1970 00:00:05 GMT", 0.0),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("5, 6", None),
+        ("Thu, 99 Jan 1970 00:00:05 GMT", None),
+        ("Thu, 01 Jan 99999 00:00:05 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    """In the three forms of a date that RFC 9110 (5.6.7) has; anything else says nothing."""
+    assert parse_retry_after(text, now=lambda: 100.0) == seconds
+
+
+def test_a_date_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the client is."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "America/New_York")
+        time.tzset()
+        seconds = parse_retry_after("Thu Jan  1 00:02:05 1970", now=lambda: 100.0)
+    time.tzset()
+    assert seconds == 25.0
+
+
+@given(text=st.text(max_size=40) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ [\d:]+ [+-]?\w+", fullmatch=True))
+def test_no_retry_after_is_a_fault(text: str) -> None:
+    """Whatever a server writes, it is read as seconds that are not negative, or as nothing."""
+    seconds = parse_retry_after(text)
+    assert seconds is None or seconds >= 0.0
+
+
+# A publisher's.
+
+
+@pytest.mark.usefixtures("longest")
+def test_a_publisher_waits_until_its_time_is_over() -> None:
+    """Ever longer, up to a bound; the last attempt is made at the end of the time, and ends it."""
+    clock, error = Clock(), failure()
+    budget = RetryBudget(30.0, paced=True, now=clock)
+    for wait in (1.0, 2.0, 4.0, 8.0, PUBLISH_CEILING, 5.0):
+        assert budget.wait_after(error) == wait
+        clock.forward(wait)
+    with pytest.raises(AttemptError) as caught:
+        budget.wait_after(error)
+    assert caught.value is error
+
+
+@pytest.mark.usefixtures("longest")
+def test_a_publisher_s_time_counts_what_attempts_take() -> None:
+    """One that finds nobody may take ten seconds to find that out."""
+    clock = Clock()
+    budget = RetryBudget(30.0, paced=True, now=clock)
+    assert budget.wait_after(failure()) == 1.0
+    clock.forward(29.5)
+    assert budget.wait_after(failure()) == 0.5
+    clock.forward(0.5)
+    with pytest.raises(AttemptError):
+        budget.wait_after(failure())
+
+
+@pytest.mark.parametrize("seconds", [0.0, float("nan")])
+def test_a_publisher_without_time_is_told_at_once(seconds: float) -> None:
+    """And nobody is told that it tries again."""
+    told: list[ClientError] = []
+    with pytest.raises(AttemptError):
+        RetryBudget(seconds, paced=True, on_retry=told.append).wait_after(failure())
+    assert told == []
+
+
+@pytest.mark.parametrize("error", [failure(unsure=True), failure(401, transient=False)])
+def test_a_publisher_does_not_repeat_what_may_be_done_or_will_never_be(error: AttemptError) -> None:
+    """However much time it has."""
+    with pytest.raises(AttemptError) as caught:
+        RetryBudget(60.0, paced=True).wait_after(error)
+    assert caught.value is error
+
+
+def test_an_outage_is_told_once() -> None:
+    """With its first failure."""
+    told: list[ClientError] = []
+    budget, first = RetryBudget(60.0, paced=True, on_retry=told.append), failure()
+    for error in (first, failure(), failure()):
+        budget.wait_after(error)
+    assert told == [first]
+
+
+def test_a_pace_is_no_outage() -> None:
+    """A 429 that names its time costs none of the publisher's own, is not told, and ends all the same."""
+    told: list[ClientError] = []
+    budget = RetryBudget(0.0, paced=True, on_retry=told.append)
+    late = failure(429, retry_after=7.0)
+    assert [budget.wait_after(late) for _ in range(PACED - 1)] == [7.0] * (PACED - 1)
+    with pytest.raises(AttemptError):
+        budget.wait_after(late)
+    assert told == []
+
+
+@pytest.mark.parametrize(("told", "wait"), [(0.0, FLOOR), (1e9, CEILING)])
+def test_a_pace_is_kept_within_reason(told: float, wait: float) -> None:
+    """Neither at once nor for ever."""
+    assert RetryBudget(0.0, paced=True).wait_after(failure(429, retry_after=told)) == wait
+
+
+@pytest.mark.usefixtures("longest")
+def test_one_message_keeps_no_pace() -> None:
+    """For it a 429 is a failure as any other."""
+    late = failure(429, retry_after=7.0)
+    assert RetryBudget(60.0, paced=False).wait_after(late) == 8.75
+    with pytest.raises(AttemptError):
+        RetryBudget(0.0, paced=False).wait_after(late)
