@@ -3,19 +3,34 @@
 import contextlib
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.source import Source, open_source, source_of
-from sse_broadcast.client import Client, line
+from sse_broadcast.client import Client, OnRetry, line
 from sse_broadcast.config import Endpoint
 from sse_broadcast.count import Count
 from sse_broadcast.errors import ClientError
-from sse_broadcast.event import MAX_RETRY
+from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
 
 STDIN = "-"
+
+RETRY_FOR = 60.0
+"""Seconds that lines wait for a server that is away, unless it is said: longer than a restart takes."""
+
+MAX_RETRY_FOR = 86_400
+"""Seconds: a day."""
+
+
+class Options(TypedDict):
+    """What every publish of a client is told beside its events."""
+
+    channels: Sequence[str]
+    retry_for: float
+    on_retry: OnRetry
 
 
 @click.command(
@@ -37,10 +52,16 @@ Formats, of MESSAGE, of --file or of standard input:
 Lines are published as they come: each by itself when they come slowly, many in a request
 when they come fast. The first line that is refused ends it. The error names that line, and
 says how many were published: all before it, and none behind it. Where the server has had enough
-for now, lines wait as long as it says.
+for now (429), lines wait as long as it says.
 
-Exit codes: 0 published; 1 refused, or no server there; 2 bad usage; 6 published, but that cannot be
-printed; 130 Ctrl-C."""
+A server that is restarted does not end a pipe. Lines that were certainly not published are sent
+again, in their order, for as long as --retry-for says: the server cannot be reached, or says that
+it published nothing (408, 425, 429, or a 503 of its own). Standard error says so once. Lines that
+may have been published are not sent again: the connection broke before the answer came, or the
+answer is any other 5xx that may pass. The error names those lines.
+
+Exit codes: 0 published; 1 refused, or no server there for as long as --retry-for says; 2 bad usage;
+6 published, but that cannot be printed; 130 Ctrl-C."""
 )
 @click.argument("message", required=False)
 @click.option(
@@ -55,7 +76,7 @@ printed; 130 Ctrl-C."""
 @click.option("--key", metavar="KEY", help="What the event replaces, for readers with the policy `conflate`.")
 @click.option(
     "--retry",
-    type=click.IntRange(0, MAX_RETRY),
+    type=click.IntRange(SHORTEST_RETRY, LONGEST_RETRY),
     metavar="MS",
     help="Milliseconds after which a reader that is cut off reconnects.",
 )
@@ -68,6 +89,13 @@ printed; 130 Ctrl-C."""
     help="What is published; see below.",
 )
 @click.option("--file", metavar="PATH", help="Publish what is in a file, or with - in standard input.")
+@click.option(
+    "--retry-for",
+    type=click.FloatRange(min=0, max=MAX_RETRY_FOR),
+    metavar="SECONDS",
+    help="Send again what was not published, while the server is away or takes nothing.  "
+    f"[default: {RETRY_FOR:g} for lines; 0 for MESSAGE and json]",
+)
 @token_option
 @url_option(Endpoint.PUBLISH)
 def publish(  # noqa: PLR0913 - an option each
@@ -76,6 +104,7 @@ def publish(  # noqa: PLR0913 - an option each
     channels: tuple[str, ...],
     form: str,
     file: str | None,
+    retry_for: float | None,
     url: str,
     token: str | None,
     **fields: str | int | None,
@@ -89,60 +118,72 @@ def publish(  # noqa: PLR0913 - an option each
     typed = None if message == STDIN else message
     if "id" in said and typed is None:
         raise click.UsageError("--id: cannot be that of every line.")
+    lines = form == "ndjson" or (form == "text" and typed is None)
+    # One message is typed by somebody who looks, or sent by a program that knows better.
+    seconds = retry_for if retry_for is not None else RETRY_FOR if lines else 0.0
+    publisher = Publisher(Client(url, token=token), channels, seconds)
     if form == "text" and typed is not None:
-        run(lambda: _publish_message(Client(url, token=token), typed, channels, said))
+        run(lambda: publisher.message(typed, said))
         return
     given = source_of(typed) if typed is not None else file
-    run(lambda: _publish_source(Client(url, token=token), given, form, channels, said))
+    run(lambda: publisher.source(given, form, said))
 
 
-async def _publish_message(
-    client: Client, message: str, channels: Sequence[str], said: dict[str, Any]
-) -> None:
-    async with client:
-        _tell_clients(await client.publish(message, channels=channels, **said))
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes to channels, and waits `retry_for` seconds for a server that is away."""
 
+    client: Client
+    channels: Sequence[str]
+    retry_for: float
 
-async def _publish_source(
-    client: Client, given: Source | str | None, form: str, channels: Sequence[str], said: dict[str, Any]
-) -> None:
-    source = given if isinstance(given, Source) else await open_source(given)
-    with contextlib.closing(source):
-        async with client:
-            match form:
-                case "json":
-                    _tell_clients(await client.publish_json(await source.document(), channels=channels))
-                case "ndjson":
-                    await _publish_lines(client, source, source.lines(), channels, "event")
-                case _:
-                    lines = _as_events(source.lines(), said)
-                    await _publish_lines(client, source, lines, channels, "line")
+    async def message(self, message: str, said: dict[str, Any]) -> None:
+        """Publish one message."""
+        async with self.client as client:
+            _tell_clients(await client.publish(message, **self._options(), **said))
+
+    async def source(self, given: Source | str | None, form: str, said: dict[str, Any]) -> None:
+        """Publish what a source, a file or standard input has."""
+        source = given if isinstance(given, Source) else await open_source(given)
+        with contextlib.closing(source):
+            async with self.client:
+                match form:
+                    case "json":
+                        await self._document(source)
+                    case "ndjson":
+                        await self._lines(source, source.lines(), "event")
+                    case _:
+                        await self._lines(source, _as_events(source.lines(), said), "line")
+
+    async def _document(self, source: Source) -> None:
+        document = await source.document()
+        _tell_clients(await self.client.publish_json(document, **self._options()))
+
+    async def _lines(self, source: Source, lines: AsyncIterable[Sequence[bytes]], noun: str) -> None:
+        count = 0
+        shown = source.size is not None and sys.stderr.isatty()
+        with click.progressbar(
+            length=source.size or 0, label="publishing", file=sys.stderr, hidden=not shown
+        ) as bar:
+            source.on_taken = bar.update
+            try:
+                async for sent in self.client.publish_lines(lines, **self._options(below_bar=shown)):
+                    count += sent.count
+            except ClientError as error:
+                raise ClientError(f"{error}; {count} published", status=error.status) from None
+        click.echo(f"sent {Count(count, noun)}")
+
+    def _options(self, *, below_bar: bool = False) -> Options:
+        def tell(error: ClientError) -> None:
+            text = f"sse-broadcast: {error}; trying again for {self.retry_for:g} s"
+            click.echo(f"\n{text}" if below_bar else text, err=True)
+
+        return {"channels": self.channels, "retry_for": self.retry_for, "on_retry": tell}
 
 
 def _tell_clients(receipt: dict[str, Any]) -> None:
     count = f"{Count(receipt['count'], 'event')} " if "count" in receipt else ""
     click.echo(f"sent {count}to {Count(receipt['clients'], 'client')}")
-
-
-async def _publish_lines(
-    client: Client,
-    source: Source,
-    lines: AsyncIterable[Sequence[bytes]],
-    channels: Sequence[str],
-    noun: str,
-) -> None:
-    count = 0
-    shown = source.size is not None and sys.stderr.isatty()
-    with click.progressbar(
-        length=source.size or 0, label="publishing", file=sys.stderr, hidden=not shown
-    ) as bar:
-        source.on_taken = bar.update
-        try:
-            async for sent in client.publish_lines(lines, channels=channels):
-                count += sent.count
-        except ClientError as error:
-            raise ClientError(f"{error}; {count} published", status=error.status) from None
-    click.echo(f"sent {Count(count, noun)}")
 
 
 async def _as_events(

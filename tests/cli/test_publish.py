@@ -10,20 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from sse_broadcast.config import Config
 from sse_broadcast.publication import Received
 from sse_broadcast.server.run import Server
 from sse_broadcast.stream import Stream
 from tests.conftest import Serve
-from tests.support import process
+from tests.support import process, scripted
 from tests.support.process import Ended, Programs
-from tests.support.sockets import PATIENCE
+from tests.support.scripted import Speak, plain
+from tests.support.sockets import PATIENCE, until
 
 programs = pytest.fixture(process.programs)
+speak = pytest.fixture(scripted.speak)
 
 ODD = "\"quoted\" 'twice'\n\ntab\tbackslash \\n $HOME `x` \U0001f600 \u2028 é"
 
 
-MISSING = f"422 {http.HTTPStatus(422).phrase}: line {{}}: message: missing"
+MISSING = f"422 {http.HTTPStatus(422).phrase}: line {{}}: message: is missing.*"
 
 
 async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
@@ -201,18 +204,18 @@ async def test_lines_go_to_their_channel(serve: Serve, programs: Programs) -> No
 async def test_an_event_may_have_an_id_and_a_time_to_reconnect(serve: Serve, programs: Programs) -> None:
     """Of its publisher."""
     server = await serve()
-    ended = await programs.run("publish", "--id", "order-17", "--retry", "250", "x", "--url", server.url)
+    ended = await programs.run("publish", "--id", "order-17", "--retry", "700", "x", "--url", server.url)
     assert ended == Ended(0, b"sent to 0 clients\n")
-    assert await held(server) == [Received("default", "x", "message", "order-17", 250)]
+    assert await held(server) == [Received("default", "x", "message", "order-17", 700)]
 
 
 async def test_every_line_has_the_type_the_key_and_the_time(serve: Serve, programs: Programs) -> None:
     """What was said once holds for all lines; the key reaches the server, which refuses an empty one."""
     server = await serve()
-    arguments = ("publish", "--event", "log", "--retry", "9", "--url", server.url)
+    arguments = ("publish", "--event", "log", "--retry", "700", "--url", server.url)
     ended = await programs.run(*arguments, "--key", "k", stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
-    assert [(event.event, event.retry) for event in await held(server)] == [("log", 9), ("log", 9)]
+    assert [(event.event, event.retry) for event in await held(server)] == [("log", 700), ("log", 700)]
     ended = await programs.run(*arguments, "--key", "", stdin=b"one\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.endswith(b": line 1: key: must be 1 to 128 characters: ''; 0 published\n")
@@ -249,8 +252,12 @@ async def test_a_bad_channel_is_one_line(
         (("--id", "x", "--file", "f"), "--id: cannot be that of every line."),
         (("--file", "f", "x"), "MESSAGE and --file: only one of them may be given."),
         (("--format", "json", "--event", "x", "{}"), "--event: is said in the JSON of each event."),
-        (("--format", "ndjson", "--retry", "0"), "--retry: is said in the JSON of each event."),
-        (("--retry", "-1", "x"), "Invalid value for '--retry': -1 is not in the range 0<=x<=2147483647."),
+        (("--format", "ndjson", "--retry", "700"), "--retry: is said in the JSON of each event."),
+        (
+            ("--retry-for", "-1", "x"),
+            "Invalid value for '--retry-for': -1.0 is not in the range 0<=x<=86400.",
+        ),
+        (("--retry", "-1", "x"), "Invalid value for '--retry': -1 is not in the range 500<=x<=3600000."),
     ],
 )
 async def test_what_contradicts_itself_is_bad_usage(
@@ -286,10 +293,11 @@ async def test_a_json_array_is_published_whole_or_not_at_all(serve: Serve, progr
         ended = await programs.run(*arguments, '[{"message": "one"}, {"message": "two"}]')
         assert ended == Ended(0, b"sent 2 events to 1 client\n")
         assert await received(stream, 2) == [("message", "one"), ("message", "two")]
-        ended = await programs.run(*arguments, '[{"message": "one"}, {"mess": "two"}]')
+        ended = await programs.run(*arguments, '[{"message": "one"}, {"event": "two"}]')
     status = f"422 {http.HTTPStatus(422).phrase}"
-    told = f"sse-broadcast: {server.url}/send/c: {status}: item 2: message: missing\n"
-    assert ended == Ended(1, err=told.encode())
+    told = f"sse-broadcast: {server.url}/send/c: {status}: item 2: message: is missing"
+    assert (ended.code, ended.out, ended.err.count(b"\n")) == (1, b"", 1)
+    assert ended.err.startswith(told.encode())
     assert server.broadcaster.counts.published == 2
 
 
@@ -342,10 +350,10 @@ async def test_ndjson_is_published_as_it_comes(serve: Serve, programs: Programs)
 @pytest.mark.parametrize(
     ("bad", "line", "reason"),
     [
-        (1, b'{"mess": 1}', MISSING),
-        (2, b'{"mess": 1}', MISSING),
-        (500, b'{"mess": 1}', MISSING),
-        (501, b'{"mess": 1}', MISSING),
+        (1, b'{"event": "x"}', MISSING),
+        (2, b'{"event": "x"}', MISSING),
+        (500, b'{"event": "x"}', MISSING),
+        (501, b'{"event": "x"}', MISSING),
         (1700, b"{}}", "400 Bad Request: line {}: body: is not JSON: .+"),
         (3000, b'{"message": "\xff"}', r"400 Bad Request: line {}: body: is not UTF-8 at byte \d+"),
     ],
@@ -397,22 +405,82 @@ async def test_a_server_that_takes_little_gets_little(serve: Serve, programs: Pr
     assert re.fullmatch(rb"sse-broadcast: \S+: 413 [\w ]+: line 101: .+; 100 published\n", ended.err)
 
 
-async def test_a_server_that_goes_is_told_with_the_lines_under_way(programs: Programs) -> None:
-    """Nobody knows whether those were published; those before them were."""
-    serving = await programs.serve()
-    publishing = await programs.cli("publish", "--url", serving.url)
-    reading = await programs.cli("subscribe", "--since", "earliest", "--url", serving.url)
-    await publishing.feed(b"one\n")
-    assert await reading.line() == b"one\n"
-    # What has answered this has sent the answer to what it published before.
-    assert (await programs.run("status", "--url", serving.url)).code == 0
-    serving.process.send_signal(signal.SIGKILL)
-    await serving.process.ended()
+# Networks.
+
+
+async def test_a_pipe_outlives_its_server(programs: Programs, unused_tcp_port: int) -> None:
+    """What is written while nobody listens is published by the next server, once and in order."""
+    first, second = (Server(Config(port=unused_tcp_port, shutdown_timeout=4.0)) for _ in range(2))
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    await first.start()
+    try:
+        publishing = await programs.cli("publish", "--url", url)
+        async with first.broadcaster.subscribe() as stream:
+            await publishing.feed(b"one\n")
+            assert await received(stream, 1) == [("message", "one")]
+    finally:
+        await first.stop()
     await publishing.feed(b"two\nthree\n")
+    away = f"sse-broadcast: cannot reach {url}: refused; trying again for 60 s\n"
+    assert await publishing.error_line() == away.encode()
+    await publishing.feed(b"four\n")
+    publishing.end_input()
+    await second.start()
+    try:
+        assert await publishing.ended() == Ended(0, b"sent 4 lines\n")
+        assert [event.data for event in await held(second)] == ["two", "three", "four"]
+    finally:
+        await second.stop()
+
+
+async def test_a_pipe_waits_for_a_server_that_is_away_as_long_as_it_is_told(programs: Programs) -> None:
+    """Then it says from where on nothing was published."""
+    url = "http://127.0.0.1:1"
+    away = f"sse-broadcast: cannot reach {url}: refused"
+    ended = await programs.run("publish", "--retry-for", "0.1", "--url", url, stdin=b"one\ntwo\n")
+    lost = "line 1 and all after it were not published; 0 published"
+    assert ended == Ended(1, err=f"{away}; trying again for 0.1 s\n{away}; {lost}\n".encode())
+    ended = await programs.run("publish", "--retry-for", "0", "--url", url, stdin=b"one\ntwo\n")
+    assert ended == Ended(1, err=f"{away}; {lost}\n".encode())
+
+
+@pytest.mark.parametrize("what", [("hello",), ("--format", "json", "{}")])
+async def test_one_message_waits_for_no_server_unless_it_is_told_to(
+    programs: Programs, what: tuple[str, ...]
+) -> None:
+    """Whoever typed it is told at once."""
+    url = "http://127.0.0.1:1"
+    away = f"sse-broadcast: cannot reach {url}: refused"
+    assert await programs.run("publish", *what, "--url", url) == Ended(1, err=f"{away}\n".encode())
+    ended = await programs.run("publish", *what, "--retry-for", "0.1", "--url", url)
+    assert ended == Ended(1, err=f"{away}; trying again for 0.1 s\n{away}\n".encode())
+
+
+async def test_lines_that_may_have_been_published_are_named(speak: Speak, programs: Programs) -> None:
+    """The connection broke before the answer: they are not sent again, and nothing after them is."""
+    receipt = plain("200 OK", "application/json", '{"clients": 0, "count": 1, "id": "a-1"}')
+    script = await speak(receipt, b"", receipt)
+    publishing = await programs.cli("publish", "--url", script.url)
+    await publishing.feed(b"one\n")
+    await until(lambda: len(script.heads) == 1)
+    await publishing.feed(b"two\nthree\n")
+    publishing.end_input()
     ended = await publishing.ended()
     assert (ended.code, ended.out) == (1, b"")
-    told = f"sse-broadcast: cannot reach {serving.url}: .+, with lines 2 to 3 under way; 1 published\n"
-    assert re.fullmatch(told.encode(), ended.err)
+    told = f"sse-broadcast: cannot reach {script.url}: .+, with lines 2 to 3 under way; 1 published\n"
+    assert re.fullmatch(told.encode(), ended.err), ended.err
+    assert len(script.heads) == 2
+
+
+async def test_an_outage_is_told_behind_the_bar(programs: Programs, tmp_path: Path) -> None:
+    """On a line of its own."""
+    file = tmp_path / "lines"
+    file.write_text("one\n")
+    url, script = "http://127.0.0.1:1", f'"$0" publish --retry-for 0.1 --url "$1" < {file}'
+    ended, shown = await on_a_terminal(programs, url, script)
+    assert ended.code == 1
+    away = f"sse-broadcast: cannot reach {url}: refused; trying again for 0.1 s"
+    assert away.encode() in shown.splitlines()
 
 
 # Files.
@@ -457,12 +525,12 @@ async def test_no_standard_input_is_one_line(programs: Programs) -> None:
 # The bar.
 
 
-async def on_a_terminal(programs: Programs, server: Server, script: str) -> tuple[Ended, bytes]:
+async def on_a_terminal(programs: Programs, url: str, script: str) -> tuple[Ended, bytes]:
     """Run a shell script with its standard error on a terminal, and give what was shown there."""
     ours, theirs = pty.openpty()
     try:
         told = f"exec 2> {os.ttyname(theirs)}; {script}"
-        shell = await programs.start("sh", "-c", told, str(process.SCRIPT), server.url)
+        shell = await programs.start("sh", "-c", told, str(process.SCRIPT), url)
         ended = await shell.ended()
         os.set_blocking(ours, False)
         shown = b""
@@ -485,7 +553,9 @@ async def test_a_file_has_a_bar_on_a_terminal(
     file = tmp_path / "lines"
     file.write_text("x" * 99 + "\n" + "a line\n" * 50_000)
     server = await serve()
-    ended, shown = await on_a_terminal(programs, server, f'"$0" publish --url "$1" {given.format(file=file)}')
+    ended, shown = await on_a_terminal(
+        programs, server.url, f'"$0" publish --url "$1" {given.format(file=file)}'
+    )
     assert ended == Ended(0, b"sent 50001 lines\n")
     assert b"publishing" in shown
     assert b"100%" in shown
@@ -495,7 +565,7 @@ async def test_a_file_has_a_bar_on_a_terminal(
 async def test_a_pipe_has_no_bar(serve: Serve, programs: Programs) -> None:
     """Since nobody knows how long it is."""
     server = await serve()
-    ended, shown = await on_a_terminal(programs, server, 'echo x | "$0" publish --url "$1"')
+    ended, shown = await on_a_terminal(programs, server.url, 'echo x | "$0" publish --url "$1"')
     assert (ended, shown) == (Ended(0, b"sent 1 line\n"), b"")
 
 
@@ -504,7 +574,9 @@ async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, t
     file = tmp_path / "lines"
     file.write_text("{}\n")
     server = await serve()
-    ended, shown = await on_a_terminal(programs, server, f'"$0" publish --format ndjson --url "$1" < {file}')
+    ended, shown = await on_a_terminal(
+        programs, server.url, f'"$0" publish --format ndjson --url "$1" < {file}'
+    )
     assert (ended.code, ended.out) == (1, b"")
     assert shown.splitlines()[-1].endswith(b"; 0 published")
     assert shown.splitlines()[-1].startswith(b"sse-broadcast: ")
