@@ -19,6 +19,9 @@ from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 
+BOOKKEEPING = frozenset({"$open", "$heartbeat"})
+"""Events that only say where the stream is, and that it lives."""
+
 MAX_VARIABLE = 100_000
 """Bytes of a field that are put into an environment variable; the kernel takes 128 KiB."""
 
@@ -40,16 +43,24 @@ is run again: nothing is lost, and what was shown but not yet recorded when it w
 shown again. --since counts only while there is no FILE. Where something is lost all the same
 the server says so: `$reset`, on standard error, or among the objects of --format json.
 
+A stream that ends or breaks is opened again, and goes on where it was. The wait is the server's
+`retry` at first, and grows to a minute while no attempt succeeds; standard error says once why.
+Answers that pass are waited for, the very first one too: 408, 425, 429 and every 5xx except those
+that say how a server is built (501, 505, 506, 508, 510). Any other refusal ends the command, and so
+does a first attempt that finds no server. The command ends with 0 when the server says that nothing
+more will come (204), as it does once all the channels are finished.
+
 --format json prints {"channel", "id", "event", "data", "time"}, with data as it was published:
-text, or any JSON.
+text, or any JSON. What opens a stream and keeps it alive, `$open` and `$heartbeat`, is shown by
+--format raw alone, and not counted by --count.
 
 The command of --exec runs once for each event, one at a time, with the data on its standard
 input and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below
 100 kB). With --state an event is recorded when its command has ended, whatever its exit code.
 
-Exit codes: 0 --count reached, or the output's reader left; 1 refused, or no server there;
-2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is not recorded;
-130 Ctrl-C."""
+Exit codes: 0 --count reached, nothing more to come, or the output's reader left; 1 refused, or no
+server there; 2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is
+not recorded; 130 Ctrl-C."""
 )
 @click.option(
     "--channel",
@@ -113,11 +124,18 @@ async def _follow(client: Client, wish: Wish, show: "Show", count: int | None, f
     state = None if file is None else State.open(file)
     cursor = "" if state is None else state.id
     left = count
+    outage = Outage()
     async with client:
         stream = client.subscribe(
-            wish.channels, since=wish.since, last_event_id=cursor, events=wish.events, format=show.format
+            wish.channels,
+            since=wish.since,
+            last_event_id=cursor,
+            events=wish.events,
+            format=show.format,
+            on_retry=outage.tell,
         )
         async for whole in stream:
+            outage.end()
             for piece in show.parts(whole, cursor, left):
                 await show(piece)
                 # Only now: what is recorded is never given again.
@@ -128,6 +146,25 @@ async def _follow(client: Client, wish: Wish, show: "Show", count: int | None, f
                     left -= len(_published(piece))
             if left is not None and left <= 0:
                 return
+
+
+class Outage:
+    """What standard error has been told of a server that is away: each reason once."""
+
+    def __init__(self) -> None:
+        self._told: set[int | str] = set()
+
+    def tell(self, error: ClientError) -> None:
+        """Print why the last attempt failed, if that is news."""
+        # Of an answer the status: what a proxy writes under it may differ each time.
+        reason = str(error) if error.status is None else error.status
+        if reason not in self._told:
+            self._told.add(reason)
+            click.echo(f"sse-broadcast: {error}; trying again", err=True)
+
+    def end(self) -> None:
+        """Note that the stream goes on: from now on every reason is news."""
+        self._told.clear()
 
 
 class Show(Protocol):
@@ -173,7 +210,7 @@ class Json:
 
     async def __call__(self, piece: Piece) -> None:
         """See `Show`."""
-        _write(b"".join(_as_json(event) + b"\n" for event in piece.events))
+        _write(b"".join(_as_json(event) + b"\n" for event in piece.events if event.type not in BOOKKEEPING))
 
 
 class Raw:
@@ -306,9 +343,9 @@ def _published(piece: Piece) -> list[Event]:
 
 
 def _tell(piece: Piece) -> None:
-    """Say on standard error what the server itself says."""
+    """Print on standard error what the server itself says to people: `$reset` and `$close`."""
     for event in piece.events:
-        if event.reserved:
+        if event.reserved and event.type not in BOOKKEEPING:
             click.echo(f"sse-broadcast: {event.type} {event.data}", err=True)
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.cli.subscribe import first, one_by_one
+from sse_broadcast.cli.subscribe import Outage, first, one_by_one
 from sse_broadcast.client import Piece
+from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
-from tests.support import process
+from tests.support import process, scripted
 from tests.support.process import SCRIPT, Ended, Process, Programs
+from tests.support.scripted import END, NO_CONTENT, OPENED, RETRY, STREAM, Held, Speak, chunk, plain
 from tests.support.sockets import PATIENCE, until
 
 programs = pytest.fixture(process.programs)
+speak = pytest.fixture(scripted.speak)
 
 ODD = '"quoted"\n\n\U0001f600 é\t\\'
 
@@ -76,9 +79,8 @@ async def test_json_is_an_object_a_line(serve: Serve, programs: Programs) -> Non
     assert re.fullmatch(price % time, second)
     assert json.loads(third)["data"] == '{"a": 1}'
     await server.stop()
-    assert (
-        await subscribing.line() == b'{"channel":null,"id":null,"event":"$close","data":{"reason":"drain"}}\n'
-    )
+    told = await subscribing.line()
+    assert told == b'{"channel":null,"id":"%b-3","event":"$close","data":{"reason":"drain"}}\n' % id
 
 
 async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -> None:
@@ -90,7 +92,8 @@ async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -
     assert (ended.code, ended.err) == (0, b"")
     epoch = server.broadcaster.cursor.partition("-")[0]
     assert re.fullmatch(
-        f":\nretry: \\d+\nid: {epoch}-0\n\nid: {epoch}-1\nevent: greeting\ndata: one\ndata: two\n\n".encode(),
+        f": \nretry: \\d+\nevent: \\$open\ndata: .+\nid: {epoch}-0\n\n"
+        f"event: greeting\ndata: one\ndata: two\nid: {epoch}-1\n\n".encode(),
         ended.out,
     )
 
@@ -225,6 +228,12 @@ async def test_ctrl_c_while_it_waits_to_reconnect_is_130(serve: Serve, programs:
     assert await subscribing.ended() == Ended(130)
 
 
+def but_for_outages(err: bytes) -> bytes:
+    """Return what was told but for attempts that came while there was no server."""
+    lines = err.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.endswith(b"; trying again\n"))
+
+
 async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
     """It says on standard error that the server left and forgot, and goes on with what is new."""
     first = await programs.serve("--retry", "1", "--log-level", "warning")
@@ -240,29 +249,33 @@ async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
     # Those that were published before it was back are of a history it has nothing of.
     reset = '{"reason": "epoch", "channels": ["default"], "missed": null}'
     told = f'sse-broadcast: $close {{"reason": "drain"}}\nsse-broadcast: $reset {reset}\n'
-    assert await subscribing.ended() == Ended(0, b"two\n", told.encode())
+    ended = await subscribing.ended()
+    assert (ended.code, ended.out, but_for_outages(ended.err)) == (0, b"two\n", told.encode())
 
 
 async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
     """Nor need the server say that it leaves."""
     first = await programs.serve("--retry", "1")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--format", "raw", "--count", "1")
-    assert await subscribing.line() == b":\n"
+    assert await subscribing.line() == b": \n"
     first.process.send_signal(signal.SIGKILL)
     await first.process.ended()
 
     second = await programs.serve("--port", str(first.port))
     await reach(programs, second.url, "two")
     ended = await subscribing.ended()
-    assert (ended.code, ended.err.count(b"\n")) == (0, 1)
-    assert ended.err.startswith(b'sse-broadcast: $reset {"reason": "epoch",')
+    told = but_for_outages(ended.err)
+    assert (ended.code, told.count(b"\n")) == (0, 1)
+    assert told.startswith(b'sse-broadcast: $reset {"reason": "epoch",')
     epochs = re.fullmatch(
-        rb"retry: \d\nid: (.{8})-0\n\n:\nretry: \d+\n"
-        rb"id: (.{8})-\d+\nevent: \$reset\ndata: .+\n\nid: (.{8})-\d+\ndata: two\n\n",
+        rb"retry: \d\nevent: \$open\ndata: .+\nid: (.{8})-0\n\n"
+        rb": \nretry: \d+\nevent: \$reset\ndata: .+\nid: (.{8}-\d+)\n\n"
+        rb"event: \$open\ndata: .+\nid: (.{8}-\d+)\n\ndata: two\nid: (.{8})-\d+\n\n",
         ended.out,
     )
     assert epochs is not None, ended.out
-    assert epochs[1] != epochs[2] == epochs[3]
+    assert epochs[2] == epochs[3]
+    assert epochs[1] != epochs[4] == epochs[2].partition(b"-")[0]
 
 
 async def test_no_stream_at_that_path_is_one_line(serve: Serve, programs: Programs) -> None:
@@ -270,7 +283,8 @@ async def test_no_stream_at_that_path_is_one_line(serve: Serve, programs: Progra
     server = await serve()
     assert await programs.run("subscribe", "--url", f"{server.url}/nope") == Ended(
         1,
-        err=f"sse-broadcast: {server.url}/nope/events: 404 Not Found: nothing is at /nope/events\n".encode(),
+        err=f"sse-broadcast: {server.url}/nope/events: 404 Not Found: nothing is at /nope/events;"
+        " GET /events subscribes, POST /send publishes\n".encode(),
     )
 
 
@@ -281,6 +295,141 @@ async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Pro
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("one")
     assert await subscribing.ended() == Ended(0, b"one\n")
+
+
+# Networks.
+
+
+CLOSED = b'event: $close\nretry: 500\ndata: {"reason": "finished"}\nid: k3f9-1041\n\n'
+HEARTBEAT = b"event: $heartbeat\ndata: {}\nid: k3f9-1055\n\n"
+TOLD = b'sse-broadcast: $close {"reason": "finished"}\n'
+
+
+async def test_a_proxy_s_own_status_does_not_end_it(speak: Speak, programs: Programs) -> None:
+    """Whatever number it has; each outage is told, and the stream goes on behind its last event."""
+    down = plain("521 Down", "text/plain", "")
+    script = await speak(
+        OPENED + chunk(RETRY + b"data: one\nid: a\n\n") + END,
+        down,
+        STREAM + chunk(b"data: two\nid: b\n\n") + END,
+        down,
+        STREAM + chunk(b"data: three\n\n"),
+    )
+    told = f"sse-broadcast: {script.url}/events: 521 Down; trying again\n"
+    assert await programs.run("subscribe", "--count", "3", "--url", script.url) == Ended(
+        0, b"one\ntwo\nthree\n", 2 * told.encode()
+    )
+    assert script.resumed_from() == [None, "a", "a", "b", "b"]
+
+
+def test_an_outage_is_told_once_for_each_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an answer its status counts, since a proxy may write something else under it each time."""
+    outage = Outage()
+    reasons = [
+        ClientError("cannot reach it: refused"),
+        ClientError("cannot reach it: timed out"),
+        ClientError("521 Down: ray 1", status=521),
+        ClientError("521 Down: ray 2", status=521),
+        ClientError("cannot reach it: refused"),
+    ]
+    for reason in reasons:
+        outage.tell(reason)
+    outage.end()
+    outage.tell(reasons[0])
+    told = [str(reason) for reason in (*reasons[:3], reasons[0])]
+    assert capsys.readouterr().err == "".join(f"sse-broadcast: {each}; trying again\n" for each in told)
+
+
+async def test_a_proxy_without_its_server_is_waited_for_and_told(speak: Speak, programs: Programs) -> None:
+    """From the first answer on; Ctrl-C is for those who see that the address is wrong."""
+    script = await speak(plain("502 Bad Gateway", "text/plain", ""), Held(OPENED))
+    subscribing = await programs.cli("subscribe", "--url", script.url)
+    told = f"sse-broadcast: {script.url}/events: 502 Bad Gateway; trying again\n"
+    assert await subscribing.error_line() == told.encode()
+    subscribing.send_signal(signal.SIGINT)
+    assert await subscribing.ended() == Ended(130)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"), [("http://127.0.0.1:1", "refused"), ("http://nowhere.invalid", "no such host")]
+)
+async def test_a_server_that_was_never_there_is_not_waited_for(
+    programs: Programs, url: str, reason: str
+) -> None:
+    """Most often the address is wrong, which is told at once."""
+    assert await programs.run("subscribe", "--url", url) == Ended(
+        1, err=f"sse-broadcast: cannot reach {url}: {reason}\n".encode()
+    )
+
+
+@pytest.mark.parametrize("arguments", [("--count", "9"), ("--format", "json")])
+async def test_what_has_finished_ends_it_with_success(
+    speak: Speak, programs: Programs, arguments: tuple[str, ...]
+) -> None:
+    """Once the server has answered 204, whatever was yet to be counted."""
+    script = await speak(OPENED + chunk(CLOSED) + END, NO_CONTENT)
+    ended = await programs.run("subscribe", "--url", script.url, *arguments)
+    as_json = b'{"channel":null,"id":"k3f9-1041","event":"$close","data":{"reason":"finished"}}\n'
+    assert ended == (Ended(0, as_json) if "json" in arguments else Ended(0, err=TOLD))
+    assert script.resumed_from() == [None, "k3f9-1041"]
+
+
+async def test_there_may_be_nothing_from_the_beginning(speak: Speak, programs: Programs) -> None:
+    """A 204 at once is a success without a word."""
+    script = await speak(NO_CONTENT)
+    assert await programs.run("subscribe", "--url", script.url) == Ended(0)
+
+
+async def test_a_refusal_by_stream_is_told_and_waited_for(speak: Speak, programs: Programs) -> None:
+    """It is the server's own word, and no event."""
+    full = b'event: $close\nretry: 500\ndata: {"reason": "full"}\n\n'
+    script = await speak(STREAM + chunk(full) + END, STREAM + chunk(b"data: one\n\n"))
+    assert await programs.run("subscribe", "--count", "1", "--url", script.url) == Ended(
+        0, b"one\n", b'sse-broadcast: $close {"reason": "full"}\n'
+    )
+
+
+ENVELOPE = b'{"channel":"default","id":"k3f9-1050","event":"message","data":"one","time":1.5}'
+
+
+@pytest.mark.parametrize(
+    ("how", "data", "shown"),
+    [
+        (("--format", "text"), b"one", b"one\n"),
+        (("--format", "json"), ENVELOPE, ENVELOPE + b"\n"),
+        (("--exec", 'cat; echo " $SSE_EVENT"'), ENVELOPE, b"one message\n"),
+    ],
+)
+async def test_bookkeeping_is_not_shown_and_moves_the_cursor(
+    speak: Speak, programs: Programs, tmp_path: Path, how: tuple[str, str], data: bytes, shown: bytes
+) -> None:
+    """`$open` and `$heartbeat` are no news, and no events that `--count` counts."""
+    file = tmp_path / "state"
+    script = await speak(Held(OPENED + chunk(b"data: %b\nid: k3f9-1050\n\n" % data + HEARTBEAT)))
+    arguments = ("--url", script.url, "--state", str(file), "--count", "2", *how)
+    subscribing = await programs.cli("subscribe", *arguments)
+    await recorded(file, "k3f9-1055")
+    subscribing.send_signal(signal.SIGINT)
+    assert await subscribing.ended() == Ended(130, shown)
+
+
+async def test_an_opening_alone_moves_the_cursor(speak: Speak, programs: Programs, tmp_path: Path) -> None:
+    """Killed before the first event, it goes on from where it began."""
+    file = tmp_path / "state"
+    script = await speak(Held(OPENED))
+    subscribing = await programs.cli("subscribe", "--url", script.url, "--state", str(file))
+    await recorded(file, "k3f9-1041")
+    subscribing.send_signal(signal.SIGINT)
+    assert await subscribing.ended() == Ended(130)
+
+
+async def test_raw_shows_bookkeeping_and_nothing_twice(speak: Speak, programs: Programs) -> None:
+    """All bytes, on standard output alone; what is told to people is told on standard error, too."""
+    script = await speak(OPENED + chunk(HEARTBEAT + CLOSED) + END, NO_CONTENT)
+    opening = scripted.OPENING
+    assert await programs.run("subscribe", "--format", "raw", "--url", script.url) == Ended(
+        0, opening + HEARTBEAT + CLOSED, TOLD
+    )
 
 
 # Of what.
