@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 
 import click
 
+from sse_broadcast.backoff import is_transient
 from sse_broadcast.client import ALIVE, Client
 from sse_broadcast.errors import ClientError
 
@@ -109,7 +110,7 @@ async def _look_again(client: Client, before: Look) -> Look:
     try:
         return await look(client)
     except ClientError as error:
-        if error.status is not None and error.status < 500 and error.status != 429:
+        if error.status is not None and not is_transient(error.status):
             raise
         since = before.since if before.trouble else before.time
         return replace(before, time=time.time(), trouble=str(error), since=since)

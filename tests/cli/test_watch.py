@@ -336,29 +336,31 @@ def in_turn(*contents: tuple[object, int]) -> Callable[[web.Request], Awaitable[
 async def test_a_server_that_is_away_is_waited_for(speak: Speak) -> None:
     """What it said last is shown with the trouble, and the rate afterwards is that of all the time."""
     more = {**STATUS, "published": 1300}
+    busy = [503, 429, 408, 425, 502, 521]
     url = await speak(
-        status=in_turn((STATUS, 200), ({}, 503), ({}, 429), ({}, 502), (more, 200)),
+        status=in_turn((STATUS, 200), *(({}, status) for status in busy), (more, 200)),
         subscribers=saying({"subscribers": []}),
     )
-    kept = Kept(upto=5)
+    kept = Kept(upto=8)
     with pytest.raises(asyncio.CancelledError):
         await watch.watch(Client(url), kept, interval=1)
     (first, _), *away, (last, rate) = kept.shown
-    assert [each.status for each, _ in away] == [STATUS] * 3
-    assert [each.trouble.split(": ")[1][:3] for each, _ in away] == ["503", "429", "502"]
-    assert [each.since for each, _ in away] == [first.time] * 3
-    assert [found for _, found in away] == [None] * 3
+    assert [each.status for each, _ in away] == [STATUS] * 6
+    assert [int(each.trouble.split(": ")[1][:3]) for each, _ in away] == busy
+    assert [each.since for each, _ in away] == [first.time] * 6
+    assert [found for _, found in away] == [None] * 6
     assert (last.status, last.trouble) == (more, "")
     assert rate is not None
     assert rate["published"] == pytest.approx(100 / (last.at - first.at))
     assert kept.ended
 
 
-async def test_a_server_that_refuses_is_not_waited_for(speak: Speak) -> None:
+@pytest.mark.parametrize("status", [401, 404, 501])
+async def test_a_server_that_refuses_is_not_waited_for(speak: Speak, status: int) -> None:
     """A token that is good no more will not be again."""
-    url = await speak(status=in_turn((STATUS, 200), ({}, 401)), subscribers=saying({"subscribers": []}))
+    url = await speak(status=in_turn((STATUS, 200), ({}, status)), subscribers=saying({"subscribers": []}))
     kept = Kept(upto=5)
-    with pytest.raises(ClientError, match="401"):
+    with pytest.raises(ClientError, match=f": {status} "):
         await watch.watch(Client(url), kept, interval=1)
     assert (len(kept.shown), kept.ended) == (1, True)
 
