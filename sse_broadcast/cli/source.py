@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import select
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -78,8 +79,13 @@ class Source:
         def read() -> bytes:
             return self._file.read1(READ)  # type: ignore[attr-defined, no-any-return]
 
+        def wait_and_read() -> bytes:
+            # A pipe that another process made non-blocking reads as b"" while it is empty, as at its end.
+            select.select([self._file], [], [])
+            return read()
+
         # What has a size is there, and no event loop can wait for it. Of all else a thread reads.
-        return read() if self.size is not None else await _in_thread(read)
+        return read() if self.size is not None else await _in_thread(wait_and_read)
 
 
 async def open_source(path: str | None) -> Source:

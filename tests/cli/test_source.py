@@ -101,6 +101,19 @@ async def test_a_file_has_a_size_and_a_pipe_has_none(tmp_path: Path) -> None:
         os.close(reading)
 
 
+async def test_a_pipe_that_is_empty_is_not_at_its_end() -> None:
+    """Though it does not block: another process that has it may have said so."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    given = Source(os.fdopen(reading, "rb"), name="x", size=None)
+    whole = asyncio.create_task(given.document())
+    done, _ = await asyncio.wait([whole], timeout=0.1)
+    os.write(writing, b"late")
+    os.close(writing)
+    assert (done, await whole) == (set(), b"late")
+    given.close()
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
