@@ -3,16 +3,17 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import uvloop
 
 from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
+from tests.support.browser import Browser, Chromium, Firefox, chromium, firefox
 from tests.support.sockets import RawClient
 
 PROGRAMS = {
@@ -21,6 +22,7 @@ PROGRAMS = {
     "curl": "curl",
     "fail2ban-regex": "fail2ban",
     "faketime": "faketime",
+    "firefox-esr": "firefox-esr",
     "ip": "iproute2",
     "nginx": "nginx-light",
     "promtool": "prometheus",
@@ -47,12 +49,16 @@ def program() -> Program:
         found = shutil.which(name) or shutil.which(name, path="/usr/sbin")  # no place of a user's
         if found is not None:
             return Path(found)
-        hint = f"{name} is not installed: apt-get install {PROGRAMS[name]}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(hint)
-        pytest.skip(hint)
+        missing(f"{name} is not installed: apt-get install {PROGRAMS[name]}")
 
     return find
+
+
+def missing(hint: str) -> NoReturn:
+    """End a test that needs what is not installed: in CI it fails, elsewhere it is skipped."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(hint)
+    pytest.skip(hint)
 
 
 Serve = Callable[..., Awaitable[Server]]
@@ -86,3 +92,22 @@ async def connect() -> AsyncIterator[Connect]:
             return client
 
         yield open_socket
+
+
+@pytest.fixture(scope="session")
+def firefox_browser(program: Program) -> Iterator[Firefox]:
+    """Run one Firefox for all tests: it takes three seconds to start."""
+    with firefox(program) as browser:
+        yield browser
+
+
+@pytest.fixture(params=["chromium", "firefox"])
+async def browser(request: pytest.FixtureRequest, program: Program) -> AsyncIterator[Browser]:
+    """Run either browser. What was opened is closed when the test ends."""
+    if request.param == "chromium":
+        async with chromium(program) as running:
+            yield Chromium(running)
+    else:
+        shared: Firefox = request.getfixturevalue("firefox_browser")
+        yield shared
+        await shared.close_tabs()

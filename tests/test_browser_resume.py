@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Page
 
 from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
-from tests.conftest import Program, Serve
+from tests.conftest import Serve
 from tests.support import process
-from tests.support.browser import chromium, shown
+from tests.support.browser import Browser, Page
 from tests.support.process import Programs, Serving
 from tests.support.proxy import Proxy
 from tests.support.sockets import PATIENCE, RawClient, until
@@ -34,15 +32,9 @@ RETRY = 100
 programs = pytest.fixture(process.programs)
 
 
-@pytest.fixture
-async def browser(program: Program) -> AsyncIterator[Browser]:
-    async with chromium(program) as browser:
-        yield browser
-
-
 async def open_page(browser: Browser, url: str) -> Page:
     """Open the page, and wait until it is connected."""
-    page = await shown(browser, url, PAGE)
+    page = await browser.show(url, PAGE)
     await both_open(page, 1)
     return page
 
