@@ -25,6 +25,8 @@ PROGRAMS = {
     "firefox-esr": "firefox-esr",
     "ip": "iproute2",
     "nginx": "nginx-light",
+    "node": "nodejs",
+    "npm": "npm",
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
 }

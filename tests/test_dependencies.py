@@ -1,5 +1,7 @@
 """What we depend on: bounds on both sides, and none below what was mended for a reason that concerns us."""
 
+import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ALL = [
     Requirement(text)
@@ -48,3 +51,17 @@ def test_no_version_is_taken_that_has_a_known_hole(advisory: str) -> None:
 def test_every_dependency_is_bounded_on_both_sides(requirement: Requirement) -> None:
     """By what it needs, and by what nobody has tried."""
     assert {each.operator for each in requirement.specifier} == {">=", "<"}
+
+
+def test_the_client_libraries_of_npm_are_pinned() -> None:
+    """To one version each, whose contents the lock file knows, from whatever registry they come."""
+    folder = ROOT / "tests" / "clients"
+    asked = json.loads((folder / "package.json").read_text())["dependencies"]
+    lock = (folder / "package-lock.json").read_text()
+    found = json.loads(lock)["packages"]
+    assert "://" not in lock
+    for name, version in asked.items():
+        exact = re.fullmatch(r"(?:npm:[a-z]+@)?(\d+\.\d+\.\d+)", version)
+        assert exact is not None
+        assert found[f"node_modules/{name}"]["version"] == exact[1]
+    assert all(package["integrity"].startswith("sha512-") for path, package in found.items() if path)
