@@ -81,6 +81,8 @@ ALIKE = (
     (Doing("GET", "/subscribers/0"), STATUS, 404),
     (Doing("DELETE", "/subscribers/0"), REVOKE, 404),
     (Doing("POST", "/reload"), REVOKE, 200),
+    (Doing("POST", "/events", JSON, b'{"channel": "a"}'), SUBSCRIBE, 200),
+    (Doing("HEAD", "/events/a"), SUBSCRIBE, 200),
 )
 """What gets the same as another, and what it gets if that gets 200: there is no such reader."""
 
@@ -239,6 +241,10 @@ async def test_who_gets_what_with_which_credential(serve: Serve, tmp_path: Path,
     await require_alike(server, headers, row.gets)
 
 
+IN_HEADER = "Authorization: Bearer ..."
+IN_URL = "access_token= in the URL of what can send no header"
+
+
 async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
     """In its challenge (RFC 6750, 3) and in words: no token, a bad one, one that is too narrow."""
     server = await serve(caller=(caller("subscriber", subscribe=("a",)),))
@@ -250,6 +256,31 @@ async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
         (403, f'{challenge}, error="insufficient_scope"', "publish: the token does not allow it"),
     ]
     assert all(answer.headers["content-type"] == "application/problem+json" for answer in found)
+
+
+@pytest.mark.parametrize(
+    ("doing", "detail"),
+    [
+        (SUBSCRIBE, f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
+        (Doing("GET", "/events/*"), f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
+        (INSPECT, f"inspect 'a': needs a token ({IN_HEADER})"),
+        (TOKENS, f"admin '*': needs a token ({IN_HEADER})"),
+    ],
+)
+async def test_whoever_shows_no_token_is_told_where_it_goes(serve: Serve, doing: Doing, detail: str) -> None:
+    """To subscribe, into the URL too: an EventSource can send no header."""
+    server = await serve(caller=(caller("reader", subscribe=("a",)),))
+    answer = await doing.at(server)
+    assert (answer.status, answer.detail) == (401, detail)
+
+
+async def test_a_channel_that_needs_a_token_is_named(serve: Serve) -> None:
+    """Where others may be read without one."""
+    server = await serve(caller=(caller("reader", subscribe=("a",)),), anonymous_subscribe=("b",))
+    for doing in (SUBSCRIBE, Doing("POST", "/events", JSON, b'{"channels": ["b", "a"]}')):
+        answer = await doing.at(server)
+        detail = f"subscribe 'a': needs a token ({IN_HEADER}, or {IN_URL})"
+        assert (answer.status, answer.detail) == (401, detail)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +310,11 @@ async def test_a_reader_gets_all_that_it_asks_for_or_nothing(
             await ask(server, method, f"/events/{asked}", headers=bearer(static("reader")))
         ).status == status
     query = asked.replace(",", "&channel=")
-    answer = await ask(server, "GET", f"/events?channel={query}", headers=bearer(static("reader")))
+    for name in ("channel", "topic", "stream"):
+        path = f"/events?{name}={query}"
+        assert (await ask(server, "GET", path, headers=bearer(static("reader")))).status == status
+    body = json.dumps({"channels": asked.split(",")}).encode()
+    answer = await ask(server, "POST", "/events", headers=JSON + bearer(static("reader")), body=body)
     assert answer.status == status
 
 
@@ -320,6 +355,28 @@ async def test_a_publisher_who_may_publish_nowhere_is_not_listened_to(serve: Ser
     await client.send(f"POST /send/%20 HTTP/1.1\r\n{headers}\r\n".encode())
     status, body = await client.answer()
     assert (status, json.loads(body)["detail"]) == (403, "publish: the token does not allow it")
+
+
+async def test_a_subscriber_who_may_subscribe_nowhere_is_not_listened_to(
+    serve: Serve, connect: Connect
+) -> None:
+    """It is refused by its head, whatever its body would be, and whatever is wrong with its query."""
+    server = await serve(caller=(caller("publisher", publish=("*",)),))
+    for first in ("POST /events", "POST /events?x=1", "GET /events", "GET /events?format=x"):
+        client = await connect(server)
+        headers = f"Host: x\r\nContent-Length: 1000000\r\n{bearer(static('publisher'))}"
+        await client.send(f"{first} HTTP/1.1\r\n{headers}\r\n".encode())
+        status, body = await client.answer()
+        assert (status, json.loads(body)["detail"]) == (403, "subscribe: the token does not allow it")
+
+
+async def test_a_token_in_the_url_may_subscribe_by_a_body(serve: Serve) -> None:
+    """It is all that may be there; in the body it is no member."""
+    server = await serve(caller=(caller("reader", subscribe=("a",)),))
+    body = b'{"channel": "a"}'
+    path = f"/events?access_token={static('reader')}"
+    assert (await ask(server, "POST", path, headers=JSON, body=body)).status == 200
+    assert (await ask(server, "POST", f"{path}&channel=a", headers=JSON, body=body)).status == 400
 
 
 async def test_only_channels_that_one_may_ask_about_are_listed(serve: Serve) -> None:
