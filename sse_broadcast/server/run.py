@@ -45,6 +45,13 @@ logger = logging.getLogger(__name__)
 RUNNER_SHARE = 1 / 16
 """Of `shutdown_timeout`, what requests in hand may take; the runner waits for it twice."""
 
+LINGER = 0.1
+"""Seconds in which a request on a kept connection is still answered when all else has ended.
+
+A publisher that sends one batch after another meets the close of its connection otherwise, with a request on
+its way: it has no answer then, and cannot know that nothing was published (nginx: `keepalive_min_timeout`).
+"""
+
 COLLECTOR = (100_000, 50, 100)
 """Collector thresholds: it looks when so many objects more have come than gone, and a stream has fifty.
 
@@ -239,8 +246,16 @@ class Server:
         # Before the runner's own cleaning up, which stops listening to idle connections and leaves
         # them open: until the streams have ended, whoever asks on one is answered with 503.
         await end_streams(self._app)
+        await self._answer_the_last_requests()
         await self._runner.cleanup()
         await self._close()
+
+    async def _answer_the_last_requests(self) -> None:
+        """Keep connections open for `LINGER`: each answer ends its own, so most are gone before that."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(LINGER, self._config.shutdown_timeout * RUNNER_SHARE)
+        while self.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells that they are gone
+            await asyncio.sleep(0.005)
 
 
 def _same(config: Config) -> Config:

@@ -22,7 +22,7 @@ from sse_broadcast.server.run import Server, new_loop
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.certificates import write_certificate
-from tests.support.sockets import RawClient, until
+from tests.support.sockets import PATIENCE, RawClient, until
 from tests.support.supervision import tcp_socket, unix_socket
 
 
@@ -200,6 +200,24 @@ async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> 
     assert server.broadcaster.client_count == 0
     for client in (*readers, frozen):
         client.close()
+
+
+async def test_a_request_that_crosses_the_stop_is_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kept connection, though all else has ended: its publisher knows that nothing was published."""
+    monkeypatch.setattr(run, "LINGER", PATIENCE)
+    server = await serve(shutdown_timeout=PATIENCE / run.RUNNER_SHARE)
+    publisher = await connect(server)
+    assert (await publisher.ask("POST", "/send", body=b"one"))[0] == 200
+    stopping = asyncio.create_task(server.stop())
+    for _ in range(100):  # turns in which there is nothing else left to do
+        await asyncio.sleep(0)
+    status, body = await publisher.ask("POST", "/send", body=b"two")
+    assert (status, json.loads(body)["status"]) == (503, 503)
+    assert await publisher.rest() == b""
+    async with asyncio.timeout(PATIENCE / 2):  # which is less than LINGER: it does not wait for nobody
+        await stopping
 
 
 async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, connect: Connect) -> None:
