@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,7 @@ class Proxy:
         self.accepted = 0
         """How many connections it was asked to forward, ever."""
         self._target = target
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._carrying: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.WriteTransport] = set()
         self._left: int | None = None
@@ -36,14 +37,18 @@ class Proxy:
     async def restore(self) -> None:
         """Listen, and forward from now on; on the same port each time."""
         self._left = None
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        # No asyncio.Server: one that is closed forgets, open, a connection that it has just accepted.
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def cut(self) -> None:
         """Cut every connection, and refuse new ones."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         for transport in self._transports:
             transport.abort()
 
@@ -54,25 +59,30 @@ class Proxy:
     @property
     def is_cut(self) -> bool:
         """Whether nothing is forwarded."""
-        return self._server is None
+        return self._listener is None
 
     async def idle(self) -> None:
         """Wait until nothing is connected."""
         while self._transports:
             await asyncio.sleep(0.002)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._carrying.add(task)
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it may have gone already
+            connection, _ = listener.accept()
+            self.accepted += 1
+            task = asyncio.create_task(self._accepted(connection))
+            self._carrying.add(task)
+            task.add_done_callback(self._carrying.discard)
+            task.add_done_callback(lambda _: connection.close())
+
+    async def _accepted(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             # What is cut, or has no server behind it, ends; that is all that anyone is told of it.
             with contextlib.suppress(OSError):
                 await self._carry(reader, writer)
         finally:
             writer.transport.abort()
-            self._carrying.discard(task)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
