@@ -17,20 +17,28 @@ from tests.support.browser import Browser, Chromium, Firefox, chromium, firefox
 from tests.support.sockets import RawClient
 
 PROGRAMS = {
+    "/usr/lib/lighttpd/mod_magnet.so": "lighttpd-modules-lua",
+    "/usr/lib/lighttpd/mod_openssl.so": "lighttpd-mod-openssl",
+    "apache2": "apache2",
     "caddy": "caddy",
     "chromium": "chromium",
     "curl": "curl",
     "fail2ban-regex": "fail2ban",
     "faketime": "faketime",
     "firefox-esr": "firefox-esr",
+    "h2o": "h2o",
+    "haproxy": "haproxy",
     "ip": "iproute2",
+    "lighttpd": "lighttpd",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
     "promtool": "prometheus",
+    "squid": "squid",
     "systemd-analyze": "systemd",
+    "varnishd": "varnish",
 }
-"""Programs the tests use, and the Debian packages they are in."""
+"""Programs the tests use, and modules of them, and the Debian packages they are in."""
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
@@ -49,6 +57,8 @@ def program() -> Program:
 
     def find(name: str) -> Path:
         found = shutil.which(name) or shutil.which(name, path="/usr/sbin")  # no place of a user's
+        if found is None and Path(name).is_file():
+            found = name  # a module
         if found is not None:
             return Path(found)
         missing(f"{name} is not installed: apt-get install {PROGRAMS[name]}")

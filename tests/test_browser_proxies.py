@@ -1,9 +1,8 @@
-"""What is in `docs/deploy` for nginx and Caddy, with the real ones between a server and Chromium."""
+"""What is in `docs/deploy` for reverse proxies, with the real ones between a server and Chromium."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,14 @@ from playwright.async_api import Browser, Page
 from sse_broadcast.config import Config
 from sse_broadcast.server.run import Server
 from tests.conftest import Program, Serve
+from tests.support import fronts as front_support
 from tests.support import process
 from tests.support.browser import chromium, shown
-from tests.support.fronts import CUTTING, HASTY, KINDS, NGINX, OVER_1_1, Fronts, Kind
-from tests.support.process import Programs
+from tests.support.fronts import CUTTING, HASTY, OVER_1_1, Fronts
+from tests.support.proxy_kinds import APACHE, CADDY, HAPROXY, NGINX, Kind
 from tests.support.sockets import PATIENCE, until
 
-EACH = pytest.mark.parametrize("kind", KINDS, ids=[kind.program for kind in KINDS])
+EACH = pytest.mark.parametrize("kind", [NGINX, CADDY], ids=str)
 
 STREAMS = 20
 RETRY = 100
@@ -47,11 +47,7 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 programs = pytest.fixture(process.programs)
-
-
-@pytest.fixture
-def fronts(programs: Programs, program: Program, tmp_path: Path) -> Fronts:
-    return Fronts(programs, program, tmp_path)
+fronts = pytest.fixture(front_support.fronts)
 
 
 @pytest.fixture
@@ -85,26 +81,28 @@ async def publish(server: Server, channel: str, *data: str) -> None:
         await server.broadcaster.broadcast(each, channels=[channel])
 
 
-@EACH
-async def test_a_page_has_twenty_streams_at_once(
-    serve: Serve, fronts: Fronts, browser: Browser, kind: Kind
+@pytest.mark.parametrize(
+    ("kind", "streams"), [(NGINX, STREAMS), (CADDY, STREAMS), (HAPROXY, STREAMS), (APACHE, 6)], ids=str
+)
+async def test_a_page_has_many_streams_at_once(
+    serve: Serve, fronts: Fronts, browser: Browser, kind: Kind, streams: int
 ) -> None:
     """Over HTTP/2; each gets its own events, and one that it closes is let go while the others go on."""
-    server = await serve(**SETTINGS)
+    server = await serve(**SETTINGS, heartbeat=15 if kind.can.notices_leaving else 0.1)
     front = await fronts.put(kind, server.port)
-    channels = [f"stream-{number}" for number in range(STREAMS)]
+    channels = [f"stream-{number}" for number in range(streams)]
     page = await page_with(browser, front.url, *channels)
-    await wait_for(page, f"opened === {STREAMS} && all(EventSource.OPEN)")
-    assert server.broadcaster.client_count == STREAMS
+    await wait_for(page, f"opened === {streams} && all(EventSource.OPEN)")
+    assert server.broadcaster.client_count == streams
     for channel in channels:
         await publish(server, channel, f"for {channel}")
     for channel in channels:
         assert await seen(page, channel, f"for {channel}") == [f"for {channel}"]
     await page.evaluate(f"sources[{json.dumps(channels[0])}].close()")
-    await until(lambda: server.broadcaster.client_count == STREAMS - 1)
+    await until(lambda: server.broadcaster.client_count == streams - 1)
     await publish(server, channels[1], "more")
     assert await seen(page, channels[1], "more") == [f"for {channels[1]}", "more"]
-    assert await page.evaluate("[opened, lost]") == [STREAMS, 0]
+    assert await page.evaluate("[opened, lost]") == [streams, 0]
 
 
 @EACH
@@ -132,7 +130,7 @@ async def test_a_page_goes_on_when_its_proxy_was_away(
 ) -> None:
     """Stopped and started again, it sees all that was sent, once."""
     server = await serve(**SETTINGS)
-    front = await fronts.put(kind, server.port, CUTTING[kind.program])
+    front = await fronts.put(kind, server.port, CUTTING.get(kind.program))
     page = await page_with(browser, front.url, "busy", "quiet")
     await wait_for(page, "opened === 2")
     expected = []
@@ -159,7 +157,7 @@ async def test_a_page_goes_on_when_the_server_was_away(fronts: Fronts, browser: 
     await first.start()
     end = ";" if kind is NGINX else "\n"
     soon = {f" {wait}{end}": f" {RETRY}{end}" for wait in (2000, 3000, 4000, 5000)}
-    front = await fronts.put(kind, first.port, {**soon, **HASTY[kind.program]})
+    front = await fronts.put(kind, first.port, {**soon, **HASTY.get(kind.program, {})})
     page = await page_with(browser, front.url, "busy")
     await wait_for(page, "opened === 1")
     await publish(first, "busy", "before")

@@ -20,8 +20,9 @@ from sse_broadcast.cli.common import Exit
 from sse_broadcast.config import Config
 from sse_broadcast.settings import ENV_PREFIX, load, unknown_variables
 from tests.support import process
-from tests.support.fronts import DEPLOY, free_port
+from tests.support.fronts import free_port
 from tests.support.process import SCRIPT, Process, Programs
+from tests.support.proxy_kinds import DEPLOY
 from tests.support.sockets import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -280,13 +281,17 @@ def test_a_heartbeat_is_in_time_for_every_platform_that_waits_for_one() -> None:
     assert [hop for hop, _, _ in rows] == PLATFORMS
     for hop, default, _ in rows:
         waits = [int(wait) for wait in re.findall(r"(\d+) s", default)]
-        assert ("**" in default) == (hop in {"Envoy, Istio", "GCP HTTPS load balancer"})
+        assert ("**" in default) == (hop in {"Envoy, Istio", "GCP HTTPS load balancer", "Squid", "Varnish"})
         assert "**" in default or min(waits) > Config().heartbeat
 
 
 NOTES = (DEPLOY / "README.md").read_text()
 PLATFORMS = [
     "nginx",
+    "Apache",
+    "Varnish",
+    "Squid",
+    "h2o",
     "AWS ALB",
     "AWS Classic ELB",
     "Cloudflare",
@@ -298,5 +303,5 @@ PLATFORMS = [
 
 def test_every_file_is_explained() -> None:
     """In a row of its own."""
-    told = set(re.findall(r"^\| \[([\w.]+)\]\(\1\) \|", NOTES, re.MULTILINE))
+    told = set(re.findall(r"^\| \[([\w.-]+)\]\(\1\) \|", NOTES, re.MULTILINE))
     assert told == {path.name for path in DEPLOY.iterdir()} - {"README.md"}

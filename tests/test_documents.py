@@ -184,7 +184,7 @@ def test_the_operations_page_names_what_needs_a_restart() -> None:
 def test_ci_installs_every_program_that_tests_use() -> None:
     """There a missing program is a failure."""
     pairs, _, _ = (ROOT / ".ci" / "run").read_text().partition("; do")
-    named = re.findall(r"([\w-]+):([\w-]+)", pairs.partition("for pair in")[2])
+    named = re.findall(r"([\w./-]+):([\w-]+)", pairs.partition("for pair in")[2])
     assert dict(named) == PROGRAMS
 
 

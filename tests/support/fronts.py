@@ -2,173 +2,51 @@
 
 import asyncio
 import contextlib
-import os
 import random
+import re
+import shutil
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import trustme
 
 from tests.support.certificates import write_certificate
 from tests.support.process import Process, Programs
+from tests.support.proxy_kinds import DEPLOY, Kind, Place
 from tests.support.sockets import PATIENCE, until
 
 OWN_PORTS = range(20_000, 32_000)
 """Ports below those that Linux gives out by itself."""
 
-DEPLOY = Path(__file__).parent.parent.parent / "docs" / "deploy"
+REFUSAL = re.compile(rb'event: \$close\nretry: ([2-5]\d{3})\ndata: {"reason": "backend"}\n(id: .*\n)?\n')
+"""What a client that names `text/event-stream` is told while the server is away: whole, and nothing else."""
 
+SSE = {"Accept": "text/event-stream"}
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a front runs: a folder of its own, its ports, a certificate, and the server's address."""
-
-    folder: Path
-    port: int
-    plain_port: int
-    certificate: str
-    key: str
-    upstream: str
-
-    @property
-    def url(self) -> str:
-        """Where pages and clients reach the front."""
-        return f"https://127.0.0.1:{self.port}"
-
-
-class Kind(Protocol):
-    """A kind of proxy: its program, its file, what of that is other here, and how it is run."""
-
-    program: str
-    file: str
-
-    def here(self, place: Place) -> Mapping[str, str]:
-        """Give what the file says of the place where it is used, and what it says instead."""
-
-    def command(self, config: Path, place: Place) -> tuple[str, ...]:
-        """Give the arguments of the program."""
-
-    def environment(self, place: Place) -> Mapping[str, str]:
-        """Give its variables."""
-
-    async def reload(self, front: "Front") -> None:
-        """Have it read its file again."""
-
-
-class Nginx:
-    """nginx, which is run by its own file alone; its folders are where nobody else's are."""
-
-    program = "nginx"
-    file = "nginx.conf"
-
-    def here(self, place: Place) -> Mapping[str, str]:
-        """See `Kind`."""
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        folders = "".join(f"{kind}_temp_path {place.folder}/{kind}; " for kind in kinds)
-        return {
-            "http {\n": f"http {{ {folders}\n",
-            "server 127.0.0.1:8000;": f"server {place.upstream};",
-            "listen 80;": f"listen 127.0.0.1:{place.plain_port};",
-            "listen 443 ssl": f"listen 127.0.0.1:{place.port} ssl",
-            "listen [::]:80;": "",
-            "listen [::]:443 ssl http2;": "",
-            "/etc/ssl/push.example.com/fullchain.pem": place.certificate,
-            "/etc/ssl/push.example.com/privkey.pem": place.key,
-            "/var/log/nginx/": f"{place.folder}/",
-        }
-
-    def command(self, config: Path, place: Place) -> tuple[str, ...]:
-        """See `Kind`."""
-        # Its workers would otherwise be nobody who may enter a folder of root's.
-        user = "user root;" if os.geteuid() == 0 else ""
-        options = f"daemon off; pid {place.folder}/nginx.pid; {user}"
-        return ("-c", str(config), "-e", f"{place.folder}/error.log", "-g", options)
-
-    def environment(self, place: Place) -> Mapping[str, str]:
-        """See `Kind`."""
-        return {}
-
-    async def reload(self, front: "Front") -> None:
-        """See `Kind`. Old workers that still have something to do are left."""
-        old = self.workers(front)
-        front.running.send_signal(signal.SIGHUP)
-        await until(
-            lambda: bool(self.workers(front) - old) and self.leaving(front) >= old & self.workers(front)
-        )
-
-    def workers(self, front: "Front") -> set[int]:
-        """Give the processes of its workers."""
-        id = front.running.id
-        return set(map(int, Path(f"/proc/{id}/task/{id}/children").read_text().split()))
-
-    def leaving(self, front: "Front") -> set[int]:
-        """Give the workers that take nothing new."""
-        return {id for id in self.workers(front) if b"shutting down" in command_line(id)}
-
-
-def command_line(id: int) -> bytes:
-    """Return the command line of a process, b"" if it has ended since it was seen."""
-    try:
-        return Path(f"/proc/{id}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-class Caddy:
-    """Caddy, with a certificate that is given, since nobody issues one for a test."""
-
-    program = "caddy"
-    file = "Caddyfile"
-
-    def here(self, place: Place) -> Mapping[str, str]:
-        """See `Kind`."""
-        tls = f"tls {place.certificate} {place.key}"
-        options = f"\tadmin unix/{place.folder}/admin\n\thttp_port {place.plain_port}\n"
-        return {
-            "\tservers {\n": f"{options}\tservers {{\n",
-            "push.example.com} {\n": f"push.example.com}} {{\n\tbind 127.0.0.1\n\t{tls}\n",
-        }
-
-    def command(self, config: Path, place: Place) -> tuple[str, ...]:
-        """See `Kind`."""
-        return ("run", "--adapter", "caddyfile", "--config", str(config))
-
-    def environment(self, place: Place) -> Mapping[str, str]:
-        """See `Kind`."""
-        folders = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(place.folder))
-        return {**folders, "SSE_SITE": place.url, "SSE_UPSTREAM": place.upstream}
-
-    async def reload(self, front: "Front") -> None:
-        """See `Kind`."""
-        command = ("reload", "--force", "--adapter", "caddyfile", "--config", str(front.config))
-        reloading = await front.programs.start(front.path, *command, env=self.environment(front.place))
-        ended = await reloading.ended()
-        assert ended.code == 0, ended
-
-
-NGINX, CADDY = Nginx(), Caddy()
-KINDS: tuple[Kind, ...] = (NGINX, CADDY)
-
-HASTY: Mapping[str, Mapping[str, str]] = {"nginx": {}, "caddy": {"lb_try_duration 10s": ""}}
-"""What a file says of one that does not wait for a server that is away."""
+HASTY: Mapping[str, Mapping[str, str]] = {
+    "caddy": {"lb_try_duration 10s": ""},
+    "haproxy": {"retries 3": "retries 0"},
+}
+"""What the file of a proxy says if it does not wait for a server that is away."""
 
 OVER_1_1: Mapping[str, Mapping[str, str]] = {
     "nginx": {"listen 443 ssl http2;": "listen 443 ssl;"},
     "caddy": {"protocols h1 h2": "protocols h1"},
 }
-"""Of one that speaks no HTTP/2."""
+"""What it says if it speaks no HTTP/2."""
 
 CUTTING: Mapping[str, Mapping[str, str]] = {
     "nginx": {"worker_shutdown_timeout 1h;": "worker_shutdown_timeout 100ms;"},
     "caddy": {"grace_period 5s": "grace_period 100ms"},
+    "haproxy": {"hard-stop-after 1h": "hard-stop-after 100ms"},
 }
-"""Of one that does not wait for its streams when it is reloaded or stopped."""
+"""What it says if it does not wait for its streams when it is reloaded or stopped."""
 
 
 @dataclass(slots=True)
@@ -188,7 +66,7 @@ class Front:
     @property
     def url(self) -> str:
         """Where it is reached."""
-        return self.place.url
+        return f"{'https' if self.kind.can.tls else 'http'}://127.0.0.1:{self.place.port}"
 
     @property
     def running(self) -> Process:
@@ -203,6 +81,10 @@ class Front:
 
     async def start(self) -> None:
         """Run it, and wait until it listens."""
+        for name in self.kind.beside:
+            copy = self.place.folder / name
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(DEPLOY / name, copy)
         shipped = (DEPLOY / self.kind.file).read_text()
         self.config.write_text(replaced(shipped, {**self.changes, **self.kind.here(self.place)}))
         self.process = await self.programs.start(
@@ -225,15 +107,21 @@ class Front:
     async def kill(self) -> None:
         """End it at once, as a machine does that fails."""
         await self.running.kill()
+        self.kind.clean_up(self.place)
+
+    async def run(self, *arguments: str) -> None:
+        """Run its program with other arguments, to its end."""
+        process = await self.programs.start(self.path, *arguments, env=self.kind.environment(self.place))
+        ended = await process.ended()
+        assert ended.code == 0, ended
 
     async def reload(self) -> None:
         """Have it read its file again, as its service manager does, and wait until it has."""
         await self.kind.reload(self)
 
     def said(self) -> str:
-        """Give all that it has written to files, and until it was last stopped elsewhere."""
-        files = [self.place.folder / name for name in ("access.log", "error.log")]
-        return "".join([self.output, *(file.read_text() for file in files if file.exists())])
+        """Return all that it has written to its logs, and what it wrote elsewhere before it was stopped."""
+        return "".join([self.output, *(log.read_text() for log in self.place.folder.glob("*.log"))])
 
     def listens(self) -> bool:
         """Whether it takes connections."""
@@ -248,25 +136,58 @@ class Fronts:
         self._programs = programs
         self._program = program
         self._folder = folder
+        self._put: list[Front] = []
         self._authority = trustme.CA()
-        self.trust = ssl.create_default_context()
+        self.trust = LikeABrowser(ssl.PROTOCOL_TLS_CLIENT)
         """What clients need to believe the proxies' certificates."""
         self._authority.configure_trust(self.trust)
 
     async def put(self, kind: Kind, port: int, changes: Mapping[str, str] | None = None) -> Front:
         """Run a proxy in front of what is, or will be, at a port; its file with other words in it, maybe."""
+        path, *_ = [self._program(name) for name in (kind.program, *kind.needs)]
         folder = self._folder / str(free_port())
         folder.mkdir()
+        # Some give up root's rights, and write their logs and read their scripts as somebody else.
+        folder.chmod(0o777)
         certificate, key = write_certificate(self._authority, folder)
-        place = Place(folder, free_port(), free_port(), certificate, key, f"127.0.0.1:{port}")
-        front = Front(kind, place, self._program(kind.program), self._programs, changes or {})
+        place = Place(folder, free_port(), free_port(), certificate, key, port)
+        front = Front(kind, place, path, self._programs, changes or {})
+        self._put.append(front)
         await front.start()
         return front
 
     def client(self, front: Front, *, http2: bool = True, source: str | None = None) -> httpx.AsyncClient:
-        """Give a client of a proxy, from an address of its own (127.0.0.2, say) if one is given."""
+        """Return a client of a proxy, from an address of its own (127.0.0.2, say) if one is given."""
         transport = httpx.AsyncHTTPTransport(verify=self.trust, http2=http2, local_address=source)
         return httpx.AsyncClient(base_url=front.url, timeout=PATIENCE, transport=transport)
+
+    async def end(self) -> None:
+        """Kill all that still run."""
+        for front in self._put:
+            if front.process is not None:
+                await front.kill()
+
+
+class LikeABrowser(ssl.SSLContext):
+    """Prefers HTTP/2 to HTTP/1.1, as browsers do: some proxies choose what the client names first."""
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        super().set_alpn_protocols(sorted(alpn_protocols))
+
+
+async def fronts(programs: Programs, program: Callable[[str], Path]) -> AsyncIterator[Fronts]:
+    """Put proxies in front of servers, and end them when the test ends.
+
+    A fixture once `pytest.fixture` has seen it. Their folder is not one of pytest's: nobody else may enter
+    those, and some proxies change their user.
+    """
+    with tempfile.TemporaryDirectory(prefix="fronts-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        started = Fronts(programs, program, Path(folder))
+        try:
+            yield started
+        finally:
+            await started.end()
 
 
 class Reader:
@@ -309,6 +230,19 @@ async def reading(client: httpx.AsyncClient, path: str = "/events", **headers: s
     """Read a stream."""
     async with client.stream("GET", path, headers=headers) as response:
         yield Reader(response)
+
+
+async def ask_for_stream(
+    client: httpx.AsyncClient, headers: Mapping[str, str], path: str = "/events/a"
+) -> httpx.Response:
+    """Ask for a stream until it is answered.
+
+    While the server is away Varnish answers nothing until it knows that.
+    """
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with contextlib.suppress(httpx.RemoteProtocolError, httpx.ReadError):
+                return await client.get(path, headers=headers)
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:
