@@ -198,7 +198,7 @@ REQUESTS = {
 
 OF_THE_WAY = {
     *("connection", "content-length", "date", "keep-alive", "server", "transfer-encoding", "upgrade", "via"),
-    *("age", "x-accel-buffering", "x-cache", "x-cache-lookup", "x-varnish"),
+    *("accept-ranges", "age", "x-accel-buffering", "x-cache", "x-cache-lookup", "x-varnish"),
 }
 """Headers that are of a connection, or for the proxy, or of it."""
 

@@ -100,7 +100,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app[TURN] = asyncio.Lock()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
-    app.router.add_route("*", "/{path:.*}", told(app, _not_found, None), expect_handler=_expect)
+    app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)
     app[EXPOSITION] = Exposition(app[BROADCASTER])
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(end_streams)
@@ -260,14 +260,14 @@ def _heard(request: web.Request) -> Place:
     protocol = request.protocol
     if isinstance(protocol, Connection):
         protocol.spoke()
-        if protocol.arrived > MAX_HEAD:
+        if protocol.had_much:
             _require_short_head(request)
         return protocol.place
     return place_of(request)
 
 
 def _require_short_head(request: web.Request) -> None:
-    # Looked at only where so much has arrived that it may be too long.
+    # Looked at only on connections where so much has come at one time that it may be too long.
     size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if size > MAX_HEAD:
         raise Problem(431, f"head: is {size} bytes, and may be {MAX_HEAD}")

@@ -148,8 +148,8 @@ class Connection(web.RequestHandler, Prompt):
         "_last",
         "_patience",
         "_unsent",
-        "arrived",
         "begun",
+        "had_much",
         "place",
         "stream",
     )
@@ -160,8 +160,8 @@ class Connection(web.RequestHandler, Prompt):
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self.place = place
         self.begun = False
-        self.arrived = 0
-        """Bytes that have come with the head of the last request: it has no more than that."""
+        self.had_much = False
+        """Whether so much has come at one time that a head may have been longer than `MAX_HEAD`."""
         self.stream: Streaming | None = None
         """What hears that the transport is full, and that it is lost, if a stream is written to it."""
         self._attendance = attendance
@@ -189,7 +189,8 @@ class Connection(web.RequestHandler, Prompt):
         if data.startswith(HTTP_2) and not self._request_count:
             self._refuse_http_2()
             return
-        self.arrived = self._head + len(data)
+        if self._head + len(data) > MAX_HEAD:
+            self.had_much = True
         count, between = self._request_count, self._body.is_eof()
         super().data_received(data)
         if self._messages and (self._current_request is not None or len(self._messages) > 1):

@@ -1,7 +1,7 @@
 """GET and POST /events: a stream of what is published."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from aiohttp import hdrs, web
 from multidict import MultiMapping
@@ -42,12 +42,17 @@ class Events:
         self._sessions = app[SESSIONS]
         self._tuned = app[TUNED]
 
-    async def get(self, request: web.Request) -> web.StreamResponse:
+    # Not a coroutine: a stream would keep its frame, some 300 bytes, for its whole life.
+    def get(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Stream to a subscriber until it leaves or is made to."""
         require_some(request, Action.SUBSCRIBE)
         if request.body_exists:
-            # Some proxies make an empty chunked body of none.
-            await body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
+            return self._get_with_body(request)
+        return self._open(request, read_wish(request), request.query)
+
+    async def _get_with_body(self, request: web.Request) -> web.StreamResponse:
+        # Some proxies make an empty chunked body of none.
+        await body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
         return await self._open(request, read_wish(request), request.query)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
@@ -122,9 +127,10 @@ class Events:
         self, request: web.Request, wish: Wish, session: Session | None, client: str | None
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
-        sink = TransportSink(request, wish.encoding)
         # What is published while the head is on its way is caught up with: the start says from where.
         start = broadcaster.start(wish.interest, wish.cursor)
+        # Behind all that may be refused: it makes the connection one that ends with its stream.
+        sink = TransportSink(request, wish.encoding)
         heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
         frames = broadcaster.first_frames(wish.interest, wish.encoding, start, heartbeat)
         headers = self._headers(request)

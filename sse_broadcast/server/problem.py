@@ -40,7 +40,7 @@ REASONS: Mapping[type[BroadcastError], RefusalReason] = {
     FullError: RefusalReason.FULL,
 }
 
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 """Where Python's own words differ by version, those of RFC 9110."""
 
 

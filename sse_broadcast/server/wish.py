@@ -69,7 +69,7 @@ def read_wish(request: web.Request) -> Wish:
         and request.version >= HttpVersion11
     ):
         return _PLAIN
-    query.refuse_misspelt(request.query, PARAMETERS, also=_is_alias)
+    query.refuse_misspelt(request.query, (*PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
     return parse_wish(request, request.query, query.channels_of_path(request))
 
 
@@ -81,6 +81,9 @@ def read_body(data: bytes) -> MultiMapping[str]:
     found = MultiDict[str]()
     for name, value in members.items():
         _require_member(name)
+        if value == []:
+            # A list that came out empty must not give `default`, or every type.
+            raise Problem(422, f"{name}: must not be an empty list")
         for each in value if isinstance(value, list) else [value]:
             found.add("channel" if name == "channels" else name, _as_text(name, each))
     return found

@@ -511,6 +511,8 @@ async def test_what_a_client_of_http_2_sends_on_is_not_read(serve: Serve, connec
     for _ in range(10):
         await asker.send(bytes(20_000))
     assert await asker.rest() == HTTP_1_1_REQUIRED
+    asker.close()
+    await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.refused == {"malformed": 1}
 
 
