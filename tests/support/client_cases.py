@@ -345,11 +345,16 @@ class CutResult:
 
     @property
     def fault(self) -> Fault | None:
-        """The client's own fault that a cut in this place triggers. The id is the block's last line."""
+        """The client's own fault that a cut in this place triggers.
+
+        The faults about ids count only where the id is the last line, as the server must send it.
+        """
         behind_id = len(self.block) - 1
-        if self.offset == behind_id:
+        last_line = self.block.rindex(b"\n", 0, behind_id - 1) + 1
+        has_id_last = self.block.startswith(b"id: ", last_line)
+        if has_id_last and self.offset == behind_id:
             return self._if_client_has(Fault.EARLY_ID)
-        if self.clean and self.block.rindex(b"\nid: ") + 1 < self.offset < behind_id:
+        if has_id_last and self.clean and last_line < self.offset < behind_id:
             return self._if_client_has(Fault.HALF_ID) or self._if_client_has(Fault.HALF_BLOCK)
         if self.clean and self.block.index(b"data: ") < self.offset < behind_id:
             return self._if_client_has(Fault.HALF_BLOCK)
