@@ -99,6 +99,8 @@ def _as_text(name: str, value: object) -> str:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # 4.0 is a whole number in JSON, and what some languages write
     raise Problem(422, f"{name}: must be text, or a list of texts")
 
 

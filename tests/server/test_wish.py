@@ -314,7 +314,6 @@ def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) ->
         (b'{"%b": 1}' % (b"x" * 100), 422, f"{'x' * 80}: unknown member; {', '.join(MEMBERS)} are known"),
         (b'{"since": null}', 422, "since: must be text, or a list of texts"),
         (b'{"heartbeat": 4.5}', 422, "heartbeat: must be text, or a list of texts"),
-        (b'{"heartbeat": 1e400}', 422, "heartbeat: must be text, or a list of texts"),
         (b'{"heartbeat": false}', 422, "heartbeat: must be text, or a list of texts"),
         (b'{"channels": [["a"]]}', 422, "channels: must be text, or a list of texts"),
         (b'{"channels": {"a": 1}}', 422, "channels: must be text, or a list of texts"),
