@@ -149,9 +149,10 @@ class Lane:
         """The position up to which it has been given everything: the cursor it would come back with."""
         told = self.told
         if self.following:
-            audience = self.audience
-            told = max(told, audience.told)
-            if (count := self.seen - audience.base) > 0:
+            audience, seen = self.audience, self.seen
+            if audience.base > self.start:  # what an older pass brought was not for it
+                told = max(told, audience.told)
+            if seen > self.start and (count := seen - audience.base) > 0:
                 told = max(told, audience.log[count - 1].position)
         return told
 

@@ -477,7 +477,7 @@ class Delivery:
         audience, heartbeat = lane.audience, lane.subscriber.terms.heartbeat
         return (
             lane.following
-            and newest <= max(lane.told, audience.told)
+            and (newest <= lane.told or (audience.base > lane.start and newest <= audience.told))
             and not heartbeat.as_event
             and (lane.beats + 1) * heartbeat.seconds < HOUR
         )

@@ -1157,6 +1157,23 @@ async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
     assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-0")).lost is ResetReason.EVICTED
 
 
+async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -> None:
+    """They share an interest, and what the newer one was not given is not counted as if it had been."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=0),))
+    _, older = connect(broadcaster, "a", "b")
+    await broadcaster.broadcast("x", channels=["a"])
+    for _ in range(5):
+        await broadcaster.broadcast("y", channels=["b"])
+    await settled()
+    assert older.written[-1].endswith(f"id: {EPOCH}-6\n\n".encode())
+    lane, sink = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    assert (sink.written, lane.position) == ([block(1, "x")], 1)
+    await beat(broadcaster, lane)
+    assert sink.written[-1] == moved(6)
+    assert lane.position == 6
+
+
 @pytest.mark.parametrize("seconds", [4.0, 50.0])
 async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
     """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""

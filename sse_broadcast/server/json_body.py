@@ -16,10 +16,11 @@ D = TypeVar("D")
 NOT = "{not}"
 """Stands in what a member must be where it is said what it is instead."""
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_UNKNOWN = "Object contains unknown field `"
+_ITEM = re.compile(r"\$\[(\d{1,9})\]`")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _GOT = re.compile(r"Expected `.*`, got `(\w+)`")
-_PATH = re.compile(r"(?:key` in `)?\$(?:\[(\d+)\])?(?:\.(\w+))?[^`]*`")
+_PATH = re.compile(r"(?:key` in `)?\$(?:\[(\d{1,9})\])?(?:\.(\w{1,64}))?[^`]*`")
 """msgspec's name of a place: an item of an array, a member of an object."""
 
 _WORDS = {
@@ -47,24 +48,26 @@ class JsonShape(Generic[T]):
 
     def decode(self, body: bytes) -> T:
         """Decode one object. Raises `Problem`: 400 for what is not JSON, 422 for another shape."""
-        return self._decode(self._one.decode, body)
+        return self._decode(self._one.decode, body, in_array=False)
 
     def decode_array(self, body: bytes) -> list[T]:
         """Decode an array of objects. A `Problem` names the item that is wrong."""
-        return self._decode(self._many.decode, body)
+        return self._decode(self._many.decode, body, in_array=True)
 
     def decode_quickly(self, body: bytes) -> T:
         """Decode one object that is most likely right. Raises what msgspec raises."""
         return self._one.decode(body)
 
-    def _decode(self, decode: Callable[[bytes], D], body: bytes) -> D:
+    def _decode(self, decode: Callable[[bytes], D], body: bytes, *, in_array: bool) -> D:
         try:
             return decode_json(decode, body)
         except msgspec.ValidationError as error:
-            raise Problem(422, self._explain(str(error))) from None
+            raise Problem(422, self._explain(str(error), in_array=in_array)) from None
 
-    def _explain(self, said: str) -> str:
+    def _explain(self, said: str, *, in_array: bool) -> str:
         """Return what is wrong as a person would say it: where, what it must be, what it is."""
+        if said.startswith(_UNKNOWN):
+            return self._explain_unknown(said.removeprefix(_UNKNOWN), in_array=in_array)
         what, _, path = said.rpartition(" - at `")
         found = _PATH.fullmatch(path)
         if found is None:
@@ -73,9 +76,14 @@ class JsonShape(Generic[T]):
         where = "" if item is None else f"item {int(item) + 1}: "
         return where + self._explain_at(what, member)
 
+    def _explain_unknown(self, said: str, *, in_array: bool) -> str:
+        # The name is the sender's, and may look like a place. Only in an array does msgspec add one.
+        name, _, place = said.rpartition("` - at `")
+        if in_array and (item := _ITEM.fullmatch(place)):
+            return f"item {int(item[1]) + 1}: {unknown_member(name, self._members)}"
+        return unknown_member(said.removesuffix("`"), self._members)
+
     def _explain_at(self, what: str, member: str | None) -> str:
-        if unknown := _UNKNOWN.fullmatch(what):
-            return unknown_member(unknown[1], self._members)
         if missing := _MISSING.fullmatch(what):
             return f"{missing[1]}: is missing"
         got = _GOT.fullmatch(what)
@@ -107,7 +115,10 @@ def decode_json(decode: Callable[[bytes], D], body: bytes) -> D:
 
 def decode_anything(body: bytes) -> object:
     """Decode JSON of any shape. Raises `Problem`."""
-    return decode_json(msgspec.json.decode, body)
+    try:
+        return decode_json(msgspec.json.decode, body)
+    except msgspec.ValidationError:
+        raise Problem(422, "body: has a whole number that is too long") from None
 
 
 def require_utf8(body: bytes) -> None:

@@ -1192,6 +1192,14 @@ async def test_a_body_that_is_nested_too_deeply_is_refused(serve: Serve, connect
     assert (status, json.loads(answer)["detail"]) == (422, "body: is nested too deeply")
 
 
+async def test_a_number_that_nothing_can_hold_is_refused(serve: Serve, connect: Connect) -> None:
+    """It is no fault of ours."""
+    server = await serve()
+    client = await connect(server)
+    status, _ = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
+    assert status in {400, 422}
+
+
 async def test_a_body_is_read_by_its_charset(serve: Serve, connect: Connect) -> None:
     """As those of published events are."""
     server = await serve()

@@ -99,6 +99,10 @@ def test_a_body_that_is_no_array_has_no_item_to_blame(body: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "x - at `$.no_such",
+        "x - at `$.name",
+        "x - at `$[" + "1" * 5000 + "]",
+        "x - at `$." + "a" * 1_000_000 + "`b",
         "x` - at `$.name",
         "x` - at `$.no_such",
         "x` - at `$[3]",
@@ -115,6 +119,10 @@ def test_a_name_that_looks_like_a_place_is_a_name(name: str) -> None:
     assert raised.value.status == 422
     assert raised.value.detail.endswith(f"unknown member; {KNOWN} are known")
     assert not raised.value.detail.startswith("item")
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode_array(json.dumps([{"name": "x"}, {name: 1}]).encode())
+    assert (raised.value.status, raised.value.detail[:8]) == (422, "item 2: ")
+    assert raised.value.detail.endswith(f"unknown member; {KNOWN} are known")
 
 
 def test_what_is_decoded_quickly_is_not_explained() -> None:
@@ -178,6 +186,14 @@ def test_what_is_not_json_is_said_to_be_none(body: bytes, status: int, detail: s
     with pytest.raises(Problem) as raised:
         SHAPE.decode_array(b'[{"name": "y"},%b]' % body)
     assert raised.value.status == status
+
+
+@pytest.mark.parametrize("body", [b"1e400", b'{"a": [-1e400]}'])
+def test_a_number_that_nothing_can_hold_is_a_problem(body: bytes) -> None:
+    """It is JSON, and no fault of ours."""
+    with pytest.raises(Problem) as raised:
+        decode_anything(body)
+    assert raised.value.status in {400, 422}
 
 
 def test_any_json_is_decoded() -> None:
