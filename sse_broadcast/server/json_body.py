@@ -118,7 +118,7 @@ def decode_anything(body: bytes) -> object:
     try:
         return decode_json(msgspec.json.decode, body)
     except msgspec.ValidationError:
-        raise Problem(422, "body: has a whole number that is too long") from None
+        raise Problem(422, "body: has a number that is too large") from None
 
 
 def require_utf8(body: bytes) -> None:

@@ -312,7 +312,7 @@ def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) ->
         (b'{"type": "t"}', 422, "type: unknown member; event was meant?"),
         (b'{"access_token": "t"}', 422, f"access_token: unknown member; {', '.join(MEMBERS)} are known"),
         (b'{"%b": 1}' % (b"x" * 100), 422, f"{'x' * 80}: unknown member; {', '.join(MEMBERS)} are known"),
-        (b'{"channel": %b}' % (b"1" * 5000), 422, "body: has a whole number that is too long"),
+        (b'{"channel": %b}' % (b"1" * 5000), 422, "body: has a number that is too large"),
         (b'{"since": null}', 422, "since: must be text, or a list of texts"),
         (b'{"heartbeat": 4.5}', 422, "heartbeat: must be text, or a list of texts"),
         (b'{"heartbeat": false}', 422, "heartbeat: must be text, or a list of texts"),
