@@ -53,7 +53,7 @@ class Envelope(msgspec.Struct, frozen=True):
     time: float
 
 
-class Sent(msgspec.Struct, frozen=True):
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
     """One event is stored, and has its place in the order. `clients` are the subscribers that wanted it.
 
     `message` is what was published, so that a typing error shows; it is left out above 64 KiB, since Spring's
@@ -62,7 +62,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     status: str
     clients: int
-    message: str | msgspec.UnsetType
+    message: str | msgspec.UnsetType = msgspec.UNSET
     id: str
     channel: str
     channels: Sequence[str]

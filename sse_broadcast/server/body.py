@@ -20,7 +20,10 @@ async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # 
     if (request.content_length or 0) > most:
         raise _too_large(most)
     if request.content.is_eof():
-        return request.content.read_nowait()
+        whole = request.content.read_nowait()
+        if len(whole) > most:  # in chunks, it has said no length
+            raise _too_large(most)
+        return whole
     body = bytearray()
     try:
         async with asyncio.timeout(timeout):

@@ -109,7 +109,16 @@ def _channels(request: web.Request) -> list[str]:
 def _answer(receipt: Receipt, event: Event) -> web.Response:
     channels = receipt.channels
     shown = event.data if _is_short(event.data) else msgspec.UNSET
-    return answered(Sent("sent", receipt.clients, shown, receipt.id, channels[0], channels))
+    return answered(
+        Sent(
+            status="sent",
+            clients=receipt.clients,
+            message=shown,
+            id=receipt.id,
+            channel=channels[0],
+            channels=channels,
+        )
+    )
 
 
 def _is_short(message: str) -> bool:

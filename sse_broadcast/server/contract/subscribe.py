@@ -37,6 +37,7 @@ _LINE = """\
 """
 
 _SECONDS = "([3-9]|[1-5][0-9]|60)"
+_HEARTBEAT = text(f"(event|(event,)?{_SECONDS}|{_SECONDS},event)")
 
 # Of a sequence, one item is described: OpenAPI 3.2 has a word of its own for that, 3.1 has not.
 _STREAM = Answer(
@@ -106,7 +107,7 @@ _PARAMETERS = [
         "query",
         "`event` asks for heartbeats as events, for pages that must notice a dead connection; a number, for"
         " so many seconds of silence before one.",
-        text(f"(event|(event,)?{_SECONDS}|{_SECONDS},event)"),
+        _HEARTBEAT,
         examples={"event": Example("event"), "seconds": Example("60"), "both": Example("event,4")},
     ),
 ]
@@ -122,7 +123,7 @@ _WISH: Schema = {
         "since": TEXT,
         **dict.fromkeys(("last_event_id", "lastEventId", "Last-Event-ID"), TEXT),
         "format": choice("text", "json"),
-        "heartbeat": {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 60}, TEXT]},
+        "heartbeat": {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 60}, _HEARTBEAT]},
     },
 }
 """What a body says: the parameters of the query, as members."""
