@@ -56,7 +56,7 @@ def test_the_signatures_of_the_library() -> None:
         "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Draft",
         "publish_all": "(self, drafts: Sequence[sse_broadcast.publication.Draft], "
         "token: sse_broadcast.backends.base.Token | None = None) -> sse_broadcast.publication.Receipt",
-        "subscribe": "(self, *channels: str, since: str | None = None, "
+        "subscribe": "(self, *channels: str, since: str | None = None, last_event_id: str | None = None, "
         "events: Sequence[str] | None = None) -> sse_broadcast.stream.Stream",
         "channel": "(self, name: str) -> sse_broadcast.broadcaster.ChannelState",
         "channels": "(self, *, prefix: str = '', after: str = '', limit: int, "

@@ -26,20 +26,20 @@ class CountedFormat(TextFormat):
 def test_its_id_is_its_epoch_and_position() -> None:
     """What a reader sends back as Last-Event-ID names a place in one life of the history."""
     assert placed(Event("hello")).id == "0123abcd-42"
-    assert placed(Event("hello")).frame(TEXT) == b"id: 0123abcd-42\ndata: hello\n\n"
+    assert placed(Event("hello")).frame(TEXT) == b"data: hello\nid: 0123abcd-42\n\n"
 
 
 def test_an_id_that_its_publisher_chose_stands() -> None:
     """In place of the position's, and never beside it."""
     named = placed(Event("hello", id="mine"))
     assert (named.id, named.position) == ("mine", 42)
-    assert named.frame(TEXT) == b"id: mine\ndata: hello\n\n"
+    assert named.frame(TEXT) == b"data: hello\nid: mine\n\n"
 
 
 def test_an_encoding_is_made_once_and_shared() -> None:
     """Everyone who asks for an encoding gets the same object."""
     hello = placed(Event("hello"))
-    assert hello.frame(CHUNKED_TEXT) == b"1d\r\nid: 0123abcd-42\ndata: hello\n\n\r\n"
+    assert hello.frame(CHUNKED_TEXT) == b"1d\r\ndata: hello\nid: 0123abcd-42\n\n\r\n"
     assert hello.frame(TEXT) is hello.frame(TEXT)
     assert hello.frame(CHUNKED_TEXT) is hello.frame(CHUNKED_TEXT)
 
@@ -62,7 +62,7 @@ def test_what_names_the_channel_is_made_once_for_each_channel() -> None:
     assert hello.frame(NDJSON, "a") == (line % "a").encode()
     assert hello.frame(NDJSON, "b") == (line % "b").encode()
     assert hello.frame(NDJSON, "a") is hello.frame(NDJSON, "a")
-    assert hello.frame(JSON, "a") == f"id: 0123abcd-42\ndata: {line % 'a'}\n".encode()
+    assert hello.frame(JSON, "a") == f"data: {line % 'a'}id: 0123abcd-42\n\n".encode()
 
 
 @pytest.mark.parametrize(

@@ -35,4 +35,4 @@ def meant(name: str, known: Collection[str]) -> str | None:
         return None
     word = name.lower()
     synonym = word if word in known else SYNONYMS.get(word.replace("-", "_"))
-    return nearest(name, known) or (synonym if synonym in known else None)
+    return synonym if synonym in known else nearest(name, known)
