@@ -243,7 +243,7 @@ def test_a_secret_that_was_made_is_made_once() -> None:
     """Tokens that were made with it are known by the next, also where another was configured between."""
     first = mint()
     second = Mint(Config(), now, before=first)
-    made = first.make(READ, subject="visitor-1", lifetime=60.0, by=ROOT)
+    made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     third = Mint(Config(token_secret=SECRET), now, before=second)
     fourth = Mint(Config(), now, before=third)
     assert access(made, second.keys).id == access(made, fourth.keys).id == made.id
@@ -254,7 +254,7 @@ def test_a_secret_that_was_made_is_made_once() -> None:
 def test_a_secret_that_is_configured_is_the_one() -> None:
     """Whatever was configured before."""
     first = Mint(Config(token_secret=SECRET), now)
-    made = first.make(READ, subject="visitor-1", lifetime=60.0, by=ROOT)
+    made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert access(made, Mint(Config(token_secret=SECRET), now, before=first).keys).id == made.id
     for other in (Config(token_secret=OTHER_SECRET), Config()):
         with pytest.raises(CredentialError):

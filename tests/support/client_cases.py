@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from tests.support.client_drivers import Driver, Runtime, Seen, Watch, What
-from tests.support.sockets import PATIENCE
+from tests.support.sockets import PATIENCE, until_first
 from tests.support.stream_proxy import Cut, StreamProxy, inside
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ class Stream:
         return self.verdict
 
     async def _or_given_up(self, awaited: Coroutine[Any, Any, object]) -> None:
-        await first_of(awaited, self.watch.until(lambda: self.watch.has_ended))
+        await until_first(awaited, self.watch.until(lambda: self.watch.has_ended))
 
     @property
     def verdict(self) -> Verdict:
@@ -227,19 +227,6 @@ def data_and_type(block: bytes) -> tuple[str, str]:
     lines = [line.split(": ", 1) for line in block.decode().splitlines() if line]
     data = "\n".join(value for name, value in lines if name == "data")
     return data, next(value for name, value in lines if name == "event")
-
-
-async def first_of(*parts: Coroutine[Any, Any, object]) -> None:
-    """Run these until one of them ends, and raise its exception."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)

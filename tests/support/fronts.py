@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import re
 import shutil
@@ -22,6 +23,7 @@ from tests.support.proxy_kinds import DEPLOY, Kind, Place
 from tests.support.sockets import PATIENCE, until
 
 OWN_PORTS = range(20_000, 32_000)
+_ports = itertools.cycle(random.sample(OWN_PORTS, len(OWN_PORTS)))
 """Ports below those that Linux gives out by itself."""
 
 REFUSAL = re.compile(rb'event: \$close\nretry: ([2-5]\d{3})\ndata: {"reason": "backend"}\n(id: .*\n)?\n')
@@ -254,8 +256,11 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
 
 
 def free_port() -> int:
-    """Give a port that nobody has, and that nobody is given who only asks for some port."""
-    for port in random.sample(OWN_PORTS, 100):
+    """Return a port that nobody has, and that nobody is given who only asks for some port.
+
+    Each is returned once: a front binds its ports only after it has asked for all of them.
+    """
+    for port in itertools.islice(_ports, 100):
         with contextlib.suppress(OSError), socket.socket() as sock:
             sock.bind(("127.0.0.1", port))
             return port

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.sockets import until_first
 
 PAGE = Path(__file__).parent.parent / "clients" / "page.html"
 """The page served at /page, which has the same origin as the stream."""
@@ -185,7 +187,7 @@ class StreamProxy:
             writer.write(page_response())
         elif path == self.path:
             # The client may give up a request that is held: nothing must be forwarded to it later.
-            await self._until_either(self._respond(head, writer, exchange), reader.read())
+            await until_first(self._respond(head, writer, exchange), reader.read())
 
     async def _respond(self, head: bytes, writer: asyncio.StreamWriter, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
@@ -196,18 +198,6 @@ class StreamProxy:
             self._note(exchange, status=502)
         else:
             await self._forward(head, writer, exchange)
-
-    async def _until_either(self, *parts: Coroutine[Any, Any, object]) -> None:
-        """Run both until one of them ends."""
-        tasks = [asyncio.ensure_future(part) for part in parts]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _forward(self, head: bytes, writer: asyncio.StreamWriter, exchange: Exchange) -> None:
         server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
