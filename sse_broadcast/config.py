@@ -4,7 +4,6 @@ A setting's flag, environment variable, TOML key, help, line in `config.example.
 row in the README all follow from its declaration here, by `settings`.
 """
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from sse_broadcast.errors import ConfigError
+from sse_broadcast.suggestions import nearest
 
 SECRET: dict[str, bool] = {"secret": True}
 """Marks a setting that is shown nowhere."""
@@ -130,7 +130,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a configuration is made of. Made in a program, it is as strict as in a file."""
 
     def __post_init__(self) -> None:
-        """Give each value the type that is declared. Raises `ConfigError`."""
+        """Convert each value to its declared type. Raises `ConfigError`."""
         for each in msgspec.structs.fields(type(self)):
             value = getattr(self, each.name)
             if value is each.default or (value is None and NoneType in get_args(each.type)):
@@ -174,7 +174,7 @@ def _is_origin(value: str) -> bool:
 
 def _is_app_origin(scheme: str, host: str) -> bool:
     """Return whether an extension's or an app's pages may have an origin: capacitor://localhost."""
-    if scheme in _NO_ORIGINS or difflib.get_close_matches(scheme, _USUAL_PORTS, cutoff=0.8):
+    if scheme in _NO_ORIGINS or nearest(scheme, _USUAL_PORTS):
         return False
     return re.fullmatch(r"[A-Za-z0-9._-]+", host) is not None
 

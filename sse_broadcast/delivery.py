@@ -392,17 +392,12 @@ class Delivery:
         Where little is published that a subscriber wants, its last id would else fall out of the history, and
         it would be told of a loss when it came back.
         """
-        heartbeat, encoding = lane.subscriber.terms.heartbeat, lane.sink.encoding
-        told = lane.position
+        encoding, told = lane.sink.encoding, lane.position
         # The cursor must not pass what is still unsent: a subscriber cut behind it would never get that.
         current = lane.following and lane.seen == lane.audience.end
         newest = self._backend.position if current else told
-        lane.beats += 1
-        if (
-            not heartbeat.as_event
-            and lane.beats * heartbeat.seconds < HOUR
-            and not self._is_far_behind(lane, told, newest)
-        ):
+        if _may_be_comment(lane) and not self._is_far_behind(lane, told, newest):
+            lane.beats += 1
             return encoding.heartbeat
         lane.beats = 0
         lane.told = newest
@@ -464,23 +459,13 @@ class Delivery:
             written = max(lane.written, lane.audience.written) if lane.following else lane.written
             heartbeat = lane.subscriber.terms.heartbeat
             if not lane.blocked and now - written >= heartbeat.seconds - self._tick_length:
-                if self._needs_comment(lane, newest):
+                if lane.following and newest <= lane.position and _may_be_comment(lane):
                     self._write_comment(lane, now)
                 else:
                     lane.silent = True
                     self.wake_lane(lane)
                 written = now
             self._watch_silence(lane, now if lane.blocked else written)
-
-    def _needs_comment(self, lane: Lane, newest: int) -> bool:
-        """Return whether a comment will do, as far as that is known at once."""
-        audience, heartbeat = lane.audience, lane.subscriber.terms.heartbeat
-        return (
-            lane.following
-            and (newest <= lane.told or (audience.base > lane.start and newest <= audience.told))
-            and not heartbeat.as_event
-            and (lane.beats + 1) * heartbeat.seconds < HOUR
-        )
 
     def _write_comment(self, lane: Lane, now: float) -> None:
         lane.beats += 1
@@ -523,6 +508,12 @@ class Delivery:
         if self._emptied is not None:
             self._emptied.set_result(None)
             self._emptied = None
+
+
+def _may_be_comment(lane: Lane) -> bool:
+    """Return whether the next heartbeat of a lane need not be an event, whatever its cursor is."""
+    heartbeat = lane.subscriber.terms.heartbeat
+    return not heartbeat.as_event and (lane.beats + 1) * heartbeat.seconds < HOUR
 
 
 def close_event(reason: str, retry: int) -> Event:

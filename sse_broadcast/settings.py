@@ -3,7 +3,6 @@
 A flag beats an environment variable, that beats a key of the TOML file, that beats the default.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -24,11 +23,12 @@ from sse_broadcast.config import (
     metas,
 )
 from sse_broadcast.errors import ConfigError
+from sse_broadcast.suggestions import nearest
 
 ENV_PREFIX = "SSE_BROADCAST_"
 
 NEARLY = 0.75
-"""difflib's ratio from which a name is taken for a typing error of a setting's."""
+"""A setting's own ratio (`suggestions.nearest`): `prot` is `port`."""
 
 _SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
 """What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
@@ -237,8 +237,8 @@ def _meant(name: str, known: Iterable[str]) -> str:
     # Without the prefix that all variables have: by that alone each would be near to every other.
     names = {each.removeprefix(ENV_PREFIX).lower(): each for each in known}
     said = name.removeprefix(ENV_PREFIX).lower().replace("-", "_")
-    near = difflib.get_close_matches(said, names, n=1, cutoff=NEARLY)
-    return names[near[0]] if near else ""
+    near = nearest(said, names, ratio=NEARLY)
+    return names[near] if near else ""
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What was meant by a name that is not known: a typing error, or the word of another product."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 NEARLY = 0.8
 """difflib's ratio from which a name is taken for a typing error."""
@@ -21,11 +21,11 @@ SYNONYMS: Mapping[str, str] = {
 """Words of Mercure, Centrifugo, ntfy, nchan, Pusher and of Server-Sent Events themselves."""
 
 
-def nearest(name: str, known: Collection[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], *, ratio: float = NEARLY) -> str | None:
     """Return the known name of which this one is a typing error, or None."""
     if len(name) > LONGEST:
         return None
-    near = difflib.get_close_matches(name, known, n=1, cutoff=NEARLY)
+    near = difflib.get_close_matches(name, [*known], n=1, cutoff=ratio)
     return near[0] if near else None
 
 

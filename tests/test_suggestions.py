@@ -3,7 +3,7 @@
 import pytest
 
 from sse_broadcast.server.message import MEMBERS
-from sse_broadcast.server.suggestions import LONGEST, SYNONYMS, meant, nearest
+from sse_broadcast.suggestions import LONGEST, SYNONYMS, meant, nearest
 
 KNOWN = ("channel", "event", "id", "retry", "since")
 

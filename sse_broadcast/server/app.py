@@ -238,7 +238,7 @@ def _refused(
         address=setup.proxies.client(request),
         origin=setup.cors.kept_from(request),
     )
-    return answer(problem)
+    return problem.instead or answer(problem)
 
 
 def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | None) -> None:

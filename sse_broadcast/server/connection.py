@@ -198,7 +198,7 @@ class Connection(web.RequestHandler, Prompt):
         self._count_head(len(data), begun=self._request_count > count or not between)
 
     def _refuse_http_2(self) -> None:
-        """Tell a client of HTTP/2 to use HTTP/1.1, and read nothing more of it."""
+        """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
         self._attendance.metrics.refused(Refused.MALFORMED)
         self._last = True
         assert self.transport is not None

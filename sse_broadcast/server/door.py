@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -279,8 +279,7 @@ def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -
 def _later(sent: dict[str, str], target: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
     status, detail, told = TOLD_WHY[reason]
     if wants_event_stream(sent.get("accept", "")):
-        query = parse_qsl(target.partition("?")[2], errors="replace")
-        headers, block = refused_stream(told, brought=brought_in_head(sent, query))
+        headers, block = refused_stream(told, brought=brought_in_head(sent, target.partition("?")[2]))
         return 200, {**headers}, block
     headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER, **TYPED}
     return status, headers, problem.body(status, detail)

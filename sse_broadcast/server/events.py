@@ -7,14 +7,13 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from sse_broadcast.auth.access import Action
-from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
 from sse_broadcast.interest import MAX_NAME
 from sse_broadcast.server import body, last_event_id
 from sse_broadcast.server.address import key
 from sse_broadcast.server.gate import IN_QUERY, require, require_some
 from sse_broadcast.server.head import ENDED, EventStream, chunked_head
-from sse_broadcast.server.log import log_foreign_page, log_refusal
+from sse_broadcast.server.log import log_foreign_page
 from sse_broadcast.server.problem import Problem, problem_of
 from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.roster import ROSTER
@@ -77,9 +76,10 @@ class Events:
             session = self._sessions.enter(access, address=key(client))
             return await self._stream(request, wish, session, client)
         except Problem as problem:
-            return self._refuse(request, problem, said)
+            self._turn_away(request, problem, said)
+            raise
         except FullError as error:
-            return self._refuse(request, problem_of(error), said)
+            raise self._turn_away(request, problem_of(error), said) from None
         except (ConnectionError, SinkClosedError):
             # The reader is gone: there is nobody to tell, and nothing that failed.
             return web.Response(status=GONE)
@@ -87,33 +87,19 @@ class Events:
             if session is not None:
                 self._sessions.close(session)
 
-    def _refuse(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> web.StreamResponse:
-        """Turn away a subscriber that should come back."""
+    def _turn_away(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> Problem:
+        """Return the problem, with a stream in its place if the subscriber should come back and takes one."""
+        problem.closes = True
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-        if problem.reason is None or not wants_event_stream(accept):
-            problem.closes = True
-            try:
-                raise problem
-            finally:
-                del problem  # which has this frame
-        # The answer does not say so, and is counted all the same: for what it stands for.
-        self._broadcaster.metrics.refused_request(problem.status, Endpoint.SUBSCRIBE)
-        setup = self._in_force.setup
-        log_refusal(
-            request,
-            problem.status,
-            problem.detail,
-            address=setup.proxies.client(request),
-            origin=setup.cors.kept_from(request),
-        )
-        headers, block = refused_stream(
-            problem.reason,
-            brought=last_event_id.brought(request.headers, said),
-            retry_after=int(problem.headers.get(hdrs.RETRY_AFTER, 0)),
-        )
-        response = web.Response(body=block, headers=headers)
-        response.force_close()
-        return response
+        if problem.reason is not None and wants_event_stream(accept):
+            headers, block = refused_stream(
+                problem.reason,
+                brought=last_event_id.brought(request.headers, said),
+                retry_after=int(problem.headers.get(hdrs.RETRY_AFTER, 0)),
+            )
+            problem.instead = web.Response(body=block, headers=headers)
+            problem.instead.force_close()
+        return problem
 
     def _require_open(self, request: web.Request) -> str | None:
         """Raise the `Problem` for which a reader should come back later; give whom a proxy speaks for."""

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.suggestions import meant
+from sse_broadcast.suggestions import meant
 
 T = TypeVar("T")
 D = TypeVar("D")

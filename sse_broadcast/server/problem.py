@@ -48,7 +48,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
     """A request that is answered with an error; `detail` names what is wrong, where, and the value.
 
     `closes` ends the connection with the answer: what follows on it could not be told apart. `more`
-    are further members of the answer. `reason` is there where a subscriber should come back later.
+    are further members of the answer. `reason` is there where a subscriber should come back later, and
+    `instead` is the response that tells it so; the problem is counted and logged all the same.
     """
 
     def __init__(  # noqa: PLR0913
@@ -68,6 +69,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
         self.closes = closes
         self.more = dict(more or {})
         self.reason = reason
+        self.instead: web.Response | None = None
         if status in {429, 503}:
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 

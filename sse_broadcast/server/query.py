@@ -6,7 +6,7 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.suggestions import meant, nearest
+from sse_broadcast.suggestions import meant, nearest
 
 PAGE = 100
 MAX_PAGE = 1000

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from sse_broadcast.config import Endpoint
-from sse_broadcast.server.suggestions import nearest
+from sse_broadcast.suggestions import nearest
 
 SUBSCRIBING = "GET /events subscribes"
 PUBLISHING = "POST /send publishes"

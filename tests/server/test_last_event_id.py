@@ -1,6 +1,7 @@
 """The id that a request brings: its names, which of several counts, and which may be repeated."""
 
 from collections.abc import Sequence
+from urllib.parse import urlencode
 
 import pytest
 from multidict import CIMultiDict, MultiDict
@@ -97,7 +98,22 @@ def test_an_id_of_a_header_wins_over_one_of_the_query(
     fields = CIMultiDict(("Last-Event-ID", value) for value in headers)
     assert brought(fields, MultiDict(query)) == id
     joined = {"last-event-id": ",".join(headers)} if headers else {}
-    assert brought_in_head(joined, query) == id
+    assert brought_in_head(joined, urlencode(query)) == id
+
+
+@pytest.mark.parametrize(
+    ("query", "id"),
+    [
+        ("last_event_id=a%2Eb", "a.b"),
+        ("last_event_id=a&last_event_id=%2C+", "a"),
+        ("last_event_id=%FF", "\ufffd"),
+        ("last_event_id", ""),
+        ("=a&&x&lastEventId=b&", "b"),
+    ],
+)
+def test_an_id_in_a_query_that_nobody_decoded_is_decoded(query: str, id: str) -> None:
+    """As the parser of requests would."""
+    assert brought_in_head({}, query) == id
 
 
 @pytest.mark.parametrize("id", ["0", "0123abcd-7", "order-7", "A.b_c-9", "x" * 128])
