@@ -28,6 +28,7 @@ from sse_broadcast.publication import Received
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import scripted
+from tests.support.acceptor import accepting
 from tests.support.clock import Clock
 from tests.support.scripted import (
     BUSY,
@@ -1231,11 +1232,9 @@ async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
-        await writer.drain()
-        writer.close()
 
-    async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
-        assert await why(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") == reason
+    async with accepting(say) as server:
+        assert await why(f"http://127.0.0.1:{server.port}") == reason
 
 
 def test_a_body_that_nobody_takes_is_said_in_few_words() -> None:

@@ -17,6 +17,7 @@ from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import fronts as front_support
 from tests.support import process
+from tests.support.acceptor import accepting
 from tests.support.credentials import STATIC
 from tests.support.fronts import (
     CUTTING,
@@ -392,11 +393,9 @@ async def test_a_publish_that_may_have_happened_is_not_said_to_have_failed(
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"POST"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")  # to a probe
-        writer.close()
 
-    server = await asyncio.start_server(cut, "127.0.0.1", 0)
-    async with server:
-        front = await fronts.put(kind, server.sockets[0].getsockname()[1], HASTY.get(kind.program))
+    async with accepting(cut) as server:
+        front = await fronts.put(kind, server.port, HASTY.get(kind.program))
         async with fronts.client(front, http2=False) as client:
             assert (await client.post("/send", content=b"x", headers=BEARER)).status_code == 502
 

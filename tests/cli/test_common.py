@@ -23,6 +23,7 @@ from sse_broadcast.errors import (
 from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 from tests.conftest import Serve
 from tests.support import process
+from tests.support.acceptor import accepting
 from tests.support.process import Ended, Programs
 
 programs = pytest.fixture(process.programs)
@@ -277,12 +278,9 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.9\r\n\x1b[2Jlook\r\n\r\n")
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with accepting(greet) as server:
+        url = f"http://127.0.0.1:{server.port}"
         ended = await programs.run(*use, "--url", url)
     assert ended == Ended(1, err=f"sse-broadcast: cannot reach {url}: it does not speak HTTP\n".encode())
 

@@ -8,6 +8,7 @@ import trustme
 
 from tests.conftest import Serve
 from tests.support import process
+from tests.support.acceptor import accepting
 from tests.support.certificates import write_certificate
 from tests.support.process import Ended, Programs
 
@@ -53,12 +54,9 @@ async def test_no_token_goes_to_a_server_whose_name_is_not_asked_for(programs: P
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with accepting(answer) as server:
+        url = f"http://127.0.0.1:{server.port}"
         env = {"SSE_BROADCAST_TOKEN": "a-token-of-somebody"}
         assert await programs.run("health", "--url", url, env=env) == Ended(0)
     (head,) = heads

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import socket
 from types import TracebackType
 from typing import Self
+
+from tests.support.acceptor import Acceptor
 
 PIECE = 65_536
 
@@ -13,12 +14,10 @@ class Proxy:
     """Forwards connections to a port of this machine, from a port that stays the same while it is cut."""
 
     def __init__(self, target: int) -> None:
-        self.port = 0
         self.accepted = 0
         """How many connections it was asked to forward, ever."""
         self._target = target
-        self._listener: socket.socket | None = None
-        self._carrying: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(self._accepted)
         self._transports: set[asyncio.WriteTransport] = set()
         self._left: int | None = None
 
@@ -29,26 +28,21 @@ class Proxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cut()
-        for task in self._carrying:
-            task.cancel()
-        await asyncio.gather(*self._carrying, return_exceptions=True)
+        await self._acceptor.close()
+
+    @property
+    def port(self) -> int:
+        """Where it listens, or did before it was cut."""
+        return self._acceptor.port
 
     async def restore(self) -> None:
         """Listen, and forward from now on; on the same port each time."""
         self._left = None
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener.setblocking(False)
-        self.port = self._listener.getsockname()[1]
-        # No asyncio.Server: one that is closed forgets, open, a connection that it has just accepted.
-        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+        self._acceptor.listen(port=self.port)
 
     def cut(self) -> None:
         """Cut every connection, and refuse new ones."""
-        if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()
-            self._listener = None
+        self._acceptor.stop()
         for transport in self._transports:
             transport.abort()
 
@@ -59,29 +53,19 @@ class Proxy:
     @property
     def is_cut(self) -> bool:
         """Whether nothing is forwarded."""
-        return self._listener is None
+        return not self._acceptor.is_listening
 
     async def idle(self) -> None:
         """Wait until nothing is connected."""
         while self._transports:
             await asyncio.sleep(0.002)
 
-    def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # it may have gone already
-            connection, _ = listener.accept()
-            self.accepted += 1
-            task = asyncio.create_task(self._accepted(connection))
-            self._carrying.add(task)
-            task.add_done_callback(self._carrying.discard)
-            task.add_done_callback(lambda _: connection.close())
-
-    async def _accepted(self, connection: socket.socket) -> None:
-        reader, writer = await asyncio.open_connection(sock=connection)
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         try:
-            # What is cut, or has no server behind it, ends; that is all that anyone is told of it.
-            with contextlib.suppress(OSError):
-                await self._carry(reader, writer)
+            await self._carry(reader, writer)
         finally:
+            # What is cut, or has no server behind it, ends at once.
             writer.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

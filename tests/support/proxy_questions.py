@@ -1,7 +1,6 @@
 """What is asked of a proxy whose file may have been changed: questions that a line answers with yes."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import httpx
 
 from sse_broadcast.server.run import Server
+from tests.support.acceptor import accepting
 from tests.support.credentials import STATIC
 from tests.support.fronts import REFUSAL, SSE, Front, Fronts, ask_for_stream, reading
 from tests.support.proxy import Proxy
@@ -237,12 +237,10 @@ async def _is_refused_instead(
     """Have something in the server's place read what comes to it, and close the connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            await serve(reader)
-        writer.close()
+        await serve(reader)
 
     trial.wire.cut()
-    async with await asyncio.start_server(answer, "127.0.0.1", trial.wire.port):
+    async with accepting(answer, port=trial.wire.port):
         return await _is_refused(trial, b"id: k3f9-1041\n", {"Last-Event-ID": "k3f9-1041"})
 
 

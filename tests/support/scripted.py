@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from sse_broadcast.event import Event
+from tests.support.acceptor import accepting
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
@@ -54,23 +56,17 @@ class Script:
         self.heads: list[list[str]] = []
         self.bodies: list[bytes] = []
         self._answers = list(answers)
-        self._over = asyncio.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take one connection."""
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            if self._answers:
-                self.heads.append(head.decode().split("\r\n")[:-2])
-                self.bodies.append(await reader.readexactly(self._length()))
-                answer = self._answers.pop(0)
-                await self._write(writer, answer)
-                if not self._answers or isinstance(answer, Held):
-                    await self._over.wait()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        if self._answers:
+            self.heads.append(head.decode().split("\r\n")[:-2])
+            self.bodies.append(await reader.readexactly(self._length()))
+            answer = self._answers.pop(0)
+            await self._write(writer, answer)
+            if not self._answers or isinstance(answer, Held):
+                await asyncio.Event().wait()
 
     def _length(self) -> int:
         name = "Content-Length: "
@@ -84,10 +80,6 @@ class Script:
             answer = answer[-20:]
         writer.write(answer)
         await writer.drain()
-
-    def end(self) -> None:
-        """Close what is open."""
-        self._over.set()
 
     def resumed_from(self) -> list[str | None]:
         """Give the Last-Event-ID of each request."""
@@ -103,21 +95,12 @@ async def speak() -> AsyncIterator[Speak]:
 
     A fixture once `pytest.fixture` has seen it.
     """
-    started: list[tuple[Script, asyncio.Server]] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(*answers: bytes, socket: Path | None = None) -> Script:
-        script = Script(answers)
-        if socket is not None:
-            server = await asyncio.start_unix_server(script.answer, socket)
-            script.url = f"unix:{socket}"
-        else:
-            server = await asyncio.start_server(script.answer, "127.0.0.1", 0)
-            script.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        started.append((script, server))
-        return script
+        async def start(*answers: bytes, socket: Path | None = None) -> Script:
+            script = Script(answers)
+            acceptor = await stack.enter_async_context(accepting(script.answer, path=socket))
+            script.url = f"unix:{socket}" if socket else f"http://127.0.0.1:{acceptor.port}"
+            return script
 
-    yield start
-    for script, server in started:
-        script.end()
-        server.close()
-        await asyncio.sleep(0)
+        yield start

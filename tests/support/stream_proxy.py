@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.acceptor import Acceptor
 from tests.support.sockets import until_first
 
 PAGE = Path(__file__).parent.parent / "clients" / "page.html"
@@ -79,7 +80,6 @@ class StreamProxy:
 
     def __init__(self, target: int, path: str) -> None:
         self.path = path
-        self.port = 0
         self.exchanges: list[Exchange] = []
         self.refusing = False
         """Whether requests get 502."""
@@ -93,26 +93,23 @@ class StreamProxy:
         self._cut_ended = asyncio.Event()
         self._forwarding = asyncio.Event()
         self._changed = asyncio.Event()
-        self._server: asyncio.Server | None = None
-        self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._acceptor = Acceptor(self._answer)
         self._streams: dict[asyncio.StreamWriter, Exchange] = {}
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._acceptor.listen()
         self._forwarding.set()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._closed = True
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._acceptor.close()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens at."""
+        return self._acceptor.port
 
     @property
     def url(self) -> str:
@@ -163,21 +160,6 @@ class StreamProxy:
         await self.until(lambda: self._cut is None)
 
     # Forwarding.
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closed:  # since this connection was accepted
-            writer.close()
-            return
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Not in a `finally`: a task that is cancelled before its first step runs none.
-        task.add_done_callback(lambda _: writer.close())
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A client that leaves or a server that is down ends this connection only.
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await self._answer(reader, writer)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
