@@ -102,11 +102,19 @@ class Door:
         self._patience = patience
         self._lobby: dict[Refusal, None] = {}  # in the order in which they came
         self._told: dict[Refused, float] = {}
+        self.is_shut = False
+        """Whether the server has ended."""
 
     def open(self, capacity: Capacity, cors: Cors) -> None:
         """Let in so many from now on, and tell pages of these origins why there are no more."""
         self._capacity = capacity
         self._cors = cors
+
+    def shut(self) -> None:
+        """Abort the connections that are being refused, and from now on each new one."""
+        self.is_shut = True
+        for refused in list(self._lobby):
+            refused.cut()
 
     def receive(self, place: Place, peer: str | None) -> "Connection | Refusal":
         """Give the protocol of a connection that was just accepted.
@@ -175,6 +183,10 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
+        if self._door.is_shut:
+            # The loop had accepted it when its listener closed, and nobody else would ever close it.
+            cast("asyncio.Transport", transport).abort()
+            return
         if self._send_buffer:
             limit_kernel(transport.get_extra_info("socket"), self._send_buffer)
         peer = None if self._place.loopback else host_of(transport.get_extra_info("peername"))

@@ -49,6 +49,7 @@ class Listener:
         """Whether its socket stays open in the process that opened it, for those that come after us."""
         self._config = config
         self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
+        self._door: Door | None = None
         self._file: UnixFile | None = None
         self._accepting: list[asyncio.Server] = []
         self._handshakes: list[Handshakes] = []
@@ -103,6 +104,7 @@ class Listener:
 
     async def accept(self, door: Door) -> None:
         """Let connections in by a door. Raises `ListenError`."""
+        self._door = door
         for sock in self.sockets:
             try:
                 sock.listen(BACKLOG)
@@ -165,16 +167,24 @@ class Listener:
         if self._file is not None:
             self._file.remove()
         for accepting in self._accepting:
-            accepting.close()
+            _close_server(accepting)
+        self._accepting.clear()
         for handshakes in self._handshakes:
             handshakes.stop()
         # A loop's own server closes its socket. Of the others the kernel would go on taking connections.
         if self._handshakes:
             self._release()
 
+    def shut(self) -> None:
+        """Abort the connections that are being refused, and from now on each that is still being accepted."""
+        if self._door is not None:
+            self._door.shut()
+
     async def close(self) -> None:
         """Let go of everything."""
         self.stop()
+        self.shut()
+        await asyncio.sleep(0)  # `_close_server` needs the sockets for one more turn
         for handshakes in self._handshakes:
             await handshakes.close()
         if self._certificate is not None:
@@ -184,6 +194,21 @@ class Listener:
     def _release(self) -> None:
         for sock in self.sockets:
             sock.close()
+
+
+def _close_server(server: asyncio.Server) -> None:
+    """Close a loop's server, once the connections that the loop has accepted have their transports.
+
+    asyncio's makes a transport one turn after it accepts, and forgets a connection whose server has been
+    closed in between: its socket would stay open until it is collected.
+    """
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        server.close()
+        return
+    for sock in server.sockets:
+        loop.remove_reader(sock)
+    loop.call_soon(server.close)
 
 
 def _doubles(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Iterator[socket.socket]:

@@ -247,6 +247,9 @@ class Server:
         # them open: until the streams have ended, whoever asks on one is answered with 503.
         await end_streams(self._app)
         await self._answer_the_last_requests()
+        # Before the runner's cleaning up: it would leave open a connection that comes behind it.
+        for listener in self.listeners:
+            listener.shut()
         await self._runner.cleanup()
         await self._close()
 

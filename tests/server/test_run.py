@@ -1,6 +1,8 @@
 """The builder: what it binds, what it passes on, and how it stops."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import re
 import socket
@@ -281,6 +283,38 @@ async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
 
 
 # The end.
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_that_crosses_the_stop_is_closed(serve: Serve, turns: int) -> None:
+    """Wherever its acceptance stands at that moment."""
+    server = await serve()
+    client = RawClient(socket.create_connection(("127.0.0.1", server.port)))  # before the loop's next turn
+    client.sock.setblocking(False)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await server.stop()
+    await assert_is_closed(client)
+
+
+async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: Serve) -> None:
+    """Not when its own time is over: the loop may have ended by then."""
+    server = await serve(max_connections=1)
+    clients = [await RawClient.open(server.port) for _ in range(2)]
+    await until(lambda: bool(server._door._lobby))
+    clients[0].close()
+    await server.stop()
+    await assert_is_closed(clients[1])
+
+
+async def assert_is_closed(client: RawClient) -> None:
+    """Assert that a connection was closed, and that no socket is left for the collector to close."""
+    gc.collect()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    with contextlib.suppress(ConnectionResetError):
+        assert client.sock.recv(1) == b""
+    client.close()
 
 
 async def test_a_listener_that_has_stopped_refuses(
