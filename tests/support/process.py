@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sse_broadcast.settings import ENV_PREFIX
+from tests.support.forking import RESOURCE_WARNINGS, ForkedProcess, can_fork, fork
 from tests.support.sockets import PATIENCE
 
 SCRIPT = Path(sysconfig.get_path("scripts"), "sse-broadcast")
@@ -34,7 +35,7 @@ class Ended:
 class Process:
     """A program that was started. Everything that waits for it has a deadline."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | ForkedProcess) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -100,7 +101,10 @@ class Process:
             await self._process.wait()
         self._in.close()
         # A child of its own that outlived it would keep the pipes, and their transports, open.
-        self._process._transport.close()  # type: ignore[attr-defined]
+        if isinstance(self._process, ForkedProcess):
+            self._process.close()
+        else:
+            self._process._transport.close()  # type: ignore[attr-defined]
         await asyncio.sleep(0)
 
 
@@ -126,6 +130,11 @@ async def announced(process: Process) -> Serving:
     return Serving(process, said[1].decode(), int(said[2]), int(said[3]), tries)
 
 
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return {**environ, "COLUMNS": "80", **(env or {})}
+
+
 class Programs:
     """Starts programs for one test."""
 
@@ -143,7 +152,6 @@ class Programs:
 
         It has these descriptors too, by the numbers that they have here.
         """
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
         process = Process(
             await asyncio.create_subprocess_exec(
                 program,
@@ -154,7 +162,7 @@ class Programs:
                 limit=AT_MOST,
                 start_new_session=True,
                 pass_fds=descriptors,
-                env={**environ, "COLUMNS": "80", **(env or {})},
+                env=_environment(env),
             )
         )
         self._started.append(process)
@@ -162,9 +170,14 @@ class Programs:
 
     async def cli(self, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Start `sse-broadcast`; what it forgets to close is told on its standard error."""
-        return await self.start(
-            SCRIPT, *arguments, env={"PYTHONWARNINGS": "default::ResourceWarning", **(env or {})}
-        )
+        return await self._command(arguments, {"PYTHONWARNINGS": RESOURCE_WARNINGS, **(env or {})})
+
+    async def _command(self, arguments: Sequence[str], env: Mapping[str, str]) -> Process:
+        if not can_fork(env):
+            return await self.start(SCRIPT, *arguments, env=env)
+        process = Process(await fork(arguments, _environment(env), limit=AT_MOST))
+        self._started.append(process)
+        return process
 
     async def run(self, *arguments: str, env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Ended:
         """Run `sse-broadcast` to its end."""
@@ -178,10 +191,11 @@ class Programs:
         self, *arguments: str, env: Mapping[str, str] | None = None, descriptors: int | None = None
     ) -> Serving:
         """Start `sse-broadcast serve` on a free port, and wait until it says where it listens."""
-        command = [str(SCRIPT), "serve", "--port", "0", *arguments]
-        if descriptors is not None:
-            command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-        return await announced(await self.start(*command, env=env))
+        command = ["serve", "--port", "0", *arguments]
+        if descriptors is None:
+            return await announced(await self._command(command, env or {}))
+        shell = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", str(SCRIPT)]
+        return await announced(await self.start(*shell, *command, env=env))
 
     async def end(self) -> None:
         """End whatever still runs."""
