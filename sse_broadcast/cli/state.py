@@ -1,5 +1,6 @@
 """State: the cursor of a subscription, in a file that outlives it."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -29,7 +30,7 @@ class State:
         """Read the id of a file, or make ready to write one. Raises `ConfigError`."""
         try:
             state = cls(path, _read(path))
-            state._next.write_bytes(b"")
+            _write_new(state._next, b"")
             state._next.unlink()
         except OSError as error:
             raise ConfigError(f"--state: {path}: {error.strerror}") from None
@@ -42,11 +43,23 @@ class State:
         if not _ID.fullmatch(id):
             raise ClientError(f"--state: the server's id {id[:80]!a} is none that could be sent back")
         try:
-            self._next.write_bytes(f"{id}\n".encode())
+            _write_new(self._next, f"{id}\n".encode())
             os.replace(self._next, self._path)  # noqa: PTH105 - known by this name to be atomic
         except OSError as error:
             raise ConfigError(f"--state: {self._path}: cannot be written: {error.strerror}") from None
         self.id = id
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that nobody else has made: one of a run that was killed is replaced.
+
+    Raises `OSError`.
+    """
+    # Without O_EXCL a link that somebody put here, in /tmp, would have the file that it leads to emptied.
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        file.write(data)
 
 
 def _read(path: Path) -> str:

@@ -128,3 +128,17 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
         State.open(link).record(id)
         assert link.is_symlink()
         assert target.read_text() == f"{id}\n"
+
+
+def test_a_link_in_the_place_of_the_next_file_is_not_followed(tmp_path: Path) -> None:
+    """Somebody else may have put it there, in /tmp, to have another file written."""
+    precious, link = tmp_path / "precious", tmp_path / "state.next"
+    precious.write_text("precious")
+    link.symlink_to(precious)
+    state = State.open(tmp_path / "state")
+    assert precious.read_text() == "precious"
+    link.symlink_to(precious)
+    state.record("a-1")
+    assert precious.read_text() == "precious"
+    assert (tmp_path / "state").read_text() == "a-1\n"
+    assert not (tmp_path / "state").is_symlink()

@@ -1,8 +1,13 @@
 """The file of a UNIX socket."""
 
+import contextlib
+import logging
 import os
 import socket
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +123,66 @@ def test_removing_twice_removes_once(path: Path) -> None:
     file.remove()
     file.remove()
     sock.close()
+
+
+def swap_after_bind(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> None:
+    """Let another user act the moment the file is there."""
+    bind = socket.socket.bind
+
+    def bind_and_swap(self: socket.socket, address: Any) -> None:
+        bind(self, address)
+        swap()
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_swap)
+
+
+@pytest.mark.parametrize("how", ["link", "file"])
+@pytest.mark.parametrize("owner", [None, f"{os.getuid()}:{os.getgid()}"])
+def test_what_takes_the_place_of_a_new_socket_is_left_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, owner: str | None
+) -> None:
+    """Neither its mode nor its owner is changed, nor is it removed."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    precious.chmod(0o600)
+
+    def swap() -> None:
+        path.unlink()
+        if how == "link":
+            path.symlink_to(precious)
+        else:
+            path.hardlink_to(precious)
+
+    before = precious.stat().st_ctime_ns if how == "link" else None
+    swap_after_bind(monkeypatch, swap)
+    with pytest.raises(OSError, match="another file has taken the place of the socket"):
+        bind(path, mode="0666", owner=owner)
+    found = precious.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert before is None or found.st_ctime_ns == before
+    assert path.samefile(precious)
+
+
+def test_a_mode_is_the_sockets_alone(path: Path, tmp_path: Path) -> None:
+    """The files that are made next have the mode that they had before."""
+    (tmp_path / "before").touch()
+    _, sock = bind(path, mode="0600")
+    (tmp_path / "after").touch()
+    sock.close()
+    assert (tmp_path / "after").stat().st_mode == (tmp_path / "before").stat().st_mode
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o1777, False), (0o775, True), (0o777, True)])
+def test_a_directory_that_others_may_write_to_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, *, warned: bool
+) -> None:
+    """Unless its sticky bit keeps them from the files of others, as that of /tmp does."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    directory.chmod(mode)
+    with caplog.at_level(logging.WARNING):
+        file, sock = bind(directory / "sse.sock")
+    with contextlib.closing(sock):
+        file.remove()
+    expected = f"{directory}: others than the server's user may write to it, and replace"
+    assert caplog.messages == ([f"{expected} the UNIX socket there"] if warned else [])
