@@ -28,6 +28,7 @@ from sse_broadcast.server.problem import Problem, answer, problem_of
 from sse_broadcast.server.publish import send
 from sse_broadcast.server.readiness import READINESS, Readiness
 from sse_broadcast.server.reload import RELOADER, Reloader, reload
+from sse_broadcast.server.request_head import require_unambiguous
 from sse_broadcast.server.roster import ROSTER, Roster
 from sse_broadcast.server.sessions import Sessions
 from sse_broadcast.server.setup import set_up
@@ -282,6 +283,7 @@ def _require_valid(request: web.Request) -> None:
             f"request line: is {len(request.raw_path)} bytes, and may be {MAX_TARGET};"
             " POST /events takes a long list of channels in its body",
         )
+    require_unambiguous(request)
     # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
     # or part of a name that nobody sent.
     target = request.raw_path

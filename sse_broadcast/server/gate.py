@@ -15,6 +15,7 @@ from sse_broadcast.server import address
 from sse_broadcast.server.connection import Place, place_of
 from sse_broadcast.server.cors import Origins, is_same_origin
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.request_head import host_of
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
 """What the caller of a request may do; the gate puts it there."""
@@ -125,7 +126,7 @@ class Gate:
             )
 
     def _require_no_foreign_page(self, request: web.Request, place: Place) -> None:
-        host = request.headers.get(hdrs.HOST, "")
+        host = host_of(request)
         if not place.unix and not self._is_ours(host):
             raise Problem(
                 421,
@@ -243,7 +244,7 @@ def _bearer(header: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def host_name(host: str) -> str:
-    """Give the name in a Host header: lower case, without its port."""
+    """Give the name in what `is_host` takes: lower case, without its port."""
     if host.startswith("["):
         return host.lower().partition("]")[0] + "]"
     return host.lower().partition(":")[0].removesuffix(".")

@@ -1,0 +1,87 @@
+"""Request heads: what may stand in one once only, and in one form, since others act on it as well.
+
+A proxy, a browser and this server each read a head. What they could read differently is refused.
+"""
+
+import functools
+import ipaddress
+import re
+
+from aiohttp import hdrs, web
+
+from sse_broadcast.server.problem import Problem
+
+_NAME = r"[\w.~!$&'()*+,;=-]*+"
+
+_HOST = re.compile(
+    rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|{_NAME}(?:%[0-9A-Fa-f]{{2}}{_NAME})*+)(?::([0-9]{{0,5}}))?", re.ASCII
+)
+"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2). A zone of IPv6 is for its own machine, and never
+sent (RFC 6874, 4); of a later kind of address than IPv6 there is none."""
+
+LONGEST_HOST = 261
+"""Characters of a host and a port: a name of DNS has 255 at most."""
+
+MAX_PORT = 65_535
+
+_ABSOLUTE = re.compile(r"https?://([^/?]*)(?:[/?].*)?", re.IGNORECASE | re.ASCII | re.DOTALL)
+"""A target with the name of the server in it (RFC 9112, 3.2.2), and that name."""
+
+
+def require_unambiguous(request: web.BaseRequest) -> None:
+    """Refuse a request that another could read differently. Raises `Problem`."""
+    host = request.headers.get(hdrs.HOST)  # never two: the parser refuses those
+    if host is not None and not is_host(host):
+        raise Problem(400, f"Host: {_shown(host)} is no host, and no host and port")
+    target = request.raw_path
+    if not target.startswith("/"):
+        _require_own_target(target, host)
+
+
+def is_host(text: str) -> bool:
+    """Whether this is a host, maybe with a port, as `Host` has it. It may be empty (RFC 9110, 7.2)."""
+    # What is longer is not asked about: the cache keeps 256 of these, 100 KB at most.
+    return len(text) <= LONGEST_HOST and _is_host(text)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    if found is None or (found[2] and int(found[2]) > MAX_PORT):
+        return False
+    return found[1] is None or _is_ipv6(found[1])
+
+
+def host_of(request: web.BaseRequest) -> str:
+    """Return the host, maybe with a port, that a request is for; "" if it says none.
+
+    It is that of the target where it has one, and then no other is in `Host`.
+    """
+    host = request.headers.get(hdrs.HOST)
+    if host is not None:
+        return host
+    found = _ABSOLUTE.fullmatch(request.raw_path)
+    return found[1] if found else ""
+
+
+def _require_own_target(target: str, host: str | None) -> None:
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        raise Problem(400, "request line: must have a path, or a URL that begins with http:// or https://")
+    if not (found[1] and is_host(found[1])):
+        raise Problem(400, f"request line: {_shown(found[1])} is no host, and no host and port")
+    if host is not None and host.lower() != found[1].lower():
+        # RFC 9112, 3.2.2 would have us take the target's, and a filter in front may have looked at Host.
+        raise Problem(400, f"Host: {_shown(host)} is another than that of the request line")
+
+
+def _shown(host: str) -> str:
+    return "user@" if "@" in host else ascii(host[:80])  # there may be a password before it
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""Request heads that another may read differently: none of them is acted on."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from sse_broadcast.config import ListenerRule
+from sse_broadcast.server.request_head import host_of, is_host
+from tests.conftest import Serve
+from tests.support.asking import ask, bearer
+from tests.support.credentials import STATIC
+
+PORTS = ("localhost:", "localhost:80", "localhost:0080", "localhost:65535", "[::1]:8000", "my_service:8000")
+HOSTS = ("localhost", "LOCALHOST.", "127.0.0.1", "[::1]", "[::ffff:192.0.2.1]", "%2Frun%2Fs", "", "a" * 255)
+NO_PORTS = ("localhost:evil", "localhost:80:90", "localhost:65536", "localhost:+80", "localhost:٨٠", "a:80\n")
+USERS = ("localhost:80@evil.example", "user@localhost", "[::1]:80@evil.example")
+NO_NAMES = (
+    "a/x",
+    "a?x",
+    "a#x",
+    "a\\x",
+    "a, b",
+    "a b",
+    "%zz",
+    "a%4",
+    "lócalhost",
+    "localhost\udcff",
+    "a" * 262,
+)
+NO_ADDRESSES = ("::1", "[::1", "[::1]evil.example", "[1.2.3.4]", "[:]", "[::1%25lo]")
+
+
+@pytest.mark.parametrize("host", [*HOSTS, *PORTS])
+def test_a_host_is_a_name_or_an_address_maybe_with_a_port(host: str) -> None:
+    """RFC 9110, 7.2: uri-host and port of RFC 3986, either of which may be empty."""
+    assert is_host(host)
+
+
+@pytest.mark.parametrize("host", [*NO_PORTS, *USERS, *NO_NAMES, *NO_ADDRESSES], ids=ascii)
+def test_what_is_more_or_less_is_no_host(host: str) -> None:
+    """Nor is a part of it taken for one."""
+    assert not is_host(host)
+
+
+@pytest.mark.parametrize("host", ["localhost:80@evil.example", "localhost:evil", "[::1]x"])
+async def test_a_request_for_what_is_no_host_is_refused(serve: Serve, host: str) -> None:
+    """Whatever is configured, and wherever it came in (RFC 9112, 3.2)."""
+    server = await serve()
+    answer = await ask(server, "POST", "/send", body=b"x", host=host)
+    shown = "user@" if "@" in host else f"'{host}'"
+    assert (answer.status, answer.detail) == (400, f"Host: {shown} is no host, and no host and port")
+    for path in ("/events", "/healthz", "/nope"):
+        assert (await ask(server, "GET", path, host=host)).status == 400
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> None:
+    """With credentials, and by a UNIX socket: what stands before or behind may look at it."""
+    host = "localhost:80@evil.example"
+    server = await serve(token=STATIC)
+    assert (await ask(server, "GET", "/status", headers=bearer(STATIC), host=host)).status == 400
+    # Not below tmp_path: its name may be longer than an address can be.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        await serve(listener=(ListenerRule(host=f"unix:{path}"),))
+        assert (await ask(path, "GET", "/status", host=host)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/status", "localhost", 200),
+        ("HTTPS://localhost:8000/status?x", "LOCALHOST:8000", 200),
+        ("http://localhost/status", None, 200),
+        ("http://evil.example/status", None, 421),
+        ("http://evil.example/status", "evil.example", 421),
+        ("http://evil.example/status", "localhost", 400),
+        ("http://localhost/status", "evil.example", 400),
+        ("http://localhost:80@evil.example/status", "localhost", 400),
+        ("http://localhost:80@evil.example/status", None, 400),
+        ("http:///status", "localhost", 400),
+        ("ftp://localhost/status", "localhost", 400),
+    ],
+)
+async def test_a_target_with_a_host_is_for_that_host(
+    serve: Serve, target: str, host: str | None, status: int
+) -> None:
+    """Which must be the one that `Host` names, if there is a Host."""
+    server = await serve()
+    version = "1.0" if host is None else "1.1"
+    assert (await ask(server, "GET", target, host=host, version=version)).status == status
+
+
+async def test_a_password_in_a_host_is_not_repeated(serve: Serve) -> None:
+    """Some clients leave the user of their URL there."""
+    server = await serve()
+    for target, host in (
+        ("/status", "me:pass-word@localhost"),
+        ("http://me:pass-word@localhost/status", None),
+    ):
+        version = "1.0" if host is None else "1.1"
+        answer = await ask(server, "GET", target, host=host, version=version)
+        assert answer.status == 400
+        assert b"pass-word" not in answer.body
+    answer = await ask(server, "GET", "ftp://localhost/events?access_token=pass-word")
+    assert answer.status == 400
+    assert b"pass-word" not in answer.body
+
+
+def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
+    """Or none."""
+    assert host_of(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
+    assert host_of(make_mocked_request("GET", "http://b:2/x")) == "b:2"
+    assert host_of(make_mocked_request("GET", "/x")) == ""
