@@ -329,7 +329,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 
 
 def _require_continue(request: web.Request) -> None:
-    expectation = request.headers.get("Expect", "")
+    expectation = ", ".join(request.headers.getall("Expect", ()))
     if expectation.lower() != "100-continue":
         raise Problem(417, f"Expect: {expectation[:80]!a} is not taken")
 

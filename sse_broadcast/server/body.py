@@ -10,9 +10,9 @@ from sse_broadcast.server.problem import Problem
 
 def require_plain_coding(request: web.Request) -> None:
     """Refuse a compressed body: what it would become cannot be bounded before it is made."""
-    coding = request.headers.get("Content-Encoding", "identity")
-    if coding.lower() != "identity":
-        raise Problem(415, f"Content-Encoding: {coding[:80]!a} is not taken", closes=True)
+    codings = request.headers.getall("Content-Encoding", ())
+    if any(coding.lower() != "identity" for coding in codings):
+        raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
 
 
 async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # noqa: ASYNC109 - a deadline to tell of

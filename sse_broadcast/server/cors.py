@@ -5,7 +5,7 @@ from collections.abc import Iterable, MutableMapping
 
 from aiohttp import hdrs, web
 
-from sse_broadcast.server.request_head import host_of
+from sse_broadcast.server.request_head import host_of, origin_of
 
 REQUEST_HEADERS = (
     "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
@@ -57,7 +57,7 @@ class Cors:
 
     def kept_from(self, request: web.BaseRequest) -> str | None:
         """Return the origin of the page that asks, if its browser will keep the answer from it; else None."""
-        origin = request.headers.get(hdrs.ORIGIN)
+        origin = origin_of(request)
         if origin is None or origin in self._origins or is_same_origin(origin, request):
             return None
         return origin
@@ -65,7 +65,7 @@ class Cors:
     def tell(self, request: web.BaseRequest, headers: MutableMapping[str, str]) -> None:
         """Add the headers of any answer."""
         if self._origins:
-            self.tell_origin(request.headers.get(hdrs.ORIGIN), headers)
+            self.tell_origin(origin_of(request), headers)
 
     def tell_origin(self, origin: str | None, headers: MutableMapping[str, str]) -> None:
         """Add the headers of any answer to a page of an origin."""
@@ -83,7 +83,7 @@ class Cors:
         """Add what a preflight asks for: the methods and headers that may be used."""
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return
-        if request.headers.get(hdrs.ORIGIN) in self._origins:
+        if origin_of(request) in self._origins:
             headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = methods
             headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = REQUEST_HEADERS
             headers[hdrs.ACCESS_CONTROL_MAX_AGE] = MAX_AGE

@@ -15,7 +15,7 @@ from sse_broadcast.server import address
 from sse_broadcast.server.connection import Place, place_of
 from sse_broadcast.server.cors import Origins, is_same_origin
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.request_head import host_of
+from sse_broadcast.server.request_head import host_of, origin_of
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
 """What the caller of a request may do; the gate puts it there."""
@@ -117,7 +117,7 @@ class Gate:
 
     def _require_known_page(self, request: web.Request) -> None:
         # A browser sends cookies with the requests of every page; who asks is in Origin alone.
-        origin = request.headers.get(hdrs.ORIGIN)
+        origin = origin_of(request)
         if origin is None or not self._is_known(origin, request):
             raise Problem(
                 403,
@@ -132,7 +132,7 @@ class Gate:
                 421,
                 f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
             )
-        origin = request.headers.get(hdrs.ORIGIN)
+        origin = origin_of(request)
         if origin is not None and not self._is_known(origin, request):
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 

@@ -30,9 +30,12 @@ _ABSOLUTE = re.compile(r"https?://([^/?]*)(?:[/?].*)?", re.IGNORECASE | re.ASCII
 
 def require_unambiguous(request: web.BaseRequest) -> None:
     """Refuse a request that another could read differently. Raises `Problem`."""
-    host = request.headers.get(hdrs.HOST)  # never two: the parser refuses those
+    headers = request.headers
+    host = headers.get(hdrs.HOST)  # never two: the parser refuses those
     if host is not None and not is_host(host):
         raise Problem(400, f"Host: {_shown(host)} is no host, and no host and port")
+    if hdrs.ORIGIN in headers and (count := len(headers.getall(hdrs.ORIGIN))) > 1:
+        raise Problem(400, f"Origin: is given {count} times")
     target = request.raw_path
     if not target.startswith("/"):
         _require_own_target(target, host)
@@ -62,6 +65,12 @@ def host_of(request: web.BaseRequest) -> str:
         return host
     found = _ABSOLUTE.fullmatch(request.raw_path)
     return found[1] if found else ""
+
+
+def origin_of(request: web.BaseRequest) -> str | None:
+    """Return the origin of the page that asks, or None if none is said, or more than one."""
+    said = request.headers.getall(hdrs.ORIGIN, ())
+    return said[0] if len(said) == 1 else None
 
 
 def _require_own_target(target: str, host: str | None) -> None:

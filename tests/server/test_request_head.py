@@ -5,30 +5,22 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
 
 from sse_broadcast.config import ListenerRule
-from sse_broadcast.server.request_head import host_of, is_host
+from sse_broadcast.server.request_head import host_of, is_host, origin_of
 from tests.conftest import Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
+
+APP, FOREIGN, LOCAL = "https://app.example", "https://evil.example", "http://localhost"
+
 
 PORTS = ("localhost:", "localhost:80", "localhost:0080", "localhost:65535", "[::1]:8000", "my_service:8000")
 HOSTS = ("localhost", "LOCALHOST.", "127.0.0.1", "[::1]", "[::ffff:192.0.2.1]", "%2Frun%2Fs", "", "a" * 255)
 NO_PORTS = ("localhost:evil", "localhost:80:90", "localhost:65536", "localhost:+80", "localhost:٨٠", "a:80\n")
 USERS = ("localhost:80@evil.example", "user@localhost", "[::1]:80@evil.example")
-NO_NAMES = (
-    "a/x",
-    "a?x",
-    "a#x",
-    "a\\x",
-    "a, b",
-    "a b",
-    "%zz",
-    "a%4",
-    "lócalhost",
-    "localhost\udcff",
-    "a" * 262,
-)
+NO_NAMES = ("a/x", "a?x", "a#x", "a\\x", "a, b", "a b", "%zz", "a%4", "lócalhost", "a\udcff", "a" * 262)
 NO_ADDRESSES = ("::1", "[::1", "[::1]evil.example", "[1.2.3.4]", "[:]", "[::1%25lo]")
 
 
@@ -96,10 +88,8 @@ async def test_a_target_with_a_host_is_for_that_host(
 async def test_a_password_in_a_host_is_not_repeated(serve: Serve) -> None:
     """Some clients leave the user of their URL there."""
     server = await serve()
-    for target, host in (
-        ("/status", "me:pass-word@localhost"),
-        ("http://me:pass-word@localhost/status", None),
-    ):
+    user = "me:pass-word@localhost"
+    for target, host in (("/status", user), (f"http://{user}/status", None)):
         version = "1.0" if host is None else "1.1"
         answer = await ask(server, "GET", target, host=host, version=version)
         assert answer.status == 400
@@ -114,3 +104,39 @@ def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
     assert host_of(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
     assert host_of(make_mocked_request("GET", "http://b:2/x")) == "b:2"
     assert host_of(make_mocked_request("GET", "/x")) == ""
+
+
+def test_of_several_origins_none_is_the_origin() -> None:
+    """Neither the first nor the last."""
+    assert origin_of(make_mocked_request("GET", "/x", headers={"Origin": APP})) == APP
+    assert origin_of(make_mocked_request("GET", "/x")) is None
+    two = make_mocked_request("GET", "/x", headers=CIMultiDict([("Origin", APP), ("Origin", FOREIGN)]))
+    assert origin_of(two) is None
+
+
+@pytest.mark.parametrize("origins", [(APP, FOREIGN), (FOREIGN, APP), (APP, APP), (LOCAL, FOREIGN)])
+@pytest.mark.parametrize("settings", [{}, {"token": STATIC}], ids=["open", "with credentials"])
+async def test_a_request_of_two_origins_is_refused(
+    serve: Serve, origins: tuple[str, str], settings: dict[str, str]
+) -> None:
+    """And no page may read that, since nobody knows whose it is."""
+    server = await serve(**settings, cors_origins=(APP,))
+    headers = bearer(STATIC) + "".join(f"Origin: {origin}\r\n" for origin in origins)
+    for method, path in (("POST", "/send"), ("OPTIONS", "/send"), ("GET", "/events"), ("GET", "/nope")):
+        answer = await ask(server, method, path, headers=headers)
+        assert (answer.status, answer.detail) == (400, "Origin: is given 2 times")
+        assert not {name for name in answer.headers if name.startswith("access-control-")}
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_header_that_is_a_list_is_read_in_all_its_lines(serve: Serve) -> None:
+    """Its first line alone would let a compressed body through, and an expectation that nobody meets."""
+    server = await serve()
+    twice = "Content-Encoding: identity\r\nContent-Encoding: "
+    assert (await ask(server, "POST", "/send", body=b"x", headers=f"{twice}identity\r\n")).status == 200
+    answer = await ask(server, "POST", "/send", body=b"x", headers=f"{twice}gzip\r\n")
+    assert (answer.status, answer.detail) == (415, "Content-Encoding: 'identity, gzip' is not taken")
+    expected = "Expect: 100-continue\r\nExpect: a-miracle\r\n"
+    answer = await ask(server, "POST", "/send", body=b"x", headers=expected)
+    assert (answer.status, answer.detail) == (417, "Expect: '100-continue, a-miracle' is not taken")
+    assert server.broadcaster.counts.published == 1
