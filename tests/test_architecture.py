@@ -47,7 +47,7 @@ DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 CONTRACT = "backends.base"
 TERMS = NOUNS[: NOUNS.index("publication") + 1]
 # And from the bottom again.
-BACKENDS = ["base", "counted", "history", "memory"]
+BACKENDS = ["base", "counted", "retired_ids", "history", "memory"]
 AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
 AUTH += ["authority"]
 LOGS = ["formats", "flood", "gathered", "writer", "log"]

@@ -133,6 +133,9 @@ async def test_an_event_is_published_with_all_that_was_said(serve: Serve) -> Non
         assert await anext(stream) == Received("b.c", "x", "e", "own", 700)
         with pytest.raises(ClientError, match=r"key: must be 1 to 128 characters: ''"):
             await client.publish("x", key="")
+        for retry in (0, 2_073_600_000):
+            with pytest.raises(ClientError, match=r"retry: must be whole milliseconds from 500 to 3600000"):
+                await client.publish("x", retry=retry)
 
 
 async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:

@@ -8,11 +8,12 @@ behind that has lost something, and one that was not has lost nothing.
 import heapq
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
 from sse_broadcast.backends.base import Extent, Gap
+from sse_broadcast.backends.retired_ids import RetiredIds
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest, matcher
 from sse_broadcast.policy import Limits
@@ -31,6 +32,12 @@ LOOKS = 20_000
 VIEWS = 64
 """Sets of patterns whose watermarks are kept up to date; those of others are found by looking at each
 channel."""
+
+MIN_RETIRED = 128
+"""Ids of evicted events that a channel remembers, however few events it may hold."""
+
+RETIRED_SHARE = 8
+"""The part of the total, as a divisor, that ids of evicted events may take."""
 
 _position = attrgetter("position")
 _size = attrgetter("size")
@@ -239,8 +246,12 @@ class History:
         self._bytes = 0
         # Publications in several channels, and how many of those still hold them.
         self._copies: dict[int, int] = {}
-        # For each id that a publisher chose, the channels that hold it, and where.
+        # For each id that a publisher chose, the channels that hold it, and where each held it first. A
+        # later event with the id is not in here: with the first one gone, which one was seen is unknown.
         self._named: dict[str, dict[str, int]] = {}
+        self._names = 0  # events with such an id, in each channel that holds them
+        self._retired = RetiredIds(max_bytes=total // RETIRED_SHARE)
+        self._now = 0.0
         # By patterns; from the one that was asked for longest ago.
         self._views: dict[tuple[str, ...], View] = {}
         # (when, serial, log): one entry that counts for each log that is not empty.
@@ -265,7 +276,8 @@ class History:
     @property
     def extent(self) -> Extent:
         """How much is held."""
-        return Extent(len(self._logs) - len(self._empty), len(self._order), self._bytes)
+        bytes = self._bytes + self._retired.bytes
+        return Extent(len(self._logs) - len(self._empty), len(self._order), bytes)
 
     def extend(self, publications: Sequence[Publication]) -> None:
         """Hold publications, in their order, and evict what there is no more room for."""
@@ -283,14 +295,15 @@ class History:
         self._bytes += weight
         for publication in run:
             if publication.event.id is not None:
-                self._named.setdefault(publication.event.id, {}).update(
-                    dict.fromkeys(channels, publication.position)
-                )
+                held = self._named.setdefault(publication.event.id, {})
+                for channel in channels:
+                    held.setdefault(channel, publication.position)
+                self._names += len(channels)
             if len(channels) > 1:
                 self._copies[publication.position] = len(channels)
         for channel in channels:
             self._extend_log(self._log(channel, run[0].position), run, weight)
-        if self._bytes > self._total:
+        if self._bytes + self._retired.bytes > self._total:
             self._shed()
 
     def _log(self, channel: str, position: int) -> Log:
@@ -302,6 +315,9 @@ class History:
 
     def expire(self, now: float) -> None:
         """Evict what is too old."""
+        self._now = now
+        if self._retired.bytes:
+            self._retired.expire(now)
         expiring = self._expiring
         while expiring and expiring[0][0] <= now:
             _, serial, log = heapq.heappop(expiring)
@@ -337,12 +353,26 @@ class History:
             self._expect(log)
 
     def position_of(self, name: str, interest: Interest) -> int | None:
-        """Give the position of the newest publication of an interest with an id that its publisher chose.
+        """Return the oldest position that an interest's channels have held under a publisher's id.
 
-        The same id in a channel of somebody else's says nothing of where this reader was.
+        A subscriber that says this id has seen the event there or a later one, and is given everything
+        since: some of it may be repeated. None if that position is no longer held, or unknown. The same id
+        in a channel of somebody else's says nothing of where this subscriber was.
         """
-        held = self._named.get(name, {})
-        return max((position for channel, position in held.items() if interest.covers(channel)), default=None)
+        held = self._named.get(name)
+        if held is None:
+            return None
+        first = self._first_held(held, interest)
+        if first is None:
+            return None
+        retired = self._retired.oldest(name, interest, now=self._now)
+        # The same position may be gone from one channel, and be held by another.
+        return first if retired is None or retired >= first else None
+
+    def _first_held(self, held: Mapping[str, int], interest: Interest) -> int | None:
+        if not interest.patterns:
+            return min((held[name] for name in interest.names if name in held), default=None)
+        return min((position for channel, position in held.items() if interest.covers(channel)), default=None)
 
     def logs_of(self, interest: Interest) -> list[Log]:
         """Give the logs of an interest's channels that hold something."""
@@ -527,8 +557,8 @@ class History:
             self._tell_views(log)
         if not log.count:
             self._empty[log.channel] = log
-        if self._named:
-            self._forget_names(log.channel, gone)
+        if self._names:
+            self._retire_names(log, gone)
         if self._copies:
             gone = [publication for publication in gone if not self._held_elsewhere(publication)]
             weight = _weight(gone)
@@ -551,18 +581,30 @@ class History:
         del self._copies[publication.position]
         return False
 
-    def _forget_names(self, channel: str, gone: Sequence[Publication]) -> None:
-        for publication in gone:
-            held = self._named.get(publication.event.id or "", {})
-            if held.get(channel) == publication.position:
-                del held[channel]
+    def _retire_names(self, log: Log, gone: Sequence[Publication]) -> None:
+        """Remember the ids of what a channel no longer holds for as long as it could have held a later use.
+
+        Such a use was published before this eviction, and so is gone as well by then.
+        """
+        ids = [(one.event.id, one.position) for one in gone if one.event.id is not None]
+        if not ids:
+            return
+        self._names -= len(ids)
+        for name, position in ids:
+            held = self._named.get(name, {})
+            if held.get(log.channel) == position:
+                del held[log.channel]
                 if not held:
-                    del self._named[publication.event.id or ""]
+                    del self._named[name]
+        until = self._now + log.limits.age
+        self._retired.add(
+            log.channel, ids, until=until, now=self._now, most=max(log.limits.size, MIN_RETIRED)
+        )
 
     def _shed(self) -> None:
         """Evict from the noisiest channels, a little more than needed, so as not to come here each time."""
         enough = self._total - self._total // 64
-        while self._bytes > enough and self._noisiest:
+        while self._bytes + self._retired.bytes > enough and self._noisiest:
             said, _, log = heapq.heappop(self._noisiest)
             if -said != log.ranked:
                 continue  # ranked anew since

@@ -242,7 +242,7 @@ def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: 
     if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE
         return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)
-    _from_text(b"", request)  # what the query says is wrong before the first line is
+    desk.draft(_from_text(b"", request))  # what the query says is wrong before the first line is
     return begin(lambda line: desk.draft(_from_text(to_utf8(line), request)), most=config.max_event)
 
 

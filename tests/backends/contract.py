@@ -233,12 +233,13 @@ class Contract:
         assert case.find("two", "a").lost is ResetReason.UNKNOWN
         assert case.since("one", "a", "b").positions == [2, 3]
 
-    async def test_the_newest_event_with_an_id_wins(self, opened: OpenCase) -> None:
-        """An id that is used again means the later event."""
+    async def test_an_id_used_again_means_its_oldest_event(self, opened: OpenCase) -> None:
+        """A reader may have seen any of them: it is given some again, and misses none."""
         case = await opened()
-        for _ in range(3):
-            await case.publish("a", id="same")
-        assert case.find("same", "a").after == 3
+        for channel in "abab":
+            await case.publish(channel, id="same" if channel == "a" else None)
+        assert case.find("same", "a", "b").after == 1
+        assert case.since("same", "a", "b").positions == [2, 3, 4]
 
     async def test_a_publishers_id_is_forgotten_with_its_event(self, opened: OpenCase) -> None:
         """And stands as long as any channel holds the event."""
@@ -249,12 +250,31 @@ class Contract:
         assert case.find("gone", "a").lost is ResetReason.UNKNOWN
         assert case.find("kept", "a").after == 2
 
-    async def test_an_id_used_again_survives_its_first_event(self, opened: OpenCase) -> None:
-        """The eviction of an older event takes nothing from a newer one."""
-        case = await opened(history_size=2)
-        for name in ("same", "same", "other"):
+    async def test_an_id_used_again_is_unknown_once_its_first_event_is_gone(self, opened: OpenCase) -> None:
+        """The reader may have seen that one, and what came between is not known to have reached it."""
+        case = await opened(channel=(ChannelRule(match="a", history_size=1),))
+        await case.publish("a", id="same")
+        await case.publish("b")
+        await case.publish("a", id="same")
+        for interest in ("a", "b"), ("*",):
+            assert case.find("same", *interest) == Start(3, lost=ResetReason.UNKNOWN)
+        await case.publish("c", id="same")
+        assert case.find("same", "b", "c").after == 4
+
+    async def test_an_id_is_remembered_as_long_as_events_are(self, opened: OpenCase) -> None:
+        """Behind that it is as any other: nobody who saw its first event is told of what came since."""
+        case = await opened(history_size=1, history_age=10.0)
+        for name in ("same", "other"):
             await case.publish("a", id=name)
-        assert case.find("same", "a").after == 2
+        case.clock.now += 9.0
+        await case.publish("a", id="same")
+        assert case.find("same", "a").lost is ResetReason.UNKNOWN
+        case.clock.now += 10.0
+        await case.publish("a", id="same")
+        assert case.find("same", "a").lost is ResetReason.UNKNOWN
+        case.clock.now += 21.0
+        await case.publish("a", id="same")
+        assert case.find("same", "a").after == case.backend.position
 
     async def test_earliest_is_all_that_is_held_of_the_interest(self, opened: OpenCase) -> None:
         """And what other channels lost, or hold, makes no difference."""

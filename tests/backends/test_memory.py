@@ -11,7 +11,7 @@ from sse_broadcast.backends.base import Backend, Deliver, Start, Token
 from sse_broadcast.backends.history import History
 from sse_broadcast.backends.memory import Memory, open_memory
 from sse_broadcast.config import ChannelRule, Config
-from sse_broadcast.cursor import Place, parse_since
+from sse_broadcast.cursor import Place, parse_id, parse_since
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits, Policies
 from sse_broadcast.publication import Publication
@@ -375,3 +375,44 @@ def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
     assert behind >= max((position for _, position in gone), default=0)
     wanted = {one.position for one in case.published if interest.wants(one.event.type)}
     assert got.positions == sorted({position for _, position in due if position > behind} & wanted)
+
+
+AGE = 20.0
+ASKED = [Interest.of("a"), Interest.of("a", "b"), Interest.of("b", "c"), Interest.of("*")]
+PUBLISHES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=2, unique=True),
+        st.sampled_from([None, "one", "two"]),
+        st.sampled_from([0.0, 0.0, 1.0, 7.0]),
+    ),
+    max_size=25,
+)
+"""Channels, the id that the publisher chooses, and the time that passes before."""
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(PUBLISHES, st.tuples(*[st.sampled_from([1, 2, 100])] * 3))
+async def test_no_id_loses_an_event_whoever_uses_it_again(
+    publishes: list[tuple[list[str], str | None, float]], sizes: tuple[int, int, int]
+) -> None:
+    """A subscriber cut at any event of the last `history_age` is given all since, or told of a loss."""
+    sized = dict(zip("abc", sizes, strict=True))
+    seen: list[Publication] = []
+    clock = Clock()
+
+    def deliver(publications: Sequence[Publication]) -> int:
+        seen.extend(publications)
+        return 0
+
+    history = History(lambda name: Limits(sized[name], ALL, AGE), total=ALL, max_channels=100)
+    backend = Memory(history, deliver, window=10.0, clock=clock)
+    for channels, name, passing in publishes:
+        clock.now += passing
+        await backend.publish([draft(" ".join(channels), id=name)])
+        for interest in ASKED:
+            wanted = [one for one in seen if interest.first_of(one.channels)]
+            for last in wanted:
+                if seen[-1].time - last.time < AGE:
+                    start = backend.find(parse_id(last.id), interest)
+                    skipped = [one for one in wanted if last.position < one.position <= start.after]
+                    assert start.lost or not skipped

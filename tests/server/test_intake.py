@@ -194,6 +194,13 @@ async def test_what_the_query_says_holds_for_every_line(serve: Serve, connect: C
         ),
         (
             NDJSON,
+            b'{"message":"a"}\n{"message":"b","retry":2073600000}\n',
+            422,
+            1,
+            "line 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        (
+            NDJSON,
             b'{"message":"a\\ud800"}\n',
             422,
             0,
@@ -294,6 +301,8 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
             "Idempotency-Key: cannot be kept for a stream",
         ),
         ("/send?stream=1&retry=soon", "", 400, "retry: must be a number of milliseconds, not 'soon'"),
+        ("/send?stream=1&retry=0", "", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
+        ("/send?stream=1&event=$x", "", 422, "event: types beginning with $ are the server's own: '$x'"),
         ("/send?stream=1&event=a%0Ab", "", 422, "event: must not contain LF: 'a\\nb'"),
         ("/send?stream=1&key=", "", 422, "key: must be 1 to 128 characters: ''"),
         ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; channel was meant?"),

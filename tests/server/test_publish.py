@@ -215,10 +215,10 @@ async def test_a_publish_is_one_publication_in_its_channels(
 async def test_a_publishers_own_id_is_kept_and_found(
     serve: Serve, connect: Connect, path: str, headers: str, body: bytes
 ) -> None:
-    """It is what a reader sees, and what a resuming one goes on from; the newest with it wins."""
+    """It is what a reader sees, and what a resuming one goes on from; the oldest with it wins."""
     server = await serve()
     reader, publisher = await connect(server), await connect(server)
-    await publisher.ask("POST", "/send?id=mine", body=b"an older one")
+    await publisher.ask("POST", "/send?id=other", body=b"an older one")
     await reader.subscribe(path="/events?since=last")
     await reader.events(1)
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
@@ -227,6 +227,10 @@ async def test_a_publishers_own_id_is_kept_and_found(
     again = await connect(server)
     await again.subscribe(headers="Last-Event-ID: mine\r\n")
     assert [event.data for event in await again.events(1)] == ["after"]
+    await publisher.ask("POST", "/send?id=mine", body=b"used again")
+    again = await connect(server)
+    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    assert [event.data for event in await again.events(2)] == ["after", "used again"]
 
 
 async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) -> None:
@@ -294,6 +298,12 @@ async def test_a_batch_is_its_events_in_order(
             b'[{"message":"x"},{"message":"y","retry":499}]',
             422,
             "item 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","retry":0}\n',
+            422,
+            "line 2: retry: must be whole milliseconds from 500 to 3600000",
         ),
         (JSON, b'[{"message":"x"}', 400, "body: is not JSON: Input data was truncated"),
         (
