@@ -85,6 +85,10 @@ class Authority:
             raise CredentialError("token: is not known")
         return None if access is None else self._good(access)
 
+    def require_good(self, access: Access) -> None:
+        """Raise `CredentialError` if a token that was good has expired since, or was revoked."""
+        self._good(access)
+
     async def admit(self, token: str) -> Access:
         """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
         access = self.find(token)

@@ -18,6 +18,7 @@ from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
 from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
+from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.health import healthz, readyz
 from sse_broadcast.server.intake import end_intakes
 from sse_broadcast.server.lag import watch_loop
@@ -196,6 +197,8 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
                     access = await _admitted(request, endpoint, place, in_force)
                 request[ACCESS] = access
             response = await handler(request)
+            if endpoint is Endpoint.INSPECT:
+                confirm(request)  # where many are listed, others have their turn meanwhile
         except Problem as problem:
             response = _refused(request, app, problem, endpoint)
         except BroadcastError as error:

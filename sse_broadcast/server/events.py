@@ -12,6 +12,7 @@ from sse_broadcast.interest import MAX_NAME
 from sse_broadcast.server import body, last_event_id
 from sse_broadcast.server.address import key
 from sse_broadcast.server.gate import IN_QUERY, require, require_some
+from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.head import ENDED, EventStream, chunked_head
 from sse_broadcast.server.log import log_foreign_page
 from sse_broadcast.server.problem import Problem, problem_of
@@ -52,6 +53,7 @@ class Events:
     async def _get_with_body(self, request: web.Request) -> web.StreamResponse:
         # Some proxies make an empty chunked body of none.
         await body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
+        confirm(request)
         return await self._open(request, read_wish(request), request.query)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
@@ -66,6 +68,7 @@ class Events:
         config = self._in_force.setup.config
         most = BODY + (MAX_NAME + 4) * config.max_channels
         said = read_body(await body.read_text(request, most=most, timeout=config.body_timeout))
+        confirm(request)
         return await self._open(request, parse_wish(request, said), said)
 
     async def _open(self, request: web.Request, wish: Wish, said: MultiMapping[str]) -> web.StreamResponse:

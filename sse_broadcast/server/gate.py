@@ -78,6 +78,13 @@ class Gate:
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
+    def require_good(self, access: Access) -> None:
+        """Refuse a caller that has come in, and whose credential is good no longer. Raises `Problem`."""
+        try:
+            self._authority.require_good(access)
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
+
     def without_token(self, place: Place) -> Access:
         """Give what a caller that shows no credential may do where it came in."""
         return self._everyone if self._open and place.loopback else self.anonymous

@@ -11,6 +11,7 @@ from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, challenge
+from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import placed
 from sse_broadcast.server.problem import Problem
@@ -149,6 +150,7 @@ class Intake:
     def _require_good(self) -> None:
         if self._ended is not None:
             raise self._ended
+        confirm(self._request)
 
     def _drafted(self, line: bytes) -> Draft | None:
         if len(line) > self._most:
@@ -159,7 +161,7 @@ class Intake:
         if isinstance(error, ClosedError):
             return self._told(503, STOPPING)
         problem = placed(error, "stream") if isinstance(error, BroadcastError) else error
-        return self._told(problem.status, problem.detail)
+        return self._told(problem.status, problem.detail, headers=problem.headers)
 
     def _told(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
         detail = f"{detail}; {self._count} published"

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hashlib
+from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -12,11 +13,12 @@ from sse_broadcast.auth.access import Action
 from sse_broadcast.backends.base import Token
 from sse_broadcast.config import Config
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
-from sse_broadcast.publication import Receipt
+from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body, query
 from sse_broadcast.server.address import key
 from sse_broadcast.server.answers import Sent, SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
+from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.intake import SLICE, Intake
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import MEMBERS, Desk
@@ -77,8 +79,7 @@ async def send(request: web.Request) -> web.Response:
         tell_published(receipt, request[ACCESS], data)
         return _answer_batch(receipt)
     draft = desk.object(data) if kind == JSON else desk.draft(_from_body(data, request, kind))
-    _require_rate(request, setup, 1)
-    receipt = await broadcaster.publish_all([draft], token)
+    receipt = await _publish(request, setup, [draft], token)
     tell_published(receipt, request[ACCESS], data)
     return _answer(receipt, draft.event)
 
@@ -90,10 +91,21 @@ async def _publish_batch(  # noqa: PLR0913, PLR0917 - a request, and what was ma
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
         drafts = desk.array(data) if kind == JSON else desk.lines(data)
-        _require_rate(request, setup, len(drafts))
-        receipt = await request.app[BROADCASTER].publish_all(drafts, token)
+        receipt = await _publish(request, setup, drafts, token)
         await asyncio.sleep(0)
         return receipt
+
+
+async def _publish(
+    request: web.Request, setup: Setup, drafts: Sequence[Draft], token: Token | None
+) -> Receipt:
+    """Publish for a caller that may still do so. Raises `Problem`.
+
+    Its body may have been long in coming, and the turn of a batch as well.
+    """
+    confirm(request)
+    _require_rate(request, setup, len(drafts))
+    return await request.app[BROADCASTER].publish_all(drafts, token)
 
 
 def _require_rate(request: web.Request, setup: Setup, count: int) -> None:

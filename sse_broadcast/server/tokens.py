@@ -10,7 +10,8 @@ from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
 from sse_broadcast.config import Pattern
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import MintedToken, Revoked, answered
-from sse_broadcast.server.gate import ACCESS, require
+from sse_broadcast.server.gate import require
+from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.json_body import JsonShape
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.state import SESSIONS, Setup, setup_of
@@ -76,9 +77,8 @@ async def tokens(request: web.Request) -> web.Response:
     require(request, Action.ADMIN)
     setup = setup_of(request)
     wish = await _read(request, setup, _wishes)
-    minted = setup.authority.mint(
-        wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=request[ACCESS]
-    )
+    maker = confirm(request)
+    minted = setup.authority.mint(wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=maker)
     return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
 
 
@@ -88,6 +88,7 @@ async def revoke(request: web.Request) -> web.Response:
     setup = setup_of(request)
     wish = await _read(request, setup, _revocations)
     kind, name = _revoked(wish)
+    confirm(request)
     setup.authority.revoke(kind, name, expires=wish.expires)
     streams = request.app[SESSIONS].revoke(kind, name)
     return _answer(Revoked("revoked", streams))
