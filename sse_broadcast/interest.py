@@ -1,9 +1,8 @@
 """Interest: what a reader asked for, and what a channel may be called."""
 
-import fnmatch
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sse_broadcast.errors import EventError
@@ -14,8 +13,8 @@ MAX_NAME = 128
 ANY = "*"
 """In a name: any characters, none included. It makes the name a pattern."""
 
-Match = Callable[[str], object]
-"""What tells whether a channel matches: None if it does not."""
+Match = Callable[[str], bool]
+"""What tells whether a channel matches."""
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
 _NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
@@ -75,7 +74,7 @@ class Interest:
         if matches is None:
             matches = matcher(*self.patterns)
             object.__setattr__(self, "_matches", matches)
-        return matches(channel) is not None
+        return matches(channel)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -89,15 +88,107 @@ def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Intere
     return Interest(tuple(names), tuple(patterns), types)
 
 
-@functools.lru_cache(maxsize=1024)
 def matcher(*patterns: str) -> Match:
-    """Give what tells whether a channel matches one of the patterns: None if it does not.
+    """Return what tells whether a channel matches one of the patterns.
 
-    fnmatch's translation, since it never backtracks into a star it has left: no pattern
-    takes longer than the product of its length and the name's. Several are one expression,
-    which costs a name one call, however many they are.
+    To make it takes microseconds, so that nothing need be kept of what a caller sends. To match takes time
+    in proportion to the name's length for each text between two stars: the first place of each is taken,
+    and none is ever taken back.
     """
-    return re.compile("|".join(f"(?:{fnmatch.translate(pattern)})" for pattern in patterns)).match
+    if len(patterns) == 1:
+        return _matcher_of(patterns[0])
+    prefixes, suffixes, inner, others = [], [], [], []
+    for pattern in patterns:
+        first, middle, last = _pieces(pattern)
+        if ANY not in pattern or sum(map(bool, (first, last, *middle))) > 1:
+            # A name without its longest piece is out at once: that is a tenth of what the call costs.
+            longest = max((last, *reversed(middle), first), key=len)
+            others.append((longest, _matcher_of(pattern)))
+        elif middle:
+            inner.append(middle[0])
+        elif last:
+            suffixes.append(last)
+        else:
+            prefixes.append(first)
+    return _any_of(tuple(prefixes), tuple(suffixes), inner, others)
+
+
+def match_steps(patterns: Iterable[str]) -> int:
+    """Return how many texts are looked for in a name at most, to tell whether a pattern matches.
+
+    Each takes some 0.1 us.
+    """
+    return sum(pattern.count(ANY) + 1 for pattern in patterns)
+
+
+def _any_of(
+    prefixes: tuple[str, ...], suffixes: tuple[str, ...], inner: list[str], others: list[tuple[str, Match]]
+) -> Match:
+    if not (suffixes or inner or others):
+        return lambda name: name.startswith(prefixes)
+
+    def match(name: str) -> bool:
+        if name.startswith(prefixes) or name.endswith(suffixes):
+            return True
+        # Loops, where any() would take four times as long.
+        for piece in inner:
+            if piece in name:
+                return True
+        for piece, matches in others:  # noqa: SIM110
+            if piece in name and matches(name):
+                return True
+        return False
+
+    return match
+
+
+def _matcher_of(pattern: str) -> Match:
+    first, middle, last = _pieces(pattern)
+    if ANY not in pattern:
+        return lambda name: name == first
+    if not middle:
+        return _ends_matcher(first, last)
+    if not first and not last and len(middle) == 1:
+        piece = middle[0]
+        return lambda name: piece in name
+    return _pieces_matcher(first, middle, last)
+
+
+def _ends_matcher(first: str, last: str) -> Match:
+    # Slices: startswith() and endswith() with one text take half as long again.
+    begin, end = len(first), -len(last)
+    if not last:
+        return lambda name: name[:begin] == first
+    if not first:
+        return lambda name: name[end:] == last
+    least = len(first) + len(last)
+    return lambda name: name[end:] == last and name[:begin] == first and len(name) >= least
+
+
+def _pieces_matcher(first: str, middle: Sequence[str], last: str) -> Match:
+    begin, behind = len(first), len(last)
+    least = begin + sum(map(len, middle)) + behind
+
+    def match(name: str) -> bool:
+        end = len(name) - behind
+        if end + behind < least or name[:begin] != first or name[end:] != last:
+            return False
+        at = begin
+        for piece in middle:
+            at = name.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return True
+
+    return match
+
+
+def _pieces(pattern: str) -> tuple[str, list[str], str]:
+    """Return what a name begins with, what follows in it in this order, and what it ends with."""
+    first, *middle = pattern.split(ANY)
+    last = middle.pop() if middle else ""
+    return first, [piece for piece in middle if piece], last
 
 
 def checked_names(channels: Sequence[str]) -> tuple[str, ...]:
