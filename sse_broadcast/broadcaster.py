@@ -37,7 +37,7 @@ from sse_broadcast.event import (
     Event,
 )
 from sse_broadcast.hub import Hub
-from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names
+from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names, shared
 from sse_broadcast.metrics import Counts, Kind, Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
@@ -160,7 +160,7 @@ class Broadcaster:
 
     def draft(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Draft:
         """Check an event and where it is to go, and publish nothing. Raises as `broadcast` does."""
-        return self.draft_for(event, self.places(channels))
+        return self.draft_for(event, shared(self.places(channels)))
 
     def draft_for(self, event: Event, places: tuple[str, ...]) -> Draft:
         """Check an event as `draft` does, for channels that `places` gave."""
@@ -178,10 +178,14 @@ class Broadcaster:
         return Draft(places, event)
 
     def places(self, channels: Sequence[str]) -> tuple[str, ...]:
-        """Check channels to publish to: each once, in their order. Raises `EventError`."""
-        names = checked_names(channels)
-        self._few(names)
-        return names
+        """Check channels to publish to: each once, in their order. Raises `EventError`.
+
+        Nothing is kept of them. A caller that was asked whether it may publish there passes them through
+        `interest.shared`.
+        """
+        if not isinstance(channels, str):
+            self.require_few(len(channels))
+        return checked_names(channels)
 
     async def publish_all(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """Publish what `draft` gave: all of it, in this order, or nothing.
@@ -235,9 +239,9 @@ class Broadcaster:
         return Stream(join)
 
     def interest(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Interest:
-        """Check what a reader asks for. Raises `EventError`."""
+        """Check what a reader asks for, beginning with how much that is. Raises `EventError`."""
+        self.require_few(len(channels))
         interest = Interest.of(*channels, types=types)
-        self._few(interest.channels)
         most = self._config.max_patterns
         if len(interest.patterns) > most:
             raise EventError(
@@ -457,10 +461,11 @@ class Broadcaster:
         holding = self._backend.holding(name)
         return ChannelState(name, self._hub.subscribers(name), self.cursor, holding.events, holding.oldest)
 
-    def _few(self, channels: Sequence[str]) -> None:
+    def require_few(self, count: int) -> None:
+        """Refuse so many channels of one reader or one publish, before one is looked at, by `EventError`."""
         most = self._config.max_channels
-        if len(channels) > most:
-            raise EventError("channels", f"{len(channels)} are too many, {most} may be named")
+        if count > most:
+            raise EventError("channels", f"{count} are too many, {most} may be named")
 
     def _require_size(self, event: Event) -> None:
         most = self._config.max_event

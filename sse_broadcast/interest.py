@@ -2,8 +2,10 @@
 
 import functools
 import re
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from sse_broadcast.errors import EventError
 from sse_broadcast.event import RESERVED
@@ -16,11 +18,17 @@ ANY = "*"
 Match = Callable[[str], bool]
 """What tells whether a channel matches."""
 
+SHARED = 1024
+"""Channels whose names are shared between their publications; those published to last."""
+
+_NAME = re.compile(rf"[A-Za-z0-9._:@~-]{{1,{MAX_NAME}}}")
+_PATTERN = re.compile(rf"[A-Za-z0-9._:@~*-]{{1,{MAX_NAME}}}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
 _NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
+_FOLDERS = frozenset({".", ".."})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Interest:
     """Channels by name and by pattern, and the event types wanted of them (None is all).
 
@@ -46,14 +54,19 @@ class Interest:
 
     @staticmethod
     def of(*channels: str, types: Sequence[str] | None = None) -> "Interest":
-        """Return the interest in channels and patterns.
+        """Return the interest in channels and patterns, which all share who ask for it at one time.
 
-        Raises `EventError` for a bad name, and `TypeError` for what is none.
+        It takes time for each name: let the number be bounded before. Raises `EventError` for a bad name, and
+        `TypeError` for what is none.
         """
         _require_texts("channels", channels)
         if isinstance(types, str):
             raise TypeError(f"events: must be a sequence of types, not the string {types!r}")
-        return _interest(channels, None if not types else frozenset(types))
+        asked = (channels, frozenset(types) if types else None)
+        interest = _followed.get(asked)
+        if interest is None:
+            interest = _followed[asked] = _interest(*asked)
+        return interest
 
     def wants(self, event_type: str) -> bool:
         """Whether events of this type pass. The server's own always do."""
@@ -77,12 +90,20 @@ class Interest:
         return matches(channel)
 
 
-@functools.lru_cache(maxsize=1024)
+# Weak, so that nothing stays of a request that is refused: an interest is here while somebody has it.
+_followed: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Interest] = (
+    weakref.WeakValueDictionary()
+)
+
+
 def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Interest:
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:
-        _require(name, _NOT_IN_A_PATTERN)
+        if not _PATTERN.fullmatch(name) or name in _FOLDERS:
+            _refuse(name, _NOT_IN_A_PATTERN)
+    if len(channels) == 1 and ANY not in channels[0]:
+        return Interest(channels, (), types)
     names = sorted({name for name in channels if ANY not in name})
     patterns = sorted({name for name in channels if ANY in name})
     return Interest(tuple(names), tuple(patterns), types)
@@ -192,11 +213,33 @@ def _pieces(pattern: str) -> tuple[str, list[str], str]:
 
 
 def checked_names(channels: Sequence[str]) -> tuple[str, ...]:
-    """Give channels to publish to, each once, in their order. Raises `EventError`, `TypeError`."""
+    """Return channels to publish to, each once, in their order. Raises `EventError`, `TypeError`.
+
+    It takes time for each name, and keeps none: let the number be bounded before.
+    """
     if isinstance(channels, str):
         raise TypeError(f"channels: must be a sequence of names, not the string {channels!r}")
     _require_texts("channels", channels)
-    return _checked(tuple(channels))
+    if not channels:
+        raise EventError("channels", "must name at least one")
+    for name in channels:
+        if not _NAME.fullmatch(name) or name in _FOLDERS:
+            _refuse(name, _NOT_IN_A_NAME)
+    return tuple(channels) if len(channels) == 1 else tuple(dict.fromkeys(channels))
+
+
+def shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a publication, for one channel the same tuple each time.
+
+    Publications keep it: that is 150 bytes less for each. Call it for names that may be published to, since
+    it remembers some.
+    """
+    return _alone(names[0]) if len(names) == 1 else names
+
+
+@functools.lru_cache(maxsize=SHARED)
+def _alone(name: str) -> tuple[str, ...]:
+    return (name,)
 
 
 def _require_texts(what: str, names: Sequence[str]) -> None:
@@ -210,19 +253,10 @@ def _require_texts(what: str, names: Sequence[str]) -> None:
         raise TypeError(f"{what}: a name must be text, not {given}{hint}")
 
 
-@functools.lru_cache(maxsize=1024)
-def _checked(channels: tuple[str, ...]) -> tuple[str, ...]:
-    if not channels:
-        raise EventError("channels", "must name at least one")
-    for name in channels:
-        _require(name, _NOT_IN_A_NAME)
-    return tuple(dict.fromkeys(channels))
-
-
-def _require(name: str, unwanted: re.Pattern[str]) -> None:
+def _refuse(name: str, unwanted: re.Pattern[str]) -> NoReturn:
+    """Raise the `EventError` that says what is wrong with a name."""
     if not 1 <= len(name) <= MAX_NAME:
         raise EventError("channel", f"must be 1 to {MAX_NAME} characters: {name[:80]!r}")
     if bad := unwanted.search(name):
         raise EventError("channel", f"must not contain {bad[0]!a}: {name[:80]!a}")
-    if name in {".", ".."}:
-        raise EventError("channel", f"must not be {name!r}, which clients take for a folder")
+    raise EventError("channel", f"must not be {name!r}, which clients take for a folder")

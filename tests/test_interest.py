@@ -1,6 +1,8 @@
 """What a reader asks for, and what channels may be called."""
 
 import string
+import sys
+import weakref
 from itertools import permutations
 from typing import Any
 
@@ -9,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.errors import EventError
-from sse_broadcast.interest import DEFAULT_CHANNEL, MAX_NAME, Interest, checked_names, match_steps, matcher
+from sse_broadcast.interest import (
+    DEFAULT_CHANNEL,
+    MAX_NAME,
+    Interest,
+    checked_names,
+    match_steps,
+    matcher,
+    shared,
+)
 
 LEGAL = string.ascii_letters + string.digits + "._:@~-"
 ILLEGAL = [*sorted(set(map(chr, range(256))) - set(LEGAL) - {"*"}), *"\u0663\uff41\u2028\ud800😀"]
@@ -101,6 +111,25 @@ def test_who_asks_for_the_same_has_the_same_interest() -> None:
     assert set(wanted) == {Interest(("a", "b"), ("*y", "x*"), frozenset({"t", "u"}))}
     assert Interest.of("a", "a", "b*", "b*") == Interest(("a",), ("b*",), None)
     assert Interest.of("a") is Interest.of("a")
+
+
+def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
+    """Of a request that is refused neither its names nor their number; of one that is taken as long as it lasts."""
+    names = tuple(f"channel.{number}" for number in range(100))
+    unused = [sys.getrefcount(name) for name in names]
+    interest = weakref.ref(Interest.of(*names))
+    assert interest() is None
+    assert [sys.getrefcount(name) for name in names] == unused
+
+
+def test_only_names_that_may_be_published_to_are_shared() -> None:
+    """To check them keeps nothing. Publications of one channel have the same tuple."""
+    name = "".join(["a", "b"])
+    unused = sys.getrefcount(name)
+    checked_names((name,))
+    assert sys.getrefcount(name) == unused
+    assert shared(("ab",)) is shared((name,))
+    assert shared(("a", "b")) == ("a", "b")
 
 
 def test_no_types_are_all_types() -> None:

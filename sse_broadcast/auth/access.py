@@ -1,12 +1,11 @@
 """Access: what a caller may do where, and the one question that is asked of it."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from sse_broadcast.interest import ANY, matcher
+from sse_broadcast.interest import ANY, Match, matcher
 
 
 class Action(StrEnum):
@@ -48,6 +47,8 @@ class Access:
     static: bool = False
     bearer: tuple[Kind, str | None, str | None] = field(init=False, repr=False, compare=False)
     """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
+    # Made when first asked, of the grants alone: what is asked about is kept nowhere.
+    _matchers: dict[Action, Match] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kind: Kind = "caller" if self.static else "subject"
@@ -58,15 +59,28 @@ class Access:
 
         `*`, the default, is the server as a whole.
         """
-        granted = self.grants.get(action)
-        return granted is not None and covers(granted, channel)
+        return self.refused(action, (channel,)) is None
 
     def refused(self, action: Action, channels: Sequence[str]) -> str | None:
-        """Give the first of the channels in which the caller may not do this, or None."""
+        """Return the first of the channels in which the caller may not do this, or None.
+
+        A pattern is matched as it is written: its stars are characters that only a star matches, so
+        what is between them may be anything.
+        """
         granted = self.grants.get(action, ())
         if ANY in granted:
             return None
-        return next((channel for channel in channels if not covers(granted, channel)), None)
+        for channel in channels:
+            if channel not in granted and not self._matches(action, granted, channel):
+                return channel
+        return None
+
+    def _matches(self, action: Action, granted: tuple[str, ...], channel: str) -> bool:
+        matches = self._matchers.get(action)
+        if matches is None:
+            patterns = [pattern for pattern in granted if ANY in pattern]
+            matches = self._matchers[action] = matcher(*patterns) if patterns else _nothing
+        return matches(channel)
 
     @property
     def anonymous(self) -> bool:
@@ -74,11 +88,5 @@ class Access:
         return self.subject is None
 
 
-@functools.lru_cache(maxsize=4096)
-def covers(granted: tuple[str, ...], channel: str) -> bool:
-    """Whether one of these patterns covers a channel, or all that a pattern matches.
-
-    A pattern is matched as it is written: its stars are characters that only a star matches, so
-    what is between them may be anything.
-    """
-    return any(pattern == ANY or matcher(pattern)(channel) for pattern in granted)
+def _nothing(_: str) -> bool:
+    return False

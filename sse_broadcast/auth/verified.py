@@ -8,16 +8,27 @@ from sse_broadcast.auth.secret import Digests
 MOST = 4096
 """Tokens that are remembered: of one more, that which was not seen for longest is forgotten."""
 
+MOST_BYTES = 16_777_216
+"""Bytes of what they may do, likewise: a token of 8 KB may name 1,500 channels."""
+
+OVERHEAD = 1200
+"""Bytes that a token takes beside the patterns of its grants, and `OF_PATTERN` those that each of them does."""
+
+OF_PATTERN = 64
+
 
 class Verified:
     """What the bearers of verified tokens may do, by digests of the tokens.
 
     It knows nothing of time and of revocation, which whoever finds something here asks again. `most` are
-    remembered, and none beyond the keys that they were verified with: `forget` all when those change.
+    remembered, of `most_bytes` together, and none beyond the keys that they were verified with: `forget` all
+    when those change.
     """
 
-    def __init__(self, *, most: int = MOST) -> None:
+    def __init__(self, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._digests = Digests()
         self._held: OrderedDict[bytes, Access] = OrderedDict()
 
@@ -34,10 +45,25 @@ class Verified:
 
     def add(self, token: str, access: Access) -> None:
         """Remember a token that was verified just now."""
-        self._held[self._digests.of(token)] = access
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)
+        digest = self._digests.of(token)
+        self._drop(self._held.pop(digest, None))
+        self._held[digest] = access
+        self._bytes += size(access)
+        while len(self._held) > self._most or (self._bytes > self._most_bytes and self._held):
+            self._drop(self._held.popitem(last=False)[1])
 
     def forget(self) -> None:
         """Forget all of them."""
         self._held.clear()
+        self._bytes = 0
+
+    def _drop(self, access: Access | None) -> None:
+        if access is not None:
+            self._bytes -= size(access)
+
+
+def size(access: Access) -> int:
+    """Return the bytes that a token's access takes, about."""
+    names = [name for patterns in access.grants.values() for name in patterns]
+    texts = (access.subject or "", access.id or "", *names)
+    return OVERHEAD + OF_PATTERN * len(names) + sum(map(len, texts))

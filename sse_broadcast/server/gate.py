@@ -29,6 +29,9 @@ X_REAL_IP = istr("X-Real-IP")
 
 SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
+LONGEST_HOST = 264
+"""Characters of a Host: the longest name of the DNS, its dot, and a port. A longer one is not looked up."""
+
 
 class Gate:
     """Tells callers apart, by what their requests carry and by where they came in.
@@ -144,6 +147,8 @@ class Gate:
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 
     def _is_ours(self, host: str) -> bool:
+        if len(host) > LONGEST_HOST:
+            return False
         name = host_name(host)
         return name in self._hosts or is_loopback_name(name)
 

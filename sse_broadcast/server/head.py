@@ -15,6 +15,10 @@ from sse_broadcast import wire
 SERVER = "sse-broadcast"
 """What the `Server` header says; without a version, which only an attacker would use."""
 
+LONGEST_KEPT = 1024
+"""Characters of a stream's own headers whose head is remembered. An origin that a pattern of `cors_origins`
+matches may be as long as a head."""
+
 
 class EventStream(EventSourceResponse):
     """aiohttp-sse's response, without what a broadcast server does for all streams at once.
@@ -72,7 +76,8 @@ def chunked_head(content_type: str, headers: Mapping[str, str]) -> bytes:
     It is the bytes that aiohttp makes of an `EventStream`. To have them made for each reader was a fifth of
     what connecting cost.
     """
-    return _fixed(content_type, tuple(headers.items())) + _dated(int(time.time()))
+    make = _fixed if sum(map(len, headers.values())) <= LONGEST_KEPT else _fixed.__wrapped__
+    return make(content_type, tuple(headers.items())) + _dated(int(time.time()))
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,6 +1,5 @@
 """What a subscriber asks for: read from a query, or from a JSON body with the same names."""
 
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,12 +129,9 @@ def _interest(request: web.Request, said: MultiMapping[str], named: Sequence[str
 
 
 def _accepts_ndjson(request: web.Request) -> bool:
-    return _is_ndjson(",".join(request.headers.getall(hdrs.ACCEPT, ())))
-
-
-@functools.lru_cache(maxsize=256)
-def _is_ndjson(accept: str) -> bool:
-    return NDJSON.format.content_type in accept.lower()
+    return any(
+        NDJSON.format.content_type in accept.lower() for accept in request.headers.getall(hdrs.ACCEPT, ())
+    )
 
 
 def _encoding(request: web.Request, said: MultiMapping[str]) -> Encoding:

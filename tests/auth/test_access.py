@@ -1,10 +1,12 @@
 """Who may do what where."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.access import EVERYTHING, Access, Action, covers
+from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.interest import matcher
 
 ORDERS = Access({Action.SUBSCRIBE: ("orders.*", "news"), Action.INSPECT: ("*",)}, "ann")
@@ -80,11 +82,21 @@ PATTERN = st.text("ab.*", min_size=1, max_size=6)
 @given(granted=PATTERN, asked=PATTERN, filling=st.lists(st.text("ab.", max_size=3), max_size=6))
 def test_what_a_covered_pattern_matches_is_covered(granted: str, asked: str, filling: list[str]) -> None:
     """No pattern reaches a channel that the grant does not."""
-    if not covers((granted,), asked):
+    access = Access({Action.PUBLISH: (granted,)})
+    if not access.allows(Action.PUBLISH, asked):
         return
     pieces = asked.split("*")
     channel = pieces[0] + "".join(
         (filling[index] if index < len(filling) else "") + piece for index, piece in enumerate(pieces[1:])
     )
     assert matcher(asked)(channel)
-    assert covers((granted,), channel)
+    assert access.allows(Action.PUBLISH, channel)
+
+
+def test_nothing_of_what_it_is_asked_is_kept() -> None:
+    """Whoever asks may ask about any name, and be refused each time."""
+    access = Access({Action.PUBLISH: ("orders.*", "news")})
+    asked = [f"other.{number}" for number in range(10)]
+    kept = [sys.getrefcount(name) for name in asked]
+    assert all(access.refused(Action.PUBLISH, [name]) for name in asked)
+    assert [sys.getrefcount(name) for name in asked] == kept

@@ -1,15 +1,16 @@
 """Signed tokens that were good, so that one that comes back is not verified again."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
-from sse_broadcast.auth.access import EVERYTHING, Access
+from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.auth.authority import Authority
 from sse_broadcast.auth.claims import utc
-from sse_broadcast.auth.verified import Verified
+from sse_broadcast.auth.verified import Verified, size
 from sse_broadcast.config import Config
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import (
@@ -46,6 +47,38 @@ def test_no_token_is_kept() -> None:
     (key,), (others) = verified._held, other._held
     assert b"a.b.c" not in key
     assert key not in others
+
+
+def test_what_they_take_is_bounded_too() -> None:
+    """A token may name thousands of channels. One that is larger than all may be is not remembered."""
+    wide = Access({Action.SUBSCRIBE: tuple(f"{number:04}" for number in range(1500))}, "ann")
+    verified = Verified(most_bytes=3 * size(wide))
+    for name in "abcd":
+        verified.add(name, wide)
+        verified.add(name, wide)
+    assert [verified.find(name) for name in "abcd"] == [None, wide, wide, wide]
+    verified.forget()
+    for name in "abcd":
+        verified.add(name, wide)
+    assert len(verified) == 3
+    small = Verified(most_bytes=size(wide) - 1)
+    small.add("a", wide)
+    assert small.find("a") is None
+
+
+def test_a_size_is_what_a_token_takes() -> None:
+    """Within a fifth, and never less, or the bound would be none."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        wide = [
+            Access({Action.SUBSCRIBE: tuple(f"{each:03}.{number:04}" for number in range(500))}, "ann")
+            for each in range(10)
+        ]
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= sum(map(size, wide)) <= 1.2 * taken
 
 
 def test_as_many_are_remembered_as_may_be() -> None:
