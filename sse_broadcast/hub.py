@@ -1,50 +1,69 @@
 """Hub: who listens to which channel, on this node. No I/O."""
 
+from array import array
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from sse_broadcast.audience import Audience
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import FullError
-from sse_broadcast.interest import Interest, matcher
+from sse_broadcast.interest import Interest
+from sse_broadcast.pattern_index import Pattern, PatternIndex
 from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import Subscriber
 
-MAX_ROUTES = 131_072
-"""Channels whose patterns are remembered; one more, and all are looked up again."""
+MAX_ROUTE_BYTES = 32 * 1024 * 1024
+"""Bytes that remembering takes which patterns match which channels. Beyond it the oldest are forgotten."""
 
+ROUTE = 480
+"""Bytes that a route takes, the longest name and its place in a dict included; measured with tracemalloc."""
 
-class Pattern:
-    """A pattern that somebody asked for: who that is, and which channels were found to match."""
+LINK = 9
+"""Bytes that a route takes for each pattern that matches: eight, and what an array keeps in reserve."""
 
-    __slots__ = ("audiences", "channels", "matches", "serial")
+NEWER = 32
+"""Patterns newer than a route that are asked one by one; more are looked up in the index."""
 
-    def __init__(self, text: str, serial: int) -> None:
-        self.serial = serial
-        self.matches = matcher(text)
-        self.audiences: dict[Audience, None] = {}
-        self.channels: set[str] = set()
+SHED = 32
+"""Routes that are forgotten with the last pattern, and with each publish then: all at once takes too long."""
 
 
 class Route:
-    """The patterns that match one channel, among those up to `serial`."""
+    """The serials of the patterns that match one channel, among those up to `serial`.
 
-    __slots__ = ("patterns", "serial")
+    Not the patterns themselves: one that nobody follows any more is held by no route.
+    """
+
+    __slots__ = ("serial", "serials")
 
     def __init__(self) -> None:
         self.serial = 0
-        self.patterns: dict[Pattern, None] = {}
+        self.serials = array("Q")
 
 
 class Hub:
     """Channels, patterns, their audiences, and everyone in them.
 
-    A publish costs in proportion to the audiences of its channels, whatever else the hub holds. A
-    pattern is matched against a channel once, when something is first published there. An audience
+    A publish costs in proportion to the audiences of its channels, whatever else the hub holds. Patterns
+    are matched against a channel once, when something is first published there, and again when that was
+    forgotten: what is remembered is bounded, however many channels and patterns there are. An audience
     exists while it has members, a channel or pattern while it has audiences; of both together
     there are `most`.
     """
 
-    __slots__ = ("_audiences", "_channels", "_found", "_members", "_patterns", "_routes", "_serial", "most")
+    __slots__ = (
+        "_audiences",
+        "_by_serial",
+        "_channels",
+        "_found",
+        "_index",
+        "_members",
+        "_patterns",
+        "_route_bytes",
+        "_routes",
+        "_serial",
+        "most",
+    )
 
     def __init__(self, found: Callable[[Interest, Encoding], Audience], *, most: int) -> None:
         self._found = found
@@ -53,10 +72,13 @@ class Hub:
         self._members: dict[Subscriber, Audience] = {}
         self._audiences: dict[tuple[Interest, Encoding], Audience] = {}
         self._channels: dict[str, dict[Audience, None]] = {}
-        # In the order of their serials.
         self._patterns: dict[str, Pattern] = {}
+        self._by_serial: dict[int, Pattern] = {}
+        self._index = PatternIndex()
         self._serial = 0
-        self._routes: dict[str, Route] = {}
+        # From the oldest.
+        self._routes: OrderedDict[str, Route] = OrderedDict()
+        self._route_bytes = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -83,6 +105,8 @@ class Hub:
 
         In those that others follow already there is room for everyone.
         """
+        if interest.patterns:
+            self._require_few_alike(interest.patterns)
         room = self.most - len(self._channels) - len(self._patterns)
         if len(interest.names) + len(interest.patterns) <= room:
             return
@@ -92,6 +116,13 @@ class Hub:
             raise FullError(
                 f"subscribed_channels: {self.most} different channels and patterns may be followed:"
                 f" {self.most - room} are, {new} more are too many"
+            )
+
+    def _require_few_alike(self, patterns: Sequence[str]) -> None:
+        if not self._index.has_room(text for text in patterns if text not in self._patterns):
+            raise FullError(
+                "subscribed_channels: as many patterns are followed as there may be that have every text in"
+                " common with others; one with a text of its own is taken"
             )
 
     def join(self, subscriber: Subscriber, encoding: Encoding) -> Audience:
@@ -147,36 +178,61 @@ class Hub:
     def _listening(self, channel: str) -> Collection[Audience]:
         exact = tuple(self._channels.get(channel, ()))
         if not self._patterns:
+            if self._routes:
+                self._forget_routes(at_most=SHED)
             return exact
         found = dict.fromkeys(exact)
-        for pattern in self._route(channel).patterns:
+        for pattern in self._matching_patterns(channel):
             found.update(pattern.audiences)
         return found
 
-    def _route(self, channel: str) -> Route:
+    def _matching_patterns(self, channel: str) -> Sequence[Pattern]:
         route = self._routes.get(channel)
         if route is None:
-            if len(self._routes) >= MAX_ROUTES:
-                self._forget_routes()
-            route = self._routes[channel] = Route()
+            return self._new_route(channel)
         if route.serial != self._serial:
-            self._extend(route, channel)
-        return route
+            return self._renew(route, channel)
+        by_serial = self._by_serial
+        found = [pattern for serial in route.serials if (pattern := by_serial.get(serial)) is not None]
+        return found if len(found) == len(route.serials) else self._renew(route, channel)
 
-    def _extend(self, route: Route, channel: str) -> None:
-        """Look at the patterns that are newer than the route."""
-        for pattern in reversed(self._patterns.values()):
-            if pattern.serial <= route.serial:
-                break
-            if pattern.matches(channel):
-                route.patterns[pattern] = None
-                pattern.channels.add(channel)
+    def _new_route(self, channel: str) -> Sequence[Pattern]:
+        route = self._routes[channel] = Route()
+        self._route_bytes += ROUTE
+        found = self._index.matching(channel)
+        self._remember(route, found)
+        return found
+
+    def _renew(self, route: Route, channel: str) -> Sequence[Pattern]:
+        """Leave out patterns that nobody follows any more, and match those that are newer than the route."""
+        if self._serial - route.serial > NEWER:
+            found = self._index.matching(channel)
+        else:
+            newer = range(route.serial + 1, self._serial + 1)
+            known = map(self._by_serial.get, (*route.serials, *newer))
+            found = [
+                pattern
+                for pattern in known
+                if pattern is not None and (pattern.serial <= route.serial or pattern.matches(channel))
+            ]
+        self._remember(route, found)
+        return found
+
+    def _remember(self, route: Route, found: Sequence[Pattern]) -> None:
+        self._route_bytes += LINK * (len(found) - len(route.serials))
+        route.serials = array("Q", [pattern.serial for pattern in found])
         route.serial = self._serial
+        if self._route_bytes > MAX_ROUTE_BYTES:
+            self._forget_routes()
 
-    def _forget_routes(self) -> None:
-        self._routes.clear()
-        for pattern in self._patterns.values():
-            pattern.channels.clear()
+    def _forget_routes(self, *, at_most: int | None = None) -> None:
+        """Forget the oldest routes: so many, or as many as are beyond the bound."""
+        routes = self._routes
+        while routes and (at_most or (at_most is None and self._route_bytes > MAX_ROUTE_BYTES)):
+            _, route = routes.popitem(last=False)
+            self._route_bytes -= ROUTE + LINK * len(route.serials)
+            if at_most is not None:
+                at_most -= 1
 
     def _open(self, interest: Interest, encoding: Encoding) -> Audience:
         self.require_room(interest)
@@ -191,7 +247,8 @@ class Hub:
         pattern = self._patterns.get(text)
         if pattern is None:
             self._serial += 1
-            pattern = self._patterns[text] = Pattern(text, self._serial)
+            pattern = self._patterns[text] = self._by_serial[self._serial] = Pattern(text, self._serial)
+            self._index.add(pattern)
         return pattern
 
     def _close(self, audience: Audience) -> None:
@@ -209,7 +266,7 @@ class Hub:
 
     def _close_pattern(self, text: str) -> None:
         pattern = self._patterns.pop(text)
-        for channel in pattern.channels:
-            del self._routes[channel].patterns[pattern]
+        del self._by_serial[pattern.serial]
+        self._index.remove(pattern)
         if not self._patterns:
-            self._routes.clear()
+            self._forget_routes(at_most=SHED)

@@ -24,6 +24,7 @@ SHARED = 1024
 _NAME = re.compile(rf"[A-Za-z0-9._:@~-]{{1,{MAX_NAME}}}")
 _PATTERN = re.compile(rf"[A-Za-z0-9._:@~*-]{{1,{MAX_NAME}}}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
+_STARS = re.compile(r"\*{2,}")
 _NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
 _FOLDERS = frozenset({".", ".."})
 
@@ -105,7 +106,8 @@ def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Intere
     if len(channels) == 1 and ANY not in channels[0]:
         return Interest(channels, (), types)
     names = sorted({name for name in channels if ANY not in name})
-    patterns = sorted({name for name in channels if ANY in name})
+    # Of stars in a row each but one says nothing: `a**` is `a*`, and nobody has it matched twice.
+    patterns = sorted({_STARS.sub(ANY, name) for name in channels if ANY in name})
     return Interest(tuple(names), tuple(patterns), types)
 
 

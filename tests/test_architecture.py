@@ -25,7 +25,8 @@ NOUNS = [
     "interest",
     "policy",
 ]
-NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "census", "hub", "delivery"]
+NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "census"]
+NOUNS += ["pattern_index", "hub", "delivery"]
 NOUNS += ["stream", "broadcaster", "backoff", "reconnection", "client"]
 ROOMS = ["backends", "auth", "logs", "server", "cli"]
 LEAVES = {

@@ -1,5 +1,6 @@
 """Who listens to what."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast import hub as hub_module
+from sse_broadcast import pattern_index
 from sse_broadcast.audience import Audience
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, TEXT, Encoding
 from sse_broadcast.errors import FullError
@@ -56,7 +58,7 @@ def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
         return matches
 
-    monkeypatch.setattr(hub_module, "matcher", noted)
+    monkeypatch.setattr(pattern_index, "matcher", noted)
     return matched
 
 
@@ -275,13 +277,13 @@ def test_a_star_stands_for_any_characters_or_none(pattern: str, reached: set[str
 def test_a_pattern_is_matched_once_per_channel(matched: list[tuple[str, str]]) -> None:
     """And remembered, whether it matched or not, whoever else comes and goes by the same pattern."""
     house = House()
-    house.join("orders.*")
+    house.join("*r*")
     for _ in range(3):
         house.publish("x", "orders.eu")
         house.publish("x", "prices")
-        house.publish("x", "orders.eu", "prices")
-        house.hub.leave(house.join("orders.*", "other"))
-    assert matched == [("orders.*", "orders.eu"), ("orders.*", "prices")]
+        house.publish("x", "orders.eu", "prices", "z")
+        house.hub.leave(house.join("*r*", "**r**", "other"))
+    assert matched == [("*r*", "orders.eu"), ("*r*", "prices")]
 
 
 def test_nothing_is_matched_while_there_are_no_patterns(matched: list[tuple[str, str]]) -> None:
@@ -311,16 +313,17 @@ def test_a_closed_pattern_leaves_nothing_behind(matched: list[tuple[str, str]]) 
     house.publish("1", "ab")
     hub.leave(goes)
     assert list(hub._patterns) == ["a*"]
-    assert [pattern.matches("ab") is not None for pattern in hub._routes["ab"].patterns] == [True]
     assert house.publish("2", "ab") == 1
+    assert list(hub._routes["ab"].serials) == [hub._patterns["a*"].serial]
     again = house.join("*b")
     assert house.publish("3", "ab") == 2
     assert (got(stays), got(goes), got(again)) == (["1", "2", "3"], ["1"], ["3"])
     assert matched.count(("*b", "ab")) == 2
 
 
-def test_the_last_pattern_takes_the_routes_along() -> None:
-    """Nothing grows with the channels published to once nobody asks by pattern."""
+def test_the_last_pattern_takes_the_routes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some with each publish, so that none is held up by the rest, once nobody asks by pattern."""
+    monkeypatch.setattr(hub_module, "SHED", 4)
     house = House()
     reader, other = house.join("*"), house.join("a", "*")
     for number in range(10):
@@ -328,7 +331,13 @@ def test_the_last_pattern_takes_the_routes_along() -> None:
     house.hub.leave(reader)
     assert len(house.hub._routes) == 10
     house.hub.leave(other)
-    assert (house.hub._routes, house.hub._patterns, house.hub._channels) == ({}, {}, {})
+    left = [len(house.hub._routes)]
+    house.join("a")
+    for _ in range(3):
+        house.publish("x", "a")
+        left.append(len(house.hub._routes))
+    assert left == [6, 2, 0, 0]
+    assert (house.hub._route_bytes, house.hub._patterns, house.hub._by_serial) == (0, {}, {})
 
 
 def test_two_audiences_share_a_pattern() -> None:
@@ -343,7 +352,7 @@ def test_two_audiences_share_a_pattern() -> None:
 
 def test_routes_are_bounded(monkeypatch: pytest.MonkeyPatch, matched: list[tuple[str, str]]) -> None:
     """With more channels than are remembered patterns are matched anew, and everything still arrives."""
-    monkeypatch.setattr(hub_module, "MAX_ROUTES", 3)
+    monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + 2 * hub_module.LINK))
     house = House()
     reader, goes = house.join("c*"), house.join("*1")
     sent = [f"c{number % 5}" for number in range(10)]
@@ -354,16 +363,85 @@ def test_routes_are_bounded(monkeypatch: pytest.MonkeyPatch, matched: list[tuple
     assert len(matched) > 2 * len(set(sent))
     house.hub.leave(goes)
     assert house.publish("x", "c1") == 1
-    assert all(len(route.patterns) == 1 for route in house.hub._routes.values())
+    assert len(house.hub._routes["c1"].serials) == 1
 
 
 def test_asking_for_a_channel_is_bounded_as_publishing_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions about any number of channels leave no more behind."""
-    monkeypatch.setattr(hub_module, "MAX_ROUTES", 3)
+    monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + hub_module.LINK))
     house = House()
     house.join("*")
     assert [house.hub.subscribers(f"c{number}") for number in range(10)] == [1] * 10
-    assert len(house.hub._routes) <= 3
+    assert len(house.hub._routes) == 3
+
+
+def many_patterns(count: int) -> list[str]:
+    """Return different patterns that all match every channel that begins with `public.room`."""
+    word = "public.room"
+    return [
+        "".join(letter + "*" * (number >> place & 1) for place, letter in enumerate(word)) + "*"
+        for number in range(count)
+    ]
+
+
+def test_patterns_times_channels_take_no_memory() -> None:
+    """A hundred readers with ten patterns each, and so many channels: each match takes `LINK` bytes."""
+    house = House(most=20_000)
+    patterns, channels = many_patterns(1000), [f"public.room{number}" for number in range(200)]
+    for begin in range(0, len(patterns), 10):
+        house.join(*patterns[begin : begin + 10])
+    for channel in channels[:2]:  # what is made once
+        assert house.hub.subscribers(channel) == 100
+    tracemalloc.start()
+    for channel in channels:
+        house.hub.subscribers(channel)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept <= (hub_module.ROUTE + hub_module.LINK * len(patterns)) * len(channels)
+    assert kept <= house.hub._route_bytes
+
+
+def test_patterns_that_come_and_go_leave_nothing_in_routes() -> None:
+    """Though the channels that they matched are never published to again."""
+    house = House()
+    house.join("public.r*")
+    patterns = many_patterns(40)
+    for number in range(20):
+        reader = house.join(*patterns)
+        assert house.hub.subscribers(f"public.room{number}") == 2
+        house.hub.leave(reader)
+    assert len(house.hub._by_serial) == len(house.hub._patterns) == 1
+    assert house.publish("x", "public.room0") == 1
+    assert len(house.hub._routes["public.room0"].serials) == 1
+
+
+def test_many_patterns_that_are_newer_than_a_route_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the index, when asking each of them would take longer; and none twice."""
+    monkeypatch.setattr(hub_module, "NEWER", 3)
+    house = House()
+    first = house.join("a*")
+    house.publish("1", "ab")
+    others = [house.join(pattern) for pattern in ("*b", "ab*", "*a*", "*c", "a*b*")]
+    assert house.publish("2", "ab") == 5
+    assert (got(first), [got(other) for other in others]) == (["1", "2"], [["2"], ["2"], ["2"], [], ["2"]])
+
+
+def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal leaves nothing, says what would be taken, and that is taken."""
+    monkeypatch.setattr(pattern_index, "BUCKET", 2)
+    monkeypatch.setattr(pattern_index, "MAX_CROWDED_STEPS", 9)
+    house = House()
+    alike = ["*a*", "*a*a*", "*a*a*a*", "*a*a*a*a*"]
+    house.join(*alike[:3])
+    with pytest.raises(FullError) as refused:
+        house.join(alike[3], "b")
+    assert str(refused.value) == (
+        "subscribed_channels: as many patterns are followed as there may be that have every text in common"
+        " with others; one with a text of its own is taken"
+    )
+    assert "b" not in house.hub.channels
+    house.join("*a*b*", *alike[:3])
+    assert house.publish("x", "aab") == 2
 
 
 def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]]) -> None:
@@ -371,7 +449,7 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
     house = House()
     for number in range(1000):
         house.join(f"c{number}")
-    house.join("a*")
+    house.join("c*7")
 
     class Watched(dict[str, dict[Audience, None]]):
         def __iter__(self) -> Iterator[str]:
@@ -380,8 +458,8 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
         keys = values = items = __iter__  # type: ignore[assignment]
 
     house.hub._channels = Watched(house.hub._channels)
-    assert house.publish("x", "c7") == 1
-    assert matched == [("a*", "c7")]
+    assert house.publish("x", "c7") == 2
+    assert matched == [("c*7", "c7")]
 
 
 def test_there_may_be_more_or_less_room_from_now_on() -> None:

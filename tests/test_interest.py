@@ -68,11 +68,17 @@ def test_other_odd_names_are_names(name: str) -> None:
     assert Interest.of(name).names == (name,)
 
 
+def test_stars_in_a_row_are_one() -> None:
+    """`a**` asks for what `a*` asks for, and is the same interest."""
+    assert Interest.of("a**b***", "***", "c") == Interest.of("*", "a*b*", "a**b*", "c")
+    assert Interest.of("a**b***").channels == ("a*b*",)
+
+
 def test_a_name_has_1_to_128_characters() -> None:
     """128 are taken, 129 and none are not, and the message stays short."""
     longest = "x" * MAX_NAME
     assert checked_names([longest]) == (longest,)
-    assert Interest.of(longest, "*" * MAX_NAME).channels == (longest, "*" * MAX_NAME)
+    assert Interest.of(longest, "a" + "*" * (MAX_NAME - 1)).channels == (longest, "a*")
     for refuse in (lambda name: checked_names([name]), Interest.of):
         with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: ''$"):
             refuse("")
