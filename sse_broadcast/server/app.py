@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NoReturn
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, hdrs, web
 
 from sse_broadcast.auth.access import Access
 from sse_broadcast.broadcaster import Broadcaster
@@ -320,11 +320,12 @@ def _is_utf8(quoted: str) -> bool:
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
-        if request.version not in SPOKEN:
-            _refuse_version(request)
+        _require_valid(request)
         _require_continue(request)
     except Problem as problem:
         return _finished(request, _refused(request, request.app, problem, None))
+    if request.version == HttpVersion10:
+        return None  # which knows no interim answers (RFC 9110, 10.1.1)
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     # The interim answer is no part of the response: an error after it is still told.
     request.writer.output_size = 0

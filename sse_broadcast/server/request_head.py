@@ -7,7 +7,7 @@ import functools
 import ipaddress
 import re
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from sse_broadcast.server.problem import Problem
 
@@ -36,7 +36,11 @@ def require_unambiguous(request: web.BaseRequest) -> None:
         raise Problem(400, f"Host: {_shown(host)} is no host, and no host and port")
     if hdrs.ORIGIN in headers and (count := len(headers.getall(hdrs.ORIGIN))) > 1:
         raise Problem(400, f"Origin: is given {count} times")
+    if hdrs.TRANSFER_ENCODING in headers:
+        _require_chunks(request)
     target = request.raw_path
+    if "#" in target:
+        raise Problem(400, "request line: has a fragment (#), which is for the client alone")
     if not target.startswith("/"):
         _require_own_target(target, host)
 
@@ -71,6 +75,19 @@ def origin_of(request: web.BaseRequest) -> str | None:
     """Return the origin of the page that asks, or None if none is said, or more than one."""
     said = request.headers.getall(hdrs.ORIGIN, ())
     return said[0] if len(said) == 1 else None
+
+
+def _require_chunks(request: web.BaseRequest) -> None:
+    """Refuse a body whose end another may see elsewhere. Raises `Problem`, and ends the connection."""
+    said = ", ".join(request.headers.getall(hdrs.TRANSFER_ENCODING))
+    if request.version != HttpVersion11:
+        # RFC 9112, 6.1: a proxy that knows no chunks has seen another end, or none.
+        raise Problem(400, "Transfer-Encoding: is not of HTTP/1.0", closes=True)
+    codings = [coding.strip().lower() for coding in said.split(",")]
+    if "" in codings:
+        raise Problem(400, f"Transfer-Encoding: {said[:80]!a} is no list of codings", closes=True)
+    if codings != ["chunked"]:
+        raise Problem(501, f"Transfer-Encoding: {said[:80]!a} is not taken; chunked is", closes=True)
 
 
 def _require_own_target(target: str, host: str | None) -> None:

@@ -1,5 +1,7 @@
 """Request heads that another may read differently: none of them is acted on."""
 
+import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from multidict import CIMultiDict
 
 from sse_broadcast.config import ListenerRule
 from sse_broadcast.server.request_head import host_of, is_host, origin_of
-from tests.conftest import Serve
+from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
 
@@ -140,3 +142,71 @@ async def test_a_header_that_is_a_list_is_read_in_all_its_lines(serve: Serve) ->
     answer = await ask(server, "POST", "/send", body=b"x", headers=expected)
     assert (answer.status, answer.detail) == (417, "Expect: '100-continue, a-miracle' is not taken")
     assert server.broadcaster.counts.published == 1
+
+
+CHUNKS = b"\r\n5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("coding", [b"chunked", b"gzip, chunked", b""])
+async def test_a_body_of_http_1_0_is_in_no_chunks(
+    serve: Serve, connect: Connect, more: bytes, coding: bytes
+) -> None:
+    """A proxy of HTTP/1.0 sees another end (RFC 9112, 6.1): nothing is read, and nothing behind it."""
+    server = await serve()
+    client = await connect(server)
+    head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n" + more
+    await client.send(head + CHUNKS)
+    answered = await client.rest()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [b"400"]
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("coding", "status", "detail"),
+    [
+        ("gzip, chunked", 501, "Transfer-Encoding: 'gzip, chunked' is not taken; chunked is"),
+        (", chunked", 400, "Transfer-Encoding: ', chunked' is no list of codings"),
+    ],
+)
+async def test_only_chunks_are_decoded(
+    serve: Serve, connect: Connect, coding: str, status: int, detail: str
+) -> None:
+    """What else has been done to a body is not published as if it were its text."""
+    server = await serve()
+    client = await connect(server)
+    head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n"
+    await client.send(head.encode() + CHUNKS)
+    answered = await client.rest()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [str(status).encode()]
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"] == detail
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_length_beside_an_empty_coding_is_refused(serve: Serve, connect: Connect) -> None:
+    """The parser takes the length, and another may take the chunks."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(
+        b"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\r\nContent-Length: 15\r\n" + CHUNKS
+    )
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"400"]
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_http_1_0_is_sent_no_interim_answer(serve: Serve, connect: Connect) -> None:
+    """It would take that for the whole answer (RFC 9110, 10.1.1)."""
+    client = await connect(await serve())
+    head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    await client.send(head + b"x")
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"200"]
+
+
+async def test_a_target_has_no_fragment(serve: Serve) -> None:
+    """Whoever has it cut off would look at another path than whoever has not."""
+    server = await serve()
+    answer = await ask(server, "GET", "/status#/healthz")
+    assert (answer.status, answer.detail) == (
+        400,
+        "request line: has a fragment (#), which is for the client alone",
+    )
