@@ -241,6 +241,8 @@ class Broadcaster:
     def interest(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Interest:
         """Check what a reader asks for, beginning with how much that is. Raises `EventError`."""
         self.require_few(len(channels))
+        if types is not None and not isinstance(types, str) and len(types) > self._config.max_channels:
+            raise EventError("events", f"{len(types)} are too many, {self._config.max_channels} may be named")
         interest = Interest.of(*channels, types=types)
         most = self._config.max_patterns
         if len(interest.patterns) > most:

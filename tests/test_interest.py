@@ -14,6 +14,7 @@ from sse_broadcast.errors import EventError
 from sse_broadcast.interest import (
     DEFAULT_CHANNEL,
     MAX_NAME,
+    SHARED,
     Interest,
     checked_names,
     match_steps,
@@ -120,7 +121,7 @@ def test_who_asks_for_the_same_has_the_same_interest() -> None:
 
 
 def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
-    """Of a request that is refused neither its names nor their number; of one that is taken as long as it lasts."""
+    """Neither its names nor its number of them: a request that is refused leaves nothing."""
     names = tuple(f"channel.{number}" for number in range(100))
     unused = [sys.getrefcount(name) for name in names]
     interest = weakref.ref(Interest.of(*names))
@@ -130,11 +131,11 @@ def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
 
 def test_only_names_that_may_be_published_to_are_shared() -> None:
     """To check them keeps nothing. Publications of one channel have the same tuple."""
-    name = "".join(["a", "b"])
+    name = f"{SHARED}.new"
     unused = sys.getrefcount(name)
     checked_names((name,))
     assert sys.getrefcount(name) == unused
-    assert shared(("ab",)) is shared((name,))
+    assert shared((f"{SHARED}.new",)) is shared((name,))
     assert shared(("a", "b")) == ("a", "b")
 
 

@@ -12,9 +12,10 @@ MOST_BYTES = 16_777_216
 """Bytes of what they may do, likewise: a token of 8 KB may name 1,500 channels."""
 
 OVERHEAD = 1200
-"""Bytes that a token takes beside the patterns of its grants, and `OF_PATTERN` those that each of them does."""
+"""Bytes that a token takes beside the patterns of its grants."""
 
 OF_PATTERN = 64
+"""Bytes that each of those takes beside its characters."""
 
 
 class Verified:

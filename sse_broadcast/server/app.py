@@ -16,6 +16,7 @@ from sse_broadcast.server import signpost
 from sse_broadcast.server.answers import sign
 from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
+from sse_broadcast.server.decoder import DECODER, Decoder, close_decoder
 from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
 from sse_broadcast.server.grant import confirm
@@ -47,10 +48,8 @@ from sse_broadcast.server.state import (
 )
 from sse_broadcast.server.status import status
 from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
+from sse_broadcast.server.targets import require_fitting_target
 from sse_broadcast.server.tokens import revoke, tokens
-
-MAX_TARGET = 16_384
-"""Bytes of the path and query of a request."""
 
 OTHER = "other"
 """What counts for the endpoint of a request that is for none that has its own credentials."""
@@ -100,6 +99,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app[INTAKES] = set()
     app[DRAINING] = asyncio.Event()
     app[TURN] = asyncio.Lock()
+    app[DECODER] = Decoder()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
     app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)
@@ -107,6 +107,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(_close_roster)
+    app.on_cleanup.append(close_decoder)
     return app
 
 
@@ -190,6 +191,7 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
     async def tell(request: web.Request) -> web.StreamResponse:
         try:
             place = _heard(request)
+            require_fitting_target(request, max_channels=in_force.setup.config.max_channels)
             _require_valid(request)
             if endpoint is not None:
                 access = in_force.setup.gate.recognize(request, endpoint, place)
@@ -280,12 +282,6 @@ def _require_short_head(request: web.Request) -> None:
 def _require_valid(request: web.Request) -> None:
     if request.version not in SPOKEN:
         _refuse_version(request)
-    if len(request.raw_path) > MAX_TARGET:
-        raise Problem(
-            414,
-            f"request line: is {len(request.raw_path)} bytes, and may be {MAX_TARGET};"
-            " POST /events takes a long list of channels in its body",
-        )
     require_unambiguous(request)
     # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
     # or part of a name that nobody sent.

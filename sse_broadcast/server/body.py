@@ -3,9 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sse_broadcast.server.problem import Problem
+
+LONGEST_TYPE = 256
+"""Characters of a Content-Type. aiohttp remembers what it makes of one, and takes 8 s for one of 32 KB."""
+
+TYPE_PARAMETERS = 8
+"""Parameters of a Content-Type: to read them takes the square of the time for one."""
+
+
+def type_of(request: web.Request) -> str:
+    """Return the media type of the body, without its parameters. Raises `Problem`: 415.
+
+    Ask it before `charset_of`.
+    """
+    declared = request.headers.get(hdrs.CONTENT_TYPE, "")
+    if len(declared) > LONGEST_TYPE or declared.count(";") > TYPE_PARAMETERS:
+        allowed = f"{LONGEST_TYPE} characters and {TYPE_PARAMETERS} parameters"
+        raise Problem(415, f"Content-Type: has more than {allowed}", closes=True)
+    return request.content_type
 
 
 def require_plain_coding(request: web.Request) -> None:

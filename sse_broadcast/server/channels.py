@@ -5,6 +5,7 @@ import functools
 from aiohttp import web
 
 from sse_broadcast.auth.access import Action
+from sse_broadcast.interest import checked_names
 from sse_broadcast.server import query
 from sse_broadcast.server.answers import ChannelPage, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
@@ -34,6 +35,7 @@ async def channels(request: web.Request) -> web.Response:
 
 async def channel(request: web.Request) -> web.Response:
     """Answer with one channel, whether anything was ever published there or not."""
-    state = request.app[BROADCASTER].channel(request.match_info["channel"])
-    require(request, Action.INSPECT, (state.channel,))
-    return answered(state)
+    require_some(request, Action.INSPECT)
+    (name,) = checked_names((request.match_info["channel"],))
+    require(request, Action.INSPECT, (name,))
+    return answered(request.app[BROADCASTER].channel(name))

@@ -18,6 +18,7 @@ from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.log import http_logger, reason
 from sse_broadcast.server.problem import Problem, answer
+from sse_broadcast.server.targets import forget_targets
 
 KEEP_ALIVE = 75.0
 """Seconds after an answer in which the next request must be whole, however many of its bytes have come:
@@ -325,6 +326,7 @@ class Connection(web.RequestHandler, Prompt):
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # whose frames have the request, which has it
             resp = pathless(request)
+            forget_targets()
         finished = await super().finish_response(request, resp, start_time)
         if self._messages:
             self._forget_frames()
@@ -345,6 +347,7 @@ class Connection(web.RequestHandler, Prompt):
         if isinstance(exc, HttpProcessingError):
             self._attendance.metrics.refused(Refused.MALFORMED)
             message = reason(exc)
+            forget_targets()  # of one that is none no request is made, which would have it forgotten
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
         elif _has_no_route(request):

@@ -1,4 +1,8 @@
-"""GET and POST /events: a stream of what is published."""
+"""GET and POST /events: a stream of what is published.
+
+Each handler asks in this order: who is it (before it is called), may it subscribe at all, how many channels
+does it name, may it subscribe to them, and only then what else it says.
+"""
 
 import functools
 from collections.abc import Awaitable, Mapping
@@ -11,7 +15,8 @@ from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
 from sse_broadcast.interest import MAX_NAME
 from sse_broadcast.server import body, last_event_id
 from sse_broadcast.server.address import key
-from sse_broadcast.server.gate import IN_QUERY, require, require_some
+from sse_broadcast.server.decoder import DECODER
+from sse_broadcast.server.gate import ACCESS, IN_QUERY, require, require_some
 from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.head import ENDED, EventStream, chunked_head
 from sse_broadcast.server.log import log_foreign_page
@@ -21,7 +26,7 @@ from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.sessions import Session
 from sse_broadcast.server.sink import TransportSink, kernel_timeout, limit_send_buffer
 from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, TUNED
-from sse_broadcast.server.wish import Wish, parse_wish, read_body, read_wish
+from sse_broadcast.server.wish import Permit, Wish, parse_wish, read_body, read_wish
 
 GONE = 499
 """nginx's status for a client that left before its answer; nobody reads it."""
@@ -48,18 +53,22 @@ class Events:
         require_some(request, Action.SUBSCRIBE)
         if request.body_exists:
             return self._get_with_body(request)
-        return self._open(request, read_wish(request), request.query)
+        return self._open(request, read_wish(request, self._permit(request)), request.query)
+
+    @staticmethod
+    def _permit(request: web.Request) -> Permit:
+        return functools.partial(require, request, Action.SUBSCRIBE)
 
     async def _get_with_body(self, request: web.Request) -> web.StreamResponse:
         # Some proxies make an empty chunked body of none.
         await body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
         confirm(request)
-        return await self._open(request, read_wish(request), request.query)
+        return await self._open(request, read_wish(request, self._permit(request)), request.query)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
         require_some(request, Action.SUBSCRIBE)
-        if request.content_type != JSON:
+        if body.type_of(request) != JSON:
             detail = f"Content-Type: must be {JSON}, to subscribe as the body says; POST /send publishes"
             raise Problem(415, detail, closes=True)
         body.require_plain_coding(request)
@@ -67,12 +76,15 @@ class Events:
             raise Problem(400, "query: POST /events says everything in its body", closes=True)
         config = self._in_force.setup.config
         most = BODY + (MAX_NAME + 4) * config.max_channels
-        said = read_body(await body.read_text(request, most=most, timeout=config.body_timeout))
+        data = await body.read_text(request, most=most, timeout=config.body_timeout)
+        # Above 256 KiB only where `max_channels` allows more than a thousand.
+        read = functools.partial(read_body, data, most=config.max_channels)
+        said = await request.app[DECODER].run(read, size=len(data))
         confirm(request)
-        return await self._open(request, parse_wish(request, said), said)
+        return await self._open(request, parse_wish(request, said, self._permit(request)), said)
 
     async def _open(self, request: web.Request, wish: Wish, said: MultiMapping[str]) -> web.StreamResponse:
-        access = require(request, Action.SUBSCRIBE, wish.interest.channels)
+        access = request[ACCESS]
         session = None
         try:
             client = self._require_open(request)
@@ -173,8 +185,7 @@ class Events:
     async def head(self, request: web.Request) -> web.Response:
         """Answer HEAD: what GET would say of itself, without the stream."""
         require_some(request, Action.SUBSCRIBE)
-        wish = read_wish(request)
-        require(request, Action.SUBSCRIBE, wish.interest.channels)
+        wish = read_wish(request, self._permit(request))
         return web.Response(
             headers={
                 hdrs.CONTENT_TYPE: wish.encoding.format.content_type_header,

@@ -76,6 +76,10 @@ class JsonShape(Generic[T]):
         where = "" if item is None else f"item {int(item) + 1}: "
         return where + self._explain_at(what, member)
 
+    def explain_member(self, member: str, said: str) -> str:
+        """Return what is wrong with a member that was decoded by itself, from what msgspec said of it."""
+        return self._explain_at(said.partition(" - at `")[0], member)
+
     def _explain_unknown(self, said: str, *, in_array: bool) -> str:
         # The name is the sender's, and may look like a place. Only in an array does msgspec add one.
         name, _, place = said.rpartition("` - at `")
@@ -121,6 +125,32 @@ def decode_anything(body: bytes) -> object:
         raise Problem(422, "body: has a number that is too large") from None
 
 
+def has_more_items(array: bytes, most: int) -> bool:
+    """Return whether something stands behind `most` items of a JSON array, without keeping more than one.
+
+    What is not JSON among them is for the decoder to tell. Raises `Problem`.
+    """
+    require_utf8(array)
+    text = array.decode()
+    place = text.index("[")
+    try:
+        for _ in range(most):
+            _, place = _ITEMS.raw_decode(text, _behind_blank(text, place + 1))
+            place = _behind_blank(text, place)
+            if text[place : place + 1] != ",":
+                return False
+    except ValueError:
+        return False
+    except RecursionError:
+        raise Problem(422, "body: is nested too deeply") from None
+    return True
+
+
+def _behind_blank(text: str, place: int) -> int:
+    found = _BLANK.match(text, place)
+    return place if found is None else found.end()
+
+
 def require_utf8(body: bytes) -> None:
     """Refuse a body that is not text. Raises `Problem`, naming the byte."""
     # Beforehand: msgspec counts from the beginning of the string that has the fault, and passes
@@ -146,3 +176,8 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
 def _refuse_constant(name: str) -> None:
     """Refuse NaN and Infinity, which Python takes and JSON does not know."""
     raise ValueError(name)
+
+
+# Numbers stay text: Python refuses those of thousands of digits, and JSON does not.
+_ITEMS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+_BLANK = re.compile(r"[ \t\r\n]*")

@@ -116,12 +116,29 @@ class Limits:
     def publish(self, count: int, *, address: str | None, access: Access) -> None:
         """Count events that are about to be published: all, or none and raise `Problem`."""
         if late := self._take(count, address, access):
-            rate, burst = Count(self._config.publish_rate, "event"), self._config.publish_burst
-            raise _too_many(
-                f"publish_rate: one {late.whose} may publish {rate} in a second, after {burst} at once"
-                " (publish_burst)",
-                late.seconds,
-            )
+            raise self._too_many_events(late)
+
+    def _too_many_events(self, late: Late) -> Problem:
+        rate, burst = Count(self._config.publish_rate, "event"), self._config.publish_burst
+        return _too_many(
+            f"publish_rate: one {late.whose} may publish {rate} in a second, after {burst} at once"
+            " (publish_burst)",
+            late.seconds,
+        )
+
+    def require_some(self, *, address: str | None, access: Access) -> None:
+        """Raise `Problem` for a caller that may not publish one event now, and count none.
+
+        For work that is done before it is known how many events there are.
+        """
+        token = None if access.anonymous else _name(access)
+        waits = (
+            ("token", self._tokens.lacks(token, 1) if token else 0.0),
+            ("address", self._addresses.lacks(address, 1) if address else 0.0),
+        )
+        for whose, wait in waits:
+            if wait:
+                raise self._too_many_events(Late(whose, wait))
 
     def publish_wait(self, count: int, *, address: str | None, access: Access) -> float:
         """Count events as `publish` does and give 0.0; or count none, and give the seconds to wait before.

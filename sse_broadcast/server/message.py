@@ -1,8 +1,8 @@
 """The shapes a published body takes, and the drafts they become."""
 
-import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -10,9 +10,9 @@ import msgspec
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.event import DEFAULT_TYPE, LONGEST_RETRY, SHORTEST_RETRY, Event
-from sse_broadcast.interest import DEFAULT_CHANNEL
+from sse_broadcast.interest import DEFAULT_CHANNEL, shared
 from sse_broadcast.publication import Draft
-from sse_broadcast.server.json_body import JsonShape, decode_json
+from sse_broadcast.server.json_body import JsonShape, decode_json, has_more_items
 from sse_broadcast.server.problem import Problem, status_of
 
 Unset = msgspec.UnsetType
@@ -33,7 +33,8 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     retry: Annotated[float, msgspec.Meta(ge=SHORTEST_RETRY, le=LONGEST_RETRY, multiple_of=1)] | None = None
     key: str | None = None
     channel: str | None = None
-    channels: list[str] | None = None
+    # Taken apart when it is known to be few: a body has room for a million names.
+    channels: msgspec.Raw | Unset = UNSET
 
     def to_event(self) -> Event:
         """Give the event that is meant. Raises `Problem` or `EventError`."""
@@ -66,6 +67,8 @@ MEMBERS = {
 
 _message = JsonShape(Message, MEMBERS)
 _text = msgspec.json.Decoder(str)
+_names = msgspec.json.Decoder(list[str] | None)
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 
 
 def _compact(value: bytes) -> str:
@@ -104,11 +107,12 @@ class Desk:
 
     def message(self, message: Message) -> Draft:
         """Give a JSON event, for the channels it names itself if the address named none."""
-        if message.channel is None and message.channels is None:
+        named = self._own_channels(message)
+        if named is None:
             return self.draft(message.to_event())
-        draft = self._broadcaster.draft(message.to_event(), self._own_channels(message))
-        self._permit(draft.channels)
-        return draft
+        places = self._broadcaster.places(named)
+        self._permit(places)
+        return self._broadcaster.draft_for(message.to_event(), shared(places))
 
     def object(self, body: bytes) -> Draft:
         """Return the one event of a JSON object."""
@@ -116,23 +120,27 @@ class Desk:
 
     def array(self, body: bytes) -> list[Draft]:
         """Return the events of a JSON array. A `Problem` names the item it is about."""
+        # Each event has a brace at least, so that most bodies need not be counted.
+        if body.count(b"{") > self._most and has_more_items(body, self._most):
+            raise self._too_many()
         return self._all(_message.decode_array(body), lambda index: f"item {index + 1}")
 
     def lines(self, body: bytes) -> list[Draft]:
         """Give the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
-        lines = list(itertools.islice(_numbered(body), self._most + 1))
+        lines = list(itertools.islice(_LINE.finditer(body), self._most + 1))
         if len(lines) > self._most:
             raise self._too_many()
         try:
             body.decode()
-            messages = [_message.decode_quickly(line) for _, line in lines]
+            messages = [_message.decode_quickly(line[0]) for line in lines]
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-            messages = [self._line(number, line) for number, line in lines]
-        return self._all(messages, lambda index: f"line {lines[index][0]}")
+            messages = [self._line(line) for line in lines]
+        return self._all(messages, lambda index: _place_of(lines[index]))
 
     def _require_places(self) -> None:
         if not self._permitted:
             self._permit(self._places)
+            self._places = shared(self._places)
             self._permitted = True
 
     def _too_many(self) -> Problem:
@@ -151,20 +159,33 @@ class Desk:
                 raise placed(error, place(len(drafts))) from None
         return drafts
 
-    def _own_channels(self, message: Message) -> Sequence[str]:
+    def _own_channels(self, message: Message) -> Sequence[str] | None:
+        """Return the channels that an event names itself, or None if it names none."""
+        several = None if message.channels is UNSET else self._several(bytes(message.channels))
+        if several is None and message.channel is None:
+            return None
         if self._named:
             raise Problem(422, "channel: the address of the request names the channels already")
-        if message.channels is None:
+        if several is None:
             return (message.channel or "",)
         if message.channel is not None:
             raise Problem(422, "channel and channels: only one of them may be given")
-        return message.channels
+        return several
 
-    def _line(self, number: int, line: bytes) -> Message:
+    def _several(self, channels: bytes) -> list[str] | None:
+        """Take apart the JSON of a list of names, which has as many commas as it has names, less one."""
+        if channels.startswith(b"["):
+            self._broadcaster.require_few(channels.count(b",") + 1)
         try:
-            return _message.decode(line)
+            return decode_json(_names.decode, channels)
+        except msgspec.ValidationError as error:
+            raise Problem(422, _message.explain_member("channels", str(error))) from None
+
+    def _line(self, line: re.Match[bytes]) -> Message:
+        try:
+            return _message.decode(line[0])
         except Problem as problem:
-            raise placed(problem, f"line {number}") from None
+            raise placed(problem, _place_of(line)) from None
 
 
 def placed(error: Problem | BroadcastError, place: str) -> Problem:
@@ -174,8 +195,7 @@ def placed(error: Problem | BroadcastError, place: str) -> Problem:
     return Problem(status_of(error), f"{place}: {error}")
 
 
-def _numbered(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give the lines that are not empty, with their numbers."""
-    for number, line in enumerate(io.BytesIO(body), 1):
-        if line.strip():
-            yield number, line
+def _place_of(line: re.Match[bytes]) -> str:
+    """Return which line of its body this is; only one that is wrong is counted up to."""
+    number = line.string.count(b"\n", 0, line.start()) + 1
+    return f"line {number}"

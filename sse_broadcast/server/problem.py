@@ -81,7 +81,7 @@ def problem_of(error: BroadcastError) -> Problem:
 
 def status_of(error: BroadcastError) -> int:
     """Give the status that tells of an error of the nouns. One that no client can cause is raised again."""
-    if isinstance(error, EventError) and error.field in {"channel", "channels", "since"}:
+    if isinstance(error, EventError) and error.field in {"channel", "channels", "events", "since"}:
         return 400  # a part of the address, and not of the event
     for kind, status in STATUSES:
         if isinstance(error, kind):

@@ -1,9 +1,16 @@
-"""POST /send: publish one event, or a batch of them."""
+"""POST /send: publish one event, or a batch of them.
+
+The handler asks in this order: who is it (before it is called), may it publish at all, how many channels does
+the address name, may it publish there, and only then what else the request says. A body is read then: how
+many events it has, to which channels each goes, whether the caller may publish to them, and last what it is.
+"""
 
 import asyncio
 import functools
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -17,6 +24,7 @@ from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body, query
 from sse_broadcast.server.address import key
 from sse_broadcast.server.answers import Sent, SentBatch, answered
+from sse_broadcast.server.decoder import DECODER, LARGE
 from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.intake import SLICE, Intake
@@ -53,59 +61,89 @@ FIELDS = frozenset({*MEMBERS, "private", "topic", "topics", "type"})
 MAX_KEY = 255
 """Characters of an idempotency key."""
 
+_ARRAY = re.compile(rb"\s*\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a body asks to have published, checked in all but the rate."""
+
+    data: bytes
+    drafts: list[Draft]
+    token: Token | None
+
 
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
     require_some(request, Action.PUBLISH)
+    broadcaster, setup = request.app[BROADCASTER], setup_of(request)
+    config = setup.config
+    permit = functools.partial(require, request, Action.PUBLISH)
+    desk = Desk(broadcaster, _channels(request), most=config.max_batch, permit=permit)
     body.require_plain_coding(request)
-    kind = request.content_type
+    kind = body.type_of(request)
     _require_no_multipart(kind)
     to_utf8 = body.charset_of(request)
     if request.query_string:
         query.refuse_unknown(request.query, PARAMETERS)
         _require_text_for_its_parameters(request, kind)
-    broadcaster, setup = request.app[BROADCASTER], setup_of(request)
-    config = setup.config
-    permit = functools.partial(require, request, Action.PUBLISH)
-    desk = Desk(broadcaster, _channels(request), most=config.max_batch, permit=permit)
     if _is_stream(request):
         return await _intake(request, setup, desk, kind, to_utf8).run()
-    data = to_utf8(await body.read(request, most=_most(config, kind), timeout=config.body_timeout))
-    # A batch waits for its turn, and nothing here waits within a publish: a publisher that hangs
-    # up, and so cancels this handler, has published or has not.
-    token = _token(request, kind, data)
-    if _is_batch(kind, data):
-        receipt = await _publish_batch(request, setup, desk, kind, data, token)
-        tell_published(receipt, request[ACCESS], data)
-        return _answer_batch(receipt)
-    draft = desk.object(data) if kind == JSON else desk.draft(_from_body(data, request, kind))
-    receipt = await _publish(request, setup, [draft], token)
-    tell_published(receipt, request[ACCESS], data)
-    return _answer(receipt, draft.event)
+    data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
+    prepare = functools.partial(_prepare, request, desk, kind, to_utf8, data)
+    is_batch = kind == NDJSON or (kind == JSON and _ARRAY.match(data) is not None)
+    # Between here and the publish a large body waits for its thread, and a batch for its turn. Nothing waits
+    # within the publish: a publisher that hangs up, and so cancels this handler, has published or has not.
+    if len(data) > LARGE:
+        setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
+        prepared = await request.app[DECODER].run(prepare, size=len(data))
+        prepare = functools.partial(_itself, prepared)
+    if is_batch:
+        return await _publish_batch(request, setup, prepare)
+    prepared = prepare()
+    receipt = await _publish(request, setup, prepared)
+    tell_published(receipt, request[ACCESS], prepared.data)
+    return _answer(receipt, prepared.drafts[0].event)
 
 
-async def _publish_batch(  # noqa: PLR0913, PLR0917 - a request, and what was made of it
-    request: web.Request, setup: Setup, desk: Desk, kind: str, data: bytes, token: Token | None
-) -> Receipt:
+async def _publish_batch(request: web.Request, setup: Setup, prepare: Callable[[], Prepared]) -> web.Response:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
-        drafts = desk.array(data) if kind == JSON else desk.lines(data)
-        receipt = await _publish(request, setup, drafts, token)
+        prepared = prepare()
+        receipt = await _publish(request, setup, prepared)
         await asyncio.sleep(0)
-        return receipt
+    tell_published(receipt, request[ACCESS], prepared.data)
+    return _answer_batch(receipt)
 
 
-async def _publish(
-    request: web.Request, setup: Setup, drafts: Sequence[Draft], token: Token | None
-) -> Receipt:
+def _itself(prepared: Prepared) -> Prepared:
+    return prepared
+
+
+def _prepare(request: web.Request, desk: Desk, kind: str, to_utf8: body.ToUtf8, data: bytes) -> Prepared:
+    """Make drafts of a body. It reads the request and changes nothing, so that a thread may do it."""
+    data = to_utf8(data)
+    token = _token(request, kind, data)
+    if kind == NDJSON:
+        drafts = desk.lines(data)
+    elif kind != JSON:
+        drafts = [desk.draft(_from_body(data, request, kind))]
+    elif _ARRAY.match(data):
+        drafts = desk.array(data)
+    else:
+        drafts = [desk.object(data)]
+    return Prepared(data, drafts, token)
+
+
+async def _publish(request: web.Request, setup: Setup, prepared: Prepared) -> Receipt:
     """Publish for a caller that may still do so. Raises `Problem`.
 
     Its body may have been long in coming, and the turn of a batch as well.
     """
     confirm(request)
-    _require_rate(request, setup, len(drafts))
-    return await request.app[BROADCASTER].publish_all(drafts, token)
+    _require_rate(request, setup, len(prepared.drafts))
+    return await request.app[BROADCASTER].publish_all(prepared.drafts, prepared.token)
 
 
 def _require_rate(request: web.Request, setup: Setup, count: int) -> None:
@@ -114,7 +152,7 @@ def _require_rate(request: web.Request, setup: Setup, count: int) -> None:
 
 
 def _channels(request: web.Request) -> list[str]:
-    named = query.channels_of_path(request)
+    named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
     return named + request.query.getall("channel", []) if request.query_string else named
 
 
@@ -142,10 +180,6 @@ def _is_short(message: str) -> bool:
 
 def _answer_batch(receipt: Receipt) -> web.Response:
     return answered(SentBatch("sent", receipt.count, receipt.clients, receipt.id))
-
-
-def _is_batch(kind: str, data: bytes) -> bool:
-    return kind == NDJSON or (kind == JSON and data.lstrip()[:1] == b"[")
 
 
 def _most(config: Config, kind: str) -> int:

@@ -65,7 +65,13 @@ def limit(request: web.Request) -> int:
     return int(text)
 
 
-def channels_of_path(request: web.Request) -> list[str]:
-    """Return the channels of a path's comma list; there may be none."""
+def channels_of_path(request: web.Request, require_few: Callable[[int], object]) -> list[str]:
+    """Return the channels of a path's comma list; there may be none.
+
+    `require_few` raises for a number that is too large, before they are taken apart.
+    """
     path = request.match_info.get("channels")
-    return [] if path is None else path.split(",")
+    if path is None:
+        return []
+    require_few(path.count(",") + 1)
+    return path.split(",")

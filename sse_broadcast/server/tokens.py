@@ -104,8 +104,9 @@ def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
 
 async def _read(request: web.Request, setup: Setup, shape: JsonShape[T]) -> T:
     body.require_plain_coding(request)
-    if request.content_type != JSON:
-        raise Problem(415, f"Content-Type: must be {JSON}, not {request.content_type[:80]!a}", closes=True)
+    kind = body.type_of(request)
+    if kind != JSON:
+        raise Problem(415, f"Content-Type: must be {JSON}, not {kind[:80]!a}", closes=True)
     data = await body.read_text(request, most=MOST, timeout=setup.config.body_timeout)
     return shape.decode(data)
 

@@ -1,7 +1,7 @@
 """What a subscriber asks for: read from a query, or from a JSON body with the same names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -36,6 +36,9 @@ CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
 
 FORMATS = {"text": TEXT, "json": JSON}
 
+Permit = Callable[[Sequence[str]], object]
+"""Raises `Problem` for channels that the caller may not subscribe to."""
+
 _SECONDS = re.compile(r"[0-9]{1,2}")
 
 
@@ -58,8 +61,11 @@ _DEFAULT = Interest.of(DEFAULT_CHANNEL)
 _PLAIN = Wish(_DEFAULT, CHUNKED_TEXT)
 
 
-def read_wish(request: web.Request) -> Wish:
-    """Read what a subscriber asks for in its URL. Raises `Problem` and `EventError`."""
+def read_wish(request: web.Request, permit: Permit) -> Wish:
+    """Read what a subscriber asks for in its URL. Raises `Problem` and `EventError`.
+
+    First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
+    """
     plain = not request.query_string and "channels" not in request.match_info
     if (
         plain
@@ -67,13 +73,16 @@ def read_wish(request: web.Request) -> Wish:
         and not _accepts_ndjson(request)
         and request.version >= HttpVersion11
     ):
+        permit(_DEFAULT.channels)
         return _PLAIN
+    named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
+    interest = _permitted(request, request.query, named, permit)
     query.refuse_misspelt(request.query, (*PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
-    return parse_wish(request, request.query, query.channels_of_path(request))
+    return _wish(request, request.query, interest)
 
 
-def read_body(data: bytes) -> MultiMapping[str]:
-    """Read the members of a JSON body as a query. Raises `Problem`."""
+def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
+    """Read the members of a JSON body as a query. Raises `Problem`, also beyond `most` channels or types."""
     members = json_body.decode_anything(data)
     if not isinstance(members, dict):
         raise Problem(422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}")
@@ -83,6 +92,8 @@ def read_body(data: bytes) -> MultiMapping[str]:
         if value == []:
             # A list that came out empty must not give `default`, or every type.
             raise Problem(422, f"{name}: must not be an empty list")
+        if isinstance(value, list) and len(value) > most:
+            raise Problem(400, f"{name}: {len(value)} are too many, {most} may be named")
         for each in value if isinstance(value, list) else [value]:
             found.add("channel" if name == "channels" else name, _as_text(name, each))
     return found
@@ -107,12 +118,16 @@ def _is_alias(name: str) -> bool:
     return name in CHANNEL_PARAMETERS or last_event_id.is_name(name)
 
 
-def parse_wish(request: web.Request, said: MultiMapping[str], named: Sequence[str] = ()) -> Wish:
-    """Read what a query says, and the headers; `named` are channels of the path. Raises as `read_wish`."""
+def parse_wish(request: web.Request, said: MultiMapping[str], permit: Permit) -> Wish:
+    """Read what a body says as a query, and the headers, in the order of `read_wish`. Raises as that does."""
+    return _wish(request, said, _permitted(request, said, (), permit))
+
+
+def _wish(request: web.Request, said: MultiMapping[str], interest: Interest) -> Wish:
     encoding = _encoding(request, said)
     silence, as_events = _heartbeat(said)
     return Wish(
-        _interest(request, said, named),
+        interest,
         CHUNKED[encoding] if request.version >= HttpVersion11 else encoding,
         _cursor(request, said),
         silence,
@@ -120,12 +135,16 @@ def parse_wish(request: web.Request, said: MultiMapping[str], named: Sequence[st
     )
 
 
-def _interest(request: web.Request, said: MultiMapping[str], named: Sequence[str]) -> Interest:
+def _permitted(
+    request: web.Request, said: MultiMapping[str], named: Sequence[str], permit: Permit
+) -> Interest:
     types = said.getall("event", [])
+    channels = [*named, *(value for name, value in said.items() if name in CHANNEL_PARAMETERS)]
+    interest = request.app[BROADCASTER].interest(channels or [DEFAULT_CHANNEL], types=types)
+    permit(interest.channels)
     if "" in types:
         raise Problem(400, "event: must not be empty")
-    channels = [*named, *(value for name, value in said.items() if name in CHANNEL_PARAMETERS)]
-    return request.app[BROADCASTER].interest(channels or [DEFAULT_CHANNEL], types=types)
+    return interest
 
 
 def _accepts_ndjson(request: web.Request) -> bool:

@@ -19,6 +19,7 @@ from sse_broadcast.server.body import (
     read_text,
     require_empty,
     require_plain_coding,
+    type_of,
 )
 from sse_broadcast.server.problem import Problem
 
@@ -281,3 +282,32 @@ async def test_the_bound_of_a_body_is_of_the_bytes_that_come() -> None:
     assert len(await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=9, timeout=1)) == 18
     with pytest.raises(Problem, match=r"^body: more than 8 bytes$"):
         await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=8, timeout=1)
+
+
+@pytest.mark.parametrize(
+    "declared", ["a/b" + "x" * 254, "a/b" + ";" * 9, "a/b" + ";a=b" * 8000, 'a/b;x="' + '"' * 16_000]
+)
+def test_a_type_is_short(declared: str) -> None:
+    """Of a head of 32 KB aiohttp would make one in eight seconds."""
+    request = make_mocked_request("POST", "/send", {"Content-Type": declared})
+    with pytest.raises(
+        Problem, match=r"^Content-Type: has more than 256 characters and 8 parameters$"
+    ) as raised:
+        type_of(request)
+    assert (raised.value.status, raised.value.closes) == (415, True)
+    assert "_content_type" not in vars(request)
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind"),
+    [
+        ("application/json; charset=utf-8", "application/json"),
+        ("a/b" + ";c=d" * 8, "a/b"),
+        ("a/" + "b" * 254, "a/" + "b" * 254),
+        (None, "application/octet-stream"),
+    ],
+)
+def test_a_type_is_without_its_parameters(declared: str | None, kind: str) -> None:
+    """In small letters; of none it is aiohttp's own."""
+    headers = {} if declared is None else {"Content-Type": declared}
+    assert type_of(make_mocked_request("POST", "/send", headers)) == kind

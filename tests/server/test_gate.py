@@ -263,7 +263,7 @@ async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
     [
         (SUBSCRIBE, f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
         (Doing("GET", "/events/*"), f"subscribe: needs a token ({IN_HEADER}, or {IN_URL})"),
-        (INSPECT, f"inspect 'a': needs a token ({IN_HEADER})"),
+        (INSPECT, f"inspect: needs a token ({IN_HEADER})"),
         (TOKENS, f"admin '*': needs a token ({IN_HEADER})"),
     ],
 )

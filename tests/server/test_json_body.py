@@ -10,6 +10,7 @@ from sse_broadcast.server.json_body import (
     JsonShape,
     decode_anything,
     decode_json,
+    has_more_items,
     require_utf8,
     unknown_member,
 )
@@ -223,3 +224,32 @@ def test_a_byte_that_is_not_utf8_is_named(body: bytes, byte: int) -> None:
 def test_utf8_passes(body: bytes) -> None:
     """Whatever it says."""
     require_utf8(body)
+
+
+@pytest.mark.parametrize(
+    ("array", "most", "more"),
+    [
+        (b"[]", 1, False),
+        (b"[{}]", 1, False),
+        (b" [ {} , {} ] ", 1, True),
+        (b'[{"a":[1,2,{}]},{"b":"},{"}]', 2, False),
+        (b'[{"a":[1,2,{}]},{"b":"},{"},{', 2, True),
+        (b"[{},{},{}", 2, True),
+        (b"[{},{},x", 2, True),
+        (b"[{},x", 2, False),
+        (b"[%s,{},{}]" % (b"1" * 5000), 2, True),
+        (b'[1.5e400,-0,"\\ud800",{}]', 3, True),
+        (b"[NaN,{}]", 1, False),
+        (b"[,", 1, False),
+        (b"[", 1, False),
+    ],
+)
+def test_items_are_counted_without_being_kept(array: bytes, most: int, *, more: bool) -> None:
+    """As far as it is JSON: what is behind a fault will be decoded by nobody."""
+    assert has_more_items(array, most) is more
+
+
+def test_what_is_too_deep_to_be_counted_is_refused() -> None:
+    """Else whatever comes behind it would be decoded uncounted."""
+    with pytest.raises(Problem, match=r"^body: is nested too deeply$"):
+        has_more_items(b"[" * 100_000 + b"{}", 1)

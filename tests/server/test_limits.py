@@ -113,6 +113,25 @@ def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Access, othe
     assert left(limits, None, one) == 0
 
 
+def test_whether_one_event_may_be_published_is_asked_and_not_counted(clock: Clock) -> None:
+    """Of the token and of the address, of either of which none may be left."""
+    limits = publishing(rate=1, burst=2)
+    ann, bob = Access(subject="ann"), Access(subject="bob")
+    for _ in range(3):
+        limits.require_some(address="192.0.2.1", access=ann)
+    limits.publish(2, address="192.0.2.1", access=ann)
+    with pytest.raises(Problem, match="one token may publish 1 event in a second"):
+        limits.require_some(address="192.0.2.2", access=ann)
+    with pytest.raises(Problem, match="one address may publish 1 event in a second"):
+        limits.require_some(address="192.0.2.1", access=bob)
+    limits.require_some(address="192.0.2.2", access=bob)
+    limits.require_some(address=None, access=bob)
+    with pytest.raises(Problem, match="one token may publish 1 event in a second"):
+        limits.require_some(address=None, access=ann)
+    clock.forward(1)
+    limits.require_some(address="192.0.2.1", access=ann)
+
+
 def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
     """What it was refused by has given nothing, and neither has what would have allowed it."""
     limits = publishing(burst=100)

@@ -1,8 +1,11 @@
 """What a query may say."""
 
+from collections.abc import Sequence
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from sse_broadcast.errors import EventError
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.query import PAGE, channels_of_path, limit, only, refuse_misspelt, refuse_unknown
 from sse_broadcast.server.wish import PARAMETERS
@@ -88,7 +91,33 @@ def test_a_parameter_that_is_given_twice_is_refused() -> None:
 def test_channels_of_a_path_are_parted_by_its_commas(path: str | None, named: list[str]) -> None:
     """Nothing is cleaned or left out."""
     match_info = {} if path is None else {"channels": path}
-    assert channels_of_path(make_mocked_request("GET", "/events", match_info=match_info)) == named
+    request, counted = make_mocked_request("GET", "/events", match_info=match_info), list[int]()
+    assert channels_of_path(request, counted.append) == named
+    assert counted == ([len(named)] if named else [])
+
+
+def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
+    """They are counted first."""
+
+    def refuse(count: int) -> None:
+        raise EventError("channels", str(count))
+
+    request = make_mocked_request("GET", "/events", match_info={"channels": "aa," * 2699 + "aa"})
+    with pytest.raises(EventError, match=r"^channels: 2700$"):
+        channels_of_path(request, refuse)
+
+
+def test_few_unknown_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of names that could be near two, however many there are; those that cannot do not count."""
+    compared: list[str] = []
+
+    def compare(name: str, known: Sequence[str]) -> None:
+        compared.append(name)
+
+    monkeypatch.setattr("sse_broadcast.server.query.nearest", compare)
+    names = ["utm_source", "utm_medium", *(f"lennahc{number}" for number in range(200))]
+    refuse_misspelt(make_mocked_request("GET", f"/events?{'&'.join(names)}").query, ("channel", "since"))
+    assert compared == ["lennahc0", "lennahc1"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 import pytest
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
 from aiohttp.test_utils import make_mocked_request
-from multidict import CIMultiDict, MultiDict
+from multidict import CIMultiDict, MultiDict, MultiMapping
 
 from sse_broadcast import Config, create_app
 from sse_broadcast.cursor import Age, Cursor, Named, Place, Word
@@ -21,11 +21,27 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.errors import EventError
 from sse_broadcast.interest import Interest
+from sse_broadcast.server import wish as reading
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.wish import MEMBERS, Wish, parse_wish, read_body, read_wish
+from sse_broadcast.server.wish import MEMBERS, Wish
 
 ANYTHING = {"Accept": "*/*"}
 LINES = {"Accept": "application/x-ndjson"}
+
+
+def read_wish(request: web.Request) -> Wish:
+    """Read the wish of a caller that may subscribe to anything."""
+    return reading.read_wish(request, lambda _: None)
+
+
+def parse_wish(request: web.Request, said: MultiMapping[str]) -> Wish:
+    """Read what such a caller says in a body."""
+    return reading.parse_wish(request, said, lambda _: None)
+
+
+def read_body(data: bytes) -> MultiMapping[str]:
+    """Read a body that may name three channels."""
+    return reading.read_body(data, most=3)
 
 
 def request(
@@ -343,7 +359,8 @@ def test_what_is_said_is_wished_for_wherever_it_is_said(version: HttpVersion) ->
     )
     assert read_wish(asked) == wish
     assert parse_wish(posted, read_body(body)) == wish
-    assert parse_wish(posted, MultiDict(parse_qsl(query)), ["a"]) == wish
+    assert read_wish(request(f"/events/a?{query}", version=version)) == wish
+    assert parse_wish(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == wish
 
 
 def test_a_wish_of_nothing_is_for_default() -> None:
