@@ -60,7 +60,7 @@ def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytes
     asked: list[str] = []
 
     def noted(pattern: str) -> Match:
-        def matches(name: str) -> object:
+        def matches(name: str) -> bool:
             asked.append(pattern)
             return matcher(pattern)(name)
 
