@@ -21,8 +21,14 @@ from sse_broadcast.suggestions import nearest
 SECRET: dict[str, bool] = {"secret": True}
 """Marks a setting that is shown nowhere."""
 
+ADDRESS: dict[str, bool] = {"address": True}
+"""Marks a setting that may be a URL, of which what may be secret is not shown."""
+
 HIDDEN = "(not shown)"
 """What is shown in the place of a secret, and is none itself."""
+
+_SECRETS_OF_URL = re.compile(r"(?<=://)[^?#]*(?=@)|(?<=\?)[^#]+|(?<=#).+", re.DOTALL)
+"""User and password, query, fragment. A password may have a slash in it, that should have been quoted."""
 
 MOST_LABELLED = 100
 """Channels that metrics are kept of by name: each is so many series more."""
@@ -58,6 +64,20 @@ def metas(kind: object) -> list[Meta]:
 def is_secret(kind: object) -> bool:
     """Return whether values of a setting of this type are shown nowhere."""
     return any(meta.extra is SECRET for meta in metas(bare(kind)))
+
+
+def shown(kind: object, value: object) -> object:
+    """Return what may be shown of a value of a setting of this type."""
+    if value and is_secret(kind):
+        return HIDDEN
+    if isinstance(value, str) and any(meta.extra is ADDRESS for meta in metas(bare(kind))):
+        return shown_url(value)
+    return value
+
+
+def shown_url(text: str) -> str:
+    """Return a URL without its user, password, query and fragment, in which a secret may be. A path stays."""
+    return _SECRETS_OF_URL.sub(HIDDEN, text) if "://" in text else text
 
 
 def bare(kind: object) -> object:
@@ -352,6 +372,9 @@ class CallerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __repr__(self) -> str:
         return f"CallerRule(name={self.name!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("name", self.name)]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [self.token, self.token_file, self.token_env]
@@ -428,7 +451,9 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     jwt_key_file: Annotated[
         str, Meta(description="key that JWTs are signed with: a public key as PEM, or an HS256 secret")
     ] = ""
-    jwt_jwks: Annotated[str, Meta(description="JWKS that JWTs are signed with: a file, or an https URL")] = ""
+    jwt_jwks: Annotated[
+        str, Meta(description="JWKS that JWTs are signed with: a file, or an https URL", extra=ADDRESS)
+    ] = ""
     jwt_jwks_refresh: Annotated[Seconds, Meta(description="seconds after which a JWKS is read again")] = 300.0
     jwt_issuer: Annotated[str, Meta(description="issuer that JWTs must be of (iss); empty takes any")] = ""
     jwt_audience: Annotated[
@@ -577,10 +602,14 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         return "Config(...)"  # there are secrets in it
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return []  # what rich and IPython would print instead
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_certificate(self)
         _require_room(self)
+        _require_not_hidden(self, "jwt_jwks")
         for name in ("token", "token_secret"):
             _require_not_hidden(self, name)
             if getattr(self, name) and getattr(self, f"{name}_file"):
@@ -643,7 +672,7 @@ def _require_room(config: Config) -> None:
 
 def _require_not_hidden(settings: msgspec.Struct, name: str) -> None:
     # Whoever starts a server with what --show-config printed would share its secret with everyone.
-    if getattr(settings, name) == HIDDEN:
+    if HIDDEN in (getattr(settings, name) or ""):
         raise ConfigError(f"{name}: {HIDDEN!r} stands for a secret, and is none")
 
 

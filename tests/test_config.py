@@ -18,6 +18,7 @@ from sse_broadcast.config import (
     Overflow,
     ProxyHeader,
     form_of,
+    shown_url,
 )
 from sse_broadcast.errors import ConfigError
 from sse_broadcast.settings import RULES
@@ -390,6 +391,32 @@ def test_no_secret_is_in_a_representation() -> None:
     assert repr(config) == "Config(...)"
     assert repr(caller) == "CallerRule(name='shop')"
     assert TOKEN not in f"{config} {caller} {[caller]}"
+    # What rich and IPython print, which msgspec would have be every member.
+    assert config.__rich_repr__() == []
+    assert caller.__rich_repr__() == [("name", "shop")]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://id.example.com/jwks", "https://id.example.com/jwks"),
+        ("https://id.example.com/jwks?key=s3cret&x", "https://id.example.com/jwks?(not shown)"),
+        ("https://ann:s3cret@id.example.com/jwks", "https://(not shown)@id.example.com/jwks"),
+        ("https://ann:s/3cr@et@id.example.com/", "https://(not shown)@id.example.com/"),
+        ("https://id.example.com/#s3cret", "https://id.example.com/#(not shown)"),
+        ("https://a@b/?c@d#e", "https://(not shown)@b/?(not shown)#(not shown)"),
+        ("https://id.example.com/?", "https://id.example.com/?"),
+        ("/etc/keys?/jwks#1", "/etc/keys?/jwks#1"),
+    ],
+)
+def test_of_a_url_no_secret_is_shown(url: str, expected: str) -> None:
+    """Which whoever publishes keys may want in it; of a file all is shown."""
+    assert shown_url(url) == expected
+
+
+def test_a_url_whose_secret_was_not_shown_is_refused() -> None:
+    """As a secret is."""
+    assert "stands for a secret" in refused(Config, jwt_jwks=f"https://id.example.com/jwks?{HIDDEN}")
 
 
 # The tables.

@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sse_broadcast.auth.keys import Key, keys_of_jwks
 from sse_broadcast.auth.secret import MAX_FILE, read_bytes
+from sse_broadcast.config import shown_url
 from sse_broadcast.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Jwks:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
+        self._name = shown_url(source)
         self.fault: ConfigError | None = None
         """Why they could not be read, the last time that was tried."""
         self._remote = "://" in source
@@ -110,7 +112,7 @@ class Jwks:
             self.fault = error
             return
         if self.fault:
-            logger.info("jwt_jwks: %(source)r can be read again", {"source": self.source})
+            logger.info("jwt_jwks: %(source)r can be read again", {"source": self._name})
         self.fault = None
 
     def _take(self, keys: tuple[Key, ...]) -> None:
@@ -128,7 +130,7 @@ class Jwks:
             # What anyone can read is no secret: those of HS256 are taken from a file alone.
             return keys_of_jwks(data, secrets=not self._remote)
         except ValueError as error:
-            raise ConfigError(f"{SETTING}: {self.source!r} {error}") from None
+            raise ConfigError(f"{SETTING}: {self._name!r} {error}") from None
 
 
 async def fetch(url: str) -> bytes:
@@ -136,6 +138,7 @@ async def fetch(url: str) -> bytes:
 
     It follows no redirect, which could lead anywhere.
     """
+    name = shown_url(url)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
     connector = aiohttp.TCPConnector(resolver=Resolver())
@@ -147,12 +150,12 @@ async def fetch(url: str) -> bytes:
             session.get(url, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise ConfigError(f"{SETTING}: {url!r} answered {response.status}")
-            return await _body(response, url)
+                raise ConfigError(f"{SETTING}: {name!r} answered {response.status}")
+            return await _body(response, name)
     except TimeoutError:
-        raise ConfigError(f"{SETTING}: {url!r} did not answer within {TIMEOUT:g} s") from None
+        raise ConfigError(f"{SETTING}: {name!r} did not answer within {TIMEOUT:g} s") from None
     except aiohttp.ClientError as error:
-        raise ConfigError(f"{SETTING}: {url!r} cannot be read: {error}") from None
+        raise ConfigError(f"{SETTING}: {name!r} cannot be read: {_reason(error)}") from None
 
 
 class Resolver(AbstractResolver):
@@ -184,26 +187,34 @@ class Resolver(AbstractResolver):
         """See `AbstractResolver`."""
 
 
-async def _body(response: aiohttp.ClientResponse, url: str) -> bytes:
+def _reason(error: aiohttp.ClientError) -> str:
+    # Two of aiohttp's errors say the whole URL.
+    if isinstance(error, aiohttp.InvalidURL):
+        return "it is no URL"
+    return error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+
+
+async def _body(response: aiohttp.ClientResponse, name: str) -> bytes:
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > MAX_FILE:
-            raise ConfigError(f"{SETTING}: {url!r} has more than {MAX_FILE} bytes")
+            raise ConfigError(f"{SETTING}: {name!r} has more than {MAX_FILE} bytes")
     return bytes(body)
 
 
 def _require_url(url: str) -> None:
+    name = shown_url(url)
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
         private = parts.username is not None or parts.password is not None
     except ValueError:  # half a bracket
-        raise ConfigError(f"{SETTING}: {url!r} is no address") from None
+        raise ConfigError(f"{SETTING}: {name!r} is no address") from None
     if private:
         raise ConfigError(f"{SETTING}: an address with a user or a password in it is not taken")
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
-        raise ConfigError(f"{SETTING}: {url!r} must begin with https:// (http:// is for this machine alone)")
+        raise ConfigError(f"{SETTING}: {name!r} must begin with https:// (http:// is for this machine alone)")
 
 
 def _is_loopback(host: str) -> bool:

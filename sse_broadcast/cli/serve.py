@@ -14,7 +14,7 @@ import msgspec
 from sse_broadcast.cli.announcement import announce
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import HIDDEN, Config, is_secret
+from sse_broadcast.config import Config, shown
 from sse_broadcast.errors import BroadcastError, ConfigError
 from sse_broadcast.logs.log import Log
 from sse_broadcast.server.run import run
@@ -125,7 +125,7 @@ def shown_config(loaded: Loaded) -> str:
     """Give the configuration as TOML, each value with where it came from. Secrets are not shown."""
     config, sources = loaded.config, loaded.sources
     names = [name for name in SETTINGS if not (config.listener and name in PLACE)]
-    lines = [_line(name, getattr(config, name), secret=SETTINGS[name].secret) for name in names]
+    lines = [_line(name, SETTINGS[name].type, getattr(config, name)) for name in names]
     width = max(map(len, lines))
     settings = (f"{line:<{width}}  # {sources[name]}\n" for line, name in zip(lines, names, strict=True))
     rules = (_rule(table, rule, sources[table]) for table in RULES for rule in getattr(config, table))
@@ -134,15 +134,15 @@ def shown_config(loaded: Loaded) -> str:
 
 def _rule(table: str, rule: msgspec.Struct, source: str) -> str:
     lines = (
-        f"{_line(field.name, value, secret=is_secret(field.type))}\n"
+        f"{_line(field.name, field.type, value)}\n"
         for field in msgspec.structs.fields(rule)
         if (value := getattr(rule, field.name)) not in (None, "", ())
     )
     return f"\n[[{table}]]  # {source}\n{''.join(lines)}"
 
 
-def _line(name: str, value: object, *, secret: bool) -> str:
-    return f"{name} = {_toml(HIDDEN if secret and value else value)}"
+def _line(name: str, kind: object, value: object) -> str:
+    return f"{name} = {_toml(shown(kind, value))}"
 
 
 def _toml(value: object) -> str:

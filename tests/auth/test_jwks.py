@@ -222,6 +222,34 @@ async def test_a_server_that_is_not_there_is_a_failed_reading(
     )
 
 
+@pytest.mark.parametrize("kind", [*BAD, "no HTTP", "nobody"])
+async def test_no_secret_of_a_url_is_logged(
+    issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Whatever goes wrong: errors of aiohttp have all of the URL in them."""
+    caplog.set_level(logging.DEBUG, module.__name__)
+    url = issuer.url
+    server = await asyncio.start_server(talk_nonsense, "127.0.0.1", 0)
+    async with server:
+        if kind in {"no HTTP", "nobody"}:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+        if kind == "nobody":
+            server.close()
+        for name, value in BAD.get(kind, {}).items():
+            setattr(issuer, name, value)
+        keys = await opened(f"{url}?key=s3cret")
+        assert keys.fault is not None
+        assert f"{url}?(not shown)" in caplog.text
+        assert "s3cret" not in f"{caplog.text} {keys.fault}"
+
+
+async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with what is no HTTP."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"\x00\x01\r\n\r\n")
+    writer.close()
+
+
 async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
     issuer: Issuer, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

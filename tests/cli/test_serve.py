@@ -299,6 +299,17 @@ async def test_tables_are_shown_without_their_secrets(programs: Programs, tmp_pa
     assert list(tomllib.loads(text)) == [*(each for each in SETTINGS if each not in places), *RULES]
 
 
+async def test_no_secret_of_a_url_is_shown(programs: Programs) -> None:
+    """Nor where it cannot be used."""
+    env = {"SSE_BROADCAST_JWT_JWKS": "https://ann:s3cret@[/jwks?key=s3cret"}
+    shown = await programs.run("serve", "--show-config", env=env)
+    assert (shown.code, shown.err) == (0, b"")
+    assert b'jwt_jwks = "https://(not shown)@[/jwks?(not shown)"' in shown.out
+    checked = await programs.run("serve", "--check", env=env)
+    assert checked.code == 2
+    assert b"s3cret" not in shown.out + checked.out + checked.err
+
+
 async def test_no_secret_is_shown(programs: Programs) -> None:
     """But where it came from; what stands in its place is not taken for it."""
     env = {"SSE_BROADCAST_TOKEN": "a-token-of-somebody", "SSE_BROADCAST_TOKEN_SECRET": "a-secret-of-ours" * 2}
