@@ -12,6 +12,7 @@ import click
 
 from sse_broadcast.auth import secret
 from sse_broadcast.cli.output import close_quietly
+from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import DEFAULT_URL, UNIX, is_token
 from sse_broadcast.config import Endpoint, ListenerRule
 from sse_broadcast.errors import (
@@ -65,7 +66,7 @@ def exit_for(error: BroadcastError) -> Exit:
 def fail(error: BroadcastError) -> NoReturn:
     """Tell the error in one line on standard error, and exit with its code."""
     with contextlib.suppress(OSError):  # of a disk that is full, where the code still tells what it was
-        click.echo(f"sse-broadcast: {error}", err=True)
+        tell(str(error))
     if isinstance(error, OutputError):
         close_quietly()
     raise SystemExit(exit_for(error))

@@ -10,6 +10,7 @@ import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.source import Source, open_source, source_of
+from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import Client, OnRetry, line
 from sse_broadcast.config import Endpoint
 from sse_broadcast.count import Count
@@ -174,11 +175,12 @@ class Publisher:
         click.echo(f"sent {Count(count, noun)}")
 
     def _options(self, *, below_bar: bool = False) -> Options:
-        def tell(error: ClientError) -> None:
-            text = f"sse-broadcast: {error}; trying again for {self.retry_for:g} s"
-            click.echo(f"\n{text}" if below_bar else text, err=True)
+        def on_retry(error: ClientError) -> None:
+            if below_bar:
+                click.echo(err=True)
+            tell(f"{error}; trying again for {self.retry_for:g} s")
 
-        return {"channels": self.channels, "retry_for": self.retry_for, "on_retry": tell}
+        return {"channels": self.channels, "retry_for": self.retry_for, "on_retry": on_retry}
 
 
 def _tell_clients(receipt: dict[str, Any]) -> None:

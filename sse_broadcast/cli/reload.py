@@ -3,6 +3,7 @@
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config import Endpoint
 
@@ -28,6 +29,6 @@ def reload(url: str, token: str | None) -> None:
 async def _reload(client: Client) -> None:
     async with client:
         answer = await client.reload()
-    click.echo(f"changed: {', '.join(answer['changed']) or 'nothing'}")
+    say(f"changed: {', '.join(answer['changed']) or 'nothing'}")
     if answer["restart"]:
-        click.echo(f"needs a restart: {', '.join(answer['restart'])}")
+        say(f"needs a restart: {', '.join(answer['restart'])}")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.visible import say
 from sse_broadcast.cli.watch import Printed, Recorded, Screen, Show, can_draw, watch
 from sse_broadcast.client import Client
 from sse_broadcast.config import Endpoint
@@ -51,7 +52,7 @@ def status(url: str, token: str | None, *, as_json: bool, watched: bool, interva
         click.echo(json.dumps(answer))
         return
     for name, value in answer.items():
-        click.echo(f"{name.replace('_', ' ')}: {_shown(value)}")
+        say(f"{name.replace('_', ' ')}: {_shown(value)}")
 
 
 async def _status(client: Client) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import msgspec
 
 from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.state import State
+from sse_broadcast.cli.visible import VisibleBytes, tell
 from sse_broadcast.client import Client, Piece
 from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClientError
@@ -21,6 +22,8 @@ from sse_broadcast.event import Event
 
 BOOKKEEPING = frozenset({"$open", "$heartbeat"})
 """Events that only say where the stream is, and that it lives."""
+
+_ON_TERMINAL = VisibleBytes()
 
 MAX_VARIABLE = 100_000
 """Bytes of a field that are put into an environment variable; the kernel takes 128 KiB."""
@@ -49,6 +52,9 @@ Answers that pass are waited for, the very first one too: 408, 425, 429 and ever
 that say how a server is built (501, 505, 506, 508, 510). Any other refusal ends the command, and so
 does a first attempt that finds no server. The command ends with 0 when the server says that nothing
 more will come (204), as it does once all the channels are finished.
+
+On a terminal, control characters of an event are shown as \\u001b and the like, since they could
+do anything to it. Files and pipes get every byte as it was published.
 
 --format json prints {"channel", "id", "event", "data", "time"}, with data as it was published:
 text, or any JSON. What opens a stream and keeps it alive, `$open` and `$heartbeat`, is shown by
@@ -160,7 +166,7 @@ class Outage:
         reason = str(error) if error.status is None else error.status
         if reason not in self._told:
             self._told.add(reason)
-            click.echo(f"sse-broadcast: {error}; trying again", err=True)
+            tell(f"{error}; trying again")
 
     def end(self) -> None:
         """Note that the stream goes on: from now on every reason is news."""
@@ -255,7 +261,7 @@ class Execute:
         )
         await process.communicate(data)
         if process.returncode:
-            click.echo(f"sse-broadcast: the command ended with {process.returncode}", err=True)
+            tell(f"the command ended with {process.returncode}")
 
 
 def first(piece: Piece, cursor: str, room: int | None) -> Piece:
@@ -346,12 +352,12 @@ def _tell(piece: Piece) -> None:
     """Print on standard error what the server itself says to people: `$reset` and `$close`."""
     for event in piece.events:
         if event.reserved and event.type not in BOOKKEEPING:
-            click.echo(f"sse-broadcast: {event.type} {event.data}", err=True)
+            tell(f"{event.type} {event.data}")
 
 
 def _write(data: bytes) -> None:
     if data:
-        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.write(_ON_TERMINAL.show(data) if sys.stdout.isatty() else data)
         sys.stdout.buffer.flush()
 
 

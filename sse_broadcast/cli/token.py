@@ -13,6 +13,7 @@ from sse_broadcast.auth.bearer import MAX_TOKEN
 from sse_broadcast.auth.claims import utc
 from sse_broadcast.auth.mint import Minted
 from sse_broadcast.cli.common import Command, fail, run
+from sse_broadcast.cli.visible import say
 from sse_broadcast.config import Config
 from sse_broadcast.cursor import Age, parse_since
 from sse_broadcast.errors import BroadcastError, ConfigError, CredentialError, EventError, ForbiddenError
@@ -151,7 +152,7 @@ def check(config_file: Path | None, file: str | None, action: str | None, channe
         raise click.UsageError("--channel: needs --action.")
     access = run(lambda: _admitted(config_file, file))
     for line in _told(access):
-        click.echo(line)
+        say(line)
     if action is not None:
         _tell(access, Action(action), channel or ANY)
 

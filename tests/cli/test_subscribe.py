@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,13 @@ from tests.support import process, scripted
 from tests.support.process import SCRIPT, Ended, Process, Programs
 from tests.support.scripted import END, NO_CONTENT, OPENED, RETRY, STREAM, Held, Speak, chunk, plain
 from tests.support.sockets import PATIENCE, until
+from tests.support.terminal import Terminal, terminals
 
 programs = pytest.fixture(process.programs)
 speak = pytest.fixture(scripted.speak)
+terminal = pytest.fixture(terminals)
+
+Start = Callable[..., Awaitable[Terminal]]
 
 ODD = '"quoted"\n\n\U0001f600 é\t\\'
 
@@ -96,6 +101,44 @@ async def test_raw_is_the_stream_s_own_bytes(serve: Serve, programs: Programs) -
         f"event: greeting\ndata: one\ndata: two\nid: {epoch}-1\n\n".encode(),
         ended.out,
     )
+
+
+EVIL = "a\x1b[2J\x1b]0;x\x07\x9b31m\x7f\r\x08\u202eb\tc\nd é\U0001f600"
+SHOWN = "a\\u001b[2J\\u001b]0;x\\u0007\\u009b31m\\u007f\\u000d\\u0008\\u202eb\tc\nd é\U0001f600"
+
+
+@pytest.mark.parametrize("form", ["text", "json", "raw"])
+async def test_a_terminal_is_shown_escapes_and_not_sent_them(
+    serve: Serve, terminal: Start, form: str
+) -> None:
+    """Whatever a publisher says, in data, type and id."""
+    server = await serve()
+    shown = await terminal("subscribe", "--url", server.url, "--format", form, "--count", "1")
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.publish(Event(EVIL, "\x1b]52;c;x\x07"))
+    assert await shown.ended() == 0
+    text = shown.raw.decode().replace("\r\n", "\n")
+    assert not {each for each in text if not each.isprintable()} - {"\t", "\n"}
+    # In a stream of text CR is a line end, which arrives as LF.
+    expected = {
+        "text": SHOWN.replace("\\u000d", "\n"),
+        "raw": SHOWN.replace("\\u000d", "\n").replace("\n", "\ndata: "),
+        "json": SHOWN.replace("\\u000d", "\\r")
+        .replace("\\u0008", "\\b")
+        .replace("\t", "\\t")
+        .replace("\n", "\\n"),
+    }
+    assert expected[form] in text
+    if form != "text":
+        assert "\\u001b]52;c;x\\u0007" in text
+
+
+async def test_a_pipe_gets_control_characters_as_they_are(serve: Serve, programs: Programs) -> None:
+    """Another program may want them."""
+    server = await serve()
+    subscribing = await subscribe(programs, server, "--count", "1")
+    await server.broadcaster.broadcast(EVIL)
+    assert await subscribing.ended() == Ended(0, f"{EVIL}\n".replace("\r", "\n").encode())
 
 
 async def test_it_ends_after_so_many_events(serve: Serve, programs: Programs) -> None:
