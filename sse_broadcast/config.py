@@ -70,9 +70,12 @@ def shown(kind: object, value: object) -> object:
     """Return what may be shown of a value of a setting of this type."""
     if value and is_secret(kind):
         return HIDDEN
-    if isinstance(value, str) and any(meta.extra is ADDRESS for meta in metas(bare(kind))):
-        return shown_url(value)
-    return value
+    return shown_url(value) if isinstance(value, str) and may_be_address(kind) else value
+
+
+def may_be_address(kind: object) -> bool:
+    """Return whether values of a setting of this type may be URLs, and have a secret in them."""
+    return any(meta.extra is ADDRESS for meta in metas(bare(kind)))
 
 
 def shown_url(text: str) -> str:

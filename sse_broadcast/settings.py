@@ -20,6 +20,7 @@ from sse_broadcast.config import (
     ListenerRule,
     convert,
     is_secret,
+    may_be_address,
     metas,
 )
 from sse_broadcast.errors import ConfigError
@@ -44,6 +45,11 @@ class Setting:
     help: str
     secret: bool = False
     """Whether it is shown nowhere, and taken from no command line, which everyone on the machine can read."""
+
+    @property
+    def private(self) -> bool:
+        """Whether its value is a secret, or may have one in it."""
+        return self.secret or may_be_address(self.type)
 
     @property
     def switch(self) -> bool:

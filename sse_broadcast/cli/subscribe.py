@@ -19,9 +19,15 @@ from sse_broadcast.client import Client, Piece
 from sse_broadcast.config import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
+from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 
 BOOKKEEPING = frozenset({"$open", "$heartbeat"})
 """Events that only say where the stream is, and that it lives."""
+
+URL = ENV_PREFIX + "URL"
+
+SECRETS = frozenset(setting.variable for setting in SETTINGS.values() if setting.private)
+"""Variables that the command of --exec is not given. It may print its environment, or hand it on."""
 
 _ON_TERMINAL = VisibleBytes()
 
@@ -62,7 +68,10 @@ text, or any JSON. What opens a stream and keeps it alive, `$open` and `$heartbe
 
 The command of --exec runs once for each event, one at a time, with the data on its standard
 input and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below
-100 kB). With --state an event is recorded when its command has ended, whatever its exit code.
+100 kB). SSE_BROADCAST_TOKEN, SSE_BROADCAST_TOKEN_SECRET, SSE_BROADCAST_JWT_JWKS and a user in
+SSE_BROADCAST_URL are taken out of it: a command that publishes needs SSE_BROADCAST_TOKEN_FILE, or
+a token of its own. Data is a stranger's text: write "$SSE_DATA" with its quotes. With --state an
+event is recorded when its command has ended, whatever its exit code.
 
 Exit codes: 0 --count reached, nothing more to come, or the output's reader left; 1 refused, or no
 server there; 2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is
@@ -327,8 +336,10 @@ def _not_ours(event: Event) -> ClientError:
 
 
 def _environment(opened: Opened) -> dict[str, str]:
-    """Give our own environment, with those fields of the event that an environment can hold."""
-    environment = dict(os.environ)
+    """Give our own environment without its secrets, with those fields of the event that one can hold."""
+    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    if URL in environment:
+        environment[URL] = Client(environment[URL]).name
     event = opened.event
     for name, value in (
         ("SSE_CHANNEL", opened.channel),

@@ -27,6 +27,8 @@ terminal = pytest.fixture(terminals)
 
 Start = Callable[..., Awaitable[Terminal]]
 
+TOKEN = "a-token-that-is-random-0123456789"
+
 ODD = '"quoted"\n\n\U0001f600 é\t\\'
 
 
@@ -221,6 +223,36 @@ async def test_the_command_s_environment_is_not_an_earlier_event_s(
     subscribing = await subscribe(programs, server, "--exec", 'echo "${SSE_DATA-none}"', "--count", "1")
     await server.broadcaster.broadcast("x" * 300_000)
     assert await subscribing.ended() == Ended(0, b"none\n")
+
+
+async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) -> None:
+    """Neither the token that the command line shows nor any other; what only names a file stays."""
+    server = await serve(token=TOKEN)
+    jwks = "https://id.example.com/jwks?key=s3cret"
+    said = {"TOKEN": TOKEN, "TOKEN_SECRET": "s3cret" * 6, "JWT_JWKS": jwks, "QUEUE_SIZE": "5"}
+    env = {f"SSE_BROADCAST_{name}": value for name, value in said.items()}
+    subscribing = await programs.cli(
+        "subscribe", "--url", server.url, "--exec", "env", "--count", "1", env=env
+    )
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("x")
+    ended = await subscribing.ended()
+    given = dict(line.split("=", 1) for line in ended.out.decode().splitlines() if line.startswith("SSE_"))
+    assert {name for name in given if name.startswith("SSE_BROADCAST_")} == {"SSE_BROADCAST_QUEUE_SIZE"}
+    assert given["SSE_DATA"] == "x"
+    assert TOKEN.encode() not in ended.out
+    assert b"s3cret" not in ended.out
+
+
+async def test_the_command_is_given_no_password_of_the_url(serve: Serve, programs: Programs) -> None:
+    """But the server that it is of."""
+    server = await serve()
+    env = {"SSE_BROADCAST_URL": server.url.replace("://", "://ann:s3cret@")}
+    command = 'echo "$SSE_BROADCAST_URL"'
+    subscribing = await programs.cli("subscribe", "--exec", command, "--count", "1", env=env)
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("x")
+    assert await subscribing.ended() == Ended(0, f"{server.url}\n".encode())
 
 
 async def test_it_ends_when_the_reader_of_its_output_has_left(serve: Serve, programs: Programs) -> None:
