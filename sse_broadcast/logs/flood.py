@@ -16,6 +16,9 @@ SECOND = 1.0
 MOST_KINDS = 100
 """Kinds that are told apart in a second. There are a few in the code, but some loggers make theirs up."""
 
+LONGEST_KIND = 200
+"""Characters by which a kind is told: some loggers put a whole request into what they say."""
+
 OTHERS = "of other kinds"
 
 Later = Callable[[float, Callable[[], None]], None]
@@ -73,7 +76,7 @@ class Flood(logging.Filter):
         return False
 
     def _kind(self, record: logging.LogRecord, now: float) -> Kind:
-        said = str(record.msg).partition("\n")[0]
+        said = str(record.msg).partition("\n")[0][:LONGEST_KIND]
         kind = record.name, record.levelno, said
         if kind in self._seconds or len(self._seconds) < MOST_KINDS:
             return kind

@@ -48,7 +48,7 @@ from sse_broadcast.server.state import (
 )
 from sse_broadcast.server.status import status
 from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
-from sse_broadcast.server.targets import require_fitting_target
+from sse_broadcast.server.targets import forget_targets, require_fitting_target
 from sse_broadcast.server.tokens import revoke, tokens
 
 OTHER = "other"
@@ -235,6 +235,7 @@ async def _admitted(request: web.Request, endpoint: Endpoint, place: Place, in_f
 def _refused(
     request: web.Request, app: web.Application, problem: Problem, endpoint: Endpoint | None
 ) -> web.StreamResponse:
+    forget_targets()
     app[BROADCASTER].metrics.refused_request(problem.status, endpoint or OTHER)
     setup = app[IN_FORCE].setup
     log_refusal(

@@ -38,6 +38,7 @@ from sse_broadcast.server.signals import STOP, Table, at_hang_up, hear, ignore
 from sse_broadcast.server.sink import kernel_timeout
 from sse_broadcast.server.state import BROADCASTER, IN_FORCE, Setup
 from sse_broadcast.server.supervision import Supervisor
+from sse_broadcast.server.targets import checking_hosts
 from sse_broadcast.server.threads import Threads
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,7 @@ class Server:
         self._attendance.most = self._fitting(self._config)
         await self._runner.setup()
         assert self._runner.server is not None
+        self._runner.server.request_factory = checking_hosts(self._runner.server.request_factory)
         self._door = Door(
             self._runner.server,
             attendance=self._attendance,

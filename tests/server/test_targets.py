@@ -20,28 +20,27 @@ def is_kept(target: str) -> bool:
 
 def test_the_caches_are_those_of_the_library() -> None:
     """One that has another name in another version would be filled by everybody."""
-    assert len(targets._CLEAR) == len(targets._CACHES)
+    assert len(targets._CLEAR) == 1 + len(targets._CACHES)
 
 
 @pytest.mark.parametrize(
-    ("target", "kept"),
+    ("target", "status", "kept"),
     [
-        ("/events/" + "x" * 248, True),
-        ("/events/" + "x" * 249, False),
-        ("/events?x=" + "x" * 54, True),
-        ("/events?x=" + "x" * 55, False),
-        ("/" + "x" * 70_000, False),
+        ("/events/" + "x" * 123 + "," + "x" * 124, 200, True),
+        ("/events/" + "x" * 123 + "," + "x" * 125, 200, False),
+        ("/events?x=" + "x" * 54, 200, True),
+        ("/events?x=" + "x" * 55, 200, False),
+        ("/events/%20", 400, False),
+        ("/" + "x" * 30_000, 414, False),
     ],
 )
-async def test_a_long_target_is_forgotten(serve: Serve, connect: Connect, target: str, *, kept: bool) -> None:
-    """Refused or not; only such are kept as take next to nothing."""
-    server = await serve(token="t" * 16)
-    client = await connect(server)
-    if len(target) < 65_536:
-        await client.ask("GET", target)
-    else:
-        await client.request("GET", target)
-        await client.head()
+async def test_a_long_target_is_forgotten(
+    serve: Serve, connect: Connect, target: str, status: int, *, kept: bool
+) -> None:
+    """And each that was refused; only such are kept as take next to nothing."""
+    client = await connect(await serve())
+    await client.request("HEAD", target)
+    assert (await client.head()).startswith(b"HTTP/1.1 %d " % status)
     assert is_kept(target) is kept
 
 
@@ -54,7 +53,7 @@ async def test_what_no_route_is_for_is_forgotten(serve: Serve, connect: Connect,
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
-    assert [getattr(module, name).cache_info().currsize for module, name in targets._CACHES] == [0, 0, 0]
+    assert [getattr(module, name).cache_info().currsize for module, name in targets._CACHES] == [0, 0, 0, 0]
 
 
 def test_parameters_are_counted_before_they_are_taken_apart() -> None:
@@ -73,3 +72,26 @@ def test_a_target_has_so_many_bytes() -> None:
     require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET, "x")), max_channels=1)
     with pytest.raises(Problem, match=r"^request line: is 16385 bytes, and may be 16384; POST /events takes"):
         require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET + 1, "x")), max_channels=1)
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+@pytest.mark.parametrize("host", ["xn--" + "a" * 15_000, "xn--" + "a" * 100, "x" * 256])
+async def test_a_host_that_cannot_be_one_is_refused(
+    serve: Serve, connect: Connect, method: str, host: str
+) -> None:
+    """Unread if it is long; the answer says so, and is counted as any other."""
+    server = await serve()
+    client = await connect(server)
+    target = f"{host}:443" if method == "CONNECT" else f"http://{host}/healthz"
+    await client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert f"request line: its host cannot be one: '{target[:80]}'".encode() in answer
+    assert sum(server.broadcaster.metrics.refused_requests.values()) == 1
+
+
+@pytest.mark.parametrize("host", ["localhost", "xn--bcher-kva.example", "[::1]:80", "a:b@127.0.0.1:1"])
+async def test_a_target_may_have_any_other_host(serve: Serve, connect: Connect, host: str) -> None:
+    """A client that takes this server for its proxy says it."""
+    client = await connect(await serve())
+    assert (await client.ask("GET", f"http://{host}/healthz"))[0] == 200
