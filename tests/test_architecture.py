@@ -13,6 +13,7 @@ NOUNS = [
     "errors",
     "event",
     "clock",
+    "work_queue",
     "count",
     "suggestions",
     "wire",
@@ -31,6 +32,7 @@ NOUNS += ["stream", "broadcaster", "backoff", "reconnection", "client"]
 ROOMS = ["backends", "auth", "logs", "server", "cli"]
 LEAVES = {
     "clock": set[str](),
+    "work_queue": set[str](),
     "count": set[str](),
     "suggestions": set[str](),
     "config": {"errors", "suggestions"},

@@ -1,0 +1,144 @@
+"""WorkQueue: long work on the event loop, in pieces, in turns among those who cause it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Generator, Hashable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Steps = Generator[None, None, T]
+"""Work in pieces: it pauses where others may go on, and in the end returns what it was for. Each piece takes
+about half a millisecond. What is released where it ends is released as well when it is closed between two."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """Do all of the work in one piece."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class FairQueue(Generic[T]):
+    """Things that wait, of several callers: each caller in its turn gives the next of its own."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        # The caller whose turn is next comes first.
+        self._waiting: dict[Hashable, deque[T]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def append(self, thing: T, *, caller: Hashable) -> None:
+        """Have a thing wait behind what its caller has here."""
+        self._waiting.setdefault(caller, deque()).append(thing)
+
+    def popleft(self) -> T:
+        """Remove and return the next thing."""
+        caller = next(iter(self._waiting))
+        things = self._waiting.pop(caller)
+        thing = things.popleft()
+        if things:
+            self._waiting[caller] = things  # behind all others
+        return thing
+
+
+class Job:
+    """Work that waits for its turns, and who waits for its result."""
+
+    __slots__ = ("result", "steps")
+
+    def __init__(self, steps: Steps[Any]) -> None:
+        self.steps = steps
+        self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def go_on(self) -> bool:
+        """Do the next piece; return whether it was the last."""
+        try:
+            next(self.steps)
+        except StopIteration as end:
+            if not self.result.done():
+                self.result.set_result(end.value)
+            return True
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the result
+            if not self.result.done():
+                self.result.set_exception(error)
+            return True
+        return False
+
+
+class WorkQueue:
+    """Does one piece of work in each turn of the loop, for one caller after another.
+
+    A caller has one piece of work going on at a time, and the next waits for its end; nobody is refused. So
+    however much one of them asks for, another waits for one piece of each caller before its own.
+    """
+
+    def __init__(self) -> None:
+        # The caller whose turn is next comes first.
+        self._jobs: dict[Hashable, deque[Job]] = {}
+        self._turn: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._jobs.values()))
+
+    async def run(self, steps: Steps[T], *, caller: Hashable) -> T:
+        """Return what the work returns, and raise what it raises. It ends when its waiter is cancelled.
+
+        What takes one piece is done at once, unless its caller has other work here.
+        """
+        if caller not in self._jobs:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        job = self._add(Job(steps), caller)
+        try:
+            result = await job.result
+        finally:
+            self._discard(job, caller)
+        return result
+
+    def start(self, steps: Steps[T], *, caller: Hashable) -> "asyncio.Future[T]":
+        """Begin work that goes on to its end, whether somebody waits for its result or not.
+
+        What takes one piece is done at once, as in `run`.
+        """
+        job = Job(steps)
+        if caller in self._jobs or not job.go_on():
+            self._add(job, caller)
+        return job.result
+
+    def _add(self, job: Job, caller: Hashable) -> Job:
+        self._jobs.setdefault(caller, deque()).append(job)
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
+        return job
+
+    def _take_turn(self) -> None:
+        caller = next(iter(self._jobs))
+        jobs = self._jobs.pop(caller)
+        if jobs[0].go_on():
+            jobs.popleft()
+        if jobs:
+            self._jobs[caller] = jobs  # behind all others
+        self._turn = asyncio.get_running_loop().call_soon(self._take_turn) if self._jobs else None
+
+    def _discard(self, job: Job, caller: Hashable) -> None:
+        jobs = self._jobs.get(caller)
+        if jobs is None or job not in jobs:
+            return
+        jobs.remove(job)
+        job.steps.close()
+        if jobs:
+            return
+        del self._jobs[caller]
+        if not self._jobs and self._turn is not None:
+            self._turn.cancel()
+            self._turn = None

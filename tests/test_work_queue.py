@@ -1,0 +1,152 @@
+"""Long work: one piece in each turn of the loop, for one caller after another."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from sse_broadcast.work_queue import FairQueue, Steps, WorkQueue, finish
+
+
+class Work:
+    """Work that notes its pieces, and its end however it comes."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def steps(self, name: str, pieces: int) -> Steps[str]:
+        try:
+            for piece in range(1, pieces):
+                self.done.append(f"{name}{piece}")
+                yield
+            self.done.append(f"{name}{pieces}")
+            return name
+        finally:
+            self.done.append(f"{name}.")
+
+
+async def turns_of(loop_work: Callable[[], int]) -> list[int]:
+    """Give how much had been done after each turn of the loop, until nothing more is."""
+    counts = [loop_work()]
+    for _ in range(100):
+        await asyncio.sleep(0)
+        counts.append(loop_work())
+        if counts[-5:] == [counts[-1]] * 5:
+            break
+    return counts
+
+
+async def test_what_takes_one_piece_is_done_at_once() -> None:
+    """Nobody else goes on before it, and nothing is left of it."""
+    queue, work = WorkQueue(), Work()
+    turned = asyncio.get_running_loop().call_soon(work.done.append, "turn")
+    assert await queue.run(work.steps("a", 1), caller="x") == "a"
+    assert queue.start(work.steps("b", 1), caller="x").result() == "b"
+    assert (work.done, len(queue)) == (["a1", "a.", "b1", "b."], 0)
+    turned.cancel()
+
+
+async def test_a_turn_of_the_loop_does_one_piece() -> None:
+    """Whoever else there is goes on between two of them."""
+    queue, work = WorkQueue(), Work()
+    jobs = [queue.start(work.steps(name, 4), caller=name) for name in "abc"]
+    assert work.done == ["a1", "b1", "c1"]
+    pieces = await turns_of(lambda: sum(each[-1] != "." for each in work.done))
+    assert pieces[:10] == list(range(3, 13))
+    assert [job.result() for job in jobs] == ["a", "b", "c"]
+
+
+async def test_callers_take_turns() -> None:
+    """However much one asks for, another waits for one piece of it before each of its own."""
+    queue, work = WorkQueue(), Work()
+    greedy = [asyncio.create_task(queue.run(work.steps(name, 3), caller="greedy")) for name in "abc"]
+    await asyncio.sleep(0)
+    assert await queue.run(work.steps("x", 3), caller="modest") == "x"
+    pieces = [each for each in work.done if each[-1] != "."]
+    assert pieces[: pieces.index("x3") + 1] == ["a1", "x1", "a2", "x2", "a3", "x3"]
+    assert await asyncio.gather(*greedy) == ["a", "b", "c"]
+
+
+async def test_work_of_one_caller_goes_on_one_after_another() -> None:
+    """The next begins when the one before it has ended, and none is refused."""
+    queue, work = WorkQueue(), Work()
+    assert await asyncio.gather(*[queue.run(work.steps(name, 2), caller="x") for name in "abc"]) == [*"abc"]
+    assert work.done == ["a1", "a2", "a.", "b1", "b2", "b.", "c1", "c2", "c."]
+
+
+async def test_work_ends_with_its_waiter() -> None:
+    """Between two pieces, and at once; what waits behind it is next."""
+    queue, work = WorkQueue(), Work()
+    waiting = [asyncio.create_task(queue.run(work.steps(name, 9), caller="x")) for name in "abc"]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    waiting[1].cancel()
+    assert await asyncio.gather(*waiting, return_exceptions=True) != []
+    assert "a." in work.done
+    assert work.done.index("a.") < work.done.index("c1")
+    assert not any(each.startswith("b") and each != "b." for each in work.done)
+    assert len(queue) == 0
+
+
+async def test_the_last_waiter_leaves_nothing_to_do() -> None:
+    """The loop is not asked for another turn."""
+    queue, work = WorkQueue(), Work()
+    waiting = asyncio.create_task(queue.run(work.steps("a", 9), caller="x"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (len(queue), work.done[-1]) == (0, "a.")
+    done = len(work.done)
+    assert set(await turns_of(lambda: len(work.done))) == {done}
+
+
+async def test_work_that_was_started_goes_on_without_a_waiter() -> None:
+    """What is half done must not be left so because a client has gone."""
+    queue, work = WorkQueue(), Work()
+
+    async def wait() -> str:
+        return await asyncio.shield(queue.start(work.steps("a", 5), caller="x"))
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await turns_of(lambda: len(work.done))
+    assert work.done == ["a1", "a2", "a3", "a4", "a5", "a."]
+
+
+@pytest.mark.parametrize("pieces", [0, 2])
+async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
+    """The others go on."""
+    queue, work = WorkQueue(), Work()
+
+    def failing() -> Steps[None]:
+        for _ in range(pieces):
+            yield
+        raise OSError("away")
+
+    with pytest.raises(OSError, match="away"):
+        await asyncio.gather(queue.run(failing(), caller="x"), queue.run(work.steps("a", 3), caller="y"))
+    with pytest.raises(OSError, match="away"):
+        await queue.start(failing(), caller="x")
+    await turns_of(lambda: len(work.done))
+    assert work.done[-1] == "a."
+
+
+def test_work_can_be_finished_in_one_piece() -> None:
+    """By a program that does not mind."""
+    work = Work()
+    assert finish(work.steps("a", 3)) == "a"
+    assert work.done == ["a1", "a2", "a3", "a."]
+
+
+def test_what_waits_is_given_by_turns() -> None:
+    """One of each caller, in the order in which it came; who comes back waits behind the others."""
+    queue = FairQueue[str]()
+    for thing in ("a1", "a2", "a3", "b1", "c1"):
+        queue.append(thing, caller=thing[0])
+    assert [queue.popleft() for _ in range(2)] == ["a1", "b1"]
+    queue.append("b2", caller="b")
+    assert [queue.popleft() for _ in range(4)] == ["c1", "a2", "b2", "a3"]
+    assert not queue
