@@ -7,6 +7,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
+AT_ONCE = 64
+"""Things that are late between two turns of the loop, at most: thousands may have come together."""
+
 
 class Deadlines(Generic[T]):
     """Calls `late` with each thing that is still here `patience` seconds after it was added.
@@ -26,11 +29,9 @@ class Deadlines(Generic[T]):
 
     def add(self, thing: T) -> None:
         """Begin to wait for a thing that is not here."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._patience
+        end = asyncio.get_running_loop().time() + self._patience
         self._ends[thing] = end
-        if self._timer is None:
-            self._timer = loop.call_at(end, self._look)
+        self._start_timer(end)
 
     def discard(self, thing: T) -> None:
         """Wait no longer, whether it was here or not."""
@@ -43,14 +44,22 @@ class Deadlines(Generic[T]):
             self._timer.cancel()
             self._timer = None
 
+    def _start_timer(self, when: float) -> None:
+        # What is late may have been added again, and have started it.
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(when, self._look)
+
     def _look(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._ends:
+        now = asyncio.get_running_loop().time()
+        for _ in range(AT_ONCE):
+            if not self._ends:
+                return
             thing, end = next(iter(self._ends.items()))
             if end > now:
-                self._timer = loop.call_at(end, self._look)
+                self._start_timer(end)
                 return
             del self._ends[thing]
             self._late(thing)
+        if self._ends:
+            self._start_timer(now)

@@ -1,8 +1,9 @@
 """Many deadlines, and one timer."""
 
 import asyncio
+from itertools import pairwise
 
-from sse_broadcast.server.deadlines import Deadlines
+from sse_broadcast.server.deadlines import AT_ONCE, Deadlines
 from tests.support.sockets import until
 
 
@@ -72,3 +73,18 @@ async def test_closed_it_waits_for_nothing() -> None:
     deadlines.close()
     await asyncio.sleep(0.03)
     assert late == []
+
+
+async def test_thousands_that_are_late_together_go_a_few_in_each_turn() -> None:
+    """Whatever else the loop has to do comes in between."""
+    late: list[int] = []
+    deadlines = Deadlines[int](0.02, late.append)
+    for number in range(5 * AT_ONCE + 1):
+        deadlines.add(number)
+    counts = [0]
+    while len(late) <= 5 * AT_ONCE:
+        await asyncio.sleep(0)
+        if len(late) != counts[-1]:
+            counts.append(len(late))
+    assert max(more - before for before, more in pairwise(counts)) <= AT_ONCE
+    assert late == sorted(late)
