@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from sse_broadcast import clock
-from sse_broadcast.backends.base import Backend, ResetReason, Start
+from sse_broadcast.backends.base import Backend, Replay, ResetReason, Start
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication, cut, place
+from sse_broadcast.work_queue import Steps
 
 
 class CatchUp:
@@ -21,10 +22,31 @@ class CatchUp:
     So nothing is missed between history and live, and nothing comes twice.
     """
 
-    __slots__ = ("_backend", "_began", "_first", "_given", "_interest", "_metrics", "_told", "cursor")
+    __slots__ = (
+        "_backend",
+        "_began",
+        "_first",
+        "_given",
+        "_interest",
+        "_metrics",
+        "_steps",
+        "_told",
+        "caller",
+        "cursor",
+    )
 
-    def __init__(self, backend: Backend, interest: Interest, start: Start, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        interest: Interest,
+        start: Start,
+        metrics: Metrics,
+        *,
+        caller: Hashable = None,
+    ) -> None:
         self.cursor = start.after
+        self.caller = caller
+        """Who has its pages read, by turns with others."""
         self._backend = backend
         self._interest = interest
         self._metrics = metrics
@@ -32,6 +54,7 @@ class CatchUp:
         self._began = time.monotonic()
         self._given = 0
         self._first: Sequence[Publication] = start.first
+        self._steps: Steps[Replay] | None = None  # towards the next page
 
     @property
     def done(self) -> bool:
@@ -70,8 +93,11 @@ class CatchUp:
             first = cut(self._first, limit)
             self._first = self._first[len(first) :]
             return first
-        replay = self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=limit)
+        replay = self._page(limit)
+        if replay is None:
+            return ()
         self.cursor = replay.upto
+        self._told = replay.told
         if replay.gap is None:
             return replay.publications
         self._metrics.reset(ResetReason.EVICTED)
@@ -83,6 +109,20 @@ class CatchUp:
             missed=None,
         )
         return (*replay.publications, told)
+
+    def _page(self, limit: int) -> Replay | None:
+        """Return the next page of the history, or None if it takes more than one piece of work."""
+        if self._steps is None:
+            self._steps = self._backend.replay(
+                self._interest, after=self.cursor, told=self._told, limit=limit
+            )
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            page: Replay = end.value
+            return page
+        return None
 
 
 def reset(

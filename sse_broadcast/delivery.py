@@ -7,6 +7,7 @@ timer ever joins events. One other timer, shared by all lanes, sees to heartbeat
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics, Timeout
 from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import SHORTEST_HEARTBEAT, TOLD, CloseReason, Subscriber
+from sse_broadcast.work_queue import FairQueue
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,12 @@ SLICE = 0.002
 STRIDE = 64
 """Lanes of an audience between two looks at the clock: some 0.3 ms of writing."""
 
+PIECE = 4096
+"""Audiences that are looked at between two turns of the loop."""
+
 TURN = 0.0005
-"""Seconds for lanes that do not march with their audience, between two strides of those that do."""
+"""Seconds for lanes that do not march with their audience, between two strides of those that do; as many
+again for those that catch up."""
 
 PAGES = 8
 """Pages of history kept joined."""
@@ -69,6 +75,7 @@ class Delivery:
         self._lanes: set[Lane] = set()
         self._ready: deque[Audience] = deque()
         self._ready_lanes: deque[Lane] = deque()
+        self._replaying = FairQueue[Lane]()  # lanes that catch up, by who caused it
         self._due_lanes: deque[Lane] = deque()  # whose silence is to be looked at
         self._walking: asyncio.Handle | None = None
         self._now = 0.0
@@ -126,20 +133,25 @@ class Delivery:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
 
-    def settle(self, audiences: Iterable[Audience]) -> None:
-        """Empty the logs of these audiences now."""
-        # A copy, since a reader that turns out to be gone may have been the last of its audience.
-        for audience in tuple(audiences):
-            self.hurry(audience)
-
     def spread(self, milliseconds: int) -> None:
         """Have readers whose streams end from now on come back over so long a time, or longer."""
         self._spread = milliseconds
 
-    def abort(self) -> None:
+    async def flushed(self, audiences: Iterable[Audience]) -> None:
+        """Wait until the logs of these audiences are empty. Nothing may be published meanwhile."""
+        for count, audience in enumerate(tuple(audiences), 1):
+            if not count % PIECE:
+                await asyncio.sleep(0)
+            # The walk goes on in between, and waits for no reader.
+            while audience.log:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    async def abort(self) -> None:
         """Cut every connection that is still open."""
-        for lane in tuple(self._lanes):
+        for count, lane in enumerate(tuple(self._lanes), 1):
             self._abort(lane)
+            if not count % STRIDE:
+                await asyncio.sleep(0)
 
     # The hot path: wake, _walk, _advance. Measured by benchmarks/compare.py. What stands in the
     # loop of _advance runs for every delivery, and what it costs is cache lines more than
@@ -160,9 +172,10 @@ class Delivery:
     def _walk(self) -> None:
         loop = asyncio.get_running_loop()
         audiences, lanes, due = self._ready, self._ready_lanes, self._due_lanes
+        replaying = self._replaying
         now = loop.time()
         stop = now + SLICE
-        while (audiences or lanes or due) and now < stop:
+        while (audiences or lanes or replaying or due) and now < stop:
             self._now = now
             if audiences:
                 audience = audiences.popleft()
@@ -173,15 +186,16 @@ class Delivery:
                 else:
                     audience.awake = False
                 now = loop.time()
-            turn = now + TURN
-            while lanes and now < turn:
-                self._now = now
-                self._flush(lanes.popleft())
-                now = loop.time()
+            for waiting in (lanes, replaying):
+                turn = now + TURN
+                while waiting and now < turn:
+                    self._now = now
+                    self._flush(waiting.popleft())
+                    now = loop.time()
             if due:
                 self._check_silence(due, now)
                 now = loop.time()
-        interrupted = bool(audiences or lanes or due)
+        interrupted = bool(audiences or lanes or replaying or due)
         self._metrics.walked(interrupted=interrupted)
         self._walking = loop.call_soon(self._walk) if interrupted else None
 
@@ -234,7 +248,11 @@ class Delivery:
     def wake_lane(self, lane: Lane) -> None:
         """See `Carrier`."""
         if not lane.blocked:
-            self._ready_lanes.append(lane)
+            catching_up = lane.subscriber.catching_up
+            if catching_up is None:
+                self._ready_lanes.append(lane)
+            else:
+                self._replaying.append(lane, caller=catching_up.caller)
             self._schedule_walk()
 
     def _flush(self, lane: Lane) -> None:
@@ -431,10 +449,13 @@ class Delivery:
 
     def _enforce_deadlines(self, now: float) -> None:
         late = []
-        for lane, deadline in self._deadlines.items():
+        for lane, deadline in itertools.islice(self._deadlines.items(), STRIDE):
             if deadline > now:
                 break
             late.append(lane)
+        if len(late) == STRIDE:
+            # Thousands may be late at once, where one network has gone.
+            asyncio.get_running_loop().call_soon(self._enforce_deadlines, now)
         for lane in late:
             self._metrics.timed_out(Timeout.FULL)
             lane.subscriber.close(CloseReason.STALLED)

@@ -16,6 +16,7 @@ from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication
+from sse_broadcast.work_queue import finish
 
 ALL = 1 << 30
 
@@ -38,7 +39,9 @@ class Reading:
         interest = Interest.of(*(channels or ("a",)))
         if isinstance(cursor, int):
             return CatchUp(self.backend, interest, Start(cursor), self.metrics)
-        return CatchUp(self.backend, interest, self.backend.find(parse_since(cursor), interest), self.metrics)
+        return CatchUp(
+            self.backend, interest, finish(self.backend.find(parse_since(cursor), interest)), self.metrics
+        )
 
 
 def shown(publications: Sequence[Publication]) -> list[int | str]:

@@ -13,7 +13,7 @@ from sse_broadcast.audience import Lane
 from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import ChannelRule, Overflow
-from sse_broadcast.cursor import parse_id
+from sse_broadcast.cursor import Word, parse_id
 from sse_broadcast.delivery import (
     FAR_BEHIND,
     HOUR,
@@ -317,6 +317,22 @@ async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
     await until(lambda: sink.aborted == 1)
     counts = broadcaster.counts
     assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
+
+
+async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
+    """Where one network has gone, all of them are late at once."""
+    broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
+    sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
+    for sink in sinks:
+        sink.takes_more = False
+    await broadcaster.broadcast("a")
+    counts = [0]
+    while counts[-1] < len(sinks):
+        await asyncio.sleep(0)
+        if (aborted := sum(sink.aborted for sink in sinks)) != counts[-1]:
+            counts.append(aborted)
+    assert max(more - before for before, more in itertools.pairwise(counts)) <= STRIDE
+    assert broadcaster.counts.aborted == len(sinks)
 
 
 async def test_a_sink_that_empties_in_time_is_not_cut() -> None:
@@ -1022,6 +1038,21 @@ async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
     assert set(live) == {STRIDE}
     assert all(TURN <= count * page < TURN + page for count in late)
     assert SLICE <= clock.now < SLICE + STRIDE * write + TURN + page
+
+
+async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with many streams has a page of one of them for each page of another caller."""
+    clock, order = Clock(monkeypatch), list[str]()
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    interest = broadcaster.interest(["default"])
+    start = broadcaster.start(interest, Word.EARLIEST)
+    for name in [*["greedy"] * 10, "modest"]:
+        sink = CostlySink(name, clock, 2.0**-20, order)
+        broadcaster.connect(sink, interest, start, broadcaster.heartbeat(), caller=name)
+    broadcaster._delivery._walk()
+    assert order[:10] == ["greedy", "modest"] * 5
 
 
 async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(

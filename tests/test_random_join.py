@@ -33,6 +33,7 @@ from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.run import Server, new_loop
 from sse_broadcast.subscriber import CloseReason, Heartbeat, Subscriber
+from sse_broadcast.work_queue import Steps, finish
 from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
 from tests.support.sockets import RawClient
 
@@ -352,7 +353,7 @@ class OnePageEarly(CatchUp):
 
     @property
     def done(self) -> bool:
-        page = self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=1024)
+        page = finish(self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=1024))
         return not self._first and page.upto == self._backend.position
 
 
@@ -425,9 +426,9 @@ def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch)
     connect = Broadcaster.connect
 
     def connect_with_news(
-        self: Broadcaster, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat
+        self: Broadcaster, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat, **more: Any
     ) -> Lane:
-        return connect(self, sink, interest, self._with_reset(interest, start), heartbeat)
+        return connect(self, sink, interest, self._with_reset(interest, start), heartbeat, **more)
 
     monkeypatch.setattr(Broadcaster, "connect", connect_with_news)
 
@@ -483,8 +484,10 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: History, _: Interest, **options: int) -> int:
-        return max(log.lost for log in self._logs.values()) if self._logs else 0
+    def lost(self: History, _: Interest, *, after: int = 0, **options: int) -> Steps[int]:
+        yield from ()
+        newest = max((log.lost for log in self._logs.values()), default=0)
+        return newest if newest > after else 0
 
     monkeypatch.setattr(History, "lost", lost)
 
@@ -492,8 +495,8 @@ def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatc
 def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     replay = Memory.replay
 
-    def replay_up_to_the_newest(self: Memory, interest: Interest, **options: Any) -> Replay:
-        page = replay(self, interest, **options)
+    def replay_up_to_the_newest(self: Memory, interest: Interest, **options: Any) -> Steps[Replay]:
+        page = yield from replay(self, interest, **options)
         if page.gap is None:
             return page
         return Replay((), self.position, Gap(page.gap.channels, self.position))

@@ -1,13 +1,14 @@
 """The contract between a broadcaster and whatever keeps its publications."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from sse_broadcast.cursor import Cursor
 from sse_broadcast.interest import Interest
 from sse_broadcast.publication import Draft, Publication, Receipt
+from sse_broadcast.work_queue import Steps
 
 
 class ResetReason(StrEnum):
@@ -64,6 +65,8 @@ class Replay:
     publications: Sequence[Publication]
     upto: int
     gap: Gap | None = None
+    told: int = field(default=0, compare=False)
+    """The backend's mark of what had been evicted by then, for the next part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,10 @@ class Backend(Protocol):
     def trouble(self) -> str | None:
         """Why it can neither take nor give now, fit to be shown to everyone; None if it can."""
 
+    @property
+    def untidy(self) -> bool:
+        """Whether the last `tidy` has left what could have gone."""
+
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """Append and announce, all or nothing, and give the last one's receipt.
 
@@ -140,21 +147,27 @@ class Backend(Protocol):
         again. Raises `IdempotencyError` if it was seen with another digest.
         """
 
-    def find(self, cursor: Cursor, interest: Interest) -> Start:
+    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
         """Return where a subscriber begins that says it was at this cursor. Never scans the history.
 
-        A loss that is known by then is in the answer, so that the subscriber is told of it first.
+        A loss that is known by then is in the answer, so that the subscriber is told of it first. In pieces:
+        what is published after the first of them comes after that start.
         """
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Replay:
+    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
         """Give what of an interest came after a position, in pages of about `limit` bytes.
 
-        One publication at least, however large, if any is left. Progress is certain: unless
-        `upto` is the newest position, it is beyond `after`. What `told` marks is no gap.
+        In pieces, whatever is published or evicted meanwhile: it is true when it is returned. One publication
+        at least, however large, if any is left. Progress is certain: unless `upto` is the newest position, it
+        is beyond `after`. What `told` marks is no gap.
         """
 
     def replayable(self, interest: Interest, *, after: int) -> bool:
-        """Return whether a subscriber that came back after this position would be told of no loss."""
+        """Return whether a subscriber that came back after this position would be told of no loss.
+
+        Where an interest has patterns, it may be False because of what other channels lost: the answer looks
+        at no names.
+        """
 
     def oldest(self, interest: Interest, *, after: int) -> float | None:
         """Give when the oldest was published that is held behind a position; None if none is.
@@ -170,13 +183,20 @@ class Backend(Protocol):
         """
 
     def tidy(self) -> bool:
-        """Let go of what is too old, and say whether anything is left that will be. Called now and then."""
+        """Let go of what is too old, and return whether anything is left that will be.
+
+        Called now and then, and at once again while the backend is `untidy`: each call takes about a
+        millisecond.
+        """
 
     def holding(self, channel: str) -> Holding:
         """Give what is held of a channel; nothing, for one that was never heard of."""
 
-    def channels(self) -> Sequence[str]:
-        """Give the channels of which something is held."""
+    def channels(self) -> Iterator[Sequence[str]]:
+        """Give the channels of which something is held, a few at a time, each once.
+
+        What comes or goes between two of them may be left out.
+        """
 
     def extent(self) -> Extent:
         """Give how much is held. Never scans the history."""

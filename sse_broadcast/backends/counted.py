@@ -1,6 +1,6 @@
 """Counted: any backend, its calls counted by name, and those that failed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
 from sse_broadcast.backends.base import Backend, Extent, Holding, Replay, Start, Token
@@ -9,6 +9,7 @@ from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.work_queue import Steps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +43,11 @@ class Counted(Generic[B]):
         """See `Backend`."""
         return self.kept.trouble
 
+    @property
+    def untidy(self) -> bool:
+        """See `Backend`."""
+        return self.kept.untidy
+
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """See `Backend`."""
         self._metrics.called("publish")
@@ -53,13 +59,15 @@ class Counted(Generic[B]):
             self._metrics.failed("publish")
             raise
 
-    def find(self, cursor: Cursor, interest: Interest) -> Start:
+    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
         """See `Backend`."""
-        return self._call("find", self.kept.find, cursor, interest)
+        return self._count_steps("find", lambda: self.kept.find(cursor, interest))
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Replay:
+    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
         """See `Backend`."""
-        return self._call("replay", self.kept.replay, interest, after=after, told=told, limit=limit)
+        return self._count_steps(
+            "replay", lambda: self.kept.replay(interest, after=after, told=told, limit=limit)
+        )
 
     def replayable(self, interest: Interest, *, after: int) -> bool:
         """See `Backend`."""
@@ -81,13 +89,22 @@ class Counted(Generic[B]):
         """See `Backend`."""
         return self._call("holding", self.kept.holding, channel)
 
-    def channels(self) -> Sequence[str]:
+    def channels(self) -> Iterator[Sequence[str]]:
         """See `Backend`."""
         return self._call("channels", self.kept.channels)
 
     def extent(self) -> Extent:
         """See `Backend`."""
         return self._call("extent", self.kept.extent)
+
+    def _count_steps(self, name: str, ask: Callable[[], Steps[R]]) -> Steps[R]:
+        """Count a call whose work comes in pieces, once; whatever piece fails, it has failed."""
+        self._metrics.called(name)
+        try:
+            return (yield from ask())
+        except Exception:
+            self._metrics.failed(name)
+            raise
 
     def _call(self, name: str, ask: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._metrics.called(name)

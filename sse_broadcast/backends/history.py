@@ -6,18 +6,20 @@ behind that has lost something, and one that was not has lost nothing.
 """
 
 import heapq
+import sys
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
 from sse_broadcast.backends.base import Extent, Gap
 from sse_broadcast.backends.retired_ids import RetiredIds
 from sse_broadcast.event import Event
-from sse_broadcast.interest import Interest, matcher
+from sse_broadcast.interest import Interest, match_steps
 from sse_broadcast.policy import Limits
 from sse_broadcast.publication import Publication, place
+from sse_broadcast.work_queue import Steps
 
 OVERHEAD = 760
 """Bytes that a publication takes beside its text, which counts twice: as data, and as a frame. Measured
@@ -26,12 +28,43 @@ by benchmarks/history.py."""
 STRIDE = 2048
 """Publications looked at for one page at most."""
 
-LOOKS = 20_000
-"""Publications of other types looked at to find the newest of each channel, at most: some 5 ms."""
+LOOKS = 16_384
+"""Publications of other types looked at to find the newest of each channel, at most: some 3 ms."""
 
-VIEWS = 64
-"""Sets of patterns whose watermarks are kept up to date; those of others are found by looking at each
-channel."""
+AT_FIRST = 2048
+"""Channels that were published to last, among which the newest publications are looked for at first."""
+
+NEWEST = 2048
+"""Channels of which the newest publication of some types is looked for, at most."""
+
+STEP = 8192
+"""What is done before a search lets others go on: channels looked at, and texts looked for in their names
+(`match_steps`). Some 0.5 ms."""
+
+RECENT = 4096
+"""Evictions that are remembered by their order: what was lost after a position that is not older is found
+without a look at each channel."""
+
+OVERDUE = 512
+"""Publications that are evicted at once because of their age, at most: some 1 ms."""
+
+CHANNELS = 1024
+"""Channels that are named at once."""
+
+SLACK = 131_072
+"""Bytes evicted beyond what a total asks for, at most: some 150 publications, and 1 to 2 ms."""
+
+RANKED = 512
+"""Logs that are ranked anew at once to find the noisiest, at most: some 1 ms."""
+
+CHUNK = 1024
+"""Publications of a chunk of their order, at most; those of one batch stay together."""
+
+HOLES = 64
+"""Holes that a chunk may have beyond as many as it has publications."""
+
+MOVED = 4
+"""Entries that each push to a heap looks at, while those that count are sorted out."""
 
 MIN_RETIRED = 128
 """Ids of evicted events that a channel remembers, however few events it may hold."""
@@ -61,20 +94,22 @@ class Log:
         "limits",
         "lost",
         "lost_at",
+        "lost_when",
         "ranked",
-        "views",
+        "slot",
     )
 
-    def __init__(self, channel: str, limits: Limits, lost: int) -> None:
+    def __init__(self, channel: str, limits: Limits, *, lost: int, slot: int) -> None:
         self.channel = channel
         self.limits = limits
         self.lost = lost
         self.lost_at = 0  # the eviction it was lost with, by number
+        self.lost_when = 0  # the newest position at that time
+        self.slot = slot  # its place in the list that searches go through
         self.count = 0
         self.bytes = 0
         self.ranked = 0  # the bytes under which it stands among the noisiest, or 0
         self.expected = 0  # under this number it stands among those that will expire, or 0
-        self.views = 0  # the bits of the views that see it
         self._items: list[Publication] = []
         self._first = 0
 
@@ -144,90 +179,163 @@ class Log:
             yield items[index]
 
 
-class View:
-    """The watermark of some patterns: the newest position evicted from any channel that matches one.
+class Chunk:
+    """Some publications that follow one another, by their positions; None where one has gone."""
 
-    Logs know their views by a bit each: that is small, and a view that takes the bit of another
-    takes its place in every log.
-    """
+    __slots__ = ("live", "positions", "publications")
 
-    __slots__ = ("bit", "lost", "matches")
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.publications: list[Publication | None] = []
+        self.live = 0
 
-    def __init__(self, patterns: tuple[str, ...], bit: int) -> None:
-        self.matches = matcher(*patterns)
-        self.bit = bit
-        self.lost = 0
+    def close_up(self) -> None:
+        """Leave no holes."""
+        self.publications = list(filter(None, self.publications))
+        self.positions = list(map(_position, self.publications))
 
-    def look_at(self, log: Log) -> None:
-        """See a log, or not, from now on."""
-        if self.matches(log.channel):
-            log.views |= self.bit
-            self.lost = max(self.lost, log.lost)
-        else:
-            log.views &= ~self.bit
+    def take_over(self, other: "Chunk") -> None:
+        """Take what follows this chunk."""
+        self.positions += other.positions
+        self.publications += other.publications
+        self.live += other.live
 
 
 class Order:
-    """All publications that any channel holds, by position. What was evicted in the middle leaves a hole."""
+    """All publications that any channel holds, by position. What was evicted in the middle leaves a hole.
 
-    __slots__ = ("_first", "_holes", "_positions", "_publications")
+    They are in chunks, so that no step takes longer the more there are.
+    """
+
+    __slots__ = ("_chunks", "_firsts", "_live")
 
     def __init__(self) -> None:
-        self._positions: list[int] = []
-        self._publications: list[Publication | None] = []
-        self._first = 0
-        self._holes = 0
+        self._chunks: list[Chunk] = []
+        self._firsts: list[int] = []  # the position with which each chunk begins, or something before it
+        self._live = 0
 
     def __len__(self) -> int:
-        return len(self._positions) - self._first - self._holes
+        return self._live
 
     def extend(self, run: Sequence[Publication]) -> None:
         """Take the next publications."""
-        self._positions += map(_position, run)
-        self._publications += run
+        self._live += len(run)
+        chunks = self._chunks
+        if not chunks or len(chunks[-1].positions) + len(run) > CHUNK:
+            self._firsts.append(run[0].position)
+            chunks.append(Chunk())
+        chunk = chunks[-1]
+        chunk.positions += map(_position, run)
+        chunk.publications += run
+        chunk.live += len(run)
 
     def remove(self, gone: Sequence[Publication]) -> None:
         """Let go of publications that are held no more, given in their order."""
-        first = self._first
-        end = first + len(gone)
-        if self._positions[first] == gone[0].position and self._positions[end - 1] == gone[-1].position:
-            self._publications[first:end] = [None] * len(gone)
-            self._first = self._past_holes(end)
-        else:
-            for publication in gone:
-                self._publications[bisect_left(self._positions, publication.position, lo=first)] = None
-            self._holes += len(gone)
-            self._first = self._past_holes(first)
-        if (self._first + self._holes) * 2 > len(self._positions) + 64:
-            self._close_up()
+        self._live -= len(gone)
+        firsts = self._firsts
+        index = done = 0
+        while done < len(gone):
+            index = bisect_right(firsts, gone[done].position, lo=index) - 1
+            upto = firsts[index + 1] if index + 1 < len(firsts) else sys.maxsize
+            chunk = self._chunks[index]
+            positions, publications, before = chunk.positions, chunk.publications, done
+            while done < len(gone) and (position := gone[done].position) < upto:
+                publications[bisect_left(positions, position)] = None
+                done += 1
+            chunk.live -= done - before
+            index = self._tidy(index)
 
     def after(self, position: int) -> Iterator[tuple[int, Publication | None]]:
         """Give positions after this one, each with its publication or the hole it left."""
-        positions, publications = self._positions, self._publications
-        for index in range(bisect_right(positions, position, lo=self._first), len(positions)):
-            yield positions[index], publications[index]
+        first = max(0, bisect_right(self._firsts, position) - 1)
+        for number in range(first, len(self._chunks)):
+            chunk = self._chunks[number]
+            positions, publications = chunk.positions, chunk.publications
+            begin = bisect_right(positions, position) if number == first else 0
+            for index in range(begin, len(positions)):
+                yield positions[index], publications[index]
 
     def time_after(self, position: int) -> float | None:
         """Give when the first publication behind a position was published, if one is near."""
         near = islice(self.after(position), STRIDE)
         return next((publication.time for _, publication in near if publication is not None), None)
 
-    def _past_holes(self, index: int) -> int:
-        publications = self._publications
-        while index < len(publications) and publications[index] is None:
-            index += 1
-            self._holes -= 1
+    def _tidy(self, index: int) -> int:
+        """Let go of a chunk's holes once they are most of it; return where to look for what follows."""
+        chunk = self._chunks[index]
+        if not chunk.live:
+            del self._chunks[index], self._firsts[index]
+            return max(0, index - 1)
+        if len(chunk.positions) > 2 * chunk.live + HOLES:
+            chunk.close_up()
+            self._join_with_next(index)
+            if index and self._join_with_next(index - 1):
+                return index - 1
         return index
 
-    def _close_up(self) -> None:
-        # Half of it is gone by now, so this costs each publication a constant.
-        del self._publications[: self._first]
-        del self._positions[: self._first]
-        if self._holes:
-            held = [publication for publication in self._publications if publication is not None]
-            self._publications = list(held)
-            self._positions = list(map(_position, held))
-        self._first = self._holes = 0
+    def _join_with_next(self, index: int) -> bool:
+        """Make one of two chunks that have shrunk, and return whether they have."""
+        some = self._chunks[index : index + 2]
+        if len(some) < 2 or some[0].live + some[1].live > CHUNK // 2:
+            return False
+        some[0].take_over(some[1])
+        del self._chunks[index + 1], self._firsts[index + 1]
+        return True
+
+
+Entry = tuple[float, int, Log]
+"""By what logs are ordered, a number that no other entry has, and the log."""
+
+
+class LogHeap:
+    """A heap of logs, in which what counts no longer stays until it comes first, or there is too much of it.
+
+    Then each push moves a few of those that count to a heap of their own: to look at all of them at once
+    would take some 100 ms where there are 100,000 logs.
+    """
+
+    __slots__ = ("_counts", "_left", "_moved")
+
+    def __init__(self, counts: Callable[[Entry], bool]) -> None:
+        self._counts = counts
+        self._moved: list[Entry] = []
+        self._left: list[Entry] = []  # what is yet to be moved
+
+    def __len__(self) -> int:
+        return len(self._moved) + len(self._left)
+
+    def __iter__(self) -> Iterator[Entry]:
+        yield from self._moved
+        yield from self._left
+
+    @property
+    def first(self) -> Entry | None:
+        """The first entry, which may not count."""
+        heap = self._foremost()
+        return heap[0] if heap else None
+
+    def pop(self) -> Entry:
+        """Remove and return the first entry."""
+        return heapq.heappop(self._foremost())
+
+    def push(self, entry: Entry, *, most: int) -> None:
+        """Take an entry. Where there are more than `most`, those that count are sorted out by and by."""
+        heapq.heappush(self._moved, entry)
+        if self._left:
+            self._move()
+        elif len(self._moved) > most:
+            self._left, self._moved = self._moved, []
+
+    def _foremost(self) -> list[Entry]:
+        left, moved = self._left, self._moved
+        return left if left and (not moved or left[0] < moved[0]) else moved
+
+    def _move(self) -> None:
+        # What a heap ends with may be taken from it, and leaves a heap.
+        for _ in range(min(MOVED, len(self._left))):
+            entry = self._left.pop()
+            if self._counts(entry):
+                heapq.heappush(self._moved, entry)
 
 
 class History:
@@ -252,14 +360,19 @@ class History:
         self._names = 0  # events with such an id, in each channel that holds them
         self._retired = RetiredIds(max_bytes=total // RETIRED_SHARE)
         self._now = 0.0
-        # By patterns; from the one that was asked for longest ago.
-        self._views: dict[tuple[str, ...], View] = {}
+        # Each log at its slot, or None: what a search goes through piece by piece, whatever comes and goes.
+        self._slots: list[Log | None] = []
+        self._free: list[int] = []
+        # (eviction, log), the newest last. An entry counts unless its log has a newer one.
+        self._recent: deque[tuple[int, Log]] = deque(maxlen=RECENT)
+        self._newest = 0
+        self._newest_lost = 0
         # (when, serial, log): one entry that counts for each log that is not empty.
-        self._expiring: list[tuple[float, int, Log]] = []
-        # Channels whose limits may be others since they were last looked at.
-        self._unsettled: list[str] = []
+        self._expiring = LogHeap(self._is_expected)
+        # So many slots, from the first one on, have logs whose limits may be others than they had.
+        self._unsettled = 0
         # (-bytes, serial, log): what is said is never less than what the log holds.
-        self._noisiest: list[tuple[int, int, Log]] = []
+        self._noisiest = LogHeap(_is_ranked)
         self._serial = 0
         self._empty: OrderedDict[str, Log] = OrderedDict()
         # The newest position evicted from any channel that is no longer remembered.
@@ -291,6 +404,7 @@ class History:
 
     def _extend(self, channels: tuple[str, ...], run: Sequence[Publication]) -> None:
         weight = _weight(run)
+        self._newest = run[-1].position
         self._order.extend(run)
         self._bytes += weight
         for publication in run:
@@ -304,7 +418,7 @@ class History:
         for channel in channels:
             self._extend_log(self._log(channel, run[0].position), run, weight)
         if self._bytes + self._retired.bytes > self._total:
-            self._shed()
+            self._shed(channels)
 
     def _log(self, channel: str, position: int) -> Log:
         log = self._logs.get(channel)
@@ -313,46 +427,72 @@ class History:
         self._logs.move_to_end(channel)
         return log
 
-    def expire(self, now: float) -> None:
-        """Evict what is too old."""
+    def expire(self, now: float, *, most: int = OVERDUE) -> bool:
+        """Evict what is too old, at most so many publications; return whether more is."""
         self._now = now
         if self._retired.bytes:
             self._retired.expire(now)
         expiring = self._expiring
-        while expiring and expiring[0][0] <= now:
-            _, serial, log = heapq.heappop(expiring)
+        while (first := expiring.first) and first[0] <= now:
+            if most <= 0:
+                return True
+            _, serial, log = expiring.pop()
             if serial != log.expected:
                 continue  # expected anew since
             log.expected = 0
-            if count := log.expired(now):
+            if count := min(log.expired(now), most):
                 self._evict(log, count)
+                most -= count
             if log.count:
                 self._expect(log)
+        return False
 
     def relimit(self) -> None:
         """Have every channel asked again what it may hold, by `settle`."""
-        self._unsettled = list(self._logs)
+        # Channels that come from now on are given what holds from now on.
+        self._unsettled = len(self._slots)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether channels are left that may hold other than they should since `relimit`."""
+        return self._unsettled > 0
 
     def settle(self, most: int) -> bool:
-        """See that so many more channels hold what they may since `relimit`; say whether any are left."""
-        for channel in self._unsettled[-most:]:
-            log = self._logs.get(channel)
+        """See that some more channels hold what they may since `relimit`; return whether any are left.
+
+        `most` is how many channels are looked at and publications evicted, about.
+        """
+        while self._unsettled and most > 0:
+            log = self._slots[self._unsettled - 1]
+            most -= 1
             if log is not None:
-                self._settle(log)
-        del self._unsettled[-most:]
+                most -= self._settle(log, most)
+                if self._is_over(log):
+                    break
+            self._unsettled -= 1
         return bool(self._unsettled)
 
-    def _settle(self, log: Log) -> None:
+    def _settle(self, log: Log, most: int) -> int:
+        """Have a log go by its limits of now; return how many publications that has evicted."""
         limits = self._limits(log.channel)
-        if limits == log.limits:
-            return
-        log.limits = limits
-        self._trim(log)
-        log.expected = 0
-        if log.count:
-            self._expect(log)
+        if limits != log.limits:
+            log.limits = limits
+            log.expected = 0
+            if log.count:
+                self._expect(log)
+        before = log.count
+        if self._is_over(log):
+            self._trim(log, most=max(most, 1))
+        return before - log.count
 
-    def position_of(self, name: str, interest: Interest) -> int | None:
+    def _is_over(self, log: Log) -> bool:
+        return log.count > log.limits.size or log.bytes > log.limits.bytes
+
+    # Searches. Each is a generator that pauses after some work, so that the loop may serve others, and what
+    # is published or evicted meanwhile may change what it goes through. Logs have slots: one that is there
+    # from the beginning of a search to its end is seen once, and one that comes or goes may be seen or not.
+
+    def position_of(self, name: str, interest: Interest) -> Steps[int | None]:
         """Return the oldest position that an interest's channels have held under a publisher's id.
 
         A subscriber that says this id has seen the event there or a later one, and is given everything
@@ -362,23 +502,62 @@ class History:
         held = self._named.get(name)
         if held is None:
             return None
-        first = self._first_held(held, interest)
-        if first is None:
+        found = [held[channel] for channel in interest.names if channel in held]
+        if interest.patterns:
+            cost, work = 1 + match_steps(interest.patterns), 0
+            for channel in list(held):
+                if interest.covers(channel) and channel in held:
+                    found.append(held[channel])
+                work += cost
+                if work >= STEP:
+                    work = 0
+                    yield
+        if not found:
             return None
+        first = min(found)
         retired = self._retired.oldest(name, interest, now=self._now)
         # The same position may be gone from one channel, and be held by another.
         return first if retired is None or retired >= first else None
 
-    def _first_held(self, held: Mapping[str, int], interest: Interest) -> int | None:
-        if not interest.patterns:
-            return min((held[name] for name in interest.names if name in held), default=None)
-        return min((position for channel, position in held.items() if interest.covers(channel)), default=None)
+    def first_of(self, interest: Interest, *, since: float | None = None) -> Steps[int | None]:
+        """Return the position of the first publication held of an interest, or of those not older than this.
 
-    def logs_of(self, interest: Interest) -> list[Log]:
-        """Give the logs of an interest's channels that hold something."""
-        if interest.patterns:
-            return [log for log in self._logs.values() if log.count and interest.covers(log.channel)]
-        return [log for log in self._named_logs(interest) if log.count]
+        Of each log as it was when it was its turn: what was published meanwhile may be left out.
+        """
+        first: int | None = None
+
+        def likely(log: Log) -> bool:
+            if not log.count or (first is not None and log.oldest.position >= first):
+                return False
+            return since is None or log.newest.time >= since
+
+        for log in self._look_through(interest, likely):
+            if log is None:
+                yield
+            elif since is None:
+                first = log.oldest.position
+            elif publication := log.since(since):
+                first = publication.position if first is None else min(first, publication.position)
+        return first
+
+    def _look_through(self, interest: Interest, likely: Callable[[Log], bool]) -> Iterator[Log | None]:
+        """Give the logs of an interest that are likely to be wanted, and None for a pause.
+
+        To ask for that costs less than to match a name, and is done first.
+        """
+        if not interest.patterns:
+            yield from filter(likely, self._named_logs(interest))
+            return
+        cost, work = match_steps(interest.patterns), 0
+        for log in self._slots:
+            work += 1
+            if log is not None and likely(log):
+                work += cost
+                if interest.covers(log.channel):
+                    yield log
+            if work >= STEP:
+                work = 0
+                yield None
 
     def only_log(self, interest: Interest) -> Log | None:
         """Give the log that is all of an interest, if there is one such and it holds something."""
@@ -394,16 +573,21 @@ class History:
         first = [next(log.after(position), None) for log in self._named_logs(interest)]
         return min((publication.time for publication in first if publication is not None), default=None)
 
-    def newest_of(self, interest: Interest, *, most: int) -> list[Publication]:
-        """Give the newest publication of each channel that the interest wants, `most` of them, in order.
+    def newest_of(self, interest: Interest, *, upto: int, most: int) -> Steps[list[Publication]]:
+        """Return the newest publication, up to a position, of each channel of an interest, in order.
 
-        Where it wants few types, no more than `LOOKS` publications are looked at for it.
+        Of `most` channels, those that were published to last. Where few types are wanted, no more than
+        `LOOKS` publications are looked at for it, of `NEWEST` channels.
         """
         found: dict[int, Publication] = {}
-        looks = LOOKS
+        looks, work = LOOKS, 0
+        logs = yield from self._published_last(interest, most if interest.types is None else NEWEST)
         # From the channel that was published to last, so that what is left out is the oldest.
-        for log in self._newest_first(interest):
+        for log in logs:
+            before = looks
             for publication in log.backwards():
+                if publication.position > upto:
+                    continue
                 if interest.wants(publication.event.type):
                     found[publication.position] = publication
                     break
@@ -412,47 +596,126 @@ class History:
                     break
             if not looks or len(found) == most:
                 break
+            work += 4 * (1 + before - looks)
+            if work >= STEP:
+                work = 0
+                yield
         return [found[position] for position in sorted(found)]
 
-    def _newest_first(self, interest: Interest) -> Iterator[Log]:
-        if interest.patterns:
-            return (
-                log for log in reversed(self._logs.values()) if log.count and interest.covers(log.channel)
-            )
-        held = [log for log in self._named_logs(interest) if log.count]
-        return iter(sorted(held, key=lambda log: log.newest.position, reverse=True))
+    def _published_last(self, interest: Interest, most: int) -> Steps[list[Log]]:
+        """Return the logs of an interest that were published to last, the last one first."""
+        last: list[tuple[int, int, Log]] = []
+
+        recent = yield from self._recently_published(interest, most)
+        if len(recent) == most:
+            return recent
+
+        def likely(log: Log) -> bool:
+            return log.count > 0 and (len(last) < most or log.newest.position > last[0][0])
+
+        for log in self._look_through(interest, likely):
+            if log is None:
+                yield
+                continue
+            entry = (log.newest.position, log.slot, log)
+            if len(last) < most:
+                heapq.heappush(last, entry)
+            else:
+                heapq.heapreplace(last, entry)
+        return [log for _, _, log in sorted(last, reverse=True)]
+
+    def _recently_published(self, interest: Interest, most: int) -> Steps[list[Log]]:
+        """Return those of the `AT_FIRST` last ones, where an interest has patterns: these may be enough."""
+        found: list[Log] = []
+        if not interest.patterns:
+            return found
+        cost, work = 1 + match_steps(interest.patterns), 0
+        for log in list(islice(reversed(self._logs.values()), AT_FIRST)):
+            if log.count and interest.covers(log.channel):
+                found.append(log)
+                if len(found) == most:
+                    break
+            work += cost
+            if work >= STEP:
+                work = 0
+                yield
+        return found
+
+    def channels(self) -> Iterator[Sequence[str]]:
+        """Give the channels that hold something, a few at a time."""
+        slots = self._slots
+        for begin in range(0, len(slots), CHANNELS):
+            some = slots[begin : begin + CHANNELS]
+            yield [log.channel for log in some if log is not None and log.count]
 
     def log_of(self, channel: str) -> Log | None:
         """Give the log of a channel, if it is remembered."""
         return self._logs.get(channel)
 
-    def channels(self) -> list[str]:
-        """Give the channels that hold something."""
-        return [channel for channel, log in self._logs.items() if log.count]
+    def lost(self, interest: Interest, *, after: int = 0, told: int = 0) -> Steps[int]:
+        """Return the newest position behind another at which an interest may have lost something, or 0.
 
-    def lost(self, interest: Interest, *, after: int = 0, told: int = 0) -> int:
-        """Give the newest position at which an interest may have lost something.
-
-        Unless it is 0, evictions up to the number `told` do not count.
+        Unless it is 0, evictions up to the number `told` do not count. It is true when it is returned,
+        whatever was evicted while it was looked for.
         """
-        newest = self._lost(interest)
+        lost = 0
+        if interest.patterns and self._newest_lost > after:
+            lost = yield from self._lost_by_patterns(interest, after, told)
+            if self._forgotten_at > told:
+                lost = max(lost, self._forgotten)
+        lost = max(lost, self._lost_by_names(interest, after, told))
+        return lost if lost > after else 0
+
+    def may_have_lost(self, interest: Interest, *, after: int) -> bool:
+        """Return whether an interest may have lost something behind a position.
+
+        Where it has patterns that may be what another channel lost: no name is looked at.
+        """
+        if interest.patterns and self._newest_lost > after:
+            return True
+        return any(self._lost_by_name(name) > after for name in interest.names)
+
+    def _lost_by_patterns(self, interest: Interest, after: int, told: int) -> Steps[int]:
+        lost, since, work = 0, told, 0
+        cost = match_steps(interest.patterns)
+        while True:
+            reached = self.evictions
+            for log in self._evicted_since(since, after):
+                work += 1
+                # What was lost is compared first: of most channels that is older than what is found by then.
+                if log is not None and log.lost > lost and log.lost > after and log.lost_at > told:
+                    work += cost
+                    if interest.covers(log.channel):
+                        lost = log.lost
+                if work >= STEP:
+                    work = 0
+                    yield
+            if self.evictions == reached:
+                return lost
+            since = reached  # what was evicted meanwhile is looked at as well
+
+    def _evicted_since(self, eviction: int, after: int) -> Sequence[Log | None]:
+        """Return all that evicted something since an eviction and behind a position; it may be more."""
+        found: list[Log | None] = []
+        for number, log in reversed(self._recent):
+            if number != log.lost_at:
+                continue  # there is a newer entry of it
+            # What was evicted before that is no newer than what there was then.
+            if number <= eviction or log.lost_when <= after:
+                return found
+            found.append(log)
+        return found if len(self._recent) < RECENT else list(self._slots)
+
+    def _lost_by_names(self, interest: Interest, after: int, told: int) -> int:
+        newest = max((self._lost_by_name(name) for name in interest.names), default=0)
         if newest <= after or not told:
             return newest
-        unknown = interest.patterns or any(name not in self._logs for name in interest.names)
+        unknown = any(name not in self._logs for name in interest.names)
         lost = self._forgotten if unknown and self._forgotten_at > told else 0
-        for log in self._logs.values() if interest.patterns else self._named_logs(interest):
-            if log.lost_at > told and log.lost > lost and interest.covers(log.channel):
-                lost = log.lost
-        return lost
+        return max([lost, *(log.lost for log in self._named_logs(interest) if log.lost_at > told)])
 
     def _named_logs(self, interest: Interest) -> list[Log]:
         return [log for name in interest.names if (log := self._logs.get(name)) is not None]
-
-    def _lost(self, interest: Interest) -> int:
-        lost = max((self._lost_by_name(name) for name in interest.names), default=0)
-        if interest.patterns:
-            lost = max(lost, self._view(interest.patterns).lost, self._forgotten)
-        return lost
 
     def gap(self, interest: Interest, after: int, lost: int) -> Gap:
         """Give what an interest misses between a position and `lost`, its newest loss.
@@ -461,13 +724,14 @@ class History:
         the news of it, and a reader that is cut behind that must not lose the rest again.
         """
         hit = [name for name in interest.names if self._hit(name, after, lost)]
-        first = next((position for position, _ in self.after(interest, lost)), None)
+        first = next((position for position, _, _ in self.after(interest, lost)), None)
         return Gap((*hit, *interest.patterns), lost if first is None else first - 1)
 
-    def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None]]:
-        """Give what is held of an interest after a position, in order, each with its position.
+    def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+        """Give what is held of an interest after a position, in order, each with its position and its cost.
 
-        None stands for what the interest does not want: a place to pause at.
+        None stands for what the interest does not want: a place to pause at. The cost is of the look at it:
+        1 for some 0.3 us.
         """
         if interest.patterns:
             return self._matching(interest, position)
@@ -478,10 +742,16 @@ class History:
             found = heapq.merge(*(log.after(position) for log in logs), key=_position)
         return _once(found, interest)
 
-    def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None]]:
+    def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+        steps = match_steps(interest.patterns)
         for reached, publication in self._order.after(position):
-            of_it = publication is not None and interest.first_of(publication.channels) is not None
-            yield reached, _wanted(publication, interest) if of_it else None
+            if publication is None:
+                yield reached, None, 1
+                continue
+            channels = publication.channels
+            of_it = interest.first_of(channels) is not None
+            cost = 1 + steps * len(channels) // 8
+            yield reached, _wanted(publication, interest) if of_it else None, cost
 
     def _lost_by_name(self, name: str) -> int:
         log = self._logs.get(name)
@@ -494,29 +764,15 @@ class History:
         held = next(log.after(after), None)
         return log.lost > after or (held is not None and held.position <= upto)
 
-    def _view(self, patterns: tuple[str, ...]) -> View:
-        view = self._views.pop(patterns, None)
-        if view is None:
-            view = View(patterns, self._free_bit())
-            for log in self._logs.values():
-                view.look_at(log)
-        self._views[patterns] = view
-        return view
-
-    def _free_bit(self) -> int:
-        """Give the next bit, or the one of the view that was asked for longest ago, which ends."""
-        if len(self._views) < VIEWS:
-            return 1 << len(self._views)
-        return self._views.pop(next(iter(self._views))).bit
-
     def _remember(self, channel: str, position: int) -> Log:
         if len(self._logs) >= self._max_channels:
             self._forget(next(iter(self._empty), None) or next(iter(self._logs)))
         # A channel of which nothing is known may have been forgotten.
-        log = self._logs[channel] = Log(channel, self._limits(channel), min(self._forgotten, position - 1))
+        slot = self._free.pop() if self._free else len(self._slots)
+        lost = min(self._forgotten, position - 1)
+        log = self._logs[channel] = Log(channel, self._limits(channel), lost=lost, slot=slot)
         log.lost_at = self._forgotten_at
-        for view in self._views.values():
-            view.look_at(log)
+        self._slots[slot : slot + 1] = [log]
         return log
 
     def _forget(self, channel: str) -> None:
@@ -528,6 +784,8 @@ class History:
         self._empty.pop(channel, None)
         log.ranked = 0
         del self._logs[channel]
+        self._slots[log.slot] = None
+        self._free.append(log.slot)
 
     def _extend_log(self, log: Log, run: Sequence[Publication], weight: int) -> None:
         if not log.count:
@@ -537,15 +795,18 @@ class History:
             self._expect(log)
         self._trim(log)
         if log.bytes > log.ranked:
-            # Twice as much, so that a log that grows is ranked anew only each time it doubles.
-            self._rank(log, log.bytes * 2)
+            # A quarter more, so that a log that grows is ranked anew now and then, and not each time.
+            self._rank(log, log.bytes + log.bytes // 4)
 
-    def _trim(self, log: Log) -> None:
+    def _trim(self, log: Log, *, most: int = sys.maxsize) -> None:
         limits = log.limits
         if log.count > limits.size:
-            self._evict(log, log.count - limits.size)
-        while log.bytes > limits.bytes:
+            count = min(log.count - limits.size, most)
+            self._evict(log, count)
+            most -= count
+        while log.bytes > limits.bytes and most:
             self._evict(log, 1)
+            most -= 1
 
     def _evict(self, log: Log, count: int) -> None:
         held = log.bytes
@@ -553,8 +814,10 @@ class History:
         weight = held - log.bytes
         self.evictions += count
         log.lost_at = self.evictions
-        if log.views:
-            self._tell_views(log)
+        log.lost_when = self._newest
+        self._recent.append((self.evictions, log))
+        if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
+            self._newest_lost = log.lost
         if not log.count:
             self._empty[log.channel] = log
         if self._names:
@@ -565,11 +828,6 @@ class History:
         if gone:
             self._bytes -= weight
             self._order.remove(gone)
-
-    def _tell_views(self, log: Log) -> None:
-        for view in self._views.values():
-            if log.views & view.bit and view.lost < log.lost:
-                view.lost = log.lost
 
     def _held_elsewhere(self, publication: Publication) -> bool:
         """Take note that one channel less holds it, and say whether another one does."""
@@ -601,42 +859,51 @@ class History:
             log.channel, ids, until=until, now=self._now, most=max(log.limits.size, MIN_RETIRED)
         )
 
-    def _shed(self) -> None:
-        """Evict from the noisiest channels, a little more than needed, so as not to come here each time."""
-        enough = self._total - self._total // 64
-        while self._bytes + self._retired.bytes > enough and self._noisiest:
-            said, _, log = heapq.heappop(self._noisiest)
+    def _shed(self, channels: Sequence[str]) -> None:
+        """Evict from the noisiest channels, a little more than needed, so as not to come here each time.
+
+        Where it takes too long to find them, the channels that were just published to give instead.
+        """
+        enough = self._total - min(self._total // 64, SLACK)
+        looks = RANKED
+        while self._bytes + self._retired.bytes > enough and self._noisiest and looks:
+            said, _, log = self._noisiest.pop()
             if -said != log.ranked:
+                looks -= 1
                 continue  # ranked anew since
             if -said == log.bytes:
                 self._evict(log, 1)
+            else:
+                looks -= 1
             log.ranked = 0
             if log.count:
                 self._rank(log, log.bytes)
+        for own in map(self._logs.get, channels):
+            while self._bytes + self._retired.bytes > self._total and own is not None and own.count:
+                self._evict(own, 1)
 
     def _rank(self, log: Log, bytes: int) -> None:
         log.ranked = bytes
         self._serial += 1
-        heapq.heappush(self._noisiest, (-bytes, self._serial, log))
-        if len(self._noisiest) > self._crowded:
-            # What was ranked anew, or forgotten, since.
-            self._noisiest = [entry for entry in self._noisiest if -entry[0] == entry[2].ranked]
-            heapq.heapify(self._noisiest)
+        self._noisiest.push((-bytes, self._serial, log), most=self._crowded)
 
     def _expect(self, log: Log) -> None:
         self._serial += 1
         log.expected = self._serial
-        heapq.heappush(self._expiring, (log.oldest.time + log.limits.age, self._serial, log))
-        if len(self._expiring) > self._crowded:
-            self._expiring = [entry for entry in self._expiring if self._counts(entry[1], entry[2])]
-            heapq.heapify(self._expiring)
+        self._expiring.push((log.oldest.time + log.limits.age, self._serial, log), most=self._crowded)
 
-    def _counts(self, serial: int, log: Log) -> bool:
+    def _is_expected(self, entry: Entry) -> bool:
+        _, serial, log = entry
         return serial == log.expected and self._logs.get(log.channel) is log
 
     @property
     def _crowded(self) -> int:
         return 2 * len(self._logs) + 64
+
+
+def _is_ranked(entry: Entry) -> bool:
+    # Not what was ranked anew, or forgotten, since.
+    return -entry[0] == entry[2].ranked
 
 
 def _weight(publications: Sequence[Publication]) -> int:
@@ -650,10 +917,10 @@ def _wanted(publication: Publication | None, interest: Interest) -> Publication 
     return publication if publication is not None and interest.wants(publication.event.type) else None
 
 
-def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[int, Publication | None]]:
+def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[int, Publication | None, int]]:
     """Give each publication once, though several of its channels hold it."""
     last = -1
     for publication in found:
         if publication.position != last:
             last = publication.position
-            yield last, _wanted(publication, interest)
+            yield last, _wanted(publication, interest), 1

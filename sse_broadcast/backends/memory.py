@@ -1,6 +1,6 @@
 """Memory: a history in this process, gone with it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sse_broadcast import clock
 from sse_broadcast.backends.base import Deliver, Extent, Holding, Replay, ResetReason, Start, Token
@@ -11,12 +11,14 @@ from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication, Receipt, place
+from sse_broadcast.work_queue import Steps
 
 MAX_LAST = 1000
 """Channels of which `last` gives the newest event, at most."""
 
 SETTLED = 512
-"""Channels that are looked at in one tidying, when they may hold more or less than before: some 5 ms."""
+"""Channels that are looked at in one tidying, and publications evicted, when channels may hold more or less
+than before: some 1 ms."""
 
 MAX_TOKENS = 100_000
 """Idempotency keys remembered at most; the oldest are forgotten first."""
@@ -43,12 +45,18 @@ class Memory:
         self._clock = clock
         self.position = 0
         self._now = 0.0
+        self._overdue = False
         # In the order in which they were first seen, and so of the time they expire.
         self._answers: dict[tuple[str | None, ...], tuple[bytes, Receipt, float]] = {}
 
     @property
     def trouble(self) -> None:
         """See `Backend`. What is in our own memory is never away."""
+
+    @property
+    def untidy(self) -> bool:
+        """See `Backend`."""
+        return self._overdue or self._history.unsettled
 
     async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
         """See `Backend`."""
@@ -68,58 +76,60 @@ class Memory:
             raise IdempotencyError("it was used before, to publish something else")
         return receipt
 
-    def find(self, cursor: Cursor, interest: Interest) -> Start:
+    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
         """See `Backend`."""
         now = self._tick()
         match cursor:
             case Place(epoch, _) if epoch != self.epoch:
                 return self._lost(ResetReason.EPOCH)
             case Place(_, position):
-                return self._resumed(interest, position if position <= self.position else None)
+                return (yield from self._resumed(interest, position if position <= self.position else None))
             case Named(name):
-                return self._resumed(interest, self._history.position_of(name, interest))
+                named = yield from self._history.position_of(name, interest)
+                return (yield from self._resumed(interest, named))
             case Word.LAST:
-                newest = self._history.newest_of(interest, most=MAX_LAST)
-                return Start(self.position, first=tuple(newest))
+                began = self.position
+                newest = yield from self._history.newest_of(interest, upto=began, most=MAX_LAST)
+                return Start(began, first=tuple(newest))
             case Word.EARLIEST:
-                oldest = [log.oldest for log in self._history.logs_of(interest)]
-                return self._from_first(oldest)
+                return (yield from self._from_first(interest, None))
             case Age(seconds):
-                young = [log.since(now - seconds) for log in self._history.logs_of(interest)]
-                return self._from_first([publication for publication in young if publication])
+                return (yield from self._from_first(interest, now - seconds))
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Replay:
+    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
         """See `Backend`."""
         self._tick()
-        lost = self._history.lost(interest, after=after, told=told)
-        if lost > after:
-            gap = self._history.gap(interest, after, lost)
-            return Replay((), gap.position, gap)
-        if (log := self._history.only_log(interest)) is not None:
+        history = self._history
+        lost = yield from history.lost(interest, after=after, told=told)
+        if lost:
+            gap = history.gap(interest, after, lost)
+            return Replay((), gap.position, gap, told=history.evictions)
+        if (log := history.only_log(interest)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=STRIDE)
             more = bool(page) and page[-1] is not log.newest
-            return Replay(page, page[-1].position if more else self.position)
+            return Replay(page, page[-1].position if more else self.position, told=history.evictions)
         return self._replay(interest, after, limit)
 
     def _replay(self, interest: Interest, after: int, limit: int) -> Replay:
         found: list[Publication] = []
-        upto = after
-        for looked, (position, publication) in enumerate(self._history.after(interest, after), 1):
+        upto, told, room = after, self._history.evictions, STRIDE
+        for position, publication, cost in self._history.after(interest, after):
             if publication is not None:
                 if found and publication.size > limit:
-                    return Replay(found, upto)
+                    return Replay(found, upto, told=told)
                 limit -= publication.size
                 found.append(publication)
             upto = position
-            if looked == STRIDE:
-                return Replay(found, upto)
-        return Replay(found, self.position)
+            room -= cost
+            if room <= 0:
+                return Replay(found, upto, told=told)
+        return Replay(found, self.position, told=told)
 
     def replayable(self, interest: Interest, *, after: int) -> bool:
         """See `Backend`."""
         self._tick()
-        return self._history.lost(interest, after=after) <= after
+        return not self._history.may_have_lost(interest, after=after)
 
     def oldest(self, interest: Interest, *, after: int) -> float | None:
         """See `Backend`."""
@@ -141,7 +151,7 @@ class Memory:
         log = self._history.log_of(channel)
         return Holding(log.count, log.oldest.id) if log is not None and log.count else Holding(0, None)
 
-    def channels(self) -> Sequence[str]:
+    def channels(self) -> Iterator[Sequence[str]]:
         """See `Backend`."""
         self._tick()
         return self._history.channels()
@@ -163,26 +173,28 @@ class Memory:
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
 
-    def _resumed(self, interest: Interest, position: int | None) -> Start:
+    def _resumed(self, interest: Interest, position: int | None) -> Steps[Start]:
         if position is None:
             return self._lost(ResetReason.UNKNOWN)
-        lost = self._history.lost(interest, after=position)
-        if lost <= position:
+        lost = yield from self._history.lost(interest, after=position)
+        if not lost:
             return Start(position)
         gap = self._history.gap(interest, position, lost)
         return Start(gap.position, lost=ResetReason.EVICTED, channels=gap.channels)
 
+    def _from_first(self, interest: Interest, since: float | None) -> Steps[Start]:
+        began = self.position
+        first = yield from self._history.first_of(interest, since=since)
+        # What was published meanwhile may have been passed by, and comes after where this began.
+        return Start(began if first is None else min(first - 1, began), told=self._history.evictions)
+
     def _lost(self, reason: ResetReason) -> Start:
         return Start(self.position, lost=reason)
-
-    def _from_first(self, publications: Iterable[Publication]) -> Start:
-        first = min((publication.position for publication in publications), default=self.position + 1)
-        return Start(first - 1, told=self._history.evictions)
 
     def _tick(self) -> float:
         """Take the time, which never goes back, and let go of what is too old."""
         self._now = now = max(self._now, self._clock())
-        self._history.expire(now)
+        self._overdue = self._history.expire(now)
         return now
 
     def _forget_tokens(self, now: float) -> None:

@@ -1,15 +1,13 @@
 """GET /channels and GET /channels/{channel}: who listens, and what is held."""
 
-import functools
-
 from aiohttp import web
 
 from sse_broadcast.auth.access import Action
-from sse_broadcast.interest import checked_names
+from sse_broadcast.interest import checked_names, matcher
 from sse_broadcast.server import query
 from sse_broadcast.server.answers import ChannelPage, answered
 from sse_broadcast.server.gate import ACCESS, require, require_some
-from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.server.state import BROADCASTER, caller_of
 
 PARAMETERS = ("after", "limit", "prefix")
 
@@ -23,11 +21,12 @@ async def channels(request: web.Request) -> web.Response:
     query.refuse_misspelt(request.query, PARAMETERS)
     limit = query.limit(request)
     access = request[ACCESS]
-    found = request.app[BROADCASTER].channels(
+    found = await request.app[BROADCASTER].list_channels(
         prefix=query.only(request.query, "prefix") or "",
         after=query.only(request.query, "after") or "",
         limit=limit + 1,
-        visible=None if access.allows(Action.INSPECT) else functools.partial(access.allows, Action.INSPECT),
+        visible=None if access.allows(Action.INSPECT) else matcher(*access.grants[Action.INSPECT]),
+        caller=caller_of(request),
     )
     page = found[:limit]
     return answered(ChannelPage(page, page[-1].channel if len(found) > limit else None))

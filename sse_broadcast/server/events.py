@@ -25,7 +25,7 @@ from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_ev
 from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.sessions import Session
 from sse_broadcast.server.sink import TransportSink, kernel_timeout, limit_send_buffer
-from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, TUNED
+from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, TUNED, caller_of
 from sse_broadcast.server.wish import Permit, Wish, parse_wish, read_body, read_wish
 
 GONE = 499
@@ -129,7 +129,12 @@ class Events:
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
         # What is published while the head is on its way is caught up with: the start says from where.
-        start = broadcaster.start(wish.interest, wish.cursor)
+        caller = None
+        if wish.cursor is None:
+            start = broadcaster.start(wish.interest, None)
+        else:
+            caller = caller_of(request)
+            start = await broadcaster.find_start(wish.interest, wish.cursor, caller=caller)
         # Behind all that may be refused: it makes the connection one that ends with its stream.
         sink = TransportSink(request, wish.encoding)
         heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
@@ -141,7 +146,7 @@ class Events:
         else:
             response = await self._begun_by_aiohttp(request, wish, headers, frames)
         try:
-            lane = broadcaster.connect(sink, wish.interest, start, heartbeat)
+            lane = broadcaster.connect(sink, wish.interest, start, heartbeat, caller=caller)
         except (ClosedError, FullError):
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
             await sink.finish()

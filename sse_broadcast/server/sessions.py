@@ -14,12 +14,19 @@ from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.refusal import RefusalReason
 from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.work_queue import Steps
 
 End = Callable[[CloseReason], None]
 Token = tuple[Kind, str | None, str | None]
 
 LOOK = 60.0
 """Seconds after which a clock that may have been set is asked again."""
+
+PIECE = 4096
+"""Credentials that are compared in one piece of work: some 0.5 ms."""
+
+ENDED = 128
+"""Those that may be compared while one stream is ended."""
 
 SPREAD = 0.1
 """Of `lifetime`, what a stream may end early: those that began together do not come back together."""
@@ -71,6 +78,8 @@ class Sessions:
         self._clock = clock
         self._open: dict[Token, set[Session]] = {}
         self._addresses: Counter[str] = Counter()
+        # The streams that were opened since, of each revocation that goes on.
+        self._revoking: dict[int, set[Session]] = {}
         # A timer for each would be a tenth of what opening a stream costs.
         self._distant = Deadlines[Session](LOOK, self._look)
 
@@ -123,6 +132,8 @@ class Sessions:
         if streams is None:
             streams = self._open[access.bearer] = set()
         streams.add(session)
+        for opened in self._revoking.values():
+            opened.add(session)
         if address is not None:
             self._addresses[address] += 1
         if until is not None or access.expires is not None:
@@ -147,13 +158,30 @@ class Sessions:
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def revoke(self, kind: Kind, name: str) -> int:
-        """End the streams of a `subject`, a token's `id` or a `caller`, and give how many they were."""
-        tokens = [
-            token for token in self._open if (name == token[2] if kind == "id" else token[:2] == (kind, name))
-        ]
-        sessions = [session for token in tokens for session in self._open[token]]
-        return sum([session.end(CloseReason.REVOKED) for session in sessions])
+    def revoke(self, kind: Kind, name: str) -> Steps[int]:
+        """End the streams of a `subject`, a token's `id` or a `caller`, and return how many they were.
+
+        In pieces. Streams that were opened after the first are of tokens that are good, and go on.
+        """
+        opened: set[Session] = set()
+        self._revoking[id(opened)] = opened
+        try:
+            ended = work = 0
+            for token in list(self._open):
+                if name == token[2] if kind == "id" else token[:2] == (kind, name):
+                    for session in self._open.get(token, set()) - opened:
+                        ended += session.end(CloseReason.REVOKED)
+                        work += ENDED
+                        if work >= PIECE:
+                            work = 0
+                            yield
+                work += 1
+                if work >= PIECE:
+                    work = 0
+                    yield
+            return ended
+        finally:
+            del self._revoking[id(opened)]
 
     def _look(self, session: Session) -> None:
         """End a stream whose time has come, or look again when it may have."""

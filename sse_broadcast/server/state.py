@@ -1,6 +1,7 @@
 """What handlers find in the application."""
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from aiohttp import StreamReader, web
@@ -8,9 +9,9 @@ from aiohttp import StreamReader, web
 from sse_broadcast.auth.authority import Authority
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Config
-from sse_broadcast.server.address import Proxies
+from sse_broadcast.server.address import Proxies, key
 from sse_broadcast.server.cors import Cors
-from sse_broadcast.server.gate import Gate
+from sse_broadcast.server.gate import ACCESS, Gate
 from sse_broadcast.server.limits import Limits
 from sse_broadcast.server.sessions import Sessions
 
@@ -53,6 +54,17 @@ IN_FORCE: web.AppKey[InForce] = web.AppKey("sse_broadcast.in_force", InForce)
 def setup_of(request: web.Request) -> Setup:
     """Give the setup that holds now."""
     return request.app[IN_FORCE].setup
+
+
+def caller_of(request: web.Request) -> Hashable:
+    """Return who long work is charged to: the credential of a request, or else its client's address.
+
+    Callers of the loopback without a credential are one.
+    """
+    access = request[ACCESS]
+    if not access.anonymous:
+        return access.bearer
+    return key(setup_of(request).proxies.client(request))
 
 
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sse_broadcast.sessions", Sessions)

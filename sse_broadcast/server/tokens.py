@@ -1,5 +1,6 @@
 """POST /tokens and POST /revoke: make short-lived tokens, and end what a token was good for."""
 
+import asyncio
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from sse_broadcast.server.gate import require
 from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.json_body import JsonShape
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import SESSIONS, Setup, setup_of
+from sse_broadcast.server.state import BROADCASTER, SESSIONS, Setup, setup_of
 
 T = TypeVar("T")
 
@@ -90,7 +91,9 @@ async def revoke(request: web.Request) -> web.Response:
     kind, name = _revoked(wish)
     confirm(request)
     setup.authority.revoke(kind, name, expires=wish.expires)
-    streams = request.app[SESSIONS].revoke(kind, name)
+    # It goes on if its client leaves: a revocation that is half done would be none.
+    ending = request.app[BROADCASTER].work.start(request.app[SESSIONS].revoke(kind, name), caller=object())
+    streams = await asyncio.shield(ending)
     return _answer(Revoked("revoked", streams))
 
 

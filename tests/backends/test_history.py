@@ -3,20 +3,24 @@
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.backends import history as history_module
-from sse_broadcast.backends.history import OVERHEAD, STRIDE, History, Log, Order
+from sse_broadcast.backends.history import OVERHEAD, STRIDE, Chunk, Entry, History, Log, LogHeap, Order
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits
 from sse_broadcast.publication import Publication, place
+from sse_broadcast.work_queue import Steps, finish
+from tests.backends.contract import channels_of
+
+T = TypeVar("T")
 
 PLENTY = 1 << 40
 ALL = 1 << 30
@@ -61,11 +65,11 @@ WEIGHT = weight(publication(100, "a"))
 
 
 def given_after(history: History, interest: Interest, after: int) -> list[int]:
-    return [one.position for _, one in history.after(interest, after) if one is not None]
+    return [one.position for _, one, _ in history.after(interest, after) if one is not None]
 
 
 def lost(history: History, *channels: str) -> int:
-    return history.lost(Interest.of(*channels))
+    return finish(history.lost(Interest.of(*channels)))
 
 
 # Bounds.
@@ -175,7 +179,7 @@ def test_a_channel_holds_what_is_not_too_old() -> None:
     assert (held(history, "a"), held(history, "b")) == ([], [3, 4, 5])
     assert (lost(history, "a"), lost(history, "b")) == (5, 2)
     history.expire(1000.0)
-    assert (history.bytes, history.channels()) == (0, [])
+    assert (history.bytes, channels_of(history.channels())) == (0, [])
 
 
 def test_a_channel_that_was_emptied_expires_again() -> None:
@@ -213,11 +217,11 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
     for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
         for position in range(1, 200):
             history.extend([publication(position, "a b", id=str(position))])
-            assert history.lost(Interest.of("a")) == position
-        assert (history.bytes, history.channels(), held(history, "a")) == (0, [], [])
+            assert finish(history.lost(Interest.of("a"))) == position
+        assert (history.bytes, channels_of(history.channels()), held(history, "a")) == (0, [], [])
         gap = history.gap(Interest.of("a"), 0, 199)
         assert (gap.channels, gap.position) == (("a",), 199)
-        assert history.position_of("199", Interest.of("*")) is None
+        assert finish(history.position_of("199", Interest.of("*"))) is None
         require_bounded(history)
 
 
@@ -291,7 +295,7 @@ def test_a_publication_in_several_channels_counts_once() -> None:
     fill(history, "b", start=2)
     assert (held(history, "a"), held(history, "b")) == ([1], [2])
     assert history.bytes == whole + weight(publication(2))
-    assert history.position_of("mine", Interest.of("*")) == 1
+    assert finish(history.position_of("mine", Interest.of("*"))) == 1
     assert (lost(history, "a"), lost(history, "b")) == (0, 1)
 
 
@@ -322,12 +326,12 @@ def test_a_publishers_id_is_found_and_forgotten() -> None:
     for position, name in enumerate(["x", "x", None, "y"], 1):
         history.extend([publication(position, id=name)])
         if position == 2:
-            assert history.position_of("x", Interest.of("*")) == 1
+            assert finish(history.position_of("x", Interest.of("*"))) == 1
         if position == 3:
-            assert history.position_of("x", Interest.of("*")) is None
-    assert history.position_of("x", Interest.of("*")) is None
-    assert history.position_of("y", Interest.of("*")) == 4
-    assert history.position_of("z", Interest.of("*")) is None
+            assert finish(history.position_of("x", Interest.of("*"))) is None
+    assert finish(history.position_of("x", Interest.of("*"))) is None
+    assert finish(history.position_of("y", Interest.of("*"))) == 4
+    assert finish(history.position_of("z", Interest.of("*"))) is None
 
 
 # Watermarks.
@@ -357,46 +361,23 @@ def test_a_pattern_has_the_watermark_of_what_it_matches() -> None:
     ]
 
 
-def test_patterns_are_watched_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one asked for longest ago is let go of, leaves nothing behind, and comes back right."""
-    monkeypatch.setattr(history_module, "VIEWS", 2)
+@pytest.mark.parametrize("recent", [1, 2, 3, 100])
+def test_losses_of_patterns_are_found_however_many_are_remembered(
+    recent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the latest of them, or where those do not go back far enough by a look at each channel."""
+    monkeypatch.setattr(history_module, "RECENT", recent)
     history = history_of(1)
     fill(history, "a", "a", "b", "b", "ab", "ab")
     patterns = {"a*": 5, "b*": 3, "*b": 5, "*": 5, "*a": 1}
-    for _ in range(3):
-        for pattern, watermark in patterns.items():
-            assert lost(history, pattern) == watermark
-            assert len(history._views) <= 2
+    assert {pattern: lost(history, pattern) for pattern in patterns} == patterns
     fill(history, "a", "c", start=7)
-    log = history.log_of("a")
-    assert log is not None
-    assert log.views == sum(view.bit for (pattern,), view in history._views.items() if pattern in {"*", "*a"})
     assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
-
-
-def test_patterns_of_one_reader_are_watched_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many they are, they take the place of one; what any of them lost, they lost."""
-    monkeypatch.setattr(history_module, "VIEWS", 2)
-    history = history_of(1)
-    fill(history, "a", "a", "b", "b", "c", "c")
-    assert [lost(history, *patterns) for patterns in (("a*", "b*", "x*"), ("a*", "x*"))] == [3, 1]
-    fill(history, "b", "x", "x", start=7)
-    assert [lost(history, *patterns) for patterns in (("a*", "b*", "x*"), ("a*", "x*"))] == [8, 8]
-    assert sorted(history._views) == [("a*", "b*", "x*"), ("a*", "x*")]
-
-
-def test_a_view_that_takes_the_place_of_another_sees_what_it_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Channels that the other one saw are nothing to it, later losses of theirs neither."""
-    monkeypatch.setattr(history_module, "VIEWS", 1)
-    history = history_of(1)
-    fill(history, "a", "b")
-    assert [lost(history, "a*"), lost(history, "b*")] == [0, 0]
-    fill(history, "a", start=3)
-    assert lost(history, "b*") == 0
-    fill(history, "b", start=4)
-    assert lost(history, "b*") == 2
+    for after in range(9):
+        for pattern, newest in {**patterns, "*a": 2}.items():
+            found = finish(history.lost(Interest.of(pattern), after=after))
+            assert found == (newest if newest > after else 0)
+    require_bounded(history)
 
 
 def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
@@ -404,7 +385,7 @@ def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
     history = history_of(max_channels=2)
     fill(history, "a", "b", "b", "c")
     assert held(history, "a") == []
-    assert sorted(history.channels()) == ["b", "c"]
+    assert sorted(channels_of(history.channels())) == ["b", "c"]
     assert [lost(history, name) for name in ("a", "never", "b*", "*", "b")] == [1, 1, 1, 1, 0]
     fill(history, "a", start=5)
     assert lost(history, "a") >= 1
@@ -415,7 +396,7 @@ def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None
     """Nothing is evicted as long as there is one that has nothing."""
     history = history_of(max_channels=3, b=Limits(0, PLENTY, FOREVER))
     fill(history, "a", "b", "c", "d")
-    assert sorted(history.channels()) == ["a", "c", "d"]
+    assert sorted(channels_of(history.channels())) == ["a", "c", "d"]
     assert [lost(history, name) for name in ("a", "b", "c", "b*")] == [0, 2, 0, 2]
 
 
@@ -425,7 +406,7 @@ def test_however_many_channels_come_so_many_are_remembered() -> None:
     for position in range(1, 2000):
         history.extend([publication(position, f"c{position}")])
         assert len(history._logs) <= 10
-    assert len(history.channels()) == 10
+    assert len(channels_of(history.channels())) == 10
     assert lost(history, "c5") == 1989
     require_bounded(history)
 
@@ -443,7 +424,7 @@ def test_a_busy_channel_is_not_the_first_to_be_forgotten() -> None:
     history = history_of(max_channels=3)
     fill(history, "busy", "x", "busy", "y", "busy", "z")
     assert held(history, "busy") == [1, 3, 5]
-    assert sorted(history.channels()) == ["busy", "y", "z"]
+    assert sorted(channels_of(history.channels())) == ["busy", "y", "z"]
 
 
 def test_a_new_channel_has_not_lost_what_it_holds() -> None:
@@ -463,13 +444,13 @@ def test_what_was_evicted_before_is_no_news() -> None:
     history = history_of(2, b=Limits(1000, PLENTY, 10.0))
     fill(history, "b", *"aaaa")
     both, told = Interest.of("a", "b"), history.evictions
-    assert (history.lost(both), history.lost(both, told=told)) == (3, 0)
+    assert (finish(history.lost(both)), finish(history.lost(both, told=told))) == (3, 0)
     history.expire(10.0)
     assert history.evictions == told + 1
     for interest in (both, Interest.of("*"), Interest.of("b"), Interest.of("a", "b*")):
-        assert history.lost(interest, told=told) == 1
-        assert history.lost(interest, told=history.evictions) == 0
-    assert history.lost(Interest.of("a"), told=told) == 0
+        assert finish(history.lost(interest, told=told)) == 1
+        assert finish(history.lost(interest, told=history.evictions)) == 0
+    assert finish(history.lost(Interest.of("a"), told=told)) == 0
 
 
 def test_each_event_that_goes_is_an_eviction() -> None:
@@ -486,10 +467,10 @@ def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
     fill(history, "a", "b")
     told = history.evictions
     fill(history, "c", start=3)
-    assert history.lost(Interest.of("a"), told=told) == 1
-    assert history.lost(Interest.of("a"), told=history.evictions) == 0
+    assert finish(history.lost(Interest.of("a"), told=told)) == 1
+    assert finish(history.lost(Interest.of("a"), told=history.evictions)) == 0
     fill(history, "a", start=4)
-    assert history.lost(Interest.of("a"), told=told) >= 1
+    assert finish(history.lost(Interest.of("a"), told=told)) >= 1
 
 
 # Gaps.
@@ -500,9 +481,9 @@ def test_a_gap_ends_just_before_what_is_still_held() -> None:
     history = history_of(2)
     fill(history, "quiet", "noisy", "noisy", "noisy", "other", "noisy", "quiet", "late")
     interest = Interest.of("quiet", "noisy", "other", "late", "none")
-    gap = history.gap(interest, 0, history.lost(interest))
+    gap = history.gap(interest, 0, finish(history.lost(interest)))
     assert (gap.channels, gap.position) == (("noisy", "quiet"), 3)
-    gap = history.gap(interest, 1, history.lost(interest))
+    gap = history.gap(interest, 1, finish(history.lost(interest)))
     assert (gap.channels, gap.position) == (("noisy",), 3)
 
 
@@ -542,7 +523,7 @@ def test_an_event_that_is_not_wanted_is_a_place_to_pause_at() -> None:
         history.extend([publication(position, type=kind)])
     for channels in (["a"], ["a", "b"], ["*"]):
         interest = Interest.of(*channels, types=["t"])
-        found = [(place, one and one.position) for place, one in history.after(interest, 0)]
+        found = [(place, one and one.position) for place, one, _ in history.after(interest, 0)]
         assert found == [(1, 1), (2, None), (3, 3)]
 
 
@@ -554,23 +535,148 @@ def test_the_newest_of_each_channel_in_order() -> None:
     ):
         history.extend([publication(position, channels, type=kind)])
     interest = Interest.of("*", types=["t"])
-    assert [one.position for one in history.newest_of(interest, most=10)] == [1, 4]
-    assert [one.position for one in history.newest_of(interest, most=1)] == [4]
-    assert [one.position for one in history.newest_of(Interest.of("*"), most=10)] == [3, 4, 5]
-    assert history_of().newest_of(interest, most=10) == []
+    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=10))] == [1, 4]
+    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=1))] == [4]
+    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=9, most=10))] == [3, 4, 5]
+    assert finish(history_of().newest_of(interest, upto=9, most=10)) == []
+    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=3, most=10))] == [2, 3]
 
 
-def test_the_logs_of_an_interest_are_those_that_hold_something() -> None:
-    """By name and by pattern, each once."""
+def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
+    """By name and by pattern, and of those that are not too old."""
     history = history_of(b=Limits(0, PLENTY, FOREVER))
-    fill(history, "a", "b", "c", "cc")
-    for channels, expected in {
-        ("a", "b", "none"): ["a"],
-        ("c*",): ["c", "cc"],
-        ("c", "c*", "a"): ["a", "c", "cc"],
-        ("*",): ["a", "c", "cc"],
-    }.items():
-        assert sorted(log.channel for log in history.logs_of(Interest.of(*channels))) == expected
+    for position, (channel, time) in enumerate([("b", 0.0), ("c", 1.0), ("a", 2.0), ("cc", 3.0)], 1):
+        history.extend([publication(position, channel, time=time)])
+    history.extend([publication(5, "c", time=4.0)])
+
+    def first(*channels: str, since: float | None = None) -> int | None:
+        return finish(history.first_of(Interest.of(*channels), since=since))
+
+    asked = (("a", "b", "none"), ("c*",), ("a", "c*"), ("*",), ("b",), ("x*",))
+    assert [first(*channels) for channels in asked] == [3, 2, 2, 2, None, None]
+    assert [first(*channels, since=2.5) for channels in asked] == [None, 4, 4, 4, None, None]
+    assert first("*", since=4.5) is None
+
+
+# Searches pause.
+
+
+def pieces_of(steps: Steps[T], between: Callable[[], None] = lambda: None) -> tuple[int, T]:
+    """Do work to its end, with something else in between; give its number of pieces, and its result."""
+    pieces = 1
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return pieces, end.value
+        between()
+        pieces += 1
+
+
+TEN = Interest.of(*[f"*{digit}*z*" for digit in range(10)])
+"""Ten patterns of three stars."""
+
+
+SEARCHES: dict[str, Callable[[History], Steps[Any]]] = {
+    "the first": lambda history: history.first_of(TEN),
+    "the first since": lambda history: history.first_of(TEN, since=0.0),
+    "the newest": lambda history: history.newest_of(TEN, upto=ALL, most=1000),
+    "the newest of a type": lambda history: history.newest_of(
+        Interest.of(*TEN.patterns, types=["t"]), upto=ALL, most=1000
+    ),
+    "what was lost": lambda history: history.lost(TEN),
+    "an id": lambda history: history.position_of("mine", TEN),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_pauses_for_each_so_many_looks(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel is one, and each text that may be looked for in its name: ten patterns have 40."""
+    history = history_of(1, max_channels=5000)
+    for position in range(1, 4001):
+        own = "mine" if position > 2000 else None
+        history.extend([publication(position, f"c{position % 2000}", id=own)])
+    monkeypatch.setattr(history_module, "AT_FIRST", 0)
+    for step in (410, 4100, 41_000):
+        monkeypatch.setattr(history_module, "STEP", step)
+        pieces, _ = pieces_of(SEARCHES[search](history))
+        assert pieces - 1 == 2000 * 41 // step
+
+
+def test_a_replay_of_patterns_ends_its_page_after_so_much_work() -> None:
+    """Texts that are looked for count, in each channel of an event that nobody wants."""
+    history = history_of()
+    history.extend([publication(1, "a"), publication(2, " ".join(f"c{n}" for n in range(100)))])
+    costs = [cost for _, _, cost in history.after(TEN, 0)]
+    assert costs == [1 + 40 // 8, 1 + 100 * 40 // 8]
+    assert [cost for _, _, cost in history.after(Interest.of("a", "c1"), 0)] == [1, 1]
+
+
+def test_what_comes_and_goes_in_between_leaves_a_search_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses up to its end are found; of what was published meanwhile, whatever is up to where it began."""
+    monkeypatch.setattr(history_module, "STEP", 2)
+    chance = random.Random(11)
+    for _ in range(300):
+        history = history_of(2, max_channels=6)
+        position = 0
+
+        def publish(history: History = history) -> None:
+            nonlocal position
+            position += 1
+            history.extend([publication(position, f"c{chance.randrange(9)}")])
+
+        for _ in range(20):
+            publish()
+        interest, after, began = Interest.of("c1*", "c2", "*3"), chance.randrange(20), position
+        match chance.randrange(3):
+            case 0:
+                _, found = pieces_of(history.lost(interest, after=after), publish)
+                assert found == finish(history.lost(interest, after=after))
+            case 1:
+                _, newest = pieces_of(history.newest_of(interest, upto=began, most=10), publish)
+                assert all(one.position <= began and interest.first_of(one.channels) for one in newest)
+                assert {one.channels for one in newest} >= {
+                    log.oldest.channels
+                    for log in history._logs.values()
+                    if interest.covers(log.channel) and log.count and log.newest.position <= began
+                }
+            case _:
+                _, first = pieces_of(history.first_of(interest), publish)
+                held = [
+                    one.position
+                    for log in history._logs.values()
+                    for one in log.after(0)
+                    if interest.covers(log.channel) and one.position <= began
+                ]
+                assert first is not None or not held
+                assert not held or (first or 0) <= min(held)
+
+
+def test_channels_are_named_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that is there all the time once, whatever comes and goes."""
+    monkeypatch.setattr(history_module, "CHANNELS", 3)
+    history = history_of(max_channels=8)
+    fill(history, *(f"c{number}" for number in range(8)))
+    pieces = []
+    for piece in history.channels():
+        pieces.append(piece)
+        fill(history, f"d{len(pieces)}", start=100 + len(pieces))
+    assert [len(piece) for piece in pieces] == [3, 3, 2]
+    named = channels_of(pieces)
+    assert len(set(named)) == len(named)
+    assert {f"c{number}" for number in range(3, 8)} <= set(named)
+
+
+def test_what_is_too_old_goes_in_pieces() -> None:
+    """So many publications at once, of one channel or of many; the rest is still due."""
+    history = history_of(age=10.0)
+    fill(history, *("a" * 100), *(f"c{number}" for number in range(100)))
+    left = [history.extent.events]
+    while history.expire(10.0, most=30):
+        left.append(history.extent.events)
+    assert left == [200, 170, 140, 110, 80, 50, 20]
+    assert history.extent.events == 0
+    require_bounded(history)
 
 
 def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,7 +689,7 @@ def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -
 
     def newest(looks: int, interest: Interest = interest) -> list[int]:
         monkeypatch.setattr(history_module, "LOOKS", looks)
-        return [one.position for one in history.newest_of(interest, most=10)]
+        return [one.position for one in finish(history.newest_of(interest, upto=9, most=10))]
 
     assert newest(7) == [1, 5, 9]
     assert newest(6) == newest(4) == [5, 9]
@@ -611,7 +717,7 @@ def test_the_only_log_of_an_interest() -> None:
 
 def log_of(count: int) -> Log:
     """Give a log of positions from 1, each published at the time of its position."""
-    log = Log("a", Limits(1000, PLENTY, 50.0), 0)
+    log = Log("a", Limits(1000, PLENTY, 50.0), lost=0, slot=0)
     run = [publication(position, time=float(position)) for position in range(1, count + 1)]
     log.extend(run, sum(map(weight, run)))
     return log
@@ -664,7 +770,7 @@ def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
 def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
     """By runs of any length; its places never grow far beyond what it holds."""
-    log, kept, position = Log("a", Limits(0, 0, 0.0), 7), list[Publication](), 100
+    log, kept, position = Log("a", Limits(0, 0, 0.0), lost=7, slot=0), list[Publication](), 100
     went = set[Publication]()
     for come, go in steps:
         run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
@@ -712,8 +818,8 @@ def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) 
         assert [one for _, one in found if one is not None] == [one for one in kept if one.position > after]
         assert all(one is None or one.position == place for place, one in found)
         assert [place for place, _ in found] == sorted({place for place, _ in found})
-        assert len(order._positions) == len(order._publications) <= 2 * len(kept) + 66
-        assert [one for one in order._publications if one is not None] == kept
+        require_bounded_order(order, {one.position for one in kept})
+        assert [one for _, one in order.after(0) if one is not None] == kept
 
 
 def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]:
@@ -748,9 +854,114 @@ def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int
         order.remove([publication(position) for position in gone])
         kept -= set(gone)
         assert [place for place, one in order.after(0) if one is not None] == sorted(kept)
-        assert order._holes == sum(one is None for one in order._publications[order._first :])
+        assert len(order) == len(kept)
     order.extend([publication(6)])
     assert [place for place, one in order.after(0) if one is not None] == sorted({*kept, 6})
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32))
+def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
+    """In chunks of any number, whose holes are closed up, and which are put together again."""
+    chance = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_module, "CHUNK", 8)
+        patch.setattr(history_module, "HOLES", 2)
+        order, kept, position = Order(), dict[int, Publication](), 0
+        for _ in range(120):
+            run = []
+            for _ in range(chance.choice([1, 1, 1, 4, 20])):
+                position += chance.choice([1, 1, 30])
+                run.append(publication(position))
+            order.extend(run)
+            kept.update((one.position, one) for one in run)
+            gone = sorted(chance.sample(sorted(kept), min(len(kept), chance.randrange(12))))
+            if gone:
+                order.remove([kept.pop(each) for each in gone])
+            require_bounded_order(order, kept)
+            after = chance.randrange(position + 2)
+            assert [one for _, one in order.after(after) if one] == [
+                one for each, one in kept.items() if each > after
+            ]
+            assert len(order._chunks) <= len(kept)
+
+
+def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many publications there are, closing up moves those of one or two chunks."""
+    moved: list[int] = []
+    close_up = Chunk.close_up
+
+    def noted(chunk: Chunk) -> None:
+        moved.append(len(chunk.positions))
+        close_up(chunk)
+
+    monkeypatch.setattr(Chunk, "close_up", noted)
+    order, chance = Order(), random.Random(3)
+    everything = [publication(position) for position in range(1, 20_001)]
+    for one in everything:
+        order.extend([one])
+    chance.shuffle(everything)
+    for one in everything:
+        order.remove([one])
+    assert len(order) == len(order._chunks) == 0
+    assert max(moved) <= history_module.CHUNK
+    assert sum(moved) <= 4 * 20_000
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32))
+def test_a_heap_gives_what_counts_in_its_order(seed: int) -> None:
+    """Whatever counts no longer, and whenever that is sorted out, a few entries at each push."""
+    chance = random.Random(seed)
+    alive = dict[int, Entry]()
+    heap, serial = LogHeap(lambda entry: entry[1] in alive), 0
+    for _ in range(300):
+        if chance.random() < 0.6:
+            serial += 1
+            alive[serial] = entry = (float(chance.randrange(9)), serial, log_of(0))
+            heap.push(entry, most=2 * len(alive) + 4)
+        elif alive and chance.random() < 0.5:
+            del alive[chance.choice(list(alive))]
+        else:
+            while heap.first and heap.first[1] not in alive:
+                heap.pop()
+            first = min(alive.values(), default=None)
+            assert heap.first == first
+            if first is not None:
+                assert heap.pop() == first
+                del alive[first[1]]
+    assert alive.keys() <= {entry[1] for entry in heap}
+
+
+def test_a_heap_is_sorted_out_a_few_at_a_time() -> None:
+    """No push looks at more than `MOVED` of what is in it."""
+    looked = 0
+
+    def counts(entry: Entry) -> bool:
+        nonlocal looked
+        looked += 1
+        return entry[1] % 2 == 0
+
+    heap, log = LogHeap(counts), log_of(0)
+    for serial in range(10_000):
+        before = looked
+        heap.push((float(serial), serial, log), most=500)
+        assert looked - before <= history_module.MOVED
+    assert len(heap) < 10_000 * 0.6
+
+
+def test_who_publishes_gives_where_the_noisiest_takes_long_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The total holds after each publish, whose work is bounded; a channel that holds less may give then."""
+    monkeypatch.setattr(history_module, "RANKED", 0)
+    history = history_of(total=10 * WEIGHT)
+    fill(history, *("a" * 9), "b")
+    history.extend([publication(11, "b")])
+    assert history.bytes <= 10 * WEIGHT
+    assert held(history, "b") == [11]
+    assert lost(history, "b") == 10
+    history.extend([publication(12, "a c", data="x" * 100)])
+    assert history.bytes <= 10 * WEIGHT
+    require_bounded(history)
 
 
 # Bounded, whatever happens.
@@ -762,24 +973,37 @@ def require_bounded(history: History) -> None:
     everything = {one.position: one for log in logs.values() for one in log.after(0)}
     assert history.bytes == sum(map(weight, everything.values()))
     assert len(logs) <= history._max_channels
-    assert len(history._order._positions) == len(history._order._publications) <= 2 * len(everything) + 66
+    require_bounded_order(history._order, everything.keys())
     assert {place for place, one in history._order.after(0) if one} == everything.keys()
-    assert history._order._holes == sum(one is None for _, one in history._order.after(0))
     assert history._copies == {
         position: sum(position in held(history, name) for name in one.channels)
         for position, one in everything.items()
         if len(one.channels) > 1
     }
     assert set(history._named) <= {one.event.id for one in everything.values()}
-    assert len(history._views) <= history_module.VIEWS
-    bits = sorted(view.bit for view in history._views.values())
-    assert bits == [1 << number for number in range(len(bits))]
+    slots = {slot: log for slot, log in enumerate(history._slots) if log is not None}
+    assert slots == {log.slot: log for log in logs.values()}
+    assert sorted([*slots, *history._free]) == list(range(len(history._slots)))
+    assert len(history._slots) <= history._max_channels
+    assert len(history._recent) <= history_module.RECENT
     assert history._empty == {name: log for name, log in logs.items() if not held(history, name)}
     assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
-    assert len(history._expiring) <= 2 * len(logs) + 65
-    assert len(history._noisiest) <= 2 * len(logs) + 65
+    assert len(history._expiring) <= 3 * len(logs) + 130
+    assert len(history._noisiest) <= 3 * len(logs) + 130
     for log in logs.values():
         require_bounded_log(log)
+
+
+def require_bounded_order(order: Order, held: Collection[int]) -> None:
+    assert len(order) == len(held) == sum(chunk.live for chunk in order._chunks)
+    assert len(order._chunks) == len(order._firsts)
+    assert order._firsts == sorted(order._firsts)
+    for first, chunk in zip(order._firsts, order._chunks, strict=True):
+        assert first <= chunk.positions[0]
+        assert chunk.live == sum(one is not None for one in chunk.publications)
+        assert len(chunk.positions) == len(chunk.publications)
+        assert chunk.live
+        assert len(chunk.positions) <= 2 * max(chunk.live, history_module.CHUNK) + 2 * history_module.HOLES
 
 
 def require_bounded_log(log: Log) -> None:
@@ -787,7 +1011,6 @@ def require_bounded_log(log: Log) -> None:
     assert len(inside) <= log.limits.size
     assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
     assert len(log._items) <= 2 * len(inside) + 34
-    assert log.views < 1 << history_module.VIEWS
 
 
 @pytest.mark.parametrize(
@@ -806,7 +1029,7 @@ def test_nothing_grows_with_what_has_passed(
     total: int, max_channels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After thousands of publishes, expiries and readers, every structure is bounded by what is held."""
-    monkeypatch.setattr(history_module, "VIEWS", 4)
+    monkeypatch.setattr(history_module, "RECENT", 4)
     chance = random.Random(7)
     history = history_of(size, age=40.0, total=total, max_channels=max_channels)
     now, position = 0.0, 0
@@ -823,13 +1046,18 @@ def test_nothing_grows_with_what_has_passed(
                 batch.append(publication(position, names, time=now, id=name, data=data))
         history.extend(batch)
         if chance.random() < 0.1:
-            history.lost(Interest.of(f"c{chance.randrange(10)}*"))
+            finish(history.lost(Interest.of(f"c{chance.randrange(10)}*")))
         assert history.bytes <= total
         if step % 125 == 0:
             require_bounded(history)
     history.expire(now + 40.0)
     require_bounded(history)
-    assert (history.bytes, history.channels(), history._named, history._copies) == (0, [], {}, {})
+    assert (history.bytes, channels_of(history.channels()), history._named, history._copies) == (
+        0,
+        [],
+        {},
+        {},
+    )
 
 
 def some_names(chance: random.Random) -> set[str]:
@@ -948,7 +1176,7 @@ class Model:
 
 def read(history: History, interest: Interest, after: int) -> tuple[list[int], bool]:
     """Read a history to its end as a backend does: a gap if there is one, then what is behind it."""
-    newest_loss = history.lost(interest)
+    newest_loss = finish(history.lost(interest))
     told = newest_loss > after
     if told:
         gap = history.gap(interest, after, newest_loss)
@@ -956,7 +1184,7 @@ def read(history: History, interest: Interest, after: int) -> tuple[list[int], b
         assert gap.channels
         assert set(gap.channels) <= set(interest.channels)
         after = gap.position
-        assert history.lost(interest) <= after, "told of the same loss again"
+        assert finish(history.lost(interest)) <= after, "told of the same loss again"
     return given_after(history, interest, after), told
 
 
@@ -1031,7 +1259,7 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
             kept.expire(now)
             kept.extend(batch)
         for interest in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
-            history.lost(interest)
+            finish(history.lost(interest))
     for name in NAMES:
         assert held(history, name) == [one.position for one in model.held[name]]
     for interest in ASKED:
@@ -1040,7 +1268,7 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
     still = [one for held in model.held.values() for one in held]
     for name in ("one", "two"):
         oldest = min((one.position for one in still if one.event.id == name), default=None)
-        assert history.position_of(name, Interest.of("*")) in {None, oldest}
+        assert finish(history.position_of(name, Interest.of("*"))) in {None, oldest}
     require_bounded(history)
 
 
@@ -1063,8 +1291,8 @@ def state_of(history: History) -> object:
     """Give all that a reader could ever see of it."""
     return (
         {name: held(history, name) for name in NAMES},
-        {interest: history.lost(interest) for interest in ASKED},
-        {name: history.position_of(name, Interest.of("*")) for name in ("one", "two")},
+        {interest: finish(history.lost(interest)) for interest in ASKED},
+        {name: finish(history.position_of(name, Interest.of("*"))) for name in ("one", "two")},
         history.bytes,
         history.evictions,
     )
@@ -1111,12 +1339,12 @@ def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> Non
     history = history_of(total=room * WEIGHT)
     published: dict[int, Publication] = {}
     for position, (name, length) in enumerate(steps, 1):
-        before = {channel: history.lost(Interest.of(channel)) for channel in "abcde"}
+        before = {channel: finish(history.lost(Interest.of(channel))) for channel in "abcde"}
         published[position] = publication(position, name, data="x" * length)
         history.extend([published[position]])
         bytes = {channel: log.bytes if (log := history.log_of(channel)) else 0 for channel in "abcde"}
         for channel in "abcde":
-            last = history.lost(Interest.of(channel))
+            last = finish(history.lost(Interest.of(channel)))
             if last > before[channel]:
                 assert bytes[channel] + weight(published[last]) >= max(bytes.values())
 
@@ -1126,14 +1354,14 @@ def test_another_channel_that_is_forgotten_is_no_news() -> None:
     history = history_of(max_channels=3, a=Limits(2, PLENTY, FOREVER))
     fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
     both, told = Interest.of("a", "b"), history.evictions
-    assert history.lost(both) == 5
+    assert finish(history.lost(both)) == 5
     fill(history, "a", "b", "y", start=11)
     told += 1  # the one that the last a has cost
-    assert sorted(history.channels()) == ["a", "b", "y"]
-    assert history.lost(both, told=told) == 0
-    assert history.lost(Interest.of("x"), told=told) == 8
+    assert sorted(channels_of(history.channels())) == ["a", "b", "y"]
+    assert finish(history.lost(both, told=told)) == 0
+    assert finish(history.lost(Interest.of("x"), told=told)) == 8
     fill(history, "x", start=14)
-    assert history.lost(Interest.of("x"), told=told) >= 8
+    assert finish(history.lost(Interest.of("x"), told=told)) >= 8
 
 
 def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None:
@@ -1141,14 +1369,14 @@ def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None
     history = history_of(gone=Limits(1, PLENTY, FOREVER))
     for position, (channels, name) in enumerate([("a", "17"), ("a b", None), ("b", "17"), ("gone", "17")], 1):
         history.extend([publication(position, channels, id=name)])
-    assert history.position_of("17", Interest.of("a")) == 1
-    assert history.position_of("17", Interest.of("b")) == 3
-    assert history.position_of("17", Interest.of("a", "b")) == 1
-    assert history.position_of("17", Interest.of("g*")) == 4
-    assert history.position_of("17", Interest.of("c")) is None
+    assert finish(history.position_of("17", Interest.of("a"))) == 1
+    assert finish(history.position_of("17", Interest.of("b"))) == 3
+    assert finish(history.position_of("17", Interest.of("a", "b"))) == 1
+    assert finish(history.position_of("17", Interest.of("g*"))) == 4
+    assert finish(history.position_of("17", Interest.of("c"))) is None
     fill(history, "gone", start=5)
-    assert history.position_of("17", Interest.of("gone")) is None
-    assert history.position_of("17", Interest.of("*")) == 1
+    assert finish(history.position_of("17", Interest.of("gone"))) is None
+    assert finish(history.position_of("17", Interest.of("*"))) == 1
 
 
 def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1200,16 +1428,33 @@ def test_what_is_held_beyond_other_limits_goes(limits: Limits, left: list[int]) 
 
 
 def test_channels_are_looked_at_a_few_at_a_time() -> None:
-    """Until none is left; those that were forgotten meanwhile are passed over, and new ones are right."""
+    """Until none is left; those that were forgotten meanwhile are passed over, and new ones are right.
+
+    What is evicted counts as well.
+    """
     changing = Changing(Limits(10, PLENTY, FOREVER))
     fill(changing.history, *"aabbccdd")
     changing.change(Limits(1, PLENTY, FOREVER))
     changing.history._forget("a")
     changing.history.extend([publication(9, "e"), publication(10, "e")])
-    assert changing.history.settle(2)
+    assert changing.history.settle(4)
     assert sorted(len(held(changing.history, name)) for name in "bcd") == [1, 1, 2]
-    assert not changing.history.settle(2)
+    assert not changing.history.settle(4)
     assert [held(changing.history, name) for name in "abcde"] == [[], [4], [6], [8], [10]]
+
+
+def test_a_channel_that_holds_far_too_much_gives_a_part_at_a_time() -> None:
+    """So that one with a long history holds nobody up, whichever limit it is."""
+    for limits in (Limits(10, PLENTY, FOREVER), Limits(1000, 10 * WEIGHT, FOREVER)):
+        changing = Changing(Limits(1000, PLENTY, FOREVER))
+        fill(changing.history, *("a" * 100))
+        changing.change(limits)
+        left = []
+        while changing.history.settle(31):
+            left.append(len(held(changing.history, "a")))
+        assert left == [70, 40]
+        assert held(changing.history, "a") == list(range(91, 101))
+        require_bounded(changing.history)
 
 
 def test_another_age_holds_for_what_is_held_already() -> None:

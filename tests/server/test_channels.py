@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from sse_broadcast import broadcaster
+from sse_broadcast.backends import history
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
-from tests.support.sockets import RawClient
+from tests.support.sockets import RawClient, until
+from tests.support.work import held_up
 
 
 async def fill(server: Server, *channels: str) -> None:
@@ -202,3 +205,33 @@ async def test_head_is_answered_without_a_body(serve: Serve, connect: Connect, p
     await client.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     refused = await client.head()
     assert re.search(rb"\r\nAllow: GET, HEAD, OPTIONS\r\n", refused)
+
+
+async def test_many_channels_are_listed_in_pieces(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is the same, what is new in between may be in it, and who leaves ends the work."""
+    monkeypatch.setattr(broadcaster, "PIECE", 8)
+    monkeypatch.setattr(broadcaster, "DESCRIBED", 2)
+    monkeypatch.setattr(history, "CHANNELS", 4)
+    server = await serve()
+    await fill(server, *(f"c{number:03}" for number in range(200)))
+    waiting: list[int] = []
+    turns = server.broadcaster.work._take_turn
+
+    def noted() -> None:
+        turns()
+        waiting.append(len(server.broadcaster.work))
+
+    monkeypatch.setattr(server.broadcaster.work, "_take_turn", noted)
+    client, leaving = await connect(server), await connect(server)
+    page = await get(client, "/channels?limit=50&after=c009")
+    assert [each["channel"] for each in page["channels"]] == [f"c{number:03}" for number in range(10, 60)]
+    assert page["next"] == "c059"
+    assert len(waiting) > 20
+    with held_up(server.broadcaster.work, monkeypatch):
+        await leaving.request("GET", "/channels?limit=50")
+        await until(lambda: len(server.broadcaster.work) == 1)
+        leaving.reset()
+        await until(lambda: len(server.broadcaster.work) == 0)
+    assert (await get(client, "/channels?limit=1"))["next"] == "c000"

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.audience import Lane
+from sse_broadcast.backends import history
 from sse_broadcast.delivery import FAR_BEHIND
 from sse_broadcast.event import Event
 from sse_broadcast.server.connection import Connection
@@ -22,6 +23,7 @@ from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block, opening, opening_after_loss
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
+from tests.support.work import held_up
 
 HEAD = re.compile(
     rb"HTTP/1\.1 200 OK\r\n"
@@ -503,6 +505,42 @@ async def test_words_and_ages_begin_where_they_say(
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("live", channels=["a"])
     assert [event.data for event in await reader.events(len(seen))] == seen
+
+
+HELD = ["13", "14", "23", "24", "33", "34", "43", "44"]
+
+
+@pytest.mark.parametrize(
+    ("since", "seen"), [("earliest", HELD), ("1h", HELD), ("last", HELD[4:]), ("id", HELD[2:])]
+)
+async def test_where_to_begin_is_looked_for_in_pieces(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, since: str, seen: list[str]
+) -> None:
+    """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
+    for name, value in {"STEP": 1, "AT_FIRST": 0, "RECENT": 1}.items():
+        monkeypatch.setattr(history, name, value)
+    server = await serve(history_size=3)
+    for number in range(50):
+        await server.broadcaster.broadcast(f"{number}", channels=[f"c{number % 20}"])
+    for _ in range(10):
+        await server.broadcaster.broadcast("x", channels=["busy"])
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    path = f"/events/*x,c*3,c*4?since={f'{epoch}-20' if since == 'id' else since}"
+    leaving, reader = await connect(server), await connect(server)
+    with held_up(server.broadcaster.work, monkeypatch):
+        await leaving.request("GET", path)
+        await until(lambda: len(server.broadcaster.work) == 1)
+        leaving.reset()
+        await until(lambda: len(server.broadcaster.work) == 0)
+        await reader.request("GET", path)
+        await until(lambda: len(server.broadcaster.work) == 1)
+        for channel in ("c3", "c19", "new.x", "c4"):
+            await server.broadcaster.broadcast(f"live {channel}", channels=[channel])
+    assert b" 200 " in (await reader.head()).partition(b"\r\n")[0]
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("last", channels=["c13"])
+    expected = [*seen, "live c3", "live new.x", "live c4", "last"]
+    assert [event.data for event in await reader.events(len(expected))] == expected
 
 
 @pytest.mark.parametrize("since", ["earliest", "last", "1h"])

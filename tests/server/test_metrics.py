@@ -6,7 +6,8 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from inspect import isgenerator
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -22,6 +23,7 @@ from sse_broadcast.server.metrics import PREFIX, encoder
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import BROADCASTER
 from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
 from tests.support.outlets import MemorySink, break_off
 from tests.support.outlets import connect as attach
@@ -511,6 +513,12 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
+async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
+    """Have a backend asked, whether its answer is awaited, comes in pieces, or is there at once."""
+    answer = getattr(backend, call)(*arguments, **words)
+    return finish(cast("Steps[object]", answer)) if isgenerator(answer) else await answer
+
+
 def failing(call: str) -> Cause:
     async def a_backend_that_fails(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
@@ -524,7 +532,7 @@ def failing(call: str) -> Cause:
             patch.setattr(backend.kept, call, fail)
             arguments, words = ARGUMENTS.get(call, ((), {}))
             with pytest.raises(OSError, match="away"):
-                await getattr(backend, call)(*arguments, **words)
+                await ask(backend, call, *arguments, **words)
 
     return a_backend_that_fails
 

@@ -97,7 +97,7 @@ async def dismissed(server: Server, client: RawClient) -> None:
 
 
 async def aborted(server: Server, client: RawClient) -> None:
-    server.broadcaster._delivery.abort()
+    await server.broadcaster._delivery.abort()
     with pytest.raises(ConnectionError):
         await client.rest()
 

@@ -17,6 +17,7 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.sessions import Session, Sessions
 from sse_broadcast.server.state import IN_FORCE, SESSIONS
 from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.work_queue import finish
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
@@ -154,7 +155,7 @@ async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
     for reader in (revoked, expired):
         await reader.chunk()
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
-    assert opened(server).revoke("subject", "ada") == 1
+    assert finish(opened(server).revoke("subject", "ada")) == 1
     for session in opened(server)._open["subject", "eve", "2"]:
         session.end(CloseReason.EXPIRED)
     assert close_block("revoked", start).fullmatch(await revoked.chunk())
@@ -558,7 +559,7 @@ async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
     if begun:
         session.begin(found.append)
     assert session.end(CloseReason.EXPIRED)
-    assert held.revoke("subject", "visitor") == held.revoke("subject", "visitor") == 0
+    assert finish(held.revoke("subject", "visitor")) == finish(held.revoke("subject", "visitor")) == 0
     if not begun:
         session.begin(found.append)
     assert found == [CloseReason.EXPIRED, CloseReason.REVOKED][not begun :]
@@ -571,7 +572,11 @@ async def test_it_ends_once() -> None:
     held = holding(clock=clock)
     found, note = ends()
     begun(held, access(expires=clock.now + 60), note)
-    assert [held.revoke("subject", "ada"), held.revoke("id", "one"), held.revoke("subject", "ada")] == [
+    assert [
+        finish(held.revoke("subject", "ada")),
+        finish(held.revoke("id", "one")),
+        finish(held.revoke("subject", "ada")),
+    ] == [
         1,
         0,
         0,
@@ -591,7 +596,23 @@ async def test_what_is_closed_ends_no_more() -> None:
     held.close(session)
     clock.now += 60
     await asyncio.sleep(0.05)
-    assert (found, held.revoke("subject", "ada"), len(held)) == ([], 0, 0)
+    assert (found, finish(held.revoke("subject", "ada")), len(held)) == ([], 0, 0)
+
+
+async def test_revoking_many_ends_a_few_in_each_piece() -> None:
+    """What is opened meanwhile is of a token that was made since, and goes on."""
+    held = holding(lifetime=3600)
+    found: list[CloseReason] = []
+    for number in range(100):
+        begun(held, Access(EVERYTHING, subject="ada", id=f"{number % 3}"), found.append)
+    steps, counts = held.revoke("subject", "ada"), [0]
+    for _ in steps:
+        counts.append(len(found))
+        begun(held, Access(EVERYTHING, subject="ada", id="1"), found.append)
+    most = sessions.PIECE // sessions.ENDED
+    assert counts == [0, *range(most, 100, most)]
+    assert (len(found), len(held)) == (100, 100 + len(counts) - 1)
+    assert held._revoking == {}
 
 
 async def test_revoking_ends_what_is_meant_and_no_more() -> None:
@@ -601,9 +622,9 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
         found[subject, id], note = ends()
         begun(held, Access(EVERYTHING, subject=subject, id=id), note)
-    assert held.revoke("id", "two") == 1
-    assert held.revoke("subject", "nobody") == held.revoke("id", "ada") == 0
-    assert held.revoke("subject", "ada") == 2
+    assert finish(held.revoke("id", "two")) == 1
+    assert finish(held.revoke("subject", "nobody")) == finish(held.revoke("id", "ada")) == 0
+    assert finish(held.revoke("subject", "ada")) == 2
     assert [bool(reasons) for reasons in found.values()] == [True, True, True, False, False]
 
 
@@ -641,7 +662,7 @@ async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
     found, note = ends()
     session = held.enter(access())
     assert session is not None
-    assert held.revoke("subject", "ada") == 1
+    assert finish(held.revoke("subject", "ada")) == 1
     assert found == []
     session.begin(note)
     assert found == [CloseReason.REVOKED]
