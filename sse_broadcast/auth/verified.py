@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from sse_broadcast.auth.access import Access
 from sse_broadcast.auth.secret import Digests
+from sse_broadcast.interest import ANY
 
 MOST = 4096
 """Tokens that are remembered: of one more, that which was not seen for longest is forgotten."""
@@ -16,6 +17,9 @@ OVERHEAD = 1200
 
 OF_PATTERN = 64
 """Bytes that each of those takes beside its characters."""
+
+OF_MATCHER = 700
+"""Bytes of what matches one that has a star, made when it is first asked."""
 
 
 class Verified:
@@ -67,4 +71,5 @@ def size(access: Access) -> int:
     """Return the bytes that a token's access takes, about."""
     names = [name for patterns in access.grants.values() for name in patterns]
     texts = (access.subject or "", access.id or "", *names)
-    return OVERHEAD + OF_PATTERN * len(names) + sum(map(len, texts))
+    starred = sum(ANY in name for name in names)
+    return OVERHEAD + OF_PATTERN * len(names) + OF_MATCHER * starred + sum(map(len, texts))

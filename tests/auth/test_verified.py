@@ -66,15 +66,17 @@ def test_what_they_take_is_bounded_too() -> None:
     assert small.find("a") is None
 
 
-def test_a_size_is_what_a_token_takes() -> None:
-    """Within a fifth, and never less, or the bound would be none."""
+@pytest.mark.parametrize("star", ["", ".*"])
+def test_a_size_is_what_a_token_takes(star: str) -> None:
+    """Within a fifth, and never less, or the bound would be none; with what matches its patterns."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         wide = [
-            Access({Action.SUBSCRIBE: tuple(f"{each:03}.{number:04}" for number in range(500))}, "ann")
+            Access({Action.SUBSCRIBE: tuple(f"{each:03}{star}.{number:04}" for number in range(500))}, "ann")
             for each in range(10)
         ]
+        assert not any(access.allows(Action.SUBSCRIBE, "x") for access in wide)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
