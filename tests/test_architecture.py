@@ -16,6 +16,7 @@ NOUNS = [
     "work_queue",
     "count",
     "suggestions",
+    "json_depth",
     "wire",
     "encoding",
     "cursor",
@@ -35,6 +36,7 @@ LEAVES = {
     "work_queue": set[str](),
     "count": set[str](),
     "suggestions": set[str](),
+    "json_depth": set[str](),
     "config": {"errors", "suggestions"},
     "settings": {"errors", "suggestions", "config"},
     "metrics": set[str](),
@@ -113,9 +115,9 @@ def test_a_backend_knows_what_is_published_and_not_who_reads_it(path: Path) -> N
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("auth/[a-z]*.py")), ids=name_of)
 def test_credentials_know_nothing_of_requests(path: Path) -> None:
-    """Of the nouns three, of its own room what stands before it, and HTTP only where keys are fetched."""
+    """Of the nouns four, of its own room what stands before it, and HTTP only where keys are fetched."""
     before = {f"auth.{module}" for module in AUTH[: AUTH.index(path.stem)]}
-    assert ours(path) <= {"config", "errors", "interest", *before}
+    assert ours(path) <= {"config", "errors", "interest", "json_depth", *before}
     drivers = {"aiohttp"} if path.stem == "jwks" else set[str]()
     assert {name.split(".")[0] for name in imports(path)} & DRIVERS <= drivers
 

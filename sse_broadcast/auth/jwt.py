@@ -1,12 +1,15 @@
 """JWT: tokens that somebody signed, verified by PyJWT with keys of ours (RFC 7519, RFC 8725)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sse_broadcast.auth.claims import Rules, in_short, utc
 from sse_broadcast.auth.keys import Key
 from sse_broadcast.errors import CredentialError
+from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 
 OWN_KID = "sse-broadcast"
 """The id of the key that the server itself signs with."""
@@ -52,6 +55,9 @@ def header_of(token: str) -> Header:
     except ModuleNotFoundError:  # then there is no key either
         raise UnsignedError(UNKNOWN) from None
 
+    if any(is_too_deep(part) for part in _decoded_parts(token)):
+        raise CredentialError(f"token: {TOO_DEEP}")
+
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
@@ -60,6 +66,13 @@ def header_of(token: str) -> Header:
         if name in header:
             raise CredentialError(f"token: its header has {name}, which is not taken")
     return Header(header.get("alg"), header.get("kid"))
+
+
+def _decoded_parts(token: str) -> Iterator[bytes]:
+    """Give the JSON of header and claims; nothing of what PyJWT will refuse to decode."""
+    for part in token.split(".")[:2]:
+        with contextlib.suppress(ValueError):
+            yield base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 class Verifier:

@@ -10,6 +10,7 @@ import msgspec
 
 from sse_broadcast.auth.secret import read_text
 from sse_broadcast.errors import ConfigError, ExtraError
+from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 
 MIN_SECRET = 32
 """Bytes of an HS256 secret (RFC 7518, 3.2)."""
@@ -75,10 +76,9 @@ def keys_of_jwks(data: bytes, *, secrets: bool) -> tuple[Key, ...]:
 
     Keys of other kinds and for other uses are left out. Raises `ValueError`, also if no key is left.
     """
-    try:
-        listed = msgspec.json.decode(data, type=_Jwks).keys
-    except RecursionError:
-        raise ValueError("is nested too deep") from None
+    if is_too_deep(data):
+        raise ValueError(TOO_DEEP)
+    listed = msgspec.json.decode(data, type=_Jwks).keys
     keys = [key for each in listed if (key := _key_of_jwk(each, secrets=secrets)) is not None]
     if not keys:
         raise ValueError("has no key that tokens may be signed with (RS256, ES256, EdDSA)")

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from sse_broadcast.json_depth import TOO_DEEP, first_deep_item, is_too_deep
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.suggestions import meant
 
@@ -60,7 +61,7 @@ class JsonShape(Generic[T]):
 
     def _decode(self, decode: Callable[[bytes], D], body: bytes, *, in_array: bool) -> D:
         try:
-            return decode_json(decode, body)
+            return decode_json(decode, body, in_array=in_array)
         except msgspec.ValidationError as error:
             raise Problem(422, self._explain(str(error), in_array=in_array)) from None
 
@@ -104,8 +105,11 @@ def unknown_member(name: str, known: Collection[str]) -> str:
     return f"{name[:80]}: unknown member; {hint}"
 
 
-def decode_json(decode: Callable[[bytes], D], body: bytes) -> D:
-    """Decode a JSON body. Raises `Problem` for what is not JSON, `msgspec.ValidationError` for its shape."""
+def decode_json(decode: Callable[[bytes], D], body: bytes, *, in_array: bool = False) -> D:
+    """Decode a JSON body. Raises `Problem` for what is not JSON, `msgspec.ValidationError` for its shape.
+
+    A shape bounds how deep all is nested but what may be anything: see `require_shallow`.
+    """
     require_utf8(body)
     try:
         return decode(body)
@@ -114,11 +118,13 @@ def decode_json(decode: Callable[[bytes], D], body: bytes) -> D:
     except msgspec.DecodeError as error:
         raise _not_json(body, error) from None
     except RecursionError:
-        raise Problem(422, "body: is nested too deeply") from None
+        item = f"item {first_deep_item(body)}: " if in_array else ""
+        raise Problem(422, f"{item}body: {TOO_DEEP}") from None
 
 
 def decode_anything(body: bytes) -> object:
     """Decode JSON of any shape. Raises `Problem`."""
+    require_shallow(body)
     try:
         return decode_json(msgspec.json.decode, body)
     except msgspec.ValidationError:
@@ -142,13 +148,19 @@ def has_more_items(array: bytes, most: int) -> bool:
     except ValueError:
         return False
     except RecursionError:
-        raise Problem(422, "body: is nested too deeply") from None
+        raise Problem(422, f"body: {TOO_DEEP}") from None
     return True
 
 
 def _behind_blank(text: str, place: int) -> int:
     found = _BLANK.match(text, place)
     return place if found is None else found.end()
+
+
+def require_shallow(data: bytes) -> None:
+    """Refuse JSON that is nested too deep, however deep the decoder of this interpreter goes."""
+    if is_too_deep(data):
+        raise Problem(422, f"body: {TOO_DEEP}")
 
 
 def require_utf8(body: bytes) -> None:
@@ -164,6 +176,8 @@ def require_utf8(body: bytes) -> None:
 
 
 def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
+    if is_too_deep(body):  # what comes first is the interpreter's to say
+        return Problem(422, f"body: {TOO_DEEP}")
     # msgspec calls half of a surrogate pair truncated input; it is JSON, of text that has no
     # UTF-8 form, and is told so.
     try:

@@ -12,7 +12,7 @@ from sse_broadcast.errors import BroadcastError
 from sse_broadcast.event import DEFAULT_TYPE, LONGEST_RETRY, SHORTEST_RETRY, Event
 from sse_broadcast.interest import DEFAULT_CHANNEL, shared
 from sse_broadcast.publication import Draft
-from sse_broadcast.server.json_body import JsonShape, decode_json, has_more_items
+from sse_broadcast.server.json_body import JsonShape, decode_json, has_more_items, require_shallow
 from sse_broadcast.server.problem import Problem, status_of
 
 Unset = msgspec.UnsetType
@@ -47,6 +47,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
         if self.message is not UNSET:
             raise Problem(422, "message and data: only one of them may be given")
         value = bytes(self.data)
+        require_shallow(value)
         if value.startswith(b'"'):
             return Event(decode_json(_text.decode, value), event_type, self.id, retry, self.key)
         data = decode_json(_compact, value)

@@ -243,7 +243,7 @@ async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         422,
-        "line 2: body: is nested too deeply; 1 published",
+        "line 2: body: is nested more than 64 deep; 1 published",
     )
 
 

@@ -150,17 +150,29 @@ def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detai
 
 
 @pytest.mark.parametrize("content", [b'{"data": %s}', b'{"id": "x", "data": %s}'])
-def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes) -> None:
-    """Deeper than a parser goes, whether it would become anything or not; no item of an array is named."""
-    body = content % (b"[" * 100_000 + b"]" * 100_000)
+@pytest.mark.parametrize("depth", [65, 900, 2000, 100_000])
+def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int) -> None:
+    """In the same words, whether a decoder goes as deep or not: that differs by interpreter."""
+    body = content % (b"[" * depth + b"]" * depth)
     for give, said, place in (
         (desk().object, body, ""),
-        (desk().array, b"[%s]" % body, ""),
+        (desk().array, b'[{"message": "]["}, %s]' % body, "item 2: "),
         (desk().lines, b"\n%s" % body, "line 2: "),
     ):
         with pytest.raises(Problem) as raised:
             give(said)
-        assert (raised.value.status, raised.value.detail) == (422, f"{place}body: is nested too deeply")
+        assert (raised.value.status, raised.value.detail) == (
+            422,
+            f"{place}body: is nested more than 64 deep",
+        )
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) -> None:
+    """However many brackets are in its strings."""
+    closing = b"]" if opening == b"[" else b"}"
+    data = opening * 63 + b'["' + b"[{" * 100 + b'"]' + closing * 63
+    assert desk().object(b'{"data": %b}' % data).event.data == data.decode()
 
 
 @pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])

@@ -1,0 +1,68 @@
+"""How deep JSON is nested."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast import json_depth
+from sse_broadcast.json_depth import MAX_DEPTH, first_deep_item, is_too_deep
+
+TEXTS = st.text(st.sampled_from('[]{}",\\\\a\u00e9\\n'), max_size=6)
+VALUES = st.recursive(
+    st.none() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=30,
+)
+
+
+def depth_of(value: Any) -> int:
+    """Give how deep a value is nested, as anyone would write it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+@given(value=VALUES, plain=st.booleans())
+def test_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
+    """Whatever is in its strings."""
+    data = json.dumps(value, ensure_ascii=plain).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        for most in range(6):
+            patch.setattr(json_depth, "MAX_DEPTH", most)
+            assert is_too_deep(data) == (depth_of(value) > most)
+
+
+@pytest.mark.parametrize("depth", [0, 1, MAX_DEPTH])
+def test_what_is_as_deep_as_it_may_be_is_not_too_deep(depth: int) -> None:
+    """However much of it there is."""
+    assert not is_too_deep(nested(depth))
+    assert not is_too_deep(b"[" + b",".join([nested(max(depth - 1, 0))] * 50) + b"]")
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 2000, 100_000])
+def test_what_is_deeper_is_too_deep(depth: int) -> None:
+    """Whatever the decoder of the interpreter would say."""
+    assert is_too_deep(nested(depth))
+    assert is_too_deep(b'{"a":"' + b"]" * depth + b'","b":' + nested(depth) + b"}")
+    assert is_too_deep(b'["]",' * depth + b"1" + b"]" * depth)
+
+
+@pytest.mark.parametrize("data", [b"", b'"', b"]" * 100, b"[" * 64, b"\\", b'"\\', b"\xff" * 100])
+def test_what_is_no_json_has_some_depth(data: bytes) -> None:
+    """Whoever decodes it says what is wrong."""
+    assert not is_too_deep(data)
+
+
+def test_the_item_that_is_too_deep_is_found() -> None:
+    """Among others that are not, whose strings may have brackets."""
+    deep = b'{"data":%b}' % nested(MAX_DEPTH + 1)
+    others = [b'{"message":"]}["}', b'{"data":{"a":[[]]}}']
+    assert first_deep_item(b"[%b]" % b",".join([deep, *others])) == 1
+    assert first_deep_item(b"[%b]" % b",".join([*others, deep, deep])) == 3
