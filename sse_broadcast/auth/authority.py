@@ -106,6 +106,11 @@ class Authority:
         """
         return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
 
+    @property
+    def revocations(self) -> Revocations:
+        """What was revoked, the same over any number of reloads."""
+        return self._revoked
+
     def revoke(self, kind: Kind, name: str, *, expires: float | None = None) -> None:
         """Refuse a `subject`'s tokens that were issued by now, a token by its `id`, or a `caller`.
 

@@ -1,5 +1,7 @@
 """Revocation: subjects and tokens that are refused though nothing else is wrong with them."""
 
+import heapq
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -9,8 +11,13 @@ from sse_broadcast.auth.access import Access, Kind
 from sse_broadcast.auth.claims import MAX_NAME
 from sse_broadcast.errors import EventError, FullError
 
+logger = logging.getLogger(__name__)
+
 MOST = 100_000
 """Revocations held at one time."""
+
+NEARLY = 0.8
+"""Of those, how many are held when the log says so: there is still time to find out who revokes so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +31,17 @@ class Revocation:
 class Revocations:
     """What was revoked since this process began.
 
-    `clock` gives seconds since 1970; `most` are held at one time.
+    `clock` gives seconds since 1970; `most` are held at one time. What has passed goes first. When
+    all that is held is still needed the next one is refused: to forget another would let that one in again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, *, most: int = MOST) -> None:
         self._clock = clock
         self._most = most
         self._held: dict[tuple[Kind, str], Revocation] = {}
+        # When each that passes may be dropped, the earliest first: all of them are looked through never.
+        self._passing: list[tuple[float, tuple[Kind, str]]] = []
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -43,10 +54,18 @@ class Revocations:
         if not 1 <= len(name) <= MAX_NAME:
             raise EventError(kind, f"must be 1 to {MAX_NAME} characters, not {len(name)}")
         now = self._clock()
+        self._drop_passed(now)
         before = self._held.get((kind, name))
         if before is None:
             self._require_room()
+            if until < math.inf:
+                heapq.heappush(self._passing, (until, (kind, name)))
         self._held[kind, name] = Revocation(now, until if before is None else max(until, before.until))
+        self._warn()
+
+    def seconds_to_room(self) -> float | None:
+        """How long it takes until another can be held, if it is full: None if all are kept for good."""
+        return max(0.0, self._passing[0][0] - self._clock()) if self._passing else None
 
     def refuses(self, access: Access) -> bool:
         """Whether a caller's token was revoked; one that does not say when it was issued counts as old."""
@@ -62,10 +81,29 @@ class Revocations:
         revoked = self._held.get((kind, name))
         return revoked if revoked is not None and self._clock() < revoked.until else None
 
+    def _drop_passed(self, now: float) -> None:
+        while self._passing and self._passing[0][0] <= now:
+            _, key = heapq.heappop(self._passing)
+            until = self._held[key].until
+            if until <= now:
+                del self._held[key]
+            elif until < math.inf:  # it was revoked again, for longer
+                heapq.heappush(self._passing, (until, key))
+
     def _require_room(self) -> None:
-        if len(self._held) < self._most:
-            return
-        now = self._clock()
-        self._held = {key: revoked for key, revoked in self._held.items() if now < revoked.until}
         if len(self._held) >= self._most:
+            logger.error(
+                "revocations: one was refused: %(most)s are held, as many as there may be", self._facts
+            )
             raise FullError(f"revocations: {self._most} are held, as many as there may be")
+
+    def _warn(self) -> None:
+        """Log once that it is nearly full, and once more when it has been less since."""
+        nearly = len(self._held) >= NEARLY * self._most
+        if nearly and not self._warned:
+            logger.warning("revocations: %(held)s are held, of %(most)s that there may be", self._facts)
+        self._warned = nearly
+
+    @property
+    def _facts(self) -> dict[str, int]:
+        return {"held": len(self._held), "most": self._most}

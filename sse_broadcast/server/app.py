@@ -103,7 +103,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
     app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)
-    app[EXPOSITION] = Exposition(app[BROADCASTER])
+    app[EXPOSITION] = Exposition(app[BROADCASTER], setup.authority.revocations)
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(_close_roster)

@@ -3,7 +3,7 @@
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import aiohttp
@@ -92,11 +92,12 @@ class Exposition:
     """Everything there is to tell of one server, and of its process.
 
     prometheus_client's own registry of the process is left alone: two servers may be in one process.
-    `attendance` is of the listeners, where they are ours.
+    `attendance` is of the listeners, where they are ours; `revocations` are counted.
     """
 
-    def __init__(self, broadcaster: Broadcaster) -> None:
+    def __init__(self, broadcaster: Broadcaster, revocations: Sized = ()) -> None:
         self._broadcaster = broadcaster
+        self._revocations = revocations
         self._process = CollectorRegistry()
         self.attendance: Attendance | None = None
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -242,6 +243,9 @@ class Exposition:
             ("reason",),
             metrics.refused_connections,
             REFUSALS,
+        )
+        yield gauge(
+            "revocations", "Revocations that are remembered, of 100000 at most", len(self._revocations)
         )
         if self.attendance is not None:
             yield gauge("connections", "Connections that are open", self.attendance.count)

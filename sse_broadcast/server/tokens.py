@@ -1,6 +1,7 @@
 """POST /tokens and POST /revoke: make short-lived tokens, and end what a token was good for."""
 
 import asyncio
+import math
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -8,7 +9,9 @@ from aiohttp import web
 
 from sse_broadcast.auth.access import Action, Kind
 from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
+from sse_broadcast.auth.revocation import Revocations
 from sse_broadcast.config import Pattern
+from sse_broadcast.errors import FullError
 from sse_broadcast.server import body
 from sse_broadcast.server.answers import MintedToken, Revoked, answered
 from sse_broadcast.server.gate import require
@@ -27,6 +30,15 @@ LIFETIME = 600.0
 
 RECENT = 1_767_225_600.0
 """The beginning of 2026, in seconds since 1970: what is less was meant from now on, and revokes nothing."""
+
+LONGEST_WAIT = 3600
+"""Seconds after which to ask again at most, while as many revocations are held as there may be."""
+
+INSTEAD = (
+    "Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and reload:"
+    " that refuses them; DELETE /subscribers/{id} ends a stream"
+)
+"""What helps then. A restart would forget all revocations."""
 
 JSON = "application/json"
 
@@ -90,11 +102,21 @@ async def revoke(request: web.Request) -> web.Response:
     wish = await _read(request, setup, _revocations)
     kind, name = _revoked(wish)
     confirm(request)
-    setup.authority.revoke(kind, name, expires=wish.expires)
+    try:
+        setup.authority.revoke(kind, name, expires=wish.expires)
+    except FullError as error:
+        raise _full(error, setup.authority.revocations) from None
     # It goes on if its client leaves: a revocation that is half done would be none.
     ending = request.app[BROADCASTER].work.start(request.app[SESSIONS].revoke(kind, name), caller=object())
     streams = await asyncio.shield(ending)
     return _answer(Revoked("revoked", streams))
+
+
+def _full(error: FullError, revocations: Revocations) -> Problem:
+    seconds = revocations.seconds_to_room()
+    wait = LONGEST_WAIT if seconds is None else min(math.ceil(seconds) or 1, LONGEST_WAIT)
+    detail = f"{error}: nothing was revoked, and no stream ended. {INSTEAD}"
+    return Problem(503, detail, headers={"Retry-After": str(wait)})
 
 
 def _revoked(wish: RevocationWish) -> tuple[Kind, str]:

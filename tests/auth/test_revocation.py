@@ -117,6 +117,71 @@ def test_what_need_not_be_remembered_makes_room() -> None:
     assert [revocations.refuses(access(id=id)) for id in ("t1", "t2", "t3")] == [False, True, True]
 
 
+def test_nothing_that_is_needed_goes_with_what_is_not() -> None:
+    """Whatever was revoked again meanwhile, for longer or for good."""
+    clock = Clock()
+    revocations = Revocations(clock, most=4)
+    for number in range(4):
+        revocations.revoke("id", f"t{number}", until=NOW + 10)
+    revocations.revoke("id", "t1", until=NOW + 30)
+    revocations.revoke("id", "t2")
+    assert revocations.seconds_to_room() == 10
+    clock.now = NOW + 10
+    revocations.revoke("id", "t4", until=NOW + 20)
+    refused = [revocations.refuses(access(id=f"t{number}")) for number in range(5)]
+    assert refused == [False, True, True, False, True]
+    clock.now = NOW + 1e9
+    revocations.revoke("id", "t5")
+    assert len(revocations) == 2
+    assert revocations.refuses(access(id="t2"))
+    assert revocations.seconds_to_room() is None
+
+
+class Counted(float):
+    """A time that counts how often any is compared with another."""
+
+    compared = 0
+
+    def __lt__(self, other: object) -> bool:
+        Counted.compared += 1
+        return float(self) < float(str(other))
+
+    def __gt__(self, other: object) -> bool:
+        Counted.compared += 1
+        return float(self) > float(str(other))
+
+    __le__, __ge__ = __lt__, __gt__
+
+
+def test_a_full_list_is_not_gone_through() -> None:
+    """For each that is refused, it would hold the server up."""
+    revocations = Revocations(Clock(), most=1000)
+    for number in range(1000):
+        revocations.revoke("id", f"t{number}", until=Counted(NOW + 10))
+    Counted.compared = 0
+    with pytest.raises(FullError):
+        revocations.revoke("id", "another")
+    assert Counted.compared < 10
+
+
+def test_a_list_that_fills_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Before it is full, once; and each that is refused."""
+    clock = Clock()
+    revocations = Revocations(clock, most=5)
+    for number in range(5):
+        revocations.revoke("id", f"t{number}", until=NOW + 10)
+    for name in ("another", "one more"):
+        with pytest.raises(FullError):
+            revocations.revoke("id", name)
+    nearly = "revocations: 4 are held, of 5 that there may be"
+    refused = "revocations: one was refused: 5 are held, as many as there may be"
+    assert caplog.messages == [nearly, refused, refused]
+    clock.now = NOW + 10
+    for number in range(4):
+        revocations.revoke("id", f"t{number}")
+    assert caplog.messages == [nearly, refused, refused, nearly]
+
+
 @pytest.mark.parametrize("name", ["", "x" * 256])
 def test_what_no_token_can_have_is_not_revoked(name: str) -> None:
     """An empty subject is that of every token that names none."""

@@ -401,6 +401,13 @@ async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
     await until(lambda: all(sink.written for sink in sinks))
 
 
+async def a_revocation(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    headers = "Content-Type: application/json\r\n"
+    assert (await scene.client.ask("POST", "/revoke", body=b'{"id":"x"}', headers=headers))[0] == 200
+
+
 def refused(target: str, headers: str = "", method: str = "GET", **settings: Any) -> Cause:
     async def a_refusal(scene: Scene) -> AsyncIterator[None]:
         scene.settings |= settings
@@ -742,6 +749,7 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
         a_browser_that_is_turned_away,
         {'refused_requests_total{endpoint="subscribe",status="429"}': 1},
     ),
+    (a_revocation, {"revocations": 1}),
     (a_connection_too_many, {'refused_connections_total{reason="full"}': 1}),
     (a_connection_too_many_of_an_address, {'refused_connections_total{reason="address"}': 1}),
     (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),

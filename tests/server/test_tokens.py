@@ -322,5 +322,15 @@ async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
     for number in range(2):
         assert (await post(server, "/revoke", {"id": f"{number}"})).status == 200
     answer = await post(server, "/revoke", {"id": "another"})
-    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "3600")
+    assert answer.detail == (
+        "revocations: 2 are held, as many as there may be: nothing was revoked, and no stream ended."
+        " Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and"
+        " reload: that refuses them; DELETE /subscribers/{id} ends a stream"
+    )
     assert (await post(server, "/revoke", {"id": "1"})).status == 200
+    server._setup.authority._revoked._most = 3
+    soon = {"id": "2", "expires": time.time() + 60}
+    assert (await post(server, "/revoke", soon)).status == 200
+    answer = await post(server, "/revoke", {"id": "another"})
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
