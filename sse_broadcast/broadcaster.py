@@ -268,32 +268,45 @@ class Broadcaster:
             )
         return interest
 
-    def start(self, interest: Interest, cursor: Cursor | None) -> Start:
+    def room_for(self, interest: Interest) -> tuple[int, int]:
+        """Return how many of an interest's channels and patterns are new, and the room that is left then.
+
+        That is negative if there is none for all of them.
+        """
+        return self._hub.room_for(interest)
+
+    def start(self, interest: Interest, cursor: Cursor | None, *, exempt: bool = False) -> Start:
         """Return where a subscriber begins: at its cursor, or with what is published from now on.
 
+        An `exempt` one is let in beyond `subscribed_channels`.
         Raises `FullError` as `connect` would, before a subscriber is told of anything, and `EventError` for a
         `since` that means nothing. A cursor is looked for in one piece: see `find_start`.
         """
         if cursor is not None:
-            return finish(self._find_start(interest, cursor))
-        self._hub.require_room(interest)
+            return finish(self._find_start(interest, cursor, exempt=exempt))
+        if not exempt:
+            self._hub.require_room(interest)
         if self._newest.after != self._backend.position:
             self._newest = Start(self._backend.position)
         return self._newest
 
-    async def find_start(self, interest: Interest, cursor: Cursor, *, caller: Hashable) -> Start:
+    async def find_start(
+        self, interest: Interest, cursor: Cursor, *, caller: Hashable, exempt: bool = False
+    ) -> Start:
         """Return what `start` returns, in pieces, by turns with other callers: patterns may look at much.
 
         Raises as `start` does, and `ClosedError` if the broadcaster was closed meanwhile.
         """
-        start = await self.work.run(self._find_start(interest, cursor), caller=caller)
+        start = await self.work.run(self._find_start(interest, cursor, exempt=exempt), caller=caller)
         if self._closed:
             raise ClosedError("the broadcaster is closed")
-        self._hub.require_room(interest)  # others may have taken it meanwhile
+        if not exempt:
+            self._hub.require_room(interest)  # others may have taken it meanwhile
         return start
 
-    def _find_start(self, interest: Interest, cursor: Cursor) -> Steps[Start]:
-        self._hub.require_room(interest)
+    def _find_start(self, interest: Interest, cursor: Cursor, *, exempt: bool) -> Steps[Start]:
+        if not exempt:
+            self._hub.require_room(interest)
         start = yield from self._backend.find(cursor, interest)
         if isinstance(cursor, Named) and cursor.said_in_since and start.lost is ResetReason.UNKNOWN:
             raise _unknown_since(cursor.id)
@@ -322,16 +335,23 @@ class Broadcaster:
             frames += own_block(format, loss, id)
         return frames + own_block(format, _opening_event(heartbeat.seconds), id)
 
-    def connect(
-        self, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat, *, caller: Hashable = None
+    def connect(  # noqa: PLR0913 - what a subscriber is
+        self,
+        sink: Sink,
+        interest: Interest,
+        start: Start,
+        heartbeat: Heartbeat,
+        *,
+        caller: Hashable = None,
+        exempt: bool = False,
     ) -> Lane:
         """Deliver an interest to a sink, behind its `first_frames`, until `disconnect`.
 
         What it has to catch up with is read by turns with other callers. Raises `ClosedError`, and
-        `FullError` beyond `subscribed_channels`; nothing is to be undone then.
+        `FullError` beyond `subscribed_channels` for one that is not `exempt`; nothing is to be undone then.
         """
         subscriber, audience = self._join(
-            interest, sink.encoding, start, heartbeat, kind=Kind.HTTP, caller=caller
+            interest, sink.encoding, start, heartbeat, kind=Kind.HTTP, caller=caller, exempt=exempt
         )
         if start.lost is not None:
             subscriber.taken = 1  # the `$reset` of the first frames
@@ -532,6 +552,7 @@ class Broadcaster:
         *,
         kind: Kind,
         caller: Hashable = None,
+        exempt: bool = False,
     ) -> tuple[Subscriber, Audience]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
@@ -539,7 +560,7 @@ class Broadcaster:
         if start.after != self._backend.position or start.first:
             catching_up = CatchUp(self._backend, interest, start, self._metrics, caller=caller)
         subscriber = Subscriber(interest, self._terms_of(interest, heartbeat), catching_up)
-        audience = self._hub.join(subscriber, encoding)
+        audience = self._hub.join(subscriber, encoding, exempt=exempt)
         if self._narrowing:
             audience.narrow(queue_size=self._config.queue_size, queue_bytes=self._config.queue_bytes)
         self._metrics.opened(kind)

@@ -110,9 +110,8 @@ class Hub:
         room = self.most - len(self._channels) - len(self._patterns)
         if len(interest.names) + len(interest.patterns) <= room:
             return
-        new = sum(name not in self._channels for name in interest.names)
-        new += sum(text not in self._patterns for text in interest.patterns)
-        if new > room:
+        new, left = self.room_for(interest)
+        if new and left < 0:
             raise FullError(
                 f"subscribed_channels: {self.most} different channels and patterns may be followed:"
                 f" {self.most - room} are, {new} more are too many"
@@ -125,13 +124,24 @@ class Hub:
                 " common with others; one with a text of its own is taken"
             )
 
-    def join(self, subscriber: Subscriber, encoding: Encoding) -> Audience:
+    def room_for(self, interest: Interest) -> tuple[int, int]:
+        """Return how many of an interest's channels and patterns are new, and the room that is left then.
+
+        That is negative for one that there is no room for.
+        """
+        new = sum(name not in self._channels for name in interest.names)
+        new += sum(text not in self._patterns for text in interest.patterns)
+        return new, self.most - len(self._channels) - len(self._patterns) - new
+
+    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> Audience:
         """Add a subscriber to the audience of its interest, and give that.
 
-        Raises `FullError` if there is no room for it; it is then in none.
+        Raises `FullError` if there is no room for it, unless it is `exempt`; it is then in none.
         """
         audience = self._audiences.get((subscriber.interest, encoding))
         if audience is None:
+            if not exempt:
+                self.require_room(subscriber.interest)
             audience = self._open(subscriber.interest, encoding)
         audience.members += 1
         self._members[subscriber] = audience
@@ -235,7 +245,6 @@ class Hub:
                 at_most -= 1
 
     def _open(self, interest: Interest, encoding: Encoding) -> Audience:
-        self.require_room(interest)
         audience = self._audiences[interest, encoding] = self._found(interest, encoding)
         for channel in interest.names:
             self._channels.setdefault(channel, {})[audience] = None

@@ -111,6 +111,7 @@ class Metrics:
         "replay_events",
         "replay_seconds",
         "resets_by",
+        "shares_reached",
         "slices",
         "timeouts",
     )
@@ -124,6 +125,7 @@ class Metrics:
         self.resets_by: Counter[str] = Counter()
         self.refused_connections: Counter[str] = Counter()
         self.refused_requests: Counter[tuple[str, str]] = Counter()
+        self.shares_reached: Counter[str] = Counter()
         self.aborted_connections = self.heartbeats = 0
         self.timeouts: Counter[Timeout] = Counter()
         self.events_written = self.events_taken = self.bytes_written = 0
@@ -182,6 +184,10 @@ class Metrics:
     def refused_request(self, status: int, endpoint: str) -> None:
         """Count a request that was not taken, or failed; `endpoint` is the set that it belongs to."""
         self.refused_requests[endpoint, str(status)] += 1
+
+    def share_reached(self, share: str) -> None:
+        """Count that a caller was refused since it has its share of something that all callers use."""
+        self.shares_reached[share] += 1
 
     def wrote(self, events: int, bytes: int) -> None:
         """Count what was written to readers: events times readers, and bytes of whatever it was."""

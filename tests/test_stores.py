@@ -154,6 +154,7 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
     "metrics.Metrics.refused_connections": "reasons",
     "metrics.Metrics.refused_requests": "statuses and endpoints",
     "metrics.Metrics.resets_by": "reasons",
+    "metrics.Metrics.shares_reached": "shares",
     "metrics.Metrics.timeouts": "causes",
     "server.contract.words.Answer.content": "the document, made once",
     "server.contract.words.Answer.headers": "the document, made once",
@@ -166,6 +167,7 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
     "server.problem.Problem.headers": "one answer, gone with it",
     "server.problem.Problem.more": "one answer, gone with it",
     "server.reload.Reloader._tasks": "one reload at a time, and one that waits",
+    "server.shares.Shares._told": "shares",
 }
 """What no bytes of a caller can fill, and why not."""
 

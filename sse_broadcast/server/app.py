@@ -34,12 +34,14 @@ from sse_broadcast.server.request_head import require_unambiguous
 from sse_broadcast.server.roster import ROSTER, Roster
 from sse_broadcast.server.sessions import Sessions
 from sse_broadcast.server.setup import set_up
+from sse_broadcast.server.shares import Shares
 from sse_broadcast.server.state import (
     BROADCASTER,
     DRAINING,
     IN_FORCE,
     INTAKES,
     SESSIONS,
+    SHARES,
     TUNED,
     TURN,
     InForce,
@@ -92,8 +94,9 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app[IN_FORCE] = InForce(setup)
     app[RELOADER] = Reloader(app, load)
     app[ROSTER] = Roster()
-    app[SESSIONS] = Sessions(setup.config)
     app[BROADCASTER] = Broadcaster(setup.config)
+    app[SHARES] = Shares(setup.config, app[BROADCASTER].metrics)
+    app[SESSIONS] = Sessions(setup.config, on_limit=app[SHARES].reached)
     app[READINESS] = Readiness(app[BROADCASTER])
     app[TUNED] = tuned
     app[INTAKES] = set()

@@ -5,13 +5,25 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from aiohttp import hdrs, web
 
+from sse_broadcast.server.held_body import HeldBody
 from sse_broadcast.server.problem import Problem
+
+LINE_OVERHEAD = 40
+"""Bytes that a line takes beside its text, as an object of Python's and in a list."""
+
 
 LONGEST_TYPE = 256
 """Characters of a Content-Type. aiohttp remembers what it makes of one, and takes 8 s for one of 32 KB."""
 
 TYPE_PARAMETERS = 8
 """Parameters of a Content-Type: to read them takes the square of the time for one."""
+
+OnSize = Callable[[int], object]
+"""Is told how many bytes of a body are held. May raise `Problem`, if these are too many."""
+
+
+class LateLineError(TimeoutError):
+    """A line of a body was not finished in time."""
 
 
 def type_of(request: web.Request) -> str:
@@ -33,14 +45,24 @@ def require_plain_coding(request: web.Request) -> None:
         raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
 
 
-async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # noqa: ASYNC109 - a deadline to tell of
-    """Give the body, whatever application this one is mounted in. `timeout` is in seconds."""
+async def read(
+    request: web.Request,
+    *,
+    most: int,
+    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    on_size: OnSize = lambda _: None,
+) -> bytes:
+    """Give the body, whatever application this one is mounted in. `timeout` is in seconds.
+
+    `on_size` is told how many bytes are held, each time these are more. Raises `Problem`, as it may too.
+    """
     if (request.content_length or 0) > most:
         raise _too_large(most)
     if request.content.is_eof():
         whole = request.content.read_nowait()
         if len(whole) > most:  # in chunks, it has said no length
             raise _too_large(most)
+        on_size(len(whole))
         return whole
     body = bytearray()
     try:
@@ -49,6 +71,7 @@ async def read(request: web.Request, *, most: int, timeout: float) -> bytes:  # 
                 body += piece
                 if len(body) > most:
                     raise _too_large(most)
+                on_size(len(body))
     except TimeoutError:
         raise _late(timeout) from None
     except (web.RequestPayloadError, ConnectionError) as error:
@@ -71,13 +94,19 @@ async def require_empty(request: web.Request, *, timeout: float) -> None:  # noq
         raise broken(error) from None
 
 
-async def read_text(request: web.Request, *, most: int, timeout: float) -> bytes:  # noqa: ASYNC109 - a deadline to tell of
+async def read_text(
+    request: web.Request,
+    *,
+    most: int,
+    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+) -> bytes:
     """Read a body as `read` does, and return its text as UTF-8, by the charset that it declares.
 
     Raises `Problem` for another charset than UTF-8, ISO-8859-1 and US-ASCII: 415.
     """
     charset = charset_of(request)
-    return charset(await read(request, most=most, timeout=timeout))
+    with HeldBody(request) as held:
+        return charset(await read(request, most=most, timeout=timeout, on_size=held.resize))
 
 
 ToUtf8 = Callable[[bytes], bytes]
@@ -122,22 +151,42 @@ _CHARSETS: Mapping[str, ToUtf8] = {
 }
 
 
-async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]]:
+async def lines(
+    request: web.Request,
+    *,
+    most: int,
+    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    on_size: OnSize = lambda _: None,
+) -> AsyncIterator[list[bytes]]:
     """Give the lines of a body as they arrive, without their ends: those of each piece together.
 
     A last line that has no end is one once the body has ended. A line of more than `most` bytes is the
-    last that is given, as far as it came. Raises `Problem` for a body that breaks off; what is left of
-    its last line is then nothing.
+    last that is given, as far as it came. `on_size` is told how many bytes are held of what has come.
+
+    A line that has begun has `timeout` seconds to end, without the time that is spent on those before it;
+    between two lines there may be any time. Raises `LateLineError`, and `Problem` for a body that breaks off:
+    what is left of its last line is then nothing.
     """
     tail = bytearray()
+    left = timeout
+    loop = asyncio.get_running_loop()
+    pieces = aiter(request.content.iter_any())
     try:
-        async for piece in request.content.iter_any():
+        while True:
+            began = loop.time()
+            piece = await _next(pieces, left if tail else None)
+            if not piece:
+                break
+            left -= loop.time() - began if tail else 0.0
             first, *rest = piece.split(b"\n")
             tail += first
             if rest:
                 whole = [bytes(tail), *rest[:-1]]
+                on_size(len(tail) + len(piece) + LINE_OVERHEAD * len(whole))
                 tail[:] = rest[-1]
+                left = timeout
                 yield whole
+            on_size(len(tail))
             if len(tail) > most:
                 # What comes of it is told by whoever counts the lines.
                 yield [bytes(tail)]
@@ -146,6 +195,20 @@ async def lines(request: web.Request, *, most: int) -> AsyncIterator[list[bytes]
         raise broken(error) from None
     if tail:
         yield [bytes(tail)]
+
+
+async def _next(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
+    """Give what has come of a body, and b"" at its end. Raises `LateLineError` when it comes too late."""
+    if seconds is None:
+        return await anext(pieces, b"")
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            return await anext(pieces, b"")
+    except TimeoutError:
+        if deadline.expired():
+            raise LateLineError from None
+        raise  # what others have ended the body with
 
 
 def broken(error: BaseException) -> Problem:

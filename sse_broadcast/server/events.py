@@ -24,8 +24,9 @@ from sse_broadcast.server.problem import Problem, problem_of
 from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.roster import ROSTER
 from sse_broadcast.server.sessions import Session
+from sse_broadcast.server.shares import Callers, callers_of
 from sse_broadcast.server.sink import TransportSink, kernel_timeout, limit_send_buffer
-from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, TUNED, caller_of
+from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, SHARES, TUNED, Setup, caller_of
 from sse_broadcast.server.wish import Permit, Wish, parse_wish, read_body, read_wish
 
 GONE = 499
@@ -45,6 +46,7 @@ class Events:
         self._in_force = app[IN_FORCE]
         self._roster = app[ROSTER]
         self._sessions = app[SESSIONS]
+        self._shares = app[SHARES]
         self._tuned = app[TUNED]
 
     # Not a coroutine: a stream would keep its frame, some 300 bytes, for its whole life.
@@ -85,11 +87,18 @@ class Events:
 
     async def _open(self, request: web.Request, wish: Wish, said: MultiMapping[str]) -> web.StreamResponse:
         access = request[ACCESS]
-        session = None
+        session, follows = None, False
+        setup = self._in_force.setup
+        client = setup.proxies.behind(request)
+        callers = callers_of(access, key(client or request.remote))
         try:
-            client = self._require_open(request)
+            self._require_open(setup, callers)
             session = self._sessions.enter(access, address=key(client))
-            return await self._stream(request, wish, session, client)
+            if callers:
+                new, left = self._broadcaster.room_for(wish.interest)
+                self._shares.follow(callers, wish.interest, new=new, left=left)
+                follows = True
+            return await self._stream(request, wish, session, client, exempt=callers is None)
         except Problem as problem:
             self._turn_away(request, problem, said)
             raise
@@ -101,6 +110,8 @@ class Events:
         finally:
             if session is not None:
                 self._sessions.close(session)
+            if follows:
+                self._shares.unfollow(callers, wish.interest)
 
     def _turn_away(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> Problem:
         """Return the problem, with a stream in its place if the subscriber should come back and takes one."""
@@ -116,25 +127,26 @@ class Events:
             problem.instead.force_close()
         return problem
 
-    def _require_open(self, request: web.Request) -> str | None:
-        """Raise the `Problem` for which a reader should come back later; give whom a proxy speaks for."""
+    def _require_open(self, setup: Setup, callers: Callers) -> None:
+        """Raise the `Problem` for which a subscriber should come back later."""
         if self._broadcaster.closed:
             raise Problem(503, "the server is shutting down", reason=RefusalReason.DRAIN)
-        setup = self._in_force.setup
+        if callers is None:
+            return
+        self._shares.open_stream(callers)
         setup.limits.stream()
-        return setup.proxies.behind(request)
 
     async def _stream(
-        self, request: web.Request, wish: Wish, session: Session | None, client: str | None
+        self, request: web.Request, wish: Wish, session: Session | None, client: str | None, *, exempt: bool
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
         # What is published while the head is on its way is caught up with: the start says from where.
         caller = None
         if wish.cursor is None:
-            start = broadcaster.start(wish.interest, None)
+            start = broadcaster.start(wish.interest, None, exempt=exempt)
         else:
             caller = caller_of(request)
-            start = await broadcaster.find_start(wish.interest, wish.cursor, caller=caller)
+            start = await broadcaster.find_start(wish.interest, wish.cursor, caller=caller, exempt=exempt)
         # Behind all that may be refused: it makes the connection one that ends with its stream.
         sink = TransportSink(request, wish.encoding)
         heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
@@ -146,7 +158,7 @@ class Events:
         else:
             response = await self._begun_by_aiohttp(request, wish, headers, frames)
         try:
-            lane = broadcaster.connect(sink, wish.interest, start, heartbeat, caller=caller)
+            lane = broadcaster.connect(sink, wish.interest, start, heartbeat, caller=caller, exempt=exempt)
         except (ClosedError, FullError):
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
             await sink.finish()

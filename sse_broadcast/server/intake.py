@@ -9,13 +9,15 @@ from aiohttp import web
 from sse_broadcast.errors import BroadcastError, ClosedError
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server import body
+from sse_broadcast.server.address import key
 from sse_broadcast.server.answers import SentBatch, answered
 from sse_broadcast.server.gate import ACCESS, challenge
 from sse_broadcast.server.grant import confirm
+from sse_broadcast.server.held_body import HeldBody
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import placed
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.state import BROADCASTER, DRAINING, INTAKES, SESSIONS
+from sse_broadcast.server.state import BROADCASTER, DRAINING, INTAKES, SESSIONS, setup_of
 from sse_broadcast.subscriber import CloseReason
 
 SLICE = 256
@@ -71,13 +73,18 @@ class Intake:
     async def run(self) -> web.Response:
         """Publish until the body ends, and say how much that was. Raises `Problem`, which says so too."""
         intakes, sessions = self._request.app[INTAKES], self._request.app[SESSIONS]
+        setup = setup_of(self._request)
+        session = sessions.enter_intake(
+            self._request[ACCESS], address=key(setup.proxies.behind(self._request))
+        )
         intakes.add(self._request.content)
-        session = sessions.enter_intake(self._request[ACCESS])
         try:
             if session is not None:
                 session.begin(self._end)
-            async for lines in body.lines(self._request, most=self._most):
-                await self._take(lines)
+            await self._read(timeout=setup.config.body_timeout)
+        except body.LateLineError:
+            late = f"line {self._line + 1}: did not arrive within {setup.config.body_timeout:g} s"
+            raise self._told(408, late) from None
         except EndedError as error:
             raise self._told(401, str(error), headers=challenge("invalid_token")) from None
         except DrainedError as error:
@@ -89,6 +96,13 @@ class Intake:
             if session is not None:
                 sessions.close(session)
         return self._answer()
+
+    async def _read(self, *, timeout: float) -> None:  # noqa: ASYNC109 - of a line
+        with HeldBody(self._request) as held:
+            async for lines in body.lines(
+                self._request, most=self._most, timeout=timeout, on_size=held.resize
+            ):
+                await self._take(lines)
 
     def _end(self, reason: CloseReason) -> None:
         """Publish nothing more, whatever has come already."""

@@ -30,6 +30,7 @@ from sse_broadcast.metrics import Distribution, Kind, Timeout
 from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.gate import require
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.shares import Share
 from sse_broadcast.server.state import setup_of
 from sse_broadcast.subscriber import CloseReason
 
@@ -46,6 +47,7 @@ CLOSES = (
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(Refused)
+SHARES = tuple(Share)
 VERSIONS = {"", "0.0.4", "1.0.0"}
 """Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
 
@@ -246,6 +248,13 @@ class Exposition:
         )
         yield gauge(
             "revocations", "Revocations that are remembered, of 100000 at most", len(self._revocations)
+        )
+        yield counters(
+            "share_reached",
+            "Times a caller reached its share of something that all callers use, by what it was.",
+            ("share",),
+            metrics.shares_reached,
+            SHARES,
         )
         if self.attendance is not None:
             yield gauge("connections", "Connections that are open", self.attendance.count)

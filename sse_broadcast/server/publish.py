@@ -27,17 +27,13 @@ from sse_broadcast.server.answers import Sent, SentBatch, answered
 from sse_broadcast.server.decoder import DECODER, LARGE
 from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.grant import confirm
+from sse_broadcast.server.held_body import HeldBody
 from sse_broadcast.server.intake import SLICE, Intake
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import MEMBERS, Desk
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.shares import ENVELOPE, ESCAPED, largest_body
 from sse_broadcast.server.state import BROADCASTER, TURN, Setup, setup_of
-
-ESCAPED = 6
-"""JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
-
-ENVELOPE = 4096
-"""Bytes of a JSON body around its message."""
 
 OF_TEXT = ("event", "id", "key", "retry")
 """What a query says of a body that is text."""
@@ -89,21 +85,29 @@ async def send(request: web.Request) -> web.Response:
         _require_text_for_its_parameters(request, kind)
     if _is_stream(request):
         return await _intake(request, setup, desk, kind, to_utf8).run()
-    data = await body.read(request, most=_most(config, kind), timeout=config.body_timeout)
-    prepare = functools.partial(_prepare, request, desk, kind, to_utf8, data)
-    is_batch = kind == NDJSON or (kind == JSON and _ARRAY.match(data) is not None)
-    # Between here and the publish a large body waits for its thread, and a batch for its turn. Nothing waits
-    # within the publish: a publisher that hangs up, and so cancels this handler, has published or has not.
-    if len(data) > LARGE:
-        setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
-        prepared = await request.app[DECODER].run(prepare, size=len(data))
-        prepare = functools.partial(_itself, prepared)
-    if is_batch:
-        return await _publish_batch(request, setup, prepare)
-    prepared = prepare()
-    receipt = await _publish(request, setup, prepared)
-    tell_published(receipt, request[ACCESS], prepared.data)
-    return _answer(receipt, prepared.drafts[0].event)
+    with HeldBody(request) as held:
+        most, timeout = _most(config, kind), config.body_timeout
+        data = await body.read(request, most=most, timeout=timeout, on_size=held.resize)
+        prepare: Callable[[], Prepared] = functools.partial(_prepare, request, desk, kind, to_utf8, data)
+        if len(data) > LARGE:
+            prepare = await _prepared_in_thread(request, setup, prepare, size=len(data))
+        if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
+            return await _publish_batch(request, setup, prepare)
+        # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
+        # published or has not. The same holds for a batch, behind its turn.
+        prepared = prepare()
+        receipt = await _publish(request, setup, prepared)
+        tell_published(receipt, request[ACCESS], prepared.data)
+        return _answer(receipt, prepared.drafts[0].event)
+
+
+async def _prepared_in_thread(
+    request: web.Request, setup: Setup, prepare: Callable[[], Prepared], *, size: int
+) -> Callable[[], Prepared]:
+    """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
+    setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
+    prepared = await request.app[DECODER].run(prepare, size=size)
+    return lambda: prepared
 
 
 async def _publish_batch(request: web.Request, setup: Setup, prepare: Callable[[], Prepared]) -> web.Response:
@@ -115,10 +119,6 @@ async def _publish_batch(request: web.Request, setup: Setup, prepare: Callable[[
         await asyncio.sleep(0)
     tell_published(receipt, request[ACCESS], prepared.data)
     return _answer_batch(receipt)
-
-
-def _itself(prepared: Prepared) -> Prepared:
-    return prepared
 
 
 def _prepare(request: web.Request, desk: Desk, kind: str, to_utf8: body.ToUtf8, data: bytes) -> Prepared:
@@ -184,7 +184,7 @@ def _answer_batch(receipt: Receipt) -> web.Response:
 
 def _most(config: Config, kind: str) -> int:
     one = config.max_event * ESCAPED + ENVELOPE
-    return max(one, config.max_body) if kind in {JSON, NDJSON} else one
+    return largest_body(config) if kind in {JSON, NDJSON} else one
 
 
 def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:

@@ -17,7 +17,7 @@ from sse_broadcast.server.answers import Reloaded, answered
 from sse_broadcast.server.gate import require
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.setup import kept_token, set_up
-from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, Setup
+from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, SHARES, Setup
 from sse_broadcast.settings import Change, change_of
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ class Reloader:
         """Have everything go by a setup, at once: nothing in here may be awaited."""
         self._app[IN_FORCE].setup = setup
         self._app[SESSIONS].limit(setup.config)
+        self._app[SHARES].configure(setup.config)
         self._app[BROADCASTER].reload(setup.config)
         for commit in commits:
             commit()

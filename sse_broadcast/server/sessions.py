@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sse_broadcast.auth.access import Access, Kind
+from sse_broadcast.auth.access import Access, Action, Kind
 from sse_broadcast.config import Config
 from sse_broadcast.count import Count
 from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.refusal import RefusalReason
+from sse_broadcast.server.shares import Caller, Share
 from sse_broadcast.subscriber import CloseReason
 from sse_broadcast.work_queue import Steps
 
@@ -73,8 +74,15 @@ class Sessions:
     minute of a clock that is set.
     """
 
-    def __init__(self, config: Config, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_limit: Callable[[Share, Caller], None] = lambda _share, _caller: None,
+    ) -> None:
         self.limit(config)
+        self._on_limit = on_limit
         self._clock = clock
         self._open: dict[Token, set[Session]] = {}
         self._addresses: Counter[str] = Counter()
@@ -104,20 +112,28 @@ class Sessions:
             until = asyncio.get_running_loop().time() + self._lifetime * random.uniform(1 - SPREAD, 1)
         return self._note(access, address, until)
 
-    def enter_intake(self, access: Access) -> Session | None:
-        """Take note of a publisher's stream, which may last as long as its credential."""
-        return self._note(access, None, None)
+    def enter_intake(self, access: Access, *, address: str | None = None) -> Session | None:
+        """Take note of a publisher's stream, which may last as long as its credential.
+
+        It counts for the same limits as a reader's. Raises `Problem` beyond one of them.
+        """
+        self._require_room(access, address)
+        return self._note(access, address, None)
 
     def _require_room(self, access: Access, address: str | None) -> None:
         most = self._per_token
         if most and access.subject is not None and len(self._open.get(access.bearer, ())) >= most:
+            self._on_limit(Share.STREAMS, access.bearer)
             raise Problem(
                 429,
                 f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may",
                 reason=RefusalReason.TOKEN,
             )
         most = self._per_address
-        if most and address is not None and self._addresses[address] >= most:
+        if most and address is not None and self._addresses.get(address, 0) >= most:
+            if access.subject is not None and access.allows(Action.ADMIN):
+                return  # strangers may have the same address
+            self._on_limit(Share.STREAMS, address)
             raise Problem(
                 429,
                 f"max_connections_per_address: this address has {Count(most, 'stream')}, as many as it may",

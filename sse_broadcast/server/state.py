@@ -14,6 +14,7 @@ from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.gate import ACCESS, Gate
 from sse_broadcast.server.limits import Limits
 from sse_broadcast.server.sessions import Sessions
+from sse_broadcast.server.shares import Shares
 
 BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 """The broadcaster of an application made by `create_app`."""
@@ -69,6 +70,9 @@ def caller_of(request: web.Request) -> Hashable:
 
 SESSIONS: web.AppKey[Sessions] = web.AppKey("sse_broadcast.sessions", Sessions)
 """The open streams that a credential or their age may end."""
+
+SHARES: web.AppKey[Shares] = web.AppKey("sse_broadcast.shares", Shares)
+"""What each caller holds of what all use together."""
 
 TUNED: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
 """Whether connections come from a listening socket that `sink.tune` has seen."""

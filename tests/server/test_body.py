@@ -67,7 +67,7 @@ def request(
 
 
 async def lines_of(pieces: Sequence[bytes], *, most: int = 100) -> list[bytes]:
-    return [line async for some in lines(request(Content(pieces)), most=most) for line in some]
+    return [line async for some in lines(request(Content(pieces)), most=most, timeout=30.0) for line in some]
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,17 @@ async def test_where_a_body_is_cut_makes_no_difference(said: list[bytes], data: 
 async def test_lines_come_together_as_they_arrived() -> None:
     """All that one piece completes, at once; nothing is held back."""
     content = Content([b"a\nb\nc", b"d\n", b"e"])
-    assert [some async for some in lines(request(content), most=100)] == [[b"a", b"b"], [b"cd"], [b"e"]]
+    assert [some async for some in lines(request(content), most=100, timeout=30.0)] == [
+        [b"a", b"b"],
+        [b"cd"],
+        [b"e"],
+    ]
 
 
 async def test_a_line_that_is_too_long_is_given_and_no_more_is_read() -> None:
     """Whoever counts the lines says which it is; a line of 10 MB is never held."""
     content = Content([b"ok\n", *[b"x" * 10] * 1000])
-    found = [line async for some in lines(request(content), most=25) for line in some]
+    found = [line async for some in lines(request(content), most=25, timeout=30.0) for line in some]
     assert found == [b"ok", b"x" * 30]
     assert content.taken == 4
 
@@ -125,7 +129,7 @@ async def test_what_breaks_off_in_a_line_is_no_line() -> None:
     found: list[bytes] = []
     problem: Problem | None = None
     try:
-        async for some in lines(request(content), most=100):
+        async for some in lines(request(content), most=100, timeout=30.0):
             found += some
     except Problem as raised:
         problem = raised

@@ -770,3 +770,39 @@ async def test_this_machine_is_not_slowed(serve: Serve, connect: Connect, clock:
     publisher = await connect(server)
     await stream(publisher, b"x\n" * 1000)
     assert await publisher.answer() == answer_of(server, 1000)
+
+
+@pytest.mark.parametrize("headers", ["", NDJSON])
+async def test_a_line_that_drips_is_ended(serve: Serve, connect: Connect, headers: str) -> None:
+    """A line has `body_timeout` to come whole, however it drips; between two lines there is any time."""
+    server = await serve(body_timeout=0.2)
+    idle, publisher = await connect(server), await connect(server)
+    await idle.begin("/send?stream=1", headers=headers)
+    await publisher.begin("/send?stream=1", headers=headers)
+    await publisher.send_chunk(b'{"message":"x"}\n')
+    await until(lambda: server.broadcaster.counts.published == 1)
+
+    async def drip() -> None:
+        while True:
+            await publisher.send_chunk(b"{")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    status, answer = await publisher.answer()
+    dripping.cancel()
+    assert (status, json.loads(answer)["detail"]) == (408, "line 2: did not arrive within 0.2 s; 1 published")
+    await idle.send_chunk(b'{"message":"y"}\n')
+    await idle.send_chunk()
+    assert (await idle.answer())[0] == 200
+
+
+async def test_streams_of_publishers_count_for_their_caller(serve: Serve, connect: Connect) -> None:
+    """For its token and, behind a proxy, for its address, as those of subscribers do."""
+    server = await serve(trusted_proxies=("127.0.0.1",), insecure_publish=True, max_connections_per_address=1)
+    first, second = await connect(server), await connect(server)
+    for client in (first, second):
+        await client.begin("/send?stream=1", headers="X-Forwarded-For: 192.0.2.1\r\n")
+        await client.send_chunk(b"x\n")
+        await until(lambda: server.broadcaster.counts.published == 1)
+    status, answer = await second.answer()
+    assert (status, json.loads(answer)["detail"].partition(":")[0]) == (429, "max_connections_per_address")

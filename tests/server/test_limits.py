@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.access import Access
+from sse_broadcast.auth.access import EVERYTHING, Access
 from sse_broadcast.config import CallerRule, Config
 from sse_broadcast.server import limits as limits_module
 from sse_broadcast.server.limits import PACK, Buckets, Limits
@@ -66,6 +66,13 @@ def test_a_burst_and_then_the_rate(clock: Clock) -> None:
     assert left(limits, HERE) == 0
     clock.forward(3600)
     assert left(limits, HERE) == 100
+
+
+def test_an_admin_publishes_though_strangers_have_used_up_its_address(clock: Clock) -> None:
+    """It has the bucket of its token, and nobody else's."""
+    limits = publishing(burst=10)
+    assert left(limits, HERE) == 10
+    assert left(limits, HERE, Access(EVERYTHING, "root", static=True)) == 10
 
 
 def test_an_address_and_a_token_have_a_bucket_each(clock: Clock) -> None:

@@ -21,7 +21,8 @@ from sse_broadcast.interest import Interest
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.metrics import PREFIX, encoder
 from sse_broadcast.server.run import Server
-from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.server.shares import Share
+from sse_broadcast.server.state import BROADCASTER, SHARES
 from sse_broadcast.subscriber import CloseReason
 from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
@@ -429,6 +430,15 @@ async def a_browser_that_is_turned_away(scene: Scene) -> AsyncIterator[None]:
     await client.rest()
 
 
+def a_share_that_is_reached(share: Share) -> Cause:
+    async def reach(scene: Scene) -> AsyncIterator[None]:
+        await scene.open()
+        yield
+        scene.server._app[SHARES].reached(share, "192.0.2.1")
+
+    return reach
+
+
 async def a_connection_too_many(scene: Scene) -> AsyncIterator[None]:
     scene.settings |= {"max_connections": 1}
     await scene.open()
@@ -750,6 +760,7 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
         {'refused_requests_total{endpoint="subscribe",status="429"}': 1},
     ),
     (a_revocation, {"revocations": 1}),
+    *((a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1}) for share in Share),
     (a_connection_too_many, {'refused_connections_total{reason="full"}': 1}),
     (a_connection_too_many_of_an_address, {'refused_connections_total{reason="address"}': 1}),
     (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),

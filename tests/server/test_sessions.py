@@ -649,7 +649,7 @@ async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_
     held.enter(access(), address="192.0.2.1")
     assert first is not None
     with pytest.raises(Problem, match="max_connections_per_address: this address has 2 streams"):
-        held.enter(access(id="two"), address="192.0.2.1")
+        held.enter(Access({}, "one", "two"), address="192.0.2.1")
     held.enter(Access(), address="192.0.2.2")
     held.close(first)
     held.enter(Access(), address="192.0.2.1")

@@ -1,0 +1,293 @@
+"""Shares: of what all callers use together, how much one of them may hold.
+
+A caller is an address (of IPv6 its /64), and the credential that is shown from there: each has its share. It
+may hold as much as it leaves to others. So one can have a half, two can have a third each, and whoever comes
+next finds room.
+"""
+
+import asyncio
+import logging
+import math
+from collections import OrderedDict
+from enum import StrEnum
+from typing import TypeVar
+
+from sse_broadcast.auth.access import Access, Action, Kind
+from sse_broadcast.config import Config
+from sse_broadcast.interest import Interest
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.refusal import RefusalReason
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Caller = str | tuple[Kind, str | None, str | None]
+"""An address as `address.key` gives it, or whose credential it is: `Access.bearer`."""
+
+Callers = tuple[Caller, ...] | None
+"""Those that a request counts for. None is one with `admin`, which no share and no total bounds."""
+
+ESCAPED = 6
+"""JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
+
+ENVELOPE = 4096
+"""Bytes of a JSON body around its message."""
+
+BODIES = 32
+"""Largest bodies that all requests together may hold in memory."""
+
+UNCOUNTED = 16_384
+"""Bytes of a body that are not counted: a connection is counted, and may hold as much."""
+
+TOLD = 60.0
+"""Seconds in which the log says once that a share is reached: each would be a line for an attacker."""
+
+
+MOST_CALLERS = 65_536
+"""Callers of which it is remembered when they have opened streams: 250 bytes each."""
+
+RATE_SHARES = {"address": 4, "token": 2}
+"""The part of `subscribe_rate` and `subscribe_burst`, as a divisor, that one caller may take. By default an
+address may have 1,000 connections, and a token 10,000: all of them come back at once."""
+
+
+class Share(StrEnum):
+    """What callers have a share of."""
+
+    CHANNELS = "channels"
+    """Different channels and patterns that are followed."""
+    STREAMS = "streams"
+    """Streams of subscribers and of publishers at one time."""
+    STREAM_RATE = "stream_rate"
+    """Streams that are opened in a second."""
+    BODY_BYTES = "body_bytes"
+    """Bytes of bodies, and of lines of publishers' streams, that are being read."""
+
+
+SETTINGS = {
+    Share.CHANNELS: "subscribed_channels",
+    Share.STREAMS: "max_connections_per_address and max_connections_per_token",
+    Share.STREAM_RATE: "subscribe_rate and subscribe_burst",
+    Share.BODY_BYTES: "max_body and max_event",
+}
+
+
+def callers_of(access: Access, address: str | None) -> Callers:
+    """Return those that a request counts for; an address of None, as the loopback's, is not counted.
+
+    A server without credentials lets everybody on its machine do everything: that is no `admin` yet.
+    """
+    if access.subject is None:
+        return () if address is None else (address,)
+    if access.allows(Action.ADMIN):
+        return None
+    return (access.bearer,) if address is None else (address, access.bearer)
+
+
+def name_of(caller: Caller) -> str:
+    """Return what the log calls a caller: never a token."""
+    if isinstance(caller, str):
+        return f"address {caller}"
+    kind, name, _ = caller
+    return f"{kind} {ascii(name)[1:-1][:80]}"
+
+
+def largest_body(config: Config) -> int:
+    """Return the bytes that the body of a publish may have at most."""
+    return max(config.max_event * ESCAPED + ENVELOPE, config.max_body)
+
+
+class StreamRate:
+    """How many streams each caller may open in a second: `rate`, after `burst` at once (GCRA).
+
+    Of a caller that was not seen for longest nothing is remembered, once there are `MOST_CALLERS`.
+    """
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._step = 1 / rate
+        self._slack = (burst - 1) * self._step
+        self._due: OrderedDict[Caller, float] = OrderedDict()
+
+    def take(self, caller: Caller, now: float) -> float:
+        """Count a stream at a moment and return 0.0; or count none, and return the seconds to wait."""
+        due = max(self._due.pop(caller, now), now)
+        late = due - now - self._slack
+        self._due[caller] = due if late > 0 else due + self._step
+        if len(self._due) > MOST_CALLERS:
+            self._due.popitem(last=False)
+        return max(late, 0.0)
+
+
+class _Follower:
+    """The channels and patterns of one caller, and in how many of its streams each is."""
+
+    __slots__ = ("interests", "names")
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        # Of several channels, so that streams that ask for the same cost one step and not one for each.
+        self.interests: dict[Interest, int] = {}
+
+    def count_with(self, interest: Interest) -> int:
+        """Return how many different ones it follows if it follows these too."""
+        return len(self.names) + sum(name not in self.names for name in interest.channels)
+
+    def add(self, interest: Interest) -> None:
+        if len(interest.channels) > 1 and not _added(self.interests, interest):
+            return
+        for name in interest.channels:
+            _added(self.names, name)
+
+    def remove(self, interest: Interest) -> None:
+        if len(interest.channels) > 1 and not _removed(self.interests, interest):
+            return
+        for name in interest.channels:
+            _removed(self.names, name)
+
+
+class Shares:
+    """Counts what each caller holds of what all use together, and refuses what goes beyond its share.
+
+    What is taken is given back, once, by whoever took it. Belongs to one event loop.
+    """
+
+    def __init__(self, config: Config, metrics: Metrics) -> None:
+        self.configure(config)
+        self._metrics = metrics
+        self._followers: dict[Caller, _Follower] = {}
+        self._bytes: dict[Caller, int] = {}
+        self._told: dict[Share, float] = {}
+        self.body_bytes = 0
+        """Bytes of bodies that are being read, of all callers."""
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from now on; what is held already stays."""
+        self.max_body_bytes = BODIES * largest_body(config)
+        self._rates = _rates(config)
+
+    def reached(self, share: Share, caller: Caller) -> None:
+        """Count that a caller was refused for its share, and tell of the first in a minute."""
+        self._metrics.share_reached(share)
+        now = asyncio.get_running_loop().time()
+        if now - self._told.get(share, -TOLD) >= TOLD:
+            self._told[share] = now
+            logger.warning(
+                "%(caller)s has its share of %(share)s, more is refused (%(setting)s)",
+                {"caller": name_of(caller), "share": str(share), "setting": SETTINGS[share]},
+            )
+
+    # Streams.
+
+    def open_stream(self, callers: Callers) -> None:
+        """Count a stream that is about to be opened. Raises `Problem` beyond the share of a caller."""
+        now = asyncio.get_running_loop().time()
+        for caller in callers or ():
+            rate = self._rates.get(_kind(caller))
+            if rate is not None and (wait := rate.take(caller, now)):
+                self.reached(Share.STREAM_RATE, caller)
+                after, part = str(math.ceil(wait)), RATE_SHARES[_kind(caller)]
+                raise Problem(
+                    429,
+                    f"subscribe_rate: one {_kind(caller)} may open 1/{part} of the streams that may be opened"
+                    f" in a second, and of subscribe_burst; try again in {after} s",
+                    headers={"Retry-After": after},
+                    reason=RefusalReason.RATE,
+                )
+
+    # Channels.
+
+    def follow(self, callers: Callers, interest: Interest, *, new: int, left: int) -> None:
+        """Count the channels of a stream for its callers. Raises `Problem` beyond a share, and counts none.
+
+        `new` of them nobody follows yet; with those there are `left` that others may follow.
+        """
+        for caller in callers or ():
+            follower = self._followers.get(caller)
+            count = len(interest.channels) if follower is None else follower.count_with(interest)
+            if new and count > left:
+                self.reached(Share.CHANNELS, caller)
+                raise _beyond(
+                    caller,
+                    f"subscribed_channels: this {_kind(caller)} would follow {count} different channels and"
+                    f" patterns, and leave {left} to all others; it may follow as many as it leaves",
+                )
+        for caller in callers or ():
+            follower = self._followers.get(caller)
+            if follower is None:
+                follower = self._followers[caller] = _Follower()
+            follower.add(interest)
+
+    def unfollow(self, callers: Callers, interest: Interest) -> None:
+        """Give back what `follow` has counted."""
+        for caller in callers or ():
+            follower = self._followers[caller]
+            follower.remove(interest)
+            if not follower.names:
+                del self._followers[caller]
+
+    # Bodies.
+
+    def hold(self, callers: Callers, count: int) -> None:
+        """Count bytes of a body for its callers. Raises `Problem` beyond a share, and counts none."""
+        left = self.max_body_bytes - self.body_bytes - count
+        if callers is not None and left < 0:
+            raise Problem(503, "bodies: as many bytes are being read as may be; try again", closes=True)
+        for caller in callers or ():
+            if self._bytes.get(caller, 0) + count > left:
+                self.reached(Share.BODY_BYTES, caller)
+                raise _beyond(
+                    caller,
+                    f"bodies: this {_kind(caller)} has {self._bytes.get(caller, 0)} bytes in bodies that are"
+                    f" on their way, and {max(left, 0)} are left to all others; it may have as many",
+                )
+        self._hold(callers, count)
+
+    def release(self, callers: Callers, count: int) -> None:
+        """Give back what `hold` has counted."""
+        self._hold(callers, -count)
+
+    def _hold(self, callers: Callers, count: int) -> None:
+        self.body_bytes += count
+        for caller in callers or ():
+            held = self._bytes.get(caller, 0) + count
+            if held:
+                self._bytes[caller] = held
+            else:
+                del self._bytes[caller]
+
+
+def _rates(config: Config) -> dict[str, StreamRate]:
+    if not config.subscribe_rate:
+        return {}
+    return {
+        kind: StreamRate(config.subscribe_rate / part, max(1, config.subscribe_burst // part))
+        for kind, part in RATE_SHARES.items()
+    }
+
+
+def _kind(caller: Caller) -> str:
+    return "address" if isinstance(caller, str) else "token"
+
+
+def _beyond(caller: Caller, detail: str) -> Problem:
+    reason = RefusalReason.ADDRESS if isinstance(caller, str) else RefusalReason.TOKEN
+    return Problem(429, detail, reason=reason, closes=True)
+
+
+def _added(counts: dict[T, int], key: T) -> bool:
+    """Count one more, and return whether it is the first."""
+    count = counts.get(key, 0)
+    counts[key] = count + 1
+    return not count
+
+
+def _removed(counts: dict[T, int], key: T) -> bool:
+    """Count one less, and return whether it was the last."""
+    count = counts[key] - 1
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]
+    return not count
