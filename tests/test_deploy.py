@@ -236,10 +236,45 @@ def test_a_pod_has_no_rights() -> None:
 def test_a_pod_has_the_memory_that_the_readme_says() -> None:
     """For the process, a full history in one format and another, and ten thousand readers."""
     config = pod_config()
-    needed = 35 * MIB + 1.5 * config.history_total + 10_000 * 16 * 1024
     sizes = {kind: CONTAINER["resources"][kind]["memory"] for kind in ("requests", "limits")}
     assert sizes == {"requests": "512Mi", "limits": "1Gi"}
-    assert needed < 512 * MIB
+    assert needed(config, 10_000) < 512 * MIB
+    assert needed(config, config.max_connections) < ROOM * 1024 * MIB
+
+
+def needed(config: Config, connections: int) -> float:
+    """Give the bytes of a server with so many readers, as the README has it."""
+    return 35 * MIB + 1.5 * config.history_total + connections * 16 * 1024
+
+
+ROOM = 0.65
+"""Of a limit of memory, what connections and history may take. The rest is for slow readers."""
+
+
+def test_the_memory_of_the_readme_is_what_the_files_were_made_by() -> None:
+    """Number by number."""
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert "**Memory**: process, 35 MiB; a connection, 16 KiB; the history, `history_total`" in said
+    assert "and half of that again for every other format" in said
+
+
+def test_a_container_has_the_memory_for_as_many_as_it_lets_in() -> None:
+    """Else strangers could have the kernel end it. None is swapped out, and no core is kept."""
+    server = SERVICES["sse-broadcast"]
+    environment = {name: str(value) for name, value in server["environment"].items()}
+    config = load({}, environ={**environment, "SSE_BROADCAST_TOKEN": "a-token-of-somebody"}).config
+    assert (server["mem_limit"], server["memswap_limit"], server["pids_limit"]) == ("1g", "1g", 256)
+    assert server["ulimits"] == {"nofile": 65_536, "core": 0}
+    assert 0 < config.max_connections < server["ulimits"]["nofile"]
+    assert needed(config, config.max_connections) < ROOM * 1024 * MIB
+
+
+def test_a_service_has_the_memory_for_as_many_as_it_has_descriptors() -> None:
+    """And keeps no core, in which there would be tokens."""
+    unit = (DEPLOY / "systemd" / "sse-broadcast.service").read_text()
+    said = dict(re.findall(r"^(MemoryMax|TasksMax|LimitCORE|LimitNOFILE)=(.*)$", unit, re.MULTILINE))
+    assert said == {"MemoryMax": "2G", "TasksMax": "256", "LimitCORE": "0", "LimitNOFILE": "65536"}
+    assert needed(Config(), int(said["LimitNOFILE"])) < ROOM * 2048 * MIB
 
 
 def test_the_compose_file_says_what_it_seems_to_say() -> None:
