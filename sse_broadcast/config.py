@@ -416,6 +416,11 @@ class ListenerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ConfigError(f"{self.host!r} has a mode or an owner, and is no UNIX socket")
 
     @property
+    def private(self) -> bool:
+        """Whether it is for operators: a listener that serves no subscribers."""
+        return Endpoint.SUBSCRIBE not in self.endpoints
+
+    @property
     def path(self) -> str | None:
         """The path of a UNIX socket; None of an address."""
         return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else None

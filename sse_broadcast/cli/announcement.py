@@ -18,6 +18,7 @@ from sse_broadcast.errors import CertificateError, OutputError
 from sse_broadcast.interest import ANY, DEFAULT_CHANNEL
 from sse_broadcast.server.certificate import reason
 from sse_broadcast.server.listener import Listener
+from sse_broadcast.server.reserve import MAX_LET_IN
 from sse_broadcast.server.run import Server
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,13 @@ def announce(server: Server, config: Config) -> None:
 
 def _where(server: Server) -> str:
     places = ", ".join(map(_named, server.listeners))
-    return f"sse-broadcast listens on {places}, with room for {Count(server.room, 'connection')}."
+    return f"sse-broadcast listens on {places}, with {room_for(server.room, server.private_share)}."
+
+
+def room_for(connections: int, private: int) -> str:
+    """Say how many connections there is room for, and for whom some are kept."""
+    share = f", {private} of them for private listeners alone" if private else ""
+    return f"room for {Count(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
 
 
 def _named(listener: Listener) -> str:

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Mapping
 import click
 
 from sse_broadcast.auth.authority import Authority
+from sse_broadcast.cli.announcement import room_for
 from sse_broadcast.cli.identity import identity_of
 from sse_broadcast.config import Config, ListenerRule
+from sse_broadcast.count import Count
 from sse_broadcast.logs.formats import utc
-from sse_broadcast.server.run import Server, needs_token, new_loop
+from sse_broadcast.server.door import private_share, raise_descriptor_limit, room
+from sse_broadcast.server.listener import socket_count
+from sse_broadcast.server.run import Server, connection_limit, needs_token, new_loop
 from sse_broadcast.settings import Loaded
 
 CREDENTIALS = ("token", "token_file", "jwt_key_file", "jwt_jwks", "token_secret", "token_secret_file")
@@ -31,7 +35,16 @@ def checked(loaded: Loaded) -> Iterator[str]:
         if rule.certificate:
             yield _certificate(rule)
     yield "backend: good, memory, which needs nothing"
+    yield f"connections: {_room(config)}"
     yield f"listeners: not tried, since a server may be running there: {_places(config)}"
+
+
+def _room(config: Config) -> str:
+    descriptors = raise_descriptor_limit()
+    sockets = sum(socket_count(rule) for rule in config.listeners)
+    most = connection_limit(config, room(descriptors, sockets=sockets))
+    private = private_share(most) if any(rule.private for rule in config.listeners) else 0
+    return f"{room_for(most, private)}, with {Count(descriptors, 'descriptor')}"
 
 
 def _build(config: Config) -> None:

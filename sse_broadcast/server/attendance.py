@@ -4,6 +4,12 @@ from enum import StrEnum
 
 from sse_broadcast.metrics import Metrics
 
+CONNECTIONS = "connections"
+"""The share of connections that one address has, and that public listeners have."""
+
+RESERVE = "reserve"
+"""The share that one address, and callers with `admin`, have of the connections beyond the limit."""
+
 
 class Refused(StrEnum):
     """Why a connection was not let in, or did not get so far as to ask something."""
@@ -25,11 +31,13 @@ class Refused(StrEnum):
 class Attendance:
     """The connections of all listeners, counted from their accept to their end: those in a handshake too."""
 
-    __slots__ = ("_of", "count", "metrics", "most")
+    __slots__ = ("_of", "count", "metrics", "most", "public")
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
         self.count = 0
+        self.public = 0
+        """How many of them came in by public listeners."""
         self.most = 0
         """How many are let in; 0 before anything is listened to."""
         self._of: dict[str, int] = {}
@@ -38,15 +46,17 @@ class Attendance:
         """Give how many are of an address, by the key that limits count it by."""
         return self._of.get(key, 0)
 
-    def enter(self, key: str | None) -> None:
+    def enter(self, key: str | None, *, private: bool) -> None:
         """Count one in. None is an address that is not counted by itself."""
         self.count += 1
+        self.public += not private
         if key is not None:
             self._of[key] = self._of.get(key, 0) + 1
 
-    def leave(self, key: str | None) -> None:
+    def leave(self, key: str | None, *, private: bool) -> None:
         """Count one out; an address of which none is left is forgotten."""
         self.count -= 1
+        self.public -= not private
         if key is None:
             return
         left = self._of[key] - 1

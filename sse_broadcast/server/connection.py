@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
@@ -67,6 +67,12 @@ class Place:
     loopback: bool
     """Whether only this machine can reach it, by the loopback or by a UNIX socket."""
     unix: bool
+
+    private: bool = field(init=False, compare=False)
+    """Whether it is an operators' listener: one that serves no subscribers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "private", Endpoint.SUBSCRIBE not in self.endpoints)
 
 
 ALL_ENDPOINTS = frozenset(Endpoint)
@@ -136,7 +142,8 @@ class Connection(web.RequestHandler, Prompt):
     """aiohttp's protocol of a connection, which knows its place and is counted.
 
     It is counted from its making, when it was accepted, until `leave`. The end of the connection calls
-    that; of one that never got as far as `connection_made`, whoever made it must.
+    that; of one that never got as far as `connection_made`, whoever made it must. With `once` it is closed
+    behind its first answer.
     """
 
     __slots__ = (
@@ -147,6 +154,7 @@ class Connection(web.RequestHandler, Prompt):
         "_inside",
         "_key",
         "_last",
+        "_once",
         "_patience",
         "_unsent",
         "begun",
@@ -155,8 +163,15 @@ class Connection(web.RequestHandler, Prompt):
         "stream",
     )
 
-    def __init__(
-        self, server: web.Server, *, place: Place, attendance: Attendance, patience: Patience, key: str | None
+    def __init__(  # noqa: PLR0913 - what it is counted by
+        self,
+        server: web.Server,
+        *,
+        place: Place,
+        attendance: Attendance,
+        patience: Patience,
+        key: str | None,
+        once: bool = False,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self.place = place
@@ -168,6 +183,7 @@ class Connection(web.RequestHandler, Prompt):
         self._attendance = attendance
         self._patience = patience
         self._key = key
+        self._once = once
         self._keepalive_handle = NO_TIMER
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
         self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
@@ -175,7 +191,7 @@ class Connection(web.RequestHandler, Prompt):
         self._last = False
         self._unsent = 0
         self._inside = True
-        attendance.enter(key)
+        attendance.enter(key, private=place.private)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -275,7 +291,7 @@ class Connection(web.RequestHandler, Prompt):
         """Be counted no longer. Any call but the first does nothing."""
         if self._inside:
             self._inside = False
-            self._attendance.leave(self._key)
+            self._attendance.leave(self._key, private=self.place.private)
             self._patience.forget(self)
             # These know their connection, and no cycle is left: the collector looks seldom.
             self._body = self._answered = EMPTY_PAYLOAD
@@ -327,6 +343,8 @@ class Connection(web.RequestHandler, Prompt):
             resp.__traceback__ = None  # whose frames have the request, which has it
             resp = pathless(request)
             forget_targets()
+        if self._once:
+            resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
         if self._messages:
             self._forget_frames()

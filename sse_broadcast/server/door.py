@@ -4,16 +4,18 @@ At the descriptor limit the accept loop itself fails, for everyone. So a limit o
 stands below it, and the space between is for those that are told to come back later: read just
 far enough to tell a browser from a program, answered, and closed. So are those of an address
 that has as many as it may. Who asks whether the server is alive, or ready, is told the truth there too.
+A caller with `admin` is let in beyond the limit, for one request.
 """
 
 import asyncio
-import functools
 import logging
+import re
 import resource
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import cast
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -21,20 +23,17 @@ from aiohttp import web
 from sse_broadcast.count import Count
 from sse_broadcast.server import address, problem
 from sse_broadcast.server.answers import TYPED
-from sse_broadcast.server.attendance import Attendance, Refused
-from sse_broadcast.server.connection import Connection, Patience, Place
+from sse_broadcast.server.attendance import CONNECTIONS, RESERVE, Attendance, Refused
+from sse_broadcast.server.connection import MAX_HEAD, Connection, Patience, Place
 from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.health import examined
 from sse_broadcast.server.last_event_id import brought_in_head
 from sse_broadcast.server.readiness import Readiness
 from sse_broadcast.server.refusal import RefusalReason, refused_stream, wants_event_stream
+from sse_broadcast.server.reserve import MAX_LET_IN, MAX_PENDING, Pending, Reserve
 from sse_broadcast.server.sink import limit_kernel
 
 logger = logging.getLogger(__name__)
-
-LOBBY = 24
-"""Connections that may be on their way out at one time. One more, and another is cut: the first of those
-that were answered, or else the first. So a health check, which asks at once, is answered in any crowd."""
 
 ACCEPTS = 8
 """Connections that are accepted from one socket in one turn of the loop, before any of them is counted."""
@@ -46,11 +45,16 @@ of ours, and its accepts that are not counted yet."""
 PATIENCE = 2.0
 """Seconds a refused client has to send its request, and then to take the answer."""
 
-HEAD_LIMIT = 8192
-"""Bytes of a refused request that are looked at."""
-
 TOLD = 60.0
 """Seconds in which the log says once that connections are refused: each would be a line for an attacker."""
+
+PRIVATE_PART = 16
+"""One connection of so many is for private listeners alone, where there are such."""
+
+MAX_PRIVATE_SHARE = 256
+"""Connections that are kept for them at most: strangers cannot take more places than they find."""
+
+_BEARER = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([!-~]+)[ \t]*\r\n", re.IGNORECASE)
 
 
 def raise_descriptor_limit() -> int:
@@ -67,19 +71,35 @@ def raise_descriptor_limit() -> int:
 def room(descriptors: int, *, sockets: int) -> int:
     """Give how many connections fit under a limit of descriptors, with so many sockets to listen on."""
     others = 2 * ACCEPTS * (sockets - 1)  # those that listen, as uvloop has them, and those just accepted
-    return max(1, descriptors - LOBBY - OWN_DESCRIPTORS - others)
+    return max(1, descriptors - MAX_PENDING - MAX_LET_IN - OWN_DESCRIPTORS - others)
+
+
+def private_share(connections: int) -> int:
+    """Return how many of so many connections are kept for private listeners, where there are such."""
+    return min(MAX_PRIVATE_SHARE, max(1, connections // PRIVATE_PART), connections - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many connections are let in: in all, and of one address, where 0 is any number.
+    """How many connections are let in: in all, by public listeners, and of one address (0 for any number).
 
     `excepted` tells of an address whether it may have any number: that of a proxy, which brings everyone.
     """
 
     connections: int
+    public: int
     per_address: int
     excepted: Callable[[str], bool]
+
+
+class AdminCheck(Protocol):
+    """Tells whether the bearer of a token has `admin`."""
+
+    def is_admin(self, token: str) -> bool | None:
+        """Return whether it has, or None of a token that is yet to be verified."""
+
+    async def verify_admin(self, token: str) -> bool:
+        """Verify a token, and return whether its bearer has `admin`."""
 
 
 class Door:
@@ -100,21 +120,30 @@ class Door:
         self._readiness = readiness
         self._attendance = attendance
         self._patience = patience
-        self._lobby: dict[Refusal, None] = {}  # in the order in which they came
-        self._told: dict[Refused, float] = {}
+        self.reserve = Reserve(self._tell_reserve)
+        self._checks: set[asyncio.Task[None]] = set()
+        self._told: dict[str, float] = {}
         self.is_shut = False
         """Whether the server has ended."""
 
-    def open(self, capacity: Capacity, cors: Cors) -> None:
-        """Let in so many from now on, and tell pages of these origins why there are no more."""
+    def open(self, capacity: Capacity, cors: Cors, admins: AdminCheck) -> None:
+        """Let in so many from now on, and tell pages of these origins why there are no more.
+
+        `admins` tells who is let in beyond them.
+        """
         self._capacity = capacity
         self._cors = cors
+        self._admins = admins
+
+    async def close(self) -> None:
+        """Cut all whose request was not read yet."""
+        self.reserve.close()
+        await asyncio.gather(*self._checks, return_exceptions=True)
 
     def shut(self) -> None:
         """Abort the connections that are being refused, and from now on each new one."""
         self.is_shut = True
-        for refused in list(self._lobby):
-            refused.cut()
+        self.reserve.close()
 
     def receive(self, place: Place, peer: str | None) -> "Connection | Refusal":
         """Give the protocol of a connection that was just accepted.
@@ -122,49 +151,114 @@ class Door:
         It is counted already; one that never gets as far as `connection_made` must be told to `leave`.
         `peer` is its address, if it has one.
         """
-        key = None if place.loopback else self._key(peer)
-        if self._attendance.count >= self._capacity.connections:
-            return self._refuse(Refused.FULL, peer)
-        if key is not None and self._attendance.of(key) >= self._capacity.per_address:
-            return self._refuse(Refused.ADDRESS, peer)
+        key = None if place.loopback else self._key(place, peer)
+        attendance, capacity = self._attendance, self._capacity
+        if attendance.count >= capacity.connections or (
+            not place.private and attendance.public >= capacity.public
+        ):
+            return self._refuse(Refused.FULL, place, peer, key)
+        if key is not None and capacity.per_address and attendance.of(key) >= capacity.per_address:
+            return self._refuse(Refused.ADDRESS, place, peer, key)
+        return self._connection(place, key)
+
+    def _connection(self, place: Place, key: str | None, *, once: bool = False) -> Connection:
         return Connection(
-            self._server, place=place, attendance=self._attendance, patience=self._patience, key=key
+            self._server,
+            place=place,
+            attendance=self._attendance,
+            patience=self._patience,
+            key=key,
+            once=once,
         )
 
     def count_failure(self) -> None:
         """Count a connection with which TLS was not agreed upon."""
         self._attendance.metrics.refused(Refused.HANDSHAKE)
 
-    def _key(self, peer: str | None) -> str | None:
-        if not self._capacity.per_address:
-            return None
+    def _key(self, place: Place, peer: str | None) -> str | None:
+        """Return what an address is counted by: for private listeners apart from what strangers use up."""
         key = address.key(peer)
-        return None if key is None or self._capacity.excepted(cast("str", peer)) else key
+        if key is None or self._capacity.excepted(cast("str", peer)):
+            return None
+        return f"private {key}" if place.private else key
 
-    def _refuse(self, reason: Refused, peer: str | None) -> "Refusal":
-        self._attendance.metrics.refused(reason)
+    def _refuse(self, reason: Refused, place: Place, peer: str | None, key: str | None) -> "Refusal":
+        self._attendance.metrics.share_reached(CONNECTIONS)
+        if self._is_new(reason):
+            self._log(reason, place, peer)
+        return Refusal(self, reason, place=place, key=key)
+
+    def _is_new(self, word: str) -> bool:
+        """Return whether the log may say something that it has not said for `TOLD` seconds."""
         now = asyncio.get_running_loop().time()
-        if now - self._told.get(reason, -TOLD) >= TOLD:
-            self._told[reason] = now
-            self._log(reason, peer)
-        if len(self._lobby) >= LOBBY:
-            next((guest for guest in self._lobby if guest.answered), next(iter(self._lobby))).cut()
-        return Refusal(
-            self._lobby,
-            functools.partial(refusal, reason=reason, cors=self._cors, readiness=self._readiness),
-        )
+        if now - self._told.get(word, -TOLD) < TOLD:
+            return False
+        self._told[word] = now
+        return True
 
-    def _log(self, reason: Refused, peer: str | None) -> None:
+    def _log(self, reason: Refused, place: Place, peer: str | None) -> None:
         if reason is Refused.FULL:
-            facts = {"connections": Count(self._capacity.connections, "connection")}
-            logger.warning("full: %(connections)s, more are refused", facts)
+            most = self._capacity.connections if place.private else self._capacity.public
+            facts = {"connections": Count(most, "connection")}
+            logger.warning("full: %(connections)s (max_connections), more are refused", facts)
         else:
-            most = Count(self._capacity.per_address, "connection")
+            facts = {"connections": Count(self._capacity.per_address, "connection")}
             hint = "if it is a proxy, trusted_proxies must name it"
             logger.warning(
-                "%(address)s: %(connections)s, more are refused; %(hint)s",
-                {"address": peer, "connections": most, "hint": hint},
+                "%(address)s: %(connections)s (max_connections_per_address), more are refused; %(hint)s",
+                {**facts, "address": peer, "hint": hint},
             )
+
+    def _tell_reserve(self, pending: Pending) -> None:
+        self._attendance.metrics.share_reached(RESERVE)
+        if self._is_new(RESERVE):
+            logger.warning(
+                "%(address)s: its share of the connections beyond max_connections is reached, the first of"
+                " them is cut",
+                {"address": pending.key},
+            )
+
+    def answer(self, guest: "Refusal", data: bytes) -> None:
+        """Answer a connection beyond the limit, of which a whole head has come, or let it in."""
+        token = token_of_admin_request(data)
+        admin = False if token is None else self._admins.is_admin(token)
+        if admin is None:
+            assert token is not None
+            check = asyncio.get_running_loop().create_task(self._verify(guest, token, data))
+            guest.wait_for(check)
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+        else:
+            self._answer(guest, data, admin=admin)
+
+    async def _verify(self, guest: "Refusal", token: str, data: bytes) -> None:
+        admin = False
+        try:
+            admin = await self._admins.verify_admin(token)
+        except Exception:
+            logger.exception("a token could not be verified")
+        self._answer(guest, data, admin=admin)
+
+    def _answer(self, guest: "Refusal", data: bytes, *, admin: bool) -> None:
+        if admin and self._attendance.count < self._capacity.connections + MAX_LET_IN:
+            # One request alone: a proxy may send those of strangers behind it.
+            guest.let_in(self._connection(guest.place, guest.key, once=True), data)
+            return
+        if admin:
+            self._attendance.metrics.share_reached(RESERVE)
+            if self._is_new(f"{RESERVE} full"):
+                most = Count(MAX_LET_IN, "connection")
+                logger.warning(
+                    "callers with admin have %(connections)s beyond max_connections, more are refused",
+                    {"connections": most},
+                )
+        self.count_refusal(guest.reason)
+        head = data[:MAX_HEAD]
+        guest.refuse(refusal(head, reason=guest.reason, cors=self._cors, readiness=self._readiness))
+
+    def count_refusal(self, reason: Refused) -> None:
+        """Count a connection that was not let in."""
+        self._attendance.metrics.refused(reason)
 
 
 class Arrival(asyncio.Protocol):
@@ -196,42 +290,87 @@ class Arrival(asyncio.Protocol):
 
 
 class Refusal(asyncio.Protocol):
-    """One connection that is answered with "later" and closed.
+    """One connection beyond the limit, whose head is read. It is told "later" and closed, or let in.
 
-    It is in the lobby from its making until `leave`, which its end calls too. `answer` gives the whole
-    answer to a head.
+    It is in the reserve from its making until `leave`, which its end calls too. The door answers it.
     """
 
-    def __init__(self, lobby: "dict[Refusal, None]", answer: Callable[[bytes], bytes]) -> None:
-        self._lobby = lobby
-        self._answer = answer
-        self._head: bytes | None = b""
+    def __init__(self, door: Door, reason: Refused, *, place: Place, key: str | None) -> None:
+        self._door = door
+        self._data: bytes | None = b""
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._check: asyncio.Task[None] | None = None
+        self._counted = False
+        self.reason = reason
+        self.place = place
+        self.key = key
         self.abandon: Callable[[], object] | None = None
         """What ends it before it has begun; whoever is still agreeing upon TLS says so."""
-        lobby[self] = None
+        door.reserve.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._deadline = asyncio.get_running_loop().call_later(PATIENCE, transport.abort)
+
+    def queue_handshake(self, sock: socket.socket, begin: Callable[[], None]) -> None:
+        """Have TLS agreed upon when it is its turn; for a while its socket is all that there is of it."""
+        self.abandon = sock.close
+        self._deadline = asyncio.get_running_loop().call_later(PATIENCE, self.cut)
+        self._door.reserve.queue_handshake(self, begin)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._transport is None or self._head is None:
+        if self._transport is None or self._data is None:
             return
-        self._head += data
-        if b"\r\n\r\n" in self._head or len(self._head) > HEAD_LIMIT:
-            self._transport.write(self._answer(self._head[:HEAD_LIMIT]))
-            self._head = None
-            # Half of the close now, the other half when the client has read: a close with
-            # unread bytes in the kernel would be a reset, and take the answer with it.
-            if self._transport.can_write_eof():
-                self._transport.write_eof()
-            else:
-                self._transport.close()
+        self._data += data
+        if b"\r\n\r\n" in self._data or len(self._data) > MAX_HEAD:
+            whole, self._data = self._data, None
+            self._door.answer(self, whole)
+
+    def wait_for(self, check: "asyncio.Task[None]") -> None:
+        """Read nothing more until its credential is verified. Its deadline holds."""
+        assert self._transport is not None
+        self._check = check
+        self._transport.pause_reading()
+
+    def refuse(self, answer: bytes) -> None:
+        """Write the whole answer, and close when the client has read it."""
+        self._counted = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._resume()
+        transport.write(answer)
+        # Half of the close now, the other half when the client has read: a close with
+        # unread bytes in the kernel would be a reset, and take the answer with it.
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
+
+    def let_in(self, connection: Connection, data: bytes) -> None:
+        """Be a connection like any other from now on, to which all that has come is given."""
+        self._counted = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            connection.leave()
+            return
+        self.leave()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        self._resume()
+        connection.data_received(data)
+
+    def _resume(self) -> None:
+        if self._check is not None:
+            self._check = None
+            assert self._transport is not None
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See `asyncio.Protocol`."""
@@ -245,7 +384,7 @@ class Refusal(asyncio.Protocol):
     @property
     def answered(self) -> bool:
         """Whether all that is left for it to do is to take its answer."""
-        return self._head is None
+        return self._data is None and self._check is None
 
     def cut(self) -> None:
         """Make room for another at once. What the kernel has of an answer is still sent."""
@@ -256,9 +395,14 @@ class Refusal(asyncio.Protocol):
 
     def leave(self) -> None:
         """Make room for another. Any call but the first does nothing."""
-        self._lobby.pop(self, None)
+        self._door.reserve.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._check is not None and self._check is not asyncio.current_task():
+            self._check.cancel()
+        if not self._counted:
+            self._counted = True
+            self._door.count_refusal(self.reason)
 
 
 TOLD_WHY = {
@@ -286,6 +430,21 @@ def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else body)
+
+
+def token_of_admin_request(data: bytes) -> str | None:
+    """Return the bearer's token of a request that `admin` is let in for; None where there is none.
+
+    Streams are not: those that stay would fill the reserve, which is for requests.
+    """
+    head, end, _ = data.partition(b"\r\n\r\n")
+    if not end or len(head) > MAX_HEAD:
+        return None
+    found = _BEARER.search(head + b"\r\n")
+    if found is None:
+        return None
+    path = _path(_asked(head)[1])
+    return None if path == "/events" or path.startswith("/events/") else found[1].decode()
 
 
 def _later(sent: dict[str, str], target: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:

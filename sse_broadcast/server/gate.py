@@ -88,6 +88,21 @@ class Gate:
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
+    def is_admin(self, token: str) -> bool | None:
+        """Return whether the bearer of a token has `admin`, or None of one that is yet to be verified."""
+        try:
+            access = self._authority.find(token)
+        except CredentialError:
+            return False
+        return None if access is None else access.allows(Action.ADMIN)
+
+    async def verify_admin(self, token: str) -> bool:
+        """Verify a token, and return whether its bearer has `admin`."""
+        try:
+            return (await self._authority.admit(token)).allows(Action.ADMIN)
+        except CredentialError:
+            return False
+
     def without_token(self, place: Place) -> Access:
         """Give what a caller that shows no credential may do where it came in."""
         return self._everyone if self._open and place.loopback else self.anonymous

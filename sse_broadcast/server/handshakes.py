@@ -6,8 +6,10 @@ them would hold more descriptors than there are.
 
 import asyncio
 import errno
+import functools
 import logging
 import socket
+from asyncio import sslproto
 
 from sse_broadcast.server.certificate import Certificate
 from sse_broadcast.server.connection import Connection, Place
@@ -21,6 +23,11 @@ SHUTDOWN = 5.0
 
 REST = 1.0
 """Seconds without an accept when there are no descriptors left, for which others can wait as well."""
+
+READ_BUFFER = 16_384
+"""Bytes that asyncio reads from a TLS connection at one time: one record of TLS. For each connection it fills
+a buffer of this size with zeros, so all of it is in memory; asyncio's own choice is 256 KiB. uvloop's buffer
+is touched only as far as it is used."""
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -56,7 +63,8 @@ class Handshakes:
         return len(self._agreeing)
 
     def start(self) -> None:
-        """Accept, from a socket that listens."""
+        """Accept, from a socket that listens. It sets asyncio's buffers for TLS in the whole process."""
+        sslproto.SSLProtocol.max_size = READ_BUFFER
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
@@ -96,6 +104,12 @@ class Handshakes:
         guest = self._door.receive(self._place, peer)
         if self._send_buffer:
             limit_kernel(sock, self._send_buffer)
+        if isinstance(guest, Refusal):
+            guest.queue_handshake(sock, functools.partial(self._begin, sock, guest))
+        else:
+            self._begin(sock, guest)
+
+    def _begin(self, sock: socket.socket, guest: Connection | Refusal) -> None:
         task = self._loop.create_task(self._agree(sock, guest))
         if isinstance(guest, Refusal):
             guest.abandon = task.cancel

@@ -37,6 +37,11 @@ def is_local(rule: ListenerRule) -> bool:
     return rule.path is not None or is_loopback_name(rule.host.lower())
 
 
+def socket_count(rule: ListenerRule) -> int:
+    """Return how many sockets a listener takes, as far as its host tells without being looked up."""
+    return len(EVERY_ADDRESS) if rule.host in {"*", "::"} else 1
+
+
 class Listener:
     """One place to listen, in the order of its life: `bind`, `accept`, `stop`, `close`.
 

@@ -27,7 +27,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.census import Census
 from sse_broadcast.config import Overflow
 from sse_broadcast.metrics import Distribution, Kind, Timeout
-from sse_broadcast.server.attendance import Attendance, Refused
+from sse_broadcast.server.attendance import CONNECTIONS, RESERVE, Attendance, Refused
 from sse_broadcast.server.gate import require
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.shares import Share
@@ -47,7 +47,7 @@ CLOSES = (
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(Refused)
-SHARES = tuple(Share)
+SHARES = (*Share, CONNECTIONS, RESERVE)
 VERSIONS = {"", "0.0.4", "1.0.0"}
 """Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
 

@@ -26,7 +26,7 @@ from sse_broadcast.logs.log import Log
 from sse_broadcast.server.app import build_app, end_streams
 from sse_broadcast.server.attendance import Attendance
 from sse_broadcast.server.connection import Patience
-from sse_broadcast.server.door import Capacity, Door, raise_descriptor_limit, room
+from sse_broadcast.server.door import Capacity, Door, private_share, raise_descriptor_limit, room
 from sse_broadcast.server.inherited import Inherited, placed, take_sockets
 from sse_broadcast.server.listener import Listener, is_local
 from sse_broadcast.server.metrics import EXPOSITION
@@ -94,12 +94,18 @@ class Server:
         self._attendance = Attendance(self.broadcaster.metrics)
         self._app[EXPOSITION].attendance = self._attendance
         self._patience = Patience(head=config.head_timeout, answer=kernel_timeout(config.write_timeout))
+        self._closing = contextlib.AsyncExitStack()
         self.listeners: list[Listener] = []
 
     @property
     def room(self) -> int:
         """How many connections it lets in; 0 before it listens."""
         return self._attendance.most
+
+    @property
+    def private_share(self) -> int:
+        """How many of them are for private listeners alone; 0 without such a listener."""
+        return private_share(self.room) if any(each.rule.private for each in self.listeners) else 0
 
     @property
     def _setup(self) -> Setup:
@@ -182,6 +188,7 @@ class Server:
             patience=self._patience,
             readiness=self._app[READINESS],
         )
+        self._closing.push_async_callback(self._door.close)
         self._open_door()
         for listener in self.listeners:
             await listener.accept(self._door)
@@ -189,6 +196,7 @@ class Server:
     async def _close(self) -> None:
         for listener in self.listeners:
             await listener.close()
+        await self._closing.aclose()
         self._patience.close()
         await self.reloader.close()
         await self._setup.authority.close()
@@ -200,16 +208,17 @@ class Server:
             logger.warning(
                 "max_connections: %(asked)d do not fit, %(fitting)d do", {"asked": most, "fitting": fitting}
             )
-        return min(most or fitting, fitting)
+        return connection_limit(config, fitting)
 
     def _open_door(self) -> None:
         """Have the door let in as many as the configuration says that is in force."""
         capacity = Capacity(
             self.room,
+            public=self.room - self.private_share,
             per_address=self._config.max_connections_per_address,
             excepted=self._setup.proxies.trusts,
         )
-        self._door.open(capacity, self._setup.cors)
+        self._door.open(capacity, self._setup.cors, self._setup.gate)
 
     def _prepare(self, config: Config) -> Commit:
         """Read what listeners have in files, and see how many fit. See `Prepare`."""
@@ -265,6 +274,11 @@ class Server:
 
 def _same(config: Config) -> Config:
     return config
+
+
+def connection_limit(config: Config, fitting: int) -> int:
+    """Return how many connections are let in, of those that fit under the limit of descriptors."""
+    return min(config.max_connections or fitting, fitting)
 
 
 def needs_token(config: Config) -> bool:

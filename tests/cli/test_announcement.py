@@ -52,8 +52,9 @@ async def test_a_start_is_five_lines_and_what_to_try(
 ) -> None:
     """Where it listens, what is on, which limits there are, what is open."""
     server = await serve()
+    room = f"room for {server.room} connections, and 24 more for callers with admin"
     assert said(server, capsys) == [
-        f"sse-broadcast listens on {server.url}, with room for {server.room} connections.",
+        f"sse-broadcast listens on {server.url}, with {room}.",
         VERSION + "a history of 1000 events and 3600 s a channel in memory, metrics, log level info.",
         LIMITS.format("1 MiB", "1000 events or 4 MiB", "disconnect", 1000),
         EVERYTHING,
@@ -201,7 +202,8 @@ async def test_every_listener_is_named(
     lines = said(server, capsys)
     assert lines[0] == (
         f"sse-broadcast listens on {world} (subscribe), unix:{path}, {private} (inspect, admin), "
-        f"with room for {server.room} connections."
+        f"with room for {server.room} connections, {server.private_share} of them for private listeners"
+        " alone, and 24 more for callers with admin."
     )
     assert lines[3] == "Open to programs on this machine: everything; to everyone: subscribe to *."
     assert lines[5:] == [

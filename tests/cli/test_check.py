@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ programs = pytest.fixture(process.programs)
 
 BACKEND = "backend: good, memory, which needs nothing\n"
 
+DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+"""As many as a server may have."""
+
 LISTENERS = "listeners: not tried, since a server may be running there: "
 
 
@@ -27,11 +31,32 @@ async def check(programs: Programs, *arguments: str, **options: Any) -> Ended:
 
 async def test_what_is_good_is_told(programs: Programs) -> None:
     """A line each, and what was not tried, with the reason."""
+    room = f"room for {DESCRIPTORS - 112} connections, and 24 more for callers with admin"
     assert await check(programs) == Ended(
         0,
         f"settings: good, from defaults alone\ncredentials: good, none are needed\n{BACKEND}"
-        f"{LISTENERS}127.0.0.1 port 8000\n".encode(),
+        f"connections: {room}, with {DESCRIPTORS} descriptors\n{LISTENERS}127.0.0.1 port 8000\n".encode(),
     )
+
+
+async def test_the_share_of_private_listeners_is_told(programs: Programs, tmp_path: Path) -> None:
+    """As a start would say it."""
+    file = tmp_path / "c.toml"
+    file.write_text("""
+max_connections = 100
+
+[[listener]]
+host = "127.0.0.1"
+endpoints = ["subscribe"]
+
+[[listener]]
+host = "unix:/run/x.sock"
+endpoints = ["publish", "admin"]
+""")
+    room = (
+        b"room for 100 connections, 6 of them for private listeners alone, and 24 more for callers with admin"
+    )
+    assert b"\nconnections: " + room + b", with " in (await check(programs, "--config", str(file))).out
 
 
 async def test_all_that_a_start_needs_is_tried(programs: Programs, tmp_path: Path) -> None:
@@ -64,7 +89,9 @@ host = "unix:/run/x.sock"
         f"settings: good, from {file}, --queue-size, SSE_BROADCAST_RETRY\n"
         "credentials: good, token_file, jwt_jwks, 1 of [[caller]]\n"
         f"certificate: good until WHEN, {certificate} for a.example.com, b.example.com\n"
-        f"{BACKEND}{LISTENERS}:: port 8443, unix:/run/x.sock\n"
+        f"{BACKEND}connections: room for {DESCRIPTORS - 112 - 32} connections, and 24 more for callers with"
+        f" admin, with {DESCRIPTORS} descriptors\n"
+        f"{LISTENERS}:: port 8443, unix:/run/x.sock\n"
     )
 
 

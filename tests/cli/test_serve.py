@@ -826,7 +826,7 @@ async def test_a_certificate_serves_https(
 
 CROWD = 400
 
-FULL = rb"WARNING sse_broadcast\.server\.door: full: 168 connections, more are refused\n"
+FULL = rb"WARNING sse_broadcast\.server\.door: full: 144 connections \(max_connections\), more are refused\n"
 
 BROWSER = "Accept: text/event-stream\r\n"
 
@@ -871,9 +871,9 @@ async def connected(publisher: RawClient) -> int:
 async def test_more_readers_than_descriptors_do_not_make_it_fail(
     programs: Programs, open_raw: Open, loop: str
 ) -> None:
-    """With 256 descriptors it holds 168 connections and says so; more are told to come later, or cut."""
+    """With 256 descriptors it holds 144 connections and says so; more are told to come later, or cut."""
     serving = await programs.serve("--event-loop", loop, *QUIET, descriptors=256)
-    assert serving.room == 168
+    assert serving.room == 144
     before = [await reader(open_raw, serving) for _ in range(5)]
     publisher = await open_raw(serving)
 
@@ -966,10 +966,10 @@ async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Op
 async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: Programs) -> None:
     """The server starts, with what fits."""
     serving = await programs.serve("--max-connections", "1000", *QUIET, descriptors=256)
-    assert serving.room == 168
+    assert serving.room == 144
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
-    warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 168 do\n"
+    warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 144 do\n"
     assert re.fullmatch(LINE + warning, ended.err)
 
 

@@ -5,18 +5,24 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
 
 import pytest
 
 from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config import Endpoint, ListenerRule
 from sse_broadcast.server import address, door
 from sse_broadcast.server.attendance import Refused
 from sse_broadcast.server.cors import Cors
-from sse_broadcast.server.door import ACCEPTS, LOBBY, OWN_DESCRIPTORS, refusal, room
+from sse_broadcast.server.door import ACCEPTS, OWN_DESCRIPTORS, private_share, refusal, room
+from sse_broadcast.server.listener import Listener
 from sse_broadcast.server.readiness import DRAINING, READINESS, Readiness
+from sse_broadcast.server.reserve import MAX_LET_IN, MAX_PENDING, MAX_PENDING_PER_ADDRESS
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
+from tests.support.credentials import AUDIENCE, ISSUER, STATIC, caller, claims, static, write_jwks
+from tests.support.signing import token
 from tests.support.sockets import RawClient, until
 
 
@@ -82,8 +88,8 @@ async def test_a_crowd_at_the_door_is_bounded(serve: Serve, connect: Connect) ->
     server = await serve(max_connections=1)
     reader = await connect(server)
     await reader.subscribe()
-    beyond = [await connect(server) for _ in range(LOBBY)]
-    waiting = [await connect(server) for _ in range(LOBBY)]
+    beyond = [await connect(server) for _ in range(MAX_PENDING)]
+    waiting = [await connect(server) for _ in range(MAX_PENDING)]
     ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     for client in waiting:
@@ -100,7 +106,7 @@ async def test_whoever_says_nothing_at_the_door_is_closed(
     server = await serve(max_connections=1)
     await (await connect(server)).subscribe()
     for _ in range(3):
-        crowd = [await connect(server) for _ in range(LOBBY)]
+        crowd = [await connect(server) for _ in range(MAX_PENDING)]
         ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
         assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
 
@@ -121,11 +127,11 @@ async def test_a_request_in_pieces_is_answered_when_it_is_whole(
 
 
 async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: Connect) -> None:
-    """Eight kilobytes are enough to know."""
+    """What may be of a head is enough to know."""
     server = await serve(max_connections=1)
     await (await connect(server)).subscribe()
     late = await connect(server)
-    await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 2000)
+    await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 6000)
     assert (await late.head()).startswith(b"HTTP/1.1 503 ")
 
 
@@ -287,9 +293,13 @@ async def test_a_crowd_is_told_of_once(
     await (await come(server, "127.0.0.3")).subscribe()
     for _ in range(3):
         assert await refused(await come(server, "127.0.0.4"))
+    of_one = (
+        "127.0.0.2: 1 connection (max_connections_per_address), more are refused;"
+        " if it is a proxy, trusted_proxies must name it"
+    )
     told = [
-        "127.0.0.2: 1 connection, more are refused; if it is a proxy, trusted_proxies must name it",
-        "full: 2 connections, more are refused",
+        of_one,
+        "full: 2 connections (max_connections), more are refused",
     ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
@@ -309,7 +319,7 @@ async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> No
     server = await serve(max_connections_per_address=1)
     reader = await come(server, "127.0.0.2")
     await reader.subscribe()
-    crowd = [await come(server, "127.0.0.2") for _ in range(LOBBY * 2)]
+    crowd = [await come(server, "127.0.0.2") for _ in range(MAX_PENDING * 2)]
     ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     assert server.connections == 1
@@ -360,7 +370,7 @@ async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Co
     server = await serve(max_connections=1)
     await (await connect(server)).subscribe()
     for saying in (b"", ASK):
-        for _ in range(LOBBY + 5):
+        for _ in range(MAX_PENDING + 5):
             await (await connect(server)).send(saying)
         assert await health(connect, server) == 200
 
@@ -374,7 +384,7 @@ async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Ser
     server = await serve(max_connections=1)
     await (await connect(server)).subscribe()
     silent = await connect(server)
-    answered = [await connect(server) for _ in range(LOBBY - 1)]
+    answered = [await connect(server) for _ in range(MAX_PENDING - 1)]
     for client in answered:
         await client.send(ASK)
     heads = [await client.head() for client in answered]
@@ -387,12 +397,290 @@ async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Ser
     assert b"connection limit reached" in await silent.rest()
 
 
+# Callers with `admin`, and private listeners.
+
+ADMIN = {
+    "caller": (
+        caller("operator", publish=["a"], subscribe=["a"], admin=["*"]),
+        caller("narrow", publish=["a"], subscribe=["a"]),
+    ),
+    "token": STATIC,
+}
+
+
+def showing(token: str) -> str:
+    return f"Authorization: Bearer {token}\r\n"
+
+
+OPERATOR, NARROW = showing(static("operator")), showing(static("narrow"))
+
+
+async def publishes(client: RawClient, headers: str, *, path: str = "/send/a") -> int:
+    """Publish on a connection, and give the status; it is closed behind that, and counted out."""
+    status, _ = await client.ask("POST", path, body=b"x", headers=headers)
+    assert await client.rest() == b""
+    return status
+
+
+@pytest.mark.parametrize("reason", ["full", "address"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, come: Come, reason: str) -> None:
+    """One request a connection, which leaves no place taken; a token without `admin` is refused."""
+    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
+    server = await serve(**ADMIN, **limits)
+    reader = await come(server, "127.0.0.2")
+    await reader.subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(3):
+        for headers in (OPERATOR, OPERATOR.lower(), showing(STATIC)):
+            assert await publishes(await come(server, "127.0.0.2"), headers) == 200
+            assert (await reader.events(1))[0].data == "x"
+        for headers in (NARROW, showing("of-nobody.0123456789"), showing("e30.e30.e30"), ""):
+            refused_client = await come(server, "127.0.0.2")
+            await refused_client.request("POST", "/send/a", body=b"x", headers=headers)
+            assert b"connection limit" in await refused_client.rest()
+    await until(lambda: server.connections == 1)
+    assert server.broadcaster.counts.refused == {reason: 12}
+
+
+async def test_a_request_of_admin_may_come_in_pieces(serve: Serve, connect: Connect) -> None:
+    """Its head, and its body behind that; what is pipelined is not served."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    client = await connect(server)
+    head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{OPERATOR}\r\n".encode()
+    for piece in (head[:20], head[20:-3], head[-3:] + b"he", b"llo" + ASK):
+        await client.send(piece)
+        await asyncio.sleep(0)
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("path", ["/events", "/events/a", "http://any.example/events/a?x=1"])
+async def test_the_reserve_is_not_for_streams(serve: Serve, connect: Connect, path: str) -> None:
+    """They stay."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    head = await (await connect(server)).subscribe(path=path, headers=OPERATOR)
+    assert head.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_nobody_has_admin_without_a_credential(serve: Serve, connect: Connect) -> None:
+    """On a server that is open to its machine whoever comes is refused: none of them is the operator."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    assert await refused(await connect(server))
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
+    """Who is slow to ask is not cut for strangers that come meanwhile, however many."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    operator = await come(server, "127.0.0.9")
+    await operator.send(b"POST /send/a HTTP/1.1\r\n")
+    await until(lambda: len(server._door.reserve) == 1)
+    for number in range(3 * MAX_PENDING):
+        await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
+    await until(lambda: server.broadcaster.metrics.shares_reached["connections"] == 1 + 3 * MAX_PENDING)
+    assert len(server._door.reserve) <= MAX_PENDING
+    await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
+    assert (await operator.answer())[0] == 200
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_what_an_operator_sees_of_a_share(
+    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counts, and a line a minute that names the address and the setting."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(MAX_PENDING_PER_ADDRESS + 3):
+        await come(server, "127.0.0.3")
+    await until(lambda: server.broadcaster.metrics.shares_reached["reserve"] == 3)
+    assert caplog.messages == [
+        "full: 1 connection (max_connections), more are refused",
+        "127.0.0.3: its share of the connections beyond max_connections is reached, the first of them is cut",
+    ]
+
+
+async def test_so_many_operators_are_let_in_at_one_time(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are descriptors for so many; probes are still answered."""
+    monkeypatch.setattr(door, "MAX_LET_IN", 2)
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    slow = [await connect(server) for _ in range(2)]
+    for client in slow:
+        await client.send(f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\n".encode())
+    await until(lambda: server.connections == 3)
+    late = await connect(server)
+    await late.request("POST", "/send/a", body=b"x", headers=OPERATOR)
+    assert b"connection limit reached" in await late.rest()
+    assert await health(connect, server) == 200
+    assert caplog.messages[1:] == [
+        "callers with admin have 2 connections beyond max_connections, more are refused"
+    ]
+    for client in slow:
+        await client.send(b"x")
+        assert (await client.answer())[0] == 200
+        assert await client.rest() == b""
+    assert await publishes(await connect(server), OPERATOR) == 200
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> dict[str, str]:
+    """Have a server take the tokens of an issuer."""
+    return {"jwt_jwks": write_jwks(tmp_path), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+
+
+def signed(grants: dict[str, list[str]]) -> str:
+    return showing(token("RS256", claims(grants=grants), header={"kid": "RS256"}))
+
+
+async def test_a_signed_token_is_verified_before_it_is_let_in(
+    serve: Serve, connect: Connect, issued: dict[str, str]
+) -> None:
+    """Which may take a while, of a key that is elsewhere; one that has no `admin` is refused."""
+    server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
+    await (await connect(server)).subscribe(path="/events/a")
+    operator = signed({"publish": ["a"], "admin": ["*"]})
+    for _ in range(2):
+        assert await publishes(await connect(server), operator) == 200
+    other = await connect(server)
+    await other.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"]}))
+    assert b"connection limit reached" in await other.rest()
+
+
+@pytest.mark.parametrize("end", ["verified", "late", "closed", "broken"])
+async def test_a_token_that_takes_long_to_verify(
+    serve: Serve,
+    connect: Connect,
+    issued: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    """It keeps its place no longer than any other, and nothing is left of it."""
+    monkeypatch.setattr(door, "PATIENCE", 0.1 if end == "late" else 600)
+    server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
+    verified, asked = asyncio.Event(), asyncio.Event()
+
+    async def verify(_: str) -> bool:
+        asked.set()
+        await verified.wait()
+        if end == "broken":
+            raise ZeroDivisionError
+        return True
+
+    monkeypatch.setattr(server._setup.gate, "verify_admin", verify)
+    await (await connect(server)).subscribe(path="/events/a")
+    client = await connect(server)
+    await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
+    await asked.wait()
+    assert len(server._door._checks) == len(server._door.reserve) == 1
+    if end == "closed":
+        await server.stop()
+    elif end == "late":
+        assert await client.rest() == b""
+    else:
+        verified.set()
+        status, _ = await client.answer()
+        assert status == (503 if end == "broken" else 200)
+        assert ("a token could not be verified" in caplog.text) == (end == "broken")
+    await until(lambda: not server._door._checks)
+    if end in {"late", "closed"}:
+        assert len(server._door.reserve) == 0
+
+
+PUBLIC = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE, Endpoint.PUBLISH))
+PRIVATE = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.PUBLISH, Endpoint.INSPECT))
+
+ComeBy = Callable[[Listener, str], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def come_by() -> AsyncIterator[ComeBy]:
+    """Connect to a listener from an address, and close what was opened when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_socket(listener: Listener, source: str) -> RawClient:
+            assert listener.port is not None
+            client = await RawClient.open(listener.port, source=source)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, come_by: ComeBy) -> None:
+    """Public ones cannot take it, and it may have more where there is room."""
+    server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections=4)
+    public, private = server.listeners
+    assert (server.room, server.private_share) == (4, 1)
+    readers = [await come_by(public, f"127.0.0.{number}") for number in range(2, 6)]
+    heads = [await reader.subscribe(path="/events/a", headers=OPERATOR) for reader in readers]
+    assert [head.split()[1] for head in heads] == [b"200", b"200", b"200", b"503"]
+    operator = await come_by(private, "127.0.0.2")
+    assert (await operator.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+    assert (await readers[0].events(1))[0].data == "x"
+    late = await come_by(private, "127.0.0.2")
+    await late.request("POST", "/send/a", body=b"x", headers=NARROW)
+    assert b"connection limit reached" in await late.rest()
+    for reader in readers[1:]:
+        reader.close()
+    await until(lambda: server.connections == 2)
+    others = [await come_by(private, "127.0.0.2") for _ in range(2)]
+    for other in others:
+        assert (await other.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+    assert server._attendance.count == 4
+    full = await come_by(public, "127.0.0.2")
+    assert (await full.subscribe(path="/events/a", headers=NARROW)).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_private_listener_counts_addresses_apart(serve: Serve, come_by: ComeBy) -> None:
+    """Strangers that come from an operator's address by public ones take none of its places."""
+    server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections_per_address=1)
+    public, private = server.listeners
+    for listener in (public, private):
+        client = await come_by(listener, "127.0.0.2")
+        assert (await client.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+        late = await come_by(listener, "127.0.0.2")
+        await late.request("POST", "/send/a", body=b"x", headers=NARROW)
+        assert await late.rest() == TOO_MANY
+
+
+async def test_admin_gets_in_by_a_unix_socket_too(serve: Serve, tmp_path: Path) -> None:
+    """Though all that come by one have the same address: none."""
+    path = str(tmp_path / "socket")
+    rule = ListenerRule(host=f"unix:{path}", endpoints=tuple(Endpoint))
+    server = await serve(**ADMIN, listener=(rule,), max_connections=1)
+    first = await RawClient.open_unix(path)
+    await first.subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(2):
+        client = await RawClient.open_unix(path)
+        assert await publishes(client, OPERATOR) == 200
+        client.close()
+    first.close()
+    await until(lambda: server.connections == 0)
+
+
+@pytest.mark.parametrize(("connections", "share"), [(1, 0), (2, 1), (16, 1), (144, 9), (100_000, 256)])
+def test_the_share_of_private_listeners_is_a_part_of_the_limit(connections: int, share: int) -> None:
+    """And leaves the public ones a place at least."""
+    assert private_share(connections) == share
+
+
 # The answer itself, and how many there is room for.
 
 
 def test_room_is_left_for_everything_else() -> None:
     """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
-    assert room(256, sockets=1) == 256 - LOBBY - OWN_DESCRIPTORS
+    assert room(256, sockets=1) == 256 - MAX_PENDING - MAX_LET_IN - OWN_DESCRIPTORS
     assert room(256, sockets=3) == room(256, sockets=1) - 2 * 2 * ACCEPTS
     assert room(10, sockets=1) == 1
 

@@ -5,6 +5,7 @@ import errno
 import re
 import socket
 import ssl
+import tracemalloc
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -15,12 +16,13 @@ import trustme
 from aiohttp.http_parser import HttpRequestParser
 
 from sse_broadcast.config import Overflow
-from sse_broadcast.server import handshakes
-from sse_broadcast.server.door import LOBBY
+from sse_broadcast.server import handshakes, reserve
+from sse_broadcast.server.reserve import MAX_PENDING
 from sse_broadcast.server.run import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.certificates import write_certificate
+from tests.support.credentials import caller, static
 from tests.support.memory import held, uncollected
 from tests.support.process import Programs
 from tests.support.sockets import RawClient, until
@@ -117,13 +119,83 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     """Those that never come to an end make room for it, also where there is none, and are cut."""
     monkeypatch.setattr(handshakes, "PATIENCE", 600.0)
     server = await serve(max_connections=1, head_timeout=600.0, **files)
-    await crowd(server.port, 1 + LOBBY + 5)
+    await crowd(server.port, 1 + MAX_PENDING + 5)
     answer = await ask(server.port, trusting, path="/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"status":"alive"}\n')
     assert server.connections == 1
     (agreeing,) = server.listeners[0]._handshakes
-    await until(lambda: len(agreeing) <= 1 + LOBBY)
+    await until(lambda: len(agreeing) <= 1 + MAX_PENDING)
+
+
+async def publish_as(port: int, context: ssl.SSLContext, caller: str) -> bytes:
+    """Publish through TLS with a caller's token, and give all that comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(
+        b"POST /send/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        b"Authorization: Bearer %b\r\n\r\nx" % static(caller).encode()
+    )
+    try:
+        return await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
+) -> None:
+    """Beyond the limit, and beside those that never come to an end; its connection is like any other then."""
+    callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
+    server = await serve(max_connections=1, head_timeout=600.0, caller=callers, **files)
+    await crowd(server.port, 1 + MAX_PENDING + 5)
+    for _ in range(3):
+        answer = await publish_as(server.port, trusting, "operator")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close\r\n" in answer
+    assert b"connection limit reached" in await publish_as(server.port, trusting, "narrow")
+    await until(lambda: server.connections == 1)
+
+
+async def test_handshakes_beyond_the_limit_wait_for_their_turn(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
+    monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
+    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    clients = await crowd(server.port, 1 + MAX_PENDING + 5, saying=HELLO)
+    (agreeing,) = server.listeners[0]._handshakes
+    pending = server._door.reserve
+    await until(lambda: server.broadcaster.metrics.shares_reached["connections"] == MAX_PENDING + 5)
+    assert len(agreeing) <= 2
+    assert len(pending) == MAX_PENDING
+    async with asyncio.timeout(5):
+        await server.stop()
+    for client in clients:
+        with suppress(ConnectionResetError):
+            assert await client.rest() == b""
+
+
+async def test_a_connection_with_tls_keeps_no_large_buffer(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """asyncio's own would be 256 KiB for each of those that say nothing."""
+    if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        pytest.skip("uvloop's is not in memory until it is used")
+    server = await serve(**files)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        await crowd(server.port, 20)
+        await until(lambda: server.connections == 20)
+        await asyncio.sleep(0)  # for the handshakes to begin
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 20 < 65_536
 
 
 async def test_a_handshake_that_fails_leaves_no_cycle(
@@ -277,7 +349,9 @@ async def test_without_descriptors_it_rests_and_goes_on(
     assert caplog.messages == ["accept: Too many open files"]
 
 
-FULL = rb".* WARNING sse_broadcast\.server\.door: full: 168 connections, more are refused\n"
+FULL = (
+    rb".* WARNING sse_broadcast\.server\.door: full: 144 connections \(max_connections\), more are refused\n"
+)
 
 
 async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
@@ -288,7 +362,7 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
     options = [f"--{name}={value}" for name, value in files.items()]
     options += ["--log-level", "warning", "--log-format", "text"]
     serving = await programs.serve(*options, "--event-loop", loop, "--head-timeout", "1", descriptors=256)
-    assert serving.room == 168
+    assert serving.room == 144
     reader, writer = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\n\n")

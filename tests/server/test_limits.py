@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.access import EVERYTHING, Access
+from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.config import CallerRule, Config
 from sse_broadcast.server import limits as limits_module
 from sse_broadcast.server.limits import PACK, Buckets, Limits
@@ -344,6 +344,18 @@ def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: pytest.MonkeyPat
     for _ in range(PACK * 3):
         limits.stream()
     assert asked == [PACK] * 3
+
+
+def test_admin_is_not_limited_by_what_strangers_have_of_its_address(clock: Clock) -> None:
+    """They may share a proxy that is not trusted; its token's own bucket holds, and is no part of theirs."""
+    limits = publishing(rate=8, burst=100)
+    assert left(limits, HERE) == 100
+    admin = Access(EVERYTHING, subject="operator")
+    assert left(limits, HERE, admin) == 100
+    clock.forward(1)
+    assert left(limits, HERE, admin) == 8
+    assert left(limits, HERE) == 8
+    assert left(limits, HERE, Access({Action.PUBLISH: ("*",)}, subject="other")) == 0
 
 
 # Over HTTP.

@@ -20,6 +20,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.interest import Interest
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.metrics import PREFIX, encoder
+from sse_broadcast.server.reserve import MAX_PENDING_PER_ADDRESS
 from sse_broadcast.server.run import Server
 from sse_broadcast.server.shares import Share
 from sse_broadcast.server.state import BROADCASTER, SHARES
@@ -460,6 +461,16 @@ async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[Non
     refusal.leave()
 
 
+async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"max_connections": 1}
+    await scene.open()
+    place = Place(frozenset(), loopback=False, unix=False)
+    for _ in range(MAX_PENDING_PER_ADDRESS):
+        scene.server._door.receive(place, "192.0.2.1")
+    yield
+    scene.server._door.receive(place, "192.0.2.1")
+
+
 async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     yield
@@ -761,8 +772,22 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
     ),
     (a_revocation, {"revocations": 1}),
     *((a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1}) for share in Share),
-    (a_connection_too_many, {'refused_connections_total{reason="full"}': 1}),
-    (a_connection_too_many_of_an_address, {'refused_connections_total{reason="address"}': 1}),
+    (
+        a_connection_too_many,
+        {'refused_connections_total{reason="full"}': 1, 'share_reached_total{share="connections"}': 1},
+    ),
+    (
+        a_connection_too_many_of_an_address,
+        {'refused_connections_total{reason="address"}': 1, 'share_reached_total{share="connections"}': 1},
+    ),
+    (
+        an_address_with_its_share_of_the_reserve,
+        {
+            'refused_connections_total{reason="full"}': 1,
+            'share_reached_total{share="connections"}': 1,
+            'share_reached_total{share="reserve"}': 1,
+        },
+    ),
     (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),
     (a_connection_that_says_nothing, {'refused_connections_total{reason="silent"}': 1}),
     (

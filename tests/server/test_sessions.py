@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.auth.access import EVERYTHING, Access
+from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.config import Config, Overflow
 from sse_broadcast.server import sessions
 from sse_broadcast.server.problem import Problem
@@ -648,12 +648,23 @@ async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_
     first = held.enter(Access(), address="192.0.2.1")
     held.enter(access(), address="192.0.2.1")
     assert first is not None
+    reader = Access({Action.SUBSCRIBE: ("*",)}, subject="eve")
     with pytest.raises(Problem, match="max_connections_per_address: this address has 2 streams"):
-        held.enter(Access({}, "one", "two"), address="192.0.2.1")
+        held.enter(reader, address="192.0.2.1")
     held.enter(Access(), address="192.0.2.2")
     held.close(first)
-    held.enter(Access(), address="192.0.2.1")
+    held.enter(reader, address="192.0.2.1")
     assert len(held) == 3
+
+
+async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> None:
+    """They may share a proxy; its token's own limit holds."""
+    held = holding(max_connections_per_address=1, max_connections_per_token=2)
+    held.enter(Access(), address="192.0.2.1")
+    for _ in range(2):
+        held.enter(access(), address="192.0.2.1")
+    with pytest.raises(Problem, match="max_connections_per_token"):
+        held.enter(access(), address="192.0.2.1")
 
 
 async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
