@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import logging
+import random
 import re
 import types
 import zlib
@@ -21,8 +22,9 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.state import INTAKES, SESSIONS
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
-from tests.support.hostile import Tally, besiege
-from tests.support.inventor import Inventor
+from tests.support.costly_requests import KINDS
+from tests.support.hostile import Tally, besiege, play, statuses
+from tests.support.inventor import Ending, Inventor, Trick
 from tests.support.sockets import RawClient, until
 
 GOOD, NARROW = "a-token-that-may-do-everything", "a-token-that-may-do-little"
@@ -120,6 +122,22 @@ async def test_a_siege_harms_nobody(
         tally = await siege
     assert {200, 204, 400, 403, 404, 405, 413, 414, 415, 417, 422, 431} <= tally.statuses.keys()
     assert not settings or tally.statuses[401]
+    await nothing_is_left(server, tasks)
+    assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
+
+
+async def test_costly_requests_are_answered_as_the_contract_has_it(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of each kind, and nothing is left."""
+    spender = CallerRule(name="spender", token=NARROW, subscribe=("spend.*",), publish=("spend.*",))
+    server = await serve(head_timeout=0.5, body_timeout=0.3, caller=(spender,), anonymous_subscribe=("a",))
+    tasks = len(asyncio.all_tasks())
+    pieces = [kind(random.Random(1), NARROW) for kind in KINDS]
+    tricks = [Trick(tuple(each), 1, pause=0.0, patience=0.5, ending=Ending.FIN) for each in pieces]
+    answered = await asyncio.gather(*(play(server.port, trick) for trick in tricks))
+    found = {status for each in answered for status in statuses(each)}
+    assert {200, 400, 401} <= found
     await nothing_is_left(server, tasks)
     assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
 

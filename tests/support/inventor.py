@@ -179,14 +179,26 @@ class Trick:
 
 
 class Inventor:
-    """Makes up tricks: the same ones for the same seed. `tokens` are credentials, good and bad."""
+    """Makes up tricks: the same ones for the same seed. `tokens` are credentials, good and bad.
 
-    def __init__(self, seed: int, *, tokens: Sequence[str] = ()) -> None:
+    With `costly`, which makes up one of its own, every third is by that.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        tokens: Sequence[str] = (),
+        costly: Callable[[random.Random], Trick] | None = None,
+    ) -> None:
         self._random = random.Random(seed)
+        self._costly = costly
         self._tokens = (*tuple(tokens) * 10, "", "x", "\xff", "a.b.c", "e30.e30.e30", "x" * 8000, "a b", "=")
 
     def trick(self) -> Trick:
         """Make up the next."""
+        if self._costly is not None and self._one_in(3):
+            return self._costly(self._random)
         requests = self._requests()
         data = b"".join(requests)
         if self._one_in(8):
