@@ -42,8 +42,8 @@ PROGRAMS = {
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
-    """Run the server's tests on both event loops that can serve."""
-    if "tests/server/" in item.path.as_posix():
+    """Run the server's tests on both event loops that can serve, unless they are about asyncio's own."""
+    if "tests/server/" in item.path.as_posix() and not item.get_closest_marker("asyncio_loop"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

@@ -160,7 +160,9 @@ class Template:
         *streams, told = descriptors
         pid = os.fork()
         if pid == 0:
-            self._orders.detach()  # `become` closes what it has not got
+            # Or these would close others of their numbers when they are collected.
+            self._orders.detach()
+            self._selector.close()
             become(order, streams)
             return True
         for stream in streams:
