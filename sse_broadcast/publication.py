@@ -10,6 +10,12 @@ from sse_broadcast.cursor import own_id
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 
+KEPT = 112
+"""Bytes of frames that a publication keeps beside twice its text frame's size and its channel's name."""
+
+MAX_FRAMES = 4
+"""Frames that a publication keeps at most."""
+
 
 class Publication(msgspec.Struct, gc=False, eq=False):
     """One event on its way to every subscriber of its channels. Made by `place`.
@@ -17,7 +23,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
     `position` is its place in the one order of its history, `time` when it got that, in seconds
     by `clock`. `id` is the text a reader sees: the publisher's own, or the position's. `size` is
     the length of its text frame in bytes; it is what an event counts for in a queue,
-    whichever encoding its reader takes.
+    whichever encoding its reader takes. `weight` is the bytes that it takes in a history, which says so.
     """
 
     # A msgspec.Struct: made in a third of the time, and never looked at by the collector, of which
@@ -29,13 +35,15 @@ class Publication(msgspec.Struct, gc=False, eq=False):
     time: float
     id: str
     size: int
+    weight: int = 0
     # Made with the first frame: most of what a history holds is never read again.
     _frames: dict[Encoding | tuple[Encoding, str | None], bytes] | None = None
 
     def frame(self, encoding: Encoding, channel: str | None = None) -> bytes:
         """Give the event in this encoding: made when first asked for, then the same object for all.
 
-        `channel` is the one it came on, for formats that name it.
+        `channel` is the one it came on, for formats that name it. What is kept is bounded: beyond text and
+        one other format, or a few channels of that, a frame is made each time that it is asked for.
         """
         frames = self._frames
         if frames is None:
@@ -44,7 +52,12 @@ class Publication(msgspec.Struct, gc=False, eq=False):
         frame = frames.get(key)
         if frame is None:
             block = encoding.format.block(self.event, id=self.id, channel=channel, time=clock.told(self.time))
-            frame = frames[key] = encoding.frame(block)
+            frame = encoding.frame(block)
+            # None that is kept makes room: where each audience asks for another, all would be made anew.
+            if len(frames) < MAX_FRAMES:
+                room = 2 * self.size + KEPT + (0 if channel is None else len(channel))
+                if len(frame) + sum(map(len, frames.values())) <= room:
+                    frames[key] = frame
         return frame
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, TextFormat
 from sse_broadcast.event import Event
-from sse_broadcast.publication import Publication, cut, place
+from sse_broadcast.publication import KEPT, MAX_FRAMES, Publication, cut, place
 from tests.support.outlets import data_of, publication
 
 
@@ -63,6 +63,29 @@ def test_what_names_the_channel_is_made_once_for_each_channel() -> None:
     assert hello.frame(NDJSON, "b") == (line % "b").encode()
     assert hello.frame(NDJSON, "a") is hello.frame(NDJSON, "a")
     assert hello.frame(JSON, "a") == f"data: {line % 'a'}id: 0123abcd-42\n\n".encode()
+
+
+def test_text_and_one_other_format_are_kept() -> None:
+    """Whatever else is asked for in between: what is kept stays, and what is not is made anew."""
+    hello = placed(Event("hello"), *(f"channel.{number:03}" for number in range(100)))
+    text, envelope = hello.frame(CHUNKED_TEXT), hello.frame(JSON, "channel.000")
+    for channel in hello.channels:
+        assert hello.frame(NDJSON, channel) == hello.frame(NDJSON, channel)
+    assert hello.frame(CHUNKED_TEXT) is text
+    assert hello.frame(JSON, "channel.000") is envelope
+    assert hello._frames is not None
+    assert len(hello._frames) <= MAX_FRAMES
+
+
+@pytest.mark.parametrize("data", ["", "x" * 5000, "\x01" * 5000, "\n" * 500])
+def test_what_is_kept_is_bounded_in_bytes(data: str) -> None:
+    """A frame that is too large is made for each who asks, and takes the place of none."""
+    one = placed(Event(data), "a")
+    frames = [one.frame(encoding, "a" if encoding is not TEXT else None) for encoding in (TEXT, JSON, NDJSON)]
+    assert one._frames is not None
+    assert sum(map(len, one._frames.values())) <= 2 * one.size + KEPT + 1
+    assert one.frame(TEXT) is frames[0]
+    assert one.frame(JSON, "a") == frames[1]
 
 
 @pytest.mark.parametrize(
