@@ -5,6 +5,12 @@ from collections import OrderedDict
 from sse_broadcast.interest import Interest
 from sse_broadcast.publication import Publication
 
+ITEM = 160
+"""Bytes that a publication takes in a queue, beside itself; measured by benchmarks/memory.py."""
+
+NAME = 128
+"""Bytes that each of its reader's channels takes then, if it has a key."""
+
 
 class Conflated:
     """Publications in order, of which some are replaced by later ones. Every step takes constant time.
@@ -24,6 +30,11 @@ class Conflated:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that the queue itself takes, beside its publications."""
+        return ITEM * len(self._items) + NAME * len(self._newest)
 
     def replace(self, publication: Publication) -> int:
         """Let go of what this publication replaces, and give how many bytes that was."""

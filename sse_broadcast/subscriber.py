@@ -219,10 +219,14 @@ class Subscriber:
             self.queued_bytes = self._missed = 0
 
     def _fits(self, publication: Publication) -> bool:
-        terms = self.terms
-        return not self._queue or (
-            len(self._queue) < terms.queue_size and self.queued_bytes + publication.size <= terms.queue_bytes
-        )
+        terms, queue = self.terms, self._queue
+        if not queue:
+            return True
+        if len(queue) >= terms.queue_size:
+            return False
+        # A deque takes eight bytes for each; what conflates has indexes of its own.
+        bytes = self.queued_bytes + (queue.bytes if isinstance(queue, Conflated) else 0)
+        return bytes + publication.size <= terms.queue_bytes
 
     def _append(self, publication: Publication) -> None:
         if self._queue is None:

@@ -1,5 +1,6 @@
 """A queue in which the newest replaces."""
 
+import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
@@ -159,3 +160,21 @@ def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, st
         assert len(queue._newest) <= 3 * len(queue)
     assert positions(queue) == [one.position for one in naive.items]
     assert (queue._newest, queue._claims) == ({}, {})
+
+
+@pytest.mark.parametrize("channels", [1, 100])
+def test_what_a_queue_takes_itself_is_counted(channels: int) -> None:
+    """Its indexes too, which are larger than small events are."""
+    names = tuple(f"c{number}" for number in range(channels))
+    queue = Conflated(Interest.of(*names))
+    came = [
+        place(names, Event("x", key=str(number)), epoch="0123abcd", position=number, time=0.0)
+        for number in range(1, 201)
+    ]
+    tracemalloc.start()
+    offer(queue, *came)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * queue.bytes < kept <= queue.bytes
+    assert len(positions(queue)) == 200
+    assert queue.bytes == 0

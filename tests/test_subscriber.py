@@ -8,6 +8,7 @@ from sse_broadcast.backends.base import Start
 from sse_broadcast.backends.memory import Memory, open_memory
 from sse_broadcast.catchup import CatchUp
 from sse_broadcast.config import Config, Overflow
+from sse_broadcast.conflation import ITEM, NAME
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.metrics import Metrics
@@ -381,8 +382,8 @@ def test_more_keys_than_a_queue_holds_disconnect() -> None:
 
 
 def test_a_replacement_too_large_for_the_queue_disconnects() -> None:
-    """Bytes are bounded whatever is replaced."""
-    subscriber, _, _ = conflating(queue_bytes=100)
+    """Bytes are bounded whatever is replaced, those of the queue itself among them."""
+    subscriber, _, _ = conflating(queue_bytes=100 + ITEM + NAME)
     offer(subscriber, "a", key="a")
     offer(subscriber, "b", key="b")
     offer(subscriber, "a" * 43, key="a")
