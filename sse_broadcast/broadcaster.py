@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ DESCRIBED = 16
 RELOAD = "reload"
 """The caller of what a reload has left to do."""
 
+BETWEEN_SHARES = 60.0
+"""Seconds between two lines of the log that tell of the same share."""
+
 WAVE = 100
 """Readers that are let go at once: some ten milliseconds of work, here and where they go."""
 
@@ -104,7 +108,9 @@ class Broadcaster:
         self._metrics = Metrics(self._config.metrics_channels)
         self._policies = Policies(self._config)
         self._hub = Hub(self._found, most=self._config.subscribed_channels)
-        self._backend = Counted(open_memory(self._config, self._policies, self._hub.deliver), self._metrics)
+        self._told_shares: dict[str, float] = {}
+        memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
+        self._backend = Counted(memory, self._metrics)
         self._delivery = Delivery(
             self._backend,
             heartbeat=self._config.heartbeat,
@@ -204,9 +210,12 @@ class Broadcaster:
             self.require_few(len(channels))
         return checked_names(channels)
 
-    async def publish_all(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish_all(
+        self, drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         """Publish what `draft` gave: all of it, in this order, or nothing.
 
+        `publisher` names whose share of the history, and of the tokens, it counts for.
         With a token seen before nothing is published, and the first receipt is given again. Raises
         `IdempotencyError` if something else was published with it, `ClosedError` after `close`.
         """
@@ -215,7 +224,7 @@ class Broadcaster:
         if not drafts:
             raise EventError("events", "must be one at least")
         before = self._backend.position
-        receipt = await self._backend.publish(drafts, token)
+        receipt = await self._backend.publish(drafts, token, publisher)
         count = self._backend.position - before
         self._metrics.published(count)
         if count and self._metrics.channels:
@@ -524,6 +533,19 @@ class Broadcaster:
         except Exception:
             logger.exception("the history could not be tidied; tried again in %(pause)g s", {"pause": TIDY})
             return True
+
+    def _report_share(self, share: str, publisher: str) -> None:
+        """Count that a publisher has reached its share, and log it now and then."""
+        self._metrics.share_reached(share)
+        if share == "history_total":
+            return  # a history that is full is nothing out of the ordinary
+        now = time.monotonic()
+        if now >= self._told_shares.get(share, now):
+            self._told_shares[share] = now + BETWEEN_SHARES
+            logger.warning(
+                "%(share)s: there is no more room, and %(publisher)s has most of it: its own oldest go",
+                {"share": share, "publisher": ascii(publisher)[1:-1] or "this machine"},
+            )
 
     def _found(self, interest: Interest, encoding: Encoding) -> Audience:
         return Audience(

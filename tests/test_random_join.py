@@ -370,19 +370,19 @@ def placed(self: Memory, drafts: Sequence[Draft], now: float) -> list[Publicatio
 
 
 def announces_before_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def append(self: Memory, drafts: Sequence[Draft], now: float) -> Receipt:
+    def append(self: Memory, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         batch = placed(self, drafts, now)
         clients = self._deliver(batch)
-        asyncio.get_running_loop().call_soon(self._history.extend, batch)
+        asyncio.get_running_loop().call_soon(self._history.extend, batch, publisher)
         return Receipt(clients, batch[-1].channels, batch[-1].id, len(batch))
 
     monkeypatch.setattr(Memory, "_append", append)
 
 
 def announces_long_after_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def append(self: Memory, drafts: Sequence[Draft], now: float) -> Receipt:
+    def append(self: Memory, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         batch = placed(self, drafts, now)
-        self._history.extend(batch)
+        self._history.extend(batch, publisher)
         asyncio.get_running_loop().call_later(0.001, self._deliver, batch)
         return Receipt(0, batch[-1].channels, batch[-1].id, len(batch))
 

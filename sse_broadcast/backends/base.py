@@ -140,11 +140,15 @@ class Backend(Protocol):
     def untidy(self) -> bool:
         """Whether the last `tidy` has left what could have gone."""
 
-    async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish(
+        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+    ) -> Receipt:
         """Append and announce, all or nothing, and give the last one's receipt.
 
-        With a token of a scope seen before, nothing is published and the first receipt is given
-        again. Raises `IdempotencyError` if it was seen with another digest.
+        With a token of a scope seen before, of this publisher, nothing is published and the first receipt is
+        given again. Raises `IdempotencyError` if it was seen with another digest. A digest is of everything
+        that was sent: drafts that have the same are the same. `publisher` names whoever has a share of what
+        is kept; where there is no more room, it is taken from the publisher that has most.
         """
 
     def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:

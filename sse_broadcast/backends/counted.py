@@ -48,11 +48,13 @@ class Counted(Generic[B]):
         """See `Backend`."""
         return self.kept.untidy
 
-    async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish(
+        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+    ) -> Receipt:
         """See `Backend`."""
         self._metrics.called("publish")
         try:
-            return await self.kept.publish(drafts, token)
+            return await self.kept.publish(drafts, token, publisher)
         except IdempotencyError:
             raise
         except Exception:

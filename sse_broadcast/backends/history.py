@@ -8,22 +8,47 @@ behind that has lost something, and one that was not has lost nothing.
 import heapq
 import sys
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
 from sse_broadcast.backends.base import Extent, Gap
+from sse_broadcast.backends.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.retired_ids import RetiredIds
-from sse_broadcast.event import Event
+from sse_broadcast.backends.shares import Largest, ReportShare
+from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest, match_steps
 from sse_broadcast.policy import Limits
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.work_queue import Steps
 
+# What things take in memory, in bytes: measured with tracemalloc by benchmarks/memory.py, and OVERHEAD by
+# benchmarks/history.py, as what a process grows by.
+
 OVERHEAD = 760
-"""Bytes that a publication takes beside its text, which counts twice: as data, and as a frame. Measured
-by benchmarks/history.py."""
+"""A publication beside its text, which counts twice: as data, and as a frame."""
+
+COPY = 128
+"""One in several channels, beside: how many of them hold it, and the tuple of their names."""
+
+PLACE = 96
+"""Each of its channels then, beside the name itself."""
+
+NAMED = 256
+"""A publication whose publisher chose its id: its place in the index from ids."""
+
+NAMED_PLACE = 104
+"""Each of its channels but one in that index then."""
+
+KEY = 64
+"""A publication's key, beside four bytes for each of its characters."""
+
+CHANNEL = 1024
+"""A channel that is remembered, beside its name."""
+
+PUBLISHER = 1024
+"""A publisher that has opened channels, beside its name."""
 
 STRIDE = 2048
 """Publications looked at for one page at most."""
@@ -42,8 +67,8 @@ STEP = 8192
 (`match_steps`). Some 0.5 ms."""
 
 RECENT = 4096
-"""Evictions that are remembered by their order: what was lost after a position that is not older is found
-without a look at each channel."""
+"""Channels that are remembered by the order of their evictions: what was lost after a position that is not
+older is found without a look at each channel."""
 
 OVERDUE = 512
 """Publications that are evicted at once because of their age, at most: some 1 ms."""
@@ -54,17 +79,11 @@ CHANNELS = 1024
 SLACK = 131_072
 """Bytes evicted beyond what a total asks for, at most: some 150 publications, and 1 to 2 ms."""
 
-RANKED = 512
-"""Logs that are ranked anew at once to find the noisiest, at most: some 1 ms."""
-
 CHUNK = 1024
 """Publications of a chunk of their order, at most; those of one batch stay together."""
 
 HOLES = 64
 """Holes that a chunk may have beyond as many as it has publications."""
-
-MOVED = 4
-"""Entries that each push to a heap looks at, while those that count are sorted out."""
 
 MIN_RETIRED = 128
 """Ids of evicted events that a channel remembers, however few events it may hold."""
@@ -73,7 +92,7 @@ RETIRED_SHARE = 8
 """The part of the total, as a divisor, that ids of evicted events may take."""
 
 _position = attrgetter("position")
-_size = attrgetter("size")
+_weight = attrgetter("weight")
 _channels = attrgetter("channels")
 _time = attrgetter("time")
 
@@ -96,11 +115,13 @@ class Log:
         "lost_at",
         "lost_when",
         "ranked",
+        "share",
         "slot",
     )
 
-    def __init__(self, channel: str, limits: Limits, *, lost: int, slot: int) -> None:
+    def __init__(self, channel: str, limits: Limits, *, lost: int, share: "Share", slot: int) -> None:
         self.channel = channel
+        self.share = share
         self.limits = limits
         self.lost = lost
         self.lost_at = 0  # the eviction it was lost with, by number
@@ -108,10 +129,15 @@ class Log:
         self.slot = slot  # its place in the list that searches go through
         self.count = 0
         self.bytes = 0
-        self.ranked = 0  # the bytes under which it stands among the noisiest, or 0
+        self.ranked = 0  # the bytes under which it stands among the noisiest of its share, or 0
         self.expected = 0  # under this number it stands among those that will expire, or 0
         self._items: list[Publication] = []
         self._first = 0
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return self.bytes
 
     @property
     def oldest(self) -> Publication:
@@ -141,7 +167,7 @@ class Log:
         else:
             items[first - count : first] = [_GONE] * count
         self.count -= count
-        self.bytes -= _weight(gone)
+        self.bytes -= gone[0].weight if count == 1 else sum(map(_weight, gone))
         self.lost = gone[-1].position
         return gone
 
@@ -177,6 +203,79 @@ class Log:
         items = self._items
         for index in range(len(items) - 1, self._first - 1, -1):
             yield items[index]
+
+
+class Channels:
+    """The channels that one publisher opened, from the one that was published to longest ago."""
+
+    __slots__ = ("_most", "empty", "logs", "ranked", "share")
+
+    def __init__(self, share: "Share") -> None:
+        self.share = share
+        self.ranked = 0
+        self._most = 0  # how many there were since the dict was made
+        self.logs: OrderedDict[str, Log] = OrderedDict()
+        # Those that hold nothing, from the one that was emptied first. Most publishers never have any.
+        self.empty: OrderedDict[str, Log] | None = None
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return len(self.logs)
+
+    def oldest(self) -> Log:
+        """Return the channel that is forgotten first."""
+        return next(iter((self.empty or self.logs).values()))
+
+    def opened(self, log: Log) -> None:
+        """Take note of a new channel."""
+        self.logs[log.channel] = log
+        self._most = max(self._most, len(self.logs))
+
+    def forgotten(self, log: Log) -> None:
+        """Take note that a channel, which holds nothing, is forgotten."""
+        self.filled(log)
+        del self.logs[log.channel]
+        if 4 * len(self.logs) < self._most:
+            # A dict that things are taken out of stays as large as it was.
+            self.logs, self._most = OrderedDict(self.logs), len(self.logs)
+
+    def emptied(self, log: Log) -> None:
+        """Take note that a channel holds nothing any more."""
+        if self.empty is None:
+            self.empty = OrderedDict()
+        self.empty[log.channel] = log
+
+    def filled(self, log: Log) -> None:
+        """Take note that a channel holds something again."""
+        if self.empty is not None and self.empty.pop(log.channel, None) is not None and not self.empty:
+            self.empty = None
+
+
+class Share:
+    """What one publisher holds of the history: the channels that it opened, and the bytes of those.
+
+    A publication in several channels counts in each by its part.
+    """
+
+    __slots__ = ("bytes", "channels", "name", "noisiest", "ranked")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bytes = 0
+        self.ranked = 0
+        self.channels = Channels(self)
+        self.noisiest = Largest[Log]()
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return self.bytes
+
+    def end(self) -> None:
+        """Let go of everything: it is in reference cycles, for which the collector comes by rarely."""
+        self.noisiest.clear()
+        del self.channels.share
 
 
 class Chunk:
@@ -283,75 +382,31 @@ class Order:
         return True
 
 
-Entry = tuple[float, int, Log]
-"""By what logs are ordered, a number that no other entry has, and the log."""
-
-
-class LogHeap:
-    """A heap of logs, in which what counts no longer stays until it comes first, or there is too much of it.
-
-    Then each push moves a few of those that count to a heap of their own: to look at all of them at once
-    would take some 100 ms where there are 100,000 logs.
-    """
-
-    __slots__ = ("_counts", "_left", "_moved")
-
-    def __init__(self, counts: Callable[[Entry], bool]) -> None:
-        self._counts = counts
-        self._moved: list[Entry] = []
-        self._left: list[Entry] = []  # what is yet to be moved
-
-    def __len__(self) -> int:
-        return len(self._moved) + len(self._left)
-
-    def __iter__(self) -> Iterator[Entry]:
-        yield from self._moved
-        yield from self._left
-
-    @property
-    def first(self) -> Entry | None:
-        """The first entry, which may not count."""
-        heap = self._foremost()
-        return heap[0] if heap else None
-
-    def pop(self) -> Entry:
-        """Remove and return the first entry."""
-        return heapq.heappop(self._foremost())
-
-    def push(self, entry: Entry, *, most: int) -> None:
-        """Take an entry. Where there are more than `most`, those that count are sorted out by and by."""
-        heapq.heappush(self._moved, entry)
-        if self._left:
-            self._move()
-        elif len(self._moved) > most:
-            self._left, self._moved = self._moved, []
-
-    def _foremost(self) -> list[Entry]:
-        left, moved = self._left, self._moved
-        return left if left and (not moved or left[0] < moved[0]) else moved
-
-    def _move(self) -> None:
-        # What a heap ends with may be taken from it, and leaves a heap.
-        for _ in range(min(MOVED, len(self._left))):
-            entry = self._left.pop()
-            if self._counts(entry):
-                heapq.heappush(self._moved, entry)
-
-
 class History:
     """Publications of all channels.
 
     `limits` gives what a channel may hold, `total` is the bytes of all together, `max_channels` how
-    many channels are remembered. Over the total, whichever channel holds the most gives first.
+    many channels are remembered. Over the total, or beyond so many channels, the publisher gives first that
+    holds the most: of channels the one published to longest ago, of bytes its fullest channel. A
+    publisher alone has all of it. `report` is told when one of several has to give.
     """
 
-    def __init__(self, limits: Callable[[str], Limits], *, total: int, max_channels: int) -> None:
+    def __init__(
+        self,
+        limits: Callable[[str], Limits],
+        *,
+        total: int,
+        max_channels: int,
+        report: ReportShare | None = None,
+    ) -> None:
         self._limits = limits
         self._total = total
         self._max_channels = max_channels
+        self._report = report
         self._logs: OrderedDict[str, Log] = OrderedDict()
         self._order = Order()
         self._bytes = 0
+        self._overhead = 0  # bytes of channels and shares
         # Publications in several channels, and how many of those still hold them.
         self._copies: dict[int, int] = {}
         # For each id that a publisher chose, the channels that hold it, and where each held it first. A
@@ -363,18 +418,20 @@ class History:
         # Each log at its slot, or None: what a search goes through piece by piece, whatever comes and goes.
         self._slots: list[Log | None] = []
         self._free: list[int] = []
-        # (eviction, log), the newest last. An entry counts unless its log has a newer one.
-        self._recent: deque[tuple[int, Log]] = deque(maxlen=RECENT)
+        # Logs by their last evictions, the newest last. A log that is forgotten is not kept here either.
+        self._recent: OrderedDict[Log, None] = OrderedDict()
+        self._unordered_at = 0  # the newest eviction whose log is not among these any more
         self._newest = 0
         self._newest_lost = 0
         # (when, serial, log): one entry that counts for each log that is not empty.
-        self._expiring = LogHeap(self._is_expected)
+        self._expiring = LazyHeap[Log](self._is_expected)
         # So many slots, from the first one on, have logs whose limits may be others than they had.
         self._unsettled = 0
-        # (-bytes, serial, log): what is said is never less than what the log holds.
-        self._noisiest = LogHeap(_is_ranked)
         self._serial = 0
-        self._empty: OrderedDict[str, Log] = OrderedDict()
+        self._empty = 0  # channels that hold nothing
+        self._shares: dict[str, Share] = {}
+        self._most_bytes = Largest[Share]()
+        self._most_channels = Largest[Channels]()
         # The newest position evicted from any channel that is no longer remembered.
         self._forgotten = 0
         self._forgotten_at = 0
@@ -383,48 +440,73 @@ class History:
 
     @property
     def bytes(self) -> int:
-        """What is held, in bytes; a publication in several channels counts once."""
+        """What publications take, in bytes; one in several channels counts once."""
         return self._bytes
 
     @property
     def extent(self) -> Extent:
-        """How much is held."""
-        bytes = self._bytes + self._retired.bytes
-        return Extent(len(self._logs) - len(self._empty), len(self._order), bytes)
+        """How much is held. Its bytes are of channels that hold nothing, and of retired ids too."""
+        return Extent(len(self._logs) - self._empty, len(self._order), self._counted)
 
-    def extend(self, publications: Sequence[Publication]) -> None:
-        """Hold publications, in their order, and evict what there is no more room for."""
+    @property
+    def _counted(self) -> int:
+        """The bytes of everything, which `total` bounds."""
+        return self._bytes + self._overhead + self._retired.bytes
+
+    def extend(self, publications: Sequence[Publication], publisher: str = "") -> None:
+        """Hold publications, in their order, and evict what there is no more room for.
+
+        `publisher` names whoever is to be compared with others.
+        """
         if len(publications) == 1:
-            self._extend(publications[0].channels, publications)
+            self._extend(publications[0].channels, publications, publisher)
             return
         # What follows one another in the same channels, a batch as a rule, is one step for each of
         # them: that is a third of the cost of a publication each.
         for channels, run in groupby(publications, _channels):
-            self._extend(channels, list(run))
+            self._extend(channels, list(run), publisher)
 
-    def _extend(self, channels: tuple[str, ...], run: Sequence[Publication]) -> None:
-        weight = _weight(run)
+    def _extend(self, channels: tuple[str, ...], run: Sequence[Publication], publisher: str) -> None:
+        weight, named = _weigh(channels, run)
+        # Most often they are the very same, since what was asked before is remembered.
+        log = self._logs.get(channels[0])
+        if log is not None and log.count and log.newest.channels is not channels:
+            self._share_names(log.newest.channels, run)
         self._newest = run[-1].position
         self._order.extend(run)
         self._bytes += weight
+        part = weight
+        if len(channels) > 1:
+            part = _part(run)
+            self._copies.update(dict.fromkeys(map(_position, run), len(channels)))
+        if named:
+            self._name(run)
+        for channel in channels:
+            self._extend_log(self._log(channel, run[0].position, publisher), run, weight, part)
+        if self._bytes + self._overhead + self._retired.bytes > self._total:
+            self._shed()
+
+    def _name(self, run: Sequence[Publication]) -> None:
         for publication in run:
             if publication.event.id is not None:
                 held = self._named.setdefault(publication.event.id, {})
-                for channel in channels:
+                for channel in publication.channels:
                     held.setdefault(channel, publication.position)
-                self._names += len(channels)
-            if len(channels) > 1:
-                self._copies[publication.position] = len(channels)
-        for channel in channels:
-            self._extend_log(self._log(channel, run[0].position), run, weight)
-        if self._bytes + self._retired.bytes > self._total:
-            self._shed(channels)
+                self._names += len(publication.channels)
 
-    def _log(self, channel: str, position: int) -> Log:
+    @staticmethod
+    def _share_names(held: tuple[str, ...], run: Sequence[Publication]) -> None:
+        """Have publications keep the names that the one before them has, not those of their own request."""
+        if held == run[0].channels:
+            for publication in run:
+                publication.channels = held
+
+    def _log(self, channel: str, position: int, publisher: str) -> Log:
         log = self._logs.get(channel)
         if log is None:
-            return self._remember(channel, position)
+            return self._remember(channel, position, publisher)
         self._logs.move_to_end(channel)
+        log.share.channels.logs.move_to_end(channel)
         return log
 
     def expire(self, now: float, *, most: int = OVERDUE) -> bool:
@@ -697,14 +779,12 @@ class History:
     def _evicted_since(self, eviction: int, after: int) -> Sequence[Log | None]:
         """Return all that evicted something since an eviction and behind a position; it may be more."""
         found: list[Log | None] = []
-        for number, log in reversed(self._recent):
-            if number != log.lost_at:
-                continue  # there is a newer entry of it
+        for log in reversed(self._recent):
             # What was evicted before that is no newer than what there was then.
-            if number <= eviction or log.lost_when <= after:
+            if log.lost_at <= eviction or log.lost_when <= after:
                 return found
             found.append(log)
-        return found if len(self._recent) < RECENT else list(self._slots)
+        return found if self._unordered_at <= eviction else list(self._slots)
 
     def _lost_by_names(self, interest: Interest, after: int, told: int) -> int:
         newest = max((self._lost_by_name(name) for name in interest.names), default=0)
@@ -764,39 +844,83 @@ class History:
         held = next(log.after(after), None)
         return log.lost > after or (held is not None and held.position <= upto)
 
-    def _remember(self, channel: str, position: int) -> Log:
+    def _remember(self, channel: str, position: int, publisher: str) -> Log:
         if len(self._logs) >= self._max_channels:
-            self._forget(next(iter(self._empty), None) or next(iter(self._logs)))
+            self._make_room(publisher)
+        share = self._shares.get(publisher) or self._open_share(publisher)
         # A channel of which nothing is known may have been forgotten.
         slot = self._free.pop() if self._free else len(self._slots)
         lost = min(self._forgotten, position - 1)
-        log = self._logs[channel] = Log(channel, self._limits(channel), lost=lost, slot=slot)
+        log = Log(channel, self._limits(channel), lost=lost, share=share, slot=slot)
         log.lost_at = self._forgotten_at
+        self._logs[channel] = log
         self._slots[slot : slot + 1] = [log]
+        share.channels.opened(log)
+        self._empty += 1
+        self._most_channels.grown(share.channels, among=len(self._shares))
+        self._take_overhead(share, CHANNEL + len(channel))
         return log
 
-    def _forget(self, channel: str) -> None:
-        log = self._logs[channel]
+    def _make_room(self, publisher: str) -> None:
+        """Forget a channel of whoever has most, of the publisher itself if it has as many."""
+        most, own = self._most_channels.find(among=len(self._shares)), self._shares.get(publisher)
+        if most is None:
+            return
+        if own is not None and own.channels.held == most.held:
+            most = own.channels
+        self._tell_share("history_channels", most.share)
+        self._forget(most.oldest())
+
+    def _open_share(self, publisher: str) -> Share:
+        share = self._shares[publisher] = Share(publisher)
+        self._take_overhead(share, PUBLISHER + len(publisher))
+        return share
+
+    def _take_overhead(self, share: Share, bytes: int) -> None:
+        self._overhead += bytes
+        share.bytes += bytes
+        self._most_bytes.grown(share, among=len(self._shares))
+
+    def _forget(self, log: Log) -> None:
+        channel, share = log.channel, log.share
         if log.count:
             self._evict(log, log.count)
         self._forgotten = max(self._forgotten, log.lost)
         self._forgotten_at = max(self._forgotten_at, log.lost_at)
-        self._empty.pop(channel, None)
-        log.ranked = 0
+        self._empty -= 1
         del self._logs[channel]
         self._slots[log.slot] = None
         self._free.append(log.slot)
+        self._recent.pop(log, None)
+        share.channels.forgotten(log)
+        share.noisiest.leave(log)
+        self._take_overhead(share, -CHANNEL - len(channel))
+        if not share.channels.logs:
+            self._take_overhead(share, -PUBLISHER - len(share.name))
+            del self._shares[share.name]
+            self._most_bytes.leave(share)
+            self._most_channels.leave(share.channels)
+            share.end()
 
-    def _extend_log(self, log: Log, run: Sequence[Publication], weight: int) -> None:
+    def _tell_share(self, what: str, share: Share) -> None:
+        if self._report is not None and len(self._shares) > 1:
+            self._report(what, share.name)
+
+    def _extend_log(self, log: Log, run: Sequence[Publication], weight: int, part: int) -> None:
+        share = log.share
         if not log.count:
-            self._empty.pop(log.channel, None)
+            share.channels.filled(log)
+            self._empty -= 1
         log.extend(run, weight)
+        share.bytes += part
         if not log.expected:
             self._expect(log)
         self._trim(log)
+        # Asked here, since it is no as a rule, and a call costs more than the answer.
         if log.bytes > log.ranked:
-            # A quarter more, so that a log that grows is ranked anew now and then, and not each time.
-            self._rank(log, log.bytes + log.bytes // 4)
+            share.noisiest.grown(log, among=len(share.channels.logs))
+        if share.bytes > share.ranked:
+            self._most_bytes.grown(share, among=len(self._shares))
 
     def _trim(self, log: Log, *, most: int = sys.maxsize) -> None:
         limits = log.limits
@@ -815,16 +939,21 @@ class History:
         self.evictions += count
         log.lost_at = self.evictions
         log.lost_when = self._newest
-        self._recent.append((self.evictions, log))
+        self._recent[log] = None
+        self._recent.move_to_end(log)
+        if len(self._recent) > RECENT:
+            self._unordered_at = self._recent.popitem(last=False)[0].lost_at
         if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
             self._newest_lost = log.lost
         if not log.count:
-            self._empty[log.channel] = log
+            log.share.channels.emptied(log)
+            self._empty += 1
+        log.share.bytes -= _part(gone) if self._copies else weight
         if self._names:
             self._retire_names(log, gone)
         if self._copies:
             gone = [publication for publication in gone if not self._held_elsewhere(publication)]
-            weight = _weight(gone)
+            weight = gone[0].weight if len(gone) == 1 else sum(map(_weight, gone))
         if gone:
             self._bytes -= weight
             self._order.remove(gone)
@@ -859,58 +988,78 @@ class History:
             log.channel, ids, until=until, now=self._now, most=max(log.limits.size, MIN_RETIRED)
         )
 
-    def _shed(self, channels: Sequence[str]) -> None:
-        """Evict from the noisiest channels, a little more than needed, so as not to come here each time.
-
-        Where it takes too long to find them, the channels that were just published to give instead.
-        """
+    def _shed(self) -> None:
+        """Evict from whoever holds the most, a little more than needed, so as not to come here each time."""
         enough = self._total - min(self._total // 64, SLACK)
-        looks = RANKED
-        while self._bytes + self._retired.bytes > enough and self._noisiest and looks:
-            said, _, log = self._noisiest.pop()
-            if -said != log.ranked:
-                looks -= 1
-                continue  # ranked anew since
-            if -said == log.bytes:
-                self._evict(log, 1)
+        told = False
+        while self._counted > enough and (share := self._largest()) is not None:
+            if not told:
+                self._tell_share("history_total", share)
+                told = True
+            log = share.noisiest.find(among=len(share.channels.logs))
+            # Channels are forgotten only where they take more than all events: with each of them the
+            # watermark rises of all channels that are not remembered.
+            if log is None or self._overhead > self._bytes:
+                self._forget(share.channels.oldest())
             else:
-                looks -= 1
-            log.ranked = 0
-            if log.count:
-                self._rank(log, log.bytes)
-        for own in map(self._logs.get, channels):
-            while self._bytes + self._retired.bytes > self._total and own is not None and own.count:
-                self._evict(own, 1)
+                self._evict(log, 1)
 
-    def _rank(self, log: Log, bytes: int) -> None:
-        log.ranked = bytes
-        self._serial += 1
-        self._noisiest.push((-bytes, self._serial, log), most=self._crowded)
+    def _largest(self) -> Share | None:
+        """Return who has to give: of what there is more, channels or bytes of events, whoever has most."""
+        if (
+            self._overhead > self._bytes
+            and (most := self._most_channels.find(among=len(self._shares))) is not None
+        ):
+            return most.share
+        return self._most_bytes.find(among=len(self._shares))
 
     def _expect(self, log: Log) -> None:
         self._serial += 1
         log.expected = self._serial
         self._expiring.push((log.oldest.time + log.limits.age, self._serial, log), most=self._crowded)
 
-    def _is_expected(self, entry: Entry) -> bool:
+    def _is_expected(self, entry: Entry[Log]) -> bool:
         _, serial, log = entry
         return serial == log.expected and self._logs.get(log.channel) is log
 
     @property
     def _crowded(self) -> int:
-        return 2 * len(self._logs) + 64
+        return len(self._logs) + len(self._logs) // 4 + 64
 
 
-def _is_ranked(entry: Entry) -> bool:
-    # Not what was ranked anew, or forgotten, since.
-    return -entry[0] == entry[2].ranked
+def _weigh(channels: tuple[str, ...], run: Sequence[Publication]) -> tuple[int, bool]:
+    """Set the bytes that each publication takes, with its text frame.
+
+    Returns the sum of them, and whether a publisher chose the id of any.
+    What it may keep of other frames is less than its text frame and `publication.KEPT` bytes.
+    """
+    base = OVERHEAD + len(channels[0])
+    if len(channels) > 1:
+        base += COPY + PLACE * len(channels) + sum(map(len, channels))
+    total, named = 0, False
+    for publication in run:
+        event = publication.event
+        weight = base + 2 * publication.size
+        if event.id is not None:
+            named = True
+            weight += NAMED + NAMED_PLACE * (len(channels) - 1)
+        if event.key is not None:
+            weight += KEY + 4 * len(event.key)
+        # Text that is not ASCII takes up to four bytes a character, and may be kept as UTF-8 beside.
+        if not event.data.isascii():
+            weight += sys.getsizeof(event.data)
+        if event.type is not DEFAULT_TYPE and not event.type.isascii():
+            weight += sys.getsizeof(event.type)
+        publication.weight = weight
+        total += weight
+    return total, named
 
 
-def _weight(publications: Sequence[Publication]) -> int:
+def _part(publications: Sequence[Publication]) -> int:
+    """Return the bytes of publications that one of their channels counts for."""
     if len(publications) == 1:
-        return 2 * publications[0].size + OVERHEAD
-    text: int = sum(map(_size, publications))
-    return 2 * text + OVERHEAD * len(publications)
+        return publications[0].weight // len(publications[0].channels)
+    return sum(publication.weight // len(publication.channels) for publication in publications)
 
 
 def _wanted(publication: Publication | None, interest: Interest) -> Publication | None:

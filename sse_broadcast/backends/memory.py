@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from sse_broadcast import clock
 from sse_broadcast.backends.base import Deliver, Extent, Holding, Replay, ResetReason, Start, Token
 from sse_broadcast.backends.history import STRIDE, History
+from sse_broadcast.backends.idempotency import IdempotencyKeys
+from sse_broadcast.backends.shares import ReportShare
 from sse_broadcast.config import Config
-from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch
-from sse_broadcast.errors import IdempotencyError
+from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch, own_id
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication, Receipt, place
@@ -19,9 +20,6 @@ MAX_LAST = 1000
 SETTLED = 512
 """Channels that are looked at in one tidying, and publications evicted, when channels may hold more or less
 than before: some 1 ms."""
-
-MAX_TOKENS = 100_000
-"""Idempotency keys remembered at most; the oldest are forgotten first."""
 
 
 class Memory:
@@ -37,6 +35,7 @@ class Memory:
         *,
         window: float,
         clock: Callable[[], float] = clock.now,
+        report: ReportShare | None = None,
     ) -> None:
         self.epoch = new_epoch()
         self._history = history
@@ -46,8 +45,7 @@ class Memory:
         self.position = 0
         self._now = 0.0
         self._overdue = False
-        # In the order in which they were first seen, and so of the time they expire.
-        self._answers: dict[tuple[str | None, ...], tuple[bytes, Receipt, float]] = {}
+        self._keys = IdempotencyKeys(report)
 
     @property
     def trouble(self) -> None:
@@ -58,22 +56,29 @@ class Memory:
         """See `Backend`."""
         return self._overdue or self._history.unsettled
 
-    async def publish(self, drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish(
+        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+    ) -> Receipt:
         """See `Backend`."""
         now = self._tick()
         if token is None:
-            return self._append(drafts, now)
-        self._forget_tokens(now)
-        seen = self._answers.get(token.scope)
-        if seen is None:
-            receipt = self._append(drafts, now)
-            if len(self._answers) >= MAX_TOKENS:
-                del self._answers[next(iter(self._answers))]
-            self._answers[token.scope] = (token.digest, receipt, now + self._window)
-            return receipt
-        digest, receipt, _ = seen
-        if digest != token.digest:
-            raise IdempotencyError("it was used before, to publish something else")
+            return self._append(drafts, now, publisher)
+        self._keys.expire(now)
+        seen = self._keys.find(token, publisher)
+        if seen is not None:
+            # What was sent is the same, so the rest of the receipt is in it.
+            last = drafts[-1]
+            id = last.event.id or own_id(self.epoch, seen.position)
+            return Receipt(seen.clients, last.channels, id, seen.count)
+        receipt = self._append(drafts, now, publisher)
+        self._keys.remember(
+            token,
+            publisher,
+            position=self.position,
+            count=receipt.count,
+            clients=receipt.clients,
+            expires=now + self._window,
+        )
         return receipt
 
     def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
@@ -142,8 +147,8 @@ class Memory:
     def tidy(self) -> bool:
         """See `Backend`."""
         left = self._history.settle(SETTLED)
-        self._forget_tokens(self._tick())
-        return bool(left or self._history.bytes or self._answers)
+        self._keys.expire(self._tick())
+        return bool(left or self._history.bytes or self._keys)
 
     def holding(self, channel: str) -> Holding:
         """See `Backend`."""
@@ -161,7 +166,7 @@ class Memory:
         self._tick()
         return self._history.extent
 
-    def _append(self, drafts: Sequence[Draft], now: float) -> Receipt:
+    def _append(self, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         """Give positions, hold, announce: one ordered act, and nothing in it waits."""
         epoch = self.epoch
         batch = [
@@ -169,7 +174,7 @@ class Memory:
             for position, draft in enumerate(drafts, self.position + 1)
         ]
         self.position += len(batch)
-        self._history.extend(batch)
+        self._history.extend(batch, publisher)
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
 
@@ -197,20 +202,15 @@ class Memory:
         self._overdue = self._history.expire(now)
         return now
 
-    def _forget_tokens(self, now: float) -> None:
-        answers = self._answers
-        while answers:
-            scope, (_, _, expires) = next(iter(answers.items()))
-            if expires > now:
-                return
-            del answers[scope]
 
-
-def open_memory(config: Config, policies: Policies, deliver: Deliver) -> Memory:
-    """Give the backend that a configuration describes."""
+def open_memory(
+    config: Config, policies: Policies, deliver: Deliver, report: ReportShare | None = None
+) -> Memory:
+    """Give the backend that a configuration describes. `report` is told of publishers and their shares."""
     history = History(
         lambda channel: policies.of(channel).limits,
         total=config.history_total,
         max_channels=config.history_channels,
+        report=report,
     )
-    return Memory(history, deliver, window=config.idempotency_window)
+    return Memory(history, deliver, window=config.idempotency_window, report=report)

@@ -52,17 +52,25 @@ class Intake:
 
     It takes no more from its publisher than it has published: a publisher that is faster than the
     server, or than `pace` allows, waits as its connection fills up. `most` bytes may be in a line,
-    `portion` lines are published at once.
+    `portion` lines are published at once, in the share of a `publisher`.
     """
 
-    def __init__(
-        self, request: web.Request, to_draft: ToDraft, *, most: int, pace: Pace, portion: int = SLICE
+    def __init__(  # noqa: PLR0913 - what it is told of its publisher
+        self,
+        request: web.Request,
+        to_draft: ToDraft,
+        *,
+        most: int,
+        pace: Pace,
+        portion: int = SLICE,
+        publisher: str = "",
     ) -> None:
         self._request = request
         self._to_draft = to_draft
         self._most = most
         self._pace = pace
         self._portion = portion
+        self._publisher = publisher
         self._hung_up: asyncio.CancelledError | None = None
         self._ended: EndedError | None = None
         self._line = 0
@@ -139,7 +147,7 @@ class Intake:
         if drafts:
             await self._allowed(len(drafts))
             self._require_good()
-            self._last = await self._request.app[BROADCASTER].publish_all(drafts)
+            self._last = await self._request.app[BROADCASTER].publish_all(drafts, publisher=self._publisher)
             self._count += len(drafts)
             self._clients = max(self._clients, self._last.clients)
             tell_published(self._last, self._request[ACCESS], *lines)

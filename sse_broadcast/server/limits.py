@@ -178,10 +178,25 @@ class Limits:
         return None
 
 
+def share_name(access: Access, *, address: str | None) -> str:
+    """Return the name under which a caller has its share of what all callers use.
+
+    That is the caller, whichever of its tokens it shows; where it shows none its address, as `address.key`
+    gives it. What comes by the loopback without a token has one share, named "".
+    """
+    kind, subject, _ = access.bearer
+    if subject is None:
+        return f"address {address}" if address else ""
+    return _short(f"{kind} {subject}")
+
+
 def _name(access: Access) -> str:
     # With the length, or another subject and id could have the same name.
     kind, subject, id = access.bearer
-    name = f"{kind}:{len(subject or '')}:{subject}:{id or ''}"
+    return _short(f"{kind}:{len(subject or '')}:{subject}:{id or ''}")
+
+
+def _short(name: str) -> str:
     if len(name) <= LONGEST_KEY:
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -47,7 +47,7 @@ CLOSES = (
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(Refused)
-SHARES = (*Share, CONNECTIONS, RESERVE)
+SHARES = (*Share, "history_channels", "history_total", "idempotency_keys", CONNECTIONS, RESERVE)
 VERSIONS = {"", "0.0.4", "1.0.0"}
 """Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
 

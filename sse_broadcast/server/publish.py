@@ -29,6 +29,7 @@ from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.held_body import HeldBody
 from sse_broadcast.server.intake import SLICE, Intake
+from sse_broadcast.server.limits import share_name
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import MEMBERS, Desk
 from sse_broadcast.server.problem import Problem
@@ -141,14 +142,10 @@ async def _publish(request: web.Request, setup: Setup, prepared: Prepared) -> Re
 
     Its body may have been long in coming, and the turn of a batch as well.
     """
-    confirm(request)
-    _require_rate(request, setup, len(prepared.drafts))
-    return await request.app[BROADCASTER].publish_all(prepared.drafts, prepared.token)
-
-
-def _require_rate(request: web.Request, setup: Setup, count: int) -> None:
-    """Count what is about to be published, nothing of it if it is too much. Raises `Problem`."""
-    setup.limits.publish(count, address=key(setup.proxies.client(request)), access=request[ACCESS])
+    access, address = confirm(request), key(setup.proxies.client(request))
+    setup.limits.publish(len(prepared.drafts), address=address, access=access)
+    publisher = share_name(access, address=address)
+    return await request.app[BROADCASTER].publish_all(prepared.drafts, prepared.token, publisher=publisher)
 
 
 def _channels(request: web.Request) -> list[str]:
@@ -284,7 +281,8 @@ def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: 
     config, limits = setup.config, setup.limits
     address = key(setup.proxies.client(request))
     pace = functools.partial(limits.publish_wait, address=address, access=request[ACCESS])
-    begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE))
+    publisher = share_name(request[ACCESS], address=address)
+    begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE), publisher=publisher)
     if kind == NDJSON:
         most = config.max_event * ESCAPED + ENVELOPE
         return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)

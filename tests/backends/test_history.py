@@ -1,7 +1,9 @@
 """Publications in memory: what is held, what is let go of, and that a loss is known."""
 
+import itertools
 import random
 import sys
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
@@ -12,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.backends import history as history_module
-from sse_broadcast.backends.history import OVERHEAD, STRIDE, Chunk, Entry, History, Log, LogHeap, Order
+from sse_broadcast.backends.history import (
+    CHANNEL,
+    PUBLISHER,
+    STRIDE,
+    Chunk,
+    History,
+    Log,
+    Order,
+    Share,
+    _weigh,
+)
+from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.policy import Limits
@@ -30,7 +43,9 @@ FOREVER = 1e12
 def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
     time = fields.pop("time", 0.0)
     event = Event(fields.pop("data", "x"), **fields)
-    return place(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
+    placed = place(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
+    _weigh(placed.channels, [placed])
+    return placed
 
 
 def history_of(
@@ -57,11 +72,16 @@ def held(history: History, channel: str) -> list[int]:
 
 
 def weight(one: Publication) -> int:
-    """Give what a publication counts for: its text as data and as a frame, and what it takes beside."""
-    return 2 * one.size + OVERHEAD
+    """Give what a publication counts for."""
+    return one.weight
 
 
 WEIGHT = weight(publication(100, "a"))
+
+
+def room(events: int, *, channels: int, publishers: int = 1) -> int:
+    """Give the total that has room for so many events, in so many channels with names of one letter."""
+    return events * WEIGHT + channels * (CHANNEL + 1) + publishers * PUBLISHER
 
 
 def given_after(history: History, interest: Interest, after: int) -> list[int]:
@@ -108,7 +128,7 @@ def test_a_channel_holds_so_many_bytes() -> None:
         (Limits(3, PLENTY, FOREVER), [8, 9, 10]),
         (Limits(1, PLENTY, FOREVER), [10]),
         (Limits(0, PLENTY, FOREVER), []),
-        (Limits(1000, 2 * WEIGHT, FOREVER), [9, 10]),
+        (Limits(1000, 2 * weight(publication(100, "a b")), FOREVER), [9, 10]),
         (Limits(1000, WEIGHT - 10, FOREVER), []),
     ],
 )
@@ -126,13 +146,13 @@ def test_a_batch_may_be_larger_than_what_is_held(limits: Limits, kept: list[int]
 
 def test_a_batch_larger_than_the_total_leaves_what_there_is_room_for() -> None:
     """The newest of it, within the total when the batch is over."""
-    history = history_of(total=20 * WEIGHT)
+    history = history_of(total=room(20, channels=2))
     fill(history, "b")
     history.extend([publication(position, "a") for position in range(2, 302)])
     kept = held(history, "a")
     assert 0 < len(kept) < 20
     assert kept == list(range(302 - len(kept), 302))
-    assert (held(history, "b"), history.bytes <= 20 * WEIGHT) == ([1], True)
+    assert (held(history, "b"), history.bytes <= 20 * WEIGHT + 100) == ([1], True)
     require_bounded(history)
 
 
@@ -184,7 +204,11 @@ def test_a_channel_holds_what_is_not_too_old() -> None:
 
 def test_a_channel_that_was_emptied_expires_again() -> None:
     """Whatever emptied it: age, count or the total."""
-    for emptied in (history_of(1, age=10.0), history_of(age=10.0, total=WEIGHT), history_of(age=10.0)):
+    for emptied in (
+        history_of(1, age=10.0),
+        history_of(age=10.0, total=room(1, channels=1) * 65 // 64),
+        history_of(age=10.0),
+    ):
         for position, time in enumerate([0.0, 5.0, 30.0, 35.0, 60.0], 1):
             emptied.expire(time)
             emptied.extend([publication(position, time=time)])
@@ -230,28 +254,28 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
 
 def test_the_noisiest_channel_gives_first() -> None:
     """A quiet one keeps all its own as long as a noisy one holds more."""
-    history = history_of(total=20 * WEIGHT)
+    history = history_of(total=room(20, channels=2))
     fill(history, *["quiet"] * 5, *["noisy"] * 300)
     assert held(history, "quiet") == [1, 2, 3, 4, 5]
     noisy = held(history, "noisy")
     assert noisy == list(range(306 - len(noisy), 306))
     assert len(noisy) > 5
-    assert history.bytes <= 20 * WEIGHT
+    assert history.bytes <= 20 * WEIGHT + 100
 
 
 def test_channels_that_are_as_noisy_share_the_room() -> None:
     """Each ends with about as much as the others, the small ones with all of theirs."""
-    history = history_of(total=60 * WEIGHT)
+    history = history_of(total=room(60, channels=4))
     fill(history, "small", *["a", "b", "c"] * 100)
     counts = [len(held(history, name)) for name in ("small", "a", "b", "c")]
     assert counts[0] == 1
     assert max(counts[1:]) - min(counts[1:]) <= 1
-    assert history.bytes <= 60 * WEIGHT
+    assert history.bytes <= 60 * WEIGHT + 100
 
 
 def test_bytes_make_noise_and_not_events() -> None:
     """One channel of few large events gives before one of many small ones."""
-    history = history_of(total=40 * WEIGHT)
+    history = history_of(total=room(40, channels=2))
     fill(history, *["small"] * 10)
     for position in range(11, 60):
         history.extend([publication(position, "large", data="x" * (2 * WEIGHT))])
@@ -261,10 +285,10 @@ def test_bytes_make_noise_and_not_events() -> None:
 
 def test_what_no_total_could_hold_is_not_held() -> None:
     """An event larger than all there is pushes out everything, and the next begins anew."""
-    history = history_of(total=10 * WEIGHT)
+    history = history_of(total=room(10, channels=4))
     fill(history, *"abc")
     history.extend([publication(4, "d", data="x" * (20 * WEIGHT))])
-    assert history.bytes <= 10 * WEIGHT
+    assert history.bytes <= 10 * WEIGHT + 100
     assert (held(history, "d"), lost(history, "d")) == ([], 4)
     fill(history, "d", start=5)
     assert held(history, "d") == [5]
@@ -272,7 +296,7 @@ def test_what_no_total_could_hold_is_not_held() -> None:
 
 def test_a_channel_that_grew_quiet_keeps_what_it_has() -> None:
     """It is what a channel holds that counts, and not what it once held."""
-    history = history_of(total=40 * WEIGHT, age=10.0)
+    history = history_of(total=room(40, channels=2), age=10.0)
     for position in range(1, 31):
         history.extend([publication(position, "once", time=0.0)])
     history.expire(10.0)
@@ -291,7 +315,7 @@ def test_a_publication_in_several_channels_counts_once() -> None:
     history = history_of(b=Limits(1, PLENTY, FOREVER))
     history.extend([publication(1, "a b", id="mine")])
     whole = history.bytes
-    assert whole == weight(publication(1, "a", id="mine"))
+    assert whole == weight(publication(1, "a b", id="mine"))
     fill(history, "b", start=2)
     assert (held(history, "a"), held(history, "b")) == ([1], [2])
     assert history.bytes == whole + weight(publication(2))
@@ -311,10 +335,169 @@ def test_a_publication_in_several_channels_is_given_once() -> None:
 
 def test_the_total_lets_go_of_every_copy() -> None:
     """Channels that hold the same make room together."""
-    history = history_of(total=10 * WEIGHT)
+    history = history_of(total=room(10, channels=3))
     fill(history, *["a b c"] * 100)
-    assert 0 < history.bytes <= 10 * WEIGHT
+    assert 0 < history.bytes <= 10 * WEIGHT + 100
     require_bounded(history)
+
+
+# Several publishers.
+
+
+def names(history: History) -> list[str]:
+    """Return the channels that hold something."""
+    return sorted(itertools.chain.from_iterable(history.channels()))
+
+
+class Shared:
+    """A history of several publishers, and what was reported of their shares."""
+
+    def __init__(self, *, total: int = PLENTY, max_channels: int = 1000) -> None:
+        self.reported: list[tuple[str, str]] = []
+        self.position = 0
+        self.history = History(
+            lambda _: Limits(1000, PLENTY, FOREVER),
+            total=total,
+            max_channels=max_channels,
+            report=lambda share, publisher: self.reported.append((share, publisher)),
+        )
+
+    def publish(self, publisher: str, *rows: str) -> None:
+        for channels in rows:
+            self.position += 1
+            self.history.extend([publication(self.position, channels)], publisher)
+        require_bounded(self.history)
+
+    def events(self, *channels: str) -> list[int]:
+        return [len(held(self.history, channel)) for channel in channels]
+
+
+def test_a_publisher_that_opens_channels_forgets_its_own() -> None:
+    """Of those the one it published to longest ago; others keep theirs, however many it opens."""
+    shared = Shared(max_channels=5)
+    shared.publish("shop", "orders", "stock")
+    shared.publish("flood", *(f"f{number}" for number in range(100)), "f97", "f100")
+    assert names(shared.history) == ["f100", "f97", "f99", "orders", "stock"]
+    assert (lost(shared.history, "orders"), lost(shared.history, "f98")) == (0, 101)
+    assert shared.reported == [("history_channels", "flood")] * 98
+    shared.publish("shop", "s1", "s2", "s3")
+    assert names(shared.history) == ["f100", "f97", "s1", "s2", "s3"]
+    assert shared.reported[98:] == [("history_channels", name) for name in ("flood", "shop", "shop")]
+
+
+def test_a_publisher_alone_has_all_channels() -> None:
+    """And nothing is reported of its share."""
+    shared = Shared(max_channels=5)
+    shared.publish("shop", *(f"s{number}" for number in range(8)))
+    assert (names(shared.history), shared.reported) == ([f"s{number}" for number in range(3, 8)], [])
+
+
+def test_channels_that_hold_nothing_are_forgotten_first_of_their_publishers() -> None:
+    """Not those of others, whose subscribers would be told of a loss that was none."""
+    history = history_of(age=10.0, max_channels=4)
+    history.extend([publication(1, "quiet")], "shop")
+    for position, channel in enumerate(["a", "b", "c"], 2):
+        history.extend([publication(position, channel, time=float(position - 2) * 6.0)], "flood")
+    history.expire(17.0)
+    assert [len(held(history, channel)) for channel in ("quiet", "a", "b", "c")] == [0, 0, 0, 1]
+    for position, channel in enumerate(["a", "d"], 5):
+        history.extend([publication(position, channel, time=17.0)], "flood")
+    remembered = [channel for channel in ("quiet", "a", "b", "c", "d") if history.log_of(channel)]
+    assert remembered == ["quiet", "a", "c", "d"]
+
+
+def test_a_publisher_of_many_small_channels_gives_before_one_of_a_large_one() -> None:
+    """Though each of its own holds less: it is what a publisher holds in all of them that counts."""
+    shared = Shared(total=room(60, channels=11, publishers=2))
+    shared.publish("shop", *["o"] * 20)
+    shared.publish("flood", *"abcdefghij" * 40)
+    flood = shared.events(*"abcdefghij")
+    assert shared.events("o") == [20]
+    assert max(flood) < 20 < sum(flood)
+    assert {*shared.reported} == {("history_total", "flood")}
+    shared.publish("shop", *["o"] * 200)
+    assert abs(shared.events("o")[0] - sum(shared.events(*"abcdefghij"))) < 20
+
+
+def test_a_channel_of_several_publishers_counts_for_who_opened_it() -> None:
+    """Who publishes there shares it."""
+    shared = Shared(total=room(20, channels=2, publishers=2))
+    shared.publish("first", "a")
+    shared.publish("second", *["a"] * 300, "b")
+    assert shared.events("b") == [1]
+    assert shared.history._shares.keys() == {"first", "second"}
+    assert {*shared.reported} == {("history_total", "first")}
+
+
+def test_a_publication_in_several_channels_counts_by_parts() -> None:
+    """An event in three channels is one event of its publisher."""
+    shared = Shared()
+    shared.publish("one", *["a"] * 12)
+    shared.publish("three", *["b c d"] * 12)
+    one, three = shared.history._shares["one"], shared.history._shares["three"]
+    assert one.bytes < three.bytes - 2 * CHANNEL < 1.5 * one.bytes
+
+
+def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
+    """The newest stay, and nothing of those who were forgotten."""
+    shared = Shared(total=room(10, channels=10, publishers=10) + 200)
+    for number in range(100):
+        shared.publish(f"address {number}", f"c{number}")
+    kept = len(shared.history._shares)
+    assert kept >= 8
+    assert names(shared.history) == [f"c{number}" for number in range(100 - kept, 100)]
+
+
+# What it takes in memory.
+
+ENCODINGS = (TEXT, CHUNKED_TEXT, JSON, CHUNKED_JSON, NDJSON, CHUNKED_NDJSON)
+HUNDRED = tuple(f"channel.{number:03}" for number in range(100))
+Shape = Callable[[int], tuple[Sequence[str], Event]]
+SHAPES: dict[str, Shape] = {
+    "small": lambda n: (["a"], Event(f"{n}")),
+    "large": lambda n: (["a"], Event(f"{n}".ljust(5000, "x"))),
+    "wide": lambda n: (["a"], Event(f"{n}".ljust(2000, "x") + "\U0001f600", f"\U0001f600{n}")),
+    "escaped in JSON": lambda n: (["a"], Event(f"{n}" + "\x01" * 2000)),
+    "lines": lambda n: (["a"], Event(f"{n}" + "\n" * 500)),
+    "own ids": lambda n: (["a"], Event("x", id=f"id{n}")),
+    "one id": lambda n: (["a"], Event("x", id="id")),
+    "keys": lambda n: (["a"], Event("x", key=f"{n}".ljust(128, "\u0100"))),
+    "own ids in many channels": lambda n: (HUNDRED, Event("x", id=f"id{n}")),
+    "many channels": lambda n: (HUNDRED, Event(f"{n}".ljust(500, "x"))),
+    "new channels": lambda n: ([f"channel.{n}".ljust(128, "x")], Event("x")),
+    "many new channels": lambda n: (
+        [f"{n}.{part}".ljust(128, "x") for part in range(99)] + ["a"],
+        Event("x"),
+    ),
+    "ids in new channels": lambda n: ([f"channel.{n}"], Event("x", id=f"id{n}")),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "publishers"), [*((shape, 1) for shape in SHAPES), ("new channels", ALL), ("many channels", 7)]
+)
+def test_what_is_kept_is_within_one_and_a_half_of_the_total(shape: str, publishers: int) -> None:
+    """With all that it implies: ids, channels, publishers, and frames in all encodings."""
+    total = 1 << 19
+    history = History(lambda _: Limits(ALL, ALL, FOREVER), total=total, max_channels=ALL)
+    came = most = number = 0
+    tracemalloc.start()
+    while came < 2 * total:
+        number += 1
+        channels, event = SHAPES[shape](number)
+        # Text of its own each time, as if it had come with a request.
+        names = tuple("".join([*name]) for name in channels)
+        one = place(names, event, epoch="0123abcd", position=number, time=float(number))
+        history.extend([one], f"address {number % publishers}")
+        for encoding in ENCODINGS:
+            for channel in names if encoding.format.names_channel else (None,):
+                one.frame(encoding, channel)
+        came += one.weight
+        most = max(most, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert history.extent.bytes <= total
+    # Less where publications share the names of their channels, which count for each of them.
+    assert 0.3 * total < most <= 1.5 * total
 
 
 # Publishers' ids.
@@ -717,7 +900,7 @@ def test_the_only_log_of_an_interest() -> None:
 
 def log_of(count: int) -> Log:
     """Give a log of positions from 1, each published at the time of its position."""
-    log = Log("a", Limits(1000, PLENTY, 50.0), lost=0, slot=0)
+    log = Log("a", Limits(1000, PLENTY, 50.0), lost=0, share=Share(""), slot=0)
     run = [publication(position, time=float(position)) for position in range(1, count + 1)]
     log.extend(run, sum(map(weight, run)))
     return log
@@ -770,7 +953,8 @@ def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
 def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
     """By runs of any length; its places never grow far beyond what it holds."""
-    log, kept, position = Log("a", Limits(0, 0, 0.0), lost=7, slot=0), list[Publication](), 100
+    log = Log("a", Limits(0, 0, 0.0), lost=7, share=Share(""), slot=0)
+    kept, position = list[Publication](), 100
     went = set[Publication]()
     for come, go in steps:
         run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
@@ -908,62 +1092,6 @@ def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch
     assert sum(moved) <= 4 * 20_000
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.integers(0, 2**32))
-def test_a_heap_gives_what_counts_in_its_order(seed: int) -> None:
-    """Whatever counts no longer, and whenever that is sorted out, a few entries at each push."""
-    chance = random.Random(seed)
-    alive = dict[int, Entry]()
-    heap, serial = LogHeap(lambda entry: entry[1] in alive), 0
-    for _ in range(300):
-        if chance.random() < 0.6:
-            serial += 1
-            alive[serial] = entry = (float(chance.randrange(9)), serial, log_of(0))
-            heap.push(entry, most=2 * len(alive) + 4)
-        elif alive and chance.random() < 0.5:
-            del alive[chance.choice(list(alive))]
-        else:
-            while heap.first and heap.first[1] not in alive:
-                heap.pop()
-            first = min(alive.values(), default=None)
-            assert heap.first == first
-            if first is not None:
-                assert heap.pop() == first
-                del alive[first[1]]
-    assert alive.keys() <= {entry[1] for entry in heap}
-
-
-def test_a_heap_is_sorted_out_a_few_at_a_time() -> None:
-    """No push looks at more than `MOVED` of what is in it."""
-    looked = 0
-
-    def counts(entry: Entry) -> bool:
-        nonlocal looked
-        looked += 1
-        return entry[1] % 2 == 0
-
-    heap, log = LogHeap(counts), log_of(0)
-    for serial in range(10_000):
-        before = looked
-        heap.push((float(serial), serial, log), most=500)
-        assert looked - before <= history_module.MOVED
-    assert len(heap) < 10_000 * 0.6
-
-
-def test_who_publishes_gives_where_the_noisiest_takes_long_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The total holds after each publish, whose work is bounded; a channel that holds less may give then."""
-    monkeypatch.setattr(history_module, "RANKED", 0)
-    history = history_of(total=10 * WEIGHT)
-    fill(history, *("a" * 9), "b")
-    history.extend([publication(11, "b")])
-    assert history.bytes <= 10 * WEIGHT
-    assert held(history, "b") == [11]
-    assert lost(history, "b") == 10
-    history.extend([publication(12, "a c", data="x" * 100)])
-    assert history.bytes <= 10 * WEIGHT
-    require_bounded(history)
-
-
 # Bounded, whatever happens.
 
 
@@ -986,10 +1114,9 @@ def require_bounded(history: History) -> None:
     assert sorted([*slots, *history._free]) == list(range(len(history._slots)))
     assert len(history._slots) <= history._max_channels
     assert len(history._recent) <= history_module.RECENT
-    assert history._empty == {name: log for name, log in logs.items() if not held(history, name)}
+    require_shared(history)
     assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
     assert len(history._expiring) <= 3 * len(logs) + 130
-    assert len(history._noisiest) <= 3 * len(logs) + 130
     for log in logs.values():
         require_bounded_log(log)
 
@@ -1004,6 +1131,26 @@ def require_bounded_order(order: Order, held: Collection[int]) -> None:
         assert len(chunk.positions) == len(chunk.publications)
         assert chunk.live
         assert len(chunk.positions) <= 2 * max(chunk.live, history_module.CHUNK) + 2 * history_module.HOLES
+
+
+def require_shared(history: History) -> None:
+    """Hold what publishers have to what there is, and that to the total."""
+    logs, shares = history._logs, history._shares
+    assert {name: log for share in shares.values() for name, log in share.channels.logs.items()} == logs
+    empty = {name for share in shares.values() for name in share.channels.empty or ()}
+    assert empty == {name for name in logs if not held(history, name)}
+    assert history._empty == len(empty)
+    channels = sum(CHANNEL + len(name) for name in logs)
+    assert history._overhead == channels + sum(PUBLISHER + len(name) for name in shares)
+    assert history.bytes + history._overhead <= history._total
+    assert len(history._most_bytes) <= 3 * len(shares) + 130
+    assert len(history._most_channels) <= 3 * len(shares) + 130
+    for name, share in shares.items():
+        mine = share.channels.logs
+        parts = sum(one.weight // len(one.channels) for log in mine.values() for one in log.after(0))
+        assert share.bytes == parts + sum(CHANNEL + len(each) for each in mine) + PUBLISHER + len(name)
+        assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
+        assert len(share.noisiest) <= 3 * len(mine) + 130
 
 
 def require_bounded_log(log: Log) -> None:
@@ -1044,7 +1191,7 @@ def test_nothing_grows_with_what_has_passed(
                 name = f"id{chance.randrange(50)}" if chance.random() < 0.3 else None
                 data = "x" * chance.randrange(100)
                 batch.append(publication(position, names, time=now, id=name, data=data))
-        history.extend(batch)
+        history.extend(batch, chance.choice(["", "a", "b"]))
         if chance.random() < 0.1:
             finish(history.lost(Interest.of(f"c{chance.randrange(10)}*")))
         assert history.bytes <= total
@@ -1067,11 +1214,12 @@ def some_names(chance: random.Random) -> set[str]:
 
 def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
     """One that is filled and emptied over and over has its place among the noisiest once."""
-    history = history_of(total=50 * WEIGHT, age=1.0)
+    history = history_of(total=room(50, channels=1), age=1.0)
     for position in range(1, 5001):
         history.expire(position / 10.0)
         history.extend([publication(position, time=position / 10.0, data="x" * (position % 97 * 20))])
-        assert len(history._noisiest) <= 67
+        (share,) = history._shares.values()
+        assert len(share.noisiest) <= len(history._most_bytes) + 66 <= 132
         assert len(history._expiring) <= 67
     require_bounded(history)
 
@@ -1307,7 +1455,7 @@ def test_no_loss_is_silent_however_it_came(steps: list[Step], room: int, max_cha
     for now, batch in batches_of(steps):
         published += batch
         history.expire(now)
-        history.extend(batch)
+        history.extend(batch, f"{len(batch) % 3}")
         assert history.bytes <= room * WEIGHT
         require_bounded(history)
     for interest in ASKED:
@@ -1333,10 +1481,10 @@ def require_told(history: History, interest: Interest, after: int, published: li
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2000)), max_size=80), st.integers(5, 40))
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2000)), max_size=80), st.integers(10, 40))
 def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> None:
     """No channel lets go of an event for the total while another one holds more."""
-    history = history_of(total=room * WEIGHT)
+    history = history_of(total=room * WEIGHT + 5 * (CHANNEL + 1) + PUBLISHER)
     published: dict[int, Publication] = {}
     for position, (name, length) in enumerate(steps, 1):
         before = {channel: finish(history.lost(Interest.of(channel))) for channel in "abcde"}
@@ -1435,7 +1583,7 @@ def test_channels_are_looked_at_a_few_at_a_time() -> None:
     changing = Changing(Limits(10, PLENTY, FOREVER))
     fill(changing.history, *"aabbccdd")
     changing.change(Limits(1, PLENTY, FOREVER))
-    changing.history._forget("a")
+    changing.history._forget(changing.history._logs["a"])
     changing.history.extend([publication(9, "e"), publication(10, "e")])
     assert changing.history.settle(4)
     assert sorted(len(held(changing.history, name)) for name in "bcd") == [1, 1, 2]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends import memory
+from sse_broadcast.backends import idempotency, memory
 from sse_broadcast.backends.base import Backend, Deliver, Start, Token
 from sse_broadcast.backends.history import History, Log
 from sse_broadcast.backends.memory import Memory, open_memory
@@ -126,12 +126,12 @@ class TestMemory(Contract):
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The oldest are forgotten first, and publish again."""
-        monkeypatch.setattr(memory, "MAX_TOKENS", 10)
+        monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
         case = await opened()
         for number in range(30):
             await case.backend.publish([draft()], Token((str(number),), b""))
         assert isinstance(case.backend, Memory)
-        assert len(case.backend._answers) <= 10
+        assert len(case.backend._keys) <= 10
         await case.backend.publish([draft()], Token(("29",), b""))
         assert case.backend.position == 30
         await case.backend.publish([draft()], Token(("0",), b""))
@@ -141,7 +141,7 @@ class TestMemory(Contract):
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Only a new one takes room."""
-        monkeypatch.setattr(memory, "MAX_TOKENS", 2)
+        monkeypatch.setattr(idempotency, "MAX_KEYS", 2)
         case = await opened()
         for key in ("one", "two", "one", "two", "one"):
             await case.backend.publish([draft()], Token((key,), b""))
@@ -155,7 +155,7 @@ class TestMemory(Contract):
         await backend.publish([draft("a b"), draft("b", id="mine")], Token(("k",), b""))
         case.clock.now += 5.0
         assert backend.tidy()
-        assert backend._answers == {}
+        assert len(backend._keys) == 0
         assert backend._history.bytes > 0
         case.clock.now += 5.0
         assert not backend.tidy()
@@ -169,7 +169,7 @@ class TestMemory(Contract):
             await case.backend.publish([draft()], Token((str(number),), b""))
             case.clock.now += 1.0
         assert isinstance(case.backend, Memory)
-        assert len(case.backend._answers) <= 6
+        assert len(case.backend._keys) <= 6
 
     async def test_a_clock_that_goes_back_keeps_tokens_in_order(self, opened: OpenCase) -> None:
         """One used after the clock fell is not forgotten before its time."""

@@ -549,9 +549,11 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     server = await serve()
     publish_all, away = server.broadcaster.publish_all, asyncio.Event()
 
-    async def publish_later(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish_later(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         await away.wait()
-        return await publish_all(drafts, token)
+        return await publish_all(drafts, token, publisher=publisher)
 
     monkeypatch.setattr(server.broadcaster, "publish_all", publish_later)
     publisher = await connect(server)
@@ -605,9 +607,11 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     counted: list[int] = []
     publish_all = server.broadcaster.publish_all
 
-    async def counting(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def counting(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         counted.append(len(drafts))
-        return await publish_all(drafts, token)
+        return await publish_all(drafts, token, publisher=publisher)
 
     monkeypatch.setattr(server.broadcaster, "publish_all", counting)
     client = await connect(server)
@@ -693,12 +697,14 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     server = await slowing(serve)
     publish_all = server.broadcaster.publish_all
 
-    async def hanging_up(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def hanging_up(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         if not server.broadcaster.counts.published:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()  # as the server does when it notices, and here it is in the middle of its work
-        return await publish_all(drafts, token)
+        return await publish_all(drafts, token, publisher=publisher)
 
     monkeypatch.setattr(server.broadcaster, "publish_all", hanging_up)
     publisher = await connect(server)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sse_broadcast.auth.access import EVERYTHING, Access, Action
 from sse_broadcast.config import CallerRule, Config
 from sse_broadcast.server import limits as limits_module
-from sse_broadcast.server.limits import PACK, Buckets, Limits
+from sse_broadcast.server.limits import PACK, Buckets, Limits, share_name
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.run import Server
 from tests.conftest import Connect, Serve
@@ -49,6 +49,29 @@ def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
 def left(limits: Limits, address: str | None, access: Access = ANYONE) -> int:
     """Say how many events an address or a token may still publish at this moment, and publish them."""
     return taken(lambda: limits.publish(1, address=address, access=access))
+
+
+# Shares.
+
+
+def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
+    """One that shows none has that of its address; a configured caller is no subject of its name."""
+    named = [
+        share_name(Access(subject="a", id="1"), address=HERE),
+        share_name(Access(subject="a", id="2"), address=THERE),
+        share_name(Access(subject="a", static=True), address=HERE),
+        share_name(Access(id="1"), address=HERE),
+        share_name(ANYONE, address=THERE),
+        share_name(ANYONE, address=None),
+    ]
+    assert named == ["subject a", "subject a", "caller a", f"address {HERE}", f"address {THERE}", ""]
+
+
+def test_the_name_of_a_share_is_short() -> None:
+    """However long a subject is, and two that are long are two."""
+    one, other = (share_name(Access(subject="x" * 5000 + end), address=None) for end in "ab")
+    assert len(one) == len(other) == 64
+    assert one != other
 
 
 # Events.

@@ -15,8 +15,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from sse_broadcast import Config, create_app
-from sse_broadcast.backends.base import CALLS
+from sse_broadcast.backends import idempotency
+from sse_broadcast.backends.base import CALLS, Token
 from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.metrics import PREFIX, encoder
@@ -471,6 +473,34 @@ async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterato
     scene.server._door.receive(place, "192.0.2.1")
 
 
+async def a_publisher_with_most_channels(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_channels": 2}
+    await scene.open()
+    drafts = [scene.broadcaster.draft(Event("x"), (channel,)) for channel in "abc"]
+    await scene.broadcaster.publish_all(drafts[:1])
+    await scene.broadcaster.publish_all(drafts[1:2], publisher="other")
+    yield
+    await scene.broadcaster.publish_all(drafts[2:], publisher="other")
+
+
+async def a_publisher_with_most_keys(scene: Scene) -> AsyncIterator[None]:
+    scene.patch.setattr(idempotency, "MAX_KEYS", 2)
+    await scene.open()
+    drafts = [scene.broadcaster.draft(Event("x"))]
+    for key, publisher in [("1", ""), ("1", "other")]:
+        await scene.broadcaster.publish_all(drafts, Token((key,), b""), publisher=publisher)
+    yield
+    await scene.broadcaster.publish_all(drafts, Token(("2",), b""), publisher="other")
+
+
+async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_total": 20_000}
+    await scene.open()
+    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x"), ("a",))], publisher="other")
+    yield
+    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x" * 10_000))])
+
+
 async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     yield
@@ -787,6 +817,18 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
             'share_reached_total{share="connections"}': 1,
             'share_reached_total{share="reserve"}': 1,
         },
+    ),
+    (
+        a_publisher_with_most_channels,
+        {
+            **without(PUBLISHED, "history_events", "history_bytes"),
+            'share_reached_total{share="history_channels"}': 1,
+        },
+    ),
+    (a_publisher_with_most_keys, {**PUBLISHED, 'share_reached_total{share="idempotency_keys"}': 1}),
+    (
+        a_publisher_with_most_bytes,
+        {**without(PUBLISHED, "history_events"), 'share_reached_total{share="history_total"}': 1},
     ),
     (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),
     (a_connection_that_says_nothing, {'refused_connections_total{reason="silent"}': 1}),

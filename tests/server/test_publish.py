@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from sse_broadcast.backends import idempotency
 from sse_broadcast.backends.base import Token
+from sse_broadcast.config import CallerRule
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server.run import Server
@@ -944,6 +946,54 @@ async def test_a_key_is_of_one_path(serve: Serve, connect: Connect) -> None:
     assert server.broadcaster.counts.published == 5
 
 
+async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve, connect: Connect) -> None:
+    """Of IPv6 its /64, as limits count it: nobody gets the answer of another, or has a key refused for it."""
+    server = await serve(trusted_proxies=("127.0.0.1",), anonymous_publish=("*",))
+    client = await connect(server)
+
+    async def publish(address: str, body: bytes) -> tuple[int, bytes]:
+        headers = f"X-Forwarded-For: {address}\r\n{key('k')}"
+        return await client.ask("POST", "/send", body=body, headers=headers)
+
+    first = await publish("192.0.2.1", b"one")
+    other = await publish("192.0.2.2", b"two")
+    assert (first[0], other[0], server.broadcaster.counts.published) == (200, 200, 2)
+    assert await publish("192.0.2.1", b"one") == first
+    assert await publish("192.0.2.2", b"two") == other
+    assert (await publish("2001:db8::1", b"three"))[0] == 200
+    assert (await publish("2001:db8::2", b"four"))[0] == 422
+    assert server.broadcaster.counts.published == 3
+
+
+async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the others' history nor their keys; it is counted, and told once a minute."""
+    monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
+    callers = tuple(CallerRule(name=name, token=name * 16, publish=("*",)) for name in ("shop", "flood"))
+    server = await serve(caller=callers, anonymous_subscribe=("*",), history_channels=10)
+    client = await connect(server)
+
+    async def publish(caller: str, channel: str, text: str) -> tuple[int, bytes]:
+        headers = f"Authorization: Bearer {caller * 16}\r\n{key(text)}"
+        return await client.ask("POST", f"/send/{channel}", body=b"x", headers=headers)
+
+    order = await publish("shop", "orders", "order-7")
+    for number in range(30):
+        assert (await publish("flood", f"x.{number}", f"{number}"))[0] == 200
+    assert await publish("shop", "orders", "order-7") == order
+    assert server.broadcaster.counts.published == 31
+    assert server.broadcaster.channel("orders").events == 1
+    assert server.broadcaster.metrics.shares_reached == {"history_channels": 21, "idempotency_keys": 21}
+    told = [
+        record.getMessage() for record in caplog.records if "there is no more room" in record.getMessage()
+    ]
+    assert told == [
+        f"{share}: there is no more room, and caller flood has most of it: its own oldest go"
+        for share in ("history_channels", "idempotency_keys")
+    ]
+
+
 async def test_errors_are_not_remembered(serve: Serve, connect: Connect) -> None:
     """A key that met one is as good as new."""
     server = await serve(max_event=1000)
@@ -1095,9 +1145,11 @@ async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
     publish_all, found = server.broadcaster.publish_all, set[int]()
     now = 0
 
-    async def publish_and_note(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish_and_note(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         found.add(now)
-        return await publish_all(drafts, token)
+        return await publish_all(drafts, token, publisher=publisher)
 
     async def count() -> None:
         nonlocal now
@@ -1192,11 +1244,13 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
     server = await serve()
     publish_all, asked = server.broadcaster.publish_all, list[str]()
 
-    async def publish_all_but_the_first(drafts: Sequence[Draft], token: Token | None = None) -> Receipt:
+    async def publish_all_but_the_first(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
         asked.append(drafts[0].event.data)
         if asked == ["b0"]:
             await asyncio.Event().wait()
-        return await publish_all(drafts, token)
+        return await publish_all(drafts, token, publisher=publisher)
 
     monkeypatch.setattr(server.broadcaster, "publish_all", publish_all_but_the_first)
     gone, last = await take_turns(server, connect, "b", "c")

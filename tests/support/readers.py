@@ -80,10 +80,10 @@ class Ledger:
         """Note from now on what the history of this process appends and evicts."""
         extend, evict = History.extend, Log.evict
 
-        def noted_extend(history: History, publications: Sequence[Publication]) -> None:
+        def noted_extend(history: History, publications: Sequence[Publication], publisher: str = "") -> None:
             for publication in publications:
                 self.append(publication)
-            extend(history, publications)
+            extend(history, publications, publisher)
 
         def noted_evict(log: Log, count: int) -> list[Publication]:
             self._evicted[log.channel] += [self.position] * count
