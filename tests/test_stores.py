@@ -144,6 +144,7 @@ def stores() -> set[str]:
 FILLED_BY_NOBODY: Mapping[str, str] = {
     "auth.access.Access.grants": "of the configuration, or of a token whose bytes count",
     "auth.bearer.StaticTokens._known": "of the configuration",
+    "broadcaster.Broadcaster._told_shares": "shares",
     "logs.formats._whole": "the current second",
     "metrics.Metrics.backend_calls": "verbs of the backend",
     "metrics.Metrics.backend_errors": "verbs of the backend",
