@@ -308,8 +308,10 @@ class ReplayFirst(CatchUp):
 
     __slots__ = ("_goal",)
 
-    def __init__(self, backend: Backend, interest: Interest, start: Start, metrics: Metrics) -> None:
-        super().__init__(backend, interest, start, metrics)
+    def __init__(
+        self, backend: Backend, interest: Interest, start: Start, metrics: Metrics, **more: Any
+    ) -> None:
+        super().__init__(backend, interest, start, metrics, **more)
         self._goal = backend.position
 
     @property
