@@ -206,7 +206,7 @@ class Broadcaster:
         Nothing is kept of them. A caller that was asked whether it may publish there passes them through
         `interest.shared`.
         """
-        if not isinstance(channels, str):
+        if len(channels) > self._config.max_channels and not isinstance(channels, str):
             self.require_few(len(channels))
         return checked_names(channels)
 

@@ -108,6 +108,8 @@ class Desk:
 
     def message(self, message: Message) -> Draft:
         """Give a JSON event, for the channels it names itself if the address named none."""
+        if message.channel is None and message.channels is UNSET:
+            return self.draft(message.to_event())
         named = self._own_channels(message)
         if named is None:
             return self.draft(message.to_event())

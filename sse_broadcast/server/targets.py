@@ -44,14 +44,13 @@ them: 200 KB of 8 KB of parameters, whoever sent them. They have no setting, and
 def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
     """Refuse a target that is too long, or has too many parameters, before it is taken apart.
 
-    Call it first. It also has the URL forgotten when its request is over. Raises `Problem`.
+    Call it first, for what is longer than `SHORT_TARGET` or `IMPOSSIBLE`. It also has the URL forgotten when
+    its request is over. Raises `Problem`.
     """
     target = request.raw_path
     if request.rel_url is IMPOSSIBLE:
         forget_targets()
         raise Problem(400, f"request line: its host cannot be one: {target[:80]!a}", closes=True)
-    if len(target) <= SHORT_TARGET:
-        return
     asks = "?" in target
     if asks or len(target) > KEPT_PATH:
         forget_targets()
