@@ -50,12 +50,7 @@ from sse_broadcast.server.state import (
 )
 from sse_broadcast.server.status import status
 from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
-from sse_broadcast.server.targets import (
-    IMPOSSIBLE,
-    SHORT_TARGET,
-    forget_targets,
-    require_fitting_target,
-)
+from sse_broadcast.server.targets import forget_targets, require_fitting_target
 from sse_broadcast.server.tokens import revoke, tokens
 
 OTHER = "other"
@@ -199,8 +194,7 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
     async def tell(request: web.Request) -> web.StreamResponse:
         try:
             place = _heard(request)
-            if len(request.raw_path) > SHORT_TARGET or request.rel_url is IMPOSSIBLE:
-                require_fitting_target(request, max_channels=in_force.setup.config.max_channels)
+            require_fitting_target(request, max_channels=in_force.setup.config.max_channels)
             _require_valid(request)
             if endpoint is not None:
                 access = in_force.setup.gate.recognize(request, endpoint, place)
