@@ -10,9 +10,6 @@ from yarl import URL, _parse, _url
 
 from sse_broadcast.server.problem import Problem
 
-SHORT_TARGET = 64
-"""Characters of a target that is looked at no further: it has 32 parameters at most."""
-
 KEPT_PATH = 256
 """Characters of a target without a query that yarl may keep."""
 
@@ -44,8 +41,7 @@ them: 200 KB of 8 KB of parameters, whoever sent them. They have no setting, and
 def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
     """Refuse a target that is too long, or has too many parameters, before it is taken apart.
 
-    Call it first, for what is longer than `SHORT_TARGET` or `IMPOSSIBLE`. It also has the URL forgotten when
-    its request is over. Raises `Problem`.
+    Call it first. It also has the URL forgotten when its request is over. Raises `Problem`.
     """
     target = request.raw_path
     if request.rel_url is IMPOSSIBLE:
