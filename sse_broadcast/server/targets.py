@@ -25,6 +25,9 @@ IMPOSSIBLE = URL.build(path="/?", encoded=True)
 RequestFactory = Callable[..., web.BaseRequest]
 """Makes a request of what the parser found, as aiohttp calls it."""
 
+SHORT_TARGET = 64
+"""Characters of a target that is looked at no further: it has 32 parameters at most."""
+
 OTHER_PARAMETERS = 100
 """Parameters of a query beside those that name a channel each."""
 
@@ -47,6 +50,8 @@ def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
     if request.rel_url is IMPOSSIBLE:
         forget_targets()
         raise Problem(400, f"request line: its host cannot be one: {target[:80]!a}", closes=True)
+    if len(target) <= SHORT_TARGET:
+        return
     asks = "?" in target
     if asks or len(target) > KEPT_PATH:
         forget_targets()

@@ -90,8 +90,9 @@ async def test_a_host_that_cannot_be_one_is_refused(
     assert sum(server.broadcaster.metrics.refused_requests.values()) == 1
 
 
-@pytest.mark.parametrize("host", ["localhost", "xn--bcher-kva.example", "[::1]:80", "a:b@127.0.0.1:1"])
+@pytest.mark.parametrize("host", ["localhost", "[::1]:80", "xn--bcher-kva.example"])
 async def test_a_target_may_have_any_other_host(serve: Serve, connect: Connect, host: str) -> None:
     """A client that takes this server for its proxy says it."""
     client = await connect(await serve())
-    assert (await client.ask("GET", f"http://{host}/healthz"))[0] == 200
+    await client.send(f"GET http://{host}/healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert (await client.answer())[0] == 200
