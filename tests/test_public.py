@@ -55,7 +55,8 @@ def test_the_signatures_of_the_library() -> None:
         "draft": "(self, event: sse_broadcast.event.Event, "
         "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Draft",
         "publish_all": "(self, drafts: Sequence[sse_broadcast.publication.Draft], "
-        "token: sse_broadcast.backends.base.Token | None = None) -> sse_broadcast.publication.Receipt",
+        "token: sse_broadcast.backends.base.Token | None = None, *, publisher: str = '') "
+        "-> sse_broadcast.publication.Receipt",
         "subscribe": "(self, *channels: str, since: str | None = None, last_event_id: str | None = None, "
         "events: Sequence[str] | None = None) -> sse_broadcast.stream.Stream",
         "channel": "(self, name: str) -> sse_broadcast.broadcaster.ChannelState",
