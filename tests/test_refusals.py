@@ -29,6 +29,8 @@ NARROW = bearer(static("narrow"))
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 ADMIN = bearer(static("admin"))
 
+WIDE = bearer(static("wide"))
+
 Make = Callable[[str], bytes]
 """Makes the bytes of a refusal of text that no other one has."""
 
@@ -212,9 +214,9 @@ KINDS = [
         lambda text: get("/events", "".join(f"X-{number}: {text * 90}\r\n" for number in range(24))),
     ),
     Kind(
-        "channels beyond all that may be followed",
-        503,
-        lambda text: get(f"/events/{names(text, 50)}", ADMIN),
+        "channels beyond a share of all that may be followed",
+        429,
+        lambda text: get(f"/events/{names(text, 50)}", WIDE),
         {"subscribed_channels": 2},
     ),
     Kind(
@@ -284,6 +286,7 @@ async def test_a_refusal_keeps_nothing(serve: Serve, kind: Kind) -> None:
     """Of bytes that no other request had, whoever sent them."""
     callers = (
         caller("narrow", publish=("a",), subscribe=("a",)),
+        caller("wide", subscribe=("*",)),
         caller("admin", subscribe=("*",), inspect=("*",), admin=("*",)),
     )
     server = await serve(**{"caller": callers, **kind.settings})
