@@ -254,8 +254,11 @@ ROOM = 0.65
 def test_the_memory_of_the_readme_is_what_the_files_were_made_by() -> None:
     """Number by number."""
     said = " ".join((ROOT / "README.md").read_text().split())
-    assert "**Memory**: process, 35 MiB; a connection, 16 KiB; the history, `history_total`" in said
-    assert "and half of that again for every other format" in said
+    assert (
+        "**Memory**: process, 35 MiB; a connection, 16 KiB, with TLS 40 to 70; the history, with its ids"
+        in said
+    )
+    assert "in every format, 1.5 x `history_total`;" in said
 
 
 def test_a_container_has_the_memory_for_as_many_as_it_lets_in() -> None:
