@@ -228,6 +228,8 @@ def kinds(turn: int) -> Iterator[Kind]:
 
 def _replays(turn: int) -> Iterator[Kind]:
     for since in ("earliest", "last", "30m", "mine"):
+        # As `since` an id is refused that is not known any more.
+        cursor = "last_event_id" if since == "mine" else "since"
         for name, asked, more in (
             ("few", few(turn), ""),
             ("many", many(turn), ""),
@@ -235,14 +237,14 @@ def _replays(turn: int) -> Iterator[Kind]:
             ("all", f"*,none{turn}", ""),
             ("typed", f"*,none{turn}", "&event=none"),
         ):
-            target = f"/events/{asked}?since={since}{more}"
+            target = f"/events/{asked}?{cursor}={since}{more}"
             if since == "mine" and name in {"few", "starry"}:
                 continue  # refused: no channel of theirs has it
             yield Kind(f"{since}-{name}", "subscriber", request("GET", target, token=SUBSCRIBER), walks=True)
         names = [f"public.{n}" for n in range(90, 190)]
         for name, body in (
-            ("names", {"channels": names, "since": since}),
-            ("names-typed", {"channels": names, "since": since, "event": "none"}),
+            ("names", {"channels": names, cursor: since}),
+            ("names-typed", {"channels": names, cursor: since, "event": "none"}),
         ):
             yield Kind(
                 f"{since}-{name}",
@@ -296,6 +298,8 @@ def configuration(chosen: argparse.Namespace) -> Config:
         port=0,
         heartbeat=25.0,
         history_channels=max(131_072, chosen.channels + 1000),
+        # Channels and own ids count in it: 100,000 of both take most of the default.
+        history_total=max(1 << 28, 2600 * chosen.channels),
         history_age=7 * 86_400.0,
         anonymous_subscribe=("public.a",),
         publish_rate=0,
