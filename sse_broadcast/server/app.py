@@ -268,12 +268,20 @@ def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamR
 def _heard(request: web.Request) -> Place:
     """Give where a request came in; its connection was asked something, as a new one must be in time."""
     protocol = request.protocol
-    if isinstance(protocol, Connection):
-        protocol.spoke()
-        if protocol.had_much:
-            _require_short_head(request)
-        return protocol.place
-    return place_of(request)
+    if not isinstance(protocol, Connection):
+        _require_version(request)
+        return place_of(request)
+    protocol.spoke()
+    _require_version(request)
+    if protocol.had_much:
+        _require_short_head(request)
+    return protocol.place
+
+
+def _require_version(request: web.Request) -> None:
+    # Before all else that may be refused: aiohttp would answer in the version that the request said.
+    if request.version not in SPOKEN:
+        _refuse_version(request)
 
 
 def _require_short_head(request: web.Request) -> None:
@@ -284,8 +292,6 @@ def _require_short_head(request: web.Request) -> None:
 
 
 def _require_valid(request: web.Request) -> None:
-    if request.version not in SPOKEN:
-        _refuse_version(request)
     require_unambiguous(request)
     # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
     # or part of a name that nobody sent.
@@ -320,6 +326,7 @@ def _is_utf8(quoted: str) -> bool:
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
+        _require_version(request)
         _require_valid(request)
         _require_continue(request)
     except Problem as problem:

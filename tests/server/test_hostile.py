@@ -218,6 +218,25 @@ async def test_another_version_is_not_spoken(serve: Serve, connect: Connect, ver
     assert json.loads(body)["detail"] == f"version: HTTP/{version} is not spoken here; 1.0 and 1.1 are"
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "GET /healthz?" + "&".join(["a=1"] * 500),
+        "GET /healthz/" + "a" * 20_000,
+        "GET /healthz HTTP/2.0\r\nX: " + "a" * 40_000,
+    ],
+    ids=["parameters", "target", "head"],
+)
+async def test_no_refusal_is_in_another_version(serve: Serve, connect: Connect, request_line: str) -> None:
+    """What is wrong with the version is said before all else."""
+    client = await connect(await serve())
+    head = request_line if "HTTP/2.0" in request_line else f"{request_line} HTTP/2.0"
+    await client.send(f"{head}\r\nHost: localhost\r\n\r\n".encode())
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+    assert b"is not spoken here" in answer
+
+
 @pytest.mark.parametrize("version", ["1.1", "1.0", "2.0"])
 @pytest.mark.parametrize("first", ["CONNECT evil.example:443", "OPTIONS *"])
 @pytest.mark.parametrize(
