@@ -5,7 +5,6 @@ import functools
 import itertools
 import logging
 import math
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,12 +38,13 @@ from sse_broadcast.event import (
 )
 from sse_broadcast.hub import Hub
 from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names, shared
-from sse_broadcast.metrics import Counts, Kind, Metrics
+from sse_broadcast.metrics import Counts, Kind, Metrics, Share
 from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.reminder import Reminder
 from sse_broadcast.stream import Stream, Wakeup
 from sse_broadcast.subscriber import GRACEFUL, CloseReason, Heartbeat, Subscriber, Terms
-from sse_broadcast.work_queue import Steps, WorkQueue, finish
+from sse_broadcast.work_queue import PIECE, Steps, WorkQueue, finish
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,15 @@ ID_LINE = len("id: \n") + LONGEST_OWN
 TIDY = 1.0
 """Seconds between two looks for what is too old, while anything is held."""
 
-PIECE = 4096
-"""Names that are compared in one piece of work: some 0.5 ms."""
-
-LOOK = 8
+LOOK_COST = 8
 """Names that may be compared while one is looked at more closely: put in its place, or looked for among
 grants."""
 
-DESCRIBED = 16
+DESCRIBED_CHANNELS = 16
 """Channels that are described in one piece of work."""
 
 RELOAD = "reload"
 """The caller of what a reload has left to do."""
-
-BETWEEN_SHARES = 60.0
-"""Seconds between two lines of the log that tell of the same share."""
 
 WAVE = 100
 """Readers that are let go at once: some ten milliseconds of work, here and where they go."""
@@ -108,7 +102,7 @@ class Broadcaster:
         self._metrics = Metrics(self._config.metrics_channels)
         self._policies = Policies(self._config)
         self._hub = Hub(self._found, most=self._config.subscribed_channels)
-        self._told_shares: dict[str, float] = {}
+        self._reminder = Reminder()
         memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
         self._backend = Counted(memory, self._metrics)
         self._delivery = Delivery(
@@ -457,7 +451,7 @@ class Broadcaster:
         states = []
         for count, name in enumerate(names, 1):
             states.append(self._state(name))
-            if not count % DESCRIBED:
+            if not count % DESCRIBED_CHANNELS:
                 yield
         return states
 
@@ -471,7 +465,7 @@ class Broadcaster:
                 if work >= PIECE:
                     work = 0
                     yield
-                work += LOOK
+                work += LOOK_COST
                 if wanted(name):
                     _insert(names, name, most)
             work += len(some)
@@ -534,17 +528,14 @@ class Broadcaster:
             logger.exception("the history could not be tidied; tried again in %(pause)g s", {"pause": TIDY})
             return True
 
-    def _report_share(self, share: str, publisher: str) -> None:
+    def _report_share(self, share: Share, publisher: str) -> None:
         """Count that a publisher has reached its share, and log it now and then."""
         self._metrics.share_reached(share)
-        if share == "history_total":
-            return  # a history that is full is nothing out of the ordinary
-        now = time.monotonic()
-        if now >= self._told_shares.get(share, now):
-            self._told_shares[share] = now + BETWEEN_SHARES
+        # A history that is full is nothing out of the ordinary.
+        if share is not Share.HISTORY_TOTAL and self._reminder.is_due(share):
             logger.warning(
                 "%(share)s: there is no more room, and %(publisher)s has most of it: its own oldest go",
-                {"share": share, "publisher": ascii(publisher)[1:-1] or "this machine"},
+                {"share": str(share), "publisher": ascii(publisher)[1:-1] or "this machine"},
             )
 
     def _found(self, interest: Interest, encoding: Encoding) -> Audience:

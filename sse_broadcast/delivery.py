@@ -24,7 +24,7 @@ from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics, Timeout
 from sse_broadcast.publication import Publication
 from sse_broadcast.subscriber import SHORTEST_HEARTBEAT, TOLD, CloseReason, Subscriber
-from sse_broadcast.work_queue import FairQueue
+from sse_broadcast.work_queue import PIECE, FairQueue
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,6 @@ SLICE = 0.002
 
 STRIDE = 64
 """Lanes of an audience between two looks at the clock: some 0.3 ms of writing."""
-
-PIECE = 4096
-"""Audiences that are looked at between two turns of the loop."""
 
 TURN = 0.0005
 """Seconds for lanes that do not march with their audience, between two strides of those that do; as many

@@ -34,6 +34,29 @@ class Timeout(StrEnum):
     """Its connection had been lost, and nobody had told."""
 
 
+class Share(StrEnum):
+    """What all callers use together, and each has a share of."""
+
+    CHANNELS = "channels"
+    """Different channels and patterns that are followed."""
+    STREAMS = "streams"
+    """Streams of subscribers and of publishers at one time."""
+    STREAM_RATE = "stream_rate"
+    """Streams that are opened in a second."""
+    BODY_BYTES = "body_bytes"
+    """Bytes of bodies, and of lines of publishers' streams, that are being read."""
+    HISTORY_CHANNELS = "history_channels"
+    """Channels of the history, of one publisher."""
+    HISTORY_TOTAL = "history_total"
+    """Bytes of the history, of one publisher."""
+    IDEMPOTENCY_KEYS = "idempotency_keys"
+    """Idempotency keys that are remembered, of one publisher."""
+    CONNECTIONS = "connections"
+    """Connections, of one address and of public listeners."""
+    RESERVE = "reserve"
+    """Connections beyond the limit, of one address and of callers with `admin`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Everything counted since the broadcaster was made.
@@ -125,7 +148,7 @@ class Metrics:
         self.resets_by: Counter[str] = Counter()
         self.refused_connections: Counter[str] = Counter()
         self.refused_requests: Counter[tuple[str, str]] = Counter()
-        self.shares_reached: Counter[str] = Counter()
+        self.shares_reached: Counter[Share] = Counter()
         self.aborted_connections = self.heartbeats = 0
         self.timeouts: Counter[Timeout] = Counter()
         self.events_written = self.events_taken = self.bytes_written = 0
@@ -185,7 +208,7 @@ class Metrics:
         """Count a request that was not taken, or failed; `endpoint` is the set that it belongs to."""
         self.refused_requests[endpoint, str(status)] += 1
 
-    def share_reached(self, share: str) -> None:
+    def share_reached(self, share: Share) -> None:
         """Count that a caller was refused since it has its share of something that all callers use."""
         self.shares_reached[share] += 1
 

@@ -10,7 +10,7 @@ from sse_broadcast.cursor import own_id
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 
-KEPT = 112
+KEPT_BYTES = 112
 """Bytes of frames that a publication keeps beside twice its text frame's size and its channel's name."""
 
 MAX_FRAMES = 4
@@ -55,7 +55,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
             frame = encoding.frame(block)
             # None that is kept makes room: where each audience asks for another, all would be made anew.
             if len(frames) < MAX_FRAMES:
-                room = 2 * self.size + KEPT + (0 if channel is None else len(channel))
+                room = 2 * self.size + KEPT_BYTES + (0 if channel is None else len(channel))
                 if len(frame) + sum(map(len, frames.values())) <= room:
                     frames[key] = frame
         return frame

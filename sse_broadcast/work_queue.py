@@ -7,6 +7,9 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+PIECE = 4096
+"""Things that are looked at in one piece of work, if each look is cheap: some 0.5 ms."""
+
 Steps = Generator[None, None, T]
 """Work in pieces: it pauses where others may go on, and in the end returns what it was for. Each piece takes
 about half a millisecond. What is released where it ends is released as well when it is closed between two."""

@@ -17,6 +17,7 @@ NOUNS = [
     "count",
     "suggestions",
     "json_depth",
+    "reminder",
     "wire",
     "encoding",
     "cursor",
@@ -52,7 +53,7 @@ DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 CONTRACT = "backends.base"
 TERMS = NOUNS[: NOUNS.index("publication") + 1]
 # And from the bottom again.
-BACKENDS = ["base", "counted", "lazy_heap", "shares", "retired_ids", "history", "idempotency", "memory"]
+BACKENDS = ["base", "counted", "lazy_heap", "largest", "retired_ids", "history", "idempotency", "memory"]
 AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
 AUTH += ["authority"]
 LOGS = ["formats", "flood", "gathered", "writer", "log"]

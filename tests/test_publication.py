@@ -4,7 +4,7 @@ import pytest
 
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, TextFormat
 from sse_broadcast.event import Event
-from sse_broadcast.publication import KEPT, MAX_FRAMES, Publication, cut, place
+from sse_broadcast.publication import KEPT_BYTES, MAX_FRAMES, Publication, cut, place
 from tests.support.outlets import data_of, publication
 
 
@@ -83,7 +83,7 @@ def test_what_is_kept_is_bounded_in_bytes(data: str) -> None:
     one = placed(Event(data), "a")
     frames = [one.frame(encoding, "a" if encoding is not TEXT else None) for encoding in (TEXT, JSON, NDJSON)]
     assert one._frames is not None
-    assert sum(map(len, one._frames.values())) <= 2 * one.size + KEPT + 1
+    assert sum(map(len, one._frames.values())) <= 2 * one.size + KEPT_BYTES + 1
     assert one.frame(TEXT) is frames[0]
     assert one.frame(JSON, "a") == frames[1]
 

@@ -144,7 +144,6 @@ def stores() -> set[str]:
 FILLED_BY_NOBODY: Mapping[str, str] = {
     "auth.access.Access.grants": "of the configuration, or of a token whose bytes count",
     "auth.bearer.StaticTokens._known": "of the configuration",
-    "broadcaster.Broadcaster._told_shares": "shares",
     "logs.formats._whole": "the current second",
     "metrics.Metrics.backend_calls": "verbs of the backend",
     "metrics.Metrics.backend_errors": "verbs of the backend",
@@ -162,13 +161,13 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
     "server.contract.words.Media.examples": "the document, made once",
     "server.contract.words.Operation.responses": "the document, made once",
     "server.contract.words.Parameter.examples": "the document, made once",
-    "server.door.Door._told": "reasons",
+    "reminder.Reminder._logged": "words of the code",
     "server.head._dated": "the current second",
     "server.openapi._schemas": "the document, made once",
     "server.problem.Problem.headers": "one answer, gone with it",
     "server.problem.Problem.more": "one answer, gone with it",
+    "server.shares.Shares._streams": "kinds of callers",
     "server.reload.Reloader._tasks": "one reload at a time, and one that waits",
-    "server.shares.Shares._told": "shares",
 }
 """What no bytes of a caller can fill, and why not."""
 

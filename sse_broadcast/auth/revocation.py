@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 MOST = 100_000
 """Revocations held at one time."""
 
-NEARLY = 0.8
+NEARLY_FULL = 0.8
 """Of those, how many are held when the log says so: there is still time to find out who revokes so much."""
 
 
@@ -99,7 +99,7 @@ class Revocations:
 
     def _warn(self) -> None:
         """Log once that it is nearly full, and once more when it has been less since."""
-        nearly = len(self._held) >= NEARLY * self._most
+        nearly = len(self._held) >= NEARLY_FULL * self._most
         if nearly and not self._warned:
             logger.warning("revocations: %(held)s are held, of %(most)s that there may be", self._facts)
         self._warned = nearly

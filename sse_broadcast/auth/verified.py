@@ -12,10 +12,10 @@ MOST = 4096
 MOST_BYTES = 16_777_216
 """Bytes of what they may do, likewise: a token of 8 KB may name 1,500 channels."""
 
-OVERHEAD = 1200
+TOKEN_COST = 1200
 """Bytes that a token takes beside the patterns of its grants."""
 
-OF_PATTERN = 64
+PATTERN_COST = 64
 """Bytes that each of those takes beside its characters."""
 
 OF_MATCHER = 700
@@ -53,7 +53,7 @@ class Verified:
         digest = self._digests.of(token)
         self._drop(self._held.pop(digest, None))
         self._held[digest] = access
-        self._bytes += size(access)
+        self._bytes += size_of(access)
         while len(self._held) > self._most or (self._bytes > self._most_bytes and self._held):
             self._drop(self._held.popitem(last=False)[1])
 
@@ -64,12 +64,12 @@ class Verified:
 
     def _drop(self, access: Access | None) -> None:
         if access is not None:
-            self._bytes -= size(access)
+            self._bytes -= size_of(access)
 
 
-def size(access: Access) -> int:
+def size_of(access: Access) -> int:
     """Return the bytes that a token's access takes, about."""
     names = [name for patterns in access.grants.values() for name in patterns]
     texts = (access.subject or "", access.id or "", *names)
     starred = sum(ANY in name for name in names)
-    return OVERHEAD + OF_PATTERN * len(names) + OF_MATCHER * starred + sum(map(len, texts))
+    return TOKEN_COST + PATTERN_COST * len(names) + OF_MATCHER * starred + sum(map(len, texts))

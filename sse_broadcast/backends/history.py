@@ -14,11 +14,12 @@ from itertools import groupby, islice
 from operator import attrgetter
 
 from sse_broadcast.backends.base import Extent, Gap
+from sse_broadcast.backends.largest import Largest, ReportShare
 from sse_broadcast.backends.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.retired_ids import RetiredIds
-from sse_broadcast.backends.shares import Largest, ReportShare
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.interest import Interest, match_steps
+from sse_broadcast.metrics import Share
 from sse_broadcast.policy import Limits
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.work_queue import Steps
@@ -29,25 +30,25 @@ from sse_broadcast.work_queue import Steps
 OVERHEAD = 760
 """A publication beside its text, which counts twice: as data, and as a frame."""
 
-COPY = 128
+COPY_COST = 128
 """One in several channels, beside: how many of them hold it, and the tuple of their names."""
 
-PLACE = 96
+PLACE_COST = 96
 """Each of its channels then, beside the name itself."""
 
-NAMED = 256
+NAMED_COST = 256
 """A publication whose publisher chose its id: its place in the index from ids."""
 
-NAMED_PLACE = 104
+NAMED_PLACE_COST = 104
 """Each of its channels but one in that index then."""
 
-KEY = 64
+KEY_COST = 64
 """A publication's key, beside four bytes for each of its characters."""
 
-CHANNEL = 1024
+CHANNEL_COST = 1024
 """A channel that is remembered, beside its name."""
 
-PUBLISHER = 1024
+PUBLISHER_COST = 1024
 """A publisher that has opened channels, beside its name."""
 
 STRIDE = 2048
@@ -62,11 +63,11 @@ AT_FIRST = 2048
 NEWEST = 2048
 """Channels of which the newest publication of some types is looked for, at most."""
 
-STEP = 8192
+SEARCH_STEP = 8192
 """What is done before a search lets others go on: channels looked at, and texts looked for in their names
 (`match_steps`). Some 0.5 ms."""
 
-RECENT = 4096
+RECENT_EVICTIONS = 4096
 """Channels that are remembered by the order of their evictions: what was lost after a position that is not
 older is found without a look at each channel."""
 
@@ -119,7 +120,9 @@ class Log:
         "slot",
     )
 
-    def __init__(self, channel: str, limits: Limits, *, lost: int, share: "Share", slot: int) -> None:
+    def __init__(
+        self, channel: str, limits: Limits, *, lost: int, share: "PublisherShare", slot: int
+    ) -> None:
         self.channel = channel
         self.share = share
         self.limits = limits
@@ -205,12 +208,12 @@ class Log:
             yield items[index]
 
 
-class Channels:
+class PublisherChannels:
     """The channels that one publisher opened, from the one that was published to longest ago."""
 
     __slots__ = ("_most", "empty", "logs", "ranked", "share")
 
-    def __init__(self, share: "Share") -> None:
+    def __init__(self, share: "PublisherShare") -> None:
         self.share = share
         self.ranked = 0
         self._most = 0  # how many there were since the dict was made
@@ -252,7 +255,7 @@ class Channels:
             self.empty = None
 
 
-class Share:
+class PublisherShare:
     """What one publisher holds of the history: the channels that it opened, and the bytes of those.
 
     A publication in several channels counts in each by its part.
@@ -264,7 +267,7 @@ class Share:
         self.name = name
         self.bytes = 0
         self.ranked = 0
-        self.channels = Channels(self)
+        self.channels = PublisherChannels(self)
         self.noisiest = Largest[Log]()
 
     @property
@@ -429,9 +432,9 @@ class History:
         self._unsettled = 0
         self._serial = 0
         self._empty = 0  # channels that hold nothing
-        self._shares: dict[str, Share] = {}
-        self._most_bytes = Largest[Share]()
-        self._most_channels = Largest[Channels]()
+        self._shares: dict[str, PublisherShare] = {}
+        self._most_bytes = Largest[PublisherShare]()
+        self._most_channels = Largest[PublisherChannels]()
         # The newest position evicted from any channel that is no longer remembered.
         self._forgotten = 0
         self._forgotten_at = 0
@@ -591,7 +594,7 @@ class History:
                 if interest.covers(channel) and channel in held:
                     found.append(held[channel])
                 work += cost
-                if work >= STEP:
+                if work >= SEARCH_STEP:
                     work = 0
                     yield
         if not found:
@@ -637,7 +640,7 @@ class History:
                 work += cost
                 if interest.covers(log.channel):
                     yield log
-            if work >= STEP:
+            if work >= SEARCH_STEP:
                 work = 0
                 yield None
 
@@ -679,7 +682,7 @@ class History:
             if not looks or len(found) == most:
                 break
             work += 4 * (1 + before - looks)
-            if work >= STEP:
+            if work >= SEARCH_STEP:
                 work = 0
                 yield
         return [found[position] for position in sorted(found)]
@@ -718,7 +721,7 @@ class History:
                 if len(found) == most:
                     break
             work += cost
-            if work >= STEP:
+            if work >= SEARCH_STEP:
                 work = 0
                 yield
         return found
@@ -769,7 +772,7 @@ class History:
                     work += cost
                     if interest.covers(log.channel):
                         lost = log.lost
-                if work >= STEP:
+                if work >= SEARCH_STEP:
                     work = 0
                     yield
             if self.evictions == reached:
@@ -858,7 +861,7 @@ class History:
         share.channels.opened(log)
         self._empty += 1
         self._most_channels.grown(share.channels, among=len(self._shares))
-        self._take_overhead(share, CHANNEL + len(channel))
+        self._take_overhead(share, CHANNEL_COST + len(channel))
         return log
 
     def _make_room(self, publisher: str) -> None:
@@ -868,15 +871,15 @@ class History:
             return
         if own is not None and own.channels.held == most.held:
             most = own.channels
-        self._tell_share("history_channels", most.share)
+        self._tell_share(Share.HISTORY_CHANNELS, most.share)
         self._forget(most.oldest())
 
-    def _open_share(self, publisher: str) -> Share:
-        share = self._shares[publisher] = Share(publisher)
-        self._take_overhead(share, PUBLISHER + len(publisher))
+    def _open_share(self, publisher: str) -> PublisherShare:
+        share = self._shares[publisher] = PublisherShare(publisher)
+        self._take_overhead(share, PUBLISHER_COST + len(publisher))
         return share
 
-    def _take_overhead(self, share: Share, bytes: int) -> None:
+    def _take_overhead(self, share: PublisherShare, bytes: int) -> None:
         self._overhead += bytes
         share.bytes += bytes
         self._most_bytes.grown(share, among=len(self._shares))
@@ -894,15 +897,15 @@ class History:
         self._recent.pop(log, None)
         share.channels.forgotten(log)
         share.noisiest.leave(log)
-        self._take_overhead(share, -CHANNEL - len(channel))
+        self._take_overhead(share, -CHANNEL_COST - len(channel))
         if not share.channels.logs:
-            self._take_overhead(share, -PUBLISHER - len(share.name))
+            self._take_overhead(share, -PUBLISHER_COST - len(share.name))
             del self._shares[share.name]
             self._most_bytes.leave(share)
             self._most_channels.leave(share.channels)
             share.end()
 
-    def _tell_share(self, what: str, share: Share) -> None:
+    def _tell_share(self, what: Share, share: PublisherShare) -> None:
         if self._report is not None and len(self._shares) > 1:
             self._report(what, share.name)
 
@@ -941,7 +944,7 @@ class History:
         log.lost_when = self._newest
         self._recent[log] = None
         self._recent.move_to_end(log)
-        if len(self._recent) > RECENT:
+        if len(self._recent) > RECENT_EVICTIONS:
             self._unordered_at = self._recent.popitem(last=False)[0].lost_at
         if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
             self._newest_lost = log.lost
@@ -994,7 +997,7 @@ class History:
         told = False
         while self._counted > enough and (share := self._largest()) is not None:
             if not told:
-                self._tell_share("history_total", share)
+                self._tell_share(Share.HISTORY_TOTAL, share)
                 told = True
             log = share.noisiest.find(among=len(share.channels.logs))
             # Channels are forgotten only where they take more than all events: with each of them the
@@ -1004,7 +1007,7 @@ class History:
             else:
                 self._evict(log, 1)
 
-    def _largest(self) -> Share | None:
+    def _largest(self) -> PublisherShare | None:
         """Return who has to give: of what there is more, channels or bytes of events, whoever has most."""
         if (
             self._overhead > self._bytes
@@ -1031,20 +1034,20 @@ def _weigh(channels: tuple[str, ...], run: Sequence[Publication]) -> tuple[int, 
     """Set the bytes that each publication takes, with its text frame.
 
     Returns the sum of them, and whether a publisher chose the id of any.
-    What it may keep of other frames is less than its text frame and `publication.KEPT` bytes.
+    What it may keep of other frames is less than its text frame and `publication.KEPT_BYTES` bytes.
     """
     base = OVERHEAD + len(channels[0])
     if len(channels) > 1:
-        base += COPY + PLACE * len(channels) + sum(map(len, channels))
+        base += COPY_COST + PLACE_COST * len(channels) + sum(map(len, channels))
     total, named = 0, False
     for publication in run:
         event = publication.event
         weight = base + 2 * publication.size
         if event.id is not None:
             named = True
-            weight += NAMED + NAMED_PLACE * (len(channels) - 1)
+            weight += NAMED_COST + NAMED_PLACE_COST * (len(channels) - 1)
         if event.key is not None:
-            weight += KEY + 4 * len(event.key)
+            weight += KEY_COST + 4 * len(event.key)
         # Text that is not ASCII takes up to four bytes a character, and may be kept as UTF-8 beside.
         if not event.data.isascii():
             weight += sys.getsizeof(event.data)

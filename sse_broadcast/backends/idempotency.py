@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from sse_broadcast.backends.base import Token
-from sse_broadcast.backends.shares import Largest, ReportShare
+from sse_broadcast.backends.largest import Largest, ReportShare
 from sse_broadcast.errors import IdempotencyError
+from sse_broadcast.metrics import Share
 
 EXPIRED = 512
 """Keys that are forgotten in one go because of their time: some 0.5 ms."""
@@ -21,7 +22,7 @@ DIGEST = 16
 """Bytes by which a key, and what was sent with it, are known: each is one publisher's own."""
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class RememberedAnswer(msgspec.Struct, frozen=True, gc=False):
     """What a key was answered with: the last position, how many events and how many subscribers those had."""
 
     digest: bytes
@@ -40,7 +41,7 @@ class Keys:
         self.name = name
         self.ranked = 0
         self.expected = 0  # under this number it stands among those that will expire
-        self.answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self.answers: OrderedDict[bytes, RememberedAnswer] = OrderedDict()
 
     @property
     def held(self) -> int:
@@ -70,7 +71,7 @@ class IdempotencyKeys:
         """How many keys are remembered."""
         return self._count
 
-    def find(self, token: Token, publisher: str) -> Answer | None:
+    def find(self, token: Token, publisher: str) -> RememberedAnswer | None:
         """Return what a key was answered with. Raises `IdempotencyError` if something else was sent."""
         keys = self._publishers.get(publisher)
         answer = keys.answers.get(_digest_of(token.scope)) if keys is not None else None
@@ -88,7 +89,7 @@ class IdempotencyKeys:
         if keys is None:
             keys = self._publishers[publisher] = Keys(publisher)
             self._expect(keys, expires)
-        answer = Answer(token.digest[:DIGEST], position, count, clients, expires)
+        answer = RememberedAnswer(token.digest[:DIGEST], position, count, clients, expires)
         keys.answers[_digest_of(token.scope)] = answer
         self._count += 1
         self._most.grown(keys, among=len(self._publishers))
@@ -114,7 +115,7 @@ class IdempotencyKeys:
         if own is not None and own.held == keys.held:
             keys = own
         if self._report is not None and len(self._publishers) > 1:
-            self._report("idempotency_keys", keys.name)
+            self._report(Share.IDEMPOTENCY_KEYS, keys.name)
         self._forget_oldest(keys)
 
     def _forget_oldest(self, keys: Keys) -> None:

@@ -6,7 +6,7 @@ from sse_broadcast import clock
 from sse_broadcast.backends.base import Deliver, Extent, Holding, Replay, ResetReason, Start, Token
 from sse_broadcast.backends.history import STRIDE, History
 from sse_broadcast.backends.idempotency import IdempotencyKeys
-from sse_broadcast.backends.shares import ReportShare
+from sse_broadcast.backends.largest import ReportShare
 from sse_broadcast.config import Config
 from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch, own_id
 from sse_broadcast.interest import Interest

@@ -17,7 +17,7 @@ MAX_CHANNELS_SEARCHED = 64
 SWEEP = 2000
 """Ids that are forgotten in one go because of their time: a millisecond."""
 
-PAUSE = 1.0
+SWEEP_PAUSE = 1.0
 """Seconds between two such goes: `expire` is called with each publish."""
 
 Mark = tuple[int, float]
@@ -35,7 +35,7 @@ class RetiredIds:
         self.bytes = 0
         """What is remembered, in bytes."""
         self._max_bytes = max_bytes
-        self._swept = -PAUSE
+        self._swept = -SWEEP_PAUSE
         self._marks: OrderedDict[str, dict[int, Mark]] = OrderedDict()
         # The channels of each hash. Nearly always it is one, which needs no dict of its own.
         self._channels: dict[int, str | dict[str, None]] = {}
@@ -80,8 +80,8 @@ class RetiredIds:
         return min((position for position, until in found if until > now), default=None)
 
     def expire(self, now: float) -> None:
-        """Forget ids whose time has come, `SWEEP` of them at most; at once, or within `PAUSE` seconds."""
-        if now - self._swept < PAUSE:
+        """Forget ids whose time has come, `SWEEP` of them at most, once in `SWEEP_PAUSE` seconds."""
+        if now - self._swept < SWEEP_PAUSE:
             return
         self._swept = now
         room = SWEEP

@@ -26,7 +26,7 @@ BOOKKEEPING = frozenset({"$open", "$heartbeat"})
 
 URL = ENV_PREFIX + "URL"
 
-SECRETS = frozenset(setting.variable for setting in SETTINGS.values() if setting.private)
+KEPT_FROM_COMMANDS = frozenset(setting.variable for setting in SETTINGS.values() if setting.private)
 """Variables that the command of --exec is not given. It may print its environment, or hand it on."""
 
 _ON_TERMINAL = VisibleBytes()
@@ -337,7 +337,7 @@ def _not_ours(event: Event) -> ClientError:
 
 def _environment(opened: Opened) -> dict[str, str]:
     """Give our own environment without its secrets, with those fields of the event that one can hold."""
-    environment = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    environment = {name: value for name, value in os.environ.items() if name not in KEPT_FROM_COMMANDS}
     if URL in environment:
         environment[URL] = Client(environment[URL]).name
     event = opened.event

@@ -16,7 +16,7 @@ from sse_broadcast.server import signpost
 from sse_broadcast.server.answers import sign
 from sse_broadcast.server.channels import channel, channels
 from sse_broadcast.server.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
-from sse_broadcast.server.decoder import DECODER, Decoder, close_decoder
+from sse_broadcast.server.decoder import DECODER, BodyDecoder, close_decoder
 from sse_broadcast.server.events import Events
 from sse_broadcast.server.gate import ACCESS, require_served
 from sse_broadcast.server.grant import confirm
@@ -102,7 +102,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     app[INTAKES] = set()
     app[DRAINING] = asyncio.Event()
     app[TURN] = asyncio.Lock()
-    app[DECODER] = Decoder()
+    app[DECODER] = BodyDecoder()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
     app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)

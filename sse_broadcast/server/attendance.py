@@ -4,12 +4,6 @@ from enum import StrEnum
 
 from sse_broadcast.metrics import Metrics
 
-CONNECTIONS = "connections"
-"""The share of connections that one address has, and that public listeners have."""
-
-RESERVE = "reserve"
-"""The share that one address, and callers with `admin`, have of the connections beyond the limit."""
-
 
 class Refused(StrEnum):
     """Why a connection was not let in, or did not get so far as to ask something."""

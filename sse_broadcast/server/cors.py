@@ -5,7 +5,7 @@ from collections.abc import Iterable, MutableMapping
 
 from aiohttp import hdrs, web
 
-from sse_broadcast.server.request_head import host_of, origin_of
+from sse_broadcast.server.request_head import origin_of, requested_host
 
 REQUEST_HEADERS = (
     "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
@@ -95,4 +95,4 @@ def is_same_origin(origin: str, request: web.BaseRequest) -> bool:
     # Behind a proxy that speaks TLS for us we are called by https and see http. The other way
     # round it is a page that anyone on the way could have written.
     schemes = {"https"} if request.secure else {"http", "https"}
-    return scheme in schemes and host != "" and host == host_of(request).lower()
+    return scheme in schemes and host != "" and host == requested_host(request).lower()

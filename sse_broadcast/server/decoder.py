@@ -13,7 +13,7 @@ LARGE = 262_144
 """Bytes of a body beyond which it is decoded in the thread. To decode so many takes 1 to 4 ms."""
 
 
-class Decoder:
+class BodyDecoder:
     """Decodes large bodies, one after the other, in one thread.
 
     One: decoding is work for the processor, and Python does one thing at a time. What waits for it is a body
@@ -38,7 +38,7 @@ class Decoder:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-DECODER: web.AppKey[Decoder] = web.AppKey("sse_broadcast.decoder", Decoder)
+DECODER: web.AppKey[BodyDecoder] = web.AppKey("sse_broadcast.decoder", BodyDecoder)
 """Where large bodies of an application are decoded."""
 
 

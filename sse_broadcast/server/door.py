@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sse_broadcast.count import Count
+from sse_broadcast.metrics import Share
+from sse_broadcast.reminder import Reminder
 from sse_broadcast.server import address, problem
 from sse_broadcast.server.answers import TYPED
-from sse_broadcast.server.attendance import CONNECTIONS, RESERVE, Attendance, Refused
+from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.connection import MAX_HEAD, Connection, Patience, Place
 from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.health import examined
@@ -44,9 +46,6 @@ of ours, and its accepts that are not counted yet."""
 
 PATIENCE = 2.0
 """Seconds a refused client has to send its request, and then to take the answer."""
-
-TOLD = 60.0
-"""Seconds in which the log says once that connections are refused: each would be a line for an attacker."""
 
 PRIVATE_PART = 16
 """One connection of so many is for private listeners alone, where there are such."""
@@ -122,9 +121,9 @@ class Door:
         self._patience = patience
         self.reserve = Reserve(self._tell_reserve)
         self._checks: set[asyncio.Task[None]] = set()
-        self._told: dict[str, float] = {}
-        self.is_shut = False
-        """Whether the server has ended."""
+        self._reminder = Reminder()  # a line for each would be one for an attacker
+        self.is_closed = False
+        """Whether the server is ending."""
 
     def open(self, capacity: Capacity, cors: Cors, admins: AdminCheck) -> None:
         """Let in so many from now on, and tell pages of these origins why there are no more.
@@ -136,14 +135,10 @@ class Door:
         self._admins = admins
 
     async def close(self) -> None:
-        """Cut all whose request was not read yet."""
+        """Abort the connections whose request was not read yet, and from now on each new one."""
+        self.is_closed = True
         self.reserve.close()
         await asyncio.gather(*self._checks, return_exceptions=True)
-
-    def shut(self) -> None:
-        """Abort the connections that are being refused, and from now on each new one."""
-        self.is_shut = True
-        self.reserve.close()
 
     def receive(self, place: Place, peer: str | None) -> "Connection | Refusal":
         """Give the protocol of a connection that was just accepted.
@@ -183,18 +178,10 @@ class Door:
         return f"private {key}" if place.private else key
 
     def _refuse(self, reason: Refused, place: Place, peer: str | None, key: str | None) -> "Refusal":
-        self._attendance.metrics.share_reached(CONNECTIONS)
-        if self._is_new(reason):
+        self._attendance.metrics.share_reached(Share.CONNECTIONS)
+        if self._reminder.is_due(reason):
             self._log(reason, place, peer)
         return Refusal(self, reason, place=place, key=key)
-
-    def _is_new(self, word: str) -> bool:
-        """Return whether the log may say something that it has not said for `TOLD` seconds."""
-        now = asyncio.get_running_loop().time()
-        if now - self._told.get(word, -TOLD) < TOLD:
-            return False
-        self._told[word] = now
-        return True
 
     def _log(self, reason: Refused, place: Place, peer: str | None) -> None:
         if reason is Refused.FULL:
@@ -210,8 +197,8 @@ class Door:
             )
 
     def _tell_reserve(self, pending: Pending) -> None:
-        self._attendance.metrics.share_reached(RESERVE)
-        if self._is_new(RESERVE):
+        self._attendance.metrics.share_reached(Share.RESERVE)
+        if self._reminder.is_due(Share.RESERVE):
             logger.warning(
                 "%(address)s: its share of the connections beyond max_connections is reached, the first of"
                 " them is cut",
@@ -245,8 +232,8 @@ class Door:
             guest.let_in(self._connection(guest.place, guest.key, once=True), data)
             return
         if admin:
-            self._attendance.metrics.share_reached(RESERVE)
-            if self._is_new(f"{RESERVE} full"):
+            self._attendance.metrics.share_reached(Share.RESERVE)
+            if self._reminder.is_due("admin"):
                 most = Count(MAX_LET_IN, "connection")
                 logger.warning(
                     "callers with admin have %(connections)s beyond max_connections, more are refused",
@@ -277,7 +264,7 @@ class Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        if self._door.is_shut:
+        if self._door.is_closed:
             # The loop had accepted it when its listener closed, and nobody else would ever close it.
             cast("asyncio.Transport", transport).abort()
             return

@@ -15,7 +15,7 @@ from sse_broadcast.server import address
 from sse_broadcast.server.connection import Place, place_of
 from sse_broadcast.server.cors import Origins, is_same_origin
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.request_head import host_of, origin_of
+from sse_broadcast.server.request_head import origin_of, requested_host
 
 ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
 """What the caller of a request may do; the gate puts it there."""
@@ -28,9 +28,6 @@ CHALLENGE = 'Bearer realm="sse-broadcast"'
 X_REAL_IP = istr("X-Real-IP")
 
 SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
-
-LONGEST_HOST = 264
-"""Characters of a Host: the longest name of the DNS, its dot, and a port. A longer one is not looked up."""
 
 
 class Gate:
@@ -151,7 +148,7 @@ class Gate:
             )
 
     def _require_no_foreign_page(self, request: web.Request, place: Place) -> None:
-        host = host_of(request)
+        host = requested_host(request)
         if not place.unix and not self._is_ours(host):
             raise Problem(
                 421,
@@ -162,8 +159,6 @@ class Gate:
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 
     def _is_ours(self, host: str) -> bool:
-        if len(host) > LONGEST_HOST:
-            return False
         name = host_name(host)
         return name in self._hosts or is_loopback_name(name)
 

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from sse_broadcast.config import Config
 from sse_broadcast.json_depth import TOO_DEEP, first_deep_item, is_too_deep
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.suggestions import meant
@@ -34,6 +35,23 @@ _WORDS = {
     "str": "text",
 }
 """What msgspec's types are called."""
+
+
+ESCAPED = 6
+"""JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
+
+ENVELOPE = 4096
+"""Bytes of a JSON body around its message."""
+
+
+def largest_event(config: Config) -> int:
+    """Return the bytes that one event may take as JSON, at most."""
+    return config.max_event * ESCAPED + ENVELOPE
+
+
+def largest_body(config: Config) -> int:
+    """Return the bytes that the body of a publish may have at most."""
+    return max(largest_event(config), config.max_body)
 
 
 class JsonShape(Generic[T]):

@@ -3,8 +3,9 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 
-from throttled import MemoryStore, Throttled, per_sec
+from throttled import MemoryStore, Throttled, per_duration
 
 from sse_broadcast.auth.access import Access, Action
 from sse_broadcast.config import Config
@@ -32,7 +33,7 @@ INSTANT = 1e-6
 
 
 class Buckets:
-    """Buckets by key: each holds `burst` and is given `rate` a second (GCRA).
+    """Buckets by key: each holds `burst` and is given `rate` in so many `seconds` (GCRA).
 
     The one that was asked for least recently is forgotten when there are `MOST_BUCKETS`, and to be
     forgotten is to be full again. So to fill a bucket before its time takes as many others that something
@@ -40,11 +41,12 @@ class Buckets:
     more without. Nobody loses by it: what is forgotten refuses nothing.
     """
 
-    def __init__(self, rate: int, burst: int) -> None:
-        self._rate = rate
+    def __init__(self, rate: int, burst: int, *, seconds: int = 1) -> None:
+        self._rate = rate / seconds
         self._burst = burst
         store = MemoryStore(options={"MAX_SIZE": MOST_BUCKETS})
-        self._limiter = Throttled(using="gcra", quota=per_sec(rate, burst), store=store).limiter
+        quota = per_duration(timedelta(seconds=seconds), rate, burst)
+        self._limiter = Throttled(using="gcra", quota=quota, store=store).limiter
 
     def take(self, key: str, count: int) -> float:
         """Take so many from a bucket and give 0.0; or take none, and give the seconds until it has them."""
@@ -69,9 +71,9 @@ class Bottomless:
     lacks = take
 
 
-def buckets(rate: int, burst: int) -> Buckets | Bottomless:
-    """Give buckets of a rate, of which 0 is any number."""
-    return Buckets(rate, burst) if rate else Bottomless()
+def buckets(rate: int, burst: int, *, seconds: int = 1) -> Buckets | Bottomless:
+    """Return buckets of a rate, of which 0 is any number."""
+    return Buckets(rate, burst, seconds=seconds) if rate else Bottomless()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +189,17 @@ def share_name(access: Access, *, address: str | None) -> str:
     kind, subject, _ = access.bearer
     if subject is None:
         return f"address {address}" if address else ""
-    return _short(f"{kind} {subject}")
+    return bucket_key(f"{kind} {subject}")
 
 
 def _name(access: Access) -> str:
     # With the length, or another subject and id could have the same name.
     kind, subject, id = access.bearer
-    return _short(f"{kind}:{len(subject or '')}:{subject}:{id or ''}")
+    return bucket_key(f"{kind}:{len(subject or '')}:{subject}:{id or ''}")
 
 
-def _short(name: str) -> str:
+def bucket_key(name: str) -> str:
+    """Return a name as the key of a bucket, or a digest of one that is long."""
     if len(name) <= LONGEST_KEY:
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

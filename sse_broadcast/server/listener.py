@@ -54,7 +54,6 @@ class Listener:
         """Whether its socket stays open in the process that opened it, for those that come after us."""
         self._config = config
         self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
-        self._door: Door | None = None
         self._file: UnixFile | None = None
         self._accepting: list[asyncio.Server] = []
         self._handshakes: list[Handshakes] = []
@@ -109,7 +108,6 @@ class Listener:
 
     async def accept(self, door: Door) -> None:
         """Let connections in by a door. Raises `ListenError`."""
-        self._door = door
         for sock in self.sockets:
             try:
                 sock.listen(BACKLOG)
@@ -180,15 +178,9 @@ class Listener:
         if self._handshakes:
             self._release()
 
-    def shut(self) -> None:
-        """Abort the connections that are being refused, and from now on each that is still being accepted."""
-        if self._door is not None:
-            self._door.shut()
-
     async def close(self) -> None:
         """Let go of everything."""
         self.stop()
-        self.shut()
         await asyncio.sleep(0)  # `_close_server` needs the sockets for one more turn
         for handshakes in self._handshakes:
             await handshakes.close()

@@ -26,11 +26,10 @@ from sse_broadcast.backends.base import CALLS, ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.census import Census
 from sse_broadcast.config import Overflow
-from sse_broadcast.metrics import Distribution, Kind, Timeout
-from sse_broadcast.server.attendance import CONNECTIONS, RESERVE, Attendance, Refused
+from sse_broadcast.metrics import Distribution, Kind, Share, Timeout
+from sse_broadcast.server.attendance import Attendance, Refused
 from sse_broadcast.server.gate import require
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.shares import Share
 from sse_broadcast.server.state import setup_of
 from sse_broadcast.subscriber import CloseReason
 
@@ -47,7 +46,7 @@ CLOSES = (
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(Refused)
-SHARES = (*Share, "history_channels", "history_total", "idempotency_keys", CONNECTIONS, RESERVE)
+SHARE_LABELS = tuple(Share)
 VERSIONS = {"", "0.0.4", "1.0.0"}
 """Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
 
@@ -254,7 +253,7 @@ class Exposition:
             "Times a caller reached its share of something that all callers use, by what it was.",
             ("share",),
             metrics.shares_reached,
-            SHARES,
+            SHARE_LABELS,
         )
         if self.attendance is not None:
             yield gauge("connections", "Connections that are open", self.attendance.count)

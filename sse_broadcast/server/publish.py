@@ -29,11 +29,11 @@ from sse_broadcast.server.gate import ACCESS, require, require_some
 from sse_broadcast.server.grant import confirm
 from sse_broadcast.server.held_body import HeldBody
 from sse_broadcast.server.intake import SLICE, Intake
+from sse_broadcast.server.json_body import ESCAPED, largest_body, largest_event
 from sse_broadcast.server.limits import share_name
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import MEMBERS, Desk
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.shares import ENVELOPE, ESCAPED, largest_body
 from sse_broadcast.server.state import BROADCASTER, TURN, Setup, setup_of
 
 OF_TEXT = ("event", "id", "key", "retry")
@@ -180,8 +180,7 @@ def _answer_batch(receipt: Receipt) -> web.Response:
 
 
 def _most(config: Config, kind: str) -> int:
-    one = config.max_event * ESCAPED + ENVELOPE
-    return largest_body(config) if kind in {JSON, NDJSON} else one
+    return largest_body(config) if kind in {JSON, NDJSON} else largest_event(config)
 
 
 def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
@@ -284,7 +283,7 @@ def _intake(request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: 
     publisher = share_name(request[ACCESS], address=address)
     begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE), publisher=publisher)
     if kind == NDJSON:
-        most = config.max_event * ESCAPED + ENVELOPE
+        most = largest_event(config)
         return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)
     desk.draft(_from_text(b"", request))  # what the query says is wrong before the first line is
     return begin(lambda line: desk.draft(_from_text(to_utf8(line), request)), most=config.max_event)

@@ -19,7 +19,7 @@ _HOST = re.compile(
 """uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2). A zone of IPv6 is for its own machine, and never
 sent (RFC 6874, 4); of a later kind of address than IPv6 there is none."""
 
-LONGEST_HOST = 261
+MAX_HOST_AND_PORT = 261
 """Characters of a host and a port: a name of DNS has 255 at most."""
 
 MAX_PORT = 65_535
@@ -48,7 +48,7 @@ def require_unambiguous(request: web.BaseRequest) -> None:
 def is_host(text: str) -> bool:
     """Whether this is a host, maybe with a port, as `Host` has it. It may be empty (RFC 9110, 7.2)."""
     # What is longer is not asked about: the cache keeps 256 of these, 100 KB at most.
-    return len(text) <= LONGEST_HOST and _is_host(text)
+    return len(text) <= MAX_HOST_AND_PORT and _is_host(text)
 
 
 @functools.lru_cache(maxsize=256)
@@ -59,7 +59,7 @@ def _is_host(text: str) -> bool:
     return found[1] is None or _is_ipv6(found[1])
 
 
-def host_of(request: web.BaseRequest) -> str:
+def requested_host(request: web.BaseRequest) -> str:
     """Return the host, maybe with a port, that a request is for; "" if it says none.
 
     It is that of the target where it has one, and then no other is in `Host`.

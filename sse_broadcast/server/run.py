@@ -259,8 +259,7 @@ class Server:
         await end_streams(self._app)
         await self._answer_the_last_requests()
         # Before the runner's cleaning up: it would leave open a connection that comes behind it.
-        for listener in self.listeners:
-            listener.shut()
+        await self._closing.aclose()
         await self._runner.cleanup()
         await self._close()
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from sse_broadcast.auth.access import Access, Action, Kind
 from sse_broadcast.config import Config
 from sse_broadcast.count import Count
+from sse_broadcast.metrics import Share
 from sse_broadcast.server.deadlines import Deadlines
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.refusal import RefusalReason
-from sse_broadcast.server.shares import Caller, Share
+from sse_broadcast.server.shares import CallerKey
 from sse_broadcast.subscriber import CloseReason
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import PIECE, Steps
 
 End = Callable[[CloseReason], None]
 Token = tuple[Kind, str | None, str | None]
@@ -23,10 +24,7 @@ Token = tuple[Kind, str | None, str | None]
 LOOK = 60.0
 """Seconds after which a clock that may have been set is asked again."""
 
-PIECE = 4096
-"""Credentials that are compared in one piece of work: some 0.5 ms."""
-
-ENDED = 128
+ENDING_COST = 128
 """Those that may be compared while one stream is ended."""
 
 SPREAD = 0.1
@@ -79,7 +77,7 @@ class Sessions:
         config: Config,
         *,
         clock: Callable[[], float] = time.time,
-        on_limit: Callable[[Share, Caller], None] = lambda _share, _caller: None,
+        on_limit: Callable[[Share, CallerKey], None] = lambda _share, _caller: None,
     ) -> None:
         self.limit(config)
         self._on_limit = on_limit
@@ -187,7 +185,7 @@ class Sessions:
                 if name == token[2] if kind == "id" else token[:2] == (kind, name):
                     for session in self._open.get(token, set()) - opened:
                         ended += session.end(CloseReason.REVOKED)
-                        work += ENDED
+                        work += ENDING_COST
                         if work >= PIECE:
                             work = 0
                             yield

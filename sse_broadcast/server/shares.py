@@ -5,17 +5,17 @@ may hold as much as it leaves to others. So one can have a half, two can have a 
 next finds room.
 """
 
-import asyncio
 import logging
 import math
-from collections import OrderedDict
-from enum import StrEnum
 from typing import TypeVar
 
 from sse_broadcast.auth.access import Access, Action, Kind
 from sse_broadcast.config import Config
 from sse_broadcast.interest import Interest
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.metrics import Metrics, Share
+from sse_broadcast.reminder import Reminder
+from sse_broadcast.server.json_body import largest_body
+from sse_broadcast.server.limits import Bottomless, Buckets, bucket_key, buckets
 from sse_broadcast.server.problem import Problem
 from sse_broadcast.server.refusal import RefusalReason
 
@@ -23,17 +23,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Caller = str | tuple[Kind, str | None, str | None]
+CallerKey = str | tuple[Kind, str | None, str | None]
 """An address as `address.key` gives it, or whose credential it is: `Access.bearer`."""
 
-Callers = tuple[Caller, ...] | None
+Callers = tuple[CallerKey, ...] | None
 """Those that a request counts for. None is one with `admin`, which no share and no total bounds."""
-
-ESCAPED = 6
-"""JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
-
-ENVELOPE = 4096
-"""Bytes of a JSON body around its message."""
 
 BODIES = 32
 """Largest bodies that all requests together may hold in memory."""
@@ -41,32 +35,13 @@ BODIES = 32
 UNCOUNTED = 16_384
 """Bytes of a body that are not counted: a connection is counted, and may hold as much."""
 
-TOLD = 60.0
-"""Seconds in which the log says once that a share is reached: each would be a line for an attacker."""
-
-
-MOST_CALLERS = 65_536
-"""Callers of which it is remembered when they have opened streams: 250 bytes each."""
 
 RATE_SHARES = {"address": 4, "token": 2}
 """The part of `subscribe_rate` and `subscribe_burst`, as a divisor, that one caller may take. By default an
 address may have 1,000 connections, and a token 10,000: all of them come back at once."""
 
 
-class Share(StrEnum):
-    """What callers have a share of."""
-
-    CHANNELS = "channels"
-    """Different channels and patterns that are followed."""
-    STREAMS = "streams"
-    """Streams of subscribers and of publishers at one time."""
-    STREAM_RATE = "stream_rate"
-    """Streams that are opened in a second."""
-    BODY_BYTES = "body_bytes"
-    """Bytes of bodies, and of lines of publishers' streams, that are being read."""
-
-
-SETTINGS = {
+SHARE_SETTINGS = {
     Share.CHANNELS: "subscribed_channels",
     Share.STREAMS: "max_connections_per_address and max_connections_per_token",
     Share.STREAM_RATE: "subscribe_rate and subscribe_burst",
@@ -86,38 +61,12 @@ def callers_of(access: Access, address: str | None) -> Callers:
     return (access.bearer,) if address is None else (address, access.bearer)
 
 
-def name_of(caller: Caller) -> str:
+def name_of(caller: CallerKey) -> str:
     """Return what the log calls a caller: never a token."""
     if isinstance(caller, str):
         return f"address {caller}"
     kind, name, _ = caller
     return f"{kind} {ascii(name)[1:-1][:80]}"
-
-
-def largest_body(config: Config) -> int:
-    """Return the bytes that the body of a publish may have at most."""
-    return max(config.max_event * ESCAPED + ENVELOPE, config.max_body)
-
-
-class StreamRate:
-    """How many streams each caller may open in a second: `rate`, after `burst` at once (GCRA).
-
-    Of a caller that was not seen for longest nothing is remembered, once there are `MOST_CALLERS`.
-    """
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self._step = 1 / rate
-        self._slack = (burst - 1) * self._step
-        self._due: OrderedDict[Caller, float] = OrderedDict()
-
-    def take(self, caller: Caller, now: float) -> float:
-        """Count a stream at a moment and return 0.0; or count none, and return the seconds to wait."""
-        due = max(self._due.pop(caller, now), now)
-        late = due - now - self._slack
-        self._due[caller] = due if late > 0 else due + self._step
-        if len(self._due) > MOST_CALLERS:
-            self._due.popitem(last=False)
-        return max(late, 0.0)
 
 
 class _Follower:
@@ -154,38 +103,42 @@ class Shares:
     """
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
+        self._rate = (-1, -1)  # what `_streams` go by
+        self._streams: dict[str, Buckets | Bottomless] = {}
         self.configure(config)
         self._metrics = metrics
-        self._followers: dict[Caller, _Follower] = {}
-        self._bytes: dict[Caller, int] = {}
-        self._told: dict[Share, float] = {}
+        self._followers: dict[CallerKey, _Follower] = {}
+        self._bytes: dict[CallerKey, int] = {}
+        self._reminder = Reminder()  # a line each time would be one for an attacker
         self.body_bytes = 0
         """Bytes of bodies that are being read, of all callers."""
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from now on; what is held already stays."""
         self.max_body_bytes = BODIES * largest_body(config)
-        self._rates = _rates(config)
+        rate = (config.subscribe_rate, config.subscribe_burst)
+        if rate != self._rate:
+            self._rate = rate
+            self._streams = {
+                kind: buckets(rate[0], max(1, rate[1] // part), seconds=part)
+                for kind, part in RATE_SHARES.items()
+            }
 
-    def reached(self, share: Share, caller: Caller) -> None:
+    def reached(self, share: Share, caller: CallerKey) -> None:
         """Count that a caller was refused for its share, and tell of the first in a minute."""
         self._metrics.share_reached(share)
-        now = asyncio.get_running_loop().time()
-        if now - self._told.get(share, -TOLD) >= TOLD:
-            self._told[share] = now
+        if self._reminder.is_due(share):
             logger.warning(
                 "%(caller)s has its share of %(share)s, more is refused (%(setting)s)",
-                {"caller": name_of(caller), "share": str(share), "setting": SETTINGS[share]},
+                {"caller": name_of(caller), "share": str(share), "setting": SHARE_SETTINGS[share]},
             )
 
     # Streams.
 
     def open_stream(self, callers: Callers) -> None:
         """Count a stream that is about to be opened. Raises `Problem` beyond the share of a caller."""
-        now = asyncio.get_running_loop().time()
         for caller in callers or ():
-            rate = self._rates.get(_kind(caller))
-            if rate is not None and (wait := rate.take(caller, now)):
+            if wait := self._streams[_kind(caller)].take(bucket_key(repr(caller)), 1):
                 self.reached(Share.STREAM_RATE, caller)
                 after, part = str(math.ceil(wait)), RATE_SHARES[_kind(caller)]
                 raise Problem(
@@ -258,20 +211,11 @@ class Shares:
                 del self._bytes[caller]
 
 
-def _rates(config: Config) -> dict[str, StreamRate]:
-    if not config.subscribe_rate:
-        return {}
-    return {
-        kind: StreamRate(config.subscribe_rate / part, max(1, config.subscribe_burst // part))
-        for kind, part in RATE_SHARES.items()
-    }
-
-
-def _kind(caller: Caller) -> str:
+def _kind(caller: CallerKey) -> str:
     return "address" if isinstance(caller, str) else "token"
 
 
-def _beyond(caller: Caller, detail: str) -> Problem:
+def _beyond(caller: CallerKey, detail: str) -> Problem:
     reason = RefusalReason.ADDRESS if isinstance(caller, str) else RefusalReason.TOKEN
     return Problem(429, detail, reason=reason, closes=True)
 

@@ -16,7 +16,7 @@ KEPT_PATH = 256
 MAX_TARGET = 16_384
 """Bytes of the path and query of a request."""
 
-LONGEST_HOST = 255
+MAX_HOST = 255
 """Characters of the host in a target (RFC 1035, 2.3.4)."""
 
 IMPOSSIBLE = URL.build(path="/?", encoded=True)
@@ -87,7 +87,7 @@ def _has_possible_host(url: URL) -> bool:
     host = url.raw_host
     if host is None:
         return True
-    if len(host) > LONGEST_HOST:
+    if len(host) > MAX_HOST:
         return False
     try:
         return url.host is not None

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast.server.app import create_app
-from sse_broadcast.server.decoder import DECODER, LARGE, Decoder
+from sse_broadcast.server.decoder import DECODER, LARGE, BodyDecoder
 from tests.conftest import Connect, Serve
 from tests.support.credentials import caller, static
 from tests.support.sockets import until
@@ -24,7 +24,7 @@ def batch(count: int) -> bytes:
 
 async def test_only_a_large_body_goes_to_the_thread() -> None:
     """A smaller one is decoded at once, and nothing is waited for."""
-    decoder = Decoder()
+    decoder = BodyDecoder()
     here = threading.get_ident()
     assert await decoder.run(threading.get_ident, size=LARGE) == here
     threads = [await decoder.run(threading.get_ident, size=LARGE + 1) for _ in range(3)]
@@ -36,7 +36,7 @@ async def test_only_a_large_body_goes_to_the_thread() -> None:
 
 async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
     """Whoever hangs up makes no work for the thread; what has begun comes to its end."""
-    decoder, gate, done = Decoder(), threading.Event(), list[str]()
+    decoder, gate, done = BodyDecoder(), threading.Event(), list[str]()
 
     def decode(name: str) -> None:
         gate.wait(30)
@@ -55,7 +55,7 @@ async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
 
 async def test_a_closed_decoder_decodes_nothing_more() -> None:
     """What was waiting is cancelled."""
-    decoder, gate = Decoder(), threading.Event()
+    decoder, gate = BodyDecoder(), threading.Event()
     first = asyncio.ensure_future(decoder.run(lambda: gate.wait(30), size=LARGE + 1))
     second = asyncio.ensure_future(decoder.run(lambda: True, size=LARGE + 1))
     await asyncio.sleep(0)
@@ -93,7 +93,7 @@ async def test_a_large_batch_is_published_as_any(serve: Serve, connect: Connect,
     assert server.broadcaster.counts.published == 100
 
 
-def hold_up(decoder: Decoder) -> threading.Event:
+def hold_up(decoder: BodyDecoder) -> threading.Event:
     """Have the thread wait until the event that is returned is set."""
     gate = threading.Event()
     decoder._pool.submit(gate.wait, 30)

@@ -11,6 +11,8 @@ import pytest
 
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Endpoint, ListenerRule
+from sse_broadcast.metrics import Share
+from sse_broadcast.reminder import Reminder
 from sse_broadcast.server import address, door
 from sse_broadcast.server.attendance import Refused
 from sse_broadcast.server.cors import Cors
@@ -303,7 +305,7 @@ async def test_a_crowd_is_told_of_once(
     ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
-    monkeypatch.setattr(door, "TOLD", 0.0)
+    server._door._reminder = Reminder(0.0)
     assert await refused(await come(server, "127.0.0.4"))
     assert caplog.messages == [*told, told[1]]
 
@@ -483,7 +485,7 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
     await until(lambda: len(server._door.reserve) == 1)
     for number in range(3 * MAX_PENDING):
         await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
-    await until(lambda: server.broadcaster.metrics.shares_reached["connections"] == 1 + 3 * MAX_PENDING)
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_PENDING)
     assert len(server._door.reserve) <= MAX_PENDING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
     assert (await operator.answer())[0] == 200
@@ -498,7 +500,7 @@ async def test_what_an_operator_sees_of_a_share(
     await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     for _ in range(MAX_PENDING_PER_ADDRESS + 3):
         await come(server, "127.0.0.3")
-    await until(lambda: server.broadcaster.metrics.shares_reached["reserve"] == 3)
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.RESERVE] == 3)
     assert caplog.messages == [
         "full: 1 connection (max_connections), more are refused",
         "127.0.0.3: its share of the connections beyond max_connections is reached, the first of them is cut",

@@ -16,6 +16,7 @@ import trustme
 from aiohttp.http_parser import HttpRequestParser
 
 from sse_broadcast.config import Overflow
+from sse_broadcast.metrics import Share
 from sse_broadcast.server import handshakes, reserve
 from sse_broadcast.server.reserve import MAX_PENDING
 from sse_broadcast.server.run import Server
@@ -169,7 +170,7 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
     clients = await crowd(server.port, 1 + MAX_PENDING + 5, saying=HELLO)
     (agreeing,) = server.listeners[0]._handshakes
     pending = server._door.reserve
-    await until(lambda: server.broadcaster.metrics.shares_reached["connections"] == MAX_PENDING + 5)
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_PENDING + 5)
     assert len(agreeing) <= 2
     assert len(pending) == MAX_PENDING
     async with asyncio.timeout(5):

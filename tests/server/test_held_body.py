@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sse_broadcast.metrics import Share
 from sse_broadcast.server.shares import UNCOUNTED
 from sse_broadcast.server.state import SHARES
 from tests.conftest import Connect, Serve
@@ -55,7 +56,7 @@ async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect:
                 or bool(server.broadcaster.metrics.shares_reached)
             )
         )
-        refused = server.broadcaster.metrics.shares_reached["body_bytes"]
+        refused = server.broadcaster.metrics.shares_reached[Share.BODY_BYTES]
     assert shares.body_bytes <= most // 2
     status, answer = await clients[-1].answer()
     assert (status, json.loads(answer)["published"]) == (429, 0)

@@ -122,6 +122,9 @@ async def test_a_siege_harms_nobody(
         tally = await siege
     assert {200, 204, 400, 403, 404, 405, 413, 414, 415, 417, 422} <= tally.statuses.keys()
     assert not settings or tally.statuses[401]
+    long = await RawClient.open(server.port)
+    assert b" 431 " in await long.subscribe(headers=f"X: {'a' * 40_000}\r\n")
+    long.close()
     await nothing_is_left(server, tasks)
     assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
 

@@ -20,11 +20,11 @@ from sse_broadcast.backends.base import CALLS, Token
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.event import Event
 from sse_broadcast.interest import Interest
+from sse_broadcast.metrics import Share
 from sse_broadcast.server.connection import Place
 from sse_broadcast.server.metrics import PREFIX, encoder
 from sse_broadcast.server.reserve import MAX_PENDING_PER_ADDRESS
 from sse_broadcast.server.run import Server
-from sse_broadcast.server.shares import Share
 from sse_broadcast.server.state import BROADCASTER, SHARES
 from sse_broadcast.subscriber import CloseReason
 from sse_broadcast.work_queue import Steps, finish
@@ -433,6 +433,9 @@ async def a_browser_that_is_turned_away(scene: Scene) -> AsyncIterator[None]:
     await client.rest()
 
 
+SERVER_SHARES = (Share.CHANNELS, Share.STREAMS, Share.STREAM_RATE, Share.BODY_BYTES)
+
+
 def a_share_that_is_reached(share: Share) -> Cause:
     async def reach(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
@@ -801,7 +804,10 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
         {'refused_requests_total{endpoint="subscribe",status="429"}': 1},
     ),
     (a_revocation, {"revocations": 1}),
-    *((a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1}) for share in Share),
+    *(
+        (a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1})
+        for share in SERVER_SHARES
+    ),
     (
         a_connection_too_many,
         {'refused_connections_total{reason="full"}': 1, 'share_reached_total{share="connections"}': 1},

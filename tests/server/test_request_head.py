@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
 from sse_broadcast.config import ListenerRule
-from sse_broadcast.server.request_head import host_of, is_host, origin_of
+from sse_broadcast.server.request_head import is_host, origin_of, requested_host
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
@@ -103,9 +103,9 @@ async def test_a_password_in_a_host_is_not_repeated(serve: Serve) -> None:
 
 def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
     """Or none."""
-    assert host_of(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
-    assert host_of(make_mocked_request("GET", "http://b:2/x")) == "b:2"
-    assert host_of(make_mocked_request("GET", "/x")) == ""
+    assert requested_host(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
+    assert requested_host(make_mocked_request("GET", "http://b:2/x")) == "b:2"
+    assert requested_host(make_mocked_request("GET", "/x")) == ""
 
 
 def test_of_several_origins_none_is_the_origin() -> None:

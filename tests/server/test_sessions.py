@@ -17,7 +17,7 @@ from sse_broadcast.server.run import Server
 from sse_broadcast.server.sessions import Session, Sessions
 from sse_broadcast.server.state import IN_FORCE, SESSIONS
 from sse_broadcast.subscriber import CloseReason
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import PIECE, finish
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
@@ -609,7 +609,7 @@ async def test_revoking_many_ends_a_few_in_each_piece() -> None:
     for _ in steps:
         counts.append(len(found))
         begun(held, Access(EVERYTHING, subject="ada", id="1"), found.append)
-    most = sessions.PIECE // sessions.ENDED
+    most = PIECE // sessions.ENDING_COST
     assert counts == [0, *range(most, 100, most)]
     assert (len(found), len(held)) == (100, 100 + len(counts) - 1)
     assert held._revoking == {}

@@ -8,9 +8,10 @@ import pytest
 from sse_broadcast.auth.access import EVERYTHING, Access
 from sse_broadcast.config import Config
 from sse_broadcast.interest import Interest
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.metrics import Metrics, Share
+from sse_broadcast.server.json_body import largest_body
 from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.shares import BODIES, Share, Shares, StreamRate, callers_of, largest_body, name_of
+from sse_broadcast.server.shares import BODIES, Shares, callers_of, name_of
 from sse_broadcast.server.state import SHARES
 from tests.conftest import Connect, Serve
 from tests.support.asking import Answer, ask, bearer
@@ -137,14 +138,6 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     shares.release(("a",), total // 2)
     shares.release(("b",), total // 4)
     assert (shares.body_bytes, shares._bytes) == (0, {})
-
-
-def test_streams_are_opened_at_the_rate_of_a_caller() -> None:
-    """A burst, then the rate; another caller has its own."""
-    rate = StreamRate(2.0, 3)
-    assert [rate.take("a", 0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 0.5]
-    assert rate.take("b", 0.0) == 0.0
-    assert [rate.take("a", 0.5), rate.take("a", 0.5)] == [0.0, 0.5]
 
 
 async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve, connect: Connect) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends.shares import Largest
+from sse_broadcast.backends.largest import Largest
 
 
 class Holder:

@@ -1,12 +1,13 @@
-"""Shares: of all who hold something together, who holds the most."""
+"""Largest: of all who hold something together, who holds the most."""
 
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from sse_broadcast.backends.lazy_heap import Entry, LazyHeap
+from sse_broadcast.metrics import Share
 
-ReportShare = Callable[[str, str], None]
-"""Called with what is shared, as a rule a setting, and the publisher that has reached its share of it."""
+ReportShare = Callable[[Share, str], None]
+"""Called with what is shared, and the publisher that has reached its share of it."""
 
 
 class Holder(Protocol):
