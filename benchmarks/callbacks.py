@@ -292,7 +292,7 @@ def _questions() -> Iterator[Kind]:
 
 
 def configuration(chosen: argparse.Namespace) -> Config:
-    """Give the server's configuration: everybody has a token, and strangers a channel."""
+    """Return the server's configuration: callers have tokens, and strangers may follow one channel."""
     return Config(
         host=HOST,
         port=0,

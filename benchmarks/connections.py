@@ -69,7 +69,7 @@ Connected = list[socket.socket]
 
 
 def _nothing(_: socket.socket) -> None:
-    """Say nothing."""
+    """Send nothing on the connections."""
 
 
 def _drip(sock: socket.socket, data: bytes) -> None:
@@ -158,7 +158,7 @@ def parse() -> argparse.Namespace:
 
 
 def cases(loops: list[str]) -> Iterator[Case]:
-    """Give all that is measured."""
+    """Yield each kind of connection that is measured."""
     for loop in loops:
         for secure in (False, True):
             for kind in KINDS:
@@ -167,7 +167,7 @@ def cases(loops: list[str]) -> Iterator[Case]:
 
 
 def stated_sizes(page: str) -> dict[tuple[str, bool], float]:
-    """Give the KiB that a page states for a connection of each kind, without TLS and with it."""
+    """Return the KiB that docs/SECURITY.md states for each kind of connection, without TLS and with it."""
     rows = re.findall(r"^\| (\w+): [^|]+ \| ([\d.]+|as above) \| ([\d.]+) \|$", page, re.MULTILINE)
     sizes = {(kind, False): float(plain) for kind, plain, _ in rows if plain != "as above"}
     return {**sizes, **{(kind, True): float(secure) for kind, _, secure in rows}}

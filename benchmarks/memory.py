@@ -147,7 +147,7 @@ def history(total: int) -> Iterator[Check]:
 
 
 def filled(total: int, shape: Shape, *, several: bool) -> int:
-    """Give the most that a history keeps when far more is published than it has room for."""
+    """Return the most bytes that a history keeps while more is published than it has room for."""
     held = History(lambda _: Limits(ENDLESS, ENDLESS, 1e12), total=total, max_channels=ENDLESS)
     most = came = number = 0
     with Traced() as traced:
@@ -162,13 +162,13 @@ def filled(total: int, shape: Shape, *, several: bool) -> int:
 
 
 def publication(position: int, channels: Sequence[str], event: Event) -> Publication:
-    """Give a publication whose text is its own, as if it had come with a request."""
+    """Return a publication that shares no text with others, as if it had come with a request."""
     names = tuple("".join([*name]) for name in channels)
     return place(names, event, epoch="0123abcd", position=position, time=float(position))
 
 
 def read(one: Publication) -> None:
-    """Have a publication make all the frames that it can be asked for."""
+    """Make every frame that a publication can be asked for."""
     for encoding in ENCODINGS:
         for channel in one.channels if encoding.format.names_channel else (None,):
             one.frame(encoding, channel)
@@ -191,7 +191,7 @@ def queues(_: int) -> Iterator[Check]:
 
 
 def patterns(_: int) -> Iterator[Check]:
-    """Have a hundred readers ask for ten patterns each, all of which match, and publish in new channels."""
+    """Subscribe a hundred times to ten patterns that all match, and publish in new channels."""
     readers = Hub(audience, most=131_072)
     for begin in range(0, 1000, 10):
         interest = Interest.of(*map(starred, range(begin, begin + 10)))
@@ -222,12 +222,12 @@ TERMS = Terms(
 
 
 def audience(interest: Interest, encoding: Encoding) -> Audience:
-    """Give an audience that nothing is published to."""
+    """Return a group of subscribers that nothing is published to."""
     return Audience(interest, encoding, cast("Carrier", None), queue_size=1000, queue_bytes=4 * MIB)
 
 
 def starred(number: int) -> str:
-    """Give a pattern that matches whatever begins with the word, by a number of its own."""
+    """Return a pattern that matches all names with a prefix; each number makes another one."""
     return "".join(letter + "*" * (number >> place & 1) for place, letter in enumerate(WORD)) + "*"
 
 

@@ -197,7 +197,7 @@ class Operator:
         self._thread.join()
 
     def checks(self) -> Iterator[Check]:
-        """Give what is asked of what it has found."""
+        """Return the checks of what it has found."""
         for name in ("private publish", "private status", "admin publish", "publish after its revocation"):
             slowest = self._slowest[name]
             done, failed = self._done[name], self._failed[name]
@@ -303,7 +303,7 @@ def _row(got: Row, sent: Row) -> Row:
 
 @contextlib.contextmanager
 def filled(port: int) -> Iterator[None]:
-    """Have strangers hold every connection that there is, and come back whenever one is cut."""
+    """Hold every connection that is left, and reconnect whenever one is cut."""
     over = threading.Event()
     thread = threading.Thread(target=_fill, args=(port, over))
     thread.start()

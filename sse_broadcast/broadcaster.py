@@ -390,7 +390,7 @@ class Broadcaster:
             self._tidy()
 
     def _narrow(self, queue_size: int, queue_bytes: int) -> Steps[None]:
-        """Have the audiences that there are hold no more than this."""
+        """Bound the queues of all groups of subscribers, in pieces."""
         for count, audience in enumerate(tuple(self._hub.audiences), 1):
             audience.narrow(queue_size=queue_size, queue_bytes=queue_bytes)
             if not count % PIECE:
@@ -534,7 +534,7 @@ class Broadcaster:
         # A history that is full is nothing out of the ordinary.
         if share is not Share.HISTORY_TOTAL and self._reminder.is_due(share):
             logger.warning(
-                "%(share)s: there is no more room, and %(publisher)s has most of it: its own oldest go",
+                "%(share)s: full; %(publisher)s holds the most, and its oldest are removed",
                 {"share": str(share), "publisher": ascii(publisher)[1:-1] or "this machine"},
             )
 
@@ -654,7 +654,7 @@ def _insert(names: list[str], name: str, most: int) -> None:
 
 
 def _in_pieces(names: Collection[str]) -> Iterator[Sequence[str]]:
-    """Give names as they are now, a few at a time."""
+    """Yield the names of this moment, a few at a time."""
     all_names = tuple(names)
     for begin in range(0, len(all_names), PIECE):
         yield all_names[begin : begin + PIECE]

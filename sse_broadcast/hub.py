@@ -120,8 +120,8 @@ class Hub:
     def _require_few_alike(self, patterns: Sequence[str]) -> None:
         if not self._index.has_room(text for text in patterns if text not in self._patterns):
             raise FullError(
-                "subscribed_channels: as many patterns are followed as there may be that have every text in"
-                " common with others; one with a text of its own is taken"
+                "subscribed_channels: too many followed patterns have only text that others have too; use one"
+                " with text of its own, or the names of channels"
             )
 
     def room_for(self, interest: Interest) -> tuple[int, int]:

@@ -14,7 +14,7 @@ _OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def _steps(brackets: int) -> list[int]:
-    """Give what each of eight brackets adds to the depth. A bit is one that opens, the highest the first."""
+    """Return what each of eight brackets adds to the depth. A set bit opens; the highest bit is the first."""
     return [1 if brackets & bit else -1 for bit in (128, 64, 32, 16, 8, 4, 2, 1)]
 
 
@@ -47,7 +47,7 @@ def first_deep_item(data: bytes) -> int:
 
 
 def _depths(data: bytes) -> Iterator[int]:
-    """Give how deep it is where it is deepest, of each eight brackets that stand in no string.
+    """Yield the greatest depth within each eight brackets, without those in strings.
 
     Eight at a time, since a step of Python for each bracket would be four times as long.
     """

@@ -38,7 +38,7 @@ class FairQueue(Generic[T]):
         return bool(self._waiting)
 
     def append(self, thing: T, *, caller: Hashable) -> None:
-        """Have a thing wait behind what its caller has here."""
+        """Append a thing behind those of the same caller."""
         self._waiting.setdefault(caller, deque()).append(thing)
 
     def popleft(self) -> T:

@@ -243,7 +243,7 @@ def test_a_pod_has_the_memory_that_the_readme_says() -> None:
 
 
 def needed(config: Config, connections: int) -> float:
-    """Give the bytes of a server with so many readers, as the README has it."""
+    """Return the bytes that the README states for so many subscribers."""
     return 35 * MIB + 1.5 * config.history_total + connections * 16 * 1024
 
 

@@ -436,8 +436,8 @@ def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: py
     with pytest.raises(FullError) as refused:
         house.join(alike[3], "b")
     assert str(refused.value) == (
-        "subscribed_channels: as many patterns are followed as there may be that have every text in common"
-        " with others; one with a text of its own is taken"
+        "subscribed_channels: too many followed patterns have only text that others have too; use one with"
+        " text of its own, or the names of channels"
     )
     assert "b" not in house.hub.channels
     house.join("*a*b*", *alike[:3])

@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 def depth_of(value: Any) -> int:
-    """Give how deep a value is nested, as anyone would write it."""
+    """Return how deep a value is nested, by recursion."""
     if isinstance(value, dict):
         value = list(value.values())
     return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0

@@ -242,7 +242,7 @@ def names_in_json(text: str, count: int) -> str:
 
 
 def texts() -> Iterator[str]:
-    """Give texts of which each is another, and of 16 characters."""
+    """Yield texts of 16 characters, each of which comes once."""
     number = 0
     while True:
         number += 1

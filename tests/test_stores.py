@@ -122,7 +122,7 @@ class Stores(ast.NodeVisitor):
 
 
 def _changed(tree: ast.Module) -> Iterator[str]:
-    """Give the names of what is changed somewhere in a module."""
+    """Yield the names that a module changes somewhere."""
     for node in ast.walk(tree):
         match node:
             case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store() | ast.Del()):

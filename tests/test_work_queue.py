@@ -26,7 +26,7 @@ class Work:
 
 
 async def turns_of(loop_work: Callable[[], int]) -> list[int]:
-    """Give how much had been done after each turn of the loop, until nothing more is."""
+    """Return how much was done after each turn of the loop, until nothing more is."""
     counts = [loop_work()]
     for _ in range(100):
         await asyncio.sleep(0)

@@ -69,7 +69,7 @@ def header_of(token: str) -> Header:
 
 
 def _decoded_parts(token: str) -> Iterator[bytes]:
-    """Give the JSON of header and claims; nothing of what PyJWT will refuse to decode."""
+    """Yield the JSON of the header and of the claims, without parts that PyJWT refuses to decode."""
     for part in token.split(".")[:2]:
         with contextlib.suppress(ValueError):
             yield base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

@@ -197,7 +197,7 @@ class Backend(Protocol):
         """Give what is held of a channel; nothing, for one that was never heard of."""
 
     def channels(self) -> Iterator[Sequence[str]]:
-        """Give the channels of which something is held, a few at a time, each once.
+        """Yield the channels of which something is held, a few at a time, each once.
 
         What comes or goes between two of them may be left out.
         """

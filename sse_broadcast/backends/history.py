@@ -231,12 +231,12 @@ class PublisherChannels:
         return next(iter((self.empty or self.logs).values()))
 
     def opened(self, log: Log) -> None:
-        """Take note of a new channel."""
+        """Add a new channel."""
         self.logs[log.channel] = log
         self._most = max(self._most, len(self.logs))
 
     def forgotten(self, log: Log) -> None:
-        """Take note that a channel, which holds nothing, is forgotten."""
+        """Remove a channel, which must hold nothing."""
         self.filled(log)
         del self.logs[log.channel]
         if 4 * len(self.logs) < self._most:
@@ -244,13 +244,13 @@ class PublisherChannels:
             self.logs, self._most = OrderedDict(self.logs), len(self.logs)
 
     def emptied(self, log: Log) -> None:
-        """Take note that a channel holds nothing any more."""
+        """Mark a channel as empty."""
         if self.empty is None:
             self.empty = OrderedDict()
         self.empty[log.channel] = log
 
     def filled(self, log: Log) -> None:
-        """Take note that a channel holds something again."""
+        """Mark a channel as no longer empty."""
         if self.empty is not None and self.empty.pop(log.channel, None) is not None and not self.empty:
             self.empty = None
 
@@ -499,7 +499,7 @@ class History:
 
     @staticmethod
     def _share_names(held: tuple[str, ...], run: Sequence[Publication]) -> None:
-        """Have publications keep the names that the one before them has, not those of their own request."""
+        """Replace the channel names of publications by equal ones that are held already."""
         if held == run[0].channels:
             for publication in run:
                 publication.channels = held
@@ -558,7 +558,7 @@ class History:
         return bool(self._unsettled)
 
     def _settle(self, log: Log, most: int) -> int:
-        """Have a log go by its limits of now; return how many publications that has evicted."""
+        """Apply the current limits to a log, and return how many publications that evicted."""
         limits = self._limits(log.channel)
         if limits != log.limits:
             log.limits = limits
@@ -626,7 +626,7 @@ class History:
         return first
 
     def _look_through(self, interest: Interest, likely: Callable[[Log], bool]) -> Iterator[Log | None]:
-        """Give the logs of an interest that are likely to be wanted, and None for a pause.
+        """Yield the logs of an interest that are likely to be wanted, and None where the search pauses.
 
         To ask for that costs less than to match a name, and is done first.
         """
@@ -727,7 +727,7 @@ class History:
         return found
 
     def channels(self) -> Iterator[Sequence[str]]:
-        """Give the channels that hold something, a few at a time."""
+        """Yield the channels that hold something, a few at a time."""
         slots = self._slots
         for begin in range(0, len(slots), CHANNELS):
             some = slots[begin : begin + CHANNELS]
@@ -811,7 +811,7 @@ class History:
         return Gap((*hit, *interest.patterns), lost if first is None else first - 1)
 
     def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
-        """Give what is held of an interest after a position, in order, each with its position and its cost.
+        """Yield the publications of an interest after a position, in order, each with its position and cost.
 
         None stands for what the interest does not want: a place to pause at. The cost is of the look at it:
         1 for some 0.3 us.

@@ -41,7 +41,7 @@ class Largest(Generic[H]):
         return len(self._heap)
 
     def grown(self, holder: H, *, among: int) -> None:
-        """Take note that one of so many holders may hold more than before."""
+        """Rank a holder anew if it holds more than before. `among` is the number of holders."""
         if holder.held > holder.ranked:
             # Twice as much, so that one that grows is ranked anew only each time it doubles.
             self._rank(holder, holder.held * 2, among)

@@ -206,7 +206,7 @@ class Memory:
 def open_memory(
     config: Config, policies: Policies, deliver: Deliver, report: ReportShare | None = None
 ) -> Memory:
-    """Give the backend that a configuration describes. `report` is told of publishers and their shares."""
+    """Return the backend that a configuration describes. It calls `report` when a share is reached."""
     history = History(
         lambda channel: policies.of(channel).limits,
         total=config.history_total,

@@ -71,7 +71,7 @@ def _where(server: Server) -> str:
 
 
 def room_for(connections: int, private: int) -> str:
-    """Say how many connections there is room for, and for whom some are kept."""
+    """Return a line with the number of connections that fit, and for whom some are kept."""
     share = f", {private} of them for private listeners alone" if private else ""
     return f"room for {Count(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
 

@@ -336,7 +336,7 @@ def _not_ours(event: Event) -> ClientError:
 
 
 def _environment(opened: Opened) -> dict[str, str]:
-    """Give our own environment without its secrets, with those fields of the event that one can hold."""
+    """Return our environment without its secrets, and with the event's fields that a variable can hold."""
     environment = {name: value for name, value in os.environ.items() if name not in KEPT_FROM_COMMANDS}
     if URL in environment:
         environment[URL] = Client(environment[URL]).name

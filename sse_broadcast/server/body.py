@@ -52,7 +52,7 @@ async def read(
     timeout: float,  # noqa: ASYNC109 - a deadline to tell of
     on_size: OnSize = lambda _: None,
 ) -> bytes:
-    """Give the body, whatever application this one is mounted in. `timeout` is in seconds.
+    """Return the whole body. `timeout` is in seconds.
 
     `on_size` is told how many bytes are held, each time these are more. Raises `Problem`, as it may too.
     """
@@ -198,7 +198,7 @@ async def lines(
 
 
 async def _next(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
-    """Give what has come of a body, and b"" at its end. Raises `LateLineError` when it comes too late."""
+    """Return the next bytes of a body, b"" at its end. Raises `LateLineError` after so many seconds."""
     if seconds is None:
         return await anext(pieces, b"")
     deadline = asyncio.timeout(seconds)

@@ -305,7 +305,7 @@ class Refusal(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(PATIENCE, transport.abort)
 
     def queue_handshake(self, sock: socket.socket, begin: Callable[[], None]) -> None:
-        """Have TLS agreed upon when it is its turn; for a while its socket is all that there is of it."""
+        """Queue the TLS handshake of this connection, which is only a socket until then."""
         self.abandon = sock.close
         self._deadline = asyncio.get_running_loop().call_later(PATIENCE, self.cut)
         self._door.reserve.queue_handshake(self, begin)

@@ -266,7 +266,7 @@ def _bearer(header: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def host_name(host: str) -> str:
-    """Give the name in what `is_host` takes: lower case, without its port."""
+    """Return the name in a host that `is_host` accepts: in lower case, without its port."""
     if host.startswith("["):
         return host.lower().partition("]")[0] + "]"
     return host.lower().partition(":")[0].removesuffix(".")

@@ -33,7 +33,7 @@ def require_unambiguous(request: web.BaseRequest) -> None:
     headers = request.headers
     host = headers.get(hdrs.HOST)  # never two: the parser refuses those
     if host is not None and not is_host(host):
-        raise Problem(400, f"Host: {_shown(host)} is no host, and no host and port")
+        raise Problem(400, f"Host: {_shown(host)} is not a host, or a host and a port")
     if hdrs.ORIGIN in headers and (count := len(headers.getall(hdrs.ORIGIN))) > 1:
         raise Problem(400, f"Origin: is given {count} times")
     if hdrs.TRANSFER_ENCODING in headers:
@@ -82,7 +82,7 @@ def _require_chunks(request: web.BaseRequest) -> None:
     said = ", ".join(request.headers.getall(hdrs.TRANSFER_ENCODING))
     if request.version != HttpVersion11:
         # RFC 9112, 6.1: a proxy that knows no chunks has seen another end, or none.
-        raise Problem(400, "Transfer-Encoding: is not of HTTP/1.0", closes=True)
+        raise Problem(400, "Transfer-Encoding: HTTP/1.0 does not have it", closes=True)
     codings = [coding.strip().lower() for coding in said.split(",")]
     if "" in codings:
         raise Problem(400, f"Transfer-Encoding: {said[:80]!a} is no list of codings", closes=True)
@@ -95,10 +95,10 @@ def _require_own_target(target: str, host: str | None) -> None:
     if found is None:
         raise Problem(400, "request line: must have a path, or a URL that begins with http:// or https://")
     if not (found[1] and is_host(found[1])):
-        raise Problem(400, f"request line: {_shown(found[1])} is no host, and no host and port")
+        raise Problem(400, f"request line: {_shown(found[1])} is not a host, or a host and a port")
     if host is not None and host.lower() != found[1].lower():
         # RFC 9112, 3.2.2 would have us take the target's, and a filter in front may have looked at Host.
-        raise Problem(400, f"Host: {_shown(host)} is another than that of the request line")
+        raise Problem(400, f"Host: {_shown(host)} differs from the host in the request line")
 
 
 def _shown(host: str) -> str:

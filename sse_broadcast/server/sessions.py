@@ -111,7 +111,7 @@ class Sessions:
         return self._note(access, address, until)
 
     def enter_intake(self, access: Access, *, address: str | None = None) -> Session | None:
-        """Take note of a publisher's stream, which may last as long as its credential.
+        """Register a publisher's stream, which may last as long as its credential.
 
         It counts for the same limits as a reader's. Raises `Problem` beyond one of them.
         """

@@ -129,7 +129,7 @@ class Shares:
         self._metrics.share_reached(share)
         if self._reminder.is_due(share):
             logger.warning(
-                "%(caller)s has its share of %(share)s, more is refused (%(setting)s)",
+                "%(caller)s has reached its share of %(share)s, more is refused (%(setting)s)",
                 {"caller": name_of(caller), "share": str(share), "setting": SHARE_SETTINGS[share]},
             )
 
@@ -164,7 +164,7 @@ class Shares:
                 raise _beyond(
                     caller,
                     f"subscribed_channels: this {_kind(caller)} would follow {count} different channels and"
-                    f" patterns, and leave {left} to all others; it may follow as many as it leaves",
+                    f" patterns, and leave room for {left}; it may follow no more than it leaves room for",
                 )
         for caller in callers or ():
             follower = self._followers.get(caller)
@@ -173,7 +173,7 @@ class Shares:
             follower.add(interest)
 
     def unfollow(self, callers: Callers, interest: Interest) -> None:
-        """Give back what `follow` has counted."""
+        """Release what `follow` has counted."""
         for caller in callers or ():
             follower = self._followers[caller]
             follower.remove(interest)
@@ -186,19 +186,25 @@ class Shares:
         """Count bytes of a body for its callers. Raises `Problem` beyond a share, and counts none."""
         left = self.max_body_bytes - self.body_bytes - count
         if callers is not None and left < 0:
-            raise Problem(503, "bodies: as many bytes are being read as may be; try again", closes=True)
+            raise Problem(
+                503,
+                f"bodies: {self.max_body_bytes} bytes may be read at one time, of all requests; nothing was"
+                " published",
+                headers={"Retry-After": "1"},
+                closes=True,
+            )
         for caller in callers or ():
             if self._bytes.get(caller, 0) + count > left:
                 self.reached(Share.BODY_BYTES, caller)
                 raise _beyond(
                     caller,
-                    f"bodies: this {_kind(caller)} has {self._bytes.get(caller, 0)} bytes in bodies that are"
-                    f" on their way, and {max(left, 0)} are left to all others; it may have as many",
+                    f"bodies: {self._bytes.get(caller, 0)} bytes of this {_kind(caller)} are being read, and"
+                    f" {max(left, 0)} are left for others; it may have no more than it leaves",
                 )
         self._hold(callers, count)
 
     def release(self, callers: Callers, count: int) -> None:
-        """Give back what `hold` has counted."""
+        """Release what `hold` has counted."""
         self._hold(callers, -count)
 
     def _hold(self, callers: Callers, count: int) -> None:

@@ -50,7 +50,7 @@ def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
     if request.rel_url is IMPOSSIBLE:
         forget_targets()
         # Not repeated: a token that was put in the place of a host would be in the answer.
-        detail = f"request line: the host in it, of {len(target)} characters with what follows, cannot be one"
+        detail = f"request line: its host is not valid, in a target of {len(target)} characters"
         raise Problem(400, detail, closes=True)
     if len(target) <= SHORT_TARGET:
         return
@@ -96,7 +96,7 @@ def _has_possible_host(url: URL) -> bool:
 
 
 def forget_targets() -> None:
-    """Have nothing kept of the targets of requests."""
+    """Clear the caches of yarl that are filled by the targets of requests."""
     for clear in _CLEAR:
         clear()
 

@@ -104,7 +104,7 @@ def _answers(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _umask(mode: str | None) -> Iterator[None]:
-    """Have files made with a mode. It belongs to the process: nothing may be awaited meanwhile."""
+    """Create files with a mode inside the `with`. It holds for the whole process: await nothing there."""
     # And not chmod behind it, which follows a link: whoever can write to the directory could put one in
     # the place of the socket, and have the mode of another file changed.
     if mode is None:
@@ -119,7 +119,7 @@ def _umask(mode: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[Path]:
-    """Give a path that goes on to mean the file that is at a path now. Without O_PATH it is the same.
+    """Yield a path that keeps naming the file that is at a path now; the path itself without O_PATH.
 
     A descriptor of the socket will not do: what it tells, and what fchown changes, is not the file.
     """

@@ -45,7 +45,7 @@ def draft(channels: str = "a", data: str = "x", **fields: Any) -> Draft:
 
 
 def channels_of(pieces: Iterable[Sequence[str]]) -> list[str]:
-    """Give the channels that a backend names, which come a few at a time."""
+    """Return all channels that a backend names."""
     return [channel for piece in pieces for channel in piece]
 
 

@@ -72,7 +72,7 @@ def held(history: History, channel: str) -> list[int]:
 
 
 def weight(one: Publication) -> int:
-    """Give what a publication counts for."""
+    """Return the bytes that a publication counts for."""
     return one.weight
 
 
@@ -80,7 +80,7 @@ WEIGHT = weight(publication(100, "a"))
 
 
 def room(events: int, *, channels: int, publishers: int = 1) -> int:
-    """Give the total that has room for so many events, in so many channels with names of one letter."""
+    """Return a total with room for so many events, in so many channels with names of one letter."""
     return events * WEIGHT + channels * (CHANNEL_COST + 1) + publishers * PUBLISHER_COST
 
 

@@ -40,7 +40,7 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Give a store that has room for ten keys."""
+    """Return a store that has room for ten keys."""
     monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
     return Store()
 

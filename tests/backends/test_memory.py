@@ -253,7 +253,7 @@ INTERESTS = st.tuples(
 
 
 def logs_of(history: History, interest: Interest) -> list[Log]:
-    """Give the logs of an interest's channels that hold something."""
+    """Return the logs of an interest's channels that hold something."""
     return [log for log in history._logs.values() if log.count and interest.covers(log.channel)]
 
 

@@ -94,7 +94,7 @@ async def test_a_large_batch_is_published_as_any(serve: Serve, connect: Connect,
 
 
 def hold_up(decoder: BodyDecoder) -> threading.Event:
-    """Have the thread wait until the event that is returned is set."""
+    """Block the decoder's thread until the returned event is set."""
     gate = threading.Event()
     decoder._pool.submit(gate.wait, 30)
     return gate

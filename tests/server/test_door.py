@@ -534,7 +534,7 @@ async def test_so_many_operators_are_let_in_at_one_time(
 
 @pytest.fixture
 def issued(tmp_path: Path) -> dict[str, str]:
-    """Have a server take the tokens of an issuer."""
+    """Return settings with which a server accepts the tokens of an issuer."""
     return {"jwt_jwks": write_jwks(tmp_path), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
 

@@ -62,7 +62,7 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
 
 
 def state_of(server: Server) -> tuple[int, int, int]:
-    """Give what any of the requests would have changed."""
+    """Return the state that each of the requests would have changed."""
     authority = server._app[IN_FORCE].setup.authority
     return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authority._revoked)
 

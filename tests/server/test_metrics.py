@@ -575,7 +575,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
-    """Have a backend asked, whether its answer is awaited, comes in pieces, or is there at once."""
+    """Call a backend, whether its result is awaited, comes in pieces, or is there at once."""
     answer = getattr(backend, call)(*arguments, **words)
     return finish(cast("Steps[object]", answer)) if isgenerator(answer) else await answer
 

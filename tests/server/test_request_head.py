@@ -44,7 +44,7 @@ async def test_a_request_for_what_is_no_host_is_refused(serve: Serve, host: str)
     server = await serve()
     answer = await ask(server, "POST", "/send", body=b"x", host=host)
     shown = "user@" if "@" in host else f"'{host}'"
-    assert (answer.status, answer.detail) == (400, f"Host: {shown} is no host, and no host and port")
+    assert (answer.status, answer.detail) == (400, f"Host: {shown} is not a host, or a host and a port")
     for path in ("/events", "/healthz", "/nope"):
         assert (await ask(server, "GET", path, host=host)).status == 400
     assert server.broadcaster.counts.published == 0

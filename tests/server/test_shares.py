@@ -44,7 +44,7 @@ def test_a_request_counts_for_its_address_and_its_credential() -> None:
 
 
 async def follow_all(serve: Serve, connect: Connect, hosts: list[str]) -> tuple[Any, dict[str, int]]:
-    """Have each address in turn follow one more channel, until all are refused; give how many each has."""
+    """Follow one more channel from each address in turn until all are refused; return how many each has."""
     server = await serve(**PROXY, subscribed_channels=30)
     held, left = dict.fromkeys(hosts, 0), set(hosts)
     while left:
@@ -70,10 +70,10 @@ async def test_two_addresses_do_not_take_all_channels(
         server, held = await follow_all(serve, connect, hosts)
     assert list(held.values()) == [10, 10]
     answer = await ask(server, "GET", "/events/other", headers=from_address(hosts[0]))
-    told = "subscribed_channels: this address would follow 11 different channels and patterns, and leave 9"
+    told = "subscribed_channels: this address would follow 11 different channels and patterns"
     assert (answer.status, answer.detail) == (
         429,
-        f"{told} to all others; it may follow as many as it leaves",
+        f"{told}, and leave room for 9; it may follow no more than it leaves room for",
     )
     third = await connect(server)
     assert b" 200 " in await third.subscribe(path="/events/mine", headers=from_address("192.0.2.3"))
@@ -81,7 +81,7 @@ async def test_two_addresses_do_not_take_all_channels(
     assert b" 200 " in await shared.subscribe(path="/events/c0,c1", headers=from_address(hosts[1]))
     assert server.broadcaster.metrics.shares_reached == {Share.CHANNELS: 3}
     assert [record.getMessage() for record in caplog.records] == [
-        "address 192.0.2.1 has its share of channels, more is refused (subscribed_channels)"
+        "address 192.0.2.1 has reached its share of channels, more is refused (subscribed_channels)"
     ]
 
 
@@ -128,10 +128,10 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     shares = shares_of(max_event=1000, max_body=1000)
     total = BODIES * largest_body(Config(max_event=1000, max_body=1000))
     shares.hold(("a",), total // 2)
-    with pytest.raises(Problem, match="this address has"):
+    with pytest.raises(Problem, match="bytes of this address are being read"):
         shares.hold(("a",), 1)
     shares.hold(("b",), total // 4)
-    with pytest.raises(Problem, match="as many bytes are being read as may be"):
+    with pytest.raises(Problem, match="bytes may be read at one time"):
         shares.hold((), total)
     shares.hold(None, total)
     shares.release(None, total)

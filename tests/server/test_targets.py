@@ -86,7 +86,7 @@ async def test_a_host_that_cannot_be_one_is_refused(
     await client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    said = f"request line: the host in it, of {len(target)} characters with what follows, cannot be one"
+    said = f"request line: its host is not valid, in a target of {len(target)} characters"
     assert said.encode() in answer
     assert sum(server.broadcaster.metrics.refused_requests.values()) == 1
 

@@ -14,7 +14,7 @@ CHANNELS = "spend"
 """What the channels begin with that the spender may publish to and subscribe to: `spend.*`."""
 
 Kind = Callable[[random.Random, str], list[bytes]]
-"""Gives what one connection sends, in pieces, for a random source and the spender's token."""
+"""Returns what one connection sends, in pieces, by a random source and the token of a caller."""
 
 
 def invent(random: random.Random, *, token: str) -> Trick:
@@ -73,7 +73,7 @@ def _patterns(random: random.Random, token: str) -> list[bytes]:
 
 
 def _earliest(random: random.Random, token: str) -> list[bytes]:
-    """Have all of the history looked through."""
+    """Ask for the whole history."""
     patterns = ",".join(f"{CHANNELS}.{random.randrange(100)}*{number}" for number in range(10))
     return [_head("GET", f"/events/{patterns}?since=earliest", token)]
 
@@ -97,7 +97,7 @@ def _many_channels(random: random.Random, token: str) -> list[bytes]:
 
 
 def _idempotency_key(random: random.Random, token: str) -> list[bytes]:
-    """Have a key remembered."""
+    """Publish with a new idempotency key."""
     return [_post(f"/send/{_name(random)}", token, b"x", f"Idempotency-Key: {random.randrange(10**18)}")]
 
 
@@ -111,7 +111,7 @@ def _near_misses(random: random.Random, token: str) -> list[bytes]:
 
 
 def _retry(random: random.Random, token: str) -> list[bytes]:
-    """Have subscribers come back after a month, or at once."""
+    """Publish a `retry` of a month, or of 0."""
     return [_post(f"/send/{CHANNELS}.a?retry={random.choice((0, 86_400_000, 2_073_600_000))}", token, b"x")]
 
 
@@ -146,5 +146,5 @@ KINDS: tuple[Kind, ...] = (
 
 
 def inventing(token: str) -> Callable[[random.Random], Trick]:
-    """Give what makes up connections of a spender with this token."""
+    """Return what invents the connections of a caller with this token."""
     return functools.partial(invent, token=token)

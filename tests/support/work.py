@@ -11,7 +11,7 @@ from sse_broadcast.work_queue import WorkQueue
 
 @contextlib.contextmanager
 def held_up(work: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have work wait for its next piece, turn by turn of the loop."""
+    """Keep every piece of work from running inside the `with`."""
     turn, held = work._take_turn, True
 
     def wait() -> None:
