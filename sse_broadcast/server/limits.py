@@ -133,7 +133,7 @@ class Limits:
 
         For work that is done before it is known how many events there are.
         """
-        token = None if access.anonymous else _name(access)
+        token, address = _limited(access, address)
         waits = (
             ("token", self._tokens.lacks(token, 1) if token else 0.0),
             ("address", self._addresses.lacks(address, 1) if address else 0.0),
@@ -167,9 +167,7 @@ class Limits:
         return 1
 
     def _take(self, count: int, address: str | None, access: Access) -> Late | None:
-        token = None if access.anonymous else _name(access)
-        if token and access.allows(Action.ADMIN):
-            address = None  # strangers may have the same one, and have used it up
+        token, address = _limited(access, address)
         # Only the last that is asked may refuse what another has given: nothing is given back.
         if token and address and (wait := self._tokens.lacks(token, count)):
             return Late("token", wait)
@@ -178,6 +176,14 @@ class Limits:
         if token and (wait := self._tokens.take(token, count)):
             return Late("token", wait)
         return None
+
+
+def _limited(access: Access, address: str | None) -> tuple[str | None, str | None]:
+    """Return the token and the address that a request counts for, each None if it counts for none."""
+    if access.anonymous:
+        return None, address
+    # Strangers may have the address of a caller with `admin`, and have used it up.
+    return _name(access), None if access.allows(Action.ADMIN) else address
 
 
 def share_name(access: Access, *, address: str | None) -> str:
