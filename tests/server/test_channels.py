@@ -212,7 +212,7 @@ async def test_many_channels_are_listed_in_pieces(
 ) -> None:
     """The page is the same, what is new in between may be in it, and who leaves ends the work."""
     monkeypatch.setattr(broadcaster, "PIECE", 8)
-    monkeypatch.setattr(broadcaster, "DESCRIBED", 2)
+    monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
     monkeypatch.setattr(history, "CHANNELS", 4)
     server = await serve()
     await fill(server, *(f"c{number:03}" for number in range(200)))

@@ -517,7 +517,7 @@ async def test_where_to_begin_is_looked_for_in_pieces(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, since: str, seen: list[str]
 ) -> None:
     """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
-    for name, value in {"STEP": 1, "AT_FIRST": 0, "RECENT": 1}.items():
+    for name, value in {"SEARCH_STEP": 1, "AT_FIRST": 0, "RECENT_EVICTIONS": 1}.items():
         monkeypatch.setattr(history, name, value)
     server = await serve(history_size=3)
     for number in range(50):
