@@ -109,13 +109,14 @@ class Log:
         "_items",
         "bytes",
         "channel",
+        "class_below",
+        "class_from",
         "count",
         "expected",
         "limits",
         "lost",
         "lost_at",
         "lost_when",
-        "ranked",
         "share",
         "slot",
     )
@@ -132,7 +133,7 @@ class Log:
         self.slot = slot  # its place in the list that searches go through
         self.count = 0
         self.bytes = 0
-        self.ranked = 0  # the bytes under which it stands among the noisiest of its share, or 0
+        self.class_from = self.class_below = 0  # among the noisiest of its share
         self.expected = 0  # under this number it stands among those that will expire, or 0
         self._items: list[Publication] = []
         self._first = 0
@@ -211,11 +212,11 @@ class Log:
 class PublisherChannels:
     """The channels that one publisher opened, from the one that was published to longest ago."""
 
-    __slots__ = ("_most", "empty", "logs", "ranked", "share")
+    __slots__ = ("_most", "class_below", "class_from", "empty", "logs", "share")
 
     def __init__(self, share: "PublisherShare") -> None:
         self.share = share
-        self.ranked = 0
+        self.class_from = self.class_below = 0
         self._most = 0  # how many there were since the dict was made
         self.logs: OrderedDict[str, Log] = OrderedDict()
         # Those that hold nothing, from the one that was emptied first. Most publishers never have any.
@@ -261,12 +262,12 @@ class PublisherShare:
     A publication in several channels counts in each by its part.
     """
 
-    __slots__ = ("bytes", "channels", "name", "noisiest", "ranked")
+    __slots__ = ("bytes", "channels", "class_below", "class_from", "name", "noisiest")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.bytes = 0
-        self.ranked = 0
+        self.class_from = self.class_below = 0
         self.channels = PublisherChannels(self)
         self.noisiest = Largest[Log]()
 
@@ -860,16 +861,16 @@ class History:
         self._slots[slot : slot + 1] = [log]
         share.channels.opened(log)
         self._empty += 1
-        self._most_channels.grown(share.channels, among=len(self._shares))
+        self._most_channels.update(share.channels)
         self._take_overhead(share, CHANNEL_COST + len(channel))
         return log
 
     def _make_room(self, publisher: str) -> None:
-        """Forget a channel of whoever has most, of the publisher itself if it has as many."""
-        most, own = self._most_channels.find(among=len(self._shares)), self._shares.get(publisher)
+        """Forget a channel of whoever has most, of the publisher itself if it has about as many."""
+        most, own = self._most_channels.find(), self._shares.get(publisher)
         if most is None:
             return
-        if own is not None and own.channels.held == most.held:
+        if own is not None and own.channels.class_from == most.class_from:
             most = own.channels
         self._tell_share(Share.HISTORY_CHANNELS, most.share)
         self._forget(most.oldest())
@@ -882,7 +883,7 @@ class History:
     def _take_overhead(self, share: PublisherShare, bytes: int) -> None:
         self._overhead += bytes
         share.bytes += bytes
-        self._most_bytes.grown(share, among=len(self._shares))
+        self._most_bytes.update(share)
 
     def _forget(self, log: Log) -> None:
         channel, share = log.channel, log.share
@@ -896,13 +897,11 @@ class History:
         self._free.append(log.slot)
         self._recent.pop(log, None)
         share.channels.forgotten(log)
-        share.noisiest.leave(log)
         self._take_overhead(share, -CHANNEL_COST - len(channel))
+        self._most_channels.update(share.channels)
         if not share.channels.logs:
             self._take_overhead(share, -PUBLISHER_COST - len(share.name))
             del self._shares[share.name]
-            self._most_bytes.leave(share)
-            self._most_channels.leave(share.channels)
             share.end()
 
     def _tell_share(self, what: Share, share: PublisherShare) -> None:
@@ -920,10 +919,10 @@ class History:
             self._expect(log)
         self._trim(log)
         # Asked here, since it is no as a rule, and a call costs more than the answer.
-        if log.bytes > log.ranked:
-            share.noisiest.grown(log, among=len(share.channels.logs))
-        if share.bytes > share.ranked:
-            self._most_bytes.grown(share, among=len(self._shares))
+        if log.bytes >= log.class_below:
+            share.noisiest.update(log)
+        if share.bytes >= share.class_below:
+            self._most_bytes.update(share)
 
     def _trim(self, log: Log, *, most: int = sys.maxsize) -> None:
         limits = log.limits
@@ -948,10 +947,7 @@ class History:
             self._unordered_at = self._recent.popitem(last=False)[0].lost_at
         if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
             self._newest_lost = log.lost
-        if not log.count:
-            log.share.channels.emptied(log)
-            self._empty += 1
-        log.share.bytes -= _part(gone) if self._copies else weight
+        self._shrink(log, _part(gone) if self._copies else weight)
         if self._names:
             self._retire_names(log, gone)
         if self._copies:
@@ -960,6 +956,18 @@ class History:
         if gone:
             self._bytes -= weight
             self._order.remove(gone)
+
+    def _shrink(self, log: Log, part: int) -> None:
+        """Count out what a log has evicted, of which its publisher held `part` bytes."""
+        share = log.share
+        if not log.count:
+            share.channels.emptied(log)
+            self._empty += 1
+        share.bytes -= part
+        if log.bytes < log.class_from:
+            share.noisiest.update(log)
+        if share.bytes < share.class_from:
+            self._most_bytes.update(share)
 
     def _held_elsewhere(self, publication: Publication) -> bool:
         """Take note that one channel less holds it, and say whether another one does."""
@@ -999,7 +1007,7 @@ class History:
             if not told:
                 self._tell_share(Share.HISTORY_TOTAL, share)
                 told = True
-            log = share.noisiest.find(among=len(share.channels.logs))
+            log = share.noisiest.find()
             # Channels are forgotten only where they take more than all events: with each of them the
             # watermark rises of all channels that are not remembered.
             if log is None or self._overhead > self._bytes:
@@ -1009,12 +1017,9 @@ class History:
 
     def _largest(self) -> PublisherShare | None:
         """Return who has to give: of what there is more, channels or bytes of events, whoever has most."""
-        if (
-            self._overhead > self._bytes
-            and (most := self._most_channels.find(among=len(self._shares))) is not None
-        ):
+        if self._overhead > self._bytes and (most := self._most_channels.find()) is not None:
             return most.share
-        return self._most_bytes.find(among=len(self._shares))
+        return self._most_bytes.find()
 
     def _expect(self, log: Log) -> None:
         self._serial += 1

@@ -35,11 +35,11 @@ class RememberedAnswer(msgspec.Struct, frozen=True, gc=False):
 class Keys:
     """The keys of one publisher, from the one that was used first, which expires first."""
 
-    __slots__ = ("answers", "expected", "name", "ranked")
+    __slots__ = ("answers", "class_below", "class_from", "expected", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.ranked = 0
+        self.class_from = self.class_below = 0
         self.expected = 0  # under this number it stands among those that will expire
         self.answers: OrderedDict[bytes, RememberedAnswer] = OrderedDict()
 
@@ -92,7 +92,7 @@ class IdempotencyKeys:
         answer = RememberedAnswer(token.digest[:DIGEST], position, count, clients, expires)
         keys.answers[_digest_of(token.scope)] = answer
         self._count += 1
-        self._most.grown(keys, among=len(self._publishers))
+        self._most.update(keys)
 
     def expire(self, now: float) -> None:
         """Forget keys whose time is over, `EXPIRED` of them at most: the others at later calls."""
@@ -108,11 +108,11 @@ class IdempotencyKeys:
                 self._expect(keys, next(iter(keys.answers.values())).expires)
 
     def _make_room(self, publisher: str) -> None:
-        keys = self._most.find(among=len(self._publishers))
+        keys = self._most.find()
         if keys is None:
             return
         own = self._publishers.get(publisher)
-        if own is not None and own.held == keys.held:
+        if own is not None and own.class_from == keys.class_from:
             keys = own
         if self._report is not None and len(self._publishers) > 1:
             self._report(Share.IDEMPOTENCY_KEYS, keys.name)
@@ -121,8 +121,9 @@ class IdempotencyKeys:
     def _forget_oldest(self, keys: Keys) -> None:
         keys.answers.popitem(last=False)
         self._count -= 1
+        self._most.update(keys)
         if not keys.answers:
-            keys.ranked = keys.expected = 0
+            keys.expected = 0
             del self._publishers[keys.name]
 
     def _expect(self, keys: Keys, expires: float) -> None:
