@@ -8,7 +8,9 @@ A caller with `admin` is let in beyond the limit, for one request.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import re
 import resource
 import socket
@@ -289,6 +291,7 @@ class Refusal(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._check: asyncio.Task[None] | None = None
         self._counted = False
+        self._left = False
         self.reason = reason
         self.place = place
         self.key = key
@@ -374,14 +377,31 @@ class Refusal(asyncio.Protocol):
         return self._data is None and self._check is None
 
     def cut(self) -> None:
-        """Make room for another at once. What the kernel has of an answer is still sent."""
+        """Make room for another at once, unless a whole head has come of a caller that is let in.
+
+        What the kernel has of an answer is still sent.
+        """
+        self._read_what_came()
+        if self._left:
+            return
         end = self.abandon if self._transport is None else self._transport.abort
         if end is not None:
             end()
         self.leave()
 
+    def _read_what_came(self) -> None:
+        """Read what the kernel has: a burst is accepted in one turn of the loop, and read in the next."""
+        transport = self._transport
+        if transport is None or self._data is None or self._door.is_closed or transport.is_closing():
+            return
+        if transport.get_extra_info("sslcontext") is not None:
+            return  # what the kernel has is encrypted
+        with contextlib.suppress(OSError):
+            self.data_received(os.read(transport.get_extra_info("socket").fileno(), MAX_HEAD))
+
     def leave(self) -> None:
         """Make room for another. Any call but the first does nothing."""
+        self._left = True
         self._door.reserve.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()

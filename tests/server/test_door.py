@@ -13,7 +13,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config import Endpoint, ListenerRule
 from sse_broadcast.metrics import Share
 from sse_broadcast.reminder import Reminder
-from sse_broadcast.server import address, door
+from sse_broadcast.server import address, door, reserve
 from sse_broadcast.server.attendance import Refused
 from sse_broadcast.server.cors import Cors
 from sse_broadcast.server.door import ACCEPTS, OWN_DESCRIPTORS, private_share, refusal, room
@@ -489,6 +489,31 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
     assert len(server._door.reserve) <= MAX_PENDING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
     assert (await operator.answer())[0] == 200
+
+
+async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst of strangers is accepted in one turn of the loop, in which nothing of the operator is read."""
+    monkeypatch.setattr(reserve, "MAX_PENDING", 4)
+    server = await serve(**ADMIN, max_connections=1)
+    with ExitStack() as stack:
+
+        def arrive() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+
+        first = arrive()
+        await until(lambda: server.connections == 1)
+        # Nothing is awaited in between, so all of them wait to be accepted.
+        for _ in range(3):
+            operator = arrive()
+            head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx"
+            operator.sendall(head.encode())
+            for _ in range(2 * MAX_PENDING):
+                arrive()
+            answer = await asyncio.to_thread(operator.recv, 4096)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        first.close()
 
 
 @pytest.mark.usefixtures("no_loopback")
