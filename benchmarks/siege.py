@@ -53,6 +53,7 @@ from benchmarks.harness import (
     command_line,
     exactly,
     exit_status,
+    family,
     free_port,
     missing,
     ours,
@@ -140,6 +141,7 @@ def main() -> int:
         private = free_port()
         plan = guarded(Path(temp), options.python, private)
         with running(plan) as server:
+            separate(server)
             operator = Operator(server.port, private)
             try:
                 checks = list(run(folder, server, private, options))
@@ -177,6 +179,16 @@ def faults(log: Path) -> list[str]:
     """Give the lines of a log that do not tell what anyone may cause; those of a traceback are such."""
     with log.open(errors="replace") as lines:
         return [line for line in lines if " INFO " not in line and " WARNING " not in line]
+
+
+def separate(server: Server) -> None:
+    """Give the server a core of its own, if there is another: attackers have machines of their own."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        for process in family(server.pid):
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores[:1])
+        os.sched_setaffinity(0, cores[1:])
 
 
 class Operator:
