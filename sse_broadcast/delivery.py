@@ -37,9 +37,10 @@ SLICE = 0.002
 STRIDE = 64
 """Lanes of an audience between two looks at the clock: some 0.3 ms of writing."""
 
-TURN = 0.0005
+TURN = 0.00025
 """Seconds for lanes that do not march with their audience, between two strides of those that do; as many
-again for those that catch up."""
+again for those that catch up. So a pass over an audience takes about twice as long at most while strangers
+replay the history: with twice these seconds the 99th percentile of the others' latency rose by a quarter."""
 
 PAGES = 8
 """Pages of history kept joined."""
