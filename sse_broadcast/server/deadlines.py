@@ -31,7 +31,8 @@ class Deadlines(Generic[T]):
         """Begin to wait for a thing that is not here."""
         end = asyncio.get_running_loop().time() + self._patience
         self._ends[thing] = end
-        self._start_timer(end)
+        if self._timer is None:
+            self._start_timer(end)
 
     def discard(self, thing: T) -> None:
         """Wait no longer, whether it was here or not."""
@@ -45,21 +46,19 @@ class Deadlines(Generic[T]):
             self._timer = None
 
     def _start_timer(self, when: float) -> None:
-        # What is late may have been added again, and have started it.
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(when, self._look)
+        self._timer = asyncio.get_running_loop().call_at(when, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        # There is a timer until the end of this: `late` may add a thing whose time is after that of others.
         now = asyncio.get_running_loop().time()
         for _ in range(AT_ONCE):
             if not self._ends:
-                return
+                break
             thing, end = next(iter(self._ends.items()))
             if end > now:
-                self._start_timer(end)
-                return
+                break
             del self._ends[thing]
             self._late(thing)
+        self._timer = None
         if self._ends:
-            self._start_timer(now)
+            self._start_timer(next(iter(self._ends.values())))

@@ -3,6 +3,8 @@
 import asyncio
 from itertools import pairwise
 
+import pytest
+
 from sse_broadcast.server.deadlines import AT_ONCE, Deadlines
 from tests.support.sockets import until
 
@@ -49,6 +51,30 @@ async def test_what_is_late_may_be_given_more_time() -> None:
     deadlines.add("a")
     await until(lambda: len(late) == 3)
     assert len(deadlines) == 0
+
+
+@pytest.mark.asyncio_loop  # whose timers say when they are due
+async def test_more_time_for_one_is_not_more_for_another() -> None:
+    """The timer is for the thing whose time is next, though one before it was added again."""
+    loop = asyncio.get_running_loop()
+    late: list[str] = []
+
+    def again(name: str) -> None:
+        late.append(name)
+        deadlines.add(name)
+
+    deadlines = Deadlines[str](0.2, again)
+    deadlines.add("first")
+    while loop.time() + 0.2 == deadlines._ends["first"]:
+        await asyncio.sleep(0)
+    deadlines.add("second")
+    end = deadlines._ends["second"]
+    await until(lambda: bool(late))
+    await asyncio.sleep(0)
+    assert late[:2] == ["first", "second"] or (
+        deadlines._timer is not None and deadlines._timer.when() == end
+    )
+    deadlines.close()
 
 
 async def test_ten_thousand_have_one_timer() -> None:
