@@ -83,11 +83,7 @@ class Authority:
         access = (self._verified.find(token) if signed else None) or self._static.find(token)
         if access is None and not signed:
             raise CredentialError("token: is not known")
-        return None if access is None else self._good(access)
-
-    def require_good(self, access: Access) -> None:
-        """Raise `CredentialError` if a token that was good has expired since, or was revoked."""
-        self._good(access)
+        return None if access is None else self.require_good(access)
 
     async def admit(self, token: str) -> Access:
         """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
@@ -97,7 +93,7 @@ class Authority:
         access = await self._verify(token)
         # Between this and the keys that it was verified with there is nothing to wait for.
         self._verified.add(token, access)
-        return self._good(access)
+        return self.require_good(access)
 
     def mint(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
         """Make a token that may do a part of what `by` may, for `lifetime` seconds at most.
@@ -119,7 +115,8 @@ class Authority:
         """
         self._revoked.revoke(kind, name, until=math.inf if expires is None else expires)
 
-    def _good(self, access: Access) -> Access:
+    def require_good(self, access: Access) -> Access:
+        """Return the caller. Raises `CredentialError` if its token has expired, or was revoked."""
         if access.expires is not None and access.expires <= self._clock():
             raise CredentialError(f"token: expired at {utc(access.expires)}")
         if self._revoked.refuses(access):

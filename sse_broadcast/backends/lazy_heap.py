@@ -37,8 +37,9 @@ class LazyHeap(Generic[T]):
     @property
     def first(self) -> Entry[T] | None:
         """The first entry, which may not count."""
-        heap = self._foremost()
-        return heap[0] if heap else None
+        if not self._left:  # as a rule
+            return self._moved[0] if self._moved else None
+        return self._foremost()[0]
 
     def pop(self) -> Entry[T]:
         """Remove and return the first entry."""

@@ -4,7 +4,6 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import NoReturn
-from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion10, hdrs, web
 
@@ -30,7 +29,7 @@ from sse_broadcast.server.problem import Problem, answer, problem_of
 from sse_broadcast.server.publish import send
 from sse_broadcast.server.readiness import READINESS, Readiness
 from sse_broadcast.server.reload import RELOADER, Reloader, reload
-from sse_broadcast.server.request_head import require_unambiguous
+from sse_broadcast.server.request_head import require_valid_head
 from sse_broadcast.server.roster import ROSTER, Roster
 from sse_broadcast.server.sessions import Sessions
 from sse_broadcast.server.setup import set_up
@@ -195,7 +194,7 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
         try:
             place = _heard(request)
             require_fitting_target(request, max_channels=in_force.setup.config.max_channels)
-            _require_valid(request)
+            require_valid_head(request)
             if endpoint is not None:
                 access = in_force.setup.gate.recognize(request, endpoint, place)
                 if isinstance(access, str):
@@ -211,7 +210,7 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
         except Exception as error:
             _count_failure(app, error, endpoint)
             raise
-        return response if response.prepared else _finished(request, response)
+        return response if response.prepared else _finished(request, response, in_force.setup)
 
     return tell
 
@@ -257,11 +256,11 @@ def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | 
         app[BROADCASTER].metrics.refused_request(500, endpoint or OTHER)
 
 
-def _finished(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+def _finished(request: web.Request, response: web.StreamResponse, setup: Setup) -> web.StreamResponse:
     if request.app[READINESS].draining:
         response.force_close()  # so that the next request is made to another server
     sign(response)
-    setup_of(request).cors.tell(request, response.headers)
+    setup.cors.tell(request, response.headers)
     return response
 
 
@@ -272,7 +271,8 @@ def _heard(request: web.Request) -> Place:
         _require_version(request)
         return place_of(request)
     protocol.spoke()
-    _require_version(request)
+    if request.version not in SPOKEN:
+        _refuse_version(request)
     if protocol.had_much:
         _require_short_head(request)
     return protocol.place
@@ -291,15 +291,6 @@ def _require_short_head(request: web.Request) -> None:
         raise Problem(431, f"head: is {size} bytes, and may be {MAX_HEAD}")
 
 
-def _require_valid(request: web.Request) -> None:
-    require_unambiguous(request)
-    # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
-    # or part of a name that nobody sent.
-    target = request.raw_path
-    if ("%" in target or not target.isascii()) and not _is_utf8(target):
-        _refuse_bytes(target)
-
-
 def _refuse_version(request: web.Request) -> NoReturn:
     said = speak(request)
     assert said is not None
@@ -307,30 +298,13 @@ def _refuse_version(request: web.Request) -> NoReturn:
     raise Problem(400, detail, closes=True)
 
 
-def _refuse_bytes(target: str) -> NoReturn:
-    path, _, query = target.partition("?")
-    if not _is_utf8(path):
-        raise Problem(400, f"path: is not UTF-8: {path[:80]!a}")
-    # Its name alone: the value may be a token.
-    pair = next((pair for pair in query.split("&") if not _is_utf8(pair)), query)
-    raise Problem(400, f"query: is not UTF-8 in {pair.partition('=')[0][:80]!a}")
-
-
-def _is_utf8(quoted: str) -> bool:
-    try:
-        unquote_to_bytes(quoted).decode()
-    except (UnicodeDecodeError, UnicodeEncodeError):
-        return False
-    return True
-
-
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
         _require_version(request)
-        _require_valid(request)
+        require_valid_head(request)
         _require_continue(request)
     except Problem as problem:
-        return _finished(request, _refused(request, request.app, problem, None))
+        return _finished(request, _refused(request, request.app, problem, None), setup_of(request))
     if request.version == HttpVersion10:
         return None  # which knows no interim answers (RFC 9110, 10.1.1)
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

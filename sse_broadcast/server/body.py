@@ -15,6 +15,9 @@ LINE_OVERHEAD = 40
 LONGEST_TYPE = 256
 """Characters of a Content-Type. aiohttp remembers what it makes of one, and takes 8 s for one of 32 KB."""
 
+OCTETS = "application/octet-stream"
+"""The type of a body that declares none (RFC 9110, 8.3)."""
+
 TYPE_PARAMETERS = 8
 """Parameters of a Content-Type: to read them takes the square of the time for one."""
 
@@ -31,7 +34,9 @@ def type_of(request: web.Request) -> str:
 
     Ask it before `charset_of`.
     """
-    declared = request.headers.get(hdrs.CONTENT_TYPE, "")
+    declared = request.headers.get(hdrs.CONTENT_TYPE)
+    if declared is None:
+        return OCTETS
     if len(declared) > LONGEST_TYPE or declared.count(";") > TYPE_PARAMETERS:
         allowed = f"{LONGEST_TYPE} characters and {TYPE_PARAMETERS} parameters"
         raise Problem(415, f"Content-Type: has more than {allowed}", closes=True)
@@ -40,7 +45,9 @@ def type_of(request: web.Request) -> str:
 
 def require_plain_coding(request: web.Request) -> None:
     """Refuse a compressed body: what it would become cannot be bounded before it is made."""
-    codings = request.headers.getall("Content-Encoding", ())
+    if hdrs.CONTENT_ENCODING not in request.headers:
+        return
+    codings = request.headers.getall(hdrs.CONTENT_ENCODING)
     if any(coding.lower() != "identity" for coding in codings):
         raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
 

@@ -154,7 +154,7 @@ class Gate:
                 421,
                 f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
             )
-        origin = origin_of(request)
+        origin = request.headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
         if origin is not None and not self._is_known(origin, request):
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
 

@@ -180,7 +180,7 @@ class Limits:
 
 def _limited(access: Access, address: str | None) -> tuple[str | None, str | None]:
     """Return the token and the address that a request counts for, each None if it counts for none."""
-    if access.anonymous:
+    if access.subject is None:
         return None, address
     # Strangers may have the address of a caller with `admin`, and have used it up.
     return _name(access), None if access.allows(Action.ADMIN) else address

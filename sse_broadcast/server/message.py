@@ -103,7 +103,8 @@ class Desk:
 
     def draft(self, event: Event) -> Draft:
         """Give an event for the channels of the address."""
-        self._require_places()
+        if not self._permitted:
+            self._require_places()
         return self._broadcaster.draft_for(event, self._places)
 
     def message(self, message: Message) -> Draft:

@@ -34,6 +34,7 @@ from sse_broadcast.server.limits import share_name
 from sse_broadcast.server.log import tell_published
 from sse_broadcast.server.message import MEMBERS, Desk
 from sse_broadcast.server.problem import Problem
+from sse_broadcast.server.shares import UNCOUNTED
 from sse_broadcast.server.state import BROADCASTER, TURN, Setup, setup_of
 
 OF_TEXT = ("event", "id", "key", "retry")
@@ -70,6 +71,10 @@ class Prepared:
     token: Token | None
 
 
+Prepare = Callable[[bytes], Prepared]
+"""Makes what is to be published of a body. Raises `Problem` or a `BroadcastError`."""
+
+
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
     require_some(request, Action.PUBLISH)
@@ -86,36 +91,45 @@ async def send(request: web.Request) -> web.Response:
         _require_text_for_its_parameters(request, kind)
     if _is_stream(request):
         return await _intake(request, setup, desk, kind, to_utf8).run()
+    prepare = functools.partial(_prepare, request, desk, kind, to_utf8)
+    most, timeout = _most(config, kind), config.body_timeout
+    length = request.content_length
+    if length is not None and length <= UNCOUNTED:
+        # As a rule: it counts for nothing, so that nothing need be counted.
+        data = await body.read(request, most=most, timeout=timeout)
+        return await _publish_body(request, setup, kind, prepare, data)
     with HeldBody(request) as held:
-        most, timeout = _most(config, kind), config.body_timeout
         data = await body.read(request, most=most, timeout=timeout, on_size=held.resize)
-        prepare: Callable[[], Prepared] = functools.partial(_prepare, request, desk, kind, to_utf8, data)
-        if len(data) > LARGE:
-            prepare = await _prepared_in_thread(request, setup, prepare, size=len(data))
-        if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
-            return await _publish_batch(request, setup, prepare)
-        # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
-        # published or has not. The same holds for a batch, behind its turn.
-        prepared = prepare()
-        receipt = await _publish(request, setup, prepared)
-        tell_published(receipt, request[ACCESS], prepared.data)
-        return _answer(receipt, prepared.drafts[0].event)
+        return await _publish_body(request, setup, kind, prepare, data)
 
 
-async def _prepared_in_thread(
-    request: web.Request, setup: Setup, prepare: Callable[[], Prepared], *, size: int
-) -> Callable[[], Prepared]:
+async def _publish_body(
+    request: web.Request, setup: Setup, kind: str, prepare: Prepare, data: bytes
+) -> web.Response:
+    if len(data) > LARGE:
+        prepare = await _prepared_in_thread(request, setup, prepare, data)
+    if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
+        return await _publish_batch(request, setup, prepare, data)
+    # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
+    # published or has not. The same holds for a batch, behind its turn.
+    prepared = prepare(data)
+    receipt = await _publish(request, setup, prepared)
+    tell_published(receipt, request[ACCESS], prepared.data)
+    return _answer(receipt, prepared.drafts[0].event)
+
+
+async def _prepared_in_thread(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> Prepare:
     """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
     setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
-    prepared = await request.app[DECODER].run(prepare, size=size)
-    return lambda: prepared
+    prepared = await request.app[DECODER].run(functools.partial(prepare, data), size=len(data))
+    return lambda _: prepared
 
 
-async def _publish_batch(request: web.Request, setup: Setup, prepare: Callable[[], Prepared]) -> web.Response:
+async def _publish_batch(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> web.Response:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
     async with request.app[TURN]:
-        prepared = prepare()
+        prepared = prepare(data)
         receipt = await _publish(request, setup, prepared)
         await asyncio.sleep(0)
     tell_published(receipt, request[ACCESS], prepared.data)

@@ -6,6 +6,8 @@ A proxy, a browser and this server each read a head. What they could read differ
 import functools
 import ipaddress
 import re
+from typing import NoReturn
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -28,8 +30,8 @@ _ABSOLUTE = re.compile(r"https?://([^/?]*)(?:[/?].*)?", re.IGNORECASE | re.ASCII
 """A target with the name of the server in it (RFC 9112, 3.2.2), and that name."""
 
 
-def require_unambiguous(request: web.BaseRequest) -> None:
-    """Refuse a request that another could read differently. Raises `Problem`."""
+def require_valid_head(request: web.BaseRequest) -> None:
+    """Refuse a request that another could read differently, or that is not UTF-8. Raises `Problem`."""
     headers = request.headers
     host = headers.get(hdrs.HOST)  # never two: the parser refuses those
     if host is not None and not is_host(host):
@@ -43,6 +45,10 @@ def require_unambiguous(request: web.BaseRequest) -> None:
         raise Problem(400, "request line: has a fragment (#), which is for the client alone")
     if not target.startswith("/"):
         _require_own_target(target, host)
+    # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
+    # or part of a name that nobody sent.
+    if ("%" in target or not target.isascii()) and not _is_utf8(target):
+        _refuse_bytes(target)
 
 
 def is_host(text: str) -> bool:
@@ -99,6 +105,23 @@ def _require_own_target(target: str, host: str | None) -> None:
     if host is not None and host.lower() != found[1].lower():
         # RFC 9112, 3.2.2 would have us take the target's, and a filter in front may have looked at Host.
         raise Problem(400, f"Host: {_shown(host)} differs from the host in the request line")
+
+
+def _refuse_bytes(target: str) -> NoReturn:
+    path, _, query = target.partition("?")
+    if not _is_utf8(path):
+        raise Problem(400, f"path: is not UTF-8: {path[:80]!a}")
+    # Its name alone: the value may be a token.
+    pair = next((pair for pair in query.split("&") if not _is_utf8(pair)), query)
+    raise Problem(400, f"query: is not UTF-8 in {pair.partition('=')[0][:80]!a}")
+
+
+def _is_utf8(quoted: str) -> bool:
+    try:
+        unquote_to_bytes(quoted).decode()
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _shown(host: str) -> str:
