@@ -47,9 +47,9 @@ from benchmarks.harness import (
     some_of,
     stop_on_sigterm,
 )
-from sse_broadcast.config import CallerRule, Config
+from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.event import Event
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 
 T = TypeVar("T")
 

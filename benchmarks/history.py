@@ -3,7 +3,7 @@
     python -m benchmarks.history [--sizes 50,500,5000] [--total 134217728] [--channels 100000]
                                  [--python PATH] [--check]
 
-The history counts `2 * frame + OVERHEAD` bytes for an event (`sse_broadcast/backends/history.py`):
+The history counts `2 * frame + OVERHEAD` bytes for an event (`sse_broadcast/backends/memory/history.py`):
 its text twice, as data and as a frame, and whatever else comes with it. `history_total` bounds
 that count. For each size a server is filled in batches up to that bound and as far again
 beyond it, and its resident memory is looked at when it is
@@ -52,7 +52,7 @@ from benchmarks.harness import (
     running,
     stop_on_sigterm,
 )
-from sse_broadcast.backends.history import OVERHEAD
+from sse_broadcast.backends.memory.history import OVERHEAD
 
 KIB, MIB = 1024, 1024 * 1024
 

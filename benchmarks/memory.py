@@ -25,12 +25,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self, cast
 
 from benchmarks.harness import Check, at_most, command_line, exit_status, positive, print_checks, some_of
-from sse_broadcast.audience import Audience, Carrier
 from sse_broadcast.backends.base import Token
-from sse_broadcast.backends.history import History
-from sse_broadcast.backends.idempotency import IdempotencyKeys
-from sse_broadcast.config import Overflow
-from sse_broadcast.conflation import Conflated
+from sse_broadcast.backends.memory.history import History
+from sse_broadcast.backends.memory.idempotency import IdempotencyKeys
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Limits
+from sse_broadcast.config.schema import Overflow
 from sse_broadcast.encoding import (
     CHUNKED_JSON,
     CHUNKED_NDJSON,
@@ -41,12 +41,12 @@ from sse_broadcast.encoding import (
     Encoding,
 )
 from sse_broadcast.event import Event
-from sse_broadcast.hub import MAX_ROUTE_BYTES, Hub
-from sse_broadcast.interest import Interest
+from sse_broadcast.fanout.conflation import Conflated
+from sse_broadcast.fanout.group import Audience, Carrier
+from sse_broadcast.fanout.hub import MAX_ROUTE_BYTES, Hub
+from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber, Terms
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.policy import Limits
 from sse_broadcast.publication import Publication, place
-from sse_broadcast.subscriber import Heartbeat, Subscriber, Terms
 
 MIB = 1024 * 1024
 

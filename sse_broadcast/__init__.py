@@ -2,7 +2,7 @@
 
 from sse_broadcast.backends.base import Token
 from sse_broadcast.broadcaster import Broadcaster, ChannelState
-from sse_broadcast.config import CallerRule, ChannelRule, Config, Overflow
+from sse_broadcast.config.schema import CallerRule, ChannelRule, Config, Overflow
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -16,11 +16,11 @@ from sse_broadcast.errors import (
     ListenError,
 )
 from sse_broadcast.event import Event
+from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.publication import Draft, Receipt, Received
 from sse_broadcast.server.app import create_app
-from sse_broadcast.server.state import BROADCASTER
+from sse_broadcast.server.services import BROADCASTER
 from sse_broadcast.stream import Stream
-from sse_broadcast.subscriber import CloseReason
 
 __version__ = "0.1.0"
 

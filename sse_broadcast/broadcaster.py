@@ -10,13 +10,12 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sse_broadcast import wire
-from sse_broadcast.audience import Audience, Lane, Sink
 from sse_broadcast.backends.base import Extent, ResetReason, Start, Token
-from sse_broadcast.backends.counted import Counted
-from sse_broadcast.backends.memory import open_memory
-from sse_broadcast.catchup import CatchUp, reset, reset_event
-from sse_broadcast.census import Census
-from sse_broadcast.config import Config, Overflow, config_or_default
+from sse_broadcast.backends.instrumented import Counted
+from sse_broadcast.backends.memory.backend import open_memory
+from sse_broadcast.channels import DEFAULT_CHANNEL, Interest, checked_names, shared
+from sse_broadcast.config.policy import Policies
+from sse_broadcast.config.schema import Config, Overflow, config_or_default
 from sse_broadcast.cursor import (
     LONGEST_OWN,
     Cursor,
@@ -26,7 +25,6 @@ from sse_broadcast.cursor import (
     parse_since,
     require_publishable,
 )
-from sse_broadcast.delivery import Delivery, jittered
 from sse_broadcast.encoding import TEXT, Encoding, opening_event, own_block
 from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
 from sse_broadcast.event import (
@@ -36,17 +34,19 @@ from sse_broadcast.event import (
     SHORTEST_RETRY,
     Event,
 )
-from sse_broadcast.hub import Hub
-from sse_broadcast.interest import DEFAULT_CHANNEL, Interest, checked_names, shared
+from sse_broadcast.fanout.backlog import Census
+from sse_broadcast.fanout.dispatcher import Delivery, jittered
+from sse_broadcast.fanout.group import Audience, Lane, Sink
+from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.replay import CatchUp, reset, reset_event
+from sse_broadcast.fanout.subscriber import GRACEFUL, CloseReason, Heartbeat, Subscriber, Terms
 from sse_broadcast.metrics import Counts, Kind, Metrics, Share
-from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder
 from sse_broadcast.stream import Stream, Wakeup
-from sse_broadcast.subscriber import GRACEFUL, CloseReason, Heartbeat, Subscriber, Terms
 from sse_broadcast.work_queue import PIECE, Steps, WorkQueue, finish
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sse_broadcast.history")
 
 HEAD = 512
 """Bytes that the fields of a frame take beside its data and its type, generously."""

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from sse_broadcast.audience import Audience
+from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
 from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, Received
-from sse_broadcast.subscriber import CloseReason, Subscriber
 
 PAGE = 65_536
 """Bytes of history taken at one time."""

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import pytest
 import uvloop
 
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.runner import Server
 from tests.support.browser import Browser, Chromium, Firefox, chromium, firefox
 from tests.support.sockets import RawClient
 

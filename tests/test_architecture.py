@@ -1,173 +1,224 @@
 """The order of the modules: arrows go one way, and each has its tests."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sse_broadcast"
 
-# From the bottom: a module imports only what stands before it.
-NOUNS = [
+GROUND = (
     "errors",
     "event",
     "clock",
-    "work_queue",
-    "count",
-    "suggestions",
+    "quantity",
     "json_depth",
     "reminder",
+    "timeouts",
+    "work_queue",
     "wire",
     "encoding",
     "cursor",
-    "config",
-    "settings",
     "metrics",
-    "march",
-    "interest",
-    "policy",
-]
-NOUNS += ["publication", "catchup", "conflation", "subscriber", "audience", "census"]
-NOUNS += ["pattern_index", "hub", "delivery"]
-NOUNS += ["stream", "broadcaster", "backoff", "reconnection", "client"]
-ROOMS = ["backends", "auth", "logs", "server", "cli"]
-LEAVES = {
-    "clock": set[str](),
-    "work_queue": set[str](),
-    "count": set[str](),
-    "suggestions": set[str](),
-    "json_depth": set[str](),
-    "config": {"errors", "suggestions"},
-    "settings": {"errors", "suggestions", "config"},
-    "metrics": set[str](),
-    "march": set[str](),
-    "backoff": {"errors"},
-    "reconnection": {"errors", "event", "wire", "backoff"},
-    "client": {"errors", "event", "wire", "backoff", "reconnection"},
+)
+"""What everything may stand on."""
+
+ORDER = (
+    *GROUND,
+    "config.suggestions",
+    "config.schema",
+    "config.sources",
+    "channels",
+    "config.policy",
+    "publication",
+    "backends.base",
+    "backends.instrumented",
+    "backends.memory.lazy_heap",
+    "backends.memory.largest",
+    "backends.memory.retired_ids",
+    "backends.memory.history",
+    "backends.memory.idempotency",
+    "backends.memory.backend",
+    "fanout.writers",
+    "fanout.conflation",
+    "fanout.replay",
+    "fanout.subscriber",
+    "fanout.group",
+    "fanout.pattern_index",
+    "fanout.hub",
+    "fanout.backlog",
+    "fanout.dispatcher",
+    "stream",
+    "broadcaster",
+    "backoff",
+    "reconnection",
+    "client",
+    "auth",
+    "logs",
+    "server.process",
+    "server.http",
+    "server.transport",
+    "server.access",
+    "server.streams",
+    "server.services",
+    "server.endpoints",
+    "server.openapi",
+    "server.assembly",
+    "server.reload",
+    "server.app",
+    "server.runner",
+    "cli",
+)
+"""From the bottom: a module imports only what stands before it, or stands with it in its folder."""
+
+CORE = (
+    "wire",
+    "encoding",
+    "config",
+    "channels",
+    "publication",
+    "backends",
+    "fanout",
+    "stream",
+    "broadcaster",
+)
+"""What knows no network library and no command line."""
+
+# What a folder may import beside itself, where that is less than all that stands before it.
+ONLY = {
+    "fanout": (*GROUND, "config.schema", "channels", "publication", "backends.base"),
+    "backends": (*GROUND, "config.schema", "config.policy", "channels", "publication"),
+    "auth": ("errors", "json_depth", "clock", "config.schema", "channels"),
+    "logs": ("clock", "config.schema"),
+    "client": ("errors", "event", "wire", "backoff", "reconnection"),
+    "reconnection": ("event", "wire", "backoff"),
+    "backoff": ("errors",),
 }
+
 EXTRAS = {"jwt", "cryptography", "uvloop"}
 DRIVERS = {"aiohttp", "aiohttp_sse", "click", "uvloop"}
 
-# What the contract with a backend is written in; the nouns behind that may know the contract.
-CONTRACT = "backends.base"
-TERMS = NOUNS[: NOUNS.index("publication") + 1]
-# And from the bottom again.
-BACKENDS = ["base", "counted", "lazy_heap", "largest", "retired_ids", "history", "idempotency", "memory"]
-AUTH = ["access", "secret", "bearer", "claims", "keys", "jwks", "jwt", "mint", "revocation", "verified"]
-AUTH += ["authority"]
-LOGS = ["formats", "flood", "gathered", "writer", "log"]
-
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name not in {"__init__.py", "__main__.py"})
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name not in {"__init__.py", "__main__.py"}
+}
 
 
-def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-
-
-def imports(path: Path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """Return all modules that a file imports, anywhere in it; of our own the very module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            module = node.module or ""
-            found |= (
-                {f"{module}.{alias.name}" for alias in node.names} if module == "sse_broadcast" else {module}
-            )
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = whole.removeprefix("sse_broadcast.") in MODULES
+                found.add(whole if is_module else node.module or "")
     return found
 
 
-def ours(path: Path) -> set[str]:
-    prefix = "sse_broadcast."
-    return {name.removeprefix(prefix) for name in imports(path) if name.startswith(prefix)}
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+def ours(name: str) -> set[str]:
+    return {
+        each.removeprefix("sse_broadcast.") for each in IMPORTS[name] if each.startswith("sse_broadcast.")
+    }
+
+
+def within(name: str, place: str) -> bool:
+    """Whether a module is one, or in the folder of it."""
+    return name == place or name.startswith(f"{place}.")
+
+
+def rank(name: str) -> int:
+    return next(index for index, place in enumerate(ORDER) if within(name, place))
+
+
+def against(name: str) -> Iterator[str]:
+    """Yield the imports of a module that it may not have."""
+    for other in ours(name):
+        if rank(other) > rank(name):
+            yield f"{name} imports {other}, which stands above it"
+        for folder, allowed in ONLY.items():
+            if within(name, folder) and not any(within(other, place) for place in (*allowed, folder)):
+                yield f"{name} imports {other}: {folder} does not know it"
 
 
 def test_every_module_has_a_place() -> None:
-    """A new file at the top, or a new room, is a decision and not an accident."""
-    tops = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert tops == {*NOUNS, *ROOMS}
+    """A new file at the top, or a new folder, is a decision and not an accident."""
+    assert [name for name in MODULES if not any(within(name, place) for place in ORDER)] == []
+    assert [place for place in ORDER if not any(within(name, place) for name in MODULES)] == []
 
 
-def allowed_to(noun: str) -> set[str]:
-    if noun in LEAVES:
-        return LEAVES[noun]
-    before = {*NOUNS[: NOUNS.index(noun)]} - {"client"}
-    if noun in TERMS:
-        return before
-    opened = {"backends.memory", "backends.counted"} if noun == "broadcaster" else set[str]()
-    return {*before, CONTRACT, *opened}
+def test_arrows_go_one_way() -> None:
+    """A module imports only what stands below it."""
+    assert [line for name in MODULES for line in against(name)] == []
 
 
-@pytest.mark.parametrize("noun", NOUNS)
-def test_a_noun_imports_only_what_stands_before_it(noun: str) -> None:
-    """No noun knows a room but the contract with a backend, and the broadcaster what it opens and counts."""
-    assert ours(PACKAGE / f"{noun}.py") <= allowed_to(noun)
+def test_no_two_modules_need_each_other() -> None:
+    """Within a folder neither."""
+    left = {name: ours(name) & MODULES.keys() for name in MODULES}
+    while free := [name for name, needed in left.items() if not needed & left.keys()]:
+        for name in free:
+            del left[name]
+    assert left == {}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("backends/[a-z]*.py")), ids=name_of)
-def test_a_backend_knows_what_is_published_and_not_who_reads_it(path: Path) -> None:
-    """Nothing above a publication, no driver of the server's, and of its own room what stands before it."""
-    before = {f"backends.{module}" for module in BACKENDS[: BACKENDS.index(path.stem)]}
-    assert ours(path) <= {*TERMS, *before}
-    assert not {name.split(".")[0] for name in imports(path)} & DRIVERS
+def test_the_server_knows_the_broadcaster_and_no_backend() -> None:
+    """Of the backends it knows the contract alone, and of the fan-out what a stream is made of."""
+    for name in MODULES:
+        if within(name, "server"):
+            assert {other for other in ours(name) if within(other, "backends")} <= {"backends.base"}, name
+            assert "client" not in ours(name), name
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("auth/[a-z]*.py")), ids=name_of)
-def test_credentials_know_nothing_of_requests(path: Path) -> None:
-    """Of the nouns four, of its own room what stands before it, and HTTP only where keys are fetched."""
-    before = {f"auth.{module}" for module in AUTH[: AUTH.index(path.stem)]}
-    assert ours(path) <= {"config", "errors", "interest", "json_depth", *before}
-    drivers = {"aiohttp"} if path.stem == "jwks" else set[str]()
-    assert {name.split(".")[0] for name in imports(path)} & DRIVERS <= drivers
+def drivers(name: str) -> set[str]:
+    return {each.split(".")[0] for each in IMPORTS[name]} & DRIVERS
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("logs/[a-z]*.py")), ids=name_of)
-def test_logs_know_nothing_of_what_is_logged(path: Path) -> None:
-    """Of the nouns the configuration, of their own room what stands before it, and no driver."""
-    before = {f"logs.{module}" for module in LOGS[: LOGS.index(path.stem)]}
-    assert ours(path) <= {"config", *before}
-    assert not {name.split(".")[0] for name in imports(path)} & DRIVERS
+def test_the_core_knows_no_driver() -> None:
+    """aiohttp, click and the loops stay outside."""
+    for name in MODULES:
+        if any(within(name, place) for place in (*CORE, *GROUND, "logs")):
+            assert not drivers(name), name
+        if within(name, "auth"):
+            assert drivers(name) <= ({"aiohttp"} if name == "auth.jwks" else set()), name
+        if within(name, "server"):
+            assert "click" not in drivers(name), name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_an_extra_is_imported_where_it_is_needed(path: Path) -> None:
+def test_an_extra_is_imported_where_it_is_needed() -> None:
     """Inside a function: a server that does without it need not have it."""
-    tops = ast.parse(path.read_text()).body
-    names = {each.name for node in tops if isinstance(node, ast.Import) for each in node.names}
-    names |= {node.module or "" for node in tops if isinstance(node, ast.ImportFrom)}
-    assert not {name.split(".")[0] for name in names} & EXTRAS
+    for path in MODULES.values():
+        tops = ast.parse(path.read_text()).body
+        names = {each.name for node in tops if isinstance(node, ast.Import) for each in node.names}
+        names |= {node.module or "" for node in tops if isinstance(node, ast.ImportFrom)}
+        assert not {name.split(".")[0] for name in names} & EXTRAS, path
 
 
-@pytest.mark.parametrize("noun", [noun for noun in NOUNS if noun != "client"])
-def test_a_noun_knows_no_driver(noun: str) -> None:
-    """aiohttp, click and the loops stay in the rooms; the client is their client."""
-    assert not {name.split(".")[0] for name in imports(PACKAGE / f"{noun}.py")} & DRIVERS
+def test_only_the_sink_and_the_transport_folder_touch_a_transport() -> None:
+    """Whoever writes to a transport obeys the rules at the head of the sink's file."""
+    allowed = ("server.streams.sink", "server.transport")
+    others = [name for name in MODULES if not any(within(name, place) for place in allowed)]
+    assert [name for name in others if ".transport" in code_of(MODULES[name])] == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parent != PACKAGE], ids=name_of)
-def test_rooms_point_one_way(path: Path) -> None:
-    """The command line knows the server and the client, the server neither; of backends both the contract."""
-    room = path.relative_to(PACKAGE).parts[0]
-    others = {name.split(".")[0] for name in ours(path)} - {room}
-    assert "cli" not in others
-    if room != "backends":
-        assert {name for name in ours(path) if name.split(".")[0] == "backends"} <= {CONTRACT}
-    if room == "server":
-        assert "client" not in others
-        assert "click" not in imports(path)
+def code_of(path: Path) -> str:
+    """Return the code of a file without its imports, where `transport` is a folder."""
+    return "\n".join(
+        line for line in path.read_text().splitlines() if "sse_broadcast.server.transport" not in line
+    )
 
 
-def test_only_the_sink_touches_a_transport() -> None:
-    """Whoever writes to a transport obeys the rules at the head of that file."""
-    for path in MODULES:
-        if name_of(path) not in {"server.sink", "server.door", "server.connection"}:
-            assert ".transport" not in path.read_text(), path
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_every_module_has_its_tests(path: Path) -> None:
+def test_every_module_has_its_tests() -> None:
     """Tests mirror modules."""
-    *rooms, module = path.relative_to(PACKAGE).with_suffix("").parts
-    assert ROOT.joinpath("tests", *rooms, f"test_{module}.py").exists()
+    missing = []
+    for name in MODULES:
+        *folders, module = name.split(".")
+        if not ROOT.joinpath("tests", *folders, f"test_{module}.py").exists():
+            missing.append(name)
+    assert missing == []

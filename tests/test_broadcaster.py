@@ -22,16 +22,16 @@ from sse_broadcast import (
 from sse_broadcast import broadcaster as broadcaster_module
 from sse_broadcast.backends.base import ResetReason, Start, Token
 from sse_broadcast.broadcaster import PACE, RETURNS, WAVE, ChannelState, wave
-from sse_broadcast.config import ChannelRule, Overflow
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.schema import ChannelRule, Overflow
 from sse_broadcast.cursor import Cursor, Named, Place, Word, parse_id, parse_since
 from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
-from sse_broadcast.interest import Interest
-from sse_broadcast.subscriber import CloseReason, Heartbeat
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
+from tests.fanout.test_dispatcher import settled
 from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
-from tests.test_delivery import settled
 
 DEFAULT = Interest.of("default")
 

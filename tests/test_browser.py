@@ -1,7 +1,7 @@
 """What the EventSource of Chromium and of Firefox makes of the stream."""
 
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support.browser import Browser, Page
 from tests.support.sockets import RawClient, until

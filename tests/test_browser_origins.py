@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser, Page
 
-from sse_broadcast.server import sessions
-from sse_broadcast.server.run import Server
-from sse_broadcast.server.state import SESSIONS
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import SESSIONS
+from sse_broadcast.server.streams import expiry
 from tests.conftest import Program, Serve
 from tests.server.blocks import opening
 from tests.support.asking import ask, bearer
@@ -260,7 +260,7 @@ async def test_a_page_is_told_that_its_token_has_expired(
     serve: Serve, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`$close`, and no reconnection: the same address would be refused, so the page asks for a new one."""
-    monkeypatch.setattr(sessions, "LOOK", 0.005)
+    monkeypatch.setattr(expiry, "LOOK", 0.005)
     server = await serve(**SETTINGS, retry=10)
     now = time.time()
     token = own(exp=now + 3600, grants={"subscribe": ["*"]})

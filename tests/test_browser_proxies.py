@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.runner import Server
 from tests.conftest import Program, Serve
 from tests.support import fronts as front_support
 from tests.support import process

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.browser import Browser, Page

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from sse_broadcast import backoff, reconnection
 from sse_broadcast import client as module
 from sse_broadcast.client import Client, Piece, Sent, is_token, line
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Received
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import scripted
 from tests.support.acceptor import accepting

@@ -18,9 +18,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from sse_broadcast.config import Config
-from sse_broadcast.server import refusal
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.http import refused_stream
+from sse_broadcast.server.runner import Server
 from tests.conftest import Program, missing
 from tests.support.client_cases import (
     CLIENTS,
@@ -417,7 +417,7 @@ async def refused(drivers: Drivers, clients: Sequence[Client]) -> Outcomes:
     """Fill the server while the clients are away, let it refuse each of them, publish, and make room."""
     async with AsyncExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(refusal, "COME_BACK", RETRY)
+        patch.setattr(refused_stream, "COME_BACK", RETRY)
         limits = {"max_connections": len(clients), "max_connections_per_address": 0}
         server, site = await stack.enter_async_context(own_server(drivers, **limits))
         site = replace(site, send=publisher_without_connection(server))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.fanout.subscriber import CloseReason
 from tests.conftest import Connect, Serve
 from tests.support.browser import Browser, Firefox, Page
 from tests.support.sockets import PATIENCE, until

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from sse_broadcast.cli.common import Exit
-from sse_broadcast.config import Config
-from sse_broadcast.settings import ENV_PREFIX, load, unknown_variables
+from sse_broadcast.config.schema import Config
+from sse_broadcast.config.sources import ENV_PREFIX, load, unknown_variables
 from tests.support import process
 from tests.support.fronts import free_port
 from tests.support.process import SCRIPT, Process, Programs

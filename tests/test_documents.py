@@ -14,8 +14,8 @@ from click.testing import CliRunner
 import sse_broadcast
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
-from sse_broadcast.config import Config, Endpoint, Overflow
-from sse_broadcast.settings import RESTART, RULES, SETTINGS, load
+from sse_broadcast.config.schema import Config, Endpoint, Overflow
+from sse_broadcast.config.sources import RESTART, RULES, SETTINGS, load
 from tests.conftest import PROGRAMS
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from sse_broadcast.event import Event
-from sse_broadcast.server.refusal import RefusalReason, refused_stream
-from sse_broadcast.server.run import Server
-from sse_broadcast.subscriber import CloseReason
+from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.server.http.refused_stream import RefusalReason, refused_stream
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support.model_clients import (
     CLIENTS,

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.server.attendance import Attendance
-from sse_broadcast.server.metrics import PREFIX, Exposition
+from sse_broadcast.server.endpoints.metrics import PREFIX, Exposition
+from sse_broadcast.server.transport.counts import Attendance
 from tests.conftest import Program
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from sse_broadcast.client import Client
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
+from sse_broadcast.config.schema import Config
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import fronts as front_support
 from tests.support import process

@@ -16,23 +16,26 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast import broadcaster, catchup, delivery
-from sse_broadcast.audience import Audience, Lane, Sink
-from sse_broadcast.backends import memory
+from sse_broadcast import broadcaster
 from sse_broadcast.backends.base import Backend, Gap, Replay, ResetReason, Start
-from sse_broadcast.backends.history import History
-from sse_broadcast.backends.memory import Memory
+from sse_broadcast.backends.memory import backend as memory
+from sse_broadcast.backends.memory.backend import Memory
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.catchup import CatchUp
-from sse_broadcast.config import Config, EventLoop
-from sse_broadcast.delivery import Delivery
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.schema import Config, EventLoop
 from sse_broadcast.encoding import Encoding
-from sse_broadcast.hub import Hub
-from sse_broadcast.interest import Interest
+from sse_broadcast.fanout import dispatcher
+from sse_broadcast.fanout import replay as catchup
+from sse_broadcast.fanout.dispatcher import Delivery
+from sse_broadcast.fanout.group import Audience, Lane, Sink
+from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.replay import CatchUp
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
-from sse_broadcast.server.run import Server, new_loop
-from sse_broadcast.subscriber import CloseReason, Heartbeat, Subscriber
+from sse_broadcast.server.process.loop import new_loop
+from sse_broadcast.server.runner import Server
 from sse_broadcast.work_queue import Steps, finish
 from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
 from tests.support.sockets import RawClient
@@ -296,7 +299,7 @@ def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a replay take many pages, and many turns of the loop."""
-    monkeypatch.setattr(delivery, "WRITE_LIMIT", 1024)
+    monkeypatch.setattr(dispatcher, "WRITE_LIMIT", 1024)
     monkeypatch.setattr(memory, "STRIDE", 16)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sse_broadcast.config.sources import load
 from sse_broadcast.event import Event
-from sse_broadcast.settings import load
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Program, Serve
 from tests.support.browser import chromium, shown

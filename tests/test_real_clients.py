@@ -11,7 +11,7 @@ import httpx_sse
 import pytest
 
 from sse_broadcast.event import Event
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Program, Serve
 from tests.support.sockets import CURSOR_TYPES, until

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support.asking import bearer
 from tests.support.credentials import caller, static

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.config import Overflow
-from sse_broadcast.delivery import FAR_BEHIND
+from sse_broadcast.config.schema import Overflow
 from sse_broadcast.event import Event
+from sse_broadcast.fanout.dispatcher import FAR_BEHIND
+from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Draft
-from sse_broadcast.server.run import Server
-from sse_broadcast.subscriber import Subscriber
+from sse_broadcast.server.runner import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Serve
 from tests.support.readers import Chunks

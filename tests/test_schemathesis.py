@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.server.contract.terms import Terms
-from sse_broadcast.server.openapi import document
+from sse_broadcast.server.openapi.document import document
+from sse_broadcast.server.openapi.security import Terms
 from tests.conftest import Serve
 from tests.support.contract import operations
 from tests.support.process import Programs, programs

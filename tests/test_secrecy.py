@@ -218,8 +218,8 @@ async def answered(port: int, text: str) -> str:
 TALKATIVE = """\
 import sys
 from sse_broadcast.cli import main
-from sse_broadcast.logs import flood
-flood.MOST = sys.maxsize
+from sse_broadcast.logs import rate_limit
+rate_limit.MOST = sys.maxsize
 sys.exit(main())
 """
 """The command, which leaves no line of the log out, however many are alike."""

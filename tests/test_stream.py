@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
-from sse_broadcast.backends import memory
+from sse_broadcast.backends.memory import backend
 from sse_broadcast.stream import PAGE, Stream
 from tests.support.outlets import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
@@ -462,7 +462,7 @@ async def test_closing_the_broadcaster_ends_it_while_it_catches_up() -> None:
 
 async def test_a_long_history_with_nothing_for_it_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everyone else may go between two parts of it, also when it ends with an event for it."""
-    monkeypatch.setattr(memory, "STRIDE", 10)
+    monkeypatch.setattr(backend, "STRIDE", 10)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 500)
     await broadcaster.broadcast("rare", event="rare")
@@ -484,7 +484,7 @@ async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in any other wait for its next event, and at once."""
-    monkeypatch.setattr(memory, "STRIDE", 1)
+    monkeypatch.setattr(backend, "STRIDE", 1)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 1000)
     stream = broadcaster.subscribe(since="earliest", events=["rare"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
 from tests.conftest import Program
 from tests.support import process
 from tests.support.process import SCRIPT, Ended, Programs

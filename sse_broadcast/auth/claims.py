@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from sse_broadcast.auth.access import Access, Action
-from sse_broadcast.config import Pattern
+from sse_broadcast.auth.principal import Access, Action
+from sse_broadcast.config.schema import Pattern
 from sse_broadcast.errors import CredentialError
 
 T = TypeVar("T")

@@ -12,11 +12,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sse_broadcast.auth.keys import Key, keys_of_jwks
-from sse_broadcast.auth.secret import MAX_FILE, read_bytes
-from sse_broadcast.config import shown_url
+from sse_broadcast.auth.secret_sources import MAX_FILE, read_bytes
+from sse_broadcast.config.schema import shown_url
 from sse_broadcast.errors import ConfigError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sse_broadcast.keys")
 
 PAUSE = 10.0
 """Seconds between two readings that were not due: a token can name any key it likes."""

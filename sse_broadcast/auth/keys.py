@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sse_broadcast.auth.secret import read_text
+from sse_broadcast.auth.secret_sources import read_text
 from sse_broadcast.errors import ConfigError, ExtraError
 from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 

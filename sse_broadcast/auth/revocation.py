@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sse_broadcast.auth.access import Access, Kind
 from sse_broadcast.auth.claims import MAX_NAME
+from sse_broadcast.auth.principal import Access, Kind
 from sse_broadcast.errors import EventError, FullError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sse_broadcast.revocations")
 
 MOST = 100_000
 """Revocations held at one time."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from sse_broadcast.channels import Interest
 from sse_broadcast.cursor import Cursor
-from sse_broadcast.interest import Interest
 from sse_broadcast.publication import Draft, Publication, Receipt
 from sse_broadcast.work_queue import Steps
 

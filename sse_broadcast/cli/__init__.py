@@ -6,13 +6,13 @@ import click
 
 import sse_broadcast
 from sse_broadcast.cli.common import fail
-from sse_broadcast.cli.dismiss import dismiss
+from sse_broadcast.cli.disconnect import dismiss
 from sse_broadcast.cli.health import health
-from sse_broadcast.cli.output import take_output
 from sse_broadcast.cli.publish import publish
 from sse_broadcast.cli.reload import reload
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
+from sse_broadcast.cli.stdout import take_output
 from sse_broadcast.cli.subscribe import subscribe
 from sse_broadcast.cli.token import token
 from sse_broadcast.errors import OutputError

@@ -5,16 +5,17 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from sse_broadcast.auth.authority import Authority
-from sse_broadcast.cli.announcement import room_for
-from sse_broadcast.cli.identity import identity_of
-from sse_broadcast.config import Config, ListenerRule
-from sse_broadcast.count import Count
-from sse_broadcast.logs.formats import utc
-from sse_broadcast.server.door import private_share, raise_descriptor_limit, room
-from sse_broadcast.server.listener import socket_count
-from sse_broadcast.server.run import Server, connection_limit, needs_token, new_loop
-from sse_broadcast.settings import Loaded
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.cli.banner import room_for
+from sse_broadcast.cli.certificate_info import identity_of
+from sse_broadcast.config.schema import Config, ListenerRule
+from sse_broadcast.config.sources import Loaded
+from sse_broadcast.logs.formatters import utc
+from sse_broadcast.quantity import Count
+from sse_broadcast.server.process.loop import new_loop
+from sse_broadcast.server.runner import Server, connection_limit, needs_token
+from sse_broadcast.server.transport.admission import private_share, raise_descriptor_limit, room
+from sse_broadcast.server.transport.listener import socket_count
 
 CREDENTIALS = ("token", "token_file", "jwt_key_file", "jwt_jwks", "token_secret", "token_secret_file")
 

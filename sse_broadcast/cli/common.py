@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 import click
 
-from sse_broadcast.auth import secret
-from sse_broadcast.cli.output import close_quietly
+from sse_broadcast.auth import secret_sources
+from sse_broadcast.cli.stdout import close_quietly
 from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import DEFAULT_URL, UNIX, is_token
-from sse_broadcast.config import Endpoint, ListenerRule
+from sse_broadcast.config.schema import Endpoint, ListenerRule
+from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -23,7 +24,6 @@ from sse_broadcast.errors import (
     ListenError,
     OutputError,
 )
-from sse_broadcast.settings import ENV_PREFIX, load
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -151,7 +151,7 @@ def given_token(file: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def _token_in(file: str, source: str) -> str:
-    return _checked(secret.read_text(file, setting=source), f"{source}: {file!r}")
+    return _checked(secret_sources.read_text(file, setting=source), f"{source}: {file!r}")
 
 
 def _checked(token: str, where: str) -> str:

@@ -9,13 +9,13 @@ from typing import Any, TypedDict
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.source import Source, open_source, source_of
+from sse_broadcast.cli.input import Source, open_source, source_of
 from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import Client, OnRetry, line
-from sse_broadcast.config import Endpoint
-from sse_broadcast.count import Count
+from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
+from sse_broadcast.quantity import Count
 
 STDIN = "-"
 

@@ -5,7 +5,7 @@ import click
 from sse_broadcast.cli.common import run, token_option, url_option
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
-from sse_broadcast.config import Endpoint
+from sse_broadcast.config.schema import Endpoint
 
 
 @click.command(

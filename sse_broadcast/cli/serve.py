@@ -11,14 +11,11 @@ from typing import NoReturn
 import click
 import msgspec
 
-from sse_broadcast.cli.announcement import announce
+from sse_broadcast.cli.banner import announce
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config import Config, shown
-from sse_broadcast.errors import BroadcastError, ConfigError
-from sse_broadcast.logs.log import Log
-from sse_broadcast.server.run import run
-from sse_broadcast.settings import (
+from sse_broadcast.config.schema import Config, shown
+from sse_broadcast.config.sources import (
     ENV_PREFIX,
     PLACE,
     RULES,
@@ -28,8 +25,11 @@ from sse_broadcast.settings import (
     load,
     unknown_variables,
 )
+from sse_broadcast.errors import BroadcastError, ConfigError
+from sse_broadcast.logs.pipeline import Log
+from sse_broadcast.server.runner import run
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sse_broadcast.process")
 
 SECRETS = [setting for setting in SETTINGS.values() if setting.secret]
 

@@ -6,10 +6,10 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.live_status import Printed, Recorded, Screen, Show, can_draw, watch
 from sse_broadcast.cli.visible import say
-from sse_broadcast.cli.watch import Printed, Recorded, Screen, Show, can_draw, watch
 from sse_broadcast.client import Client
-from sse_broadcast.config import Endpoint
+from sse_broadcast.config.schema import Endpoint
 
 INTERVAL = 2.0
 """Seconds between two looks, if it is not said."""

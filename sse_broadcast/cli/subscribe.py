@@ -13,13 +13,13 @@ import click
 import msgspec
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.state import State
+from sse_broadcast.cli.cursor_file import State
 from sse_broadcast.cli.visible import VisibleBytes, tell
 from sse_broadcast.client import Client, Piece
-from sse_broadcast.config import Endpoint
+from sse_broadcast.config.schema import Endpoint
+from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
-from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 
 BOOKKEEPING = frozenset({"$open", "$heartbeat"})
 """Events that only say where the stream is, and that it lives."""

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
-from sse_broadcast.auth.authority import Authority
-from sse_broadcast.auth.bearer import MAX_TOKEN
+from sse_broadcast.auth.authenticator import Authority
 from sse_broadcast.auth.claims import utc
-from sse_broadcast.auth.mint import Minted
+from sse_broadcast.auth.issuer import Minted
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.static_tokens import MAX_TOKEN
+from sse_broadcast.channels import ANY, Interest
 from sse_broadcast.cli.common import Command, fail, run
 from sse_broadcast.cli.visible import say
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
+from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.cursor import Age, parse_since
 from sse_broadcast.errors import BroadcastError, ConfigError, CredentialError, EventError, ForbiddenError
-from sse_broadcast.interest import ANY, Interest
-from sse_broadcast.settings import ENV_PREFIX, load
 
 SECRET = ENV_PREFIX + "TOKEN_SECRET"
 

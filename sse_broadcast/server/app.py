@@ -7,34 +7,33 @@ from typing import NoReturn
 
 from aiohttp import HttpVersion10, hdrs, web
 
-from sse_broadcast.auth.access import Access
+from sse_broadcast.auth.principal import Access
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, Endpoint, config_or_default
+from sse_broadcast.config.schema import Config, Endpoint, config_or_default
 from sse_broadcast.errors import BroadcastError
-from sse_broadcast.server import signpost
-from sse_broadcast.server.answers import sign
-from sse_broadcast.server.channels import channel, channels
-from sse_broadcast.server.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
-from sse_broadcast.server.decoder import DECODER, BodyDecoder, close_decoder
-from sse_broadcast.server.events import Events
-from sse_broadcast.server.gate import ACCESS, require_served
-from sse_broadcast.server.grant import confirm
-from sse_broadcast.server.health import healthz, readyz
-from sse_broadcast.server.intake import end_intakes
-from sse_broadcast.server.lag import watch_loop
-from sse_broadcast.server.log import log_foreign_page, log_refusal
-from sse_broadcast.server.metrics import EXPOSITION, Exposition, metrics
-from sse_broadcast.server.openapi import openapi
-from sse_broadcast.server.problem import Problem, answer, problem_of
-from sse_broadcast.server.publish import send
-from sse_broadcast.server.readiness import READINESS, Readiness
+from sse_broadcast.server.access.authorization import ACCESS, require_served
+from sse_broadcast.server.access.shares import Shares
+from sse_broadcast.server.assembly import set_up
+from sse_broadcast.server.endpoints.channels import channel, channels
+from sse_broadcast.server.endpoints.events import Events
+from sse_broadcast.server.endpoints.metrics import EXPOSITION, Exposition, metrics
+from sse_broadcast.server.endpoints.publish import send
+from sse_broadcast.server.endpoints.publish_stream import end_intakes
+from sse_broadcast.server.endpoints.status import status
+from sse_broadcast.server.endpoints.subscribers import dismiss, subscriber, subscribers
+from sse_broadcast.server.endpoints.tokens import revoke, tokens
+from sse_broadcast.server.http import path_hints
+from sse_broadcast.server.http.health import READINESS, Readiness, healthz, readyz
+from sse_broadcast.server.http.log import log_foreign_page, log_refusal
+from sse_broadcast.server.http.problem import Problem, answer, problem_of
+from sse_broadcast.server.http.request_head import require_valid_head
+from sse_broadcast.server.http.responses import sign
+from sse_broadcast.server.http.targets import forget_targets, require_fitting_target
+from sse_broadcast.server.openapi.document import openapi
+from sse_broadcast.server.process.body_decoder import DECODER, BodyDecoder, close_decoder
+from sse_broadcast.server.process.loop import Lag
 from sse_broadcast.server.reload import RELOADER, Reloader, reload
-from sse_broadcast.server.request_head import require_valid_head
-from sse_broadcast.server.roster import ROSTER, Roster
-from sse_broadcast.server.sessions import Sessions
-from sse_broadcast.server.setup import set_up
-from sse_broadcast.server.shares import Shares
-from sse_broadcast.server.state import (
+from sse_broadcast.server.services import (
     BROADCASTER,
     DRAINING,
     IN_FORCE,
@@ -45,12 +44,12 @@ from sse_broadcast.server.state import (
     TURN,
     InForce,
     Setup,
+    confirm,
     setup_of,
 )
-from sse_broadcast.server.status import status
-from sse_broadcast.server.subscribers import dismiss, subscriber, subscribers
-from sse_broadcast.server.targets import forget_targets, require_fitting_target
-from sse_broadcast.server.tokens import revoke, tokens
+from sse_broadcast.server.streams.expiry import Sessions
+from sse_broadcast.server.streams.registry import ROSTER, Roster
+from sse_broadcast.server.transport.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
 
 OTHER = "other"
 """What counts for the endpoint of a request that is for none that has its own credentials."""
@@ -106,7 +105,7 @@ def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.A
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
     app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)
     app[EXPOSITION] = Exposition(app[BROADCASTER], setup.authority.revocations)
-    app.cleanup_ctx.append(watch_loop)
+    app.cleanup_ctx.append(_watch_loop)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(_close_roster)
     app.on_cleanup.append(close_decoder)
@@ -165,7 +164,7 @@ def _route_each(
 
     async def refuse(request: web.Request) -> web.StreamResponse:
         methods = taken(request)
-        meant = signpost.other_method(request.path, request.method, place_of(request).endpoints)
+        meant = path_hints.other_method(request.path, request.method, place_of(request).endpoints)
         detail = f"{request.path[:80]} does not take {request.method[:20]}, but {methods}{meant}"
         raise Problem(405, detail, headers={"Allow": methods})
 
@@ -177,7 +176,7 @@ def _route_each(
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    hint = signpost.hint(request.path, place_of(request).endpoints)
+    hint = path_hints.hint(request.path, place_of(request).endpoints)
     raise Problem(404, f"nothing is at {request.path[:80]}{hint}")
 
 
@@ -328,3 +327,11 @@ async def end_streams(app: web.Application) -> None:
     end_intakes(app)
     config = app[IN_FORCE].setup.config
     await app[BROADCASTER].close(timeout=config.shutdown_timeout * CLOSING_SHARE, over=config.drain_timeout)
+
+
+async def _watch_loop(app: web.Application) -> AsyncIterator[None]:
+    """Have an application's loop looked at while it runs."""
+    lag = Lag(app[BROADCASTER].metrics)
+    lag.start()
+    yield
+    lag.stop()

@@ -10,17 +10,17 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from sse_broadcast.auth.access import Action
-from sse_broadcast.config import Config
+from sse_broadcast.auth.principal import Action
+from sse_broadcast.config.schema import Config
+from sse_broadcast.config.sources import Change, change_of
 from sse_broadcast.errors import BroadcastError, CertificateError, ClosedError, ConfigError, ListenError
-from sse_broadcast.server.answers import Reloaded, answered
-from sse_broadcast.server.gate import require
-from sse_broadcast.server.problem import Problem
-from sse_broadcast.server.setup import kept_token, set_up
-from sse_broadcast.server.state import BROADCASTER, IN_FORCE, SESSIONS, SHARES, Setup
-from sse_broadcast.settings import Change, change_of
+from sse_broadcast.server.access.authorization import require
+from sse_broadcast.server.assembly import kept_token, set_up
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.responses import Reloaded, answered
+from sse_broadcast.server.services import BROADCASTER, IN_FORCE, SESSIONS, SHARES, Setup
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sse_broadcast.reload")
 
 PATIENCE = 10.0
 """Seconds in which files must have been read: a disk may be away."""

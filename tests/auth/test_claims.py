@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.access import Access, Action
 from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME, access_of, in_short, utc
+from sse_broadcast.auth.principal import Access, Action
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import CLAIMS, END, NOW
 

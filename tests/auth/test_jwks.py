@@ -13,9 +13,9 @@ import uvloop
 from aiohttp import web
 
 from sse_broadcast.auth import jwks as module
-from sse_broadcast.auth.authority import Authority
+from sse_broadcast.auth.authenticator import Authority
 from sse_broadcast.auth.jwks import Jwks, fetch
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError
 from tests.support.issuing import NEW, OLD, Issuer, issuers
 from tests.support.signing import CLAIMS, NOW, jwk, jwks, private_key, token
@@ -180,7 +180,7 @@ async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
     issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """It is said once, however long it lasts, and said again when it is over."""
-    caplog.set_level(logging.INFO, module.__name__)
+    caplog.set_level(logging.INFO, "sse_broadcast.keys")
     keys = await opened(issuer.url, pause=0.0)
     for name, value in BAD[kind].items():
         setattr(issuer, name, value)
@@ -227,7 +227,7 @@ async def test_no_secret_of_a_url_is_logged(
     issuer: Issuer, opened: Open, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """Whatever goes wrong: errors of aiohttp have all of the URL in them."""
-    caplog.set_level(logging.DEBUG, module.__name__)
+    caplog.set_level(logging.DEBUG, "sse_broadcast.keys")
     url = issuer.url
     server = await asyncio.start_server(talk_nonsense, "127.0.0.1", 0)
     async with server:

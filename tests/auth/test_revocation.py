@@ -2,7 +2,7 @@
 
 import pytest
 
-from sse_broadcast.auth.access import Access, Kind
+from sse_broadcast.auth.principal import Access, Kind
 from sse_broadcast.auth.revocation import Revocations
 from sse_broadcast.errors import EventError, FullError
 from tests.support.signing import NOW

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from sse_broadcast.backends.base import Backend, Deliver, Gap, Holding, ResetReason, Start, Token
-from sse_broadcast.config import ChannelRule, Config
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Policies
+from sse_broadcast.config.schema import ChannelRule, Config
 from sse_broadcast.cursor import Named, Place, parse_since
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
-from sse_broadcast.interest import Interest
-from sse_broadcast.policy import Policies
 from sse_broadcast.publication import Draft, Publication, Receipt
 from sse_broadcast.work_queue import finish
 

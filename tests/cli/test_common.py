@@ -9,7 +9,8 @@ import pytest
 
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, run
-from sse_broadcast.config import CallerRule, Endpoint
+from sse_broadcast.config.schema import CallerRule, Endpoint
+from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import (
     BroadcastError,
     CertificateError,
@@ -20,7 +21,6 @@ from sse_broadcast.errors import (
     ListenError,
     OutputError,
 )
-from sse_broadcast.settings import ENV_PREFIX, SETTINGS
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.acceptor import accepting

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.config import Config
+from sse_broadcast.config.schema import Config
 from sse_broadcast.publication import Received
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from sse_broadcast.stream import Stream
 from tests.conftest import Serve
 from tests.support import process, scripted

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from sse_broadcast import __version__
 from sse_broadcast.cli.serve import shown_config
+from sse_broadcast.config.sources import RULES, SETTINGS, load
 from sse_broadcast.event import Event
-from sse_broadcast.server.door import ACCEPTS
-from sse_broadcast.settings import RULES, SETTINGS, load
+from sse_broadcast.server.transport.admission import ACCEPTS
 from tests.conftest import Program
 from tests.support import process
 from tests.support.process import LISTENS, Ended, Process, Programs, Serving
@@ -436,8 +436,8 @@ async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> Non
     stopping = "stopping: ending the streams of 0 readers; a second signal exits at once\n"
     lines = ended.err.splitlines(keepends=True)
     assert [re.sub(rb"^" + LINE, b"", line).decode() for line in lines] == [
-        f"INFO sse_broadcast.cli.announcement: {started}",
-        f"INFO sse_broadcast.server.run: {stopping}",
+        f"INFO sse_broadcast.process: {started}",
+        f"INFO sse_broadcast.process: {stopping}",
     ]
 
 
@@ -619,7 +619,7 @@ async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
         "SSE_BROADCAST_QUEUESIZE: no such setting, ignored; SSE_BROADCAST_QUEUE_SIZE was meant?",
         "SSE_BROADCAST_QUEUESIZE",
     )
-    assert (lines[-1]["logger"], lines[-1]["readers"]) == ("sse_broadcast.server.run", 0)
+    assert (lines[-1]["logger"], lines[-1]["readers"]) == ("sse_broadcast.process", 0)
 
 
 async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
@@ -635,7 +635,7 @@ async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
     finally:
         os.close(ours)
         os.close(terminal)
-    said = b"INFO sse_broadcast.cli.announcement: started: version "
+    said = b"INFO sse_broadcast.process: started: version "
     assert re.match(LINE + re.escape(said), shown)
 
 

@@ -13,7 +13,7 @@ from sse_broadcast.cli.subscribe import Outage, first, one_by_one
 from sse_broadcast.client import Piece
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process, scripted
 from tests.support.process import SCRIPT, Ended, Process, Programs

@@ -11,9 +11,9 @@ import pytest
 import trustme
 from aiohttp import web
 
-from sse_broadcast.auth.access import EVERYTHING, Access, Action, Grants
-from sse_broadcast.auth.authority import Authority
-from sse_broadcast.config import Config
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.config.schema import Config
 from tests.support import process
 from tests.support.certificates import write_certificate
 from tests.support.process import Ended, Programs

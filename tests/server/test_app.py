@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from sse_broadcast.server.state import TURN
+from sse_broadcast.server.services import TURN
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask
 from tests.support.sockets import until

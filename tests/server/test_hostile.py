@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.config import CallerRule
-from sse_broadcast.server import address, connection
-from sse_broadcast.server.connection import MOST_HEAD, OPTIONS
-from sse_broadcast.server.run import Server
-from sse_broadcast.server.state import INTAKES, SESSIONS
+from sse_broadcast.config.schema import CallerRule
+from sse_broadcast.server.http import client_address
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import INTAKES, SESSIONS
+from sse_broadcast.server.transport import connection
+from sse_broadcast.server.transport.connection import MOST_HEAD, OPTIONS
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.costly_requests import KINDS
@@ -50,8 +51,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the loopback's addresses counted as any other's."""
-    monkeypatch.setattr(address, "key", lambda host: host)
-    monkeypatch.setattr(address, "is_loopback", lambda _: False)
+    monkeypatch.setattr(client_address, "key", lambda host: host)
+    monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
 
 
 # Everything at once.
@@ -111,8 +112,8 @@ async def test_a_siege_harms_nobody(
 ) -> None:
     """Thousands of requests as nobody should send them: no fault of ours, nothing lost, nothing left."""
     if settings:
-        monkeypatch.setattr(address, "key", lambda host: host)
-        monkeypatch.setattr(address, "is_loopback", lambda _: False)
+        monkeypatch.setattr(client_address, "key", lambda host: host)
+        monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
     server = await serve(head_timeout=0.5, body_timeout=0.3, max_body=100_000, max_event=100_000, **settings)
     tasks = len(asyncio.all_tasks())
     inventor = Inventor(4, tokens=(GOOD, NARROW))

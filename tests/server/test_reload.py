@@ -18,13 +18,21 @@ import trustme
 from aiohttp import web
 
 from sse_broadcast import create_app
-from sse_broadcast.config import ChannelRule, Config, Endpoint, EventLoop, ListenerRule, LogFormat, Overflow
+from sse_broadcast.config.schema import (
+    ChannelRule,
+    Config,
+    Endpoint,
+    EventLoop,
+    ListenerRule,
+    LogFormat,
+    Overflow,
+)
+from sse_broadcast.config.sources import RESTART, RULES, SETTINGS, Change
 from sse_broadcast.errors import BroadcastError, ClosedError, ConfigError
 from sse_broadcast.server import reload
 from sse_broadcast.server.reload import RELOADER, Reloader
-from sse_broadcast.server.run import Server
-from sse_broadcast.server.state import SESSIONS
-from sse_broadcast.settings import RESTART, RULES, SETTINGS, Change
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import SESSIONS
 from tests.server.blocks import opening_after_loss
 from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
@@ -503,7 +511,7 @@ async def test_a_bad_configuration_changes_nothing(
     reason: str,
 ) -> None:
     """Whatever else is new in it; one line says what, where and which value, and streams stay."""
-    caplog.set_level(logging.INFO, "sse_broadcast.server.reload")
+    caplog.set_level(logging.INFO, "sse_broadcast.reload")
     cert, key = write_certificate(authority, tmp_path)
     running = await reloadable(
         certificate=cert, key=key, caller=(caller("old", subscribe=("*",), inspect=("*",)),), cors_origins=()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from tests.support.sockets import RawClient
 
 

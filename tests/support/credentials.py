@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sse_broadcast.config import CallerRule
+from sse_broadcast.config.schema import CallerRule
 from tests.support.signing import ALGORITHMS, jwk, jwks, part, pem, private_key, token
 
 ISSUER = "https://issuer.example"

@@ -8,7 +8,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
-from sse_broadcast.server.connection import HTTP_1_1_REQUIRED
+from sse_broadcast.server.transport.connection import HTTP_1_1_REQUIRED
 from tests.support.inventor import Ending, Inventor, Trick
 
 STATUSES = {100, 200, 204, 400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 421, 422, 429, 431, 501, 503}

@@ -4,16 +4,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from sse_broadcast.audience import Lane
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config import Config, Overflow
+from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, Terms
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place
-from sse_broadcast.subscriber import CloseReason, Heartbeat, Subscriber, Terms
 
 EPOCH = "0123abcd"
 """The epoch of everything that is placed here."""

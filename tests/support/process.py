@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sse_broadcast.settings import ENV_PREFIX
+from sse_broadcast.config.sources import ENV_PREFIX
 from tests.support.forking import RESOURCE_WARNINGS, ForkedProcess, can_fork, fork
 from tests.support.sockets import PATIENCE
 

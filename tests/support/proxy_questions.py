@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from sse_broadcast.server.run import Server
+from sse_broadcast.server.runner import Server
 from tests.support.acceptor import accepting
 from tests.support.credentials import STATIC
 from tests.support.fronts import REFUSAL, SSE, Front, Fronts, ask_for_stream, reading

@@ -17,7 +17,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from sse_broadcast.backends.history import History, Log
+from sse_broadcast.backends.memory.history import History, Log
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Publication
 from sse_broadcast.wire import Decoder

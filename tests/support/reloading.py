@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from sse_broadcast.config import Config
-from sse_broadcast.server.run import Server
-from sse_broadcast.settings import Change
+from sse_broadcast.config.schema import Config
+from sse_broadcast.config.sources import Change
+from sse_broadcast.server.runner import Server
 
 BASE: dict[str, Any] = {"port": 0, "shutdown_timeout": 2.0, "allowed_hosts": ("x",)}
 

@@ -12,8 +12,8 @@ from typing import Self
 
 import pyte
 
-from sse_broadcast.cli.watch import CLEAR_REST
-from sse_broadcast.settings import ENV_PREFIX
+from sse_broadcast.cli.live_status import CLEAR_REST
+from sse_broadcast.config.sources import ENV_PREFIX
 from tests.support.process import SCRIPT
 from tests.support.sockets import PATIENCE
 

@@ -1,0 +1,153 @@
+"""Authority: what a server knows of credentials, behind one face."""
+
+import math
+import time
+from collections.abc import Callable
+
+from sse_broadcast.auth.claims import Rules, access_of, utc
+from sse_broadcast.auth.issuer import OWN_RULES, Mint, Minted
+from sse_broadcast.auth.jwks import Jwks
+from sse_broadcast.auth.jwt import OWN_KID, Verifier, header_of, is_signed
+from sse_broadcast.auth.keys import Key, key_of_file, require_extra
+from sse_broadcast.auth.principal import Access, Grants, Kind
+from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
+from sse_broadcast.auth.token_cache import Verified
+from sse_broadcast.config.schema import Config
+from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
+
+
+class Authority:
+    """Tells who the bearer of a token is and what it may do; makes tokens, and revokes them.
+
+    `generated` is a token that may do everything, made for a server that has none. In the place of one that
+    was there `before` it knows what was revoked, takes the tokens that were made with a secret which nobody
+    configured, and has the keys of the same JWKS. `clock` gives seconds since 1970; PyJWT, which reads the
+    times of a token that comes first, has its own. Raises `ConfigError` for credentials that cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        generated: str | None = None,
+        clock: Callable[[], float] = time.time,
+        before: "Authority | None" = None,
+    ) -> None:
+        _require_keys_for_rules(config)
+        self._clock = clock
+        self._takes_tokens = config.has_credentials or generated is not None
+        self._static = StaticTokens(config, generated=generated)
+        self._revoked: Revocations = Revocations(clock) if before is None else before._revoked  # noqa: SLF001
+        self._verified = Verified()
+        self._rules = Rules(config.jwt_claim, config.jwt_issuer, config.jwt_audience)
+        try:
+            mint, jwks = (None, None) if before is None else (before._mint, before._jwks)  # noqa: SLF001
+            self._mint: Mint = Mint(config, clock, before=mint)
+            self._jwks: Jwks | None = _jwks(config, self._verified.forget, jwks)
+            self._verifier = Verifier(self._rules, _keys(config), self._jwks)
+        except ExtraError as error:
+            raise ConfigError(str(error)) from None
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether there is any token to be told from another: one configured, or generated."""
+        return self._takes_tokens
+
+    async def start(self) -> None:
+        """Read keys that are elsewhere, and go on doing so. That they cannot be read is logged alone."""
+        if self._jwks is not None:
+            await self._jwks.start()
+
+    def require_keys(self) -> None:
+        """Raise `ConfigError` if keys that are elsewhere could not be read."""
+        if self._jwks is not None and self._jwks.fault is not None:
+            raise self._jwks.fault
+
+    async def close(self) -> None:
+        """Read them no more."""
+        if self._jwks is not None:
+            await self._jwks.close()
+
+    def find(self, token: str) -> Access | None:
+        """Give what the bearer of a token may do, or None of one that is yet to be verified.
+
+        Raises `CredentialError`, which says why not.
+        """
+        if len(token) > MAX_TOKEN:
+            raise CredentialError(f"token: is longer than {MAX_TOKEN} characters")
+        if not token.isascii():
+            raise CredentialError("token: has a character that no token may have")
+        signed = is_signed(token)
+        # What is configured is never verified, and so not found there in the place of what it is.
+        access = (self._verified.find(token) if signed else None) or self._static.find(token)
+        if access is None and not signed:
+            raise CredentialError("token: is not known")
+        return None if access is None else self.require_good(access)
+
+    async def admit(self, token: str) -> Access:
+        """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
+        access = self.find(token)
+        if access is not None:
+            return access
+        access = await self._verify(token)
+        # Between this and the keys that it was verified with there is nothing to wait for.
+        self._verified.add(token, access)
+        return self.require_good(access)
+
+    def mint(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
+        """Make a token that may do a part of what `by` may, for `lifetime` seconds at most.
+
+        Raises `ForbiddenError` for more than that, `EventError` for what cannot be in a token, `ExtraError`.
+        """
+        return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
+
+    @property
+    def revocations(self) -> Revocations:
+        """What was revoked, the same over any number of reloads."""
+        return self._revoked
+
+    def revoke(self, kind: Kind, name: str, *, expires: float | None = None) -> None:
+        """Refuse a `subject`'s tokens that were issued by now, a token by its `id`, or a `caller`.
+
+        It is remembered until `expires`, in seconds since 1970, or as long as the process runs. Raises
+        `EventError` for what is no name, `FullError`.
+        """
+        self._revoked.revoke(kind, name, until=math.inf if expires is None else expires)
+
+    def require_good(self, access: Access) -> Access:
+        """Return the caller. Raises `CredentialError` if its token has expired, or was revoked."""
+        if access.expires is not None and access.expires <= self._clock():
+            raise CredentialError(f"token: expired at {utc(access.expires)}")
+        if self._revoked.refuses(access):
+            raise CredentialError("token: was revoked")
+        return access
+
+    async def _verify(self, token: str) -> Access:
+        header = header_of(token)
+        if header.kid == OWN_KID:
+            claims = await Verifier(OWN_RULES, self._mint.keys).claims_of(token, header)
+            return access_of(claims, OWN_RULES.claim)
+        claims = await self._verifier.claims_of(token, header)
+        return access_of(claims, self._rules.claim)
+
+
+def _require_keys_for_rules(config: Config) -> None:
+    for name in ("jwt_issuer", "jwt_audience"):
+        if getattr(config, name) and not (config.jwt_key_file or config.jwt_jwks):
+            raise ConfigError(f"{name}: is given without jwt_key_file or jwt_jwks")
+
+
+def _keys(config: Config) -> tuple[Key, ...]:
+    if not config.jwt_key_file:
+        return ()
+    require_extra()
+    return (key_of_file(config.jwt_key_file, setting="jwt_key_file"),)
+
+
+def _jwks(config: Config, changed: Callable[[], None], before: Jwks | None) -> Jwks | None:
+    if not config.jwt_jwks:
+        return None
+    require_extra()
+    known = before.keys if before is not None and before.source == config.jwt_jwks else ()
+    return Jwks(config.jwt_jwks, refresh=config.jwt_jwks_refresh, known=known, changed=changed)

@@ -1,0 +1,129 @@
+"""Mint: the server's own tokens, made and known again."""
+
+import math
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sse_broadcast.auth.claims import MAX_NAME, Rules
+from sse_broadcast.auth.jwt import OWN_KID
+from sse_broadcast.auth.keys import MIN_SECRET, Key, require_extra, secret_key
+from sse_broadcast.auth.principal import Access, Action, Grants
+from sse_broadcast.auth.secret_sources import read_text
+from sse_broadcast.auth.static_tokens import MAX_TOKEN
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.schema import Config
+from sse_broadcast.errors import EventError, ForbiddenError
+
+OWN_ISSUER = "sse-broadcast"
+
+OWN_RULES = Rules(issuer=OWN_ISSUER, dated=False)
+"""What must be so of the server's own tokens, whatever is asked of others.
+
+A page may come with one to another server the moment it was made, and that server's clock is another.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A token that was made. `expires` is in seconds since 1970."""
+
+    token: str = field(repr=False)
+    id: str
+    subject: str
+    expires: float
+
+
+class _Secret:
+    """A secret, and its key; of one that nobody configured nobody has a token before the first is made."""
+
+    def __init__(self, text: bytes | None = None, setting: str = "") -> None:
+        self.text = secrets.token_bytes(MIN_SECRET) if text is None else text
+        self.key = None if text is None else _own_key(text, setting)
+
+
+class Mint:
+    """Makes tokens, signed with the configured secret or with one that ends with this process.
+
+    That one is made once: it is that of the mint which was there `before`, if there was one. `clock` gives
+    seconds since 1970. Raises `ConfigError` and `ExtraError` for a secret that cannot be used.
+    """
+
+    def __init__(
+        self, config: Config, clock: Callable[[], float] = time.time, *, before: "Mint | None" = None
+    ) -> None:
+        self._lifetime = config.token_lifetime
+        self._clock = clock
+        self._made: _Secret = _Secret() if before is None else before._made  # noqa: SLF001 - one of its own kind
+        configured = _configured_secret(config)
+        self._secret = self._made if configured is None else _Secret(configured[1].encode(), configured[0])
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The key, once there is one."""
+        return () if self._secret.key is None else (self._secret.key,)
+
+    def make(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
+        """Make a token that may do a part of what `by` may.
+
+        It is good for `lifetime` seconds, or less where `token_lifetime` or the end of `by` comes before.
+        PyJWT reads its end as a whole second, so that it may be refused up to one earlier.
+        Raises `ForbiddenError` for grants beyond those of `by`, `EventError` for a subject, lifetime or
+        pattern that cannot be one, `ExtraError` where tokens cannot be signed.
+        """
+        _require_subject(subject)
+        _require_lifetime(lifetime)
+        _require_within(grants, by)
+        now = self._clock()
+        expires = now + min(lifetime, self._lifetime)
+        if by.expires is not None:
+            expires = min(expires, by.expires)
+        id = secrets.token_hex(12)
+        claims = {"iss": OWN_ISSUER, "sub": subject, "jti": id, "iat": now, "exp": expires}
+        token = self._sign({**claims, OWN_RULES.claim: {action: grants[action] for action in grants}})
+        return Minted(token, id, subject, expires)
+
+    def _sign(self, claims: dict[str, object]) -> str:
+        key = self._secret.key = self._secret.key or _own_key(self._secret.text, "token_secret")
+        import jwt  # noqa: PLC0415
+
+        token = jwt.encode(claims, self._secret.text, algorithm=key.algorithm, headers={"kid": OWN_KID})
+        if len(token) > MAX_TOKEN:
+            raise EventError("grants", f"make a token of {len(token)} characters, more than {MAX_TOKEN}")
+        return token
+
+
+def _configured_secret(config: Config) -> tuple[str, str] | None:
+    """Give the secret, and the setting it is from."""
+    if config.token_secret_file:
+        setting = "token_secret_file"
+        return setting, read_text(config.token_secret_file, setting=setting)
+    return ("token_secret", config.token_secret) if config.token_secret else None
+
+
+def _own_key(text: bytes, setting: str) -> Key:
+    require_extra()
+    return secret_key(text, setting=setting, kid=OWN_KID)
+
+
+def _require_subject(subject: str) -> None:
+    if not 1 <= len(subject) <= MAX_NAME:
+        raise EventError("subject", f"must be 1 to {MAX_NAME} characters, not {len(subject)}")
+
+
+def _require_lifetime(lifetime: float) -> None:
+    if not 0 < lifetime < math.inf:
+        raise EventError("lifetime", f"must be a number of seconds above 0, not {lifetime}")
+
+
+def _require_within(grants: Grants, by: Access) -> None:
+    for patterns in grants.values():
+        if patterns:
+            Interest.of(*patterns)
+    if grants.get(Action.ADMIN):
+        raise ForbiddenError("admin: cannot be handed on")
+    for action, patterns in grants.items():
+        beyond = by.refused(action, patterns)
+        if beyond is not None:
+            raise ForbiddenError(f"{action} {beyond!r}: is beyond what the maker of the token may")

@@ -1,0 +1,83 @@
+"""Static tokens: credentials that a configuration names one by one."""
+
+import re
+from collections.abc import Iterator
+
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.secret_sources import Digests, read_text, read_variable
+from sse_broadcast.config.schema import CallerRule, Config
+from sse_broadcast.errors import ConfigError
+
+MIN_TOKEN = 16
+"""Characters of a token: fewer can be guessed."""
+
+MAX_TOKEN = 8192
+"""Characters of a token: as many as a line of a request may have."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What an Authorization header can carry (RFC 6750, 2.1: b64token)."""
+
+
+class StaticTokens:
+    """The tokens of a configuration, kept as digests under a key of this process.
+
+    How long a look-up takes tells nothing of a token: nobody knows which digest a guess has. `generated` is
+    one more, that may do everything. Raises `ConfigError` for a token that cannot be one, or that is two
+    callers'.
+    """
+
+    def __init__(self, config: Config, *, generated: str | None = None) -> None:
+        self._digests = Digests()
+        self._known: dict[bytes, Access] = {}
+        for where, token, access in _tokens(config, generated):
+            _require_token(where, token)
+            self._add(where, self._digests.of(token), access)
+
+    def find(self, token: str) -> Access | None:
+        """Give what the bearer of a token may do, or None for a token that is not here."""
+        return self._known.get(self._digests.of(token))
+
+    def _add(self, where: str, digest: bytes, access: Access) -> None:
+        if digest in self._known:
+            raise ConfigError(f"{where}: is the token of {self._known[digest].subject!r} too")
+        self._known[digest] = access
+
+
+def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Access]]:
+    """Give each token, with where it is from and what its bearer may do."""
+    if config.token:
+        yield "token", config.token, Access(EVERYTHING, "token", static=True)
+    if config.token_file:
+        token = read_text(config.token_file, setting="token_file")
+        yield "token_file", token, Access(EVERYTHING, "token", static=True)
+    if generated is not None:
+        yield "generated", generated, Access(EVERYTHING, "generated", static=True)
+    for caller in config.caller:
+        access = Access(_grants_of(caller), caller.name, static=True)
+        yield f"[[caller]] {caller.name!r}: token", _token_of(caller), access
+
+
+def _token_of(caller: CallerRule) -> str:
+    where = f"[[caller]] {caller.name!r}"
+    if caller.token_file is not None:
+        return read_text(caller.token_file, setting=f"{where}: token_file")
+    if caller.token_env is not None:
+        return read_variable(caller.token_env, setting=f"{where}: token_env")
+    return caller.token or ""
+
+
+def _grants_of(caller: CallerRule) -> Grants:
+    granted = {
+        Action.PUBLISH: caller.publish,
+        Action.SUBSCRIBE: caller.subscribe,
+        Action.INSPECT: caller.inspect,
+        Action.ADMIN: caller.admin,
+    }
+    return {action: patterns for action, patterns in granted.items() if patterns}
+
+
+def _require_token(where: str, token: str) -> None:
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
+        raise ConfigError(f"{where}: must have {MIN_TOKEN} to {MAX_TOKEN} characters, not {len(token)}")
+    if not _TOKEN.fullmatch(token):
+        raise ConfigError(f"{where}: has a character that no token may have (A-Z a-z 0-9 . _ ~ + / - alone)")

@@ -1,0 +1,1083 @@
+"""History: publications in memory, in one order, bounded four ways, found by index. No I/O, no clock.
+
+Each channel has a log of its own, so that what is evicted from one channel says nothing of
+another, and the newest position evicted from it is its watermark: a reader that was
+behind that has lost something, and one that was not has lost nothing.
+"""
+
+import heapq
+import sys
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
+
+from sse_broadcast.backends.base import Extent, Gap
+from sse_broadcast.backends.memory.largest import Largest, ReportShare
+from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
+from sse_broadcast.backends.memory.retired_ids import RetiredIds
+from sse_broadcast.channels import Interest, match_steps
+from sse_broadcast.config.policy import Limits
+from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.metrics import Share
+from sse_broadcast.publication import Publication, place
+from sse_broadcast.work_queue import Steps
+
+# What things take in memory, in bytes: measured with tracemalloc by benchmarks/memory.py, and OVERHEAD by
+# benchmarks/history.py, as what a process grows by.
+
+OVERHEAD = 760
+"""A publication beside its text, which counts twice: as data, and as a frame."""
+
+COPY_COST = 128
+"""One in several channels, beside: how many of them hold it, and the tuple of their names."""
+
+PLACE_COST = 96
+"""Each of its channels then, beside the name itself."""
+
+NAMED_COST = 256
+"""A publication whose publisher chose its id: its place in the index from ids."""
+
+NAMED_PLACE_COST = 104
+"""Each of its channels but one in that index then."""
+
+KEY_COST = 64
+"""A publication's key, beside four bytes for each of its characters."""
+
+CHANNEL_COST = 1024
+"""A channel that is remembered, beside its name."""
+
+PUBLISHER_COST = 1024
+"""A publisher that has opened channels, beside its name."""
+
+STRIDE = 2048
+"""Publications looked at for one page at most."""
+
+LOOKS = 16_384
+"""Publications of other types looked at to find the newest of each channel, at most: some 3 ms."""
+
+AT_FIRST = 2048
+"""Channels that were published to last, among which the newest publications are looked for at first."""
+
+NEWEST = 2048
+"""Channels of which the newest publication of some types is looked for, at most."""
+
+SEARCH_STEP = 8192
+"""What is done before a search lets others go on: channels looked at, and texts looked for in their names
+(`match_steps`). Some 0.5 ms."""
+
+RECENT_EVICTIONS = 4096
+"""Channels that are remembered by the order of their evictions: what was lost after a position that is not
+older is found without a look at each channel."""
+
+OVERDUE = 512
+"""Publications that are evicted at once because of their age, at most: some 1 ms."""
+
+CHANNELS = 1024
+"""Channels that are named at once."""
+
+SLACK = 131_072
+"""Bytes evicted beyond what a total asks for, at most: some 150 publications, and 1 to 2 ms."""
+
+CHUNK = 1024
+"""Publications of a chunk of their order, at most; those of one batch stay together."""
+
+HOLES = 64
+"""Holes that a chunk may have beyond as many as it has publications."""
+
+MIN_RETIRED = 128
+"""Ids of evicted events that a channel remembers, however few events it may hold."""
+
+RETIRED_SHARE = 8
+"""The part of the total, as a divisor, that ids of evicted events may take."""
+
+_position = attrgetter("position")
+_weight = attrgetter("weight")
+_channels = attrgetter("channels")
+_time = attrgetter("time")
+
+_GONE = place((), Event(""), epoch="", position=0, time=0.0)
+"""Stands where a publication was, until its place is cut off."""
+
+
+class Log:
+    """The publications of one channel, oldest first. `lost` is the newest position evicted."""
+
+    __slots__ = (
+        "_first",
+        "_items",
+        "bytes",
+        "channel",
+        "class_below",
+        "class_from",
+        "count",
+        "expected",
+        "limits",
+        "lost",
+        "lost_at",
+        "lost_when",
+        "share",
+        "slot",
+    )
+
+    def __init__(
+        self, channel: str, limits: Limits, *, lost: int, share: "PublisherShare", slot: int
+    ) -> None:
+        self.channel = channel
+        self.share = share
+        self.limits = limits
+        self.lost = lost
+        self.lost_at = 0  # the eviction it was lost with, by number
+        self.lost_when = 0  # the newest position at that time
+        self.slot = slot  # its place in the list that searches go through
+        self.count = 0
+        self.bytes = 0
+        self.class_from = self.class_below = 0  # among the noisiest of its share
+        self.expected = 0  # under this number it stands among those that will expire, or 0
+        self._items: list[Publication] = []
+        self._first = 0
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return self.bytes
+
+    @property
+    def oldest(self) -> Publication:
+        """The oldest publication held."""
+        return self._items[self._first]
+
+    @property
+    def newest(self) -> Publication:
+        """The newest publication held."""
+        return self._items[-1]
+
+    def extend(self, run: Sequence[Publication], weight: int) -> None:
+        """Take the next publications, which count so many bytes."""
+        self._items += run
+        self.count += len(run)
+        self.bytes += weight
+
+    def evict(self, count: int) -> list[Publication]:
+        """Let go of the oldest ones."""
+        items, first = self._items, self._first
+        gone = items[first : first + count]
+        self._first = first = first + count
+        # Cut off in large pieces: a list moves all that is behind.
+        if first > 32 and first * 2 > len(items):
+            del items[:first]
+            self._first = 0
+        else:
+            items[first - count : first] = [_GONE] * count
+        self.count -= count
+        self.bytes -= gone[0].weight if count == 1 else sum(map(_weight, gone))
+        self.lost = gone[-1].position
+        return gone
+
+    def since(self, time: float) -> Publication | None:
+        """Give the first publication that is not older than this."""
+        index = bisect_left(self._items, time, lo=self._first, key=_time)
+        return self._items[index] if index < len(self._items) else None
+
+    def expired(self, now: float) -> int:
+        """Give how many are older than the log's age."""
+        age = self.limits.age
+        return bisect_right(self._items, now, lo=self._first, key=lambda item: item.time + age) - self._first
+
+    def after(self, position: int) -> Iterator[Publication]:
+        """Give what came after a position. Not to be used on when the log has changed."""
+        items = self._items
+        for index in range(bisect_right(items, position, lo=self._first, key=_position), len(items)):
+            yield items[index]
+
+    def page(self, position: int, limit: int, *, most: int) -> list[Publication]:
+        """Give what came after a position: `most` publications, about `limit` bytes, one if there is any."""
+        items = self._items
+        first = bisect_right(items, position, lo=self._first, key=_position)
+        end = min(first + most, len(items))
+        for index in range(first, end):
+            limit -= items[index].size
+            if limit < 0:
+                return items[first : max(index, first + 1)]
+        return items[first:end]
+
+    def backwards(self) -> Iterator[Publication]:
+        """Give what is held, newest first."""
+        items = self._items
+        for index in range(len(items) - 1, self._first - 1, -1):
+            yield items[index]
+
+
+class PublisherChannels:
+    """The channels that one publisher opened, from the one that was published to longest ago."""
+
+    __slots__ = ("_most", "class_below", "class_from", "empty", "logs", "share")
+
+    def __init__(self, share: "PublisherShare") -> None:
+        self.share = share
+        self.class_from = self.class_below = 0
+        self._most = 0  # how many there were since the dict was made
+        self.logs: OrderedDict[str, Log] = OrderedDict()
+        # Those that hold nothing, from the one that was emptied first. Most publishers never have any.
+        self.empty: OrderedDict[str, Log] | None = None
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return len(self.logs)
+
+    def oldest(self) -> Log:
+        """Return the channel that is forgotten first."""
+        return next(iter((self.empty or self.logs).values()))
+
+    def opened(self, log: Log) -> None:
+        """Add a new channel."""
+        self.logs[log.channel] = log
+        self._most = max(self._most, len(self.logs))
+
+    def forgotten(self, log: Log) -> None:
+        """Remove a channel, which must hold nothing."""
+        self.filled(log)
+        del self.logs[log.channel]
+        if 4 * len(self.logs) < self._most:
+            # A dict that things are taken out of stays as large as it was.
+            self.logs, self._most = OrderedDict(self.logs), len(self.logs)
+
+    def emptied(self, log: Log) -> None:
+        """Mark a channel as empty."""
+        if self.empty is None:
+            self.empty = OrderedDict()
+        self.empty[log.channel] = log
+
+    def filled(self, log: Log) -> None:
+        """Mark a channel as no longer empty."""
+        if self.empty is not None and self.empty.pop(log.channel, None) is not None and not self.empty:
+            self.empty = None
+
+
+class PublisherShare:
+    """What one publisher holds of the history: the channels that it opened, and the bytes of those.
+
+    A publication in several channels counts in each by its part.
+    """
+
+    __slots__ = ("bytes", "channels", "class_below", "class_from", "name", "noisiest")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bytes = 0
+        self.class_from = self.class_below = 0
+        self.channels = PublisherChannels(self)
+        self.noisiest = Largest[Log]()
+
+    @property
+    def held(self) -> int:
+        """See `Holder`."""
+        return self.bytes
+
+    def end(self) -> None:
+        """Let go of everything: it is in reference cycles, for which the collector comes by rarely."""
+        self.noisiest.clear()
+        del self.channels.share
+
+
+class Chunk:
+    """Some publications that follow one another, by their positions; None where one has gone."""
+
+    __slots__ = ("live", "positions", "publications")
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.publications: list[Publication | None] = []
+        self.live = 0
+
+    def close_up(self) -> None:
+        """Leave no holes."""
+        self.publications = list(filter(None, self.publications))
+        self.positions = list(map(_position, self.publications))
+
+    def take_over(self, other: "Chunk") -> None:
+        """Take what follows this chunk."""
+        self.positions += other.positions
+        self.publications += other.publications
+        self.live += other.live
+
+
+class Order:
+    """All publications that any channel holds, by position. What was evicted in the middle leaves a hole.
+
+    They are in chunks, so that no step takes longer the more there are.
+    """
+
+    __slots__ = ("_chunks", "_firsts", "_live")
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._firsts: list[int] = []  # the position with which each chunk begins, or something before it
+        self._live = 0
+
+    def __len__(self) -> int:
+        return self._live
+
+    def extend(self, run: Sequence[Publication]) -> None:
+        """Take the next publications."""
+        self._live += len(run)
+        chunks = self._chunks
+        if not chunks or len(chunks[-1].positions) + len(run) > CHUNK:
+            self._firsts.append(run[0].position)
+            chunks.append(Chunk())
+        chunk = chunks[-1]
+        chunk.positions += map(_position, run)
+        chunk.publications += run
+        chunk.live += len(run)
+
+    def remove(self, gone: Sequence[Publication]) -> None:
+        """Let go of publications that are held no more, given in their order."""
+        self._live -= len(gone)
+        firsts = self._firsts
+        index = done = 0
+        while done < len(gone):
+            index = bisect_right(firsts, gone[done].position, lo=index) - 1
+            upto = firsts[index + 1] if index + 1 < len(firsts) else sys.maxsize
+            chunk = self._chunks[index]
+            positions, publications, before = chunk.positions, chunk.publications, done
+            while done < len(gone) and (position := gone[done].position) < upto:
+                publications[bisect_left(positions, position)] = None
+                done += 1
+            chunk.live -= done - before
+            index = self._tidy(index)
+
+    def after(self, position: int) -> Iterator[tuple[int, Publication | None]]:
+        """Give positions after this one, each with its publication or the hole it left."""
+        first = max(0, bisect_right(self._firsts, position) - 1)
+        for number in range(first, len(self._chunks)):
+            chunk = self._chunks[number]
+            positions, publications = chunk.positions, chunk.publications
+            begin = bisect_right(positions, position) if number == first else 0
+            for index in range(begin, len(positions)):
+                yield positions[index], publications[index]
+
+    def time_after(self, position: int) -> float | None:
+        """Give when the first publication behind a position was published, if one is near."""
+        near = islice(self.after(position), STRIDE)
+        return next((publication.time for _, publication in near if publication is not None), None)
+
+    def _tidy(self, index: int) -> int:
+        """Let go of a chunk's holes once they are most of it; return where to look for what follows."""
+        chunk = self._chunks[index]
+        if not chunk.live:
+            del self._chunks[index], self._firsts[index]
+            return max(0, index - 1)
+        if len(chunk.positions) > 2 * chunk.live + HOLES:
+            chunk.close_up()
+            self._join_with_next(index)
+            if index and self._join_with_next(index - 1):
+                return index - 1
+        return index
+
+    def _join_with_next(self, index: int) -> bool:
+        """Make one of two chunks that have shrunk, and return whether they have."""
+        some = self._chunks[index : index + 2]
+        if len(some) < 2 or some[0].live + some[1].live > CHUNK // 2:
+            return False
+        some[0].take_over(some[1])
+        del self._chunks[index + 1], self._firsts[index + 1]
+        return True
+
+
+class History:
+    """Publications of all channels.
+
+    `limits` gives what a channel may hold, `total` is the bytes of all together, `max_channels` how
+    many channels are remembered. Over the total, or beyond so many channels, the publisher gives first that
+    holds the most: of channels the one published to longest ago, of bytes its fullest channel. A
+    publisher alone has all of it. `report` is told when one of several has to give.
+    """
+
+    def __init__(
+        self,
+        limits: Callable[[str], Limits],
+        *,
+        total: int,
+        max_channels: int,
+        report: ReportShare | None = None,
+    ) -> None:
+        self._limits = limits
+        self._total = total
+        self._max_channels = max_channels
+        self._report = report
+        self._logs: OrderedDict[str, Log] = OrderedDict()
+        self._order = Order()
+        self._bytes = 0
+        self._overhead = 0  # bytes of channels and shares
+        # Publications in several channels, and how many of those still hold them.
+        self._copies: dict[int, int] = {}
+        # For each id that a publisher chose, the channels that hold it, and where each held it first. A
+        # later event with the id is not in here: with the first one gone, which one was seen is unknown.
+        self._named: dict[str, dict[str, int]] = {}
+        self._names = 0  # events with such an id, in each channel that holds them
+        self._retired = RetiredIds(max_bytes=total // RETIRED_SHARE)
+        self._now = 0.0
+        # Each log at its slot, or None: what a search goes through piece by piece, whatever comes and goes.
+        self._slots: list[Log | None] = []
+        self._free: list[int] = []
+        # Logs by their last evictions, the newest last. A log that is forgotten is not kept here either.
+        self._recent: OrderedDict[Log, None] = OrderedDict()
+        self._unordered_at = 0  # the newest eviction whose log is not among these any more
+        self._newest = 0
+        self._newest_lost = 0
+        # (when, serial, log): one entry that counts for each log that is not empty.
+        self._expiring = LazyHeap[Log](self._is_expected)
+        # So many slots, from the first one on, have logs whose limits may be others than they had.
+        self._unsettled = 0
+        self._serial = 0
+        self._empty = 0  # channels that hold nothing
+        self._shares: dict[str, PublisherShare] = {}
+        self._most_bytes = Largest[PublisherShare]()
+        self._most_channels = Largest[PublisherChannels]()
+        # The newest position evicted from any channel that is no longer remembered.
+        self._forgotten = 0
+        self._forgotten_at = 0
+        self.evictions = 1
+        """The number of the newest eviction, for readers to say what is no news to them."""
+
+    @property
+    def bytes(self) -> int:
+        """What publications take, in bytes; one in several channels counts once."""
+        return self._bytes
+
+    @property
+    def extent(self) -> Extent:
+        """How much is held. Its bytes are of channels that hold nothing, and of retired ids too."""
+        return Extent(len(self._logs) - self._empty, len(self._order), self._counted)
+
+    @property
+    def _counted(self) -> int:
+        """The bytes of everything, which `total` bounds."""
+        return self._bytes + self._overhead + self._retired.bytes
+
+    def extend(self, publications: Sequence[Publication], publisher: str = "") -> None:
+        """Hold publications, in their order, and evict what there is no more room for.
+
+        `publisher` names whoever is to be compared with others.
+        """
+        if len(publications) == 1:
+            self._extend(publications[0].channels, publications, publisher)
+            return
+        # What follows one another in the same channels, a batch as a rule, is one step for each of
+        # them: that is a third of the cost of a publication each.
+        for channels, run in groupby(publications, _channels):
+            self._extend(channels, list(run), publisher)
+
+    def _extend(self, channels: tuple[str, ...], run: Sequence[Publication], publisher: str) -> None:
+        weight, named = _weigh(channels, run)
+        # Most often they are the very same, since what was asked before is remembered.
+        log = self._logs.get(channels[0])
+        if log is not None and log.count and log.newest.channels is not channels:
+            self._share_names(log.newest.channels, run)
+        self._newest = run[-1].position
+        self._order.extend(run)
+        self._bytes += weight
+        part = weight
+        if len(channels) > 1:
+            part = _part(run)
+            self._copies.update(dict.fromkeys(map(_position, run), len(channels)))
+        if named:
+            self._name(run)
+        for channel in channels:
+            self._extend_log(self._log(channel, run[0].position, publisher), run, weight, part)
+        if self._bytes + self._overhead + self._retired.bytes > self._total:
+            self._shed()
+
+    def _name(self, run: Sequence[Publication]) -> None:
+        for publication in run:
+            if publication.event.id is not None:
+                held = self._named.setdefault(publication.event.id, {})
+                for channel in publication.channels:
+                    held.setdefault(channel, publication.position)
+                self._names += len(publication.channels)
+
+    @staticmethod
+    def _share_names(held: tuple[str, ...], run: Sequence[Publication]) -> None:
+        """Replace the channel names of publications by equal ones that are held already."""
+        if held == run[0].channels:
+            for publication in run:
+                publication.channels = held
+
+    def _log(self, channel: str, position: int, publisher: str) -> Log:
+        log = self._logs.get(channel)
+        if log is None:
+            return self._remember(channel, position, publisher)
+        self._logs.move_to_end(channel)
+        log.share.channels.logs.move_to_end(channel)
+        return log
+
+    def expire(self, now: float, *, most: int = OVERDUE) -> bool:
+        """Evict what is too old, at most so many publications; return whether more is."""
+        self._now = now
+        if self._retired.bytes:
+            self._retired.expire(now)
+        expiring = self._expiring
+        while (first := expiring.first) and first[0] <= now:
+            if most <= 0:
+                return True
+            _, serial, log = expiring.pop()
+            if serial != log.expected:
+                continue  # expected anew since
+            log.expected = 0
+            if count := min(log.expired(now), most):
+                self._evict(log, count)
+                most -= count
+            if log.count:
+                self._expect(log)
+        return False
+
+    def relimit(self) -> None:
+        """Have every channel asked again what it may hold, by `settle`."""
+        # Channels that come from now on are given what holds from now on.
+        self._unsettled = len(self._slots)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether channels are left that may hold other than they should since `relimit`."""
+        return self._unsettled > 0
+
+    def settle(self, most: int) -> bool:
+        """See that some more channels hold what they may since `relimit`; return whether any are left.
+
+        `most` is how many channels are looked at and publications evicted, about.
+        """
+        while self._unsettled and most > 0:
+            log = self._slots[self._unsettled - 1]
+            most -= 1
+            if log is not None:
+                most -= self._settle(log, most)
+                if self._is_over(log):
+                    break
+            self._unsettled -= 1
+        return bool(self._unsettled)
+
+    def _settle(self, log: Log, most: int) -> int:
+        """Apply the current limits to a log, and return how many publications that evicted."""
+        limits = self._limits(log.channel)
+        if limits != log.limits:
+            log.limits = limits
+            log.expected = 0
+            if log.count:
+                self._expect(log)
+        before = log.count
+        if self._is_over(log):
+            self._trim(log, most=max(most, 1))
+        return before - log.count
+
+    def _is_over(self, log: Log) -> bool:
+        return log.count > log.limits.size or log.bytes > log.limits.bytes
+
+    # Searches. Each is a generator that pauses after some work, so that the loop may serve others, and what
+    # is published or evicted meanwhile may change what it goes through. Logs have slots: one that is there
+    # from the beginning of a search to its end is seen once, and one that comes or goes may be seen or not.
+
+    def position_of(self, name: str, interest: Interest) -> Steps[int | None]:
+        """Return the oldest position that an interest's channels have held under a publisher's id.
+
+        A subscriber that says this id has seen the event there or a later one, and is given everything
+        since: some of it may be repeated. None if that position is no longer held, or unknown. The same id
+        in a channel of somebody else's says nothing of where this subscriber was.
+        """
+        held = self._named.get(name)
+        if held is None:
+            return None
+        found = [held[channel] for channel in interest.names if channel in held]
+        if interest.patterns:
+            cost, work = 1 + match_steps(interest.patterns), 0
+            for channel in list(held):
+                if interest.covers(channel) and channel in held:
+                    found.append(held[channel])
+                work += cost
+                if work >= SEARCH_STEP:
+                    work = 0
+                    yield
+        if not found:
+            return None
+        first = min(found)
+        retired = self._retired.oldest(name, interest, now=self._now)
+        # The same position may be gone from one channel, and be held by another.
+        return first if retired is None or retired >= first else None
+
+    def first_of(self, interest: Interest, *, since: float | None = None) -> Steps[int | None]:
+        """Return the position of the first publication held of an interest, or of those not older than this.
+
+        Of each log as it was when it was its turn: what was published meanwhile may be left out.
+        """
+        first: int | None = None
+
+        def likely(log: Log) -> bool:
+            if not log.count or (first is not None and log.oldest.position >= first):
+                return False
+            return since is None or log.newest.time >= since
+
+        for log in self._look_through(interest, likely):
+            if log is None:
+                yield
+            elif since is None:
+                first = log.oldest.position
+            elif publication := log.since(since):
+                first = publication.position if first is None else min(first, publication.position)
+        return first
+
+    def _look_through(self, interest: Interest, likely: Callable[[Log], bool]) -> Iterator[Log | None]:
+        """Yield the logs of an interest that are likely to be wanted, and None where the search pauses.
+
+        To ask for that costs less than to match a name, and is done first.
+        """
+        if not interest.patterns:
+            yield from filter(likely, self._named_logs(interest))
+            return
+        cost, work = match_steps(interest.patterns), 0
+        for log in self._slots:
+            work += 1
+            if log is not None and likely(log):
+                work += cost
+                if interest.covers(log.channel):
+                    yield log
+            if work >= SEARCH_STEP:
+                work = 0
+                yield None
+
+    def only_log(self, interest: Interest) -> Log | None:
+        """Give the log that is all of an interest, if there is one such and it holds something."""
+        if len(interest.names) != 1 or interest.patterns or interest.types is not None:
+            return None
+        log = self._logs.get(interest.names[0])
+        return log if log is not None and log.count else None
+
+    def time_after(self, interest: Interest, position: int) -> float | None:
+        """Give when the first publication behind a position was published, of any channel for patterns."""
+        if interest.patterns:
+            return self._order.time_after(position)
+        first = [next(log.after(position), None) for log in self._named_logs(interest)]
+        return min((publication.time for publication in first if publication is not None), default=None)
+
+    def newest_of(self, interest: Interest, *, upto: int, most: int) -> Steps[list[Publication]]:
+        """Return the newest publication, up to a position, of each channel of an interest, in order.
+
+        Of `most` channels, those that were published to last. Where few types are wanted, no more than
+        `LOOKS` publications are looked at for it, of `NEWEST` channels.
+        """
+        found: dict[int, Publication] = {}
+        looks, work = LOOKS, 0
+        logs = yield from self._published_last(interest, most if interest.types is None else NEWEST)
+        # From the channel that was published to last, so that what is left out is the oldest.
+        for log in logs:
+            before = looks
+            for publication in log.backwards():
+                if publication.position > upto:
+                    continue
+                if interest.wants(publication.event.type):
+                    found[publication.position] = publication
+                    break
+                looks -= 1
+                if not looks:
+                    break
+            if not looks or len(found) == most:
+                break
+            work += 4 * (1 + before - looks)
+            if work >= SEARCH_STEP:
+                work = 0
+                yield
+        return [found[position] for position in sorted(found)]
+
+    def _published_last(self, interest: Interest, most: int) -> Steps[list[Log]]:
+        """Return the logs of an interest that were published to last, the last one first."""
+        last: list[tuple[int, int, Log]] = []
+
+        recent = yield from self._recently_published(interest, most)
+        if len(recent) == most:
+            return recent
+
+        def likely(log: Log) -> bool:
+            return log.count > 0 and (len(last) < most or log.newest.position > last[0][0])
+
+        for log in self._look_through(interest, likely):
+            if log is None:
+                yield
+                continue
+            entry = (log.newest.position, log.slot, log)
+            if len(last) < most:
+                heapq.heappush(last, entry)
+            else:
+                heapq.heapreplace(last, entry)
+        return [log for _, _, log in sorted(last, reverse=True)]
+
+    def _recently_published(self, interest: Interest, most: int) -> Steps[list[Log]]:
+        """Return those of the `AT_FIRST` last ones, where an interest has patterns: these may be enough."""
+        found: list[Log] = []
+        if not interest.patterns:
+            return found
+        cost, work = 1 + match_steps(interest.patterns), 0
+        for log in list(islice(reversed(self._logs.values()), AT_FIRST)):
+            if log.count and interest.covers(log.channel):
+                found.append(log)
+                if len(found) == most:
+                    break
+            work += cost
+            if work >= SEARCH_STEP:
+                work = 0
+                yield
+        return found
+
+    def channels(self) -> Iterator[Sequence[str]]:
+        """Yield the channels that hold something, a few at a time."""
+        slots = self._slots
+        for begin in range(0, len(slots), CHANNELS):
+            some = slots[begin : begin + CHANNELS]
+            yield [log.channel for log in some if log is not None and log.count]
+
+    def log_of(self, channel: str) -> Log | None:
+        """Give the log of a channel, if it is remembered."""
+        return self._logs.get(channel)
+
+    def lost(self, interest: Interest, *, after: int = 0, told: int = 0) -> Steps[int]:
+        """Return the newest position behind another at which an interest may have lost something, or 0.
+
+        Unless it is 0, evictions up to the number `told` do not count. It is true when it is returned,
+        whatever was evicted while it was looked for.
+        """
+        lost = 0
+        if interest.patterns and self._newest_lost > after:
+            lost = yield from self._lost_by_patterns(interest, after, told)
+            if self._forgotten_at > told:
+                lost = max(lost, self._forgotten)
+        lost = max(lost, self._lost_by_names(interest, after, told))
+        return lost if lost > after else 0
+
+    def may_have_lost(self, interest: Interest, *, after: int) -> bool:
+        """Return whether an interest may have lost something behind a position.
+
+        Where it has patterns that may be what another channel lost: no name is looked at.
+        """
+        if interest.patterns and self._newest_lost > after:
+            return True
+        return any(self._lost_by_name(name) > after for name in interest.names)
+
+    def _lost_by_patterns(self, interest: Interest, after: int, told: int) -> Steps[int]:
+        lost, since, work = 0, told, 0
+        cost = match_steps(interest.patterns)
+        while True:
+            reached = self.evictions
+            for log in self._evicted_since(since, after):
+                work += 1
+                # What was lost is compared first: of most channels that is older than what is found by then.
+                if log is not None and log.lost > lost and log.lost > after and log.lost_at > told:
+                    work += cost
+                    if interest.covers(log.channel):
+                        lost = log.lost
+                if work >= SEARCH_STEP:
+                    work = 0
+                    yield
+            if self.evictions == reached:
+                return lost
+            since = reached  # what was evicted meanwhile is looked at as well
+
+    def _evicted_since(self, eviction: int, after: int) -> Sequence[Log | None]:
+        """Return all that evicted something since an eviction and behind a position; it may be more."""
+        found: list[Log | None] = []
+        for log in reversed(self._recent):
+            # What was evicted before that is no newer than what there was then.
+            if log.lost_at <= eviction or log.lost_when <= after:
+                return found
+            found.append(log)
+        return found if self._unordered_at <= eviction else list(self._slots)
+
+    def _lost_by_names(self, interest: Interest, after: int, told: int) -> int:
+        newest = max((self._lost_by_name(name) for name in interest.names), default=0)
+        if newest <= after or not told:
+            return newest
+        unknown = any(name not in self._logs for name in interest.names)
+        lost = self._forgotten if unknown and self._forgotten_at > told else 0
+        return max([lost, *(log.lost for log in self._named_logs(interest) if log.lost_at > told)])
+
+    def _named_logs(self, interest: Interest) -> list[Log]:
+        return [log for name in interest.names if (log := self._logs.get(name)) is not None]
+
+    def gap(self, interest: Interest, after: int, lost: int) -> Gap:
+        """Give what an interest misses between a position and `lost`, its newest loss.
+
+        Everything in between is given up, held or not: nothing newer than a loss may come before
+        the news of it, and a reader that is cut behind that must not lose the rest again.
+        """
+        hit = [name for name in interest.names if self._hit(name, after, lost)]
+        first = next((position for position, _, _ in self.after(interest, lost)), None)
+        return Gap((*hit, *interest.patterns), lost if first is None else first - 1)
+
+    def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+        """Yield the publications of an interest after a position, in order, each with its position and cost.
+
+        None stands for what the interest does not want: a place to pause at. The cost is of the look at it:
+        1 for some 0.3 us.
+        """
+        if interest.patterns:
+            return self._matching(interest, position)
+        logs = self._named_logs(interest)
+        if len(logs) == 1:
+            found: Iterable[Publication] = logs[0].after(position)
+        else:
+            found = heapq.merge(*(log.after(position) for log in logs), key=_position)
+        return _once(found, interest)
+
+    def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+        steps = match_steps(interest.patterns)
+        for reached, publication in self._order.after(position):
+            if publication is None:
+                yield reached, None, 1
+                continue
+            channels = publication.channels
+            of_it = interest.first_of(channels) is not None
+            cost = 1 + steps * len(channels) // 8
+            yield reached, _wanted(publication, interest) if of_it else None, cost
+
+    def _lost_by_name(self, name: str) -> int:
+        log = self._logs.get(name)
+        return self._forgotten if log is None else log.lost
+
+    def _hit(self, name: str, after: int, upto: int) -> bool:
+        log = self._logs.get(name)
+        if log is None:
+            return self._forgotten > after
+        held = next(log.after(after), None)
+        return log.lost > after or (held is not None and held.position <= upto)
+
+    def _remember(self, channel: str, position: int, publisher: str) -> Log:
+        if len(self._logs) >= self._max_channels:
+            self._make_room(publisher)
+        share = self._shares.get(publisher) or self._open_share(publisher)
+        # A channel of which nothing is known may have been forgotten.
+        slot = self._free.pop() if self._free else len(self._slots)
+        lost = min(self._forgotten, position - 1)
+        log = Log(channel, self._limits(channel), lost=lost, share=share, slot=slot)
+        log.lost_at = self._forgotten_at
+        self._logs[channel] = log
+        self._slots[slot : slot + 1] = [log]
+        share.channels.opened(log)
+        self._empty += 1
+        self._most_channels.update(share.channels)
+        self._take_overhead(share, CHANNEL_COST + len(channel))
+        return log
+
+    def _make_room(self, publisher: str) -> None:
+        """Forget a channel of whoever has most, of the publisher itself if it has about as many."""
+        most, own = self._most_channels.find(), self._shares.get(publisher)
+        if most is None:
+            return
+        if own is not None and own.channels.class_from == most.class_from:
+            most = own.channels
+        self._tell_share(Share.HISTORY_CHANNELS, most.share)
+        self._forget(most.oldest())
+
+    def _open_share(self, publisher: str) -> PublisherShare:
+        share = self._shares[publisher] = PublisherShare(publisher)
+        self._take_overhead(share, PUBLISHER_COST + len(publisher))
+        return share
+
+    def _take_overhead(self, share: PublisherShare, bytes: int) -> None:
+        self._overhead += bytes
+        share.bytes += bytes
+        self._most_bytes.update(share)
+
+    def _forget(self, log: Log) -> None:
+        channel, share = log.channel, log.share
+        if log.count:
+            self._evict(log, log.count)
+        self._forgotten = max(self._forgotten, log.lost)
+        self._forgotten_at = max(self._forgotten_at, log.lost_at)
+        self._empty -= 1
+        del self._logs[channel]
+        self._slots[log.slot] = None
+        self._free.append(log.slot)
+        self._recent.pop(log, None)
+        share.channels.forgotten(log)
+        self._take_overhead(share, -CHANNEL_COST - len(channel))
+        self._most_channels.update(share.channels)
+        if not share.channels.logs:
+            self._take_overhead(share, -PUBLISHER_COST - len(share.name))
+            del self._shares[share.name]
+            share.end()
+
+    def _tell_share(self, what: Share, share: PublisherShare) -> None:
+        if self._report is not None and len(self._shares) > 1:
+            self._report(what, share.name)
+
+    def _extend_log(self, log: Log, run: Sequence[Publication], weight: int, part: int) -> None:
+        share = log.share
+        if not log.count:
+            share.channels.filled(log)
+            self._empty -= 1
+        log.extend(run, weight)
+        share.bytes += part
+        if not log.expected:
+            self._expect(log)
+        self._trim(log)
+        # Asked here, since it is no as a rule, and a call costs more than the answer.
+        if log.bytes >= log.class_below:
+            share.noisiest.update(log)
+        if share.bytes >= share.class_below:
+            self._most_bytes.update(share)
+
+    def _trim(self, log: Log, *, most: int = sys.maxsize) -> None:
+        limits = log.limits
+        if log.count > limits.size:
+            count = min(log.count - limits.size, most)
+            self._evict(log, count)
+            most -= count
+        while log.bytes > limits.bytes and most:
+            self._evict(log, 1)
+            most -= 1
+
+    def _evict(self, log: Log, count: int) -> None:
+        held = log.bytes
+        gone = log.evict(count)
+        weight = held - log.bytes
+        self.evictions += count
+        log.lost_at = self.evictions
+        log.lost_when = self._newest
+        self._recent[log] = None
+        self._recent.move_to_end(log)
+        if len(self._recent) > RECENT_EVICTIONS:
+            self._unordered_at = self._recent.popitem(last=False)[0].lost_at
+        if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
+            self._newest_lost = log.lost
+        self._shrink(log, _part(gone) if self._copies else weight)
+        if self._names:
+            self._retire_names(log, gone)
+        if self._copies:
+            gone = [publication for publication in gone if not self._held_elsewhere(publication)]
+            weight = gone[0].weight if len(gone) == 1 else sum(map(_weight, gone))
+        if gone:
+            self._bytes -= weight
+            self._order.remove(gone)
+
+    def _shrink(self, log: Log, part: int) -> None:
+        """Count out what a log has evicted, of which its publisher held `part` bytes."""
+        share = log.share
+        if not log.count:
+            share.channels.emptied(log)
+            self._empty += 1
+        share.bytes -= part
+        if log.bytes < log.class_from:
+            share.noisiest.update(log)
+        if share.bytes < share.class_from:
+            self._most_bytes.update(share)
+
+    def _held_elsewhere(self, publication: Publication) -> bool:
+        """Take note that one channel less holds it, and say whether another one does."""
+        if len(publication.channels) == 1:
+            return False
+        self._copies[publication.position] -= 1
+        if self._copies[publication.position]:
+            return True
+        del self._copies[publication.position]
+        return False
+
+    def _retire_names(self, log: Log, gone: Sequence[Publication]) -> None:
+        """Remember the ids of what a channel no longer holds for as long as it could have held a later use.
+
+        Such a use was published before this eviction, and so is gone as well by then.
+        """
+        ids = [(one.event.id, one.position) for one in gone if one.event.id is not None]
+        if not ids:
+            return
+        self._names -= len(ids)
+        for name, position in ids:
+            held = self._named.get(name, {})
+            if held.get(log.channel) == position:
+                del held[log.channel]
+                if not held:
+                    del self._named[name]
+        until = self._now + log.limits.age
+        self._retired.add(
+            log.channel, ids, until=until, now=self._now, most=max(log.limits.size, MIN_RETIRED)
+        )
+
+    def _shed(self) -> None:
+        """Evict from whoever holds the most, a little more than needed, so as not to come here each time."""
+        enough = self._total - min(self._total // 64, SLACK)
+        told = False
+        while self._counted > enough and (share := self._largest()) is not None:
+            if not told:
+                self._tell_share(Share.HISTORY_TOTAL, share)
+                told = True
+            log = share.noisiest.find()
+            # Channels are forgotten only where they take more than all events: with each of them the
+            # watermark rises of all channels that are not remembered.
+            if log is None or self._overhead > self._bytes:
+                self._forget(share.channels.oldest())
+            else:
+                self._evict(log, 1)
+
+    def _largest(self) -> PublisherShare | None:
+        """Return who has to give: of what there is more, channels or bytes of events, whoever has most."""
+        if self._overhead > self._bytes and (most := self._most_channels.find()) is not None:
+            return most.share
+        return self._most_bytes.find()
+
+    def _expect(self, log: Log) -> None:
+        self._serial += 1
+        log.expected = self._serial
+        self._expiring.push((log.oldest.time + log.limits.age, self._serial, log), most=self._crowded)
+
+    def _is_expected(self, entry: Entry[Log]) -> bool:
+        _, serial, log = entry
+        return serial == log.expected and self._logs.get(log.channel) is log
+
+    @property
+    def _crowded(self) -> int:
+        return len(self._logs) + len(self._logs) // 4 + 64
+
+
+def _weigh(channels: tuple[str, ...], run: Sequence[Publication]) -> tuple[int, bool]:
+    """Set the bytes that each publication takes, with its text frame.
+
+    Returns the sum of them, and whether a publisher chose the id of any.
+    What it may keep of other frames is less than its text frame and `publication.KEPT_BYTES` bytes.
+    """
+    base = OVERHEAD + len(channels[0])
+    if len(channels) > 1:
+        base += COPY_COST + PLACE_COST * len(channels) + sum(map(len, channels))
+    total, named = 0, False
+    for publication in run:
+        event = publication.event
+        weight = base + 2 * publication.size
+        if event.id is not None:
+            named = True
+            weight += NAMED_COST + NAMED_PLACE_COST * (len(channels) - 1)
+        if event.key is not None:
+            weight += KEY_COST + 4 * len(event.key)
+        # Text that is not ASCII takes up to four bytes a character, and may be kept as UTF-8 beside.
+        if not event.data.isascii():
+            weight += sys.getsizeof(event.data)
+        if event.type is not DEFAULT_TYPE and not event.type.isascii():
+            weight += sys.getsizeof(event.type)
+        publication.weight = weight
+        total += weight
+    return total, named
+
+
+def _part(publications: Sequence[Publication]) -> int:
+    """Return the bytes of publications that one of their channels counts for."""
+    if len(publications) == 1:
+        return publications[0].weight // len(publications[0].channels)
+    return sum(publication.weight // len(publication.channels) for publication in publications)
+
+
+def _wanted(publication: Publication | None, interest: Interest) -> Publication | None:
+    return publication if publication is not None and interest.wants(publication.event.type) else None
+
+
+def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[int, Publication | None, int]]:
+    """Give each publication once, though several of its channels hold it."""
+    last = -1
+    for publication in found:
+        if publication.position != last:
+            last = publication.position
+            yield last, _wanted(publication, interest), 1

@@ -1,0 +1,192 @@
+"""What `sse-broadcast serve` says once it listens."""
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+
+import click
+
+import sse_broadcast
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants
+from sse_broadcast.channels import ANY, DEFAULT_CHANNEL
+from sse_broadcast.cli.certificate_info import identity_of
+from sse_broadcast.cli.common import SAME_MACHINE
+from sse_broadcast.cli.stdout import close_quietly
+from sse_broadcast.config.schema import Config, Endpoint, ListenerRule
+from sse_broadcast.errors import CertificateError, OutputError
+from sse_broadcast.quantity import Count
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.transport.listener import Listener
+from sse_broadcast.server.transport.reserve import MAX_LET_IN
+from sse_broadcast.server.transport.tls import reason
+
+logger = logging.getLogger("sse_broadcast.process")
+
+JSON = ["-H", "Content-Type: application/json"]
+
+TRIES = {
+    Action.SUBSCRIBE: (["-N"], DEFAULT_CHANNEL, [], "/events"),
+    Action.PUBLISH: ([], DEFAULT_CHANNEL, ["-d", "hello"], "/send"),
+    Action.INSPECT: ([], ANY, [], "/status"),
+    Action.ADMIN: ([], ANY, [*JSON, "-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
+}
+"""What there is to try: curl's flags, the channel it is done in, curl's options, and the path."""
+
+Reached = tuple[list[str], str]
+"""How curl reaches a listener from this machine: its options, and the URL without a path."""
+
+BEYOND = (Action.PUBLISH, Action.INSPECT, Action.ADMIN)
+"""What needs a token where subscribing needs none. The first that is served is shown, and what is open
+before it."""
+
+DOINGS = {Action.SUBSCRIBE: "subscribe to", Action.PUBLISH: "publish to", Action.INSPECT: "ask about"}
+
+NEEDED = "All else needs a token."
+
+MADE = "All else needs the token below, new at each start; token_file has the server take one that stays."
+
+FORCED = "Whoever reaches it may publish (insecure_publish)."
+
+
+def announce(server: Server, config: Config) -> None:
+    """Print where the server listens, what it is like, and what to try: there is the token that it made.
+
+    That is for people, on standard output; the log has a line without the token. Where it cannot be printed
+    the server serves all the same.
+    """
+    lines = [_where(server), _on(config), _limits(config), _open(server, config), "Try:", *_tries(server)]
+    try:
+        click.echo("\n".join(lines))
+    except (BrokenPipeError, OutputError) as error:
+        logger.warning("standard output: cannot be written to: %(reason)s", {"reason": reason(error)})
+        close_quietly()
+    version, urls = sse_broadcast.__version__, ", ".join(server.urls)
+    logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})
+
+
+def _where(server: Server) -> str:
+    places = ", ".join(map(_named, server.listeners))
+    return f"sse-broadcast listens on {places}, with {room_for(server.room, server.private_share)}."
+
+
+def room_for(connections: int, private: int) -> str:
+    """Return a line with the number of connections that fit, and for whom some are kept."""
+    share = f", {private} of them for private listeners alone" if private else ""
+    return f"room for {Count(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
+
+
+def _named(listener: Listener) -> str:
+    endpoints = listener.rule.endpoints
+    return listener.url if set(endpoints) == set(Endpoint) else f"{listener.url} ({', '.join(endpoints)})"
+
+
+def _on(config: Config) -> str:
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    history = (
+        f"a history of {Count(config.history_size, 'event')} and {config.history_age:g} s a channel in memory"
+    )
+    metrics = "metrics" if config.metrics else "no metrics"
+    version = sse_broadcast.__version__
+    return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."
+
+
+def _limits(config: Config) -> str:
+    waiting = f"{Count(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a reader"
+    most = config.max_connections_per_address
+    of_one = Count(most, "connection") if most else "any number of connections"
+    return (
+        f"Limits: {_size(config.max_event)} an event; {waiting}, then {config.overflow}; {of_one} an address."
+    )
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if not count % unit:
+            return f"{count // unit} {name}"
+    return f"{count} bytes"
+
+
+def _open(server: Server, config: Config) -> str:
+    shut = [listener for listener in server.listeners if server.without_token(listener).grants != EVERYTHING]
+    parts = []
+    if len(shut) < len(server.listeners):
+        parts.append("to programs on this machine: everything")
+    if shut:
+        parts.append(f"to everyone: {_doings(server.without_token(shut[0]).grants, shut)}")
+    forced = [FORCED] if config.insecure_publish else []
+    needed = [MADE] if server.token else [NEEDED] if config.has_credentials else []
+    return " ".join([f"Open {'; '.join(parts)}.", *forced, *needed])
+
+
+def _doings(granted: Grants, listeners: Sequence[Listener]) -> str:
+    served = {endpoint for listener in listeners for endpoint in listener.rule.endpoints}
+    told = [
+        f"{DOINGS[action]} {', '.join(patterns)}"
+        for action, patterns in granted.items()
+        if Endpoint(action) in served
+    ]
+    return " and ".join(told) or "nothing"
+
+
+def _tries(server: Server) -> list[str]:
+    reached = {listener: _reached(listener) for listener in server.listeners}
+    lines = [_try(server, Action.SUBSCRIBE, reached)]
+    # A token that was made is shown where it is needed.
+    guarded = {each: how for each, how in reached.items() if server.token is None or not each.local}
+    for action in BEYOND:
+        line = _try(server, action, guarded)
+        lines.append(line)
+        if line is not None and (server.token or "") in line:
+            break
+    return [f"  {line}" for line in lines if line is not None]
+
+
+def _try(server: Server, action: Action, reached: Mapping[Listener, Reached]) -> str | None:
+    flags, channel, options, path = TRIES[action]
+    listener = next((each for each in reached if Endpoint(action) in each.rule.endpoints), None)
+    if listener is None:
+        return None
+    credential = []
+    if not server.without_token(listener).allows(action, channel):
+        if server.token is not None and action is Action.SUBSCRIBE:
+            return None  # it would be shown twice
+        credential = ["-H", _bearer(server.token)]
+    words, url = reached[listener]
+    return " ".join(["curl", *flags, *words, *credential, *map(shlex.quote, options), f"{url}{path}"])
+
+
+def _bearer(token: str | None) -> str:
+    return '"Authorization: Bearer $TOKEN"' if token is None else f"'Authorization: Bearer {token}'"
+
+
+def _reached(listener: Listener) -> Reached:
+    words, host, port = [], listener.rule.host, f":{listener.port}"
+    if listener.rule.path is not None:
+        words, host, port = ["--unix-socket", shlex.quote(listener.rule.path)], "localhost", ""
+    elif host in SAME_MACHINE:
+        host = "localhost"
+    if not listener.rule.certificate:
+        return words, f"http://{_bracketed(host)}{port}"
+    options, name = _trusting(listener.rule, host, port)
+    return [*options, *words], f"https://{_bracketed(name)}{port}"
+
+
+def _trusting(rule: ListenerRule, host: str, port: str) -> tuple[list[str], str]:
+    """Give how curl knows the bearer of a certificate, and the name to call it by.
+
+    The token is for the bearer alone, and so the certificate is looked at; but it names whom it names.
+    """
+    try:
+        name = identity_of(rule.certificate, rule.key).name_for(host)
+    except CertificateError as error:
+        logger.warning("%(fault)s", {"fault": error})
+        return ["-k"], host
+    trust = ["--cacert", shlex.quote(rule.certificate)]
+    if name == host or not port:
+        return trust, name
+    return [*trust, "--connect-to", f"::{_bracketed(host)}{port}"], name
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,36 @@
+"""`sse-broadcast dismiss`."""
+
+import click
+
+from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.client import Client
+from sse_broadcast.config.schema import Endpoint
+
+
+def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
+    if not (id.isascii() and id.isdigit()):
+        raise click.BadParameter(f"{id!r} is no id; status --watch shows them, and so does the server's log")
+    return id
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  sse-broadcast dismiss 17
+
+The reader is told that it was `dismissed`, and comes back after a while unless it was told not to; what
+keeps it away is to revoke its credential. One that takes no bytes is cut after write_timeout.
+
+Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refused; 2 bad usage."""
+)
+@click.argument("id", callback=_require_id)
+@token_option
+@url_option(Endpoint.ADMIN)
+def dismiss(url: str, token: str | None, id: str) -> None:
+    """End the stream of one reader."""
+    run(lambda: _dismiss(Client(url, token=token), id))
+
+
+async def _dismiss(client: Client, id: str) -> None:
+    async with client:
+        await client.dismiss(id)

@@ -1,0 +1,309 @@
+"""Settings: each under its names, and what a server's configuration is settled from.
+
+A flag beats an environment variable, that beats a key of the TOML file, that beats the default.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin
+
+import msgspec
+
+from sse_broadcast.config.schema import (
+    CallerRule,
+    ChannelRule,
+    Config,
+    ListenerRule,
+    convert,
+    is_secret,
+    may_be_address,
+    metas,
+)
+from sse_broadcast.config.suggestions import nearest
+from sse_broadcast.errors import ConfigError
+
+ENV_PREFIX = "SSE_BROADCAST_"
+
+NEARLY = 0.75
+"""A setting's own ratio (`suggestions.nearest`): `prot` is `port`."""
+
+_SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
+"""What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting under each of its names."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    secret: bool = False
+    """Whether it is shown nowhere, and taken from no command line, which everyone on the machine can read."""
+
+    @property
+    def private(self) -> bool:
+        """Whether its value is a secret, or may have one in it."""
+        return self.secret or may_be_address(self.type)
+
+    @property
+    def switch(self) -> bool:
+        """Whether its flag takes no value: it switches on what is off."""
+        return self.default is False
+
+    @property
+    def _kind(self) -> object:
+        return self.type.__origin__
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list; a flag and a variable have its values between commas."""
+        return get_origin(self._kind) is tuple
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The name in the environment."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def sentence(self) -> str:
+        """The help as a sentence."""
+        return f"{self.help[0].upper()}{self.help[1:]}."
+
+    def parse(self, text: str, where: str) -> object:
+        """Give the value that a text says. Raises `ConfigError`, which says where it was said."""
+        said = [each.strip() for each in text.split(",") if each.strip()] if self.several else text
+        return convert(said, self.type, where, strict=False)
+
+    def accept(self, value: object, where: str) -> object:
+        """Give a value that already has a type, if it is the right one. Raises `ConfigError`."""
+        return convert(value, self.type, where, strict=True)
+
+
+def _describe(field: msgspec.structs.FieldInfo) -> Setting:
+    (text,) = [meta.description for meta in metas(field.type) if meta.description]
+    return Setting(field.name, field.type, field.default, text, is_secret(field.type))
+
+
+RULES: Mapping[str, type[msgspec.Struct]] = {
+    "channel": ChannelRule,
+    "caller": CallerRule,
+    "listener": ListenerRule,
+}
+"""The tables, by their keys: `[[channel]]` and so on. They are set in the file alone."""
+
+SETTINGS: Mapping[str, Setting] = {
+    field.name: _describe(field) for field in msgspec.structs.fields(Config) if field.name not in RULES
+}
+
+PLACE = ("host", "port", "certificate", "key")
+"""The settings that say where to listen, if no `[[listener]]` does."""
+
+
+RESTART = frozenset(
+    {
+        "host",
+        "port",
+        "listener",
+        "history_total",
+        "history_channels",
+        "idempotency_window",
+        "send_buffer",
+        "write_timeout",
+        "heartbeat",
+        "head_timeout",
+        "shutdown_timeout",
+        "event_loop",
+        "log_format",
+        "metrics",
+        "metrics_channels",
+    }
+)
+"""The settings that only a restart changes. A reload changes all others, in what is opened and asked from
+then on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload comes to: the configuration that is in force then, and the names of what was said anew.
+
+    The settings of `restart` are in it as they were.
+    """
+
+    config: Config
+    changed: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def change_of(before: Config, after: Config) -> Change:
+    """Give what may be changed between two configurations while a server runs, and what may not."""
+    names = [name for name in Config.__struct_fields__ if getattr(before, name) != getattr(after, name)]
+    restart = tuple(name for name in names if _needs_restart(name, before, after))
+    config = msgspec.structs.replace(after, **{name: getattr(before, name) for name in restart})
+    return Change(config, tuple(name for name in names if name not in restart), restart)
+
+
+def _needs_restart(name: str, before: Config, after: Config) -> bool:
+    if name in {"certificate", "key"}:
+        return bool(before.certificate) != bool(after.certificate)
+    if name == "listener":
+        return list(map(_bare_place, before.listener)) != list(map(_bare_place, after.listener))
+    return name in RESTART
+
+
+def _bare_place(rule: ListenerRule) -> ListenerRule:
+    """Give a listener but for the files of its certificate: with TLS, or without."""
+    return msgspec.structs.replace(rule, certificate="TLS" if rule.certificate else "", key="")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where each of its values came from (`default`, a flag, a variable, a file)."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+def load(
+    flags: Mapping[str, str | None], *, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Loaded:
+    """Settle every setting: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
+
+    `flags` maps setting names to what was typed, or None. Raises `ConfigError` naming the
+    source, the setting and the value that cannot be used.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(SETTINGS, "default")
+    for layer in (
+        _from_file(file),
+        _from_environ(os.environ if environ is None else environ),
+        _from_flags(flags),
+    ):
+        for name, (value, source) in layer.items():
+            values[name], sources[name] = value, source
+    config = Config(**values)
+    _require_one_place(config, sources)
+    return Loaded(config, sources)
+
+
+def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:
+    # An image may say in its environment where it listens if nothing else is said.
+    unsaid = {"default", *(SETTINGS[name].variable for name in PLACE)}
+    for name in PLACE:
+        if config.listener and sources[name] not in unsaid:
+            raise ConfigError(
+                f"{name}: is given by {sources[name]}, and [[listener]] tables say where to listen"
+            )
+
+
+Layer = dict[str, tuple[Any, str]]
+
+
+def _from_flags(flags: Mapping[str, str | None]) -> Layer:
+    layer: Layer = {}
+    for name, text in flags.items():
+        if text is not None:
+            setting = SETTINGS[name]
+            layer[name] = (setting.parse(text, setting.flag), setting.flag)
+    return layer
+
+
+def _from_environ(environ: Mapping[str, str]) -> Layer:
+    layer: Layer = {}
+    for setting in SETTINGS.values():
+        text = environ.get(setting.variable)
+        if text is None or _is_service_link(setting, text):
+            continue
+        layer[setting.name] = (setting.parse(text, setting.variable), setting.variable)
+    return layer
+
+
+def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the variables that look like settings and are none, each with what was meant, or ""."""
+    known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
+    return {
+        name: _meant(name, known)
+        for name in sorted(environ)
+        if name.startswith(ENV_PREFIX) and name not in known and not _SERVICE_LINK.fullmatch(name)
+    }
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """Return the name that was probably meant by one that is not known, or ""."""
+    # Without the prefix that all variables have: by that alone each would be near to every other.
+    names = {each.removeprefix(ENV_PREFIX).lower(): each for each in known}
+    said = name.removeprefix(ENV_PREFIX).lower().replace("-", "_")
+    near = nearest(said, names, ratio=NEARLY)
+    return names[near] if near else ""
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    meant = _meant(name, known)
+    return f"; {meant} was meant?" if meant else ""
+
+
+def _is_service_link(setting: Setting, text: str) -> bool:
+    # With them SSE_BROADCAST_PORT=tcp://10.0.0.1:80, an address of the service and no port of ours.
+    return setting.name == "port" and text.startswith("tcp://")
+
+
+def _from_file(file: Path | None) -> Layer:
+    if file is None:
+        return {}
+    layer: Layer = {}
+    for name, value in _read_toml(file).items():
+        if name in RULES:
+            layer[name] = (_rules(name, value, file), str(file))
+            continue
+        setting = SETTINGS.get(name)
+        if setting is None:
+            raise ConfigError(f"{file}: {name}: no such setting{_hint(name, [*SETTINGS, *RULES])}")
+        layer[name] = (setting.accept(value, f"{file}: {name}"), str(file))
+    return layer
+
+
+def _rules(name: str, value: object, file: Path) -> tuple[msgspec.Struct, ...]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError(f"{file}: {name}: expected tables, each below a line [[{name}]]")
+    return tuple(
+        _rule(RULES[name], table, f"{file}: [[{name}]] number {number}")
+        for number, table in enumerate(value, 1)
+    )
+
+
+def _rule(kind: type[msgspec.Struct], table: dict[str, Any], where: str) -> msgspec.Struct:
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    if unknown := table.keys() - fields.keys():
+        name = min(unknown)
+        raise ConfigError(f"{where}: {name}: no such setting{_hint(name, fields)}")
+    if missing := [name for name, field in fields.items() if field.required and name not in table]:
+        raise ConfigError(f"{where}: {missing[0]}: is missing")
+    values = {
+        name: convert(value, fields[name].type, f"{where}: {name}", strict=True)
+        for name, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not UTF-8 at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from None

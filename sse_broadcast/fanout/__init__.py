@@ -1,0 +1,1 @@
+"""The way of a publication to the sinks of its subscribers."""

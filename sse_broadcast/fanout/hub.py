@@ -1,0 +1,281 @@
+"""Hub: who listens to which channel, on this node. No I/O."""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from sse_broadcast.channels import Interest
+from sse_broadcast.encoding import Encoding
+from sse_broadcast.errors import FullError
+from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.pattern_index import Pattern, PatternIndex
+from sse_broadcast.fanout.subscriber import Subscriber
+from sse_broadcast.publication import Publication
+
+MAX_ROUTE_BYTES = 32 * 1024 * 1024
+"""Bytes that remembering takes which patterns match which channels. Beyond it the oldest are forgotten."""
+
+ROUTE = 480
+"""Bytes that a route takes, the longest name and its place in a dict included; measured with tracemalloc."""
+
+LINK = 9
+"""Bytes that a route takes for each pattern that matches: eight, and what an array keeps in reserve."""
+
+NEWER = 32
+"""Patterns newer than a route that are asked one by one; more are looked up in the index."""
+
+SHED = 32
+"""Routes that are forgotten with the last pattern, and with each publish then: all at once takes too long."""
+
+
+class Route:
+    """The serials of the patterns that match one channel, among those up to `serial`.
+
+    Not the patterns themselves: one that nobody follows any more is held by no route.
+    """
+
+    __slots__ = ("serial", "serials")
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.serials = array("Q")
+
+
+class Hub:
+    """Channels, patterns, their audiences, and everyone in them.
+
+    A publish costs in proportion to the audiences of its channels, whatever else the hub holds. Patterns
+    are matched against a channel once, when something is first published there, and again when that was
+    forgotten: what is remembered is bounded, however many channels and patterns there are. An audience
+    exists while it has members, a channel or pattern while it has audiences; of both together
+    there are `most`.
+    """
+
+    __slots__ = (
+        "_audiences",
+        "_by_serial",
+        "_channels",
+        "_found",
+        "_index",
+        "_members",
+        "_patterns",
+        "_route_bytes",
+        "_routes",
+        "_serial",
+        "most",
+    )
+
+    def __init__(self, found: Callable[[Interest, Encoding], Audience], *, most: int) -> None:
+        self._found = found
+        self.most = most
+        """Different channels and patterns that may be followed, if it is not more already."""
+        self._members: dict[Subscriber, Audience] = {}
+        self._audiences: dict[tuple[Interest, Encoding], Audience] = {}
+        self._channels: dict[str, dict[Audience, None]] = {}
+        self._patterns: dict[str, Pattern] = {}
+        self._by_serial: dict[int, Pattern] = {}
+        self._index = PatternIndex()
+        self._serial = 0
+        # From the oldest.
+        self._routes: OrderedDict[str, Route] = OrderedDict()
+        self._route_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(tuple(self._members))
+
+    @property
+    def audiences(self) -> Collection[Audience]:
+        """The audiences that there are."""
+        return self._audiences.values()
+
+    @property
+    def channels(self) -> Collection[str]:
+        """The channels that somebody asked for by name."""
+        return self._channels.keys()
+
+    def subscribers(self, channel: str) -> int:
+        """Give how many subscribers a channel has, whatever types of event they want."""
+        return sum(audience.members for audience in self._listening(channel))
+
+    def require_room(self, interest: Interest) -> None:
+        """Refuse an interest in more channels and patterns than there is room for. Raises `FullError`.
+
+        In those that others follow already there is room for everyone.
+        """
+        if interest.patterns:
+            self._require_few_alike(interest.patterns)
+        room = self.most - len(self._channels) - len(self._patterns)
+        if len(interest.names) + len(interest.patterns) <= room:
+            return
+        new, left = self.room_for(interest)
+        if new and left < 0:
+            raise FullError(
+                f"subscribed_channels: {self.most} different channels and patterns may be followed:"
+                f" {self.most - room} are, {new} more are too many"
+            )
+
+    def _require_few_alike(self, patterns: Sequence[str]) -> None:
+        if not self._index.has_room(text for text in patterns if text not in self._patterns):
+            raise FullError(
+                "subscribed_channels: too many followed patterns have only text that others have too; use one"
+                " with text of its own, or the names of channels"
+            )
+
+    def room_for(self, interest: Interest) -> tuple[int, int]:
+        """Return how many of an interest's channels and patterns are new, and the room that is left then.
+
+        That is negative for one that there is no room for.
+        """
+        new = sum(name not in self._channels for name in interest.names)
+        new += sum(text not in self._patterns for text in interest.patterns)
+        return new, self.most - len(self._channels) - len(self._patterns) - new
+
+    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> Audience:
+        """Add a subscriber to the audience of its interest, and give that.
+
+        Raises `FullError` if there is no room for it, unless it is `exempt`; it is then in none.
+        """
+        audience = self._audiences.get((subscriber.interest, encoding))
+        if audience is None:
+            if not exempt:
+                self.require_room(subscriber.interest)
+            audience = self._open(subscriber.interest, encoding)
+        audience.members += 1
+        self._members[subscriber] = audience
+        return audience
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of its audience; nothing happens if it is in none."""
+        audience = self._members.pop(subscriber, None)
+        if audience is None:
+            return
+        audience.queued.pop(subscriber, None)
+        audience.members -= 1
+        if not audience.members:
+            self._close(audience)
+
+    def deliver(self, publications: Sequence[Publication]) -> int:
+        """Give publications to every subscriber that wants them, and say how many that are.
+
+        Each gets each once, and counts once, at the moment before the first of them.
+        Synchronous, and never raises: the order of the calls is the order every subscriber sees.
+        """
+        reached: dict[Audience, int] = {}
+        if not self._audiences:
+            return 0
+        for publication in publications:
+            event_type = publication.event.type
+            for audience in self._matching(publication.channels):
+                if audience.interest.wants(event_type):
+                    reached.setdefault(audience, audience.members)
+                    audience.publish(publication)
+        return sum(reached.values())
+
+    # What comes back from here is a copy, or new: an audience whose last member overflows is closed
+    # while it is told.
+
+    def _matching(self, channels: Sequence[str]) -> Collection[Audience]:
+        if len(channels) == 1:
+            return self._listening(channels[0])
+        found: dict[Audience, None] = {}
+        for channel in channels:
+            found.update(dict.fromkeys(self._listening(channel)))
+        return found
+
+    def _listening(self, channel: str) -> Collection[Audience]:
+        exact = tuple(self._channels.get(channel, ()))
+        if not self._patterns:
+            if self._routes:
+                self._forget_routes(at_most=SHED)
+            return exact
+        found = dict.fromkeys(exact)
+        for pattern in self._matching_patterns(channel):
+            found.update(pattern.audiences)
+        return found
+
+    def _matching_patterns(self, channel: str) -> Sequence[Pattern]:
+        route = self._routes.get(channel)
+        if route is None:
+            return self._new_route(channel)
+        if route.serial != self._serial:
+            return self._renew(route, channel)
+        by_serial = self._by_serial
+        found = [pattern for serial in route.serials if (pattern := by_serial.get(serial)) is not None]
+        return found if len(found) == len(route.serials) else self._renew(route, channel)
+
+    def _new_route(self, channel: str) -> Sequence[Pattern]:
+        route = self._routes[channel] = Route()
+        self._route_bytes += ROUTE
+        found = self._index.matching(channel)
+        self._remember(route, found)
+        return found
+
+    def _renew(self, route: Route, channel: str) -> Sequence[Pattern]:
+        """Leave out patterns that nobody follows any more, and match those that are newer than the route."""
+        if self._serial - route.serial > NEWER:
+            found = self._index.matching(channel)
+        else:
+            newer = range(route.serial + 1, self._serial + 1)
+            known = map(self._by_serial.get, (*route.serials, *newer))
+            found = [
+                pattern
+                for pattern in known
+                if pattern is not None and (pattern.serial <= route.serial or pattern.matches(channel))
+            ]
+        self._remember(route, found)
+        return found
+
+    def _remember(self, route: Route, found: Sequence[Pattern]) -> None:
+        self._route_bytes += LINK * (len(found) - len(route.serials))
+        route.serials = array("Q", [pattern.serial for pattern in found])
+        route.serial = self._serial
+        if self._route_bytes > MAX_ROUTE_BYTES:
+            self._forget_routes()
+
+    def _forget_routes(self, *, at_most: int | None = None) -> None:
+        """Forget the oldest routes: so many, or as many as are beyond the bound."""
+        routes = self._routes
+        while routes and (at_most or (at_most is None and self._route_bytes > MAX_ROUTE_BYTES)):
+            _, route = routes.popitem(last=False)
+            self._route_bytes -= ROUTE + LINK * len(route.serials)
+            if at_most is not None:
+                at_most -= 1
+
+    def _open(self, interest: Interest, encoding: Encoding) -> Audience:
+        audience = self._audiences[interest, encoding] = self._found(interest, encoding)
+        for channel in interest.names:
+            self._channels.setdefault(channel, {})[audience] = None
+        for text in interest.patterns:
+            self._pattern(text).audiences[audience] = None
+        return audience
+
+    def _pattern(self, text: str) -> Pattern:
+        pattern = self._patterns.get(text)
+        if pattern is None:
+            self._serial += 1
+            pattern = self._patterns[text] = self._by_serial[self._serial] = Pattern(text, self._serial)
+            self._index.add(pattern)
+        return pattern
+
+    def _close(self, audience: Audience) -> None:
+        del self._audiences[audience.interest, audience.encoding]
+        for channel in audience.interest.names:
+            listening = self._channels[channel]
+            del listening[audience]
+            if not listening:
+                del self._channels[channel]
+        for text in audience.interest.patterns:
+            pattern = self._patterns[text]
+            del pattern.audiences[audience]
+            if not pattern.audiences:
+                self._close_pattern(text)
+
+    def _close_pattern(self, text: str) -> None:
+        pattern = self._patterns.pop(text)
+        del self._by_serial[pattern.serial]
+        self._index.remove(pattern)
+        if not self._patterns:
+            self._forget_routes(at_most=SHED)

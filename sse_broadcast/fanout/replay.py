@@ -1,0 +1,139 @@
+"""CatchUp: a reader's way through the history, from where it was to where everyone is."""
+
+import json
+import time
+from collections.abc import Hashable, Sequence
+
+from sse_broadcast import clock
+from sse_broadcast.backends.base import Backend, Replay, ResetReason, Start
+from sse_broadcast.channels import Interest
+from sse_broadcast.event import Event
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Publication, cut, place
+from sse_broadcast.work_queue import Steps
+
+
+class CatchUp:
+    """What one reader has yet to get of a history.
+
+    The reader is in the hub from the beginning, where nothing is queued for it: what is published
+    while it is on its way is ahead of it in the history. It is `done` when it has everything up to
+    the newest position; whoever sees that has it go live before anything else can be published.
+    So nothing is missed between history and live, and nothing comes twice.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_began",
+        "_first",
+        "_given",
+        "_interest",
+        "_metrics",
+        "_steps",
+        "_told",
+        "caller",
+        "cursor",
+    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        interest: Interest,
+        start: Start,
+        metrics: Metrics,
+        *,
+        caller: Hashable = None,
+    ) -> None:
+        self.cursor = start.after
+        self.caller = caller
+        """Who has its pages read, by turns with others."""
+        self._backend = backend
+        self._interest = interest
+        self._metrics = metrics
+        self._told = start.told
+        self._began = time.monotonic()
+        self._given = 0
+        self._first: Sequence[Publication] = start.first
+        self._steps: Steps[Replay] | None = None  # towards the next page
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left up to the newest position."""
+        return not self._first and self.cursor == self._backend.position
+
+    @property
+    def behind(self) -> int:
+        """How many publications came after where it is, of whatever channels."""
+        return len(self._first) + self._backend.position - self.cursor
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest of what is left was published, in seconds since 1970; None if nothing is."""
+        if self._first:
+            return self._first[0].time
+        return self._backend.oldest(self._interest, after=self.cursor)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the next page is of the history, as anyone would get it from there."""
+        return not self._first
+
+    def take(self, limit: int) -> Sequence[Publication]:
+        """Give the next ones, of about `limit` bytes. There may be none, and yet more to come."""
+        page = self._take(limit)
+        self._given += len(page)
+        return page
+
+    def finish(self) -> None:
+        """Take note that its reader goes live."""
+        self._metrics.replayed(self._given, time.monotonic() - self._began)
+
+    def _take(self, limit: int) -> Sequence[Publication]:
+        if self._first:
+            first = cut(self._first, limit)
+            self._first = self._first[len(first) :]
+            return first
+        replay = self._page(limit)
+        if replay is None:
+            return ()
+        self.cursor = replay.upto
+        self._told = replay.told
+        if replay.gap is None:
+            return replay.publications
+        self._metrics.reset(ResetReason.EVICTED)
+        told = reset(
+            ResetReason.EVICTED,
+            replay.gap.channels,
+            epoch=self._backend.epoch,
+            position=self.cursor,
+            missed=None,
+        )
+        return (*replay.publications, told)
+
+    def _page(self, limit: int) -> Replay | None:
+        """Return the next page of the history, or None if it takes more than one piece of work."""
+        if self._steps is None:
+            self._steps = self._backend.replay(
+                self._interest, after=self.cursor, told=self._told, limit=limit
+            )
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._steps = None
+            page: Replay = end.value
+            return page
+        return None
+
+
+def reset(
+    reason: ResetReason, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
+) -> Publication:
+    """Return the `$reset` that tells of a loss. A subscriber cut behind it resumes after `position`."""
+    event = reset_event(reason, channels, missed=missed)
+    return place((), event, epoch=epoch, position=position, time=clock.now())
+
+
+def reset_event(reason: ResetReason, channels: Sequence[str], *, missed: int | None) -> Event:
+    """Return a `$reset` before it has its place; `missed` is None where nobody counted."""
+    loss = {"reason": reason, "channels": list(channels), "missed": missed}
+    return Event(json.dumps(loss), type="$reset", json=True)

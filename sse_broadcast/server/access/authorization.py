@@ -1,0 +1,267 @@
+"""The gate: which caller a request is from, and whether it may come in at all."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from aiohttp import hdrs, web
+from multidict import istr
+
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.channels import ANY
+from sse_broadcast.config.schema import Config, Endpoint
+from sse_broadcast.errors import CredentialError
+from sse_broadcast.server.http.client_address import is_loopback_name
+from sse_broadcast.server.http.cors import Origins, is_same_origin
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.request_head import host_name, origin_of, requested_host
+from sse_broadcast.server.transport.connection import Place, place_of
+
+ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
+"""What the caller of a request may do; the gate puts it there."""
+
+IN_QUERY = "access_token"
+"""The parameter that carries a token where a browser can send no header (RFC 6750, 2.3)."""
+
+CHALLENGE = 'Bearer realm="sse-broadcast"'
+
+X_REAL_IP = istr("X-Real-IP")
+
+SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
+
+
+class Gate:
+    """Tells callers apart, by what their requests carry and by where they came in.
+
+    A server that has no credentials to tell them apart by is open to whoever reaches it by the loopback,
+    except to web pages: those of other origins, and those that have given their own name our address
+    (DNS rebinding). By any other way anyone may subscribe to it, and nothing else.
+    """
+
+    def __init__(self, config: Config, authority: Authority) -> None:
+        self._authority = authority
+        self._cookie = config.cookie
+        self._origins = Origins(config.cors_origins)
+        self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
+        self._open = config.open
+        self._everyone = Access(EVERYTHING)
+        granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
+        self.anonymous = Access({**granted, **_forced(config)})
+        """What a caller may do that shows no credential."""
+
+    def recognize(self, request: web.Request, endpoint: Endpoint, place: Place) -> Access | str:
+        """Give what the caller of a request may do, or the token that says so and is yet to be verified.
+
+        It came in at `place`. Raises `Problem` for one that may not.
+        """
+        if endpoint not in place.endpoints:
+            raise _nothing_here(request)
+        if self._open and place.loopback:
+            # Of what a proxy brings too: a page under a name that was rebound can say that it is one.
+            self._require_no_foreign_page(request, place)
+            if not _is_forwarded(request):
+                return self._everyone
+        if not self._authority.takes_tokens:
+            return self.anonymous
+        token = self._token(request, endpoint)
+        if token is None:
+            return self.anonymous
+        try:
+            return self._authority.find(token) or token
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
+
+    async def admit(self, token: str) -> Access:
+        """Give what the bearer of a token may do. Raises `Problem` for one that may not come in."""
+        try:
+            return await self._authority.admit(token)
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
+
+    def require_good(self, access: Access) -> None:
+        """Refuse a caller that has come in, and whose credential is good no longer. Raises `Problem`."""
+        try:
+            self._authority.require_good(access)
+        except CredentialError as error:
+            raise unauthorized(str(error), error="invalid_token") from None
+
+    def is_admin(self, token: str) -> bool | None:
+        """Return whether the bearer of a token has `admin`, or None of one that is yet to be verified."""
+        try:
+            access = self._authority.find(token)
+        except CredentialError:
+            return False
+        return None if access is None else access.allows(Action.ADMIN)
+
+    async def verify_admin(self, token: str) -> bool:
+        """Verify a token, and return whether its bearer has `admin`."""
+        try:
+            return (await self._authority.admit(token)).allows(Action.ADMIN)
+        except CredentialError:
+            return False
+
+    def without_token(self, place: Place) -> Access:
+        """Give what a caller that shows no credential may do where it came in."""
+        return self._everyone if self._open and place.loopback else self.anonymous
+
+    def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
+        """Give the token of the first place that has one. What is there counts, good or bad."""
+        header = _only_header(request, hdrs.AUTHORIZATION)
+        asked = self._in_query(request, endpoint) if request.query_string else None
+        if header is not None:
+            if asked is not None:
+                raise Problem(400, f"{IN_QUERY}: is given beside an Authorization header")
+            return _bearer(header)
+        if asked is not None:
+            return asked
+        return self._in_cookie(request) if self._cookie else None
+
+    def _in_query(self, request: web.Request, endpoint: Endpoint) -> str | None:
+        if IN_QUERY not in request.query:
+            return None
+        if endpoint is not Endpoint.SUBSCRIBE:
+            raise Problem(400, f"{IN_QUERY}: is taken by GET /events alone; use an Authorization header")
+        values = request.query.getall(IN_QUERY)
+        if len(values) > 1:
+            raise Problem(400, f"{IN_QUERY}: is given {len(values)} times")
+        return values[0]
+
+    def _in_cookie(self, request: web.Request) -> str | None:
+        values = list(_cookies(request, self._cookie))
+        if not values:
+            return None
+        if len(values) > 1:
+            # Another host below the same domain may have set one of them; which, nobody can tell.
+            raise Problem(400, f"Cookie: {self._cookie} is given {len(values)} times")
+        if request.method not in SAFE:
+            self._require_known_page(request)
+        return values[0]
+
+    def _require_known_page(self, request: web.Request) -> None:
+        # A browser sends cookies with the requests of every page; who asks is in Origin alone.
+        origin = origin_of(request)
+        if origin is None or not self._is_known(origin, request):
+            raise Problem(
+                403,
+                f"Origin: {_quoted(origin)} may not {request.method} with a cookie;"
+                " cors_origins names those that may",
+            )
+
+    def _require_no_foreign_page(self, request: web.Request, place: Place) -> None:
+        host = requested_host(request)
+        if not place.unix and not self._is_ours(host):
+            raise Problem(
+                421,
+                f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
+            )
+        origin = request.headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
+        if origin is not None and not self._is_known(origin, request):
+            raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
+
+    def _is_ours(self, host: str) -> bool:
+        name = host_name(host)
+        return name in self._hosts or is_loopback_name(name)
+
+    def _is_known(self, origin: str, request: web.Request) -> bool:
+        return origin in self._origins or is_same_origin(origin, request)
+
+
+def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:
+    """Give where a request came in, if the endpoint is served there. Raises `Problem`."""
+    place = place_of(request)
+    if endpoint is not None and endpoint not in place.endpoints:
+        raise _nothing_here(request)
+    return place
+
+
+def _nothing_here(request: web.Request) -> Problem:
+    return Problem(404, f"nothing is at {request.path[:80]} here")
+
+
+def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Access:
+    """Give what a caller may do, if it may do this in each of the channels and patterns.
+
+    `*` is the server too. Raises `Problem`.
+    """
+    access = request[ACCESS]
+    refused = access.refused(action, channels)
+    if refused is not None:
+        raise _refusal(access, action, f"{action} {refused!r}")
+    return access
+
+
+def require_some(request: web.Request, action: Action) -> None:
+    """Refuse a caller that may do this nowhere, before anything it sends is looked at."""
+    if not request[ACCESS].grants.get(action):
+        raise _refusal(request[ACCESS], action, action)
+
+
+def unauthorized(detail: str, *, error: str | None = None) -> Problem:
+    """Give the answer to a caller that must show another credential, or one at all (RFC 6750, 3)."""
+    return Problem(401, detail, headers=challenge(error))
+
+
+def challenge(error: str | None = None) -> Mapping[str, str]:
+    """Give the header that says what to show, and what was wrong with what was shown."""
+    return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
+
+
+def _refusal(access: Access, action: Action, what: str) -> Problem:
+    if access.anonymous:
+        shown = f"Authorization: Bearer ..., or {IN_QUERY}= in the URL of what can send no header"
+        return unauthorized(
+            f"{what}: needs a token ({shown if action is Action.SUBSCRIBE else 'Authorization: Bearer ...'})"
+        )
+    return Problem(403, f"{what}: the token does not allow it", headers=challenge("insufficient_scope"))
+
+
+def _is_forwarded(request: web.Request) -> bool:
+    """Whether a proxy speaks for somebody: then who reaches us by the loopback is not on this machine."""
+    headers = request.headers
+    return (
+        hdrs.X_FORWARDED_FOR in headers
+        or hdrs.X_FORWARDED_HOST in headers
+        or hdrs.X_FORWARDED_PROTO in headers
+        or hdrs.FORWARDED in headers
+        or hdrs.VIA in headers
+        or X_REAL_IP in headers
+    )
+
+
+def _anonymous(config: Config) -> Grants:
+    granted: dict[Action, tuple[str, ...]] = {
+        Action.SUBSCRIBE: config.anonymous_subscribe,
+        Action.PUBLISH: config.anonymous_publish,
+        Action.INSPECT: config.anonymous_inspect,
+    }
+    return {action: patterns for action, patterns in granted.items() if patterns}
+
+
+def _forced(config: Config) -> Grants:
+    return {Action.PUBLISH: (ANY,)} if config.insecure_publish else {}
+
+
+def _only_header(request: web.Request, name: str) -> str | None:
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        raise Problem(400, f"{name}: is given {len(values)} times")
+    return values[0] if values else None
+
+
+def _cookies(request: web.Request, name: str) -> Iterator[str]:
+    """Give the values of a cookie; `request.cookies` has the last of the first header alone."""
+    for header in request.headers.getall(hdrs.COOKIE, ()):
+        for pair in header.split(";"):
+            key, _, value = pair.partition("=")
+            if key.strip() == name:
+                yield value.strip().removeprefix('"').removesuffix('"')
+
+
+def _bearer(header: str) -> str:
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise unauthorized("Authorization: only the scheme Bearer is taken", error="invalid_request")
+    return token.strip()
+
+
+def _quoted(value: str | None) -> str:
+    return "none" if value is None else ascii(value[:80])

@@ -1,0 +1,49 @@
+"""What follows from a configuration, made whole before any of it holds."""
+
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.config.schema import Config
+from sse_broadcast.errors import ConfigError
+from sse_broadcast.server.access.authorization import Gate
+from sse_broadcast.server.access.rate_limits import Limits
+from sse_broadcast.server.http.client_address import Proxies
+from sse_broadcast.server.http.cors import Cors
+from sse_broadcast.server.openapi.document import document
+from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.services import Setup
+
+
+def set_up(config: Config, *, generated: str | None = None, before: Setup | None = None) -> Setup:
+    """Make what follows from a configuration, in the place of what held `before`, if anything did.
+
+    `generated` is a token that may do everything, for a server that has none. The authority is started and
+    closed by whoever calls this. Raises `ConfigError` for credentials that cannot be used.
+    """
+    authority = Authority(config, generated=generated, before=None if before is None else before.authority)
+    gate = Gate(config, authority)
+    terms = Terms(secured=authority.takes_tokens, anonymous=gate.anonymous.grants, cookie=config.cookie)
+    return Setup(
+        config,
+        authority,
+        gate,
+        Cors(config.cors_origins),
+        Proxies(config),
+        Limits(config, before=None if before is None else before.limits),
+        document(terms),
+        generated,
+    )
+
+
+def kept_token(config: Config, before: Setup) -> str | None:
+    """Give the token that was made at the start, if it is good for another configuration too.
+
+    It ends with the first credential that is configured, and does not come back. Raises `ConfigError` for a
+    configuration that takes the last credential away or has grants beside none: half a file is one, and a
+    token that was made now would have nowhere to be shown.
+    """
+    if config.has_credentials:
+        return None
+    if before.config.has_credentials or (config.open and not before.config.open):
+        raise ConfigError("token: no credential or grant is configured any more, which takes a restart")
+    if before.config.open and not config.open and before.generated is None:
+        raise ConfigError("token: there is none beside anonymous grants; one is made at the start alone")
+    return before.generated

@@ -1,0 +1,40 @@
+"""GET /channels and GET /channels/{channel}: who listens, and what is held."""
+
+from aiohttp import web
+
+from sse_broadcast.auth.principal import Action
+from sse_broadcast.channels import checked_names, matcher
+from sse_broadcast.server.access.authorization import ACCESS, require, require_some
+from sse_broadcast.server.http import query
+from sse_broadcast.server.http.responses import ChannelPage, answered
+from sse_broadcast.server.services import BROADCASTER, caller_of
+
+PARAMETERS = ("after", "limit", "prefix")
+
+
+async def channels(request: web.Request) -> web.Response:
+    """Answer with the channels that have history or readers, by name, a page at a time.
+
+    Of them those that the caller may ask about.
+    """
+    require_some(request, Action.INSPECT)
+    query.refuse_misspelt(request.query, PARAMETERS)
+    limit = query.limit(request)
+    access = request[ACCESS]
+    found = await request.app[BROADCASTER].list_channels(
+        prefix=query.only(request.query, "prefix") or "",
+        after=query.only(request.query, "after") or "",
+        limit=limit + 1,
+        visible=None if access.allows(Action.INSPECT) else matcher(*access.grants[Action.INSPECT]),
+        caller=caller_of(request),
+    )
+    page = found[:limit]
+    return answered(ChannelPage(page, page[-1].channel if len(found) > limit else None))
+
+
+async def channel(request: web.Request) -> web.Response:
+    """Answer with one channel, whether anything was ever published there or not."""
+    require_some(request, Action.INSPECT)
+    (name,) = checked_names((request.match_info["channel"],))
+    require(request, Action.INSPECT, (name,))
+    return answered(request.app[BROADCASTER].channel(name))

@@ -1,0 +1,322 @@
+"""POST /send: publish one event, or a batch of them.
+
+The handler asks in this order: who is it (before it is called), may it publish at all, how many channels does
+the address name, may it publish there, and only then what else the request says. A body is read then: how
+many events it has, to which channels each goes, whether the caller may publish to them, and last what it is.
+"""
+
+import asyncio
+import functools
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.auth.principal import Action
+from sse_broadcast.backends.base import Token
+from sse_broadcast.config.schema import Config
+from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
+from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.server.access.authorization import ACCESS, require, require_some
+from sse_broadcast.server.access.rate_limits import share_name
+from sse_broadcast.server.access.shares import UNCOUNTED
+from sse_broadcast.server.endpoints import request_body
+from sse_broadcast.server.endpoints.held_body import HeldBody
+from sse_broadcast.server.endpoints.publish_request import MEMBERS, Desk
+from sse_broadcast.server.endpoints.publish_stream import SLICE, Intake
+from sse_broadcast.server.http import query
+from sse_broadcast.server.http.client_address import key
+from sse_broadcast.server.http.json_body import ESCAPED, largest_body, largest_event
+from sse_broadcast.server.http.log import tell_published
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.responses import Sent, SentBatch, answered
+from sse_broadcast.server.process.body_decoder import DECODER, LARGE
+from sse_broadcast.server.services import BROADCASTER, TURN, Setup, confirm, setup_of
+
+OF_TEXT = ("event", "id", "key", "retry")
+"""What a query says of a body that is text."""
+
+PARAMETERS = (*OF_TEXT, "channel", "stream")
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+FORM = "application/x-www-form-urlencoded"
+
+LONGEST_SHOWN = 65_536
+"""Bytes of a message, as JSON, that an answer repeats. Spring's WebClient raises over 256 KiB of an answer,
+when the event has been published."""
+
+MOST_FIELDS = 32
+"""Fields of a form that are looked at."""
+
+FIELDS = frozenset({*MEMBERS, "private", "topic", "topics", "type"})
+"""What forms of events have: our own members, and those of Mercure's."""
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+_ARRAY = re.compile(rb"\s*\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a body asks to have published, checked in all but the rate."""
+
+    data: bytes
+    drafts: list[Draft]
+    token: Token | None
+
+
+Prepare = Callable[[bytes], Prepared]
+"""Makes what is to be published of a body. Raises `Problem` or a `BroadcastError`."""
+
+
+async def send(request: web.Request) -> web.Response:
+    """Publish the body to everyone who listens, and say how many they are."""
+    require_some(request, Action.PUBLISH)
+    broadcaster, setup = request.app[BROADCASTER], setup_of(request)
+    config = setup.config
+    permit = functools.partial(require, request, Action.PUBLISH)
+    desk = Desk(broadcaster, _channels(request), most=config.max_batch, permit=permit)
+    request_body.require_plain_coding(request)
+    kind = request_body.type_of(request)
+    _require_no_multipart(kind)
+    to_utf8 = request_body.charset_of(request)
+    if request.query_string:
+        query.refuse_unknown(request.query, PARAMETERS)
+        _require_text_for_its_parameters(request, kind)
+    if _is_stream(request):
+        return await _intake(request, setup, desk, kind, to_utf8).run()
+    prepare = functools.partial(_prepare, request, desk, kind, to_utf8)
+    most, timeout = _most(config, kind), config.body_timeout
+    length = request.content_length
+    if length is not None and length <= UNCOUNTED:
+        # As a rule: it counts for nothing, so that nothing need be counted.
+        data = await request_body.read(request, most=most, timeout=timeout)
+        return await _publish_body(request, setup, kind, prepare, data)
+    with HeldBody(request) as held:
+        data = await request_body.read(request, most=most, timeout=timeout, on_size=held.resize)
+        return await _publish_body(request, setup, kind, prepare, data)
+
+
+async def _publish_body(
+    request: web.Request, setup: Setup, kind: str, prepare: Prepare, data: bytes
+) -> web.Response:
+    if len(data) > LARGE:
+        prepare = await _prepared_in_thread(request, setup, prepare, data)
+    if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
+        return await _publish_batch(request, setup, prepare, data)
+    # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
+    # published or has not. The same holds for a batch, behind its turn.
+    prepared = prepare(data)
+    receipt = await _publish(request, setup, prepared)
+    tell_published(receipt, request[ACCESS], prepared.data)
+    return _answer(receipt, prepared.drafts[0].event)
+
+
+async def _prepared_in_thread(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> Prepare:
+    """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
+    setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
+    prepared = await request.app[DECODER].run(functools.partial(prepare, data), size=len(data))
+    return lambda _: prepared
+
+
+async def _publish_batch(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> web.Response:
+    # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
+    # what they were sent must not wait for those of every other publisher.
+    async with request.app[TURN]:
+        prepared = prepare(data)
+        receipt = await _publish(request, setup, prepared)
+        await asyncio.sleep(0)
+    tell_published(receipt, request[ACCESS], prepared.data)
+    return _answer_batch(receipt)
+
+
+def _prepare(
+    request: web.Request, desk: Desk, kind: str, to_utf8: request_body.ToUtf8, data: bytes
+) -> Prepared:
+    """Make drafts of a body. It reads the request and changes nothing, so that a thread may do it."""
+    data = to_utf8(data)
+    token = _token(request, kind, data)
+    if kind == NDJSON:
+        drafts = desk.lines(data)
+    elif kind != JSON:
+        drafts = [desk.draft(_from_body(data, request, kind))]
+    elif _ARRAY.match(data):
+        drafts = desk.array(data)
+    else:
+        drafts = [desk.object(data)]
+    return Prepared(data, drafts, token)
+
+
+async def _publish(request: web.Request, setup: Setup, prepared: Prepared) -> Receipt:
+    """Publish for a caller that may still do so. Raises `Problem`.
+
+    Its body may have been long in coming, and the turn of a batch as well.
+    """
+    access, address = confirm(request), key(setup.proxies.client(request))
+    setup.limits.publish(len(prepared.drafts), address=address, access=access)
+    publisher = share_name(access, address=address)
+    return await request.app[BROADCASTER].publish_all(prepared.drafts, prepared.token, publisher=publisher)
+
+
+def _channels(request: web.Request) -> list[str]:
+    named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
+    return named + request.query.getall("channel", []) if request.query_string else named
+
+
+def _answer(receipt: Receipt, event: Event) -> web.Response:
+    channels = receipt.channels
+    shown = event.data if _is_short(event.data) else msgspec.UNSET
+    return answered(
+        Sent(
+            status="sent",
+            clients=receipt.clients,
+            message=shown,
+            id=receipt.id,
+            channel=channels[0],
+            channels=channels,
+        )
+    )
+
+
+def _is_short(message: str) -> bool:
+    """Return whether an answer repeats a message. JSON writes a character in six bytes at most."""
+    if len(message) * ESCAPED <= LONGEST_SHOWN:
+        return True
+    return len(message) <= LONGEST_SHOWN and len(msgspec.json.encode(message)) <= LONGEST_SHOWN
+
+
+def _answer_batch(receipt: Receipt) -> web.Response:
+    return answered(SentBatch("sent", receipt.count, receipt.clients, receipt.id))
+
+
+def _most(config: Config, kind: str) -> int:
+    return largest_body(config) if kind in {JSON, NDJSON} else largest_event(config)
+
+
+def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
+    if kind != NDJSON and (kind != JSON or _is_stream(request)):
+        return
+    for name in OF_TEXT:
+        if name in request.query:
+            raise Problem(400, f"{name}: is said in the body, where that is {kind}")
+
+
+def _require_no_multipart(kind: str) -> None:
+    if kind.startswith("multipart/"):
+        raise Problem(
+            415,
+            f"Content-Type: {kind[:80]!a} is a form, and no event; send JSON, or the message as the body",
+            closes=True,
+        )
+
+
+def _from_body(data: bytes, request: web.Request, kind: str) -> Event:
+    """Return the event of a body that is text. Raises `Problem` for what only a mistake looks like."""
+    if not data and not any(name in request.query for name in OF_TEXT):
+        raise Problem(422, "body: is empty, and is the message; with ?event=TYPE an event may do without any")
+    if kind == FORM and _is_form(data):
+        raise Problem(
+            422,
+            "body: is a form, with the members of an event as its fields; send them as JSON, with"
+            " Content-Type: application/json",
+        )
+    return _from_text(data, request)
+
+
+def _is_form(data: bytes) -> bool:
+    """Return whether a urlencoded body is a form helper's work: all its fields are an event's.
+
+    curl declares this type of whatever it is told to post, so only what is certain is refused.
+    """
+    if b"message=" not in data and b"data=" not in data:
+        return False
+    try:
+        fields = parse_qsl(
+            data.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        return False
+    names = {name for name, _ in fields}
+    return names <= FIELDS and not names.isdisjoint({"message", "data"})
+
+
+def _from_text(data: bytes, request: web.Request) -> Event:
+    text = _text(data)
+    if not request.query_string:
+        return Event(text)
+    return Event(
+        text,
+        _or(query.only(request.query, "event"), DEFAULT_TYPE),
+        id=query.only(request.query, "id"),
+        retry=_retry(query.only(request.query, "retry")),
+        key=query.only(request.query, "key"),
+    )
+
+
+def _or(said: str | None, otherwise: str) -> str:
+    return otherwise if said is None else said
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
+
+
+def _retry(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise Problem(400, f"retry: must be a number of milliseconds, not {text[:80]!a}")
+    return min(int(text[:20]), MAX_RETRY + 1)
+
+
+def _is_stream(request: web.Request) -> bool:
+    match query.only(request.query, "stream") if request.query_string else None:
+        case None | "0":
+            return False
+        case "1":
+            return True
+        case other:
+            raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
+
+
+def _intake(
+    request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: request_body.ToUtf8
+) -> Intake:
+    if "Idempotency-Key" in request.headers:
+        raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
+    if "id" in request.query:
+        raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
+    config, limits = setup.config, setup.limits
+    address = key(setup.proxies.client(request))
+    pace = functools.partial(limits.publish_wait, address=address, access=request[ACCESS])
+    publisher = share_name(request[ACCESS], address=address)
+    begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE), publisher=publisher)
+    if kind == NDJSON:
+        most = largest_event(config)
+        return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)
+    desk.draft(_from_text(b"", request))  # what the query says is wrong before the first line is
+    return begin(lambda line: desk.draft(_from_text(to_utf8(line), request)), most=config.max_event)
+
+
+def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
+    keys = request.headers.getall("Idempotency-Key", ())
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise Problem(400, f"Idempotency-Key: is given {len(keys)} times")
+    (key,) = keys
+    if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+        raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
+    said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
+    said.update(data)
+    access = request[ACCESS]
+    return Token((*access.bearer, request.path, key), said.digest())

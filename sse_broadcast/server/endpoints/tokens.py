@@ -1,0 +1,141 @@
+"""POST /tokens and POST /revoke: make short-lived tokens, and end what a token was good for."""
+
+import asyncio
+import math
+from typing import Annotated, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
+from sse_broadcast.auth.principal import Action, Kind
+from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.config.schema import Pattern
+from sse_broadcast.errors import FullError
+from sse_broadcast.server.access.authorization import require
+from sse_broadcast.server.endpoints import request_body
+from sse_broadcast.server.http.json_body import JsonShape
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.responses import MintedToken, Revoked, answered
+from sse_broadcast.server.services import BROADCASTER, SESSIONS, Setup, confirm, setup_of
+
+T = TypeVar("T")
+
+MOST = 65_536
+"""Bytes of a body."""
+
+LIFETIME = 600.0
+"""Seconds that a token is good for, if it is not said: a page opens its stream at once."""
+
+RECENT = 1_767_225_600.0
+"""The beginning of 2026, in seconds since 1970: what is less was meant from now on, and revokes nothing."""
+
+LONGEST_WAIT = 3600
+"""Seconds after which to ask again at most, while as many revocations are held as there may be."""
+
+INSTEAD = (
+    "Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and reload:"
+    " that refuses them; DELETE /subscribers/{id} ends a stream"
+)
+"""What helps then. A restart would forget all revocations."""
+
+JSON = "application/json"
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of POST /tokens. `lifetime` is in seconds, cut to `token_lifetime`."""
+
+    grants: dict[Action, tuple[Pattern, ...]]
+    subject: Text = "visitor"
+    lifetime: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = LIFETIME
+
+
+class RevocationWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is asked of POST /revoke: whose signed tokens, which one of them, or which `[[caller]]`.
+
+    `expires` is in seconds since 1970.
+    """
+
+    subject: Text | None = None
+    id: Text | None = None
+    caller: Text | None = None
+    expires: Annotated[float, msgspec.Meta(ge=RECENT, le=MAX_TIME)] | None = None
+
+
+_wishes = JsonShape(
+    TokenWish,
+    {
+        "grants": 'must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
+        " under publish, subscribe and inspect",
+        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "lifetime": "must be seconds, from 1 to 31536000{not}",
+    },
+)
+_revocations = JsonShape(
+    RevocationWish,
+    {
+        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "id": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "caller": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "expires": "must be seconds since 1970{not}",
+    },
+)
+
+
+async def tokens(request: web.Request) -> web.Response:
+    """Make a token that may do a part of what its maker may."""
+    require(request, Action.ADMIN)
+    setup = setup_of(request)
+    wish = await _read(request, setup, _wishes)
+    maker = confirm(request)
+    minted = setup.authority.mint(wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=maker)
+    return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """Refuse a subject, a token or a caller from now on, and end its streams."""
+    require(request, Action.ADMIN)
+    setup = setup_of(request)
+    wish = await _read(request, setup, _revocations)
+    kind, name = _revoked(wish)
+    confirm(request)
+    try:
+        setup.authority.revoke(kind, name, expires=wish.expires)
+    except FullError as error:
+        raise _full(error, setup.authority.revocations) from None
+    # It goes on if its client leaves: a revocation that is half done would be none.
+    ending = request.app[BROADCASTER].work.start(request.app[SESSIONS].revoke(kind, name), caller=object())
+    streams = await asyncio.shield(ending)
+    return _answer(Revoked("revoked", streams))
+
+
+def _full(error: FullError, revocations: Revocations) -> Problem:
+    seconds = revocations.seconds_to_room()
+    wait = LONGEST_WAIT if seconds is None else min(math.ceil(seconds) or 1, LONGEST_WAIT)
+    detail = f"{error}: nothing was revoked, and no stream ended. {INSTEAD}"
+    return Problem(503, detail, headers={"Retry-After": str(wait)})
+
+
+def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
+    given: dict[Kind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
+    named = [(kind, name) for kind, name in given.items() if name is not None]
+    if len(named) != 1:
+        raise Problem(422, "subject, id and caller: one of them must be given")
+    return named[0]
+
+
+async def _read(request: web.Request, setup: Setup, shape: JsonShape[T]) -> T:
+    request_body.require_plain_coding(request)
+    kind = request_body.type_of(request)
+    if kind != JSON:
+        raise Problem(415, f"Content-Type: must be {JSON}, not {kind[:80]!a}", closes=True)
+    data = await request_body.read_text(request, most=MOST, timeout=setup.config.body_timeout)
+    return shape.decode(data)
+
+
+def _answer(content: MintedToken | Revoked) -> web.Response:
+    response = answered(content)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,84 @@
+"""GET /healthz and GET /readyz: open to all load balancers and supervisors."""
+
+from collections.abc import Callable, Mapping
+
+from aiohttp import hdrs, web
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.server.http.problem import Problem, answer
+from sse_broadcast.server.http.responses import Health, answered
+
+DRAINING = "draining: the server is shutting down"
+
+
+class Readiness:
+    """What load balancers are told, and what makes each answer the last one of its connection.
+
+    Being full is no reason: a flood of readers would take publishing off the balancer as well.
+    """
+
+    def __init__(self, broadcaster: Broadcaster) -> None:
+        self._broadcaster = broadcaster
+        self._draining = False
+
+    def drain(self) -> None:
+        """Be ready no more: the server is about to stop, though it goes on serving."""
+        self._draining = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop, or stopping."""
+        return self._draining or self._broadcaster.closed
+
+    @property
+    def fault(self) -> str | None:
+        """Why it is not ready, fit to be shown to everyone; None if it is."""
+        if self.draining:
+            return DRAINING
+        trouble = self._broadcaster.trouble
+        return None if trouble is None else f"backend: {trouble}"
+
+
+READINESS: web.AppKey[Readiness] = web.AppKey("sse_broadcast.readiness", Readiness)
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """Answer that the process is alive: it turns its loop."""
+    return _alive(request.app[READINESS])
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Answer whether the server is able to serve now."""
+    return _ready(request.app[READINESS])
+
+
+def _alive(_: Readiness) -> web.Response:
+    return _answer("alive")
+
+
+def _ready(readiness: Readiness) -> web.Response:
+    """Raise `Problem` with the reason, if there is one."""
+    fault = readiness.fault
+    if fault is not None:
+        raise Problem(503, fault, headers={hdrs.CACHE_CONTROL: "no-store"})
+    return _answer("ready")
+
+
+def _answer(status: str) -> web.Response:
+    response = answered(Health(status))
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    return response
+
+
+ASKED: Mapping[str, Callable[[Readiness], web.Response]] = {"/healthz": _alive, "/readyz": _ready}
+
+
+def examined(path: str, readiness: Readiness) -> web.Response | None:
+    """Give the answer that a path here has, for whoever cannot be let in to ask; None of any other path."""
+    ask = ASKED.get(path)
+    if ask is None:
+        return None
+    try:
+        return ask(readiness)
+    except Problem as problem:
+        return answer(problem)

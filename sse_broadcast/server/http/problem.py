@@ -1,0 +1,113 @@
+"""Errors as RFC 9457 problems, and the one table that gives each its status."""
+
+import http
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from sse_broadcast.errors import (
+    BroadcastError,
+    ClosedError,
+    CredentialError,
+    EventError,
+    EventTooLargeError,
+    ExtraError,
+    ForbiddenError,
+    FullError,
+    IdempotencyError,
+)
+from sse_broadcast.server.http.refused_stream import RefusalReason
+
+CONTENT_TYPE = "application/problem+json"
+
+RETRY_AFTER = "5"
+"""Seconds after which a client that met a 503 is asked to come back."""
+
+STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
+    (EventTooLargeError, 413),
+    (EventError, 422),
+    (IdempotencyError, 422),
+    (CredentialError, 401),
+    (ForbiddenError, 403),
+    (ExtraError, 501),
+    (ClosedError, 503),
+    (FullError, 503),
+)
+
+REASONS: Mapping[type[BroadcastError], RefusalReason] = {
+    ClosedError: RefusalReason.DRAIN,
+    FullError: RefusalReason.FULL,
+}
+
+TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+"""Where Python's own words differ by version, those of RFC 9110."""
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's own word
+    """A request that is answered with an error; `detail` names what is wrong, where, and the value.
+
+    `closes` ends the connection with the answer: what follows on it could not be told apart. `more`
+    are further members of the answer. `reason` is there where a subscriber should come back later, and
+    `instead` is the response that tells it so; the problem is counted and logged all the same.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        closes: bool = False,
+        more: Mapping[str, object] | None = None,
+        reason: RefusalReason | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.closes = closes
+        self.more = dict(more or {})
+        self.reason = reason
+        self.instead: web.Response | None = None
+        if status in {429, 503}:
+            self.headers.setdefault("Retry-After", RETRY_AFTER)
+
+
+def problem_of(error: BroadcastError) -> Problem:
+    """Give the answer to an error of the nouns; one that no client can cause is raised again."""
+    return Problem(status_of(error), str(error), reason=REASONS.get(type(error)))
+
+
+def status_of(error: BroadcastError) -> int:
+    """Give the status that tells of an error of the nouns. One that no client can cause is raised again."""
+    if isinstance(error, EventError) and error.field in {"channel", "channels", "events", "since"}:
+        return 400  # a part of the address, and not of the event
+    for kind, status in STATUSES:
+        if isinstance(error, kind):
+            return status
+    raise error
+
+
+def body(status: int, detail: str, **more: object) -> bytes:
+    """Return the JSON of a problem, as a line."""
+    title = TITLES.get(status) or http.HTTPStatus(status).phrase
+    return json_line({"title": title, "status": status, "detail": detail, **more})
+
+
+def json_line(content: object) -> bytes:
+    """Encode an answer as JSON. Its line end keeps a shell's prompt off the answer."""
+    return msgspec.json.encode(content) + b"\n"
+
+
+def answer(problem: Problem) -> web.Response:
+    """Give the response that tells a client of a problem."""
+    response = web.Response(
+        status=problem.status,
+        body=body(problem.status, problem.detail, **problem.more),
+        headers=problem.headers,
+        content_type=CONTENT_TYPE,
+    )
+    if problem.closes:
+        response.force_close()
+    return response

@@ -1,0 +1,1 @@
+"""The OpenAPI document, a file per group of operations."""

@@ -1,0 +1,71 @@
+"""POST /tokens and /revoke: what can be asked about tokens. DELETE /subscribers/{id}: the end of a stream."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sse_broadcast.auth.principal import Action
+from sse_broadcast.server.endpoints.tokens import JSON, RevocationWish, TokenWish
+from sse_broadcast.server.http.responses import Dismissed, MintedToken, Reloaded, Revoked
+from sse_broadcast.server.openapi import model
+from sse_broadcast.server.openapi.model import Answer, Body, Example, Media, Operation, Schema
+from sse_broadcast.server.openapi.operations import GUARDED, end, problems, write
+
+_WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
+_KINDS = ("subject", "id", "caller")
+_EITHER = [{"properties": {name: {"type": "string"}}, "required": [name]} for name in _KINDS]
+_REFUSED = problems(*GUARDED, 408, 413, 415, 422)
+
+
+def wish(schema: Mapping[str, Any]) -> Schema:
+    """Give the schema of the token that is asked for, with what its types alone do not say."""
+    patterns = {"type": "array", "items": model.PATTERN}
+    names = [action.value for action in Action if action is not Action.ADMIN]
+    grants = {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": patterns}
+    return {**schema, "properties": {**schema["properties"], "grants": grants}}
+
+
+def _json(schema: Schema, example: object) -> Body:
+    return Body({JSON: Media(schema, {"visitor": Example(example)})}, required=True)
+
+
+def _done(kind: type) -> Answer:
+    return Answer("It is done.", content={JSON: Media(model.kind(kind))})
+
+
+_MINT = Operation(
+    "mint",
+    "Make a token that may do a part of what its maker may",
+    tags=["admin"],
+    request_body=_json(model.kind(TokenWish), _WISH),
+    responses={"200": _done(MintedToken), **_REFUSED, **problems(501)},
+)
+
+_REVOKE = Operation(
+    "revoke",
+    "Refuse a subject, a token or a caller from now on, and end its streams",
+    tags=["admin"],
+    request_body=_json({**model.kind(RevocationWish), "oneOf": _EITHER}, {"subject": "visitor-1"}),
+    responses={"200": _done(Revoked), **_REFUSED},
+)
+
+_DISMISS = Operation(
+    "dismiss",
+    "End the stream of a reader, which may come back",
+    tags=["admin"],
+    responses={"200": _done(Dismissed), **problems(*GUARDED)},
+)
+
+_RELOAD = Operation(
+    "reload",
+    "Read the configuration again, and go by it",
+    description="All of it, or nothing. Streams stay open. `restart` names settings that need one.",
+    tags=["admin"],
+    responses={"200": _done(Reloaded), **problems(*GUARDED, 422)},
+)
+
+PATHS = {
+    "/tokens": write(_MINT),
+    "/revoke": write(_REVOKE),
+    "/reload": write(_RELOAD),
+    "/subscribers/{id}": end(_DISMISS, model.STREAM),
+}

@@ -1,0 +1,108 @@
+"""GET /status, /channels, /subscribers and /openapi.json: what can be asked about the server."""
+
+from sse_broadcast.broadcaster import ChannelState
+from sse_broadcast.server.http.query import MAX_PAGE, PAGE
+from sse_broadcast.server.http.responses import ChannelPage, ServerStatus, SubscriberPage, SubscriberState
+from sse_broadcast.server.openapi import model
+from sse_broadcast.server.openapi.model import Answer, Example, Media, Operation, Parameter, Schema
+from sse_broadcast.server.openapi.operations import GUARDED, problems, read
+from sse_broadcast.server.streams.registry import Order
+
+_LIMIT = Parameter(
+    "limit",
+    "query",
+    f"At most so many; {PAGE} if it is not said.",
+    {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+    examples={"ten": Example(10)},
+)
+
+_PAGES = [
+    Parameter(
+        "prefix",
+        "query",
+        "Only those whose names begin so.",
+        model.TEXT,
+        examples={"orders": Example("orders.")},
+    ),
+    Parameter(
+        "after", "query", "Only those whose names come after this one: the `next` of a page.", model.TEXT
+    ),
+    _LIMIT,
+]
+
+_READERS = [
+    Parameter(
+        "sort",
+        "query",
+        "Those that come first by this, with the most of it, instead of all in the order of their opening.",
+        model.choice(*Order),
+        examples={"slowest": Example("lag"), "loss": Example("drops")},
+    ),
+    Parameter(
+        "channel",
+        "query",
+        "Only those that get what is published there, by its name or by a pattern.",
+        model.CHANNEL,
+        examples={"news": Example("news")},
+    ),
+    Parameter(
+        "after",
+        "query",
+        "Only those that came after this one: the `next` of a page. Not together with `sort`.",
+        model.text("[0-9]{1,19}"),
+        examples={"first": Example("0")},
+    ),
+    _LIMIT,
+]
+
+_CHANNEL = Parameter(
+    "channel",
+    "path",
+    "The channel, whether anything was ever published there or not.",
+    model.CHANNEL,
+    required=True,
+    examples={"news": Example("news")},
+)
+
+
+def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Operation:
+    return Operation(
+        name,
+        summary,
+        tags=["inspect"],
+        parameters=parameters,
+        responses={
+            "200": Answer("As it is now.", content={"application/json": Media(schema)}),
+            **problems(*GUARDED),
+        },
+    )
+
+
+_METRICS = Operation(
+    "metrics",
+    "What was counted, and how things are, for Prometheus; 404 where it is switched off",
+    tags=["inspect"],
+    responses={
+        "200": Answer(
+            "The text format of Prometheus, or OpenMetrics where that is asked for.",
+            content={kind: Media(model.TEXT) for kind in ("text/plain", "application/openmetrics-text")},
+        ),
+        **problems(*GUARDED),
+    },
+)
+
+PATHS = {
+    "/status": read(_ask("status", "Who listens, and what was counted", model.kind(ServerStatus))),
+    "/channels": read(_ask("channels", "Channels with history or readers", model.kind(ChannelPage), *_PAGES)),
+    "/channels/{channel}": read(
+        _ask("channel", "Who listens to a channel, and what is held", model.kind(ChannelState)), _CHANNEL
+    ),
+    "/subscribers": read(
+        _ask("subscribers", "Readers that are connected", model.kind(SubscriberPage), *_READERS)
+    ),
+    "/subscribers/{id}": read(
+        _ask("subscriber", "One reader that is connected", model.kind(SubscriberState)), model.STREAM
+    ),
+    "/metrics": read(_METRICS),
+    "/openapi.json": read(_ask("contract", "This document", {"type": "object"})),
+}

@@ -1,0 +1,112 @@
+"""POST /send: what can be published, and how that is answered."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sse_broadcast.server.endpoints.publish import JSON, MAX_KEY, NDJSON
+from sse_broadcast.server.endpoints.publish_request import Message
+from sse_broadcast.server.http.responses import Sent, SentBatch
+from sse_broadcast.server.openapi import model
+from sse_broadcast.server.openapi.model import Answer, Body, Example, Media, Operation, Parameter, Schema
+from sse_broadcast.server.openapi.operations import GUARDED, problems, write_or_put
+
+_ONE = {"message": "EUR 1.08", "event": "price"}
+_MANY = '{"message":"one"}\n{"data":{"total":12},"event":"paid"}\n'
+
+_CHANNELS = model.several(model.CHANNEL)
+
+_NAMED = Parameter(
+    "channels",
+    "path",
+    "The channels, at most `max_channels`, with those of the query; what goes to several is one event.",
+    _CHANNELS,
+    required=True,
+    examples={"two": Example(["news", "alerts"])},
+)
+
+_PARAMETERS = [
+    Parameter("channel", "query", "As the list in the path.", _CHANNELS, examples={"one": Example(["news"])}),
+    Parameter(
+        "event",
+        "query",
+        "The type, where the body is text.",
+        model.TYPE,
+        examples={"price": Example("price")},
+    ),
+    Parameter("id", "query", "An id of the publisher's own, where the body is text.", model.ID),
+    Parameter("key", "query", "What the event replaces under the policy `conflate`.", model.KEY),
+    Parameter("retry", "query", "The time to reconnect that readers are told, in milliseconds.", model.RETRY),
+    Parameter(
+        "stream",
+        "query",
+        "With 1 the lines of the body are published as they arrive: NDJSON as events, others as text.",
+        model.choice("1", "0"),
+    ),
+    Parameter(
+        "Idempotency-Key",
+        "header",
+        "What is sent again with the same key is published once, and answered as the first time.",
+        model.text(rf"[!-~]([ -~]{{0,{MAX_KEY - 2}}}[!-~])?"),
+        examples={"order": Example("order-17")},
+    ),
+]
+
+_SENT = Answer(
+    "It is in the history, and has its place in the order. No reader is waited for.",
+    content={JSON: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
+)
+
+
+def _publish(name: str, summary: str, event: Schema) -> Operation:
+    return Operation(
+        name,
+        summary,
+        tags=["publish"],
+        parameters=_PARAMETERS,
+        request_body=_body(event),
+        responses={"200": _SENT, **problems(*GUARDED, 408, 413, 415, 422)},
+    )
+
+
+def _body(event: Schema) -> Body:
+    examples = {"one": Example(_ONE), "batch": Example([_ONE, {"message": "two"}])}
+    return Body(
+        {
+            JSON: Media({"anyOf": [event, model.several(event)]}, examples),
+            NDJSON: Media(event, {"batch": Example(_MANY)}),  # a line each
+            "text/plain": Media(model.TEXT, {"text": Example("hello")}),
+        },
+        "An event, or a batch of them: all or nothing. Of any other type it is the message itself, in UTF-8,"
+        " or in ISO-8859-1 or US-ASCII where its `charset` says so. A form is no event.",
+    )
+
+
+def message(schema: Mapping[str, Any]) -> Schema:
+    """Give the schema of an event as JSON, with what its types alone do not say."""
+    narrower = {
+        "event": model.TYPE,
+        "id": model.ID,
+        "retry": model.RETRY,
+        "key": model.KEY,
+        "channel": model.CHANNEL,
+        "channels": _CHANNELS,
+    }
+    own = {name: model.or_null(field) for name, field in narrower.items()}
+    both = {"channel": {"type": "string"}, "channels": {"type": "array"}}
+    return {
+        **schema,
+        "properties": {**schema["properties"], **own},
+        "oneOf": [{"required": ["message"]}, {"required": ["data"]}],
+        "not": {"properties": both, "required": [*both]},
+    }
+
+
+_ANYWHERE = model.kind(Message)
+_THERE = {**_ANYWHERE, "properties": {"channel": {"type": "null"}, "channels": {"type": "null"}}}
+
+PATHS = {
+    "/send": write_or_put(
+        _publish("publish", "Publish to the channels that are named, or to `default`", _ANYWHERE)
+    ),
+    "/send/{channels}": write_or_put(_publish("publishTo", "Publish to channels", _THERE), _NAMED),
+}

@@ -1,0 +1,1 @@
+"""The process: its event loop, its signals, its service manager."""

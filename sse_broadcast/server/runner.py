@@ -1,0 +1,366 @@
+"""Running the server: the one builder that the command line and the tests both use.
+
+Phases: `Server.start` (listen), then, when a signal comes, `Server.retire` (not ready any more) and
+`Server.stop` (drain).
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from aiohttp import web
+
+from sse_broadcast.auth.principal import Access
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config.schema import UNIX, Config, Endpoint
+from sse_broadcast.logs.pipeline import Log
+from sse_broadcast.quantity import Count
+from sse_broadcast.server.app import build_app, end_streams
+from sse_broadcast.server.assembly import set_up
+from sse_broadcast.server.endpoints.metrics import EXPOSITION
+from sse_broadcast.server.http.health import READINESS
+from sse_broadcast.server.http.targets import checking_hosts
+from sse_broadcast.server.process.loop import Threads, new_loop, tune_collector
+from sse_broadcast.server.process.signals import STOP, Table, at_hang_up, hear, ignore
+from sse_broadcast.server.process.systemd import Supervisor
+from sse_broadcast.server.reload import RELOADER, Commit, Reloader
+from sse_broadcast.server.services import BROADCASTER, IN_FORCE, Setup
+from sse_broadcast.server.streams.registry import ROSTER
+from sse_broadcast.server.transport.admission import (
+    Capacity,
+    Door,
+    private_share,
+    raise_descriptor_limit,
+    room,
+)
+from sse_broadcast.server.transport.connection import Patience
+from sse_broadcast.server.transport.counts import Attendance
+from sse_broadcast.server.transport.listener import Listener, is_local
+from sse_broadcast.server.transport.socket_activation import Inherited, placed, take_sockets
+from sse_broadcast.server.transport.socket_options import kernel_timeout
+
+logger = logging.getLogger("sse_broadcast.process")
+
+RUNNER_SHARE = 1 / 16
+"""Of `shutdown_timeout`, what requests in hand may take; the runner waits for it twice."""
+
+LINGER = 0.1
+"""Seconds in which a request on a kept connection is still answered when all else has ended.
+
+A publisher that sends one batch after another meets the close of its connection otherwise, with a request on
+its way: it has no answer then, and cannot know that nothing was published (nginx: `keepalive_min_timeout`).
+"""
+
+
+class Server:
+    """One server: what it serves, and where it listens.
+
+    Without any credential configured, and with something that needs one, it makes a token for the caller
+    that may do everything. Raises `ConfigError` for credentials that cannot be used.
+
+    With `inherited` sockets it listens there, and nowhere else: raises `ListenError` if they and the
+    listeners do not fit together.
+
+    A reload goes by what `load` gives, or by the same configuration, whose files are then read again.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        inherited: Sequence[Inherited] = (),
+        load: Callable[[], Config] | None = None,
+    ) -> None:
+        load = load or functools.partial(_same, config)
+        config, self._inherited = placed(config, inherited)
+        setup = set_up(config, generated=secrets.token_urlsafe(32) if needs_token(config) else None)
+        self._app = build_app(setup, tuned=True, load=lambda: placed(load(), inherited)[0])
+        self.reloader.parts.append(self._prepare)
+        self._runner = web.AppRunner(
+            self._app,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
+        )
+        self._attendance = Attendance(self.broadcaster.metrics)
+        self._app[EXPOSITION].attendance = self._attendance
+        self._patience = Patience(head=config.head_timeout, answer=kernel_timeout(config.write_timeout))
+        self._closing = contextlib.AsyncExitStack()
+        self.listeners: list[Listener] = []
+
+    @property
+    def room(self) -> int:
+        """How many connections it lets in; 0 before it listens."""
+        return self._attendance.most
+
+    @property
+    def private_share(self) -> int:
+        """How many of them are for private listeners alone; 0 without such a listener."""
+        return private_share(self.room) if any(each.rule.private for each in self.listeners) else 0
+
+    @property
+    def _setup(self) -> Setup:
+        return self._app[IN_FORCE].setup
+
+    @property
+    def _config(self) -> Config:
+        return self._setup.config
+
+    @property
+    def token(self) -> str | None:
+        """The token that was made, to be shown once; None where there is none, or another is configured."""
+        return self._setup.generated
+
+    @property
+    def reloader(self) -> Reloader:
+        """What has it go by another configuration."""
+        return self._app[RELOADER]
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        """The broadcaster that is served."""
+        return self._app[BROADCASTER]
+
+    @property
+    def port(self) -> int:
+        """The first port it listens on; with `port=0` the one it was given. 0 without any."""
+        return next((listener.port for listener in self.listeners if listener.port is not None), 0)
+
+    @property
+    def url(self) -> str:
+        """Where it is reached: at its first port, or else at its first UNIX socket."""
+        return next((url for url in self.urls if not url.startswith(UNIX)), self.urls[0])
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it is reached, of each listener; a UNIX socket as `unix:` and its path."""
+        return tuple(listener.url for listener in self.listeners)
+
+    def without_token(self, listener: Listener) -> Access:
+        """Give what a caller without a token may do there."""
+        return self._setup.gate.without_token(listener.place)
+
+    @property
+    def stopping_takes(self) -> float:
+        """The seconds from the signal to the exit, at most."""
+        config = self._config
+        return config.drain_delay + config.drain_timeout + config.shutdown_timeout
+
+    @property
+    def connections(self) -> int:
+        """How many sockets are open, or lost to handlers that have still to end."""
+        held = len(self._runner.server.connections) if self._runner.server is not None else 0
+        return max(self._attendance.count, held)
+
+    async def start(self) -> None:
+        """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
+        self.listeners = [
+            Listener(rule, self._config, inherited=sock)
+            for rule, sock in zip(self._config.listeners, self._inherited, strict=True)
+        ]
+        try:
+            async with self.reloader.turn:
+                await self._setup.authority.start()
+                await self._listen()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _listen(self) -> None:
+        for listener in self.listeners:
+            await listener.bind()
+        self._attendance.most = self._fitting(self._config)
+        await self._runner.setup()
+        assert self._runner.server is not None
+        self._runner.server.request_factory = checking_hosts(self._runner.server.request_factory)
+        self._door = Door(
+            self._runner.server,
+            attendance=self._attendance,
+            patience=self._patience,
+            readiness=self._app[READINESS],
+        )
+        self._closing.push_async_callback(self._door.close)
+        self._open_door()
+        for listener in self.listeners:
+            await listener.accept(self._door)
+
+    async def _close(self) -> None:
+        for listener in self.listeners:
+            await listener.close()
+        await self._closing.aclose()
+        self._patience.close()
+        await self.reloader.close()
+        await self._setup.authority.close()
+
+    def _fitting(self, config: Config) -> int:
+        sockets = sum(len(listener.sockets) for listener in self.listeners)
+        most, fitting = config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
+        if most > fitting:
+            logger.warning(
+                "max_connections: %(asked)d do not fit, %(fitting)d do", {"asked": most, "fitting": fitting}
+            )
+        return connection_limit(config, fitting)
+
+    def _open_door(self) -> None:
+        """Have the door let in as many as the configuration says that is in force."""
+        capacity = Capacity(
+            self.room,
+            public=self.room - self.private_share,
+            per_address=self._config.max_connections_per_address,
+            excepted=self._setup.proxies.trusts,
+        )
+        self._door.open(capacity, self._setup.cors, self._setup.gate)
+
+    def _prepare(self, config: Config) -> Commit:
+        """Read what listeners have in files, and see how many fit. See `Prepare`."""
+        rules = zip(self.listeners, config.listeners, strict=True)
+        renewed = [(listener, listener.renewed(rule)) for listener, rule in rules]
+        fitting = self._fitting(config)
+
+        def commit() -> None:
+            for listener, certificate in renewed:
+                listener.take(certificate)
+            self._attendance.most = fitting
+            self._open_door()
+
+        return commit
+
+    async def retire(self) -> None:
+        """Be ready no more, and go on serving for `drain_delay`, in which who balances load can see it.
+
+        An inherited socket is left at once to the process that comes next: what it accepts is better off.
+        """
+        self._app[READINESS].drain()
+        for listener in self.listeners:
+            if listener.inherited:
+                listener.stop()
+        await asyncio.sleep(self._config.drain_delay)
+
+    def tell_streams(self) -> None:
+        """Have the log say at once what it has yet to say of streams. It is for a process that exits."""
+        self._app[ROSTER].close()
+
+    async def stop(self) -> None:
+        """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
+        self._app[READINESS].drain()
+        for listener in self.listeners:
+            listener.stop()
+        # Before the runner's own cleaning up, which stops listening to idle connections and leaves
+        # them open: until the streams have ended, whoever asks on one is answered with 503.
+        await end_streams(self._app)
+        await self._answer_the_last_requests()
+        # Before the runner's cleaning up: it would leave open a connection that comes behind it.
+        await self._closing.aclose()
+        await self._runner.cleanup()
+        await self._close()
+
+    async def _answer_the_last_requests(self) -> None:
+        """Keep connections open for `LINGER`: each answer ends its own, so most are gone before that."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(LINGER, self._config.shutdown_timeout * RUNNER_SHARE)
+        while self.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells that they are gone
+            await asyncio.sleep(0.005)
+
+
+def _same(config: Config) -> Config:
+    return config
+
+
+def connection_limit(config: Config, fitting: int) -> int:
+    """Return how many connections are let in, of those that fit under the limit of descriptors."""
+    return min(config.max_connections or fitting, fitting)
+
+
+def needs_token(config: Config) -> bool:
+    """Whether there is something that needs a token, and none is configured."""
+    if config.has_credentials:
+        return False
+    return any(
+        set(rule.endpoints) != {Endpoint.SUBSCRIBE} and (config.has_anonymous_grants or not is_local(rule))
+        for rule in config.listeners
+    )
+
+
+def run(
+    config: Config,
+    log: Log,
+    *,
+    started: Callable[[Server], None],
+    forced: Callable[[], NoReturn],
+    load: Callable[[], Config] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. SIGUSR1 has everything logged, and another no longer.
+
+    At SIGHUP it goes by what `load` gives, as `Server` has it; once its terminal is closed, it drains.
+    `started` is called once the server listens, `forced` at a second signal. Raises `ListenError`,
+    `CertificateError`, `ConfigError`. Takes the sockets that a supervisor hands down.
+    """
+    make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load)
+    with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
+        runner.get_loop().set_default_executor(Threads())
+        heard = runner.run(_serve(make, log, started, forced))
+    # What comes between here and the exit finds nothing left to stop, and must not look like a kill.
+    ignore(heard)
+
+
+async def _serve(
+    make: Callable[[], Server],
+    log: Log,
+    started: Callable[[Server], None],
+    forced: Callable[[], NoReturn],
+) -> Table:
+    server = make()
+    supervisor = Supervisor.of(os.environ)
+    asked = asyncio.Event()
+
+    def stop() -> None:
+        if asked.is_set():
+            server.tell_streams()
+            forced()
+        asked.set()
+
+    log.count_lost(server.broadcaster.metrics.log_lines_lost)
+    server.reloader.parts.append(lambda config: functools.partial(log.set_level, config.log_level))
+    table = _signals(stop, at_hang_up(server.reloader.ask, asked.set), log)
+    hear(table)
+    try:
+        await server.start()
+        tune_collector()
+        started(server)
+        status = f"listens on {', '.join(server.urls)}"
+        supervisor.ready(status)
+        server.reloader.around = functools.partial(_reported, supervisor, status)
+        await asked.wait()
+        count = Count(server.broadcaster.client_count, "reader")
+        logger.info(
+            "stopping: ending the streams of %(readers)s; a second signal exits at once",
+            {"readers": count},
+        )
+        await server.reloader.close()
+        supervisor.stopping(f"letting go of {count}", within=server.stopping_takes)
+        await server.retire()
+    finally:
+        await server.stop()
+        supervisor.close()
+    return table
+
+
+def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: Log) -> Table:
+    """Give what each signal does."""
+    return {**dict.fromkeys(STOP, stop), signal.SIGHUP: hang_up, signal.SIGUSR1: log.switch_debug}
+
+
+@contextlib.contextmanager
+def _reported(supervisor: Supervisor, status: str) -> Iterator[None]:
+    """Have a supervisor know that a reload begins, and that it is over."""
+    supervisor.reloading()
+    try:
+        yield
+    finally:
+        supervisor.ready(status)

@@ -1,0 +1,1 @@
+"""One open stream: its head, its sink, and when it ends."""

@@ -1,0 +1,428 @@
+"""One HTTP connection of a listener of ours: where it came in, and how long it may keep us waiting."""
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+
+from sse_broadcast.config.schema import Endpoint
+from sse_broadcast.server.http import client_address
+from sse_broadcast.server.http.log import http_logger, reason
+from sse_broadcast.server.http.problem import Problem, answer
+from sse_broadcast.server.http.responses import sign
+from sse_broadcast.server.http.targets import forget_targets
+from sse_broadcast.server.transport.counts import Attendance, Refused
+from sse_broadcast.timeouts import Deadlines
+
+KEEP_ALIVE = 75.0
+"""Seconds after an answer in which the next request must be whole, however many of its bytes have come:
+longer than the 60 of the load balancers in front, and than the 10 in which aiohttp reads the rest of a body
+that nobody wants."""
+
+MOST_HEAD = 65_536
+"""Bytes of a head, and of one of its lines, beyond which a connection is cut."""
+
+MAX_HEAD = 32_768
+"""Bytes of a head that is answered. A browser's has two thousand, cookies and all."""
+
+HTTP_2 = b"PRI * HTTP/2.0\r\n\r\n"
+"""How a client begins that takes the server to speak HTTP/2 (RFC 9113, 3.4)."""
+
+HTTP_1_1_REQUIRED = (
+    b"\0\0\0\4\0\0\0\0\0"  # SETTINGS, as any server must begin
+    b"\0\0\4\3\0\0\0\0\1\0\0\0\r"  # RST_STREAM of the first request: error 0xd
+    b"\0\0\x08\7\0\0\0\0\0\0\0\0\1\0\0\0\r"  # GOAWAY, likewise
+)
+"""The answer to it, as frames of HTTP/2: "use HTTP/1.1" (RFC 9113, 7)."""
+
+OPTIONS: Mapping[str, Any] = {
+    "keepalive_timeout": 0.0,  # a timer for each; `Patience` has one for all
+    "tcp_keepalive": False,  # handed down by the listening socket
+    "auto_decompress": False,
+    # The limits of http-api.md are lower: what is above them is told as a problem, with CORS headers.
+    "max_line_size": MOST_HEAD,
+    "max_field_size": MOST_HEAD,
+    "access_log": None,
+    "logger": http_logger(),
+}
+"""What aiohttp is told about each connection."""
+
+SPOKEN = (HttpVersion11, HttpVersion10)
+
+PROGRESS = 65_536
+"""Bytes of its answer that a reader must take in each period of patience."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a connection came in: what is served there, and who can be at the other end."""
+
+    endpoints: frozenset[Endpoint]
+    loopback: bool
+    """Whether only this machine can reach it, by the loopback or by a UNIX socket."""
+    unix: bool
+
+    private: bool = field(init=False, compare=False)
+    """Whether it is an operators' listener: one that serves no subscribers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "private", Endpoint.SUBSCRIBE not in self.endpoints)
+
+
+ALL_ENDPOINTS = frozenset(Endpoint)
+
+
+class Patience:
+    """How long connections may keep us waiting, in seconds.
+
+    `head` is for a new one to ask something; `answer` for one that has stopped taking its answer; `idle`
+    for one that has been answered to ask again.
+    """
+
+    def __init__(self, *, head: float, answer: float) -> None:
+        self.head = Deadlines[Connection](head, Connection.stay_silent)
+        self.answer = Deadlines[Connection](answer, Connection.stall)
+        self.idle = Deadlines[Connection](KEEP_ALIVE, Connection.lapse)
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        for each in (self.head, self.answer, self.idle):
+            each.close()
+
+    def forget(self, connection: "Connection") -> None:
+        """Wait for this one no more."""
+        for each in (self.head, self.answer, self.idle):
+            each.discard(connection)
+
+
+class NoTimer:
+    """Stands where aiohttp has the timer of a connection that is kept, and has it make none.
+
+    Where there is none, aiohttp makes one that closes the connection after `keepalive_timeout`: at once.
+    """
+
+    def cancel(self) -> None:
+        """Do nothing."""
+
+
+NO_TIMER: Any = NoTimer()
+
+
+class Streaming(Protocol):
+    """What writes a stream to a connection, and sleeps while it lasts."""
+
+    def fill(self) -> None:
+        """Take note that the transport is full."""
+
+    def close(self) -> None:
+        """Take note that the stream is over."""
+
+
+class Prompt(BaseProtocol):
+    """What aiohttp's protocol of a connection is made of, without asking for TCP_NODELAY once more.
+
+    The listening socket hands it down. To set it again makes a socket object and three calls of the kernel:
+    a tenth of what a connection costs.
+    """
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = transport  # type: ignore[assignment]
+
+
+class Connection(web.RequestHandler, Prompt):
+    """aiohttp's protocol of a connection, which knows its place and is counted.
+
+    It is counted from its making, when it was accepted, until `leave`. The end of the connection calls
+    that; of one that never got as far as `connection_made`, whoever made it must. With `once` it is closed
+    behind its first answer.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_attendance",
+        "_body",
+        "_head",
+        "_inside",
+        "_key",
+        "_last",
+        "_once",
+        "_patience",
+        "_unsent",
+        "begun",
+        "had_much",
+        "place",
+        "stream",
+    )
+
+    def __init__(  # noqa: PLR0913 - what it is counted by
+        self,
+        server: web.Server,
+        *,
+        place: Place,
+        attendance: Attendance,
+        patience: Patience,
+        key: str | None,
+        once: bool = False,
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
+        self.place = place
+        self.begun = False
+        self.had_much = False
+        """Whether so much has come at one time that a head may have been longer than `MAX_HEAD`."""
+        self.stream: Streaming | None = None
+        """What hears that the transport is full, and that it is lost, if a stream is written to it."""
+        self._attendance = attendance
+        self._patience = patience
+        self._key = key
+        self._once = once
+        self._keepalive_handle = NO_TIMER
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
+        self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
+        self._head = 0
+        self._last = False
+        self._unsent = 0
+        self._inside = True
+        attendance.enter(key, private=place.private)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self.begun = True
+        super().connection_made(transport)
+        self._patience.head.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._last:
+            return
+        if data.startswith(HTTP_2) and not self._request_count:
+            self._refuse_http_2()
+            return
+        if self._head + len(data) > MAX_HEAD:
+            self.had_much = True
+        count, between = self._request_count, self._body.is_eof()
+        super().data_received(data)
+        if self._messages and (self._current_request is not None or len(self._messages) > 1):
+            self._tell_of_broken_bodies()
+        self._count_head(len(data), begun=self._request_count > count or not between)
+
+    def _refuse_http_2(self) -> None:
+        """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
+        self._attendance.metrics.refused(Refused.MALFORMED)
+        self._last = True
+        assert self.transport is not None
+        self.transport.write(HTTP_1_1_REQUIRED)
+        # The client closes when it has read that. A close with unread bytes would be a reset, and take the
+        # answer with it; one that does not close is cut as silent.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def keep_alive(self, val: bool) -> None:  # noqa: FBT001 - aiohttp's
+        """Be kept after this answer, or not: then nothing is read any more, or kept, of what comes behind.
+
+        A stream lasts, and so would what its reader sends. The end of the connection is still seen, for
+        which it must be read from.
+        """
+        super().keep_alive(val)
+        self._keepalive_handle = NO_TIMER
+        if not val:
+            self._last = True
+            self._messages.clear()
+            if self._buffer_paused:
+                self._resume_reading_for_buffer()
+
+    def _count_head(self, count: int, *, begun: bool) -> None:
+        """Cut a connection whose head has no end. aiohttp bounds its lines, and how many: to a megabyte."""
+        if self._messages:
+            self._forget_frames()
+            self._body = self._messages[-1][1]
+        elif self._current_request is not None:
+            self._body = self._current_request.content
+        if begun or not self._body.is_eof():
+            self._head = 0
+            return
+        self._head += count
+        if self._head > MOST_HEAD:
+            self._cut(Refused.MALFORMED)
+
+    def _forget_frames(self) -> None:
+        """Have what the parser raised not know its frames, which have all that came in, and know it."""
+        error = getattr(self._messages[-1][0], "exc", None)
+        if error is not None:
+            error.__traceback__ = None
+
+    def _tell_of_broken_bodies(self) -> None:
+        """Have whoever reads a body know that it is broken.
+
+        aiohttp puts what its parser found behind the request that is being answered, and that one would
+        wait for the rest of its body: nothing else can come behind a body that is not whole.
+        """
+        bodies = [body for _, body in self._messages][:-1]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof() and body.exception() is None:
+                self._attendance.metrics.refused(Refused.MALFORMED)
+                body.set_exception(web.RequestPayloadError("is not in chunks, as Transfer-Encoding says"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.Protocol`."""
+        if self.stream is not None:
+            # Its handler is told to end, and not cancelled, which costs a quarter more.
+            self.stream.close()
+            self._task_handler = None
+        elif self._body is self._answered and not self._body.is_eof():
+            # So is aiohttp, which reads the rest of a body that nobody wants: a wait that is cancelled is a
+            # cycle, of a future and of what was raised where it was waited for.
+            self._body.feed_eof()
+            self._task_handler = None
+        super().connection_lost(exc)
+        self.leave()
+
+    def leave(self) -> None:
+        """Be counted no longer. Any call but the first does nothing."""
+        if self._inside:
+            self._inside = False
+            self._attendance.leave(self._key, private=self.place.private)
+            self._patience.forget(self)
+            # These know their connection, and no cycle is left: the collector looks seldom.
+            self._body = self._answered = EMPTY_PAYLOAD
+            self._parser = None
+
+    def spoke(self) -> None:
+        """Be a new connection no longer, nor an idle one: it has asked something."""
+        self._patience.head.discard(self)
+        self._patience.idle.discard(self)
+
+    def stay_silent(self) -> None:
+        """Be cut for not having asked anything in time."""
+        self._cut(Refused.SILENT)
+
+    def lapse(self) -> None:
+        """Be closed for not having asked anything more in time.
+
+        What has come whole by then is answered, and its time begins anew behind that.
+        """
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().pause_writing()
+        self._unsent = self._size()
+        self._patience.answer.add(self)
+        if self.stream is not None:
+            self.stream.fill()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().resume_writing()
+        self._patience.answer.discard(self)
+
+    def stall(self) -> None:
+        """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
+        before, self._unsent = self._unsent, self._size()
+        if before - self._unsent < PROGRESS:
+            self._cut(Refused.STALLED)
+        else:
+            self._patience.answer.add(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """See `web.RequestHandler`. What has no path is found by no route: `CONNECT x:1`, `OPTIONS *`."""
+        if isinstance(resp, web.HTTPException):
+            resp.__traceback__ = None  # whose frames have the request, which has it
+            resp = pathless(request)
+            forget_targets()
+        if self._once:
+            resp.force_close()
+        finished = await super().finish_response(request, resp, start_time)
+        if self._messages:
+            self._forget_frames()
+        self.spoke()  # also what came to no handler: an expectation that is not taken
+        if self._inside:
+            self._answered = request.content
+            self._patience.idle.add(self)
+        return finished
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Give the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
+        if isinstance(exc, HttpProcessingError):
+            self._attendance.metrics.refused(Refused.MALFORMED)
+            message = reason(exc)
+            forget_targets()  # of one that is none no request is made, which would have it forgotten
+        elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
+            raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
+        elif _has_no_route(request):
+            return pathless(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
+        response = super().handle_error(request, status, exc, message)
+        sign(response)
+        return response
+
+    def _size(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def _cut(self, reason: Refused) -> None:
+        self._attendance.metrics.refused(reason)
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def speak(request: web.BaseRequest) -> HttpVersion | None:
+    """Have a request answered in a version we speak, and give the one it said if it is another.
+
+    The parser takes 0.9 and 2.0 too, and aiohttp begins its answer with what the request said.
+    """
+    if request.version in SPOKEN:
+        return None
+    said, request._version = request.version, HttpVersion10  # noqa: SLF001
+    request._cache.pop("version")  # noqa: SLF001 - what it said when it was asked for
+    return said
+
+
+def pathless(request: web.BaseRequest) -> web.Response:
+    """Give the answer to a request that no route is for, which there is for every path."""
+    speak(request)
+    response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
+    sign(response)
+    return response
+
+
+def _has_no_route(request: web.BaseRequest) -> bool:
+    found = request._match_info if isinstance(request, web.Request) else None  # noqa: SLF001 - may be None yet
+    return found is not None and found.http_exception is not None
+
+
+def place_of(request: web.BaseRequest) -> Place:
+    """Give where a request came in.
+
+    In an application that another server runs, everything is served; the address that was called tells
+    whether it was the loopback's.
+    """
+    protocol = request.protocol
+    if isinstance(protocol, Connection):
+        return protocol.place
+    name = protocol.sockname
+    if isinstance(name, (tuple, list)):
+        return _called(name[0])
+    return Place(ALL_ENDPOINTS, loopback=name is not None, unix=name is not None)
+
+
+@functools.lru_cache(maxsize=256)
+def _called(host: str) -> Place:
+    return Place(ALL_ENDPOINTS, loopback=client_address.is_loopback(host), unix=False)

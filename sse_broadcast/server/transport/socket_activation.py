@@ -1,0 +1,118 @@
+"""Inherited sockets: those that a supervisor has opened and hands down to us (sd_listen_fds(3)).
+
+They stay open while one process stops and the next one starts, so that nobody is refused in between.
+"""
+
+import itertools
+import os
+import socket
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from sse_broadcast.config.schema import UNIX, Config, ListenerRule
+from sse_broadcast.errors import ListenError
+
+FIRST = 3
+"""The first descriptor that is handed down (SD_LISTEN_FDS_START)."""
+
+HANDED_DOWN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+LONGEST = 10
+"""Digits, of which no number of descriptors has so many."""
+
+FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A listening socket, and what the supervisor calls it; "" if it does not."""
+
+    name: str
+    sock: socket.socket
+
+    def __str__(self) -> str:
+        host, port = self.address
+        return f"{self.name!r} ({host if port is None else f'{host} port {port}'})"
+
+    @property
+    def address(self) -> tuple[str, int | None]:
+        """Where it listens, as a `ListenerRule` says it: a host and a port, or `unix:` and its path.
+
+        A UNIX socket without a file has `@` for its first byte, as people write it.
+        """
+        name = self.sock.getsockname()
+        if self.sock.family != socket.AF_UNIX:
+            return name[0], name[1]
+        return UNIX + (f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name), None
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> list[Inherited]:
+    """Take the sockets that were handed down to this process, in their order, and the variables that say so.
+
+    Raises `ListenError` for what is no stream socket that listens.
+    """
+    pid, count, names = (environ.pop(name, "") for name in HANDED_DOWN)
+    if pid != str(os.getpid()):
+        return []  # they are for the one that started us, and none of our business
+    if not (count.isascii() and count.isdecimal() and len(count) < LONGEST):
+        raise ListenError(f"LISTEN_FDS: {count[:80]!r} is no number")
+    called = itertools.chain(names.split(":"), itertools.repeat(""))
+    places = range(FIRST, FIRST + int(count))
+    return [Inherited(name, _taken(place)) for place, name in zip(places, called, strict=False)]
+
+
+def _taken(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        said = (error.strerror or "").lower()
+        raise ListenError(f"LISTEN_FDS: descriptor {descriptor} cannot be used: {said}") from None
+    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in FAMILIES:
+        sock.close()
+        raise ListenError(f"LISTEN_FDS: descriptor {descriptor} is no stream socket that listens")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock
+
+
+def matched(
+    rules: Sequence[ListenerRule], inherited: Sequence[Inherited]
+) -> list[tuple[ListenerRule, Inherited]]:
+    """Give each socket the listener whose rules hold for what comes in by it.
+
+    That is the one of its name, which may have several; the others, in their order, are those of the
+    listeners without a name, in theirs. Raises `ListenError` for what is left over.
+    """
+    named = {rule.name: rule for rule in rules if rule.name}
+    pairs = [(named[each.name], each) for each in inherited if each.name in named]
+    found = {rule.name for rule, _ in pairs}
+    if missing := [name for name in named if name not in found]:
+        raise ListenError(f"[[listener]]: {missing[0]!r}: no socket of this name is handed down")
+    others = [each for each in inherited if each.name not in named]
+    unnamed = [rule for rule in rules if not rule.name]
+    if len(others) > len(unnamed):
+        raise ListenError(f"LISTEN_FDS: socket {others[len(unnamed)]}: there is no listener for it")
+    if len(unnamed) > len(others):
+        raise ListenError(f"[[listener]]: {unnamed[len(others)].host!r}: no socket is handed down for it")
+    return [*pairs, *zip(unnamed, others, strict=True)]
+
+
+def placed(config: Config, inherited: Sequence[Inherited]) -> tuple[Config, list[socket.socket | None]]:
+    """Give a configuration that listens where these sockets do, and for each of its listeners the socket.
+
+    Without any it is as it was. What a listener says of an address, a mode and an owner is the
+    supervisor's to say then; where we can be reached is told by the sockets alone. Raises `ListenError`.
+    """
+    if not inherited:
+        return config, [None] * len(config.listeners)
+    pairs = matched(config.listeners, inherited)
+    rules = tuple(_moved(rule, each) for rule, each in pairs)
+    return msgspec.structs.replace(config, listener=rules), [each.sock for _, each in pairs]
+
+
+def _moved(rule: ListenerRule, inherited: Inherited) -> ListenerRule:
+    host, port = inherited.address
+    return msgspec.structs.replace(rule, host=host, port=port or 0, mode=None, owner=None, name="")

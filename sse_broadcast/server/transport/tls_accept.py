@@ -1,0 +1,133 @@
+"""Handshakes: connections that are counted from their accept, while TLS is still being agreed upon.
+
+The loops' own servers tell nobody of a handshake before it is over, and of one that fails never. A crowd of
+them would hold more descriptors than there are.
+"""
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+from asyncio import sslproto
+
+from sse_broadcast.server.transport.admission import ACCEPTS, PATIENCE, Door, Refusal, host_of
+from sse_broadcast.server.transport.connection import Connection, Place
+from sse_broadcast.server.transport.socket_options import limit_kernel
+from sse_broadcast.server.transport.tls import Certificate
+
+logger = logging.getLogger("sse_broadcast.connections")
+
+SHUTDOWN = 5.0
+"""Seconds in which a peer must take what is left for it, and say that it has seen the end."""
+
+REST = 1.0
+"""Seconds without an accept when there are no descriptors left, for which others can wait as well."""
+
+READ_BUFFER = 16_384
+"""Bytes that asyncio reads from a TLS connection at one time: one record of TLS. For each connection it fills
+a buffer of this size with zeros, so all of it is in memory; asyncio's own choice is 256 KiB. uvloop's buffer
+is touched only as far as it is used."""
+
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Handshakes:
+    """Accepts the connections of one listening socket, and lets them in when TLS is agreed upon.
+
+    A handshake may take `patience` seconds. `send_buffer` is for the sockets that do not have it from the
+    one that listens, 0 for the others.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a listener has
+        self,
+        listener: socket.socket,
+        certificate: Certificate,
+        door: Door,
+        place: Place,
+        *,
+        patience: float,
+        send_buffer: int,
+    ) -> None:
+        self._listener = listener
+        self._certificate = certificate
+        self._door = door
+        self._place = place
+        self._patience = patience
+        self._send_buffer = send_buffer
+        self._loop = asyncio.get_running_loop()
+        self._agreeing: set[asyncio.Task[None]] = set()
+        self._resting: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._agreeing)
+
+    def start(self) -> None:
+        """Accept, from a socket that listens. It sets asyncio's buffers for TLS in the whole process."""
+        sslproto.SSLProtocol.max_size = READ_BUFFER
+        self._loop.add_reader(self._listener, self._accept)
+
+    def stop(self) -> None:
+        """Accept no more. It may be told so twice, also when the socket is closed."""
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+        if self._resting is not None:
+            self._resting.cancel()
+
+    async def close(self) -> None:
+        """Cut those that have not agreed yet."""
+        agreeing = tuple(self._agreeing)
+        for task in agreeing:
+            task.cancel()
+        await asyncio.gather(*agreeing, return_exceptions=True)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, peer = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._rest(error)
+                    return
+                continue  # one that left before it was accepted
+            self._receive(sock, host_of(peer))
+
+    def _rest(self, error: OSError) -> None:
+        logger.warning("accept: %(reason)s", {"reason": error.strerror})
+        self._loop.remove_reader(self._listener)
+        self._resting = self._loop.call_later(REST, self.start)
+
+    def _receive(self, sock: socket.socket, peer: str | None) -> None:
+        sock.setblocking(False)
+        guest = self._door.receive(self._place, peer)
+        if self._send_buffer:
+            limit_kernel(sock, self._send_buffer)
+        if isinstance(guest, Refusal):
+            guest.queue_handshake(sock, functools.partial(self._begin, sock, guest))
+        else:
+            self._begin(sock, guest)
+
+    def _begin(self, sock: socket.socket, guest: Connection | Refusal) -> None:
+        task = self._loop.create_task(self._agree(sock, guest))
+        if isinstance(guest, Refusal):
+            guest.abandon = task.cancel
+        self._agreeing.add(task)
+        task.add_done_callback(self._agreeing.discard)
+
+    async def _agree(self, sock: socket.socket, guest: Connection | Refusal) -> None:
+        patience = PATIENCE if isinstance(guest, Refusal) else self._patience
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: guest,
+                sock,
+                ssl=self._certificate.context,
+                ssl_handshake_timeout=patience,
+                ssl_shutdown_timeout=SHUTDOWN,
+            )
+        except OSError:
+            self._door.count_failure()
+        finally:
+            if not guest.begun:
+                guest.leave()

@@ -1,0 +1,534 @@
+"""What a server knows of credentials."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.claims import utc
+from sse_broadcast.auth.keys import Key
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.config.schema import CallerRule, Config
+from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
+from tests.support.signing import (
+    ALGORITHMS,
+    CLAIMS,
+    END,
+    NOW,
+    OTHER_SECRET,
+    SECRET,
+    jwk,
+    jwks,
+    part,
+    pem,
+    private_key,
+    public_file,
+    token,
+)
+
+TOKEN = "correct-horse-battery"
+ANN = Access({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
+ROOT = Access(EVERYTHING, "token", static=True)
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def authority(clock: Callable[[], float] | None = None, **settings: Any) -> Authority:
+    return Authority(Config(**settings), clock=Clock() if clock is None else clock)
+
+
+async def refusal(authority: Authority, text: str) -> str:
+    """Give what is said of a token that is not good; never the token, nor a part of it."""
+    with pytest.raises(CredentialError) as raised:
+        await authority.admit(text)
+    said = str(raised.value)
+    assert said.startswith("token: ")
+    assert not [piece for piece in text.split(".") if len(piece) > 8 and piece in said]
+    return said.removeprefix("token: ")
+
+
+async def test_a_static_token_is_its_callers() -> None:
+    """And another is nobody's."""
+    callers = (CallerRule(name="page", token="page-page-page-page", subscribe=("news",)),)
+    known = authority(token=TOKEN, caller=callers)
+    assert await known.admit(TOKEN) == ROOT
+    assert await known.admit("page-page-page-page") == Access(
+        {Action.SUBSCRIBE: ("news",)}, "page", static=True
+    )
+    assert await refusal(known, TOKEN[:-1]) == "is not known"
+    assert await refusal(known, "") == "is not known"
+
+
+async def test_a_generated_token_may_do_everything() -> None:
+    """It is no configuration; but there is a token to be told from others."""
+    known = Authority(Config(), generated=TOKEN)
+    assert await known.admit(TOKEN) == Access(EVERYTHING, "generated", static=True)
+    assert known.takes_tokens
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"token": TOKEN},
+        {"token_file": "token"},
+        {"caller": (CallerRule(name="page", token=TOKEN),)},
+        {"jwt_key_file": "secret"},
+        {"jwt_jwks": "jwks"},
+        {"jwt_jwks": "https://id.example.com/jwks"},
+        {"token_secret": SECRET},
+        {"token_secret_file": "secret"},
+    ],
+    ids=" ".join,
+)
+def test_any_credential_is_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """A server that has one is not open."""
+    monkeypatch.chdir(tmp_path)
+    Path("token").write_text(TOKEN)
+    Path("secret").write_text(SECRET)
+    Path("jwks").write_bytes(jwks(jwk("RS256")))
+    known = authority(**settings)
+    assert known.takes_tokens
+
+
+def test_without_a_credential_there_is_no_configuration() -> None:
+    """Whatever else is set; and no token to be told from another."""
+    known = authority(cookie="session", token_lifetime=3600.0, jwt_claim="sse", anonymous_subscribe=("*",))
+    assert not known.takes_tokens
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorithm: str) -> None:
+    """Of each algorithm that is taken."""
+    assert await authority(jwt_key_file=public_file(tmp_path, algorithm)).admit(token(algorithm)) == ANN
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_signed_token_is_good_by_a_key_of_a_jwks(tmp_path: Path, algorithm: str) -> None:
+    """Of each algorithm that is taken."""
+    (tmp_path / "jwks").write_bytes(jwks(jwk(algorithm, 1, kid="old"), jwk(algorithm, kid="new")))
+    known = authority(jwt_jwks=f"{tmp_path}/jwks")
+    assert await known.admit(token(algorithm, header={"kid": "new"})) == ANN
+    assert await known.admit(token(algorithm, key=private_key(algorithm, 1), header={"kid": "old"})) == ANN
+    assert await known.admit(token(algorithm)) == ANN
+
+
+def claims(**changed: Any) -> dict[str, Any]:
+    good = {**CLAIMS, "iss": "https://id.example.com", "aud": ["other", "sse"]}
+    return {name: value for name, value in {**good, **changed}.items() if value is not ...}
+
+
+def rs256(header: dict[str, Any] | str | None = None, **changed: Any) -> str:
+    return token("RS256", claims(**changed), header=header)
+
+
+def unsigned(header: str) -> str:
+    return f"{part(header)}.{part(json.dumps(claims()))}."
+
+
+NO_EXP = "is not taken: Expiration Time claim (exp) must be an integer."
+GARBAGE = (
+    "is not taken: Invalid header string: "
+    "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+)
+NO_GRANTS = "has no claim 'grants', which says what its bearer may do"
+
+BAD = {
+    "expired": (rs256(exp=NOW - 1), f"expired at {utc(NOW - 1)}"),
+    "without an end": (rs256(exp=...), "has no exp"),
+    "an end of no number": (rs256(exp=[]), "is not taken: Expiration Time claim (exp) must be an integer."),
+    "an end as text": (rs256(exp=str(END)), "is not taken: Expiration Time claim (exp) must be an integer."),
+    "an end as whole text": (rs256(exp=f"{END:.0f}"), "claims: Expected `float`, got `str` - at `$.exp`"),
+    "an end beyond all": (rs256(exp=1e300), "claims: Expected `float` <= 253402300799.0 - at `$.exp`"),
+    "an end before all": (rs256(exp=-1e300), "expired at a time that is none"),
+    "not yet valid": (rs256(nbf=END), f"is not good yet (nbf {utc(END)}, iat {utc(NOW - 60)})"),
+    "of the future": (rs256(iat=END), f"is not good yet (nbf none, iat {utc(END)})"),
+    "wrong audience": (rs256(aud="other"), "is for somebody else: 'other' (aud)"),
+    "wrong audiences": (rs256(aud=["other", "SSE"]), "is for somebody else: 'other, SSE' (aud)"),
+    "an audience of no text": (rs256(aud={"sse": 1}), "is for somebody else: '' (aud)"),
+    "no audience": (rs256(aud=...), "has no aud"),
+    "another issuer": (rs256(iss="https://evil.example"), "is of another issuer: 'https://evil.example'"),
+    "an issuer of no text": (
+        rs256(iss=["https://id.example.com"]),
+        "is of another issuer: 'https://id.example.com'",
+    ),
+    "no issuer": (rs256(iss=...), "has no iss"),
+    "subject of no text": (rs256(sub=5), "is not taken: Subject must be a string"),
+    "no grants": (rs256(grants=...), NO_GRANTS),
+    "bad grants": (rs256(grants=["*"]), "claim 'grants': Expected `object`, got `array`"),
+    "wrong key": (token("RS256", claims(), key=private_key("RS256", 1)), "its signature is wrong"),
+    "alg none": (unsigned('{"alg": "none"}'), "is signed with none, which is not its key's algorithm"),
+    "no alg": (unsigned("{}"), "is signed with no algorithm, which is not its key's algorithm"),
+    "key confusion": (
+        unsigned('{"alg": "HS256"}'),
+        "is signed with HS256, which is not its key's algorithm",
+    ),
+    "crit": (rs256({"crit": ["exp"]}), "is not taken: Unsupported critical extension: exp"),
+    "a long crit": (
+        rs256({"crit": ["\xe9\n" * 500]}),
+        "is not taken: " + ("Unsupported critical extension: " + "\\xe9\\n" * 99)[:120],
+    ),
+    "jku": (rs256({"jku": "https://evil.example"}), "its header has jku, which is not taken"),
+    "jwk": (rs256({"jwk": jwk("RS256", 1)}), "its header has jwk, which is not taken"),
+    "x5u": (rs256({"x5u": "https://evil.example"}), "its header has x5u, which is not taken"),
+    "x5c": (rs256({"x5c": ["AAAA"]}), "its header has x5c, which is not taken"),
+    "kid of a path": (rs256({"kid": "/dev/null"}, exp=NOW - 1), f"expired at {utc(NOW - 1)}"),
+    "kid of ours": (rs256({"kid": "sse-broadcast"}), "is signed with a key that is not known"),
+    "kid of no text": (rs256({"kid": 5}), "is not taken: Key ID header parameter must be a string"),
+    "no signature": (f"{rs256().rpartition('.')[0]}.", "its signature is wrong"),
+    "truncated": (rs256()[:-2], "its signature is wrong"),
+    "truncated to two parts": (rs256().rpartition(".")[0], "is not known"),
+    "five parts": (f"{rs256()}.a.b", "is not known"),
+    "garbage": ("garbage", "is not known"),
+    "garbage of three parts": (f"{part(b'{')}.age0.garb", GARBAGE),
+    "padded": (f"{rs256()}===", "is not taken: Invalid crypto padding"),
+    "an end of line": (f"{rs256()}\n", "is not taken: Invalid crypto padding"),
+    "no ascii": ("\xe9.\xe9.\xe9", "has a character that no token may have"),
+    "surrogates": ("\udcff", "has a character that no token may have"),
+    "huge": ("x" * 8193, "is longer than 8192 characters"),
+    "huge and signed": (rs256(filling="x" * 8000), "is longer than 8192 characters"),
+    "empty": ("", "is not known"),
+    "NaN": (token("RS256", '{"exp": NaN, "grants": {}}'), NO_EXP),
+    "1e400": (token("RS256", '{"exp": 1e400}'), NO_EXP),
+    "a payload of no object": (
+        token("RS256", '"text"'),
+        "is not taken: Invalid payload string: must be a json object",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "problem"), BAD.values(), ids=BAD)
+async def test_a_token_that_is_not_good_is_refused_and_said_why(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    """Each way in which one can be bad; the good one beside it is admitted."""
+    known = authority(
+        jwt_key_file=public_file(tmp_path, "RS256"),
+        jwt_issuer="https://id.example.com",
+        jwt_audience="sse",
+        token=TOKEN,
+    )
+    assert await refusal(known, text) == problem
+    assert await known.admit(rs256()) == ANN
+
+
+@pytest.mark.parametrize("name", ["exp", "iss", "aud", "sub", "grants", "other"])
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+async def test_a_payload_may_be_nested_as_deep_as_it_is_long(tmp_path: Path, name: str, opening: str) -> None:
+    """It is refused, whether that is asked for or not, in the same words by every interpreter."""
+    known = authority(jwt_key_file=public_file(tmp_path, "RS256"), jwt_audience="sse")
+    for depth in (64, 100, 900):
+        deep = f'{{"{name}": {opening * depth}1{("]" if opening == "[" else "}") * depth}}}'
+        assert await refusal(known, token("RS256", deep)) == "is nested more than 64 deep"
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([NOW, END, 10**400, "1700000060", "sse", "exp", "b64", "sse-broadcast", "\ud800"])
+    | st.floats()
+    | st.text(st.characters(), max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    max_leaves=6,
+)
+HEADERS = st.sampled_from(["kid", "crit", "b64", "typ", "jku", "zip", "exp"])
+NAMES = st.sampled_from(["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "grants"])
+NUMBERS = ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000, '"\\ud800"', "1e308", "-0.0"]
+
+
+def bytes_of(usual: dict[str, Any], names: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
+    """Give what may stand where JSON should, as an issuer can sign it who is not careful, or means harm."""
+    members = st.dictionaries(names, VALUES, max_size=4)
+    changed = members.map(lambda others: json.dumps({**usual, **others}))
+    odd = st.tuples(names, st.sampled_from(NUMBERS)).map(
+        lambda pair: json.dumps({**usual, pair[0]: "ODD"}).replace('"ODD"', pair[1])
+    )
+    coded = st.tuples(changed, st.sampled_from(["utf-8", "utf-16", "utf-32-be", "utf-8-sig"])).map(
+        lambda pair: pair[0].encode(pair[1])
+    )
+    return coded | odd.map(str.encode) | st.binary(max_size=60)
+
+
+@given(
+    head=bytes_of({"alg": "HS256"}, HEADERS),
+    own_head=st.booleans(),
+    payload=bytes_of({"exp": END, "aud": "sse", "grants": {}, "iss": "sse-broadcast"}, NAMES),
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_was_signed_is_good_or_refused(
+    tmp_path: Path, head: bytes, payload: bytes, *, own_head: bool
+) -> None:
+    """And never an error of another kind, nor a message that anybody can write anything into."""
+    if own_head:
+        head = b'{"alg": "HS256", "kid": "sse-broadcast"}'
+    signed = f"{part(head)}.{part(payload)}"
+    digest = hmac.new(SECRET.encode(), signed.encode(), hashlib.sha256).digest()
+    key = public_file(tmp_path, "HS256")
+    known = authority(jwt_key_file=key, jwt_audience="sse", token_secret=SECRET)
+    try:
+        access = asyncio.run(known.admit(f"{signed}.{part(digest)}"))
+    except CredentialError as error:
+        said = str(error)
+    else:
+        said = repr(access.grants)
+    assert said.isascii()
+    assert said.isprintable()
+
+
+async def test_a_token_that_was_verified_is_known_without_waiting(tmp_path: Path) -> None:
+    """The first time it has to be verified; after that it is found, as one that is configured is at once."""
+    known = authority(token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    assert known.find(TOKEN) == ROOT
+    signed = token("EdDSA")
+    assert known.find(signed) is None
+    access = await known.admit(signed)
+    assert known.find(signed) is access
+
+
+async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as(tmp_path: Path) -> None:
+    """Also where its signature would be good: it is found before anything is verified."""
+    signed = token("EdDSA")
+    known = authority(token=signed, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    for _ in range(2):
+        assert known.find(signed) == ROOT
+        assert await known.admit(signed) == ROOT
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(), max_size=60) | st.text("e.yJ=-_", max_size=60))
+def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:
+    """And never an error of another kind."""
+    with pytest.raises(CredentialError):
+        asyncio.run(authority(token=TOKEN, token_secret=SECRET).admit(text))
+
+
+async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_path: Path) -> None:
+    """By itself, named by the id of that key, and by our own."""
+    (tmp_path / "jwks").write_bytes(jwks(jwk("RS256", kid="a")))
+    known = authority(jwt_jwks=f"{tmp_path}/jwks", jwt_key_file=public_file(tmp_path, "RS256"))
+    for kid in (None, "a", "sse-broadcast"):
+        forged = token("RS256", header={"alg": "HS256", **({"kid": kid} if kid else {})})
+        signed = forged.rpartition(".")[0]
+        digest = hmac.new(pem(private_key("RS256")), signed.encode(), hashlib.sha256).digest()
+        assert await refusal(known, f"{signed}.{part(digest)}") in {
+            "is signed with HS256, which is not its key's algorithm",
+            "is signed with a key that is not known",
+        }
+
+
+async def test_the_claim_that_grants_is_a_setting(tmp_path: Path) -> None:
+    """jwt_claim; the server's own tokens have theirs."""
+    known = authority(jwt_key_file=public_file(tmp_path, "EdDSA"), jwt_claim="sse")
+    text = token("EdDSA", {**CLAIMS, "grants": "of another server", "sse": {"subscribe": ["orders.*"]}})
+    assert await known.admit(text) == ANN
+    made = known.mint({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
+    assert (await known.admit(made.token)).grants == {Action.SUBSCRIBE: ("a",)}
+
+
+async def test_own_tokens_are_taken_whatever_is_asked_of_others(tmp_path: Path) -> None:
+    """Issuer and audience are those of somebody else's."""
+    key = public_file(tmp_path, "RS256")
+    known = authority(jwt_key_file=key, jwt_issuer="https://id.example.com", jwt_audience="sse")
+    made = known.mint({Action.SUBSCRIBE: ("orders.*",)}, subject="v", lifetime=3600.0, by=ROOT)
+    assert await known.admit(made.token) == Access({Action.SUBSCRIBE: ("orders.*",)}, "v", made.id, NOW, END)
+
+
+async def test_an_issuer_cannot_pass_its_tokens_off_as_our_own(tmp_path: Path) -> None:
+    """What names our key is measured by our key, and what does not is measured by our rules for others."""
+    known = authority(jwt_key_file=public_file(tmp_path, "HS256"), token_secret=OTHER_SECRET)
+    own = {"kid": "sse-broadcast"}
+    claims = {**CLAIMS, "iss": "sse-broadcast"}
+    assert await refusal(known, token("HS256", claims, header=own)) == "its signature is wrong"
+    secret = OTHER_SECRET.encode()
+    assert await refusal(known, token("HS256", claims, key=secret)) == "its signature is wrong"
+    assert await refusal(known, token("HS256", key=secret, header=own)) == "has no iss"
+    assert await known.admit(token("HS256", claims, key=secret, header=own)) == ANN
+
+
+async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
+    """Its visitors come as soon as they have one."""
+    ahead = Clock()
+    ahead.now += 3600
+    one, other = authority(ahead, token_secret=SECRET), authority(token_secret=SECRET)
+    made = one.mint({}, subject="v", lifetime=3600.0, by=ROOT)
+    assert (await other.admit(made.token)).subject == "v"
+
+
+async def test_own_tokens_are_not_known_before_there_are_any() -> None:
+    """Nor those of another server."""
+    one, other = authority(token=TOKEN), authority(token=TOKEN)
+    made = one.mint({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
+    assert await refusal(other, made.token) == "is signed with a key that is not known"
+    assert (await one.admit(made.token)).subject == "v"
+
+
+async def test_a_token_of_a_token_is_narrower_still() -> None:
+    """And ends no later."""
+    known = authority(token=TOKEN)
+    by = Access({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 1800)
+    made = known.mint({Action.SUBSCRIBE: ("orders.1",)}, subject="v", lifetime=3600.0, by=by)
+    assert made.expires == NOW + 1800
+    with pytest.raises(ForbiddenError):
+        known.mint({Action.SUBSCRIBE: ("news",)}, subject="v", lifetime=3600.0, by=by)
+
+
+async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
+    """With each of its tokens; and admitted with one that was made since. A caller of its name is another."""
+    clock = Clock()
+    callers = (CallerRule(name="v", token="page-page-page-page"),)
+    known = authority(clock, caller=callers, token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    made = [known.mint({}, subject="v", lifetime=3600.0, by=ROOT).token for _ in range(2)]
+    signed = token("EdDSA", {**CLAIMS, "sub": "v"})
+    known.revoke("subject", "v")
+    for text in (*made, signed):
+        assert await refusal(known, text) == "was revoked"
+    assert (await known.admit("page-page-page-page")).subject == "v"
+    assert await known.admit(TOKEN) == ROOT
+    clock.now += 0.001
+    made = [known.mint({}, subject="v", lifetime=3600.0, by=ROOT).token]
+    assert (await known.admit(made[0])).issued == clock.now
+
+
+async def test_a_token_that_was_revoked_is_refused_alone() -> None:
+    """Until it would have ended by itself, which is then said."""
+    clock = Clock()
+    known = authority(clock, token=TOKEN)
+    one, other = (known.mint({}, subject="v", lifetime=3600.0, by=ROOT) for _ in range(2))
+    known.revoke("id", one.id, expires=one.expires)
+    assert await refusal(known, one.token) == "was revoked"
+    assert (await known.admit(other.token)).id == other.id
+    clock.now = END
+    assert await refusal(known, one.token) == f"expired at {utc(END)}"
+
+
+async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None:
+    """Whoever signs tokens chooses their subjects: a visitor who is called like it locks no back end out."""
+    known = authority(token=TOKEN)
+    one = known.mint({}, subject="token", lifetime=3600.0, by=ROOT)
+    known.revoke("subject", "token")
+    assert await refusal(known, one.token) == "was revoked"
+    assert (await known.admit(TOKEN)).static
+    known.revoke("caller", "token")
+    assert await refusal(known, TOKEN) == "was revoked"
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"token": "short"}, "token: must have 16 to 8192 characters, not 5"),
+        ({"token_secret": "short"}, "token_secret: must have at least 32 bytes, not 5"),
+        ({"jwt_issuer": "x"}, "jwt_issuer: is given without jwt_key_file or jwt_jwks"),
+        ({"jwt_audience": "x", "token": TOKEN}, "jwt_audience: is given without jwt_key_file or jwt_jwks"),
+        ({"jwt_key_file": "none"}, "jwt_key_file: 'none' cannot be read: No such file or directory"),
+        ({"jwt_jwks": "none"}, "jwt_jwks: 'none' cannot be read: No such file or directory"),
+        ({"jwt_jwks": "http://id.example.com"}, "jwt_jwks: 'http://id.example.com' must begin with https://"),
+    ],
+)
+def test_credentials_that_cannot_be_used_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
+) -> None:
+    """When the server begins, and by the name of the setting."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        authority(**settings)
+    assert str(raised.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"jwt_key_file": "key"}, {"jwt_jwks": "jwks"}, {"token_secret": SECRET}]
+)
+def test_without_the_extra_what_needs_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """By a server that begins, rather than by its first visitor."""
+    monkeypatch.chdir(tmp_path)
+    Path("key").write_text(SECRET)
+    Path("jwks").write_bytes(jwks(jwk("RS256")))
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ConfigError) as raised:
+        authority(**settings)
+    assert str(raised.value) == "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+
+
+async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that is signed is known, and nothing can be."""
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    known = authority(token=TOKEN)
+    assert await known.admit(TOKEN) == ROOT
+    assert await refusal(known, token("RS256")) == "is signed with a key that is not known"
+    with pytest.raises(ExtraError):
+        known.mint({}, subject="v", lifetime=3600.0, by=ROOT)
+
+
+async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
+    """Nor to close, however often."""
+    known = authority(token=TOKEN)
+    await known.start()
+    await known.close()
+    await known.close()
+    assert await known.admit(TOKEN) == ROOT
+
+
+# One in the place of another.
+
+
+def in_place_of(before: Authority, **settings: Any) -> Authority:
+    return Authority(Config(**settings), clock=Clock(), before=before)
+
+
+async def test_what_was_revoked_is_known_to_the_next() -> None:
+    """And what it revokes to the one before, whose requests may still be answered."""
+    callers = tuple(CallerRule(name=name, token=name * 20) for name in "ab")
+    first = authority(caller=callers)
+    first.revoke("caller", "a")
+    second = in_place_of(first, caller=callers)
+    second.revoke("caller", "b")
+    for each in (first, second):
+        for name in "ab":
+            assert await refusal(each, name * 20) == "was revoked"
+
+
+async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> None:
+    """By the keys and rules that there are now."""
+    first = authority(jwt_key_file=public_file(tmp_path, "RS256"))
+    assert await first.admit(token()) == ANN
+    second = in_place_of(first, jwt_key_file=public_file(tmp_path, "RS256"), jwt_issuer="somebody")
+    assert await refusal(second, token()) != ""
+    assert await first.admit(token()) == ANN
+
+
+async def test_the_keys_of_the_same_jwks_are_known_to_the_next() -> None:
+    """Of another one they are not; what could not be read is told."""
+    first = authority(jwt_jwks="http://127.0.0.1:9/")
+    assert first._jwks is not None
+    first._jwks._keys = keys = (Key("RS256", None, private_key("RS256").public_key()),)
+    same = in_place_of(first, jwt_jwks="http://127.0.0.1:9/", jwt_jwks_refresh=5.0)
+    other = in_place_of(first, jwt_jwks="http://127.0.0.1:9/other")
+    assert same._jwks is not None
+    assert other._jwks is not None
+    assert (same._jwks.keys, other._jwks.keys) == (keys, ())
+    other.require_keys()
+    await other.start()
+    with pytest.raises(ConfigError, match=r"^jwt_jwks: 'http://127.0.0.1:9/other' cannot be read: "):
+        other.require_keys()
+    await other.close()

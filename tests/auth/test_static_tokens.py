@@ -1,0 +1,129 @@
+"""Static tokens."""
+
+from pathlib import Path
+
+import pytest
+
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
+from sse_broadcast.config.schema import CallerRule, Config
+from sse_broadcast.errors import ConfigError
+
+TOKEN = "correct-horse-battery"
+OTHER = "staple-0123456789ab=="
+
+
+def test_the_token_of_a_server_may_do_everything(tmp_path: Path) -> None:
+    """Given as itself, by a file, or made for a server that has none."""
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Access(EVERYTHING, "token", static=True)
+    assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Access(
+        EVERYTHING, "token", static=True
+    )
+    assert StaticTokens(Config(), generated=TOKEN).find(TOKEN) == Access(EVERYTHING, "generated", static=True)
+
+
+def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its token is given; and no action that the table does not name."""
+    (tmp_path / "token").write_text(OTHER)
+    monkeypatch.setenv("ROBOT_TOKEN", "robot-robot-robot")
+    callers = (
+        CallerRule(name="shop", token=TOKEN, publish=("orders.*",), subscribe=("orders.*", "news")),
+        CallerRule(name="page", token_file=f"{tmp_path}/token", subscribe=("news",)),
+        CallerRule(name="robot", token_env="ROBOT_TOKEN", inspect=("*",), admin=("*",)),
+    )
+    tokens = StaticTokens(Config(caller=callers))
+    assert tokens.find(TOKEN) == Access(
+        {Action.PUBLISH: ("orders.*",), Action.SUBSCRIBE: ("orders.*", "news")}, "shop", static=True
+    )
+    assert tokens.find(OTHER) == Access({Action.SUBSCRIBE: ("news",)}, "page", static=True)
+    assert tokens.find("robot-robot-robot") == Access(
+        {Action.INSPECT: ("*",), Action.ADMIN: ("*",)}, "robot", static=True
+    )
+
+
+@pytest.mark.parametrize(
+    "token", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f" {TOKEN}", f"{TOKEN}\n", "\udcff", "x" * 100_000]
+)
+def test_any_other_token_is_nobodys(token: str) -> None:
+    """However near it is."""
+    assert StaticTokens(Config(token=TOKEN)).find(token) is None
+
+
+def test_without_tokens_none_is_anybodys() -> None:
+    """An empty one neither."""
+    assert StaticTokens(Config()).find("") is None
+
+
+@pytest.mark.parametrize("token", ["x" * 16, "x" * MAX_TOKEN, "AZaz09-._~+/AZaz09", f"{'x' * 14}=="])
+def test_a_token_is_what_a_header_can_carry(token: str) -> None:
+    """Of 16 to 8192 characters (RFC 6750, 2.1)."""
+    assert StaticTokens(Config(token=token)).find(token) is not None
+
+
+LENGTH = "must have 16 to 8192 characters, not {}"
+CHARACTER = "has a character that no token may have (A-Z a-z 0-9 . _ ~ + / - alone)"
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        ("x" * 15, LENGTH.format(15)),
+        ("x" * 8193, LENGTH.format(8193)),
+        ("correct horse battery", CHARACTER),
+        ("correct-horse-b\xe4ttery", CHARACTER),
+        ("correct-horse-battery\n", CHARACTER),
+        ("correct=horse=battery", CHARACTER),
+        ("=" * 16, CHARACTER),
+    ],
+)
+def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str, problem: str) -> None:
+    """It says which one, and what is wrong with it."""
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(token=token))
+    assert str(raised.value) == f"token: {problem}"
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(caller=(CallerRule(name="shop", token=token),)))
+    assert str(raised.value) == f"[[caller]] 'shop': token: {problem}"
+
+
+def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
+    """It does not leave the server without one."""
+    (tmp_path / "token").touch()
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(token_file=f"{tmp_path}/token"))
+    assert str(raised.value) == f"token_file: {LENGTH.format(0)}"
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(caller=(CallerRule(name="page", token_file=f"{tmp_path}/token"),)))
+    assert str(raised.value) == f"[[caller]] 'page': token: {LENGTH.format(0)}"
+
+
+def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the caller whose it is."""
+    monkeypatch.delenv("ROBOT_TOKEN", raising=False)
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(caller=(CallerRule(name="robot", token_env="ROBOT_TOKEN"),)))
+    assert str(raised.value) == "[[caller]] 'robot': token_env: the environment has no 'ROBOT_TOKEN'"
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(caller=(CallerRule(name="page", token_file="/none"),)))
+    assert str(raised.value) == (
+        "[[caller]] 'page': token_file: '/none' cannot be read: No such file or directory"
+    )
+
+
+def test_a_token_is_one_callers_alone() -> None:
+    """Else nobody knows who came with it."""
+    page, shop = CallerRule(name="page", token=TOKEN), CallerRule(name="shop", token=TOKEN)
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(caller=(page, shop)))
+    assert str(raised.value) == "[[caller]] 'shop': token: is the token of 'page' too"
+    with pytest.raises(ConfigError) as raised:
+        StaticTokens(Config(token=TOKEN, caller=(page,)))
+    assert str(raised.value) == "[[caller]] 'page': token: is the token of 'token' too"
+
+
+def test_no_token_is_kept() -> None:
+    """Only digests are, under a key that every process makes for itself."""
+    one, other = StaticTokens(Config(token=TOKEN)), StaticTokens(Config(token=TOKEN))
+    assert TOKEN not in repr(vars(one))
+    assert one._known.keys() != other._known.keys()

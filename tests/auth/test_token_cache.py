@@ -1,0 +1,231 @@
+"""Signed tokens that were good, so that one that comes back is not verified again."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.claims import utc
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.token_cache import Verified, size_of
+from sse_broadcast.config.schema import Config
+from sse_broadcast.errors import CredentialError
+from tests.support.signing import (
+    ALGORITHMS,
+    CLAIMS,
+    END,
+    NOW,
+    SECRET,
+    jwk,
+    jwks,
+    private_key,
+    public_file,
+    token,
+)
+
+ANN = Access({}, "ann", expires=END)
+BOB = Access({}, "bob", expires=END)
+
+
+def test_a_token_is_found_by_itself_alone() -> None:
+    """However near another is."""
+    verified = Verified()
+    assert verified.find("a.b.c") is None
+    verified.add("a.b.c", ANN)
+    verified.add("a.b.d", BOB)
+    assert (verified.find("a.b.c"), verified.find("a.b.d"), verified.find("a.b.c=")) == (ANN, BOB, None)
+
+
+def test_no_token_is_kept() -> None:
+    """Nor what anybody else could tell it by."""
+    verified, other = Verified(), Verified()
+    verified.add("a.b.c", ANN)
+    other.add("a.b.c", ANN)
+    (key,), (others) = verified._held, other._held
+    assert b"a.b.c" not in key
+    assert key not in others
+
+
+def test_what_they_take_is_bounded_too() -> None:
+    """A token may name thousands of channels. One that is larger than all may be is not remembered."""
+    wide = Access({Action.SUBSCRIBE: tuple(f"{number:04}" for number in range(1500))}, "ann")
+    verified = Verified(most_bytes=3 * size_of(wide))
+    for name in "abcd":
+        verified.add(name, wide)
+        verified.add(name, wide)
+    assert [verified.find(name) for name in "abcd"] == [None, wide, wide, wide]
+    verified.forget()
+    for name in "abcd":
+        verified.add(name, wide)
+    assert len(verified) == 3
+    small = Verified(most_bytes=size_of(wide) - 1)
+    small.add("a", wide)
+    assert small.find("a") is None
+
+
+@pytest.mark.parametrize("star", ["", ".*"])
+def test_a_size_is_what_a_token_takes(star: str) -> None:
+    """Within a fifth, and never less, or the bound would be none; with what matches its patterns."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        wide = [
+            Access({Action.SUBSCRIBE: tuple(f"{each:03}{star}.{number:04}" for number in range(500))}, "ann")
+            for each in range(10)
+        ]
+        assert not any(access.allows(Action.SUBSCRIBE, "x") for access in wide)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= sum(map(size_of, wide)) <= 1.3 * taken
+
+
+def test_as_many_are_remembered_as_may_be() -> None:
+    """Of one more, that which was not seen for longest is forgotten."""
+    verified = Verified(most=3)
+    for name in "abc":
+        verified.add(name, ANN)
+    verified.find("a")
+    verified.add("d", BOB)
+    assert len(verified) == 3
+    assert [verified.find(name) for name in "abcd"] == [ANN, None, ANN, BOB]
+    verified.add("d", BOB)
+    assert len(verified) == 3
+
+
+def test_all_are_forgotten_at_once() -> None:
+    """Under other keys they may be no one's."""
+    verified = Verified()
+    verified.add("a", ANN)
+    verified.forget()
+    assert (len(verified), verified.find("a")) == (0, None)
+
+
+class Clock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Counter:
+    """PyJWT's `decode`, counted."""
+
+    def __init__(self) -> None:
+        self._decode = jwt.decode
+        self.times = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.times += 1
+        return self._decode(*arguments, **options)
+
+
+@pytest.fixture
+def verifications(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Count how often a token is verified."""
+    counter = Counter()
+    monkeypatch.setattr(jwt, "decode", counter)
+    return counter
+
+
+async def refusal(authority: Authority, text: str) -> str:
+    with pytest.raises(CredentialError) as raised:
+        await authority.admit(text)
+    return str(raised.value).removeprefix("token: ")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+async def test_a_token_that_comes_back_is_not_verified_again(
+    tmp_path: Path, verifications: Counter, algorithm: str
+) -> None:
+    """It is good for what it was good for."""
+    authority = Authority(Config(jwt_key_file=public_file(tmp_path, algorithm)))
+    first = await authority.admit(token(algorithm))
+    # ES256 has chance in it: signed anew, it is another token.
+    text = token(algorithm)
+    seen = await authority.admit(text)
+    times = verifications.times
+    assert await authority.admit(text) is seen
+    assert seen == first
+    assert verifications.times == times
+
+
+async def test_an_own_token_that_comes_back_is_not_verified_again(verifications: Counter) -> None:
+    """As another's."""
+    authority = Authority(Config(token_secret=SECRET))
+    made = authority.mint({}, subject="v", lifetime=3600.0, by=Access(EVERYTHING))
+    assert await authority.admit(made.token) is await authority.admit(made.token)
+    assert verifications.times == 1
+
+
+async def test_a_token_that_comes_back_ends_when_it_says(tmp_path: Path) -> None:
+    """It is asked each time."""
+    clock = Clock()
+    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=clock)
+    await authority.admit(token("EdDSA"))
+    clock.now = END - 0.1
+    assert (await authority.admit(token("EdDSA"))).subject == "ann"
+    clock.now = END
+    assert await refusal(authority, token("EdDSA")) == f"expired at {utc(END)}"
+
+
+async def test_a_token_that_comes_back_may_be_revoked(tmp_path: Path) -> None:
+    """By its subject, or by its id."""
+    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=Clock())
+    ann, bob = token("EdDSA"), token("EdDSA", {**CLAIMS, "sub": "bob", "jti": "t2"})
+    for text in (ann, bob):
+        await authority.admit(text)
+    authority.revoke("subject", "ann")
+    authority.revoke("id", "t2")
+    assert await refusal(authority, ann) == await refusal(authority, bob) == "was revoked"
+
+
+async def test_a_token_that_was_refused_is_verified_again(tmp_path: Path, verifications: Counter) -> None:
+    """It may be good by then; and nobody fills the room of those that were good."""
+    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")))
+    for times in (1, 2, 3):
+        assert (
+            await refusal(authority, token("EdDSA", key=private_key("EdDSA", 1))) == "its signature is wrong"
+        )
+        assert verifications.times == times
+    assert len(authority._verified) == 0
+    no_grants = token("EdDSA", {**CLAIMS, "grants": 5})
+    assert await refusal(authority, no_grants) == await refusal(authority, no_grants)
+    assert len(authority._verified) == 0
+
+
+async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
+    """A key that was taken away is not what anything was verified with."""
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(jwk("EdDSA", kid="a")))
+    authority = Authority(Config(jwt_jwks=str(file)))
+    await authority.admit(token("EdDSA", header={"kid": "a"}))
+    file.write_bytes(jwks(jwk("EdDSA", 1, kid="b")))
+    other = token("EdDSA", key=private_key("EdDSA", 1), header={"kid": "b"})
+    assert (await authority.admit(other)).subject == "ann"
+    assert (
+        await refusal(authority, token("EdDSA", header={"kid": "a"}))
+        == "is signed with a key that is not known"
+    )
+    await authority.close()
+
+
+async def test_keys_that_stay_the_same_leave_what_was_verified(
+    tmp_path: Path, verifications: Counter
+) -> None:
+    """However often they are read."""
+    file = tmp_path / "jwks"
+    file.write_bytes(jwks(*(jwk(algorithm, kid=algorithm) for algorithm in ALGORITHMS)))
+    authority = Authority(Config(jwt_jwks=str(file)))
+    text = token("EdDSA", header={"kid": "EdDSA"})
+    await authority.admit(text)
+    stranger = token("EdDSA", header={"kid": "another"})
+    assert await refusal(authority, stranger) == "is signed with a key that is not known"
+    assert (len(authority._verified), verifications.times) == (1, 1)
+    await authority.close()

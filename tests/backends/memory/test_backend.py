@@ -1,0 +1,438 @@
+"""The backend in memory: the contract, and what is its own."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast.backends.base import Backend, Deliver, Start, Token
+from sse_broadcast.backends.memory import backend as memory
+from sse_broadcast.backends.memory import idempotency
+from sse_broadcast.backends.memory.backend import Memory, open_memory
+from sse_broadcast.backends.memory.history import History, Log
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Limits, Policies
+from sse_broadcast.config.schema import ChannelRule, Config
+from sse_broadcast.cursor import Place, parse_id, parse_since
+from sse_broadcast.publication import Publication
+from sse_broadcast.work_queue import finish
+from tests.backends.contract import (
+    ALL,
+    Case,
+    Clock,
+    Contract,
+    OpenBackend,
+    OpenCase,
+    Pages,
+    channels_of,
+    draft,
+)
+
+
+def nobody(publications: Sequence[Publication]) -> int:
+    return 0
+
+
+Row = tuple[str, str, str]
+"""Channels, data and type."""
+
+
+def memory_of(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Memory:
+    history = History(
+        lambda channel: policies.of(channel).limits,
+        total=config.history_total,
+        max_channels=config.history_channels,
+    )
+    return Memory(history, deliver, window=config.idempotency_window, clock=clock)
+
+
+@pytest.fixture
+def open_backend() -> OpenBackend:
+    """Open a memory that a test's clock rules."""
+
+    async def open_it(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Backend:
+        return memory_of(config, policies, deliver, clock)
+
+    return open_it
+
+
+class TestMemory(Contract):
+    """The contract, and the bounds that this backend sets itself."""
+
+    async def test_one_log_is_looked_at_as_far_as_any(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """STRIDE publications at most, as it says."""
+        monkeypatch.setattr(memory, "STRIDE", 10)
+        case = await opened()
+        for _ in range(30):
+            await case.publish()
+        page = finish(case.backend.replay(Interest.of("a"), after=0, told=0, limit=ALL))
+        assert (len(page.publications), page.upto) == (10, 10)
+
+    async def test_a_page_looks_at_so_many_publications(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A filter that passes nothing holds nobody up: it is read in pages as well, and comes to the end."""
+        monkeypatch.setattr(memory, "STRIDE", 10)
+        case = await opened()
+        for number in range(1, 101):
+            await case.publish("a b", type="rare" if number % 40 == 0 else "t")
+        for channels in (("a",), ("a", "b"), ("*",)):
+            pages = case.since(case.place(0), *channels, types=["rare"])
+            assert (pages.positions, pages.gaps) == ([40, 80], [])
+            assert 9 <= pages.count <= 11
+
+    @pytest.mark.parametrize("channels", [("a", "b"), ("a", "none"), ("*",), ("a", "b*")])
+    async def test_a_page_looks_at_exactly_so_many(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch, channels: tuple[str, ...]
+    ) -> None:
+        """The next page begins behind the last one looked at."""
+        monkeypatch.setattr(memory, "STRIDE", 10)
+        case = await opened()
+        for _ in range(30):
+            await case.publish()
+        page = finish(case.backend.replay(Interest.of(*channels), after=0, told=0, limit=ALL))
+        assert ([one.position for one in page.publications], page.upto) == (list(range(1, 11)), 10)
+        assert case.read(Interest.of(*channels), Start(0)) == Pages(list(range(1, 31)))
+
+    async def test_a_pattern_pauses_among_what_is_not_its_own(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other channels' publications, and the holes they left, are looked at too."""
+        monkeypatch.setattr(memory, "STRIDE", 10)
+        case = await opened(history_size=100, channel=(ChannelRule(match="short", history_size=2),))
+        for number in range(60):
+            await case.publish("short" if number % 3 else "noise")
+        await case.publish("rare")
+        pages = case.since(case.place(0), "ra*")
+        assert (pages.positions, pages.gaps) == ([61], [])
+        assert pages.count > 1
+
+    async def test_last_is_capped_to_the_newest(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pattern over many channels gives so many of them, the newest, still in order."""
+        monkeypatch.setattr(memory, "MAX_LAST", 3)
+        case = await opened()
+        for name in ("c5", "c1", "c4", "c2", "c3", "c1"):
+            await case.publish(name)
+        start = case.find("last", "*")
+        assert [publication.position for publication in start.first] == [4, 5, 6]
+        assert start.after == 6
+        assert [publication.position for publication in case.find("last", "c5", "c4").first] == [1, 3]
+
+    async def test_so_many_tokens_are_remembered(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The oldest are forgotten first, and publish again."""
+        monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
+        case = await opened()
+        for number in range(30):
+            await case.backend.publish([draft()], Token((str(number),), b""))
+        assert isinstance(case.backend, Memory)
+        assert len(case.backend._keys) <= 10
+        await case.backend.publish([draft()], Token(("29",), b""))
+        assert case.backend.position == 30
+        await case.backend.publish([draft()], Token(("0",), b""))
+        assert case.backend.position == 31
+
+    async def test_a_token_that_is_used_again_pushes_out_no_other(
+        self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only a new one takes room."""
+        monkeypatch.setattr(idempotency, "MAX_KEYS", 2)
+        case = await opened()
+        for key in ("one", "two", "one", "two", "one"):
+            await case.backend.publish([draft()], Token((key,), b""))
+        assert case.backend.position == 2
+
+    async def test_tidying_lets_go_of_what_is_too_old(self, opened: OpenCase) -> None:
+        """Though nobody publishes or reads: the memory is given back."""
+        case = await opened(history_age=10.0, idempotency_window=5.0)
+        backend = case.backend
+        assert isinstance(backend, Memory)
+        await backend.publish([draft("a b"), draft("b", id="mine")], Token(("k",), b""))
+        case.clock.now += 5.0
+        assert backend.tidy()
+        assert len(backend._keys) == 0
+        assert backend._history.bytes > 0
+        case.clock.now += 5.0
+        assert not backend.tidy()
+        assert backend._history.bytes == 0
+        assert finish(backend._history.position_of("mine", Interest.of("*"))) is None
+
+    async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
+        """All at once, with the next that is used."""
+        case = await opened(idempotency_window=5.0)
+        for number in range(30):
+            await case.backend.publish([draft()], Token((str(number),), b""))
+            case.clock.now += 1.0
+        assert isinstance(case.backend, Memory)
+        assert len(case.backend._keys) <= 6
+
+    async def test_a_clock_that_goes_back_keeps_tokens_in_order(self, opened: OpenCase) -> None:
+        """One used after the clock fell is not forgotten before its time."""
+        case = await opened(idempotency_window=10.0)
+        await case.backend.publish([draft()], Token(("first",), b""))
+        case.clock.now -= 1000.0
+        await case.backend.publish([draft()], Token(("second",), b""))
+        case.clock.now += 1009.0
+        await case.backend.publish([draft()], Token(("first",), b""))
+        await case.backend.publish([draft()], Token(("second",), b""))
+        assert case.backend.position == 2
+        case.clock.now += 2.0
+        await case.backend.publish([draft()], Token(("first",), b""))
+        assert case.backend.position == 3
+
+    async def test_a_channel_that_was_forgotten_says_so(self, opened: OpenCase) -> None:
+        """Whoever was behind what a forgotten channel held is told, by name and by pattern."""
+        case = await opened(history_channels=2)
+        for name in ("a", "b", "c"):
+            await case.publish(name)
+        assert sorted(channels_of(case.backend.channels())) == ["b", "c"]
+        for channels in (("a",), ("a*",), ("none",)):
+            assert case.since(case.place(0), *channels).gaps != []
+            assert case.since(case.place(1), *channels).gaps == []
+        assert case.since(case.place(0), "b") == Pages([2])
+        assert case.since("earliest", "a", "*").gaps == []
+
+
+def test_each_memory_is_a_life_of_its_own() -> None:
+    """An id of one is lost in the next."""
+    config = Config()
+    epochs = {open_memory(config, Policies(config), nobody).epoch for _ in range(10)}
+    assert len(epochs) == 10
+
+
+async def test_what_a_configuration_describes_is_opened() -> None:
+    """Limits of channels, the total, how many channels, and the window."""
+    config = Config(
+        history_size=3,
+        history_channels=2,
+        history_total=1 << 20,
+        idempotency_window=60.0,
+        channel=(ChannelRule(match="one", history_size=1),),
+    )
+    backend = open_memory(config, Policies(config), nobody)
+    for _ in range(5):
+        await backend.publish([draft("one a")])
+    assert [backend.holding(name).events for name in ("one", "a")] == [1, 3]
+    await backend.publish([draft("b")])
+    assert len(channels_of(backend.channels())) == 2
+    (answer,) = {(await backend.publish([draft()], Token(("k",), b""))).id for _ in range(2)}
+    assert answer == f"{backend.epoch}-7"
+
+
+def at_once(case: Case, rows: Sequence[Row]) -> None:
+    """Publish a batch without an event loop: in memory nothing is waited for."""
+    drafts = [draft(channels, data, type=kind) for channels, data, kind in rows]
+    publishing = case.backend.publish(drafts)
+    with pytest.raises(StopIteration):
+        publishing.send(None)
+
+
+def case_of(limits: Callable[[str], Limits], *, max_channels: int = 100) -> tuple[Case, History]:
+    """Give a memory under test with the history that it keeps."""
+    case = Case(Policies(Config()))
+    history = History(limits, total=1 << 30, max_channels=max_channels)
+    case.backend = Memory(history, case.deliver, window=1.0, clock=case.clock)
+    return case, history
+
+
+ROWS = st.tuples(
+    st.sampled_from(["a", "b", "c", "a b", "b c", "c b a"]),
+    st.integers(0, 200).map("x".__mul__),
+    st.sampled_from(["message", "t"]),
+)
+BATCHES = st.lists(st.lists(ROWS, min_size=1, max_size=6), max_size=12)
+INTERESTS = st.tuples(
+    st.sets(st.sampled_from(["a", "b", "c", "none", "*", "a*"]), min_size=1),
+    st.sampled_from([(), ("t",), ("none",)]),
+)
+
+
+def logs_of(history: History, interest: Interest) -> list[Log]:
+    """Return the logs of an interest's channels that hold something."""
+    return [log for log in history._logs.values() if log.count and interest.covers(log.channel)]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    BATCHES,
+    st.integers(0, 6),
+    INTERESTS,
+    st.integers(0, 40),
+    st.integers(0, 500),
+    st.integers(1, 8),
+)
+def test_pages_of_any_size_are_the_same_replay(
+    batches: list[list[Row]],
+    size: int,
+    asked: tuple[set[str], tuple[str, ...]],
+    after: int,
+    limit: int,
+    stride: int,
+) -> None:
+    """However a replay is cut into pages, it is the events after the cursor or after one gap, each once."""
+    limits = Limits(size, 1 << 20, 3600.0)
+    case, history = case_of(lambda channel: limits)
+    for batch in batches:
+        at_once(case, batch)
+    interest, start = Interest.of(*asked[0], types=asked[1]), Start(min(after, case.backend.position))
+    whole = case.read(interest, start, limit=ALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "STRIDE", stride)
+        pages = case.read(interest, start, limit=limit)
+    assert (pages.positions, pages.gaps) == (whole.positions, whole.gaps)
+    behind = max([start.after, *(position for position, _ in whole.gaps)])
+    held = {one.position for log in logs_of(history, interest) for one in log.after(behind)}
+    assert whole.positions == [
+        one.position for one in case.published if one.position in held and interest.wants(one.event.type)
+    ]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(BATCHES, st.integers(0, 8), st.integers(0, 500) | st.just(ALL))
+def test_the_short_way_through_one_log_is_the_general_way(
+    batches: list[list[Row]], size: int, limit: int
+) -> None:
+    """For each channel and from each position: the same publications, up to the same position."""
+    limits = Limits(size, 1 << 20, 3600.0)
+    case, history = case_of(lambda channel: limits)
+    for batch in batches:
+        at_once(case, batch)
+    backend = case.backend
+    assert isinstance(backend, Memory)
+    for interest in (Interest.of("a"), Interest.of("b"), Interest.of("c")):
+        if history.only_log(interest) is None:
+            continue
+        for after in range(finish(history.lost(interest)), backend.position + 1):
+            short = finish(backend.replay(interest, after=after, told=0, limit=limit))
+            general = backend._replay(interest, after, limit)
+            assert list(short.publications) == list(general.publications)
+            assert (short.upto, short.gap) == (general.upto, general.gap)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(BATCHES, st.integers(0, 6), INTERESTS, st.sampled_from([100, 2, 1]))
+def test_a_loss_is_the_same_whoever_tells_of_it(
+    batches: list[list[Row]], size: int, asked: tuple[set[str], tuple[str, ...]], max_channels: int
+) -> None:
+    """From each position: by the start, by the first page, and as what makes a cursor not replayable."""
+    limits = Limits(size, 1 << 20, 3600.0)
+    case, _ = case_of(lambda channel: limits, max_channels=max_channels)
+    for batch in batches:
+        at_once(case, batch)
+    interest = Interest.of(*asked[0], types=asked[1])
+    for after in range(case.backend.position + 1):
+        start = finish(case.backend.find(Place(case.backend.epoch, after), interest))
+        pages = case.read(interest, start)
+        assert pages == case.read(interest, Start(after))
+        assert (start.lost is None) == (pages.gaps == [])
+        replayable = case.backend.replayable(interest, after=after)
+        assert replayable == (start.lost is None) or (interest.patterns and not replayable)
+
+
+ON_THE_WAY = {
+    "a": Limits(3, 1 << 20, 3600.0),
+    "b": Limits(100, 1 << 20, 10.0),
+    "c": Limits(2, 1 << 20, 30.0),
+}
+"""Limits under which a channel may lose old events after another one has lost newer ones."""
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    BATCHES,
+    BATCHES,
+    st.sampled_from(["earliest", "25s", "8s"]),
+    INTERESTS,
+    st.lists(st.sampled_from([0.0, 1.0, 6.0, 12.0]), min_size=24, max_size=24),
+    st.sampled_from([0, 100, ALL]),
+    st.sampled_from([100, 100, 2, 1]),
+)
+def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
+    before: list[list[Row]],
+    meanwhile: list[list[Row]],
+    cursor: str,
+    asked: tuple[set[str], tuple[str, ...]],
+    passing: list[float],
+    limit: int,
+    max_channels: int,
+) -> None:
+    """A gap if something went that was held when it came, or came later, and only then; else all of it.
+
+    Where channels were forgotten there may be more gaps than losses, and never less.
+    """
+    case, history = case_of(ON_THE_WAY.__getitem__, max_channels=max_channels)
+    interest, times = Interest.of(*asked[0], types=asked[1]), iter(passing)
+
+    def holding() -> set[tuple[str, int]]:
+        return {(log.channel, one.position) for log in logs_of(history, interest) for one in log.after(0)}
+
+    for batch in before:
+        case.clock.now += next(times)
+        at_once(case, batch)
+    start = finish(case.backend.find(parse_since(cursor), interest))
+    due, newest = holding(), case.backend.position
+    for batch in meanwhile:
+        case.clock.now += next(times)
+        at_once(case, batch)
+    due |= {
+        (channel, one.position)
+        for one in case.published[newest:]
+        for channel in one.channels
+        if interest.covers(channel)
+    }
+    due = {(channel, position) for channel, position in due if position > start.after}
+    case.backend.tidy()
+    gone = due - holding()
+    got = case.read(interest, start, limit=limit)
+    assert len(got.gaps) == bool(gone) or (len(got.gaps) == 1 and history._forgotten)
+    behind = max((position for position, _ in got.gaps), default=0)
+    assert behind >= max((position for _, position in gone), default=0)
+    wanted = {one.position for one in case.published if interest.wants(one.event.type)}
+    assert got.positions == sorted({position for _, position in due if position > behind} & wanted)
+
+
+AGE = 20.0
+ASKED = [Interest.of("a"), Interest.of("a", "b"), Interest.of("b", "c"), Interest.of("*")]
+PUBLISHES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=2, unique=True),
+        st.sampled_from([None, "one", "two"]),
+        st.sampled_from([0.0, 0.0, 1.0, 7.0]),
+    ),
+    max_size=25,
+)
+"""Channels, the id that the publisher chooses, and the time that passes before."""
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(PUBLISHES, st.tuples(*[st.sampled_from([1, 2, 100])] * 3))
+async def test_no_id_loses_an_event_whoever_uses_it_again(
+    publishes: list[tuple[list[str], str | None, float]], sizes: tuple[int, int, int]
+) -> None:
+    """A subscriber cut at any event of the last `history_age` is given all since, or told of a loss."""
+    sized = dict(zip("abc", sizes, strict=True))
+    seen: list[Publication] = []
+    clock = Clock()
+
+    def deliver(publications: Sequence[Publication]) -> int:
+        seen.extend(publications)
+        return 0
+
+    history = History(lambda name: Limits(sized[name], ALL, AGE), total=ALL, max_channels=100)
+    backend = Memory(history, deliver, window=10.0, clock=clock)
+    for channels, name, passing in publishes:
+        clock.now += passing
+        await backend.publish([draft(" ".join(channels), id=name)])
+        for interest in ASKED:
+            wanted = [one for one in seen if interest.first_of(one.channels)]
+            for last in wanted:
+                if seen[-1].time - last.time < AGE:
+                    start = finish(backend.find(parse_id(last.id), interest))
+                    skipped = [one for one in wanted if last.position < one.position <= start.after]
+                    assert start.lost or not skipped

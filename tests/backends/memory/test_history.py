@@ -1,0 +1,1642 @@
+"""Publications in memory: what is held, what is let go of, and that a loss is known."""
+
+import itertools
+import random
+import sys
+import tracemalloc
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast.backends.memory import history as history_module
+from sse_broadcast.backends.memory.history import (
+    CHANNEL_COST,
+    PUBLISHER_COST,
+    STRIDE,
+    Chunk,
+    History,
+    Log,
+    Order,
+    PublisherShare,
+    _weigh,
+)
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Limits
+from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
+from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.publication import Publication, place
+from sse_broadcast.work_queue import Steps, finish
+from tests.backends.contract import channels_of
+
+T = TypeVar("T")
+
+PLENTY = 1 << 40
+ALL = 1 << 30
+FOREVER = 1e12
+
+
+def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
+    time = fields.pop("time", 0.0)
+    event = Event(fields.pop("data", "x"), **fields)
+    placed = place(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
+    _weigh(placed.channels, [placed])
+    return placed
+
+
+def history_of(
+    size: int = 1000,
+    *,
+    bytes: int = PLENTY,
+    age: float = FOREVER,
+    total: int = PLENTY,
+    max_channels: int = 1000,
+    **own: Limits,
+) -> History:
+    limits = Limits(size, bytes, age)
+    return History(lambda channel: own.get(channel, limits), total=total, max_channels=max_channels)
+
+
+def fill(history: History, *rows: str, start: int = 1) -> None:
+    for position, channels in enumerate(rows, start):
+        history.extend([publication(position, channels)])
+
+
+def held(history: History, channel: str) -> list[int]:
+    log = history.log_of(channel)
+    return [] if log is None else [one.position for one in log.after(0)]
+
+
+def weight(one: Publication) -> int:
+    """Return the bytes that a publication counts for."""
+    return one.weight
+
+
+WEIGHT = weight(publication(100, "a"))
+
+
+def room(events: int, *, channels: int, publishers: int = 1) -> int:
+    """Return a total with room for so many events, in so many channels with names of one letter."""
+    return events * WEIGHT + channels * (CHANNEL_COST + 1) + publishers * PUBLISHER_COST
+
+
+def given_after(history: History, interest: Interest, after: int) -> list[int]:
+    return [one.position for _, one, _ in history.after(interest, after) if one is not None]
+
+
+def lost(history: History, *channels: str) -> int:
+    return finish(history.lost(Interest.of(*channels)))
+
+
+# Bounds.
+
+
+def test_a_channel_holds_so_many_events() -> None:
+    """The oldest go; the newest that went is the channel's watermark."""
+    history = history_of(3)
+    fill(history, *"aaaaa")
+    assert held(history, "a") == [3, 4, 5]
+    assert lost(history, "a") == 2
+
+
+def test_each_channel_has_its_own_limits() -> None:
+    """What one lets go of, another keeps."""
+    history = history_of(3, b=Limits(1, PLENTY, FOREVER), c=Limits(0, PLENTY, FOREVER))
+    fill(history, *["a b c"] * 4)
+    assert [held(history, channel) for channel in "abc"] == [[2, 3, 4], [4], []]
+    assert [lost(history, channel) for channel in "abc"] == [1, 3, 4]
+
+
+def test_a_channel_holds_so_many_bytes() -> None:
+    """To the byte: as many as the limit holds, and one less if it is one byte less."""
+    each = weight(publication(1, id="0000000001"))
+    for bytes, expected in [(3 * each, [8, 9, 10]), (3 * each - 1, [9, 10]), (each, [10]), (each - 1, [])]:
+        history = history_of(bytes=bytes)
+        for position in range(1, 11):
+            history.extend([publication(position, id=f"{position:010}")])
+        assert held(history, "a") == expected
+        assert history.bytes == each * len(expected)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        (Limits(3, PLENTY, FOREVER), [8, 9, 10]),
+        (Limits(1, PLENTY, FOREVER), [10]),
+        (Limits(0, PLENTY, FOREVER), []),
+        (Limits(1000, 2 * weight(publication(100, "a b")), FOREVER), [9, 10]),
+        (Limits(1000, WEIGHT - 10, FOREVER), []),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_batch_may_be_larger_than_what_is_held(limits: Limits, kept: list[int], before: int) -> None:
+    """Its own first go as well, and the watermark is the newest of them."""
+    history = history_of(a=limits)
+    fill(history, *["a"] * before)
+    history.extend([publication(position, "a b") for position in range(before + 1, 11)])
+    assert held(history, "a") == kept
+    assert lost(history, "a") == 10 - len(kept)
+    assert held(history, "b") == list(range(before + 1, 11))
+    require_bounded(history)
+
+
+def test_a_batch_larger_than_the_total_leaves_what_there_is_room_for() -> None:
+    """The newest of it, within the total when the batch is over."""
+    history = history_of(total=room(20, channels=2))
+    fill(history, "b")
+    history.extend([publication(position, "a") for position in range(2, 302)])
+    kept = held(history, "a")
+    assert 0 < len(kept) < 20
+    assert kept == list(range(302 - len(kept), 302))
+    assert (held(history, "b"), history.bytes <= 20 * WEIGHT + 100) == ([1], True)
+    require_bounded(history)
+
+
+def test_a_batch_goes_to_each_of_its_channels() -> None:
+    """However they change from one event to the next."""
+    history = history_of(2)
+    rows = ["a", "a", "a b", "a b", "b", "a", "b a", "c"]
+    history.extend([publication(position, row) for position, row in enumerate(rows, 1)])
+    assert [held(history, channel) for channel in "abc"] == [[6, 7], [5, 7], [8]]
+    assert [lost(history, channel) for channel in "abc"] == [4, 4, 0]
+    assert given_after(history, Interest.of("*"), 0) == [5, 6, 7, 8]
+    require_bounded(history)
+
+
+def test_a_batch_of_nothing_changes_nothing() -> None:
+    """There is no event in it."""
+    history = history_of()
+    fill(history, "a")
+    history.extend([])
+    assert (held(history, "a"), history.bytes) == ([1], weight(publication(1)))
+
+
+def test_a_large_event_pushes_out_many() -> None:
+    """And one that is larger than the limit pushes out all, itself included."""
+    history = history_of(bytes=20 * WEIGHT)
+    fill(history, *"aaaaa")
+    history.extend([publication(6, data="x" * (8 * WEIGHT))])
+    assert held(history, "a")[-1] == 6
+    assert len(held(history, "a")) < 6
+    history.extend([publication(7, data="x" * (20 * WEIGHT))])
+    assert (held(history, "a"), lost(history, "a"), history.bytes) == ([], 7, 0)
+
+
+def test_a_channel_holds_what_is_not_too_old() -> None:
+    """By the clock it is told, each channel by its own age."""
+    history = history_of(age=10.0, b=Limits(1000, PLENTY, 20.0))
+    for position in range(1, 6):
+        history.extend([publication(position, "a b", time=float(position))])
+    history.expire(11.0 - 0.001)
+    assert held(history, "a") == [1, 2, 3, 4, 5]
+    history.expire(13.5)
+    assert (held(history, "a"), held(history, "b")) == ([4, 5], [1, 2, 3, 4, 5])
+    history.expire(22.5)
+    assert (held(history, "a"), held(history, "b")) == ([], [3, 4, 5])
+    assert (lost(history, "a"), lost(history, "b")) == (5, 2)
+    history.expire(1000.0)
+    assert (history.bytes, channels_of(history.channels())) == (0, [])
+
+
+def test_a_channel_that_was_emptied_expires_again() -> None:
+    """Whatever emptied it: age, count or the total."""
+    for emptied in (
+        history_of(1, age=10.0),
+        history_of(age=10.0, total=room(1, channels=1) * 65 // 64),
+        history_of(age=10.0),
+    ):
+        for position, time in enumerate([0.0, 5.0, 30.0, 35.0, 60.0], 1):
+            emptied.expire(time)
+            emptied.extend([publication(position, time=time)])
+        assert held(emptied, "a") == [5]
+        emptied.expire(69.0)
+        assert held(emptied, "a") == [5]
+        emptied.expire(70.5)
+        assert held(emptied, "a") == []
+
+
+def test_a_channel_that_was_emptied_keeps_its_watermark() -> None:
+    """What comes next does not hide what was lost, by name or by pattern, old or new."""
+    history = history_of(age=10.0)
+    fill(history, "a", "b")
+    assert lost(history, "a*") == 0
+    history.expire(10.0)
+    history.extend([publication(3, time=11.0)])
+    assert [lost(history, *names) for names in ("a", "b", ["a*"], ["b*"], ["*"], ["*a"])] == [
+        1,
+        2,
+        1,
+        2,
+        2,
+        1,
+    ]
+
+
+def test_a_history_of_nothing_tells_every_loss() -> None:
+    """With no room, each event is lost as it comes, and no trace of it takes room."""
+    for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
+        for position in range(1, 200):
+            history.extend([publication(position, "a b", id=str(position))])
+            assert finish(history.lost(Interest.of("a"))) == position
+        assert (history.bytes, channels_of(history.channels()), held(history, "a")) == (0, [], [])
+        gap = history.gap(Interest.of("a"), 0, 199)
+        assert (gap.channels, gap.position) == (("a",), 199)
+        assert finish(history.position_of("199", Interest.of("*"))) is None
+        require_bounded(history)
+
+
+# The total.
+
+
+def test_the_noisiest_channel_gives_first() -> None:
+    """A quiet one keeps all its own as long as a noisy one holds more."""
+    history = history_of(total=room(20, channels=2))
+    fill(history, *["quiet"] * 5, *["noisy"] * 300)
+    assert held(history, "quiet") == [1, 2, 3, 4, 5]
+    noisy = held(history, "noisy")
+    assert noisy == list(range(306 - len(noisy), 306))
+    assert len(noisy) > 5
+    assert history.bytes <= 20 * WEIGHT + 100
+
+
+def test_channels_that_are_as_noisy_share_the_room() -> None:
+    """Each ends with about as much as the others, the small ones with all of theirs."""
+    history = history_of(total=room(60, channels=4))
+    fill(history, "small", *["a", "b", "c"] * 100)
+    counts = [len(held(history, name)) for name in ("small", "a", "b", "c")]
+    assert counts[0] == 1
+    assert max(counts[1:]) - min(counts[1:]) <= 1
+    assert history.bytes <= 60 * WEIGHT + 100
+
+
+def test_bytes_make_noise_and_not_events() -> None:
+    """One channel of few large events gives before one of many small ones."""
+    history = history_of(total=room(40, channels=2))
+    fill(history, *["small"] * 10)
+    for position in range(11, 60):
+        history.extend([publication(position, "large", data="x" * (2 * WEIGHT))])
+    assert len(held(history, "small")) == 10
+    assert 0 < len(held(history, "large")) < 10
+
+
+def test_what_no_total_could_hold_is_not_held() -> None:
+    """An event larger than all there is pushes out everything, and the next begins anew."""
+    history = history_of(total=room(10, channels=4))
+    fill(history, *"abc")
+    history.extend([publication(4, "d", data="x" * (20 * WEIGHT))])
+    assert history.bytes <= 10 * WEIGHT + 100
+    assert (held(history, "d"), lost(history, "d")) == ([], 4)
+    fill(history, "d", start=5)
+    assert held(history, "d") == [5]
+
+
+def test_a_channel_that_grew_quiet_keeps_what_it_has() -> None:
+    """It is what a channel holds that counts, and not what it once held."""
+    history = history_of(total=room(40, channels=2), age=10.0)
+    for position in range(1, 31):
+        history.extend([publication(position, "once", time=0.0)])
+    history.expire(10.0)
+    for position in range(31, 36):
+        history.extend([publication(position, "once", time=11.0)])
+    for position in range(36, 136):
+        history.extend([publication(position, "now", time=11.0)])
+    assert held(history, "once") == [31, 32, 33, 34, 35]
+
+
+# Several channels.
+
+
+def test_a_publication_in_several_channels_counts_once() -> None:
+    """It is let go of in each by itself, and gone with the last."""
+    history = history_of(b=Limits(1, PLENTY, FOREVER))
+    history.extend([publication(1, "a b", id="mine")])
+    whole = history.bytes
+    assert whole == weight(publication(1, "a b", id="mine"))
+    fill(history, "b", start=2)
+    assert (held(history, "a"), held(history, "b")) == ([1], [2])
+    assert history.bytes == whole + weight(publication(2))
+    assert finish(history.position_of("mine", Interest.of("*"))) == 1
+    assert (lost(history, "a"), lost(history, "b")) == (0, 1)
+
+
+def test_a_publication_in_several_channels_is_given_once() -> None:
+    """In a merge of names, and for a pattern."""
+    history = history_of()
+    fill(history, "a b", "b", "c a b", "d", "a")
+    assert given_after(history, Interest.of("a", "b", "c"), 0) == [1, 2, 3, 5]
+    assert given_after(history, Interest.of("a", "b"), 1) == [2, 3, 5]
+    assert given_after(history, Interest.of("*"), 0) == [1, 2, 3, 4, 5]
+    assert given_after(history, Interest.of("b", "a*"), 0) == [1, 2, 3, 5]
+
+
+def test_the_total_lets_go_of_every_copy() -> None:
+    """Channels that hold the same make room together."""
+    history = history_of(total=room(10, channels=3))
+    fill(history, *["a b c"] * 100)
+    assert 0 < history.bytes <= 10 * WEIGHT + 100
+    require_bounded(history)
+
+
+# Several publishers.
+
+
+def names(history: History) -> list[str]:
+    """Return the channels that hold something."""
+    return sorted(itertools.chain.from_iterable(history.channels()))
+
+
+class Shared:
+    """A history of several publishers, and what was reported of their shares."""
+
+    def __init__(self, *, total: int = PLENTY, max_channels: int = 1000) -> None:
+        self.reported: list[tuple[str, str]] = []
+        self.position = 0
+        self.history = History(
+            lambda _: Limits(1000, PLENTY, FOREVER),
+            total=total,
+            max_channels=max_channels,
+            report=lambda share, publisher: self.reported.append((share, publisher)),
+        )
+
+    def publish(self, publisher: str, *rows: str) -> None:
+        for channels in rows:
+            self.position += 1
+            self.history.extend([publication(self.position, channels)], publisher)
+        require_bounded(self.history)
+
+    def events(self, *channels: str) -> list[int]:
+        return [len(held(self.history, channel)) for channel in channels]
+
+
+def test_a_publisher_that_opens_channels_forgets_its_own() -> None:
+    """Of those the one it published to longest ago; others keep theirs, however many it opens."""
+    shared = Shared(max_channels=5)
+    shared.publish("shop", "orders", "stock")
+    shared.publish("flood", *(f"f{number}" for number in range(100)), "f97", "f100")
+    assert names(shared.history) == ["f100", "f97", "f99", "orders", "stock"]
+    assert (lost(shared.history, "orders"), lost(shared.history, "f98")) == (0, 101)
+    assert shared.reported == [("history_channels", "flood")] * 98
+    shared.publish("shop", "s1", "s2", "s3")
+    assert names(shared.history) == ["f100", "f97", "s1", "s2", "s3"]
+    assert shared.reported[98:] == [("history_channels", name) for name in ("flood", "shop", "shop")]
+
+
+def test_a_publisher_alone_has_all_channels() -> None:
+    """And nothing is reported of its share."""
+    shared = Shared(max_channels=5)
+    shared.publish("shop", *(f"s{number}" for number in range(8)))
+    assert (names(shared.history), shared.reported) == ([f"s{number}" for number in range(3, 8)], [])
+
+
+def test_channels_that_hold_nothing_are_forgotten_first_of_their_publishers() -> None:
+    """Not those of others, whose subscribers would be told of a loss that was none."""
+    history = history_of(age=10.0, max_channels=4)
+    history.extend([publication(1, "quiet")], "shop")
+    for position, channel in enumerate(["a", "b", "c"], 2):
+        history.extend([publication(position, channel, time=float(position - 2) * 6.0)], "flood")
+    history.expire(17.0)
+    assert [len(held(history, channel)) for channel in ("quiet", "a", "b", "c")] == [0, 0, 0, 1]
+    for position, channel in enumerate(["a", "d"], 5):
+        history.extend([publication(position, channel, time=17.0)], "flood")
+    remembered = [channel for channel in ("quiet", "a", "b", "c", "d") if history.log_of(channel)]
+    assert remembered == ["quiet", "a", "c", "d"]
+
+
+def test_a_publisher_of_many_small_channels_gives_before_one_of_a_large_one() -> None:
+    """Though each of its own holds less: it is what a publisher holds in all of them that counts."""
+    shared = Shared(total=room(60, channels=11, publishers=2))
+    shared.publish("shop", *["o"] * 20)
+    shared.publish("flood", *"abcdefghij" * 40)
+    flood = shared.events(*"abcdefghij")
+    assert shared.events("o") == [20]
+    assert max(flood) < 20 < sum(flood)
+    assert {*shared.reported} == {("history_total", "flood")}
+    shared.publish("shop", *["o"] * 200)
+    assert abs(shared.events("o")[0] - sum(shared.events(*"abcdefghij"))) < 20
+
+
+def test_a_channel_of_several_publishers_counts_for_who_opened_it() -> None:
+    """Who publishes there shares it."""
+    shared = Shared(total=room(20, channels=2, publishers=2))
+    shared.publish("first", "a")
+    shared.publish("second", *["a"] * 300, "b")
+    assert shared.events("b") == [1]
+    assert shared.history._shares.keys() == {"first", "second"}
+    assert {*shared.reported} == {("history_total", "first")}
+
+
+def test_a_publication_in_several_channels_counts_by_parts() -> None:
+    """An event in three channels is one event of its publisher."""
+    shared = Shared()
+    shared.publish("one", *["a"] * 12)
+    shared.publish("three", *["b c d"] * 12)
+    one, three = shared.history._shares["one"], shared.history._shares["three"]
+    assert one.bytes < three.bytes - 2 * CHANNEL_COST < 1.5 * one.bytes
+
+
+def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
+    """The newest stay, and nothing of those who were forgotten."""
+    shared = Shared(total=room(10, channels=10, publishers=10) + 200)
+    for number in range(100):
+        shared.publish(f"address {number}", f"c{number}")
+    kept = len(shared.history._shares)
+    assert kept >= 8
+    assert names(shared.history) == [f"c{number}" for number in range(100 - kept, 100)]
+
+
+# What it takes in memory.
+
+ENCODINGS = (TEXT, CHUNKED_TEXT, JSON, CHUNKED_JSON, NDJSON, CHUNKED_NDJSON)
+HUNDRED = tuple(f"channel.{number:03}" for number in range(100))
+Shape = Callable[[int], tuple[Sequence[str], Event]]
+SHAPES: dict[str, Shape] = {
+    "small": lambda n: (["a"], Event(f"{n}")),
+    "large": lambda n: (["a"], Event(f"{n}".ljust(5000, "x"))),
+    "wide": lambda n: (["a"], Event(f"{n}".ljust(2000, "x") + "\U0001f600", f"\U0001f600{n}")),
+    "escaped in JSON": lambda n: (["a"], Event(f"{n}" + "\x01" * 2000)),
+    "lines": lambda n: (["a"], Event(f"{n}" + "\n" * 500)),
+    "own ids": lambda n: (["a"], Event("x", id=f"id{n}")),
+    "one id": lambda n: (["a"], Event("x", id="id")),
+    "keys": lambda n: (["a"], Event("x", key=f"{n}".ljust(128, "\u0100"))),
+    "own ids in many channels": lambda n: (HUNDRED, Event("x", id=f"id{n}")),
+    "many channels": lambda n: (HUNDRED, Event(f"{n}".ljust(500, "x"))),
+    "new channels": lambda n: ([f"channel.{n}".ljust(128, "x")], Event("x")),
+    "many new channels": lambda n: (
+        [f"{n}.{part}".ljust(128, "x") for part in range(99)] + ["a"],
+        Event("x"),
+    ),
+    "ids in new channels": lambda n: ([f"channel.{n}"], Event("x", id=f"id{n}")),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "publishers"), [*((shape, 1) for shape in SHAPES), ("new channels", ALL), ("many channels", 7)]
+)
+def test_what_is_kept_is_within_one_and_a_half_of_the_total(shape: str, publishers: int) -> None:
+    """With all that it implies: ids, channels, publishers, and frames in all encodings."""
+    total = 1 << 19
+    history = History(lambda _: Limits(ALL, ALL, FOREVER), total=total, max_channels=ALL)
+    came = most = number = 0
+    tracemalloc.start()
+    while came < 2 * total:
+        number += 1
+        channels, event = SHAPES[shape](number)
+        # Text of its own each time, as if it had come with a request.
+        names = tuple("".join([*name]) for name in channels)
+        one = place(names, event, epoch="0123abcd", position=number, time=float(number))
+        history.extend([one], f"address {number % publishers}")
+        for encoding in ENCODINGS:
+            for channel in names if encoding.format.names_channel else (None,):
+                one.frame(encoding, channel)
+        came += one.weight
+        most = max(most, tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert history.extent.bytes <= total
+    # Less where publications share the names of their channels, which count for each of them.
+    assert 0.3 * total < most <= 1.5 * total
+
+
+# Publishers' ids.
+
+
+def test_a_publishers_id_is_found_and_forgotten() -> None:
+    """The oldest wins, and with its end a later one stands for nothing either."""
+    history = history_of(2)
+    for position, name in enumerate(["x", "x", None, "y"], 1):
+        history.extend([publication(position, id=name)])
+        if position == 2:
+            assert finish(history.position_of("x", Interest.of("*"))) == 1
+        if position == 3:
+            assert finish(history.position_of("x", Interest.of("*"))) is None
+    assert finish(history.position_of("x", Interest.of("*"))) is None
+    assert finish(history.position_of("y", Interest.of("*"))) == 4
+    assert finish(history.position_of("z", Interest.of("*"))) is None
+
+
+# Watermarks.
+
+
+def test_a_pattern_has_the_watermark_of_what_it_matches() -> None:
+    """Seen before or after the eviction, and before or after the channel."""
+    history = history_of(1)
+    assert lost(history, "x.*") == 0
+    fill(history, "x.1", "y.1", "x.1", "y.1", "x.2", "y.1")
+    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
+        1,
+        4,
+        4,
+        4,
+        0,
+        0,
+    ]
+    fill(history, "x.2", "z", "z", start=7)
+    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
+        5,
+        4,
+        8,
+        4,
+        5,
+        8,
+    ]
+
+
+@pytest.mark.parametrize("recent", [1, 2, 3, 100])
+def test_losses_of_patterns_are_found_however_many_are_remembered(
+    recent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the latest of them, or where those do not go back far enough by a look at each channel."""
+    monkeypatch.setattr(history_module, "RECENT_EVICTIONS", recent)
+    history = history_of(1)
+    fill(history, "a", "a", "b", "b", "ab", "ab")
+    patterns = {"a*": 5, "b*": 3, "*b": 5, "*": 5, "*a": 1}
+    assert {pattern: lost(history, pattern) for pattern in patterns} == patterns
+    fill(history, "a", "c", start=7)
+    assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
+    for after in range(9):
+        for pattern, newest in {**patterns, "*a": 2}.items():
+            found = finish(history.lost(Interest.of(pattern), after=after))
+            assert found == (newest if newest > after else 0)
+    require_bounded(history)
+
+
+def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
+    """To patterns, and to whatever is not remembered; channels still held lose nothing by it."""
+    history = history_of(max_channels=2)
+    fill(history, "a", "b", "b", "c")
+    assert held(history, "a") == []
+    assert sorted(channels_of(history.channels())) == ["b", "c"]
+    assert [lost(history, name) for name in ("a", "never", "b*", "*", "b")] == [1, 1, 1, 1, 0]
+    fill(history, "a", start=5)
+    assert lost(history, "a") >= 1
+    require_bounded(history)
+
+
+def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None:
+    """Nothing is evicted as long as there is one that has nothing."""
+    history = history_of(max_channels=3, b=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b", "c", "d")
+    assert sorted(channels_of(history.channels())) == ["a", "c", "d"]
+    assert [lost(history, name) for name in ("a", "b", "c", "b*")] == [0, 2, 0, 2]
+
+
+def test_however_many_channels_come_so_many_are_remembered() -> None:
+    """And what is held is of those alone."""
+    history = history_of(max_channels=10)
+    for position in range(1, 2000):
+        history.extend([publication(position, f"c{position}")])
+        assert len(history._logs) <= 10
+    assert len(channels_of(history.channels())) == 10
+    assert lost(history, "c5") == 1989
+    require_bounded(history)
+
+
+def test_channels_that_come_and_go_leave_nothing_behind() -> None:
+    """More channels than the total has room for: each is forgotten wholly."""
+    history = history_of(total=5 * WEIGHT, max_channels=10)
+    for position in range(1, 2000):
+        fill(history, f"c{position}", start=position)
+    require_bounded(history)
+
+
+def test_a_busy_channel_is_not_the_first_to_be_forgotten() -> None:
+    """The channel that was published to longest ago goes first."""
+    history = history_of(max_channels=3)
+    fill(history, "busy", "x", "busy", "y", "busy", "z")
+    assert held(history, "busy") == [1, 3, 5]
+    assert sorted(channels_of(history.channels())) == ["busy", "y", "z"]
+
+
+def test_a_new_channel_has_not_lost_what_it_holds() -> None:
+    """Though another channel of the same publication is forgotten for it."""
+    history = history_of(max_channels=2, b=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b c")
+    assert held(history, "c") == [2]
+    assert lost(history, "c") < 2
+    require_bounded(history)
+
+
+# Losses that are no news.
+
+
+def test_what_was_evicted_before_is_no_news() -> None:
+    """By the number of the eviction, and not by the position: a quiet channel loses old ones later."""
+    history = history_of(2, b=Limits(1000, PLENTY, 10.0))
+    fill(history, "b", *"aaaa")
+    both, told = Interest.of("a", "b"), history.evictions
+    assert (finish(history.lost(both)), finish(history.lost(both, told=told))) == (3, 0)
+    history.expire(10.0)
+    assert history.evictions == told + 1
+    for interest in (both, Interest.of("*"), Interest.of("b"), Interest.of("a", "b*")):
+        assert finish(history.lost(interest, told=told)) == 1
+        assert finish(history.lost(interest, told=history.evictions)) == 0
+    assert finish(history.lost(Interest.of("a"), told=told)) == 0
+
+
+def test_each_event_that_goes_is_an_eviction() -> None:
+    """A run of them counts for as many, in each channel of its own."""
+    history = history_of(2)
+    before = history.evictions
+    history.extend([publication(position, "a b") for position in range(1, 6)])
+    assert history.evictions == before + 6
+
+
+def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
+    """Gone, or back again and told apart from one that was always there."""
+    history = history_of(max_channels=2)
+    fill(history, "a", "b")
+    told = history.evictions
+    fill(history, "c", start=3)
+    assert finish(history.lost(Interest.of("a"), told=told)) == 1
+    assert finish(history.lost(Interest.of("a"), told=history.evictions)) == 0
+    fill(history, "a", start=4)
+    assert finish(history.lost(Interest.of("a"), told=told)) >= 1
+
+
+# Gaps.
+
+
+def test_a_gap_ends_just_before_what_is_still_held() -> None:
+    """Its channels are those that lost something, or whose held events are given up with it."""
+    history = history_of(2)
+    fill(history, "quiet", "noisy", "noisy", "noisy", "other", "noisy", "quiet", "late")
+    interest = Interest.of("quiet", "noisy", "other", "late", "none")
+    gap = history.gap(interest, 0, finish(history.lost(interest)))
+    assert (gap.channels, gap.position) == (("noisy", "quiet"), 3)
+    gap = history.gap(interest, 1, finish(history.lost(interest)))
+    assert (gap.channels, gap.position) == (("noisy",), 3)
+
+
+def test_a_gap_with_nothing_behind_it_ends_at_the_loss() -> None:
+    """There is no event to stand before."""
+    history = history_of(age=10.0)
+    fill(history, "a", "b", "a")
+    history.expire(10.0)
+    gap = history.gap(Interest.of("a", "b", "c"), 0, 3)
+    assert (gap.channels, gap.position) == (("a", "b"), 3)
+
+
+def test_a_gap_passes_over_what_other_channels_hold() -> None:
+    """The reader's cursor comes as far as it can without passing an event of its own."""
+    history = history_of(1)
+    fill(history, "a", "a", "b", "c", "a")
+    gap = history.gap(Interest.of("a"), 0, 2)
+    assert (gap.channels, gap.position) == (("a",), 4)
+
+
+def test_a_gap_of_a_pattern_names_the_pattern() -> None:
+    """A reader of patterns is told what it asked for."""
+    history = history_of(1)
+    fill(history, "a", "x.1", "x.1")
+    gap = history.gap(Interest.of("a", "x.*", "y*"), 0, 2)
+    assert gap.channels[-2:] == ("x.*", "y*")
+    assert gap.position == 2
+
+
+# Reading.
+
+
+def test_an_event_that_is_not_wanted_is_a_place_to_pause_at() -> None:
+    """It is given as None, with its position."""
+    history = history_of()
+    for position, kind in enumerate(["t", "u", "t"], 1):
+        history.extend([publication(position, type=kind)])
+    for channels in (["a"], ["a", "b"], ["*"]):
+        interest = Interest.of(*channels, types=["t"])
+        found = [(place, one and one.position) for place, one, _ in history.after(interest, 0)]
+        assert found == [(1, 1), (2, None), (3, 3)]
+
+
+def test_the_newest_of_each_channel_in_order() -> None:
+    """Once each, so many at most, of the types wanted."""
+    history = history_of()
+    for position, (channels, kind) in enumerate(
+        [("a", "t"), ("b", "t"), ("a", "u"), ("b c", "t"), ("d", "u")], 1
+    ):
+        history.extend([publication(position, channels, type=kind)])
+    interest = Interest.of("*", types=["t"])
+    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=10))] == [1, 4]
+    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=1))] == [4]
+    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=9, most=10))] == [3, 4, 5]
+    assert finish(history_of().newest_of(interest, upto=9, most=10)) == []
+    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=3, most=10))] == [2, 3]
+
+
+def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
+    """By name and by pattern, and of those that are not too old."""
+    history = history_of(b=Limits(0, PLENTY, FOREVER))
+    for position, (channel, time) in enumerate([("b", 0.0), ("c", 1.0), ("a", 2.0), ("cc", 3.0)], 1):
+        history.extend([publication(position, channel, time=time)])
+    history.extend([publication(5, "c", time=4.0)])
+
+    def first(*channels: str, since: float | None = None) -> int | None:
+        return finish(history.first_of(Interest.of(*channels), since=since))
+
+    asked = (("a", "b", "none"), ("c*",), ("a", "c*"), ("*",), ("b",), ("x*",))
+    assert [first(*channels) for channels in asked] == [3, 2, 2, 2, None, None]
+    assert [first(*channels, since=2.5) for channels in asked] == [None, 4, 4, 4, None, None]
+    assert first("*", since=4.5) is None
+
+
+# Searches pause.
+
+
+def pieces_of(steps: Steps[T], between: Callable[[], None] = lambda: None) -> tuple[int, T]:
+    """Do work to its end, with something else in between; give its number of pieces, and its result."""
+    pieces = 1
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return pieces, end.value
+        between()
+        pieces += 1
+
+
+TEN = Interest.of(*[f"*{digit}*z*" for digit in range(10)])
+"""Ten patterns of three stars."""
+
+
+SEARCHES: dict[str, Callable[[History], Steps[Any]]] = {
+    "the first": lambda history: history.first_of(TEN),
+    "the first since": lambda history: history.first_of(TEN, since=0.0),
+    "the newest": lambda history: history.newest_of(TEN, upto=ALL, most=1000),
+    "the newest of a type": lambda history: history.newest_of(
+        Interest.of(*TEN.patterns, types=["t"]), upto=ALL, most=1000
+    ),
+    "what was lost": lambda history: history.lost(TEN),
+    "an id": lambda history: history.position_of("mine", TEN),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_pauses_for_each_so_many_looks(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel is one, and each text that may be looked for in its name: ten patterns have 40."""
+    history = history_of(1, max_channels=5000)
+    for position in range(1, 4001):
+        own = "mine" if position > 2000 else None
+        history.extend([publication(position, f"c{position % 2000}", id=own)])
+    monkeypatch.setattr(history_module, "AT_FIRST", 0)
+    for step in (410, 4100, 41_000):
+        monkeypatch.setattr(history_module, "SEARCH_STEP", step)
+        pieces, _ = pieces_of(SEARCHES[search](history))
+        assert pieces - 1 == 2000 * 41 // step
+
+
+def test_a_replay_of_patterns_ends_its_page_after_so_much_work() -> None:
+    """Texts that are looked for count, in each channel of an event that nobody wants."""
+    history = history_of()
+    history.extend([publication(1, "a"), publication(2, " ".join(f"c{n}" for n in range(100)))])
+    costs = [cost for _, _, cost in history.after(TEN, 0)]
+    assert costs == [1 + 40 // 8, 1 + 100 * 40 // 8]
+    assert [cost for _, _, cost in history.after(Interest.of("a", "c1"), 0)] == [1, 1]
+
+
+def test_what_comes_and_goes_in_between_leaves_a_search_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses up to its end are found; of what was published meanwhile, whatever is up to where it began."""
+    monkeypatch.setattr(history_module, "SEARCH_STEP", 2)
+    chance = random.Random(11)
+    for _ in range(300):
+        history = history_of(2, max_channels=6)
+        position = 0
+
+        def publish(history: History = history) -> None:
+            nonlocal position
+            position += 1
+            history.extend([publication(position, f"c{chance.randrange(9)}")])
+
+        for _ in range(20):
+            publish()
+        interest, after, began = Interest.of("c1*", "c2", "*3"), chance.randrange(20), position
+        match chance.randrange(3):
+            case 0:
+                _, found = pieces_of(history.lost(interest, after=after), publish)
+                assert found == finish(history.lost(interest, after=after))
+            case 1:
+                _, newest = pieces_of(history.newest_of(interest, upto=began, most=10), publish)
+                assert all(one.position <= began and interest.first_of(one.channels) for one in newest)
+                assert {one.channels for one in newest} >= {
+                    log.oldest.channels
+                    for log in history._logs.values()
+                    if interest.covers(log.channel) and log.count and log.newest.position <= began
+                }
+            case _:
+                _, first = pieces_of(history.first_of(interest), publish)
+                held = [
+                    one.position
+                    for log in history._logs.values()
+                    for one in log.after(0)
+                    if interest.covers(log.channel) and one.position <= began
+                ]
+                assert first is not None or not held
+                assert not held or (first or 0) <= min(held)
+
+
+def test_channels_are_named_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that is there all the time once, whatever comes and goes."""
+    monkeypatch.setattr(history_module, "CHANNELS", 3)
+    history = history_of(max_channels=8)
+    fill(history, *(f"c{number}" for number in range(8)))
+    pieces = []
+    for piece in history.channels():
+        pieces.append(piece)
+        fill(history, f"d{len(pieces)}", start=100 + len(pieces))
+    assert [len(piece) for piece in pieces] == [3, 3, 2]
+    named = channels_of(pieces)
+    assert len(set(named)) == len(named)
+    assert {f"c{number}" for number in range(3, 8)} <= set(named)
+
+
+def test_what_is_too_old_goes_in_pieces() -> None:
+    """So many publications at once, of one channel or of many; the rest is still due."""
+    history = history_of(age=10.0)
+    fill(history, *("a" * 100), *(f"c{number}" for number in range(100)))
+    left = [history.extent.events]
+    while history.expire(10.0, most=30):
+        left.append(history.extent.events)
+    assert left == [200, 170, 140, 110, 80, 50, 20]
+    assert history.extent.events == 0
+    require_bounded(history)
+
+
+def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that passes next to nothing gets what was found by then; what passes costs nothing."""
+    history = history_of()
+    rows = [("a", "t"), *[("a", "u")] * 3, ("b", "t"), *[("b", "u")] * 3, ("c", "t")]
+    for position, (channel, kind) in enumerate(rows, 1):
+        history.extend([publication(position, channel, type=kind)])
+    interest = Interest.of("*", types=["t"])
+
+    def newest(looks: int, interest: Interest = interest) -> list[int]:
+        monkeypatch.setattr(history_module, "LOOKS", looks)
+        return [one.position for one in finish(history.newest_of(interest, upto=9, most=10))]
+
+    assert newest(7) == [1, 5, 9]
+    assert newest(6) == newest(4) == [5, 9]
+    assert newest(3) == newest(1) == [9]
+    assert newest(1, Interest.of("*")) == [4, 8, 9]
+
+
+def test_the_only_log_of_an_interest() -> None:
+    """One name, every type, and something held; else there is none."""
+    history = history_of(empty=Limits(0, PLENTY, FOREVER))
+    fill(history, "a", "b", "empty")
+    log = history.only_log(Interest.of("a"))
+    assert log is history.log_of("a") is not None
+    for interest in (
+        Interest.of("a", "b"),
+        Interest.of("a", "none"),
+        Interest.of("a*"),
+        Interest.of("a", "b*"),
+        Interest.of("a", types=["message"]),
+        Interest.of("empty"),
+        Interest.of("none"),
+    ):
+        assert history.only_log(interest) is None
+
+
+def log_of(count: int) -> Log:
+    """Give a log of positions from 1, each published at the time of its position."""
+    log = Log("a", Limits(1000, PLENTY, 50.0), lost=0, share=PublisherShare(""), slot=0)
+    run = [publication(position, time=float(position)) for position in range(1, count + 1)]
+    log.extend(run, sum(map(weight, run)))
+    return log
+
+
+def test_a_log_is_read_from_a_time_forwards_and_backwards() -> None:
+    """The first of those not older, whatever was evicted before them."""
+    log = log_of(100)
+    assert [one.position for one in log.evict(60)] == list(range(1, 61))
+    assert (log.oldest.position, log.newest.position, log.lost, log.count) == (61, 100, 60, 40)
+    for time, expected in [(0.0, 61), (60.5, 61), (70.0, 70), (70.5, 71), (100.0, 100), (100.5, None)]:
+        found = log.since(time)
+        assert (found and found.position) == expected
+    assert [one.position for one in log.backwards()] == list(range(100, 60, -1))
+    assert [one.position for one in log.after(97)] == [98, 99, 100]
+
+
+@pytest.mark.parametrize("gone", [0, 5, 20, 60])
+def test_a_log_knows_how_many_are_too_old(gone: int) -> None:
+    """By its own age, counted from the oldest that it still holds."""
+    log = log_of(100)
+    if gone:
+        log.evict(gone)
+    for now, old in [(0.0, 0), (50.5, 0), (60.0, 10), (60.5, 10), (120.0, 70), (1000.0, 100)]:
+        assert log.expired(now) == max(old - gone, 0)
+
+
+@pytest.mark.parametrize("gone", [0, 5, 60])
+def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
+    """As many as the limit holds, one at least, and none behind the newest."""
+    log = log_of(99)
+    if gone:
+        log.evict(gone)
+    size = log.newest.size
+    assert size == publication(61).size
+
+    def page(position: int, limit: int) -> list[int]:
+        return [one.position for one in log.page(position, limit, most=STRIDE)]
+
+    assert page(60, 3 * size) == [61, 62, 63]
+    assert page(60, 3 * size - 1) == page(60, 2 * size) == [61, 62]
+    assert page(60, 1) == page(60, 0) == page(60, size) == [61]
+    assert page(97, 1 << 20) == [98, 99]
+    assert page(98, 0) == [99]
+    assert page(99, 1 << 20) == page(1000, 0) == []
+    assert page(0, 0) == [gone + 1]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
+def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
+    """By runs of any length; its places never grow far beyond what it holds."""
+    log = Log("a", Limits(0, 0, 0.0), lost=7, share=PublisherShare(""), slot=0)
+    kept, position = list[Publication](), 100
+    went = set[Publication]()
+    for come, go in steps:
+        run = [publication(position + number, data="x" * (number % 5)) for number in range(come)]
+        position += come
+        log.extend(run, sum(map(weight, run)))
+        kept += run
+        if count := min(go, len(kept)):
+            assert log.evict(count) == kept[:count]
+            assert log.lost == kept[count - 1].position
+            went |= {*kept[:count]}
+            del kept[:count]
+        assert list(log.after(0)) == kept
+        assert list(log.backwards()) == kept[::-1]
+        assert (log.count, log.bytes) == (len(kept), sum(map(weight, kept)))
+        assert len(log._items) <= 2 * len(kept) + 34
+        assert not {*log._items} & went, "what was let go of is kept in memory"
+        if kept:
+            assert (log.oldest, log.newest) == (kept[0], kept[-1])
+            assert log.page(kept[0].position, ALL, most=STRIDE) == kept[1:]
+
+
+# The one order of all channels.
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 50), st.randoms(use_true_random=False))
+def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) -> None:
+    """From any place, in order, whatever went in the middle; holes are closed before they are many."""
+    order, kept = Order(), list[Publication]()
+    position = 0
+    for _ in range(count):
+        run = []
+        for _ in range(chance.choice([1, 1, 2, 10, 50])):
+            position += chance.randint(1, 3)
+            run.append(publication(position))
+        order.extend(run)
+        kept += run
+        while kept and chance.random() < 0.6:
+            gone = some_of(kept, chance)
+            order.remove(gone)
+            went = {one.position for one in gone}
+            kept = [one for one in kept if one.position not in went]
+        after = chance.randint(0, position)
+        found = list(order.after(after))
+        assert [one for _, one in found if one is not None] == [one for one in kept if one.position > after]
+        assert all(one is None or one.position == place for place, one in found)
+        assert [place for place, _ in found] == sorted({place for place, _ in found})
+        require_bounded_order(order, {one.position for one in kept})
+        assert [one for _, one in order.after(0) if one is not None] == kept
+
+
+def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]:
+    """Give some of them in their order: from the beginning, in a row, here and there, or all."""
+    first = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
+    some = kept[first : first + chance.choice([1, 2, 5, 40, len(kept)])]
+    if chance.random() < 0.4:
+        some = sorted(chance.sample(some, chance.randint(1, len(some))), key=lambda one: one.position)
+    return some
+
+
+@pytest.mark.parametrize(
+    "removals",
+    [
+        [[1, 2, 3]],
+        [[2, 3], [1]],
+        [[1, 3]],
+        [[1, 4], [2, 3]],
+        [[3], [1, 2]],
+        [[2, 4], [1, 3, 5]],
+        [[4, 5], [1, 2, 3]],
+        [[1, 2, 4], [3]],
+        [[1, 2, 3, 4, 5]],
+    ],
+)
+def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int]]) -> None:
+    """At the beginning, in the middle, around and between holes that are there already."""
+    order = Order()
+    order.extend([publication(position) for position in range(1, 6)])
+    kept = {1, 2, 3, 4, 5}
+    for gone in removals:
+        order.remove([publication(position) for position in gone])
+        kept -= set(gone)
+        assert [place for place, one in order.after(0) if one is not None] == sorted(kept)
+        assert len(order) == len(kept)
+    order.extend([publication(6)])
+    assert [place for place, one in order.after(0) if one is not None] == sorted({*kept, 6})
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32))
+def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
+    """In chunks of any number, whose holes are closed up, and which are put together again."""
+    chance = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_module, "CHUNK", 8)
+        patch.setattr(history_module, "HOLES", 2)
+        order, kept, position = Order(), dict[int, Publication](), 0
+        for _ in range(120):
+            run = []
+            for _ in range(chance.choice([1, 1, 1, 4, 20])):
+                position += chance.choice([1, 1, 30])
+                run.append(publication(position))
+            order.extend(run)
+            kept.update((one.position, one) for one in run)
+            gone = sorted(chance.sample(sorted(kept), min(len(kept), chance.randrange(12))))
+            if gone:
+                order.remove([kept.pop(each) for each in gone])
+            require_bounded_order(order, kept)
+            after = chance.randrange(position + 2)
+            assert [one for _, one in order.after(after) if one] == [
+                one for each, one in kept.items() if each > after
+            ]
+            assert len(order._chunks) <= len(kept)
+
+
+def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many publications there are, closing up moves those of one or two chunks."""
+    moved: list[int] = []
+    close_up = Chunk.close_up
+
+    def noted(chunk: Chunk) -> None:
+        moved.append(len(chunk.positions))
+        close_up(chunk)
+
+    monkeypatch.setattr(Chunk, "close_up", noted)
+    order, chance = Order(), random.Random(3)
+    everything = [publication(position) for position in range(1, 20_001)]
+    for one in everything:
+        order.extend([one])
+    chance.shuffle(everything)
+    for one in everything:
+        order.remove([one])
+    assert len(order) == len(order._chunks) == 0
+    assert max(moved) <= history_module.CHUNK
+    assert sum(moved) <= 4 * 20_000
+
+
+# Bounded, whatever happens.
+
+
+def require_bounded(history: History) -> None:
+    """Hold every internal structure to what is held, or to how many channels are remembered."""
+    logs = history._logs
+    everything = {one.position: one for log in logs.values() for one in log.after(0)}
+    assert history.bytes == sum(map(weight, everything.values()))
+    assert len(logs) <= history._max_channels
+    require_bounded_order(history._order, everything.keys())
+    assert {place for place, one in history._order.after(0) if one} == everything.keys()
+    assert history._copies == {
+        position: sum(position in held(history, name) for name in one.channels)
+        for position, one in everything.items()
+        if len(one.channels) > 1
+    }
+    assert set(history._named) <= {one.event.id for one in everything.values()}
+    slots = {slot: log for slot, log in enumerate(history._slots) if log is not None}
+    assert slots == {log.slot: log for log in logs.values()}
+    assert sorted([*slots, *history._free]) == list(range(len(history._slots)))
+    assert len(history._slots) <= history._max_channels
+    assert len(history._recent) <= history_module.RECENT_EVICTIONS
+    require_shared(history)
+    assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
+    assert len(history._expiring) <= 3 * len(logs) + 130
+    for log in logs.values():
+        require_bounded_log(log)
+
+
+def require_bounded_order(order: Order, held: Collection[int]) -> None:
+    assert len(order) == len(held) == sum(chunk.live for chunk in order._chunks)
+    assert len(order._chunks) == len(order._firsts)
+    assert order._firsts == sorted(order._firsts)
+    for first, chunk in zip(order._firsts, order._chunks, strict=True):
+        assert first <= chunk.positions[0]
+        assert chunk.live == sum(one is not None for one in chunk.publications)
+        assert len(chunk.positions) == len(chunk.publications)
+        assert chunk.live
+        assert len(chunk.positions) <= 2 * max(chunk.live, history_module.CHUNK) + 2 * history_module.HOLES
+
+
+def require_shared(history: History) -> None:
+    """Hold what publishers have to what there is, and that to the total."""
+    logs, shares = history._logs, history._shares
+    assert {name: log for share in shares.values() for name, log in share.channels.logs.items()} == logs
+    empty = {name for share in shares.values() for name in share.channels.empty or ()}
+    assert empty == {name for name in logs if not held(history, name)}
+    assert history._empty == len(empty)
+    channels = sum(CHANNEL_COST + len(name) for name in logs)
+    assert history._overhead == channels + sum(PUBLISHER_COST + len(name) for name in shares)
+    assert history.bytes + history._overhead <= history._total
+    assert len(history._most_bytes) <= 2.5 * len(shares) + 130
+    assert len(history._most_channels) <= 2.5 * len(shares) + 130
+    for name, share in shares.items():
+        mine = share.channels.logs
+        parts = sum(one.weight // len(one.channels) for log in mine.values() for one in log.after(0))
+        assert share.bytes == parts + sum(CHANNEL_COST + len(each) for each in mine) + PUBLISHER_COST + len(
+            name
+        )
+        assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
+        assert len(share.noisiest) <= 2.5 * len(mine) + 130
+
+
+def require_bounded_log(log: Log) -> None:
+    inside = list(log.after(0))
+    assert len(inside) <= log.limits.size
+    assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
+    assert len(log._items) <= 2 * len(inside) + 34
+
+
+@pytest.mark.parametrize(
+    ("total", "max_channels", "size"),
+    [
+        (PLENTY, 1000, 10),
+        (PLENTY, 12, 10),
+        (200 * WEIGHT, 1000, 50),
+        (200 * WEIGHT, 25, 50),
+        (60 * WEIGHT, 10, 1000),
+        (PLENTY, 1, 5),
+        (PLENTY, 1000, 0),
+    ],
+)
+def test_nothing_grows_with_what_has_passed(
+    total: int, max_channels: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After thousands of publishes, expiries and readers, every structure is bounded by what is held."""
+    monkeypatch.setattr(history_module, "RECENT_EVICTIONS", 4)
+    chance = random.Random(7)
+    history = history_of(size, age=40.0, total=total, max_channels=max_channels)
+    now, position = 0.0, 0
+    for step in range(1, 2001):
+        now += chance.choice([0.0, 0.0, 0.1, 1.0])
+        history.expire(now)
+        batch = []
+        for _ in range(chance.choice([1, 1, 1, 2, 5])):
+            names = " ".join(sorted(some_names(chance)))
+            for _ in range(chance.choice([1, 1, 3])):
+                position += 1
+                name = f"id{chance.randrange(50)}" if chance.random() < 0.3 else None
+                data = "x" * chance.randrange(100)
+                batch.append(publication(position, names, time=now, id=name, data=data))
+        history.extend(batch, chance.choice(["", "a", "b"]))
+        if chance.random() < 0.1:
+            finish(history.lost(Interest.of(f"c{chance.randrange(10)}*")))
+        assert history.bytes <= total
+        if step % 125 == 0:
+            require_bounded(history)
+    history.expire(now + 40.0)
+    require_bounded(history)
+    assert (history.bytes, channels_of(history.channels()), history._named, history._copies) == (
+        0,
+        [],
+        {},
+        {},
+    )
+
+
+def some_names(chance: random.Random) -> set[str]:
+    """Give one or two channels, some of them far busier than others."""
+    return {f"c{min(chance.randrange(30), chance.randrange(30))}" for _ in range(chance.choice([1, 1, 2]))}
+
+
+def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
+    """One that is filled and emptied over and over has its place among the noisiest once."""
+    history = history_of(total=room(50, channels=1), age=1.0)
+    for position in range(1, 5001):
+        history.expire(position / 10.0)
+        history.extend([publication(position, time=position / 10.0, data="x" * (position % 97 * 20))])
+        (share,) = history._shares.values()
+        assert len(share.noisiest) <= len(history._most_bytes) + 66 <= 132
+        assert len(history._expiring) <= 67
+    require_bounded(history)
+
+
+def steps_of(act: Callable[[], None]) -> int:
+    """Count the lines of Python that it takes."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def steps_of_appending(history: History, rows: list[Publication]) -> int:
+    """Count the lines that it takes to hold each of these by itself."""
+
+    def append() -> None:
+        for row in rows:
+            history.extend([row])
+
+    return steps_of(append)
+
+
+@pytest.mark.parametrize(
+    ("total", "size"),
+    [(PLENTY, 1000), (PLENTY, 1), (PLENTY, 0)],
+    ids=["held", "replaced", "not held"],
+)
+def test_a_publish_takes_as_long_with_ten_thousand_channels(total: int, size: int) -> None:
+    """As many steps beside ten thousand channels as beside ten."""
+
+    def taken(others: int) -> int:
+        history = history_of(size, total=total, max_channels=100_000)
+        fill(history, *(f"c{number}" for number in range(others)))
+        return steps_of_appending(history, [publication(n, "c1") for n in range(others + 1, others + 1001)])
+
+    assert taken(10_000) <= 1.2 * taken(10)
+
+
+def test_evicting_takes_as_long_from_a_long_log() -> None:
+    """A full channel of ten thousand events takes another in as many steps as one of a hundred."""
+
+    def taken(size: int) -> int:
+        history = history_of(size)
+        fill(history, *["a b"] * size)
+        return steps_of_appending(history, [publication(n, "a b") for n in range(size + 1, size + 1001)])
+
+    assert taken(10_000) <= 1.2 * taken(100)
+
+
+def test_a_batch_takes_fewer_steps_than_its_events_alone() -> None:
+    """What follows one another in the same channels is one step for each of them."""
+    rows = [publication(position, "a b") for position in range(1, 1001)]
+    alone, together = history_of(100), history_of(100)
+    assert 4 * steps_of(lambda: together.extend(rows)) < steps_of_appending(alone, rows)
+    assert held(alone, "a") == held(together, "a")
+
+
+# Against a naive model.
+
+
+class Model:
+    """The same rules for one channel at a time, over plain lists."""
+
+    def __init__(self, limits: dict[str, Limits]) -> None:
+        self.limits = limits
+        self.ever: list[Publication] = []
+        self.held: dict[str, list[Publication]] = defaultdict(list)
+        self.gone: dict[str, int] = defaultdict(int)
+
+    def extend(self, publications: Sequence[Publication]) -> None:
+        for new in publications:
+            self.ever.append(new)
+            for name in new.channels:
+                held, limits = self.held[name], self.limits[name]
+                held.append(new)
+                while len(held) > limits.size or sum(map(weight, held)) > limits.bytes:
+                    self.gone[name] = held.pop(0).position
+
+    def expire(self, now: float) -> None:
+        for name, held in self.held.items():
+            while held and held[0].time + self.limits[name].age <= now:
+                self.gone[name] = held.pop(0).position
+
+    def read(self, interest: Interest, after: int) -> tuple[list[int], bool]:
+        """Give what a reader gets, and whether it is told of a loss."""
+        mine = [name for name in self.held if interest.covers(name)]
+        newest_loss = max((self.gone[name] for name in mine), default=0)
+        begin = max(after, newest_loss)
+        found = {one.position: one for name in mine for one in self.held[name] if one.position > begin}
+        return [n for n in sorted(found) if interest.wants(found[n].event.type)], newest_loss > after
+
+
+def read(history: History, interest: Interest, after: int) -> tuple[list[int], bool]:
+    """Read a history to its end as a backend does: a gap if there is one, then what is behind it."""
+    newest_loss = finish(history.lost(interest))
+    told = newest_loss > after
+    if told:
+        gap = history.gap(interest, after, newest_loss)
+        assert gap.position >= newest_loss
+        assert gap.channels
+        assert set(gap.channels) <= set(interest.channels)
+        after = gap.position
+        assert finish(history.lost(interest)) <= after, "told of the same loss again"
+    return given_after(history, interest, after), told
+
+
+NAMES = ["a", "b", "x.1", "x.2", "x"]
+LIMITS = {
+    "a": Limits(3, PLENTY, 20.0),
+    "b": Limits(1000, 4 * WEIGHT, 5.0),
+    "x.1": Limits(2, PLENTY, FOREVER),
+    "x.2": Limits(0, PLENTY, FOREVER),
+    "x": Limits(1000, PLENTY, 10.0),
+}
+Row = tuple[set[str], str, str | None, int, int]
+Step = tuple[list[Row], float]
+
+ROWS = st.tuples(
+    st.sets(st.sampled_from(NAMES), min_size=1, max_size=3),
+    st.sampled_from([DEFAULT_TYPE, "t"]),
+    st.sampled_from([None, "one", "two"]),
+    st.sampled_from([0, 0, 10, 300]),
+    st.sampled_from([1, 1, 2, 6]),
+)
+"""Channels, type, id, length, and how many such events follow one another."""
+
+STEPS = st.lists(
+    st.tuples(st.lists(ROWS, min_size=1, max_size=4), st.sampled_from([0.0, 0.0, 1.0, 4.0, 12.0])),
+    max_size=15,
+)
+"""Batches, and the time that passes before each."""
+
+
+def batches_of(steps: list[Step]) -> Iterator[tuple[float, list[Publication]]]:
+    """Give what the steps say, with the time of each batch."""
+    now, position = 0.0, 0
+    for rows, passing in steps:
+        now += passing
+        batch = []
+        for channels, kind, name, length, count in rows:
+            for _ in range(count):
+                position += 1
+                places = " ".join(sorted(channels))
+                data = "x" * length
+                batch.append(publication(position, places, type=kind, id=name, data=data, time=now))
+        yield now, batch
+
+
+ASKED = [
+    Interest.of(*channels, types=types)
+    for channels in (
+        ["a"],
+        ["b"],
+        ["x.2"],
+        ["a", "b"],
+        ["a", "x", "none"],
+        ["none"],
+        NAMES,
+        ["x*"],
+        ["x.*", "a"],
+        ["*"],
+    )
+    for types in (None, ["t"])
+]
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS, st.data())
+def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -> None:
+    """For every interest and cursor: the same events, each once, and a gap if and only if there is one."""
+    model = Model(LIMITS)
+    history = History(LIMITS.__getitem__, total=PLENTY, max_channels=1000)
+    for now, batch in batches_of(steps):
+        for kept in (history, model):
+            kept.expire(now)
+            kept.extend(batch)
+        for interest in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
+            finish(history.lost(interest))
+    for name in NAMES:
+        assert held(history, name) == [one.position for one in model.held[name]]
+    for interest in ASKED:
+        for after in range(len(model.ever) + 1):
+            assert read(history, interest, after) == model.read(interest, after)
+    still = [one for held in model.held.values() for one in held]
+    for name in ("one", "two"):
+        oldest = min((one.position for one in still if one.event.id == name), default=None)
+        assert finish(history.position_of(name, Interest.of("*"))) in {None, oldest}
+    require_bounded(history)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS)
+def test_a_batch_is_its_publications_one_by_one(steps: list[Step]) -> None:
+    """What is held, what was lost, and the number of evictions do not say how it came."""
+    together, alone = (History(LIMITS.__getitem__, total=PLENTY, max_channels=1000) for _ in range(2))
+    for now, batch in batches_of(steps):
+        together.expire(now)
+        together.extend(batch)
+        alone.expire(now)
+        for one in batch:
+            alone.extend([one])
+        assert state_of(together) == state_of(alone)
+        require_bounded(together)
+
+
+def state_of(history: History) -> object:
+    """Give all that a reader could ever see of it."""
+    return (
+        {name: held(history, name) for name in NAMES},
+        {interest: finish(history.lost(interest)) for interest in ASKED},
+        {name: finish(history.position_of(name, Interest.of("*"))) for name in ("one", "two")},
+        history.bytes,
+        history.evictions,
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(STEPS, st.integers(1, 30), st.integers(1, 5))
+def test_no_loss_is_silent_however_it_came(steps: list[Step], room: int, max_channels: int) -> None:
+    """With a total and forgotten channels too: all that is held behind a gap is given, all else was told."""
+    history = History(LIMITS.__getitem__, total=room * WEIGHT, max_channels=max_channels)
+    published: list[Publication] = []
+    for now, batch in batches_of(steps):
+        published += batch
+        history.expire(now)
+        history.extend(batch, f"{len(batch) % 3}")
+        assert history.bytes <= room * WEIGHT
+        require_bounded(history)
+    for interest in ASKED:
+        for after in range(len(published) + 1):
+            require_told(history, interest, after, published)
+
+
+def require_told(history: History, interest: Interest, after: int, published: list[Publication]) -> None:
+    got, told = read(history, interest, after)
+    assert got == sorted(set(got))
+    due = [one for one in published if one.position > after and interest.first_of(one.channels)]
+    wanted = [one.position for one in due if interest.wants(one.event.type)]
+    if told:
+        assert got == wanted[len(wanted) - len(got) :]
+    else:
+        assert got == wanted
+    whole = all(
+        one.position in held(history, name) for one in due for name in one.channels if interest.covers(name)
+    )
+    assert told or whole
+    if not history._forgotten:
+        assert told is not whole
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 2000)), max_size=80), st.integers(10, 40))
+def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> None:
+    """No channel lets go of an event for the total while another one holds more.
+
+    Where channels take more than all events do, channels are forgotten: there is more room here.
+    """
+    history = history_of(total=room * WEIGHT + 5 * (CHANNEL_COST + 1) + PUBLISHER_COST)
+    published: dict[int, Publication] = {}
+    for position, (name, length) in enumerate(steps, 1):
+        before = {channel: finish(history.lost(Interest.of(channel))) for channel in "abcde"}
+        published[position] = publication(position, name, data="x" * length)
+        history.extend([published[position]])
+        bytes = {channel: log.bytes if (log := history.log_of(channel)) else 0 for channel in "abcde"}
+        for channel in "abcde":
+            last = finish(history.lost(Interest.of(channel)))
+            if last > before[channel]:
+                assert bytes[channel] + weight(published[last]) >= max(bytes.values())
+
+
+def test_another_channel_that_is_forgotten_is_no_news() -> None:
+    """To who asked for channels by name that are all still remembered."""
+    history = history_of(max_channels=3, a=Limits(2, PLENTY, FOREVER))
+    fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
+    both, told = Interest.of("a", "b"), history.evictions
+    assert finish(history.lost(both)) == 5
+    fill(history, "a", "b", "y", start=11)
+    told += 1  # the one that the last a has cost
+    assert sorted(channels_of(history.channels())) == ["a", "b", "y"]
+    assert finish(history.lost(both, told=told)) == 0
+    assert finish(history.lost(Interest.of("x"), told=told)) == 8
+    fill(history, "x", start=14)
+    assert finish(history.lost(Interest.of("x"), told=told)) >= 8
+
+
+def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None:
+    """The same number in a channel of somebody else's says nothing of where a reader was."""
+    history = history_of(gone=Limits(1, PLENTY, FOREVER))
+    for position, (channels, name) in enumerate([("a", "17"), ("a b", None), ("b", "17"), ("gone", "17")], 1):
+        history.extend([publication(position, channels, id=name)])
+    assert finish(history.position_of("17", Interest.of("a"))) == 1
+    assert finish(history.position_of("17", Interest.of("b"))) == 3
+    assert finish(history.position_of("17", Interest.of("a", "b"))) == 1
+    assert finish(history.position_of("17", Interest.of("g*"))) == 4
+    assert finish(history.position_of("17", Interest.of("c"))) is None
+    fill(history, "gone", start=5)
+    assert finish(history.position_of("17", Interest.of("gone"))) is None
+    assert finish(history.position_of("17", Interest.of("*"))) == 1
+
+
+def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many evicted publications, where any channel may be wanted: the answer takes no longer than that."""
+    monkeypatch.setattr(history_module, "STRIDE", 3)
+    order = Order()
+    rows = [publication(position, time=float(position)) for position in range(1, 12)]
+    order.extend(rows)
+    order.remove(rows[4:6])
+    assert [order.time_after(position) for position in (0, 3, 4, 10, 11)] == [1.0, 4.0, 7.0, 11.0, None]
+    order.remove(rows[6:8])
+    assert [order.time_after(position) for position in (3, 4, 5, 6)] == [4.0, None, None, 9.0]
+
+
+# Other limits.
+
+
+class Changing:
+    """Limits that a test changes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.history = History(lambda _: self.limits, total=PLENTY, max_channels=1000)
+
+    def change(self, limits: Limits) -> None:
+        self.limits = limits
+        self.history.relimit()
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        (Limits(2, PLENTY, FOREVER), [4, 5]),
+        (Limits(0, PLENTY, FOREVER), []),
+        (Limits(1000, 3 * WEIGHT, FOREVER), [3, 4, 5]),
+        (Limits(1000, PLENTY, FOREVER), [1, 2, 3, 4, 5]),
+    ],
+)
+def test_what_is_held_beyond_other_limits_goes(limits: Limits, left: list[int]) -> None:
+    """When the channel is looked at; what went is lost, and told."""
+    changing = Changing(Limits(10, PLENTY, FOREVER))
+    fill(changing.history, *"aaaaa")
+    changing.change(limits)
+    assert held(changing.history, "a") == [1, 2, 3, 4, 5]
+    assert not changing.history.settle(10)
+    assert held(changing.history, "a") == left
+    assert lost(changing.history, "a") == 5 - len(left)
+    require_bounded(changing.history)
+
+
+def test_channels_are_looked_at_a_few_at_a_time() -> None:
+    """Until none is left; those that were forgotten meanwhile are passed over, and new ones are right.
+
+    What is evicted counts as well.
+    """
+    changing = Changing(Limits(10, PLENTY, FOREVER))
+    fill(changing.history, *"aabbccdd")
+    changing.change(Limits(1, PLENTY, FOREVER))
+    changing.history._forget(changing.history._logs["a"])
+    changing.history.extend([publication(9, "e"), publication(10, "e")])
+    assert changing.history.settle(4)
+    assert sorted(len(held(changing.history, name)) for name in "bcd") == [1, 1, 2]
+    assert not changing.history.settle(4)
+    assert [held(changing.history, name) for name in "abcde"] == [[], [4], [6], [8], [10]]
+
+
+def test_a_channel_that_holds_far_too_much_gives_a_part_at_a_time() -> None:
+    """So that one with a long history holds nobody up, whichever limit it is."""
+    for limits in (Limits(10, PLENTY, FOREVER), Limits(1000, 10 * WEIGHT, FOREVER)):
+        changing = Changing(Limits(1000, PLENTY, FOREVER))
+        fill(changing.history, *("a" * 100))
+        changing.change(limits)
+        left = []
+        while changing.history.settle(31):
+            left.append(len(held(changing.history, "a")))
+        assert left == [70, 40]
+        assert held(changing.history, "a") == list(range(91, 101))
+        require_bounded(changing.history)
+
+
+def test_another_age_holds_for_what_is_held_already() -> None:
+    """A shorter one and a longer one, however often it changes, and for a channel that was empty."""
+    changing = Changing(Limits(10, PLENTY, 100.0))
+    history = changing.history
+    history.extend([publication(1, "a", time=0.0)])
+    for age in (5.0, 50.0, 10.0):
+        changing.change(Limits(10, PLENTY, age))
+        history.settle(10)
+    history.expire(9.0)
+    assert held(history, "a") == [1]
+    history.expire(10.0)
+    assert held(history, "a") == []
+    changing.change(Limits(0, PLENTY, 1000.0))
+    history.extend([publication(2, "a", time=11.0)])
+    history.settle(10)
+    changing.change(Limits(10, PLENTY, 1.0))
+    history.settle(10)
+    history.extend([publication(3, "a", time=12.0)])
+    history.expire(13.0)
+    assert held(history, "a") == []
+
+
+def test_changing_limits_leaves_nothing_behind() -> None:
+    """However often, with what is held and without."""
+    changing = Changing(Limits(10, PLENTY, 50.0))
+    fill(changing.history, *"abcdeabcde")
+    for turn in range(500):
+        changing.change(Limits(10, PLENTY, 50.0 + turn % 7))
+        changing.history.settle(1000)
+    require_bounded(changing.history)

@@ -1,0 +1,321 @@
+"""What `serve` says once it listens."""
+
+import asyncio
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import trustme
+
+import sse_broadcast
+from sse_broadcast.cli import banner
+from sse_broadcast.cli.banner import FORCED, MADE, NEEDED, announce
+from sse_broadcast.config.schema import Config, Endpoint, ListenerRule, Overflow
+from sse_broadcast.server.runner import Server
+from tests.cli.test_serve import has_ipv6
+from tests.conftest import Program, Serve
+from tests.support.certificates import LONG_AGO, write_certificate
+
+TOKEN = "a token of twenty-two or more characters".replace(" ", "-")
+
+
+def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Give the lines that it says: what it is in four, `Try:`, and what to try."""
+    announce(server, server._config)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4] == "Try:"
+    assert all(line.startswith("  curl ") for line in lines[5:])
+    return lines
+
+
+def tries(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line.removeprefix("  ") for line in said(server, capsys)[5:]]
+
+
+def header(token: str | None) -> str:
+    return f"-H 'Authorization: Bearer {token}'"
+
+
+VARIABLE = '-H "Authorization: Bearer $TOKEN"'
+
+VERSION = f"Version {sse_broadcast.__version__} on asyncio: "
+
+LIMITS = "Limits: {} an event; {} waiting for a reader, then {}; {} connections an address."
+
+EVERYTHING = "Open to programs on this machine: everything."
+
+
+async def test_a_start_is_five_lines_and_what_to_try(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it listens, what is on, which limits there are, what is open."""
+    server = await serve()
+    room = f"room for {server.room} connections, and 24 more for callers with admin"
+    assert said(server, capsys) == [
+        f"sse-broadcast listens on {server.url}, with {room}.",
+        VERSION + "a history of 1000 events and 3600 s a channel in memory, metrics, log level info.",
+        LIMITS.format("1 MiB", "1000 events or 4 MiB", "disconnect", 1000),
+        EVERYTHING,
+        "Try:",
+        f"  curl -N {server.url}/events",
+        f"  curl -d hello {server.url}/send",
+    ]
+
+
+async def test_what_is_said_is_what_is_set(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """In units of two, where the numbers are such."""
+    server = await serve(
+        history_size=7,
+        history_age=0.5,
+        metrics=False,
+        log_level="debug",
+        max_event=5 * 1024,
+        queue_size=3,
+        queue_bytes=10_001,
+        overflow=Overflow.CONFLATE,
+        max_connections_per_address=0,
+    )
+    assert said(server, capsys)[1:3] == [
+        VERSION + "a history of 7 events and 0.5 s a channel in memory, no metrics, log level debug.",
+        LIMITS.format("5 KiB", "3 events or 10001 bytes", "conflate", "any number of"),
+    ]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "*"])
+async def test_an_exposed_server_shows_the_token_it_made(
+    serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """Once, where it is used, and in no log; nobody can ask for `0.0.0.0`, nor for `*`."""
+    caplog.set_level(logging.DEBUG)
+    server = await serve(host=host)
+    assert server.token is not None
+    lines = said(server, capsys)
+    assert lines[0].startswith(f"sse-broadcast listens on http://0.0.0.0:{server.port}, ")
+    assert lines[3] == f"Open to everyone: subscribe to *. {MADE}"
+    assert lines[5:] == [
+        f"  curl -N http://localhost:{server.port}/events",
+        f"  curl {header(server.token)} -d hello http://localhost:{server.port}/send",
+    ]
+    assert "\n".join(lines).count(server.token) == 1
+    assert server.token not in caplog.text
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::", "[::]"), ("[::]", "[::]")])
+async def test_every_address_of_both_families_is_shown_as_one(
+    serve: Serve, capsys: pytest.CaptureFixture[str], host: str, shown: str
+) -> None:
+    """Which is tried by the name of this machine."""
+    if not has_ipv6():
+        pytest.skip("no IPv6 here")
+    server = await serve(host=host)
+    lines = said(server, capsys)
+    assert lines[0].startswith(f"sse-broadcast listens on http://{shown}:{server.port}, ")
+    assert lines[5] == f"  curl -N http://localhost:{server.port}/events"
+
+
+async def test_what_is_shown_works(
+    serve: Serve, capsys: pytest.CaptureFixture[str], program: Program
+) -> None:
+    """As it is printed, and not without its token."""
+    program("curl")
+    server = await serve(host="0.0.0.0")
+    publish = tries(server, capsys)[1]
+    assert (await answer(publish))["status"] == "sent"
+    assert server.token is not None
+    assert (await answer(publish.replace(server.token, "x" * 43)))["status"] == 401
+
+
+async def answer(line: str, **env: str) -> dict[str, object]:
+    """Run what was printed, as a shell does, and give the JSON that comes."""
+    process = await asyncio.create_subprocess_shell(
+        f"{line} -sS", stdout=asyncio.subprocess.PIPE, env={**os.environ, **env}
+    )
+    out, _ = await process.communicate()
+    found: dict[str, object] = json.loads(out)
+    return found
+
+
+async def test_a_server_with_credentials_shows_none(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where one is needed there is a variable."""
+    server = await serve(token=TOKEN)
+    lines = said(server, capsys)
+    assert lines[3] == f"Open to everyone: nothing. {NEEDED}"
+    assert lines[5:] == [
+        f"  curl -N {VARIABLE} {server.url}/events",
+        f"  curl {VARIABLE} -d hello {server.url}/send",
+    ]
+    assert TOKEN not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(("granted", "shown"), [("*", ""), ("news", f"{VARIABLE} ")])
+async def test_what_anyone_may_do_needs_no_token(
+    serve: Serve, capsys: pytest.CaptureFixture[str], granted: str, shown: str
+) -> None:
+    """If it is granted for the channel that is tried."""
+    server = await serve(token=TOKEN, anonymous_subscribe=(granted,), anonymous_publish=("a", "b.*"))
+    lines = said(server, capsys)
+    assert lines[3] == f"Open to everyone: subscribe to {granted} and publish to a, b.*. {NEEDED}"
+    assert lines[5] == f"  curl -N {shown}{server.url}/events"
+
+
+async def test_publishing_that_was_forced_open_is_said_so(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the token is shown where it is still needed."""
+    server = await serve(host="0.0.0.0", insecure_publish=True)
+    lines = said(server, capsys)
+    assert lines[3] == f"Open to everyone: subscribe to * and publish to *. {FORCED} {MADE}"
+    here = f"http://localhost:{server.port}"
+    assert lines[5:] == [
+        f"  curl -N {here}/events",
+        f"  curl -d hello {here}/send",
+        f"  curl {header(server.token)} {here}/status",
+    ]
+
+
+async def test_a_token_that_is_also_for_subscribing_is_shown_once(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what only it can do."""
+    server = await serve(host="0.0.0.0", anonymous_subscribe=("news",))
+    assert tries(server, capsys) == [
+        f"curl {header(server.token)} -d hello http://localhost:{server.port}/send"
+    ]
+
+
+async def test_every_listener_is_named(
+    serve: Serve, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """With what it serves, if that is not all; what is tried is tried where it is served."""
+    path = tmp_path / "a socket"
+    server = await serve(
+        listener=(
+            ListenerRule(host="0.0.0.0", port=0, endpoints=(Endpoint.SUBSCRIBE,)),
+            ListenerRule(host=f"unix:{path}"),
+            ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.INSPECT, Endpoint.ADMIN)),
+        )
+    )
+    world, _, private = server.urls
+    assert server.token is None
+    lines = said(server, capsys)
+    assert lines[0] == (
+        f"sse-broadcast listens on {world} (subscribe), unix:{path}, {private} (inspect, admin), "
+        f"with room for {server.room} connections, {server.private_share} of them for private listeners"
+        " alone, and 24 more for callers with admin."
+    )
+    assert lines[3] == "Open to programs on this machine: everything; to everyone: subscribe to *."
+    assert lines[5:] == [
+        f"  curl -N http://localhost:{server.port}/events",
+        f"  curl --unix-socket '{path}' -d hello http://localhost/send",
+    ]
+
+
+ASK = "curl {} http://localhost:{}/status"
+
+MAKE = "curl {} -H 'Content-Type: application/json' -d '{}' http://localhost:{}/tokens"
+
+WISH = '{"grants": {"subscribe": ["*"]}}'
+
+
+@pytest.mark.parametrize("endpoints", [(Endpoint.INSPECT, Endpoint.ADMIN), (Endpoint.ADMIN,)])
+async def test_a_token_that_was_made_is_always_shown(
+    serve: Serve,
+    capsys: pytest.CaptureFixture[str],
+    program: Program,
+    tmp_path: Path,
+    endpoints: tuple[Endpoint, ...],
+) -> None:
+    """Also where nothing can be published, and though what is local needs none; it works as printed."""
+    program("curl")
+    server = await serve(
+        listener=(
+            ListenerRule(host=f"unix:{tmp_path / 'x'}"),
+            ListenerRule(host="0.0.0.0", port=0, endpoints=endpoints),
+        )
+    )
+    assert server.token is not None
+    lines = said(server, capsys)
+    assert lines[3] == f"Open to programs on this machine: everything; to everyone: nothing. {MADE}"
+    shown, port = header(server.token), server.port
+    line = ASK.format(shown, port) if Endpoint.INSPECT in endpoints else MAKE.format(shown, WISH, port)
+    assert lines[-1] == f"  {line}"
+    assert "\n".join(lines).count(server.token) == 1
+    assert {"connected_clients", "token"} & (await answer(lines[-1])).keys()
+
+
+# Certificates, which curl is to look at before it shows a token.
+
+
+async def test_a_certificate_is_trusted_for_what_it_is(
+    serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path
+) -> None:
+    """Whoever has issued it; as printed it works."""
+    program("curl")
+    certificate, key = write_certificate(trustme.CA(), tmp_path)
+    server = await serve(certificate=certificate, key=key)
+    trusting = f"--cacert {certificate}"
+    subscribe, publish = tries(server, capsys)
+    assert subscribe == f"curl -N {trusting} {server.url}/events"
+    assert publish == f"curl {trusting} -d hello {server.url}/send"
+    assert (await answer(publish))["status"] == "sent"
+
+
+@pytest.mark.parametrize(("name", "called"), [("push.example.com", "push.example.com"), ("*.b.c", "www.b.c")])
+async def test_a_certificate_of_another_name_is_asked_by_that(
+    serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path, name: str, called: str
+) -> None:
+    """And reached here all the same."""
+    program("curl")
+    certificate, key = write_certificate(trustme.CA(), tmp_path, name)
+    server = await serve(host="0.0.0.0", certificate=certificate, key=key)
+    _, publish = tries(server, capsys)
+    port = server.port
+    assert publish == (
+        f"curl --cacert {certificate} --connect-to ::localhost:{port} {header(server.token)} -d hello "
+        f"https://{called}:{port}/send"
+    )
+    assert (await answer(publish))["status"] == "sent"
+
+
+async def test_a_unix_socket_may_have_a_certificate(
+    serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path
+) -> None:
+    """It is called by the certificate's name, and needs no other way there."""
+    program("curl")
+    certificate, key = write_certificate(trustme.CA(), tmp_path, "push.example.com")
+    path = tmp_path / "x"
+    server = await serve(listener=(ListenerRule(host=f"unix:{path}", certificate=certificate, key=key),))
+    _, publish = tries(server, capsys)
+    assert publish == (
+        f"curl --cacert {certificate} --unix-socket {path} -d hello https://push.example.com/send"
+    )
+    assert (await answer(publish))["status"] == "sent"
+
+
+async def test_a_certificate_that_nobody_can_trust_is_warned_about(
+    serve: Serve, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """It is served, and what is tried does not look at it."""
+    certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
+    server = await serve(certificate=certificate, key=key)
+    assert tries(server, capsys) == [
+        f"curl -N -k {server.url}/events",
+        f"curl -k -d hello {server.url}/send",
+    ]
+    warned = f"certificate: {certificate}: certificate has expired"
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING] == [warned]
+
+
+# Where it cannot be said.
+
+
+async def test_a_start_is_logged_as_well(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """In one line, which has the version and the places as facts."""
+    caplog.set_level(logging.INFO, banner.logger.name)
+    server = await serve()
+    announce(server, Config())
+    (record,) = [record for record in caplog.records if record.name == banner.logger.name]
+    assert record.getMessage() == f"started: version {sse_broadcast.__version__} listens on {server.url}"
+    assert record.args == {"version": sse_broadcast.__version__, "urls": server.url}

@@ -1,0 +1,551 @@
+"""What a configuration may say, wherever it came from."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from sse_broadcast.config.schema import (
+    HIDDEN,
+    CallerRule,
+    ChannelRule,
+    Config,
+    Endpoint,
+    EventLoop,
+    ListenerRule,
+    LogFormat,
+    LogLevel,
+    Overflow,
+    ProxyHeader,
+    form_of,
+    shown_url,
+)
+from sse_broadcast.config.sources import RULES
+from sse_broadcast.errors import ConfigError
+
+TOKEN = "a-token-of-somebody"
+
+PATTERN = "a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *"
+HOST_NAME = "the name of a host, in small letters and without a port"
+HOST = "an address, * for every address, or unix: and a path"
+ORIGIN = (
+    "an origin as browsers send it, such as https://example.com, http://localhost:3000,"
+    " https://*.example.com or capacitor://localhost"
+)
+PROXY = "an address, a network such as 10.0.0.0/8, or unix"
+CHANNEL = "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor .."
+OWNER = "an owner: a user, user:group or :group"
+
+
+def refused(kind: type[msgspec.Struct], **said: Any) -> str:
+    """Give the error of a configuration, or of a table of one."""
+    with pytest.raises(ConfigError) as caught:
+        kind(**said)
+    return str(caught.value)
+
+
+def test_the_defaults_are_these() -> None:
+    """What an upgrade must not change unseen."""
+    assert msgspec.structs.asdict(Config()) == {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "certificate": "",
+        "key": "",
+        "token": "",
+        "token_file": "",
+        "anonymous_subscribe": (),
+        "anonymous_publish": (),
+        "anonymous_inspect": (),
+        "insecure_publish": False,
+        "cookie": "",
+        "jwt_key_file": "",
+        "jwt_jwks": "",
+        "jwt_jwks_refresh": 300.0,
+        "jwt_issuer": "",
+        "jwt_audience": "",
+        "jwt_claim": "grants",
+        "token_secret": "",
+        "token_secret_file": "",
+        "token_lifetime": 3600.0,
+        "allowed_hosts": (),
+        "cors_origins": (),
+        "trusted_proxies": (),
+        "proxy_header": ProxyHeader.X_FORWARDED_FOR,
+        "queue_size": 1000,
+        "queue_bytes": 4_194_304,
+        "overflow": Overflow.DISCONNECT,
+        "max_event": 1_048_576,
+        "max_batch": 1000,
+        "max_body": 4_194_304,
+        "max_channels": 100,
+        "max_patterns": 10,
+        "history_size": 1000,
+        "history_age": 3600.0,
+        "history_bytes": 8_388_608,
+        "history_total": 134_217_728,
+        "history_channels": 131_072,
+        "idempotency_window": 300.0,
+        "send_buffer": 131_072,
+        "write_timeout": 30.0,
+        "heartbeat": 4.0,
+        "retry": 3000,
+        "max_connections": 0,
+        "max_connections_per_address": 1000,
+        "max_connections_per_token": 10_000,
+        "subscribe_rate": 5000,
+        "subscribe_burst": 20_000,
+        "publish_rate": 5000,
+        "publish_burst": 50_000,
+        "subscribed_channels": 131_072,
+        "lifetime": 0.0,
+        "head_timeout": 10.0,
+        "body_timeout": 10.0,
+        "drain_delay": 0.0,
+        "drain_timeout": 5.0,
+        "shutdown_timeout": 3.0,
+        "event_loop": EventLoop.AUTO,
+        "log_level": LogLevel.INFO,
+        "log_format": LogFormat.AUTO,
+        "metrics": True,
+        "metrics_channels": (),
+        "channel": (),
+        "caller": (),
+        "listener": (),
+    }
+
+
+def test_what_has_no_such_setting_is_refused() -> None:
+    """A misspelt argument is no setting."""
+    with pytest.raises(TypeError, match="prot"):
+        Config(prot=1)  # type: ignore[call-arg]
+
+
+FORMS = [
+    ("host", "", HOST),
+    ("host", "unix:", HOST),
+    ("host", "unix:/a\0b", HOST),
+    ("cookie", "a b", "the name of a cookie"),
+    ("cookie", "a;b", "the name of a cookie"),
+    ("cookie", "a\n", "the name of a cookie"),
+    ("jwt_claim", "", "the name of a claim"),
+    ("anonymous_subscribe", "a b", PATTERN),
+    ("anonymous_publish", "", PATTERN),
+    ("anonymous_inspect", "a\n", PATTERN),
+    ("anonymous_inspect", "a" * 129, PATTERN),
+    ("allowed_hosts", "Example.com", HOST_NAME),
+    ("allowed_hosts", "example.com:8000", HOST_NAME),
+    ("allowed_hosts", "example.com.", HOST_NAME),
+    ("allowed_hosts", "*.example.com", HOST_NAME),
+    ("allowed_hosts", "http://example.com", HOST_NAME),
+    ("allowed_hosts", "example.com\n", HOST_NAME),
+    ("allowed_hosts", "::1", HOST_NAME),
+    ("allowed_hosts", "[::g]", HOST_NAME),
+    ("allowed_hosts", "[::1", HOST_NAME),
+    ("allowed_hosts", "", HOST_NAME),
+    ("cors_origins", "", ORIGIN),
+    ("cors_origins", "example.com", ORIGIN),
+    ("cors_origins", "localhost:3000", ORIGIN),
+    ("cors_origins", "https://", ORIGIN),
+    ("cors_origins", "https://example.com/", ORIGIN),
+    ("cors_origins", "https://Example.com", ORIGIN),
+    ("cors_origins", "https://*", ORIGIN),
+    ("cors_origins", "https://*.com", ORIGIN),
+    ("cors_origins", "https://*.", ORIGIN),
+    ("cors_origins", "https://a.*.com", ORIGIN),
+    ("cors_origins", "https://*a.example.com", ORIGIN),
+    ("cors_origins", "https://*.*.example.com", ORIGIN),
+    ("cors_origins", "https://*.Example.com", ORIGIN),
+    ("cors_origins", "https://*.example.com:443", ORIGIN),
+    ("cors_origins", "https://*.[::1]", ORIGIN),
+    ("cors_origins", "capacitor://*.localhost", ORIGIN),
+    ("cors_origins", "capacitor://", ORIGIN),
+    ("cors_origins", "capacitor://localhost/", ORIGIN),
+    ("cors_origins", "capacitor://localhost:65536", ORIGIN),
+    ("cors_origins", "app://user@host", ORIGIN),
+    ("cors_origins", "HTTPS://example.com", ORIGIN),
+    ("cors_origins", "Capacitor://localhost", ORIGIN),
+    ("cors_origins", "://example.com", ORIGIN),
+    ("cors_origins", "1app://example.com", ORIGIN),
+    ("cors_origins", "htps://example.com", ORIGIN),
+    ("cors_origins", "httpss://example.com", ORIGIN),
+    ("cors_origins", "ws://example.com", ORIGIN),
+    ("cors_origins", "wss://example.com", ORIGIN),
+    ("cors_origins", "file://localhost", ORIGIN),
+    ("cors_origins", "data://x", ORIGIN),
+    ("cors_origins", "blob://x", ORIGIN),
+    ("cors_origins", "https://user@example.com", ORIGIN),
+    ("cors_origins", "https://example.com\n", ORIGIN),
+    ("cors_origins", "https://example.com:443", ORIGIN),
+    ("cors_origins", "http://example.com:80", ORIGIN),
+    ("cors_origins", "https://example.com:0", ORIGIN),
+    ("cors_origins", "https://example.com:08443", ORIGIN),
+    ("cors_origins", "https://example.com:65536", ORIGIN),
+    ("cors_origins", "https://example.com:", ORIGIN),
+    ("cors_origins", "https://[::g]", ORIGIN),
+    ("cors_origins", "ftp://example.com", ORIGIN),
+    ("trusted_proxies", "proxy.example.com", PROXY),
+    ("trusted_proxies", "10.0.0.1/8", PROXY),
+    ("trusted_proxies", "10.0.0.0/33", PROXY),
+    ("trusted_proxies", "unix:/run/proxy", PROXY),
+    ("trusted_proxies", "", PROXY),
+    ("metrics_channels", "a*", CHANNEL),
+    ("metrics_channels", "..", CHANNEL),
+    ("metrics_channels", "a\n", CHANNEL),
+    ("metrics_channels", "", CHANNEL),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "what"), FORMS)
+def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: str) -> None:
+    """The error names the setting, the text, and what it should be; in a program too."""
+    value = text if type(getattr(Config(), name)) is str else ("unix", text) if what is PROXY else (text,)
+    assert refused(Config, **{name: value}) == f"{name}: {text!r} is not {what}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("host", "unix:/run/sse.sock"),
+        ("host", "::1"),
+        ("host", "push.example.com"),
+        ("host", "*"),
+        ("host", "::"),
+        ("host", "[::1]"),
+        ("cookie", "__Host-token"),
+        ("jwt_claim", "https://example.com/grants"),
+        ("anonymous_subscribe", ("news", "orders.*", "a:b@c~d-e_f", "*", "x" * 128)),
+        ("allowed_hosts", ("example.com", "push", "xn--bcher-kva.example", "10.0.0.1", "[fd00::1]", "a_b")),
+        ("cors_origins", ("https://example.com", "http://localhost:3000", "https://[::1]:8443")),
+        ("cors_origins", ("https://example.com:80", "http://example.com:65535", "http://10.0.0.1")),
+        ("cors_origins", ("https://*.example.com", "http://*.a.example.com:3000", "http://*.localhost:8080")),
+        ("cors_origins", ("capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://.")),
+        ("cors_origins", ("chrome-extension://abcdefghijklmnopabcdefghijklmnop", "moz-extension://0a-1b")),
+        ("trusted_proxies", ("10.0.0.1", "10.0.0.0/8", "fd00::/8", "::1", "unix")),
+        ("metrics_channels", ("news", "a:b@c~d-e_f", "...", "x" * 128)),
+    ],
+)
+def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> None:
+    """Nothing is cleaned."""
+    said = {name: value}
+    assert getattr(Config(**said), name) == value
+
+
+@pytest.mark.parametrize(
+    ("origin", "hint"),
+    [
+        ("*", "a browser shares no credentials with *: name each origin, or all below a name"),
+        ("null", "sandboxed pages and local files of anybody send it"),
+    ],
+)
+def test_an_origin_that_people_try_is_refused_with_the_reason(origin: str, hint: str) -> None:
+    """Where the form alone would not say what is wrong with it."""
+    told = f"cors_origins: {origin!r} is not {ORIGIN}; {hint}"
+    assert refused(Config, cors_origins=("https://example.com", origin)) == told
+
+
+def test_every_list_has_a_form() -> None:
+    """A list of any texts at all would be a list of typing errors."""
+    lists = [field for field in msgspec.structs.fields(Config) if field.default == ()]
+    assert [field.name for field in lists if form_of(field.type) is None] == list(RULES)
+
+
+# Types, as strict in a program as in a file.
+
+WRONG_TYPES: list[tuple[str, Any, str]] = [
+    ("host", 5, "expected text, not 5"),
+    ("port", "5", "expected a whole number from 0 to 65535, not '5'"),
+    ("port", 5.0, "expected a whole number from 0 to 65535, not 5.0"),
+    ("port", True, "expected a whole number from 0 to 65535, not True"),
+    ("port", -1, "expected a whole number from 0 to 65535, not -1"),
+    ("port", 65_536, "expected a whole number from 0 to 65535, not 65536"),
+    ("queue_size", 0, "expected a whole number, at least 1, not 0"),
+    ("queue_bytes", "4M", "expected a whole number of bytes, at least 1, not '4M'"),
+    ("send_buffer", 1 << 31, "expected a whole number of bytes from 0 to 2147483647, not 2147483648"),
+    ("retry", -1, "expected a whole number of milliseconds from 0 to 86400000, not -1"),
+    ("heartbeat", "4", "expected a number of seconds from 0.01 to 86400, not '4'"),
+    ("heartbeat", 0, "expected a number of seconds from 0.01 to 86400, not 0"),
+    ("history_age", float("inf"), "expected a number of seconds from 0.01 to 31536000, not inf"),
+    ("metrics", 1, "expected true or false, not 1"),
+    ("insecure_publish", "yes", "expected true or false, not 'yes'"),
+    ("overflow", "drop", "expected one of disconnect, drop-oldest, drop-newest, conflate, not 'drop'"),
+    ("cors_origins", "https://a", "expected a list of texts, not 'https://a'"),
+    ("anonymous_publish", (5,), "expected a list of texts, not (5,)"),
+    ("channel", ({"match": 5},), "expected a list of ChannelRule, not what is there at [0].match"),
+    ("listener", "a", "expected a list of ListenerRule, not what is there"),
+    ("token", 123_456, "expected text, not what is there"),
+    ("token_secret", b"123456", "expected text, not what is there"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "complaint"), WRONG_TYPES)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, complaint: str) -> None:
+    """With its unit and its bounds; a secret is not repeated."""
+    assert refused(Config, **{name: value}) == f"{name}: {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "complaint"),
+    [
+        (ChannelRule, "history_age", 0, "expected a number, at least 0.01, not 0"),
+        (ChannelRule, "overflow", "none", "expected one of disconnect, drop-oldest, drop-newest, conflate"),
+        (CallerRule, "publish", "a", "expected a list of texts, not 'a'"),
+        (CallerRule, "token", 5, "expected text, not what is there"),
+        (ListenerRule, "port", "443", "expected a whole number from 0 to 65535, not '443'"),
+        (ListenerRule, "endpoints", (), "expected a list of some of subscribe, publish, inspect, admin"),
+    ],
+)
+def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any, complaint: str) -> None:
+    """In a program too."""
+    good = {
+        ChannelRule: {"match": "a"},
+        CallerRule: {"name": "a", "token": TOKEN},
+        ListenerRule: {"host": "a"},
+    }
+    assert refused(kind, **{**good[kind], name: value}).startswith(f"{name}: {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("heartbeat", 5, 5.0),
+        ("overflow", "drop-oldest", Overflow.DROP_OLDEST),
+        ("log_level", "debug", LogLevel.DEBUG),
+        ("cors_origins", ["https://a"], ("https://a",)),
+        ("channel", [ChannelRule(match="a")], (ChannelRule(match="a"),)),
+        ("listener", [{"host": "[::1]", "port": 1}], (ListenerRule(host="::1", port=1),)),
+    ],
+)
+def test_a_value_becomes_the_type_that_is_declared(name: str, value: Any, kept: Any) -> None:
+    """A list is a tuple then, which nobody can change behind the configuration's back."""
+    found = getattr(Config(**{name: value}), name)
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+@pytest.mark.parametrize("name", ["host", "port", "heartbeat", "token", "overflow", "cors_origins"])
+def test_nothing_is_no_value_where_there_is_a_default(name: str) -> None:
+    """None is what a table says that leaves the server's setting, and a server has nobody's to leave."""
+    assert refused(Config, **{name: None}).startswith(f"{name}: expected ")
+    assert ChannelRule(match="a", overflow=None, retry=None) == ChannelRule(match="a")
+
+
+@pytest.mark.parametrize(
+    "table", [{"tokn": TOKEN, "name": "a"}, {"token": TOKEN, "name": "a", "publish": "b"}]
+)
+def test_a_table_that_is_refused_tells_no_secret(table: dict[str, str]) -> None:
+    """Whatever is wrong with it, and though it was given as it stands in a file."""
+    said = refused(Config, caller=(table,))
+    assert said.startswith("caller: expected a list of CallerRule, ")
+    assert TOKEN not in said
+
+
+# What contradicts itself.
+
+
+def test_a_queue_holds_one_event() -> None:
+    """An event that may be published must fit into an empty queue."""
+    assert (
+        refused(Config, queue_bytes=100, max_event=101)
+        == "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
+    )
+    assert Config(queue_bytes=100, max_event=100).queue_bytes == 100
+
+
+def test_a_burst_passes_one_batch() -> None:
+    """A batch that may be published must pass an idle limit; no limit lets all pass."""
+    assert (
+        refused(Config, publish_burst=99, max_batch=100)
+        == "publish_burst: 99 cannot pass one batch of max_batch, 100 events"
+    )
+    assert Config(publish_burst=100, max_batch=100).publish_burst == 100
+    assert Config(publish_rate=0, publish_burst=1).publish_burst == 1
+
+
+def test_a_key_needs_a_certificate() -> None:
+    """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
+    told = "key: 'key.pem' is given without a certificate, the setting beside it"
+    assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == told
+    assert Config(certificate="both.pem").key == ""
+
+
+@pytest.mark.parametrize("name", ["token", "token_secret"])
+def test_a_secret_is_given_once(name: str) -> None:
+    """As itself or by its file; the error tells neither."""
+    assert (
+        refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
+        == f"{name} and {name}_file: only one of them may be given"
+    )
+
+
+@pytest.mark.parametrize("name", ["token", "token_secret"])
+def test_what_stands_for_a_secret_is_none(name: str) -> None:
+    """A server that is started with what `--show-config` printed must not have a secret that all can read."""
+    assert refused(Config, **{name: HIDDEN}) == f"{name}: '(not shown)' stands for a secret, and is none"
+    assert "stands for a secret" in refused(CallerRule, name="shop", token=HIDDEN)
+
+
+def test_no_secret_is_in_a_representation() -> None:
+    """A configuration that is logged, or shown in a traceback, tells nothing."""
+    caller = CallerRule(name="shop", token=TOKEN)
+    config = Config(token=TOKEN, token_secret=TOKEN, caller=(caller,))
+    assert repr(config) == "Config(...)"
+    assert repr(caller) == "CallerRule(name='shop')"
+    assert TOKEN not in f"{config} {caller} {[caller]}"
+    # What rich and IPython print, which msgspec would have be every member.
+    assert config.__rich_repr__() == []
+    assert caller.__rich_repr__() == [("name", "shop")]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://id.example.com/jwks", "https://id.example.com/jwks"),
+        ("https://id.example.com/jwks?key=s3cret&x", "https://id.example.com/jwks?(not shown)"),
+        ("https://ann:s3cret@id.example.com/jwks", "https://(not shown)@id.example.com/jwks"),
+        ("https://ann:s/3cr@et@id.example.com/", "https://(not shown)@id.example.com/"),
+        ("https://id.example.com/#s3cret", "https://id.example.com/#(not shown)"),
+        ("https://a@b/?c@d#e", "https://(not shown)@b/?(not shown)#(not shown)"),
+        ("https://id.example.com/?", "https://id.example.com/?"),
+        ("/etc/keys?/jwks#1", "/etc/keys?/jwks#1"),
+    ],
+)
+def test_of_a_url_no_secret_is_shown(url: str, expected: str) -> None:
+    """Which whoever publishes keys may want in it; of a file all is shown."""
+    assert shown_url(url) == expected
+
+
+def test_a_url_whose_secret_was_not_shown_is_refused() -> None:
+    """As a secret is."""
+    assert "stands for a secret" in refused(Config, jwt_jwks=f"https://id.example.com/jwks?{HIDDEN}")
+
+
+# The tables.
+
+
+def test_a_channel_rule_needs_a_pattern() -> None:
+    """In a program too."""
+    assert refused(ChannelRule, match="a b") == f"match: 'a b' is not {PATTERN}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"token": TOKEN, "token_file": "f"},
+        {"token": TOKEN, "token_env": "E"},
+        {"token_file": "f", "token_env": "E"},
+        {"token": TOKEN, "token_file": "f", "token_env": "E"},
+    ],
+)
+def test_a_caller_has_one_token(given: dict[str, str]) -> None:
+    """From one place."""
+    assert refused(CallerRule, name="shop", **given) == "'shop' needs one of token, token_file and token_env"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "x" * 129])
+def test_a_caller_has_a_name(name: str) -> None:
+    """Which can be written into a log."""
+    assert (
+        refused(CallerRule, name=name, token=TOKEN)
+        == f"name: {name!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"
+    )
+
+
+def test_no_two_callers_have_one_name() -> None:
+    """What is revoked by name is one caller's."""
+    callers = [CallerRule(name=name, token=TOKEN) for name in ("b", "a", "a", "b")]
+    assert refused(Config, caller=tuple(callers)) == "[[caller]]: 'a' is there twice"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("mode", "0999", "mode: '0999' is not octal digits, such as \"0660\""),
+        ("mode", "77", "mode: '77' is not octal digits, such as \"0660\""),
+        ("mode", "4755", "mode: '4755' is not octal digits, such as \"0660\""),
+        ("owner", "", f"owner: '' is not {OWNER}"),
+        ("owner", ":", f"owner: ':' is not {OWNER}"),
+        ("owner", "a b", f"owner: 'a b' is not {OWNER}"),
+        ("owner", "a:b:c", f"owner: 'a:b:c' is not {OWNER}"),
+    ],
+)
+def test_a_socket_has_a_mode_and_an_owner(name: str, value: str, complaint: str) -> None:
+    """In the words of chmod and chown."""
+    assert refused(ListenerRule, host="unix:/run/sse.sock", **{name: value}) == complaint
+
+
+@pytest.mark.parametrize("mode", ["660", "0660", "777", "000"])
+@pytest.mark.parametrize("owner", ["www-data", "www-data:adm", ":adm", "10001:10001"])
+def test_only_a_socket_has_them(mode: str, owner: str) -> None:
+    """An address has neither."""
+    rule = ListenerRule(host="unix:/run/sse.sock", mode=mode, owner=owner)
+    assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
+    for said in ({"mode": mode}, {"owner": owner}):
+        assert (
+            refused(ListenerRule, host="0.0.0.0", **said)
+            == "'0.0.0.0' has a mode or an owner, and is no UNIX socket"
+        )
+
+
+@pytest.mark.parametrize(
+    ("rules", "twice"),
+    [
+        ([ListenerRule(host="::1"), ListenerRule(host="::1")], "'::1' port 8000"),
+        ([ListenerRule(host="::1"), ListenerRule(host="[::1]")], "'::1' port 8000"),
+        ([ListenerRule(host="unix:/a"), ListenerRule(host="unix:/a", port=1)], "'unix:/a'"),
+    ],
+)
+def test_no_two_listeners_have_one_place(rules: list[ListenerRule], twice: str) -> None:
+    """Since only the first could listen."""
+    assert refused(Config, listener=tuple(rules)) == f"[[listener]]: {twice} is there twice"
+
+
+def test_two_listeners_may_ask_for_a_free_port_each() -> None:
+    """Or have the same port of different addresses."""
+    for rules in (
+        (ListenerRule(host="::1", port=0), ListenerRule(host="::1", port=0)),
+        (ListenerRule(host="::1"), ListenerRule(host="127.0.0.1")),
+    ):
+        assert Config(listener=rules).listeners == rules
+
+
+def test_the_plain_settings_are_one_listener() -> None:
+    """Which serves everything, if no table says where to listen."""
+    config = Config(host="::", port=443, certificate="c", key="k")
+    (listener,) = config.listeners
+    assert listener == ListenerRule(host="::", port=443, certificate="c", key="k")
+    assert listener.endpoints == tuple(Endpoint)
+    assert (listener.path, listener.mode, listener.owner) == (None, None, None)
+    assert Config(host="unix:/run/sse.sock").listeners[0].path == "/run/sse.sock"
+
+
+@pytest.mark.parametrize(
+    ("host", "place"), [("[::1]", "::1"), ("[::]", "::"), ("::1", "::1"), ("*", "*"), ("[::1", "[::1")]
+)
+def test_an_address_may_be_written_as_in_a_url(host: str, place: str) -> None:
+    """Its brackets are no part of it."""
+    assert ListenerRule(host=host).host == place
+    assert [listener.host for listener in Config(host=host).listeners] == [place]
+
+
+def test_the_tables_say_where_to_listen() -> None:
+    """They alone."""
+    rules = (
+        ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),
+        ListenerRule(host="unix:/run/sse.sock"),
+    )
+    assert Config(listener=rules).listeners == rules
+
+
+def test_administering_is_of_the_server_as_a_whole() -> None:
+    """Some channels of it would be nothing."""
+    with pytest.raises(ConfigError, match="admin: must be"):
+        CallerRule(name="shop", token="x" * 20, admin=("orders.*",))
+    assert CallerRule(name="shop", token="x" * 20, admin=("*",)).admin == ("*",)
+
+
+@pytest.mark.parametrize("name", ["token", "generated"])
+def test_no_caller_has_the_name_of_the_servers_own(name: str) -> None:
+    """To revoke the one would revoke the other."""
+    with pytest.raises(ConfigError, match="own token"):
+        CallerRule(name=name, token="x" * 20)

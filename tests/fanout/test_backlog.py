@@ -1,0 +1,108 @@
+"""The census: what waits for whom, however many they are."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from sse_broadcast.fanout import backlog as census_module
+from sse_broadcast.fanout.backlog import PORTION, STEP, Census
+from sse_broadcast.metrics import Distribution
+from tests.support.outlets import connect, make_broadcaster
+from tests.support.sockets import until
+
+
+def observed(distribution: Distribution) -> list[int]:
+    """Give how many are in each bucket by itself."""
+    upto = [count for _, count in distribution.cumulated()]
+    return [upto[0], *(after - before for before, after in itertools.pairwise(upto))]
+
+
+async def test_nobody_is_counted_where_nobody_is() -> None:
+    """No subscriber, nothing that waits."""
+    census = await make_broadcaster().census()
+    assert (census.queued_events.count, census.queued_bytes.count, census.replaying) == (0, 0, 0)
+
+
+async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
+    """Lanes that came before, between and after two events that are yet to be written."""
+    broadcaster = make_broadcaster()
+    connect(broadcaster)
+    await broadcaster.broadcast("a")
+    connect(broadcaster)
+    await broadcaster.broadcast("b" * 2000)
+    lane, _ = connect(broadcaster)
+    one, other = lane.audience.log
+    census = await broadcaster.census()
+    assert observed(census.queued_events) == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert census.queued_events.total == 3
+    assert observed(census.queued_bytes) == [1, 0, 2, 0, 0, 0, 0, 0, 0]
+    assert census.queued_bytes.total == one.size + 2 * other.size
+
+
+async def test_what_waits_in_a_queue_of_ones_own_is_counted() -> None:
+    """Of a reader whose socket is full, and of a program that does not iterate."""
+    broadcaster = make_broadcaster()
+    lane, sink = connect(broadcaster)
+    stream = broadcaster.subscribe("default")
+    async with stream:
+        sink.takes_more = False
+        await broadcaster.broadcast("a")
+        await until(lambda: lane.blocked)
+        await broadcaster.broadcast("b")
+        await broadcaster.broadcast("c")
+        census = await broadcaster.census()
+    assert census.queued_events.total == 2 + 3
+    assert census.queued_events.count == 2
+    assert census.queued_bytes.total == sum(each.queued_bytes for each in (lane.subscriber,)) / 2 * 5
+
+
+async def test_who_is_catching_up_is_counted_as_such() -> None:
+    """What it has yet to get is in the history, and nowhere else."""
+    broadcaster = make_broadcaster()
+    await broadcaster.broadcast("a")
+    connect(broadcaster, since="earliest")
+    census = await broadcaster.census()
+    assert (census.replaying, census.queued_events.count) == (1, 0)
+    await until(lambda: not any(audience.log for audience in broadcaster._hub.audiences))
+    await asyncio.sleep(0)
+    census = await broadcaster.census()
+    assert (census.replaying, census.queued_events.count) == (0, 1)
+
+
+async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape is nobody's wait: neither of many readers of one channel nor of many channels."""
+    broadcaster = make_broadcaster(subscribed_channels=100_000)
+    # What is published waits as long as the census takes: with nothing to compare that would be shorter.
+    monkeypatch.setattr(broadcaster._delivery, "_schedule_walk", lambda: None)
+    for number in range(2 * PORTION + STEP):
+        connect(broadcaster)
+        connect(broadcaster, f"c{number}")
+    await broadcaster.broadcast("a")
+    turns = 0
+    taking = asyncio.ensure_future(broadcaster.census())
+    while not taking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    census = taking.result()
+    assert turns >= 4
+    assert census.queued_events.count == 2 * (2 * PORTION + STEP)
+
+
+async def test_who_leaves_meanwhile_is_no_harm() -> None:
+    """Readers, and the audience as a whole, that are gone when it is their turn."""
+    broadcaster = make_broadcaster()
+    lanes = [connect(broadcaster)[0] for _ in range(2 * STEP)]
+    await broadcaster.broadcast("a")
+    census = Census()
+    steps = census._steps(tuple(broadcaster._hub.audiences))
+    assert next(steps) == STEP
+    for lane in lanes:
+        broadcaster.disconnect(lane)
+    assert list(steps) == [STEP, 1]
+    assert census.queued_events.count == STEP
+
+
+def test_a_portion_is_made_of_steps() -> None:
+    """Or it would be larger than it says."""
+    assert census_module.PORTION % census_module.STEP == 0

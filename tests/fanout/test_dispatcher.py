@@ -1,0 +1,1540 @@
+"""The walk, catching up, heartbeats and deadlines, over sinks in memory."""
+
+import asyncio
+import itertools
+import random
+import re
+
+import pytest
+
+from sse_broadcast import wire
+from sse_broadcast.backends.base import ResetReason
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config.schema import ChannelRule, Overflow
+from sse_broadcast.cursor import Word, parse_id
+from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
+from sse_broadcast.event import Event
+from sse_broadcast.fanout import dispatcher as delivery_module
+from sse_broadcast.fanout.dispatcher import (
+    FAR_BEHIND,
+    HOUR,
+    SLICE,
+    STRIDE,
+    TURN,
+    WRITE_LIMIT,
+    Delivery,
+    close_event,
+    jittered,
+)
+from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
+from sse_broadcast.metrics import Metrics
+from tests.support.outlets import EPOCH, MemorySink, block, connect
+from tests.support.outlets import make_broadcaster as make
+from tests.support.sockets import until
+
+LARGE = "x" * 30_000
+"""Two of these fit into a write, and three do not."""
+
+NEAR = FAR_BEHIND - 1
+"""Positions that a cursor may be behind before a heartbeat brings it up."""
+
+
+def moved(position: int) -> bytes:
+    """Give the heartbeat that brings a cursor up to a position."""
+    return f"event: $heartbeat\ndata: {{}}\nid: {EPOCH}-{position}\n\n".encode()
+
+
+def closed(reason: str, position: int) -> str:
+    """Give the pattern of the block that ends a stream whose reader was given everything up to a position."""
+    return rf'event: \$close\nretry: \d+\ndata: {{"reason": "{reason}"}}\nid: {EPOCH}-{position}\n\n'
+
+
+def require_closed(data: bytes, reason: str, position: int) -> None:
+    """Fail unless this is the end of such a stream, and nothing else."""
+    assert re.fullmatch(closed(reason, position), data.decode()), data
+
+
+def blocks(*data: object, first: int = 1) -> bytes:
+    """Give the frames of what was published from a position on."""
+    return b"".join(itertools.starmap(block, enumerate(data, first)))
+
+
+async def settled() -> None:
+    """Let the walk come by."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_every_lane_gets_everything_in_order() -> None:
+    """More lanes than a stride, more events than a pass."""
+    broadcaster = make()
+    sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
+    for number in range(5):
+        await broadcaster.broadcast(str(number))
+    everything = blocks(*range(5))
+    await until(lambda: all(len(sink.data) == len(everything) for sink in sinks))
+    assert {sink.data for sink in sinks} == {everything}
+
+
+async def test_what_waits_leaves_in_one_write() -> None:
+    """Events published before the walk comes by are joined; those after it are not waited for."""
+    broadcaster = make()
+    _, sink = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    await broadcaster.broadcast("b")
+    await settled()
+    await broadcaster.broadcast("c")
+    await settled()
+    assert sink.written == [blocks("a", "b"), block(3, "c")]
+
+
+async def test_a_write_joins_a_bounded_number_of_bytes() -> None:
+    """What is longer than a write goes in several, each of whole frames."""
+    broadcaster = make()
+    _, sink = connect(broadcaster)
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    await until(lambda: sink.data == blocks(*[LARGE] * 5))
+    assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
+    assert all(len(data) <= WRITE_LIMIT for data in sink.written)
+
+
+async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
+    """A lane that joins while events wait for others gets none of those, and all that follow."""
+    broadcaster = make()
+    _, first = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    _, second = connect(broadcaster)
+    await broadcaster.broadcast("b")
+    await settled()
+    assert first.data == blocks("a", "b")
+    assert second.data == block(2, "b")
+
+
+async def test_a_crowd_may_join_in_the_middle() -> None:
+    """Each gets what came after it, a stride of them at a time; one that goes meanwhile gets nothing."""
+    broadcaster = make()
+    _, first = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    crowd = [connect(broadcaster) for _ in range(2 * STRIDE + 1)]
+    await broadcaster.broadcast("b")
+    (audience,) = broadcaster._hub.audiences
+    delivery = broadcaster._delivery
+    strides = 0
+    while audience.log:
+        delivery._advance(audience)
+        strides += 1
+        if strides == 2:
+            broadcaster.disconnect(crowd.pop()[0])
+    assert strides == 1 + 3
+    assert first.data == blocks("a", "b")
+    assert {sink.data for _, sink in crowd} == {block(2, "b")}
+    assert {lane.seen for lane, _ in crowd} == {audience.end}
+    assert (len(audience.march), audience.late) == (1 + 2 * STRIDE, {})
+    assert broadcaster._metrics.events_written == 2 + 2 * STRIDE
+
+
+async def test_one_that_is_filled_by_what_it_catches_up_with_has_it() -> None:
+    """It waits for nothing that it was written."""
+    broadcaster = make()
+    connect(broadcaster)
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("b")
+    await settled()
+    assert (sink.data, lane.behind, lane.following) == (block(2, "b"), 0, False)
+    sink.takes_more = True
+    lane.resume()
+    await broadcaster.broadcast("c")
+    await settled()
+    assert sink.data == block(2, "b") + block(3, "c")
+
+
+async def test_a_pass_that_nobody_waits_for_is_not_late() -> None:
+    """What they have yet to get goes with those who leave."""
+    broadcaster = make()
+    for _ in range(2):
+        lane, _ = connect(broadcaster)
+        await broadcaster.broadcast("a")
+        broadcaster.disconnect(lane)
+        await settled()
+    assert broadcaster._metrics.delay.count == 0
+
+
+async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
+    """It comes back while the pass is on that it had a part in, and has its end by then."""
+    broadcaster = make()
+    connect(broadcaster)
+    await broadcaster.broadcast("a")
+    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    await broadcaster.broadcast("b")
+    (audience,) = broadcaster._hub.audiences
+    delivery = broadcaster._delivery
+    delivery._advance(audience)
+    lane, sink = crowd[-1]
+    lane.fill()
+    delivery._advance(audience)
+    lane.resume()
+    delivery._flush(lane)
+    assert (sink.data, lane.following) == (block(2, "b"), True)
+    delivery._advance(audience)
+    assert not audience.log
+    await broadcaster.broadcast("c")
+    await settled()
+    assert {sink.data for _, sink in crowd} == {block(2, "b") + block(3, "c")}
+
+
+async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
+    """It has left the march by the time that it fails; those behind it get theirs."""
+
+    class Filling(MemorySink):
+        def write(self, data: bytes) -> None:
+            super().write(data)
+            raise RuntimeError("broken")
+
+    broadcaster = make()
+    sinks = [MemorySink(), Filling(), MemorySink()]
+    for sink in sinks:
+        connect(broadcaster, sink=sink)
+    sinks[1].takes_more = False
+    await broadcaster.broadcast("a")
+    await settled()
+    assert [sink.data for sink in sinks] == [block(1, "a")] * 3
+    assert broadcaster.counts.closed == {"error": 1}
+    assert broadcaster._metrics.events_written == 2
+
+
+async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
+    """Its events wait in its own queue, in order, while others go on; then it marches along again."""
+    broadcaster = make()
+    lane, slow = connect(broadcaster)
+    _, other = connect(broadcaster)
+    slow.takes_more = False
+    await broadcaster.broadcast("a")
+    await settled()
+    await broadcaster.broadcast("b")
+    await broadcaster.broadcast("c")
+    await settled()
+    assert (slow.data, len(lane.subscriber)) == (block(1, "a"), 2)
+    assert other.data == blocks("a", "b", "c")
+    slow.takes_more = True
+    lane.resume()
+    await settled()
+    await broadcaster.broadcast("d")
+    await settled()
+    assert slow.data == blocks("a", "b", "c", "d")
+    assert lane.following
+
+
+async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile() -> None:
+    """What was logged behind the pass that filled it is in its queue."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for _ in range(4):
+        await broadcaster.broadcast(LARGE)
+    await settled()
+    assert len(sink.written) == 1
+    sink.takes_more = True
+    lane.resume()
+    await until(lambda: sink.data == blocks(*[LARGE] * 4))
+
+
+async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_takes_it() -> None:
+    """A program that publishes without pause disconnects no healthy reader."""
+    broadcaster = make(queue_size=10, overflow=Overflow.DISCONNECT)
+    _, sink = connect(broadcaster)
+    for number in range(1000):
+        await broadcaster.broadcast(str(number))
+    await settled()
+    assert sink.data == blocks(*range(1000))
+    assert broadcaster.client_count == 1
+
+
+async def test_a_broken_sink_harms_nobody_else() -> None:
+    """An exception from one sink cuts that one, counted as an error, and the walk goes on."""
+    broadcaster = make()
+    _, before = connect(broadcaster)
+    _, broken = connect(broadcaster)
+    _, after = connect(broadcaster)
+    broken.broken = True
+    await broadcaster.broadcast("a")
+    await settled()
+    assert before.data == after.data == block(1, "a")
+    assert broken.aborted == 1
+    assert broadcaster.counts.closed == {"error": 1}
+    assert broadcaster.client_count == 2
+
+
+async def test_a_lost_connection_is_let_go_at_its_next_write() -> None:
+    """Its subscriber has left, and its owner is told."""
+    broadcaster = make()
+    _, sink = connect(broadcaster)
+    sink.gone = True
+    await broadcaster.broadcast("a")
+    await settled()
+    assert broadcaster.counts.closed == {"left": 1}
+    assert sink.closed >= 1
+
+
+async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
+    """Without any event, and though nobody cancelled its handler."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster)
+    sink.gone = True
+    await until(lambda: broadcaster.client_count == 0)
+    assert broadcaster.counts.closed == {"left": 1}
+    assert sink.closed >= 1
+
+
+async def test_a_silent_connection_gets_heartbeats() -> None:
+    """Comments of one line and a space, and nothing else."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster)
+    await until(lambda: len(sink.written) >= 3)
+    assert set(sink.written) == {b": \n"}
+
+
+async def test_a_connection_with_traffic_gets_no_heartbeat() -> None:
+    """Events are signs of life enough: silence is counted from the last of them."""
+    broadcaster = make(heartbeat=0.4)
+    _, busy = connect(broadcaster)
+    started = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() < started + 1.0:
+        await broadcaster.broadcast("x")
+        await asyncio.sleep(0.001)
+    assert b": \n" not in busy.written
+
+
+async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
+    """Whatever the policy: the socket is aborted, and the subscriber counted as stalled."""
+    broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
+    _, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("a")
+    await until(lambda: sink.aborted == 1)
+    counts = broadcaster.counts
+    assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
+
+
+async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
+    """Where one network has gone, all of them are late at once."""
+    broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
+    sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
+    for sink in sinks:
+        sink.takes_more = False
+    await broadcaster.broadcast("a")
+    counts = [0]
+    while counts[-1] < len(sinks):
+        await asyncio.sleep(0)
+        if (aborted := sum(sink.aborted for sink in sinks)) != counts[-1]:
+            counts.append(aborted)
+    assert max(more - before for before, more in itertools.pairwise(counts)) <= STRIDE
+    assert broadcaster.counts.aborted == len(sinks)
+
+
+async def test_a_sink_that_empties_in_time_is_not_cut() -> None:
+    """And the next time it fills it has the whole allowance again."""
+    broadcaster = make(write_timeout=1.0, heartbeat=60)
+    lane, sink = connect(broadcaster)
+    loop = asyncio.get_running_loop()
+    sink.takes_more = False
+    started = loop.time()
+    while loop.time() < started + 1.5:
+        await broadcaster.broadcast("x")
+        await settled()
+        assert lane.blocked
+        lane.resume()
+        await settled()
+        lane.resume()
+    assert sink.aborted == 0
+
+
+async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> None:
+    """Its queue is let go, it gets `$close`, and its stream ends."""
+    broadcaster = make(queue_size=1)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in ("a", "b", "c"):
+        await broadcaster.broadcast(text)
+        await settled()
+    assert lane.subscriber.closed is CloseReason.SLOW
+    assert (broadcaster.client_count, len(lane.subscriber)) == (0, 0)
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.written[0] == block(1, "a")
+    require_closed(sink.written[1], "slow", 1)
+    assert (len(sink.written), sink.closed, sink.aborted) == (2, 1, 0)
+
+
+async def test_an_overflowing_reader_that_takes_nothing_is_cut_by_the_same_deadline() -> None:
+    """The allowance began when its socket was full, and the end of the stream is within it."""
+    broadcaster = make(queue_size=1, write_timeout=0.05)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in ("a", "b", "c"):
+        await broadcaster.broadcast(text)
+        await settled()
+    await until(lambda: sink.aborted == 1)
+    assert lane.subscriber.closed is CloseReason.SLOW
+    assert broadcaster.counts.closed == {"slow": 1}
+    assert broadcaster.counts.aborted == 1
+
+
+async def test_an_end_that_is_not_taken_is_cut_too() -> None:
+    """A stream whose handler is stuck in its last bytes is over when the deadline is."""
+    broadcaster = make(write_timeout=0.05)
+    _, sink = connect(broadcaster)
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await until(lambda: sink.aborted == 1)
+    closing.cancel()
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow) -> None:
+    """What it gets is what was kept, and one `$reset` with the number of the rest."""
+    broadcaster = make(queue_size=2, overflow=overflow)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for number in range(6):
+        await broadcaster.broadcast(str(number))
+        await settled()
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n'
+    kept = {
+        Overflow.DROP_OLDEST: block(1, 0) + reset + b"id: 0123abcd-4\n\n" + blocks(4, 5, first=5),
+        Overflow.DROP_NEWEST: blocks(0, 1, 2) + reset + b"id: 0123abcd-6\n\n",
+    }
+    assert sink.data == kept[overflow]
+    assert broadcaster.counts.dropped == {overflow: 3}
+
+
+async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
+    """A server that stops loses nothing it has answered for."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+
+    async def publish_and_close() -> None:
+        # Nothing is between the two: the walk has not come by.
+        await broadcaster.broadcast("a")
+        await broadcaster.close(timeout=30)
+
+    closing = asyncio.ensure_future(publish_and_close())
+    await until(lambda: sink.closed == 1)
+    broadcaster.disconnect(lane)
+    await closing
+    first = block(1, "a")
+    assert sink.data.startswith(first)
+    require_closed(sink.data[len(first) :], "drain", 1)
+    assert broadcaster.counts.closed == {"drain": 1}
+
+
+async def test_the_timer_rests_when_there_is_nobody() -> None:
+    """No lane, no timer: nothing keeps an idle loop awake, nothing is left."""
+    broadcaster = make()
+    delivery = Delivery(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
+    broadcaster._delivery = delivery
+    lane, _ = connect(broadcaster)
+    assert delivery._timer is not None
+    broadcaster.disconnect(lane)
+    assert delivery._timer is None
+    assert not delivery._silence
+
+
+@pytest.mark.parametrize("encoding", [TEXT, JSON])
+def test_the_end_of_a_stream_is_one_block(encoding: Encoding) -> None:
+    """Why it ends, and when to come back with which id."""
+    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
+    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
+
+
+def test_the_end_of_a_stream_is_one_line_where_events_are_lines() -> None:
+    """An envelope of no channel, as all that the server says itself."""
+    said = own_block(NDJSON.format, close_event("slow", 2500), "0123abcd-7")
+    before, _, time = said.partition(b'"time":')
+    assert before == b'{"channel":null,"id":"0123abcd-7","event":"$close","data":{"reason": "slow"},'
+    assert time.endswith(b"}\n")
+
+
+def test_jitter_spreads_by_half() -> None:
+    """Readers cut together do not return together."""
+    delays = {jittered(3000) for _ in range(200)}
+    assert len(delays) > 50
+    assert 1500 <= min(delays) <= max(delays) <= 4500
+
+
+def test_jitter_spreads_as_far_as_is_asked() -> None:
+    """Where there are many to come back; never sooner than alone, and never over less time."""
+    far = [jittered(3000, spread=100_000) for _ in range(2000)]
+    assert 1500 <= min(far) < 7000
+    assert 90_000 < max(far) <= 101_500
+    assert max(jittered(3000, spread=100) for _ in range(2000)) > 4000
+    assert jittered(0, spread=0) == 0
+
+
+async def test_a_burst_asks_for_the_walk_once() -> None:
+    """However often a log at its bounds was emptied meanwhile, its audience waits for one turn."""
+    broadcaster = make(queue_size=10)
+    _, sink = connect(broadcaster)
+    for number in range(95):
+        await broadcaster.broadcast(str(number))
+    assert len(broadcaster._delivery._ready) == 1
+    await settled()
+    assert sink.data == blocks(*range(95))
+    assert not broadcaster._delivery._ready
+    assert all(sink.written)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+@pytest.mark.parametrize("queue_size", [1, 3])
+async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_place(
+    overflow: Overflow, queue_size: int
+) -> None:
+    """Between resuming and the walk, room is made by writing: nothing later may overtake the event."""
+    broadcaster = make(queue_size=queue_size, overflow=overflow)
+    lane, sink = connect(broadcaster)
+    _, other = connect(broadcaster)
+    sink.takes_more = False
+    for number in range(1 + queue_size):
+        await broadcaster.broadcast(str(number))
+        if number == 0:
+            await settled()
+    sink.takes_more = True
+    lane.resume()
+    for number in range(1 + queue_size, 4 + 3 * queue_size):
+        await broadcaster.broadcast(str(number))
+        assert not (lane.following and len(lane.subscriber))
+    await settled()
+    everything = blocks(*range(4 + 3 * queue_size))
+    assert other.data == everything
+    assert sink.data == everything
+
+
+async def test_the_end_is_written_once() -> None:
+    """A lane that has just resumed, or owes a heartbeat, and then ends in the same turn ends once."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("a")
+    await settled()
+    await broadcaster.broadcast("b")
+    sink.takes_more = True
+    lane.resume()
+    lane.silent = True
+    broadcaster._delivery.wake_lane(lane)
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await settled()
+    assert sink.data.count(b"$close") == 1
+    require_closed(sink.written[-1], "drain", 2)
+    broadcaster.disconnect(lane)
+    await closing
+
+
+async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_key() -> None:
+    """At the newest one's place, and without a word of a loss."""
+    broadcaster = make(queue_size=2, overflow=Overflow.CONFLATE)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    await broadcaster.broadcast("first")
+    await settled()
+    for number in range(6):
+        await broadcaster.broadcast(str(number), key=f"k{number % 2}")
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.data == block(1, "first") + block(6, 4) + block(7, 5)
+    assert (broadcaster.counts.dropped, broadcaster.counts.resets) == ({}, {})
+
+
+@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT])
+async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding: Encoding) -> None:
+    """A rule's reconnection time is its readers', to the end; and it is written as all else was."""
+    broadcaster = make(channel=(ChannelRule(match="a", retry=0),))
+    _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await until(lambda: sink.closed == 1)
+    told = b'event: $close\nretry: 0\ndata: {"reason": "drain"}\nid: 0123abcd-0\n\n'
+    assert sink.data == encoding.frame(told)
+    closing.cancel()
+
+
+async def test_who_leaves_before_its_goodbye_is_written_nothing() -> None:
+    """Its handler is over, and its sink is no longer ours to write to."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    lane.subscriber.close(CloseReason.DRAIN)
+    broadcaster.disconnect(lane)
+    await settled()
+    assert sink.written == []
+
+
+@pytest.mark.parametrize("since", [None, "earliest"])
+async def test_an_end_has_no_allowance_of_its_own(monkeypatch: pytest.MonkeyPatch, since: str | None) -> None:
+    """A socket that was full when its stream began to end has until its first deadline, caught up or not."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(write_timeout=5)
+    for _ in range(3):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since=since)
+    sink.takes_more = False
+    await broadcaster.broadcast("a")
+    broadcaster._delivery._walk()
+    assert broadcaster._delivery._deadlines == {lane: 5}
+    clock.now = 3
+    lane.subscriber.close(CloseReason.DRAIN)
+    assert broadcaster._delivery._deadlines == {lane: 5}
+
+
+async def test_readers_of_several_channels_are_told_which() -> None:
+    """Live, from a queue of their own, and from the history: the first that they asked for."""
+    broadcaster = make()
+    line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0}\n'
+    lane, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
+    await broadcaster.broadcast("1", channels=["a", "b", "c"])
+    await settled()
+    live.takes_more = False
+    for text in "23":
+        await broadcaster.broadcast(text, channels=["a", "b", "c"])
+        await settled()
+    live.takes_more = True
+    lane.resume()
+    _, late = connect(broadcaster, "b*", since="earliest", sink=MemorySink(NDJSON))
+    await settled()
+    assert live.data == late.data == b"".join(line % (number, number) for number in (1, 2, 3))
+
+
+# Catching up.
+
+
+async def test_a_reader_catches_up_in_pages_and_goes_live() -> None:
+    """What it has to get leaves as whole frames, in bounded writes; what comes then, as for anyone."""
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    assert (lane.following, broadcaster.client_count) == (False, 1)
+    await until(lambda: lane.following)
+    assert sink.data == blocks(*[LARGE] * 5)
+    assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
+    assert lane.subscriber.catching_up is None
+    await broadcaster.broadcast("live")
+    await settled()
+    assert sink.written[3:] == [block(6, "live")]
+
+
+async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once() -> None:
+    """With the newest id as with none."""
+    broadcaster = make()
+    await broadcaster.broadcast("before")
+    one, sink = connect(broadcaster)
+    two, other = connect(broadcaster, since=broadcaster.cursor)
+    assert one.following
+    assert two.following
+    await broadcaster.broadcast("a")
+    await settled()
+    assert sink.data == other.data == block(2, "a")
+
+
+async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
+    """And not before: a blocked reader has nothing queued, and keeps its place in the history."""
+    broadcaster = make(queue_size=1)
+    for _ in range(3):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    _, other = connect(broadcaster)
+    sink.takes_more = False
+    await settled()
+    assert sink.data == blocks(LARGE, LARGE)
+    for number in range(5):
+        await broadcaster.broadcast(str(number))
+        broadcaster._delivery.wake_lane(lane)
+        await settled()
+    assert sink.data == blocks(LARGE, LARGE)
+    assert other.data == blocks(*range(5), first=4)
+    assert (len(lane.subscriber), lane.subscriber.waiting, lane.following) == (0, True, False)
+    assert not lane.audience.queued
+    sink.takes_more = True
+    lane.resume()
+    await until(lambda: lane.following)
+    assert sink.data == blocks(LARGE, LARGE, LARGE, *range(5))
+
+
+async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> None:
+    """However often the reader was about to go live, it does so once."""
+    broadcaster = make()
+    for number in range(3):
+        await broadcaster.broadcast(str(number))
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    for number in range(3, 10):
+        await settled()
+        # It has everything there is, and its sink is full: it is not live, since it is not asked.
+        assert not lane.subscriber.waiting
+        assert not lane.following
+        await broadcaster.broadcast(str(number))
+        lane.resume()
+    await settled()
+    sink.takes_more = True
+    lane.resume()
+    assert lane.following
+    await broadcaster.broadcast("live")
+    await settled()
+    assert sink.data == blocks(*range(10), "live")
+
+
+async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two turns of the walk for the same lane are no two beginnings."""
+    followed: list[Lane] = []
+    follow = Lane.follow
+
+    def noted(lane: Lane) -> None:
+        followed.append(lane)
+        follow(lane)
+
+    monkeypatch.setattr(Lane, "follow", noted)
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    broadcaster._delivery.wake_lane(lane)
+    await until(lambda: lane.following)
+    await broadcaster.broadcast("live")
+    await settled()
+    assert followed == [lane]
+    assert sink.data == blocks(*[LARGE] * 5, "live")
+
+
+class Crowd:
+    """Readers that join, and whose sinks fill and empty, at moments left to chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.broadcaster = make()
+        self.texts: list[str] = []
+        self.readers: list[tuple[int, Lane, MemorySink]] = []
+        self._chance = chance
+
+    async def act(self) -> None:
+        """Do any one of what may happen next."""
+        match self._chance.randrange(5):
+            case 0:
+                self._join()
+            case 1 | 2:
+                self.texts.append(self._chance.choice(["a", "b", LARGE]))
+                await self.broadcaster.broadcast(self.texts[-1])
+            case 3:
+                for _, lane, sink in self._chance.sample(self.readers, len(self.readers) // 2):
+                    self._stir(lane, sink, takes_more=self._chance.random() < 0.5)
+            case _:
+                await asyncio.sleep(0)
+
+    async def calm(self) -> None:
+        """Let everyone take what there is."""
+        for _, lane, sink in self.readers:
+            self._stir(lane, sink, takes_more=True)
+        lanes = [lane for _, lane, _ in self.readers]
+        await until(lambda: all(lane.following and lane.seen == lane.audience.end for lane in lanes))
+
+    def _join(self) -> None:
+        since = self._chance.randint(0, len(self.texts))
+        lane, sink = connect(self.broadcaster, since=f"{EPOCH}-{since}")
+        sink.takes_more = self._chance.random() < 0.5
+        self.readers.append((since, lane, sink))
+
+    def _stir(self, lane: Lane, sink: MemorySink, *, takes_more: bool) -> None:
+        sink.takes_more = takes_more
+        if lane.blocked:
+            lane.resume()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_readers_that_join_and_block_at_any_moment_get_everything_once(seed: int) -> None:
+    """Every reader's bytes are those of the log from its cursor on, whatever happened on the way."""
+    crowd = Crowd(random.Random(seed))
+    for _ in range(300):
+        await crowd.act()
+    await crowd.calm()
+    for since, _, sink in crowd.readers:
+        assert sink.data == blocks(*crowd.texts[since:], first=since + 1)
+    assert crowd.broadcaster.client_count == len(crowd.readers) > 0
+
+
+# Pages of history, joined once.
+
+
+def pages_of(*sinks: MemorySink) -> int:
+    """Give how many objects there are among all that was written."""
+    return len({id(data) for sink in sinks for data in sink.written})
+
+
+@pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT, JSON, NDJSON])
+async def test_readers_that_come_back_together_get_the_same_pages(encoding: Encoding) -> None:
+    """The same bytes, object by object; a page is joined once for all of them."""
+    broadcaster = make()
+    for _ in range(6):
+        await broadcaster.broadcast(LARGE)
+    sinks = [connect(broadcaster, since="earliest", sink=MemorySink(encoding))[1] for _ in range(5)]
+    await until(lambda: all(len(sink.written) == 3 for sink in sinks))
+    assert len({sink.data for sink in sinks}) == 1
+    assert pages_of(*sinks) == 3
+    if encoding is TEXT:
+        assert sinks[0].data == blocks(*[LARGE] * 6)
+
+
+async def test_readers_of_something_else_never_share_a_page() -> None:
+    """Though it begins and ends with the same events and has as many of them: each gets its own."""
+    broadcaster = make()
+    rows = [("a", "t"), ("b", "t"), ("c", "u"), ("a", "u"), ("a", "t")]
+    for number, (channel, kind) in enumerate(rows, 1):
+        await broadcaster.broadcast(str(number), event=kind, channels=[channel])
+    asked: list[tuple[tuple[str, ...], list[str] | None, list[int]]] = [
+        (("a", "b"), None, [1, 2, 4, 5]),
+        (("a", "c"), None, [1, 3, 4, 5]),
+        (("a",), None, [1, 4, 5]),
+        (("a", "b", "c"), ["t"], [1, 2, 5]),
+        (("a", "*"), ["t"], [1, 2, 5]),
+    ]
+    sinks = [
+        [
+            connect(broadcaster, *channels, types=types, since="earliest", sink=MemorySink(encoding))[1]
+            for channels, types, _ in asked
+        ]
+        for encoding in (NDJSON, CHUNKED_TEXT, TEXT)
+    ]
+    await settled()
+    assert pages_of(*itertools.chain(*sinks)) == 15
+    for sink, (_, _, wanted) in zip(sinks[-1], asked, strict=True):
+        frames = [f"event: {rows[n - 1][1]}\ndata: {n}\nid: {EPOCH}-{n}\n\n" for n in wanted]
+        assert sink.data == "".join(frames).encode()
+
+
+async def test_a_page_that_lost_something_is_another_page() -> None:
+    """It begins and ends as the one that was given before, and is joined anew."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    for channel in "aba":
+        await broadcaster.broadcast("x", channels=[channel])
+    _, before = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    await broadcaster.broadcast("x" * WRITE_LIMIT, channels=["b"])
+    _, after = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    large = block(4, "x" * WRITE_LIMIT)
+    assert before.written == [blocks("x", "x", "x"), large]
+    assert after.written == [block(1, "x") + block(3, "x"), large]
+
+
+async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes first, a frame alone is none of them, and with the last reader all are gone."""
+    monkeypatch.setattr(delivery_module, "PAGES", 2)
+    broadcaster = make()
+    for number in range(10):
+        await broadcaster.broadcast(str(number))
+    pages = broadcaster._delivery._pages
+    lanes = []
+    for since in range(10):
+        lane, sink = connect(broadcaster, since=f"{EPOCH}-{since}")
+        lanes.append(lane)
+        await settled()
+        assert sink.written == [blocks(*range(since, 10), first=since + 1)]
+        assert len(pages) <= 2
+    assert [first for _, first, _, _ in pages] == [8, 9]
+    for lane in lanes:
+        broadcaster.disconnect(lane)
+    assert pages == {}
+
+
+async def test_a_filter_is_a_filter_of_the_history_too() -> None:
+    """Catching up gives the channels and types asked for, and nothing else."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster, "a", types=["t"])
+    for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
+        await broadcaster.broadcast("x", event=event, channels=[channel])
+    _, late = connect(broadcaster, "a", types=["t"], since="earliest")
+    await settled()
+    line = "event: t\ndata: x\nid: 0123abcd-%d\n\n"
+    assert sink.data == late.data == f"{line % 1}{line % 4}".encode()
+    assert lane.following
+
+
+async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -> None:
+    """Pages that turn out empty are turned all the same."""
+    broadcaster = make(history_size=10_000)
+    drafts = [broadcaster.draft(Event("x", "t"), ["a"])] * 5000
+    await broadcaster.publish_all(drafts)
+    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await until(lambda: lane.following)
+    assert sink.written == []
+    await broadcaster.broadcast("x", event="u", channels=["a"])
+    await settled()
+    assert sink.data == b"event: u\ndata: x\nid: 0123abcd-5001\n\n"
+
+
+async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held() -> None:
+    """Once, with the id just before that: the history held everything when the reader came."""
+    broadcaster = make(history_size=2)
+    await broadcaster.broadcast("0")
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-0")
+    for number in range(1, 5):
+        await broadcaster.broadcast(str(number))
+    await settled()
+    reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n'
+    assert sink.data == reset + b"id: 0123abcd-3\n\n" + blocks(3, 4, first=4)
+    assert lane.following
+
+
+async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
+    """What follows is what is still held; the news are counted among what the reader was given."""
+    broadcaster = make(history_size=2)
+    for number in range(5):
+        await broadcaster.broadcast(str(number))
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-1")
+    await settled()
+    assert sink.data == blocks(3, 4, first=4)
+    assert (lane.following, lane.given) == (True, 3)
+
+
+async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
+    """A peer that takes nothing is cut, however much it has asked for."""
+    broadcaster = make(write_timeout=0.05)
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    await until(lambda: sink.aborted == 1)
+    counts = broadcaster.counts
+    assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
+    assert (lane.subscriber.closed, lane.subscriber.catching_up) == (CloseReason.STALLED, None)
+    assert len(sink.written) == 1
+
+
+async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None:
+    """Each page that is taken in time earns the whole allowance again."""
+    broadcaster = make(write_timeout=0.2, heartbeat=60)
+    for _ in range(200):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    loop = asyncio.get_running_loop()
+    sink.takes_more = False
+    started = loop.time()
+    while loop.time() < started + 0.5:
+        await settled()
+        assert lane.blocked
+        await asyncio.sleep(0.01)
+        lane.resume()
+    assert sink.aborted == 0
+    assert not lane.following
+
+
+async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
+    """What it has yet to get is in its history: it comes back for it with the id it has."""
+    broadcaster = make()
+    for _ in range(5):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    sink.takes_more = False
+    await settled()
+    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
+    await settled()
+    sink.takes_more = True
+    lane.resume()
+    await until(lambda: sink.closed == 1)
+    first, last = sink.written
+    assert first == blocks(LARGE, LARGE)
+    require_closed(last, "drain", 2)
+    assert broadcaster.counts.closed == {"drain": 1}
+    broadcaster.disconnect(lane)
+    await closing
+
+
+async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
+    """The walk that would have brought the page brings the end, with the id of the opening."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster, since="earliest")
+    lane.subscriber.close(CloseReason.DRAIN)
+    await until(lambda: sink.closed == 1)
+    require_closed(sink.data, "drain", 0)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
+async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason: str) -> None:
+    """As at any other write, and the walk goes on."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, failing = connect(broadcaster, since="earliest")
+    _, other = connect(broadcaster, since="earliest")
+    setattr(failing, fault, True)
+    await settled()
+    assert broadcaster.counts.closed == {reason: 1}
+    assert (lane.subscriber.catching_up, lane.following, broadcaster.client_count) == (None, False, 1)
+    assert other.data == block(1, "a")
+    await broadcaster.broadcast("b")
+    await settled()
+    assert failing.written == []
+
+
+async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
+    """The turn of the walk that was its own finds it gone."""
+    broadcaster = make()
+    await broadcaster.broadcast("a")
+    lane, sink = connect(broadcaster, since="earliest")
+    broadcaster.disconnect(lane)
+    await settled()
+    assert (sink.written, broadcaster.client_count) == ([], 0)
+    assert not broadcaster._delivery._ready_lanes
+
+
+class Clock:
+    """The loop's time, when nothing takes any but writing to sinks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+
+class CostlySink(MemorySink):
+    """A sink whose every write takes its time, and is noted."""
+
+    def __init__(self, name: str, clock: Clock, cost: float, order: list[str]) -> None:
+        super().__init__()
+        self._name = name
+        self._clock = clock
+        self._cost = cost
+        self._order = order
+
+    def write(self, data: bytes) -> None:
+        self._clock.now += self._cost
+        self._order.append(self._name)
+        super().write(data)
+
+
+def runs(order: list[str]) -> list[tuple[str, int]]:
+    return [(name, len(list(group))) for name, group in itertools.groupby(order)]
+
+
+async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within one slice they take turns: a stride of the one, then as long of the other as that may take."""
+    clock, order, write, page = Clock(monkeypatch), list[str](), 2.0**-17, 2.0**-13
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    for _ in range(3):
+        connect(broadcaster, since="earliest", sink=CostlySink("late", clock, page, order))
+    for _ in range(20 * STRIDE):
+        connect(broadcaster, sink=CostlySink("live", clock, write, order))
+    await broadcaster.broadcast("x")
+    broadcaster._delivery._walk()
+    turns = runs(order)
+    live = [count for name, count in turns if name == "live"]
+    late = [count for name, count in turns if name == "late"]
+    assert len(live) > 1
+    assert len(late) > 1
+    assert set(live) == {STRIDE}
+    assert all(TURN <= count * page < TURN + page for count in late)
+    assert SLICE <= clock.now < SLICE + STRIDE * write + TURN + page
+
+
+async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with many streams has a page of one of them for each page of another caller."""
+    clock, order = Clock(monkeypatch), list[str]()
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    interest = broadcaster.interest(["default"])
+    start = broadcaster.start(interest, Word.EARLIEST)
+    for name in [*["greedy"] * 10, "modest"]:
+        sink = CostlySink(name, clock, 2.0**-20, order)
+        broadcaster.connect(sink, interest, start, broadcaster.heartbeat(), caller=name)
+    broadcaster._delivery._walk()
+    assert order[:10] == ["greedy", "modest"] * 5
+
+
+async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page each; and after a slice whatever else the loop has to do comes first."""
+    clock, order, page = Clock(monkeypatch), list[str](), 2.0**-13
+    broadcaster = make()
+    for _ in range(60):
+        await broadcaster.broadcast(LARGE)
+    for name in "abc":
+        connect(broadcaster, since="earliest", sink=CostlySink(name, clock, page, order))
+    broadcaster._delivery._walk()
+    assert "".join(order) == ("abc" * len(order))[: len(order)]
+    assert SLICE <= clock.now < SLICE + TURN + page
+    assert broadcaster._delivery._walking is not None
+    await settled()
+    assert "".join(order) == "abc" * 30
+
+
+# Cursors of readers to whom nothing comes.
+
+
+async def beat(broadcaster: Broadcaster, lane: Lane) -> None:
+    """Have a lane owe a heartbeat, as its silence would, and let the walk come by."""
+    lane.silent = True
+    broadcaster._delivery.wake_lane(lane)
+    await settled()
+
+
+async def pass_by(broadcaster: Broadcaster, count: int) -> None:
+    """Publish so many events on a channel that nobody here reads."""
+    draft = broadcaster.draft(Event("x", "t"), ["elsewhere"])
+    if count:
+        await broadcaster.publish_all([draft] * count)
+
+
+async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
+    """Once it is so many positions behind, and then not again until it is so again."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, NEAR)
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, 1)
+    await beat(broadcaster, lane)
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, FAR_BEHIND)
+    await beat(broadcaster, lane)
+    # A turn of the walk without a heartbeat that is owed says nothing.
+    broadcaster._delivery.wake_lane(lane)
+    await settled()
+    assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
+    assert lane.following
+
+
+async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
+    """By the timer of all heartbeats, and by nothing else."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR_BEHIND)
+    assert sink.written == []
+    await until(lambda: len(sink.written) >= 3)
+    assert sink.written.count(moved(FAR_BEHIND)) == 1
+    assert set(sink.written) == {b": \n", moved(FAR_BEHIND)}
+
+
+async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
+    """Its cursor is that event's, whether it marched with the others or had a queue of its own."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, NEAR)
+    await broadcaster.broadcast("together")
+    await settled()
+    await pass_by(broadcaster, NEAR)
+    await beat(broadcaster, lane)
+    sink.takes_more = False
+    for text in ("full", "alone"):
+        await broadcaster.broadcast(text)
+        await settled()
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    await pass_by(broadcaster, NEAR)
+    await beat(broadcaster, lane)
+    assert sink.written == [
+        block(NEAR + 1, "together"),
+        b": \n",
+        block(2 * NEAR + 2, "full"),
+        block(2 * NEAR + 3, "alone"),
+        b": \n",
+    ]
+
+
+async def test_a_reader_that_joins_is_not_far_behind() -> None:
+    """It was told in its opening where it is."""
+    broadcaster = make()
+    await pass_by(broadcaster, 2 * FAR_BEHIND)
+    lane, sink = connect(broadcaster)
+    await beat(broadcaster, lane)
+    assert sink.written == [b": \n"]
+
+
+async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
+    """Its cursor is where it was, though it has caught up with everything since."""
+    broadcaster = make()
+    await pass_by(broadcaster, FAR_BEHIND + 4)
+    lane, sink = connect(broadcaster, since=f"{EPOCH}-4")
+    near, other = connect(broadcaster, since=f"{EPOCH}-5")
+    await settled()
+    await beat(broadcaster, lane)
+    await beat(broadcaster, near)
+    assert sink.written == [moved(FAR_BEHIND + 4)]
+    assert other.written == [b": \n"]
+
+
+async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
+    """However near it is: what was evicted since is nothing that the reader wanted, and no loss."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    lane, sink = connect(broadcaster, "b", types=["u"])
+    other, elsewhere = connect(broadcaster, "c")
+    for _ in range(2):
+        await broadcaster.broadcast("x", event="t", channels=["b"])
+        await beat(broadcaster, lane)
+        await beat(broadcaster, other)
+    # Of the first of two nothing was evicted yet, and then that first one was.
+    assert sink.written == [b": \n", moved(2)]
+    assert elsewhere.written == [b": \n", b": \n"]
+    await beat(broadcaster, lane)
+    assert sink.written[2:] == [b": \n"]
+    broadcaster.disconnect(lane)
+    await broadcaster.broadcast("y", event="u", channels=["b"])
+    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-2")).lost is None
+    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-0")).lost is ResetReason.EVICTED
+
+
+async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -> None:
+    """They share an interest, and what the newer one was not given is not counted as if it had been."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=0),))
+    _, older = connect(broadcaster, "a", "b")
+    await broadcaster.broadcast("x", channels=["a"])
+    for _ in range(5):
+        await broadcaster.broadcast("y", channels=["b"])
+    await settled()
+    assert older.written[-1].endswith(f"id: {EPOCH}-6\n\n".encode())
+    lane, sink = connect(broadcaster, "a", "b", since="earliest")
+    await settled()
+    assert (sink.written, lane.position) == ([block(1, "x")], 1)
+    await beat(broadcaster, lane)
+    assert sink.written[-1] == moved(6)
+    assert lane.position == 6
+
+
+@pytest.mark.parametrize("seconds", [4.0, 50.0])
+async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
+    """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
+    count = int(HOUR / seconds)
+    for _ in range(2 * count + 1):
+        await beat(broadcaster, lane)
+    hour = [b": \n"] * (count - 1) + [moved(0)]
+    assert sink.written == [*hour, *hour, b": \n"]
+
+
+async def test_an_hour_of_silence_ends_with_an_event_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the timer that breaks silences, where nothing else is owed."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=60)
+    _, sink = connect(broadcaster)
+    while len(sink.written) < 61:
+        pass_time(broadcaster, clock)
+    assert sink.written == [b": \n"] * 59 + [moved(0), b": \n"]
+    assert broadcaster._metrics.heartbeats == 61
+    assert HOUR - 60 <= clock.now <= HOUR + 60
+
+
+def pass_time(broadcaster: Broadcaster, clock: "Clock") -> None:
+    """Have a tick pass, and what it brings about."""
+    delivery = broadcaster._delivery
+    clock.now += delivery._tick_length
+    delivery._tick()
+    delivery._walk()
+
+
+async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two strides of events there is one of heartbeats, however many are due at once."""
+    clock, order, write = Clock(monkeypatch), list[str](), 2.0**-17
+    broadcaster = make(heartbeat=4)
+    for _ in range(3 * STRIDE):
+        sink = CostlySink("live", clock, write, order)
+        connect(broadcaster, sink=sink, heartbeat=Heartbeat(60))
+    await broadcaster.broadcast("x")
+    for _ in range(3 * STRIDE):
+        connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
+    while not broadcaster._delivery._due_lanes:
+        clock.now += broadcaster._delivery._tick_length
+        broadcaster._delivery._tick()
+    while broadcaster._delivery._due_lanes:
+        broadcaster._delivery._walk()
+    assert runs(order) == [("live", STRIDE), ("silent", STRIDE)] * 3
+
+
+async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4)
+    lane, gone = connect(broadcaster)
+    _, stays = connect(broadcaster)
+    while not broadcaster._delivery._due_lanes:
+        clock.now += broadcaster._delivery._tick_length
+        broadcaster._delivery._tick()
+    broadcaster.disconnect(lane)
+    broadcaster._delivery._walk()
+    assert (gone.written, stays.written) == ([], [b": \n"])
+    assert not any(lane in lanes for lanes in broadcaster._delivery._silence.values())
+
+
+async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut, and counted as an error; what was not written is no heartbeat."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4)
+    sinks = [connect(broadcaster)[1] for _ in range(3)]
+    sinks[1].broken = True
+    while not sinks[0].written:
+        pass_time(broadcaster, clock)
+    assert [sink.data for sink in sinks] == [b": \n", b"", b": \n"]
+    assert sinks[1].aborted == 1
+    assert broadcaster.counts.closed == {"error": 1}
+    assert broadcaster._metrics.heartbeats == 2
+
+
+async def test_a_sink_that_its_heartbeat_fills_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=4, write_timeout=100)
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    while clock.now < 20:
+        pass_time(broadcaster, clock)
+    assert (sink.written, lane.blocked, lane.following) == ([b": \n"], True, False)
+    await broadcaster.broadcast("a")
+    broadcaster._delivery._walk()
+    assert sink.written == [b": \n"]
+    sink.takes_more = True
+    lane.resume()
+    broadcaster._delivery._walk()
+    assert sink.data == b": \n" + block(1, "a")
+
+
+async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
+    """With the current cursor, however near that is."""
+    broadcaster = make(heartbeat=4)
+    lane, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    await beat(broadcaster, lane)
+    await pass_by(broadcaster, 1)
+    await beat(broadcaster, lane)
+    await beat(broadcaster, lane)
+    assert sink.written == [moved(0), moved(1), moved(1)]
+
+
+async def test_a_heartbeat_that_is_an_event_comes_in_its_time() -> None:
+    """As the comment would."""
+    broadcaster = make(heartbeat=0.02)
+    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    await until(lambda: len(sink.written) >= 3)
+    assert set(sink.written) == {moved(0)}
+
+
+@pytest.mark.parametrize("asked", [3.0, 4.0, 25.0, 60.0])
+async def test_each_reader_has_the_heartbeat_that_it_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: float
+) -> None:
+    """Never later than after so many seconds of silence, and at most a tick earlier."""
+    clock = Clock(monkeypatch)
+    broadcaster = make(heartbeat=15, write_timeout=30)
+    delivery = broadcaster._delivery
+    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(seconds=asked))
+    _, usual = connect(broadcaster)
+    beats = {sink: [0.0], usual: [0.0]}
+    while clock.now < 130:
+        pass_time(broadcaster, clock)
+        for each, times in beats.items():
+            if len(each.written) == len(times):
+                times.append(clock.now)
+    for each, seconds in ((sink, asked), (usual, 15.0)):
+        silences = [later - earlier for earlier, later in itertools.pairwise([*beats[each], clock.now])]
+        assert len(silences) > 2
+        assert all(seconds - delivery._tick_length <= silence <= seconds for silence in silences[:-1])
+        assert silences[-1] < seconds
+
+
+async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
+    """A reader cut behind that would never get it: while anything waits, it is told where it is."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    for _ in range(2):
+        await broadcaster.broadcast(LARGE)
+    await pass_by(broadcaster, FAR_BEHIND)
+    await broadcaster.broadcast(LARGE)
+    for each in (lane, told):
+        each.silent = True
+        broadcaster._delivery.wake_lane(each)
+    broadcaster._delivery._walk()
+    await settled()
+    last = block(FAR_BEHIND + 3, LARGE)
+    assert sink.written == [blocks(LARGE, LARGE), b": \n", last]
+    assert events.written == [blocks(LARGE, LARGE), moved(2), last]
+
+
+async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() -> None:
+    """A page without anything for this reader is no silence: what it wants may be in the next."""
+    broadcaster = make(history_size=10_000)
+    await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
+    await broadcaster.broadcast("wanted", event="u", channels=["a"])
+    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await beat(broadcaster, lane)
+    await until(lambda: lane.following)
+    await settled()
+    assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
+
+
+async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() -> None:
+    """Its pages are signs of life, and the cursor is where they end."""
+    broadcaster = make()
+    for _ in range(FAR_BEHIND + 4):
+        await broadcaster.broadcast(LARGE)
+    lane, sink = connect(broadcaster, since="earliest")
+    await beat(broadcaster, lane)
+    await until(lambda: lane.following)
+    # Its silence was still owed a sign, which came when nothing was left to take.
+    *pages, last = sink.written
+    assert b"".join(pages) == blocks(*[LARGE] * (FAR_BEHIND + 4))
+    assert last == b": \n"
+
+
+@pytest.mark.parametrize("as_event", [False, True])
+async def test_each_format_brings_up_a_cursor_in_its_own_way(
+    monkeypatch: pytest.MonkeyPatch, *, as_event: bool
+) -> None:
+    """In chunks where there are chunks, as a line of lines."""
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
+    line = (
+        f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
+    ).encode()
+    told = moved(FAR_BEHIND)
+    broadcaster = make()
+    sinks = [
+        (MemorySink(TEXT), told, b": \n"),
+        (MemorySink(CHUNKED_TEXT), wire.chunk(told), b"3\r\n: \n\r\n"),
+        (MemorySink(JSON), told, b": \n"),
+        (MemorySink(NDJSON), line, b"\n"),
+        (MemorySink(CHUNKED_NDJSON), wire.chunk(line), b"1\r\n\n\r\n"),
+    ]
+    heartbeat = broadcaster.heartbeat(as_event=as_event)
+    lanes = [connect(broadcaster, sink=sink, heartbeat=heartbeat)[0] for sink, _, _ in sinks]
+    await pass_by(broadcaster, FAR_BEHIND)
+    for _ in range(2):
+        for lane in lanes:
+            await beat(broadcaster, lane)
+    assert [sink.written for sink, _, _ in sinks] == [
+        [far, far if as_event else near] for _, far, near in sinks
+    ]
+
+
+async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also of a cursor that has not moved since the last one; those of one tick are the same bytes."""
+    times = iter([7.0, 11.0])
+    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
+    broadcaster = make()
+    heartbeat = broadcaster.heartbeat(as_event=True)
+    lane, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
+    for _ in range(2):
+        await beat(broadcaster, lane)
+        broadcaster._delivery._ticked += 1
+    line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
+    assert sink.written == [line % b"7.0", line % b"11.0"]
+
+
+async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
+    """What it moves over is nothing that the reader wanted."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    await pass_by(broadcaster, FAR_BEHIND)
+    await beat(broadcaster, lane)
+    broadcaster.disconnect(lane)
+    await broadcaster.broadcast("missed")
+    decoder = wire.Decoder()
+    decoder.feed(sink.data)
+    _, again = connect(broadcaster, since=decoder.last_event_id)
+    await settled()
+    assert again.data == block(FAR_BEHIND + 1, "missed")
+
+
+# Cursors of readers whose streams end.
+
+
+async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_given() -> None:
+    """Never the newest: what was published elsewhere may yet be followed by what this reader wants."""
+    broadcaster = make()
+    given, sink = connect(broadcaster)
+    await broadcaster.broadcast("a")
+    await settled()
+    late, fresh = connect(broadcaster)
+    await pass_by(broadcaster, 5)
+    beaten, brought = connect(broadcaster)
+    await pass_by(broadcaster, FAR_BEHIND)
+    await beat(broadcaster, beaten)
+    for lane in (given, late, beaten):
+        lane.subscriber.close(CloseReason.LIFETIME)
+    await settled()
+    require_closed(sink.written[-1], "lifetime", 1)
+    require_closed(fresh.written[-1], "lifetime", 1)
+    require_closed(brought.written[-1], "lifetime", 6 + FAR_BEHIND)
+
+
+async def test_the_end_of_a_stream_has_the_id_of_what_was_queued_before_it() -> None:
+    """A graceful end comes behind the queue, and with the cursor of its last event."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in "abc":
+        await broadcaster.broadcast(text)
+        await settled()
+    lane.subscriber.close(CloseReason.DRAIN)
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.written[:-1] == [block(1, "a"), blocks("b", "c", first=2)]
+    require_closed(sink.written[-1], "drain", 3)
+
+
+async def test_a_revoked_reader_comes_back_to_what_it_was_not_given() -> None:
+    """Its queue is dropped, and the id of its end is that of the last event before."""
+    broadcaster = make()
+    lane, sink = connect(broadcaster)
+    sink.takes_more = False
+    for text in "abc":
+        await broadcaster.broadcast(text)
+        await settled()
+    lane.subscriber.close(CloseReason.REVOKED)
+    sink.takes_more = True
+    lane.resume()
+    await settled()
+    assert sink.written[0] == block(1, "a")
+    require_closed(sink.written[1], "revoked", 1)
+    decoder = wire.Decoder()
+    decoder.feed(sink.data)
+    _, again = connect(broadcaster, since=decoder.last_event_id)
+    await settled()
+    assert again.data == blocks("b", "c", first=2)
+
+
+async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest() -> None:
+    """Those whom the pass has reached were given what it brings, the others were not."""
+    broadcaster = make()
+    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    await broadcaster.broadcast("a")
+    (audience,) = broadcaster._hub.audiences
+    broadcaster._delivery._advance(audience)
+    for lane, _ in crowd:
+        lane.subscriber.close(CloseReason.REVOKED)
+    await settled()
+    reached = [sink for _, sink in crowd if sink.written[0] == block(1, "a")]
+    assert len(reached) == STRIDE
+    for _, sink in crowd:
+        require_closed(sink.written[-1], "revoked", int(sink in reached))
+
+
+async def test_the_newest_of_each_channel_are_no_page_of_the_history() -> None:
+    """Though a page of it begins and ends with the same events and has as many of them."""
+    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
+    for channel in ("a", "c", "b", "c"):
+        await broadcaster.broadcast("x", channels=[channel])
+    _, last = connect(broadcaster, "a", "b", "c", since="last")
+    await settled()
+    assert last.written == [block(1, "x") + block(3, "x") + block(4, "x")]
+    await broadcaster.broadcast("x" * WRITE_LIMIT, channels=["b"])
+    _, earliest = connect(broadcaster, "a", "b", "c", since="earliest")
+    await settled()
+    assert earliest.written == [block(1, "x") + block(2, "x") + block(4, "x"), block(5, "x" * WRITE_LIMIT)]

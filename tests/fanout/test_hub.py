@@ -1,0 +1,475 @@
+"""Who listens to what."""
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.channels import Interest, matcher
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, TEXT, Encoding
+from sse_broadcast.errors import FullError
+from sse_broadcast.fanout import hub as hub_module
+from sse_broadcast.fanout import pattern_index
+from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
+from tests.fanout.test_group import Carrier
+from tests.support.outlets import Outlet, data_of, publication, terms
+
+MANY = 1 << 20
+
+
+class House:
+    """A hub, and readers of it with queues of their own."""
+
+    def __init__(self, *, most: int = 2000) -> None:
+        self.hub = Hub(self._found, most=most)
+        self._terms = terms(queue_size=10, queue_bytes=MANY, on_close=self.hub.leave)[0]
+
+    def join(self, *channels: str, types: list[str] | None = None, encoding: Encoding = TEXT) -> Subscriber:
+        subscriber = Subscriber(Interest.of(*channels, types=types), self._terms)
+        subscriber.outlet = Outlet()
+        self.hub.join(subscriber, encoding).queued[subscriber] = None
+        return subscriber
+
+    def publish(self, data: str, *channels: str, event: str = "message") -> int:
+        return self.hub.deliver([publication(data, *channels, event=event)])
+
+    @staticmethod
+    def _found(interest: Interest, encoding: Encoding) -> Audience:
+        return Audience(interest, encoding, Carrier(), queue_size=10, queue_bytes=MANY)
+
+
+def got(subscriber: Subscriber) -> list[str]:
+    return data_of(subscriber.take(MANY))
+
+
+@pytest.fixture
+def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Note each time that a pattern is matched against a channel."""
+    matched: list[tuple[str, str]] = []
+
+    def noted(pattern: str) -> Callable[[str], object]:
+        def matches(channel: str) -> object:
+            matched.append((pattern, channel))
+            return matcher(pattern)(channel)
+
+        return matches
+
+    monkeypatch.setattr(pattern_index, "matcher", noted)
+    return matched
+
+
+def test_a_publication_reaches_the_subscribers_of_its_channel_alone() -> None:
+    """And the hub says how many they are."""
+    house = House()
+    one, two, other = house.join("a"), house.join("a"), house.join("b")
+    assert house.publish("x", "a") == 2
+    assert (len(one), len(two), len(other)) == (1, 1, 0)
+    assert house.publish("x", "c") == 0
+
+
+def test_a_reader_of_several_of_its_channels_gets_it_once() -> None:
+    """One publication is one event, however many of its channels a reader follows."""
+    house = House()
+    both, pattern, mixed = house.join("a", "b"), house.join("*"), house.join("a", "b*", "*")
+    assert house.publish("x", "a", "b") == 3
+    assert [got(each) for each in (both, pattern, mixed)] == [["x"]] * 3
+
+
+def test_readers_of_the_same_in_the_same_encoding_are_one_audience() -> None:
+    """Interest and encoding make an audience; another encoding makes another, and so do other types."""
+    house = House()
+    house.join("a", "b")
+    house.join("b", "a")
+    house.join("a", "b", encoding=CHUNKED_TEXT)
+    house.join("a", "b", types=["t"])
+    assert sorted(audience.members for audience in house.hub.audiences) == [1, 1, 2]
+    assert house.publish("x", "a") == 3
+
+
+def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once() -> None:
+    """Whoever wants any of it, at the moment before the first of it."""
+    house = House()
+    one, both, none = house.join("a"), house.join("a", "b"), house.join("c")
+    batch = [publication("1", "a"), publication("2", "b"), publication("3", "a", "b")]
+    assert house.hub.deliver(batch) == 2
+    assert (got(one), got(both), got(none)) == (["1", "3"], ["1", "2", "3"], [])
+    assert house.hub.deliver([]) == 0
+
+
+def test_who_a_batch_overflows_was_reached() -> None:
+    """A subscriber that is disconnected in the middle of a batch counts once, and gets no more of it."""
+    house = House()
+    slow = house.join("a")
+    assert house.hub.deliver([publication(str(number), "a") for number in range(20)]) == 1
+    assert slow.closed is CloseReason.SLOW
+    assert len(house.hub) == 0
+
+
+def test_a_batch_counts_those_who_were_there_before_it() -> None:
+    """Though one of them overflows while the others are still being told."""
+    house = House()
+    slow = house.join("a")
+    for number in range(9):
+        house.publish(str(number), "a")
+    fresh = house.join("a")
+    assert house.hub.deliver([publication(data, "a") for data in "xyz"]) == 2
+    assert slow.closed is CloseReason.SLOW
+    assert got(fresh) == ["x", "y", "z"]
+
+
+def test_types_that_nobody_wants_are_not_delivered_and_not_counted() -> None:
+    """The filter is the audience's, and the server's own types pass it."""
+    house = House()
+    picky, open_to_all = house.join("a", types=["t", "u"]), house.join("a")
+    assert house.publish("1", "a") == 1
+    assert house.publish("2", "a", event="t") == 2
+    assert house.publish("3", "a", event="$reset") == 2
+    assert (got(picky), got(open_to_all)) == (["2", "3"], ["1", "2", "3"])
+    assert house.hub.deliver([publication("4", "a"), publication("5", "a", event="u")]) == 2
+
+
+def test_nothing_is_left_of_who_left() -> None:
+    """Subscribers, audiences and channels go with their last member."""
+    house = House()
+    hub = house.hub
+    one, two = house.join("a", "b"), house.join("b")
+    hub.leave(one)
+    hub.leave(one)
+    assert (len(hub), list(hub), sorted(hub.channels)) == (1, [two], ["b"])
+    hub.leave(two)
+    assert (len(hub), len(hub.audiences), hub._channels) == (0, 0, {})
+
+
+def test_nothing_is_offered_to_who_left() -> None:
+    """An audience that goes on without it holds it no more."""
+    house = House()
+    one, two = house.join("a"), house.join("a")
+    (audience,) = house.hub.audiences
+    house.hub.leave(one)
+    assert house.publish("x", "a") == 1
+    assert (list(audience.queued), len(one), len(two)) == ([two], 0, 1)
+
+
+def test_a_subscriber_that_overflows_leaves_while_others_are_told() -> None:
+    """A disconnect in the middle of a publish disturbs nobody, whoever is last in its audience."""
+    house = House()
+    slow, slow_too = house.join("a"), house.join("a*")
+    for number in range(10):
+        house.publish(str(number), "a")
+    fresh, fresh_too = house.join("a"), house.join("*")
+    assert house.publish("x", "a") == 4
+    assert slow.closed is slow_too.closed is CloseReason.SLOW
+    assert (got(fresh), got(fresh_too)) == (["x"], ["x"])
+    assert len(house.hub) == 2
+
+
+def test_a_channel_has_the_subscribers_that_it_would_reach() -> None:
+    """By name and by pattern, each once, whatever types they want and however they are written to."""
+    house = House()
+    house.join("a", "b", types=["t"])
+    house.join("a", encoding=JSON)
+    house.join("a", "*")
+    house.join("orders.*")
+    subscribers = {channel: house.hub.subscribers(channel) for channel in ("a", "b", "c", "orders.eu")}
+    assert subscribers == {"a": 3, "b": 2, "c": 1, "orders.eu": 2}
+
+
+# How many different ones may be followed.
+
+
+def test_one_channel_more_than_there_may_be_is_refused() -> None:
+    """Names and patterns count alike, and the refusal says how many there are and may be."""
+    house = House(most=3)
+    house.join("a", "b*")
+    with pytest.raises(FullError) as refused:
+        house.join("c", "d*", "a")
+    assert str(refused.value) == (
+        "subscribed_channels: 3 different channels and patterns may be followed: 2 are, 2 more are too many"
+    )
+    house.join("c")
+    with pytest.raises(FullError):
+        house.join("*")
+
+
+def test_a_full_hub_takes_readers_of_what_is_followed_already() -> None:
+    """In any selection, encoding and number: only what is new needs room."""
+    house = House(most=2)
+    house.join("a", "b*")
+    for channels in (["a"], ["b*"], ["b*", "a"]):
+        house.join(*channels, types=["t"], encoding=JSON)
+    assert house.publish("x", "a", event="t") == 3
+
+
+def test_who_is_refused_has_left_nothing() -> None:
+    """And those who were there before notice nothing of it."""
+    house = House(most=2)
+    reader = house.join("a", "b")
+    hub = house.hub
+    with pytest.raises(FullError):
+        house.join("a", "c", "d*")
+    assert (len(hub), len(hub.audiences), sorted(hub.channels), hub._patterns) == (1, 1, ["a", "b"], {})
+    assert house.publish("x", "a") == 1
+    assert (got(reader), house.publish("x", "c")) == (["x"], 0)
+
+
+def test_a_channel_makes_room_with_its_last_reader() -> None:
+    """Not with the one before, and a pattern likewise; and once, however often it is said that it left."""
+    house = House(most=2)
+    first, second = house.join("a", "p*"), house.join("a", "p*", encoding=JSON)
+    house.hub.leave(first)
+    with pytest.raises(FullError):
+        house.join("b")
+    house.hub.leave(second)
+    house.hub.leave(second)
+    house.join("b", "c")
+    with pytest.raises(FullError):
+        house.join("a")
+
+
+@given(st.data())
+def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
+    """Whoever fits is let in, whoever does not is refused, whatever came before."""
+    most = 5
+    house = House(most=most)
+    there: list[Subscriber] = []
+    for _ in range(data.draw(st.integers(1, 40))):
+        leaves: bool = data.draw(st.booleans())
+        if there and leaves:
+            house.hub.leave(there.pop(data.draw(st.integers(0, len(there) - 1))))
+            continue
+        wish = data.draw(st.lists(st.sampled_from(["a", "b", "c", "d", "a*", "b*", "*"]), min_size=1))
+        followed = {channel for reader in there for channel in reader.interest.channels}
+        if len(followed | set(wish)) <= most:
+            there.append(house.join(*wish, encoding=data.draw(st.sampled_from([TEXT, JSON]))))
+        else:
+            with pytest.raises(FullError):
+                house.join(*wish)
+        assert len(house.hub) == len(there)
+
+
+# Patterns.
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reached"),
+    [
+        ("orders.*", {"orders.", "orders.eu", "orders.eu.de"}),
+        ("*", {"orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"}),
+        ("*.eu", {"orders.eu", "xorders.eu"}),
+        ("orders.*.de", {"orders.eu.de"}),
+        ("**", {"orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"}),
+    ],
+)
+def test_a_star_stands_for_any_characters_or_none(pattern: str, reached: set[str]) -> None:
+    """Every other character is itself: a dot is a dot, and the whole name is meant."""
+    house = House()
+    reader = house.join(pattern)
+    channels = ["orders", "orders.", "orders.eu", "orders.eu.de", "xorders.eu"]
+    clients = [house.publish(channel, channel) for channel in channels]
+    assert set(got(reader)) == reached
+    assert sum(clients) == len(reached)
+
+
+def test_a_pattern_is_matched_once_per_channel(matched: list[tuple[str, str]]) -> None:
+    """And remembered, whether it matched or not, whoever else comes and goes by the same pattern."""
+    house = House()
+    house.join("*r*")
+    for _ in range(3):
+        house.publish("x", "orders.eu")
+        house.publish("x", "prices")
+        house.publish("x", "orders.eu", "prices", "z")
+        house.hub.leave(house.join("*r*", "**r**", "other"))
+    assert matched == [("*r*", "orders.eu"), ("*r*", "prices")]
+
+
+def test_nothing_is_matched_while_there_are_no_patterns(matched: list[tuple[str, str]]) -> None:
+    """Exact names cost a dictionary look-up, and nothing is remembered of them."""
+    house = House()
+    house.join("a")
+    house.publish("x", "a", "b")
+    assert (matched, house.hub._routes) == ([], {})
+
+
+def test_a_pattern_opened_after_a_channel_was_routed_reaches_it(matched: list[tuple[str, str]]) -> None:
+    """Each channel looks at the patterns that are new to it, and at no others."""
+    house = House()
+    first = house.join("a*")
+    house.publish("1", "ab")
+    second, third = house.join("*b"), house.join("*c")
+    assert house.publish("2", "ab") == 2
+    assert (got(first), got(second), got(third)) == (["1", "2"], ["2"], [])
+    assert sorted(matched) == [("*b", "ab"), ("*c", "ab"), ("a*", "ab")]
+
+
+def test_a_closed_pattern_leaves_nothing_behind(matched: list[tuple[str, str]]) -> None:
+    """No route knows it, and opened again it is a new one."""
+    house = House()
+    hub = house.hub
+    stays, goes = house.join("a*"), house.join("*b", "x")
+    house.publish("1", "ab")
+    hub.leave(goes)
+    assert list(hub._patterns) == ["a*"]
+    assert house.publish("2", "ab") == 1
+    assert list(hub._routes["ab"].serials) == [hub._patterns["a*"].serial]
+    again = house.join("*b")
+    assert house.publish("3", "ab") == 2
+    assert (got(stays), got(goes), got(again)) == (["1", "2", "3"], ["1"], ["3"])
+    assert matched.count(("*b", "ab")) == 2
+
+
+def test_the_last_pattern_takes_the_routes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some with each publish, so that none is held up by the rest, once nobody asks by pattern."""
+    monkeypatch.setattr(hub_module, "SHED", 4)
+    house = House()
+    reader, other = house.join("*"), house.join("a", "*")
+    for number in range(10):
+        house.publish("x", f"c{number}")
+    house.hub.leave(reader)
+    assert len(house.hub._routes) == 10
+    house.hub.leave(other)
+    left = [len(house.hub._routes)]
+    house.join("a")
+    for _ in range(3):
+        house.publish("x", "a")
+        left.append(len(house.hub._routes))
+    assert left == [6, 2, 0, 0]
+    assert (house.hub._route_bytes, house.hub._patterns, house.hub._by_serial) == (0, {}, {})
+
+
+def test_two_audiences_share_a_pattern() -> None:
+    """It is closed with the last of them."""
+    house = House()
+    text, json = house.join("a*"), house.join("a*", encoding=JSON)
+    assert house.publish("1", "ab") == 2
+    house.hub.leave(text)
+    assert house.publish("2", "ab") == 1
+    assert got(json) == ["1", "2"]
+
+
+def test_routes_are_bounded(monkeypatch: pytest.MonkeyPatch, matched: list[tuple[str, str]]) -> None:
+    """With more channels than are remembered patterns are matched anew, and everything still arrives."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + 2 * hub_module.LINK))
+    house = House()
+    reader, goes = house.join("c*"), house.join("*1")
+    sent = [f"c{number % 5}" for number in range(10)]
+    for channel in sent:
+        house.publish(channel, channel)
+        assert len(house.hub._routes) <= 3
+    assert got(reader) == sent
+    assert len(matched) > 2 * len(set(sent))
+    house.hub.leave(goes)
+    assert house.publish("x", "c1") == 1
+    assert len(house.hub._routes["c1"].serials) == 1
+
+
+def test_asking_for_a_channel_is_bounded_as_publishing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions about any number of channels leave no more behind."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTE_BYTES", 3 * (hub_module.ROUTE + hub_module.LINK))
+    house = House()
+    house.join("*")
+    assert [house.hub.subscribers(f"c{number}") for number in range(10)] == [1] * 10
+    assert len(house.hub._routes) == 3
+
+
+def many_patterns(count: int) -> list[str]:
+    """Return different patterns that all match every channel that begins with `public.room`."""
+    word = "public.room"
+    return [
+        "".join(letter + "*" * (number >> place & 1) for place, letter in enumerate(word)) + "*"
+        for number in range(count)
+    ]
+
+
+def test_patterns_times_channels_take_no_memory() -> None:
+    """A hundred readers with ten patterns each, and so many channels: each match takes `LINK` bytes."""
+    house = House(most=20_000)
+    patterns, channels = many_patterns(1000), [f"public.room{number}" for number in range(200)]
+    for begin in range(0, len(patterns), 10):
+        house.join(*patterns[begin : begin + 10])
+    for channel in channels[:2]:  # what is made once
+        assert house.hub.subscribers(channel) == 100
+    tracemalloc.start()
+    for channel in channels:
+        house.hub.subscribers(channel)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept <= (hub_module.ROUTE + hub_module.LINK * len(patterns)) * len(channels)
+    assert kept <= house.hub._route_bytes
+
+
+def test_patterns_that_come_and_go_leave_nothing_in_routes() -> None:
+    """Though the channels that they matched are never published to again."""
+    house = House()
+    house.join("public.r*")
+    patterns = many_patterns(40)
+    for number in range(20):
+        reader = house.join(*patterns)
+        assert house.hub.subscribers(f"public.room{number}") == 2
+        house.hub.leave(reader)
+    assert len(house.hub._by_serial) == len(house.hub._patterns) == 1
+    assert house.publish("x", "public.room0") == 1
+    assert len(house.hub._routes["public.room0"].serials) == 1
+
+
+def test_many_patterns_that_are_newer_than_a_route_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the index, when asking each of them would take longer; and none twice."""
+    monkeypatch.setattr(hub_module, "NEWER", 3)
+    house = House()
+    first = house.join("a*")
+    house.publish("1", "ab")
+    others = [house.join(pattern) for pattern in ("*b", "ab*", "*a*", "*c", "a*b*")]
+    assert house.publish("2", "ab") == 5
+    assert (got(first), [got(other) for other in others]) == (["1", "2"], [["2"], ["2"], ["2"], [], ["2"]])
+
+
+def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal leaves nothing, says what would be taken, and that is taken."""
+    monkeypatch.setattr(pattern_index, "BUCKET", 2)
+    monkeypatch.setattr(pattern_index, "MAX_CROWDED_STEPS", 9)
+    house = House()
+    alike = ["*a*", "*a*a*", "*a*a*a*", "*a*a*a*a*"]
+    house.join(*alike[:3])
+    with pytest.raises(FullError) as refused:
+        house.join(alike[3], "b")
+    assert str(refused.value) == (
+        "subscribed_channels: too many followed patterns have only text that others have too; use one with"
+        " text of its own, or the names of channels"
+    )
+    assert "b" not in house.hub.channels
+    house.join("*a*b*", *alike[:3])
+    assert house.publish("x", "aab") == 2
+
+
+def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]]) -> None:
+    """With any number of channels and subscribers elsewhere, one channel's audiences are looked at."""
+    house = House()
+    for number in range(1000):
+        house.join(f"c{number}")
+    house.join("c*7")
+
+    class Watched(dict[str, dict[Audience, None]]):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("a publish walks through the channels")
+
+        keys = values = items = __iter__  # type: ignore[assignment]
+
+    house.hub._channels = Watched(house.hub._channels)
+    assert house.publish("x", "c7") == 2
+    assert matched == [("c*7", "c7")]
+
+
+def test_there_may_be_more_or_less_room_from_now_on() -> None:
+    """Who is there stays; what others follow is open to everyone."""
+    house = House(most=2)
+    house.join("a")
+    house.join("b")
+    house.hub.most = 1
+    house.join("a")
+    with pytest.raises(FullError, match=r"^subscribed_channels: 1 different"):
+        house.join("c")
+    house.hub.most = 3
+    house.join("c")

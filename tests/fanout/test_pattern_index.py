@@ -1,0 +1,90 @@
+"""Which patterns match a channel, found without asking each of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.channels import Interest, Match, matcher
+from sse_broadcast.fanout import pattern_index
+from sse_broadcast.fanout.pattern_index import BUCKET, MAX_CROWDED_STEPS, Pattern, PatternIndex
+
+names = st.text("ab.^$", min_size=1, max_size=12).map(lambda name: name.replace("^", "c").replace("$", "d"))
+patterns = st.lists(st.text("ab.*", max_size=10).map(lambda text: f"{text}*"), max_size=40)
+
+
+class Filed:
+    """An index, and the patterns in it."""
+
+    def __init__(self, *texts: str) -> None:
+        self.index = PatternIndex()
+        self.patterns: dict[str, Pattern] = {}
+        for serial, text in enumerate(dict.fromkeys(texts), 1):
+            self.patterns[text] = Pattern(text, serial)
+            self.index.add(self.patterns[text])
+
+    def matching(self, name: str) -> list[str]:
+        return sorted(pattern.text for pattern in self.index.matching(name))
+
+    def remove(self, text: str) -> None:
+        self.index.remove(self.patterns.pop(text))
+
+
+@given(patterns, st.lists(names, max_size=5), st.data())
+def test_it_finds_what_asking_each_would_find(
+    texts: list[str], channels: list[str], data: st.DataObject
+) -> None:
+    """Once each, whatever has come and gone."""
+    canonical = Interest.of("x", *texts).patterns
+    filed = Filed(*canonical)
+    for text in canonical:
+        if data.draw(st.booleans()):
+            filed.remove(text)
+    for name in channels:
+        assert filed.matching(name) == sorted(text for text in filed.patterns if matcher(text)(name))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("*", "a"), ("a*", "a"), ("*a", "a"), ("*a*", "a"), ("ab*", "ab"), ("*bc", "abc"), ("a*c", "ac")],
+)
+def test_ends_are_texts_of_a_name(pattern: str, name: str) -> None:
+    """A star may stand for nothing, and a pattern may have no text but its ends."""
+    filed = Filed(pattern)
+    assert filed.matching(name) == [pattern]
+    filed.remove(pattern)
+    assert filed.matching(name) == []
+
+
+def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten thousand, each of which has a text of its own, a handful."""
+    asked: list[str] = []
+
+    def noted(pattern: str) -> Match:
+        def matches(name: str) -> bool:
+            asked.append(pattern)
+            return matcher(pattern)(name)
+
+        return matches
+
+    monkeypatch.setattr(pattern_index, "matcher", noted)
+    filed = Filed(*(f"user.{number}.*" for number in range(10_000)))
+    assert filed.matching("user.1234.x") == ["user.1234.*"]
+    assert len(asked) <= BUCKET
+
+
+def test_what_a_new_channel_costs_is_bounded() -> None:
+    """However alike the patterns are: those that find room in no bucket are refused beyond a number."""
+    filed = Filed()
+    steps = 0
+    for number in range(MAX_CROWDED_STEPS):
+        text = "*" + "*".join(f"{number:014b}") + "*"
+        if not filed.index.has_room([text]):
+            break
+        filed.patterns[text] = pattern = Pattern(text, number)
+        filed.index.add(pattern)
+        steps += text.count("*") + 1
+    assert MAX_CROWDED_STEPS - 16 < steps - 2 * BUCKET * 16 <= MAX_CROWDED_STEPS
+    assert filed.index.has_room(["*2*"])
+    for text in tuple(filed.patterns):
+        filed.remove(text)
+    assert filed.index.has_room(["*" + "*".join(f"{0:014b}") + "*"])

@@ -1,0 +1,296 @@
+"""A reader's way through the history."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sse_broadcast.backends.base import ResetReason, Start
+from sse_broadcast.backends.memory.backend import open_memory
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Policies
+from sse_broadcast.config.schema import Config
+from sse_broadcast.cursor import parse_since
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT
+from sse_broadcast.event import Event
+from sse_broadcast.fanout.replay import CatchUp, reset, reset_event
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Draft, Publication
+from sse_broadcast.work_queue import finish
+
+ALL = 1 << 30
+
+
+class Reading:
+    """A memory with a fixed epoch, and readers catching up with it."""
+
+    def __init__(self, **settings: Any) -> None:
+        config = Config(**settings)
+        self.backend = open_memory(config, Policies(config), lambda publications: 0)
+        self.backend.epoch = "0123abcd"
+        self.metrics = Metrics()
+
+    async def publish(self, channels: str = "a", count: int = 1) -> None:
+        for _ in range(count):
+            await self.backend.publish([Draft(tuple(channels.split()), Event("x"))])
+
+    def begin(self, cursor: str | int, *channels: str) -> CatchUp:
+        """Begin at what a reader asks for, or behind a position that was good when it came."""
+        interest = Interest.of(*(channels or ("a",)))
+        if isinstance(cursor, int):
+            return CatchUp(self.backend, interest, Start(cursor), self.metrics)
+        return CatchUp(
+            self.backend, interest, finish(self.backend.find(parse_since(cursor), interest)), self.metrics
+        )
+
+
+def shown(publications: Sequence[Publication]) -> list[int | str]:
+    """Give positions of events, and what a reset says."""
+    return [
+        publication.event.data if publication.event.reserved else publication.position
+        for publication in publications
+    ]
+
+
+def all_of(catching_up: CatchUp, limit: int = ALL) -> list[int | str]:
+    taken: list[int | str] = []
+    while not catching_up.done:
+        taken += shown(catching_up.take(limit))
+    return taken
+
+
+EVICTED = '{"reason": "evicted", "channels": ["a"], "missed": null}'
+
+
+async def test_it_gives_what_came_after_the_cursor_and_is_done() -> None:
+    """Up to the newest position, and no further."""
+    reading = Reading()
+    await reading.publish(count=5)
+    catching_up = reading.begin(2)
+    assert (catching_up.cursor, catching_up.done) == (2, False)
+    assert shown(catching_up.take(ALL)) == [3, 4, 5]
+    assert (catching_up.cursor, catching_up.done) == (5, True)
+    assert list(catching_up.take(ALL)) == []
+
+
+async def test_a_reader_at_the_newest_position_is_done_at_once() -> None:
+    """There is nothing to catch up with."""
+    reading = Reading()
+    assert reading.begin(0).done
+    await reading.publish(count=2)
+    assert reading.begin(2).done
+    assert reading.begin("earliest", "none").done
+
+
+async def test_it_goes_page_by_page() -> None:
+    """Each of about as many bytes as asked for, and none twice."""
+    reading = Reading()
+    await reading.publish(count=4)
+    catching_up = reading.begin(0)
+    size = len(b"data: x\nid: 0123abcd-1\n\n")
+    assert shown(catching_up.take(2 * size)) == [1, 2]
+    assert catching_up.cursor == 2
+    assert shown(catching_up.take(1)) == [3]
+    assert not catching_up.done
+    assert shown(catching_up.take(1)) == [4]
+    assert catching_up.done
+
+
+async def test_what_is_published_meanwhile_is_still_ahead() -> None:
+    """A reader that was done is not, until it has that too."""
+    reading = Reading()
+    await reading.publish(count=2)
+    catching_up = reading.begin(0)
+    assert shown(catching_up.take(1)) == [1]
+    await reading.publish(count=2)
+    assert all_of(catching_up, 1) == [2, 3, 4]
+    await reading.publish("b")
+    assert not catching_up.done
+    assert shown(catching_up.take(ALL)) == []
+    assert (catching_up.done, catching_up.cursor) == (True, 5)
+
+
+@pytest.mark.parametrize("cursor", ["fedcba98-1", "0123abcd-99", "nobody's"])
+async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor: str) -> None:
+    """Whoever opens the stream tells of it; what comes behind is what was published since."""
+    reading = Reading()
+    await reading.publish(count=3)
+    catching_up = reading.begin(cursor)
+    assert catching_up.done
+    await reading.publish(count=2)
+    assert all_of(catching_up) == [4, 5]
+    assert reading.metrics.counts().resets == {}
+
+
+async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
+    """What is still held comes at once, and only what is lost since is news."""
+    reading = Reading(history_size=3)
+    await reading.publish(count=4)
+    told, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
+    assert all_of(told) == [2, 3, 4]
+    await reading.publish(count=2)
+    assert all_of(overtaken) == [EVICTED, 4, 5, 6]
+    assert reading.metrics.counts().resets == {"evicted": 1}
+
+
+async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
+    """One reset, whose id is the place just before what is still held."""
+    reading = Reading(history_size=2)
+    await reading.publish(count=5)
+    catching_up = reading.begin(1)
+    (told,) = catching_up.take(ALL)
+    assert told.frame(TEXT) == b"event: $reset\ndata: " + EVICTED.encode() + b"\nid: 0123abcd-3\n\n"
+    assert catching_up.cursor == 3
+    assert all_of(catching_up) == [4, 5]
+    assert reading.metrics.counts().resets == {"evicted": 1}
+
+
+async def test_eviction_that_overtakes_the_cursor_is_told_once() -> None:
+    """Between two pages: exactly one reset, and then what is still held."""
+    reading = Reading(history_size=5)
+    await reading.publish(count=5)
+    catching_up = reading.begin(0)
+    assert shown(catching_up.take(1)) == [1]
+    await reading.publish(count=5)
+    assert all_of(catching_up, 1) == [EVICTED, 6, 7, 8, 9, 10]
+    assert reading.metrics.counts().resets == {"evicted": 1}
+
+
+async def test_each_loss_is_told_and_none_twice() -> None:
+    """Overtaken again, a reader is told again: it was another loss."""
+    reading = Reading(history_size=2)
+    await reading.publish(count=2)
+    catching_up = reading.begin(0)
+    assert shown(catching_up.take(1)) == [1]
+    await reading.publish(count=3)
+    assert shown(catching_up.take(1)) == [EVICTED]
+    assert shown(catching_up.take(1)) == [4]
+    await reading.publish(count=4)
+    assert all_of(catching_up, 1) == [EVICTED, 8, 9]
+    assert reading.metrics.counts().resets == {"evicted": 2}
+
+
+async def test_eviction_behind_the_cursor_is_no_loss() -> None:
+    """What the reader has may go."""
+    reading = Reading(history_size=3)
+    await reading.publish(count=3)
+    catching_up = reading.begin(0)
+    shown(catching_up.take(1))
+    await reading.publish()
+    assert all_of(catching_up, 1) == [2, 3, 4]
+
+
+async def test_a_loss_overtaken_before_the_first_page_is_one_loss() -> None:
+    """Behind the history when it came, and further behind when it reads: told once."""
+    reading = Reading(history_size=2)
+    await reading.publish(count=5)
+    catching_up = reading.begin(0)
+    await reading.publish(count=5)
+    assert all_of(catching_up) == [EVICTED, 9, 10]
+
+
+@pytest.mark.parametrize("cursor", ["earliest", "1h", "last"])
+async def test_who_asks_for_what_is_held_is_told_of_no_loss(cursor: str) -> None:
+    """Though the history began before."""
+    reading = Reading(history_size=2)
+    await reading.publish(count=5)
+    taken = all_of(reading.begin(cursor))
+    assert taken == ([5] if cursor == "last" else [4, 5])
+    assert reading.metrics.counts().resets == {}
+
+
+async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
+    """`first` is cut by the limit, one at least, and what comes live follows it."""
+    reading = Reading()
+    for name in ("a", "b", "c", "a"):
+        await reading.publish(name)
+    catching_up = reading.begin("last", "a", "b", "c")
+    size = len(b"data: x\nid: 0123abcd-1\n\n")
+    assert shown(catching_up.take(2 * size)) == [2, 3]
+    assert (catching_up.done, catching_up.cursor) == (False, 4)
+    await reading.publish("b")
+    assert shown(catching_up.take(0)) == [4]
+    assert not catching_up.done
+    assert shown(catching_up.take(0)) == [5]
+    assert catching_up.done
+
+
+async def test_what_came_first_may_be_evicted_meanwhile() -> None:
+    """It was found when the reader came, and is given though the history lets go of it."""
+    reading = Reading(history_size=1)
+    await reading.publish("a")
+    await reading.publish("b")
+    catching_up = reading.begin("last", "a", "b")
+    await reading.publish("b")
+    assert all_of(catching_up, 1) == [1, 2, 3]
+
+
+async def test_without_history_a_reader_is_told_of_each_loss() -> None:
+    """And it comes to the end each time."""
+    reading = Reading(history_size=0)
+    await reading.publish(count=2)
+    catching_up = reading.begin(0)
+    assert all_of(catching_up) == [EVICTED]
+    await reading.publish()
+    assert all_of(catching_up) == [EVICTED]
+    assert catching_up.cursor == 3
+
+
+def test_a_reset_in_each_encoding() -> None:
+    """Whole bytes: its id is the place to go on behind, its data JSON, its channel none."""
+    told = reset(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
+    loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
+    frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
+    assert told.frame(TEXT) == told.frame(JSON) == frame
+    assert told.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
+    assert told.frame(NDJSON).startswith(
+        b'{"channel":null,"id":"0123abcd-5","event":"$reset","data":' + loss + b',"time":'
+    )
+    assert told.frame(NDJSON).endswith(b"}\n")
+    assert (told.position, told.id, told.channels, told.size) == (5, "0123abcd-5", (), len(frame))
+
+
+@pytest.mark.parametrize("reason", list(ResetReason))
+def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
+    """A number is only said when it is known."""
+    told = reset(reason, ["a"], epoch="0123abcd", position=5, missed=None)
+    assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
+
+
+def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
+    """Its id is that of the stream's opening, which it stands before."""
+    event = reset_event(ResetReason.EVICTED, ("a", "b*"), missed=None)
+    assert event == Event(
+        '{"reason": "evicted", "channels": ["a", "b*"], "missed": null}', type="$reset", json=True
+    )
+    placed = reset(ResetReason.EVICTED, ("a", "b*"), epoch="0123abcd", position=5, missed=None)
+    assert placed.event == event
+
+
+def known(catching_up: CatchUp) -> tuple[int, float | None]:
+    return catching_up.behind, catching_up.oldest
+
+
+async def test_what_is_left_is_known_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many came after where it is, of whatever channels, and when the oldest of its own did."""
+    reading = Reading()
+    seconds = iter(range(100, 200))
+    monkeypatch.setattr(reading.backend, "_clock", lambda: float(next(seconds)))
+    for channels in ("a", "b", "a", "b"):
+        await reading.publish(channels)
+    catching_up = reading.begin(1, "a")
+    assert known(catching_up) == (3, 102.0)
+    catching_up.take(ALL)
+    assert catching_up.done
+    assert known(catching_up) == (0, None)
+
+
+async def test_what_is_given_first_is_left_too() -> None:
+    """The newest events of `last`."""
+    reading = Reading()
+    await reading.publish()
+    begun = reading.begin("last")
+    assert begun.behind == 1
+    assert begun.oldest is not None
+    begun.take(ALL)
+    assert known(begun) == (0, None)

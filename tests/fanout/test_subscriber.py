@@ -1,0 +1,526 @@
+"""One reader's queue, and what it is offered while it catches up."""
+
+import json
+
+import pytest
+
+from sse_broadcast.backends.base import Start
+from sse_broadcast.backends.memory.backend import Memory, open_memory
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.policy import Policies
+from sse_broadcast.config.schema import Config, Overflow
+from sse_broadcast.event import Event
+from sse_broadcast.fanout.conflation import ITEM, NAME
+from sse_broadcast.fanout.replay import CatchUp
+from sse_broadcast.fanout.subscriber import (
+    GRACEFUL,
+    LONGEST_HEARTBEAT,
+    SHORTEST_HEARTBEAT,
+    TOLD,
+    CloseReason,
+    Heartbeat,
+    Subscriber,
+)
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.publication import Draft, Publication
+from tests.support.outlets import Outlet, block, data_of, publication, terms
+
+ALL = 1 << 20
+DEFAULT = Interest.of("default")
+DROPPING = [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST]
+
+
+def subscriber_with(
+    overflow: Overflow = Overflow.DISCONNECT, *, queue_size: int = 3, queue_bytes: int = 1000
+) -> tuple[Subscriber, Outlet, Metrics]:
+    policy, metrics, _ = terms(overflow, queue_size=queue_size, queue_bytes=queue_bytes)
+    subscriber = Subscriber(DEFAULT, policy)
+    outlet = subscriber.outlet = Outlet()
+    return subscriber, outlet, metrics
+
+
+def offer(subscriber: Subscriber, *data: str, key: str | None = None) -> list[Publication]:
+    """Offer events at rising positions, each with a frame of 28 bytes and its data."""
+    offered = [publication(text, key=key) for text in data]
+    for each in offered:
+        subscriber.offer(each)
+    return offered
+
+
+def test_a_heartbeat_is_a_comment_unless_it_is_asked_for_as_an_event() -> None:
+    """It is a value: subscribers with the same one share their terms."""
+    assert Heartbeat(4) == Heartbeat(4.0, as_event=False) != Heartbeat(4, as_event=True)
+    assert len({Heartbeat(4), Heartbeat(4), Heartbeat(5), Heartbeat(4, as_event=True)}) == 3
+    assert (SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT) == (3, 60)
+
+
+def test_who_is_still_there_is_told_why_its_stream_ends() -> None:
+    """Nobody else can be; those who were let go in peace are among them."""
+    assert set(CloseReason) - TOLD == {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
+    assert GRACEFUL < TOLD
+
+
+def test_what_was_offered_is_taken_in_order() -> None:
+    """A queue gives what it got, and its outlet hears of it once."""
+    subscriber, outlet, _ = subscriber_with()
+    assert not subscriber.waiting
+    offer(subscriber, "a", "b", "c")
+    assert outlet.calls == ["ready"]
+    assert (len(subscriber), subscriber.waiting) == (3, True)
+    assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
+    assert (len(subscriber), subscriber.queued_bytes, subscriber.waiting) == (0, 0, False)
+    offer(subscriber, "d")
+    assert outlet.calls == ["ready", "ready"]
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
+def test_a_take_is_bounded_in_bytes_and_gives_one_at_least(overflow: Overflow) -> None:
+    """Frames of 30 bytes: a limit of 75 takes two, a limit of 5 takes one."""
+    subscriber, _, _ = subscriber_with(overflow)
+    offer(subscriber, "aa", "bb", "cc")
+    assert subscriber.queued_bytes == 90
+    assert data_of(subscriber.take(75)) == ["aa", "bb"]
+    assert subscriber.queued_bytes == 30
+    assert data_of(subscriber.take(5)) == ["cc"]
+    assert list(subscriber.take(5)) == []
+
+
+def test_a_full_queue_disconnects_by_default() -> None:
+    """The event that does not fit closes the subscriber as slow, and lets go of what waited."""
+    policy, metrics, closed = terms()
+    subscriber = Subscriber(DEFAULT, policy)
+    outlet = subscriber.outlet = Outlet()
+    offer(subscriber, "a", "b", "c", "d", "e")
+    assert subscriber.closed is CloseReason.SLOW
+    assert outlet.calls == ["ready", "end slow"]
+    assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
+    assert closed == [subscriber]
+    assert metrics.counts().closed == {"slow": 1}
+
+
+def test_the_bytes_are_bounded_too() -> None:
+    """Two frames of 30 bytes fill a queue of 60."""
+    subscriber, _, _ = subscriber_with(queue_bytes=60)
+    offer(subscriber, "aa", "bb")
+    assert (len(subscriber), subscriber.queued_bytes) == (2, 60)
+    offer(subscriber, "")
+    assert subscriber.closed is CloseReason.SLOW
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_an_empty_queue_takes_an_event_of_any_size(overflow: Overflow) -> None:
+    """What max_event let through has a place to wait."""
+    subscriber, _, _ = subscriber_with(overflow, queue_bytes=10)
+    offer(subscriber, "x" * 100)
+    assert data_of(subscriber.take(1)) == ["x" * 100]
+
+
+def reset_of(told: Publication) -> tuple[str, str, int, dict[str, object]]:
+    return told.event.type, told.id, told.position, json.loads(told.event.data)
+
+
+def test_drop_oldest_keeps_the_newest_and_says_so_before_them() -> None:
+    """The loss is told once, where the dropped events stood: before all that is left."""
+    subscriber, _, metrics = subscriber_with(Overflow.DROP_OLDEST)
+    _, last_lost, *_ = offer(subscriber, "a", "b", "c", "d", "e")
+    told, *rest = subscriber.take(ALL)
+    assert told.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
+    assert (told.event.type, told.event.json, told.channels) == ("$reset", True, ())
+    assert data_of(rest) == ["c", "d", "e"]
+    assert list(subscriber.take(ALL)) == []
+    assert (metrics.counts().dropped, metrics.counts().resets) == ({"drop-oldest": 2}, {"slow": 1})
+    assert (subscriber.closed, subscriber.queued_bytes) == (None, 0)
+    assert last_lost.event.data == "b"
+
+
+def test_drop_newest_keeps_the_oldest_and_says_so_after_them() -> None:
+    """The loss is told once, where the dropped events stood: after all that was queued."""
+    subscriber, _, metrics = subscriber_with(Overflow.DROP_NEWEST)
+    offer(subscriber, "a", "b", "c", "d", "e")
+    *kept, told = subscriber.take(ALL)
+    assert data_of(kept) == ["a", "b", "c"]
+    assert told.event.data == '{"reason": "slow", "channels": ["default"], "missed": 2}'
+    offer(subscriber, "f")
+    assert data_of(subscriber.take(ALL)) == ["f"]
+    assert (metrics.counts().dropped, metrics.counts().resets) == ({"drop-newest": 2}, {"slow": 1})
+    assert (subscriber.closed, subscriber.queued_bytes) == (None, 0)
+
+
+@pytest.mark.parametrize(("overflow", "lost"), [(Overflow.DROP_OLDEST, 1), (Overflow.DROP_NEWEST, 4)])
+def test_the_news_of_a_loss_has_the_id_of_the_last_event_lost(overflow: Overflow, lost: int) -> None:
+    """A reader that is cut right behind it goes on with the first event that was not dropped."""
+    subscriber, _, _ = subscriber_with(overflow)
+    offered = offer(subscriber, "a", "b", "c", "d", "e")
+    taken = subscriber.take(ALL)
+    (told,) = [each for each in taken if each.event.reserved]
+    place = offered[lost].position
+    assert (told.id, told.position) == (f"0123abcd-{place}", place)
+    assert [each.position for each in taken] == sorted(each.position for each in taken)
+
+
+@pytest.mark.parametrize("overflow", DROPPING)
+def test_each_loss_is_told_for_itself(overflow: Overflow) -> None:
+    """What was told is told no more, and what is lost later is counted from nothing."""
+    subscriber, _, metrics = subscriber_with(overflow)
+    missed = []
+    for count in (2, 0, 1):
+        offer(subscriber, *"abc", *"d" * count)
+        missed += [reset_of(each)[3]["missed"] for each in subscriber.take(ALL) if each.event.reserved]
+    assert missed == [2, 1]
+    assert metrics.counts().resets == {"slow": 2}
+
+
+@pytest.mark.parametrize("overflow", DROPPING)
+def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> None:
+    """Names and patterns, since whatever it reads may have lost something."""
+    subscriber = Subscriber(Interest.of("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
+    subscriber.outlet = Outlet()
+    offer(subscriber, "x", "y")
+    (told,) = [each for each in subscriber.take(ALL) if each.event.reserved]
+    assert reset_of(told)[3]["channels"] == ["a", "b", "orders.*"]
+
+
+def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
+    """Its bytes are bounded as its number is, and the newest is never the one that goes."""
+    subscriber, outlet, metrics = subscriber_with(Overflow.DROP_OLDEST, queue_bytes=100)
+    offer(subscriber, "aa", "bb", "cc", "x" * 40)
+    assert (len(subscriber), subscriber.queued_bytes) == (2, 30 + 68)
+    offer(subscriber, "y" * 500)
+    assert (len(subscriber), subscriber.queued_bytes) == (1, 528)
+    assert outlet.calls == ["ready"]
+    told, last = subscriber.take(ALL)
+    assert (reset_of(told)[3]["missed"], last.event.data) == (4, "y" * 500)
+    assert metrics.counts().dropped == {"drop-oldest": 4}
+
+
+def test_drop_newest_tells_of_a_loss_before_the_next_event_that_fits() -> None:
+    """A small event that fits after a large one that did not stands behind the news of that."""
+    subscriber, _, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
+    _, lost, _ = offer(subscriber, "a", "x" * 100, "b")
+    first, told, last = subscriber.take(ALL)
+    assert data_of([first, last]) == ["a", "b"]
+    assert (told.event.type, told.id) == ("$reset", lost.id)
+
+
+def test_after_a_loss_the_outlet_has_its_chance_before_the_next_event() -> None:
+    """Whether that would fit or not: what waits, and the news, leave first if the reader takes them."""
+    subscriber, outlet, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
+    offer(subscriber, "a", "x" * 100)
+    taken: list[Publication] = []
+    outlet.on_relieve = lambda: taken.extend(subscriber.take(ALL))
+    offer(subscriber, "b", "c")
+    assert [each.event.type for each in taken] == ["message", "$reset"]
+    assert data_of(subscriber.take(ALL)) == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("overflow", "each"),
+    [(Overflow.DROP_OLDEST, ["$", "b", "c", "d"]), (Overflow.DROP_NEWEST, ["a", "b", "c", "$"])],
+)
+def test_the_news_of_a_loss_is_taken_within_the_limit_too(overflow: Overflow, each: list[str]) -> None:
+    """It is one publication like any other, of its own size."""
+    subscriber, _, _ = subscriber_with(overflow)
+    offer(subscriber, "a", "b", "c", "d")
+    taken = []
+    while subscriber.waiting:
+        (one,) = subscriber.take(1)
+        taken.append("$" if one.event.reserved else one.event.data)
+    assert (taken, subscriber.queued_bytes) == (each, 0)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> None:
+    """Nothing is dropped, and nobody closed, while the reader takes what it is given."""
+    subscriber, outlet, metrics = subscriber_with(overflow)
+    taken: list[str] = []
+    outlet.on_relieve = lambda: taken.extend(data_of(subscriber.take(ALL)))
+    offer(subscriber, "a", "b", "c", "d", "e")
+    assert [*taken, *data_of(subscriber.take(ALL))] == ["a", "b", "c", "d", "e"]
+    assert subscriber.closed is None
+    assert metrics.counts().dropped == metrics.counts().resets == {}
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_an_outlet_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
+    """A reader found gone when its queue is full has left, and was not slow."""
+    subscriber, outlet, metrics = subscriber_with(overflow)
+    outlet.on_relieve = lambda: subscriber.close(CloseReason.LEFT)
+    offer(subscriber, "a", "b", "c", "d")
+    assert subscriber.closed is CloseReason.LEFT
+    assert (len(subscriber), metrics.counts().dropped) == (0, {})
+
+
+def test_the_first_reason_stands() -> None:
+    """Closing twice is closing once."""
+    policy, metrics, closed = terms()
+    subscriber = Subscriber(DEFAULT, policy)
+    outlet = subscriber.outlet = Outlet()
+    subscriber.close(CloseReason.DRAIN)
+    subscriber.close(CloseReason.LEFT)
+    assert subscriber.closed is CloseReason.DRAIN
+    assert outlet.calls == ["end drain"]
+    assert metrics.counts().closed == {"drain": 1}
+    assert len(closed) == 1
+
+
+def test_a_drain_keeps_what_was_queued() -> None:
+    """A server that stops still gives what it had accepted."""
+    subscriber, _, _ = subscriber_with()
+    offer(subscriber, "a", "b")
+    subscriber.close(CloseReason.DRAIN)
+    assert subscriber.waiting
+    assert data_of(subscriber.take(ALL)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("overflow", DROPPING)
+def test_a_drain_still_tells_of_a_loss(overflow: Overflow) -> None:
+    """Nobody is sent away believing that it has everything."""
+    subscriber, _, _ = subscriber_with(overflow)
+    offer(subscriber, "a", "b", "c", "d")
+    subscriber.close(CloseReason.DRAIN)
+    assert sum(each.event.reserved for each in subscriber.take(ALL)) == 1
+
+
+@pytest.mark.parametrize("overflow", DROPPING)
+def test_who_has_gone_is_told_of_no_loss(overflow: Overflow) -> None:
+    """Any other end lets go of the queue, and of what there was to say of it."""
+    subscriber, _, metrics = subscriber_with(overflow)
+    offer(subscriber, "a", "b", "c", "d")
+    subscriber.close(CloseReason.STALLED)
+    assert (list(subscriber.take(ALL)), subscriber.waiting) == ([], False)
+    assert metrics.counts().resets == {}
+
+
+def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
+    """What it has not taken by then it does not get, though the first reason is the one that counts."""
+    subscriber, outlet, metrics = subscriber_with()
+    offer(subscriber, "a", "b")
+    subscriber.close(CloseReason.DISMISSED)
+    subscriber.close(CloseReason.REVOKED)
+    assert (list(subscriber.take(ALL)), subscriber.queued_bytes) == ([], 0)
+    assert (subscriber.closed, outlet.calls[-1]) == (CloseReason.DISMISSED, "end dismissed")
+    assert metrics.counts().closed == {"dismissed": 1}
+
+
+# The policy `conflate`.
+
+
+def conflating(*, queue_size: int = 3, queue_bytes: int = 1000) -> tuple[Subscriber, Outlet, Metrics]:
+    return subscriber_with(Overflow.CONFLATE, queue_size=queue_size, queue_bytes=queue_bytes)
+
+
+def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
+    """What was replaced is gone at once, and positions only rise."""
+    subscriber, outlet, _ = conflating()
+    offer(subscriber, "old", key="a")
+    offer(subscriber, "b", key="b")
+    offer(subscriber, "new!", key="a")
+    assert (len(subscriber), subscriber.queued_bytes) == (2, 29 + 32)
+    taken = subscriber.take(ALL)
+    assert data_of(taken) == ["b", "new!"]
+    assert taken[0].position < taken[1].position
+    assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
+    assert outlet.calls == ["ready"]
+
+
+def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
+    """A reader that falls behind keeps the newest of each; it has lost nothing, and is told of nothing."""
+    subscriber, _, metrics = conflating()
+    for number in range(100):
+        offer(subscriber, str(number), key=f"k{number % 3}")
+    assert data_of(subscriber.take(ALL)) == ["97", "98", "99"]
+    counts = metrics.counts()
+    assert (subscriber.closed, counts.dropped, counts.resets) == (None, {}, {})
+
+
+def test_conflate_replaces_nothing_that_was_taken() -> None:
+    """What is on its way to the reader has come; the next of its key comes too."""
+    subscriber, outlet, _ = conflating()
+    offer(subscriber, "a1", key="a")
+    assert data_of(subscriber.take(ALL)) == ["a1"]
+    offer(subscriber, "a2", key="a")
+    assert data_of(subscriber.take(ALL)) == ["a2"]
+    assert outlet.calls == ["ready", "ready"]
+
+
+def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
+    """A queue that always had something is one that its outlet has heard of."""
+    subscriber, outlet, _ = conflating()
+    offer(subscriber, "a1", "a2", key="a")
+    assert data_of(subscriber.take(ALL)) == ["a2"]
+    assert outlet.calls == ["ready"]
+
+
+def test_conflate_replaces_within_a_channel_alone() -> None:
+    """The same key on another channel names another thing."""
+    subscriber = Subscriber(Interest.of("a", "b"), terms(Overflow.CONFLATE)[0])
+    subscriber.outlet = Outlet()
+    for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a")):
+        subscriber.offer(publication(data, channel, key="k"))
+    assert data_of(subscriber.take(ALL)) == ["b1", "a2"]
+
+
+def test_an_event_without_a_key_is_never_replaced_and_disconnects() -> None:
+    """What conflation cannot bound ends the stream, as slow; what came meanwhile is in the history."""
+    subscriber, outlet, metrics = conflating()
+    offer(subscriber, "a", "b", "c")
+    assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
+    offer(subscriber, "a", "b", "c", "d")
+    assert subscriber.closed is CloseReason.SLOW
+    assert outlet.calls[-1] == "end slow"
+    assert metrics.counts().dropped == metrics.counts().resets == {}
+
+
+def test_more_keys_than_a_queue_holds_disconnect() -> None:
+    """Nothing replaces anything, so nothing bounds it."""
+    subscriber, _, _ = conflating()
+    for key in "abc":
+        offer(subscriber, key, key=key)
+    assert len(subscriber) == 3
+    offer(subscriber, "d", key="d")
+    assert (subscriber.closed, len(subscriber), subscriber.queued_bytes) == (CloseReason.SLOW, 0, 0)
+
+
+def test_a_replacement_too_large_for_the_queue_disconnects() -> None:
+    """Bytes are bounded whatever is replaced, those of the queue itself among them."""
+    subscriber, _, _ = conflating(queue_bytes=100 + ITEM + NAME)
+    offer(subscriber, "a", key="a")
+    offer(subscriber, "b", key="b")
+    offer(subscriber, "a" * 43, key="a")
+    assert (subscriber.closed, subscriber.queued_bytes) == (None, 100)
+    offer(subscriber, "a" * 44, key="a")
+    assert subscriber.closed is CloseReason.SLOW
+
+
+def test_a_full_queue_takes_what_replaces_one_of_its_events() -> None:
+    """Room is made by the replacement before anybody is called slow."""
+    subscriber, _, _ = conflating(queue_size=2)
+    offer(subscriber, "a1", key="a")
+    offer(subscriber, "plain")
+    offer(subscriber, "a2", key="a")
+    assert data_of(subscriber.take(ALL)) == ["plain", "a2"]
+
+
+# Catching up.
+
+
+async def history(*data: str) -> Memory:
+    """Give a history of these events, each published on `default`."""
+    config = Config()
+    memory = open_memory(config, Policies(config), lambda _: 0)
+    for text in data:
+        await publish(memory, text)
+    return memory
+
+
+async def publish(memory: Memory, data: str) -> None:
+    await memory.publish([Draft(("default",), Event(data))])
+
+
+def catching_up_with(memory: Memory) -> tuple[Subscriber, Outlet]:
+    policy, metrics, _ = terms()
+    subscriber = Subscriber(DEFAULT, policy, CatchUp(memory, DEFAULT, Start(0), metrics))
+    outlet = subscriber.outlet = Outlet()
+    return subscriber, outlet
+
+
+async def test_while_catching_up_it_takes_from_the_history() -> None:
+    """In pages of the limit, with nothing queued, and nobody woken: it is its outlet's to come back."""
+    subscriber, outlet = catching_up_with(await history(*"abcde"))
+    assert (subscriber.waiting, len(subscriber), subscriber.queued_bytes) == (True, 0, 0)
+    pages = []
+    while subscriber.waiting:
+        pages.append(data_of(subscriber.take(2 * len(block(1, "a")))))
+    assert pages == [["a", "b"], ["c", "d"], ["e"]]
+    assert outlet.calls == []
+
+
+async def test_it_waits_for_what_is_published_while_it_catches_up() -> None:
+    """What comes is ahead of it in the history: it is done when it has the newest, and not before."""
+    memory = await history("a")
+    subscriber, _ = catching_up_with(memory)
+    assert data_of(subscriber.take(ALL)) == ["a"]
+    assert not subscriber.waiting
+    await publish(memory, "b")
+    assert subscriber.waiting
+    assert data_of(subscriber.take(ALL)) == ["b"]
+    assert not subscriber.waiting
+
+
+async def test_once_live_it_takes_what_it_is_offered() -> None:
+    """And asks the history no more."""
+    memory = await history("a")
+    subscriber, outlet = catching_up_with(memory)
+    subscriber.take(ALL)
+    subscriber.go_live()
+    await publish(memory, "kept elsewhere")
+    assert (subscriber.catching_up, subscriber.waiting) == (None, False)
+    offer(subscriber, "b")
+    assert outlet.calls == ["ready"]
+    assert data_of(subscriber.take(ALL)) == ["b"]
+
+
+@pytest.mark.parametrize("reason", list(CloseReason))
+async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason) -> None:
+    """Whatever for: what is left is in the history, for when it comes back."""
+    subscriber, outlet = catching_up_with(await history("a", "b"))
+    subscriber.close(reason)
+    assert (subscriber.closed, subscriber.catching_up, subscriber.waiting) == (reason, None, False)
+    assert list(subscriber.take(ALL)) == []
+    assert outlet.calls == [f"end {reason}"]
+
+
+# What is known of a subscriber when somebody asks.
+
+
+def test_what_was_taken_and_what_was_dropped_are_counted() -> None:
+    """The news of a loss is one of the events; an event is dropped once, whatever is told of it."""
+    subscriber, _, _ = subscriber_with(Overflow.DROP_OLDEST)
+    offer(subscriber, "a", "b", "c", "d", "e")
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (3, 0, 2)
+    subscriber.take(ALL)
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (0, 4, 2)
+    offer(subscriber, "f", "g", "h", "i")
+    subscriber.take(1)
+    assert (subscriber.behind, subscriber.taken, subscriber.dropped) == (3, 5, 3)
+
+
+def test_an_event_that_was_replaced_is_not_dropped() -> None:
+    """It is no loss."""
+    subscriber, _, _ = subscriber_with(Overflow.CONFLATE)
+    offer(subscriber, "a", "b", "c", key="k")
+    assert (subscriber.behind, subscriber.dropped) == (1, 0)
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
+    """And nothing does when nothing waits."""
+    subscriber, _, _ = subscriber_with(overflow)
+    assert subscriber.oldest is None
+    offer(subscriber, "a", "b")
+    assert subscriber.oldest == 1_700_000_000.0
+    subscriber.take(ALL)
+    assert subscriber.oldest is None
+
+
+@pytest.mark.parametrize("reason", CloseReason)
+def test_the_outlet_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
+    """So that it can say what was left."""
+    subscriber, outlet, _ = subscriber_with()
+    offer(subscriber, "a", "b")
+    found: list[int] = []
+    outlet.on_end = lambda: found.append(len(subscriber))
+    subscriber.close(reason)
+    assert found == [2]
+
+
+def test_what_waits_is_given_to_who_is_let_go_in_peace() -> None:
+    """And to nobody else: to one that was revoked least of all."""
+    kept = []
+    for reason in CloseReason:
+        subscriber, _, _ = subscriber_with()
+        offer(subscriber, "a", "b")
+        subscriber.close(reason)
+        if subscriber.waiting:
+            kept.append(reason.value)
+    assert kept == ["drain", "expired", "lifetime", "dismissed"]

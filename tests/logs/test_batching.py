@@ -1,0 +1,104 @@
+"""Lines that are gathered: all are told, in order, with the times at which they were said."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sse_broadcast.logs.batching import PAUSE, Gathered
+from tests.support.sockets import until
+
+logger = logging.getLogger("sse_broadcast.test")
+
+FACTS = {"n": 1}.copy
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger.name)
+    return caplog
+
+
+async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixture) -> None:
+    """None at once, and all of them after a moment."""
+    gathered = Gathered(logger)
+    for number in range(3):
+        gathered.say("line %(n)d", {"n": number}.copy)
+    assert log.messages == []
+    await until(lambda: bool(log.messages))
+    assert log.messages == ["line 0", "line 1", "line 2"]
+    assert [record.args for record in log.records] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert {(record.name, record.levelname) for record in log.records} == {(logger.name, "INFO")}
+
+
+async def test_a_line_has_the_time_at_which_it_was_said(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one at which it was told."""
+    gathered, clock = Gathered(logger), [1_700_000_000.25]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    gathered.say("x", FACTS)
+    clock[0] += 60
+    gathered.close()
+    (record,) = log.records
+    assert (record.created, record.msecs) == (1_700_000_000.25, 250)
+
+
+async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -> None:
+    """Made by whoever makes records in this program, who sees what it says."""
+    made: list[tuple[object, object]] = []
+
+    class Known(logging.LogRecord):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append((self.msg, self.args))
+
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(Known)
+    try:
+        gathered = Gathered(logger)
+        gathered.say("%(n)d first", FACTS)
+        gathered.say("second", {"n": 2}.copy)
+        gathered.close()
+    finally:
+        logging.setLogRecordFactory(before)
+    assert made == [("%(n)d first", {"n": 1}), ("second", {"n": 2})]
+    assert [type(record) for record in log.records] == [Known, Known]
+
+
+async def test_those_that_come_later_are_told_later(log: pytest.LogCaptureFixture) -> None:
+    """By a timer that is set anew, and by none while nothing waits."""
+    gathered = Gathered(logger)
+    for number in range(3):
+        gathered.say("x", FACTS)
+        assert gathered._timer is not None
+        await until(lambda count=number: len(log.messages) > count)  # type: ignore[misc]
+        assert gathered._timer is None
+
+
+async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCaptureFixture) -> None:
+    """Nor when the level is raised while the line waits."""
+    gathered = Gathered(logger)
+
+    def facts() -> Mapping[str, object]:
+        pytest.fail("were asked for")
+
+    gathered.say("x", facts)
+    log.set_level(logging.WARNING, logger.name)
+    gathered.close()
+    assert log.messages == []
+
+
+async def test_the_end_loses_no_line(log: pytest.LogCaptureFixture) -> None:
+    """What waits is told at the end, and what comes behind it at once; the timer is none any more."""
+    gathered = Gathered(logger)
+    gathered.say("before", FACTS)
+    gathered.close()
+    assert log.messages == ["before"]
+    gathered.say("behind", FACTS)
+    assert log.messages == ["before", "behind"]
+    await asyncio.sleep(2 * PAUSE)
+    assert log.messages == ["before", "behind"]

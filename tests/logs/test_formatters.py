@@ -1,0 +1,165 @@
+"""Formats: a record as a line."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config.schema import Overflow
+from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts, utc
+from sse_broadcast.quantity import Count
+
+WHEN = 1_795_381_966.0429
+"""In UTC, 2026-11-22T21:12:46.042Z."""
+
+
+def record(
+    message: str, *args: object, level: int = logging.INFO, fault: BaseException | None = None
+) -> logging.LogRecord:
+    exc_info = None if fault is None else (type(fault), fault, fault.__traceback__)
+    made = logging.LogRecord("sse_broadcast.x", level, "x.py", 1, message, args, exc_info)
+    made.created = WHEN
+    return made
+
+
+def fail() -> None:
+    raise ValueError("two\nlines")
+
+
+def raised() -> BaseException:
+    with pytest.raises(ValueError) as raised:
+        fail()
+    return raised.value
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have local time be another than UTC."""
+    with monkeypatch.context() as context:
+        context.setenv("TZ", "XXX-13")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_away")
+def test_a_time_is_utc_with_milliseconds() -> None:
+    """Wherever the server is, and cut, not rounded into the next second."""
+    assert time.timezone == -13 * 3600
+    assert utc(WHEN) == "2026-11-22T21:12:46.042Z"
+    assert utc(0.9999) == "1970-01-01T00:00:00.999Z"
+    assert utc(5) == "1970-01-01T00:00:05.000Z"
+
+
+def test_text_is_for_people() -> None:
+    """When, how bad, who says it, and what."""
+    line = TextFormat().format(
+        record("%(count)d of %(what)s", {"count": 3, "what": "x"}, level=logging.ERROR)
+    )
+    assert line == "2026-11-22T21:12:46.042Z ERROR sse_broadcast.x: 3 of x"
+
+
+def test_a_traceback_follows_its_text() -> None:
+    """On lines of its own, as people are used to."""
+    lines = TextFormat().format(record("broken", fault=raised())).split("\n")
+    assert lines[:2] == [
+        "2026-11-22T21:12:46.042Z INFO sse_broadcast.x: broken",
+        "Traceback (most recent call last):",
+    ]
+    assert lines[-2:] == ["ValueError: two", "lines"]
+
+
+def test_a_traceback_moves_no_cursor() -> None:
+    """What was raised may quote what a client has sent."""
+    text = TextFormat().format(record("broken", fault=ValueError("\x1b[2J\r\u202e")))
+    assert text.endswith("\nValueError: \\x1b[2J\\r\\u202e")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("é € \U0001f600", "é € \U0001f600"),
+        ("one\nINFO another", "one\\nINFO another"),
+        ("\r\x1b[2Jgone\x00", "\\r\\x1b[2Jgone\\x00"),
+        ("\u2028\udcff'\"\\", "\\u2028\\udcff'\"\\"),
+    ],
+)
+def test_what_a_message_quotes_stays_in_its_line(said: str, shown: str) -> None:
+    """Nobody writes lines of their own into the log, or moves the terminal's cursor."""
+    assert TextFormat().format(record("%(said)s", {"said": said})).endswith(f": {shown}")
+
+
+def test_json_has_the_facts_as_members() -> None:
+    """Behind what every line has, each as JSON has it."""
+    line = JsonFormat().format(
+        record(
+            "%(id)s of %(channels)s",
+            {"id": "a-1", "channels": ("b", "c"), "lag": None, "seconds": 0.5, "overflow": Overflow.CONFLATE},
+        )
+    )
+    assert line == (
+        '{"time":"2026-11-22T21:12:46.042Z","level":"info","logger":"sse_broadcast.x",'
+        '"message":"a-1 of (\'b\', \'c\')","id":"a-1","channels":["b","c"],"lag":null,"seconds":0.5,'
+        '"overflow":"conflate"}'
+    )
+
+
+def test_a_traceback_is_one_member() -> None:
+    """So that a line is a record."""
+    line = JsonFormat().format(record("broken", fault=raised()))
+    assert "\n" not in line
+    said = json.loads(line)
+    assert list(said) == ["time", "level", "logger", "message", "exception"]
+    assert said["exception"].startswith("Traceback (most recent call last):\n")
+    assert said["exception"].endswith("ValueError: two\nlines")
+
+
+def test_a_stack_is_one_member() -> None:
+    """Where somebody asked for it."""
+    made = record("here")
+    made.stack_info = "Stack (most recent call last):\n  x"
+    assert json.loads(JsonFormat().format(made))["stack"] == made.stack_info
+    assert TextFormat().format(made).endswith(f": here\n{made.stack_info}")
+
+
+def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
+    """Whatever it is called."""
+    said = json.loads(JsonFormat().format(record("a %(level)s", {"level": "spirit", "time": 1, "x": 2})))
+    assert (said["level"], said["time"], said["message"], said["x"]) == ("info", utc(WHEN), "a spirit", 2)
+
+
+@pytest.mark.parametrize(
+    ("fact", "shown"),
+    [
+        ("\udcff\u2028é", "\udcff\u2028é"),
+        ("\u2028é", "\u2028é"),
+        (ValueError("why"), "why"),
+        (float("nan"), None),
+        (Count(1, "reader"), 1),
+        ({("a",): 1, "b": 2}, {"('a',)": 1, "b": 2}),
+    ],
+)
+def test_json_takes_any_fact(fact: Any, shown: Any) -> None:
+    """In ASCII, which survives whatever carries it; what JSON has no form for is told in its own words."""
+    line = JsonFormat().format(record("%(x)s", {"x": fact}))
+    assert line.isascii()
+    assert json.loads(line)["x"] == shown
+
+
+@pytest.mark.parametrize("args", [(), ("x",), (1, 2)])
+def test_a_message_of_others_has_no_facts(args: tuple[object, ...]) -> None:
+    """Only what is told by name."""
+    made = record("%s " * len(args), *args)
+    assert facts(made) == {}
+    assert len(json.loads(JsonFormat().format(made))) == 4
+
+
+def test_an_exception_that_was_none_is_not_told() -> None:
+    """`exc_info=True` where nothing was raised."""
+    made = record("x")
+    made.exc_info = sys.exc_info()
+    assert TextFormat().format(made).endswith(": x")

@@ -1,0 +1,227 @@
+"""Log: from a logger's words to standard error, and what it leaves as it was."""
+
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config.schema import LogFormat, LogLevel
+from sse_broadcast.logs import pipeline as module
+from sse_broadcast.logs.formatters import JsonFormat, TextFormat
+from sse_broadcast.logs.pipeline import LIMITED, Handler, Log
+from sse_broadcast.logs.rate_limit import MOST
+from tests.support.sockets import PATIENCE
+
+logger = logging.getLogger("tests.logs")
+
+
+KNOWN = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""What says how much a record knows of where it was made."""
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave logging as pytest has it."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers.copy()
+    known = {name: getattr(logging, name) for name in KNOWN if hasattr(logging, name)}
+    yield
+    assert root.handlers == handlers
+    root.setLevel(level)
+    for name, value in known.items():
+        setattr(logging, name, value)
+
+
+def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Give what is on standard error, which is all JSON."""
+    out, err = capfd.readouterr()
+    assert out == ""
+    return [json.loads(line) for line in err.splitlines()]
+
+
+def messages(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return [line["message"] for line in lines(capfd)]
+
+
+def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    """From the level on, in order, and all of it when the log is closed."""
+    with Log(LogLevel.INFO, LogFormat.JSON):
+        for number in range(1000):
+            logger.info("line %(number)d", {"number": number})
+            logger.debug("less")
+        logging.getLogger("another").error("worse")
+    said = lines(capfd)
+    assert [line["number"] for line in said[:-1]] == list(range(1000))
+    assert (said[-1]["logger"], said[-1]["level"], said[-1]["message"]) == ("another", "error", "worse")
+
+
+def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
+    """A line each."""
+    with Log(LogLevel.WARNING, LogFormat.TEXT):
+        logger.info("less")
+        logger.warning("half of a pair: %(it)s", {"it": "\ud800"})
+    _, err = capfd.readouterr()
+    assert err.partition(" ")[2] == "WARNING tests.logs: half of a pair: \\ud800\n"
+
+
+@pytest.mark.parametrize(
+    ("format", "terminal", "kind"),
+    [
+        (LogFormat.AUTO, True, TextFormat),
+        (LogFormat.AUTO, False, JsonFormat),
+        (LogFormat.TEXT, False, TextFormat),
+        (LogFormat.JSON, True, JsonFormat),
+    ],
+)
+def test_text_is_for_a_terminal(format: LogFormat, kind: type, *, terminal: bool) -> None:
+    """And JSON for what is none, unless another is asked for."""
+    ends = pty.openpty() if terminal else os.pipe()
+    try:
+        assert type(module._formatter(format, ends[1])) is kind
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None:
+    """It says so, also where the level alone would not show it."""
+    with Log(LogLevel.ERROR, LogFormat.JSON) as log:
+        for _ in range(2):
+            logger.debug("hidden")
+            log.switch_debug()
+            logger.debug("shown")
+            log.switch_debug()
+        logger.warning("hidden")
+        logger.error("shown")
+    on, off = "debug is on, until it is switched off again", "debug is off: the level is error"
+    assert messages(capfd) == [on, "shown", off, on, "shown", off, "shown"]
+
+
+def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """Unless debug is on: then it holds when that is off."""
+    with Log(LogLevel.ERROR, LogFormat.JSON) as log:
+        log.set_level(LogLevel.INFO)
+        logger.info("shown")
+        log.switch_debug()
+        log.set_level(LogLevel.WARNING)
+        logger.debug("shown")
+        log.switch_debug()
+        logger.info("hidden")
+        logger.warning("shown")
+    said = messages(capfd)
+    assert [message for message in said if "debug" not in message] == ["shown"] * 3
+    assert said[-2] == "debug is off: the level is warning"
+
+
+def test_a_line_that_cannot_be_formatted_is_told() -> None:
+    """By its template, with the fault, and nobody who logs has it raised."""
+    put: list[bytes] = []
+    handler = Handler(put.append)
+    handler.setFormatter(JsonFormat())
+    for message, facts in (("%(missing)d", {"other": 1}), ("%(lines)d", {"lines": "many"}), ("after", {})):
+        handler.handle(logging.makeLogRecord({"name": "tests.logs", "msg": message, "args": facts}))
+    first, second, after = map(json.loads, put)
+    assert first["message"] == "a line of tests.logs cannot be formatted: %(missing)d"
+    assert (first["level"], first["logger"]) == ("error", "sse_broadcast.logs")
+    assert first["exception"].endswith("KeyError: 'missing'")
+    assert "TypeError" in second["exception"]
+    assert after["message"] == "after"
+
+
+def test_what_python_warns_of_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    """While the log is open; before and behind, Python prints it as ever."""
+    before = warnings.showwarning
+    with warnings.catch_warnings(), Log(LogLevel.INFO, LogFormat.JSON):
+        warnings.simplefilter("default")
+        warnings.warn("mind the gap", RuntimeWarning, stacklevel=1)
+    (line,) = lines(capfd)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "RuntimeWarning: mind the gap" in line["message"]
+    assert warnings.showwarning is before
+
+
+def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str]) -> None:
+    """Also those of the loop and of aiohttp; without the log they are as they were."""
+    loggers = [logging.getLogger(name) for name in LIMITED]
+    with Log(LogLevel.INFO, LogFormat.JSON):
+        for each in loggers:
+            for _ in range(MOST + 1):
+                each.error("SSL handshake failed")
+    assert len(messages(capfd)) == MOST * len(LIMITED)
+    assert [each.filters for each in loggers] == [[]] * len(LIMITED)
+
+
+def test_where_there_is_no_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing fails: the number 2 may be another file's by then."""
+    monkeypatch.setattr(sys, "__stderr__", None)
+    with Log(LogLevel.INFO, LogFormat.JSON) as log:
+        assert str(Path(f"/proc/self/fd/{log._descriptor}").readlink()) == os.devnull
+        logger.info("nowhere")
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_it_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
+    """Once it is closed."""
+    before = descriptors()
+    with Log(LogLevel.INFO, LogFormat.JSON):
+        assert descriptors() == before + 1
+    assert descriptors() == before
+
+
+def test_a_record_may_be_logged_while_another_is() -> None:
+    """As a destructor does: there is no lock that its thread could be holding, or another's."""
+    put: list[bytes] = []
+    handler = Handler(put.append)
+
+    class Fact:
+        def __str__(self) -> str:
+            handler.handle(logging.makeLogRecord({"msg": "inner"}))
+            return "outer"
+
+    record = logging.makeLogRecord({"msg": "%(it)s", "args": {"it": Fact()}})
+    thread = threading.Thread(target=handler.handle, args=[record], daemon=True)
+    with handler.lock:  # type: ignore[union-attr]
+        thread.start()
+        thread.join(PATIENCE)
+    assert put == [b"inner\n", b"outer\n"]
+
+
+LIBRARY = """
+import asyncio, logging, threading
+root = logging.getLogger()
+async def main():
+    from sse_broadcast import Broadcaster, Config, create_app
+    create_app(Config(log_level="debug", log_format="json"))
+    broadcaster = Broadcaster()
+    await broadcaster.broadcast("x")
+    await broadcaster.close(timeout=1)
+asyncio.run(main())
+assert (root.handlers, root.level) == ([], logging.WARNING)
+assert threading.active_count() == 1
+assert all(logging.getLogger(name).filters == [] for name in ("asyncio", "aiohttp.server", "aiohttp.web"))
+"""
+
+
+def test_the_library_configures_no_logging() -> None:
+    """A program that has it has a log of its own."""
+    subprocess.run([sys.executable, "-c", LIBRARY], check=True, timeout=60)
+
+
+def test_a_record_knows_no_more_than_lines_tell(caplog: pytest.LogCaptureFixture) -> None:
+    """To find out who calls, in which thread, costs more than to write it would."""
+    with Log(LogLevel.INFO, LogFormat.JSON):
+        logging.getLogger("x").info("y")
+    (record,) = caplog.records
+    assert (record.thread, record.process, record.lineno) == (None, None, 0)

@@ -1,0 +1,592 @@
+"""Rates: what one may open and publish in a second, and what is said beyond."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.config.schema import CallerRule, Config
+from sse_broadcast.server.access import rate_limits as limits_module
+from sse_broadcast.server.access.rate_limits import PACK, Buckets, Limits, share_name
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect, Serve
+from tests.server import blocks
+from tests.support.clock import Clock, stopped
+from tests.support.sockets import RawClient, until
+
+ANYONE = Access()
+ONE, OTHER = Access(subject="one"), Access(subject="other")
+HERE, THERE = "192.0.2.1", "2001:db8::/64"
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+
+
+# Rates and times here are powers of two and their sums, so that nothing is rounded. What rounding does is to
+# refuse the last event of a burst for an instant.
+
+clock = pytest.fixture(stopped)
+
+
+def publishing(rate: int = 8, burst: int = 100) -> Limits:
+    return Limits(Config(publish_rate=rate, publish_burst=burst, max_batch=burst or 1))
+
+
+def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
+    """Say how often it can be done before it is refused."""
+    for count in range(most):
+        try:
+            publish()
+        except Problem:
+            return count
+    return most
+
+
+def left(limits: Limits, address: str | None, access: Access = ANYONE) -> int:
+    """Say how many events an address or a token may still publish at this moment, and publish them."""
+    return taken(lambda: limits.publish(1, address=address, access=access))
+
+
+# Shares.
+
+
+def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
+    """One that shows none has that of its address; a configured caller is no subject of its name."""
+    named = [
+        share_name(Access(subject="a", id="1"), address=HERE),
+        share_name(Access(subject="a", id="2"), address=THERE),
+        share_name(Access(subject="a", static=True), address=HERE),
+        share_name(Access(id="1"), address=HERE),
+        share_name(ANYONE, address=THERE),
+        share_name(ANYONE, address=None),
+    ]
+    assert named == ["subject a", "subject a", "caller a", f"address {HERE}", f"address {THERE}", ""]
+
+
+def test_the_name_of_a_share_is_short() -> None:
+    """However long a subject is, and two that are long are two."""
+    one, other = (share_name(Access(subject="x" * 5000 + end), address=None) for end in "ab")
+    assert len(one) == len(other) == 64
+    assert one != other
+
+
+# Events.
+
+
+def test_a_burst_and_then_the_rate(clock: Clock) -> None:
+    """A bucket is full in the beginning, gets what the rate gives, and no more than it holds."""
+    limits = publishing(rate=8, burst=100)
+    assert left(limits, HERE) == 100
+    clock.forward(0.5)
+    assert left(limits, HERE) == 4
+    clock.forward(0.125)
+    assert left(limits, HERE) == 1
+    clock.forward(0.0625)
+    assert left(limits, HERE) == 0
+    clock.forward(3600)
+    assert left(limits, HERE) == 100
+
+
+def test_an_address_and_a_token_have_a_bucket_each(clock: Clock) -> None:
+    """Whoever it shares the other with; who is anonymous has that of its address alone."""
+    limits = publishing(burst=10)
+    assert left(limits, HERE) == 10
+    assert left(limits, THERE) == 10
+    assert left(limits, None, ONE) == 10
+    assert left(limits, "192.0.2.2", ONE) == 0
+    assert left(limits, HERE, OTHER) == 0
+    assert left(limits, "192.0.2.2", OTHER) == 10
+
+
+def test_who_has_neither_is_not_limited() -> None:
+    """Loopback, and UNIX sockets, without a credential."""
+    limits = publishing(burst=1)
+    assert taken(lambda: limits.publish(1, address=None, access=ANYONE)) == 10_000
+    assert taken(lambda: limits.publish(50, address=None, access=ANYONE)) == 10_000
+
+
+def test_a_rate_of_0_is_none() -> None:
+    """Neither of events nor of streams."""
+    limits = Limits(Config(publish_rate=0, subscribe_rate=0, publish_burst=1, subscribe_burst=1))
+    assert taken(lambda: limits.publish(1000, address=HERE, access=ONE)) == 10_000
+    assert taken(limits.stream) == 10_000
+    assert limits.publish_wait(1000, address=HERE, access=ONE) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Access(subject="a", id="b"), Access(subject="a", id="c")),
+        (Access(subject="a", id="b"), Access(subject="a:b")),
+        (Access(subject="a:1", id="b"), Access(subject="a", id="1:b")),
+        (Access(subject=""), Access(subject="", id="b")),
+        (Access(subject="x" * 300), Access(subject="x" * 301)),
+        (Access(subject="x" * 300 + "\udcff"), Access(subject="x" * 300 + "\udcfe")),
+    ],
+)
+def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Access, other: Access) -> None:
+    """However these are written, and however long."""
+    limits = publishing(burst=10)
+    assert left(limits, None, one) == 10
+    assert left(limits, None, other) == 10
+    assert left(limits, None, one) == 0
+
+
+def test_whether_one_event_may_be_published_is_asked_and_not_counted(clock: Clock) -> None:
+    """Of the token and of the address, of either of which none may be left."""
+    limits = publishing(rate=1, burst=2)
+    ann, bob = Access(subject="ann"), Access(subject="bob")
+    for _ in range(3):
+        limits.require_some(address="192.0.2.1", access=ann)
+    limits.publish(2, address="192.0.2.1", access=ann)
+    with pytest.raises(Problem, match="one token may publish 1 event in a second"):
+        limits.require_some(address="192.0.2.2", access=ann)
+    with pytest.raises(Problem, match="one address may publish 1 event in a second"):
+        limits.require_some(address="192.0.2.1", access=bob)
+    limits.require_some(address="192.0.2.2", access=bob)
+    limits.require_some(address=None, access=bob)
+    with pytest.raises(Problem, match="one token may publish 1 event in a second"):
+        limits.require_some(address=None, access=ann)
+    clock.forward(1)
+    limits.require_some(address="192.0.2.1", access=ann)
+
+
+def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
+    """What it was refused by has given nothing, and neither has what would have allowed it."""
+    limits = publishing(burst=100)
+    limits.publish(60, address=HERE, access=ANYONE)
+    limits.publish(30, address=None, access=ONE)
+    for _ in range(5):
+        with pytest.raises(Problem, match="one address"):
+            limits.publish(41, address=HERE, access=ONE)
+    limits.publish(30, address=None, access=ONE)
+    for _ in range(5):
+        with pytest.raises(Problem, match="one token"):
+            limits.publish(41, address=THERE, access=ONE)
+    assert left(limits, HERE) == 40
+    assert left(limits, THERE) == 100
+    assert left(limits, None, ONE) == 40
+
+
+@pytest.mark.parametrize(
+    ("address", "access", "whose"), [(HERE, ANYONE, "address"), (None, ONE, "token"), (HERE, ONE, "token")]
+)
+@pytest.mark.parametrize(
+    ("gone", "count", "after"), [(0.0, 1, 1), (0.0, 8, 1), (0.0, 9, 2), (0.0, 100, 13), (12.4375, 100, 1)]
+)
+def test_a_refusal_says_what_is_allowed_and_when(
+    clock: Clock, address: str | None, access: Access, whose: str, gone: float, count: int, after: int
+) -> None:
+    """429, whose events are too many, the settings, and the whole seconds until so many may be published."""
+    limits = publishing(rate=8, burst=100)
+    limits.publish(100, address=address, access=access)
+    clock.forward(gone)
+    with pytest.raises(Problem) as refused:
+        limits.publish(count, address=address, access=access)
+    problem = refused.value
+    assert (problem.status, problem.headers) == (429, {"Retry-After": str(after)})
+    assert problem.detail == (
+        f"publish_rate: one {whose} may publish 8 events in a second, after 100 at once (publish_burst);"
+        f" try again in {after} s"
+    )
+    clock.forward(after)
+    limits.publish(count, address=address, access=access)
+
+
+@pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (None, ONE), (HERE, ONE)])
+def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, access: Access) -> None:
+    """So many seconds later, and not before, so many events are allowed; to be told takes nothing."""
+    limits = publishing(rate=8, burst=100)
+    assert limits.publish_wait(100, address=address, access=access) == 0.0
+    for _ in range(3):
+        assert limits.publish_wait(32, address=address, access=access) == 4.0
+    clock.forward(3.875)
+    assert limits.publish_wait(32, address=address, access=access) == 0.125
+    clock.forward(0.125)
+    assert limits.publish_wait(32, address=address, access=access) == 0.0
+    assert limits.publish_wait(1, address=address, access=access) == 0.125
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "portion"),
+    [(5000, 50_000, 250), (100_000, 10**6, 256), (1, 10, 1), (1000, 7, 7), (0, 1, 256)],
+)
+def test_who_may_be_slowed_publishes_in_portions(rate: int, burst: int, portion: int) -> None:
+    """A twentieth of a second's, so that they flow, and no more than a bucket holds."""
+    assert publishing(rate, burst).portion(256) == portion
+
+
+@pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (HERE, ONE)])
+def test_who_is_refused_for_no_time_at_all_is_refused(
+    clock: Clock, address: str | None, access: Access
+) -> None:
+    """Of what rounding leaves, nothing may be taken: the limiter says 0.0 here, and that it refuses."""
+    clock.now = 0.1
+    limits, count = publishing(rate=5, burst=7), 0
+    for _ in range(50):
+        wait = limits.publish_wait(1, address=address, access=access)
+        count += wait == 0.0
+        clock.forward(wait)
+    assert count <= 7 + 5 * (clock.now - 0.1)
+    assert clock.now > 0.1
+
+
+@given(start=st.floats(0, 2000), rate=st.integers(1, 60), burst=st.integers(1, 20))
+@example(start=0.1, rate=5, burst=7)
+@example(start=0.1, rate=3, burst=15)
+def test_to_ask_a_bucket_is_to_know_what_taking_would_give(start: float, rate: int, burst: int) -> None:
+    """Whatever is rounded: who is told that it has so many gets them, and who is not is refused."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = stopped(patch)
+        clock.now = start
+        buckets = Buckets(rate, burst)
+        for count in range(40):
+            lacks = buckets.lacks("k", 1 + count % burst)
+            wait = buckets.take("k", 1 + count % burst)
+            assert (lacks > 0.0) is (wait > 0.0)
+            assert lacks == pytest.approx(wait, abs=2e-6)
+            clock.forward(wait)
+
+
+@given(
+    rate=st.integers(1, 50),
+    burst=st.integers(1, 50),
+    steps=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50), st.booleans(), st.booleans()), max_size=60),
+)
+def test_no_way_of_asking_gives_more_than_burst_and_rate(
+    rate: int, burst: int, steps: list[tuple[float, int, bool, bool]]
+) -> None:
+    """Of no bucket, by whatever mixture of batches and waits, one and several publishers."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = stopped(patch)
+        limits, given_to = publishing(rate, burst), {"address": 0, "token": 0}
+        for pause, count, by_address, by_token in steps:
+            clock.forward(pause)
+            address, access = HERE if by_address else None, ONE if by_token else ANYONE
+            if limits.publish_wait(count, address=address, access=access) == 0.0:
+                given_to["address"] += count * by_address
+                given_to["token"] += count * by_token
+            most = burst + rate * (clock.now - 1024.0) + 1e-6
+            assert max(given_to.values()) <= most
+
+
+def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that was not asked for the longest is forgotten, and is full again; the others are not."""
+    monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
+    buckets = Buckets(1, 10)
+    for key in "abc":
+        assert buckets.take(key, 10) == 0.0
+    assert buckets.take("a", 1) > 0.0
+    assert buckets.lacks("c", 1) > 0.0
+    buckets.take("d", 1)
+    assert [buckets.lacks(key, 10) > 0.0 for key in "abc"] == [True, False, True]
+
+
+def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: a token that has published its events waits, wherever it comes from."""
+    monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
+    limits = publishing(burst=10)
+    assert left(limits, HERE, ONE) == 10
+    for number in range(100):
+        limits.publish(1, address=f"198.51.100.{number}", access=ANYONE)
+    assert left(limits, THERE, ONE) == 0
+
+
+def test_who_is_refused_makes_nobody_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To be refused takes no place in the table."""
+    monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
+    limits = publishing(burst=10)
+    for address in ("192.0.2.1", "192.0.2.2"):
+        assert left(limits, address) == 10
+    assert left(limits, None, ONE) == 10
+    for number in range(100):
+        with pytest.raises(Problem):
+            limits.publish(1, address=f"198.51.100.{number}", access=ONE)
+    assert left(limits, "192.0.2.1") == 0
+
+
+# Streams.
+
+
+def opening(rate: int, burst: int) -> Limits:
+    return Limits(Config(subscribe_rate=rate, subscribe_burst=burst))
+
+
+@pytest.mark.parametrize("burst", [1, 2, 15, 255, 256, 1000, 20_000])
+def test_streams_are_opened_in_a_burst_and_then_at_the_rate(clock: Clock, burst: int) -> None:
+    """Everyone's together; what was counted ahead is less than a two-hundredth of the burst."""
+    limits = opening(8, burst)
+    assert taken(limits.stream, most=30_000) == burst
+    clock.forward(0.5)
+    assert taken(limits.stream) == min(4, burst)
+    clock.forward(3600)
+    limits.stream()
+    clock.forward(3600)
+    assert burst <= taken(limits.stream, most=30_000) < burst + min(PACK, 1 + burst // 200)
+
+
+def test_a_refused_stream_is_told_when(clock: Clock) -> None:
+    """429, the settings, and a second or more."""
+    limits = opening(2, 10)
+    taken(limits.stream)
+    with pytest.raises(Problem) as refused:
+        limits.stream()
+    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+    assert refused.value.detail == (
+        "subscribe_rate: 2 streams may be opened in a second, after 10 at once (subscribe_burst);"
+        " try again in 1 s"
+    )
+    clock.forward(0.375)
+    assert taken(limits.stream) == 0
+    clock.forward(0.125)
+    assert taken(limits.stream) == 1
+
+
+def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is dear beside all else of counting a stream."""
+    limits = opening(5000, 20_000)
+    asked: list[int] = []
+    take = limits._streams.take
+
+    def taking(key: str, count: int) -> float:
+        asked.append(count)
+        return take(key, count)
+
+    monkeypatch.setattr(limits._streams, "take", taking)
+    for _ in range(PACK * 3):
+        limits.stream()
+    assert asked == [PACK] * 3
+
+
+def test_admin_is_not_limited_by_what_strangers_have_of_its_address(clock: Clock) -> None:
+    """They may share a proxy that is not trusted; its token's own bucket holds, and is no part of theirs."""
+    limits = publishing(rate=8, burst=100)
+    assert left(limits, HERE) == 100
+    admin = Access(EVERYTHING, subject="operator")
+    limits.require_some(address=HERE, access=admin)
+    assert left(limits, HERE, admin) == 100
+    clock.forward(1)
+    assert left(limits, HERE, admin) == 8
+    assert left(limits, HERE) == 8
+    assert left(limits, HERE, Access({Action.PUBLISH: ("*",)}, subject="other")) == 0
+
+
+# Over HTTP.
+
+
+def of(address: str) -> str:
+    """Give the header by which a trusted proxy names a client."""
+    return f"X-Forwarded-For: {address}\r\n"
+
+
+def bearing(token: str) -> str:
+    return f"Authorization: Bearer {token}\r\n"
+
+
+async def behind_a_proxy(serve: Serve, **settings: Any) -> Server:
+    return await serve(
+        **{
+            "host": "127.0.0.1",
+            "trusted_proxies": ("127.0.0.1",),
+            "anonymous_publish": ("*",),
+            "publish_rate": 8,
+            "publish_burst": 20,
+            "max_batch": 20,
+            **settings,
+        }
+    )
+
+
+REFUSED = (
+    b'{"title":"Too Many Requests","status":429,"detail":"publish_rate: one address may publish 8 events'
+    b' in a second, after 20 at once (publish_burst); try again in %d s"}\n'
+)
+
+
+async def test_an_address_that_publishes_too_much_is_told_to_wait(
+    serve: Serve, connect: Connect, clock: Clock
+) -> None:
+    """429, with the time in the head; nothing is published, its connection stays, and others publish on."""
+    server = await behind_a_proxy(serve)
+    client = await connect(server)
+    for _ in range(20):
+        assert (await client.ask("POST", "/send", body=b"x", headers=of(HERE)))[0] == 200
+    await client.request("POST", "/send", body=b"x", headers=of(HERE))
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in head
+    assert await client.take(len(REFUSED % 1)) == REFUSED % 1
+    assert (await client.ask("POST", "/send", body=b"x", headers=of("192.0.2.2")))[0] == 200
+    assert server.broadcaster.counts.published == 21
+    clock.forward(0.125)
+    assert (await client.ask("POST", "/send", body=b"x", headers=of(HERE)))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Content-Type: application/json\r\n", json.dumps([{"message": "x"}] * 15).encode()),
+        (NDJSON, b'{"message":"x"}\n' * 15),
+    ],
+)
+async def test_a_batch_counts_as_its_events(
+    serve: Serve, connect: Connect, clock: Clock, headers: str, body: bytes
+) -> None:
+    """All of them or none; a bad one is refused for what it is, and counts nothing."""
+    server = await behind_a_proxy(serve)
+    client = await connect(server)
+    headers += of("2001:db8::7")
+    assert (await client.ask("POST", "/send", body=body.replace(b"message", b"massage"), headers=headers))[
+        0
+    ] == 422
+    assert (await client.ask("POST", "/send", body=body, headers=headers))[0] == 200
+    assert await client.ask("POST", "/send", body=body, headers=headers) == (429, REFUSED % 2)
+    for _ in range(5):
+        assert (await client.ask("POST", "/send", body=b"x", headers=of("2001:db8::8")))[0] == 200
+    assert (await client.ask("POST", "/send", body=b"x", headers=of("2001:db8::8")))[0] == 429
+    assert server.broadcaster.counts.published == 20
+
+
+async def test_this_machine_is_not_limited_by_address(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """A back end beside the server publishes what it likes."""
+    server = await behind_a_proxy(serve, trusted_proxies=())
+    client = await connect(server)
+    for _ in range(30):
+        assert (await client.ask("POST", "/send", body=b"x"))[0] == 200
+
+
+async def test_a_token_is_limited_wherever_it_comes_from(
+    serve: Serve, connect: Connect, clock: Clock
+) -> None:
+    """From this machine too; another token is another's business."""
+    callers = tuple(CallerRule(name=name, token=name * 20, publish=("*",)) for name in "ab")
+    server = await behind_a_proxy(serve, caller=callers)
+    client = await connect(server)
+    for number in range(20):
+        headers = bearing("a" * 20) + (of(f"192.0.2.{number}") if number % 2 else "")
+        assert (await client.ask("POST", "/send", body=b"x", headers=headers))[0] == 200
+    status, body = await client.ask("POST", "/send", body=b"x", headers=bearing("a" * 20) + of("192.0.2.77"))
+    assert (status, body) == (429, (REFUSED % 1).replace(b"address", b"token"))
+    assert b"aaaa" not in body
+    assert (await client.ask("POST", "/send", body=b"x", headers=bearing("b" * 20)))[0] == 200
+
+
+async def test_streams_beyond_the_rate_are_refused(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """429 to a program, a time to come back to a browser; and whoever is there notices nothing."""
+    server = await serve(subscribe_rate=1, subscribe_burst=2)
+    readers = [await connect(server), await connect(server)]
+    for reader in readers:
+        assert (await reader.subscribe()).startswith(b"HTTP/1.1 200")
+        await reader.chunk()
+    program, browser = await connect(server), await connect(server)
+    await program.request("GET", "/events")
+    head = await program.head()
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert b"\r\nRetry-After: 1\r\n" in head
+    assert b'"detail":"subscribe_rate: 1 stream may be opened' in await program.rest()
+    head = await browser.subscribe(headers="Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert re.search(rb"\r\nRetry-After: [123]\d\r\n", head)
+    assert blocks.close_block("rate", "order-7").fullmatch(await browser.rest())
+    await server.broadcaster.broadcast("x")
+    for reader in readers:
+        assert [event.data for event in await reader.events(1)] == ["x"]
+    assert server.broadcaster.counts.opened == 2
+
+
+async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, connect: Connect) -> None:
+    """503 to a program, a time to come back to a browser, until a reader has gone; others notice nothing."""
+    server = await serve(subscribed_channels=3)
+    reader, gone = await connect(server), await connect(server)
+    await reader.subscribe(path="/events/a,b*")
+    await gone.subscribe(path="/events/c")
+    await until(lambda: server.broadcaster.client_count == 2)
+    program, browser, third = [await connect(server) for _ in range(3)]
+    await program.request("GET", "/events/a,d")
+    head = await program.head()
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nRetry-After: 5\r\n" in head
+    assert await program.rest() == (
+        b'{"title":"Service Unavailable","status":503,"detail":"subscribed_channels: 3 different channels'
+        b' and patterns may be followed: 3 are, 1 more are too many"}\n'
+    )
+    head = await browser.subscribe(path="/events/*", headers="Accept: text/event-stream\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert blocks.close_block("full", None).fullmatch(await browser.rest())
+    assert (await third.subscribe(path="/events/b*,c")).startswith(b"HTTP/1.1 200 OK\r\n")
+    await until(lambda: server.broadcaster.client_count == 3)
+    for leaving in (gone, third):
+        RawClient.reset(leaving)
+    await until(lambda: server.broadcaster.client_count == 1)
+    fourth = await connect(server)
+    assert (await fourth.subscribe(path="/events/d")).startswith(b"HTTP/1.1 200 OK\r\n")
+    await until(lambda: server.broadcaster.client_count == 2)
+    await reader.chunk()
+    await server.broadcaster.broadcast("x", channels=["bb", "d"])
+    assert [event.data for event in await reader.events(1)] == ["x"]
+
+
+async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others took it meanwhile: the body ends, and whoever comes again is told why."""
+    server = await serve(subscribed_channels=1)
+    other = server.broadcaster.subscribe("other")
+    first_frames = server.broadcaster.first_frames
+
+    def meanwhile(*args: Any) -> bytes:
+        aiter(other)
+        return first_frames(*args)
+
+    monkeypatch.setattr(server.broadcaster, "first_frames", meanwhile)
+    reader = await connect(server)
+    assert (await reader.subscribe(path="/events/mine")).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert blocks.opening(id=server.broadcaster.cursor).fullmatch(await reader.chunk())
+    assert await reader.rest() == b"0\r\n\r\n"
+    assert (server.broadcaster.client_count, server.broadcaster.counts.opened) == (1, 1)
+    again = await connect(server)
+    assert (await again.ask("GET", "/events/mine"))[0] == 503
+    await other.aclose()
+
+
+async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve, connect: Connect) -> None:
+    """As many as connections may have without one; a browser is told to come back, and others stay."""
+    server = await behind_a_proxy(serve, max_connections_per_address=1, anonymous_subscribe=("*",))
+    first, second, other = await connect(server), await connect(server), await connect(server)
+    await first.subscribe(headers=of("192.0.2.1"))
+    status, answer = await second.ask("GET", "/events", headers=of("192.0.2.1"))
+    detail = "max_connections_per_address: this address has 1 stream, as many as it may"
+    assert (status, json.loads(answer)["detail"]) == (429, detail)
+    browser = await connect(server)
+    head = await browser.subscribe(headers=f"{of('192.0.2.1')}Accept: text/event-stream\r\n")
+    assert b" 200 OK\r\n" in head
+    assert b"\r\nConnection: close\r\n" in head
+    assert blocks.close_block("address", None).fullmatch(await browser.rest())
+    await other.subscribe(headers=of("192.0.2.2"))
+    first.close()
+    await until(lambda: server.broadcaster.client_count == 1)
+    again = await connect(server)
+    await again.subscribe(headers=of("192.0.2.1"))
+    assert server.broadcaster.client_count == 2
+
+
+def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
+    """Those of events and those of streams each by themselves."""
+    before = Limits(Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4))
+    assert left(before, HERE, ONE) == 4
+    assert taken(before.stream) == 4
+    same = Limits(before._config, before=before)
+    assert (left(same, HERE, ONE), taken(same.stream)) == (0, 0)
+    events = Limits(
+        Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=8, subscribe_burst=4), before=same
+    )
+    assert (left(events, HERE, ONE), taken(events.stream)) == (5, 0)
+    streams = Limits(
+        Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=16, subscribe_burst=4),
+        before=events,
+    )
+    assert (left(streams, HERE, ONE), taken(streams.stream)) == (0, 4)

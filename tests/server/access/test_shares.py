@@ -1,0 +1,162 @@
+"""Shares: what one caller may hold of what all use, and that others, and an admin, find room."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from sse_broadcast.auth.principal import EVERYTHING, Access
+from sse_broadcast.channels import Interest
+from sse_broadcast.config.schema import Config
+from sse_broadcast.metrics import Metrics, Share
+from sse_broadcast.server.access.shares import BODIES, Shares, callers_of, name_of
+from sse_broadcast.server.http.json_body import largest_body
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.services import SHARES
+from tests.conftest import Connect, Serve
+from tests.support.asking import Answer, ask, bearer
+from tests.support.credentials import STATIC, caller, static
+from tests.support.sockets import until
+
+PROXY: dict[str, Any] = {"trusted_proxies": ("127.0.0.1",), "anonymous_subscribe": ("*",), "token": STATIC}
+
+
+def shares_of(**settings: Any) -> Shares:
+    return Shares(Config(**settings), Metrics())
+
+
+def from_address(host: str) -> str:
+    return f"X-Forwarded-For: {host}\r\n"
+
+
+def test_a_request_counts_for_its_address_and_its_credential() -> None:
+    """The loopback is no address that counts, and who may administer counts for nobody."""
+    one = Access(subject="one", static=True)
+    assert callers_of(Access(), None) == ()
+    assert callers_of(Access(), "192.0.2.1") == ("192.0.2.1",)
+    assert callers_of(one, "192.0.2.1") == ("192.0.2.1", ("caller", "one", None))
+    assert callers_of(Access(EVERYTHING), None) == ()
+    assert callers_of(Access(EVERYTHING, "root", static=True), "192.0.2.1") is None
+    assert [name_of("192.0.2.1"), name_of(("subject", "a\nb", "id"))] == [
+        "address 192.0.2.1",
+        r"subject a\nb",
+    ]
+
+
+async def follow_all(serve: Serve, connect: Connect, hosts: list[str]) -> tuple[Any, dict[str, int]]:
+    """Follow one more channel from each address in turn until all are refused; return how many each has."""
+    server = await serve(**PROXY, subscribed_channels=30)
+    held, left = dict.fromkeys(hosts, 0), set(hosts)
+    while left:
+        for host in sorted(left):
+            number = sum(held.values())
+            client = await connect(server)
+            head = await client.subscribe(path=f"/events/c{number}", headers=from_address(host))
+            if head.startswith(b"HTTP/1.1 200"):
+                held[host] += 1
+                await until(lambda count=number: server.broadcaster.client_count == count + 1)  # type: ignore[misc]
+            else:
+                assert head.startswith(b"HTTP/1.1 429")
+                left.remove(host)
+    return server, held
+
+
+async def test_two_addresses_do_not_take_all_channels(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A third finds as much as each has; what was refused is counted, and told once, by whose it is."""
+    hosts = ["192.0.2.1", "192.0.2.2"]
+    with caplog.at_level(logging.WARNING, "sse_broadcast.shares"):
+        server, held = await follow_all(serve, connect, hosts)
+    assert list(held.values()) == [10, 10]
+    answer = await ask(server, "GET", "/events/other", headers=from_address(hosts[0]))
+    told = "subscribed_channels: this address would follow 11 different channels and patterns"
+    assert (answer.status, answer.detail) == (
+        429,
+        f"{told}, and leave room for 9; it may follow no more than it leaves room for",
+    )
+    third = await connect(server)
+    assert b" 200 " in await third.subscribe(path="/events/mine", headers=from_address("192.0.2.3"))
+    shared = await connect(server)
+    assert b" 200 " in await shared.subscribe(path="/events/c0,c1", headers=from_address(hosts[1]))
+    assert server.broadcaster.metrics.shares_reached == {Share.CHANNELS: 3}
+    assert [record.getMessage() for record in caplog.records] == [
+        "address 192.0.2.1 has reached its share of channels, more is refused (subscribed_channels)"
+    ]
+
+
+async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve, connect: Connect) -> None:
+    """Channels and streams, rates and the room of its address are none of its limits."""
+    server = await serve(
+        **PROXY,
+        subscribed_channels=2,
+        subscribe_rate=1,
+        subscribe_burst=2,
+        publish_rate=1,
+        publish_burst=1000,
+    )
+    for number in range(2):
+        stranger = await connect(server)
+        await stranger.subscribe(path=f"/events/c{number}")
+    await until(lambda: server.broadcaster.client_count == 2)
+    assert (await ask(server, "GET", "/events/new")).status in {429, 503}
+    for number in range(3):
+        root = await connect(server)
+        head = await root.subscribe(path=f"/events/r{number},*", headers=bearer(STATIC))
+        assert head.startswith(b"HTTP/1.1 200")
+
+
+async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Serve, connect: Connect) -> None:
+    """Nothing of it is left, however it came and went."""
+    server = await serve(**PROXY, subscribed_channels=30, caller=(caller("one", subscribe=("*",)),))
+    clients = []
+    for channels in ("a", "a", "a,b", "a,b", "b,c*"):
+        clients.append(await connect(server))
+        await clients[-1].subscribe(
+            path=f"/events/{channels}", headers=from_address("192.0.2.1") + bearer(static("one"))
+        )
+    shares = server._app[SHARES]
+    await until(lambda: server.broadcaster.client_count == 5)
+    assert [sorted(each.names) for each in shares._followers.values()] == [["a", "b", "c*"]] * 2
+    for client in clients:
+        client.close()
+    await until(lambda: not shares._followers)
+
+
+async def test_bodies_that_are_being_read_are_shared() -> None:
+    """One caller may hold a half, and whoever comes next as much as is left."""
+    shares = shares_of(max_event=1000, max_body=1000)
+    total = BODIES * largest_body(Config(max_event=1000, max_body=1000))
+    shares.hold(("a",), total // 2)
+    with pytest.raises(Problem, match="bytes of this address are being read"):
+        shares.hold(("a",), 1)
+    shares.hold(("b",), total // 4)
+    with pytest.raises(Problem, match="bytes may be read at one time"):
+        shares.hold((), total)
+    shares.hold(None, total)
+    shares.release(None, total)
+    shares.release(("a",), total // 2)
+    shares.release(("b",), total // 4)
+    assert (shares.body_bytes, shares._bytes) == (0, {})
+
+
+async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve, connect: Connect) -> None:
+    """It is told to come back, and another is let in."""
+    server = await serve(**PROXY, subscribe_rate=4, subscribe_burst=8)
+    found: list[Answer] = []
+    for host in ["192.0.2.1"] * 2:
+        client = await connect(server)
+        assert b" 200 " in await client.subscribe(headers=from_address(host))
+    found.append(await ask(server, "GET", "/events", headers=from_address("192.0.2.1")))
+    assert (found[0].status, found[0].headers["retry-after"]) == (429, "1")
+    client = await connect(server)
+    assert b" 200 " in await client.subscribe(headers=from_address("192.0.2.2"))
+
+
+async def test_what_is_followed_already_has_room_for_everyone() -> None:
+    """A caller beyond its share may follow what costs nothing more."""
+    shares = shares_of()
+    shares.follow(("a",), Interest.of("x", "y", "z"), new=3, left=3)
+    with pytest.raises(Problem, match="would follow 4"):
+        shares.follow(("a",), Interest.of("new"), new=1, left=2)
+    shares.follow(("a",), Interest.of("old"), new=0, left=0)

@@ -1,0 +1,237 @@
+"""GET /channels and GET /channels/{channel}."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from sse_broadcast import broadcaster
+from sse_broadcast.backends.memory import history
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient, until
+from tests.support.work import held_up
+
+
+async def fill(server: Server, *channels: str) -> None:
+    """Publish an event to each of these channels."""
+    for channel in channels:
+        await server.broadcaster.broadcast("x", channels=[channel])
+
+
+async def get(client: RawClient, path: str) -> Any:
+    status, body = await client.ask("GET", path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
+    """Channels with history and channels with readers, by name."""
+    server = await serve()
+    await fill(server, "b", "b", "a")
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    reader, client = await connect(server), await connect(server)
+    await reader.subscribe(path="/events/b,c")
+    await reader.chunk()
+    assert await client.ask("GET", "/channels") == (
+        200,
+        (
+            '{"channels":['
+            f'{{"channel":"a","subscribers":0,"cursor":"{epoch}-3","events":1,"oldest":"{epoch}-3"}},'
+            f'{{"channel":"b","subscribers":1,"cursor":"{epoch}-3","events":2,"oldest":"{epoch}-1"}},'
+            f'{{"channel":"c","subscribers":1,"cursor":"{epoch}-3","events":0,"oldest":null}}'
+            '],"next":null}\n'
+        ).encode(),
+    )
+
+
+async def test_a_server_without_channels_has_an_empty_page(serve: Serve, connect: Connect) -> None:
+    """A pattern is no channel."""
+    server = await serve()
+    reader, client = await connect(server), await connect(server)
+    await reader.subscribe(path="/events/*")
+    await reader.chunk()
+    assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}\n')
+
+
+async def test_a_channel_is_these_bytes(serve: Serve, connect: Connect) -> None:
+    """With a publisher's own id where the oldest event has one."""
+    server = await serve()
+    await server.broadcaster.broadcast("x", id="mine", channels=["a"])
+    client = await connect(server)
+    cursor = server.broadcaster.cursor
+    assert await client.ask("GET", "/channels/a") == (
+        200,
+        f'{{"channel":"a","subscribers":0,"cursor":"{cursor}","events":1,"oldest":"mine"}}\n'.encode(),
+    )
+
+
+@pytest.mark.parametrize("name", ["default", "never-heard-of", "AZaz09._:@~-", "x" * 128, "...", "%61"])
+async def test_any_legal_name_has_an_answer(serve: Serve, connect: Connect, name: str) -> None:
+    """Published to or not; asking makes no channel."""
+    server = await serve()
+    client = await connect(server)
+    assert await get(client, f"/channels/{name}") == {
+        "channel": name.replace("%61", "a"),
+        "subscribers": 0,
+        "cursor": server.broadcaster.cursor,
+        "events": 0,
+        "oldest": None,
+    }
+    assert server.broadcaster.channels(limit=10) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/channels/a%20b", "channel: must not contain ' ': 'a b'"),
+        ("/channels/a,b", "channel: must not contain ',': 'a,b'"),
+        ("/channels/*", "channel: must not contain '*': '*'"),
+        ("/channels/a{b}", "channel: must not contain '{': 'a{b}'"),
+        ("/channels/%7D", "channel: must not contain '}': '}'"),
+        ("/channels/a%2Fb", "channel: must not contain '/': 'a/b'"),
+        ("/channels/..", "channel: must not be '..', which clients take for a folder"),
+        ("/channels/%2e", "channel: must not be '.', which clients take for a folder"),
+        ("/channels/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
+        ("/channels/%ff", "path: is not UTF-8: '/channels/%ff'"),
+        ("/channels?limit=0", "limit: must be 1 to 1000, not '0'"),
+        ("/channels?limit=1001", "limit: must be 1 to 1000, not '1001'"),
+        ("/channels?limit=", "limit: must be 1 to 1000, not ''"),
+        ("/channels?limit=-1", "limit: must be 1 to 1000, not '-1'"),
+        ("/channels?limit=ten", "limit: must be 1 to 1000, not 'ten'"),
+        ("/channels?limit=%C2%B2", "limit: must be 1 to 1000, not '\\xb2'"),
+        ("/channels?limit=" + "9" * 5000, f"limit: must be 1 to 1000, not '{'9' * 80}'"),
+        ("/channels?limit=0000000019", "limit: must be 1 to 1000, not '0000000019'"),
+        (
+            "/channels?limit=000000001" + "9" * 5000,
+            f"limit: must be 1 to 1000, not '000000001{'9' * 71}'",
+        ),
+        ("/channels?limit=1&limit=1", "limit: is given 2 times"),
+        ("/channels?after=a&after=b", "after: is given 2 times"),
+        ("/channels?prefx=a", "prefx: unknown parameter; prefix was meant?"),
+        ("/channels?limits=3", "limits: unknown parameter; limit was meant?"),
+    ],
+)
+async def test_what_cannot_be_asked_is_refused(
+    serve: Serve, connect: Connect, path: str, detail: str
+) -> None:
+    """400, naming the parameter, the value and the character."""
+    server = await serve()
+    client = await connect(server)
+    status, body = await client.ask("GET", path)
+    assert (status, json.loads(body)["detail"]) == (400, detail)
+
+
+async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
+    """`next` is what `after` takes; null on the last page, though that be a full one."""
+    server = await serve()
+    names = [f"n{number:03}" for number in range(250)]
+    await fill(server, *reversed(names))
+    client = await connect(server)
+    for limit, sizes in (("", [100, 100, 50]), ("limit=125", [125, 125]), ("limit=1000", [250])):
+        seen: list[str] = []
+        after: str | None = ""
+        for size in sizes:
+            page = await get(client, f"/channels?after={after}&{limit}")
+            assert len(page["channels"]) == size
+            seen += [channel["channel"] for channel in page["channels"]]
+            after = page["next"]
+            assert after in {None, seen[-1]}
+        assert (seen, after) == (names, None)
+
+
+async def test_a_prefix_is_a_prefix_and_no_pattern(serve: Serve, connect: Connect) -> None:
+    """It pages as the whole does, and what begins no channel has an empty page."""
+    server = await serve()
+    await fill(server, "orders.2", "order", "orders.10", "prices.1", "x.orders.3")
+    client = await connect(server)
+
+    async def names(query: str) -> tuple[list[str], str | None]:
+        page = await get(client, f"/channels?{query}")
+        return [channel["channel"] for channel in page["channels"]], page["next"]
+
+    assert await names("prefix=orders.") == (["orders.10", "orders.2"], None)
+    assert await names("prefix=order&limit=2") == (["order", "orders.10"], "orders.10")
+    assert await names("prefix=order&limit=2&after=orders.10") == (["orders.2"], None)
+    assert await names("prefix=orders.*") == ([], None)
+    assert await names("prefix=%C3%A9") == ([], None)
+    assert await names("after=prices.1") == (["x.orders.3"], None)
+    assert await names("after=zzz") == ([], None)
+    assert await names("prefix=&after=&limit=1") == (["order"], "order")
+
+
+async def test_a_channels_cursor_is_where_to_begin(serve: Serve, connect: Connect) -> None:
+    """`since` with it starts right after what was published before it was asked for."""
+    server = await serve()
+    await fill(server, "a")
+    client, reader = await connect(server), await connect(server)
+    cursor = (await get(client, "/channels/a"))["cursor"]
+    await server.broadcaster.broadcast("elsewhere")
+    await server.broadcaster.broadcast("next", channels=["a"])
+    await reader.subscribe(path=f"/events/a?since={cursor}")
+    assert [event.data for event in await reader.events(1)] == ["next"]
+
+
+async def test_what_is_evicted_is_held_no_more(serve: Serve, connect: Connect) -> None:
+    """The count and the oldest id say what a reader could still get."""
+    server = await serve(history_size=3)
+    await fill(server, *["a"] * 10)
+    client = await connect(server)
+    state = await get(client, "/channels/a")
+    assert (state["events"], state["oldest"]) == (3, state["cursor"].replace("-10", "-8"))
+
+
+async def test_subscribers_are_those_whose_patterns_match_too(serve: Serve, connect: Connect) -> None:
+    """Each once, whatever types of event it wants."""
+    server = await serve()
+    for path in ("/events/orders.1", "/events/orders.*", "/events/*,orders.1?event=x", "/events/orders.2"):
+        reader = await connect(server)
+        await reader.subscribe(path=path)
+        await reader.chunk()
+    client = await connect(server)
+    assert (await get(client, "/channels/orders.1"))["subscribers"] == 3
+
+
+@pytest.mark.parametrize("path", ["/channels", "/channels/a"])
+async def test_head_is_answered_without_a_body(serve: Serve, connect: Connect, path: str) -> None:
+    """And other methods are named in what refuses them."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Content-Type: application/json\r\n" in head
+    await client.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    refused = await client.head()
+    assert re.search(rb"\r\nAllow: GET, HEAD, OPTIONS\r\n", refused)
+
+
+async def test_many_channels_are_listed_in_pieces(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page is the same, what is new in between may be in it, and who leaves ends the work."""
+    monkeypatch.setattr(broadcaster, "PIECE", 8)
+    monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
+    monkeypatch.setattr(history, "CHANNELS", 4)
+    server = await serve()
+    await fill(server, *(f"c{number:03}" for number in range(200)))
+    waiting: list[int] = []
+    turns = server.broadcaster.work._take_turn
+
+    def noted() -> None:
+        turns()
+        waiting.append(len(server.broadcaster.work))
+
+    monkeypatch.setattr(server.broadcaster.work, "_take_turn", noted)
+    client, leaving = await connect(server), await connect(server)
+    page = await get(client, "/channels?limit=50&after=c009")
+    assert [each["channel"] for each in page["channels"]] == [f"c{number:03}" for number in range(10, 60)]
+    assert page["next"] == "c059"
+    assert len(waiting) > 20
+    with held_up(server.broadcaster.work, monkeypatch):
+        await leaving.request("GET", "/channels?limit=50")
+        await until(lambda: len(server.broadcaster.work) == 1)
+        leaving.reset()
+        await until(lambda: len(server.broadcaster.work) == 0)
+    assert (await get(client, "/channels?limit=1"))["next"] == "c000"

@@ -1,0 +1,1418 @@
+"""GET /events: the head, the first bytes, and every way a stream can end."""
+
+import asyncio
+import gc
+import json
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast import BROADCASTER, Config, create_app
+from sse_broadcast.backends.memory import history
+from sse_broadcast.event import Event
+from sse_broadcast.fanout.dispatcher import FAR_BEHIND
+from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.streams.sink import TransportSink
+from sse_broadcast.server.transport.connection import Connection
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block, opening, opening_after_loss
+from tests.support.memory import held, uncollected
+from tests.support.sockets import RawClient, until
+from tests.support.work import held_up
+
+HEAD = re.compile(
+    rb"HTTP/1\.1 200 OK\r\n"
+    rb"Content-Type: text/event-stream; charset=utf-8\r\n"
+    rb"Cache-Control: no-store, no-transform\r\n"
+    rb"X-Accel-Buffering: no\r\n"
+    rb"Server: sse-broadcast\r\n"
+    rb"Transfer-Encoding: chunked\r\n"
+    rb"Date: [^\r]+\r\n"
+    rb"Connection: close\r\n\r\n"
+)
+
+
+NDJSON_HEAD = re.compile(HEAD.pattern.replace(b"text/event-stream; charset=utf-8", b"application/x-ndjson"))
+
+OPENING = opening()
+
+HEARTBEAT = r"event: \$heartbeat\ndata: {{}}\nid: {id}\n\n"
+
+LINES = "Accept: application/x-ndjson\r\n"
+
+
+async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
+    serve: Serve, connect: Connect
+) -> None:
+    """No buffering, no caching, and a jittered time to reconnect before any event."""
+    server = await serve(retry=2000)
+    reader = await connect(server)
+    assert HEAD.fullmatch(await reader.subscribe())
+    given = OPENING.fullmatch(await reader.chunk())
+    assert given
+    assert 1000 <= int(given[1]) <= 3000
+    assert given[2].decode() == server.broadcaster.cursor
+
+
+async def test_events_are_these_bytes(serve: Serve, connect: Connect) -> None:
+    """A chunk a frame, and the id as its last line."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    receipt = await server.broadcaster.publish(Event("a\nb", "t", retry=700))
+    frame = f"34\r\nevent: t\nretry: 700\ndata: a\ndata: b\nid: {receipt.id}\n\n\r\n".encode()
+    assert await reader.take(len(frame)) == frame
+
+
+async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Connect) -> None:
+    """Without chunks, and with keep-alive asked for too: the stream's end is the connection's."""
+    server = await serve()
+    reader = await connect(server)
+    head = await reader.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
+    assert b"Transfer-Encoding" not in head
+    assert b"keep-alive" not in head
+    assert OPENING.fullmatch(await reader.up_to(b"\n\n"))
+    receipt = await server.broadcaster.broadcast("x")
+    assert await reader.up_to(b"\n\n") == f"data: x\nid: {receipt.id}\n\n".encode()
+    await server.broadcaster.close(timeout=5)
+    assert close_block("drain", receipt.id).fullmatch(await reader.rest())
+
+
+async def test_the_end_of_a_stream_is_clean(serve: Serve, connect: Connect) -> None:
+    """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    receipt = await server.broadcaster.broadcast("last words")
+    await server.broadcaster.close(timeout=5)
+    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b""
+    assert await reader.rest() == b""
+    await until(lambda: server.connections == 0)
+
+
+async def test_silence_is_broken_by_heartbeats(serve: Serve, connect: Connect) -> None:
+    """A comment, which no client takes for an event."""
+    server = await serve(heartbeat=0.05)
+    reader = await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    assert [await reader.chunk() for _ in range(3)] == [b": \n"] * 3
+
+
+async def test_head_says_what_get_would(serve: Serve, connect: Connect) -> None:
+    """Without opening a stream, and the connection goes on."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in head
+    assert b"Cache-Control: no-store, no-transform\r\n" in head
+    assert b"X-Accel-Buffering: no\r\n" in head
+    assert (await client.ask("GET", "/status"))[0] == 200
+    assert server.broadcaster.counts.opened == 0
+
+
+# Formats.
+
+ENVELOPE = re.compile(
+    rb'\{"channel":("[^"]+"|null),"id":("[^"]+"|null),"event":"[^"]+","data":.*,"time":\d+\.\d{1,3}\}'
+)
+
+
+def without_time(envelope: bytes) -> str:
+    """Give an envelope without its last member, which is the time of day."""
+    assert ENVELOPE.fullmatch(envelope), envelope
+    return envelope.decode().rpartition(',"time":')[0] + "}"
+
+
+async def test_json_format_is_these_bytes(serve: Serve, connect: Connect) -> None:
+    """Frames as in text, and in each the data is an envelope that says where it came from."""
+    server = await serve()
+    reader = await connect(server)
+    assert HEAD.fullmatch(await reader.subscribe(path="/events/a,b?format=json"))
+    assert OPENING.fullmatch(await reader.chunk())
+    before = time.time()
+    receipt = await server.broadcaster.publish(Event("x\r\ny", "t", retry=900), ["b"])
+    head, _, rest = (await reader.chunk()).partition(b"data: ")
+    data, _, last = rest.partition(b"\n")
+    assert (head, last) == (b"event: t\nretry: 900\n", f"id: {receipt.id}\n\n".encode())
+    assert without_time(data) == f'{{"channel":"b","id":"{receipt.id}","event":"t","data":"x\\r\\ny"}}'
+    assert before - 1 <= json.loads(data)["time"] <= time.time() + 1
+
+
+async def test_json_values_stay_values_in_an_envelope(serve: Serve, connect: Connect) -> None:
+    """`data` is what was published: JSON as JSON, text as text, even text that looks like JSON."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe(path="/events?format=json")
+    for body in (
+        b'{"data": {"b" : [1.50, null]}}',
+        b'{"data": "[1]"}',
+        b'{"message": "{}"}',
+        b'{"data": null}',
+    ):
+        await publisher.ask("POST", "/send", body=body, headers="Content-Type: application/json\r\n")
+    found = [event.data.partition('"data":')[2].rpartition(',"time":')[0] for event in await reader.events(4)]
+    assert found == ['{"b":[1.50,null]}', '"[1]"', '"{}"', "null"]
+
+
+def open_line(cursor: str) -> str:
+    """Return the envelope that opens a stream, without its time."""
+    return f'{{"channel":null,"id":"{cursor}","event":"$open","data":{{"heartbeat": 4}}}}'
+
+
+async def test_ndjson_is_these_bytes(serve: Serve, connect: Connect) -> None:
+    """An envelope a line, and the first is the opening, of no channel."""
+    server = await serve()
+    await server.broadcaster.broadcast("before")
+    reader = await connect(server)
+    assert NDJSON_HEAD.fullmatch(await reader.subscribe(headers=LINES))
+    assert without_time((await reader.chunk())[:-1]) == open_line(server.broadcaster.cursor)
+    receipt = await server.broadcaster.broadcast("a\r\nb", event="t")
+    line = await reader.chunk()
+    assert line.endswith(b"}\n")
+    assert without_time(line[:-1]) == (
+        f'{{"channel":"default","id":"{receipt.id}","event":"t","data":"a\\r\\nb"}}'
+    )
+
+
+async def test_the_servers_own_events_are_of_no_channel(serve: Serve, connect: Connect) -> None:
+    """In NDJSON an envelope with null. A loss comes first, in one chunk with the opening."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path="/events?last_event_id=nobody-knows", headers=LINES)
+    cursor = server.broadcaster.cursor
+    loss, start = (await reader.chunk()).splitlines()
+    assert without_time(loss) == (
+        f'{{"channel":null,"id":"{cursor}","event":"$reset",'
+        '"data":{"reason": "unknown", "channels": ["default"], "missed": null}}'
+    )
+    assert without_time(start) == open_line(cursor)
+    await server.broadcaster.close(timeout=5)
+    assert without_time((await reader.chunk())[:-1]) == (
+        f'{{"channel":null,"id":"{cursor}","event":"$close","data":{{"reason": "drain"}}}}'
+    )
+    assert await reader.chunk() == b""
+
+
+async def test_the_servers_own_events_are_no_envelopes_in_json(serve: Serve, connect: Connect) -> None:
+    """Their data is JSON already."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path="/events?last_event_id=nobody-knows&format=json")
+    loss = '{"reason": "unknown", "channels": ["default"], "missed": null}'
+    assert opening_after_loss(loss, server.broadcaster.cursor).fullmatch(await reader.chunk())
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "first", "frame"),
+    [
+        ("/events/a", "", OPENING.pattern, rb"data: x\nid: mine\n\n"),
+        (
+            "/events/a?format=json",
+            "",
+            OPENING.pattern,
+            rb'data: {"channel":"a","id":"mine","event":"message","data":"x","time":[\d.]+}\nid: mine\n\n',
+        ),
+        (
+            "/events/a",
+            LINES,
+            rb'{"channel":null,"id":"\S+-0","event":"\$open","data":{"heartbeat": 4},"time":[\d.]+}\n',
+            rb'{"channel":"a","id":"mine","event":"message","data":"x","time":[\d.]+}\n',
+        ),
+    ],
+    ids=["text", "json", "ndjson"],
+)
+async def test_each_format_is_bare_in_http_1_0(
+    serve: Serve, connect: Connect, path: str, headers: str, first: bytes, frame: bytes
+) -> None:
+    """Without a chunk's frame around anything."""
+    server = await serve()
+    reader = await connect(server)
+    assert b"Transfer-Encoding" not in await reader.subscribe(version="1.0", path=path, headers=headers)
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.publish(Event("x", id="mine"), ["a"])
+    await server.broadcaster.close(timeout=5)
+    cursor = server.broadcaster.cursor
+    end = close_block("drain", cursor).pattern
+    if headers:
+        end = rb'{"channel":null,"id":"%b","event":"\$close","data":{"reason": "drain"},"time":[\d.]+}\n'
+        end = end % cursor.encode()
+    assert re.fullmatch(first + frame + end, await reader.rest())
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "heartbeat"),
+    [
+        ("/events", "", r": \n"),
+        ("/events?format=json", "", r": \n"),
+        ("/events", LINES, r"\n"),
+        ("/events?heartbeat=event", "", HEARTBEAT),
+        ("/events?heartbeat=event&format=json", "", HEARTBEAT),
+        (
+            "/events?heartbeat=event",
+            LINES,
+            r'{{"channel":null,"id":"{id}","event":"\$heartbeat","data":{{}},"time":[\d.]+}}\n',
+        ),
+    ],
+)
+async def test_each_format_has_its_heartbeat(
+    serve: Serve, connect: Connect, path: str, headers: str, heartbeat: str
+) -> None:
+    """A comment, an empty line, or an event with the cursor for pages that must notice silence."""
+    server = await serve(heartbeat=0.05)
+    await server.broadcaster.broadcast("before")
+    reader = await connect(server)
+    await reader.subscribe(path=path, headers=headers)
+    await reader.chunk()
+    pattern = heartbeat.format(id=server.broadcaster.cursor).encode()
+    for _ in range(3):
+        assert re.fullmatch(pattern, await reader.chunk())
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [("", "4"), ("?heartbeat=event", "4"), ("?heartbeat=3", "3"), ("?heartbeat=60,event", "60")],
+)
+async def test_the_opening_says_how_long_a_silence_lasts(
+    serve: Serve, connect: Connect, asked: str, seconds: str
+) -> None:
+    """The seconds of this subscriber, the server's or its own."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path=f"/events{asked}")
+    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+
+
+@pytest.mark.parametrize(
+    ("asked", "heartbeat"),
+    [
+        ("", Heartbeat(7.5)),
+        ("?heartbeat=event", Heartbeat(7.5, as_event=True)),
+        ("?heartbeat=3", Heartbeat(3)),
+        ("?heartbeat=event,60", Heartbeat(60, as_event=True)),
+    ],
+)
+async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
+    serve: Serve, connect: Connect, asked: str, heartbeat: Heartbeat
+) -> None:
+    """The server's seconds, as a comment, are for whoever asks for no other."""
+    server = await serve(heartbeat=7.5)
+    await (await connect(server)).subscribe(path=f"/events{asked}")
+    (lane,) = server.broadcaster._delivery._lanes
+    assert lane.subscriber.terms.heartbeat == heartbeat
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "content_type"),
+    [
+        ("/events/a,b", "", b"text/event-stream; charset=utf-8"),
+        ("/events?format=json", "", b"text/event-stream; charset=utf-8"),
+        ("/events/a", LINES, b"application/x-ndjson"),
+    ],
+)
+async def test_head_knows_the_formats(
+    serve: Serve, connect: Connect, path: str, headers: str, content_type: bytes
+) -> None:
+    """The content type that GET would have."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Content-Type: " + content_type + b"\r\n" in head
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize("path", ["/events/a%20b", "/events?sinse=1", "/events?format=xml", "/events/%ff"])
+async def test_head_refuses_what_get_would(serve: Serve, connect: Connect, path: str) -> None:
+    """With the same status, and without a body."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert (await client.ask("GET", "/status"))[0] == 200
+
+
+# Channels and filters.
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/events", ["d"]),
+        ("/events/a", ["a", "ab", "ax"]),
+        ("/events/b,a", ["a", "b", "ab", "ax"]),
+        ("/events?channel=b&channel=a", ["a", "b", "ab", "ax"]),
+        ("/events?stream=a", ["a", "ab", "ax"]),
+        ("/events?topic=b&topic=a", ["a", "b", "ab", "ax"]),
+        ("/events/b?stream=orders.*&channel=a&topic=default", ["d", "a", "b", "o1", "ab", "o2", "ax"]),
+        ("/events/b?channel=a", ["a", "b", "ab", "ax"]),
+        ("/events/orders.*", ["o1", "o2"]),
+        ("/events/orders.*,b", ["b", "o1", "ab", "o2"]),
+        ("/events/*", ["d", "a", "b", "o1", "ab", "o2", "ax"]),
+        ("/events/*,a,b,orders.*", ["d", "a", "b", "o1", "ab", "o2", "ax"]),
+        ("/events/orders", []),
+        ("/events/a?event=x", ["ax"]),
+        ("/events/a?event=x&event=message", ["a", "ab", "ax"]),
+        ("/events/*?event=x", ["o2", "ax"]),
+        ("/events/%61", ["a", "ab", "ax"]),
+        ("/events/a%2Cb", ["a", "b", "ab", "ax"]),
+    ],
+)
+async def test_a_reader_gets_its_channels_and_no_others(
+    serve: Serve, connect: Connect, path: str, seen: list[str]
+) -> None:
+    """Each event once, in the one order of all of them, live and from the history alike."""
+    server = await serve()
+    live = await connect(server)
+    await live.subscribe(path=path)
+    for data, channels, kind in [
+        ("d", ["default"], "message"),
+        ("a", ["a"], "message"),
+        ("b", ["b"], "message"),
+        ("o1", ["orders.1"], "message"),
+        ("ab", ["b", "a"], "message"),
+        ("o2", ["orders.2", "orders.x"], "x"),
+        ("ax", ["a"], "x"),
+    ]:
+        await server.broadcaster.publish(Event(data, kind), channels)
+    late = await connect(server)
+    await late.subscribe(path=path + ("&" if "?" in path else "?") + "since=earliest")
+    await until(lambda: server.broadcaster.client_count == 2)
+    await server.broadcaster.close(timeout=5)
+    for reader in (live, late):
+        events = await reader.events(len(seen) + 1)
+        assert [event.data for event in events] == [*seen, '{"reason": "drain"}']
+
+
+@pytest.mark.parametrize(
+    ("path", "channel"),
+    [
+        ("/events/a", "a"),
+        ("/events/a,b", "b"),
+        ("/events/c,a", "a"),
+        ("/events/c", "c"),
+        ("/events/*", "b"),
+        ("/events/a*", "a"),
+        ("/events/c,a*", "a"),
+    ],
+)
+@pytest.mark.parametrize("headers", ["", LINES], ids=["json", "ndjson"])
+async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_asked_for(
+    serve: Serve, connect: Connect, path: str, channel: str, headers: str
+) -> None:
+    """Published to b, a, c: in the publisher's order, whatever the reader's."""
+    server = await serve()
+    live, late = await connect(server), await connect(server)
+    await live.subscribe(path=f"{path}?format=json", headers=headers)
+    await server.broadcaster.publish(Event("x"), ["b", "a", "c"])
+    await late.subscribe(path=f"{path}?format=json&since=earliest", headers=headers)
+    for reader in (live, late):
+        await reader.chunk()
+        said = await reader.chunk()
+        envelope = said if headers else said.removeprefix(b"data: ").partition(b"\n")[0]
+        assert json.loads(envelope)["channel"] == channel
+
+
+async def test_types_that_are_the_servers_own_pass_every_filter(serve: Serve, connect: Connect) -> None:
+    """A reader of one type is told of a loss, and of the end."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path="/events?event=x&last_event_id=nobody-knows")
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("not wanted")
+    await server.broadcaster.close(timeout=5)
+    assert [event.type for event in await reader.events(1)] == ["$reset"]
+    assert [event.type for event in await reader.events(1)] == ["$close"]
+
+
+# Cursors.
+
+
+async def test_the_opening_repeats_an_id_that_was_brought(serve: Serve, connect: Connect) -> None:
+    """Its position is the one after which the subscriber is given events."""
+    server = await serve()
+    first = await server.broadcaster.broadcast("1")
+    second = await server.broadcaster.broadcast("2")
+    for path, headers in (
+        ("/events", f"Last-Event-ID: {first.id}\r\n"),
+        (f"/events?since={first.id}", ""),
+        (f"/events?last_event_id={first.id}", ""),
+        ("/events?since=earliest&last_event_id=&event=message", f"Last-Event-ID: {first.id}\r\n"),
+    ):
+        reader = await connect(server)
+        await reader.subscribe(path=path, headers=headers)
+        assert opening(id=first.id).fullmatch(await reader.chunk())
+        assert await reader.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
+
+
+async def test_the_opening_gives_a_publishers_id_as_ours(serve: Serve, connect: Connect) -> None:
+    """The position of the event that is held under it, which a later event of the same id cannot move."""
+    server = await serve()
+    await server.broadcaster.publish(Event("1", id="mine"))
+    position = server.broadcaster.cursor
+    await server.broadcaster.publish(Event("2", id="theirs"))
+    reader = await connect(server)
+    await reader.subscribe(path="/events?since=mine")
+    assert opening(id=position).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b"data: 2\nid: theirs\n\n"
+
+
+async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) -> None:
+    """An EventSource that reconnects repeats its URL, and has seen more since."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
+    for query in ("since=earliest", f"since={ids[0]}", f"last_event_id={ids[0]}", "since=last", "since=1h"):
+        reader = await connect(server)
+        await reader.subscribe(path=f"/events?{query}", headers=f"Last-Event-ID: {ids[1]}\r\n")
+        assert [event.data for event in await reader.events(2)] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("since", "first", "seen"),
+    [
+        ("earliest", 0, ["a1", "b1", "a2", "live"]),
+        ("1h", 0, ["a1", "b1", "a2", "live"]),
+        ("last", 1, ["b1", "a2", "live"]),
+        ("0s", 4, ["live"]),
+        ("", 4, ["live"]),
+    ],
+)
+async def test_words_and_ages_begin_where_they_say(
+    serve: Serve, connect: Connect, since: str, first: int, seen: list[str]
+) -> None:
+    """And the opening's id stands just before the first event that comes."""
+    server = await serve()
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c")):
+        await server.broadcaster.broadcast(data, channels=[channel])
+    reader = await connect(server)
+    await reader.subscribe(path=f"/events/a,b?since={since}")
+    given = OPENING.fullmatch(await reader.chunk())
+    assert given
+    assert given[2].decode() == f"{epoch}-{first}"
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("live", channels=["a"])
+    assert [event.data for event in await reader.events(len(seen))] == seen
+
+
+HELD = ["13", "14", "23", "24", "33", "34", "43", "44"]
+
+
+@pytest.mark.parametrize(
+    ("since", "seen"), [("earliest", HELD), ("1h", HELD), ("last", HELD[4:]), ("id", HELD[2:])]
+)
+async def test_where_to_begin_is_looked_for_in_pieces(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, since: str, seen: list[str]
+) -> None:
+    """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
+    for name, value in {"SEARCH_STEP": 1, "AT_FIRST": 0, "RECENT_EVICTIONS": 1}.items():
+        monkeypatch.setattr(history, name, value)
+    server = await serve(history_size=3)
+    for number in range(50):
+        await server.broadcaster.broadcast(f"{number}", channels=[f"c{number % 20}"])
+    for _ in range(10):
+        await server.broadcaster.broadcast("x", channels=["busy"])
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    path = f"/events/*x,c*3,c*4?since={f'{epoch}-20' if since == 'id' else since}"
+    leaving, reader = await connect(server), await connect(server)
+    with held_up(server.broadcaster.work, monkeypatch):
+        await leaving.request("GET", path)
+        await until(lambda: len(server.broadcaster.work) == 1)
+        leaving.reset()
+        await until(lambda: len(server.broadcaster.work) == 0)
+        await reader.request("GET", path)
+        await until(lambda: len(server.broadcaster.work) == 1)
+        for channel in ("c3", "c19", "new.x", "c4"):
+            await server.broadcaster.broadcast(f"live {channel}", channels=[channel])
+    assert b" 200 " in (await reader.head()).partition(b"\r\n")[0]
+    await until(lambda: server.broadcaster.client_count == 1)
+    await server.broadcaster.broadcast("last", channels=["c13"])
+    expected = [*seen, "live c3", "live new.x", "live c4", "last"]
+    assert [event.data for event in await reader.events(len(expected))] == expected
+
+
+@pytest.mark.parametrize("since", ["earliest", "last", "1h"])
+async def test_words_and_ages_are_no_loss_where_there_is_nothing(
+    serve: Serve, connect: Connect, since: str
+) -> None:
+    """A channel nobody ever published to, and one whose history is evicted already."""
+    server = await serve(history_size=1)
+    for number in range(5):
+        await server.broadcaster.broadcast(str(number))
+    for path, seen in ((f"/events/quiet?since={since}", []), (f"/events?since={since}", ["4"])):
+        reader = await connect(server)
+        await reader.subscribe(path=path)
+        await server.broadcaster.broadcast("live", channels=["quiet", "other"])
+        events = await reader.events(len(seen) + ("quiet" in path))
+        assert [event.data for event in events] == [*seen, *(["live"] if "quiet" in path else [])]
+
+
+async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
+    serve: Serve, connect: Connect
+) -> None:
+    """The opening's id is enough, though no event ever came."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe(path="/events/quiet")
+    given = OPENING.fullmatch(await reader.chunk())
+    assert given
+    reader.reset()
+    await server.broadcaster.broadcast("elsewhere")
+    await server.broadcaster.broadcast("missed", channels=["quiet"])
+    again = await connect(server)
+    await again.subscribe(path="/events/quiet", headers=f"Last-Event-ID: {given[2].decode()}\r\n")
+    assert [event.data for event in await again.events(1)] == ["missed"]
+
+
+@pytest.mark.parametrize(
+    ("id", "reason"),
+    [
+        (b"deadbeef-1", "epoch"),
+        (b"nobody-knows", "unknown"),
+        (b"earliest", "unknown"),
+        (b"10m", "unknown"),
+        (b"caf\xe9", "unknown"),
+        (b"\xff\xfe", "unknown"),
+        ("caf\u00e9".encode(), "unknown"),
+        (b'"quoted"', "unknown"),
+        (b"x" * 4000, "unknown"),
+        (b"12345678-" + b"9" * 30, "unknown"),
+    ],
+)
+async def test_an_id_that_is_not_ours_is_told_of(
+    serve: Serve, connect: Connect, id: bytes, reason: str
+) -> None:
+    """One `$reset`, before the opening, with the position at which the subscriber joined; then live."""
+    server = await serve()
+    await server.broadcaster.broadcast("before")
+    cursor = server.broadcaster.cursor
+    reader = await connect(server)
+    await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + id + b"\r\n\r\n")
+    assert (await reader.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+    loss = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
+    assert opening_after_loss(loss, cursor).fullmatch(await reader.chunk())
+    receipt = await server.broadcaster.broadcast("after")
+    assert await reader.chunk() == f"data: after\nid: {receipt.id}\n\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seen"),
+    [
+        ("Last-Event-ID: {0}\r\nLast-Event-ID: {1}\r\n", ["2", "3"]),
+        ("Last-Event-ID: {0}, {1}\r\n", ["2", "3"]),
+        ("Last-Event-ID: {0},{1} , \r\nlast-event-id: \r\n", ["2", "3"]),
+        ("Last-Event-ID: {1}\r\nLast-Event-ID: {0}\r\n", ["1", "2", "3"]),
+        ("Last-Event-ID: nobody-knows\r\nLAST-EVENT-ID: {2}\r\n", ["3"]),
+    ],
+)
+async def test_the_last_of_several_ids_counts(
+    serve: Serve, connect: Connect, headers: str, seen: list[str]
+) -> None:
+    """In headers of their own, or joined by a proxy with commas: the client learnt the last one."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
+    reader = await connect(server)
+    await reader.subscribe(headers=headers.format(*ids))
+    assert [event.data for event in await reader.events(len(seen))] == seen
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "last_event_id",
+        "lastEventId",
+        "lastEventID",
+        "last-event-id",
+        "Last-Event-ID",
+        "LAST_EVENT_ID",
+        "lasteventid",
+        "evs_last_event_id",
+    ],
+)
+async def test_an_id_has_each_name_that_clients_send(serve: Serve, connect: Connect, name: str) -> None:
+    """In the query, and the names of real clients are no typing errors; `since` gives way to it."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
+    for query in (f"{name}={ids[1]}", f"since=earliest&{name}={ids[1]}", f"{name}=&{name}={ids[1]}"):
+        reader = await connect(server)
+        await reader.subscribe(path=f"/events?{query}")
+        assert opening(id=ids[1]).fullmatch(await reader.chunk())
+        assert await reader.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
+
+
+async def test_an_id_of_the_future_is_unknown(serve: Serve, connect: Connect) -> None:
+    """A position that was never given, though the epoch is right."""
+    server = await serve()
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    for position in ("1", "9" * 19):
+        reader = await connect(server)
+        await reader.subscribe(headers=f"Last-Event-ID: {epoch}-{position}\r\n")
+        (event,) = await reader.events(1)
+        assert (event.type, json.loads(event.data)["reason"]) == ("$reset", "unknown")
+        assert reader.last_event_id == f"{epoch}-0"
+
+
+async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve, connect: Connect) -> None:
+    """One `$reset`, with the position just before the first event still held; a cut there resumes there."""
+    server = await serve(history_size=2)
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    for number in range(1, 6):
+        await server.broadcaster.broadcast(str(number), channels=["a"])
+    reader = await connect(server)
+    await reader.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
+    loss = '{"reason": "evicted", "channels": ["a"], "missed": null}'
+    assert opening_after_loss(loss, f"{epoch}-3").fullmatch(await reader.chunk())
+    assert [event.data for event in await reader.events(2)] == ["4", "5"]
+    again = await connect(server)
+    await again.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-3\r\n")
+    assert [event.data for event in await again.events(2)] == ["4", "5"]
+
+
+async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve, connect: Connect) -> None:
+    """By an event with the newest id, once; a cursor that is nearer stays with its comment."""
+    server = await serve(heartbeat=0.05)
+    text, lines, events = [await connect(server) for _ in range(3)]
+    await text.subscribe(path="/events/quiet")
+    await lines.subscribe(path="/events/quiet", headers=LINES)
+    await events.subscribe(path="/events/quiet?heartbeat=event")
+    for reader in (text, lines, events):
+        await reader.chunk()
+    draft = server.broadcaster.draft(Event("x"))
+    await server.broadcaster.publish_all([draft] * (FAR_BEHIND - 1))
+    assert [await text.chunk() for _ in range(3)] == [b": \n"] * 3
+    await server.broadcaster.publish_all([draft])
+    cursor = server.broadcaster.cursor
+    assert await behind(text, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
+    assert [await text.chunk() for _ in range(3)] == [b": \n"] * 3
+    line = await behind(lines, b"\n")
+    assert without_time(line[:-1]) == f'{{"channel":null,"id":"{cursor}","event":"$heartbeat","data":{{}}}}'
+    assert await lines.chunk() == b"\n"
+    while (block := await events.chunk()) != f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode():
+        assert re.fullmatch(rb"event: \$heartbeat\ndata: {}\nid: \S+\n\n", block)
+
+
+async def behind(reader: RawClient, heartbeat: bytes) -> bytes:
+    """Return the first chunk that is another than this heartbeat."""
+    while (data := await reader.chunk()) == heartbeat:
+        pass
+    return data
+
+
+async def test_a_cursor_that_would_be_lost_is_brought_up_by_a_heartbeat(
+    serve: Serve, connect: Connect
+) -> None:
+    """Where the history drops what the subscriber's filter passes over; it comes back without a loss."""
+    server = await serve(heartbeat=0.05, history_size=2)
+    reader = await connect(server)
+    await reader.subscribe(path="/events/a?event=wanted")
+    await reader.chunk()
+    draft = server.broadcaster.draft(Event("x"), ["a"])
+    await server.broadcaster.publish_all([draft] * 3)
+    cursor = server.broadcaster.cursor
+    assert await behind(reader, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
+    again = await connect(server)
+    await again.subscribe(path="/events/a?event=wanted", headers=f"Last-Event-ID: {cursor}\r\n")
+    assert opening(heartbeat="0.05", id=cursor).fullmatch(await again.chunk())
+
+
+# What is refused.
+
+HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
+
+NO_SINCES = ("yesterday", "10min", "now", "-1", "1.5h", "10M", "10 m", "LAST", "0", "2026-01-01")
+
+NO_SINCE = (
+    "neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an event that is held"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/events/a%20b", "channel: must not contain ' ': 'a b'"),
+        ("/events/a%2Fb", "channel: must not contain '/': 'a/b'"),
+        ("/events/caf%C3%A9", "channel: must not contain '\\xe9': 'caf\\xe9'"),
+        ("/events/a+b", "channel: must not contain '+': 'a+b'"),
+        ("/events/a,b%0A", "channel: must not contain '\\n': 'b\\n'"),
+        ("/events/%2E%2E", "channel: must not be '..', which clients take for a folder"),
+        ("/events/..", "channel: must not be '..', which clients take for a folder"),
+        ("/events/,", "channel: must be 1 to 128 characters: ''"),
+        ("/events/a,,b", "channel: must be 1 to 128 characters: ''"),
+        ("/events?channel=", "channel: must be 1 to 128 characters: ''"),
+        ("/events?channel=a,b", "channel: must not contain ',': 'a,b'"),
+        ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
+        ("/events/" + ",".join("abcd"), "channels: 4 are too many, 3 may be named"),
+        ("/events/a,b?channel=c&channel=d", "channels: 4 are too many, 3 may be named"),
+        ("/events/a*,b*?channel=c*", "channels: 3 patterns are too many, 2 may be named"),
+        ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
+        ("/events?channels=a", "channels: unknown parameter; channel was meant?"),
+        ("/events?event=", "event: must not be empty"),
+        ("/events?format=xml", "format: must be one of text, json, not 'xml'"),
+        ("/events?heartbeat=1", f"heartbeat: must be {HEARTBEATS}, not '1'"),
+        ("/events?heartbeat=61", f"heartbeat: must be {HEARTBEATS}, not '61'"),
+        *[(f"/events?since={since}", f"since: '{since}' is {NO_SINCE}") for since in NO_SINCES],
+        (f"/events?since={'x' * 1000}", f"since: '{'x' * 80}' is {NO_SINCE}"),
+        ("/events?since=caf%C3%A9", f"since: 'caf\\xe9' is {NO_SINCE}"),
+        ("/events/%ff", "path: is not UTF-8: '/events/%ff'"),
+        ("/events?since=%c3%28", "query: is not UTF-8 in 'since'"),
+        ("/events?channel=a%ed%a0%80", "query: is not UTF-8 in 'channel'"),
+    ],
+)
+async def test_what_cannot_be_subscribed_to_is_refused(
+    serve: Serve, connect: Connect, path: str, detail: str
+) -> None:
+    """400, naming the parameter, the value and the character; nobody is counted as a reader."""
+    server = await serve(max_channels=3, max_patterns=2)
+    client = await connect(server)
+    path = path.replace(" ", "%20")
+    body = json.dumps({"title": "Bad Request", "status": 400, "detail": detail}, separators=(",", ":"))
+    assert await client.ask("GET", path) == (400, body.encode() + b"\n")
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/events?since=yesterday", b""),
+        ("GET", "/events?format=xml", b""),
+        ("GET", "/events/a%20b", b""),
+        ("HEAD", "/events?since=yesterday", b""),
+        ("POST", "/events", b'{"since": "yesterday"}'),
+        ("POST", "/events", b'{"format": "xml"}'),
+        ("POST", "/events", b"[]"),
+    ],
+)
+async def test_a_connection_goes_on_behind_what_was_refused(
+    serve: Serve, connect: Connect, method: str, path: str, body: bytes
+) -> None:
+    """No stream was begun on it, whatever it was refused for; nor did it say that it would be closed."""
+    server = await serve()
+    client = await connect(server)
+    headers = "Content-Type: application/json\r\n" if body else ""
+    await client.request(method, path, body=body, headers=headers)
+    head = await client.head()
+    assert b"\r\nConnection: close\r\n" not in head
+    size = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    await client.take(int(size[1]) if size and method != "HEAD" else 0)
+    async with asyncio.timeout(5):
+        assert (await client.ask("GET", "/status"))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
+async def test_a_path_that_names_no_channels_is_none_of_ours(
+    serve: Serve, connect: Connect, path: str
+) -> None:
+    """404: an empty list is no list."""
+    server = await serve()
+    client = await connect(server)
+    assert (await client.ask("GET", path))[0] == 404
+
+
+async def test_a_name_of_every_character_is_one(serve: Serve, connect: Connect) -> None:
+    """128 of them, as they are or percent-encoded."""
+    name = "AZaz09._:@~-".ljust(128, "x")
+    server = await serve()
+    for path in (f"/events/{name}", "/events/" + "".join(f"%{ord(letter):02X}" for letter in name)):
+        reader = await connect(server)
+        assert HEAD.fullmatch(await reader.subscribe(path=path))
+        await until(lambda: server.broadcaster.channel(name).subscribers == 1)
+        reader.close()
+        await until(lambda: server.broadcaster.client_count == 0)
+
+
+# Methods, and every way a stream can end.
+
+
+async def test_options_names_the_methods(serve: Serve, connect: Connect) -> None:
+    """204 with Allow."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
+
+
+CHUNKED = "Transfer-Encoding: chunked\r\n"
+
+NO_BODY = b'{"title":"Bad Request","status":400,"detail":"GET /events takes no body"}\n'
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ("Content-Length: 1\r\n", b"x"),
+        ("Content-Length: 1\r\n", b""),
+        (CHUNKED, b"1\r\nx\r\n0\r\n\r\n"),
+        (CHUNKED, b"1\r\nx\r\n"),
+    ],
+    ids=["with a length", "with a length alone", "in chunks", "in chunks without an end"],
+)
+async def test_a_get_with_a_body_is_refused(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """At its first byte: a body where none belongs is how requests are smuggled."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body)
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert await client.take(len(NO_BODY)) == NO_BODY
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize("headers", [CHUNKED, "Content-Length: 0\r\n"])
+async def test_a_get_with_an_empty_body_is_served(serve: Serve, connect: Connect, headers: str) -> None:
+    """Some proxies make an empty chunked body of none."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    if headers is CHUNKED:
+        await reader.send(b"0\r\n\r\n")
+    assert HEAD.fullmatch(await reader.head())
+    assert OPENING.fullmatch(await reader.chunk())
+    receipt = await server.broadcaster.broadcast("x")
+    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+
+
+async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: Connect) -> None:
+    """Neither its first byte nor its end within `body_timeout`."""
+    server = await serve(body_timeout=0.05)
+    client = await connect(server)
+    await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n".encode())
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+    assert server.broadcaster.counts.opened == 0
+
+
+async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, connect: Connect) -> None:
+    """The stream goes on undisturbed, and the connection ends with it, as its head said."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.send(
+        b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    )
+    await reader.head()
+    await reader.chunk()
+    await reader.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" * 100)
+    await server.broadcaster.broadcast("y")
+    assert [event.data for event in await reader.events(1)] == ["y"]
+    await server.broadcaster.close(timeout=5)
+    assert b"$close" in await reader.chunk()
+    assert await reader.chunk() == b""
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_rubbish_behind_a_stream_harms_nothing(serve: Serve, connect: Connect) -> None:
+    """Bytes that are no request wait until the stream is over, and are thrown away."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe()
+    await reader.send(b"\0\xff rubbish\r\n\r\n" * 10)
+    await server.broadcaster.broadcast("y")
+    assert [event.data for event in await reader.events(1)] == ["y"]
+
+
+LEAVING: dict[str, Callable[[RawClient], None]] = {
+    "FIN": RawClient.close,
+    "RST": RawClient.reset,
+    "half-close": RawClient.half_close,
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connect, how: str) -> None:
+    """By FIN, RST or half-close, without any event or heartbeat; its socket and tasks go too."""
+    server = await serve(heartbeat=3600, write_timeout=3600)
+    tasks = len(asyncio.all_tasks())
+    reader = await connect(server)
+    await reader.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    LEAVING[how](reader)
+    await until(lambda: server.broadcaster.client_count == 0)
+    await until(lambda: server.connections == 0)
+    await until(lambda: len(asyncio.all_tasks()) == tasks)
+    assert server.broadcaster.counts.closed == {"left": 1}
+
+
+async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(serve: Serve) -> None:
+    """A connection that is reset right behind its request is no error."""
+    server = await serve()
+    for _ in range(50):
+        client = await RawClient.open(server.port)
+        await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.reset()
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.client_count == 0
+
+
+async def test_a_draining_server_turns_readers_away(serve: Serve, connect: Connect) -> None:
+    """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
+    server = await serve()
+    browser, program = await connect(server), await connect(server)
+    await browser.send(b"")
+    await server.broadcaster.close(timeout=1)
+    head = await browser.subscribe(headers="Accept: text/event-stream\r\n")
+    refused = close_block("drain", None).fullmatch(await browser.rest())
+    assert refused
+    assert 10_000 <= int(refused[1]) <= 30_000
+    seconds = -(-int(refused[1]) // 1000)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+    assert f"\r\nCache-Control: no-store\r\nRetry-After: {seconds}\r\n".encode() in head
+    assert b"\r\nConnection: close\r\n" in head
+    for accept in ("*/*", "application/x-ndjson", "application/json"):
+        program = await connect(server)
+        assert await program.ask("GET", "/events", headers=f"Accept: {accept}\r\n") == (
+            503,
+            b'{"title":"Service Unavailable","status":503,"detail":"the server is shutting down"}\n',
+        )
+    publisher = await connect(server)
+    assert (await publisher.ask("POST", "/send", body=b"x"))[0] == 503
+
+
+EVENT_STREAM = "Accept: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "id"),
+    [
+        ("/events", "Last-Event-ID: 0123abcd-7\r\n", "0123abcd-7"),
+        ("/events?lastEventId=order-7", "", "order-7"),
+        ("/events?last_event_id=old", "Last-Event-ID: first\r\nLast-Event-ID: new\r\n", "new"),
+        ("/events/a?last_event_id=" + "x" * 128, "", "x" * 128),
+        ("/events", f"Last-Event-ID: {'x' * 129}\r\n", None),
+        ("/events", "Last-Event-ID: caf\u00e9\r\n", None),
+        ("/events", "Last-Event-ID: a b\r\n", None),
+        ("/events?last_event_id=a%0Adata:%20b", "", None),
+        ("/events?last_event_id=", "Last-Event-ID: \r\n", None),
+        ("/events?since=0123abcd-7", "", None),
+    ],
+)
+async def test_a_refusal_repeats_the_id_that_was_brought(
+    serve: Serve, connect: Connect, path: str, headers: str, id: str | None
+) -> None:
+    """Unchanged if it is well-formed; a client that brought none, or another, is given none."""
+    server = await serve()
+    browser = await connect(server)
+    await server.broadcaster.close(timeout=1)
+    await browser.subscribe(path=path, headers=EVENT_STREAM + headers)
+    assert close_block("drain", id).fullmatch(await browser.rest())
+
+
+async def test_the_last_block_has_the_position_of_its_subscriber(serve: Serve, connect: Connect) -> None:
+    """And never the newest: a subscriber that is cut in front of what it was to be given comes back to it."""
+    server = await serve()
+    quiet, busy = await connect(server), await connect(server)
+    await quiet.subscribe(path="/events/quiet")
+    await busy.subscribe(path="/events/a,b")
+    start = server.broadcaster.cursor
+    for reader in (quiet, busy):
+        await reader.chunk()
+    seen = await server.broadcaster.broadcast("x", channels=["a"])
+    await server.broadcaster.broadcast("elsewhere")
+    await server.broadcaster.close(timeout=5)
+    assert close_block("drain", start).fullmatch(await quiet.chunk())
+    assert (await busy.chunk()).startswith(b"data: x\n")
+    assert close_block("drain", seen.id).fullmatch(await busy.chunk())
+
+
+# POST /events.
+
+JSON = "Content-Type: application/json\r\n"
+
+
+async def test_a_body_subscribes_as_a_query_does(serve: Serve, connect: Connect) -> None:
+    """Head and opening are those of GET, and the connection ends with the stream."""
+    server = await serve()
+    for number in range(3):
+        await server.broadcaster.broadcast(str(number), channels=["a"])
+    cursor = server.broadcaster.cursor
+    reader = await connect(server)
+    await reader.request("POST", "/events", body=b'{"channel": "a"}', headers=JSON)
+    assert HEAD.fullmatch(await reader.head())
+    assert opening(id=cursor).fullmatch(await reader.chunk())
+    receipt = await server.broadcaster.broadcast("x", channels=["a"])
+    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    await server.broadcaster.close(timeout=5)
+    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b""
+    assert await reader.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("members", "path"),
+    [
+        ({}, "/events"),
+        ({"channel": "a"}, "/events/a"),
+        ({"channels": ["b", "a"]}, "/events/b,a"),
+        ({"channel": ["b", "a"]}, "/events/b,a"),
+        ({"channel": 7}, "/events/7"),
+        ({"channel": "b", "channels": ["a"], "stream": "c", "topic": ["d"]}, "/events/a,b,c,d"),
+        ({"channels": ["orders.*"]}, "/events/orders.*"),
+        ({"channel": "a", "event": ["x", "y"]}, "/events/a?event=x&event=y"),
+        ({"channel": "a", "since": "earliest"}, "/events/a?since=earliest"),
+        ({"channel": "a", "last_event_id": "order-1"}, "/events/a?last_event_id=order-1"),
+        ({"channel": "a", "lastEventId": "order-1", "since": "last"}, "/events/a?lastEventId=order-1"),
+        ({"channel": "a", "format": "json", "since": "1h"}, "/events/a?format=json&since=1h"),
+    ],
+)
+async def test_each_member_of_a_body_is_a_parameter_of_a_query(
+    serve: Serve, connect: Connect, members: dict[str, object], path: str
+) -> None:
+    """Two subscribers, one by each way, are given the same bytes."""
+    server = await serve()
+    for number, channel in enumerate(("a", "b", "c", "d", "7", "orders.1", "default"), 1):
+        await server.broadcaster.publish(Event(channel, id=f"order-{number}"), [channel])
+    posting, getting = await connect(server), await connect(server)
+    await posting.request("POST", "/events", body=json.dumps(members).encode(), headers=JSON)
+    assert await posting.head() == await getting.subscribe(path=path)
+    await until(lambda: server.broadcaster.client_count == 2)
+    for kind in ("x", "z"):
+        await server.broadcaster.publish(
+            Event("live", kind), ["a", "b", "c", "d", "7", "orders.1", "default"]
+        )
+    await server.broadcaster.close(timeout=5)
+    retry = re.compile(rb"retry: \d+")
+    assert retry.sub(b"", await posting.rest()) == retry.sub(b"", await getting.rest())
+
+
+@pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
+async def test_a_body_may_ask_for_a_heartbeat(
+    serve: Serve, connect: Connect, heartbeat: object, seconds: str
+) -> None:
+    """As a number too."""
+    server = await serve()
+    reader = await connect(server)
+    body = json.dumps({"heartbeat": heartbeat}).encode()
+    await reader.request("POST", "/events", body=body, headers=JSON)
+    await reader.head()
+    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+
+
+async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(serve: Serve, connect: Connect) -> None:
+    """The header wins over the body: a client that reconnects sends the same body again."""
+    server = await serve()
+    ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
+    reader = await connect(server)
+    body = json.dumps({"last_event_id": ids[0]}).encode()
+    headers = f"{JSON}{LINES}Last-Event-ID: {ids[1]}\r\n"
+    await reader.request("POST", "/events", body=body, headers=headers)
+    assert NDJSON_HEAD.fullmatch(await reader.head())
+    assert without_time((await reader.chunk())[:-1]) == open_line(ids[1])
+    assert json.loads(await reader.chunk())["id"] == ids[2]
+
+
+async def test_a_body_may_name_more_channels_than_a_url(serve: Serve, connect: Connect) -> None:
+    """As many as may be named, each as long as it may be; one byte more than that is 413."""
+    server = await serve()
+    names = [f"{number:03}".ljust(128, "x") for number in range(100)]
+    body = json.dumps({"channels": names}, separators=(",", ":")).encode()
+    most = 16_384 + (128 + 4) * 100
+    reader = await connect(server)
+    await reader.request("POST", "/events", body=body.ljust(most), headers=JSON)
+    assert HEAD.fullmatch(await reader.head())
+    await until(lambda: server.broadcaster.channel(names[-1]).subscribers == 1)
+    too_long = await connect(server)
+    status, answer = await too_long.ask("POST", "/events", body=body.ljust(most + 1), headers=JSON)
+    assert (status, json.loads(answer)["detail"]) == (413, f"body: more than {most} bytes")
+
+
+MEMBERS = "channel, event, format, heartbeat, last_event_id, since"
+
+OTHER_TYPE = "Content-Type: must be application/json, to subscribe as the body says; POST /send publishes"
+
+OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "detail"),
+    [
+        ("/events", "", b"x", 415, OTHER_TYPE),
+        ("/events", "Content-Type: text/plain\r\n", b'{"channel":"a"}', 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/x-www-form-urlencoded\r\n", b"channel=a", 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/x-ndjson\r\n", b'{"channel":"a"}', 415, OTHER_TYPE),
+        ("/events", "Content-Type: application/json; charset=utf-16\r\n", b"{}", 415, OTHER_CHARSET),
+        (
+            "/events",
+            f"{JSON}Content-Encoding: gzip\r\n",
+            b"{}",
+            415,
+            "Content-Encoding: 'gzip' is not taken",
+        ),
+        ("/events?channel=a", JSON, b"{}", 400, "query: POST /events says everything in its body"),
+        ("/events?x=1", JSON, b"{}", 400, "query: POST /events says everything in its body"),
+        ("/events", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
+        ("/events", JSON, b'{"channel":', 400, "body: is not JSON: Input data was truncated"),
+        ("/events", JSON, b'{"channel":"\xff"}', 400, "body: is not UTF-8 at byte 12"),
+        (
+            "/events",
+            JSON,
+            b'{"channel":NaN}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 11)",
+        ),
+        ("/events", JSON, b"[]", 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b"null", 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b'"a"', 422, f"body: must be a JSON object with some of {MEMBERS}"),
+        ("/events", JSON, b'{"chanel":"a"}', 422, "chanel: unknown member; channel was meant?"),
+        ("/events", JSON, b'{"topics":["a"]}', 422, "topics: unknown member; channel was meant?"),
+        ("/events", JSON, b'{"x":"a"}', 422, f"x: unknown member; {MEMBERS} are known"),
+        (
+            "/events",
+            JSON,
+            b'{"access_token":"a"}',
+            422,
+            f"access_token: unknown member; {MEMBERS} are known",
+        ),
+        ("/events", JSON, b'{"message":"hi"}', 422, f"message: unknown member; {MEMBERS} are known"),
+        ("/events", JSON, b'{"channel":null}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":true}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":1.5}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channel":{"a":1}}', 422, "channel: must be text, or a list of texts"),
+        ("/events", JSON, b'{"channels":["a",["b"]]}', 422, "channels: must be text, or a list of texts"),
+        ("/events", JSON, b'{"since":"1h","since":null}', 422, "since: must be text, or a list of texts"),
+        (
+            "/events",
+            JSON,
+            b'{"event":"\\ud800"}',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        ("/events", JSON, b'{"channel":"a b"}', 400, "channel: must not contain ' ': 'a b'"),
+        ("/events", JSON, b'{"channel":"a,b"}', 400, "channel: must not contain ',': 'a,b'"),
+        ("/events", JSON, b'{"channel":""}', 400, "channel: must be 1 to 128 characters: ''"),
+        ("/events", JSON, b'{"channels":["a","b","c","d"]}', 400, "channels: 4 are too many, 3 may be named"),
+        ("/events", JSON, b'{"event":""}', 400, "event: must not be empty"),
+        ("/events", JSON, b'{"format":"xml"}', 400, "format: must be one of text, json, not 'xml'"),
+        ("/events", JSON, b'{"format":["json","json"]}', 400, "format: is given 2 times"),
+        ("/events", JSON, b'{"heartbeat":2}', 400, f"heartbeat: must be {HEARTBEATS}, not '2'"),
+        ("/events", JSON, b'{"heartbeat":["event",4]}', 400, "heartbeat: is given 2 times"),
+        ("/events", JSON, b'{"since":"10min"}', 400, f"since: '10min' is {NO_SINCE}"),
+    ],
+)
+async def test_a_body_that_cannot_be_subscribed_with_is_refused(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, status: int, detail: str
+) -> None:
+    """Saying what is wrong, and nobody is counted as a subscriber."""
+    server = await serve(max_channels=3)
+    client = await connect(server)
+    answered, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert server.broadcaster.counts.opened == 0
+
+
+@pytest.mark.parametrize("body", [b'{"channels": []}', b'{"channel": []}', b'{"event": []}'])
+async def test_an_empty_list_in_a_body_is_refused(serve: Serve, connect: Connect, body: bytes) -> None:
+    """It is no list: a program whose list came out empty must not be given `default`, or every type."""
+    server = await serve()
+    client = await connect(server)
+    await client.request("POST", "/events", body=body, headers=JSON)
+    assert (await client.head()).startswith(b"HTTP/1.1 4")
+
+
+async def test_a_body_that_is_nested_too_deeply_is_refused(serve: Serve, connect: Connect) -> None:
+    """Deeper than a parser goes, within the length that a body may have."""
+    server = await serve()
+    client = await connect(server)
+    body = b'{"channel":%b}' % (b"[" * 12_000 + b"]" * 12_000)
+    status, answer = await client.ask("POST", "/events", body=body, headers=JSON)
+    assert (status, json.loads(answer)["detail"]) == (422, "body: is nested more than 64 deep")
+
+
+async def test_a_number_that_nothing_can_hold_is_refused(serve: Serve, connect: Connect) -> None:
+    """It is no fault of ours."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
+    assert (status, json.loads(answer)["detail"][:11]) == (422, "body: has a")
+
+
+async def test_a_body_is_read_by_its_charset(serve: Serve, connect: Connect) -> None:
+    """As those of published events are."""
+    server = await serve()
+    reader = await connect(server)
+    headers = "Content-Type: application/json; charset=ISO-8859-1\r\n"
+    await reader.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
+    assert HEAD.fullmatch(await reader.head())
+    await reader.chunk()
+    await server.broadcaster.broadcast("other")
+    receipt = await server.broadcaster.broadcast("x", event="\u00e9t\u00e9")
+    assert await reader.chunk() == f"event: \u00e9t\u00e9\ndata: x\nid: {receipt.id}\n\n".encode()
+
+
+async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
+    """After `body_timeout`."""
+    server = await serve(body_timeout=0.05)
+    client = await connect(server)
+    await client.send(f"POST /events HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 10\r\n\r\n{{".encode())
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+
+
+async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(serve: Serve, connect: Connect) -> None:
+    """Or that of its header, which wins."""
+    server = await serve()
+    posting, both = await connect(server), await connect(server)
+    await server.broadcaster.close(timeout=1)
+    body = b'{"lastEventId":"order-7"}'
+    await posting.request("POST", "/events", body=body, headers=JSON + EVENT_STREAM)
+    assert (await posting.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert close_block("drain", "order-7").fullmatch(await posting.rest())
+    await both.request("POST", "/events", body=body, headers=f"{JSON}{EVENT_STREAM}Last-Event-ID: new\r\n")
+    await both.head()
+    assert close_block("drain", "new").fullmatch(await both.rest())
+
+
+class Mounted:
+    """Our application inside somebody's, under aiohttp's default runner."""
+
+    def __init__(self, runner: web.AppRunner, inner: web.Application) -> None:
+        self.runner = runner
+        self.broadcaster = inner[BROADCASTER]
+
+    @property
+    def port(self) -> int:
+        return int(self.runner.addresses[0][1])
+
+    @property
+    def connections(self) -> int:
+        assert self.runner.server is not None
+        return len(self.runner.server.connections)
+
+
+@pytest.fixture
+async def mounted() -> Mounted:  # type: ignore[misc]
+    inner = create_app(Config(heartbeat=0.1, shutdown_timeout=4, send_buffer=16_384))
+    outer = web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield Mounted(runner, inner)
+    await runner.cleanup()
+
+
+async def open_mounted(mounted: Mounted) -> RawClient:
+    client = await RawClient.open(mounted.port)
+    await client.subscribe(path="/push/events")
+    return client
+
+
+async def test_a_mounted_application_serves(mounted: Mounted) -> None:
+    """Streams, publishes, errors: under a prefix, with the runner's defaults."""
+    reader, publisher = await open_mounted(mounted), await RawClient.open(mounted.port)
+    assert (await publisher.ask("POST", "/push/send", body=b"x"))[0] == 200
+    assert (await reader.events(1))[0].data == "x"
+    assert (await publisher.ask("GET", "/push/nope"))[0] == 404
+    await mounted.broadcaster.broadcast("from the program")
+    assert (await reader.events(1))[0].data == "from the program"
+    reader.close()
+    publisher.close()
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(
+    mounted: Mounted, how: str
+) -> None:
+    """Though aiohttp by default tells no handler that its client is gone."""
+    reader = await open_mounted(mounted)
+    await until(lambda: mounted.broadcaster.client_count == 1)
+    LEAVING[how](reader)
+    await until(lambda: mounted.broadcaster.client_count == 0)
+    await until(lambda: mounted.connections == 0)
+    reader.close()
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_mounted_application_finds_no_fault_in_who_left_in_http_1_0(
+    mounted: Mounted, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the end of a stream has no bytes, and so does not show that nobody is there to take it."""
+    reader = await RawClient.open(mounted.port)
+    await reader.subscribe(version="1.0", path="/push/events")
+    await until(lambda: mounted.broadcaster.client_count == 1)
+    LEAVING[how](reader)
+    await until(lambda: mounted.connections == 0)
+    await until(lambda: mounted.broadcaster.client_count == 0)
+    reader.close()
+    assert "Unhandled exception" not in caplog.text
+
+
+async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
+    """With `$close`, like the server itself."""
+    reader = await open_mounted(mounted)
+    await reader.chunk()
+    stopping = asyncio.ensure_future(mounted.runner.cleanup())
+    assert b"$close" in await reader.chunk()
+    assert await reader.chunk() == b""
+    reader.close()
+    await stopping
+
+
+@pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
+async def test_a_stream_that_is_over_leaves_no_cycle(
+    serve: Serve, connect: Connect, leave: Callable[[RawClient], None]
+) -> None:
+    """What it was made of goes at once: the collector looks seldom."""
+    server = await serve()
+    reader = await connect(server)
+    with uncollected():
+        await reader.subscribe()
+        await until(lambda: server.broadcaster.client_count == 1)
+        leave(reader)
+        reader.close()
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(Connection, Lane, Subscriber, TransportSink))
+
+
+@pytest.mark.parametrize("headers", ["", EVENT_STREAM], ids=["as a problem", "as a stream"])
+@pytest.mark.parametrize(
+    "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
+)
+async def test_a_stream_that_is_refused_leaves_no_cycle(
+    serve: Serve, connect: Connect, settings: dict[str, int], headers: str
+) -> None:
+    """Though it is refused by what is raised."""
+    server = await serve(**settings)
+    first = await connect(server)
+    await first.subscribe()
+    with uncollected():
+        reader = await connect(server)
+        await reader.subscribe(path="/events/other", headers=headers)
+        reader.close()
+        await until(lambda: len(held(Connection)) == 1)
+
+
+async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
+    """A thousand readers leaving in every way: the count is exact, no task or socket stays."""
+    server: Server = await serve()
+    tasks = len(asyncio.all_tasks())
+
+    async def come_and_go(number: int) -> None:
+        reader = await RawClient.open(server.port)
+        await reader.subscribe()
+        list(LEAVING.values())[number % 3](reader)
+        await asyncio.sleep(0)
+        reader.close()
+
+    for start in range(0, 1000, 50):
+        await asyncio.gather(*(come_and_go(number) for number in range(start, start + 50)))
+        await server.broadcaster.broadcast("x")
+    await until(lambda: server.connections == 0)
+    await until(lambda: server.broadcaster.client_count == 0)
+    counts = server.broadcaster.counts
+    assert (counts.opened, counts.closed) == (1000, {"left": 1000})
+    await until(lambda: len(asyncio.all_tasks()) == tasks)
+    assert not server.broadcaster._delivery._lanes
+    gc.collect()

@@ -1,0 +1,1118 @@
+"""GET /metrics: every metric moves for its cause, and for nothing else."""
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import isgenerator
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from sse_broadcast import Config, create_app
+from sse_broadcast.backends.base import CALLS, Token
+from sse_broadcast.backends.memory import idempotency
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.channels import Interest
+from sse_broadcast.event import Event
+from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.metrics import Share
+from sse_broadcast.server.endpoints.metrics import PREFIX, encoder
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import BROADCASTER, SHARES
+from sse_broadcast.server.transport.connection import Place
+from sse_broadcast.server.transport.reserve import MAX_PENDING_PER_ADDRESS
+from sse_broadcast.work_queue import Steps, finish
+from tests.conftest import Connect, Program, Serve
+from tests.support.outlets import MemorySink, break_off
+from tests.support.outlets import connect as attach
+from tests.support.sockets import RawClient, until
+
+Samples = Mapping[str, float]
+
+TIDE = re.compile(
+    "loop_lag_seconds|scrape_duration_seconds|process_|python_gc_"
+    r'|backend_calls_total\{call="(extent|tidy)"\}'
+)
+"""What moves with the time, with each scrape or with the process, whatever is done."""
+
+STILL = {"build_info", "max_connections", "python_info"}
+"""What does not move while a server runs, unless it is reloaded."""
+
+ANY = None
+"""Of what moves by an amount that is the machine's to say."""
+
+
+async def scrape(client: RawClient, *, accept: str = "") -> bytes:
+    """Give what a scraper is told."""
+    headers = f"Accept: {accept}\r\n" if accept else ""
+    status, body = await client.ask("GET", "/metrics", headers=headers)
+    assert status == 200, body
+    return body
+
+
+async def samples(client: RawClient) -> Samples:
+    """Give every sample by its series. Of a distribution the count and the sum: its buckets follow."""
+    lines = [line for line in (await scrape(client)).decode().splitlines() if not line.startswith("#")]
+    found = {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
+    return {
+        series.removeprefix(PREFIX): value
+        for series, value in found.items()
+        if "_bucket{" not in series and not series.endswith("_seconds_sum")
+    }
+
+
+def moved(before: Samples, after: Samples) -> Samples:
+    """Give by how much each series has moved, but for those that the time moves."""
+    changes = {series: value - before.get(series, 0) for series, value in after.items()}
+    changes |= {series: -value for series, value in before.items() if series not in after}
+    return {series: change for series, change in changes.items() if change and not TIDE.match(series)}
+
+
+BRIEF = {"drain_timeout": 0.1, "shutdown_timeout": 0.1}
+"""For readers that are only said to be some: nobody takes their goodbye."""
+
+
+@dataclass
+class Scene:
+    """A server, who scrapes it, and who else is there."""
+
+    serve: Serve
+    connect: Connect
+    patch: pytest.MonkeyPatch
+    settings: dict[str, Any] = field(default_factory=dict)
+    server: Server = field(init=False)
+    client: RawClient = field(init=False)
+
+    async def open(self) -> "Scene":
+        self.server = await self.serve(**{**BRIEF, **self.settings})
+        self.client = await self.connect(self.server)
+        await samples(self.client)
+        return self
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        return self.server.broadcaster
+
+    async def publish(self, body: bytes = b"x", *, path: str = "/send", headers: str = "") -> None:
+        assert (await self.client.ask("POST", path, body=body, headers=headers))[0] == 200
+
+    async def read(self, path: str = "/events", **options: Any) -> RawClient:
+        reader = await self.connect(self.server, **options)
+        await reader.subscribe(path=path)
+        return reader
+
+    async def fill(self, **settings: Any) -> RawClient:
+        """Have a reader that takes nothing, and something that waits for it."""
+        self.settings |= {"send_buffer": 4096, **settings}
+        await self.open()
+        reader = await self.read(receive_buffer=4096)
+        while not any(audience.queued for audience in self.broadcaster._hub.audiences):
+            await self.publish(b"x" * 65_536)
+        return reader
+
+
+Cause = Callable[[Scene], AsyncIterator[None]]
+"""Prepares a scene, gives it away to be looked at, and then does what is to be counted."""
+
+PUBLISHED: Mapping[str, float | None] = {
+    "publishes_total": 1,
+    "published_events_total": 1,
+    'backend_calls_total{call="publish"}': 1,
+    "history_events": 1,
+    "history_bytes": ANY,
+}
+FIRST = {**PUBLISHED, "history_channels": 1}
+NAMED = {"metrics_channels": ("news",)}
+LOOKED: Mapping[str, float | None] = {'backend_calls_total{call="holding"}': ANY}
+WRITTEN: Mapping[str, float | None] = {
+    'delivered_events_total{kind="http"}': 1,
+    "written_bytes_total": ANY,
+    "delivery_slices_total": ANY,
+}
+CAME: Mapping[str, float | None] = {
+    'opened_subscriptions_total{kind="http"}': 1,
+    'subscribers{kind="http"}': 1,
+    "connections": 1,
+    "queued_events_gcount": 1,
+    "queued_bytes_gcount": 1,
+}
+WENT: Mapping[str, float | None] = {
+    'subscribers{kind="http"}': -1,
+    "connections": -1,
+    "queued_events_gcount": -1,
+    "queued_bytes_gcount": -1,
+}
+
+
+async def nothing(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+
+
+async def a_publish(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    await scene.publish()
+
+
+async def a_batch(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    lines = b'{"message":"a"}\n{"message":"b"}\n{"message":"c"}\n'
+    await scene.publish(lines, headers="Content-Type: application/x-ndjson\r\n")
+
+
+async def the_same_publish_again(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    await scene.publish(headers="Idempotency-Key: k\r\n")
+    yield
+    await scene.publish(headers="Idempotency-Key: k\r\n")
+
+
+async def a_publish_that_evicts(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_size": 1}
+    await scene.open()
+    await scene.publish(b"short")
+    yield
+    await scene.publish(b"longer than that")
+
+
+async def a_publish_in_a_channel_with_a_name(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= NAMED
+    await scene.open()
+    yield
+    await scene.publish(path="/send/news,others")
+
+
+async def a_reader_of_a_channel_with_a_name(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= NAMED
+    await scene.open()
+    yield
+    await scene.read("/events/news,others")
+
+
+async def a_publish_to_two_readers(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    readers = [await scene.read() for _ in range(2)]
+    yield
+    await scene.publish()
+    for reader in readers:
+        await reader.events(1)
+
+
+async def a_reader_that_comes(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    await scene.read()
+
+
+async def a_reader_that_leaves(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    reader = await scene.read()
+    yield
+    reader.close()
+
+
+async def a_connection(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    await scene.connect(scene.server)
+
+
+async def a_stream(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    stream = scene.broadcaster.subscribe("default")
+    yield
+    async with asyncio.timeout(30):
+        stream.__aiter__()
+    scene.patch.setattr(scene, "stream", stream, raising=False)
+
+
+async def a_stream_that_takes_an_event(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    async with scene.broadcaster.subscribe("default") as stream:
+        yield
+        await scene.publish()
+        await anext(stream)
+        yield
+
+
+async def a_stream_that_is_closed(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    stream = scene.broadcaster.subscribe("default")
+    async with stream:
+        yield
+
+
+async def a_stream_that_is_too_slow(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"queue_size": 1}
+    await scene.open()
+    async with scene.broadcaster.subscribe("default"):
+        await scene.publish()
+        yield
+        await scene.publish()
+
+
+async def a_replay(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    await scene.publish()
+    await scene.publish()
+    yield
+    await (await scene.read("/events?since=earliest")).events(2)
+
+
+async def a_replay_that_waits(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"send_buffer": 4096}
+    await scene.open()
+    for _ in range(30):
+        await scene.publish(b"x" * 65_536)
+    yield
+    await scene.read("/events?since=earliest", receive_buffer=4096)
+
+
+async def an_id_that_is_not_known(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    await (await scene.read("/events?last_event_id=nobody-knows")).events(1)
+
+
+async def an_id_of_another_epoch(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    await (await scene.read("/events?last_event_id=01234567-1")).events(1)
+
+
+async def an_id_that_is_too_old(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_size": 1}
+    await scene.open()
+    old = scene.broadcaster.cursor
+    await scene.publish()
+    await scene.publish()
+    yield
+    await (await scene.read(f"/events?last_event_id={old}")).events(2)
+
+
+def full(scene: Scene) -> bool:
+    (audience,) = scene.broadcaster._hub.audiences
+    (subscriber,) = audience.queued
+    return len(subscriber) >= subscriber.terms.queue_size
+
+
+def dropping(policy: str) -> Cause:
+    async def a_drop(scene: Scene) -> AsyncIterator[None]:
+        await scene.fill(queue_size=2, overflow=policy)
+        while not full(scene):
+            await scene.publish()
+        yield
+        await scene.publish()
+
+    return a_drop
+
+
+async def a_loss_that_is_told(scene: Scene) -> AsyncIterator[None]:
+    reader = await scene.fill(queue_size=2, overflow="drop-newest")
+    while not full(scene):
+        await scene.publish()
+    await scene.publish()
+    yield
+    await until_event(reader, "$reset")
+
+
+async def until_event(reader: RawClient, kind: str) -> None:
+    while (await reader.events(1))[0].type != kind:
+        pass
+
+
+async def a_reader_that_is_too_slow(scene: Scene) -> AsyncIterator[None]:
+    await scene.fill(queue_size=1)
+    while not full(scene):
+        await scene.publish()
+    yield
+    await scene.publish()
+
+
+async def a_reader_that_stays_full(scene: Scene) -> AsyncIterator[None]:
+    await scene.fill(write_timeout=0.5)
+    yield
+
+
+async def a_reader_that_has_gone_unseen(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"heartbeat": 0.2}
+    await scene.open()
+    lane, sink = attach(scene.broadcaster)
+    yield
+    sink.gone = True
+    await until(lambda: lane.subscriber.closed is not None)
+
+
+async def a_heartbeat(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"heartbeat": 0.1}
+    await scene.open()
+    reader = await scene.read()
+    yield
+    await reader.chunk()
+    await reader.chunk()
+
+
+async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    await scene.read()
+
+    (lane,) = scene.broadcaster._delivery._lanes
+
+    break_off(lane)
+    yield
+    await scene.publish()
+
+
+def ending(reason: CloseReason) -> Cause:
+    async def an_end(scene: Scene) -> AsyncIterator[None]:
+        await scene.open()
+        reader = await scene.read()
+        (lane,) = scene.broadcaster._delivery._lanes
+        yield
+        scene.broadcaster.end(lane, reason)
+        await reader.rest()
+
+    return an_end
+
+
+async def a_drain_of_a_stream(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    async with scene.broadcaster.subscribe("default"):
+        yield
+        (subscriber,) = scene.broadcaster._hub
+        subscriber.close(CloseReason.DRAIN)
+
+
+async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+
+    class Slow(MemorySink):
+        def write(self, data: bytes) -> None:
+            time.sleep(0.005)
+            super().write(data)
+
+    sinks = [attach(scene.broadcaster, sink=Slow())[1], *(attach(scene.broadcaster)[1] for _ in range(80))]
+    yield
+    await scene.publish()
+    await until(lambda: all(sink.written for sink in sinks))
+
+
+async def a_revocation(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    headers = "Content-Type: application/json\r\n"
+    assert (await scene.client.ask("POST", "/revoke", body=b'{"id":"x"}', headers=headers))[0] == 200
+
+
+def refused(target: str, headers: str = "", method: str = "GET", **settings: Any) -> Cause:
+    async def a_refusal(scene: Scene) -> AsyncIterator[None]:
+        scene.settings |= settings
+        await scene.open()
+        yield
+        assert (await scene.client.ask(method, target, headers=headers))[0] >= 400
+
+    return a_refusal
+
+
+async def a_browser_that_is_turned_away(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"subscribe_rate": 1, "subscribe_burst": 1}
+    await scene.open()
+    (await scene.read()).close()
+    await until(lambda: scene.server.connections == 1)
+    yield
+    client = await scene.connect(scene.server)
+    assert b" 200 OK\r\n" in await client.subscribe(headers="Accept: text/event-stream\r\n")
+    await client.rest()
+
+
+SERVER_SHARES = (Share.CHANNELS, Share.STREAMS, Share.STREAM_RATE, Share.BODY_BYTES)
+
+
+def a_share_that_is_reached(share: Share) -> Cause:
+    async def reach(scene: Scene) -> AsyncIterator[None]:
+        await scene.open()
+        yield
+        scene.server._app[SHARES].reached(share, "192.0.2.1")
+
+    return reach
+
+
+async def a_connection_too_many(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"max_connections": 1}
+    await scene.open()
+    yield
+    client = await scene.connect(scene.server)
+    await client.subscribe()
+    await client.rest()
+
+
+async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"max_connections_per_address": 1}
+    await scene.open()
+    place = Place(frozenset(), loopback=False, unix=False)
+    first = scene.server._door.receive(place, "192.0.2.1")
+    assert first is not None
+    yield
+    refusal = scene.server._door.receive(place, "192.0.2.1")
+    assert refusal is not None
+    refusal.leave()
+
+
+async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"max_connections": 1}
+    await scene.open()
+    place = Place(frozenset(), loopback=False, unix=False)
+    for _ in range(MAX_PENDING_PER_ADDRESS):
+        scene.server._door.receive(place, "192.0.2.1")
+    yield
+    scene.server._door.receive(place, "192.0.2.1")
+
+
+async def a_publisher_with_most_channels(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_channels": 2}
+    await scene.open()
+    drafts = [scene.broadcaster.draft(Event("x"), (channel,)) for channel in "abc"]
+    await scene.broadcaster.publish_all(drafts[:1])
+    await scene.broadcaster.publish_all(drafts[1:2], publisher="other")
+    yield
+    await scene.broadcaster.publish_all(drafts[2:], publisher="other")
+
+
+async def a_publisher_with_most_keys(scene: Scene) -> AsyncIterator[None]:
+    scene.patch.setattr(idempotency, "MAX_KEYS", 2)
+    await scene.open()
+    drafts = [scene.broadcaster.draft(Event("x"))]
+    for key, publisher in [("1", ""), ("1", "other")]:
+        await scene.broadcaster.publish_all(drafts, Token((key,), b""), publisher=publisher)
+    yield
+    await scene.broadcaster.publish_all(drafts, Token(("2",), b""), publisher="other")
+
+
+async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"history_total": 20_000}
+    await scene.open()
+    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x"), ("a",))], publisher="other")
+    yield
+    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x" * 10_000))])
+
+
+async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    scene.server._door.count_failure()
+
+
+async def a_connection_that_says_nothing(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"head_timeout": 0.2}
+    await scene.open()
+    yield
+    await (await scene.connect(scene.server)).rest()
+
+
+async def a_connection_that_speaks_no_http(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    client = await scene.connect(scene.server)
+    yield
+    await client.send(b"EHLO example.com\r\n\r\n")
+    await client.rest()
+
+
+async def a_connection_that_does_not_take_its_answers(scene: Scene) -> AsyncIterator[None]:
+    scene.settings |= {"write_timeout": 0.2, "send_buffer": 4096}
+    await scene.open()
+    yield
+    client = await scene.connect(scene.server, receive_buffer=4096)
+    asking = asyncio.create_task(client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000))
+    await until(lambda: scene.broadcaster.counts.refused != {})
+    asking.cancel()
+
+
+async def a_line_of_the_log_that_is_lost(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    scene.broadcaster.metrics.log_lines_lost(2)
+
+
+def asking(target: str) -> Cause:
+    async def a_question(scene: Scene) -> AsyncIterator[None]:
+        await scene.open()
+        yield
+        assert (await scene.client.ask("GET", target))[0] == 200
+
+    return a_question
+
+
+async def a_reload(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    yield
+    scene.broadcaster.reload(scene.server._config)
+
+
+async def a_question_about_a_reader_that_catches_up(scene: Scene) -> AsyncIterator[None]:
+    replay = a_replay_that_waits(scene)
+    async for _ in replay:
+        pass
+    yield
+    assert (await scene.client.ask("GET", "/subscribers"))[0] == 200
+
+
+ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "publish": (([],), {}),
+    "find": ((None, Interest.of("a")), {}),
+    "replay": ((Interest.of("a"),), {"after": 0, "told": 0, "limit": 1}),
+    "replayable": ((Interest.of("a"),), {"after": 0}),
+    "oldest": ((Interest.of("a"),), {"after": 0}),
+    "holding": (("a",), {}),
+}
+
+
+async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
+    """Call a backend, whether its result is awaited, comes in pieces, or is there at once."""
+    answer = getattr(backend, call)(*arguments, **words)
+    return finish(cast("Steps[object]", answer)) if isgenerator(answer) else await answer
+
+
+def failing(call: str) -> Cause:
+    async def a_backend_that_fails(scene: Scene) -> AsyncIterator[None]:
+        await scene.open()
+        backend = scene.broadcaster._backend
+
+        def fail(*_: Any, **__: Any) -> Any:
+            raise OSError("away")
+
+        yield
+        with scene.patch.context() as patch:
+            patch.setattr(backend.kept, call, fail)
+            arguments, words = ARGUMENTS.get(call, ((), {}))
+            with pytest.raises(OSError, match="away"):
+                await ask(backend, call, *arguments, **words)
+
+    return a_backend_that_fails
+
+
+async def a_publish_that_fails(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+
+    async def fail(*_: Any) -> Any:
+        raise OSError("away")
+
+    scene.patch.setattr(scene.broadcaster._backend.kept, "publish", fail)
+    yield
+    client = await scene.connect(scene.server)
+    await client.request("POST", "/send", body=b"x")
+    assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
+
+
+async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
+    await scene.open()
+    await scene.publish()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("away")
+
+    scene.patch.setattr(scene.broadcaster._backend.kept, "replay", fail)
+    yield
+    reader = await scene.read("/events?since=earliest")
+    with pytest.raises(ConnectionError):
+        await reader.rest()
+
+
+def gone(reason: str) -> Mapping[str, float | None]:
+    closed: Mapping[str, float | None] = {f'closed_subscriptions_total{{kind="http",reason="{reason}"}}': 1}
+    return {**WENT, **closed}
+
+
+def without(moves: Mapping[str, float | None], *series: str) -> Mapping[str, float | None]:
+    return {name: move for name, move in moves.items() if name not in series}
+
+
+STREAM_CAME = {
+    'opened_subscriptions_total{kind="stream"}': 1,
+    'subscribers{kind="stream"}': 1,
+    "queued_events_gcount": 1,
+    "queued_bytes_gcount": 1,
+}
+STREAM_WENT = {'subscribers{kind="stream"}': -1, "queued_events_gcount": -1, "queued_bytes_gcount": -1}
+REPLAYED = {
+    'backend_calls_total{call="find"}': 1,
+    "replay_events_count": 1,
+    "replay_duration_seconds_count": 1,
+}
+FAREWELL = {"written_bytes_total": ANY, "delivery_slices_total": ANY}
+
+CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
+    (nothing, {}),
+    (a_publish, FIRST),
+    (a_batch, {**FIRST, "published_events_total": 3, "history_events": 3}),
+    (the_same_publish_again, {'backend_calls_total{call="publish"}': 1}),
+    (a_publish_that_evicts, without(PUBLISHED, "history_events")),
+    (
+        a_publish_in_a_channel_with_a_name,
+        {
+            **FIRST,
+            **LOOKED,
+            "history_channels": 2,
+            'channel_published_events_total{channel="news"}': 1,
+            'channel_history_events{channel="news"}': 1,
+        },
+    ),
+    (a_reader_of_a_channel_with_a_name, {**CAME, **LOOKED, 'channel_subscribers{channel="news"}': 1}),
+    (
+        a_publish_to_two_readers,
+        {
+            **FIRST,
+            **WRITTEN,
+            'delivered_events_total{kind="http"}': 2,
+            "delivery_slices_total": 1,
+            "delivery_delay_seconds_count": 1,
+        },
+    ),
+    (a_reader_that_comes, CAME),
+    (a_reader_that_leaves, gone("left")),
+    (a_connection, {"connections": 1}),
+    (a_stream, STREAM_CAME),
+    (a_stream_that_takes_an_event, {**FIRST, 'delivered_events_total{kind="stream"}': 1}),
+    (
+        a_stream_that_is_closed,
+        {**STREAM_WENT, 'closed_subscriptions_total{kind="stream",reason="left"}': 1},
+    ),
+    (
+        a_stream_that_is_too_slow,
+        {
+            **PUBLISHED,
+            **STREAM_WENT,
+            "queued_events_gsum": -1,
+            "queued_bytes_gsum": ANY,
+            'closed_subscriptions_total{kind="stream",reason="slow"}': 1,
+        },
+    ),
+    (
+        a_replay,
+        {
+            **CAME,
+            **WRITTEN,
+            **REPLAYED,
+            'backend_calls_total{call="replay"}': ANY,
+            'delivered_events_total{kind="http"}': 2,
+            "replay_events_sum": 2,
+        },
+    ),
+    (
+        a_replay_that_waits,
+        {
+            **without(CAME, "queued_events_gcount", "queued_bytes_gcount"),
+            **WRITTEN,
+            "replaying_subscribers": 1,
+            'backend_calls_total{call="find"}': 1,
+            'backend_calls_total{call="replay"}': ANY,
+            'delivered_events_total{kind="http"}': ANY,
+        },
+    ),
+    *(
+        (
+            cause,
+            {**CAME, 'backend_calls_total{call="find"}': 1, f'resets_total{{reason="{reason}"}}': 1},
+        )
+        for cause, reason in [(an_id_that_is_not_known, "unknown"), (an_id_of_another_epoch, "epoch")]
+    ),
+    (
+        an_id_that_is_too_old,
+        {
+            **CAME,
+            **WRITTEN,
+            **REPLAYED,
+            "replay_events_sum": 1,
+            'backend_calls_total{call="replay"}': ANY,
+            'delivered_events_total{kind="http"}': 1,
+            'resets_total{reason="evicted"}': 1,
+        },
+    ),
+    (dropping("drop-newest"), {**PUBLISHED, 'dropped_events_total{policy="drop-newest"}': 1}),
+    (
+        dropping("drop-oldest"),
+        {**PUBLISHED, 'dropped_events_total{policy="drop-oldest"}': 1},
+    ),
+    (
+        a_loss_that_is_told,
+        {
+            **WRITTEN,
+            'delivered_events_total{kind="http"}': ANY,
+            "queued_events_gsum": -2,
+            "queued_bytes_gsum": ANY,
+            'resets_total{reason="slow"}': 1,
+        },
+    ),
+    (
+        a_reader_that_is_too_slow,
+        {
+            **PUBLISHED,
+            **without(gone("slow"), "connections"),
+            "queued_events_gsum": -1,
+            "queued_bytes_gsum": ANY,
+        },
+    ),
+    (
+        a_reader_that_stays_full,
+        {
+            **gone("stalled"),
+            'heartbeat_timeouts_total{cause="full"}': 1,
+            "aborted_connections_total": 1,
+        },
+    ),
+    (
+        a_reader_that_has_gone_unseen,
+        {
+            **without(gone("left"), "connections"),
+            'heartbeat_timeouts_total{cause="gone"}': 1,
+            "delivery_slices_total": ANY,
+        },
+    ),
+    (a_heartbeat, {"heartbeats_total": ANY, "written_bytes_total": ANY, "delivery_slices_total": ANY}),
+    (
+        a_write_that_fails,
+        {**FIRST, **gone("error"), "delivery_slices_total": 1, "delivery_delay_seconds_count": 1},
+    ),
+    *(
+        (ending(reason), {**gone(reason), **FAREWELL})
+        for reason in CloseReason
+        if reason in {"drain", "expired", "lifetime", "dismissed", "revoked"}
+    ),
+    (a_drain_of_a_stream, {**STREAM_WENT, 'closed_subscriptions_total{kind="stream",reason="drain"}': 1}),
+    (
+        a_walk_that_takes_long,
+        {
+            **FIRST,
+            **WRITTEN,
+            'delivered_events_total{kind="http"}': 81,
+            "delivery_interruptions_total": ANY,
+            "delivery_delay_seconds_count": 1,
+        },
+    ),
+    (refused("/nowhere"), {'refused_requests_total{endpoint="other",status="404"}': 1}),
+    (refused("/send/a!b", method="POST"), {'refused_requests_total{endpoint="publish",status="400"}': 1}),
+    (refused("/channels/a!b"), {'refused_requests_total{endpoint="inspect",status="400"}': 1}),
+    (
+        a_browser_that_is_turned_away,
+        {'refused_requests_total{endpoint="subscribe",status="429"}': 1},
+    ),
+    (a_revocation, {"revocations": 1}),
+    *(
+        (a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1})
+        for share in SERVER_SHARES
+    ),
+    (
+        a_connection_too_many,
+        {'refused_connections_total{reason="full"}': 1, 'share_reached_total{share="connections"}': 1},
+    ),
+    (
+        a_connection_too_many_of_an_address,
+        {'refused_connections_total{reason="address"}': 1, 'share_reached_total{share="connections"}': 1},
+    ),
+    (
+        an_address_with_its_share_of_the_reserve,
+        {
+            'refused_connections_total{reason="full"}': 1,
+            'share_reached_total{share="connections"}': 1,
+            'share_reached_total{share="reserve"}': 1,
+        },
+    ),
+    (
+        a_publisher_with_most_channels,
+        {
+            **without(PUBLISHED, "history_events", "history_bytes"),
+            'share_reached_total{share="history_channels"}': 1,
+        },
+    ),
+    (a_publisher_with_most_keys, {**PUBLISHED, 'share_reached_total{share="idempotency_keys"}': 1}),
+    (
+        a_publisher_with_most_bytes,
+        {**without(PUBLISHED, "history_events"), 'share_reached_total{share="history_total"}': 1},
+    ),
+    (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),
+    (a_connection_that_says_nothing, {'refused_connections_total{reason="silent"}': 1}),
+    (
+        a_connection_that_speaks_no_http,
+        {"connections": -1, 'refused_connections_total{reason="malformed"}': 1},
+    ),
+    (
+        a_connection_that_does_not_take_its_answers,
+        {'refused_connections_total{reason="stalled"}': 1},
+    ),
+    (a_line_of_the_log_that_is_lost, {"lost_log_lines_total": 2}),
+    (asking("/channels"), {'backend_calls_total{call="channels"}': 1}),
+    (asking("/channels/a"), {'backend_calls_total{call="holding"}': 1}),
+    (a_reload, {'backend_calls_total{call="relimit"}': 1}),
+    (a_question_about_a_reader_that_catches_up, {'backend_calls_total{call="oldest"}': ANY}),
+    *(
+        (
+            failing(call),
+            {
+                f'backend_errors_total{{call="{call}"}}': 1,
+                **(
+                    {}
+                    if TIDE.match(f'backend_calls_total{{call="{call}"}}')
+                    else {f'backend_calls_total{{call="{call}"}}': 1}
+                ),
+            },
+        )
+        for call in CALLS
+    ),
+    (
+        a_publish_that_fails,
+        {
+            'backend_calls_total{call="publish"}': 1,
+            'backend_errors_total{call="publish"}': 1,
+            'refused_requests_total{endpoint="publish",status="500"}': 1,
+        },
+    ),
+    (
+        a_replay_that_fails,
+        {
+            'opened_subscriptions_total{kind="http"}': 1,
+            'closed_subscriptions_total{kind="http",reason="error"}': 1,
+            'backend_calls_total{call="find"}': 1,
+            'backend_calls_total{call="replay"}': 1,
+            'backend_errors_total{call="replay"}': 1,
+            'backend_calls_total{call="oldest"}': 1,
+            "delivery_slices_total": 1,
+        },
+    ),
+]
+
+
+def agree(found: Samples, expected: Mapping[str, float | None]) -> bool:
+    """Whether just those have moved that should, and by as much as they should."""
+    return found.keys() == expected.keys() and all(
+        amount in {ANY, found[series]} for series, amount in expected.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    CAUSES,
+    ids=[f"{number}-{cause.__name__}" for number, (cause, _) in enumerate(CAUSES)],
+)
+async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
+    cause: Cause,
+    expected: Mapping[str, float | None],
+    serve: Serve,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All series before and after, but for those that the time moves."""
+    scene = Scene(serve, connect, monkeypatch)
+    steps = cause(scene)
+    await anext(steps)
+    before = await samples(scene.client)
+    await anext(steps, None)
+    found = await settled(scene, before, expected)
+    assert dict(found) == {
+        series: found.get(series) if move is ANY else move for series, move in expected.items()
+    }
+    await anext(steps, None)
+
+
+async def settled(scene: Scene, before: Samples, expected: Mapping[str, float | None]) -> Samples:
+    """Give what has moved, when it is what should have, or when nothing more is to come."""
+    found: Samples = {}
+    for _ in range(40):
+        found = moved(before, await samples(scene.client))
+        if agree(found, expected):
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.02)  # what comes late is one too many
+    return moved(before, await samples(scene.client))
+
+
+async def test_every_series_has_its_cause(serve: Serve, connect: Connect) -> None:
+    """All that is exposed is in the table above, but for what the time moves and what never moves."""
+    server = await serve(**NAMED)
+    found = await samples(await connect(server))
+    known = {series for _, expected in CAUSES for series in expected}
+    without_cause = {
+        series
+        for series in found.keys() - known
+        if not TIDE.match(series) and series.partition("{")[0] not in STILL
+    }
+    assert without_cause == set()
+    words = {series.partition("{")[0] for series in known}
+    assert words - {series.partition("{")[0] for series in found} == {"refused_requests_total"}
+
+
+async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Connect) -> None:
+    """A reader for whom nothing waits, and one for whom three events do."""
+    server = await serve(**BRIEF)
+    client = await connect(server)
+    attach(server.broadcaster)
+    lane, sink = attach(server.broadcaster)
+    sink.takes_more = False
+    for _ in range(4):
+        await server.broadcaster.broadcast("x" * 1000)
+        await until(lambda: not lane.audience.log)
+    text = (await scrape(client)).decode()
+    assert [line for line in text.splitlines() if line.startswith("sse_broadcast_queued_")] == [
+        'sse_broadcast_queued_events_bucket{le="0.0"} 1.0',
+        'sse_broadcast_queued_events_bucket{le="1.0"} 1.0',
+        'sse_broadcast_queued_events_bucket{le="10.0"} 2.0',
+        'sse_broadcast_queued_events_bucket{le="100.0"} 2.0',
+        'sse_broadcast_queued_events_bucket{le="1000.0"} 2.0',
+        'sse_broadcast_queued_events_bucket{le="10000.0"} 2.0',
+        'sse_broadcast_queued_events_bucket{le="100000.0"} 2.0',
+        'sse_broadcast_queued_events_bucket{le="+Inf"} 2.0',
+        "sse_broadcast_queued_events_gcount 2.0",
+        "sse_broadcast_queued_events_gsum 3.0",
+        'sse_broadcast_queued_bytes_bucket{le="0.0"} 1.0',
+        'sse_broadcast_queued_bytes_bucket{le="1024.0"} 1.0',
+        'sse_broadcast_queued_bytes_bucket{le="16384.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="65536.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="262144.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="1048576.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="4194304.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="16777216.0"} 2.0',
+        'sse_broadcast_queued_bytes_bucket{le="+Inf"} 2.0',
+        "sse_broadcast_queued_bytes_gcount 2.0",
+        f"sse_broadcast_queued_bytes_gsum {float(lane.waiting_bytes)}",
+    ]
+
+
+async def test_promtool_finds_nothing_to_say(serve: Serve, connect: Connect, program: Program) -> None:
+    """Names, units and the text itself, when much has happened and when nothing has."""
+    server = await serve(**NAMED)
+    client = await connect(server)
+    for _ in range(2):
+        done = subprocess.run(
+            [program("promtool"), "check", "metrics"],
+            input=await scrape(client),
+            capture_output=True,
+            check=False,
+            timeout=30,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        reader = await connect(server)
+        await reader.subscribe(path="/events?since=earliest")
+        await client.ask("POST", "/send/a!b", body=b"x")
+        await client.ask("POST", "/send", body=b"x")
+        await reader.events(1)
+
+
+ACCEPTS = {
+    "": "text/plain; version=0.0.4; charset=utf-8",
+    "*/*": "text/plain; version=0.0.4; charset=utf-8",
+    "text/html": "text/plain; version=0.0.4; charset=utf-8",
+    "text/plain;version=0.0.4": "text/plain; version=0.0.4; charset=utf-8",
+    "text/plain;version=nonsense": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=nonsense": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=1.5.0": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=0.0.1": "text/plain; version=0.0.4; charset=utf-8",
+    "text/plain;version=7.0.0": "text/plain; version=0.0.4; charset=utf-8",
+    "application/openmetrics-text;version=9.9.9,application/openmetrics-text; version=1.0.0;q=0.5": (
+        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    ),
+    "text/plain;version=1.0.0": "text/plain; version=1.0.0; charset=utf-8; escaping=underscores",
+    "application/openmetrics-text": "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5": (
+        "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+    ),
+}
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+async def test_the_format_is_the_one_that_is_asked_for(serve: Serve, connect: Connect, accept: str) -> None:
+    """Prometheus's text, or OpenMetrics; each is read by its own parser."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Accept: {accept}\r\n" if accept else ""
+    await client.request("GET", "/metrics", headers=headers)
+    head = (await client.head()).decode()
+    assert f"\r\nContent-Type: {ACCEPTS[accept]}\r\n" in head
+    assert "\r\nCache-Control: no-store\r\n" in head
+    length = re.search(r"Content-Length: (\d+)", head)
+    assert length is not None
+    text = (await client.take(int(length[1]))).decode()
+    read = read_openmetrics if "openmetrics" in ACCEPTS[accept] else read_text
+    names = {family.name for family in read(text)}
+    assert {"sse_broadcast_subscribers", "sse_broadcast_queued_events"} <= names
+
+
+def test_a_type_of_several_lines_is_none() -> None:
+    """What Accept says is nothing that the answer repeats: of a version it is the number alone."""
+    assert encoder("application/openmetrics-text;version=x\r\nX: y")[1] == ACCEPTS[""]
+
+
+async def test_head_tells_of_the_answer_and_options_of_the_methods(serve: Serve, connect: Connect) -> None:
+    """As at every other path."""
+    client = await connect(await serve())
+    await client.request("HEAD", "/metrics")
+    head = await client.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    await client.request("OPTIONS", "/metrics")
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in await client.head()
+
+
+async def test_metrics_are_switched_off(serve: Serve, connect: Connect) -> None:
+    """Then nothing is there, and what is counted is still in the status."""
+    client = await connect(await serve(metrics=False))
+    for method in ("GET", "HEAD"):
+        await client.request(method, "/metrics")
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 404 ")
+        if method == "GET":
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            detail = b"nothing is at /metrics: metrics are switched off"
+            told = b'{"title":"Not Found","status":404,"detail":"%s"}\n' % detail
+            assert await client.take(int(length[1])) == told
+    assert b'"refused":{"404":2}' in (await client.ask("GET", "/status"))[1]
+
+
+async def test_two_servers_of_a_process_count_for_themselves(serve: Serve, connect: Connect) -> None:
+    """And neither in prometheus_client's registry of the process."""
+    one, other = await serve(), await serve()
+    await one.broadcaster.broadcast("x")
+    found = [await samples(await connect(server)) for server in (one, other)]
+    assert [each["publishes_total"] for each in found] == [1, 0]
+
+
+async def test_an_application_that_is_mounted_tells_what_it_can(connect: Connect) -> None:
+    """All but the connections, which are not its own; its loop is looked at while it runs."""
+    app = create_app(Config())
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    client = await RawClient.open(port)
+    try:
+        found = await samples(client)
+        assert "subscribers" not in found
+        assert found['subscribers{kind="http"}'] == 0
+        assert "connections" not in found
+        metrics = app[BROADCASTER].metrics
+        await until(lambda: metrics.loop_lag.count > 1)
+    finally:
+        client.close()
+        await runner.cleanup()
+    looks = metrics.loop_lag.count
+    await asyncio.sleep(0.25)
+    assert metrics.loop_lag.count == looks
+
+
+async def test_channels_are_looked_at_anew_after_a_reload(serve: Serve, connect: Connect) -> None:
+    """What was counted of those that stay goes on; others have series no more."""
+    server = await serve(metrics_channels=("a", "b"))
+    client = await connect(server)
+    await server.broadcaster.broadcast("x", channels=("a", "b"))
+    server.broadcaster.reload(Config(metrics_channels=("b", "c")))
+    found = await samples(client)
+    assert {series: value for series, value in found.items() if series.startswith("channel_published")} == {
+        'channel_published_events_total{channel="b"}': 1,
+        'channel_published_events_total{channel="c"}': 0,
+    }

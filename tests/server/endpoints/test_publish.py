@@ -1,0 +1,1294 @@
+"""POST /send: what becomes an event, and what is refused."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.memory import idempotency
+from sse_broadcast.config.schema import CallerRule
+from sse_broadcast.event import Event
+from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import TURN
+from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient, until
+
+JSON = "Content-Type: application/json\r\n"
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
+
+MISSING = "message: is missing; it is the text to publish, data any JSON"
+MEMBERS = "message, data, event, id, retry, key, channel, channels"
+PARAMETERS = "channel, event, id, key, retry, stream"
+OF_EVENT_SOURCE = "event: {!r} is EventSource's own: browsers would call their handlers of it"
+EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
+A_FORM = (
+    "body: is a form, with the members of an event as its fields; send them as JSON, with"
+    " Content-Type: application/json"
+)
+A_MULTIPART = (
+    "Content-Type: 'multipart/form-data' is a form, and no event; send JSON, or the message as the body"
+)
+
+
+def key(text: str) -> str:
+    return f"Idempotency-Key: {text}\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "event"),
+    [
+        ("/send", "", b"hello", Event("hello")),
+        ("/send", FORM, b"a=1&b=2", Event("a=1&b=2")),
+        ("/send?event=message", "", b"", Event("")),
+        ("/send?event=t", FORM, b"", Event("", "t")),
+        ("/send?id=order-7", "", b"", Event("", id="order-7")),
+        ("/send?key=k", "", b"", Event("")),
+        ("/send?retry=500", "", b"", Event("", retry=500)),
+        ("/send", "", b"a\r\nb\rc\nd\n", Event("a\nb\nc\nd\n")),
+        ("/send", "", b"\0", Event("\0")),
+        ("/send", "", "\ufeffmark and \U0001f600".encode(), Event("\ufeffmark and \U0001f600")),
+        ("/send", "", b'{"message": "x"}', Event('{"message": "x"}')),
+        ("/send?event=price&retry=500", "", b"x", Event("x", "price", retry=500)),
+        ("/send?event=%C3%A9t%C3%A9", "", b"x", Event("x", "\u00e9t\u00e9")),
+        ("/send", JSON, b'{"message": "a\\nb", "event": "t"}', Event("a\nb", "t")),
+        ("/send", JSON, b'{"message": "x", "retry": 700}', Event("x", retry=700)),
+        ("/send?retry=3600000", "", b"x", Event("x", retry=3_600_000)),
+        ("/send?id=order-7", "", b"x", Event("x", id="order-7")),
+        ("/send?key=k%20k", "", b"x", Event("x")),
+        ("/send?stream=0", "", b"x", Event("x")),
+        ("/send", JSON, b'{"message": ""}', Event("")),
+        ("/send", JSON, b'{"message": "x", "id": "order-7", "key": "k"}', Event("x", id="order-7")),
+        ("/send", JSON, b'{"data": "text"}', Event("text")),
+        (
+            "/send",
+            JSON,
+            b'{"data": {"b" : [1.50, null,  "\\u00e9"], "a": 1}}',
+            Event('{"b":[1.50,null,"\\u00e9"],"a":1}'),
+        ),
+        ("/send", JSON, b'{"data": null}', Event("null")),
+        ("/send", "Content-Type: application/json; charset=utf-8\r\n", b'{"message": "x"}', Event("x")),
+    ],
+)
+async def test_a_body_becomes_this_event(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, event: Event
+) -> None:
+    """As it was sent, with line ends as LF."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    status, answer = await publisher.ask("POST", path, body=body, headers=headers)
+    assert status == 200, answer
+    (received,) = await reader.events(1)
+    assert (received.data, received.type) == (event.data, event.type)
+    assert event.retry is None or received.retry == event.retry
+    assert event.id is None or received.id == event.id
+    assert received.id == json.loads(answer)["id"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect, method: str) -> None:
+    """With PUT too, which `curl -T` sends."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask(method, "/send", body=b"hello\n")
+    assert (status, answer.decode()) == (
+        200,
+        (
+            f'{{"status":"sent","clients":0,"message":"hello\\n","id":"{server.broadcaster.cursor}",'
+            '"channel":"default","channels":["default"]}\n'
+        ),
+    )
+
+
+LONGEST_SHOWN = {
+    "x": 65_534,
+    "\u00e9": 32_767,
+    "\u20ac": 21_844,
+    "\U0001f600": 16_383,
+    "\x01": 10_922,
+    '"': 32_767,
+}
+"""How often each character may be in a message that an answer repeats: 64 KiB as JSON, with its quotes."""
+
+
+@pytest.mark.parametrize("character", LONGEST_SHOWN)
+async def test_a_long_message_is_left_out_of_the_answer(
+    serve: Serve, connect: Connect, character: str
+) -> None:
+    """Above 64 KiB as JSON, which a control character fills six times as fast; the rest is as ever."""
+    server = await serve()
+    client = await connect(server)
+    for more, shown in ((0, True), (1, False)):
+        message = character * (LONGEST_SHOWN[character] + more)
+        status, answer = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
+        said = {"status": "sent", "clients": 0, "message": message, "id": server.broadcaster.cursor}
+        said |= {"channel": "a", "channels": ["a", "b"]}
+        if not shown:
+            del said["message"]
+        assert (status, json.loads(answer)) == (200, said)
+        assert len(answer) < 66_000
+        again = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
+        assert again == (status, answer)
+
+
+async def test_an_answer_to_a_message_of_control_characters_is_short(serve: Serve, connect: Connect) -> None:
+    """The largest there is: as JSON it would be six mebibytes."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", "/send", body=b"\x01" * 1_000_000)
+    id = server.broadcaster.cursor
+    assert (status, answer.decode()) == (
+        200,
+        f'{{"status":"sent","clients":0,"id":"{id}","channel":"default","channels":["default"]}}\n',
+    )
+
+
+async def test_the_answer_to_a_batch_counts_it(serve: Serve, connect: Connect) -> None:
+    """With the id of the last, and whoever wanted any of it counted once."""
+    server = await serve()
+    clients = {
+        "/events/a": 1,
+        "/events/b,a": 2,
+        "/events/c": 2,
+        "/events/*?event=t": 3,
+        "/events/b?event=no": 3,
+    }
+    body = b'[{"message":"1"},{"message":"2","channels":["a","b"]},{"message":"3","event":"t","channel":"b"}]'
+    publisher = await connect(server)
+    for path, count in clients.items():
+        await (reader := await connect(server)).subscribe(path=path)
+        await reader.chunk()
+        assert await publisher.ask("POST", "/send", body=body, headers=JSON) == (
+            200,
+            f'{{"status":"sent","count":3,"clients":{count},"id":"{server.broadcaster.cursor}"}}\n'.encode(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "channels"),
+    [
+        ("/send", "", b"x", ["default"]),
+        ("/send/a", "", b"x", ["a"]),
+        ("/send/b,a", "", b"x", ["b", "a"]),
+        ("/send/b,a,b", "", b"x", ["b", "a"]),
+        ("/send?channel=b&channel=a", "", b"x", ["b", "a"]),
+        ("/send/c?channel=b&channel=c", "", b"x", ["c", "b"]),
+        ("/send/b%2Ca", "", b"x", ["b", "a"]),
+        ("/send/a", JSON, b'{"message":"x"}', ["a"]),
+        ("/send?channel=a", JSON, b'{"message":"x"}', ["a"]),
+        ("/send", JSON, b'{"message":"x","channel":"a"}', ["a"]),
+        ("/send", JSON, b'{"message":"x","channels":["b","a","b"]}', ["b", "a"]),
+        ("/send/" + ",".join(f"c{n}" for n in range(100)), "", b"x", [f"c{n}" for n in range(100)]),
+    ],
+)
+async def test_a_publish_is_one_publication_in_its_channels(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, channels: list[str]
+) -> None:
+    """One id, however many channels; the answer names them as the publisher did, each once."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    said = json.dumps(channels, separators=(",", ":"))
+    assert (status, answer.decode()) == (
+        200,
+        (
+            f'{{"status":"sent","clients":0,"message":"x","id":"{server.broadcaster.cursor}",'
+            f'"channel":"{channels[0]}","channels":{said}}}\n'
+        ),
+    )
+    assert server.broadcaster.cursor.endswith("-1")
+    assert {state.channel for state in server.broadcaster.channels(limit=200)} == set(channels)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send?id=mine", "", b"x"),
+        ("/send", JSON, b'{"message":"x","id":"mine"}'),
+        ("/send", JSON, b'[{"message":"a"},{"message":"x","id":"mine"}]'),
+        ("/send", NDJSON, b'{"message":"x","id":"mine"}\n'),
+    ],
+)
+async def test_a_publishers_own_id_is_kept_and_found(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """It is what a reader sees, and what a resuming one goes on from; the oldest with it wins."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await publisher.ask("POST", "/send?id=other", body=b"an older one")
+    await reader.subscribe(path="/events?since=last")
+    await reader.events(1)
+    status, answer = await publisher.ask("POST", path, body=body, headers=headers)
+    assert (status, json.loads(answer)["id"]) == (200, "mine")
+    await publisher.ask("POST", "/send", body=b"after")
+    again = await connect(server)
+    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    assert [event.data for event in await again.events(1)] == ["after"]
+    await publisher.ask("POST", "/send?id=mine", body=b"used again")
+    again = await connect(server)
+    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    assert [event.data for event in await again.events(2)] == ["after", "used again"]
+
+
+async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) -> None:
+    """`since` with it starts right after what was published."""
+    server = await serve()
+    publisher, reader = await connect(server), await connect(server)
+    id = json.loads((await publisher.ask("POST", "/send/a", body=b"x"))[1])["id"]
+    await publisher.ask("POST", "/send/a", body=b"next")
+    await reader.subscribe(path=f"/events/a?since={id}")
+    assert [event.data for event in await reader.events(1)] == ["next"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (JSON, b' [{"message":"1"}, {"message":"2","event":"t"}, {"data":{"a": 3},"retry":900}]'),
+        (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":900}'),
+    ],
+)
+async def test_a_batch_is_its_events_in_order(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """One after the other, each with an id of its own."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    assert (await publisher.ask("POST", "/send", body=body, headers=headers))[0] == 200
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    frames = (
+        f"data: 1\nid: {epoch}-1\n\nevent: t\ndata: 2\nid: {epoch}-2\n\n"
+        f'retry: 900\ndata: {{"a":3}}\nid: {epoch}-3\n\n'
+    )
+    assert await reader.chunk() + await reader.chunk() + await reader.chunk() == frames.encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "detail"),
+    [
+        (JSON, b"[]", 422, "batch: is empty"),
+        (NDJSON, b"", 422, "batch: is empty"),
+        (NDJSON, b"\n\r\n \n", 422, "batch: is empty"),
+        (
+            JSON,
+            b"[" + b",".join([b'{"message":"x"}'] * 4) + b"]",
+            413,
+            "batch: more than 3 events",
+        ),
+        (NDJSON, b'{"message":"x"}\n' * 4, 413, "batch: more than 3 events"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":1}]',
+            422,
+            "item 2: message: must be text, not a number; JSON goes in data",
+        ),
+        (JSON, b'[{"message":"x"},{"message":"y"},{}]', 422, f"item 3: {MISSING}"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","chanel":"a"}]',
+            422,
+            "item 2: chanel: unknown member; channel was meant?",
+        ),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","retry":499}]',
+            422,
+            "item 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","retry":0}\n',
+            422,
+            "line 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        (JSON, b'[{"message":"x"}', 400, "body: is not JSON: Input data was truncated"),
+        (
+            JSON,
+            b'[{"message":"x"},{"message":"y","channel":"b b"}]',
+            400,
+            "item 2: channel: must not contain ' ': 'b b'",
+        ),
+        (NDJSON, b'{"message":"x"}\n\n{"mess', 400, "line 3: body: is not JSON: Input data was truncated"),
+        (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, f"line 3: {MISSING}"),
+        (NDJSON, b"[]", 422, "line 1: must be a JSON object, not a list"),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","topic":"a"}\n',
+            422,
+            "line 2: topic: unknown member; channel was meant?",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","event":"open"}\n',
+            422,
+            "line 2: event: 'open' is EventSource's own: browsers would call their handlers of it",
+        ),
+        (JSON, b'[{"message":"x"},{"message":"\xff"}]', 400, "body: is not UTF-8 at byte 29"),
+        (NDJSON, b'{"message":"x"}\n{"message":"\xff"}', 400, "line 2: body: is not UTF-8 at byte 12"),
+        (
+            JSON,
+            b'[{"message":"x"},{"data":["\\ud800"]}]',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"data":["\\ud800"]}',
+            422,
+            "line 2: body: has a lone surrogate, which no event can carry",
+        ),
+        (NDJSON, b'{"message":\n"x"}', 400, "line 1: body: is not JSON: Input data was truncated"),
+        (
+            NDJSON,
+            b'{"message":"x"}{"message":"y","event":"$x"}',
+            400,
+            "line 1: body: is not JSON: JSON is malformed: trailing characters (byte 16)",
+        ),
+        (
+            NDJSON,
+            b'{"message":"x"}\n{"message":"y","id":"a/b"}\n{"message":"z"}\n',
+            422,
+            "line 2: id: must not contain '/': 'a/b'",
+        ),
+    ],
+)
+async def test_half_a_batch_is_not_published(
+    serve: Serve, connect: Connect, headers: str, body: bytes, status: int, detail: str
+) -> None:
+    """All or nothing, and the item or the line is named; the connection goes on."""
+    server = await serve(max_batch=3)
+    client = await connect(server)
+    answered, answer = await client.ask("POST", "/send", body=body, headers=headers)
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert server.broadcaster.counts.published == 0
+    assert (await client.ask("POST", "/send", body=b'{"message":"x"}\n' * 3, headers=NDJSON))[0] == 200
+
+
+@pytest.mark.parametrize(("headers", "most"), [("", 10_096), (JSON, 20_000), (NDJSON, 20_000)])
+async def test_a_batch_may_be_larger_than_an_event(
+    serve: Serve, connect: Connect, headers: str, most: int
+) -> None:
+    """`max_body` is of JSON alone; text is one event. What is too large is refused by what it says it is."""
+    server = await serve(max_event=1000, max_body=20_000)
+    for size, status in ((most, {400, 413}), (most + 1, {413})):
+        client = await connect(server)
+        answered, answer = await client.ask("POST", "/send", body=b"x" * size, headers=headers)
+        assert answered in status
+        assert (json.loads(answer)["detail"] == f"body: more than {most} bytes") == (size > most)
+
+
+@pytest.mark.parametrize("headers", [JSON, NDJSON])
+@pytest.mark.parametrize("parameter", ["event", "id", "key", "retry"])
+async def test_what_json_says_itself_is_not_said_in_the_query(
+    serve: Serve, connect: Connect, headers: str, parameter: str
+) -> None:
+    """Of two places one would be ignored."""
+    server = await serve()
+    client = await connect(server)
+    path, body = f"/send?{parameter}=7", b'{"message":"x"}'
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert status == 400
+    kind = headers.removeprefix("Content-Type: ").rstrip()
+    assert json.loads(answer)["detail"] == f"{parameter}: is said in the body, where that is {kind}"
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "status", "detail"),
+    [
+        ("/send", "", b"\xff", 400, "body: is not UTF-8 at byte 0"),
+        ("/send", JSON, b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 13"),
+        (
+            "/send",
+            JSON,
+            b'{"data": NaN}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 9)",
+        ),
+        (
+            "/send",
+            JSON,
+            b'\xef\xbb\xbf{"message": "x"}',
+            400,
+            "body: is not JSON: JSON is malformed: invalid character (byte 0)",
+        ),
+        ("/send", JSON, b'{"message":', 400, "body: is not JSON: Input data was truncated"),
+        ("/send", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "a\\ud800"}',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        (
+            "/send",
+            JSON,
+            b'{"data": "a\\udc00b"}',
+            422,
+            "body: has a lone surrogate, which no event can carry",
+        ),
+        ("/send", JSON, b"null", 422, "must be a JSON object, not null"),
+        ("/send", JSON, b'{"message": 1}', 422, "message: must be text, not a number; JSON goes in data"),
+        ("/send", JSON, b"{}", 422, MISSING),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "chanel": "a"}',
+            422,
+            "chanel: unknown member; channel was meant?",
+        ),
+        ("/send", JSON, b'{"message": "x", "x": 1}', 422, f"x: unknown member; {MEMBERS} are known"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "data": 1}',
+            422,
+            "message and data: only one of them may be given",
+        ),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "retry": 3600001}',
+            422,
+            "retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        ("/send", JSON, b'{"message": "x", "event": ""}', 422, "event: must not be empty"),
+        ("/send", JSON, b'{"message": "x", "event": "a\\nb"}', 422, "event: must not contain LF: 'a\\nb'"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "event": "a\\u0000"}',
+            422,
+            "event: must not contain NUL: 'a\\x00'",
+        ),
+        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "id: must be text, not a number"),
+        (
+            "/send",
+            JSON,
+            b'{"message": "x", "channel": "a", "channels": ["a"]}',
+            422,
+            "channel and channels: only one of them may be given",
+        ),
+        (
+            "/send/a",
+            JSON,
+            b'{"message": "x", "channel": "a"}',
+            422,
+            "channel: the address of the request names the channels already",
+        ),
+        (
+            "/send?channel=a",
+            JSON,
+            b'[{"message": "x"}, {"message": "x", "channels": ["a"]}]',
+            422,
+            "item 2: channel: the address of the request names the channels already",
+        ),
+        ("/send", JSON, b'{"message": "x", "channels": []}', 400, "channels: must name at least one"),
+        ("/send/b%20b", JSON, b"[{", 400, "channel: must not contain ' ': 'b b'"),
+        ("/send/a?channel=", NDJSON, b"{}", 400, "channel: must be 1 to 128 characters: ''"),
+        ("/send?event=", "", b"x", 422, "event: must not be empty"),
+        ("/send?event=a%0Db", "", b"x", 422, "event: must not contain CR: 'a\\rb'"),
+        (
+            "/send?event=%24close",
+            "",
+            b"x",
+            422,
+            "event: types beginning with $ are the server's own: '$close'",
+        ),
+        ("/send?event=%ff", "", b"x", 400, "query: is not UTF-8 in 'event'"),
+        ("/send?retry=soon", "", b"x", 400, "retry: must be a number of milliseconds, not 'soon'"),
+        (
+            "/send?retry=9999999999999",
+            "",
+            b"x",
+            422,
+            "retry: must be 0 to 2147483647 milliseconds, not 2147483648",
+        ),
+        ("/send?retry=499", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 499"),
+        ("/send?retry=0", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
+        ("/send?retry=3600001", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 3600001"),
+        ("/send?retry=-1", "", b"x", 400, "retry: must be a number of milliseconds, not '-1'"),
+        ("/send?event=open", "", b"x", 422, OF_EVENT_SOURCE.format("open")),
+        ("/send?event=error", "", b"x", 422, OF_EVENT_SOURCE.format("error")),
+        ("/send", JSON, b'{"message": "x", "event": "error"}', 422, OF_EVENT_SOURCE.format("error")),
+        ("/send?evnt=price", "", b"x", 400, "evnt: unknown parameter; event was meant?"),
+        ("/send?channels=a", "", b"x", 400, "channels: unknown parameter; channel was meant?"),
+        ("/send?topic=a", "", b"x", 400, "topic: unknown parameter; channel was meant?"),
+        ("/send?type=t", "", b"x", 400, "type: unknown parameter; event was meant?"),
+        ("/send?lastEventId=t", "", b"x", 400, "lastEventId: unknown parameter; id was meant?"),
+        ("/send?x=1", "", b"x", 400, f"x: unknown parameter; {PARAMETERS} are known"),
+        ("/send?_=1&event=t", "", b"x", 400, f"_: unknown parameter; {PARAMETERS} are known"),
+        ("/send?message=hi", "", b"x", 400, f"message: unknown parameter; {PARAMETERS} are known"),
+        ("/send?access_token=t", "", b"x", 400, f"access_token: unknown parameter; {PARAMETERS} are known"),
+        ("/send", "", b"", 422, EMPTY),
+        ("/send/a", "Content-Type: text/plain\r\n", b"", 422, EMPTY),
+        ("/send?channel=a", FORM, b"", 422, EMPTY),
+        ("/send", FORM, b"message=%C3%A9&event=n", 422, A_FORM),
+        ("/send", FORM, b"topic=orders&data=%7B%22a%22%3A1%7D", 422, A_FORM),
+        ("/send", f"{FORM[:-2]}; charset=UTF-8\r\n", b"message=hi", 422, A_FORM),
+        ("/send?event=n", FORM, b"data=", 422, A_FORM),
+        ("/send", FORM, b"message=a&message=b&private=on&topic=x&type=y&id=1&retry=5&key=k", 422, A_FORM),
+        ("/send", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
+        (
+            "/send/a",
+            "Content-Type: Multipart/Mixed\r\n",
+            b"x",
+            415,
+            A_MULTIPART.replace("form-data", "mixed"),
+        ),
+        ("/send?stream=1", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
+        ("/send?id=", "", b"x", 422, "id: must be 1 to 128 characters: ''"),
+        ("/send?id=" + "7" * 129, "", b"x", 422, f"id: must be 1 to 128 characters: '{'7' * 80}'"),
+        ("/send?id=a%2Fb", "", b"x", 422, "id: must not contain '/': 'a/b'"),
+        ("/send?id=a%0Ab", "", b"x", 422, "id: must not contain LF: 'a\\nb'"),
+        ("/send?id=caf%C3%A9", "", b"x", 422, "id: must not contain '\\xe9': 'caf\\xe9'"),
+        ("/send?id=earliest", "", b"x", 422, "id: 'earliest' has a meaning for `since`"),
+        ("/send?id=10m", "", b"x", 422, "id: '10m' has a meaning for `since`"),
+        ("/send?id=0123abcd-7", "", b"x", 422, "id: '0123abcd-7' has the form of the server's own ids"),
+        ("/send?key=", "", b"x", 422, "key: must be 1 to 128 characters: ''"),
+        ("/send?id=a&id=b", "", b"x", 400, "id: is given 2 times"),
+        ("/send?event=a&event=a", "", b"x", 400, "event: is given 2 times"),
+        ("/send?retry=", "", b"x", 400, "retry: must be a number of milliseconds, not ''"),
+        ("/send?retry=%C2%B2", "", b"x", 400, "retry: must be a number of milliseconds, not '\\xb2'"),
+        ("/send?stream=yes", "", b"x", 400, "stream: must be 1, not 'yes'"),
+        ("/send?channel=a,b", "", b"x", 400, "channel: must not contain ',': 'a,b'"),
+        ("/send?channel=", "", b"x", 400, "channel: must be 1 to 128 characters: ''"),
+        ("/send/a,,b", "", b"x", 400, "channel: must be 1 to 128 characters: ''"),
+        ("/send/orders.*", "", b"x", 400, "channel: must not contain '*': 'orders.*'"),
+        ("/send/a%20b", "", b"x", 400, "channel: must not contain ' ': 'a b'"),
+        ("/send/a{b}", "", b"x", 400, "channel: must not contain '{': 'a{b}'"),
+        ("/send/a%7D", "", b"x", 400, "channel: must not contain '}': 'a}'"),
+        ("/send/a%2Fb", "", b"x", 400, "channel: must not contain '/': 'a/b'"),
+        ("/send/%2e%2e", "", b"x", 400, "channel: must not be '..', which clients take for a folder"),
+        ("/send/%ff", "", b"x", 400, "path: is not UTF-8: '/send/%ff'"),
+        (
+            "/send/" + ",".join(f"c{n}" for n in range(101)),
+            "",
+            b"x",
+            400,
+            "channels: 101 are too many, 100 may be named",
+        ),
+        ("/send/" + "a" * 129, "", b"x", 400, f"channel: must be 1 to 128 characters: '{'a' * 80}'"),
+        (
+            "/send",
+            "Idempotency-Key: a\r\nIdempotency-Key: a\r\n",
+            b"x",
+            400,
+            "Idempotency-Key: is given 2 times",
+        ),
+        ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
+        ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
+    ],
+)
+async def test_what_cannot_be_an_event_is_refused(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, status: int, detail: str
+) -> None:
+    """Saying what is wrong, where, and which value; and nothing is published."""
+    server = await serve()
+    client = await connect(server)
+    answered, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert json.loads(answer)["status"] == status
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (FORM, b"message=hi&price=1"),
+        (FORM, b"message"),
+        (FORM, b"message=hi&"),
+        (FORM, b"event=t&id=7"),
+        (FORM, b"messages=hi"),
+        (FORM, b"Message=hi"),
+        (FORM, b"hello message=hi"),
+        (FORM, b"message=\xc3\xa9&\xc3\xa9=1"),
+        (FORM, b'{"message": "x"}'),
+        (FORM, b"&".join([b"message=hi"] * 33)),
+        ("", b"message=hi"),
+        ("Content-Type: text/plain\r\n", b"message=hi&event=n"),
+    ],
+)
+async def test_a_body_that_only_looks_like_a_form_is_a_message(
+    serve: Serve, connect: Connect, headers: str, body: bytes
+) -> None:
+    """curl declares a form of whatever it is told to post: what may have been meant as text is text."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    status, answer = await publisher.ask("POST", "/send", body=body, headers=headers)
+    assert status == 200, answer
+    assert [event.data for event in await reader.events(1)] == [body.decode()]
+
+
+LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "body"),
+    [
+        ("text/plain", "/send", b"caf\xe9 \xa4\r\n\xff"),
+        ("application/x-www-form-urlencoded", "/send", b"caf\xe9 \xa4\r\n\xff"),
+        ("application/json", "/send", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}'),
+        ("application/json", "/send", b'[{"data": "caf\xe9 \xa4\\r\\n\xff"}]'),
+        ("application/x-ndjson", "/send", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}\n'),
+        ("application/x-ndjson", "/send?stream=1", b'{"message": "caf\xe9 \xa4\\r\\n\xff"}\n'),
+    ],
+)
+@pytest.mark.parametrize("charset", LATIN)
+async def test_a_body_is_read_by_its_charset(
+    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes
+) -> None:
+    """ISO-8859-1, which Spring's RestClient declares of every String; not its cousin windows-1252."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await publisher.ask("POST", path, body=body, headers=headers)
+    assert status == 200, answer
+    assert [event.data for event in await reader.events(1)] == ["caf\u00e9 \u00a4\n\u00ff"]
+
+
+async def test_the_answer_says_what_a_charset_made_of_a_message(serve: Serve, connect: Connect) -> None:
+    """In UTF-8, as everything that is answered."""
+    server = await serve()
+    client = await connect(server)
+    headers = "Content-Type: text/plain;charset=ISO-8859-1\r\n"
+    status, answer = await client.ask("POST", "/send", body=b"\xe9", headers=headers)
+    assert (status, json.loads(answer)["message"]) == (200, "\u00e9")
+
+
+@pytest.mark.parametrize("charset", ["us-ascii", "US-ASCII", "ascii"])
+@pytest.mark.parametrize(
+    ("kind", "path", "body", "detail"),
+    [
+        ("text/plain", "/send", b"abc\xe9", "body: is not US-ASCII at byte 3, though its charset says so"),
+        (
+            "text/plain",
+            "/send",
+            "\u00e9".encode(),
+            "body: is not US-ASCII at byte 0, though its charset says so",
+        ),
+        (
+            "application/json",
+            "/send",
+            b'{"message":"\xe9"}',
+            "body: is not US-ASCII at byte 12, though its charset says so",
+        ),
+        (
+            "application/x-ndjson",
+            "/send",
+            b'{"message":"a"}\n{"message":"\xe9"}',
+            "body: is not US-ASCII at byte 28, though its charset says so",
+        ),
+        (
+            "text/plain",
+            "/send?stream=1",
+            b"abc\n\xe9\n",
+            "line 2: body: is not US-ASCII at byte 0, though its charset says so; 1 published",
+        ),
+        (
+            "application/x-ndjson",
+            "/send?stream=1",
+            b'{"message":"a"}\n{"message":"\xe9"}\n',
+            "line 2: body: is not US-ASCII at byte 12, though its charset says so; 1 published",
+        ),
+    ],
+)
+async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
+    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes, detail: str
+) -> None:
+    """Naming the byte; the lines of a stream before that are published. What is ASCII is taken."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (status, json.loads(answer)["detail"]) == (400, detail)
+    assert server.broadcaster.counts.published == ("stream" in path)
+    good = await connect(server)
+    assert (await good.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("charset", "said"),
+    [
+        ("utf-16", "utf-16"),
+        ("UTF-16LE", "UTF-16LE"),
+        ("windows-1252", "windows-1252"),
+        ("iso-8859-15", "iso-8859-15"),
+        ("rot13", "rot13"),
+        ("utf-8-sig", "utf-8-sig"),
+        ("x" * 100, "x" * 80),
+    ],
+)
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
+async def test_another_charset_is_refused(
+    serve: Serve, connect: Connect, path: str, kind: str, charset: str, said: str
+) -> None:
+    """With those that are taken, whatever the body is."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: {kind}; charset={charset}\r\n"
+    status, answer = await client.ask("POST", path, body=b'{"message":"x"}', headers=headers)
+    detail = f"Content-Type: charset '{said}' is not taken; utf-8, iso-8859-1 and us-ascii are"
+    assert (status, json.loads(answer)["detail"]) == (415, detail)
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"'])
+async def test_utf8_may_be_declared(serve: Serve, connect: Connect, charset: str) -> None:
+    """It is what a body is anyway."""
+    server = await serve()
+    client = await connect(server)
+    headers = f"Content-Type: text/plain; charset={charset}\r\n"
+    body = "\u20ac".encode()
+    status, answer = await client.ask("POST", "/send", body=body, headers=headers)
+    assert (status, json.loads(answer)["message"]) == (200, "\u20ac")
+    assert (await client.ask("POST", "/send", body=b"\xe9", headers=headers))[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "place"),
+    [
+        (JSON, b'{"data":%s}', ""),
+        (JSON, b'{"id":"x","data":%s}', ""),
+        (JSON, b'[{"message":"x"},{"data":%s}]', "item 2: "),
+        (NDJSON, b'{"message":"x"}\n{"data":%s}', "line 2: "),
+    ],
+)
+async def test_json_that_is_nested_too_deeply_is_refused(
+    serve: Serve, connect: Connect, headers: str, body: bytes, place: str
+) -> None:
+    """Deeper than a parser goes, whether it would become anything or not."""
+    server = await serve()
+    client = await connect(server)
+    deep = body % (b"[" * 100_000 + b"]" * 100_000)
+    status, answer = await client.ask("POST", "/send", body=deep, headers=headers)
+    assert (status, json.loads(answer)["detail"]) == (422, f"{place}body: is nested more than 64 deep")
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send", JSON, b'{"data":"\xff"}'),
+        ("/send", JSON, b'{"data":{"a":"\xff"}}'),
+        ("/send", JSON, b'[{"data":"\xff"}]'),
+        ("/send", NDJSON, b'{"data":"\xff"}\n'),
+        ("/send?stream=1", NDJSON, b'{"data":"\xff"}\n'),
+    ],
+)
+async def test_a_value_that_is_not_utf8_is_refused(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """As text, and deep within other JSON; it is said what is wrong with it."""
+    server = await serve()
+    client = await connect(server)
+    status, answer = await client.ask("POST", path, body=body, headers=headers)
+    assert (status, "is not UTF-8" in json.loads(answer)["detail"]) == (400, True)
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"x" * 959, 200),
+        (b"x" * 960, 413),
+        (b"x" * 1001, 413),
+        (b"\n" * 137, 200),
+        (b"\n" * 138, 413),
+        (b"x" * 20_000, 413),
+    ],
+)
+async def test_an_event_is_bounded(serve: Serve, connect: Connect, body: bytes, status: int) -> None:
+    """As data, as a frame, and as a body, each on its own."""
+    server = await serve(max_event=1000)
+    client = await connect(server)
+    assert (await client.ask("POST", "/send", body=body))[0] == status
+    assert server.broadcaster.counts.published == (status == 200)
+
+
+async def test_a_body_of_unknown_length_is_bounded_as_it_comes(serve: Serve, connect: Connect) -> None:
+    """A chunked body is refused once it is too long, and not read to its end."""
+    server = await serve(max_event=1000)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await client.send(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (413, "body: more than 10096 bytes")
+
+
+async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve, connect: Connect) -> None:
+    """A body may be six times its event."""
+    server = await serve(max_event=1000)
+    client = await connect(server)
+    body = b'{"message": "' + b"\\u0041" * 950 + b'"}'
+    assert (await client.ask("POST", "/send", body=body, headers=JSON))[0] == 200
+
+
+async def test_a_body_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
+    """aiohttp has no deadline for bodies; this server has."""
+    server = await serve(body_timeout=0.1)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+    status, answer = await client.answer()
+    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.1 s")
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(serve: Serve, connect: Connect) -> None:
+    """Half a body is no event."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+    client.close()
+    async with asyncio.timeout(30):
+        while server.connections:
+            await asyncio.sleep(0.002)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_expect_100_continue_is_answered(serve: Serve, connect: Connect) -> None:
+    """curl asks before it sends a large body."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(b"hello")
+    assert (await client.answer())[0] == 200
+
+
+async def test_a_connection_publishes_again_and_again(serve: Serve, connect: Connect) -> None:
+    """Keep-alive, an error in between included."""
+    server = await serve()
+    client = await connect(server)
+    statuses: list[Any] = [
+        (await client.ask("POST", "/send", body=body))[0] for body in (b"a", b"\xff", b"b")
+    ]
+    assert statuses == [200, 400, 200]
+
+
+ONCE: list[tuple[str, bytes, str]] = [
+    ("", b"x", "/send"),
+    ("", b"x", "/send/a,b?event=t&id=mine&retry=700&key=k"),
+    (JSON, b'{"data":{"a":1}}', "/send?channel=a"),
+    (JSON, b'[{"message":"a"},{"message":"b"}]', "/send/a"),
+    (NDJSON, b'{"message":"a"}\n{"message":"b","channel":"c"}\n', "/send"),
+]
+
+
+@pytest.mark.parametrize(("headers", "body", "path"), ONCE)
+async def test_a_key_publishes_once(
+    serve: Serve, connect: Connect, headers: str, body: bytes, path: str
+) -> None:
+    """The answer is the first one, to the byte, whoever came to listen meanwhile; a batch is one publish."""
+    server = await serve()
+    client = await connect(server)
+    first = await client.ask("POST", path, body=body, headers=headers + key("k"))
+    assert first[0] == 200
+    published = server.broadcaster.counts.published
+    await (await connect(server)).subscribe(path="/events/*")
+    await server.broadcaster.broadcast("between")
+    other = await connect(server)
+    assert await other.ask("PUT", path, body=body, headers=headers + key("k")) == first
+    assert server.broadcaster.counts.published == published + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/send", "", b"y"),
+        ("/send?event=message", "", b""),
+        ("/send?event=t", "", b"x"),
+        ("/send?channel=a", "", b"x"),
+        ("/send", NDJSON, b'{"message":"x"}'),
+        ("/send", JSON, b'{"message":"x"}'),
+    ],
+)
+async def test_a_key_is_of_one_body(
+    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+) -> None:
+    """What its type and its query say is a part of it; anything else is 422, and nothing is published."""
+    server = await serve()
+    client = await connect(server)
+    first = await client.ask("POST", "/send", body=b"x", headers=key("k"))
+    assert await client.ask("POST", path, body=body, headers=headers + key("k")) == (
+        422,
+        (
+            b'{"title":"Unprocessable Content","status":422,'
+            b'"detail":"Idempotency-Key: it was used before, to publish something else"}\n'
+        ),
+    )
+    assert server.broadcaster.counts.published == 1
+    assert await client.ask("POST", "/send", body=b"x", headers=key("k")) == first
+
+
+async def test_a_key_is_of_one_path(serve: Serve, connect: Connect) -> None:
+    """And other keys are others, down to their case."""
+    server = await serve()
+    client = await connect(server)
+    for path, text in (
+        ("/send", "k"),
+        ("/send/a", "k"),
+        ("/send/a,b", "k"),
+        ("/send", "K"),
+        ("/send", "k k"),
+    ):
+        assert (await client.ask("POST", path, body=b"x", headers=key(text)))[0] == 200
+    assert server.broadcaster.counts.published == 5
+
+
+async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve, connect: Connect) -> None:
+    """Of IPv6 its /64, as limits count it: nobody gets the answer of another, or has a key refused for it."""
+    server = await serve(trusted_proxies=("127.0.0.1",), anonymous_publish=("*",))
+    client = await connect(server)
+
+    async def publish(address: str, body: bytes) -> tuple[int, bytes]:
+        headers = f"X-Forwarded-For: {address}\r\n{key('k')}"
+        return await client.ask("POST", "/send", body=body, headers=headers)
+
+    first = await publish("192.0.2.1", b"one")
+    other = await publish("192.0.2.2", b"two")
+    assert (first[0], other[0], server.broadcaster.counts.published) == (200, 200, 2)
+    assert await publish("192.0.2.1", b"one") == first
+    assert await publish("192.0.2.2", b"two") == other
+    assert (await publish("2001:db8::1", b"three"))[0] == 200
+    assert (await publish("2001:db8::2", b"four"))[0] == 422
+    assert server.broadcaster.counts.published == 3
+
+
+async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the others' history nor their keys; it is counted, and told once a minute."""
+    monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
+    callers = tuple(CallerRule(name=name, token=name * 16, publish=("*",)) for name in ("shop", "flood"))
+    server = await serve(caller=callers, anonymous_subscribe=("*",), history_channels=10)
+    client = await connect(server)
+
+    async def publish(caller: str, channel: str, text: str) -> tuple[int, bytes]:
+        headers = f"Authorization: Bearer {caller * 16}\r\n{key(text)}"
+        return await client.ask("POST", f"/send/{channel}", body=b"x", headers=headers)
+
+    order = await publish("shop", "orders", "order-7")
+    for number in range(30):
+        assert (await publish("flood", f"x.{number}", f"{number}"))[0] == 200
+    assert await publish("shop", "orders", "order-7") == order
+    assert server.broadcaster.counts.published == 31
+    assert server.broadcaster.channel("orders").events == 1
+    assert server.broadcaster.metrics.shares_reached == {"history_channels": 21, "idempotency_keys": 21}
+    told = [record.getMessage() for record in caplog.records if "holds the most" in record.getMessage()]
+    assert told == [
+        f"{share}: full; caller flood holds the most, and its oldest are removed"
+        for share in ("history_channels", "idempotency_keys")
+    ]
+
+
+async def test_errors_are_not_remembered(serve: Serve, connect: Connect) -> None:
+    """A key that met one is as good as new."""
+    server = await serve(max_event=1000)
+    client = await connect(server)
+    for path, headers, body, status in (
+        ("/send", "", b"\xff", 400),
+        ("/send", JSON, b"{}", 422),
+        ("/send", NDJSON, b'{"message":"x"}\n{}', 422),
+        ("/send", "", b"x" * 1001, 413),
+        ("/send?event=$x", "", b"x", 422),
+        ("/send", "", b"at last", 200),
+    ):
+        assert (await client.ask("POST", path, body=body, headers=headers + key("k")))[0] == status
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_a_key_is_forgotten_after_its_window(serve: Serve, connect: Connect) -> None:
+    """Then it publishes again."""
+    server = await serve(idempotency_window=0.05)
+    client = await connect(server)
+    async with asyncio.timeout(30):
+        while server.broadcaster.counts.published < 2:
+            assert (await client.ask("POST", "/send", body=b"x", headers=key("k")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (b"k", 200),
+        (b"6f9619ff-8b86-d011-b42d-00cf4fc964ff", 200),
+        (b'"quoted"', 200),
+        (b"x" * 255, 200),
+        (b"x" * 256, 400),
+        (b"", 400),
+        (b"caf\xc3\xa9", 400),
+        (b"\xff", 400),
+        (b"a\tb", 400),
+    ],
+)
+async def test_a_key_is_visible_characters(serve: Serve, connect: Connect, text: bytes, status: int) -> None:
+    """1 to 255 of them."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(
+        b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nIdempotency-Key: " + text + b"\r\n\r\nx"
+    )
+    answered, answer = await client.answer()
+    assert answered == status
+    assert status == 200 or json.loads(answer)["detail"].startswith(
+        "Idempotency-Key: must be 1 to 255 visible characters: '"
+    )
+    assert server.broadcaster.counts.published == (status == 200)
+
+
+@pytest.mark.parametrize("body", [b"xx", b"xy"])
+async def test_whoever_is_whole_first_is_the_first(serve: Serve, connect: Connect, body: bytes) -> None:
+    """A second that arrives while the first's body is still being sent; one of the two is published."""
+    server = await serve()
+    slow, fast = await connect(server), await connect(server)
+    await slow.send(f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n{key('k')}\r\nx".encode())
+    first = await fast.ask("POST", "/send", body=body, headers=key("k"))
+    assert first[0] == 200
+    await slow.send(b"x")
+    second = await slow.answer()
+    assert second == first if body == b"xx" else second[0] == 422
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_many_with_one_key_at_once_publish_once(serve: Serve, connect: Connect) -> None:
+    """All get one answer."""
+    server = await serve()
+    clients = [await connect(server) for _ in range(20)]
+    answers = await asyncio.gather(
+        *(client.ask("POST", "/send", body=b"x", headers=key("k")) for client in clients)
+    )
+    assert len(set(answers)) == 1
+    assert server.broadcaster.counts.published == 1
+
+
+async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
+    serve: Serve, connect: Connect
+) -> None:
+    """Whole or not at all: whoever asks again with the key learns of it, and publishes nothing twice."""
+    server = await serve()
+    for number in range(20):
+        client = await connect(server)
+        await client.send(
+            f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{key(str(number))}\r\nx".encode()
+        )
+        client.half_close()
+    await until(lambda: server.connections == 0)
+    again = await connect(server)
+    for number in range(20):
+        assert (await again.ask("POST", "/send", body=b"x", headers=key(str(number))))[0] == 200
+    assert server.broadcaster.counts.published == 20
+
+
+def batch(name: str, size: int = 50) -> bytes:
+    """Give a batch whose events say which they are."""
+    return json.dumps([{"message": text} for text in said(name, size=size)]).encode()
+
+
+def said(*names: str, size: int = 50) -> list[str]:
+    """Give what batches of these names say, one behind the other."""
+    return [f"{name}{number}" for name in names for number in range(size)]
+
+
+async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
+    """Give what was published since the beginning."""
+    reader = await connect(server)
+    await reader.subscribe(path="/events?since=earliest&format=json")
+    return [json.loads(event.data)["data"] for event in await reader.events(count)]
+
+
+async def queued(server: Server, count: int) -> None:
+    """Wait until so many batches wait for their turn."""
+    await until(lambda: len(server._app[TURN]._waiters or ()) == count)
+
+
+async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:
+    """Give publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
+    await server._app[TURN].acquire()
+    publishers = [await connect(server) for _ in names]
+    for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):
+        await publisher.request("POST", "/send", body=batch(name), headers=JSON)
+        await queued(server, place)
+    return publishers
+
+
+async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> None:
+    """Each is published whole, in the order they came in, and answered."""
+    server = await serve()
+    publishers = await take_turns(server, connect, "a", "b", "c")
+    assert server.broadcaster.counts.published == 0
+    server._app[TURN].release()
+    epoch = server.broadcaster.cursor.partition("-")[0]
+    for publisher, last in zip(publishers, (50, 100, 150), strict=True):
+        body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}\n'
+        assert await publisher.answer() == (200, body.encode())
+    assert await data_of(server, connect, 150) == said("a", "b", "c")
+    assert not server._app[TURN].locked()
+
+
+async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come at once: readers have the loop in between."""
+    server = await serve()
+    publish_all, found = server.broadcaster.publish_all, set[int]()
+    now = 0
+
+    async def publish_and_note(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
+        found.add(now)
+        return await publish_all(drafts, token, publisher=publisher)
+
+    async def count() -> None:
+        nonlocal now
+        while True:
+            now += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", publish_and_note)
+    names = "abcdefghij"
+    publishers = [await connect(server) for _ in names]
+    for publisher in publishers:
+        assert (await publisher.ask("GET", "/status"))[0] == 200
+    counting = asyncio.ensure_future(count())
+    for name, publisher in zip(names, publishers, strict=True):
+        await publisher.request("POST", "/send", body=batch(name), headers=JSON)
+    assert {(await publisher.answer())[0] for publisher in publishers} == {200}
+    counting.cancel()
+    assert len(found) == len(names)
+    seen = await data_of(server, connect, 50 * len(names))
+    assert seen == said(*(text[0] for text in seen[::50]))
+    assert {text[0] for text in seen} == set(names)
+
+
+async def test_one_event_waits_for_no_batch(serve: Serve, connect: Connect) -> None:
+    """Nor do the lines of a stream."""
+    server = await serve()
+    (publisher,) = await take_turns(server, connect, "a")
+    other = await connect(server)
+    for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
+        assert (await other.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
+    assert server.broadcaster.counts.published == 4
+    server._app[TURN].release()
+    assert (await publisher.answer())[0] == 200
+
+
+async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> None:
+    """To the next that waits."""
+    server = await serve()
+    await server._app[TURN].acquire()
+    bad, good = await connect(server), await connect(server)
+    await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
+    await queued(server, 1)
+    await good.request("POST", "/send", body=batch("a"), headers=JSON)
+    await queued(server, 2)
+    server._app[TURN].release()
+    assert [(await client.answer())[0] for client in (bad, good)] == [422, 200]
+    assert await data_of(server, connect, 50) == said("a")
+
+
+async def test_batches_of_one_key_that_wait_publish_once(serve: Serve, connect: Connect) -> None:
+    """The second is answered as the first was."""
+    server = await serve()
+    await server._app[TURN].acquire()
+    clients = [await connect(server) for _ in range(3)]
+    for place, client in enumerate(clients, 1):
+        await client.request("POST", "/send", body=batch("a"), headers=JSON + key("k"))
+        await queued(server, place)
+    server._app[TURN].release()
+    assert len({await client.answer() for client in clients}) == 1
+    assert await data_of(server, connect, 50) == said("a")
+    assert server.broadcaster.counts.published == 50
+
+
+LEAVING: dict[str, Callable[[RawClient], None]] = {
+    "FIN": RawClient.close,
+    "RST": RawClient.reset,
+    "half-close": RawClient.half_close,
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """And keeps nobody's turn."""
+    server = await serve()
+    first, gone, last = await take_turns(server, connect, "a", "b", "c")
+    LEAVING[how](gone)
+    await until(lambda: server.connections == 2)
+    server._app[TURN].release()
+    assert [(await publisher.answer())[0] for publisher in (first, last)] == [200, 200]
+    assert await data_of(server, connect, 100) == said("a", "c")
+    assert not server._app[TURN].locked()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Though its batch were never taken."""
+    server = await serve()
+    publish_all, asked = server.broadcaster.publish_all, list[str]()
+
+    async def publish_all_but_the_first(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
+        asked.append(drafts[0].event.data)
+        if asked == ["b0"]:
+            await asyncio.Event().wait()
+        return await publish_all(drafts, token, publisher=publisher)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", publish_all_but_the_first)
+    gone, last = await take_turns(server, connect, "b", "c")
+    server._app[TURN].release()
+    await until(lambda: bool(asked))
+    assert server._app[TURN].locked()
+    LEAVING[how](gone)
+    assert (await last.answer())[0] == 200
+    assert await data_of(server, connect, 50) == said("c")
+    assert asked == ["b0", "c0"]
+    assert not server._app[TURN].locked()
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
+    serve: Serve, connect: Connect, how: str
+) -> None:
+    """At whatever moment of their turn or before it; the next one has its own."""
+    server = await serve()
+    publishers = [await connect(server) for _ in range(20)]
+    for publisher in publishers:
+        assert (await publisher.ask("GET", "/status"))[0] == 200
+    for number, publisher in enumerate(publishers):
+        await publisher.request("POST", "/send", body=batch(f"{number}."), headers=JSON)
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        LEAVING[how](publisher)
+    await until(lambda: server.connections == 0)
+    last = await connect(server)
+    assert (await last.ask("POST", "/send", body=batch("last."), headers=JSON))[0] == 200
+    seen = await data_of(server, connect, server.broadcaster.counts.published)
+    assert seen == said(*(text[:-1] for text in seen[::50]))
+    assert seen[-50:] == said("last.")
+
+
+async def test_a_batch_that_waited_into_a_drain_is_refused(serve: Serve, connect: Connect) -> None:
+    """503, and nothing of it is published."""
+    server = await serve()
+    publishers = await take_turns(server, connect, "a", "b")
+    await server.broadcaster.close(timeout=5)
+    server._app[TURN].release()
+    assert [(await publisher.answer())[0] for publisher in publishers] == [503, 503]
+    assert server.broadcaster.counts.published == 0

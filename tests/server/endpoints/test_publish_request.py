@@ -1,0 +1,403 @@
+"""What a body of JSON says, and the drafts that come of it."""
+
+import json
+
+import pytest
+
+from sse_broadcast import Broadcaster, Config
+from sse_broadcast.errors import BroadcastError, EventError, EventTooLargeError, ListenError
+from sse_broadcast.event import Event
+from sse_broadcast.publication import Draft
+from sse_broadcast.server.endpoints.publish_request import Desk, placed
+from sse_broadcast.server.http.problem import Problem
+
+
+def desk(*named: str, most: int = 1000) -> Desk:
+    """Give the desk of a request whose address names these channels."""
+    broadcaster = Broadcaster(Config(max_event=1000, max_channels=3))
+    return Desk(broadcaster, named, most=most, permit=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("content", "event", "channels"),
+    [
+        ('{"message": "x"}', Event("x"), ("default",)),
+        ('{"message": ""}', Event(""), ("default",)),
+        ('{"message": "x", "event": "t"}', Event("x", "t"), ("default",)),
+        ('{"message": "x", "event": null, "id": null, "key": null, "retry": null}', Event("x"), ("default",)),
+        ('{"message": "x", "id": "order-7"}', Event("x", id="order-7"), ("default",)),
+        ('{"message": "x", "key": "k k"}', Event("x", key="k k"), ("default",)),
+        ('{"message": "x", "retry": 500}', Event("x", retry=500), ("default",)),
+        ('{"message": "x", "retry": 3000.0}', Event("x", retry=3000), ("default",)),
+        ('{"message": "x", "retry": 3600000}', Event("x", retry=3_600_000), ("default",)),
+        ('{"message": "x", "channel": "a"}', Event("x"), ("a",)),
+        ('{"message": "x", "channels": ["b", "a", "b"]}', Event("x"), ("b", "a")),
+        ('{"message": "x", "channel": null, "channels": null}', Event("x"), ("default",)),
+        ('{"message": "x", "channel": null, "channels": ["a"]}', Event("x"), ("a",)),
+        ('{"data": "x"}', Event("x"), ("default",)),
+        ('{"data": "\\u00e9\\n"}', Event("\u00e9\n"), ("default",)),
+        ('{"data": 1.50}', Event("1.50", json=True), ("default",)),
+        ('{"data": null}', Event("null", json=True), ("default",)),
+        ('{"data": false}', Event("false", json=True), ("default",)),
+        ('{"data": []}', Event("[]", json=True), ("default",)),
+        ('{"data" : { "b" : [ 1 , "\\u00e9 " ] } }', Event('{"b":[1,"\\u00e9 "]}', json=True), ("default",)),
+        (
+            '{"data": 123456789012345678901234567890}',
+            Event("123456789012345678901234567890", json=True),
+            ("default",),
+        ),
+        ('\n\t {"message": "x"}\r\n ', Event("x"), ("default",)),
+    ],
+)
+def test_an_object_becomes_this_draft(content: str, event: Event, channels: tuple[str, ...]) -> None:
+    """`message` is text; `data` is text as it is, and anything else compact JSON."""
+    assert desk().object(content.encode()) == Draft(channels, event)
+
+
+def test_channels_of_the_address_are_those_of_every_event() -> None:
+    """Text and JSON alike, each once and in their order."""
+    assert desk("b", "a", "b").draft(Event("x")) == Draft(("b", "a"), Event("x"))
+    assert desk("b", "a").object(b'{"message": "x", "channel": null}').channels == ("b", "a")
+    assert desk().draft(Event("x")) == Draft(("default",), Event("x"))
+
+
+@pytest.mark.parametrize(
+    ("named", "detail"),
+    [
+        (["a", "b b"], "channel: must not contain ' ': 'b b'"),
+        ([""], "channel: must be 1 to 128 characters: ''"),
+        (["orders.*"], "channel: must not contain '*': 'orders.*'"),
+        (["a", "b", "c", "d"], "channels: 4 are too many, 3 may be named"),
+    ],
+)
+def test_channels_of_the_address_are_checked_once_for_all(named: list[str], detail: str) -> None:
+    """Before there is an event to blame: no item and no line is named."""
+    with pytest.raises(EventError) as raised:
+        desk(*named)
+    assert str(raised.value) == detail
+
+
+MISSING = "message: is missing; it is the text to publish, data any JSON"
+
+RETRY = "retry: must be whole milliseconds from 500 to 3600000"
+
+KNOWN = "message, data, event, id, retry, key, channel, channels"
+
+SHAPES = [
+    (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
+    (b"", 400, "body: is not JSON: Input data was truncated"),
+    (b'{"message": "x"} x', 400, "body: is not JSON: JSON is malformed: trailing characters (byte 18)"),
+    (b'{"message": NaN}', 400, "body: is not JSON: JSON is malformed: invalid character (byte 12)"),
+    (b'{"data": NaN}', 400, "body: is not JSON: JSON is malformed: invalid character (byte 9)"),
+    (b'{"data": Infinity}', 400, "body: is not JSON: JSON is malformed: invalid character (byte 9)"),
+    (
+        b'\xef\xbb\xbf{"message": "x"}',
+        400,
+        "body: is not JSON: JSON is malformed: invalid character (byte 0)",
+    ),
+    (b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 13"),
+    (b'{"message": "x", "event": "caf\xc3"}', 400, "body: is not UTF-8 at byte 30"),
+    (b'{"message": "a\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b'{"data": "a\\udc00b"}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b'{"data": ["a\\udc00b"]}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b"[]", 422, "must be a JSON object, not a list"),
+    (b"null", 422, "must be a JSON object, not null"),
+    (b'"x"', 422, "must be a JSON object, not text"),
+    (b"7", 422, "must be a JSON object, not a number"),
+    (b"{}", 422, MISSING),
+    (b'{"event": "t"}', 422, MISSING),
+    (b'{"message": 1}', 422, "message: must be text, not a number; JSON goes in data"),
+    (b'{"message": null}', 422, "message: must be text, not null; JSON goes in data"),
+    (b'{"message": {"a": 1}}', 422, "message: must be text, not an object; JSON goes in data"),
+    (b'{"message": ["a"]}', 422, "message: must be text, not a list; JSON goes in data"),
+    (b'{"message": true}', 422, "message: must be text, not true or false; JSON goes in data"),
+    (b'{"message": "x", "data": null}', 422, "message and data: only one of them may be given"),
+    (b'{"message": "x", "event": 1}', 422, "event: must be text, not a number"),
+    (b'{"message": "x", "id": 7}', 422, "id: must be text, not a number"),
+    (b'{"message": "x", "key": 7}', 422, "key: must be text, not a number"),
+    (b'{"message": "x", "retry": "7"}', 422, f"{RETRY}, not text"),
+    (b'{"message": "x", "retry": 1.5}', 422, RETRY),
+    (b'{"message": "x", "retry": 1000.5}', 422, RETRY),
+    (b'{"message": "x", "retry": -1}', 422, RETRY),
+    (b'{"message": "x", "retry": 0}', 422, RETRY),
+    (b'{"message": "x", "retry": 499}', 422, RETRY),
+    (b'{"message": "x", "retry": 3600001}', 422, RETRY),
+    (b'{"message": "x", "channel": ["a"]}', 422, "channel: must be text, not a list; several go in channels"),
+    (b'{"message": "x", "channels": "a"}', 422, "channels: must be a list of names, not text"),
+    (b'{"message": "x", "chanel": "a"}', 422, "chanel: unknown member; channel was meant?"),
+    (b'{"message": "x", "topic": "a"}', 422, "topic: unknown member; channel was meant?"),
+    (b'{"message": "x", "Event": "t"}', 422, "Event: unknown member; event was meant?"),
+    (b'{"mesage": "x"}', 422, "mesage: unknown member; message was meant?"),
+    (b'{"text": "x"}', 422, "text: unknown member; message was meant?"),
+    (b'{"payload": {}}', 422, "payload: unknown member; data was meant?"),
+    (b'{"message": "x", "type": "t"}', 422, "type: unknown member; event was meant?"),
+    (b'{"message": "x", "unknown": [1]}', 422, f"unknown: unknown member; {KNOWN} are known"),
+    (b'{"message": "x", "": 1}', 422, f": unknown member; {KNOWN} are known"),
+    (
+        b'{"message": "x", "channel": "a", "channels": ["a"]}',
+        422,
+        "channel and channels: only one of them may be given",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "status", "detail"), SHAPES)
+def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detail: str) -> None:
+    """400 for what is no JSON, 422 for JSON that is no event."""
+    with pytest.raises(Problem) as raised:
+        desk().object(content)
+    assert (raised.value.status, raised.value.detail) == (status, detail)
+
+
+@pytest.mark.parametrize("content", [b'{"data": %s}', b'{"id": "x", "data": %s}'])
+@pytest.mark.parametrize("depth", [65, 900, 2000, 100_000])
+def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int) -> None:
+    """In the same words, whether a decoder goes as deep or not: that differs by interpreter."""
+    body = content % (b"[" * depth + b"]" * depth)
+    for give, said, place in (
+        (desk().object, body, ""),
+        (desk().array, b'[{"message": "]["}, %s]' % body, "item 2: "),
+        (desk().lines, b"\n%s" % body, "line 2: "),
+    ):
+        with pytest.raises(Problem) as raised:
+            give(said)
+        assert (raised.value.status, raised.value.detail) == (
+            422,
+            f"{place}body: is nested more than 64 deep",
+        )
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) -> None:
+    """However many brackets are in its strings."""
+    closing = b"]" if opening == b"[" else b"}"
+    data = opening * 63 + b'["' + b"[{" * 100 + b'"]' + closing * 63
+    assert desk().object(b'{"data": %b}' % data).event.data == data.decode()
+
+
+@pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])
+def test_channels_are_named_in_one_place(member: str) -> None:
+    """In the address or in the JSON: with both, one of them would be ignored."""
+    with pytest.raises(Problem) as raised:
+        desk("a").object(f'{{"message": "x", {member}}}'.encode())
+    assert (raised.value.status, raised.value.detail) == (
+        422,
+        "channel: the address of the request names the channels already",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        ('{"message": "x", "event": ""}', "event: must not be empty"),
+        ('{"message": "x", "event": "a\\nb"}', "event: must not contain LF: 'a\\nb'"),
+        (
+            '{"message": "x", "event": "$close"}',
+            "event: types beginning with $ are the server's own: '$close'",
+        ),
+        (
+            '{"message": "x", "event": "open"}',
+            "event: 'open' is EventSource's own: browsers would call their handlers of it",
+        ),
+        (
+            '{"message": "x", "event": "error"}',
+            "event: 'error' is EventSource's own: browsers would call their handlers of it",
+        ),
+        ('{"message": "x", "id": ""}', "id: must be 1 to 128 characters: ''"),
+        ('{"message": "x", "id": "a b"}', "id: must not contain ' ': 'a b'"),
+        ('{"message": "x", "id": "a\\u0000"}', "id: must not contain NUL: 'a\\x00'"),
+        ('{"message": "x", "id": "last"}', "id: 'last' has a meaning for `since`"),
+        ('{"message": "x", "id": "5ms"}', "id: '5ms' has a meaning for `since`"),
+        ('{"message": "x", "id": "0123abcd-7"}', "id: '0123abcd-7' has the form of the server's own ids"),
+        ('{"message": "x", "key": ""}', "key: must be 1 to 128 characters: ''"),
+        ('{"message": "x", "key": "a\\rb"}', "key: must not contain CR: 'a\\rb'"),
+        ('{"message": "x", "channel": ""}', "channel: must be 1 to 128 characters: ''"),
+        ('{"message": "x", "channel": "a,b"}', "channel: must not contain ',': 'a,b'"),
+        ('{"message": "x", "channel": "orders.*"}', "channel: must not contain '*': 'orders.*'"),
+        ('{"message": "x", "channels": []}', "channels: must name at least one"),
+        ('{"message": "x", "channels": ["a", "b", "c", "d"]}', "channels: 4 are too many, 3 may be named"),
+    ],
+)
+def test_what_an_event_may_not_say_is_an_error(content: str, detail: str) -> None:
+    """Naming the field and the value."""
+    with pytest.raises(EventError) as raised:
+        desk().object(content.encode())
+    assert str(raised.value) == detail
+
+
+def test_an_array_is_its_events_in_order() -> None:
+    """Each with the channels that it names, or those of the address."""
+    body = json.dumps(
+        [{"message": "a"}, {"data": [1], "channel": "b"}, {"message": "c", "channels": ["c", "d"]}]
+    )
+    assert desk().array(body.encode()) == [
+        Draft(("default",), Event("a")),
+        Draft(("b",), Event("[1]", json=True)),
+        Draft(("c", "d"), Event("c")),
+    ]
+    assert desk("x").array(b'[{"message":"a"}]') == [Draft(("x",), Event("a"))]
+
+
+def test_lines_are_events_and_empty_ones_are_none() -> None:
+    """LF or CRLF, and the last with an end or without."""
+    body = b'\n{"message":"a"}\r\n\r\n  \n{"data":[1],"channel":"b"}'
+    assert desk().lines(body) == [Draft(("default",), Event("a")), Draft(("b",), Event("[1]", json=True))]
+
+
+@pytest.mark.parametrize("items", [1, 3])
+def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
+    """Empty lines are no events, and are not counted."""
+    many = desk(most=items)
+    objects = ['{"message":"x"}'] * (items + 1)
+    for count in (0, items + 1):
+        status, detail = (413, f"batch: more than {items} events") if count else (422, "batch: is empty")
+        for give, body in (
+            (many.array, f" [ {','.join(objects[:count])} ] "),
+            (many.lines, "\n\r\n \n".join(["", *objects[:count], ""])),
+        ):
+            with pytest.raises(Problem) as raised:
+                give(body.encode())
+            assert (raised.value.status, raised.value.detail) == (status, detail)
+    assert len(many.array(f"[{','.join(objects[:items])}]".encode())) == items
+    assert len(many.lines("\n\r\n \n".join(["", *objects[:items], ""]).encode())) == items
+
+
+@pytest.mark.parametrize(
+    ("items", "status", "detail"),
+    [
+        (
+            ['{"message":"a"}', '{"message":1}'],
+            422,
+            "2: message: must be text, not a number; JSON goes in data",
+        ),
+        (['{"message":"a"}', "1"], 422, "2: must be a JSON object, not a number"),
+        (["[]"], 422, "1: must be a JSON object, not a list"),
+        (['{"message":"a"}', "{}"], 422, f"2: {MISSING}"),
+        (['{"message":"a","chanel":"b"}'], 422, "1: chanel: unknown member; channel was meant?"),
+        (
+            ['{"message":"a"}', '{"message":"b","unknown":1}'],
+            422,
+            f"2: unknown: unknown member; {KNOWN} are known",
+        ),
+        (['{"message":"a"}', '{"message":"b","retry":9}'], 422, f"2: {RETRY}"),
+        (
+            ['{"message":"a","event":"error"}'],
+            422,
+            "1: event: 'error' is EventSource's own: browsers would call their handlers of it",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","event":"$x"}'],
+            422,
+            "2: event: types beginning with $ are the server's own: '$x'",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channel":"b b"}', "1"],
+            422,
+            "3: must be a JSON object, not a number",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channel":"b b"}'],
+            400,
+            "2: channel: must not contain ' ': 'b b'",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"a","id":"earliest"}'],
+            422,
+            "2: id: 'earliest' has a meaning for `since`",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channel":""}'],
+            400,
+            "2: channel: must be 1 to 128 characters: ''",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channels":[]}'],
+            400,
+            "2: channels: must name at least one",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channels":["a","b","c","d"]}'],
+            400,
+            "2: channels: 4 are too many, 3 may be named",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","channel":"a","channels":["a"]}'],
+            422,
+            "2: channel and channels: only one of them may be given",
+        ),
+        (
+            ['{"message":"a"}', '{"message":"b","data":1}'],
+            422,
+            "2: message and data: only one of them may be given",
+        ),
+        (['{"message":"' + "x" * 1001 + '"}'], 413, "1: data: is 1001 bytes, and an event may be 1000"),
+    ],
+)
+def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> None:
+    """The item, or the line, that is to blame is named; blank lines count as lines."""
+    with pytest.raises(Problem) as raised:
+        desk().array(f"[{','.join(items)}]".encode())
+    assert (raised.value.status, raised.value.detail) == (status, f"item {detail}")
+    number, _, said = detail.partition(":")
+    with pytest.raises(Problem) as raised:
+        desk().lines("\n\r\n".join(["", *items]).encode())
+    assert (raised.value.status, raised.value.detail) == (status, f"line {2 * int(number) + 1}:{said}")
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'[{"message":"a"}', "body: is not JSON: Input data was truncated"),
+        (b'[{"message":"a"}]]', "body: is not JSON: JSON is malformed: trailing characters (byte 18)"),
+        (b'[{"message":"a"},{"message":"\xff"}]', "body: is not UTF-8 at byte 29"),
+        (
+            b'[{"message":"a"},{"data":NaN}]',
+            "body: is not JSON: JSON is malformed: invalid character (byte 25)",
+        ),
+        (b'[{"message":"a"},]', "body: is not JSON: JSON is malformed: trailing comma in array (byte 17)"),
+    ],
+)
+def test_an_array_that_is_none_has_no_item_to_blame(body: bytes, detail: str) -> None:
+    """The body as a whole is not JSON."""
+    with pytest.raises(Problem) as raised:
+        desk().array(body)
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+def test_a_line_that_is_not_json_is_named() -> None:
+    """By its number among all lines, from one."""
+    for line, status, detail in (
+        (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
+        (b'{"message":"a\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
+        (b'{"message":"\xff"}', 400, "body: is not UTF-8 at byte 12"),
+        (b'{"message":\n"a"}', 400, "body: is not JSON: Input data was truncated"),
+        (
+            b'{"message":"a"}{"message":"b","event":"$x"}',
+            400,
+            "body: is not JSON: JSON is malformed: trailing characters (byte 16)",
+        ),
+    ):
+        with pytest.raises(Problem) as raised:
+            desk().lines(b'{"message":"a"}\n\n' + line + b"\n")
+        assert (raised.value.status, raised.value.detail) == (status, f"line 3: {detail}")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Problem(413, "x"), 413),
+        (EventError("id", "x"), 422),
+        (EventError("channel", "x"), 400),
+        (EventTooLargeError("data", "x"), 413),
+    ],
+)
+def test_a_place_leaves_an_error_its_status(error: Problem | BroadcastError, status: int) -> None:
+    """And stands before what it says."""
+    problem = placed(error, "line 7")
+    assert (problem.status, problem.detail) == (status, f"line 7: {error}")
+
+
+def test_an_error_no_client_can_cause_has_no_place() -> None:
+    """It is raised as it is."""
+    with pytest.raises(ListenError):
+        placed(ListenError("x"), "line 7")

@@ -1,0 +1,814 @@
+"""POST /send?stream=1: lines published as they arrive."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast import BROADCASTER, Config, create_app
+from sse_broadcast.backends.base import Token
+from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.server.access.rate_limits import Limits
+from sse_broadcast.server.endpoints.publish_stream import SLICE, end_intakes
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import INTAKES
+from tests.conftest import Connect, Serve
+from tests.support.clock import Clock, stopped
+from tests.support.process import Programs, programs
+from tests.support.sockets import RawClient, until
+
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+
+clock = pytest.fixture(stopped)
+running = pytest.fixture(programs)
+
+
+def answer_of(server: Server, count: int, *, clients: int = 0) -> tuple[int, bytes]:
+    """Give the answer to a stream of so many lines, if they were the newest that was published."""
+    id = f'"{server.broadcaster.cursor}"' if count else "null"
+    return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}\n'.encode()
+
+
+async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1", headers: str = "") -> None:
+    """Send a whole stream, a chunk a piece."""
+    await client.begin(path, headers=headers)
+    for piece in pieces:
+        await client.send_chunk(piece)
+    await client.send_chunk()
+
+
+async def reading(server: Server, connect: Connect, path: str = "/events") -> RawClient:
+    """Give a reader that is counted already."""
+    before = server.broadcaster.client_count
+    reader = await connect(server)
+    await reader.subscribe(path=path)
+    await until(lambda: server.broadcaster.client_count == before + 1)
+    return reader
+
+
+async def data_of(reader: RawClient, count: int) -> list[str]:
+    return [event.data for event in await reader.events(count)]
+
+
+async def test_a_line_is_published_before_the_next_is_sent(serve: Serve, connect: Connect) -> None:
+    """As `curl -T -` sends it: a chunked PUT without a type, that asks first."""
+    server = await serve()
+    reader, publisher = await reading(server, connect, "/events/logs"), await connect(server)
+    await publisher.begin("/send/logs?stream=1", headers="Expect: 100-continue\r\n")
+    assert await publisher.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for number in range(20):
+        await publisher.send_chunk(f"line {number}\n".encode())
+        assert await data_of(reader, 1) == [f"line {number}"]
+    await publisher.send_chunk()
+    assert await publisher.answer() == answer_of(server, 20, clients=1)
+    assert (await publisher.ask("GET", "/status"))[0] == 200
+
+
+async def test_ndjson_lines_are_events(serve: Serve, connect: Connect) -> None:
+    """Each with what it says of itself; empty lines are none."""
+    server = await serve()
+    reader, publisher = await reading(server, connect, "/events/*?format=json"), await connect(server)
+    await publisher.begin("/send?stream=1", headers=NDJSON)
+    await publisher.send_chunk(b'{"message":"a","event":"t","channel":"one"}\r\n\r\n \n')
+    first = json.loads((await data_of(reader, 1))[0])
+    assert (first["channel"], first["event"], first["data"]) == ("one", "t", "a")
+    await publisher.send_chunk(b'{"data":{"x":1},"channels":["two","three"],"id":"mine"}')
+    await publisher.send_chunk()
+    second = json.loads((await data_of(reader, 1))[0])
+    assert (second["channel"], second["id"], second["data"]) == ("two", "mine", {"x": 1})
+    assert await publisher.answer() == (200, b'{"status":"sent","count":2,"clients":1,"id":"mine"}\n')
+
+
+TEXTS: list[tuple[list[bytes], list[str]]] = [
+    ([b"a\nb\n"], ["a", "b"]),
+    ([b"a\r\nb\r\n"], ["a", "b"]),
+    ([b"a\nlast without an end"], ["a", "last without an end"]),
+    ([b"a\n\nb\n"], ["a", "", "b"]),
+    ([b"a", b"b\nc", b"d"], ["ab", "cd"]),
+    ([b"a\r", b"\nb"], ["a", "b"]),
+    ([b"caf\xc3", b"\xa9\n"], ["caf\u00e9"]),
+    ([b'{"message": "x"}\n'], ['{"message": "x"}']),
+    ([b"line\n" * 1000], ["line"] * 1000),
+]
+
+
+@pytest.mark.parametrize(("pieces", "found"), TEXTS, ids=range(len(TEXTS)))
+async def test_lines_of_text_are_text(
+    serve: Serve, connect: Connect, pieces: list[bytes], found: list[str]
+) -> None:
+    """Without their ends, LF or CRLF; in whatever pieces, and with more lines than a slice."""
+    server = await serve()
+    publisher = await connect(server)
+    await stream(publisher, *pieces)
+    assert await publisher.answer() == answer_of(server, len(found))
+    reader = await connect(server)
+    await reader.subscribe(path="/events?since=earliest")
+    await reader.chunk()
+    seen: list[str] = []
+    while len(seen) < len(found):
+        seen += [
+            line[6:].decode() for line in (await reader.chunk()).split(b"\n") if line.startswith(b"data: ")
+        ]
+    assert seen == found
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-www-form-urlencoded"])
+async def test_any_other_type_is_text(serve: Serve, connect: Connect, kind: str) -> None:
+    """JSON too, whose lines are no values of its own."""
+    server = await serve()
+    reader, publisher = await reading(server, connect), await connect(server)
+    await stream(publisher, b'[{"message":\n1]\n', headers=f"Content-Type: {kind}\r\n")
+    assert await data_of(reader, 2) == ['[{"message":', "1]"]
+    assert await publisher.answer() == answer_of(server, 2, clients=1)
+
+
+async def test_a_stream_may_have_a_length_and_may_be_empty(serve: Serve, connect: Connect) -> None:
+    """Nothing was published, and that is an answer too."""
+    server = await serve()
+    publisher = await connect(server)
+    assert await publisher.ask("POST", "/send?stream=1", body=b"a\nb") == answer_of(server, 2)
+    assert await publisher.ask("PUT", "/send?stream=1") == answer_of(server, 0)
+    await stream(publisher)
+    assert await publisher.answer() == answer_of(server, 0)
+    await stream(publisher, b"\n\r\n", headers=NDJSON)
+    assert await publisher.answer() == answer_of(server, 0)
+
+
+async def test_what_the_query_says_holds_for_every_line(serve: Serve, connect: Connect) -> None:
+    """Type, key and time; and channels, of the path and of `channel=`."""
+    server = await serve()
+    reader, publisher = await reading(server, connect, "/events/b"), await connect(server)
+    await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=700&key=k")
+    events = await reader.events(2)
+    assert [(event.data, event.type, event.retry) for event in events] == [("x", "t", 700), ("y", "t", 700)]
+    assert server.broadcaster.channel("a").events == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "published", "detail"),
+    [
+        ("", b"a\nb\n\xff\nc\n", 400, 2, "line 3: body: is not UTF-8 at byte 0"),
+        ("", b"\n\r\n\xff", 400, 2, "line 3: body: is not UTF-8 at byte 0"),
+        (
+            NDJSON,
+            b'{"message":"a"}\n\n{"mess\n',
+            400,
+            1,
+            "line 3: body: is not JSON: Input data was truncated",
+        ),
+        (NDJSON, b'{"message":"a"}\n{"mess', 400, 1, "line 2: body: is not JSON: Input data was truncated"),
+        (NDJSON, b'{"message":"a"}\n{"message":"\xff"}\n', 400, 1, "line 2: body: is not UTF-8 at byte 12"),
+        (NDJSON, b"[]\n", 422, 0, "line 1: must be a JSON object, not a list"),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{}\n',
+            422,
+            1,
+            "line 2: message: is missing; it is the text to publish, data any JSON",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{"mesage":"b"}\n',
+            422,
+            1,
+            "line 2: mesage: unknown member; message was meant?",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{"message":"b","event":"$x"}\n{"message":"c"}\n',
+            422,
+            1,
+            "line 2: event: types beginning with $ are the server's own: '$x'",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{"message":"b","channel":"b b"}\n',
+            400,
+            1,
+            "line 2: channel: must not contain ' ': 'b b'",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a"}\n{"message":"b","retry":2073600000}\n',
+            422,
+            1,
+            "line 2: retry: must be whole milliseconds from 500 to 3600000",
+        ),
+        (
+            NDJSON,
+            b'{"message":"a\\ud800"}\n',
+            422,
+            0,
+            "line 1: body: has a lone surrogate, which no event can carry",
+        ),
+        (
+            "",
+            b"a\n" + b"x" * 990 + b"\n",
+            413,
+            1,
+            "line 2: data: is 1031 bytes as a frame, and an event may be 1000",
+        ),
+        ("", b"a\n" + b"x" * 1001 + b"\n", 413, 1, "line 2: more than 1000 bytes"),
+    ],
+)
+async def test_a_bad_line_ends_the_stream(
+    serve: Serve, connect: Connect, headers: str, body: bytes, status: int, published: int, detail: str
+) -> None:
+    """Saying which line and how many were published; those stay, and the connection is closed."""
+    server = await serve(max_event=1000)
+    publisher = await connect(server)
+    await stream(publisher, body, headers=headers)
+    head = await publisher.head()
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"Content-Type: application/problem+json\r\n" in head
+    assert b"Connection: close\r\n" in head
+    problem = json.loads(await publisher.rest())
+    assert list(problem) == ["title", "status", "detail", "published"]
+    assert (problem["status"], problem["published"]) == (status, published)
+    assert problem["detail"] == f"{detail}; {published} published"
+    assert server.broadcaster.counts.published == published
+
+
+async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect: Connect) -> None:
+    """Whether it would become anything or not; a parser's depth is no fault of ours."""
+    server = await serve()
+    publisher = await connect(server)
+    deep = b'{"message":"a"}\n{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    await stream(publisher, deep, headers=NDJSON)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (
+        422,
+        "line 2: body: is nested more than 64 deep; 1 published",
+    )
+
+
+async def test_a_bad_line_far_into_a_stream_is_named(serve: Serve, connect: Connect) -> None:
+    """Lines are counted over all pieces and slices."""
+    server = await serve()
+    publisher = await connect(server)
+    good = SLICE * 3 + 7
+    await stream(publisher, b"x\n" * SLICE, b"x\n" * (good - SLICE) + b"\xff\n" + b"x\n" * 10)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (
+        400,
+        f"line {good + 1}: body: is not UTF-8 at byte 0; {good} published",
+    )
+    assert server.broadcaster.counts.published == good
+
+
+@pytest.mark.parametrize(("headers", "most"), [("", 1_048_576), (NDJSON, 6 * 1_048_576 + 4096)])
+async def test_a_line_of_ten_megabytes_is_refused(
+    serve: Serve, connect: Connect, headers: str, most: int
+) -> None:
+    """413 before it has ended, and what came before it is published."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=headers)
+    await publisher.send_chunk(b'{"message":"a"}\n')
+    sending = asyncio.ensure_future(send_until_cut(publisher, b"x" * 65_536, 160))
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (
+        413,
+        f"line 2: more than {most} bytes; 1 published",
+    )
+    publisher.half_close()
+    await sending
+    assert server.broadcaster.counts.published == 1
+
+
+async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
+    try:
+        for _ in range(times):
+            await publisher.send_chunk(data)
+    except OSError:  # the answer came, and we stopped sending
+        return
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "detail"),
+    [
+        ("/send?stream=1&id=7", "", 400, "id: cannot be that of every line of a stream"),
+        ("/send?stream=1", "Idempotency-Key: k\r\n", 400, "Idempotency-Key: cannot be kept for a stream"),
+        (
+            "/send?stream=1",
+            NDJSON + "Idempotency-Key: k\r\n",
+            400,
+            "Idempotency-Key: cannot be kept for a stream",
+        ),
+        ("/send?stream=1&retry=soon", "", 400, "retry: must be a number of milliseconds, not 'soon'"),
+        ("/send?stream=1&retry=0", "", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
+        ("/send?stream=1&event=$x", "", 422, "event: types beginning with $ are the server's own: '$x'"),
+        ("/send?stream=1&event=a%0Ab", "", 422, "event: must not contain LF: 'a\\nb'"),
+        ("/send?stream=1&key=", "", 422, "key: must be 1 to 128 characters: ''"),
+        ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; channel was meant?"),
+        (
+            "/send?stream=1",
+            "Content-Type: text/plain; charset=utf-16\r\n",
+            415,
+            "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are",
+        ),
+        (
+            "/send?stream=1&event=t",
+            NDJSON,
+            400,
+            "event: is said in the body, where that is application/x-ndjson",
+        ),
+        ("/send?stream=1&event=", "", 422, "event: must not be empty"),
+        ("/send/a%20b?stream=1", "", 400, "channel: must not contain ' ': 'a b'"),
+        ("/send/{a}?stream=1", NDJSON, 400, "channel: must not contain '{': '{a}'"),
+        ("/send?stream=2", "", 400, "stream: must be 1, not '2'"),
+        ("/send?stream=", "", 400, "stream: must be 1, not ''"),
+        ("/send?stream=1&stream=1", "", 400, "stream: is given 2 times"),
+        ("/send?streem=1", "", 400, "streem: unknown parameter; stream was meant?"),
+        ("/send?stream=1", "Content-Encoding: gzip\r\n", 415, "Content-Encoding: 'gzip' is not taken"),
+    ],
+)
+async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
+    serve: Serve, connect: Connect, path: str, headers: str, status: int, detail: str
+) -> None:
+    """The publisher need not have sent anything."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin(path, headers=headers)
+    answered, answer = await publisher.answer()
+    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_stream_0_is_no_stream(serve: Serve, connect: Connect) -> None:
+    """The whole body is one event."""
+    server = await serve()
+    reader, publisher = await reading(server, connect), await connect(server)
+    await stream(publisher, b"a\nb\n", path="/send?stream=0")
+    assert await data_of(reader, 1) == ["a\nb\n"]
+
+
+LEAVING: dict[str, Callable[[RawClient], None]] = {
+    "FIN": RawClient.close,
+    "RST": RawClient.reset,
+    "half-close": RawClient.half_close,
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """And not the half one; nothing of it stays, and it is no error of ours."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    await publisher.send_chunk(b"a\nb\nhalf")
+    await until(lambda: server.broadcaster.counts.published == 2)
+    LEAVING[how](publisher)
+    await until(lambda: server.connections == 0)
+    assert server._app[INTAKES] == set()
+    assert server.broadcaster.counts.published == 2
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("lines", "published"),
+    [(b"x\n" * 5000 + b"half", 5000), (b"x\n" * 3000 + b"\xff\n" + b"x\n" * 2000, 3000)],
+)
+async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, lines: bytes, published: int
+) -> None:
+    """However many slices they are, up to the first bad one; it is no error of ours."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    await publisher.send_chunk(lines)
+    publisher.close()
+    await until(lambda: server.broadcaster.counts.published >= published and not server._app[INTAKES])
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.published == published
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_what_follows_a_broken_chunk_is_not_published(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole lines before it are; the stream is over once its publisher has gone."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    await publisher.send_chunk(b"a\nb\nhalf")
+    await until(lambda: server.broadcaster.counts.published == 2)
+    await publisher.send(b"no size\r\nc\n\r\n")
+    await publisher.send_chunk(b"d\n")
+    publisher.close()
+    await until(lambda: server.connections == 0)
+    assert server._app[INTAKES] == set()
+    assert server.broadcaster.counts.published == 2
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("path", ["/push/send", "/push/send?stream=1"])
+async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
+    caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """A runner that cancels no handlers reads to the break."""
+    inner, outer = create_app(Config()), web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    publisher = await RawClient.open(runner.addresses[0][1])
+    await publisher.send(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\na\nb".encode()
+    )
+    await until(lambda: bool(runner.server and runner.server.requests_count))
+    publisher.reset()
+    await until(lambda: not (runner.server and runner.server.connections))
+    await runner.cleanup()
+    assert inner[INTAKES] == set()
+    assert inner[BROADCASTER].counts.published == ("stream" in path)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_drain_answers_a_stream_that_is_open_and_silent(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with the count, at once and not at a deadline; the half line is nothing."""
+    server = await serve(shutdown_timeout=3600)
+    chunked, sized = await connect(server), await connect(server)
+    await chunked.begin("/send?stream=1")
+    await chunked.send_chunk(b"a\nb\nhalf")
+    await sized.send(b"POST /send?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+    await until(lambda: server.broadcaster.counts.published == 2 and len(server._app[INTAKES]) == 2)
+    async with asyncio.timeout(30):
+        await server.stop()
+    for publisher, published in ((chunked, 2), (sized, 0)):
+        head = await publisher.head()
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"Retry-After: 5\r\n" in head
+        assert b"Connection: close\r\n" in head
+        answer = json.loads(await publisher.rest())
+        assert answer["detail"] == f"the server is shutting down; {published} published"
+        assert (answer["status"], answer["published"]) == (503, published)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Connect) -> None:
+    """A drain that has begun is told with the next line, whatever else it still waits for."""
+    server = await serve()
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    await publisher.send_chunk(b"a\n")
+    await until(lambda: server.broadcaster.counts.published == 1)
+    await server.broadcaster.close(timeout=5)
+    await publisher.send_chunk(b"b\nc\n")
+    assert await publisher.answer() == (
+        503,
+        (
+            b'{"title":"Service Unavailable","status":503,'
+            b'"detail":"the server is shutting down; 1 published","published":1}\n'
+        ),
+    )
+
+
+async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader that takes nothing keeps the server from stopping, and not the publisher from its answer."""
+    server = await serve(shutdown_timeout=4, send_buffer=16_384, overflow="drop-oldest", write_timeout=60)
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.request("GET", "/events")
+    await until(lambda: server.broadcaster.client_count == 1)
+    for _ in range(200):
+        await server.broadcaster.broadcast("x" * 4000)
+        await asyncio.sleep(0)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    await publisher.send_chunk(b"a\n")
+    await until(lambda: server.broadcaster.counts.published == 201)
+    stopping = asyncio.ensure_future(server.stop())
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["published"]) == (503, 1)
+    assert not stopping.done()
+    await stopping
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """503 with the count, as from the server itself, whoever reads meanwhile."""
+    inner, outer = create_app(Config(shutdown_timeout=4)), web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, publisher = [await RawClient.open(runner.addresses[0][1]) for _ in range(2)]
+    await reader.subscribe(path="/push/events")
+    await publisher.begin("/push/send?stream=1")
+    await publisher.send_chunk(b"a\nhalf")
+    await until(lambda: inner[BROADCASTER].counts.published == 1)
+    stopping = asyncio.ensure_future(runner.cleanup())
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["published"]) == (503, 1)
+    reader.close()
+    publisher.close()
+    await stopping
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_others_are_served_between_the_slices(serve: Serve, connect: Connect) -> None:
+    """A publisher of very many lines does not keep the loop to itself: another's event comes in between."""
+    server = await serve(history_size=200_000, history_bytes=10**9, history_total=10**9)
+    many, one = await connect(server), await connect(server)
+    await many.begin("/send/many?stream=1")
+    sending = asyncio.ensure_future(send_until_cut(many, b"x\n" * 5000, 20))
+    await until(lambda: server.broadcaster.counts.published > 0)
+    status, answer = await one.ask("POST", "/send/one", body=b"y")
+    assert status == 200
+    position = int(json.loads(answer)["id"].rpartition("-")[2])
+    await sending
+    await many.send_chunk()
+    assert json.loads((await many.answer())[1])["count"] == 100_000
+    assert position < 100_001
+
+
+def resident(pid: int) -> int:
+    """Give the bytes of memory a process has."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+async def test_a_publisher_waits_for_what_it_has_sent(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing can be published nothing more is read of it; then it goes on, and nothing is lost."""
+    server = await serve()
+    publish_all, away = server.broadcaster.publish_all, asyncio.Event()
+
+    async def publish_later(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
+        await away.wait()
+        return await publish_all(drafts, token, publisher=publisher)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", publish_later)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1")
+    sending = asyncio.ensure_future(send_until_cut(publisher, (b"x" * 999 + b"\n") * 1000, 50))
+    await until(lambda: any(content._protocol._reading_paused for content in server._app[INTAKES]))
+    (content,) = server._app[INTAKES]
+    assert content.total_bytes < 2_000_000
+    assert not sending.done()
+    away.set()
+    await sending
+    await publisher.send_chunk()
+    assert await publisher.answer() == answer_of(server, 50_000)
+
+
+async def test_a_fast_publisher_makes_nothing_grow(running: Programs) -> None:
+    """50 MB of lines, as fast as they are taken, with a reader: the history's bound, and a little more."""
+    serving = await running.serve("--history-total", "1000000", "--history-bytes", "1000000")
+    reader, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
+    await reader.subscribe()
+    pid = serving.process._process.pid
+    peaks = [resident(pid)]
+    reads = asyncio.ensure_future(drain(reader))
+    await publisher.begin("/send?stream=1")
+    piece = (b"x" * 999 + b"\n") * 1000
+    for _ in range(50):
+        await publisher.send_chunk(piece)
+        peaks.append(resident(pid))
+    await publisher.send_chunk()
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["count"]) == (200, 50_000)
+    assert max(peaks) - peaks[0] < 30_000_000
+    publisher.close()
+    reader.close()
+    reads.cancel()
+    await asyncio.gather(reads, return_exceptions=True)
+
+
+async def drain(reader: RawClient) -> None:
+    """Take whatever comes, and keep nothing."""
+    loop = asyncio.get_running_loop()
+    while await loop.sock_recv(reader.sock, 1 << 20):
+        pass
+
+
+async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had sent is published as ever, a slice in each turn."""
+    server = await serve()
+    counted: list[int] = []
+    publish_all = server.broadcaster.publish_all
+
+    async def counting(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
+        counted.append(len(drafts))
+        return await publish_all(drafts, token, publisher=publisher)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", counting)
+    client = await connect(server)
+    await client.begin("/send?stream=1")
+    await client.send_chunk(b"\n" * 50_000)
+    await until(lambda: bool(counted))
+    client.close()
+    await until(lambda: server.connections == 0)
+    assert max(counted) <= SLICE
+
+
+# A publisher that is slowed: it comes from an address that may publish so much.
+
+HERE = "X-Forwarded-For: 192.0.2.1\r\n"
+
+
+async def slowing(serve: Serve, **settings: Any) -> Server:
+    """Give a server where an address may publish 4 events at once, and then 8 in a second."""
+    limits = {"publish_rate": 8, "publish_burst": 4, "max_batch": 4}
+    public = {"anonymous_publish": ("*",), "anonymous_subscribe": ("*",)}
+    return await serve(**{"trusted_proxies": ("127.0.0.1",), **public, **limits, **settings})
+
+
+@pytest.mark.parametrize("rest", [[b"3\n4\n5\n6\n7\n8\n9\n"], [b"3\n4\n5\n", b"6\n7", b"\n8\n9"]])
+async def test_a_publisher_that_is_too_fast_is_slowed(
+    serve: Serve, connect: Connect, clock: Clock, rest: list[bytes]
+) -> None:
+    """And not refused, while its address has no events left for others either; nothing of it is lost."""
+    server = await slowing(serve)
+    reader, publisher, other = await reading(server, connect), await connect(server), await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    for piece in (b"0\n1\n2\n", *rest):
+        await publisher.send_chunk(piece)
+    await publisher.send_chunk()
+    await until(lambda: server.broadcaster.counts.published == 4)
+    for _ in range(10):
+        assert (await other.ask("POST", "/send/other", body=b"x", headers=HERE))[0] == 429
+    clock.forward(0.25)
+    await until(lambda: server.broadcaster.counts.published == 6)
+    clock.forward(0.25)
+    await until(lambda: server.broadcaster.counts.published == 8)
+    clock.forward(10)
+    assert await publisher.answer() == answer_of(server, 10, clients=1)
+    assert await data_of(reader, 10) == [str(number) for number in range(10)]
+
+
+async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """When it is its turn, with the number of those before it."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await stream(publisher, b"x\n" * 6 + b"\xff\n", headers=HERE)
+    await until(lambda: server.broadcaster.counts.published == 4)
+    clock.forward(1)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (
+        400,
+        "line 7: body: is not UTF-8 at byte 0; 6 published",
+    )
+
+
+@pytest.mark.parametrize("how", LEAVING)
+async def test_a_publisher_that_hangs_up_while_slowed_is_over(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, clock: Clock, how: str
+) -> None:
+    """At once, with what was published by then, and it is no error of ours."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 1000)
+    await until(lambda: server.broadcaster.counts.published == 4)
+    LEAVING[how](publisher)
+    await until(lambda: server.connections == 0 and not server._app[INTAKES])
+    clock.forward(10)
+    await asyncio.sleep(0)
+    assert server.broadcaster.counts.published == 4
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
+    serve: Serve, connect: Connect, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may be published at once of what it had sent is, and no more."""
+    server = await slowing(serve)
+    publish_all = server.broadcaster.publish_all
+
+    async def hanging_up(
+        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+    ) -> Receipt:
+        if not server.broadcaster.counts.published:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()  # as the server does when it notices, and here it is in the middle of its work
+        return await publish_all(drafts, token, publisher=publisher)
+
+    monkeypatch.setattr(server.broadcaster, "publish_all", hanging_up)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 1000)
+    assert await publisher.rest() == b""
+    assert server._app[INTAKES] == set()
+    assert server.broadcaster.counts.published == 4
+
+
+async def test_a_drain_answers_a_publisher_that_is_slowed(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 with the count, at once, however long it would have waited."""
+    allowed = iter([0.0, 0.0])
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
+    server = await slowing(serve, shutdown_timeout=3600)
+    publisher = await connect(server)
+    await publisher.begin("/send?stream=1", headers=HERE)
+    await publisher.send_chunk(b"x\n" * 5)
+    await until(lambda: server.broadcaster.counts.published == 2)
+    async with asyncio.timeout(30):
+        await server.stop()
+    head = await publisher.head()
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    answer = json.loads(await publisher.rest())
+    assert answer["detail"] == "the server is shutting down; 2 published"
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told like the others, and holds nobody up."""
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 3600.0)
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await publisher.ask("GET", "/status")
+    end_intakes(server._app)
+    await stream(publisher, b"x\n", headers=HERE)
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")
+
+
+async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the runner cancels no handlers, and all of its lines had been read."""
+    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 0.001)
+    inner, outer = create_app(Config()), web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    publisher = await RawClient.open(runner.addresses[0][1])
+    await publisher.begin("/push/send?stream=1")
+    await publisher.send_chunk(b"a\nb\n")
+    await until(lambda: bool(inner[INTAKES]))
+    publisher.reset()
+    await until(lambda: not inner[INTAKES])
+    await runner.cleanup()
+    assert inner[BROADCASTER].counts.published == 0
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_this_machine_is_not_slowed(serve: Serve, connect: Connect, clock: Clock) -> None:
+    """It has no address that would be counted."""
+    server = await slowing(serve)
+    publisher = await connect(server)
+    await stream(publisher, b"x\n" * 1000)
+    assert await publisher.answer() == answer_of(server, 1000)
+
+
+@pytest.mark.parametrize("headers", ["", NDJSON])
+async def test_a_line_that_drips_is_ended(serve: Serve, connect: Connect, headers: str) -> None:
+    """A line has `body_timeout` to come whole, however it drips; between two lines there is any time."""
+    server = await serve(body_timeout=0.2)
+    idle, publisher = await connect(server), await connect(server)
+    await idle.begin("/send?stream=1", headers=headers)
+    await publisher.begin("/send?stream=1", headers=headers)
+    await publisher.send_chunk(b'{"message":"x"}\n')
+    await until(lambda: server.broadcaster.counts.published == 1)
+
+    async def drip() -> None:
+        while True:
+            await publisher.send_chunk(b"{")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    status, answer = await publisher.answer()
+    dripping.cancel()
+    assert (status, json.loads(answer)["detail"]) == (408, "line 2: did not arrive within 0.2 s; 1 published")
+    await idle.send_chunk(b'{"message":"y"}\n')
+    await idle.send_chunk()
+    assert (await idle.answer())[0] == 200
+
+
+async def test_streams_of_publishers_count_for_their_caller(serve: Serve, connect: Connect) -> None:
+    """For its token and, behind a proxy, for its address, as those of subscribers do."""
+    server = await serve(trusted_proxies=("127.0.0.1",), insecure_publish=True, max_connections_per_address=1)
+    first, second = await connect(server), await connect(server)
+    for client in (first, second):
+        await client.begin("/send?stream=1", headers="X-Forwarded-For: 192.0.2.1\r\n")
+        await client.send_chunk(b"x\n")
+        await until(lambda: server.broadcaster.counts.published == 1)
+    status, answer = await second.answer()
+    assert (status, json.loads(answer)["detail"].partition(":")[0]) == (429, "max_connections_per_address")

@@ -1,0 +1,317 @@
+"""Bodies that are published, whole and line by line."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.server.endpoints.request_body import (
+    broken,
+    charset_of,
+    lines,
+    read,
+    read_text,
+    require_empty,
+    require_plain_coding,
+    type_of,
+)
+from sse_broadcast.server.http.problem import Problem
+
+
+class Content:
+    """A body that arrives in these pieces, and then ends, or breaks off."""
+
+    def __init__(self, pieces: Sequence[bytes], *, breaks_off: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._breaks_off = breaks_off
+        self.taken = 0
+
+    def is_eof(self) -> bool:
+        return len(self._pieces) < 2 and not self._breaks_off
+
+    def read_nowait(self) -> bytes:
+        return b"".join(self._pieces)
+
+    async def readany(self) -> bytes:
+        async for piece in self.iter_any():
+            return piece
+        return b""
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            self.taken += 1
+            yield piece
+        if self._breaks_off:
+            raise web.RequestPayloadError("connection lost")
+
+
+class Endless(Content):
+    """A body of which nothing ever comes."""
+
+    async def readany(self) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+def request(
+    content: Content, *, content_length: int | None = None, charset: str | None = None
+) -> web.Request:
+    said = {"content": content, "content_length": content_length, "charset": charset}
+    return cast("web.Request", SimpleNamespace(method="GET", path="/" + "x" * 100, **said))
+
+
+async def lines_of(pieces: Sequence[bytes], *, most: int = 100) -> list[bytes]:
+    return [line async for some in lines(request(Content(pieces)), most=most, timeout=30.0) for line in some]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "found"),
+    [
+        ([], []),
+        ([b"a\nb\n"], [b"a", b"b"]),
+        ([b"a\nb"], [b"a", b"b"]),
+        ([b"a", b"b", b"\n", b"c"], [b"ab", b"c"]),
+        ([b"\n\n", b"\n"], [b"", b"", b""]),
+        ([b"a\r\nb\r", b"\nc\rd"], [b"a\r", b"b\r", b"c\rd"]),
+        ([b"a\n", b"\nb"], [b"a", b"", b"b"]),
+        (["\u2028x\u0085".encode()], ["\u2028x\u0085".encode()]),
+    ],
+)
+async def test_lines_are_what_lf_parts(pieces: list[bytes], found: list[bytes]) -> None:
+    """In whatever pieces they arrive; a last line that has no end is one, and an end ends a line."""
+    assert await lines_of(pieces) == found
+
+
+@given(st.lists(st.binary(max_size=8), max_size=10), st.data())
+async def test_where_a_body_is_cut_makes_no_difference(said: list[bytes], data: st.DataObject) -> None:
+    """The lines are those of the whole."""
+    body = b"\n".join(said)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
+    pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+    whole = body.split(b"\n")
+    if whole[-1] == b"":
+        whole.pop()
+    assert await lines_of([piece for piece in pieces if piece]) == whole
+
+
+async def test_lines_come_together_as_they_arrived() -> None:
+    """All that one piece completes, at once; nothing is held back."""
+    content = Content([b"a\nb\nc", b"d\n", b"e"])
+    assert [some async for some in lines(request(content), most=100, timeout=30.0)] == [
+        [b"a", b"b"],
+        [b"cd"],
+        [b"e"],
+    ]
+
+
+async def test_a_line_that_is_too_long_is_given_and_no_more_is_read() -> None:
+    """Whoever counts the lines says which it is; a line of 10 MB is never held."""
+    content = Content([b"ok\n", *[b"x" * 10] * 1000])
+    found = [line async for some in lines(request(content), most=25, timeout=30.0) for line in some]
+    assert found == [b"ok", b"x" * 30]
+    assert content.taken == 4
+
+
+async def test_a_line_may_be_as_long_as_it_may_be() -> None:
+    """Not a byte longer."""
+    assert await lines_of([b"x" * 20, b"x" * 5 + b"\n", b"y"], most=25) == [b"x" * 25, b"y"]
+
+
+async def test_what_breaks_off_in_a_line_is_no_line() -> None:
+    """The whole ones were given, and then a problem that ends the connection."""
+    content = Content([b"a\nb\nhal"], breaks_off=True)
+    found: list[bytes] = []
+    problem: Problem | None = None
+    try:
+        async for some in lines(request(content), most=100, timeout=30.0):
+            found += some
+    except Problem as raised:
+        problem = raised
+    assert problem is not None
+    assert found == [b"a", b"b"]
+    assert (problem.status, problem.detail, problem.closes) == (400, "body: connection lost", True)
+
+
+@pytest.mark.parametrize("pieces", [[], [b"abc"], [b"a", b"b", b"c"]])
+async def test_a_body_is_read_whole(pieces: list[bytes]) -> None:
+    """Whether it is all there or still arrives."""
+    assert await read(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
+    """Nothing of it."""
+    content = Content([b"abc", b"d"])
+    with pytest.raises(Problem, match=r"^body: more than 3 bytes$"):
+        await read(request(content, content_length=4), most=3, timeout=1)
+    assert content.taken == 0
+
+
+async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
+    """What says no length is counted as it comes."""
+    content = Content([b"ab"] * 100)
+    with pytest.raises(Problem) as raised:
+        await read(request(content), most=3, timeout=1)
+    assert (raised.value.status, raised.value.closes, content.taken) == (413, True, 2)
+
+
+async def test_a_body_that_breaks_off_is_none() -> None:
+    """Half of it is not a smaller one."""
+    with pytest.raises(Problem, match=r"^body: connection lost$"):
+        await read(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
+
+
+def test_a_detail_is_bounded_whatever_the_parser_quotes() -> None:
+    """It says what came, and a client may send much."""
+    assert broken(web.RequestPayloadError("x" * 1000)).detail == "body: " + "x" * 194
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity"])
+def test_identity_is_no_coding(coding: str) -> None:
+    """Though nobody need say it."""
+    require_plain_coding(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
+    require_plain_coding(make_mocked_request("POST", "/send"))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", ""])
+def test_a_coded_body_is_refused(coding: str) -> None:
+    """415: what it would become cannot be bounded before it is made."""
+    with pytest.raises(Problem) as raised:
+        require_plain_coding(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
+    assert (raised.value.status, raised.value.detail, raised.value.closes) == (
+        415,
+        f"Content-Encoding: {coding!r} is not taken",
+        True,
+    )
+
+
+# Bodies that should have nothing in them.
+
+NO_BODY = f"GET /{'x' * 79} takes no body"
+
+
+async def test_an_empty_body_is_no_body() -> None:
+    """In chunks, or with a length of 0."""
+    await require_empty(request(Content([])), timeout=1)
+    await require_empty(request(Content([]), content_length=0), timeout=1)
+
+
+async def test_the_first_byte_of_a_body_is_one_too_many() -> None:
+    """No more of it is read; and nothing at all, where it says its length."""
+    for content, length, taken in ((Content([b"x"] * 9), None, 1), (Content([b"x"] * 9), 9, 0)):
+        with pytest.raises(Problem) as raised:
+            await require_empty(request(content, content_length=length), timeout=1)
+        problem = raised.value
+        assert (problem.status, problem.detail, problem.closes) == (400, NO_BODY, True)
+        assert content.taken == taken
+
+
+async def test_the_end_of_an_empty_body_has_its_time() -> None:
+    """408, and the connection is of no more use."""
+    with pytest.raises(Problem) as raised:
+        await require_empty(request(Endless([])), timeout=0.01)
+    problem = raised.value
+    assert (problem.status, problem.detail, problem.closes) == (
+        408,
+        "body: did not arrive within 0.01 s",
+        True,
+    )
+
+
+async def test_an_empty_body_that_breaks_off_is_told() -> None:
+    """As any other is."""
+    with pytest.raises(Problem) as raised:
+        await require_empty(request(Content([], breaks_off=True)), timeout=1)
+    assert (raised.value.status, raised.value.detail) == (400, "body: connection lost")
+
+
+# Charsets.
+
+
+@pytest.mark.parametrize(
+    ("charset", "body", "text"),
+    [
+        (None, b"\xff", b"\xff"),
+        ("utf-8", "\u20ac".encode(), "\u20ac".encode()),
+        ("UTF-8", b"\xff", b"\xff"),
+        ("utf8", b"a", b"a"),
+        ("iso-8859-1", b"caf\xe9\x80\xff", "caf\u00e9\u0080\u00ff".encode()),
+        ("ISO-8859-1", b"plain", b"plain"),
+        ("iso8859-1", b"\xe9", "\u00e9".encode()),
+        ("iso_8859-1", b"\xe9", "\u00e9".encode()),
+        ("Latin1", b"\xe9", "\u00e9".encode()),
+        ("latin-1", b"\xe9", "\u00e9".encode()),
+        ("US-ASCII", b"\x00a\x7f", b"\x00a\x7f"),
+        ("ascii", b"", b""),
+    ],
+)
+async def test_a_body_becomes_utf8_by_its_charset(charset: str | None, body: bytes, text: bytes) -> None:
+    """What says that it is UTF-8 already, or nothing, is left as it is."""
+    assert charset_of(request(Content([]), charset=charset))(body) == text
+    pieces = [body[:1], body[1:]]
+    assert await read_text(request(Content(pieces), charset=charset), most=100, timeout=1) == text
+
+
+@pytest.mark.parametrize("body", [b"\x80", b"ab\xe9", b"a" * 9999 + b"\xff"])
+async def test_a_byte_that_is_not_ascii_is_named(body: bytes) -> None:
+    """By its number from 0."""
+    with pytest.raises(Problem) as raised:
+        await read_text(request(Content([body]), charset="us-ascii"), most=10_000, timeout=1)
+    detail = f"body: is not US-ASCII at byte {len(body) - 1}, though its charset says so"
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+@pytest.mark.parametrize(
+    "charset", ["", "utf-16", "utf-8-sig", "windows-1252", "rot13", "os", "caf\u00e9", "x" * 500]
+)
+async def test_another_charset_is_not_taken(charset: str) -> None:
+    """Nor does anything look for a codec of that name: the body is not even read."""
+    content = Content([b"a"])
+    with pytest.raises(Problem) as raised:
+        await read_text(request(content, charset=charset), most=100, timeout=1)
+    problem = raised.value
+    assert (problem.status, problem.closes, content.taken) == (415, True, 0)
+    assert problem.detail == (
+        f"Content-Type: charset {charset[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are"
+    )
+
+
+async def test_the_bound_of_a_body_is_of_the_bytes_that_come() -> None:
+    """Not of what a charset makes of them, which may be twice as many."""
+    assert len(await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=9, timeout=1)) == 18
+    with pytest.raises(Problem, match=r"^body: more than 8 bytes$"):
+        await read_text(request(Content([b"\xe9" * 9]), charset="latin1"), most=8, timeout=1)
+
+
+@pytest.mark.parametrize(
+    "declared", ["a/b" + "x" * 254, "a/b" + ";" * 9, "a/b" + ";a=b" * 8000, 'a/b;x="' + '"' * 16_000]
+)
+def test_a_type_is_short(declared: str) -> None:
+    """Of a head of 32 KB aiohttp would make one in eight seconds."""
+    request = make_mocked_request("POST", "/send", {"Content-Type": declared})
+    with pytest.raises(
+        Problem, match=r"^Content-Type: has more than 256 characters and 8 parameters$"
+    ) as raised:
+        type_of(request)
+    assert (raised.value.status, raised.value.closes) == (415, True)
+    assert "_content_type" not in vars(request)
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind"),
+    [
+        ("application/json; charset=utf-8", "application/json"),
+        ("a/b" + ";c=d" * 8, "a/b"),
+        ("a/" + "b" * 254, "a/" + "b" * 254),
+        (None, "application/octet-stream"),
+    ],
+)
+def test_a_type_is_without_its_parameters(declared: str | None, kind: str) -> None:
+    """In small letters; of none it is aiohttp's own."""
+    headers = {} if declared is None else {"Content-Type": declared}
+    assert type_of(make_mocked_request("POST", "/send", headers)) == kind

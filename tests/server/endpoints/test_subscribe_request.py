@@ -1,0 +1,368 @@
+"""What a reader asks for, as its request says it."""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict, MultiDict, MultiMapping
+
+from sse_broadcast import Config, create_app
+from sse_broadcast.channels import Interest
+from sse_broadcast.cursor import Age, Cursor, Named, Place, Word
+from sse_broadcast.encoding import (
+    CHUNKED_JSON,
+    CHUNKED_NDJSON,
+    CHUNKED_TEXT,
+    JSON,
+    NDJSON,
+    TEXT,
+    Encoding,
+)
+from sse_broadcast.errors import EventError
+from sse_broadcast.server.endpoints import subscribe_request as reading
+from sse_broadcast.server.endpoints.subscribe_request import MEMBERS, Wish
+from sse_broadcast.server.http.problem import Problem
+
+ANYTHING = {"Accept": "*/*"}
+LINES = {"Accept": "application/x-ndjson"}
+
+
+def read_wish(request: web.Request) -> Wish:
+    """Read the wish of a caller that may subscribe to anything."""
+    return reading.read_wish(request, lambda _: None)
+
+
+def parse_wish(request: web.Request, said: MultiMapping[str]) -> Wish:
+    """Read what such a caller says in a body."""
+    return reading.parse_wish(request, said, lambda _: None)
+
+
+def read_body(data: bytes) -> MultiMapping[str]:
+    """Read a body that may name three channels."""
+    return reading.read_body(data, most=3)
+
+
+def request(
+    target: str = "/events",
+    headers: Mapping[str, str] = ANYTHING,
+    *,
+    version: HttpVersion = HttpVersion11,
+    max_channels: int = 100,
+) -> web.Request:
+    """Give a request as the router would hand it on: what is behind `/events/` names channels."""
+    named = target.partition("?")[0].removeprefix("/events").removeprefix("/")
+    return make_mocked_request(
+        "GET",
+        target,
+        headers,
+        version=version,
+        app=create_app(Config(max_channels=max_channels)),
+        match_info={"channels": named} if named else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "interest"),
+    [
+        ("/events", Interest.of("default")),
+        ("/events?x=1", Interest.of("default")),
+        ("/events/a", Interest.of("a")),
+        ("/events/b,a", Interest.of("a", "b")),
+        ("/events/orders.*,a", Interest(("a",), ("orders.*",))),
+        ("/events/*", Interest((), ("*",))),
+        ("/events?channel=a&channel=b", Interest.of("a", "b")),
+        ("/events?channel=orders.*", Interest((), ("orders.*",))),
+        ("/events/a?channel=b&channel=a", Interest.of("a", "b")),
+        ("/events/a,a", Interest.of("a")),
+        ("/events/a?event=x&event=y", Interest.of("a", types=["x", "y"])),
+        ("/events?event=message", Interest.of("default", types=["message"])),
+        ("/events?event=%C3%A9t%C3%A9", Interest.of("default", types=["\u00e9t\u00e9"])),
+        ("/events?stream=a", Interest.of("a")),
+        ("/events?topic=b&stream=a&channel=c&topic=d", Interest.of("b", "a", "c", "d")),
+        ("/events/a?topic=orders.*", Interest(("a",), ("orders.*",))),
+    ],
+)
+def test_channels_patterns_and_types_are_the_interest(target: str, interest: Interest) -> None:
+    """Of the path's list and of `channel=` together, each once; `default` if none is named."""
+    assert read_wish(request(target)).interest == interest
+
+
+def test_max_channels_may_be_named_and_no_more() -> None:
+    """In the path and the query together."""
+    assert read_wish(request("/events/a,b?channel=c", max_channels=3)).interest.names == ("a", "b", "c")
+    with pytest.raises(EventError, match=r"^channels: 4 are too many, 3 may be named$"):
+        read_wish(request("/events/a,b?channel=c&channel=d", max_channels=3))
+
+
+FORMATS: list[tuple[str, Mapping[str, str], Encoding, Encoding]] = [
+    ("/events", ANYTHING, CHUNKED_TEXT, TEXT),
+    ("/events/a", ANYTHING, CHUNKED_TEXT, TEXT),
+    ("/events", {}, CHUNKED_TEXT, TEXT),
+    ("/events", {"Accept": "text/event-stream"}, CHUNKED_TEXT, TEXT),
+    ("/events?format=text", ANYTHING, CHUNKED_TEXT, TEXT),
+    ("/events?format=json", ANYTHING, CHUNKED_JSON, JSON),
+    ("/events/a?format=json", {"Accept": "text/event-stream"}, CHUNKED_JSON, JSON),
+    ("/events", LINES, CHUNKED_NDJSON, NDJSON),
+    ("/events", {"Accept": "application/x-ndjson;q=0.9, */*;q=0.1"}, CHUNKED_NDJSON, NDJSON),
+    ("/events/a?format=json", LINES, CHUNKED_NDJSON, NDJSON),
+    ("/events/a?format=text", LINES, CHUNKED_NDJSON, NDJSON),
+    ("/events", {"Accept": "Application/X-NDJSON"}, CHUNKED_NDJSON, NDJSON),
+    (
+        "/events",
+        CIMultiDict([("Accept", "*/*"), ("Accept", "application/x-ndjson")]),
+        CHUNKED_NDJSON,
+        NDJSON,
+    ),
+    ("/events", CIMultiDict([("Accept", "application/x-"), ("Accept", "ndjson")]), CHUNKED_TEXT, TEXT),
+]
+
+
+@pytest.mark.parametrize(("target", "headers", "chunked", "bare"), FORMATS)
+def test_accept_and_format_choose_the_encoding(
+    target: str, headers: Mapping[str, str], chunked: Encoding, bare: Encoding
+) -> None:
+    """In chunks for HTTP/1.1, bare for HTTP/1.0, which knows none."""
+    assert read_wish(request(target, headers)).encoding is chunked
+    assert read_wish(request(target, headers, version=HttpVersion10)).encoding is bare
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "cursor"),
+    [
+        ("/events", {}, None),
+        ("/events?since=", {}, None),
+        ("/events?last_event_id=&since=", {"Last-Event-ID": " , "}, None),
+        ("/events", {"Last-Event-ID": ""}, None),
+        ("/events?since=earliest", {}, Word.EARLIEST),
+        ("/events?since=last", {}, Word.LAST),
+        ("/events?since=10m", {}, Age(600.0)),
+        ("/events?since=0123abcd-7", {}, Place("0123abcd", 7)),
+        ("/events?since=order-7", {}, Named("order-7", said_in_since=True)),
+        ("/events?since=yesterday", {}, Named("yesterday", said_in_since=True)),
+        ("/events?last_event_id=0123abcd-7", {}, Place("0123abcd", 7)),
+        ("/events?last_event_id=earliest", {}, Named("earliest")),
+        ("/events?last_event_id=10m", {}, Named("10m")),
+        ("/events?last_event_id=a&lastEventId=b", {}, Named("b")),
+        ("/events?last_event_id=a&last_event_id=", {}, Named("a")),
+        ("/events", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
+        ("/events", {"Last-Event-ID": "last"}, Named("last")),
+        ("/events", {"Last-Event-ID": "a,b"}, Named("b")),
+        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "b")]), Named("b")),
+        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "")]), Named("a")),
+        ("/events?since=earliest", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
+        ("/events?since=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
+        ("/events?since=1&last_event_id=2", {}, Named("2")),
+        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
+        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": ""}, Place("0123abcd", 1)),
+        ("/events?since=earliest", {"Last-Event-ID": ""}, Word.EARLIEST),
+        ("/events", {"Last-Event-ID": "0123ABCD-7"}, Named("0123ABCD-7")),
+        ("/events", {"Last-Event-ID": "0123abcd-" + "9" * 20}, Named("0123abcd-" + "9" * 20)),
+    ],
+)
+def test_the_cursor_is_the_headers_before_the_querys(
+    target: str, headers: Mapping[str, str], cursor: Cursor | None
+) -> None:
+    """A client that reconnects repeats its URL; an id wins over `since`, which alone has words and ages."""
+    assert read_wish(request(target, headers)).cursor == cursor
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "silence", "as_events"),
+    [
+        ("/events", ANYTHING, None, False),
+        ("/events?heartbeat=event", ANYTHING, None, True),
+        ("/events?heartbeat=event&format=json", ANYTHING, None, True),
+        ("/events?heartbeat=event", LINES, None, True),
+        ("/events?heartbeat=3", ANYTHING, 3, False),
+        ("/events?heartbeat=60", LINES, 60, False),
+        ("/events?heartbeat=05", ANYTHING, 5, False),
+        ("/events?heartbeat=event,4", ANYTHING, 4, True),
+        ("/events?heartbeat=4,event", ANYTHING, 4, True),
+        ("/events?heartbeat=event%2C30", ANYTHING, 30, True),
+    ],
+)
+def test_heartbeats_may_be_events_and_as_often_as_is_asked_for(
+    target: str, headers: Mapping[str, str], silence: int | None, *, as_events: bool
+) -> None:
+    """Events are for pages, which see no comment; the seconds are the server's if none are asked for."""
+    wish = read_wish(request(target, headers))
+    assert (wish.silence, wish.heartbeat_events) == (silence, as_events)
+
+
+@pytest.mark.parametrize("version", [HttpVersion10, HttpVersion11])
+def test_the_commonest_wish_is_the_same_however_it_is_read(version: HttpVersion) -> None:
+    """What is read without looking at the query is what would have been found there."""
+    short, long = request(version=version), request("/events?x=1", version=version)
+    assert read_wish(short) == read_wish(long)
+    assert isinstance(read_wish(short), Wish)
+
+
+HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
+
+NO_HEARTBEATS = (
+    "",
+    "comment",
+    "Event",
+    "0",
+    "2",
+    "61",
+    "100",
+    "4.5",
+    "4s",
+    "-4",
+    ",",
+    "4,",
+    ",event",
+    "event,event",
+    "4,4",
+    "event,4,4",
+    "event,61",
+    "event, 4",
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "detail"),
+    [
+        ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
+        ("/events?event=", "event: must not be empty"),
+        ("/events?event=a&event=", "event: must not be empty"),
+        ("/events?format=", "format: must be one of text, json, not ''"),
+        ("/events?format=xml", "format: must be one of text, json, not 'xml'"),
+        (
+            "/events?format=ndjson",
+            "format: must be one of text, json, not 'ndjson'; Accept: application/x-ndjson asks for lines",
+        ),
+        (
+            "/events?format=X-NDJSON",
+            "format: must be one of text, json, not 'X-NDJSON'; Accept: application/x-ndjson asks for lines",
+        ),
+        ("/events?format=json&format=text", "format: is given 2 times"),
+        *[
+            (f"/events?heartbeat={heartbeat}", f"heartbeat: must be {HEARTBEATS}, not '{heartbeat}'")
+            for heartbeat in NO_HEARTBEATS
+        ],
+        ("/events?heartbeat=+4", f"heartbeat: must be {HEARTBEATS}, not ' 4'"),
+        ("/events?heartbeat=%2B4", f"heartbeat: must be {HEARTBEATS}, not '+4'"),
+        ("/events?heartbeat=%C2%B2", f"heartbeat: must be {HEARTBEATS}, not '\\xb2'"),
+        ("/events?heartbeat=" + "9" * 1000, f"heartbeat: must be {HEARTBEATS}, not '{'9' * 80}'"),
+        ("/events?heartbeat=event&heartbeat=event", "heartbeat: is given 2 times"),
+        ("/events?since=1&since=2", "since: is given 2 times"),
+        ("/events?stram=a", "stram: unknown parameter; stream was meant?"),
+        ("/events?topics=a", "topics: unknown parameter; topic was meant?"),
+        ("/events?format=" + "x" * 1000, f"format: must be one of text, json, not '{'x' * 80}'"),
+    ],
+)
+def test_what_cannot_be_wished_for_is_refused(target: str, detail: str) -> None:
+    """400, naming the parameter and the value."""
+    with pytest.raises(Problem) as raised:
+        read_wish(request(target))
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+@pytest.mark.parametrize(
+    ("target", "detail"),
+    [
+        ("/events/a b", "channel: must not contain ' ': 'a b'"),
+        ("/events/a,b!", "channel: must not contain '!': 'b!'"),
+        ("/events/caf\u00e9", "channel: must not contain '\\xe9': 'caf\\xe9'"),
+        ("/events?channel=a,b", "channel: must not contain ',': 'a,b'"),
+        ("/events/{a}", "channel: must not contain '{': '{a}'"),
+        ("/events?channel=a}", "channel: must not contain '}': 'a}'"),
+        ("/events?channel=a%00", "channel: must not contain '\\x00': 'a\\x00'"),
+        ("/events/..", "channel: must not be '..', which clients take for a folder"),
+        ("/events/a,.", "channel: must not be '.', which clients take for a folder"),
+        ("/events/,", "channel: must be 1 to 128 characters: ''"),
+        ("/events/a,", "channel: must be 1 to 128 characters: ''"),
+        ("/events?channel=", "channel: must be 1 to 128 characters: ''"),
+        ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
+    ],
+)
+def test_a_name_that_is_none_is_refused(target: str, detail: str) -> None:
+    """Naming the character."""
+    with pytest.raises(EventError) as raised:
+        read_wish(request(target))
+    assert str(raised.value) == detail
+
+
+# The same, said in a body.
+
+
+def said(*members: tuple[str, str]) -> MultiDict[str]:
+    return MultiDict(members)
+
+
+@pytest.mark.parametrize(
+    ("data", "members"),
+    [
+        (b"{}", said()),
+        (b' {"channel": "a"}\r\n', said(("channel", "a"))),
+        (
+            b'{"channels": ["b", "a"], "event": "t", "channel": "c"}',
+            said(("channel", "b"), ("channel", "a"), ("event", "t"), ("channel", "c")),
+        ),
+        (b'{"heartbeat": 4, "since": "1h"}', said(("heartbeat", "4"), ("since", "1h"))),
+        (b'{"heartbeat": 4.0}', said(("heartbeat", "4"))),
+        (b'{"channel": [7, "\\u00e9"]}', said(("channel", "7"), ("channel", "\u00e9"))),
+        (b'{"stream": "a", "topic": "b"}', said(("stream", "a"), ("topic", "b"))),
+        (b'{"lastEventId": "x", "format": ""}', said(("lastEventId", "x"), ("format", ""))),
+        (b'{"heartbeat": 123456789012345678901}', said(("heartbeat", "123456789012345678901"))),
+    ],
+)
+def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) -> None:
+    """A list as a parameter that is repeated, a whole number as its digits."""
+    assert read_body(data) == members
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "detail"),
+    [
+        (b"", 400, "body: is not JSON: Input data was truncated"),
+        (b"\xff", 400, "body: is not UTF-8 at byte 0"),
+        (b"[]", 422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}"),
+        (b"1", 422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}"),
+        (b'{"Channel": "a"}', 422, "Channel: unknown member; channel was meant?"),
+        (b'{"room": "a"}', 422, "room: unknown member; channel was meant?"),
+        (b'{"type": "t"}', 422, "type: unknown member; event was meant?"),
+        (b'{"access_token": "t"}', 422, f"access_token: unknown member; {', '.join(MEMBERS)} are known"),
+        (b'{"%b": 1}' % (b"x" * 100), 422, f"{'x' * 80}: unknown member; {', '.join(MEMBERS)} are known"),
+        (b'{"channel": %b}' % (b"1" * 5000), 422, "body: has a number that is too large"),
+        (b'{"since": null}', 422, "since: must be text, or a list of texts"),
+        (b'{"heartbeat": 4.5}', 422, "heartbeat: must be text, or a list of texts"),
+        (b'{"heartbeat": false}', 422, "heartbeat: must be text, or a list of texts"),
+        (b'{"channels": [["a"]]}', 422, "channels: must be text, or a list of texts"),
+        (b'{"channels": {"a": 1}}', 422, "channels: must be text, or a list of texts"),
+    ],
+)
+def test_a_body_of_another_shape_is_refused(data: bytes, status: int, detail: str) -> None:
+    """Naming the member."""
+    with pytest.raises(Problem) as raised:
+        read_body(data)
+    assert (raised.value.status, raised.value.detail) == (status, detail)
+
+
+@pytest.mark.parametrize("version", [HttpVersion10, HttpVersion11])
+def test_what_is_said_is_wished_for_wherever_it_is_said(version: HttpVersion) -> None:
+    """A query, a body and a path give one wish."""
+    query = "channel=b&event=t&event=u&format=json&heartbeat=event,9&since=10m"
+    asked = request(f"/events?channel=a&{query}", version=version)
+    posted = request(version=version)
+    body = b'{"channels":["a","b"],"event":["t","u"],"format":"json","heartbeat":"event,9","since":"10m"}'
+    wish = Wish(
+        Interest.of("a", "b", types=["t", "u"]),
+        CHUNKED_JSON if version == HttpVersion11 else JSON,
+        Age(600.0),
+        9,
+        heartbeat_events=True,
+    )
+    assert read_wish(asked) == wish
+    assert parse_wish(posted, read_body(body)) == wish
+    assert read_wish(request(f"/events/a?{query}", version=version)) == wish
+    assert parse_wish(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == wish
+
+
+def test_a_wish_of_nothing_is_for_default() -> None:
+    """By a body as by a query."""
+    assert parse_wish(request(), said()) == read_wish(request())

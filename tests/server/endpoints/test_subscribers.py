@@ -1,0 +1,256 @@
+"""GET /subscribers and /subscribers/{id}, and DELETE: who is connected, and the end of one."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config.schema import Endpoint, ListenerRule, Overflow
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
+from tests.support.asking import Answer, ask, bearer
+from tests.support.credentials import STATIC, caller, static
+from tests.support.sockets import RawClient, until
+
+
+def is_joined(server: Server, count: int) -> bool:
+    return server.broadcaster.client_count == count
+
+
+async def join(server: Server, connect: Connect, *paths: str) -> list[RawClient]:
+    """Open a stream each."""
+    clients = []
+    for path in paths:
+        client = await connect(server)
+        await client.subscribe(path=path)
+        clients.append(client)
+        await until(partial(is_joined, server, len(clients)))
+    return clients
+
+
+async def get(server: Server, query: str = "") -> Any:
+    answer = await ask(server, "GET", f"/subscribers{query}")
+    assert answer.status == 200, answer
+    return answer.json
+
+
+def ids(page: dict[str, Any]) -> list[str]:
+    return [each["id"] for each in page["subscribers"]]
+
+
+async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
+    """All that is known of each, and how many there are."""
+    server = await serve()
+    await join(server, connect, "/events/a,x.*?event=t")
+    answer = await ask(server, "GET", "/subscribers")
+    age = answer.json["subscribers"][0]["age"]
+    assert answer.body == (
+        b'{"subscribers":[{"id":"1","address":"127.0.0.1","channels":["a","x.*"],"types":["t"],"format":"text",'
+        b'"caller":null,"state":"live","age":%s,"events":0,"drops":0,"behind":0,"queued_bytes":0,"lag":0.0}],'
+        b'"total":1,"next":null}\n' % str(age).encode()
+    )
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_nobody_is_an_empty_page(serve: Serve) -> None:
+    """And no error."""
+    server = await serve()
+    assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}\n'
+
+
+async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
+    """By `next`, until there is none; who left in between leaves no hole."""
+    server = await serve()
+    clients = await join(server, connect, *["/events"] * 5)
+    page = await get(server, "?limit=2")
+    assert (ids(page), page["total"], page["next"]) == (["1", "2"], 5, "2")
+    clients[2].close()
+    await until(lambda: server.broadcaster.client_count == 4)
+    page = await get(server, f"?limit=2&after={page['next']}")
+    assert (ids(page), page["total"], page["next"]) == (["4", "5"], 4, None)
+
+
+async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
+    serve: Serve, connect: Connect
+) -> None:
+    """By its name, or by a pattern."""
+    server = await serve()
+    await join(server, connect, "/events/a", "/events/b", "/events/a,b", "/events/a*", "/events/*b")
+    for channel, found in (("a", ["1", "3", "4"]), ("ab", ["4", "5"]), ("c", [])):
+        assert ids(await get(server, f"?channel={channel}")) == found
+        assert ids(await get(server, f"?channel={channel}&sort=age")) == found
+    page = await get(server, "?channel=a&limit=2")
+    assert (ids(page), page["total"], page["next"]) == (["1", "3"], 5, "3")
+    assert ids(await get(server, "?channel=a&limit=2&after=3")) == ["4"]
+
+
+async def test_those_that_come_first_are_no_page_of_many(serve: Serve, connect: Connect) -> None:
+    """What was first may be second in a moment: there is nothing to go on after."""
+    server = await serve()
+    await join(server, connect, "/events/a", "/events/b", "/events/c")
+    for channels in (["c"], ["c"], ["b"]):
+        await server.broadcaster.broadcast("x", channels=channels)
+    await until(lambda: not server.broadcaster._delivery._ready)
+    page = await get(server, "?sort=events&limit=2")
+    assert (ids(page), page["total"], page["next"]) == (["3", "2"], 3, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("sort=slow", "sort: must be one of lag, queue, age, events, drops, not 'slow'"),
+        ("sort=", "sort: must be one of lag, queue, age, events, drops, not ''"),
+        ("sort=lag&sort=lag", "sort: is given 2 times"),
+        ("sort=lag&after=1", "after: goes on in the order of opening, and not with sort"),
+        ("after=", "after: must be an id, not ''"),
+        ("after=x", "after: must be an id, not 'x'"),
+        ("after=%C2%B2", "after: must be an id, not '\\xb2'"),
+        (f"after={'1' * 20}", f"after: must be an id, not '{'1' * 20}'"),
+        ("limit=0", "limit: must be 1 to 1000, not '0'"),
+        ("limit=1001", "limit: must be 1 to 1000, not '1001'"),
+        ("channel=a&channel=b", "channel: is given 2 times"),
+        ("channel=a*", "channel: must not contain '*': 'a*'"),
+        ("channel=", "channel: must be 1 to 128 characters: ''"),
+        ("channels=a", "channels: unknown parameter; channel was meant?"),
+    ],
+)
+async def test_what_cannot_be_asked_is_refused(serve: Serve, query: str, detail: str) -> None:
+    """With what is wrong, where, and which value."""
+    server = await serve()
+    answer = await ask(server, "GET", f"/subscribers?{query}")
+    assert (answer.status, answer.detail) == (400, detail)
+
+
+async def test_one_reader_can_be_asked_about(serve: Serve, connect: Connect) -> None:
+    """As it stands on a page."""
+    server = await serve()
+    await join(server, connect, "/events/a", "/events/b")
+    one = (await ask(server, "GET", "/subscribers/2")).json
+    (_, listed) = (await get(server))["subscribers"]
+    assert {**one, "age": 0} == {**listed, "age": 0}
+    assert (await ask(server, "HEAD", "/subscribers/2")).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("id", ["2", "x", "%20", "1" * 200, "%C2%B9"])
+async def test_nobody_is_not_found(serve: Serve, connect: Connect, method: str, id: str) -> None:
+    """Whether there may be such a one or not; nothing is ended."""
+    server = await serve()
+    await join(server, connect, "/events")
+    answer = await ask(server, method, f"/subscribers/{id}")
+    assert answer.status == 404
+    if method != "HEAD":
+        assert answer.detail.startswith("id: no stream has it: '")
+        assert len(answer.detail) < 120
+    assert server.broadcaster.client_count == 1
+
+
+async def dismiss(server: Server, id: str) -> Answer:
+    return await ask(server, "DELETE", f"/subscribers/{id}")
+
+
+async def test_a_dismissed_reader_is_told_and_its_stream_ends(serve: Serve, connect: Connect) -> None:
+    """Behind what was published for it, and with a time to come back; the others stay."""
+    server = await serve()
+    one, other = await join(server, connect, "/events", "/events")
+    receipt = await server.broadcaster.broadcast("last words")
+    assert (await dismiss(server, "1")).body == b'{"status":"dismissed","id":"1"}\n'
+    await one.chunk()
+    assert await one.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("dismissed", receipt.id).fullmatch(await one.chunk())
+    assert await one.rest() == b"0\r\n\r\n"
+    await until(lambda: server.connections == 1)
+    assert server.broadcaster.counts.closed == {"dismissed": 1}
+    assert ids(await get(server)) == ["2"]
+    assert (await dismiss(server, "1")).status == 404
+    await server.broadcaster.broadcast("x")
+    assert (await other.events(2))[1].data == "x"
+
+
+async def test_a_frozen_reader_that_is_dismissed_is_cut_in_time(serve: Serve, connect: Connect) -> None:
+    """It is still on its way out meanwhile, and may be dismissed again: that changes nothing."""
+    server = await serve(
+        send_buffer=16_384, heartbeat=3600.0, write_timeout=0.5, overflow=Overflow.DROP_OLDEST, queue_size=3
+    )
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.request("GET", "/events")
+    await until(lambda: server.broadcaster.client_count == 1)
+    while not server.broadcaster.counts.dropped:
+        await server.broadcaster.broadcast("x" * 4000)
+    for _ in range(2):
+        assert (await dismiss(server, "1")).status == 200
+    assert (await ask(server, "GET", "/subscribers/1")).json["state"] == "ending"
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.closed == {"dismissed": 1}
+    assert ids(await get(server)) == []
+
+
+async def statuses(server: Server, headers: str, *asked: tuple[str, str]) -> list[int]:
+    return [(await ask(server, method, path, headers=headers)).status for method, path in asked]
+
+
+ASKED = (("GET", "/subscribers"), ("GET", "/subscribers/1"), ("DELETE", "/subscribers/1"))
+
+
+@pytest.mark.parametrize(
+    ("grants", "gets"),
+    [
+        ({"inspect": ("*",)}, [200, 200, 403]),
+        ({"inspect": ("default",)}, [403, 403, 403]),
+        ({"admin": ("*",)}, [403, 403, 200]),
+        ({"subscribe": ("*",), "publish": ("*",)}, [403, 403, 403]),
+        ({"inspect": ("*",), "admin": ("*",)}, [200, 200, 200]),
+    ],
+)
+async def test_addresses_are_for_who_may_ask_about_the_server_itself(
+    serve: Serve, connect: Connect, grants: dict[str, Sequence[str]], gets: list[int]
+) -> None:
+    """And only who may administer it ends a stream; whether there is one is not told to others."""
+    server = await serve(caller=(caller("one", **grants),), anonymous_subscribe=("*",))
+    await join(server, connect, "/events")
+    assert await statuses(server, bearer(static("one")), *ASKED) == gets
+    assert await statuses(server, "", *ASKED) == [401, 401, 401]
+    assert await statuses(server, "", ("GET", "/subscribers/2"), ("DELETE", "/subscribers/2")) == [401, 401]
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "gets", "allowed"),
+    [
+        ((Endpoint.INSPECT,), [200, 200, 404], "GET, HEAD, OPTIONS"),
+        ((Endpoint.ADMIN,), [404, 404, 200], "DELETE, OPTIONS"),
+        ((Endpoint.INSPECT, Endpoint.ADMIN), [200, 200, 200], "GET, HEAD, DELETE, OPTIONS"),
+        ((Endpoint.PUBLISH,), [404, 404, 404], None),
+    ],
+)
+async def test_a_listener_takes_the_methods_of_what_it_serves(
+    serve: Serve, endpoints: tuple[Endpoint, ...], gets: list[int], allowed: str | None
+) -> None:
+    """They belong to two endpoints; what is taken is told, and another method refused with it."""
+    public = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
+    server = await serve(
+        listener=(ListenerRule(host="127.0.0.1", port=0, endpoints=endpoints), public),
+        token=STATIC,
+        anonymous_subscribe=("*",),
+    )
+    reader = await RawClient.open(server.listeners[1].port or 0)
+    await reader.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    assert await statuses(server, bearer(STATIC), *ASKED) == gets
+    for method, status in (("OPTIONS", 204), ("PATCH", 405)):
+        answer = await ask(server, method, "/subscribers/1")
+        assert (answer.status, answer.headers.get("allow")) == ((status, allowed) if allowed else (404, None))
+    reader.close()
+
+
+async def test_the_answer_has_nothing_of_a_token(serve: Serve, connect: Connect) -> None:
+    """Wherever the reader had it."""
+    server = await serve(token=STATIC)
+    client = await connect(server)
+    await client.subscribe(path=f"/events?access_token={STATIC}")
+    await until(lambda: server.broadcaster.client_count == 1)
+    answer = await ask(server, "GET", "/subscribers", headers=bearer(STATIC))
+    assert json.loads(answer.body)["subscribers"][0]["caller"] == {"kind": "caller", "name": "token"}
+    assert STATIC.encode() not in answer.body

@@ -1,0 +1,336 @@
+"""POST /tokens and POST /revoke."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from sse_broadcast.errors import ExtraError
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect, Serve
+from tests.support.asking import Answer, ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+
+JSON = "Content-Type: application/json\r\n"
+SETTINGS = {
+    "token": STATIC,
+    "token_secret": OWN_SECRET,
+    "caller": (
+        caller("maker", subscribe=("orders.*", "news"), publish=("news",), admin=("*",)),
+        caller("reader", subscribe=("*",)),
+    ),
+}
+
+
+async def post(server: Server, path: str, wish: object, *, by: str = STATIC, headers: str = JSON) -> Answer:
+    body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
+    return await ask(server, "POST", path, headers=headers + bearer(by), body=body)
+
+
+async def mint(server: Server, wish: dict[str, Any], *, by: str = STATIC) -> dict[str, Any]:
+    answer = await post(server, "/tokens", wish, by=by)
+    assert answer.status == 200, answer.detail
+    made: dict[str, Any] = answer.json
+    return made
+
+
+async def admitted(server: Server, token: str, path: str = "/events/news") -> int:
+    return (await ask(server, "GET", path, headers=bearer(token))).status
+
+
+# POST /tokens.
+
+
+async def test_a_token_is_made_and_good(serve: Serve) -> None:
+    """The answer says all there is to know of it, and no cache keeps it."""
+    server = await serve(**SETTINGS)
+    before = time.time()
+    wish = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
+    answer = await post(server, "/tokens", wish, by=static("maker"))
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    assert answer.headers["cache-control"] == "no-store"
+    made = answer.json
+    assert list(made) == ["token", "id", "subject", "expires", "grants"]
+    assert (made["subject"], made["grants"]) == ("visitor-1", {"subscribe": ["orders.17"]})
+    assert before + 600 <= made["expires"] <= time.time() + 600
+    assert await admitted(server, made["token"], "/events/orders.17") == 200
+    assert await admitted(server, made["token"], "/events/orders.18") == 403
+
+
+async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
+    """A visitor, for ten minutes."""
+    server = await serve(**SETTINGS)
+    before = time.time()
+    made = await mint(server, {"grants": {"subscribe": ["news"]}})
+    assert made["subject"] == "visitor"
+    assert before + 600 <= made["expires"] <= time.time() + 600
+
+
+async def test_every_token_is_another(serve: Serve) -> None:
+    """Asked for in the same words."""
+    server = await serve(**SETTINGS)
+    made = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(3)]
+    assert len({each["token"] for each in made}) == len({each["id"] for each in made}) == 3
+
+
+async def test_a_token_lives_no_longer_than_it_may(serve: Serve) -> None:
+    """`token_lifetime` at most, and not beyond its maker's own."""
+    server = await serve(**SETTINGS, token_lifetime=60)
+    assert (await mint(server, {"grants": {}, "lifetime": 3600}))["expires"] <= time.time() + 60
+    expires = time.time() + 30
+    maker = own(exp=expires, grants={"admin": ["*"], "subscribe": ["news"]})
+    made = await mint(server, {"grants": {"subscribe": ["news"]}}, by=maker)
+    assert made["expires"] == expires
+
+
+@pytest.mark.parametrize(
+    ("grants", "detail"),
+    [
+        ({"publish": ["orders.1"]}, "publish 'orders.1': is beyond what the maker of the token may"),
+        (
+            {"subscribe": ["orders.1", "secret"]},
+            "subscribe 'secret': is beyond what the maker of the token may",
+        ),
+        ({"subscribe": ["*"]}, "subscribe '*': is beyond what the maker of the token may"),
+        ({"subscribe": ["orders*"]}, "subscribe 'orders*': is beyond what the maker of the token may"),
+        ({"inspect": ["news"]}, "inspect 'news': is beyond what the maker of the token may"),
+        ({"admin": ["*"]}, "admin: cannot be handed on"),
+    ],
+)
+async def test_nobody_hands_on_more_than_he_has(
+    serve: Serve, grants: dict[str, list[str]], detail: str
+) -> None:
+    """403, naming the first that is too much."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/tokens", {"grants": grants}, by=static("maker"))
+    assert (answer.status, answer.detail) == (403, detail)
+
+
+async def test_a_token_that_was_made_makes_none(serve: Serve) -> None:
+    """However much it may do."""
+    server = await serve(**SETTINGS)
+    everything = {action: ["*"] for action in ("subscribe", "publish", "inspect")}
+    token = (await mint(server, {"grants": everything}))["token"]
+    for path, wish in (("/tokens", {"grants": {}}), ("/revoke", {"id": "x"})):
+        assert (await post(server, path, wish, by=token)).status == 403
+
+
+GRANTS = (
+    'grants: must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
+    " under publish, subscribe and inspect"
+)
+
+BAD = [
+    (b"", 400, "body: is not JSON: Input data was truncated"),
+    (b"grants", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    (b'{"grants": {}} x', 400, "body: is not JSON: JSON is malformed: trailing characters (byte 16)"),
+    (b'{"grants": {}, "subject": "\xff"}', 400, "body: is not UTF-8 at byte 27"),
+    (b'{"grants": {}, "subject": "\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b"[" * 50_000, 422, "must be a JSON object, not a list"),
+    (b"[]", 422, "must be a JSON object, not a list"),
+    (b"{}", 422, "grants: is missing"),
+    (b'{"grants": []}', 422, GRANTS),
+    (b'{"grants": {"read": ["a"]}}', 422, GRANTS),
+    (b'{"grants": {"publish": "a"}}', 422, GRANTS),
+    (b'{"grants": {"publish": ["a b"]}}', 422, GRANTS),
+    (b'{"grants": {"publish": [""]}}', 422, GRANTS),
+    (b'{"grants": {"publish": [7]}}', 422, GRANTS),
+    (b'{"grants": {}, "subject": ""}', 422, "subject: must be text of 1 to 255 characters"),
+    (
+        b'{"grants": {}, "subject": "%s"}' % (b"x" * 256),
+        422,
+        "subject: must be text of 1 to 255 characters",
+    ),
+    (b'{"grants": {}, "subject": 7}', 422, "subject: must be text of 1 to 255 characters, not a number"),
+    (b'{"grants": {}, "lifetime": 0}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": -1}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": 1e300}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (b'{"grants": {}, "lifetime": 1e999}', 422, "lifetime: must be seconds, from 1 to 31536000"),
+    (
+        b'{"grants": {}, "lifetime": NaN}',
+        400,
+        "body: is not JSON: JSON is malformed: invalid character (byte 27)",
+    ),
+    (
+        b'{"grants": {}, "lifetime": "600"}',
+        422,
+        "lifetime: must be seconds, from 1 to 31536000, not text",
+    ),
+    (b'{"grants": {}, "expires": 1}', 422, "expires: unknown member; grants, subject, lifetime are known"),
+    (b'{"grant": {}}', 422, "grant: unknown member; grants was meant?"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "detail"), BAD, ids=[repr(body[:40]) for body, _, _ in BAD])
+async def test_what_is_no_wish_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
+    """400 for what is not JSON, 422 for another shape; never a 500."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/tokens", body)
+    assert (answer.status, answer.detail) == (status, detail)
+
+
+@pytest.mark.parametrize("path", ["/tokens", "/revoke"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ("", 415),
+        ("Content-Type: text/plain\r\n", 415),
+        (f"{JSON}Content-Encoding: gzip\r\n", 415),
+        (f"{JSON.rstrip()}; charset=utf-16\r\n", 415),
+    ],
+)
+async def test_a_wish_is_plain_json(serve: Serve, path: str, headers: str, status: int) -> None:
+    """A web page needs a preflight to send that, which is one more thing between."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, path, {"grants": {}, "id": "x"}, headers=headers)
+    assert answer.status == status
+
+
+@pytest.mark.parametrize("path", ["/tokens", "/revoke"])
+async def test_a_wish_has_its_bounds(serve: Serve, connect: Connect, path: str) -> None:
+    """64 KiB, and `body_timeout`."""
+    server = await serve(**SETTINGS, body_timeout=0.05)
+    answer = await post(server, path, b" " * 65_537)
+    assert (answer.status, answer.detail) == (413, "body: more than 65536 bytes")
+    headers = f"{JSON}{bearer(STATIC)}Transfer-Encoding: chunked\r\n"
+    client = await connect(server)
+    await client.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n1\r\n{{\r\n".encode())
+    assert (await client.answer())[0] == 408
+
+
+async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> None:
+    """It could never be shown."""
+    server = await serve(**SETTINGS)
+    grants = {"subscribe": [f"{number:0128}" for number in range(60)]}
+    answer = await post(server, "/tokens", {"grants": grants})
+    assert answer.status == 422
+    assert answer.detail.startswith("grants: make a token of ")
+
+
+async def test_an_open_server_makes_tokens_that_nobody_needs(serve: Serve) -> None:
+    """So that what uses them can be tried."""
+    server = await serve()
+    made = await ask(server, "POST", "/tokens", headers=JSON, body=b'{"grants": {"subscribe": ["a"]}}')
+    assert made.status == 200
+    assert await admitted(server, made.json["token"], "/events/b") == 200
+
+
+async def test_without_a_secret_a_token_is_good_for_one_process(serve: Serve) -> None:
+    """Each has a secret of its own; with one that is configured, all servers take it."""
+    one, two = await serve(token=STATIC), await serve(token=STATIC)
+    token = (await mint(one, {"grants": {"subscribe": ["news"]}}))["token"]
+    assert (await admitted(one, token), await admitted(two, token)) == (200, 401)
+    one, two = await serve(**SETTINGS), await serve(**SETTINGS)
+    token = (await mint(one, {"grants": {"subscribe": ["news"]}}))["token"]
+    assert (await admitted(one, token), await admitted(two, token)) == (200, 200)
+
+
+async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """501, which says what to install; the rest goes on."""
+    server = await serve(token=STATIC)
+
+    def missing() -> None:
+        raise ExtraError("signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'")
+
+    monkeypatch.setattr("sse_broadcast.auth.issuer.require_extra", missing)
+    answer = await post(server, "/tokens", {"grants": {}})
+    assert (answer.status, answer.detail) == (
+        501,
+        "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'",
+    )
+    assert await admitted(server, STATIC) == 200
+
+
+# POST /revoke.
+
+
+async def test_a_token_is_revoked_by_its_id(serve: Serve) -> None:
+    """That one, and no other of its subject."""
+    server = await serve(**SETTINGS)
+    one, two = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(2)]
+    answer = await post(server, "/revoke", {"id": one["id"], "expires": one["expires"]}, by=static("maker"))
+    assert (answer.status, answer.body) == (200, b'{"status":"revoked","streams":0}\n')
+    assert answer.headers["cache-control"] == "no-store"
+    assert await admitted(server, one["token"]) == 401
+    assert await admitted(server, two["token"]) == 200
+
+
+async def test_a_subjects_tokens_are_revoked_that_there_are(serve: Serve) -> None:
+    """And not those that are made afterwards."""
+    server = await serve(**SETTINGS)
+    wish = {"grants": {"subscribe": ["news"]}, "subject": "ada"}
+    before = [(await mint(server, wish))["token"] for _ in range(2)]
+    assert (await post(server, "/revoke", {"subject": "ada"})).status == 200
+    assert [await admitted(server, token) for token in before] == [401, 401]
+    assert await admitted(server, (await mint(server, wish))["token"]) == 200
+
+
+async def test_a_subject_of_any_length_can_be_revoked(serve: Serve) -> None:
+    """As long as a token can have."""
+    server = await serve(**SETTINGS)
+    token = own(sub="s" * 255, grants={"subscribe": ["news"]})
+    assert await admitted(server, token) == 200
+    assert (await post(server, "/revoke", {"subject": "s" * 255})).status == 200
+    assert await admitted(server, token) == 401
+
+
+async def test_a_revocation_is_kept_until_it_expires(serve: Serve) -> None:
+    """Whoever says until when says that the token is not good later."""
+    server = await serve(**SETTINGS)
+    token = own(jti="one", grants={"subscribe": ["news"]})
+    assert (await post(server, "/revoke", {"id": "one", "expires": time.time() - 1})).status == 200
+    assert await admitted(server, token) == 200
+    assert (await post(server, "/revoke", {"id": "one", "expires": time.time() + 60})).status == 200
+    assert await admitted(server, token) == 401
+
+
+async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
+    """And is refused from then on, until the server is started again."""
+    server = await serve(**SETTINGS)
+    assert (await post(server, "/revoke", {"caller": "maker"}, by=static("maker"))).status == 200
+    assert (await post(server, "/revoke", {"subject": "x"}, by=static("maker"))).status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"{}", 422, "subject, id and caller: one of them must be given"),
+        (b'{"subject": "a", "id": "b"}', 422, "subject, id and caller: one of them must be given"),
+        (b'{"subject": ""}', 422, "subject: must be text of 1 to 255 characters"),
+        (b'{"id": 7}', 422, "id: must be text of 1 to 255 characters, not a number"),
+        (b'{"caller": []}', 422, "caller: must be text of 1 to 255 characters, not a list"),
+        (b'{"id": "x", "expires": 600}', 422, "expires: must be seconds since 1970"),
+        (b'{"id": "x", "expires": 1e13}', 422, "expires: must be seconds since 1970"),
+        (b'{"id": "x", "expires": "2030"}', 422, "expires: must be seconds since 1970, not text"),
+        (b'{"token": "x"}', 422, "token: unknown member; subject, id, caller, expires are known"),
+        (b'{"subjekt": "x"}', 422, "subjekt: unknown member; subject was meant?"),
+        (b"x", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    ],
+)
+async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
+    """Nobody is revoked by half a question."""
+    server = await serve(**SETTINGS)
+    answer = await post(server, "/revoke", body)
+    assert (answer.status, answer.detail) == (status, detail)
+
+
+async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
+    """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
+    server = await serve(**SETTINGS)
+    server._setup.authority._revoked._most = 2
+    for number in range(2):
+        assert (await post(server, "/revoke", {"id": f"{number}"})).status == 200
+    answer = await post(server, "/revoke", {"id": "another"})
+    assert (answer.status, answer.headers["retry-after"]) == (503, "3600")
+    assert answer.detail == (
+        "revocations: 2 are held, as many as there may be: nothing was revoked, and no stream ended."
+        " Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and"
+        " reload: that refuses them; DELETE /subscribers/{id} ends a stream"
+    )
+    assert (await post(server, "/revoke", {"id": "1"})).status == 200
+    server._setup.authority._revoked._most = 3
+    soon = {"id": "2", "expires": time.time() + 60}
+    assert (await post(server, "/revoke", soon)).status == 200
+    answer = await post(server, "/revoke", {"id": "another"})
+    assert 1 <= int(answer.headers["retry-after"]) <= 60

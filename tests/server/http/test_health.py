@@ -1,0 +1,145 @@
+"""GET /healthz and /readyz, and what makes a server not ready."""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config.schema import Endpoint, ListenerRule
+from sse_broadcast.server.http.health import DRAINING, Readiness
+from tests.conftest import Connect, Serve
+from tests.support import load, process
+from tests.support.asking import ask, bearer
+from tests.support.credentials import STATIC
+from tests.support.process import Ended, Programs, Serving
+from tests.support.sockets import PATIENCE
+
+
+async def test_a_server_is_ready_until_it_drains() -> None:
+    """From the moment it is told to, and for good."""
+    readiness = Readiness(Broadcaster())
+    assert (readiness.fault, readiness.draining) == (None, False)
+    readiness.drain()
+    assert (readiness.fault, readiness.draining) == (DRAINING, True)
+
+
+async def test_a_broadcaster_that_is_closed_drains() -> None:
+    """As that of an application whose runner stops."""
+    broadcaster = Broadcaster()
+    readiness = Readiness(broadcaster)
+    await broadcaster.close(timeout=1)
+    assert (readiness.fault, readiness.draining) == (DRAINING, True)
+
+
+async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own words; connections stay meanwhile."""
+    broadcaster = Broadcaster()
+    readiness = Readiness(broadcaster)
+    away: list[str | None] = ["connection refused"]
+    monkeypatch.setattr(type(broadcaster._backend), "trouble", property(lambda _: away[0]))
+    assert (readiness.fault, readiness.draining) == ("backend: connection refused", False)
+    away[0] = None
+    assert readiness.fault is None
+
+
+programs = pytest.fixture(process.programs)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/healthz", b'{"status":"alive"}\n'), ("/readyz", b'{"status":"ready"}\n')]
+)
+async def test_it_says_so(serve: Serve, path: str, body: bytes) -> None:
+    """As JSON that no cache keeps; HEAD says the same without it."""
+    server = await serve()
+    answer = await ask(server, "GET", path)
+    assert (answer.status, answer.body) == (200, body)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    head = await ask(server, "HEAD", path)
+    assert (head.status, head.headers["content-length"]) == (200, str(len(body)))
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize(
+    "headers",
+    ["", bearer("not-good-0123456789"), bearer("a") + bearer("b"), "Origin: https://evil.example\r\n"],
+)
+async def test_it_is_open_to_everyone(serve: Serve, path: str, headers: str) -> None:
+    """Whatever is configured, whoever asks under whatever name, at every listener."""
+    listeners = [ListenerRule(host="0.0.0.0", port=0, endpoints=(endpoint,)) for endpoint in Endpoint]
+    for listener in listeners:
+        server = await serve(token=STATIC, listener=(listener,))
+        answer = await ask(server, "GET", f"{path}?access_token=x", headers=headers, host="evil.example")
+        assert answer.status == 200
+
+
+async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect: Connect) -> None:
+    """On connections that are still there; whoever balances load looks elsewhere from then on."""
+    server = await serve()
+    client = await connect(server)
+    assert (await client.ask("GET", "/readyz"))[0] == 200
+    await server.broadcaster.close(timeout=1)
+    assert (await client.ask("GET", "/healthz"))[0] == 200
+    answer = await ask(server, "GET", "/readyz")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.detail == "draining: the server is shutting down"
+
+
+async def test_a_backend_that_is_away_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
+    server = await serve()
+    monkeypatch.setattr(type(server.broadcaster._backend), "trouble", property(lambda _: "no answer in 5 s"))
+    answer = await ask(server, "GET", "/readyz")
+    assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")
+    assert "connection" not in answer.headers
+    assert (await ask(server, "GET", "/healthz")).status == 200
+
+
+# Under load.
+
+READERS = 300
+PUBLISHERS = 4
+
+IMAGE = Path(__file__).parents[3] / "Dockerfile"
+
+LOAD = str(Path(load.__file__))
+
+
+def probe_timeout() -> float:
+    """Give the seconds that the image's health check may take."""
+    found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s ", IMAGE.read_text(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> None:
+    """With more published than can be written: each probe has its answer before its supervisor gives up."""
+    flags = ("--publish-rate", "0", "--overflow", "drop-oldest", "--log-level", "warning")
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    serving = await programs.serve(*flags, "--event-loop", loop)
+    loading = await programs.start(sys.executable, LOAD, *map(str, (serving.port, READERS, PUBLISHERS)))
+    assert await loading.line() == b"%d\n" % READERS
+    published = await counted(serving, more_than=0)
+    patience = probe_timeout()
+    for _ in range(3):
+        for path in ("/healthz", "/readyz"):
+            async with asyncio.timeout(patience), aiohttp.request("GET", serving.url + path) as answer:
+                assert answer.status == 200
+        # The command has a deadline of its own, which begins when Python has started.
+        assert await (await programs.cli("health", "--url", serving.url)).ended() == Ended(0)
+        published = await counted(serving, more_than=published)
+
+
+async def counted(serving: Serving, *, more_than: int) -> int:
+    """Give how many events were published, once they are more: the load is there, and goes on."""
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(serving.url) as session:
+        while True:
+            async with session.get("/status") as answer:
+                published = int((await answer.json())["published"])
+            if published > more_than:
+                return published

@@ -1,0 +1,258 @@
+"""JSON bodies, and what is said of those that are none or have another shape."""
+
+import json
+from typing import Annotated
+
+import msgspec
+import pytest
+
+from sse_broadcast.server.http.json_body import (
+    JsonShape,
+    decode_anything,
+    decode_json,
+    has_more_items,
+    require_utf8,
+    unknown_member,
+)
+from sse_broadcast.server.http.problem import Problem
+
+
+class Parcel(msgspec.Struct, forbid_unknown_fields=True):
+    """A shape with members of every kind."""
+
+    name: str
+    weight: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    sealed: bool = False
+    items: list[str] | None = None
+    contents: dict[str, list[int]] | None = None
+    note: msgspec.Raw = msgspec.Raw(b"null")
+
+
+SHAPE = JsonShape(
+    Parcel,
+    {
+        "name": "must be text{not}",
+        "weight": "must be kilograms, 1 or more{not}",
+        "sealed": "must be true or false{not}; say it",
+        "items": "must be a list of texts{not}",
+        "contents": "must be an object of lists",
+        "note": "must be JSON",
+    },
+)
+
+KNOWN = "name, weight, sealed, items, contents, note"
+
+
+def test_an_object_of_the_shape_is_decoded() -> None:
+    """Alone, in an array, and by the quick way."""
+    body = b'{"name": "caf\xc3\xa9", "weight": 2}'
+    parcel = Parcel("caf\u00e9", 2.0)
+    assert SHAPE.decode(body) == parcel
+    assert SHAPE.decode_quickly(body) == parcel
+    assert SHAPE.decode_array(b" [%b, %b] " % (body, body)) == [parcel, parcel]
+    assert SHAPE.decode_array(b"[]") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ("[]", "must be a JSON object, not a list"),
+        ("null", "must be a JSON object, not null"),
+        ("true", "must be a JSON object, not true or false"),
+        ("1", "must be a JSON object, not a number"),
+        ("1.5", "must be a JSON object, not a number"),
+        ('"x"', "must be a JSON object, not text"),
+        ("{}", "name: is missing"),
+        ('{"name": 1}', "name: must be text, not a number"),
+        ('{"name": {"a": 1}}', "name: must be text, not an object"),
+        ('{"name": "x", "weight": "1"}', "weight: must be kilograms, 1 or more, not text"),
+        ('{"name": "x", "weight": 0.5}', "weight: must be kilograms, 1 or more"),
+        ('{"name": "x", "sealed": null}', "sealed: must be true or false, not null; say it"),
+        ('{"name": "x", "items": {}}', "items: must be a list of texts, not an object"),
+        ('{"name": "x", "items": ["a", 1]}', "items: must be a list of texts, not a number"),
+        ('{"name": "x", "contents": {"a": 1}}', "contents: must be an object of lists"),
+        ('{"name": "x", "contents": {"a": [1, "2"]}}', "contents: must be an object of lists"),
+        ('{"name": "x", "wieght": 1}', "wieght: unknown member; weight was meant?"),
+        ('{"Name": "x"}', "Name: unknown member; name was meant?"),
+        ('{"name": "x", "colour": 1}', f"colour: unknown member; {KNOWN} are known"),
+        ('{"a`b": 1}', f"a`b: unknown member; {KNOWN} are known"),
+    ],
+)
+def test_another_shape_is_said_in_plain_words(body: str, detail: str) -> None:
+    """Which member, what it must be, what it is; in an array, which item too."""
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode(body.encode())
+    assert (raised.value.status, raised.value.detail) == (422, detail)
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode_array(f'[{{"name": "x"}}, {body}, 7]'.encode())
+    assert (raised.value.status, raised.value.detail) == (422, f"item 2: {detail}")
+
+
+@pytest.mark.parametrize("body", ["{}", "null", '"x"', "1"])
+def test_a_body_that_is_no_array_has_no_item_to_blame(body: str) -> None:
+    """The whole of it is wrong."""
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode_array(body.encode())
+    assert raised.value.status == 422
+    assert "item" not in raised.value.detail
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x - at `$.no_such",
+        "x - at `$.name",
+        "x - at `$[" + "1" * 5000 + "]",
+        "x - at `$." + "a" * 1_000_000 + "`b",
+        "x` - at `$.name",
+        "x` - at `$.no_such",
+        "x` - at `$[3]",
+        "x` - at `$[3].weight",
+        "x` - at `$[" + "9" * 5000 + "]",
+        "x\n` - at `$",
+        "Expected `str`, got `int` - at `$.name",
+    ],
+)
+def test_a_name_that_looks_like_a_place_is_a_name(name: str) -> None:
+    """A client chooses it: no item is blamed that is not there, and nothing fails."""
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode(json.dumps({name: 1}).encode())
+    assert raised.value.status == 422
+    assert raised.value.detail.endswith(f"unknown member; {KNOWN} are known")
+    assert not raised.value.detail.startswith("item")
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode_array(json.dumps([{"name": "x"}, {name: 1}]).encode())
+    assert (raised.value.status, raised.value.detail[:8]) == (422, "item 2: ")
+    assert raised.value.detail.endswith(f"unknown member; {KNOWN} are known")
+
+
+def test_what_is_decoded_quickly_is_not_explained() -> None:
+    """The caller has another way to say which of many it is."""
+    with pytest.raises(msgspec.ValidationError):
+        SHAPE.decode_quickly(b"[]")
+    with pytest.raises(msgspec.DecodeError):
+        SHAPE.decode_quickly(b"{")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("chanel", ("channel", "event"), "chanel: unknown member; channel was meant?"),
+        ("topic", ("channel", "event"), "topic: unknown member; channel was meant?"),
+        ("topic", ("event",), "topic: unknown member; event are known"),
+        ("x", ("channel", "event"), "x: unknown member; channel, event are known"),
+        ("y" * 100, ("channel",), f"{'y' * 80}: unknown member; channel are known"),
+    ],
+)
+def test_an_unknown_member_is_named_with_what_was_meant(name: str, known: tuple[str, ...], said: str) -> None:
+    """Or with all that are known."""
+    assert unknown_member(name, known) == said
+
+
+DEEP = "body: is nested more than 64 deep"
+
+NOT_JSON = [
+    (b"", 400, "body: is not JSON: Input data was truncated"),
+    (b"{", 400, "body: is not JSON: Input data was truncated"),
+    (b'{"name": "x", "items": nul', 400, "body: is not JSON: Input data was truncated"),
+    (b'{"name": NaN}', 400, "body: is not JSON: JSON is malformed: invalid character (byte 9)"),
+    (
+        b'{"name": "x", "weight": -Infinity}',
+        400,
+        "body: is not JSON: JSON is malformed: invalid character (byte 25)",
+    ),
+    (b'{"name": "x"} x', 400, "body: is not JSON: JSON is malformed: trailing characters (byte 15)"),
+    (b"\xef\xbb\xbf{}", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
+    (b'{"name": "\xff"}', 400, "body: is not UTF-8 at byte 10"),
+    (b'{"name": "x", "other": "\xc3"}', 400, "body: is not UTF-8 at byte 24"),
+    (b'{"name": "\xed\xa0\x80"}', 400, "body: is not UTF-8 at byte 10"),
+    (b'{"name": "\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
+    (b'{"\\udc00": 1}', 422, "body: has a lone surrogate, which no event can carry"),
+    (
+        b'{"name": "\\ud800", "n": NaN}',
+        400,
+        "body: is not JSON: JSON is malformed: unexpected end of escaped utf-16 surrogate pair (byte 16)",
+    ),
+    (b'{"name": "x", "note": %b}' % (b"[" * 100_000 + b"]" * 100_000), 422, DEEP),
+    (b'{"name": "x", "note": %b' % (b"[" * 800), 422, DEEP),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"), NOT_JSON, ids=[str(number) for number in range(len(NOT_JSON))]
+)
+def test_what_is_not_json_is_said_to_be_none(body: bytes, status: int, detail: str) -> None:
+    """Whatever it was to become."""
+    for decode in (SHAPE.decode, decode_anything):
+        with pytest.raises(Problem) as raised:
+            decode(body)
+        assert (raised.value.status, raised.value.detail) == (status, detail)
+    with pytest.raises(Problem) as raised:
+        SHAPE.decode_array(b'[{"name": "y"},%b]' % body)
+    assert raised.value.status == status
+
+
+@pytest.mark.parametrize("body", [b"1e400", b'{"a": [-1e400]}'])
+def test_a_number_that_nothing_can_hold_is_a_problem(body: bytes) -> None:
+    """It is JSON, and no fault of ours."""
+    with pytest.raises(Problem) as raised:
+        decode_anything(body)
+    assert raised.value.status == 422
+    assert raised.value.detail.startswith("body: has a ")
+
+
+def test_any_json_is_decoded() -> None:
+    """As Python has it."""
+    body = b' {"a": [1, 2.5, null, true, "\xc3\xa9", {}], "big": 123456789012345678901234567890} '
+    assert decode_anything(body) == json.loads(body)
+
+
+def test_a_shape_is_left_to_the_caller() -> None:
+    """What was not asked for is told as msgspec tells it."""
+    with pytest.raises(msgspec.ValidationError):
+        decode_json(msgspec.json.Decoder(int).decode, b'"x"')
+
+
+@pytest.mark.parametrize(
+    ("body", "byte"), [(b"\xff", 0), (b"abc\xc3", 3), (b"\xc3\xa9\xc3(", 2), (b"ok \xed\xb0\x80", 3)]
+)
+def test_a_byte_that_is_not_utf8_is_named(body: bytes, byte: int) -> None:
+    """By its number from 0."""
+    with pytest.raises(Problem) as raised:
+        require_utf8(body)
+    assert (raised.value.status, raised.value.detail) == (400, f"body: is not UTF-8 at byte {byte}")
+
+
+@pytest.mark.parametrize("body", [b"", b"abc", b"\0", "caf\u00e9 \U0001f600 \ufeff".encode()])
+def test_utf8_passes(body: bytes) -> None:
+    """Whatever it says."""
+    require_utf8(body)
+
+
+@pytest.mark.parametrize(
+    ("array", "most", "more"),
+    [
+        (b"[]", 1, False),
+        (b"[{}]", 1, False),
+        (b" [ {} , {} ] ", 1, True),
+        (b'[{"a":[1,2,{}]},{"b":"},{"}]', 2, False),
+        (b'[{"a":[1,2,{}]},{"b":"},{"},{', 2, True),
+        (b"[{},{},{}", 2, True),
+        (b"[{},{},x", 2, True),
+        (b"[{},x", 2, False),
+        (b"[%s,{},{}]" % (b"1" * 5000), 2, True),
+        (b'[1.5e400,-0,"\\ud800",{}]', 3, True),
+        (b"[NaN,{}]", 1, False),
+        (b"[,", 1, False),
+        (b"[", 1, False),
+    ],
+)
+def test_items_are_counted_without_being_kept(array: bytes, most: int, *, more: bool) -> None:
+    """As far as it is JSON: what is behind a fault will be decoded by nobody."""
+    assert has_more_items(array, most) is more
+
+
+def test_what_is_too_deep_to_be_counted_is_refused() -> None:
+    """Else whatever comes behind it would be decoded uncounted."""
+    with pytest.raises(Problem, match=r"^body: is nested more than 64 deep$"):
+        has_more_items(b"[" * 100_000 + b"{}", 1)

@@ -1,0 +1,556 @@
+"""What is logged of what clients do."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadStatusLine,
+    HttpProcessingError,
+    InvalidHeader,
+    InvalidURLError,
+    LineTooLong,
+)
+
+from sse_broadcast.config.schema import ListenerRule
+from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts
+from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, Flood
+from sse_broadcast.server.http.log import http_logger, reason, refusal_logger
+from tests.conftest import Connect, Serve
+from tests.support.asking import ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.sockets import until
+
+
+@pytest.fixture(autouse=True)
+def calm() -> None:
+    """Have no flood from the test before."""
+    for logger in (http_logger(), refusal_logger()):
+        (flood,) = (each for each in logger.filters if isinstance(each, Flood))
+        flood._seconds.clear()
+
+
+REFUSED = {
+    "no HTTP": b"\x16\x03\x01 hello\r\n\r\n",
+    "bad version": b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two lengths": b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+    "smuggling": b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "long line": b"GET /" + b"x" * 66_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 500 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_what_the_parser_refuses_is_one_line(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """400 for the client, at most a line for the log, and no traceback."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(REFUSED[what])
+    assert (await client.head()).split(b" ")[1] == b"400"
+    assert all(record.exc_info is None and record.levelno < logging.WARNING for record in caplog.records)
+    assert len(caplog.records) <= 1
+
+
+SECRET = b"0123456789.access.token"
+
+TELLING = {
+    "no HTTP": b"%b\r\n\r\n",
+    "method": b"%b / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bad version": b"GET /events?access_token=%b HTTP/9.9\r\nHost: x\r\n\r\n",
+    "no host": b"GET /events?access_token=%b HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET /events?access_token=%b HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "header name": b"GET / HTTP/1.1\r\nHost: x\r\nAuth\x01orization: %b\r\n\r\n",
+    "header value": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: \x00%b\r\n\r\n",
+    "header line": b"GET / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n",
+    "URL": b"GET http://[%b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "URL and no path": b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "URL with a byte": b"GET /\x80%b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "URL with a port": b"GET http://a:%b/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "long URL": b"GET /?access_token=%b" + b"x" * 66_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "long header": b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: %b" + b"x" * 66_000 + b"\r\n\r\n",
+    "length": b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: %b\r\n\r\n",
+    "coding": b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: %b\r\n\r\n",
+    "chunk": b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%b\r\n",
+}
+
+
+@pytest.mark.parametrize("what", TELLING)
+async def test_nothing_that_a_client_sent_is_logged_or_repeated(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """A request that cannot be read may have a token in it anywhere."""
+    caplog.set_level(logging.DEBUG)
+    server = await serve()
+    client = await connect(server)
+    await client.send(TELLING[what].replace(b"%b", SECRET))
+    answer = await client.rest()
+    assert b" 400 Bad Request\r\n" in answer
+    assert SECRET[:6] not in answer
+    lines = [record for record in caplog.records if record.name != "asyncio"]
+    assert len(lines) == 1
+    assert SECRET[:6].decode() not in caplog.text
+    assert lines[0].exc_info is None
+    assert lines[0].getMessage().startswith("Error handling request from 127.0.0.1: ")
+
+
+async def test_a_body_that_breaks_is_one_line(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though aiohttp finds out when its answer is on the way."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await until(lambda: server._runner.server is not None and server._runner.server.requests_count == 1)
+    caplog.set_level(logging.INFO)
+    await client.send(SECRET + b"\r\n")
+    assert (await client.rest()).startswith(b"HTTP/1.1 400 ")
+    assert caplog.messages == ["Error reading a body: is not in chunks, as Transfer-Encoding says"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BadHttpMessage("Too many headers received"), "BadHttpMessage: Too many headers received"),
+        (
+            BadHttpMessage("Missing 'Host' header in request."),
+            "BadHttpMessage: Missing 'Host' header in request.",
+        ),
+        (BadHttpMessage("Duplicate 'Host' header found."), "BadHttpMessage: Duplicate 'Host' header found."),
+        (BadHttpMessage("Expected CRLF:\n\n  b'secret'\n   ^"), "BadHttpMessage: Expected CRLF"),
+        (BadHttpMessage('it can\'t be:  "secret"'), "BadHttpMessage: it can't be"),
+        (InvalidHeader(b"secret"), "InvalidHeader: Invalid HTTP header"),
+        (InvalidHeader("secret"), "InvalidHeader: Invalid HTTP header"),
+        (LineTooLong(b"secret", 5), "LineTooLong: Got more than 5 bytes when reading"),
+        (LineTooLong(bytearray(b"secret"), 5), "LineTooLong: Got more than 5 bytes when reading"),  # type: ignore[arg-type]
+        (BadStatusLine("secret"), "BadStatusLine: Bad status line"),
+        (InvalidURLError("/secret"), "InvalidURLError"),
+        (BadHttpMessage("x" * 200), "BadHttpMessage: " + "x" * 100),
+    ],
+)
+def test_a_reason_has_no_word_of_the_request(error: HttpProcessingError, said: str) -> None:
+    """Whichever of aiohttp's parsers it is that quotes it."""
+    assert reason(error) == said
+
+
+async def test_a_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """The filter touches nothing but what a client did."""
+    http_logger().error("Error handling request", exc_info=RuntimeError("ours"))
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.levelno == logging.ERROR
+
+
+async def test_a_flood_of_them_is_a_few_lines_and_a_number(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is answered, whatever is logged; what was left out is told when the second is over."""
+    caplog.set_level(logging.INFO, http_logger().name)
+    server = await serve()
+    for _ in range(MOST + 30):
+        client = await connect(server)
+        await client.send(REFUSED["no host"])
+        assert (await client.head()).split(b" ")[1] == b"400"
+    await until(lambda: caplog.records[-1].msg == LEFT_OUT)
+    lines = [record for record in caplog.records if record.msg != LEFT_OUT]
+    told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
+    assert len(lines) + sum(told) == MOST + 30
+    assert len(lines) <= MOST * (len(told) + 1)
+    assert lines[0].args == {
+        "address": "127.0.0.1",
+        "reason": "BadHttpMessage: Missing 'Host' header in request.",
+    }
+
+
+# Requests that are refused.
+
+READER = caller("reader", subscribe=("a",))
+
+STREAM = "Accept: text/event-stream\r\n"
+
+APP, FOREIGN = "https://app.example", "https://evil.example"
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+    """Return the level and the text of what was logged of refusals."""
+    records = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
+    return [(record.levelno, record.getMessage()) for record in records]
+
+
+NO_SINCE = (
+    "neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an event that is held"
+)
+
+REFUSALS = [
+    ("GET", "/nope", "", b"", 404, "nothing is at /nope; GET /events subscribes, POST /send publishes"),
+    (
+        "GET",
+        "/send/a",
+        "",
+        b"",
+        405,
+        "/send/a does not take GET, but POST, PUT, OPTIONS; GET /events/a subscribes",
+    ),
+    ("GET", "/events?since=yesterday&x=1", "", b"", 400, f"since: 'yesterday' is {NO_SINCE}"),
+    (
+        "POST",
+        "/send",
+        "",
+        b"",
+        422,
+        "body: is empty, and is the message; with ?event=TYPE an event may do without any",
+    ),
+    ("POST", "/send", "", b"x" * 20_000, 413, "body: more than 10096 bytes"),
+    ("POST", "/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
+    ("POST", "/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
+    (
+        "GET",
+        "/status?x=" + "x" * 16_384,
+        "",
+        b"",
+        414,
+        (
+            "request line: is 16394 bytes, and may be 16384; POST /events takes a long list of channels in"
+            " its body"
+        ),
+    ),
+    ("GET", "/status", "X: " + "x" * 40_000 + "\r\n", b"", 431, "head: is 40029 bytes, and may be 32768"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "body", "status", "detail"), REFUSALS)
+async def test_a_refusal_is_a_line_at_debug(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    headers: str,
+    body: bytes,
+    status: int,
+    detail: str,
+) -> None:
+    """First the address, then the status, then what was asked, without the query, and what was answered."""
+    server = await serve(max_event=1000)
+    caplog.set_level(logging.DEBUG)
+    answer = await ask(server, method, path, headers=headers, body=body)
+    assert (answer.status, answer.detail) == (status, detail)
+    shown = path.partition("?")[0]
+    assert lines_of(caplog) == [(logging.DEBUG, f"refused 127.0.0.1: {status} {method} {shown}: {detail}")]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "detail"),
+    [
+        ("/events/a", "", 401, None),
+        ("/events/a", bearer("x" * 20), 401, None),
+        ("/events/a?access_token=SECRET", "", 401, None),
+        ("/events/b", bearer(static("reader")), 403, "subscribe 'b': the token does not allow it"),
+    ],
+)
+async def test_a_refusal_of_a_credential_is_a_line_at_info(
+    serve: Serve, caplog: pytest.LogCaptureFixture, path: str, headers: str, status: int, detail: str | None
+) -> None:
+    """Who tries tokens is seen by default; nothing of the token is."""
+    server = await serve(caller=(READER,))
+    caplog.set_level(logging.INFO)
+    answer = await ask(server, "GET", path, headers=headers)
+    assert answer.status == status
+    assert detail in {None, answer.detail}
+    shown = path.partition("?")[0]
+    said = f"refused 127.0.0.1: {status} GET {shown}: {answer.detail}"
+    assert lines_of(caplog) == [(logging.INFO, said)]
+    assert "SECRET" not in caplog.text
+    assert "x" * 20 not in caplog.text
+    assert static("reader") not in caplog.text
+
+
+async def test_a_name_that_is_not_ours_is_a_line_at_info(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """421: a page that has its name point to us."""
+    server = await serve()
+    caplog.set_level(logging.INFO)
+    answer = await ask(server, "GET", "/status", host="evil.example")
+    assert answer.status == 421
+    assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 421 GET /status: {answer.detail}")]
+
+
+async def test_other_refusals_are_not_told_by_default(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A typing error is its publisher's business."""
+    server = await serve()
+    caplog.set_level(logging.INFO)
+    for method, path in (("GET", "/nope"), ("GET", "/send"), ("POST", "/send"), ("GET", "/events?sinse=1")):
+        assert (await ask(server, method, path)).status >= 400
+    assert lines_of(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "detail"),
+    [
+        ({"subscribe_rate": 1, "subscribe_burst": 1}, 429, "subscribe_rate: "),
+        ({"subscribed_channels": 1}, 503, "subscribed_channels: "),
+    ],
+)
+async def test_a_refusal_that_is_a_stream_is_told_by_what_it_stands_for(
+    serve: Serve,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    settings: dict[str, int],
+    status: int,
+    detail: str,
+) -> None:
+    """429 or 503, though its status is 200."""
+    server = await serve(**settings)
+    await (await connect(server)).subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    caplog.set_level(logging.DEBUG)
+    for headers in (STREAM, ""):
+        caplog.clear()
+        answer = await ask(server, "GET", "/events/other", headers=headers)
+        assert answer.status == (200 if headers else status)
+        ((level, said),) = lines_of(caplog)
+        assert level == logging.DEBUG
+        assert said.startswith(f"refused 127.0.0.1: {status} GET /events/other: {detail}")
+
+
+async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no client makes itself out to be another."""
+    caplog.set_level(logging.INFO)
+    forwarded = "X-Forwarded-For: 192.0.2.7\r\n"
+    trusting = await serve(token=STATIC, trusted_proxies=("127.0.0.1",))
+    await ask(trusting, "GET", "/status", headers=forwarded)
+    doubting = await serve(token=STATIC)
+    await ask(doubting, "GET", "/status", headers=forwarded)
+    assert [said.split(":")[0] for _, said in lines_of(caplog)] == ["refused 192.0.2.7", "refused 127.0.0.1"]
+
+
+async def test_a_refusal_at_a_unix_socket_names_no_address(
+    serve: Serve, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """There is none."""
+    path = tmp_path / "s"
+    await serve(token=STATIC, listener=(ListenerRule(host=f"unix:{path}"),))
+    caplog.set_level(logging.INFO)
+    answer = await ask(path, "GET", "/status")
+    assert lines_of(caplog) == [(logging.INFO, f"refused unix: 401 GET /status: {answer.detail}")]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/caf%C3%A9", "/caf\\xe9"),
+        ("/a%0Arefused%20192.0.2.1:%20401", "/a\\nrefused 192.0.2.1: 401"),
+        ("/%1b%5b2J", "/\\x1b[2J"),
+        ("/a'b", "/a'b"),
+        ("/" + "x" * 200, "/" + "x" * 79),
+    ],
+)
+async def test_what_a_client_asks_for_is_shown_on_one_line(
+    serve: Serve, caplog: pytest.LogCaptureFixture, path: str, shown: str
+) -> None:
+    """In ASCII and cut: it makes no line of its own, nor moves a terminal's cursor."""
+    server = await serve()
+    caplog.set_level(logging.DEBUG)
+    assert (await ask(server, "GET", path)).status == 404
+    ((_, said),) = lines_of(caplog)
+    assert said.startswith(f"refused 127.0.0.1: 404 GET {shown}: nothing is at ")
+    line = TextFormat().format(caplog.records[-1])
+    assert "\n" not in line
+    assert line.isprintable()
+
+
+async def test_a_refusal_tells_its_facts_by_name(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """For a log in JSON."""
+    server = await serve()
+    caplog.set_level(logging.DEBUG)
+    answer = await ask(server, "GET", "/nope?access_token=SECRET")
+    (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
+    assert facts(record) == {
+        "address": "127.0.0.1",
+        "method": "GET",
+        "path": "/nope",
+        "status": 404,
+        "detail": answer.detail,
+    }
+    assert "SECRET" not in JsonFormat().format(record)
+
+
+async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is tried how often."""
+    server = await serve(token=STATIC)
+    caplog.set_level(logging.INFO)
+    client = await connect(server)
+    for _ in range(MOST + 10):
+        assert (await client.ask("GET", "/status"))[0] == 401
+    await until(lambda: caplog.records[-1].msg == LEFT_OUT)
+    lines = [record for record in caplog.records if record.msg != LEFT_OUT]
+    told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
+    assert len(lines) + sum(told) == MOST + 10
+    assert len(lines) <= MOST * (len(told) + 1)
+
+
+# Pages that CORS shuts out.
+
+
+def origin(value: str) -> str:
+    return f"Origin: {value}\r\n"
+
+
+async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """With its origin, where what it is told does not name the setting; at most 80 characters of it."""
+    server = await serve(token=STATIC, cors_origins=(APP,))
+    caplog.set_level(logging.DEBUG)
+    long = "https://" + "x" * 200
+    for value, shown in ((FOREIGN, FOREIGN), ("null", "null"), (long, long[:80])):
+        caplog.clear()
+        answer = await ask(server, "GET", "/nope", headers=origin(value))
+        said = (
+            f"refused 127.0.0.1: 404 GET /nope: {answer.detail}; it is a page of {shown}, which"
+            " cors_origins does not name"
+        )
+        assert lines_of(caplog) == [(logging.DEBUG, said)]
+        (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
+        assert facts(record)["origin"] == shown
+
+
+async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An open server says why it takes no foreign page."""
+    server = await serve()
+    caplog.set_level(logging.INFO)
+    answer = await ask(server, "GET", "/status", headers=origin(FOREIGN))
+    assert answer.status == 403
+    assert "cors_origins" in answer.detail
+    assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 403 GET /status: {answer.detail}")]
+
+
+async def test_a_page_that_may_read_its_refusal_is_not_named(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of an allowed origin, or of our own."""
+    server = await serve(token=STATIC, cors_origins=(APP, "https://*.example.org"))
+    caplog.set_level(logging.DEBUG)
+    for value in (APP, "https://a.b.example.org", "http://localhost"):
+        caplog.clear()
+        answer = await ask(server, "GET", "/nope", headers=origin(value))
+        assert lines_of(caplog) == [(logging.DEBUG, f"refused 127.0.0.1: 404 GET /nope: {answer.detail}")]
+
+
+KEPT = (
+    "kept from 127.0.0.1: {} {} is asked for by a page of {}, whose browser keeps the answer from it:"
+    " cors_origins does not name it"
+)
+
+
+@pytest.mark.parametrize("value", [FOREIGN, "null", "https://app.example:8443"])
+async def test_a_stream_that_a_browser_keeps_from_its_page_is_told(
+    serve: Serve, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    """At info: the page sees an error without a word, and nobody else would say why."""
+    server = await serve(token=STATIC, cors_origins=(APP,))
+    caplog.set_level(logging.INFO)
+    headers = bearer(STATIC) + origin(value)
+    assert (await ask(server, "GET", "/events?since=earliest", headers=headers)).status == 200
+    assert lines_of(caplog) == [(logging.INFO, KEPT.format("GET", "/events", value))]
+
+
+async def test_a_preflight_that_allows_nothing_is_told(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the page wants to send is never sent."""
+    server = await serve(token=STATIC, cors_origins=(APP,))
+    caplog.set_level(logging.INFO)
+    asking = "Access-Control-Request-Method: POST\r\n"
+    assert (await ask(server, "OPTIONS", "/send/a", headers=origin(FOREIGN) + asking)).status == 204
+    assert lines_of(caplog) == [(logging.INFO, KEPT.format("OPTIONS", "/send/a", FOREIGN))]
+
+
+async def test_a_page_that_may_read_its_answer_is_not_told_of(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is a client that is no page, nor one that only asks which methods there are."""
+    server = await serve(token=STATIC, cors_origins=(APP,))
+    caplog.set_level(logging.DEBUG)
+    asking = "Access-Control-Request-Method: POST\r\n"
+    for value in (origin(APP), origin("http://localhost"), ""):
+        assert (await ask(server, "GET", "/events", headers=bearer(STATIC) + value)).status == 200
+        assert (await ask(server, "OPTIONS", "/send", headers=value + asking)).status == 204
+    assert (await ask(server, "OPTIONS", "/send", headers=origin(FOREIGN))).status == 204
+    assert lines_of(caplog) == []
+
+
+# What is published.
+
+PUBLISHES = [
+    ("/send", "", b"DATA", "published {id} in default, by anyone: 1 event of 4 bytes for 1 client"),
+    (
+        "/send/a,b?id=mine",
+        "",
+        b"DATA",
+        "published mine in a,b, by anyone: 1 event of 4 bytes for 0 clients",
+    ),
+    (
+        "/send",
+        "Content-Type: application/x-ndjson\r\n",
+        b'{"message":"DATA"}\n{"message":"DATA"}\n',
+        "published {id} in default, by anyone: 2 events of 38 bytes for 1 client",
+    ),
+    (
+        "/send?stream=1",
+        "",
+        b"DATA\nDATA\nDATA\n",
+        "published {id} in default, by anyone: 3 events of 12 bytes for 1 client",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "headers", "body", "line"), PUBLISHES)
+async def test_a_publish_is_told_at_debug(
+    serve: Serve,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    headers: str,
+    body: bytes,
+    line: str,
+) -> None:
+    """Where, how much and for how many, and nothing of what it says."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    caplog.set_level(logging.INFO)
+    assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
+    assert caplog.messages == []
+    caplog.set_level(logging.DEBUG)
+    assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
+    (record,) = [record for record in caplog.records if record.name == "sse_broadcast.published"]
+    assert (record.levelno, record.getMessage()) == (
+        logging.DEBUG,
+        line.format(id=server.broadcaster.cursor),
+    )
+    assert "DATA" not in caplog.text
+
+
+async def test_a_publish_names_who_it_is_from(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The configured caller, or the subject that a signed token has, and no token."""
+    server = await serve(caller=(caller("shop", publish=("*",)),), token_secret=OWN_SECRET)
+    caplog.set_level(logging.DEBUG)
+    publisher = await connect(server)
+    for token, by in ((static("shop"), "caller shop"), (own(sub="eve"), "subject eve")):
+        caplog.clear()
+        bearer = f"Authorization: Bearer {token}\r\n"
+        assert (await publisher.ask("POST", "/send/a", body=b"x", headers=bearer))[0] == 200
+        (record,) = [record for record in caplog.records if record.name == "sse_broadcast.published"]
+        assert facts(record)["caller"] == by
+        assert token not in caplog.text

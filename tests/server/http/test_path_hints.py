@@ -1,0 +1,121 @@
+"""The hints of answers that find nothing at a path, or take no such method there."""
+
+import pytest
+
+from sse_broadcast.config.schema import Endpoint
+from sse_broadcast.server.http.path_hints import ELSEWHERE, PLACES, hint, other_method
+from tests.conftest import Serve
+from tests.support.asking import ask
+
+EVERYTHING = frozenset(Endpoint)
+
+EMPTY = "; the name of the channel is empty: {0} {1}, {0}/NAME is one by its name"
+
+BOTH = "; GET /events subscribes, POST /send publishes"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/send/", EMPTY.format("/send", "is the channel `default`")),
+        ("/events/", EMPTY.format("/events", "is the channel `default`")),
+        ("/events///", EMPTY.format("/events", "is the channel `default`")),
+        ("/channels/", EMPTY.format("/channels", "lists all")),
+        ("//events", "; GET /events subscribes"),
+        ("//send/a", "; POST /send publishes"),
+        ("/events/a/b", "; GET /events subscribes"),
+        ("/event", "; GET /events subscribes"),
+        ("/Events", "; GET /events subscribes"),
+        ("/sse", "; GET /events subscribes"),
+        ("/SUBSCRIBE/a", "; GET /events subscribes"),
+        ("/.well-known/mercure", "; GET /events subscribes"),
+        ("/sent", "; POST /send publishes"),
+        ("/publish/a", "; POST /send publishes"),
+        ("/api/publish", "; POST /send publishes"),
+        ("/health", "; GET /healthz says whether the server is alive"),
+        ("/ready", "; GET /readyz says whether it can serve"),
+        ("/clients", "; GET /subscribers lists subscribers"),
+        ("/token", "; POST /tokens makes a token"),
+        ("/openapi", "; GET /openapi.json describes all of it"),
+        ("/stats", "; GET /status tells of the server"),
+        ("/", BOTH),
+        ("//", BOTH),
+        ("", BOTH),
+        ("/favicon.ico", BOTH),
+        ("/caf\u00e9", BOTH),
+        ("/" + "events" * 1000, BOTH),
+    ],
+)
+def test_a_path_that_is_not_there_is_answered_with_what_is(path: str, said: str) -> None:
+    """The place that was probably meant, or the two that everybody needs."""
+    assert hint(path, EVERYTHING) == said
+
+
+@pytest.mark.parametrize(
+    ("path", "served", "said"),
+    [
+        ("/sse", {Endpoint.PUBLISH}, "; POST /send publishes"),
+        ("/publish", {Endpoint.SUBSCRIBE}, "; GET /events subscribes"),
+        ("/send/", {Endpoint.SUBSCRIBE}, "; GET /events subscribes"),
+        ("/token", {Endpoint.SUBSCRIBE, Endpoint.PUBLISH}, BOTH),
+        ("/tokens", {Endpoint.INSPECT}, ""),
+        ("/health", set[Endpoint](), "; GET /healthz says whether the server is alive"),
+        ("/nope", set[Endpoint](), ""),
+    ],
+)
+def test_a_listener_tells_of_nothing_that_it_does_not_serve(
+    path: str, served: set[Endpoint], said: str
+) -> None:
+    """What is at another listener is nobody's business here."""
+    assert hint(path, served) == said
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "said"),
+    [
+        ("/events", "PUT", "; POST /send publishes"),
+        ("/events/a,b", "POST", "; POST /send/a,b publishes"),
+        ("/events/events", "POST", "; POST /send/events publishes"),
+        ("/send", "GET", "; GET /events subscribes"),
+        ("/send/a", "HEAD", "; GET /events/a subscribes"),
+        ("/events", "DELETE", ""),
+        ("/send/a", "DELETE", ""),
+        ("/status", "POST", ""),
+    ],
+)
+def test_a_method_that_is_not_taken_is_answered_with_the_path_that_takes_it(
+    path: str, method: str, said: str
+) -> None:
+    """For the same channels."""
+    assert other_method(path, method, EVERYTHING) == said
+
+
+def test_another_path_is_not_named_where_it_is_not_served() -> None:
+    """By this listener."""
+    assert other_method("/events/a", "POST", {Endpoint.SUBSCRIBE}) == ""
+    assert other_method("/send/a", "GET", {Endpoint.PUBLISH}) == ""
+
+
+def test_a_long_path_is_cut() -> None:
+    """It is the client's own."""
+    said = other_method("/events/" + "x" * 1000, "POST", EVERYTHING)
+    assert said == f"; POST /send/{'x' * 74} publishes"
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_each_place_is_there(serve: Serve, place: str) -> None:
+    """By the method that its sentence names."""
+    server = await serve(metrics=True)
+    method = PLACES[place][1].split()[0]
+    assert f"{method} {place} " in f"{PLACES[place][1]} "
+    answer = await ask(server, "OPTIONS", place)
+    assert answer.status == 204
+    assert method in answer.headers["allow"].split(", ")
+
+
+@pytest.mark.parametrize(("word", "place"), ELSEWHERE.items())
+async def test_each_word_of_other_products_leads_to_a_place(serve: Serve, word: str, place: str) -> None:
+    """And is nothing here."""
+    server = await serve(metrics=True)
+    answer = await ask(server, "GET", f"/{word}")
+    assert (answer.status, answer.detail) == (404, f"nothing is at /{word}; {PLACES[place][1]}")

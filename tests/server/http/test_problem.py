@@ -1,0 +1,104 @@
+"""Errors as problems."""
+
+import http
+import json
+
+import pytest
+
+from sse_broadcast.errors import (
+    BroadcastError,
+    ClosedError,
+    EventError,
+    EventTooLargeError,
+    FullError,
+    IdempotencyError,
+    ListenError,
+)
+from sse_broadcast.server.http.problem import Problem, answer, body, json_line, problem_of, status_of
+from sse_broadcast.server.http.refused_stream import RefusalReason
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (EventTooLargeError("data", "is too long"), 413, "data: is too long"),
+        (EventError("id", "is not one"), 422, "id: is not one"),
+        (EventError("event", "must not be empty"), 422, "event: must not be empty"),
+        (EventError("channel", "must not contain '/'"), 400, "channel: must not contain '/'"),
+        (EventError("channels", "must name at least one"), 400, "channels: must name at least one"),
+        (EventError("since", "means nothing"), 400, "since: means nothing"),
+        (IdempotencyError("it was used before"), 422, "Idempotency-Key: it was used before"),
+        (ClosedError("the broadcaster is closed"), 503, "the broadcaster is closed"),
+    ],
+)
+def test_each_error_has_its_status(error: BroadcastError, status: int, detail: str) -> None:
+    """The narrower kind before the wider one; a channel and a cursor are of the address, not of the event."""
+    problem = problem_of(error)
+    assert (problem.status, problem.detail) == (status_of(error), detail) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ClosedError("x"), RefusalReason.DRAIN),
+        (FullError("x"), RefusalReason.FULL),
+        (EventError("since", "x"), None),
+        (IdempotencyError("x"), None),
+    ],
+)
+def test_an_error_that_passes_has_a_reason_for_subscribers(
+    error: BroadcastError, reason: RefusalReason | None
+) -> None:
+    """They come back later; there is none where to come back would help nothing."""
+    assert problem_of(error).reason == reason
+    assert (problem_of(error).status == 503) == (reason is not None)
+
+
+def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
+    """It is a fault of ours, and goes the way of those."""
+    with pytest.raises(ListenError):
+        problem_of(ListenError("x"))
+
+
+def test_a_problem_is_these_bytes() -> None:
+    """RFC 9457, with a time to come back at a 503."""
+    response = answer(Problem(503, "full"))
+    assert response.body == b'{"title":"Service Unavailable","status":503,"detail":"full"}\n'
+    assert response.headers["Retry-After"] == "5"
+    assert response.content_type == "application/problem+json"
+
+
+def test_only_a_503_says_when_to_come_back() -> None:
+    """And one that has a time of its own keeps it."""
+    assert "Retry-After" not in answer(Problem(400, "x")).headers
+    assert answer(Problem(503, "x", headers={"Retry-After": "60"})).headers["Retry-After"] == "60"
+
+
+def test_more_members_stand_behind_those_of_the_standard() -> None:
+    """In the order they were given."""
+    response = answer(Problem(400, "x", more={"published": 3, "line": 4}))
+    assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}\n'
+
+
+def test_a_problem_that_closes_says_so_to_its_connection() -> None:
+    """What follows on it could not be told apart; others leave it as it is."""
+    assert answer(Problem(400, "x", closes=True)).keep_alive is False
+    assert answer(Problem(400, "x")).keep_alive is None
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 408, 413, 414, 415, 417, 421, 422, 429, 431, 503])
+def test_every_status_has_a_title(status: int) -> None:
+    """The words of RFC 9110, whatever Python calls it."""
+    title = json.loads(body(status, "x"))["title"]
+    renamed = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+    assert title == renamed.get(status, http.HTTPStatus(status).phrase)
+
+
+def test_json_ends_its_line() -> None:
+    """So that a shell's prompt comes behind it."""
+    assert json_line({"a": [1, "\n"]}) == b'{"a":[1,"\\n"]}\n'
+
+
+def test_what_a_detail_quotes_is_escaped() -> None:
+    """JSON, whatever a client sent."""
+    assert json.loads(body(400, 'a "b"\n\u2028\x00'))["detail"] == 'a "b"\n\u2028\x00'

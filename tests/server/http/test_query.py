@@ -1,0 +1,143 @@
+"""What a query may say."""
+
+from collections.abc import Sequence
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from sse_broadcast.errors import EventError
+from sse_broadcast.server.endpoints.subscribe_request import PARAMETERS
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.query import (
+    PAGE,
+    channels_of_path,
+    limit,
+    only,
+    refuse_misspelt,
+    refuse_unknown,
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("sinse=1", "sinse: unknown parameter; since was meant?"),
+        ("channels=a", "channels: unknown parameter; channel was meant?"),
+        ("events=a", "events: unknown parameter; event was meant?"),
+        ("Event=a", "Event: unknown parameter; event was meant?"),
+        ("last_event_is=1", "last_event_is: unknown parameter; last_event_id was meant?"),
+        ("hearbeat=event", "hearbeat: unknown parameter; heartbeat was meant?"),
+        ("since=1&format=json&fromat=json", "fromat: unknown parameter; format was meant?"),
+        ("%C3%A9vent=a", "\u00e9vent: unknown parameter; event was meant?"),
+    ],
+)
+def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) -> None:
+    """A typing error must not subscribe to something else than was meant."""
+    with pytest.raises(Problem) as raised:
+        refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, PARAMETERS)
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+@pytest.mark.parametrize(
+    "query", ["", "x=1", "cache=7&_=1", "lastEventId=1", "SINCE=1", "=", "&&", "e", "since=1&since=2"]
+)
+def test_what_is_known_or_nobodys_business_passes(query: str) -> None:
+    """Below a ratio of 0.8 a parameter is somebody else's, a proxy's or a cache's."""
+    refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, PARAMETERS)
+
+
+def test_the_ratio_is_eight_tenths() -> None:
+    """`ids` is as near to `id` as that, and no nearer; `idea` is not."""
+    with pytest.raises(Problem, match=r"^ids: unknown parameter; id was meant\?$"):
+        refuse_misspelt(make_mocked_request("POST", "/send?ids=1").query, ("id",))
+    refuse_misspelt(make_mocked_request("POST", "/send?idea=1").query, ("id",))
+
+
+def test_a_parameter_that_is_known_elsewhere_is_not_compared() -> None:
+    """What `also` knows, or what has more characters than any typing error of a known one."""
+    refuse_misspelt(
+        make_mocked_request("GET", "/events?ids=1").query, ("id",), also=lambda name: name == "ids"
+    )
+    refuse_misspelt(make_mocked_request("GET", f"/events?{'id' * 100}=1").query, ("id" * 50,))
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("chanel=a", "chanel: unknown parameter; channel was meant?"),
+        ("topic=a", "topic: unknown parameter; channel was meant?"),
+        ("type=a", "type: unknown parameter; event was meant?"),
+        ("Type=a", "Type: unknown parameter; event was meant?"),
+        ("channel=a&_=1", "_: unknown parameter; channel, event, id are known"),
+    ],
+)
+def test_an_unknown_parameter_of_a_publish_is_refused(query: str, detail: str) -> None:
+    """Also another product's word, and what nobody knows: what is published cannot be taken back."""
+    with pytest.raises(Problem) as raised:
+        refuse_unknown(make_mocked_request("POST", f"/send?{query}").query, ("channel", "event", "id"))
+    assert (raised.value.status, raised.value.detail) == (400, detail)
+
+
+@pytest.mark.parametrize(
+    ("query", "value"), [("", None), ("since=", ""), ("since=1", "1"), ("since=a+b", "a b")]
+)
+def test_a_parameter_may_be_there_once(query: str, value: str | None) -> None:
+    """Not there is None, and empty is empty."""
+    assert only(make_mocked_request("GET", f"/events?{query}").query, "since") == value
+
+
+def test_a_parameter_that_is_given_twice_is_refused() -> None:
+    """Whichever was meant, the other would be ignored; the same value twice is no better."""
+    with pytest.raises(Problem, match=r"^since: is given 3 times$"):
+        only(make_mocked_request("GET", "/events?since=1&x=2&since=1&since=3").query, "since")
+
+
+@pytest.mark.parametrize(
+    ("path", "named"), [(None, []), ("a", ["a"]), ("a,b", ["a", "b"]), ("a,,b", ["a", "", "b"])]
+)
+def test_channels_of_a_path_are_parted_by_its_commas(path: str | None, named: list[str]) -> None:
+    """Nothing is cleaned or left out."""
+    match_info = {} if path is None else {"channels": path}
+    request, counted = make_mocked_request("GET", "/events", match_info=match_info), list[int]()
+    assert channels_of_path(request, counted.append) == named
+    assert counted == ([len(named)] if named else [])
+
+
+def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
+    """They are counted first."""
+
+    def refuse(count: int) -> None:
+        raise EventError("channels", str(count))
+
+    request = make_mocked_request("GET", "/events", match_info={"channels": "aa," * 2699 + "aa"})
+    with pytest.raises(EventError, match=r"^channels: 2700$"):
+        channels_of_path(request, refuse)
+
+
+def test_few_unknown_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of names that could be near two, however many there are; those that cannot do not count."""
+    compared: list[str] = []
+
+    def compare(name: str, known: Sequence[str]) -> None:
+        compared.append(name)
+
+    monkeypatch.setattr("sse_broadcast.server.http.query.nearest", compare)
+    names = ["utm_source", "utm_medium", *(f"lennahc{number}" for number in range(200))]
+    refuse_misspelt(make_mocked_request("GET", f"/events?{'&'.join(names)}").query, ("channel", "since"))
+    assert compared == ["lennahc0", "lennahc1"]
+
+
+@pytest.mark.parametrize(
+    ("query", "most"), [("", PAGE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
+)
+def test_an_answer_lists_so_many(query: str, most: int) -> None:
+    """As many as are asked for, or a usual number."""
+    assert limit(make_mocked_request("GET", f"/channels?{query}")) == most
+
+
+@pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000"])
+def test_an_answer_lists_no_other_number(text: str) -> None:
+    """With the value that it was."""
+    with pytest.raises(Problem) as raised:
+        limit(make_mocked_request("GET", f"/channels?limit={text}"))
+    assert (raised.value.status, raised.value.detail) == (400, f"limit: must be 1 to 1000, not {text!a}")

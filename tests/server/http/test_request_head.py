@@ -1,0 +1,212 @@
+"""Request heads that another may read differently: none of them is acted on."""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from multidict import CIMultiDict
+
+from sse_broadcast.config.schema import ListenerRule
+from sse_broadcast.server.http.request_head import is_host, origin_of, requested_host
+from tests.conftest import Connect, Serve
+from tests.support.asking import ask, bearer
+from tests.support.credentials import STATIC
+
+APP, FOREIGN, LOCAL = "https://app.example", "https://evil.example", "http://localhost"
+
+
+PORTS = ("localhost:", "localhost:80", "localhost:0080", "localhost:65535", "[::1]:8000", "my_service:8000")
+HOSTS = ("localhost", "LOCALHOST.", "127.0.0.1", "[::1]", "[::ffff:192.0.2.1]", "%2Frun%2Fs", "", "a" * 255)
+NO_PORTS = ("localhost:evil", "localhost:80:90", "localhost:65536", "localhost:+80", "localhost:٨٠", "a:80\n")
+USERS = ("localhost:80@evil.example", "user@localhost", "[::1]:80@evil.example")
+NO_NAMES = ("a/x", "a?x", "a#x", "a\\x", "a, b", "a b", "%zz", "a%4", "lócalhost", "a\udcff", "a" * 262)
+NO_ADDRESSES = ("::1", "[::1", "[::1]evil.example", "[1.2.3.4]", "[:]", "[::1%25lo]")
+
+
+@pytest.mark.parametrize("host", [*HOSTS, *PORTS])
+def test_a_host_is_a_name_or_an_address_maybe_with_a_port(host: str) -> None:
+    """RFC 9110, 7.2: uri-host and port of RFC 3986, either of which may be empty."""
+    assert is_host(host)
+
+
+@pytest.mark.parametrize("host", [*NO_PORTS, *USERS, *NO_NAMES, *NO_ADDRESSES], ids=ascii)
+def test_what_is_more_or_less_is_no_host(host: str) -> None:
+    """Nor is a part of it taken for one."""
+    assert not is_host(host)
+
+
+@pytest.mark.parametrize("host", ["localhost:80@evil.example", "localhost:evil", "[::1]x"])
+async def test_a_request_for_what_is_no_host_is_refused(serve: Serve, host: str) -> None:
+    """Whatever is configured, and wherever it came in (RFC 9112, 3.2)."""
+    server = await serve()
+    answer = await ask(server, "POST", "/send", body=b"x", host=host)
+    shown = "user@" if "@" in host else f"'{host}'"
+    assert (answer.status, answer.detail) == (400, f"Host: {shown} is not a host, or a host and a port")
+    for path in ("/events", "/healthz", "/nope"):
+        assert (await ask(server, "GET", path, host=host)).status == 400
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> None:
+    """With credentials, and by a UNIX socket: what stands before or behind may look at it."""
+    host = "localhost:80@evil.example"
+    server = await serve(token=STATIC)
+    assert (await ask(server, "GET", "/status", headers=bearer(STATIC), host=host)).status == 400
+    # Not below tmp_path: its name may be longer than an address can be.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        await serve(listener=(ListenerRule(host=f"unix:{path}"),))
+        assert (await ask(path, "GET", "/status", host=host)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/status", "localhost", 200),
+        ("HTTPS://localhost:8000/status?x", "LOCALHOST:8000", 200),
+        ("http://localhost/status", None, 200),
+        ("http://evil.example/status", None, 421),
+        ("http://evil.example/status", "evil.example", 421),
+        ("http://evil.example/status", "localhost", 400),
+        ("http://localhost/status", "evil.example", 400),
+        ("http://localhost:80@evil.example/status", "localhost", 400),
+        ("http://localhost:80@evil.example/status", None, 400),
+        ("http:///status", "localhost", 400),
+        ("ftp://localhost/status", "localhost", 400),
+    ],
+)
+async def test_a_target_with_a_host_is_for_that_host(
+    serve: Serve, target: str, host: str | None, status: int
+) -> None:
+    """Which must be the one that `Host` names, if there is a Host."""
+    server = await serve()
+    version = "1.0" if host is None else "1.1"
+    assert (await ask(server, "GET", target, host=host, version=version)).status == status
+
+
+async def test_a_password_in_a_host_is_not_repeated(serve: Serve) -> None:
+    """Some clients leave the user of their URL there."""
+    server = await serve()
+    user = "me:pass-word@localhost"
+    for target, host in (("/status", user), (f"http://{user}/status", None)):
+        version = "1.0" if host is None else "1.1"
+        answer = await ask(server, "GET", target, host=host, version=version)
+        assert answer.status == 400
+        assert b"pass-word" not in answer.body
+    answer = await ask(server, "GET", "ftp://localhost/events?access_token=pass-word")
+    assert answer.status == 400
+    assert b"pass-word" not in answer.body
+
+
+def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
+    """Or none."""
+    assert requested_host(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
+    assert requested_host(make_mocked_request("GET", "http://b:2/x")) == "b:2"
+    assert requested_host(make_mocked_request("GET", "/x")) == ""
+
+
+def test_of_several_origins_none_is_the_origin() -> None:
+    """Neither the first nor the last."""
+    assert origin_of(make_mocked_request("GET", "/x", headers={"Origin": APP})) == APP
+    assert origin_of(make_mocked_request("GET", "/x")) is None
+    two = make_mocked_request("GET", "/x", headers=CIMultiDict([("Origin", APP), ("Origin", FOREIGN)]))
+    assert origin_of(two) is None
+
+
+@pytest.mark.parametrize("origins", [(APP, FOREIGN), (FOREIGN, APP), (APP, APP), (LOCAL, FOREIGN)])
+@pytest.mark.parametrize("settings", [{}, {"token": STATIC}], ids=["open", "with credentials"])
+async def test_a_request_of_two_origins_is_refused(
+    serve: Serve, origins: tuple[str, str], settings: dict[str, str]
+) -> None:
+    """And no page may read that, since nobody knows whose it is."""
+    server = await serve(**settings, cors_origins=(APP,))
+    headers = bearer(STATIC) + "".join(f"Origin: {origin}\r\n" for origin in origins)
+    for method, path in (("POST", "/send"), ("OPTIONS", "/send"), ("GET", "/events"), ("GET", "/nope")):
+        answer = await ask(server, method, path, headers=headers)
+        assert (answer.status, answer.detail) == (400, "Origin: is given 2 times")
+        assert not {name for name in answer.headers if name.startswith("access-control-")}
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_header_that_is_a_list_is_read_in_all_its_lines(serve: Serve) -> None:
+    """Its first line alone would let a compressed body through, and an expectation that nobody meets."""
+    server = await serve()
+    twice = "Content-Encoding: identity\r\nContent-Encoding: "
+    assert (await ask(server, "POST", "/send", body=b"x", headers=f"{twice}identity\r\n")).status == 200
+    answer = await ask(server, "POST", "/send", body=b"x", headers=f"{twice}gzip\r\n")
+    assert (answer.status, answer.detail) == (415, "Content-Encoding: 'identity, gzip' is not taken")
+    expected = "Expect: 100-continue\r\nExpect: a-miracle\r\n"
+    answer = await ask(server, "POST", "/send", body=b"x", headers=expected)
+    assert (answer.status, answer.detail) == (417, "Expect: '100-continue, a-miracle' is not taken")
+    assert server.broadcaster.counts.published == 1
+
+
+CHUNKS = b"\r\n5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("coding", [b"chunked", b"gzip, chunked", b""])
+async def test_a_body_of_http_1_0_is_in_no_chunks(
+    serve: Serve, connect: Connect, more: bytes, coding: bytes
+) -> None:
+    """A proxy of HTTP/1.0 sees another end (RFC 9112, 6.1): nothing is read, and nothing behind it."""
+    server = await serve()
+    client = await connect(server)
+    head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n" + more
+    await client.send(head + CHUNKS)
+    answered = await client.rest()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [b"400"]
+    assert server.broadcaster.counts.published == 0
+
+
+@pytest.mark.parametrize(
+    ("coding", "status", "detail"),
+    [
+        ("gzip, chunked", 501, "Transfer-Encoding: 'gzip, chunked' is not taken; chunked is"),
+        (", chunked", 400, "Transfer-Encoding: ', chunked' is no list of codings"),
+    ],
+)
+async def test_only_chunks_are_decoded(
+    serve: Serve, connect: Connect, coding: str, status: int, detail: str
+) -> None:
+    """What else has been done to a body is not published as if it were its text."""
+    server = await serve()
+    client = await connect(server)
+    head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n"
+    await client.send(head.encode() + CHUNKS)
+    answered = await client.rest()
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [str(status).encode()]
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"] == detail
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_length_beside_an_empty_coding_is_refused(serve: Serve, connect: Connect) -> None:
+    """The parser takes the length, and another may take the chunks."""
+    server = await serve()
+    client = await connect(server)
+    await client.send(
+        b"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\r\nContent-Length: 15\r\n" + CHUNKS
+    )
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"400"]
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_http_1_0_is_sent_no_interim_answer(serve: Serve, connect: Connect) -> None:
+    """It would take that for the whole answer (RFC 9110, 10.1.1)."""
+    client = await connect(await serve())
+    head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
+    await client.send(head + b"x")
+    assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"200"]
+
+
+async def test_a_target_has_no_fragment(serve: Serve) -> None:
+    """Whoever has it cut off would look at another path than whoever has not."""
+    server = await serve()
+    answer = await ask(server, "GET", "/status#/healthz")
+    assert (answer.status, answer.detail) == (
+        400,
+        "request line: has a fragment (#), which is for the client alone",
+    )

@@ -1,0 +1,99 @@
+"""Request targets: bounded before they are taken apart, and forgotten with their request."""
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from yarl import URL, _url
+
+from sse_broadcast.server.http import targets
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.targets import MAX_TARGET, forget_targets, require_fitting_target
+from tests.conftest import Connect, Serve
+
+
+def is_kept(target: str) -> bool:
+    """Return whether yarl has the URL that aiohttp's parser makes of a target."""
+    path, _, query = target.partition("?")
+    hits = _url.build_pre_encoded_url.cache_info().hits
+    URL.build(path=path, query_string=query, encoded=True)
+    return bool(_url.build_pre_encoded_url.cache_info().hits > hits)
+
+
+def test_the_caches_are_those_of_the_library() -> None:
+    """One that has another name in another version would be filled by everybody."""
+    assert len(targets._CLEAR) == 1 + len(targets._CACHES)
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "kept"),
+    [
+        ("/events/" + "x" * 123 + "," + "x" * 124, 200, True),
+        ("/events/" + "x" * 123 + "," + "x" * 125, 200, False),
+        ("/events?x=" + "x" * 54, 200, True),
+        ("/events?x=" + "x" * 55, 200, False),
+        ("/events/%20", 400, False),
+        ("/" + "x" * 30_000, 414, False),
+    ],
+)
+async def test_a_long_target_is_forgotten(
+    serve: Serve, connect: Connect, target: str, status: int, *, kept: bool
+) -> None:
+    """And each that was refused; only such are kept as take next to nothing."""
+    client = await connect(await serve())
+    await client.request("HEAD", target)
+    assert (await client.head()).startswith(b"HTTP/1.1 %d " % status)
+    assert is_kept(target) is kept
+
+
+@pytest.mark.parametrize(
+    "line", [f"CONNECT {'x' * 5000}:1", f"CONNECT {'x:' * 500}", f"GET http://x:y{'z' * 999}/"]
+)
+async def test_what_no_route_is_for_is_forgotten(serve: Serve, connect: Connect, line: str) -> None:
+    """It comes to no handler."""
+    client = await connect(await serve())
+    forget_targets()
+    await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await client.rest()
+    assert [getattr(module, name).cache_info().currsize for module, name in targets._CACHES] == [0, 0, 0, 0]
+
+
+def test_parameters_are_counted_before_they_are_taken_apart() -> None:
+    """As many as name a channel each, and a hundred beside."""
+    fitting = make_mocked_request("GET", "/events?" + "&".join(f"a{each}=1" for each in range(103)))
+    require_fitting_target(fitting, max_channels=3)
+    many = make_mocked_request("GET", "/events?" + "&".join(f"a{each}=1" for each in range(104)))
+    with pytest.raises(Problem, match=r"^query: 104 parameters are too many, 103 may be given$") as raised:
+        require_fitting_target(many, max_channels=3)
+    assert raised.value.status == 400
+    assert "query" not in many.rel_url._cache
+
+
+def test_a_target_has_so_many_bytes() -> None:
+    """414 says what takes more."""
+    require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET, "x")), max_channels=1)
+    with pytest.raises(Problem, match=r"^request line: is 16385 bytes, and may be 16384; POST /events takes"):
+        require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET + 1, "x")), max_channels=1)
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+@pytest.mark.parametrize("host", ["xn--" + "a" * 15_000, "xn--" + "a" * 100, "x" * 256])
+async def test_a_host_that_cannot_be_one_is_refused(
+    serve: Serve, connect: Connect, method: str, host: str
+) -> None:
+    """Unread if it is long; the answer says so, and is counted as any other."""
+    server = await serve()
+    client = await connect(server)
+    target = f"{host}:443" if method == "CONNECT" else f"http://{host}/healthz"
+    await client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    said = f"request line: its host is not valid, in a target of {len(target)} characters"
+    assert said.encode() in answer
+    assert sum(server.broadcaster.metrics.refused_requests.values()) == 1
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]:80", "xn--bcher-kva.example"])
+async def test_a_target_may_have_any_other_host(serve: Serve, connect: Connect, host: str) -> None:
+    """A client that takes this server for its proxy says it."""
+    client = await connect(await serve())
+    await client.send(f"GET http://{host}/healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert (await client.answer())[0] == 200

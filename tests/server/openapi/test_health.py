@@ -1,0 +1,18 @@
+"""The contract of GET /healthz and /readyz."""
+
+import json
+
+from sse_broadcast.server.openapi.document import document
+from sse_broadcast.server.openapi.health import PATHS
+from sse_broadcast.server.openapi.security import Terms
+from tests.support.contract import operations
+
+
+def test_whoever_asks_for_health_needs_no_credential() -> None:
+    """Nor is turned away for any other reason than that there is no room."""
+    told = operations(json.loads(document(Terms(secured=True))))
+    of_health = [operation for operation in told if operation.said["tags"] == ["health"]]
+    assert len(of_health) == 3 * len(PATHS)
+    for operation in of_health:
+        assert "security" not in operation.said
+        assert operation.statuses - {200, 204} == {400, 414, 417, 429, 431, 503}

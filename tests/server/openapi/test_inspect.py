@@ -1,0 +1,57 @@
+"""The contract of GET /status, /channels, /subscribers and /openapi.json."""
+
+import json
+from urllib.parse import urlencode
+
+import pytest
+
+from sse_broadcast.server.endpoints import channels, subscribers
+from sse_broadcast.server.http import query
+from sse_broadcast.server.openapi.document import document
+from sse_broadcast.server.openapi.inspect import PATHS
+from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.streams.registry import Order
+from tests.conftest import Connect, Serve
+from tests.support.contract import operations
+
+OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(Terms())))}
+
+
+def test_the_parameters_are_those_that_are_heard() -> None:
+    """Of the two pages; the others take none."""
+    told = {name: [each.name for each in path.get.parameters] for name, path in PATHS.items() if path.get}
+    assert sorted(told.pop("/channels")) == sorted(channels.PARAMETERS)
+    assert sorted(told.pop("/subscribers")) == sorted(subscribers.PARAMETERS)
+    assert set(map(tuple, told.values())) == {()}
+
+
+@pytest.mark.parametrize("path", ["/channels", "/subscribers"])
+@pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (query.MAX_PAGE, 200), (1001, 400)])
+async def test_a_limit_is_described_as_it_is_taken(
+    serve: Serve, connect: Connect, path: str, limit: int, status: int
+) -> None:
+    """At both of its ends."""
+    client = await connect(await serve())
+    get = PATHS[path].get
+    assert get is not None
+    (said,) = [each.schema for each in get.parameters if each.name == "limit"]
+    assert (said["minimum"], said["maximum"]) == (1, 1000)
+    assert (await client.ask("GET", f"{path}?limit={limit}"))[0] == status
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("sort", order) for order in (*Order, "slow", "", "Lag")),
+        *(("after", id) for id in ("0", "1", "9" * 19, "9" * 20, "", "-1", "x", "1.0")),
+        *(("channel", channel) for channel in ("news", "a b", "", ".", "x" * 129, "a*")),
+    ],
+)
+async def test_what_readers_are_asked_for_by_is_described_as_it_is_taken(
+    serve: Serve, connect: Connect, name: str, value: str
+) -> None:
+    """Neither more nor less."""
+    client = await connect(await serve())
+    status, _ = await client.ask("GET", f"/subscribers?{urlencode({name: value})}")
+    asked = OPERATIONS["subscribers"].describes(f"http://x/subscribers?{urlencode({name: value})}", {}, None)
+    assert (status == 200) == asked

@@ -1,0 +1,89 @@
+"""The document's own types, and its schemas."""
+
+from collections.abc import Callable
+
+import jsonschema_rs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.channels import Interest, checked_names
+from sse_broadcast.errors import EventError
+from sse_broadcast.event import Event
+from sse_broadcast.server.openapi import model
+from sse_broadcast.server.openapi.model import Answer, Media, Operation, Parameter, Path, Ref, Schema
+
+BROADCASTER = Broadcaster()
+
+TAKEN: dict[str, tuple[Schema, Callable[[str], object]]] = {
+    "channel": (model.CHANNEL, lambda text: checked_names([text])),
+    "pattern": (model.PATTERN, Interest.of),
+    "type": (model.TYPE, lambda text: BROADCASTER.draft(Event("x", text))),
+    "id": (model.ID, lambda text: BROADCASTER.draft(Event("x", id=text))),
+    "key": (model.KEY, lambda text: Event("x", key=text)),
+}
+
+TEXTS = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=200),
+    st.text("abc019.-_:@~*$ /\n\r\0", max_size=130),
+    st.from_regex("[0-9a-f]{8}-[0-9]{1,20}", fullmatch=True),
+    st.from_regex("[0-9]{1,10}(ms|s|m|h|d|w)", fullmatch=True),
+    st.sampled_from(["earliest", "last", "lastly", ".", "..", "...", "a\n", "a\r", "$a", "a$", "", "*"]),
+    st.integers(127, 129).map("a".__mul__),
+)
+
+
+def takes(check: Callable[[str], object], text: str) -> bool:
+    try:
+        check(text)
+    except EventError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@given(text=TEXTS)
+def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
+    """Neither more nor less: who reads the contract is never refused for what it allows."""
+    schema, check = TAKEN[name]
+    assert jsonschema_rs.is_valid(dict(schema), text) == takes(check, text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        (model.choice("a", "b"), ["a", "b"], ["", "A", 1, None]),
+        (model.several(model.CHANNEL), [["a"], ["a", "b"]], [[], ["a", "*"], "a"]),
+        (model.or_null(model.KEY), [None, "k"], ["", 1]),
+        (model.RETRY, [500, 3_600_000, 3000.0], [499, 0, -1, 3_600_001, 1000.5, "1000"]),
+    ],
+)
+def test_a_schema_takes_these_and_not_those(schema: Schema, good: list[object], bad: list[object]) -> None:
+    """At its edges."""
+    assert [value for value in good if not jsonschema_rs.is_valid(dict(schema), value)] == []
+    assert [value for value in bad if jsonschema_rs.is_valid(dict(schema), value)] == []
+
+
+def test_a_word_is_these_bytes() -> None:
+    """Each field under OpenAPI's name, and what says nothing left out."""
+    path = Path(
+        parameters=[Parameter("name", "path", "Whose.", {"type": "string"}, required=True)],
+        get=Operation(
+            "find",
+            "Find it",
+            responses={
+                "200": Answer("It is here.", content={"text/plain": Media({})}),
+                "404": Ref("#/components/responses/NotFound"),
+            },
+            security=[{}],
+        ),
+    )
+    assert msgspec.json.encode(path) == (
+        b'{"parameters":[{"name":"name","in":"path","description":"Whose.",'
+        b'"schema":{"type":"string"},"required":true}],'
+        b'"get":{"operationId":"find","summary":"Find it","responses":{'
+        b'"200":{"description":"It is here.","content":{"text/plain":{"schema":{}}}},'
+        b'"404":{"$ref":"#/components/responses/NotFound"}},"security":[{}]}}'
+    )

@@ -1,0 +1,132 @@
+"""The contract of GET /events."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sse_broadcast import Config, create_app, wire
+from sse_broadcast.event import Event
+from sse_broadcast.server.access.authorization import IN_QUERY
+from sse_broadcast.server.endpoints import subscribe_request
+from sse_broadcast.server.endpoints.subscribe_request import (
+    CHANNEL_PARAMETERS,
+    MEMBERS,
+    Wish,
+    parse_wish,
+    read_body,
+)
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.openapi.document import document
+from sse_broadcast.server.openapi.model import Answer
+from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.subscribe import PATHS
+from sse_broadcast.wire import Decoder
+from tests.server.blocks import opening
+from tests.support.contract import operations
+
+APP = create_app(Config())
+
+(OPERATION, *OTHERS) = [path.get for path in PATHS.values()]
+
+
+def stream() -> Answer:
+    assert OPERATION is not None
+    answer = OPERATION.responses["200"]
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def test_the_parameters_are_those_that_are_heard() -> None:
+    """The token beside them is told of as a credential."""
+    for operation in (OPERATION, *OTHERS):
+        assert operation is not None
+        told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
+        assert told | {IN_QUERY} == set(subscribe_request.PARAMETERS)
+
+
+def test_the_example_of_a_stream_is_one() -> None:
+    """The opening, as the server writes it, and an event."""
+    example = stream().content["text/event-stream"].examples["event"].value
+    assert isinstance(example, str)
+    head, first, second = example.encode().partition(b"event: price\n")
+    assert opening(id="0a1b2c3d-41").fullmatch(head)
+    event = Event("EUR 1.08", "price", "0a1b2c3d-42")
+    assert first + second == wire.encode(event)
+    assert Decoder().feed(example.encode())[1:] == [event]
+
+
+def test_the_example_of_a_line_is_one() -> None:
+    """As its schema has it."""
+    media = stream().content["application/x-ndjson"]
+    example = media.examples["event"].value
+    assert isinstance(example, str)
+    operation = operations(json.loads(document(Terms())))[0]
+    operation.validator(media.schema).validate(json.loads(example))
+
+
+# What a body says.
+
+(BY_BODY,) = [each for each in operations(json.loads(document(Terms()))) if each.method == "POST"][:1]
+SCHEMA = BY_BODY.said["requestBody"]["content"]["application/json"]["schema"]
+VALIDATOR = BY_BODY.validator(SCHEMA)
+
+
+def test_a_body_has_the_members_that_are_heard() -> None:
+    """Those of the query, and the other names of channels and of ids that clients use."""
+    members = {*MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
+    assert SCHEMA["properties"].keys() == members
+    assert SCHEMA["additionalProperties"] is False
+
+
+CHANNELS: list[Any] = ["a", "a.*", ["b", "*"], ["a"], "", "a,b", "x" * 129, [], [""], None, 7, {}, [None]]
+IDS: list[Any] = ["", "a", "0123abcd-1", "ü", None, 7, []]
+
+PAIRS: list[tuple[str, Any]] = [
+    *itertools.product(("channel", "channels", "stream", "topic"), CHANNELS),
+    *itertools.product(("last_event_id", "lastEventId", "Last-Event-ID"), IDS),
+    *itertools.product(["event"], ("t", "ü", "$close", ["t", "u"], "", [], [""], None, 7, True)),
+    *itertools.product(["since"], ("earliest", "1h", "0123abcd-1", "", None, [])),
+    *itertools.product(["format"], ("text", "json", "xml", "", None, [])),
+    *itertools.product(["heartbeat"], ("event", "4", "event,60", 3, 60, 2, 61, 4.5, None, True)),
+    ("chanel", "a"),
+    ("access_token", "a"),
+]
+"""Members, good and bad."""
+
+
+DESCRIBED = [pair for pair in PAIRS if VALIDATOR.is_valid(dict([pair]))]
+
+
+def test_each_member_is_tried_as_it_is_described_and_otherwise() -> None:
+    """Or the test below would try nothing."""
+    assert {name for name, _ in DESCRIBED} == SCHEMA["properties"].keys()
+    assert {name for name, value in PAIRS if (name, value) not in DESCRIBED} > SCHEMA["properties"].keys()
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(DESCRIBED), max_size=4).map(dict))
+def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
+    """Who reads the contract is never refused for what it allows."""
+    assert VALIDATOR.is_valid(value)
+    request = make_mocked_request("POST", "/events", {}, app=APP)
+    assert isinstance(
+        parse_wish(request, read_body(json.dumps(value).encode(), most=100), lambda _: None), Wish
+    )
+
+
+@pytest.mark.parametrize("value", [*range(-1, 5), *range(58, 63), "event", "event,4", "60,event", "x", "2"])
+def test_a_heartbeat_is_described_as_it_is_taken(value: object) -> None:
+    """As a number or as text, neither more nor less."""
+    request = make_mocked_request("POST", "/events", {}, app=APP)
+    described = VALIDATOR.is_valid({"heartbeat": value})
+    try:
+        parse_wish(request, read_body(json.dumps({"heartbeat": value}).encode(), most=100), lambda _: None)
+    except Problem:
+        assert not described
+    else:
+        assert described

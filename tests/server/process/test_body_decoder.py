@@ -1,0 +1,132 @@
+"""Large bodies are decoded in a thread, and published as if they had not been."""
+
+import asyncio
+import threading
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast.server.app import create_app
+from sse_broadcast.server.process.body_decoder import DECODER, LARGE, BodyDecoder
+from tests.conftest import Connect, Serve
+from tests.support.credentials import caller, static
+from tests.support.sockets import until
+
+JSON = "Content-Type: application/json\r\n"
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+EVENT = b'{"message":"%d","channel":"a"}'
+
+
+def batch(count: int) -> bytes:
+    """Return an array of events of more than `LARGE` bytes."""
+    return b"[" + b",".join(EVENT % number for number in range(count)).ljust(LARGE) + b"]"
+
+
+async def test_only_a_large_body_goes_to_the_thread() -> None:
+    """A smaller one is decoded at once, and nothing is waited for."""
+    decoder = BodyDecoder()
+    here = threading.get_ident()
+    assert await decoder.run(threading.get_ident, size=LARGE) == here
+    threads = [await decoder.run(threading.get_ident, size=LARGE + 1) for _ in range(3)]
+    assert len({here, *threads}) == 2
+    with pytest.raises(ZeroDivisionError):
+        await decoder.run(lambda: 1 / 0, size=LARGE + 1)
+    decoder.close()
+
+
+async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
+    """Whoever hangs up makes no work for the thread; what has begun comes to its end."""
+    decoder, gate, done = BodyDecoder(), threading.Event(), list[str]()
+
+    def decode(name: str) -> None:
+        gate.wait(30)
+        done.append(name)
+
+    runs = [asyncio.ensure_future(decoder.run(lambda n=name: decode(n), size=LARGE + 1)) for name in "abc"]  # type: ignore[misc]
+    await asyncio.sleep(0)
+    runs[0].cancel()
+    runs[1].cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await runs[2]
+    assert done == ["a", "c"]
+    decoder.close()
+
+
+async def test_a_closed_decoder_decodes_nothing_more() -> None:
+    """What was waiting is cancelled."""
+    decoder, gate = BodyDecoder(), threading.Event()
+    first = asyncio.ensure_future(decoder.run(lambda: gate.wait(30), size=LARGE + 1))
+    second = asyncio.ensure_future(decoder.run(lambda: True, size=LARGE + 1))
+    await asyncio.sleep(0)
+    decoder.close()
+    gate.set()
+    assert await first
+    with pytest.raises(asyncio.CancelledError):
+        await second
+
+
+async def test_an_application_closes_its_own() -> None:
+    """A program that runs it has no thread left of it."""
+    runner = web.AppRunner(app := create_app())
+    await runner.setup()
+    assert await app[DECODER].run(threading.get_ident, size=LARGE + 1) != threading.get_ident()
+    await runner.cleanup()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await app[DECODER].run(threading.get_ident, size=LARGE + 1)
+
+
+@pytest.mark.parametrize("kind", [JSON, NDJSON])
+async def test_a_large_batch_is_published_as_any(serve: Serve, connect: Connect, kind: str) -> None:
+    """In its order, all of it or nothing, however it is decoded."""
+    server = await serve()
+    reader, publisher = await connect(server), await connect(server)
+    await reader.subscribe(path="/events/a")
+    body = batch(100) if kind == JSON else b"\n".join([*(EVENT % each for each in range(100)), b" " * LARGE])
+    status, answer = await publisher.ask("POST", "/send", body=body, headers=kind)
+    assert (status, b'"count":100,"clients":1' in answer) == (200, True)
+    assert [event.data for event in await reader.events(100)] == [str(number) for number in range(100)]
+    wrong = body.replace(b'"message":"99"', b'"massage":"99"')
+    place = b"item 100" if kind == JSON else b"line 100"
+    status, answer = await publisher.ask("POST", "/send", body=wrong, headers=kind)
+    assert (status, place + b": massage: unknown member; message was meant?" in answer) == (422, True)
+    assert server.broadcaster.counts.published == 100
+
+
+def hold_up(decoder: BodyDecoder) -> threading.Event:
+    """Block the decoder's thread until the returned event is set."""
+    gate = threading.Event()
+    decoder._pool.submit(gate.wait, 30)
+    return gate
+
+
+async def test_others_are_served_while_a_large_body_waits(serve: Serve, connect: Connect) -> None:
+    """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
+    server = await serve()
+    gate = hold_up(server._app[DECODER])
+    large, other = await connect(server), await connect(server)
+    await large.request("POST", "/send", body=batch(10), headers=JSON)
+    await until(lambda: server._app[DECODER]._pool._work_queue.qsize() == 1)
+    assert (await other.ask("POST", "/send", body=b"small"))[0] == 200
+    large.reset()
+    await until(lambda: server.connections == 1)
+    gate.set()
+    assert (await other.ask("POST", "/send", body=batch(3), headers=JSON))[0] == 200
+    assert server.broadcaster.counts.published == 4
+
+
+async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, connect: Connect) -> None:
+    """Whoever may not publish there, or not now, makes no work for the thread."""
+    server = await serve(
+        caller=(caller("ann", publish=("a",)),), publish_rate=1, publish_burst=10, max_batch=10
+    )
+    client = await connect(server)
+    headers = f"{JSON}Authorization: Bearer {static('ann')}\r\n"
+    assert (await client.ask("POST", "/send", body=batch(10), headers=headers))[0] == 200
+    gate, waiting = hold_up(server._app[DECODER]), server._app[DECODER]._pool._work_queue.qsize
+    await until(lambda: not waiting())
+    status, answer = await client.ask("POST", "/send", body=batch(1), headers=headers)
+    assert (status, b"publish_rate: one token may publish 1 event in a second" in answer) == (429, True)
+    assert (await client.ask("POST", "/send/b", body=batch(1), headers=headers))[0] == 403
+    assert not waiting()
+    gate.set()

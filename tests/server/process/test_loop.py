@@ -1,0 +1,86 @@
+"""The event loop: how late it is, and the threads beside it."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sse_broadcast.metrics import Metrics
+from sse_broadcast.server.process.loop import EVERY, Lag, Threads
+from tests.conftest import Serve
+from tests.support.sockets import until
+
+
+async def test_a_loop_that_was_held_up_was_late() -> None:
+    """By as much as it was held up beyond the next look."""
+    metrics = Metrics()
+    lag = Lag(metrics)
+    lag.start()
+    await until(lambda: metrics.loop_lag.count == 1)
+    before = metrics.loop_lag.total
+    time.sleep(EVERY + 0.3)
+    await until(lambda: metrics.loop_lag.count == 2)
+    lag.stop()
+    assert metrics.loop_lag.total - before >= 0.3
+
+
+async def test_a_server_has_its_loop_looked_at_until_it_stops(serve: Serve) -> None:
+    """And no longer: nothing is left on the loop."""
+    server = await serve()
+    metrics = server.broadcaster.metrics
+    await until(lambda: metrics.loop_lag.count > 1)
+    await server.stop()
+    looks = metrics.loop_lag.count
+    time.sleep(2 * EVERY)
+    await until(lambda: True)
+    assert metrics.loop_lag.count == looks
+
+
+async def test_one_that_was_never_started_can_be_stopped() -> None:
+    """Nothing is to be undone then."""
+    Lag(Metrics()).stop()
+
+
+def call(do: Callable[[], object]) -> asyncio.Future[object]:
+    """Have a new executor make a call."""
+    return asyncio.get_running_loop().run_in_executor(Threads(), do)
+
+
+async def test_what_a_call_gives_is_given() -> None:
+    """By another thread than the loop's."""
+    assert await call(threading.get_ident) != threading.get_ident()
+
+
+async def test_what_a_call_raises_is_raised() -> None:
+    """Also what is no Exception: whoever waits would wait for ever."""
+    with pytest.raises(ZeroDivisionError):
+        await call(lambda: 1 // 0)
+
+    def leave() -> None:
+        raise GeneratorExit
+
+    with pytest.raises(GeneratorExit):
+        await call(leave)
+
+
+async def test_a_call_waits_for_no_other() -> None:
+    """However many of them there are that do not end."""
+    goes_on = threading.Event()
+    stuck = [call(goes_on.wait) for _ in range(50)]
+    assert await call(lambda: "done") == "done"
+    goes_on.set()
+    await asyncio.gather(*stuck)
+
+
+async def test_a_call_that_does_not_end_is_left_at_the_end() -> None:
+    """Neither the executor nor the interpreter waits for its thread."""
+    goes_on, executor = threading.Event(), Threads()
+    before = set(threading.enumerate())
+    stuck = executor.submit(goes_on.wait)
+    (thread,) = set(threading.enumerate()) - before
+    executor.shutdown(wait=True)
+    assert (stuck.running(), thread.daemon) == (True, True)
+    goes_on.set()
+    await until(lambda: not thread.is_alive())

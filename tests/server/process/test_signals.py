@@ -1,0 +1,63 @@
+"""Signals: what is heard, and what is not any more. Those of a running server are in test_serve."""
+
+import asyncio
+import os
+import pty
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from sse_broadcast.server.process.signals import at_hang_up, hear, ignore
+from tests.support.sockets import until
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave the process as it was."""
+    before = signal.getsignal(signal.SIGUSR2)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
+async def test_each_signal_has_its_own_meaning() -> None:
+    """And is heard as often as it comes."""
+    heard: list[str] = []
+    hear({signal.SIGUSR1: lambda: heard.append("one"), signal.SIGUSR2: lambda: heard.append("two")})
+
+    async def after(count: int) -> None:
+        await until(lambda: len(heard) == count)
+
+    for count, number in enumerate((signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1), 1):
+        os.kill(os.getpid(), number)
+        await after(count)
+    assert heard == ["one", "two", "one"]
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+
+
+def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
+    """As by setsid; nor does one that is gone."""
+    ours, terminal = pty.openpty()
+    before = os.dup(0)
+    done: list[str] = []
+    try:
+        os.dup2(terminal, 0)
+        act = at_hang_up(lambda: done.append("reload"), lambda: done.append("end"))
+        os.close(ours)
+        act()
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(terminal)
+    assert done == ["reload"]
+
+
+async def test_a_signal_that_is_ignored_ends_nothing() -> None:
+    """Though a closed loop has left it to."""
+    hear({signal.SIGUSR2: lambda: None})
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    ignore([signal.SIGUSR2])
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN

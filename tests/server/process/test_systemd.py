@@ -1,0 +1,153 @@
+"""What a supervisor is told, and when: a real datagram socket hears it."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from sse_broadcast.server.process.systemd import Supervisor
+from tests.support import process
+from tests.support.process import Programs
+from tests.support.sockets import PATIENCE
+from tests.support.supervision import Notices
+
+programs = pytest.fixture(process.programs)
+
+PID = str(os.getpid())
+
+
+@pytest.fixture(params=["file", "abstract"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an address to be told at, of both kinds that systemd uses."""
+    return str(tmp_path / "notify") if request.param == "file" else f"@sse-notify-{PID}"
+
+
+def microseconds() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+async def test_it_is_told_each_state(address: str) -> None:
+    """In the words of sd_notify(3); the time of a reload is the kernel's monotonic one."""
+    with Notices(address) as notices:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": address})
+        supervisor.ready("listens on x")
+        assert await notices.next() == ["READY=1", "STATUS=listens on x"]
+        before = microseconds()
+        supervisor.reloading()
+        state, since = await notices.next()
+        assert state == "RELOADING=1"
+        assert before <= int(since.removeprefix("MONOTONIC_USEC="))
+        assert int(since.removeprefix("MONOTONIC_USEC=")) <= microseconds()
+        supervisor.stopping("letting go", within=8.5)
+        assert await notices.next() == ["STOPPING=1", "STATUS=letting go", "EXTEND_TIMEOUT_USEC=8500000"]
+        supervisor.close()
+        supervisor.ready("no more")
+        assert notices.waiting() == []
+
+
+async def test_the_loop_tells_that_it_turns(address: str) -> None:
+    """From `ready` to `close`, once however often it is ready; not while something holds the loop up."""
+    with Notices(address) as notices:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000", "WATCHDOG_PID": PID})
+        await asyncio.sleep(0.05)
+        assert notices.waiting() == []
+        supervisor.ready("x")
+        supervisor.ready("x")
+        for _ in range(3):
+            assert await notices.next() in (["READY=1", "STATUS=x"], ["WATCHDOG=1"])
+        for _ in range(5):
+            assert await notices.next() == ["WATCHDOG=1"]
+        notices.waiting()
+        time.sleep(0.2)  # what must not happen to the loop
+        assert notices.waiting() == []
+        assert await notices.next() == ["WATCHDOG=1"]
+        supervisor.close()
+        await asyncio.sleep(0.05)
+        assert notices.waiting() == []
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"WATCHDOG_USEC": ""},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "x"},
+        {"WATCHDOG_USEC": "9" * 400},
+        {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": PID + "0"},
+    ],
+)
+async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ: dict[str, str]) -> None:
+    """Nor does one that was not asked for."""
+    with Notices(address) as notices:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, **environ})
+        supervisor.ready("x")
+        await asyncio.sleep(0.02)
+        assert notices.waiting() == ["READY=1\nSTATUS=x"]
+        supervisor.close()
+
+
+async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A supervisor that takes nothing more is not waited for."""
+    with Notices(address) as notices, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
+        supervisor.ready("x")
+        notices.waiting()
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.sendto(b"full", f"\0{address[1:]}" if address.startswith("@") else address)
+        async with asyncio.timeout(PATIENCE):
+            while not caplog.records:
+                await asyncio.sleep(0)
+        supervisor.close()
+    assert "NOTIFY_SOCKET: [Errno 11] Resource temporarily unavailable" in caplog.text
+
+
+async def test_without_a_supervisor_nobody_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """And nothing is wrong."""
+    supervisor = Supervisor.of({"WATCHDOG_USEC": "1000"})
+    supervisor.ready("x")
+    supervisor.reloading()
+    supervisor.stopping("x", within=1)
+    supervisor.close()
+    assert not caplog.records
+
+
+async def test_a_supervisor_that_is_gone_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the server goes on."""
+    supervisor = Supervisor.of({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+    supervisor.ready("x")
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "NOTIFY_SOCKET: [Errno 2] No such file or directory" in caplog.text
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_server_tells_of_its_whole_life(programs: Programs, address: str, loop: str) -> None:
+    """Ready when it listens, that its loop turns as often as twice in the time it has, and that it stops."""
+    with Notices(address) as notices:
+        env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+        times = ("--drain-delay", "0.3", "--drain-timeout", "2", "--shutdown-timeout", "1")
+        serving = await programs.serve("--event-loop", loop, *times, env=env)
+        assert await notices.next() == ["READY=1", f"STATUS=listens on {serving.url}"]
+        for _ in range(3):
+            assert await notices.next() == ["WATCHDOG=1"]
+        serving.process.send_signal(signal.SIGTERM)
+        assert await notices.but_watchdog() == [
+            "STOPPING=1",
+            "STATUS=letting go of 0 readers",
+            "EXTEND_TIMEOUT_USEC=3300000",
+        ]
+        # It stops, and is alive.
+        assert await notices.next() == ["WATCHDOG=1"]
+        assert (await serving.process.ended()).code == 0

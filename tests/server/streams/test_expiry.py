@@ -1,0 +1,679 @@
+"""Streams that end with their credential or with their time, and what they bring to their end."""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.config.schema import Config, Overflow
+from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import IN_FORCE, SESSIONS
+from sse_broadcast.server.streams import expiry
+from sse_broadcast.server.streams.expiry import Session, Sessions
+from sse_broadcast.work_queue import PIECE, finish
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
+from tests.support.asking import ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.sockets import RawClient, until
+
+JSON = "Content-Type: application/json\r\n"
+
+READER = caller("reader", subscribe=("*",))
+SETTINGS = {"token": STATIC, "token_secret": OWN_SECRET, "caller": (READER,)}
+
+MESSAGE = "x" * 4000
+SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0, "overflow": Overflow.DROP_OLDEST}
+"""Of a server whose readers are soon full, and stay."""
+
+
+class Clock:
+    """A time of the day that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that a test sets is looked at soon.
+    monkeypatch.setattr(expiry, "LOOK", 0.005)
+
+
+def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
+    """Give a list, and what to call at the end of a stream to have the reason in it."""
+    found: list[CloseReason] = []
+    return found, found.append
+
+
+def opened(server: Server) -> Sessions:
+    return server._app[SESSIONS]
+
+
+def set_clock(server: Server) -> Clock:
+    """Have the time of open streams set by the test. That of new tokens is the real one."""
+    clock = Clock()
+    opened(server)._clock = clock
+    return clock
+
+
+async def read(
+    server: Server, connect: Connect, token: str, path: str = "/events", **options: Any
+) -> RawClient:
+    """Open a stream, and wait until it is registered."""
+    before = server.broadcaster.client_count
+    reader = await connect(server, **options)
+    assert (await reader.subscribe(path=path, headers=bearer(token))).startswith(b"HTTP/1.1 200")
+    await until(lambda: server.broadcaster.client_count > before)
+    return reader
+
+
+async def revoke(server: Server, **whom: object) -> int:
+    """Revoke over HTTP, and give how many streams that ended."""
+    answer = await ask(
+        server, "POST", "/revoke", headers=JSON + bearer(STATIC), body=json.dumps(whom).encode()
+    )
+    assert answer.json["status"] == "revoked"
+    return int(answer.json["streams"])
+
+
+async def gone(server: Server) -> None:
+    """Wait until nothing of any stream is left."""
+    await until(lambda: server.connections == 0 and len(opened(server)) == 0)
+    assert server.broadcaster.client_count == 0
+    assert opened(server)._open == {}
+
+
+def ids_of(rest: bytes) -> list[str]:
+    """Return the ids of all blocks that are in the bytes of a stream."""
+    return re.findall(r"\nid: (\S+)\n\n", rest.decode())
+
+
+# The ends of streams.
+
+
+async def test_a_stream_ends_when_its_token_expires(serve: Serve, connect: Connect) -> None:
+    """Behind what was published for it; with the reason, and the connection with it."""
+    server = await serve(**SETTINGS)
+    clock = set_clock(server)
+    reader = await read(server, connect, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
+    await reader.chunk()
+    clock.now += 3599
+    first = await server.broadcaster.broadcast("good")
+    assert await reader.chunk() == f"data: good\nid: {first.id}\n\n".encode()
+    clock.now += 1
+    last = await server.broadcaster.broadcast("last words")
+    await until(lambda: server.broadcaster.client_count == 0)
+    await server.broadcaster.broadcast("too late")
+    assert await reader.chunk() == f"data: last words\nid: {last.id}\n\n".encode()
+    assert close_block("expired", last.id).fullmatch(await reader.chunk())
+    assert await reader.chunk() == b""
+    assert await reader.rest() == b""
+    await gone(server)
+    assert server.broadcaster.counts.closed == {"expired": 1}
+
+
+@pytest.mark.parametrize("whom", [{"subject": "ada"}, {"id": "one"}])
+async def test_a_stream_ends_when_its_token_is_revoked(
+    serve: Serve, connect: Connect, whom: dict[str, str]
+) -> None:
+    """Now: what it has is what it got before."""
+    server = await serve(**SETTINGS)
+    reader = await read(server, connect, own(sub="ada", jti="one"), path="/events/a")
+    await reader.chunk()
+    receipt = await server.broadcaster.broadcast("good", channels=["a"])
+    assert await reader.chunk() == f"data: good\nid: {receipt.id}\n\n".encode()
+    assert await revoke(server, **whom) == 1
+    await server.broadcaster.broadcast("secret", channels=["a"])
+    assert close_block("revoked", receipt.id).fullmatch(await reader.chunk())
+    assert await reader.rest() == b"0\r\n\r\n"
+    await gone(server)
+    assert server.broadcaster.counts.closed == {"revoked": 1}
+
+
+async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
+    serve: Serve, connect: Connect
+) -> None:
+    """Published before, in the same turn of the loop: the one before it ends, the other with it.
+
+    Each is given the id of its own last position, so that with another token it gets what it did not.
+    """
+    server = await serve(**SETTINGS)
+    start = server.broadcaster.cursor
+    revoked = await read(server, connect, own(sub="ada", jti="1"), path="/events/a")
+    expired = await read(server, connect, own(sub="eve", jti="2"), path="/events/a")
+    for reader in (revoked, expired):
+        await reader.chunk()
+    receipt = await server.broadcaster.broadcast("x", channels=["a"])
+    assert finish(opened(server).revoke("subject", "ada")) == 1
+    for session in opened(server)._open["subject", "eve", "2"]:
+        session.end(CloseReason.EXPIRED)
+    assert close_block("revoked", start).fullmatch(await revoked.chunk())
+    assert await expired.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert close_block("expired", receipt.id).fullmatch(await expired.chunk())
+
+
+async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve, connect: Connect) -> None:
+    """And those of others do not."""
+    server = await serve(**SETTINGS)
+    mine = [await read(server, connect, static("reader")) for _ in range(3)]
+    other = await read(server, connect, STATIC)
+    assert await revoke(server, caller="reader") == 3
+    for reader in mine:
+        await reader.chunk()
+        assert close_block("revoked", server.broadcaster.cursor).fullmatch(await reader.chunk())
+    await until(lambda: server.broadcaster.client_count == 1)
+    receipt = await server.broadcaster.broadcast("x")
+    await other.chunk()
+    assert await other.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert (await ask(server, "GET", "/events", headers=bearer(static("reader")))).status == 401
+
+
+async def test_a_stream_is_counted_once_however_often_it_is_revoked(serve: Serve, connect: Connect) -> None:
+    """One that is ending is not ended again."""
+    server = await serve(**SETTINGS, **SMALL, write_timeout=60)
+    await freeze(server, connect, static("reader"))
+    assert await revoke(server, caller="reader") == 1
+    assert await revoke(server, caller="reader") == 0
+    assert server.broadcaster.counts.closed == {"revoked": 1}
+
+
+async def test_a_stream_lasts_as_long_as_it_may(serve: Serve, connect: Connect) -> None:
+    """Whoever reads it; it ends behind what was published, and may be opened again at once."""
+    server = await serve(lifetime=3600)
+    reader = await connect(server)
+    await reader.subscribe()
+    await until(lambda: len(opened(server)) == 1)
+    await reader.chunk()
+    receipt = await server.broadcaster.broadcast("last words")
+    ((session,),) = opened(server)._open.values()
+    session.until = 0.0  # the loop's clock has long been there
+    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
+    assert await reader.rest() == b"0\r\n\r\n"
+    await gone(server)
+    again = await connect(server)
+    assert b"200 OK" in await again.subscribe()
+
+
+async def test_a_short_lifetime_is_kept(serve: Serve, connect: Connect) -> None:
+    """By the real clock too."""
+    server = await serve(lifetime=0.05)
+    reader = await connect(server)
+    await reader.subscribe()
+    await reader.chunk()
+    assert close_block("lifetime", server.broadcaster.cursor).fullmatch(await reader.chunk())
+    await gone(server)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "version", "close"),
+    [
+        ("/events?format=json", "", "1.1", None),
+        ("/events", "", "1.0", None),
+        (
+            "/events",
+            "Accept: application/x-ndjson\r\n",
+            "1.1",
+            r'{"channel":null,"id":"ID","event":"\$close","data":{"reason": "expired"},"time":[\d.]+}\n',
+        ),
+    ],
+)
+async def test_the_end_is_told_in_each_format(
+    serve: Serve, connect: Connect, path: str, headers: str, version: str, close: str | None
+) -> None:
+    """As the server's other words are."""
+    server = await serve(**SETTINGS)
+    clock = set_clock(server)
+    reader = await connect(server)
+    token = own(exp=clock.now + 60, grants={"subscribe": ["*"]})
+    await reader.subscribe(path=path, version=version, headers=headers + bearer(token))
+    await until(lambda: len(opened(server)) == 1)
+    clock.now += 60
+    rest = await reader.rest()
+    cursor = server.broadcaster.cursor
+    last = close.replace("ID", cursor).encode() if close else close_block("expired", cursor).pattern
+    assert re.search(last + rb"(\r\n0\r\n\r\n)?$", rest), rest
+    await gone(server)
+
+
+# Readers that do not read, or have far to go.
+
+
+async def freeze(server: Server, connect: Connect, token: str) -> RawClient:
+    """Open a stream that nobody reads, and publish until its socket has long been full."""
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.request("GET", "/events", headers=bearer(token))
+    await until(lambda: server.broadcaster.client_count >= 1)
+    for _ in range(100):
+        await server.broadcaster.broadcast(MESSAGE)
+        await asyncio.sleep(0)
+    return frozen
+
+
+async def expire(server: Server) -> None:
+    clock = set_clock(server)
+    clock.now += 7200
+
+
+async def revoke_all(server: Server) -> None:
+    assert await revoke(server, subject="visitor") == 1
+
+
+@pytest.mark.parametrize("end_it", [expire, revoke_all])
+async def test_a_frozen_reader_is_cut_when_its_stream_has_ended(
+    serve: Serve, connect: Connect, end_it: Callable[[Server], Any]
+) -> None:
+    """After `write_timeout`, as any other: its session goes with its socket."""
+    server = await serve(**SETTINGS, **SMALL, write_timeout=0.3)
+    await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    await end_it(server)
+    await gone(server)
+
+
+async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expired(
+    serve: Serve, connect: Connect
+) -> None:
+    """It was published while the token was good."""
+    server = await serve(**SETTINGS, **SMALL, write_timeout=60)
+    frozen = await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    await expire(server)
+    await until(lambda: server.broadcaster.client_count == 0)
+    await server.broadcaster.broadcast("too late")
+    rest = await frozen.rest()
+    assert rest.count(MESSAGE.encode()) == 100
+    assert b"too late" not in rest
+    assert close_block("expired", ids_of(rest)[-2]).search(rest)
+    await gone(server)
+
+
+async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_revoked(
+    serve: Serve, connect: Connect
+) -> None:
+    """What its socket held already is all."""
+    server = await serve(**SETTINGS, **SMALL, write_timeout=60)
+    frozen = await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    await revoke_all(server)
+    rest = await frozen.rest()
+    count = rest.count(MESSAGE.encode())
+    assert 0 < count < 50
+    ids = ids_of(rest)
+    assert len(ids) == count + 2  # with the opening and the close
+    assert close_block("revoked", ids[-2]).search(rest)
+    await gone(server)
+
+
+@pytest.mark.parametrize("end_it", [expire, revoke_all])
+async def test_a_reader_that_catches_up_ends_where_it_is(
+    serve: Serve, connect: Connect, end_it: Callable[[Server], Any]
+) -> None:
+    """With another token it goes on from there: every event once, whatever cut it."""
+    server = await serve(**SETTINGS, **SMALL, write_timeout=60)
+    ids = [(await server.broadcaster.broadcast(MESSAGE)).id for _ in range(300)]
+    token = own(grants={"subscribe": ["default"]})
+    reader = await read(server, connect, token, path="/events?since=earliest", receive_buffer=4096)
+    await end_it(server)
+    await until(lambda: server.broadcaster.client_count == 0)
+    rest = await reader.rest()
+    *got, last = ids_of(rest)[1:]  # without the opening's
+    assert 0 < len(got) < 300
+    assert last == got[-1]
+    assert b"event: $close\n" in rest
+    again = await connect(server)
+    await again.subscribe(headers=f"Last-Event-ID: {got[-1]}\r\n{bearer(static('reader'))}")
+    got += [await next_id(again) for _ in range(300 - len(got))]
+    assert got == ids
+
+
+async def next_id(reader: RawClient) -> str:
+    await reader.events(1)
+    return reader.last_event_id
+
+
+async def test_every_way_of_leaving_leaves_nothing(serve: Serve, connect: Connect) -> None:
+    """FIN, RST, half a close, a refused request, HEAD."""
+    server = await serve(**SETTINGS, lifetime=3600)
+    readers = [await read(server, connect, static("reader")) for _ in range(3)]
+    assert len(opened(server)) == 3
+    readers[0].close()
+    readers[1].reset()
+    readers[2].half_close()
+    await gone(server)
+    for method, path in (("HEAD", "/events"), ("GET", "/events?format=x"), ("GET", "/status")):
+        await ask(server, method, path, headers=bearer(static("reader")))
+    await gone(server)
+
+
+async def test_a_stream_that_nothing_can_end_is_not_held(serve: Serve, connect: Connect) -> None:
+    """An anonymous one, without a lifetime."""
+    server = await serve()
+    reader = await connect(server)
+    await reader.subscribe()
+    await until(lambda: server.broadcaster.client_count == 1)
+    assert len(opened(server)) == 0
+
+
+# Publishers whose request is a stream.
+
+
+async def publish(server: Server, connect: Connect, token: str, *lines: bytes, **settings: Any) -> RawClient:
+    """Begin a stream of lines that is not at its end."""
+    publisher = await connect(server)
+    await publisher.begin("/send/a?stream=1", headers=f"Content-Type: text/plain\r\n{bearer(token)}")
+    before = server.broadcaster.counts.published
+    for line in lines:
+        await publisher.send_chunk(line)
+    await until(lambda: server.broadcaster.counts.published == before + len(lines))
+    return publisher
+
+
+@pytest.mark.parametrize(
+    ("end_it", "why"), [(expire, "token: has expired"), (revoke_all, "token: was revoked")]
+)
+async def test_a_publishers_stream_ends_with_its_token_too(
+    serve: Serve, connect: Connect, end_it: Callable[[Server], Any], why: str
+) -> None:
+    """401, with how many lines were published; what comes after is nobody's."""
+    server = await serve(**SETTINGS)
+    publisher = await publish(server, connect, own(grants={"publish": ["a"]}), b"one\n", b"two\n")
+    await end_it(server)
+    head = (await publisher.head()).decode()
+    assert head.startswith("HTTP/1.1 401 Unauthorized\r\n")
+    assert 'WWW-Authenticate: Bearer realm="sse-broadcast", error="invalid_token"\r\n' in head
+    assert json.loads(await publisher.rest()) == {
+        "title": "Unauthorized",
+        "status": 401,
+        "detail": f"{why}; 2 published",
+        "published": 2,
+    }
+    await gone(server)
+    assert server.broadcaster.counts.published == 2
+
+
+async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
+    serve: Serve, connect: Connect
+) -> None:
+    """Also while it waits for its turn among many."""
+    server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
+    token = own(grants={"publish": ["a"]})
+    server._app[IN_FORCE].setup.limits._tokens.take("subject:7:visitor:", 1000)
+    publisher = await publish(server, connect, token)
+    await publisher.send_chunk(b"line\n" * 500)
+    await until(lambda: len(opened(server)) == 1)
+    await revoke_all(server)
+    assert b" 401 " in await publisher.head()
+    await gone(server)
+    assert server.broadcaster.counts.published == 0
+
+
+async def test_a_publishers_stream_has_no_lifetime(serve: Serve, connect: Connect) -> None:
+    """A pipe lasts as long as what is poured into it."""
+    server = await serve(**SETTINGS, lifetime=0.02)
+    publisher = await publish(server, connect, STATIC, b"one\n")
+    reader = await connect(server)
+    await reader.subscribe(headers=bearer(STATIC))
+    assert close_block("lifetime", server.broadcaster.cursor).search(await reader.rest())
+    await publisher.send_chunk(b"two\n")
+    await publisher.send_chunk()
+    status, answer = await publisher.answer()
+    assert (status, json.loads(answer)["count"]) == (200, 2)
+    publisher.close()
+    await gone(server)
+
+
+async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve, connect: Connect) -> None:
+    """Nothing can end it but itself."""
+    server = await serve(anonymous_publish=("a",), lifetime=3600)
+    publisher = await connect(server)
+    await publisher.begin("/send/a?stream=1", headers="Content-Type: text/plain\r\n")
+    await publisher.send_chunk(b"one\n")
+    await until(lambda: server.broadcaster.counts.published == 1)
+    assert len(opened(server)) == 0
+
+
+# As many as one token may have.
+
+
+async def test_a_token_has_only_so_many_streams(serve: Serve, connect: Connect) -> None:
+    """More are told to come later, a browser so that it does; those that are open never notice."""
+    server = await serve(**SETTINGS, max_connections_per_token=2)
+    readers = [await read(server, connect, static("reader")) for _ in range(2)]
+    refused = await ask(server, "GET", "/events", headers=bearer(static("reader")))
+    assert (refused.status, refused.headers["retry-after"]) == (429, "5")
+    assert refused.detail == "max_connections_per_token: this token has 2 streams, as many as it may"
+    browser = await connect(server)
+    headers = f"Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n{bearer(static('reader'))}"
+    head = await browser.subscribe(headers=headers)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert re.search(rb"\r\nRetry-After: [123]\d\r\n", head)
+    assert close_block("token", "order-7").fullmatch(await browser.rest())
+    assert (await ask(server, "GET", "/events", headers=bearer(STATIC))).status == 200
+    receipt = await server.broadcaster.broadcast("x")
+    for reader in readers:
+        await reader.chunk()
+        assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    readers[0].reset()
+    await until(lambda: len(opened(server)) == 1)
+    await read(server, connect, static("reader"))
+
+
+async def test_nobody_is_not_one_token(serve: Serve, connect: Connect) -> None:
+    """Anonymous readers are limited by their addresses, and in all."""
+    server = await serve(max_connections_per_token=1, lifetime=3600)
+    for _ in range(3):
+        reader = await connect(server)
+        assert b"200 OK" in await reader.subscribe()
+    await until(lambda: len(opened(server)) == 3)
+
+
+# By themselves.
+
+
+def access(**said: Any) -> Access:
+    return Access(EVERYTHING, **{"subject": "ada", "id": "one", **said})
+
+
+def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> Sessions:
+    return Sessions(
+        Config(max_connections_per_address=settings.pop("max_connections_per_address", 0), **settings),
+        clock=clock,
+    )
+
+
+def begun(held: Sessions, access: Access, end: Callable[[CloseReason], None]) -> Session | None:
+    session = held.enter(access)
+    if session is not None:
+        session.begin(end)
+    return session
+
+
+async def test_a_credential_ends_when_the_clock_says_so() -> None:
+    """Also when that was set meanwhile, and not before."""
+    clock = Clock()
+    held = holding(clock=clock)
+    found, note = ends()
+    begun(held, access(expires=clock.now + 86_400), note)
+    for passed in (0.0, 86_399.5):
+        clock.now += passed
+        await asyncio.sleep(0.05)
+        assert found == []
+    clock.now += 0.5
+    await until(lambda: found == [CloseReason.EXPIRED])
+
+
+async def test_what_has_expired_already_ends_at_once() -> None:
+    """Between its admission and its beginning."""
+    clock = Clock()
+    held = holding(clock=clock)
+    found, note = ends()
+    session = begun(held, access(expires=clock.now), note)
+    assert found == [CloseReason.EXPIRED]
+    assert session is not None
+    held.close(session)
+    assert len(held) == 0
+
+
+async def test_the_earlier_end_is_the_one() -> None:
+    """Of the credential's and the stream's."""
+    clock = Clock()
+    held = holding(lifetime=3600, clock=clock)
+    found, note = ends()
+    begun(held, access(expires=clock.now + 60), note)
+    clock.now += 60
+    await until(lambda: found == [CloseReason.EXPIRED])
+    short = holding(lifetime=0.02, clock=clock)
+    begun(short, access(expires=clock.now + 60), note)
+    await until(lambda: found == [CloseReason.EXPIRED, CloseReason.LIFETIME])
+
+
+async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a tenth: those that began together do not come back together."""
+    held = holding(lifetime=1000)
+    now = asyncio.get_running_loop().time()
+    rooms = [begun(held, Access(), lambda _: None) for _ in range(200)]
+    lives = [room.until - now for room in rooms if room is not None and room.until is not None]
+    assert len(lives) == 200
+    assert 900 <= min(lives) < 920
+    assert 980 < max(lives) <= 1001
+    for room in rooms:
+        assert room is not None
+        held.close(room)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
+    """Once, and not as one more that was ended: what it has yet to take is taken from it."""
+    held, found = Sessions(Config()), list[CloseReason]()
+    session = held.enter(Access(EVERYTHING, "visitor"))
+    assert session is not None
+    if begun:
+        session.begin(found.append)
+    assert session.end(CloseReason.EXPIRED)
+    assert finish(held.revoke("subject", "visitor")) == finish(held.revoke("subject", "visitor")) == 0
+    if not begun:
+        session.begin(found.append)
+    assert found == [CloseReason.EXPIRED, CloseReason.REVOKED][not begun :]
+    held.close(session)
+
+
+async def test_it_ends_once() -> None:
+    """Whatever comes after the first reason."""
+    clock = Clock()
+    held = holding(clock=clock)
+    found, note = ends()
+    begun(held, access(expires=clock.now + 60), note)
+    assert [
+        finish(held.revoke("subject", "ada")),
+        finish(held.revoke("id", "one")),
+        finish(held.revoke("subject", "ada")),
+    ] == [
+        1,
+        0,
+        0,
+    ]
+    clock.now += 60
+    await asyncio.sleep(0.05)
+    assert found == [CloseReason.REVOKED]
+
+
+async def test_what_is_closed_ends_no_more() -> None:
+    """A stream that is over is forgotten."""
+    clock = Clock()
+    held = holding(clock=clock)
+    found, note = ends()
+    session = begun(held, access(expires=clock.now + 60), note)
+    assert session is not None
+    held.close(session)
+    clock.now += 60
+    await asyncio.sleep(0.05)
+    assert (found, finish(held.revoke("subject", "ada")), len(held)) == ([], 0, 0)
+
+
+async def test_revoking_many_ends_a_few_in_each_piece() -> None:
+    """What is opened meanwhile is of a token that was made since, and goes on."""
+    held = holding(lifetime=3600)
+    found: list[CloseReason] = []
+    for number in range(100):
+        begun(held, Access(EVERYTHING, subject="ada", id=f"{number % 3}"), found.append)
+    steps, counts = held.revoke("subject", "ada"), [0]
+    for _ in steps:
+        counts.append(len(found))
+        begun(held, Access(EVERYTHING, subject="ada", id="1"), found.append)
+    most = PIECE // expiry.ENDING_COST
+    assert counts == [0, *range(most, 100, most)]
+    assert (len(found), len(held)) == (100, 100 + len(counts) - 1)
+    assert held._revoking == {}
+
+
+async def test_revoking_ends_what_is_meant_and_no_more() -> None:
+    """All tokens of a subject, or one of them."""
+    held = holding(lifetime=3600)
+    found: dict[tuple[str | None, str | None], list[CloseReason]] = {}
+    for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
+        found[subject, id], note = ends()
+        begun(held, Access(EVERYTHING, subject=subject, id=id), note)
+    assert finish(held.revoke("id", "two")) == 1
+    assert finish(held.revoke("subject", "nobody")) == finish(held.revoke("id", "ada")) == 0
+    assert finish(held.revoke("subject", "ada")) == 2
+    assert [bool(reasons) for reasons in found.values()] == [True, True, True, False, False]
+
+
+async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> None:
+    """Each subject and id by itself."""
+    held = holding(max_connections_per_token=1)
+    session = begun(held, access(), lambda _: None)
+    assert session is not None
+    with pytest.raises(Problem, match="as many as it may") as raised:
+        held.enter(access())
+    assert (raised.value.status, raised.value.headers) == (429, {"Retry-After": "5"})
+    held.enter(access(id="two"))
+    held.enter(access(subject="eve"))
+    held.close(session)
+    held.enter(access())
+
+
+async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_is_closed() -> None:
+    """Whatever tokens its streams have."""
+    held = holding(max_connections_per_address=2)
+    first = held.enter(Access(), address="192.0.2.1")
+    held.enter(access(), address="192.0.2.1")
+    assert first is not None
+    reader = Access({Action.SUBSCRIBE: ("*",)}, subject="eve")
+    with pytest.raises(Problem, match="max_connections_per_address: this address has 2 streams"):
+        held.enter(reader, address="192.0.2.1")
+    held.enter(Access(), address="192.0.2.2")
+    held.close(first)
+    held.enter(reader, address="192.0.2.1")
+    assert len(held) == 3
+
+
+async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> None:
+    """They may share a proxy; its token's own limit holds."""
+    held = holding(max_connections_per_address=1, max_connections_per_token=2)
+    held.enter(Access(), address="192.0.2.1")
+    for _ in range(2):
+        held.enter(access(), address="192.0.2.1")
+    with pytest.raises(Problem, match="max_connections_per_token"):
+        held.enter(access(), address="192.0.2.1")
+
+
+async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
+    """Nothing comes between a credential that was good and its revocation."""
+    held = holding()
+    found, note = ends()
+    session = held.enter(access())
+    assert session is not None
+    assert finish(held.revoke("subject", "ada")) == 1
+    assert found == []
+    session.begin(note)
+    assert found == [CloseReason.REVOKED]

@@ -1,0 +1,58 @@
+"""The head of a stream: the one that is made once is the one that aiohttp makes for each."""
+
+import re
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast import Config, create_app
+from sse_broadcast.server.streams.head import ENDED, chunked_head
+from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient
+
+ORIGIN = "https://example.org"
+
+OWN = re.compile(rb"(Date): [^\r]+")
+"""What no two heads have the same."""
+
+
+@pytest.fixture
+async def aiohttps() -> AsyncIterator[int]:
+    """Give the port of an application that another server runs, where aiohttp sends each head."""
+    runner = web.AppRunner(create_app(Config(cors_origins=(ORIGIN,))))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+@pytest.mark.parametrize("origin", ["", f"Origin: {ORIGIN}\r\n"])
+async def test_it_is_aiohttps_own_byte_for_byte(
+    serve: Serve, connect: Connect, aiohttps: int, accept: str, origin: str
+) -> None:
+    """In every format, for a page of an origin and for a client that is none."""
+    server = await serve(cors_origins=(ORIGIN,))
+    ours, theirs = await connect(server), await RawClient.open(aiohttps)
+    headers = f"Accept: {accept}\r\n{origin}"
+    made = [await client.subscribe(headers=headers) for client in (ours, theirs)]
+    theirs.close()
+    assert OWN.sub(rb"\1", made[0]) == OWN.sub(rb"\1", made[1])
+    assert made[0].startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_date_is_of_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made once for each second, and not kept beyond it."""
+    clock = [784_111_777.9]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in chunked_head("text/event-stream", {})
+    clock[0] += 0.2
+    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT\r\n" in chunked_head("text/event-stream", {})
+
+
+def test_what_is_given_aiohttp_at_the_end_is_over() -> None:
+    """It is one for all streams, says nothing more, and has the connection closed."""
+    assert ENDED.prepared
+    assert ENDED.keep_alive is False

@@ -1,0 +1,556 @@
+"""The open streams: what is known of each, what the log says of it, and that none stays."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_broadcast.config.schema import UNIX, ListenerRule, Overflow
+from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.server.http.responses import Caller, SubscriberState
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import SESSIONS
+from sse_broadcast.server.streams import registry as roster_module
+from sse_broadcast.server.streams.registry import ROSTER, Order, Reader, Roster, State
+from tests.conftest import Connect, Serve
+from tests.support.asking import ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.outlets import break_off
+from tests.support.sockets import RawClient, until
+
+MESSAGE = "x" * 4000
+SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
+"""Of a server whose readers are soon full, and stay."""
+
+
+def roster_of(server: Server) -> Roster:
+    return server._app[ROSTER]
+
+
+def reader_of(server: Server, id: int = 1) -> Reader:
+    reader = roster_of(server).find(str(id))
+    assert reader is not None
+    return reader
+
+
+async def join(server: Server, client: RawClient, path: str = "/events", **options: Any) -> Reader:
+    """Open a stream, and give what the roster has of it."""
+    before = len(roster_of(server))
+    await client.subscribe(path=path, **options)
+    await until(lambda: len(roster_of(server)) > before)
+    return reader_of(server, max(roster_of(server)._open))
+
+
+async def freeze(server: Server, connect: Connect, **options: Any) -> RawClient:
+    """Open a stream that nobody reads, and publish until its socket has long been full."""
+    frozen = await connect(server, receive_buffer=4096)
+    before = len(roster_of(server))
+    await frozen.request("GET", "/events", **options)
+    await until(lambda: len(roster_of(server)) > before)
+    reader = reader_of(server, max(roster_of(server)._open))
+    while not reader.lane.blocked:
+        await server.broadcaster.broadcast(MESSAGE)
+        await asyncio.sleep(0)
+    return frozen
+
+
+@asynccontextmanager
+async def held(*readers: Reader) -> AsyncIterator[None]:
+    """Have readers be full for a while."""
+    for reader in readers:
+        reader.lane.blocked = True
+        reader.lane.stray()
+    yield
+    for reader in readers:
+        reader.lane.resume()
+
+
+# No stream stays.
+
+
+async def fin(_: Server, client: RawClient) -> None:
+    client.close()
+
+
+async def rst(_: Server, client: RawClient) -> None:
+    client.reset()
+
+
+async def half(_: Server, client: RawClient) -> None:
+    client.half_close()
+
+
+async def drained(server: Server, client: RawClient) -> None:
+    await server.broadcaster.close(timeout=5)
+    assert b'"reason": "drain"' in await client.rest()
+
+
+async def dismissed(server: Server, client: RawClient) -> None:
+    reader = reader_of(server)
+    server.broadcaster.end(reader.lane, CloseReason.DISMISSED)
+    assert b'"reason": "dismissed"' in await client.rest()
+
+
+async def aborted(server: Server, client: RawClient) -> None:
+    await server.broadcaster._delivery.abort()
+    with pytest.raises(ConnectionError):
+        await client.rest()
+
+
+async def broken(server: Server, client: RawClient) -> None:
+    break_off(reader_of(server).lane)
+    await server.broadcaster.broadcast("x")
+
+
+@pytest.mark.parametrize("end", [fin, rst, half, drained, dismissed, aborted, broken])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_no_stream_is_kept_after_its_end(
+    serve: Serve, connect: Connect, end: Callable[[Server, RawClient], Any], version: str
+) -> None:
+    """However it came, and whoever ended it."""
+    server = await serve()
+    client = await connect(server)
+    await join(server, client, version=version)
+    await end(server, client)
+    await until(lambda: len(roster_of(server)) == 0)
+    await until(lambda: server.connections == 0)
+    assert roster_of(server)._open == {}
+
+
+async def test_a_frozen_reader_is_gone_when_its_time_is_over(serve: Serve, connect: Connect) -> None:
+    """Cut by `write_timeout`."""
+    server = await serve(**SMALL, write_timeout=0.2, overflow=Overflow.DROP_OLDEST)
+    await freeze(server, connect)
+    await until(lambda: len(roster_of(server)) == 0)
+
+
+async def test_who_is_refused_is_not_on_it(serve: Serve, connect: Connect) -> None:
+    """Nor who is told to come back, nor who asks for the head alone."""
+    server = await serve(subscribed_channels=1)
+    await join(server, await connect(server))
+    for path in ("/events/another", "/events?format=x"):
+        assert (await (await connect(server)).ask("GET", path))[0] in {400, 503}
+    refused = await connect(server)
+    await refused.subscribe(path="/events/another", headers="Accept: text/event-stream\r\n")
+    head = await connect(server)
+    await head.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await head.head()
+    assert len(roster_of(server)) == 1
+
+
+async def test_an_id_is_given_once(serve: Serve, connect: Connect) -> None:
+    """Who comes after one that has left is another."""
+    server = await serve()
+    client = await connect(server)
+    assert (await join(server, client)).id == 1
+    client.close()
+    await until(lambda: len(roster_of(server)) == 0)
+    assert (await join(server, await connect(server))).id == 2
+    assert roster_of(server).find("1") is None
+
+
+@pytest.mark.parametrize("id", ["", "0", "2", "-1", "1.0", "x", "1" * 30, "1" * 5000, "²", "\u0661"])
+async def test_what_is_no_id_finds_nothing(serve: Serve, connect: Connect, id: str) -> None:
+    """Whatever it looks like."""
+    server = await serve()
+    await join(server, await connect(server))
+    assert roster_of(server).find(id) is None
+
+
+# What is known.
+
+
+async def test_all_that_is_known_of_a_reader(serve: Serve, connect: Connect) -> None:
+    """As it asked, as it is called, and what it was given."""
+    server = await serve(caller=(caller("shop", subscribe=("*",)),))
+    client = await connect(server)
+    reader = await join(
+        server, client, "/events/b,a,x.*?event=t&event=s&format=json", headers=bearer(static("shop"))
+    )
+    reader.opened -= 100
+    for channel in ("a", "b", "other"):
+        await server.broadcaster.broadcast("x", channels=[channel], event="t")
+    await client.events(2)
+    found = reader.described()
+    assert found.age >= 100
+    assert found == SubscriberState(
+        id="1",
+        address="127.0.0.1",
+        channels=("a", "b", "x.*"),
+        types=["s", "t"],
+        format="json",
+        caller=Caller("caller", "shop"),
+        state=State.LIVE,
+        age=found.age,
+        events=2,
+        drops=0,
+        behind=0,
+        queued_bytes=0,
+        lag=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "format"),
+    [
+        ("/events", "", "text"),
+        ("/events?format=json", "", "json"),
+        ("/events", "Accept: application/x-ndjson\r\n", "ndjson"),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_format_has_its_name(
+    serve: Serve, connect: Connect, path: str, headers: str, format: str, version: str
+) -> None:
+    """In whatever chunks it goes."""
+    server = await serve()
+    reader = await join(server, await connect(server), path, headers=headers, version=version)
+    assert reader.described().format == format
+
+
+async def test_a_signed_token_has_a_subject(serve: Serve, connect: Connect) -> None:
+    """It is another kind of caller, and nothing of the token but that is known."""
+    server = await serve(token_secret=OWN_SECRET)
+    token = own(sub="ada", jti="one", grants={"subscribe": ["*"]})
+    reader = await join(server, await connect(server), headers=bearer(token))
+    assert reader.caller == Caller("subject", "ada")
+
+
+async def test_who_showed_nothing_is_nobody(serve: Serve, connect: Connect) -> None:
+    """A server that asks for no credential knows no caller."""
+    server = await serve()
+    assert (await join(server, await connect(server))).caller is None
+
+
+@pytest.mark.parametrize(
+    ("trusted", "address"),
+    [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.7"), (("192.0.2.0/24",), "127.0.0.1")],
+)
+async def test_the_address_is_the_clients_as_trusted_proxies_have_it(
+    serve: Serve, connect: Connect, trusted: tuple[str, ...], address: str
+) -> None:
+    """What anybody else says of it is not believed."""
+    server = await serve(trusted_proxies=trusted, anonymous_subscribe=("*",))
+    client = await connect(server)
+    reader = await join(server, client, headers="X-Forwarded-For: 203.0.113.5, 192.0.2.7\r\n")
+    assert reader.address == address
+    client.close()
+    await until(lambda: len(roster_of(server)) == 0)
+    assert reader.address == address
+
+
+async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> None:
+    """Unless a proxy that is trusted by it says one."""
+    path = tmp_path / "s"
+    rule = ListenerRule(host=f"{UNIX}{path}")
+    server = await serve(listener=(rule,), trusted_proxies=("unix",), anonymous_subscribe=("*",))
+    plain, proxied = await RawClient.open_unix(str(path)), await RawClient.open_unix(str(path))
+    assert (await join(server, plain)).address == "unix"
+    reader = await join(server, proxied, headers="X-Forwarded-For: 203.0.113.5\r\n")
+    assert reader.address == "203.0.113.5"
+    plain.close()
+    proxied.close()
+    await until(lambda: len(roster_of(server)) == 0)
+    # A connection that is gone says nothing of the socket that it came by.
+    assert reader.address == "203.0.113.5"
+
+
+async def test_a_reader_that_catches_up_says_so(serve: Serve, connect: Connect) -> None:
+    """It is behind by what the history has, and was given what it took of that."""
+    server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST)
+    for _ in range(200):
+        await server.broadcaster.broadcast(MESSAGE)
+    client = await connect(server, receive_buffer=4096)
+    await client.request("GET", "/events?since=earliest")
+    await until(lambda: len(roster_of(server)) == 1)
+    reader = reader_of(server)
+    assert reader.state in {State.CATCHING_UP, State.FULL}
+    await until(lambda: reader.lane.blocked)
+    found = reader.described()
+    assert found.state == State.FULL
+    assert 0 < found.events < 200
+    assert (found.events + found.behind, found.queued_bytes, found.drops) == (200, 0, 0)
+    reader.lane.blocked = False
+    assert reader.state is State.CATCHING_UP
+    reader.lane.blocked = True
+
+
+async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> None:
+    """What waits is behind it, and what it lost is counted."""
+    server = await serve(**SMALL, queue_size=3, overflow=Overflow.DROP_OLDEST)
+    await freeze(server, connect)
+    reader = reader_of(server)
+    given = reader.lane.given
+    for _ in range(5):
+        await server.broadcaster.broadcast(MESSAGE)
+    found = reader.described()
+    assert (found.state, found.events) == (State.FULL, given)
+    assert (found.behind, found.drops) == (3, server.broadcaster.counts.published - given - 3)
+    assert 3 * len(MESSAGE) < found.queued_bytes < 3 * len(MESSAGE) + 200
+    server.broadcaster.end(reader.lane, CloseReason.DISMISSED)
+    assert reader.described().state == State.ENDING
+
+
+async def test_the_lag_is_that_of_the_oldest_event_that_waits(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of the newest, nor of the last that was given."""
+    server = await serve()
+    reader = await join(server, await connect(server))
+    now = 1_700_000_000.0
+    monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
+    for later in (0.0, 10.0):
+        monkeypatch.setattr(
+            server.broadcaster._backend.kept, "_clock", itertools.repeat(now - 60 + later).__next__
+        )
+        async with held(reader):
+            await server.broadcaster.broadcast("x")
+            await server.broadcaster.broadcast("x")
+            assert reader.described().lag == 60.0 - later
+        await until(lambda: reader.lane.behind == 0)
+        assert reader.described().lag == 0.0
+
+
+# In which order.
+
+
+async def three(server: Server, connect: Connect) -> list[Reader]:
+    return [await join(server, await connect(server), f"/events/{name}") for name in ("a", "b", "a,b")]
+
+
+def ids(found: Sequence[SubscriberState]) -> list[str]:
+    return [each.id for each in found]
+
+
+async def test_pages_are_in_the_order_of_opening(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
+    server = await serve()
+    readers, roster = await three(server, connect), roster_of(server)
+    for portion in (1, 2, 500):
+        monkeypatch.setattr(roster_module, "PORTION", portion)
+        assert ids(await roster.page(after=0, limit=10)) == ["1", "2", "3"]
+        assert ids(await roster.page(after=0, limit=2)) == ["1", "2"]
+        assert ids(await roster.page(after=2, limit=2)) == ["3"]
+        assert ids(await roster.page(after=3, limit=2)) == []
+        wanted = await roster.page(after=0, limit=2, wanted=lambda interest: interest.covers("b"))
+        assert ids(wanted) == ["2", "3"]
+    assert [reader.id for reader in readers] == [1, 2, 3]
+
+
+ORDERS = {
+    Order.LAG: ["2", "3", "1"],
+    Order.QUEUE: ["3", "2", "1"],
+    Order.AGE: ["2", "1", "3"],
+    Order.EVENTS: ["3", "1", "2"],
+    Order.DROPS: ["1", "3", "2"],
+}
+
+
+@pytest.mark.parametrize("portion", [1, 2, 500])
+@pytest.mark.parametrize("order", Order)
+async def test_those_that_come_first_are_found(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, order: Order, portion: int
+) -> None:
+    """By what is asked for, whatever portions they are looked at in."""
+    monkeypatch.setattr(roster_module, "PORTION", portion)
+    server = await serve()
+    one, two, both = await three(server, connect)
+    two.opened -= 10
+    clock = itertools.count(1_700_000_000)
+    monkeypatch.setattr(server.broadcaster._backend.kept, "_clock", lambda: float(next(clock)))
+    one.lane.subscriber.dropped, both.lane.subscriber.dropped = 7, 3
+    one.lane.subscriber.taken, both.lane.subscriber.taken = 50, 60
+    async with held(two, both):
+        await server.broadcaster.broadcast("x", channels=["b"])
+        for channel in ("a", "a", "a"):
+            await server.broadcaster.broadcast("x", channels=[channel])
+        await until(lambda: one.lane.behind == 0)
+        # The oldest of its events is younger than that of the other, and behind it are more.
+        both.lane.subscriber.take(1)
+        roster = roster_of(server)
+        assert ids(await roster.first(order, limit=10)) == ORDERS[order]
+        assert ids(await roster.first(order, limit=2)) == ORDERS[order][:2]
+        wanted = await roster.first(order, limit=1, wanted=lambda interest: interest.names == ("a",))
+        assert ids(wanted) == ["1"]
+
+
+async def test_who_is_alike_comes_in_the_order_of_opening(serve: Serve, connect: Connect) -> None:
+    """So that a view of those that come first stands still."""
+    server = await serve()
+    await three(server, connect)
+    assert ids(await roster_of(server).first(Order.DROPS, limit=2)) == ["1", "2"]
+
+
+async def test_others_have_their_turn_while_many_are_looked_at(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that leaves meanwhile is not told of, and one that comes may be or not."""
+    monkeypatch.setattr(roster_module, "PORTION", 1)
+    server = await serve()
+    readers, roster = await three(server, connect), roster_of(server)
+    found = asyncio.ensure_future(roster.first(Order.DROPS, limit=10))
+    await asyncio.sleep(0)
+    del roster._open[3]
+    assert not found.done()
+    assert ids(await found) == ["1", "2"]
+    roster._open[3] = readers[2]  # as its handler has it
+
+
+# What the log says.
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == roster_module.__name__]
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+    caplog.set_level(logging.INFO, "sse_broadcast.streams")
+    return lambda: lines(caplog)
+
+
+Told = Callable[[], list[logging.LogRecord]]
+
+
+async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
+    serve: Serve, connect: Connect, told: Told
+) -> None:
+    """In words, and as facts for who reads logs by machine."""
+    server = await serve()
+    client = await connect(server)
+    await join(server, client, "/events/b,a?since=earliest")
+    await server.broadcaster.broadcast("x", channels=["a"])
+    await client.events(1)
+    client.close()
+    await until(lambda: len(told()) == 2)
+    opened, closed = told()
+    facts = {"id": "1", "address": "127.0.0.1", "channels": "a,b"}
+    assert (opened.args, opened.levelno) == (facts, logging.INFO)
+    assert opened.getMessage() == "stream 1 opened by 127.0.0.1: a,b"
+    assert isinstance(closed.args, dict)
+    duration = closed.args["duration"]
+    assert closed.args == {
+        **facts,
+        "reason": "left",
+        "duration": duration,
+        "events": 1,
+        "drops": 0,
+        "lag": 0.0,
+    }
+    assert closed.getMessage() == (
+        f"stream 1 of 127.0.0.1 closed: left, after {duration} s, with 1 event given and 0 dropped,"
+        " 0.0 s behind: a,b"
+    )
+
+
+async def expire(server: Server) -> None:
+    for session in next(iter(server._app[SESSIONS]._open.values())):
+        session.end(CloseReason.EXPIRED)
+
+
+async def revoke(server: Server) -> None:
+    body = b'{"caller": "token"}'
+    headers = f"Content-Type: application/json\r\n{bearer(STATIC)}"
+    assert (await ask(server, "POST", "/revoke", headers=headers, body=body)).status == 200
+
+
+async def dismiss(server: Server) -> None:
+    assert (await ask(server, "DELETE", "/subscribers/1", headers=bearer(STATIC))).status == 200
+
+
+async def drain(server: Server) -> None:
+    await server.broadcaster.close(timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [(expire, "expired"), (revoke, "revoked"), (dismiss, "dismissed"), (drain, "drain")]
+)
+async def test_a_line_says_why_a_stream_was_ended(
+    serve: Serve, connect: Connect, told: Told, end: Callable[[Server], Any], reason: str
+) -> None:
+    """The reason that its reader is told, and that is counted."""
+    server = await serve(token=STATIC)
+    client = await connect(server)
+    await join(server, client, headers=bearer(STATIC))
+    await end(server)
+    assert f'"reason": "{reason}"'.encode() in await client.rest()
+    await until(lambda: len(told()) == 2)
+    args = told()[1].args
+    assert isinstance(args, dict)
+    assert args["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"overflow": Overflow.DROP_OLDEST, "write_timeout": 0.2}, "stalled"),
+        ({"overflow": Overflow.DISCONNECT, "write_timeout": 0.5}, "slow"),
+    ],
+)
+async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
+    serve: Serve, connect: Connect, told: Told, settings: dict[str, Any], reason: str
+) -> None:
+    """At the moment it was given up: what waited is not there any more."""
+    server = await serve(**SMALL, **settings, queue_size=3)
+    await freeze(server, connect)
+    reader = reader_of(server)
+    for _ in range(5):
+        await server.broadcaster.broadcast(MESSAGE)
+    drops, given = reader.lane.subscriber.dropped, reader.lane.given
+    await until(lambda: len(told()) == 2)
+    args = told()[1].args
+    assert isinstance(args, dict)
+    assert (args["reason"], args["drops"], args["events"]) == (reason, drops, given)
+    assert (drops > 0) == (reason == "stalled")
+    assert 0 < reader.lane.waited < args["duration"]
+    assert args["lag"] == round(reader.lane.waited, 3)
+
+
+async def test_nothing_is_found_out_where_nothing_is_logged(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To name the peer costs a microsecond, and to format a line more."""
+    caplog.set_level(logging.WARNING, "sse_broadcast.streams")
+    monkeypatch.setattr(Reader, "address", property(lambda _: pytest.fail("was asked for")))
+    server = await serve()
+    client = await connect(server)
+    await join(server, client)
+    client.close()
+    await until(lambda: len(roster_of(server)) == 0)
+    assert lines(caplog) == []
+
+
+async def test_a_line_has_no_token_and_no_query(serve: Serve, connect: Connect, told: Told) -> None:
+    """Wherever the token was, and whatever was asked for beside the channels."""
+    server = await serve(token=STATIC)
+    client = await connect(server)
+    await join(server, client, f"/events/a?access_token={STATIC}&event=secret&last_event_id=secret")
+    client.close()
+    await until(lambda: len(told()) == 2)
+    for record in told():
+        said = f"{record.getMessage()} {record.args}"
+        assert STATIC not in said
+        assert "secret" not in said
+        assert "?" not in said
+
+
+async def test_a_line_names_a_few_channels(serve: Serve, connect: Connect, told: Told) -> None:
+    """A reader may have a hundred, each of a hundred characters."""
+    server = await serve()
+    names = [f"c{number:02}" for number in range(12)]
+    await join(server, await connect(server), f"/events/{','.join(names)}")
+    await until(lambda: bool(told()))
+    (opened,) = told()
+    assert opened.getMessage() == f"stream 1 opened by 127.0.0.1: {','.join(names[:10])} and 2 more"
+
+
+def test_the_formats_are_those_that_can_be_asked_for() -> None:
+    """Each has a name of its own."""
+    assert sorted(roster_module.FORMATS.values()) == ["json", "ndjson", "text"]

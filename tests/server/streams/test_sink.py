@@ -1,0 +1,161 @@
+"""Readers that stop reading, over real sockets."""
+
+import asyncio
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+
+from sse_broadcast.config.schema import Overflow
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient, until
+
+MESSAGE = "x" * 4000
+SMALL = {"send_buffer": 16_384, "queue_size": 20, "heartbeat": 3600.0}
+
+
+def kernel_sockets(server_port: int, client_port: int) -> list[str]:
+    """Give the states of the server's socket to this client, as the kernel has them."""
+    local, remote = f"0100007F:{server_port:04X}", f"0100007F:{client_port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[3] for row in rows if row[1] == local and row[2] == remote]
+
+
+async def freeze(server: Server, connect: Connect, *, messages: int) -> RawClient:
+    """Open a reader that never reads, and publish until its socket has long been full."""
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count >= 1)
+    for _ in range(messages):
+        await server.broadcaster.broadcast(MESSAGE)
+        await asyncio.sleep(0)
+    return frozen
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(
+    serve: Serve, connect: Connect, overflow: Overflow
+) -> None:
+    """Whatever the policy: out of the hub, out of aiohttp, and out of the kernel."""
+    server = await serve(**SMALL, overflow=overflow, write_timeout=0.3)
+    frozen = await freeze(server, connect, messages=200)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.client_count == 0
+    counts = server.broadcaster.counts
+    assert counts.aborted == 1
+    drops = overflow in {Overflow.DROP_OLDEST, Overflow.DROP_NEWEST}
+    assert counts.closed == ({"stalled": 1} if drops else {"slow": 1})
+    assert (counts.dropped.get(overflow, 0) > 0) == drops
+    assert kernel_sockets(server.port, frozen.port) == []
+
+
+async def test_a_frozen_reader_hurts_nobody(serve: Serve, connect: Connect) -> None:
+    """The other reader gets every event, in order."""
+    server = await serve(**SMALL, write_timeout=30)
+    reader = await connect(server)
+    await reader.subscribe()
+    await freeze(server, connect, messages=0)
+    await until(lambda: server.broadcaster.client_count == 2)
+    for number in range(300):
+        await server.broadcaster.broadcast(f"{number} {MESSAGE}")
+        (event,) = await reader.events(1)
+        assert event.data == f"{number} {MESSAGE}"
+    assert server.broadcaster.counts.closed == {"slow": 1}
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_a_reader_that_wakes_up_is_told_what_it_missed(
+    serve: Serve, connect: Connect, overflow: Overflow
+) -> None:
+    """What it got and what it was told it missed is all there was, in order."""
+    server = await serve(**SMALL, overflow=overflow, write_timeout=30)
+    sleeper = await connect(server, receive_buffer=4096)
+    await sleeper.subscribe()
+    await sleeper.chunk()
+    for number in range(200):
+        await server.broadcaster.broadcast(f"{number} {MESSAGE}")
+        await asyncio.sleep(0)
+    missed = server.broadcaster.counts.dropped[overflow]
+    events = await sleeper.events(200 - missed + 1)
+    (place,) = [index for index, event in enumerate(events) if event.type == "$reset"]
+    assert events[place].data == f'{{"reason": "slow", "channels": ["default"], "missed": {missed}}}'
+    seen = [int(event.data.split()[0]) for event in events if event.type == "message"]
+    gap = range(place, place + missed)
+    assert seen == [number for number in range(200) if number not in gap]
+
+
+async def test_partial_progress_buys_no_time(serve: Serve, connect: Connect) -> None:
+    """A reader that takes a byte now and then is cut by the deadline all the same."""
+    server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=0.5)
+    miser = await freeze(server, connect, messages=200)
+    loop = asyncio.get_running_loop()
+    while server.broadcaster.client_count:
+        await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(loop.sock_recv(miser.sock, 1), 30)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.closed == {"stalled": 1}
+
+
+async def test_the_end_of_a_stream_to_a_frozen_reader_is_bounded(serve: Serve, connect: Connect) -> None:
+    """Closing waits for a frozen reader as long as it is told to, and no longer."""
+    server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=60)
+    frozen = await freeze(server, connect, messages=200)
+    await server.broadcaster.close(timeout=0.2)
+    await until(lambda: server.connections == 0)
+    assert kernel_sockets(server.port, frozen.port) == []
+
+
+async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is piled up behind a head that the kernel has not taken whole."""
+    server = await serve(**SMALL, write_timeout=30, overflow=Overflow.DROP_OLDEST)
+    monkeypatch.setattr(server.broadcaster, "first_frames", lambda *_: b":" * 3_000_000 + b"\n")
+    frozen = await connect(server, receive_buffer=4096)
+    await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    assert lane.blocked
+    for _ in range(50):
+        await server.broadcaster.broadcast(MESSAGE)
+        await asyncio.sleep(0)
+    assert server.broadcaster.counts.dropped[Overflow.DROP_OLDEST] == 30
+    assert len(lane.subscriber) == 20
+
+
+async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Connect) -> None:
+    """A megabyte through a small pipe arrives whole, and the next event behind it."""
+    server = await serve(send_buffer=16_384)
+    reader = await connect(server, receive_buffer=4096)
+    await reader.subscribe()
+    data = "0123456789" * 100_000
+    await server.broadcaster.broadcast(data)
+    await server.broadcaster.broadcast("next")
+    events = await reader.events(2)
+    assert [event.data for event in events] == [data, "next"]
+
+
+async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(
+    serve: Serve, connect: Connect
+) -> None:
+    """Filling and emptying many times, between its own queue and the shared log, loses nothing."""
+    server = await serve(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
+    reader = await connect(server, receive_buffer=4096)
+    await reader.subscribe()
+
+    async def publish() -> None:
+        for number in range(5000):
+            await server.broadcaster.broadcast(f"{number} {'x' * (number % 700)}")
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+
+    publishing = asyncio.ensure_future(publish())
+    seen: list[int] = []
+    while len(seen) < 5000:
+        data = await reader.chunk()
+        seen += [int(number) for number in re.findall(rb"data: (\d+) ", data)]
+    await publishing
+    assert seen == list(range(5000))

@@ -1,0 +1,426 @@
+"""The builder: what it binds, what it passes on, and how it stops."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import re
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+
+from sse_broadcast import broadcaster
+from sse_broadcast.config.schema import Config, Endpoint, EventLoop, ListenerRule
+from sse_broadcast.errors import ConfigError, ListenError
+from sse_broadcast.server import runner
+from sse_broadcast.server.http.health import DRAINING, READINESS
+from sse_broadcast.server.process.loop import new_loop
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.transport.socket_activation import Inherited
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
+from tests.support.certificates import write_certificate
+from tests.support.sockets import PATIENCE, RawClient, until
+from tests.support.supervision import tcp_socket, unix_socket
+
+
+async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
+    """So that readers that left are let go of at once."""
+    server = await serve()
+    assert server._runner.server is not None
+    assert server._runner.server.handler_cancellation
+
+
+# The token of a server that has none.
+
+EXPOSED = {"host": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"host": "localhost"},
+        {"listener": (ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),)},
+        {"listener": (ListenerRule(host="unix:/run/x"),)},
+        {**EXPOSED, "token": "a-token-that-somebody-chose"},
+        {**EXPOSED, "token_secret": "a-secret-of-thirty-two-characters-or-more"},
+    ],
+)
+def test_no_token_is_made_where_none_is_needed(settings: dict[str, Any]) -> None:
+    """On this machine, for streams alone, or beside what is configured."""
+    assert Server(Config(**settings)).token is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        EXPOSED,
+        {**EXPOSED, "anonymous_subscribe": ("news",)},
+        {**EXPOSED, "insecure_publish": True},
+        {
+            "listener": (
+                ListenerRule(host="127.0.0.1"),
+                ListenerRule(host="::", endpoints=(Endpoint.INSPECT,)),
+            )
+        },
+    ],
+)
+def test_a_token_is_made_within_the_reach_of_others(settings: dict[str, Any]) -> None:
+    """Another each time, which cannot be guessed."""
+    first, second = Server(Config(**settings)).token, Server(Config(**settings)).token
+    assert first is not None
+    assert len(first) >= 43
+    assert first != second
+
+
+async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve, connect: Connect) -> None:
+    """And without it anyone may subscribe, and no more."""
+    server = await serve(**EXPOSED)
+    client = await connect(server)
+    bearer = f"Authorization: Bearer {server.token}\r\n"
+    for method, path in (("POST", "/send"), ("GET", "/status")):
+        assert (await client.ask(method, path, body=b"x" if method == "POST" else b""))[0] == 401
+        body = b"x" if method == "POST" else b""
+        assert (await client.ask(method, path, body=body, headers=bearer))[0] == 200
+    assert (await client.subscribe()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_credentials_that_cannot_be_used_are_found_out_first() -> None:
+    """Before anything listens."""
+    with pytest.raises(ConfigError):
+        Server(Config(token="short"))
+
+
+async def test_a_port_in_use_is_said_so(serve: Serve) -> None:
+    """Naming the address, and leaving no socket behind."""
+    server = await serve()
+    with pytest.raises(
+        ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"
+    ):
+        await Server(Config(port=server.port)).start()
+
+
+async def test_an_address_that_is_not_ours_is_said_so() -> None:
+    """And so is a name that has none."""
+    with pytest.raises(ListenError, match=r"cannot listen on 192.0.2.1 port 1: "):
+        await Server(Config(host="192.0.2.1", port=1)).start()
+    with pytest.raises(ListenError, match=r"cannot listen on nowhere.invalid port 1: "):
+        await Server(Config(host="nowhere.invalid", port=1)).start()
+
+
+async def test_a_name_is_listened_on_at_all_its_addresses(serve: Serve) -> None:
+    """`localhost` is 127.0.0.1 and, where there is IPv6, ::1; on one port."""
+    server = await serve(host="localhost")
+    client = await RawClient.open(server.port)
+    assert (await client.ask("GET", "/status"))[0] == 200
+    client.close()
+    ports = {sock.getsockname()[1] for listener in server.listeners for sock in listener.sockets}
+    assert ports == {server.port}
+
+
+async def test_the_url_of_an_ipv6_address_has_brackets() -> None:
+    """As RFC 3986 wants them."""
+    server = Server(Config(host="::1", port=0))
+    try:
+        await server.start()
+    except ListenError:
+        pytest.skip("no IPv6 on this machine")
+    assert server.url == f"http://[::1]:{server.port}"
+    await server.stop()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+async def test_tls_streams_and_cuts_a_frozen_reader(
+    serve: Serve, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The same guarantees through TLS: events arrive, and a reader that stops is cut."""
+    certificate, key = write_certificate(authority, tmp_path)
+    server = await serve(
+        certificate=certificate,
+        key=key,
+        send_buffer=16_384,
+        write_timeout=0.5,
+        queue_size=20,
+        overflow="drop-oldest",
+    )
+    assert server.url.startswith("https://127.0.0.1:")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with aiohttp.ClientSession(server.url) as session:
+        async with session.get("/events", ssl=context) as response:
+            await response.content.readuntil(b"\n\n")
+            async with session.post("/send", data="x" * 100_000, ssl=context) as answer:
+                id = (await answer.json())["id"]
+            frame = f"data: {'x' * 100_000}\nid: {id}\n\n"
+            assert await response.content.readuntil(b"\n\n") == frame.encode()
+        await until(lambda: server.broadcaster.client_count == 0)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", server.port))
+    reader, writer = await asyncio.open_connection(
+        sock=sock, ssl=context, server_hostname="127.0.0.1", limit=1
+    )
+    writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readexactly(1)
+    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    while server.broadcaster.client_count:
+        await server.broadcaster.broadcast("x" * 4000)
+        await asyncio.sleep(0.001)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.closed["stalled"] == 1
+    writer.transport.abort()
+
+
+async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> None:
+    """Each is told, with a time of its own to come back; the frozen ones are cut in time."""
+    server = await serve(shutdown_timeout=2, send_buffer=16_384, overflow="drop-oldest", retry=3000)
+    readers = [await RawClient.open(server.port) for _ in range(1000)]
+    for reader in readers:
+        await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    frozen = await RawClient.open(server.port, receive_buffer=4096)
+    await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1001)
+    reading = asyncio.gather(*(reader.rest() for reader in readers))
+    for _ in range(50):
+        await server.broadcaster.broadcast("x" * 4000)
+        await asyncio.sleep(0)
+    await server.stop()
+    ends = [data[data.index(b"event: $close") :] for data in await reading]
+    last = re.compile(close_block("drain", server.broadcaster.cursor).pattern + rb"\r\n0\r\n\r\n")
+    assert all(last.fullmatch(end) for end in ends)
+    assert len({end.split(b"retry: ")[1].split(b"\n")[0] for end in ends}) > 300
+    assert server.broadcaster.client_count == 0
+    for client in (*readers, frozen):
+        client.close()
+
+
+async def test_a_request_that_crosses_the_stop_is_answered(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kept connection, though all else has ended: its publisher knows that nothing was published."""
+    monkeypatch.setattr(runner, "LINGER", PATIENCE)
+    server = await serve(shutdown_timeout=PATIENCE / runner.RUNNER_SHARE)
+    publisher = await connect(server)
+    assert (await publisher.ask("POST", "/send", body=b"one"))[0] == 200
+    stopping = asyncio.create_task(server.stop())
+    for _ in range(100):  # turns in which there is nothing else left to do
+        await asyncio.sleep(0)
+    status, body = await publisher.ask("POST", "/send", body=b"two")
+    assert (status, json.loads(body)["status"]) == (503, 503)
+    assert await publisher.rest() == b""
+    async with asyncio.timeout(PATIENCE / 2):  # which is less than LINGER: it does not wait for nobody
+        await stopping
+
+
+async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, connect: Connect) -> None:
+    """A publisher in the middle of its body is given its share of the time, and cut."""
+    server = await serve(shutdown_timeout=1.0, body_timeout=600)
+    client = await connect(server)
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+    await until(lambda: server.connections == 1)
+    async with asyncio.timeout(20):
+        await server.stop()
+    assert server.broadcaster.counts.published == 0
+
+
+# Before the end.
+
+
+async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -> None:
+    """Not ready any more, and otherwise as before: for those who are there, and those who still come."""
+    server = await serve(drain_delay=3600.0)
+    reader, publisher, long = [await connect(server) for _ in range(3)]
+    await reader.subscribe()
+    await long.begin("/send?stream=1")
+    await long.send_chunk(b"a\n")
+    retiring = asyncio.ensure_future(server.retire())
+    await until(lambda: server._app[READINESS].draining)
+    assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
+    status, body = await (await connect(server)).ask("GET", "/readyz")
+    assert (status, json.loads(body)["detail"]) == (503, DRAINING)
+    assert (await publisher.ask("POST", "/send", body=b"b"))[0] == 200
+    await long.send_chunk(b"c\n")
+    late = await connect(server)
+    await late.subscribe()
+    assert [event.data for event in await reader.events(3)] == ["a", "b", "c"]
+    assert server.broadcaster.client_count == 2
+    assert not retiring.done()
+    retiring.cancel()
+
+
+async def test_answers_are_the_last_of_their_connections_then(serve: Serve, connect: Connect) -> None:
+    """So that whoever asks again asks the next server; nothing of what was asked is refused for it."""
+    server = await serve()
+    publisher, other = await connect(server), await connect(server)
+    assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
+    await other.ask("GET", "/status")
+    await server.retire()
+    await publisher.request("POST", "/send", body=b"b")
+    head = await publisher.head()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert json.loads(await publisher.rest())["message"] == "b"
+    assert (await other.ask("GET", "/nowhere"))[0] == 404
+    assert await other.rest() == b""
+    assert server.broadcaster.counts.published == 2
+
+
+async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
+    """And without one there is none."""
+    server = await serve(drain_delay=0.02)
+    async with asyncio.timeout(20):
+        await server.retire()
+
+
+# The end.
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_that_crosses_the_stop_is_closed(serve: Serve, turns: int) -> None:
+    """Wherever its acceptance stands at that moment."""
+    server = await serve()
+    client = RawClient(socket.create_connection(("127.0.0.1", server.port)))  # before the loop's next turn
+    client.sock.setblocking(False)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await server.stop()
+    await assert_is_closed(client)
+
+
+async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: Serve) -> None:
+    """Not when its own time is over: the loop may have ended by then."""
+    server = await serve(max_connections=1)
+    clients = [await RawClient.open(server.port) for _ in range(2)]
+    await until(lambda: len(server._door.reserve) > 0)
+    clients[0].close()
+    await server.stop()
+    await assert_is_closed(clients[1])
+
+
+async def assert_is_closed(client: RawClient) -> None:
+    """Assert that a connection was closed, and that no socket is left for the collector to close."""
+    gc.collect()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    with contextlib.suppress(ConnectionResetError):
+        assert client.sock.recv(1) == b""
+    client.close()
+
+
+async def test_a_listener_that_has_stopped_refuses(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With TLS and without, from the first wave on: nobody waits in a queue that will never be read."""
+    monkeypatch.setattr(broadcaster, "WAVE", 1)
+    certificate, key = write_certificate(trustme.CA(), tmp_path)
+    rules = (
+        ListenerRule(host="127.0.0.1", port=0),
+        ListenerRule(host="127.0.0.1", port=0, certificate=certificate, key=key),
+        ListenerRule(host=f"unix:{tmp_path}/s"),
+    )
+    server = await serve(listener=rules, drain_timeout=3600.0)
+    places = [sock.getsockname() for listener in server.listeners for sock in listener.sockets]
+    readers = [await connect(server) for _ in range(100)]
+    for reader in readers:
+        await reader.subscribe()
+    stopping = asyncio.ensure_future(server.stop())
+    await until(lambda: server.broadcaster.client_count < 100)
+    for place in places:
+        family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
+        with socket.socket(family) as sock, pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            sock.connect(place)
+    assert not stopping.done()
+    for reader in readers:
+        reader.close()
+    await stopping
+
+
+async def test_readers_go_in_waves_and_are_whole(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has all that was answered before, the reason, and a clean end; those behind it still wait."""
+    monkeypatch.setattr(broadcaster, "WAVE", 3)
+    server = await serve(drain_timeout=1.0)
+    readers = [await connect(server) for _ in range(10)]
+    for reader in readers:
+        await reader.subscribe()
+    publisher = await connect(server)
+    await publisher.ask("POST", "/send", body=b"x" * 100_000)
+    left: list[int] = []
+    stopping = asyncio.ensure_future(server.stop())
+    reading = asyncio.gather(*(reader.rest() for reader in readers))
+    while not stopping.done():
+        if server.broadcaster.client_count not in left:
+            left.append(server.broadcaster.client_count)
+        await asyncio.sleep(0)
+    assert left == [10, 7, 4, 1, 0]
+    for data in await reading:
+        assert data.count(f"data: {'x' * 100_000}\nid: {server.broadcaster.cursor}\n\n".encode()) == 1
+        last = close_block("drain", server.broadcaster.cursor).pattern + rb"\r\n0\r\n\r\n"
+        assert re.search(last + rb"$", data)
+
+
+async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path) -> None:
+    """What connects from then on is for the next process, whatever the delay; the file of a socket stays."""
+    with tcp_socket() as tcp, unix_socket(tmp_path / "s") as unix:
+        inherited = [Inherited("", sock.dup()) for sock in (tcp, unix)]
+        rules = (ListenerRule(host="x"), ListenerRule(host="y"))
+        server = Server(Config(listener=rules, drain_delay=3600.0), inherited=inherited)
+        await server.start()
+        port = int(tcp.getsockname()[1])
+        reader = await RawClient.open(port)
+        await reader.subscribe()
+        retiring = asyncio.ensure_future(server.retire())
+        await until(lambda: server._app[READINESS].draining)
+        waiting = [await RawClient.open(port), await RawClient.open_unix(f"{tmp_path}/s")]
+        for sock in (tcp, unix):
+            sock.setblocking(False)
+            connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+            connection.close()
+        await server.broadcaster.broadcast("still read")
+        assert [event.data for event in await reader.events(1)] == ["still read"]
+        retiring.cancel()
+        await server.stop()
+        for client in (reader, *waiting):
+            client.close()
+
+
+def test_the_loop_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop where it is installed; without it, `auto` does without and `uvloop` says what to install."""
+    for choice, module in (
+        (EventLoop.ASYNCIO, "asyncio"),
+        (EventLoop.UVLOOP, "uvloop"),
+        (EventLoop.AUTO, "uvloop"),
+    ):
+        loop = new_loop(choice)
+        assert type(loop).__module__.split(".")[0] == module
+        loop.close()
+    monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
+    loop = new_loop(EventLoop.AUTO)
+    assert type(loop).__module__.startswith("asyncio")
+    loop.close()
+    with pytest.raises(ConfigError, match=r"event_loop: uvloop is not installed; pip install"):
+        new_loop(EventLoop.UVLOOP)
+
+
+async def test_a_limit_that_does_not_fit_is_lowered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And said: the descriptors decide."""
+    monkeypatch.setattr(runner, "raise_descriptor_limit", lambda: 256)
+    server = Server(Config(port=0, max_connections=10_000))
+    await server.start()
+    assert server.room == 144
+    assert "max_connections: 10000 do not fit, 144 do" in caplog.text
+    await server.stop()

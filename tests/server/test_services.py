@@ -1,0 +1,134 @@
+"""What handlers find in the application, and the credential that is asked about again."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import IN_FORCE, INTAKES, TUNED, TURN
+from sse_broadcast.server.streams.registry import ROSTER
+from tests.conftest import Connect, Serve
+from tests.support.asking import ask, bearer
+from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.sockets import RawClient
+
+JSON = "Content-Type: application/json\r\n"
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+
+GRANTS: dict[str, Any] = {"publish": ("a",), "subscribe": ("a",), "inspect": ("*",), "admin": ("*",)}
+SETTINGS: dict[str, Any] = {
+    "token": STATIC,
+    "token_secret": OWN_SECRET,
+    "caller": (caller("narrow", **GRANTS),),
+}
+
+WAYS: list[tuple[str, str, str, bytes]] = [
+    ("POST", "/send/a", "", b"text"),
+    ("POST", "/send/a", "Idempotency-Key: k\r\n", b"text"),
+    ("POST", "/send", JSON, b'{"message":"x","channel":"a"}'),
+    ("POST", "/send/a", JSON, b'[{"message":"x"}]'),
+    ("PUT", "/send/a", NDJSON, b'{"message":"x"}\n'),
+    ("POST", "/send/a?stream=1", "", b"text\n"),
+    ("POST", "/send/a?stream=1", NDJSON, b'{"message":"x"}\n'),
+    ("GET", "/events/a", "", b""),
+    ("POST", "/events", JSON, b'{"channel":"a"}'),
+    ("POST", "/tokens", JSON, b'{"grants":{"publish":["a"]}}'),
+    ("POST", "/revoke", JSON, b'{"subject":"someone"}'),
+]
+"""Requests that come with a body: what is done with it is done when it has come."""
+
+
+async def begun(
+    server: Server, connect: Connect, way: tuple[str, str, str, bytes], token: str = static("narrow")
+) -> RawClient:
+    """Send a head, and wait until its handler waits for the body."""
+    method, path, headers, _ = way
+    client = await connect(server)
+    told = f"{headers}{bearer(token)}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"
+    await client.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{told}\r\n".encode())
+    assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return client
+
+
+async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[int, str]:
+    """Send the body, and give the status and the detail of the answer."""
+    if body := way[-1]:
+        await client.send_chunk(body)
+    await client.send_chunk()
+    status, answer = await client.answer()
+    return status, json.loads(answer).get("detail", "").partition(";")[0]
+
+
+def state_of(server: Server) -> tuple[int, int, int]:
+    """Return the state that each of the requests would have changed."""
+    authority = server._app[IN_FORCE].setup.authority
+    return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authority._revoked)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
+async def test_what_was_asked_before_a_revocation_is_not_done_after_it(
+    serve: Serve, connect: Connect, way: tuple[str, str, str, bytes]
+) -> None:
+    """Whatever was waited for in between: the caller is asked for again right before the act."""
+    server = await serve(**SETTINGS)
+    client = await begun(server, connect, way)
+    answer = await ask(server, "POST", "/revoke", headers=bearer(STATIC) + JSON, body=b'{"caller":"narrow"}')
+    assert answer.status == 200
+    before = state_of(server)
+    assert await finish(client, way) == (401, "token: was revoked")
+    assert state_of(server) == before
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
+async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
+    serve: Serve, connect: Connect, way: tuple[str, str, str, bytes]
+) -> None:
+    """As with a revocation, and by the same clock."""
+    server = await serve(**SETTINGS)
+    end = int(time.time()) + 1000
+    grants = {name: list(channels) for name, channels in GRANTS.items()}
+    client = await begun(server, connect, way, own(grants=grants, exp=end))
+    before = state_of(server)
+    server._app[IN_FORCE].setup.authority._clock = lambda: end + 1.0
+    status, detail = await finish(client, way)
+    assert (status, detail.partition(" at ")[0]) == (401, "token: expired")
+    assert state_of(server) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [("revoke", 401), ("nothing", 200)],
+)
+async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_told(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, change: str, status: int
+) -> None:
+    """A listing lets others have their turn while it is made."""
+    server = await serve(**SETTINGS)
+    roster, page = server._app[ROSTER], server._app[ROSTER].page
+
+    async def slow_page(**options: Any) -> Any:
+        if change == "revoke":
+            server._app[IN_FORCE].setup.authority.revoke("caller", "narrow")
+        return await page(**options)
+
+    monkeypatch.setattr(roster, "page", slow_page)
+    assert (await ask(server, "GET", "/subscribers", headers=bearer(static("narrow")))).status == status
+
+
+async def test_each_application_has_its_own_broadcaster() -> None:
+    """Two mounted in one process do not hear each other."""
+    config = Config(queue_size=5)
+    one, two = create_app(config), create_app()
+    assert isinstance(one, web.Application)
+    assert isinstance(one[BROADCASTER], Broadcaster)
+    assert one[BROADCASTER] is not two[BROADCASTER]
+    assert (one[IN_FORCE].setup.config, two[IN_FORCE].setup.config) == (config, Config())
+    assert not one[TUNED]
+    assert one[INTAKES] == set()
+    assert one[INTAKES] is not two[INTAKES]
+    assert one[TURN] is not two[TURN]
+    assert not one[TURN].locked()

@@ -1,0 +1,784 @@
+"""More connections than there is room for."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+import pytest
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config.schema import Endpoint, ListenerRule
+from sse_broadcast.metrics import Share
+from sse_broadcast.reminder import Reminder
+from sse_broadcast.server.http import client_address
+from sse_broadcast.server.http.cors import Cors
+from sse_broadcast.server.http.health import DRAINING, READINESS, Readiness
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.transport import admission, reserve
+from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, refusal, room
+from sse_broadcast.server.transport.counts import Refused
+from sse_broadcast.server.transport.listener import Listener
+from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_PENDING, MAX_PENDING_PER_ADDRESS
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
+from tests.support.credentials import AUDIENCE, ISSUER, STATIC, caller, claims, static, write_jwks
+from tests.support.signing import token
+from tests.support.sockets import RawClient, until
+
+
+async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connect) -> None:
+    """Accepted, told when to come back, and closed."""
+    server = await serve(max_connections=2)
+    readers = [await connect(server) for _ in range(2)]
+    for reader in readers:
+        await reader.subscribe()
+    late = await connect(server)
+    await late.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    assert await late.rest() == (
+        b"HTTP/1.1 503 Service Unavailable\r\n"
+        b"Content-Type: application/problem+json\r\n"
+        b"Retry-After: 5\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
+        b"Content-Length: 99\r\n"
+        b"Connection: close\r\n\r\n"
+        b'{"title":"Service Unavailable","status":503,'
+        b'"detail":"connection limit reached (max_connections)"}\n'
+    )
+    await server.broadcaster.broadcast("still here")
+    for reader in readers:
+        assert (await reader.events(1))[0].data == "still here"
+    assert server.broadcaster.client_count == 2
+
+
+async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, connect: Connect) -> None:
+    """With 200, since EventSource stops for good at anything else."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    head = await late.subscribe(headers="Accept: text/event-stream\r\n")
+    block = await late.rest()
+    refusal_block = close_block("full", None).fullmatch(block)
+    assert refusal_block
+    wait = int(refusal_block[1])
+    assert 10_000 <= wait <= 30_000
+    assert head.decode() == (
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/event-stream; charset=utf-8\r\n"
+        "Cache-Control: no-store\r\n"
+        f"Retry-After: {-(-wait // 1000)}\r\n"
+        f"Content-Length: {len(block)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+
+
+async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: Connect) -> None:
+    """The limit is of connections at one time."""
+    server = await serve(max_connections=2)
+    for _ in range(5):
+        first, second = await connect(server), await connect(server)
+        await first.subscribe()
+        await second.subscribe()
+        first.close()
+        second.close()
+        await until(lambda: server.connections == 0)
+
+
+async def test_a_crowd_at_the_door_is_bounded(serve: Serve, connect: Connect) -> None:
+    """For whoever comes once the lobby is full, the first there is cut; the others are still answered."""
+    server = await serve(max_connections=1)
+    reader = await connect(server)
+    await reader.subscribe()
+    beyond = [await connect(server) for _ in range(MAX_PENDING)]
+    waiting = [await connect(server) for _ in range(MAX_PENDING)]
+    ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
+    assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+    for client in waiting:
+        assert await refused(client)
+    await server.broadcaster.broadcast("x")
+    assert (await reader.events(1))[0].data == "x"
+
+
+async def test_whoever_says_nothing_at_the_door_is_closed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lobby is no place to stay."""
+    monkeypatch.setattr(admission, "PATIENCE", 0.05)
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for _ in range(3):
+        crowd = [await connect(server) for _ in range(MAX_PENDING)]
+        ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+        assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+
+
+@pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
+async def test_a_request_in_pieces_is_answered_when_it_is_whole(
+    serve: Serve, connect: Connect, piece: bytes
+) -> None:
+    """However the head arrives."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    whole = b"GET /events HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n"
+    await late.send(piece)
+    await asyncio.sleep(0)
+    await late.send(whole[len(piece) :])
+    assert (await late.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: Connect) -> None:
+    """What may be of a head is enough to know."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 6000)
+    assert (await late.head()).startswith(b"HTTP/1.1 503 ")
+
+
+# Too many of one address.
+
+
+@pytest.fixture
+def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the loopback's addresses counted as any other's, so that clients can have several."""
+    monkeypatch.setattr(client_address, "key", lambda host: host)
+    monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
+
+
+Come = Callable[[Server, str], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def come() -> AsyncIterator[Come]:
+    """Connect from an address, and close what was opened when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_socket(server: Server, source: str) -> RawClient:
+            client = await RawClient.open(server.port, source=source)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket
+
+
+ASK = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+TOO_MANY = (
+    b"HTTP/1.1 429 Too Many Requests\r\n"
+    b"Content-Type: application/problem+json\r\n"
+    b"Retry-After: 5\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: 125\r\n"
+    b"Connection: close\r\n\r\n"
+    b'{"title":"Too Many Requests","status":429,'
+    b'"detail":"connection limit of this address reached (max_connections_per_address)"}\n'
+)
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_an_address_has_as_many_connections_as_it_may(serve: Serve, come: Come) -> None:
+    """Its next is told to come later; nobody else notices."""
+    server = await serve(max_connections_per_address=2)
+    readers = [await come(server, "127.0.0.2") for _ in range(2)]
+    for reader in readers:
+        await reader.subscribe()
+    for _ in range(3):
+        late = await come(server, "127.0.0.2")
+        await late.send(ASK)
+        assert await late.rest() == TOO_MANY
+    other = await come(server, "127.0.0.3")
+    assert (await other.ask("GET", "/healthz"))[0] == 200
+    await server.broadcaster.broadcast("still here")
+    for reader in readers:
+        assert (await reader.events(1))[0].data == "still here"
+    assert server.broadcaster.counts.refused == {"address": 3}
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve, come: Come) -> None:
+    """As EventSource understands it."""
+    server = await serve(max_connections_per_address=1)
+    await (await come(server, "127.0.0.2")).subscribe()
+    late = await come(server, "127.0.0.2")
+    head = await late.subscribe(headers="Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+    assert close_block("address", "order-7").fullmatch(await late.rest())
+
+
+@pytest.mark.parametrize("leave", ["fin", "rst", "silent", "malformed"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come, leave: str) -> None:
+    """However a connection ended, and when none is left nothing of it is kept."""
+    server = await serve(max_connections_per_address=2, head_timeout=0.05 if leave == "silent" else 10)
+    keeper = await come(server, "127.0.0.2")
+    await keeper.subscribe()
+    for _ in range(10):
+        client = await come(server, "127.0.0.2")
+        await until(lambda: server.connections == 2)
+        if leave == "fin":
+            client.close()
+        elif leave == "rst":
+            client.reset()
+        elif leave == "malformed":
+            await client.send(b"nothing\r\n\r\n")
+        await until(lambda: server.connections == 1)
+    keeper.close()
+    await until(lambda: server.connections == 0)
+    assert server._attendance._of == {}
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_trusted_proxy_has_any_number(serve: Serve, come: Come) -> None:
+    """It brings everyone."""
+    server = await serve(max_connections_per_address=1, trusted_proxies=("127.0.0.2/31",))
+    for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
+        assert (await (await come(server, source)).ask("GET", "/healthz"))[0] == 200
+    first, second = await come(server, "127.0.0.4"), await come(server, "127.0.0.4")
+    assert (await first.ask("GET", "/healthz"))[0] == 200
+    await second.send(ASK)
+    assert await second.rest() == TOO_MANY
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_no_limit_is_none(serve: Serve, come: Come) -> None:
+    """0 is any number."""
+    server = await serve(max_connections_per_address=0)
+    for _ in range(5):
+        assert (await (await come(server, "127.0.0.2")).ask("GET", "/healthz"))[0] == 200
+
+
+async def test_this_machine_has_any_number(serve: Serve, come: Come) -> None:
+    """Its loopback is where proxies and tools come from."""
+    server = await serve(max_connections_per_address=1)
+    for _ in range(5):
+        assert (await (await come(server, "127.0.0.1")).ask("GET", "/healthz"))[0] == 200
+
+
+async def test_an_address_of_a_network_is_counted(serve: Serve) -> None:
+    """As it is, with nothing pretended: this machine by its own address, and not by its loopback."""
+    host = own_address()
+    server = await serve(host="0.0.0.0", max_connections_per_address=1)
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        clients = []
+        for address_of in (host, host, "127.0.0.1", "127.0.0.1"):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (address_of, server.port))
+            clients.append(RawClient(sock))
+            await clients[-1].send(ASK)
+        heads = [(await client.head()).split()[1] for client in clients]
+    assert heads == [b"401", b"429", b"401", b"401"]
+    assert server.broadcaster.counts.refused["address"] == 1
+
+
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but the loopback's")
+        return str(sock.getsockname()[0])
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_is_told_of_once(
+    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while: otherwise whoever is refused could fill the log."""
+    server = await serve(max_connections=2, max_connections_per_address=1)
+    await (await come(server, "127.0.0.2")).subscribe()
+    for _ in range(3):
+        assert await refused(await come(server, "127.0.0.2"))
+    await (await come(server, "127.0.0.3")).subscribe()
+    for _ in range(3):
+        assert await refused(await come(server, "127.0.0.4"))
+    of_one = (
+        "127.0.0.2: 1 connection (max_connections_per_address), more are refused;"
+        " if it is a proxy, trusted_proxies must name it"
+    )
+    told = [
+        of_one,
+        "full: 2 connections (max_connections), more are refused",
+    ]
+    assert caplog.messages == told
+    assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
+    server._door._reminder = Reminder(0.0)
+    assert await refused(await come(server, "127.0.0.4"))
+    assert caplog.messages == [*told, told[1]]
+
+
+async def refused(client: RawClient) -> bool:
+    await client.send(ASK)
+    return b"Retry-After" in await client.rest()
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> None:
+    """Those who send nothing are closed unanswered once the lobby is full, and none is counted."""
+    server = await serve(max_connections_per_address=1)
+    reader = await come(server, "127.0.0.2")
+    await reader.subscribe()
+    crowd = [await come(server, "127.0.0.2") for _ in range(MAX_PENDING * 2)]
+    ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+    assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+    assert server.connections == 1
+    await server.broadcaster.broadcast("x")
+    assert (await reader.events(1))[0].data == "x"
+
+
+# Health checks.
+
+
+@pytest.mark.parametrize("reason", ["full", "address"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: Come, reason: str) -> None:
+    """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
+    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
+    server = await serve(**limits)
+    await (await come(server, "127.0.0.2")).subscribe()
+
+    async def told(request: str) -> bytes:
+        client = await come(server, "127.0.0.2")
+        await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return await client.rest()
+
+    for path, body in (("/healthz", b'{"status":"alive"}\n'), ("/readyz?x=1", b'{"status":"ready"}\n')):
+        head = HEALTHY % len(body)
+        assert await told(f"GET {path}") == head + body
+        assert await told(f"HEAD {path}") == head
+        assert await told(f"GET http://any.example:80{path}") == head + body
+        assert b"Retry-After" in await told(f"POST {path}")
+    assert b"Retry-After" in await told("GET http://[/healthz")
+    assert b"Retry-After" in await told("GET http://healthz")
+    server._app[READINESS].drain()
+    head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert json.loads(said)["detail"] == DRAINING
+    assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
+)
+
+
+async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Connect) -> None:
+    """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for saying in (b"", ASK):
+        for _ in range(MAX_PENDING + 5):
+            await (await connect(server)).send(saying)
+        assert await health(connect, server) == 200
+
+
+async def health(connect: Connect, server: Server) -> int:
+    return (await (await connect(server)).ask("GET", "/healthz"))[0]
+
+
+async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Serve, connect: Connect) -> None:
+    """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    silent = await connect(server)
+    answered = [await connect(server) for _ in range(MAX_PENDING - 1)]
+    for client in answered:
+        await client.send(ASK)
+    heads = [await client.head() for client in answered]
+    for _ in answered:
+        await health(connect, server)
+    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
+    for client in answered:
+        assert b"connection limit reached" in await client.rest()
+    await silent.send(ASK)
+    assert b"connection limit reached" in await silent.rest()
+
+
+# Callers with `admin`, and private listeners.
+
+ADMIN = {
+    "caller": (
+        caller("operator", publish=["a"], subscribe=["a"], admin=["*"]),
+        caller("narrow", publish=["a"], subscribe=["a"]),
+    ),
+    "token": STATIC,
+}
+
+
+def showing(token: str) -> str:
+    return f"Authorization: Bearer {token}\r\n"
+
+
+OPERATOR, NARROW = showing(static("operator")), showing(static("narrow"))
+
+
+async def publishes(client: RawClient, headers: str, *, path: str = "/send/a") -> int:
+    """Publish on a connection, and give the status; it is closed behind that, and counted out."""
+    status, _ = await client.ask("POST", path, body=b"x", headers=headers)
+    assert await client.rest() == b""
+    return status
+
+
+@pytest.mark.parametrize("reason", ["full", "address"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, come: Come, reason: str) -> None:
+    """One request a connection, which leaves no place taken; a token without `admin` is refused."""
+    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
+    server = await serve(**ADMIN, **limits)
+    reader = await come(server, "127.0.0.2")
+    await reader.subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(3):
+        for headers in (OPERATOR, OPERATOR.lower(), showing(STATIC)):
+            assert await publishes(await come(server, "127.0.0.2"), headers) == 200
+            assert (await reader.events(1))[0].data == "x"
+        for headers in (NARROW, showing("of-nobody.0123456789"), showing("e30.e30.e30"), ""):
+            refused_client = await come(server, "127.0.0.2")
+            await refused_client.request("POST", "/send/a", body=b"x", headers=headers)
+            assert b"connection limit" in await refused_client.rest()
+    await until(lambda: server.connections == 1)
+    assert server.broadcaster.counts.refused == {reason: 12}
+
+
+async def test_a_request_of_admin_may_come_in_pieces(serve: Serve, connect: Connect) -> None:
+    """Its head, and its body behind that; what is pipelined is not served."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    client = await connect(server)
+    head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{OPERATOR}\r\n".encode()
+    for piece in (head[:20], head[20:-3], head[-3:] + b"he", b"llo" + ASK):
+        await client.send(piece)
+        await asyncio.sleep(0)
+    answer = await client.rest()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("path", ["/events", "/events/a", "http://any.example/events/a?x=1"])
+async def test_the_reserve_is_not_for_streams(serve: Serve, connect: Connect, path: str) -> None:
+    """They stay."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    head = await (await connect(server)).subscribe(path=path, headers=OPERATOR)
+    assert head.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_nobody_has_admin_without_a_credential(serve: Serve, connect: Connect) -> None:
+    """On a server that is open to its machine whoever comes is refused: none of them is the operator."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    assert await refused(await connect(server))
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
+    """Who is slow to ask is not cut for strangers that come meanwhile, however many."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    operator = await come(server, "127.0.0.9")
+    await operator.send(b"POST /send/a HTTP/1.1\r\n")
+    await until(lambda: len(server._door.reserve) == 1)
+    for number in range(3 * MAX_PENDING):
+        await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_PENDING)
+    assert len(server._door.reserve) <= MAX_PENDING
+    await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
+    assert (await operator.answer())[0] == 200
+
+
+async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst of strangers is accepted in one turn of the loop, in which nothing of the operator is read."""
+    monkeypatch.setattr(reserve, "MAX_PENDING", 4)
+    server = await serve(**ADMIN, max_connections=1)
+    with ExitStack() as stack:
+
+        def arrive() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+
+        first = arrive()
+        await until(lambda: server.connections == 1)
+        # Nothing is awaited in between, so all of them wait to be accepted.
+        for _ in range(3):
+            operator = arrive()
+            head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx"
+            operator.sendall(head.encode())
+            for _ in range(2 * MAX_PENDING):
+                arrive()
+            answer = await asyncio.to_thread(operator.recv, 4096)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        first.close()
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_what_an_operator_sees_of_a_share(
+    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counts, and a line a minute that names the address and the setting."""
+    server = await serve(**ADMIN, max_connections=1)
+    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(MAX_PENDING_PER_ADDRESS + 3):
+        await come(server, "127.0.0.3")
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.RESERVE] == 3)
+    assert caplog.messages == [
+        "full: 1 connection (max_connections), more are refused",
+        "127.0.0.3: its share of the connections beyond max_connections is reached, the first of them is cut",
+    ]
+
+
+async def test_so_many_operators_are_let_in_at_one_time(
+    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are descriptors for so many; probes are still answered."""
+    monkeypatch.setattr(admission, "MAX_LET_IN", 2)
+    server = await serve(**ADMIN, max_connections=1)
+    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
+    slow = [await connect(server) for _ in range(2)]
+    for client in slow:
+        await client.send(f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\n".encode())
+    await until(lambda: server.connections == 3)
+    late = await connect(server)
+    await late.request("POST", "/send/a", body=b"x", headers=OPERATOR)
+    assert b"connection limit reached" in await late.rest()
+    assert await health(connect, server) == 200
+    assert caplog.messages[1:] == [
+        "callers with admin have 2 connections beyond max_connections, more are refused"
+    ]
+    for client in slow:
+        await client.send(b"x")
+        assert (await client.answer())[0] == 200
+        assert await client.rest() == b""
+    assert await publishes(await connect(server), OPERATOR) == 200
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> dict[str, str]:
+    """Return settings with which a server accepts the tokens of an issuer."""
+    return {"jwt_jwks": write_jwks(tmp_path), "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
+
+
+def signed(grants: dict[str, list[str]]) -> str:
+    return showing(token("RS256", claims(grants=grants), header={"kid": "RS256"}))
+
+
+async def test_a_signed_token_is_verified_before_it_is_let_in(
+    serve: Serve, connect: Connect, issued: dict[str, str]
+) -> None:
+    """Which may take a while, of a key that is elsewhere; one that has no `admin` is refused."""
+    server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
+    await (await connect(server)).subscribe(path="/events/a")
+    operator = signed({"publish": ["a"], "admin": ["*"]})
+    for _ in range(2):
+        assert await publishes(await connect(server), operator) == 200
+    other = await connect(server)
+    await other.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"]}))
+    assert b"connection limit reached" in await other.rest()
+
+
+@pytest.mark.parametrize("end", ["verified", "late", "closed", "broken"])
+async def test_a_token_that_takes_long_to_verify(
+    serve: Serve,
+    connect: Connect,
+    issued: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    end: str,
+) -> None:
+    """It keeps its place no longer than any other, and nothing is left of it."""
+    monkeypatch.setattr(admission, "PATIENCE", 0.1 if end == "late" else 600)
+    server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
+    verified, asked = asyncio.Event(), asyncio.Event()
+
+    async def verify(_: str) -> bool:
+        asked.set()
+        await verified.wait()
+        if end == "broken":
+            raise ZeroDivisionError
+        return True
+
+    monkeypatch.setattr(server._setup.gate, "verify_admin", verify)
+    await (await connect(server)).subscribe(path="/events/a")
+    client = await connect(server)
+    await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
+    await asked.wait()
+    assert len(server._door._checks) == len(server._door.reserve) == 1
+    if end == "closed":
+        await server.stop()
+    elif end == "late":
+        assert await client.rest() == b""
+    else:
+        verified.set()
+        status, _ = await client.answer()
+        assert status == (503 if end == "broken" else 200)
+        assert ("a token could not be verified" in caplog.text) == (end == "broken")
+    await until(lambda: not server._door._checks)
+    if end in {"late", "closed"}:
+        assert len(server._door.reserve) == 0
+
+
+PUBLIC = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE, Endpoint.PUBLISH))
+PRIVATE = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.PUBLISH, Endpoint.INSPECT))
+
+ComeBy = Callable[[Listener, str], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def come_by() -> AsyncIterator[ComeBy]:
+    """Connect to a listener from an address, and close what was opened when the test ends."""
+    async with AsyncExitStack() as stack:
+
+        async def open_socket(listener: Listener, source: str) -> RawClient:
+            assert listener.port is not None
+            client = await RawClient.open(listener.port, source=source)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, come_by: ComeBy) -> None:
+    """Public ones cannot take it, and it may have more where there is room."""
+    server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections=4)
+    public, private = server.listeners
+    assert (server.room, server.private_share) == (4, 1)
+    readers = [await come_by(public, f"127.0.0.{number}") for number in range(2, 6)]
+    heads = [await reader.subscribe(path="/events/a", headers=OPERATOR) for reader in readers]
+    assert [head.split()[1] for head in heads] == [b"200", b"200", b"200", b"503"]
+    operator = await come_by(private, "127.0.0.2")
+    assert (await operator.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+    assert (await readers[0].events(1))[0].data == "x"
+    late = await come_by(private, "127.0.0.2")
+    await late.request("POST", "/send/a", body=b"x", headers=NARROW)
+    assert b"connection limit reached" in await late.rest()
+    for reader in readers[1:]:
+        reader.close()
+    await until(lambda: server.connections == 2)
+    others = [await come_by(private, "127.0.0.2") for _ in range(2)]
+    for other in others:
+        assert (await other.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+    assert server._attendance.count == 4
+    full = await come_by(public, "127.0.0.2")
+    assert (await full.subscribe(path="/events/a", headers=NARROW)).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_private_listener_counts_addresses_apart(serve: Serve, come_by: ComeBy) -> None:
+    """Strangers that come from an operator's address by public ones take none of its places."""
+    server = await serve(**ADMIN, listener=(PUBLIC, PRIVATE), max_connections_per_address=1)
+    public, private = server.listeners
+    for listener in (public, private):
+        client = await come_by(listener, "127.0.0.2")
+        assert (await client.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
+        late = await come_by(listener, "127.0.0.2")
+        await late.request("POST", "/send/a", body=b"x", headers=NARROW)
+        assert await late.rest() == TOO_MANY
+
+
+async def test_admin_gets_in_by_a_unix_socket_too(serve: Serve, tmp_path: Path) -> None:
+    """Though all that come by one have the same address: none."""
+    path = str(tmp_path / "socket")
+    rule = ListenerRule(host=f"unix:{path}", endpoints=tuple(Endpoint))
+    server = await serve(**ADMIN, listener=(rule,), max_connections=1)
+    first = await RawClient.open_unix(path)
+    await first.subscribe(path="/events/a", headers=OPERATOR)
+    for _ in range(2):
+        client = await RawClient.open_unix(path)
+        assert await publishes(client, OPERATOR) == 200
+        client.close()
+    first.close()
+    await until(lambda: server.connections == 0)
+
+
+@pytest.mark.parametrize(("connections", "share"), [(1, 0), (2, 1), (16, 1), (144, 9), (100_000, 256)])
+def test_the_share_of_private_listeners_is_a_part_of_the_limit(connections: int, share: int) -> None:
+    """And leaves the public ones a place at least."""
+    assert private_share(connections) == share
+
+
+# The answer itself, and how many there is room for.
+
+
+def test_room_is_left_for_everything_else() -> None:
+    """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
+    assert room(256, sockets=1) == 256 - MAX_PENDING - MAX_LET_IN - OWN_DESCRIPTORS
+    assert room(256, sockets=3) == room(256, sockets=1) - 2 * 2 * ACCEPTS
+    assert room(10, sockets=1) == 1
+
+
+def refused_as(head: bytes, reason: Refused = Refused.FULL, *, cors: Cors | None = None) -> bytes:
+    return refusal(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
+
+
+def test_an_accept_header_is_found_in_any_case() -> None:
+    """Header names have no case."""
+    head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
+    assert refused_as(head).startswith(b"HTTP/1.1 200")
+    assert refused_as(b"\xff\0").startswith(b"HTTP/1.1 503")
+
+
+def test_a_repeated_accept_header_is_read_whole() -> None:
+    """It is a list, however it is written."""
+    head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
+    assert refused_as(head, Refused.ADDRESS).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "id"),
+    [
+        ("/events", "", None),
+        ("/events", "LAST-event-ID: order-7\r\n", "order-7"),
+        ("/events", "Last-Event-ID: a\r\nX: y\r\nLast-Event-ID: b, c\r\n", "c"),
+        ("/events?last_event_id=a", "Last-Event-ID: b\r\n", "b"),
+        ("/events?last_event_id=a", "Last-Event-ID: \r\n", "a"),
+        ("/events/a?x=1&lastEventId=0123abcd-7", "", "0123abcd-7"),
+        ("/events?last%5Fevent%5Fid=order%2D7", "", "order-7"),
+        ("http://any.example/events?last_event_id=a", "", "a"),
+        ("/events?last_event_id=" + "x" * 129, "", None),
+        ("/events?last_event_id=a%0Ab", "", None),
+        ("/events?last_event_id=%ff", "", None),
+        ("/events?&&=&last_event_id", "", None),
+        ("/events", "Last-Event-ID: a b\r\n", None),
+    ],
+)
+def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
+    """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
+    head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
+    for reason, said in ((Refused.FULL, "full"), (Refused.ADDRESS, "address")):
+        answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert close_block(said, id).fullmatch(block)
+
+
+@pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
+def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) -> None:
+    """Else its browser would tell of a fault in CORS, and not come back."""
+    cors = Cors(("https://a.example",))
+    head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
+    answer = refused_as(head, cors=cors).split(b"\r\n\r\n")[0].split(b"\r\n")
+    assert b"Access-Control-Allow-Origin: https://a.example" in answer
+    assert b"Access-Control-Allow-Credentials: true" in answer
+    assert b"Vary: Origin" in answer
+    foreign = refused_as(head.replace(b"a.example", b"b.example"), cors=cors)
+    assert b"\r\nAccess-Control" not in foreign
+    assert b"\r\nVary: Origin\r\n" in foreign
+
+
+async def test_rest_is_the_whole_answer(serve: Serve) -> None:
+    """Closing waits for the client to have read: no reset takes the answer away."""
+    server = await serve(max_connections=1)
+    keeper = await RawClient.open(server.port)
+    await keeper.subscribe()
+    for _ in range(20):
+        client = await RawClient.open(server.port)
+        await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
+        assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
+        client.close()
+    keeper.close()

@@ -1,0 +1,102 @@
+"""The reserve: connections beyond the limit, shared by address."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from sse_broadcast.server.transport import reserve
+from sse_broadcast.server.transport.reserve import MAX_PENDING, MAX_PENDING_PER_ADDRESS, Reserve
+from tests.support.sockets import until
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A connection whose head has yet to come, unless it is answered."""
+
+    key: str | None
+    within: "Held"
+    answered: bool = False
+
+    def cut(self) -> None:
+        self.within.cut.append(self)
+        self.within.reserve.remove(self)
+
+
+@dataclass
+class Held:
+    """A reserve, who was cut, and who had reached its share."""
+
+    cut: list[Waiting] = field(default_factory=list)
+    reached: list[str | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reserve = Reserve(lambda pending: self.reached.append(pending.key))
+
+    def add(self, key: str | None, count: int = 1, *, answered: bool = False) -> list[Waiting]:
+        added = [Waiting(key, self, answered) for _ in range(count)]
+        for each in added:
+            self.reserve.add(each)
+        return added
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+def test_an_address_has_a_share_of_the_reserve(held: Held) -> None:
+    """For its next connection its own first is cut, and no other's."""
+    other = held.add("other")
+    mine = held.add("mine", MAX_PENDING_PER_ADDRESS)
+    assert held.cut == []
+    held.add("mine", 2)
+    assert held.cut == mine[:2]
+    assert held.reached == ["mine", "mine"]
+    assert len(held.reserve) == MAX_PENDING_PER_ADDRESS + len(other)
+
+
+def test_the_address_that_has_most_gives_when_the_reserve_is_full(held: Held) -> None:
+    """A flood from several addresses cuts its own; an operator who was first stays."""
+    operator = held.add("operator")
+    strangers = held.add(None, MAX_PENDING - 1)
+    held.add("another", MAX_PENDING_PER_ADDRESS)
+    assert held.cut == strangers[:MAX_PENDING_PER_ADDRESS]
+    assert held.reached == []
+    assert operator[0] not in held.cut
+
+
+def test_those_that_are_answered_give_first(held: Held) -> None:
+    """They lose nothing."""
+    held.add(None, MAX_PENDING - 1)
+    answered = held.add("a", answered=True)
+    held.add("b")
+    assert held.cut == answered
+
+
+def test_closing_cuts_everyone(held: Held) -> None:
+    """None is left."""
+    pending = held.add("a", 3)
+    held.reserve.close()
+    assert held.cut == pending
+    assert len(held.reserve) == 0
+
+
+async def test_handshakes_have_turns(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One begins at once, and the next when its time has come: of the address that has fewest, the first."""
+    monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
+    begun: list[Waiting] = []
+    crowd, operator = held.add("crowd", 4), held.add("operator")
+    for each in (*crowd, *operator):
+        held.reserve.queue_handshake(each, lambda each=each: begun.append(each))  # type: ignore[misc]
+    await asyncio.sleep(0)
+    assert begun == crowd[:1]
+    held.reserve.remove(crowd[1])
+    monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 0.001)
+    held.reserve._begin_handshake()
+    await until(lambda: len(begun) == 4)
+    assert begun == [crowd[0], operator[0], *crowd[2:]]
+    await until(lambda: held.reserve._timer is None)
+    held.reserve.queue_handshake(crowd[1], lambda: begun.append(crowd[1]))
+    assert begun[-1] is crowd[1]
+    held.reserve.close()

@@ -1,0 +1,156 @@
+"""The certificate, and what becomes of it when its files change."""
+
+import asyncio
+import errno
+import logging
+import shutil
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from sse_broadcast.errors import CertificateError
+from sse_broadcast.server.transport import tls as module
+from sse_broadcast.server.transport.tls import Certificate, reason, tls_context
+from tests.conftest import Serve
+from tests.support.certificates import write_certificate
+from tests.support.sockets import until
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate"])
+def test_a_certificate_that_cannot_be_loaded_is_named(tmp_path: Path, content: str | None) -> None:
+    """A missing file and a wrong one alike, and the key with it."""
+    file = tmp_path / "cert.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(CertificateError, match=f"certificate: cannot load {file}: "):
+        Certificate(str(file), "")
+    with pytest.raises(CertificateError, match=f"certificate: cannot load {file}, key.pem: "):
+        tls_context(str(file), "key.pem")
+
+
+def test_nothing_older_than_tls_1_2_is_spoken(authority: trustme.CA, tmp_path: Path) -> None:
+    """And no handshake within a connection, which nobody would count."""
+    context = Certificate(*write_certificate(authority, tmp_path)).context
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_files_that_changed_are_read_once_they_rest(
+    authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two looks that find the same: a certificate and its key are not written at the same time."""
+    caplog.set_level(logging.INFO)
+    certificate = Certificate(*write_certificate(authority, tmp_path))
+    first = certificate.context
+    certificate.refresh()
+    assert certificate.context is first
+    write_certificate(authority, tmp_path)
+    certificate.refresh()
+    assert certificate.context is first
+    certificate.refresh()
+    second = certificate.context
+    assert second is not first
+    certificate.refresh()
+    assert certificate.context is second
+    assert caplog.messages == [f"certificate: {tmp_path / 'cert.pem'} was read again"]
+
+
+@pytest.mark.parametrize("spoil", ["other key", "garbage", "gone"])
+def test_what_cannot_be_used_is_told_once_and_not_used(
+    authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
+) -> None:
+    """The old one serves on, until there is one that can be."""
+    cert, key = write_certificate(authority, tmp_path)
+    certificate = Certificate(cert, key)
+    first = certificate.context
+    if spoil == "other key":
+        authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
+    elif spoil == "garbage":
+        Path(cert).write_text("garbage")
+    else:
+        Path(cert).unlink()
+    for _ in range(5):
+        certificate.refresh()
+    assert certificate.context is first
+    (message,) = caplog.messages
+    assert message.startswith(f"certificate: cannot load {cert}, {key}: ")
+    assert message.endswith("; the one from before is kept")
+    write_certificate(authority, tmp_path)
+    for _ in range(2):
+        certificate.refresh()
+    assert certificate.context is not first
+
+
+def test_a_certificate_that_is_moved_into_place_is_seen(authority: trustme.CA, tmp_path: Path) -> None:
+    """With the time and the length it had elsewhere, as a renewed link of a secret's volume has."""
+    cert, key = write_certificate(authority, tmp_path)
+    certificate = Certificate(cert, key)
+    first, written = certificate.context, Path(cert).stat().st_mtime_ns
+    shutil.copy2(cert, tmp_path / "new.pem")
+    (tmp_path / "new.pem").replace(cert)
+    assert Path(cert).stat().st_mtime_ns == written
+    certificate.refresh()
+    certificate.refresh()
+    assert certificate.context is not first
+
+
+async def open_tls(port: int, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", port, ssl=context)
+
+
+def serial(writer: asyncio.StreamWriter) -> str:
+    return str(writer.get_extra_info("peercert")["serialNumber"])
+
+
+async def test_new_connections_are_given_the_new_certificate(
+    serve: Serve, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the old ones go on under the one they have."""
+    monkeypatch.setattr(module, "LOOK", 0.02)
+    cert, key = write_certificate(authority, tmp_path)
+    server = await serve(certificate=cert, key=key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    old, old_writer = await open_tls(server.port, context)
+    before = serial(old_writer)
+    write_certificate(authority, tmp_path)
+    while True:
+        _, writer = await open_tls(server.port, context)
+        number = serial(writer)
+        writer.transport.abort()
+        if number != before:
+            break
+    old_writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await old.readline()) == b"HTTP/1.1 200 OK\r\n"
+    old_writer.transport.abort()
+    await until(lambda: server.connections == 0)
+
+
+def test_the_systems_words_are_lower_case() -> None:
+    """Messages of ours begin small."""
+    assert reason(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"
+    assert reason(ValueError("No")) == "no"
+
+
+def test_one_certificate_can_become_another(authority: trustme.CA, tmp_path: Path) -> None:
+    """And looks at the other's files from then on."""
+    (tmp_path / "other").mkdir()
+    certificate = Certificate(*write_certificate(authority, tmp_path))
+    other = Certificate(*write_certificate(authority, tmp_path / "other"))
+    certificate.become(other)
+    assert certificate.context is other.context
+    write_certificate(authority, tmp_path)
+    for _ in range(3):
+        certificate.refresh()
+    assert certificate.context is other.context
+    write_certificate(authority, tmp_path / "other")
+    for _ in range(3):
+        certificate.refresh()
+    assert certificate.context is not other.context

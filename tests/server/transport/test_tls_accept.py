@@ -1,0 +1,450 @@
+"""Handshakes: counted from the accept, given back when they fail."""
+
+import asyncio
+import errno
+import re
+import socket
+import ssl
+import tracemalloc
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp.http_parser import HttpRequestParser
+
+from sse_broadcast.config.schema import Overflow
+from sse_broadcast.metrics import Share
+from sse_broadcast.server.runner import Server
+from sse_broadcast.server.transport import reserve, tls_accept
+from sse_broadcast.server.transport.reserve import MAX_PENDING
+from tests.conftest import Serve
+from tests.support import process
+from tests.support.certificates import write_certificate
+from tests.support.credentials import caller, static
+from tests.support.memory import held, uncollected
+from tests.support.process import Programs
+from tests.support.sockets import RawClient, until
+
+programs = pytest.fixture(process.programs)
+
+Secure = Callable[..., Awaitable[Server]]
+
+HELLO = bytes.fromhex("16030100c8010000c40303") + b"\0" * 40
+"""The beginning of a handshake."""
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    certificate, key = write_certificate(authority, tmp_path)
+    return {"certificate": certificate, "key": key}
+
+
+Crowd = Callable[..., Awaitable[list[RawClient]]]
+
+
+@pytest.fixture
+async def crowd() -> AsyncIterator[Crowd]:
+    """Open connections that say no more than they are told to."""
+    with ExitStack() as stack:
+
+        async def come(port: int, count: int, *, saying: bytes = b"") -> list[RawClient]:
+            clients = [await RawClient.open(port) for _ in range(count)]
+            for client in clients:
+                stack.callback(client.close)
+                await client.send(saying)
+            return clients
+
+        yield come
+
+
+async def ask(port: int, context: ssl.SSLContext, *, headers: str = "", path: str = "/status") -> bytes:
+    """Ask through TLS, and give all that comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
+    try:
+        return await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+async def test_what_is_agreed_upon_is_let_in(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """One after another, and nothing is left of any."""
+    server = await serve(**files)
+    for _ in range(20):
+        assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {}
+
+
+@pytest.mark.parametrize("saying", [b"", HELLO], ids=["silent", "half a hello"])
+async def test_a_handshake_takes_a_place(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, saying: bytes
+) -> None:
+    """From its accept: those that never come to an end fill the server, and the next is told so."""
+    server = await serve(max_connections=3, **files)
+    clients = await crowd(server.port, 3, saying=saying)
+    await until(lambda: server.connections == 3)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    event_stream = "Accept: text/event-stream\r\n"
+    later = await ask(server.port, trusting, headers=event_stream)
+    assert later.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
+    clients[0].close()
+    await until(lambda: server.connections == 2)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that never come to an end make room for it, also where there is none, and are cut."""
+    monkeypatch.setattr(tls_accept, "PATIENCE", 600.0)
+    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    await crowd(server.port, 1 + MAX_PENDING + 5)
+    answer = await ask(server.port, trusting, path="/healthz")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"status":"alive"}\n')
+    assert server.connections == 1
+    (agreeing,) = server.listeners[0]._handshakes
+    await until(lambda: len(agreeing) <= 1 + MAX_PENDING)
+
+
+async def publish_as(port: int, context: ssl.SSLContext, caller: str) -> bytes:
+    """Publish through TLS with a caller's token, and give all that comes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(
+        b"POST /send/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        b"Authorization: Bearer %b\r\n\r\nx" % static(caller).encode()
+    )
+    try:
+        return await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
+) -> None:
+    """Beyond the limit, and beside those that never come to an end; its connection is like any other then."""
+    callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
+    server = await serve(max_connections=1, head_timeout=600.0, caller=callers, **files)
+    await crowd(server.port, 1 + MAX_PENDING + 5)
+    for _ in range(3):
+        answer = await publish_as(server.port, trusting, "operator")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close\r\n" in answer
+    assert b"connection limit reached" in await publish_as(server.port, trusting, "narrow")
+    await until(lambda: server.connections == 1)
+
+
+async def test_handshakes_beyond_the_limit_wait_for_their_turn(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    crowd: Crowd,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
+    monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
+    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    clients = await crowd(server.port, 1 + MAX_PENDING + 5, saying=HELLO)
+    (agreeing,) = server.listeners[0]._handshakes
+    pending = server._door.reserve
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_PENDING + 5)
+    assert len(agreeing) <= 2
+    assert len(pending) == MAX_PENDING
+    async with asyncio.timeout(5):
+        await server.stop()
+    for client in clients:
+        with suppress(ConnectionResetError):
+            assert await client.rest() == b""
+
+
+@pytest.mark.asyncio_loop
+async def test_a_connection_with_tls_keeps_no_large_buffer(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """asyncio's own would be 256 KiB for each of those that say nothing. Of uvloop's no page is touched."""
+    server = await serve(**files)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        await crowd(server.port, 20)
+        await until(lambda: server.connections == 20)
+        await asyncio.sleep(0)  # for the handshakes to begin
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 20 < 65_536
+
+
+async def test_a_handshake_that_fails_leaves_no_cycle(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """Not of ours, whatever asyncio's own TLS does: the collector looks seldom."""
+    server = await serve(**files)
+    with uncollected():
+        (client,) = await crowd(server.port, 1, saying=HELLO)
+        await until(lambda: server.connections == 1)
+        await end(client, "rst")
+        await until(lambda: server.connections == 0)
+        await until(lambda: not held(HttpRequestParser))
+
+
+@pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
+async def test_a_handshake_that_fails_gives_its_place_back(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, fail: str
+) -> None:
+    """However it does, and is counted."""
+    server = await serve(max_connections=2, head_timeout=0.1 if fail == "late" else 600, **files)
+    for _ in range(5):
+        clients = await crowd(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
+        await until(lambda: server.connections == 2)
+        for client in clients:
+            await end(client, fail)
+        await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"handshake": 10}
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def end(client: RawClient, way: str) -> None:
+    if way == "rst":
+        client.reset()
+    elif way == "half-close":
+        client.half_close()
+    elif way == "no TLS":
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    elif way in {"fin", "cut hello"}:
+        client.close()
+
+
+async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Its last bytes of the handshake and its end may come together."""
+    server = await serve(**files)
+    for _ in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+        writer.transport.abort()
+    await until(lambda: server.connections == 0)
+
+
+async def test_a_request_behind_the_handshake_is_answered(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Though it came in the same piece as the end of the handshake."""
+    server = await serve(**files)
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_3
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    client = await RawClient.open(server.port)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await client.send(outgoing.read())
+            await client._more()
+            incoming.write(await client.take(len(client.buffer)))
+        else:
+            break
+    tls.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await client.send(outgoing.read())
+    await client._more()
+    while True:
+        incoming.write(await client.take(len(client.buffer)))
+        try:
+            assert tls.read(17) == b"HTTP/1.1 200 OK\r\n"
+        except ssl.SSLWantReadError:
+            await client._more()
+        else:
+            break
+    client.close()
+
+
+async def test_a_silent_one_is_cut_after_its_handshake_too(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """`head_timeout` is also for those that have agreed, and say nothing."""
+    server = await serve(head_timeout=0.2, **files)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    with pytest.raises((ConnectionResetError, ssl.SSLError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    await until(lambda: server.connections == 0)
+    assert server.broadcaster.counts.refused == {"silent": 1}
+    writer.transport.abort()
+
+
+async def test_an_old_tls_is_not_agreed_upon(serve: Serve, files: dict[str, str]) -> None:
+    """1.1 is as good as none (RFC 8996)."""
+    server = await serve(**files)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        await ask(server.port, context)
+    context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
+    assert (await ask(server.port, context)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_stopping_does_not_wait_for_a_handshake(
+    serve: Serve, files: dict[str, str], crowd: Crowd
+) -> None:
+    """It is cut."""
+    server = await serve(**files)
+    clients = await crowd(server.port, 5, saying=HELLO)
+    await until(lambda: server.connections == 5)
+    async with asyncio.timeout(5):
+        await server.stop()
+    for client in clients:
+        with suppress(ConnectionResetError):
+            assert await client.rest() == b""
+    assert server.connections == 0
+
+
+async def test_without_descriptors_it_rests_and_goes_on(
+    serve: Serve,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The next that leaves makes room for those that wait."""
+    monkeypatch.setattr(tls_accept, "REST", 0.05)
+    server = await serve(**files)
+    accept = socket.socket.accept
+    failed: list[socket.socket] = []
+
+    def fail_once(sock: socket.socket) -> tuple[socket.socket, object]:
+        if len(failed) < 2:
+            failed.append(sock)
+            code = errno.ECONNABORTED if len(failed) == 1 else errno.EMFILE
+            raise OSError(code, "Too many open files")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert caplog.messages == ["accept: Too many open files"]
+
+
+FULL = (
+    rb".* WARNING sse_broadcast\.server\.door: full: 144 connections \(max_connections\), more are refused\n"
+)
+
+
+async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
+    programs: Programs, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
+) -> None:
+    """With 256 descriptors: a reader gets its events, and when they are gone there is room."""
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    options = [f"--{name}={value}" for name, value in files.items()]
+    options += ["--log-level", "warning", "--log-format", "text"]
+    serving = await programs.serve(*options, "--event-loop", loop, "--head-timeout", "1", descriptors=256)
+    assert serving.room == 144
+    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\n\n")
+    clients = await crowd(serving.port, 400)
+    assert re.fullmatch(FULL, await serving.process.error_line())
+    for client in clients:
+        client.close()
+    while not (await ask(serving.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n"):
+        await asyncio.sleep(0.01)
+    publisher, publishing = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    publishing.write(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
+    assert (await publisher.readline()) == b"HTTP/1.1 200 OK\r\n"
+    assert (await reader.readuntil(b"data: hello\n")).endswith(b"data: hello\n")
+    for each in (writer, publishing):
+        each.transport.abort()
+
+
+async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """What its socket does not take waits in its queue, and not in TLS; none of it is lost."""
+    server = await serve(**files, send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
+    )
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readuntil(b"\n\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    written = 0
+    while not lane.blocked or len(lane.subscriber) < 20:
+        written += 1
+        await server.broadcaster.broadcast(f"{written} {'x' * 4000}")
+        await asyncio.sleep(0)
+    seen = 0
+    while seen < written:
+        line = await reader.readuntil(b" ")
+        if line.endswith(b"data: "):
+            seen += 1
+            assert await reader.readuntil(b" ") == f"{seen} ".encode()
+            await reader.readexactly(4000)
+    await until(lambda: not lane.blocked)
+    writer.transport.abort()
+
+
+async def test_a_frozen_reader_behind_tls_is_cut(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """As one without TLS is, and what it is not given piles up nowhere."""
+    server = await serve(
+        **files,
+        send_buffer=16_384,
+        queue_size=20,
+        heartbeat=3600.0,
+        overflow=Overflow.DROP_OLDEST,
+        write_timeout=0.3,
+    )
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
+    )
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    # Until the buffers on its side, of which there are several, take no more either.
+    while server.connections:
+        await server.broadcaster.broadcast("x" * 4000)
+        await asyncio.sleep(0)
+    assert server.broadcaster.counts.closed == {"stalled": 1}
+    assert server.broadcaster.counts.dropped
+    writer.transport.abort()
+
+
+async def test_what_is_agreed_upon_is_sent_at_once(
+    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
+) -> None:
+    """Without Nagle's algorithm, which would keep an event until the one before is acknowledged."""
+    server = await serve(**files)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: server.broadcaster.client_count == 1)
+    (lane,) = server.broadcaster._delivery._lanes
+    sock = lane.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    writer.transport.abort()

@@ -1,0 +1,188 @@
+"""The file of a UNIX socket."""
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sse_broadcast.server.transport.unix_socket import UnixFile
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sse.sock"
+
+
+def bind(path: Path, *, mode: str | None = None, owner: str | None = None) -> tuple[UnixFile, socket.socket]:
+    file = UnixFile(path)
+    return file, file.bind(mode=mode, owner=owner)
+
+
+@pytest.mark.parametrize("mode", ["600", "0660", "666"])
+def test_the_file_has_the_mode_that_was_asked_for(path: Path, mode: str) -> None:
+    """From before anyone can connect."""
+    file, sock = bind(path, mode=mode)
+    assert path.stat().st_mode & 0o777 == int(mode, 8)
+    with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
+        early.connect(str(path))
+    file.remove()
+    sock.close()
+    assert not path.exists()
+
+
+def test_the_file_has_the_owner_that_was_asked_for(path: Path) -> None:
+    """By name or by number, or the group alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    for owner, expected in (
+        ("12345:54321", (12345, 54321)),
+        ("12345", (12345, os.getegid())),
+        (":54321", (os.geteuid(), 54321)),
+        ("root:root", (0, 0)),
+    ):
+        file, sock = bind(path, owner=owner)
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == expected
+        file.remove()
+        sock.close()
+
+
+@pytest.mark.parametrize("owner", ["no-such-user-here", ":no-such-group-here"])
+def test_an_owner_that_is_not_known_leaves_nothing_behind(path: Path, owner: str) -> None:
+    """And is named."""
+    with pytest.raises(ValueError, match=rf"owner: '{owner}': "):
+        bind(path, owner=owner)
+    assert not path.exists()
+
+
+def test_a_dead_socket_is_replaced(path: Path) -> None:
+    """One that a server left behind which was killed."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen()
+    file, sock = bind(path)
+    sock.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    file.remove()
+    sock.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_live_socket_is_left_alone(path: Path, *, busy: bool) -> None:
+    """Also one whose owner is too busy to accept."""
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(str(path))
+        live.listen(0)
+        waiting = socket.socket(socket.AF_UNIX)
+        if busy:
+            waiting.connect(str(path))
+        with pytest.raises(OSError, match="address already in use"):
+            bind(path)
+        waiting.close()
+        live.accept()[0].close()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    """A file, a directory or a link, wherever it leads."""
+    file, link, directory = tmp_path / "file", tmp_path / "link", tmp_path / "directory"
+    file.write_text("precious")
+    link.symlink_to(file)
+    directory.mkdir()
+    for path in (file, link, directory):
+        with pytest.raises(OSError, match="a file is there that is no socket"):
+            bind(path)
+    assert file.read_text() == "precious"
+    assert link.is_symlink()
+
+
+def test_the_socket_of_another_is_not_removed(path: Path) -> None:
+    """Whoever has taken the place of ours keeps it."""
+    file, sock = bind(path)
+    path.unlink()
+    other = socket.socket(socket.AF_UNIX)
+    other.bind(str(path))
+    file.remove()
+    assert path.is_socket()
+    other.close()
+    sock.close()
+
+
+def test_removing_twice_removes_once(path: Path) -> None:
+    """Nor is it an error when the file is gone."""
+    file, sock = bind(path)
+    path.unlink()
+    file.remove()
+    file.remove()
+    sock.close()
+
+
+def swap_after_bind(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> None:
+    """Let another user act the moment the file is there."""
+    bind = socket.socket.bind
+
+    def bind_and_swap(self: socket.socket, address: Any) -> None:
+        bind(self, address)
+        swap()
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_swap)
+
+
+@pytest.mark.parametrize("how", ["link", "file"])
+@pytest.mark.parametrize("owner", [None, f"{os.getuid()}:{os.getgid()}"])
+def test_what_takes_the_place_of_a_new_socket_is_left_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, owner: str | None
+) -> None:
+    """Neither its mode nor its owner is changed, nor is it removed."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    precious.chmod(0o600)
+
+    def swap() -> None:
+        path.unlink()
+        if how == "link":
+            path.symlink_to(precious)
+        else:
+            path.hardlink_to(precious)
+
+    before = precious.stat().st_ctime_ns if how == "link" else None
+    swap_after_bind(monkeypatch, swap)
+    with pytest.raises(OSError, match="another file has taken the place of the socket"):
+        bind(path, mode="0666", owner=owner)
+    found = precious.stat()
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert before is None or found.st_ctime_ns == before
+    assert path.samefile(precious)
+
+
+def test_a_mode_is_the_sockets_alone(path: Path, tmp_path: Path) -> None:
+    """The files that are made next have the mode that they had before."""
+    (tmp_path / "before").touch()
+    _, sock = bind(path, mode="0600")
+    (tmp_path / "after").touch()
+    sock.close()
+    assert (tmp_path / "after").stat().st_mode == (tmp_path / "before").stat().st_mode
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o1777, False), (0o775, True), (0o777, True)])
+def test_a_directory_that_others_may_write_to_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, *, warned: bool
+) -> None:
+    """Unless its sticky bit keeps them from the files of others, as that of /tmp does."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    directory.chmod(mode)
+    with caplog.at_level(logging.WARNING):
+        file, sock = bind(directory / "sse.sock")
+    with contextlib.closing(sock):
+        file.remove()
+    expected = f"{directory}: others than the server's user may write to it, and replace"
+    assert caplog.messages == ([f"{expected} the UNIX socket there"] if warned else [])

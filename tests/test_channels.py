@@ -1,0 +1,273 @@
+"""What a reader asks for, and what channels may be called."""
+
+import string
+import sys
+import weakref
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.channels import (
+    DEFAULT_CHANNEL,
+    MAX_NAME,
+    SHARED,
+    Interest,
+    checked_names,
+    match_steps,
+    matcher,
+    shared,
+)
+from sse_broadcast.errors import EventError
+
+LEGAL = string.ascii_letters + string.digits + "._:@~-"
+ILLEGAL = [*sorted(set(map(chr, range(256))) - set(LEGAL) - {"*"}), *"\u0663\uff41\u2028\ud800😀"]
+
+
+@pytest.mark.parametrize("character", LEGAL)
+def test_a_name_may_have_this_character(character: str) -> None:
+    """Letters, digits and `._:@~-` stand for themselves, in a name as in a pattern."""
+    name = f"a{character}b"
+    assert checked_names([name]) == (name,)
+    assert Interest.of(name, name + "*").channels == (name, name + "*")
+    assert Interest.of(name + "*").covers(name)
+    assert not Interest.of(name + "*").covers(f"a{'x' if character != 'x' else 'y'}b")
+
+
+@pytest.mark.parametrize("character", ILLEGAL)
+def test_a_name_may_not_have_this_character(character: str) -> None:
+    """Everything else is refused, and named in ASCII."""
+    for refuse in (lambda name: checked_names(["ok", name]), Interest.of):
+        with pytest.raises(EventError) as caught:
+            refuse(f"a{character}")
+        assert str(caught.value) == f"channel: must not contain {character!a}: {f'a{character}'!a}"
+        assert caught.value.field == "channel"
+
+
+def test_a_star_makes_a_pattern_and_no_name() -> None:
+    """What is published goes to names; only readers have patterns."""
+    with pytest.raises(EventError, match=r"^channel: must not contain '\*': 'a\*'$"):
+        checked_names(["a*"])
+    assert Interest.of("a*").patterns == ("a*",)
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
+    """URLs lose these on their way."""
+    for refuse in (lambda name: checked_names([name]), Interest.of):
+        with pytest.raises(EventError) as caught:
+            refuse(name)
+        assert str(caught.value) == f"channel: must not be {name!r}, which clients take for a folder"
+
+
+@pytest.mark.parametrize("name", ["...", ".a", "a.", "a..b", "-", "~", "@", ":", "_", "1", DEFAULT_CHANNEL])
+def test_other_odd_names_are_names(name: str) -> None:
+    """Only what the rule says is refused."""
+    assert checked_names((name,)) == (name,)
+    assert Interest.of(name).names == (name,)
+
+
+def test_stars_in_a_row_are_one() -> None:
+    """`a**` asks for what `a*` asks for, and is the same interest."""
+    assert Interest.of("a**b***", "***", "c") == Interest.of("*", "a*b*", "a**b*", "c")
+    assert Interest.of("a**b***").channels == ("a*b*",)
+
+
+def test_a_name_has_1_to_128_characters() -> None:
+    """128 are taken, 129 and none are not, and the message stays short."""
+    longest = "x" * MAX_NAME
+    assert checked_names([longest]) == (longest,)
+    assert Interest.of(longest, "a" + "*" * (MAX_NAME - 1)).channels == (longest, "a*")
+    for refuse in (lambda name: checked_names([name]), Interest.of):
+        with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: ''$"):
+            refuse("")
+        with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: 'x{80}'$"):
+            refuse(longest + "x")
+    with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters"):
+        Interest.of("*" * 129)
+
+
+def test_one_channel_at_least_is_named() -> None:
+    """Nobody publishes to nothing, or reads it."""
+    with pytest.raises(EventError, match=r"^channels: must name at least one$"):
+        checked_names([])
+    with pytest.raises(EventError, match=r"^channels: must name at least one$"):
+        Interest.of()
+
+
+def test_channels_to_publish_to_are_each_named_once_in_their_order() -> None:
+    """The first one named is the one a reader's envelope names."""
+    assert checked_names(["b", "a", "b", "c", "a"]) == ("b", "a", "c")
+
+
+def test_a_string_is_no_list_of_channels() -> None:
+    """A caller that forgot the brackets does not publish to each letter."""
+    with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
+        checked_names("news")
+
+
+def test_who_asks_for_the_same_has_the_same_interest() -> None:
+    """Order and repetition make no difference: equal, of one hash, and one object."""
+    wanted = [
+        Interest.of(*channels, types=types)
+        for channels in permutations(["b", "a", "x*", "*y"])
+        for types in (["t", "u"], ["u", "t", "t"])
+    ]
+    assert set(wanted) == {Interest(("a", "b"), ("*y", "x*"), frozenset({"t", "u"}))}
+    assert Interest.of("a", "a", "b*", "b*") == Interest(("a",), ("b*",), None)
+    assert Interest.of("a") is Interest.of("a")
+
+
+def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
+    """Neither its names nor its number of them: a request that is refused leaves nothing."""
+    names = tuple(f"channel.{number}" for number in range(100))
+    unused = [sys.getrefcount(name) for name in names]
+    interest = weakref.ref(Interest.of(*names))
+    assert interest() is None
+    assert [sys.getrefcount(name) for name in names] == unused
+
+
+def test_only_names_that_may_be_published_to_are_shared() -> None:
+    """To check them keeps nothing. Publications of one channel have the same tuple."""
+    name = f"{SHARED}.new"
+    unused = sys.getrefcount(name)
+    checked_names((name,))
+    assert sys.getrefcount(name) == unused
+    assert shared((f"{SHARED}.new",)) is shared((name,))
+    assert shared(("a", "b")) == ("a", "b")
+
+
+def test_no_types_are_all_types() -> None:
+    """An empty filter filters nothing."""
+    assert Interest.of("a", types=[]) == Interest.of("a", types=None) == Interest.of("a")
+    assert Interest.of("a").wants("anything")
+
+
+def test_a_filter_passes_its_types_and_the_servers_own() -> None:
+    """Types are compared exactly; `$` ones always pass."""
+    interest = Interest.of("a", types=["news", "x"])
+    kinds = ["news", "x", "$reset", "$x", "message", "News", "newsy", "", "a$"]
+    assert [kind for kind in kinds if interest.wants(kind)] == kinds[:4]
+    assert not Interest.of("a", types=[""]).wants("message")
+
+
+def test_its_channels_are_its_names_and_then_its_patterns() -> None:
+    """Each in alphabetical order, as a `$reset` lists them."""
+    assert Interest.of("*", "b", "z*", "a").channels == ("a", "b", "*", "z*")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("*", ["a", "a.b", ".", "*"], []),
+        (
+            "orders.*",
+            ["orders.", "orders.eu", "orders.eu.1"],
+            ["orders", "xorders.eu", "Orders.eu", "ordersXeu"],
+        ),
+        ("*.eu", ["orders.eu", ".eu", "a.b.eu"], ["eu", "orders.eux", "ordersXeu"]),
+        ("a*b*c", ["abc", "aXbYc", "abcbc", "a.b.c"], ["ab", "abcd", "acb", "bc"]),
+        ("a**c", ["ac", "abc"], ["a", "c"]),
+        ("**", ["a"], []),
+        ("a.b*", ["a.b", "a.bc"], ["aXb"]),
+        ("~@:-_*", ["~@:-_", "~@:-_x"], ["~@:-x"]),
+    ],
+)
+def test_a_star_stands_for_any_characters(pattern: str, matching: list[str], others: list[str]) -> None:
+    """None included; everything else stands for itself, and the whole name has to match."""
+    assert [name for name in matching + others if Interest.of(pattern).covers(name)] == matching
+
+
+def naive_match(pattern: str, name: str) -> bool:
+    """Match a pattern one step at a time, remembering where it may stand in the name."""
+    places = {0}
+    for character in pattern:
+        if character == "*":
+            places = {after for place in places for after in range(place, len(name) + 1)}
+        else:
+            places = {place + 1 for place in places if name[place : place + 1] == character}
+    return len(name) in places
+
+
+PATTERNS = st.text("ab.*", min_size=1, max_size=12)
+NAMES = st.text("ab.", min_size=1, max_size=12)
+
+
+@given(st.lists(PATTERNS, min_size=1, max_size=5), NAMES)
+def test_a_name_is_covered_if_one_of_the_patterns_matches(patterns: list[str], name: str) -> None:
+    """Alone or among others, the first or the last of them."""
+    interest = Interest((), tuple(patterns))
+    assert interest.covers(name) == any(naive_match(pattern, name) for pattern in patterns)
+    assert bool(matcher(*patterns)(name)) == interest.covers(name)
+
+
+@given(PATTERNS, NAMES)
+def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
+    """The leftmost place of each piece is as good as any: a step-by-step match agrees."""
+    assert bool(matcher(pattern)(name)) == naive_match(pattern, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("a*" * 60, "a" * 128),
+        ("a*" * 60 + "b", "a" * 128),
+        ("*a" * 63 + "b", "a" * 127 + "c"),
+        ("*a*" * 42, "a" * 128),
+        ("*" * 127 + "b", "a" * 128),
+        ("*ab" * 42 + "c", "ab" * 64),
+        ("*a*b*a*b*a*b*a*b*a*b*c", "ab" * 64),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str, name: str) -> None:
+    """Every star that may be left in many ways: a matcher that came back to them would never end."""
+    assert bool(matcher(pattern)(name)) == naive_match(pattern, name)
+
+
+class CountedName(str):
+    """A name that counts how often something is looked for in it."""
+
+    __slots__ = ("looks",)
+
+    def find(self, *args: Any) -> int:
+        self.looks = getattr(self, "looks", 0) + 1
+        return super().find(*args)
+
+
+def test_a_pattern_of_stars_looks_for_each_of_its_pieces_once() -> None:
+    """Whatever stands in a name: 62 looks for what lies between the two ends, and no way back."""
+    name = CountedName("a" * 128)
+    assert not matcher("a*" * 63 + "b*")(name)
+    assert matcher("*a" * 63 + "*")(name)
+    assert name.looks == 63 + 63
+    assert match_steps(["*a" * 63 + "*", "a", "b*"]) == 65 + 1 + 2
+
+
+def test_nothing_is_kept_of_a_pattern() -> None:
+    """A caller may send any number of them: what makes sense of them has no cache."""
+    assert not hasattr(matcher, "cache_info")
+    assert matcher("a*", "*b") is not matcher("a*", "*b")
+
+
+@pytest.mark.parametrize(
+    ("channels", "published", "first"),
+    [
+        (["a"], ("a",), "a"),
+        (["a"], ("b",), None),
+        (["a", "b"], ("b", "a"), "b"),
+        (["a", "b"], ("x", "b", "a"), "b"),
+        (["a"], ("x", "y"), None),
+        (["x*"], ("xy",), "xy"),
+        (["x*"], ("y",), None),
+        (["a", "x*"], ("b", "xz", "a"), "xz"),
+        (["*"], ("q", "a"), "q"),
+        (["a"], (), None),
+    ],
+)
+def test_the_first_of_a_publishers_channels_that_was_asked_for(
+    channels: list[str], published: tuple[str, ...], first: str | None
+) -> None:
+    """The publisher's order counts, and not the reader's."""
+    assert Interest.of(*channels).first_of(published) == first

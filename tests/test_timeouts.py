@@ -1,0 +1,116 @@
+"""Many deadlines, and one timer."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from sse_broadcast.timeouts import AT_ONCE, Deadlines
+from tests.support.sockets import until
+
+
+async def test_what_is_still_here_is_late() -> None:
+    """In the order in which it was added, and what was discarded is not."""
+    late: list[str] = []
+    deadlines = Deadlines[str](0.05, late.append)
+    for name in "abcd":
+        deadlines.add(name)
+    deadlines.discard("b")
+    deadlines.discard("never added")
+    assert len(deadlines) == 3
+    await until(lambda: not len(deadlines))
+    assert late == ["a", "c", "d"]
+
+
+async def test_nothing_is_late_before_its_time() -> None:
+    """What is added later has as long as what came before."""
+    loop = asyncio.get_running_loop()
+    ends: dict[str, float] = {}
+    deadlines = Deadlines[str](0.1, lambda name: ends.update({name: loop.time()}))
+    begins = {}
+    for name in ("first", "second"):
+        begins[name] = loop.time()
+        deadlines.add(name)
+        await asyncio.sleep(0.03)
+    await until(lambda: len(ends) == 2)
+    # uvloop's clock has milliseconds, and rounds them down.
+    assert all(ends[name] - begins[name] >= 0.098 for name in ends)
+    assert ends["second"] > ends["first"]
+
+
+async def test_what_is_late_may_be_given_more_time() -> None:
+    """By the one who is told."""
+    late: list[str] = []
+
+    def again(name: str) -> None:
+        late.append(name)
+        if len(late) < 3:
+            deadlines.add(name)
+
+    deadlines = Deadlines[str](0.01, again)
+    deadlines.add("a")
+    await until(lambda: len(late) == 3)
+    assert len(deadlines) == 0
+
+
+@pytest.mark.asyncio_loop  # whose timers say when they are due
+async def test_more_time_for_one_is_not_more_for_another() -> None:
+    """The timer is for the thing whose time is next, though one before it was added again."""
+    loop = asyncio.get_running_loop()
+    late: list[str] = []
+
+    def again(name: str) -> None:
+        late.append(name)
+        deadlines.add(name)
+
+    deadlines = Deadlines[str](0.2, again)
+    deadlines.add("first")
+    while loop.time() + 0.2 == deadlines._ends["first"]:
+        await asyncio.sleep(0)
+    deadlines.add("second")
+    end = deadlines._ends["second"]
+    await until(lambda: bool(late))
+    await asyncio.sleep(0)
+    assert late[:2] == ["first", "second"] or (
+        deadlines._timer is not None and deadlines._timer.when() == end
+    )
+    deadlines.close()
+
+
+async def test_ten_thousand_have_one_timer() -> None:
+    """And none when the last has been waited for."""
+    deadlines = Deadlines[int](0.02, lambda _: None)
+    for number in range(10_000):
+        deadlines.add(number)
+    timer = deadlines._timer
+    assert timer is not None
+    for number in range(10_000):
+        deadlines.discard(number)
+    assert deadlines._timer is timer
+    await until(lambda: deadlines._timer is None)
+
+
+async def test_closed_it_waits_for_nothing() -> None:
+    """Nobody is told any more."""
+    late: list[str] = []
+    deadlines = Deadlines[str](0.01, late.append)
+    deadlines.add("a")
+    deadlines.close()
+    deadlines.close()
+    await asyncio.sleep(0.03)
+    assert late == []
+
+
+async def test_thousands_that_are_late_together_go_a_few_in_each_turn() -> None:
+    """Whatever else the loop has to do comes in between."""
+    late: list[int] = []
+    deadlines = Deadlines[int](0.02, late.append)
+    for number in range(5 * AT_ONCE + 1):
+        deadlines.add(number)
+    counts = [0]
+    while len(late) <= 5 * AT_ONCE:
+        await asyncio.sleep(0)
+        if len(late) != counts[-1]:
+            counts.append(len(late))
+    assert max(more - before for before, more in pairwise(counts)) <= AT_ONCE
+    assert late == sorted(late)
