@@ -46,7 +46,7 @@ QUIET = ("--log-level", "warning", *TEXT)
 LINE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 """What a logged line begins with."""
 
-CUT = rb"WARNING sse_broadcast\.cli\.serve: stopped by a second signal: streams were cut\n"
+CUT = rb"WARNING sse_broadcast\.process: stopped by a second signal: streams were cut\n"
 """What a server says last that was told twice to stop."""
 
 OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-f]{8}-\d+\n\n'
@@ -352,7 +352,7 @@ async def test_a_switch_has_no_value(programs: Programs) -> None:
 
 
 MISSPELT = (
-    rb"WARNING sse_broadcast\.cli\.serve: SSE_BROADCAST_QUEUESIZE: no such setting, ignored;"
+    rb"WARNING sse_broadcast\.process: SSE_BROADCAST_QUEUESIZE: no such setting, ignored;"
     rb" SSE_BROADCAST_QUEUE_SIZE was meant\?\n"
 )
 
@@ -469,7 +469,7 @@ async def test_a_second_signal_exits_at_once(
     stopping = b"stopping: ending the streams of 2 readers; a second signal exits at once\n"
     while not (line := await serving.process.error_line()).endswith(stopping):
         assert line
-    assert re.fullmatch(LINE + rb"INFO sse_broadcast\.server\.run: " + stopping, line)
+    assert re.fullmatch(LINE + rb"INFO sse_broadcast\.process: " + stopping, line)
     serving.process.send_signal(number)
     ended = await serving.process.ended()
     assert (ended.code, ended.out) == (5, b"")
@@ -644,9 +644,9 @@ async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: O
     """While it serves; each time it says so."""
     serving = await programs.serve("--event-loop", loop, *QUIET)
     publisher = await open_raw(serving)
-    published = rb"DEBUG sse_broadcast\.server\.publish: published \S+ in default, by anyone: .*\n"
-    on = rb"INFO sse_broadcast\.logs\.log: debug is on, until it is switched off again\n"
-    off = rb"INFO sse_broadcast\.logs\.log: debug is off: the level is warning\n"
+    published = rb"DEBUG sse_broadcast\.published: published \S+ in default, by anyone: .*\n"
+    on = rb"INFO sse_broadcast\.logs: debug is on, until it is switched off again\n"
+    off = rb"INFO sse_broadcast\.logs: debug is off: the level is warning\n"
     for _ in range(2):
         await publisher.ask("POST", "/send", body=b"quietly")
         serving.process.send_signal(signal.SIGUSR1)
@@ -826,7 +826,7 @@ async def test_a_certificate_serves_https(
 
 CROWD = 400
 
-FULL = rb"WARNING sse_broadcast\.server\.door: full: 144 connections \(max_connections\), more are refused\n"
+FULL = rb"WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), more are refused\n"
 
 BROWSER = "Accept: text/event-stream\r\n"
 
@@ -969,7 +969,7 @@ async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: 
     assert serving.room == 144
     serving.process.send_signal(signal.SIGTERM)
     ended = await serving.process.ended()
-    warning = rb"WARNING sse_broadcast\.server\.run: max_connections: 1000 do not fit, 144 do\n"
+    warning = rb"WARNING sse_broadcast\.process: max_connections: 1000 do not fit, 144 do\n"
     assert re.fullmatch(LINE + warning, ended.err)
 
 

@@ -407,7 +407,7 @@ async def test_others_have_their_turn_while_many_are_looked_at(
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == roster_module.__name__]
+    return [record for record in caplog.records if record.name == "sse_broadcast.streams"]
 
 
 @pytest.fixture

@@ -350,7 +350,7 @@ async def test_without_descriptors_it_rests_and_goes_on(
 
 
 FULL = (
-    rb".* WARNING sse_broadcast\.server\.door: full: 144 connections \(max_connections\), more are refused\n"
+    rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), more are refused\n"
 )
 
 
