@@ -327,8 +327,8 @@ async def fill(server: Server, channels: int) -> None:
         )
         await asyncio.sleep(0)
     events = -1
-    while broadcaster.extent.events > events:
-        events = broadcaster.extent.events
+    while broadcaster.history_usage.events > events:
+        events = broadcaster.history_usage.events
         for _ in range(10):
             await broadcaster.publish_all(
                 [broadcaster.draft(Event("x" * 100), (f"public.{n % 100}",)) for n in range(1000)]
@@ -402,7 +402,7 @@ def main() -> int:
     stop_on_sigterm()
     with Running(configuration(chosen)) as running:
         running.do(fill(running.server, chosen.channels))
-        print(f"history: {running.server.broadcaster.extent}", file=sys.stderr)
+        print(f"history: {running.server.broadcaster.history_usage}", file=sys.stderr)
         with subscribers(running, chosen.streams):
             found = run(running, chosen)
     print(table(found))

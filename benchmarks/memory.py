@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Self, cast
 
 from benchmarks.harness import Check, at_most, command_line, exit_status, positive, print_checks, some_of
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.idempotency import IdempotencyKeys
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Limits
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.encoding import (
     CHUNKED_JSON,
@@ -42,9 +42,9 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.conflation import Conflated
-from sse_broadcast.fanout.group import Audience, Carrier
+from sse_broadcast.fanout.group import Scheduler, SubscriberGroup
 from sse_broadcast.fanout.hub import MAX_ROUTE_BYTES, Hub
-from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber, Terms
+from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication, place
 
@@ -148,7 +148,7 @@ def history(total: int) -> Iterator[Check]:
 
 def filled(total: int, shape: Shape, *, several: bool) -> int:
     """Return the most bytes that a history keeps while more is published than it has room for."""
-    held = History(lambda _: Limits(ENDLESS, ENDLESS, 1e12), total=total, max_channels=ENDLESS)
+    held = History(lambda _: HistoryLimits(ENDLESS, ENDLESS, 1e12), total=total, max_channels=ENDLESS)
     most = came = number = 0
     with Traced() as traced:
         while came < FAR * total:
@@ -181,7 +181,7 @@ def queues(_: int) -> Iterator[Check]:
         came = [publication(number, names, Event("x", key=f"{number}")) for number in range(1, 1001)]
         worst = 0.0
         with Traced() as traced:
-            queue = Conflated(Interest.of(*names))
+            queue = Conflated(Selector.parse(*names))
             for one in came:
                 queue.append(one)
                 if len(queue) >= 100:  # before that what an empty one takes is most of it
@@ -192,10 +192,10 @@ def queues(_: int) -> Iterator[Check]:
 
 def patterns(_: int) -> Iterator[Check]:
     """Subscribe a hundred times to ten patterns that all match, and publish in new channels."""
-    readers = Hub(audience, most=131_072)
+    readers = Hub(group, most=131_072)
     for begin in range(0, 1000, 10):
-        interest = Interest.of(*map(starred, range(begin, begin + 10)))
-        readers.join(Subscriber(interest, TERMS), TEXT)
+        selector = Selector.parse(*map(starred, range(begin, begin + 10)))
+        readers.join(Subscriber(selector, TERMS), TEXT)
     channels = 2000
     with Traced() as traced:
         began = time.thread_time()
@@ -210,7 +210,7 @@ def patterns(_: int) -> Iterator[Check]:
 
 WORD = "public.room"
 
-TERMS = Terms(
+TERMS = SubscriberOptions(
     queue_size=1000,
     queue_bytes=4 * MIB,
     overflow=Overflow.DISCONNECT,
@@ -221,9 +221,9 @@ TERMS = Terms(
 )
 
 
-def audience(interest: Interest, encoding: Encoding) -> Audience:
+def group(selector: Selector, encoding: Encoding) -> SubscriberGroup:
     """Return a group of subscribers that nothing is published to."""
-    return Audience(interest, encoding, cast("Carrier", None), queue_size=1000, queue_bytes=4 * MIB)
+    return SubscriberGroup(selector, encoding, cast("Scheduler", None), queue_size=1000, queue_bytes=4 * MIB)
 
 
 def starred(number: int) -> str:
@@ -238,7 +238,7 @@ def keys(_: int) -> Iterator[Check]:
         held = IdempotencyKeys()
         with Traced() as traced:
             for number in range(count):
-                token = Token(("subject", None, "/send/" + "x" * 8000, f"{number:0255}"), bytes(32))
+                token = IdempotencyKey(("subject", None, "/send/" + "x" * 8000, f"{number:0255}"), bytes(32))
                 name = f"address 2001:db8:{number % publishers:x}::/64"
                 held.remember(token, name, position=number, count=1, clients=0, expires=float(number))
             kept = traced.kept

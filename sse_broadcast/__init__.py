@@ -1,6 +1,6 @@
 """A Server-Sent-Events broadcast server, and the library it is made of."""
 
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.broadcaster import Broadcaster, ChannelState
 from sse_broadcast.config.schema import CallerRule, ChannelRule, Config, Overflow
 from sse_broadcast.errors import (
@@ -43,11 +43,11 @@ __all__ = [
     "EventTooLargeError",
     "FullError",
     "IdempotencyError",
+    "IdempotencyKey",
     "ListenError",
     "Overflow",
     "Receipt",
     "Received",
     "Stream",
-    "Token",
     "create_app",
 ]

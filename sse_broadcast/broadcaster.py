@@ -10,20 +10,20 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sse_broadcast import wire
-from sse_broadcast.backends.base import Extent, ResetReason, Start, Token
-from sse_broadcast.backends.instrumented import Counted
+from sse_broadcast.backends.base import HistoryUsage, IdempotencyKey, ResetReason, StartPoint
+from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.backends.memory.backend import open_memory
-from sse_broadcast.channels import DEFAULT_CHANNEL, Interest, checked_names, shared
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.channels import DEFAULT_CHANNEL, Selector, shared, validate_channels
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config, Overflow, config_or_default
 from sse_broadcast.cursor import (
     LONGEST_OWN,
     Cursor,
-    Named,
-    own_id,
+    CustomId,
+    format_id,
     parse_id,
     parse_since,
-    require_publishable,
+    validate_custom_id,
 )
 from sse_broadcast.encoding import TEXT, Encoding, opening_event, own_block
 from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
@@ -34,16 +34,16 @@ from sse_broadcast.event import (
     SHORTEST_RETRY,
     Event,
 )
-from sse_broadcast.fanout.backlog import Census
-from sse_broadcast.fanout.dispatcher import Delivery, jittered
-from sse_broadcast.fanout.group import Audience, Lane, Sink
+from sse_broadcast.fanout.backlog import BacklogStats
+from sse_broadcast.fanout.dispatcher import Dispatcher, jittered
+from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
-from sse_broadcast.fanout.replay import CatchUp, reset, reset_event
-from sse_broadcast.fanout.subscriber import GRACEFUL, CloseReason, Heartbeat, Subscriber, Terms
+from sse_broadcast.fanout.replay import Replay, reset, reset_event
+from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Counts, Kind, Metrics, Share
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder
-from sse_broadcast.stream import Stream, Wakeup
+from sse_broadcast.stream import Stream, StreamConsumer
 from sse_broadcast.work_queue import PIECE, Steps, WorkQueue, finish
 
 logger = logging.getLogger("sse_broadcast.history")
@@ -100,20 +100,20 @@ class Broadcaster:
     def __init__(self, config: Config | None = None) -> None:
         self._config = config_or_default(config)
         self._metrics = Metrics(self._config.metrics_channels)
-        self._policies = Policies(self._config)
+        self._policies = ChannelPolicies(self._config)
         self._hub = Hub(self._found, most=self._config.subscribed_channels)
         self._reminder = Reminder()
         memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
-        self._backend = Counted(memory, self._metrics)
-        self._delivery = Delivery(
+        self._backend = InstrumentedBackend(memory, self._metrics)
+        self._delivery = Dispatcher(
             self._backend,
             heartbeat=self._config.heartbeat,
             write_timeout=self._config.write_timeout,
             metrics=self._metrics,
         )
         self._heartbeat = Heartbeat(self._config.heartbeat)
-        self._terms: dict[tuple[Overflow, int, Heartbeat], Terms] = {}
-        self._newest = Start(0)  # where whoever brings no cursor begins
+        self._terms: dict[tuple[Overflow, int, Heartbeat], SubscriberOptions] = {}
+        self._newest = StartPoint(0)  # where whoever brings no cursor begins
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
         self._narrowing = 0  # reloads whose bounds not every audience goes by yet
@@ -131,9 +131,9 @@ class Broadcaster:
         return self._closed
 
     @property
-    def trouble(self) -> str | None:
+    def outage(self) -> str | None:
         """Why the backend cannot serve now, fit to be shown to everyone; None if it can."""
-        return self._backend.trouble
+        return self._backend.outage
 
     @property
     def metrics(self) -> Metrics:
@@ -148,7 +148,7 @@ class Broadcaster:
     @property
     def cursor(self) -> str:
         """The id of the newest position: what `since` takes to begin right after it."""
-        return own_id(self._backend.epoch, self._backend.position)
+        return format_id(self._backend.epoch, self._backend.position)
 
     async def broadcast(  # noqa: PLR0913 - a field of the event each
         self,
@@ -177,9 +177,9 @@ class Broadcaster:
 
     def draft(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Draft:
         """Check an event and where it is to go, and publish nothing. Raises as `broadcast` does."""
-        return self.draft_for(event, shared(self.places(channels)))
+        return self.prepare(event, shared(self.validate_channels(channels)))
 
-    def draft_for(self, event: Event, places: tuple[str, ...]) -> Draft:
+    def prepare(self, event: Event, places: tuple[str, ...]) -> Draft:
         """Check an event as `draft` does, for channels that `places` gave."""
         if event.type is not DEFAULT_TYPE:
             _require_publishable_type(event)
@@ -188,13 +188,13 @@ class Broadcaster:
                 "retry", f"must be {SHORTEST_RETRY} to {LONGEST_RETRY} milliseconds, not {event.retry}"
             )
         if event.id is not None:
-            require_publishable(event.id)
+            validate_custom_id(event.id)
         # A character is four bytes at most, or a line end and the seven of the line it begins.
         if 7 * len(event.data) + 4 * len(event.type) + HEAD > self._config.max_event:
             self._require_size(event)
         return Draft(places, event)
 
-    def places(self, channels: Sequence[str]) -> tuple[str, ...]:
+    def validate_channels(self, channels: Sequence[str]) -> tuple[str, ...]:
         """Check channels to publish to: each once, in their order. Raises `EventError`.
 
         Nothing is kept of them. A caller that was asked whether it may publish there passes them through
@@ -202,15 +202,15 @@ class Broadcaster:
         """
         if len(channels) > self._config.max_channels and not isinstance(channels, str):
             self.require_few(len(channels))
-        return checked_names(channels)
+        return validate_channels(channels)
 
     async def publish_all(
-        self, drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+        self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, *, publisher: str = ""
     ) -> Receipt:
         """Publish what `draft` gave: all of it, in this order, or nothing.
 
         `publisher` names whose share of the history, and of the tokens, it counts for.
-        With a token seen before nothing is published, and the first receipt is given again. Raises
+        With a key seen before nothing is published, and the first receipt is given again. Raises
         `IdempotencyError` if something else was published with it, `ClosedError` after `close`.
         """
         if self._closed:
@@ -218,7 +218,7 @@ class Broadcaster:
         if not drafts:
             raise EventError("events", "must be one at least")
         before = self._backend.position
-        receipt = await self._backend.publish(drafts, token, publisher)
+        receipt = await self._backend.publish(drafts, idempotency_key, publisher)
         count = self._backend.position - before
         self._metrics.published(count)
         if count and self._metrics.channels:
@@ -244,41 +244,41 @@ class Broadcaster:
         name, and `TypeError` for what is no text. Using the stream raises `ClosedError` after `close`,
         `FullError` beyond `subscribed_channels`, and `EventError` for a `since` that means nothing.
         """
-        interest = self.interest(channels or (DEFAULT_CHANNEL,), types=events)
+        selector = self.selector(channels or (DEFAULT_CHANNEL,), types=events)
         for name, value in (("since", since), ("last_event_id", last_event_id)):
             if not (value is None or isinstance(value, str)):
                 raise TypeError(f"{name}: must be text, not {type(value).__name__}")
         cursor = parse_id(last_event_id) if last_event_id else parse_since(since) if since else None
 
-        def join(wakeup: Wakeup) -> tuple[Subscriber, Audience]:
-            start = self._with_reset(interest, self.start(interest, cursor))
-            subscriber, audience = self._join(interest, TEXT, start, self._heartbeat, kind=Kind.STREAM)
-            subscriber.outlet = wakeup
-            return subscriber, audience
+        def join(wakeup: StreamConsumer) -> tuple[Subscriber, SubscriberGroup]:
+            start = self._with_reset(selector, self.start_point(selector, cursor))
+            subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=Kind.STREAM)
+            subscriber.consumer = wakeup
+            return subscriber, group
 
         return Stream(join)
 
-    def interest(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Interest:
+    def selector(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Selector:
         """Check what a reader asks for, beginning with how much that is. Raises `EventError`."""
         self.require_few(len(channels))
         if types is not None and not isinstance(types, str) and len(types) > self._config.max_channels:
             raise EventError("events", f"{len(types)} are too many, {self._config.max_channels} may be named")
-        interest = Interest.of(*channels, types=types)
+        selector = Selector.parse(*channels, types=types)
         most = self._config.max_patterns
-        if len(interest.patterns) > most:
+        if len(selector.patterns) > most:
             raise EventError(
-                "channels", f"{len(interest.patterns)} patterns are too many, {most} may be named"
+                "channels", f"{len(selector.patterns)} patterns are too many, {most} may be named"
             )
-        return interest
+        return selector
 
-    def room_for(self, interest: Interest) -> tuple[int, int]:
+    def room_for(self, selector: Selector) -> tuple[int, int]:
         """Return how many of an interest's channels and patterns are new, and the room that is left then.
 
         That is negative if there is none for all of them.
         """
-        return self._hub.room_for(interest)
+        return self._hub.room_for(selector)
 
-    def start(self, interest: Interest, cursor: Cursor | None, *, exempt: bool = False) -> Start:
+    def start_point(self, selector: Selector, cursor: Cursor | None, *, exempt: bool = False) -> StartPoint:
         """Return where a subscriber begins: at its cursor, or with what is published from now on.
 
         An `exempt` one is let in beyond `subscribed_channels`.
@@ -286,32 +286,36 @@ class Broadcaster:
         `since` that means nothing. A cursor is looked for in one piece: see `find_start`.
         """
         if cursor is not None:
-            return finish(self._find_start(interest, cursor, exempt=exempt))
+            return finish(self._find_start(selector, cursor, exempt=exempt))
         if not exempt:
-            self._hub.require_room(interest)
+            self._hub.require_room(selector)
         if self._newest.after != self._backend.position:
-            self._newest = Start(self._backend.position)
+            self._newest = StartPoint(self._backend.position)
         return self._newest
 
-    async def find_start(
-        self, interest: Interest, cursor: Cursor, *, caller: Hashable, exempt: bool = False
-    ) -> Start:
+    async def find_start_point(
+        self, selector: Selector, cursor: Cursor, *, caller: Hashable, exempt: bool = False
+    ) -> StartPoint:
         """Return what `start` returns, in pieces, by turns with other callers: patterns may look at much.
 
         Raises as `start` does, and `ClosedError` if the broadcaster was closed meanwhile.
         """
-        start = await self.work.run(self._find_start(interest, cursor, exempt=exempt), caller=caller)
+        start = await self.work.run(self._find_start(selector, cursor, exempt=exempt), caller=caller)
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         if not exempt:
-            self._hub.require_room(interest)  # others may have taken it meanwhile
+            self._hub.require_room(selector)  # others may have taken it meanwhile
         return start
 
-    def _find_start(self, interest: Interest, cursor: Cursor, *, exempt: bool) -> Steps[Start]:
+    def _find_start(self, selector: Selector, cursor: Cursor, *, exempt: bool) -> Steps[StartPoint]:
         if not exempt:
-            self._hub.require_room(interest)
-        start = yield from self._backend.find(cursor, interest)
-        if isinstance(cursor, Named) and cursor.said_in_since and start.lost is ResetReason.UNKNOWN:
+            self._hub.require_room(selector)
+        start = yield from self._backend.find(cursor, selector)
+        if (
+            isinstance(cursor, CustomId)
+            and cursor.said_in_since
+            and start.reset_reason is ResetReason.UNKNOWN
+        ):
             raise _unknown_since(cursor.id)
         return start
 
@@ -322,55 +326,55 @@ class Broadcaster:
         return Heartbeat(seconds or self._heartbeat.seconds, as_event=as_event)
 
     def first_frames(
-        self, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+        self, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
     ) -> bytes:
         """Return the first bytes of a subscriber's stream, without the transfer coding.
 
         `$open` gives it a cursor. A `$reset` that is due comes before: whoever has the cursor was told.
         """
         format = encoding.format
-        id = own_id(self._backend.epoch, start.cursor)
-        _, retry = self._policies.of_reader(interest)
+        id = format_id(self._backend.epoch, start.cursor)
+        _, retry = self._policies.for_subscriber(selector)
         frames = format.preamble(jittered(retry))
-        if start.lost is not None:
-            self._metrics.reset(start.lost)
-            loss = reset_event(start.lost, start.channels or interest.channels, missed=None)
+        if start.reset_reason is not None:
+            self._metrics.reset(start.reset_reason)
+            loss = reset_event(start.reset_reason, start.channels or selector.channels, missed=None)
             frames += own_block(format, loss, id)
         return frames + own_block(format, _opening_event(heartbeat.seconds), id)
 
     def connect(  # noqa: PLR0913 - what a subscriber is
         self,
         sink: Sink,
-        interest: Interest,
-        start: Start,
+        selector: Selector,
+        start: StartPoint,
         heartbeat: Heartbeat,
         *,
         caller: Hashable = None,
         exempt: bool = False,
-    ) -> Lane:
+    ) -> Outbox:
         """Deliver an interest to a sink, behind its `first_frames`, until `disconnect`.
 
         What it has to catch up with is read by turns with other callers. Raises `ClosedError`, and
         `FullError` beyond `subscribed_channels` for one that is not `exempt`; nothing is to be undone then.
         """
-        subscriber, audience = self._join(
-            interest, sink.encoding, start, heartbeat, kind=Kind.HTTP, caller=caller, exempt=exempt
+        subscriber, group = self._join(
+            selector, sink.encoding, start, heartbeat, kind=Kind.HTTP, caller=caller, exempt=exempt
         )
-        if start.lost is not None:
+        if start.reset_reason is not None:
             subscriber.taken = 1  # the `$reset` of the first frames
-        return self._delivery.attach(subscriber, audience, sink, cursor=start.cursor)
+        return self._delivery.attach(subscriber, group, sink, cursor=start.cursor)
 
-    def disconnect(self, lane: Lane) -> None:
+    def disconnect(self, outbox: Outbox) -> None:
         """Forget a reader whose connection is over. Synchronous, so that `finally` can call it."""
-        lane.subscriber.close(CloseReason.LEFT)
-        self._delivery.detach(lane)
+        outbox.subscriber.close(CloseReason.LEFT)
+        self._delivery.detach(outbox)
 
-    def end(self, lane: Lane, reason: CloseReason) -> None:
+    def end(self, outbox: Outbox, reason: CloseReason) -> None:
         """End a reader's stream, telling it why; behind what was published for it, unless it was revoked."""
-        if reason in GRACEFUL:
+        if reason in AFTER_QUEUE:
             # It takes along what waits for it. To empty the log of its audience now would write to everyone.
-            lane.stray()
-        lane.subscriber.close(reason)
+            outbox.leave_to_own_queue()
+        outbox.subscriber.close(reason)
 
     def reload(self, config: Config) -> None:
         """Go by another configuration from now on, in all but `settings.RESTART`.
@@ -379,39 +383,39 @@ class Broadcaster:
         what is published, and by and by.
         """
         self._config = config
-        self._policies.settle(config)
+        self._policies.reload(config)
         self._terms.clear()
         self._hub.most = config.subscribed_channels
         self._metrics.look_at(config.metrics_channels)
         self._narrowing += 1
         self.work.start(self._narrow(config.queue_size, config.queue_bytes), caller=RELOAD)
-        self._backend.relimit()
+        self._backend.reload_limits()
         if not self._closed:
             self._tidy()
 
     def _narrow(self, queue_size: int, queue_bytes: int) -> Steps[None]:
         """Bound the queues of all groups of subscribers, in pieces."""
-        for count, audience in enumerate(tuple(self._hub.audiences), 1):
-            audience.narrow(queue_size=queue_size, queue_bytes=queue_bytes)
+        for count, group in enumerate(tuple(self._hub.groups), 1):
+            group.lower_limits(queue_size=queue_size, queue_bytes=queue_bytes)
             if not count % PIECE:
                 yield
         self._narrowing -= 1
 
     def channel(self, name: str) -> ChannelState:
         """Give the state of a channel, heard of or not. Raises `EventError` for a bad name."""
-        (channel,) = checked_names((name,))
+        (channel,) = validate_channels((name,))
         return self._state(channel)
 
     @property
-    def extent(self) -> Extent:
+    def history_usage(self) -> HistoryUsage:
         """How much the history holds."""
-        return self._backend.extent()
+        return self._backend.usage()
 
-    async def census(self) -> Census:
+    async def backlog(self) -> BacklogStats:
         """Give what waits for how many subscribers. However many they are, the loop goes on turning."""
-        census = Census()
-        await census.take(self._hub.audiences)
-        return census
+        backlog = BacklogStats()
+        await backlog.collect(self._hub.groups)
+        return backlog
 
     def channels(
         self,
@@ -484,14 +488,14 @@ class Broadcaster:
         self._closed = True
         if self._tidying is not None:
             self._tidying.cancel()
-        await self._delivery.flushed(self._hub.audiences)
-        self._delivery.spread(len(self._hub) * 1000 // RETURNS)
+        await self._delivery.flush_groups(self._hub.groups)
+        self._delivery.spread_reconnects(len(self._hub) * 1000 // RETURNS)
         clock = asyncio.get_running_loop().time
         latest = clock() + over + timeout
         await self._let_go(over)
         try:
             async with asyncio.timeout_at(min(clock() + timeout, latest)):
-                await self._delivery.emptied()
+                await self._delivery.wait_empty()
         except TimeoutError:
             await self._delivery.abort()
 
@@ -523,7 +527,7 @@ class Broadcaster:
         It is told where it happens: whoever published before it has published.
         """
         try:
-            return self._backend.tidy()
+            return self._backend.evict_expired()
         except Exception:
             logger.exception("the history could not be tidied; tried again in %(pause)g s", {"pause": TIDY})
             return True
@@ -538,52 +542,54 @@ class Broadcaster:
                 {"share": str(share), "publisher": ascii(publisher)[1:-1] or "this machine"},
             )
 
-    def _found(self, interest: Interest, encoding: Encoding) -> Audience:
-        return Audience(
-            interest,
+    def _found(self, selector: Selector, encoding: Encoding) -> SubscriberGroup:
+        return SubscriberGroup(
+            selector,
             encoding,
             self._delivery,
             queue_size=self._config.queue_size,
             queue_bytes=self._config.queue_bytes,
         )
 
-    def _with_reset(self, interest: Interest, start: Start) -> Start:
+    def _with_reset(self, selector: Selector, start: StartPoint) -> StartPoint:
         """Return a start whose first event tells of its loss, for a stream that has no first frames."""
-        if start.lost is None:
+        if start.reset_reason is None:
             return start
-        self._metrics.reset(start.lost)
-        channels = start.channels or interest.channels
-        first = reset(start.lost, channels, epoch=self._backend.epoch, position=start.after, missed=None)
-        return Start(start.after, first=(first,))
+        self._metrics.reset(start.reset_reason)
+        channels = start.channels or selector.channels
+        first = reset(
+            start.reset_reason, channels, epoch=self._backend.epoch, position=start.after, missed=None
+        )
+        return StartPoint(start.after, preloaded=(first,))
 
     def _join(  # noqa: PLR0913
         self,
-        interest: Interest,
+        selector: Selector,
         encoding: Encoding,
-        start: Start,
+        start: StartPoint,
         heartbeat: Heartbeat,
         *,
         kind: Kind,
         caller: Hashable = None,
         exempt: bool = False,
-    ) -> tuple[Subscriber, Audience]:
+    ) -> tuple[Subscriber, SubscriberGroup]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         catching_up = None
-        if start.after != self._backend.position or start.first:
-            catching_up = CatchUp(self._backend, interest, start, self._metrics, caller=caller)
-        subscriber = Subscriber(interest, self._terms_of(interest, heartbeat), catching_up)
-        audience = self._hub.join(subscriber, encoding, exempt=exempt)
+        if start.after != self._backend.position or start.preloaded:
+            catching_up = Replay(self._backend, selector, start, self._metrics, caller=caller)
+        subscriber = Subscriber(selector, self._terms_of(selector, heartbeat), catching_up)
+        group = self._hub.join(subscriber, encoding, exempt=exempt)
         if self._narrowing:
-            audience.narrow(queue_size=self._config.queue_size, queue_bytes=self._config.queue_bytes)
+            group.lower_limits(queue_size=self._config.queue_size, queue_bytes=self._config.queue_bytes)
         self._metrics.opened(kind)
-        return subscriber, audience
+        return subscriber, group
 
-    def _terms_of(self, interest: Interest, heartbeat: Heartbeat) -> Terms:
-        overflow, retry = self._policies.of_reader(interest)
+    def _terms_of(self, selector: Selector, heartbeat: Heartbeat) -> SubscriberOptions:
+        overflow, retry = self._policies.for_subscriber(selector)
         terms = self._terms.get((overflow, retry, heartbeat))
         if terms is None:
-            terms = self._terms[overflow, retry, heartbeat] = Terms(
+            terms = self._terms[overflow, retry, heartbeat] = SubscriberOptions(
                 queue_size=self._config.queue_size,
                 queue_bytes=self._config.queue_bytes,
                 overflow=overflow,
@@ -596,7 +602,7 @@ class Broadcaster:
         return terms
 
     def _state(self, name: str) -> ChannelState:
-        holding = self._backend.holding(name)
+        holding = self._backend.channel_usage(name)
         return ChannelState(name, self._hub.subscribers(name), self.cursor, holding.events, holding.oldest)
 
     def require_few(self, count: int) -> None:

@@ -30,7 +30,7 @@ _FOLDERS = frozenset({".", ".."})
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Interest:
+class Selector:
     """Channels by name and by pattern, and the event types wanted of them (None is all).
 
     Normalised: who asks for the same in another order has the same interest.
@@ -54,7 +54,7 @@ class Interest:
         return self._hash
 
     @staticmethod
-    def of(*channels: str, types: Sequence[str] | None = None) -> "Interest":
+    def parse(*channels: str, types: Sequence[str] | None = None) -> "Selector":
         """Return the interest in channels and patterns, which all share who ask for it at one time.
 
         It takes time for each name: let the number be bounded before. Raises `EventError` for a bad name, and
@@ -64,54 +64,54 @@ class Interest:
         if isinstance(types, str):
             raise TypeError(f"events: must be a sequence of types, not the string {types!r}")
         asked = (channels, frozenset(types) if types else None)
-        interest = _followed.get(asked)
-        if interest is None:
-            interest = _followed[asked] = _interest(*asked)
-        return interest
+        selector = _followed.get(asked)
+        if selector is None:
+            selector = _followed[asked] = _selector(*asked)
+        return selector
 
-    def wants(self, event_type: str) -> bool:
+    def accepts_type(self, event_type: str) -> bool:
         """Whether events of this type pass. The server's own always do."""
         return self.types is None or event_type in self.types or event_type.startswith(RESERVED)
 
-    def covers(self, channel: str) -> bool:
+    def matches(self, channel: str) -> bool:
         """Whether the channel is one of those asked for."""
         return channel in self.names or (bool(self.patterns) and self._matched(channel))
 
-    def first_of(self, channels: Sequence[str]) -> str | None:
+    def first_match(self, channels: Sequence[str]) -> str | None:
         """Give the first of a publisher's channels that is one of those asked for, or None."""
         if len(channels) == 1 and not self.patterns:
             return channels[0] if channels[0] in self.names else None
-        return next(filter(self.covers, channels), None)
+        return next(filter(self.matches, channels), None)
 
     def _matched(self, channel: str) -> bool:
         matches = self._matches
         if matches is None:
-            matches = matcher(*self.patterns)
+            matches = compile_patterns(*self.patterns)
             object.__setattr__(self, "_matches", matches)
         return matches(channel)
 
 
 # Weak, so that nothing stays of a request that is refused: an interest is here while somebody has it.
-_followed: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Interest] = (
+_followed: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Selector] = (
     weakref.WeakValueDictionary()
 )
 
 
-def _interest(channels: tuple[str, ...], types: frozenset[str] | None) -> Interest:
+def _selector(channels: tuple[str, ...], types: frozenset[str] | None) -> Selector:
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:
         if not _PATTERN.fullmatch(name) or name in _FOLDERS:
             _refuse(name, _NOT_IN_A_PATTERN)
     if len(channels) == 1 and ANY not in channels[0]:
-        return Interest(channels, (), types)
+        return Selector(channels, (), types)
     names = sorted({name for name in channels if ANY not in name})
     # Of stars in a row each but one says nothing: `a**` is `a*`, and nobody has it matched twice.
     patterns = sorted({_STARS.sub(ANY, name) for name in channels if ANY in name})
-    return Interest(tuple(names), tuple(patterns), types)
+    return Selector(tuple(names), tuple(patterns), types)
 
 
-def matcher(*patterns: str) -> Match:
+def compile_patterns(*patterns: str) -> Match:
     """Return what tells whether a channel matches one of the patterns.
 
     To make it takes microseconds, so that nothing need be kept of what a caller sends. To match takes time
@@ -214,7 +214,7 @@ def _pieces(pattern: str) -> tuple[str, list[str], str]:
     return first, [piece for piece in middle if piece], last
 
 
-def checked_names(channels: Sequence[str]) -> tuple[str, ...]:
+def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
     """Return channels to publish to, each once, in their order. Raises `EventError`, `TypeError`.
 
     It takes time for each name, and keeps none: let the number be bounded before.

@@ -115,7 +115,7 @@ _NUMBERED = re.compile(r"line ([0-9]{1,9}): ")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StreamChunk:
     """A piece of a stream as it arrived, and the events it completed.
 
     `last_event_id` is where the stream was with its last event, "" before it has said so: what to
@@ -128,7 +128,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class PublishResult:
     """What one request published: how many events, to how many readers, and the id of the last."""
 
     count: int
@@ -144,7 +144,7 @@ class _Line:
     text: bytes
 
 
-def line(
+def encode_line(
     message: str,
     *,
     event: str | None = None,
@@ -234,7 +234,7 @@ class Client:
 
         `retry_for` and `on_retry` are those of `publish_lines`.
         """
-        body = line(message, event=event, id=id, key=key, retry=retry)
+        body = encode_line(message, event=event, id=id, key=key, retry=retry)
         return await self.publish_json(body, channels=channels, retry_for=retry_for, on_retry=on_retry)
 
     async def publish_json(
@@ -259,7 +259,7 @@ class Client:
         channels: Sequence[str] = (),
         retry_for: float = 0.0,
         on_retry: OnRetry | None = None,
-    ) -> AsyncIterator[Sent]:
+    ) -> AsyncIterator[PublishResult]:
         """Publish events in their order, each a line of JSON without its end, and yield what was published.
 
         Lines that come together are sent together, up to `BATCH` and `BATCH_BYTES`; the next are asked for
@@ -338,7 +338,7 @@ class Client:
         events: Sequence[str] = (),
         format: str = "text",
         on_retry: OnRetry | None = None,
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncIterator[StreamChunk]:
         """Follow channels and patterns, or `default`: reconnect whenever the stream ends or breaks.
 
         It begins after `last_event_id` or, without one, where `since` says (an id, `earliest`, `last`
@@ -364,7 +364,7 @@ class Client:
             try:
                 async with contextlib.aclosing(stream):
                     async for data in stream:
-                        yield Piece(data, connection.feed(data), connection.last_event_id)
+                        yield StreamChunk(data, connection.feed(data), connection.last_event_id)
             except _NoContent:
                 return
             except AttemptError as error:
@@ -406,7 +406,7 @@ class Client:
 
     async def _publish_batch(
         self, path: str, batch: list[_Line], budget: Callable[[], RetryBudget]
-    ) -> AsyncIterator[Sent]:
+    ) -> AsyncIterator[PublishResult]:
         """Publish a batch, or that part of it which comes before a line that is refused."""
         try:
             body = b"\n".join(each.text for each in batch)
@@ -416,7 +416,7 @@ class Client:
         except AttemptError as broken:
             parts, error = [], _located(broken, batch)
         else:
-            yield Sent(answer.get("count", len(batch)), answer["clients"], answer.get("id", ""))
+            yield PublishResult(answer.get("count", len(batch)), answer["clients"], answer.get("id", ""))
             return
         for part in parts:
             async for sent in self._publish_batch(path, part, budget):

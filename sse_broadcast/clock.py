@@ -25,7 +25,7 @@ class Clock:
         """Give this moment."""
         return self._began + time.clock_gettime(_STEADY)
 
-    def told(self, moment: float) -> float:
+    def to_wall_time(self, moment: float) -> float:
         """Give what the clock of the day says of a moment: seconds since 1970, as it is set now."""
         offset = time.time() - self.now()
         # Read one after the other they never agree: a moment is told alike in every encoding.
@@ -37,4 +37,4 @@ class Clock:
 _CLOCK = Clock()
 
 now = _CLOCK.now
-told = _CLOCK.told
+to_wall_time = _CLOCK.to_wall_time

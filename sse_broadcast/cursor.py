@@ -22,7 +22,7 @@ _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._-]")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
-class Word(StrEnum):
+class Keyword(StrEnum):
     """What `since` takes beside ids and ages."""
 
     EARLIEST = "earliest"
@@ -32,7 +32,7 @@ class Word(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EventId:
     """An id of ours: a position, and the history it belongs to."""
 
     epoch: str
@@ -40,7 +40,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class CustomId:
     """An id that a publisher chose, or that was never ours.
 
     `said_in_since` marks one that may be a typing error of an age or a word.
@@ -57,7 +57,7 @@ class Age:
     seconds: float
 
 
-Cursor = Place | Named | Age | Word
+Cursor = EventId | CustomId | Age | Keyword
 
 
 def new_epoch() -> str:
@@ -65,34 +65,34 @@ def new_epoch() -> str:
     return secrets.token_hex(4)
 
 
-def own_id(epoch: str, position: int) -> str:
+def format_id(epoch: str, position: int) -> str:
     """Give the id of a position."""
     return f"{epoch}-{position}"
 
 
-def parse_id(text: str) -> Place | Named:
+def parse_id(text: str) -> EventId | CustomId:
     """Read what a reader sends as `Last-Event-ID`: always an id, whatever it says."""
     if own := _OWN.fullmatch(text):
-        return Place(own[1], int(own[2]))
-    return Named(text)
+        return EventId(own[1], int(own[2]))
+    return CustomId(text)
 
 
 def parse_since(text: str) -> Cursor:
     """Read `since`: a word, an age such as `10m`, or an id."""
-    if text in list(Word):
-        return Word(text)
+    if text in list(Keyword):
+        return Keyword(text)
     if age := _AGE.fullmatch(text):
         return Age(int(age[1]) * _SECONDS[age[2]])
     cursor = parse_id(text)
-    return replace(cursor, said_in_since=True) if isinstance(cursor, Named) else cursor
+    return replace(cursor, said_in_since=True) if isinstance(cursor, CustomId) else cursor
 
 
-def require_publishable(text: str) -> None:
+def validate_custom_id(text: str) -> None:
     """Refuse an id that no publisher may choose. Raises `EventError`."""
     if not 1 <= len(text) <= MAX_ID:
         raise EventError("id", f"must be 1 to {MAX_ID} characters: {text[:80]!r}")
     if bad := _NOT_IN_AN_ID.search(text):
         raise EventError("id", f"must not contain {bad[0]!a}: {text[:80]!a}")
-    if not isinstance(cursor := parse_since(text), Named):
-        kind = "the form of the server's own ids" if isinstance(cursor, Place) else "a meaning for `since`"
+    if not isinstance(cursor := parse_since(text), CustomId):
+        kind = "the form of the server's own ids" if isinstance(cursor, EventId) else "a meaning for `since`"
         raise EventError("id", f"{text!r} has {kind}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 
 from sse_broadcast import clock, wire
-from sse_broadcast.cursor import own_id
+from sse_broadcast.cursor import format_id
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 
@@ -51,7 +51,9 @@ class Publication(msgspec.Struct, gc=False, eq=False):
         key = encoding if channel is None else (encoding, channel)
         frame = frames.get(key)
         if frame is None:
-            block = encoding.format.block(self.event, id=self.id, channel=channel, time=clock.told(self.time))
+            block = encoding.format.block(
+                self.event, id=self.id, channel=channel, time=clock.to_wall_time(self.time)
+            )
             frame = encoding.frame(block)
             # None that is kept makes room: where each audience asks for another, all would be made anew.
             if len(frames) < MAX_FRAMES:
@@ -63,7 +65,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
 
 def place(channels: tuple[str, ...], event: Event, *, epoch: str, position: int, time: float) -> Publication:
     """Give an event its place: a position of this epoch, at this moment by `clock`."""
-    id = event.id or own_id(epoch, position)
+    id = event.id or format_id(epoch, position)
     return Publication(channels, event, position, time, id, wire.size(event, id))
 
 

@@ -3,7 +3,7 @@
 from typing import Self
 
 
-class Count(int):
+class Quantity(int):
     """A number wherever a number is wanted, and in a sentence `1 event` or `2 events`."""
 
     def __new__(cls, number: int, noun: str) -> Self:

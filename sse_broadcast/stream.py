@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
 from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, Received
@@ -16,7 +16,7 @@ PAGE = 65_536
 """Bytes of history taken at one time."""
 
 
-class Wakeup:
+class StreamConsumer:
     """The outlet of a stream: it empties its queue itself, and only has to be woken."""
 
     __slots__ = ("_event",)
@@ -26,14 +26,14 @@ class Wakeup:
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         """See `Outlet`."""
         self._event.set()
 
-    def relieve(self) -> None:
+    def make_room(self) -> None:
         """See `Outlet`: only the program that iterates can make room."""
 
-    def end(self, reason: CloseReason) -> None:  # noqa: ARG002 - the stream reads it from its subscriber
+    def on_closed(self, reason: CloseReason) -> None:  # noqa: ARG002 - the stream reads it from its subscriber
         """See `Outlet`."""
         self._event.set()
 
@@ -57,11 +57,11 @@ class Stream:
     up with is read from the history as it is asked for.
     """
 
-    def __init__(self, join: Callable[[Wakeup], tuple[Subscriber, Audience]]) -> None:
+    def __init__(self, join: Callable[[StreamConsumer], tuple[Subscriber, SubscriberGroup]]) -> None:
         self._join = join
-        self._wakeup = Wakeup()
+        self._wakeup = StreamConsumer()
         self._subscriber: Subscriber | None = None
-        self._audience: Audience | None = None
+        self._group: SubscriberGroup | None = None
         self._page: deque[Publication] = deque()
 
     @property
@@ -101,7 +101,7 @@ class Stream:
 
     def _joined(self) -> Subscriber:
         if self._subscriber is None:
-            self._subscriber, self._audience = self._join(self._wakeup)
+            self._subscriber, self._group = self._join(self._wakeup)
             if self._subscriber.catching_up is None:
                 self._go_live(self._subscriber)
             # The hub keeps the subscriber and not the stream, so a forgotten stream can be
@@ -111,13 +111,13 @@ class Stream:
         return self._subscriber
 
     def _go_live(self, subscriber: Subscriber) -> None:
-        assert self._audience is not None
+        assert self._group is not None
         subscriber.go_live()
-        self._audience.queued[subscriber] = None
+        self._group.queued[subscriber] = None
 
     async def _take(self, subscriber: Subscriber) -> None:
         page = subscriber.take(PAGE if subscriber.catching_up else 0)
-        subscriber.terms.metrics.handed(len(page))
+        subscriber.options.metrics.handed(len(page))
         self._page.extend(page)
         if not self._page:
             # A part of the history with nothing for this stream: everyone else may go before the next.
@@ -133,7 +133,7 @@ class Stream:
     def _received(self, publication: Publication) -> Received:
         assert self._subscriber is not None
         event = publication.event
-        channel = self._subscriber.interest.first_of(publication.channels) or ""
+        channel = self._subscriber.selector.first_match(publication.channels) or ""
         return Received(channel, event.data, event.type, publication.id, event.retry)
 
 

@@ -11,7 +11,7 @@ AT_ONCE = 64
 """Things that are late between two turns of the loop, at most: thousands may have come together."""
 
 
-class Deadlines(Generic[T]):
+class Timeouts(Generic[T]):
     """Calls `late` with each thing that is still here `patience` seconds after it was added.
 
     Adding and discarding cost a fraction of a microsecond, where a timer for each would cost some, and a

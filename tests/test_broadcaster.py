@@ -20,11 +20,11 @@ from sse_broadcast import (
     wire,
 )
 from sse_broadcast import broadcaster as broadcaster_module
-from sse_broadcast.backends.base import ResetReason, Start, Token
+from sse_broadcast.backends.base import IdempotencyKey, ResetReason, StartPoint
 from sse_broadcast.broadcaster import PACE, RETURNS, WAVE, ChannelState, wave
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import ChannelRule, Overflow
-from sse_broadcast.cursor import Cursor, Named, Place, Word, parse_id, parse_since
+from sse_broadcast.cursor import Cursor, CustomId, EventId, Keyword, parse_id, parse_since
 from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
@@ -33,7 +33,7 @@ from tests.fanout.test_dispatcher import settled
 from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
 
-DEFAULT = Interest.of("default")
+DEFAULT = Selector.parse("default")
 
 BAD_NAMES = [
     ([], "channels: must name at least one"),
@@ -83,7 +83,7 @@ def test_a_bad_channel_name_is_refused_of_readers_too(channels: list[str], probl
     """Naming the character; who names none gets `default` from a stream, and a refusal elsewhere."""
     broadcaster = Broadcaster()
     with pytest.raises(EventError, match=problem):
-        broadcaster.interest(channels)
+        broadcaster.selector(channels)
     if channels:
         with pytest.raises(EventError, match=problem):
             broadcaster.subscribe(*channels)
@@ -100,7 +100,7 @@ async def test_channels_are_bounded_in_number() -> None:
     broadcaster = Broadcaster(Config(max_channels=3))
     problem = "^channels: 4 are too many, 3 may be named$"
     with pytest.raises(EventError, match=problem):
-        broadcaster.interest(["a", "b", "c", "d*"])
+        broadcaster.selector(["a", "b", "c", "d*"])
     with pytest.raises(EventError, match=problem):
         broadcaster.subscribe("a", "b", "c", "d")
     with pytest.raises(EventError, match=problem):
@@ -111,13 +111,13 @@ async def test_patterns_are_bounded_in_number_by_themselves() -> None:
     """Names are none of them, and a pattern named twice is one."""
     broadcaster = Broadcaster(Config(max_patterns=2))
     names = [f"c{number}" for number in range(97)]
-    assert broadcaster.interest([*names, "a*", "b*", "a*"]).patterns == ("a*", "b*")
+    assert broadcaster.selector([*names, "a*", "b*", "a*"]).patterns == ("a*", "b*")
     problem = "^channels: 3 patterns are too many, 2 may be named$"
     with pytest.raises(EventError, match=problem):
-        broadcaster.interest(["a*", "b*", "c*"])
+        broadcaster.selector(["a*", "b*", "c*"])
     with pytest.raises(EventError, match=problem):
         broadcaster.subscribe("a", "a*", "b*", "c*")
-    assert broadcaster.interest(["a", "b", "c*"]).channels == ("a", "b", "c*")
+    assert broadcaster.selector(["a", "b", "c*"]).channels == ("a", "b", "c*")
     assert (await broadcaster.broadcast("x", channels=["a", "b", "c"])).channels == ("a", "b", "c")
     assert broadcaster.counts.published == 1
 
@@ -288,7 +288,7 @@ async def test_a_batch_is_one_act() -> None:
 async def test_a_batch_of_nothing_is_refused() -> None:
     """There is no event whose receipt it could have; nothing is counted, and a token stays free."""
     broadcaster = make_broadcaster()
-    token = Token(("k",), b"")
+    token = IdempotencyKey(("k",), b"")
     for given in (None, token):
         with pytest.raises(EventError, match=r"^events: must be one at least$"):
             await broadcaster.publish_all([], given)
@@ -302,17 +302,17 @@ async def test_a_batch_of_nothing_is_refused() -> None:
 async def test_places_are_checked_once_for_many_drafts() -> None:
     """Each channel once, in its order; a draft for them is the draft for the channels."""
     broadcaster = make_broadcaster(max_channels=3, max_event=1000)
-    places = broadcaster.places(["b", "a", "b"])
+    places = broadcaster.validate_channels(["b", "a", "b"])
     assert places == ("b", "a")
     for number in range(3):
         event = Event(str(number))
-        assert broadcaster.draft_for(event, places) == broadcaster.draft(event, ["b", "a", "b"])
+        assert broadcaster.prepare(event, places) == broadcaster.draft(event, ["b", "a", "b"])
     with pytest.raises(EventError, match=r"^channels: 4 are too many, 3 may be named$"):
-        broadcaster.places(["a", "b", "a", "b"])
+        broadcaster.validate_channels(["a", "b", "a", "b"])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
-        broadcaster.places([])
+        broadcaster.validate_channels([])
     with pytest.raises(EventError, match=r"^channel: must not contain '\*'"):
-        broadcaster.places(["a*"])
+        broadcaster.validate_channels(["a*"])
     for refused in (
         Event("x", "$close"),
         Event("x", "open"),
@@ -323,14 +323,14 @@ async def test_places_are_checked_once_for_many_drafts() -> None:
         with pytest.raises(EventError) as alone:
             broadcaster.draft(refused, ["a"])
         with pytest.raises(type(alone.value), match=re.escape(str(alone.value))):
-            broadcaster.draft_for(refused, ("a",))
+            broadcaster.prepare(refused, ("a",))
 
 
 async def test_a_token_publishes_once() -> None:
     """And is answered as the first time, whatever happened since."""
     broadcaster = make_broadcaster()
     _, sink = connect(broadcaster)
-    token = Token(("caller", "/send", "k"), b"digest")
+    token = IdempotencyKey(("caller", "/send", "k"), b"digest")
     drafts = [broadcaster.draft(Event("x")), broadcaster.draft(Event("y"))]
     first = await broadcaster.publish_all(drafts, token)
     await broadcaster.broadcast("between")
@@ -345,12 +345,12 @@ async def test_a_token_used_for_something_else_is_an_error() -> None:
     """Nothing is published, and the token keeps its meaning; another scope has another."""
     broadcaster = make_broadcaster()
     draft = broadcaster.draft(Event("x"))
-    first = await broadcaster.publish_all([draft], Token(("a", "k"), b"one"))
+    first = await broadcaster.publish_all([draft], IdempotencyKey(("a", "k"), b"one"))
     with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: it was used before"):
-        await broadcaster.publish_all([draft], Token(("a", "k"), b"two"))
+        await broadcaster.publish_all([draft], IdempotencyKey(("a", "k"), b"two"))
     assert broadcaster.counts.published == 1
-    assert await broadcaster.publish_all([draft], Token(("a", "k"), b"one")) == first
-    assert (await broadcaster.publish_all([draft], Token(("b", "k"), b"two"))).id == "0123abcd-2"
+    assert await broadcaster.publish_all([draft], IdempotencyKey(("a", "k"), b"one")) == first
+    assert (await broadcaster.publish_all([draft], IdempotencyKey(("b", "k"), b"two"))).id == "0123abcd-2"
 
 
 # Where readers begin.
@@ -372,24 +372,24 @@ async def test_the_cursor_is_the_newest_position() -> None:
 @pytest.mark.parametrize(
     ("cursor", "start"),
     [
-        (None, Start(3)),
-        (Place(EPOCH, 1), Start(1)),
-        (Place(EPOCH, 4), Start(3, lost=ResetReason.UNKNOWN)),
-        (Place("fedcba98", 1), Start(3, lost=ResetReason.EPOCH)),
-        (Named("mine"), Start(2)),
-        (Named("mine", said_in_since=True), Start(2)),
-        (Named("another's"), Start(3, lost=ResetReason.UNKNOWN)),
-        (Word.EARLIEST, Start(0)),
+        (None, StartPoint(3)),
+        (EventId(EPOCH, 1), StartPoint(1)),
+        (EventId(EPOCH, 4), StartPoint(3, reset_reason=ResetReason.UNKNOWN)),
+        (EventId("fedcba98", 1), StartPoint(3, reset_reason=ResetReason.EPOCH)),
+        (CustomId("mine"), StartPoint(2)),
+        (CustomId("mine", said_in_since=True), StartPoint(2)),
+        (CustomId("another's"), StartPoint(3, reset_reason=ResetReason.UNKNOWN)),
+        (Keyword.EARLIEST, StartPoint(0)),
     ],
 )
-async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: Start) -> None:
+async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: StartPoint) -> None:
     """Just before the first event it will be given, whoever chose the id that it brought."""
     broadcaster = make_broadcaster()
     for id in (None, "mine", None):
         await broadcaster.broadcast("x", id=id)
-    given = broadcaster.start(DEFAULT, cursor)
+    given = broadcaster.start_point(DEFAULT, cursor)
     # What it counts as told is the backend's own affair.
-    assert dataclasses.replace(given, told=0) == start
+    assert dataclasses.replace(given, evictions_seen=0) == start
 
 
 @pytest.mark.parametrize("since", ["yesterday", "10min", "-1", "1 h", "never-ours", "gone", "elsewhere", ""])
@@ -404,23 +404,23 @@ async def test_a_since_that_means_nothing_is_refused(since: str) -> None:
         " nor the id of an event that is held"
     )
     with pytest.raises(EventError, match=f"^{re.escape(problem)}$") as caught:
-        broadcaster.start(DEFAULT, parse_since(since))
+        broadcaster.start_point(DEFAULT, parse_since(since))
     assert caught.value.field == "since"
-    assert broadcaster.start(DEFAULT, parse_since("held")) == Start(2)
-    assert broadcaster.start(DEFAULT, parse_id(since)).lost is ResetReason.UNKNOWN
+    assert broadcaster.start_point(DEFAULT, parse_since("held")) == StartPoint(2)
+    assert broadcaster.start_point(DEFAULT, parse_id(since)).reset_reason is ResetReason.UNKNOWN
 
 
 async def test_a_since_that_means_nothing_is_shown_in_part() -> None:
     """However long it is, and with nothing in it that a terminal would obey."""
     with pytest.raises(EventError, match=r"^since: '\\x1b(x{79})' is neither"):
-        make_broadcaster().start(DEFAULT, parse_since("\x1b" + "x" * 200))
+        make_broadcaster().start_point(DEFAULT, parse_since("\x1b" + "x" * 200))
 
 
 async def test_a_since_of_another_life_is_a_loss_and_no_error() -> None:
     """It has the form of our ids: whoever says it was a reader here once."""
     broadcaster = make_broadcaster()
     for since, lost in (("fedcba98-1", ResetReason.EPOCH), ("0123abcd-1", ResetReason.UNKNOWN)):
-        assert broadcaster.start(DEFAULT, parse_since(since)) == Start(0, lost=lost)
+        assert broadcaster.start_point(DEFAULT, parse_since(since)) == StartPoint(0, reset_reason=lost)
 
 
 async def test_the_cursor_of_a_start_is_before_the_newest_of_each_channel() -> None:
@@ -428,17 +428,17 @@ async def test_the_cursor_of_a_start_is_before_the_newest_of_each_channel() -> N
     broadcaster = make_broadcaster(retry=0)
     for channel in ("a", "a", "b", "c"):
         await broadcaster.broadcast("x", channels=[channel])
-    start = broadcaster.start(Interest.of("a", "b"), Word.LAST)
-    assert [publication.position for publication in start.first] == [2, 3]
+    start = broadcaster.start_point(Selector.parse("a", "b"), Keyword.LAST)
+    assert [publication.position for publication in start.preloaded] == [2, 3]
     assert (start.after, start.cursor) == (4, 1)
     assert opened(broadcaster, start) == OPENING % b"0123abcd-1"
-    assert broadcaster.start(Interest.of("none"), Word.LAST).cursor == 4
+    assert broadcaster.start_point(Selector.parse("none"), Keyword.LAST).cursor == 4
 
 
 async def test_what_is_published_between_a_start_and_its_connection_is_caught_up_with() -> None:
     """The head of the answer is on its way meanwhile, and promises it."""
     broadcaster = make_broadcaster(retry=0)
-    start = broadcaster.start(DEFAULT, None)
+    start = broadcaster.start_point(DEFAULT, None)
     frames = opened(broadcaster, start)
     await broadcaster.broadcast("between")
     sink = MemorySink()
@@ -457,16 +457,16 @@ async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: st
     broadcaster = make_broadcaster(retry=0)
     await broadcaster.broadcast("a")
     await broadcaster.broadcast("b")
-    start = broadcaster.start(DEFAULT, parse_id(id))
+    start = broadcaster.start_point(DEFAULT, parse_id(id))
     told = b'{"reason": "%b", "channels": ["default"], "missed": null}' % reason.encode()
     assert opened(broadcaster, start) == RESET % (told, b"0123abcd-2", b"0123abcd-2")
     sink = MemorySink()
-    lane = broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
+    outbox = broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
     await settled()
     await broadcaster.broadcast("c")
     await settled()
     assert sink.data == block(3, "c")
-    assert lane.given == 2
+    assert outbox.given == 2
     assert broadcaster.counts.resets == {reason: 1}
 
 
@@ -476,16 +476,16 @@ async def test_an_id_whose_successors_are_gone_is_a_loss_told_first() -> None:
     for _ in range(4):
         await broadcaster.broadcast("x")
     await broadcaster.broadcast("y", channels=["quiet"])
-    interest = Interest.of("quiet", "default")
-    start = broadcaster.start(interest, parse_id("0123abcd-1"))
+    selector = Selector.parse("quiet", "default")
+    start = broadcaster.start_point(selector, parse_id("0123abcd-1"))
     told = b'{"reason": "evicted", "channels": ["default"], "missed": null}'
-    frames = broadcaster.first_frames(interest, TEXT, start, Heartbeat(4))
+    frames = broadcaster.first_frames(selector, TEXT, start, Heartbeat(4))
     assert frames == RESET % (told, b"0123abcd-2", b"0123abcd-2")
     sink = MemorySink()
-    lane = broadcaster.connect(sink, interest, start, broadcaster.heartbeat())
+    outbox = broadcaster.connect(sink, selector, start, broadcaster.heartbeat())
     await settled()
     assert sink.data == block(3, "x") + block(4, "x") + block(5, "y")
-    assert (lane.given, broadcaster.counts.resets) == (4, {"evicted": 1})
+    assert (outbox.given, broadcaster.counts.resets) == (4, {"evicted": 1})
 
 
 # What a stream begins with.
@@ -494,7 +494,9 @@ OPENING = b': \nretry: 0\nevent: $open\ndata: {"heartbeat": 4}\nid: %b\n\n'
 RESET = b': \nretry: 0\nevent: $reset\ndata: %b\nid: %b\n\nevent: $open\ndata: {"heartbeat": 4}\nid: %b\n\n'
 
 
-def opened(broadcaster: Broadcaster, start: Start, encoding: Encoding = TEXT, seconds: float = 4) -> bytes:
+def opened(
+    broadcaster: Broadcaster, start: StartPoint, encoding: Encoding = TEXT, seconds: float = 4
+) -> bytes:
     return broadcaster.first_frames(DEFAULT, encoding, start, Heartbeat(seconds))
 
 
@@ -503,7 +505,7 @@ async def test_a_stream_begins_with_the_time_to_come_back_and_the_cursor() -> No
     broadcaster = make_broadcaster(retry=0)
     await broadcaster.broadcast("x")
     for cursor in (None, parse_id("0123abcd-1")):
-        start = broadcaster.start(DEFAULT, cursor)
+        start = broadcaster.start_point(DEFAULT, cursor)
         # aiohttp, or the head of the stream, makes the chunk of its first bytes.
         for encoding in (TEXT, CHUNKED_TEXT, JSON, CHUNKED_JSON):
             assert opened(broadcaster, start, encoding) == OPENING % b"0123abcd-1"
@@ -518,9 +520,9 @@ async def test_a_stream_of_lines_begins_with_an_envelope(monkeypatch: pytest.Mon
         b'{"channel":null,"id":"0123abcd-0","event":"$reset",'
         b'"data":{"reason": "epoch", "channels": ["default"], "missed": null},"time":7.0}\n'
     )
-    start = broadcaster.start(DEFAULT, None)
+    start = broadcaster.start_point(DEFAULT, None)
     assert opened(broadcaster, start, NDJSON) == opened(broadcaster, start, CHUNKED_NDJSON) == opening
-    lost = broadcaster.start(DEFAULT, parse_id("fedcba98-1"))
+    lost = broadcaster.start_point(DEFAULT, parse_id("fedcba98-1"))
     assert opened(broadcaster, lost, NDJSON) == reset + opening
 
 
@@ -529,13 +531,13 @@ async def test_an_opening_says_the_heartbeat_that_its_reader_has(seconds: float,
     """In seconds, also where it is not the server's."""
     broadcaster = make_broadcaster(retry=0)
     told = OPENING.replace(b'{"heartbeat": 4}', b'{"heartbeat": %b}' % said) % b"0123abcd-0"
-    assert opened(broadcaster, broadcaster.start(DEFAULT, None), TEXT, seconds) == told
+    assert opened(broadcaster, broadcaster.start_point(DEFAULT, None), TEXT, seconds) == told
 
 
 async def test_readers_are_told_to_come_back_at_different_times() -> None:
     """Spread by half, so that those cut together do not return together."""
     broadcaster = make_broadcaster(retry=3000)
-    start = broadcaster.start(DEFAULT, None)
+    start = broadcaster.start_point(DEFAULT, None)
     times = {retry_of(opened(broadcaster, start)) for _ in range(200)}
     assert len(times) > 50
     assert 1500 <= min(times) <= max(times) <= 4500
@@ -581,8 +583,8 @@ RULES = (
 async def test_a_reader_has_one_policy(channels: list[str], overflow: Overflow) -> None:
     """That of its channels if they agree, else the one that loses nothing; by a pattern the server's."""
     broadcaster = make_broadcaster(overflow=Overflow.DROP_OLDEST, channel=RULES)
-    lane, _ = connect(broadcaster, *channels)
-    assert lane.subscriber.terms.overflow is overflow
+    outbox, _ = connect(broadcaster, *channels)
+    assert outbox.subscriber.options.overflow is overflow
 
 
 async def test_readers_come_back_when_their_channels_rule_says() -> None:
@@ -590,29 +592,29 @@ async def test_readers_come_back_when_their_channels_rule_says() -> None:
     broadcaster = make_broadcaster(retry=1000, channel=RULES)
 
     def retries(*channels: str) -> set[int]:
-        interest = Interest.of(*channels)
-        start = broadcaster.start(interest, None)
-        frames = (broadcaster.first_frames(interest, TEXT, start, Heartbeat(4)) for _ in range(50))
+        selector = Selector.parse(*channels)
+        start = broadcaster.start_point(selector, None)
+        frames = (broadcaster.first_frames(selector, TEXT, start, Heartbeat(4)) for _ in range(50))
         return {retry_of(each) for each in frames}
 
     assert retries("prices.eu") == retries("prices.eu", "prices.us") == {0}
     for others in (["other"], ["plain"], ["prices.eu", "other"], ["prices.*"]):
         assert 0 not in retries(*others)
-    assert connect(broadcaster, "prices.eu")[0].subscriber.terms.retry == 0
+    assert connect(broadcaster, "prices.eu")[0].subscriber.options.retry == 0
 
 
 async def test_readers_with_the_same_policy_share_their_terms() -> None:
     """However many there are, if they have one heartbeat."""
     broadcaster = make_broadcaster(channel=RULES)
     names = ("a", "b", "plain", "prices.eu", "plainer")
-    a, b, plain, prices, plainer = (connect(broadcaster, name)[0].subscriber.terms for name in names)
+    a, b, plain, prices, plainer = (connect(broadcaster, name)[0].subscriber.options for name in names)
     assert a is b
     assert plain is plainer
     assert len({id(terms) for terms in (a, plain, prices)}) == 3
     assert plain.overflow is Overflow.DROP_NEWEST
     assert a.epoch == EPOCH
     asked = (broadcaster.heartbeat(seconds=5), Heartbeat(5), Heartbeat(5, as_event=True))
-    five, same, events = (connect(broadcaster, "a", heartbeat=each)[0].subscriber.terms for each in asked)
+    five, same, events = (connect(broadcaster, "a", heartbeat=each)[0].subscriber.options for each in asked)
     assert five is same
     assert [each.heartbeat for each in (a, five, events)] == [broadcaster.heartbeat(), asked[0], asked[2]]
 
@@ -696,7 +698,7 @@ def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
         nonlocal now
         now += seconds
 
-    broadcaster._backend.kept._clock = lambda: now
+    broadcaster._backend.inner._clock = lambda: now
     return forward
 
 
@@ -704,7 +706,7 @@ async def test_what_is_too_old_goes_though_nobody_comes(monkeypatch: pytest.Monk
     """As long as something is held a timer looks for it; then it rests until the next publish."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), broadcaster._backend.kept._history
+    forward, history = wound(broadcaster), broadcaster._backend.inner._history
     assert broadcaster._tidying is None
     for _ in range(2):
         await broadcaster.broadcast("x")
@@ -728,11 +730,11 @@ async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyP
     forward = wound(broadcaster)
     await broadcaster.broadcast("x")
     assert broadcaster._tidying is None
-    await broadcaster.publish_all([broadcaster.draft(Event("x"))], Token(("k",), b""))
+    await broadcaster.publish_all([broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b""))
     assert broadcaster._tidying is not None
     forward(10.0)
     await until(lambda: broadcaster._tidying is None)
-    assert len(broadcaster._backend.kept._keys) == 0
+    assert len(broadcaster._backend.inner._keys) == 0
 
 
 async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
@@ -741,19 +743,19 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), broadcaster._backend.kept._history
-    good, calls = broadcaster._backend.kept.tidy, 0
+    forward, history = wound(broadcaster), broadcaster._backend.inner._history
+    good, calls = broadcaster._backend.inner.evict_expired, 0
 
     def bad() -> bool:
         nonlocal calls
         calls += 1
         raise RuntimeError("away")
 
-    monkeypatch.setattr(broadcaster._backend.kept, "tidy", bad)
+    monkeypatch.setattr(broadcaster._backend.inner, "evict_expired", bad)
     assert (await broadcaster.broadcast("x")).clients == 0
     broadcaster.reload(Config(history_age=10.0))
     await until(lambda: calls > 3)
-    monkeypatch.setattr(broadcaster._backend.kept, "tidy", good)
+    monkeypatch.setattr(broadcaster._backend.inner, "evict_expired", good)
     forward(10.0)
     await until(lambda: broadcaster._tidying is None)
     assert history.bytes == 0
@@ -770,9 +772,9 @@ async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end() -> 
     lost.gone = True
     await broadcaster.close(timeout=0.01)
     assert gone.subscriber.closed == "left"
-    for lane, sink in others:
+    for outbox, sink in others:
         assert sink.data.startswith(block(1, "x") + b"event: $close\n")
-        broadcaster.disconnect(lane)
+        broadcaster.disconnect(outbox)
 
 
 async def test_closing_leaves_no_timer() -> None:
@@ -790,9 +792,9 @@ async def test_closing_leaves_no_timer() -> None:
 async def test_a_closed_broadcaster_publishes_nothing() -> None:
     """And takes nobody; what was sent with a token before is not answered for either."""
     broadcaster = Broadcaster()
-    drafts, token = [broadcaster.draft(Event("x"))], Token(("k",), b"")
+    drafts, token = [broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b"")
     await broadcaster.publish_all(drafts, token)
-    start = broadcaster.start(DEFAULT, None)
+    start = broadcaster.start_point(DEFAULT, None)
     await broadcaster.close(timeout=1)
     assert broadcaster.closed
     with pytest.raises(ClosedError):
@@ -809,17 +811,17 @@ async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("before")
     asked = (("default", None), ("def*", None), ("default", "earliest"))
-    lanes = [connect(broadcaster, channel, since=since)[0] for channel, since in asked * 30]
+    outboxes = [connect(broadcaster, channel, since=since)[0] for channel, since in asked * 30]
     await broadcaster.broadcast("x")
     assert broadcaster.client_count == 90
-    for lane in lanes:
-        broadcaster.disconnect(lane)
-        broadcaster.disconnect(lane)
+    for outbox in outboxes:
+        broadcaster.disconnect(outbox)
+        broadcaster.disconnect(outbox)
     assert broadcaster.client_count == 0
     assert (broadcaster.counts.opened, broadcaster.counts.closed) == (90, {"left": 90})
-    assert not broadcaster._delivery._lanes
+    assert not broadcaster._delivery._outboxes
     hub = broadcaster._hub
-    assert (len(hub.audiences), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})
+    assert (len(hub.groups), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})
 
 
 async def by_disconnecting(broadcaster: Broadcaster, channel: str) -> None:
@@ -839,12 +841,12 @@ async def by_breaking(broadcaster: Broadcaster, channel: str) -> None:
 
 
 async def by_being_slow(broadcaster: Broadcaster, channel: str) -> None:
-    lane, sink = connect(broadcaster, channel)
+    outbox, sink = connect(broadcaster, channel)
     sink.takes_more = False
     for _ in range(4):
         await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
         await settled()
-    assert lane.subscriber.closed is CloseReason.SLOW
+    assert outbox.subscriber.closed is CloseReason.SLOW
 
 
 async def by_being_revoked(broadcaster: Broadcaster, channel: str) -> None:
@@ -890,14 +892,14 @@ async def test_a_channel_makes_room_however_its_last_reader_leaves(
     connect(broadcaster, "stays")
     await leaving(broadcaster, channel)
     await settled()
-    lane, _ = connect(broadcaster, "b*")
+    outbox, _ = connect(broadcaster, "b*")
     for full in ("c", "c*"):
         with pytest.raises(FullError):
             connect(broadcaster, "stays", full)
         with pytest.raises(FullError):
             aiter(broadcaster.subscribe(full))
     assert broadcaster.client_count == 2
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     connect(broadcaster, "c")
 
 
@@ -927,9 +929,9 @@ async def test_readers_are_let_go_wave_by_wave(monkeypatch: pytest.MonkeyPatch) 
     while not closing.done():
         if broadcaster.client_count not in left:
             left.append(broadcaster.client_count)
-        for lane, sink in readers:
+        for outbox, sink in readers:
             if sink.closed:
-                broadcaster.disconnect(lane)
+                broadcaster.disconnect(outbox)
         await asyncio.sleep(0)
     assert left == [5, 3, 1, 0]
     for _, sink in readers:
@@ -946,8 +948,8 @@ async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest
     with pytest.raises(ClosedError):
         await broadcaster.broadcast("x")
     closing.cancel()
-    for lane, _ in readers:
-        broadcaster.disconnect(lane)
+    for outbox, _ in readers:
+        broadcaster.disconnect(outbox)
 
 
 async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -957,8 +959,8 @@ async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.Monke
     readers = [connect(broadcaster) for _ in range(100)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=3600, over=3600.0))
     await until(lambda: broadcaster.client_count < 100)
-    for lane, _ in readers:
-        broadcaster.disconnect(lane)
+    for outbox, _ in readers:
+        broadcaster.disconnect(outbox)
     async with asyncio.timeout(PATIENCE):
         await closing
 
@@ -992,8 +994,8 @@ async def test_many_readers_are_sent_away_for_longer() -> None:
     readers = [connect(broadcaster) for _ in range(3000)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await until(lambda: all(sink.closed for _, sink in readers))
-    for lane, _ in readers:
-        broadcaster.disconnect(lane)
+    for outbox, _ in readers:
+        broadcaster.disconnect(outbox)
     await closing
     retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in readers]
     assert max(retries) < 1000 * len(readers) / RETURNS
@@ -1011,13 +1013,13 @@ async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
     old, _ = connect(broadcaster, "a")
     broadcaster.reload(Config(queue_size=50, retry=2))
     new, _ = connect(broadcaster, "a")
-    assert old.audience is new.audience
-    terms = [lane.subscriber.terms for lane in (old, new)]
+    assert old.group is new.group
+    terms = [outbox.subscriber.options for outbox in (old, new)]
     assert [(each.queue_size, each.retry) for each in terms] == [(5, 1), (50, 2)]
     assert [each.overflow for each in terms] == [Overflow.DROP_OLDEST, Overflow.DISCONNECT]
-    assert old.audience._max_events == 5
+    assert old.group._max_events == 5
     broadcaster.reload(Config(queue_size=3))
-    assert old.audience._max_events == 3
+    assert old.group._max_events == 3
     await broadcaster.close(timeout=1)
 
 
@@ -1028,16 +1030,16 @@ async def test_bounds_are_the_new_ones_at_once() -> None:
     broadcaster.reload(Config(max_event=100, max_channels=1, max_patterns=1, subscribed_channels=1))
     for refused in (
         lambda: broadcaster.draft(Event("x" * 200)),
-        lambda: broadcaster.places(["a", "b"]),
-        lambda: broadcaster.interest(["a", "b"]),
+        lambda: broadcaster.validate_channels(["a", "b"]),
+        lambda: broadcaster.selector(["a", "b"]),
     ):
         with pytest.raises(EventError):
             refused()
     with pytest.raises(FullError):
-        broadcaster.start(Interest.of("b"), None)
+        broadcaster.start_point(Selector.parse("b"), None)
     broadcaster.reload(Config())
-    assert broadcaster.places(["a", "b"]) == ("a", "b")
-    broadcaster.start(Interest.of("b"), None)
+    assert broadcaster.validate_channels(["a", "b"]) == ("a", "b")
+    broadcaster.start_point(Selector.parse("b"), None)
     await broadcaster.close(timeout=1)
 
 

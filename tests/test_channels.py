@@ -14,11 +14,11 @@ from sse_broadcast.channels import (
     DEFAULT_CHANNEL,
     MAX_NAME,
     SHARED,
-    Interest,
-    checked_names,
+    Selector,
+    compile_patterns,
     match_steps,
-    matcher,
     shared,
+    validate_channels,
 )
 from sse_broadcast.errors import EventError
 
@@ -30,16 +30,16 @@ ILLEGAL = [*sorted(set(map(chr, range(256))) - set(LEGAL) - {"*"}), *"\u0663\uff
 def test_a_name_may_have_this_character(character: str) -> None:
     """Letters, digits and `._:@~-` stand for themselves, in a name as in a pattern."""
     name = f"a{character}b"
-    assert checked_names([name]) == (name,)
-    assert Interest.of(name, name + "*").channels == (name, name + "*")
-    assert Interest.of(name + "*").covers(name)
-    assert not Interest.of(name + "*").covers(f"a{'x' if character != 'x' else 'y'}b")
+    assert validate_channels([name]) == (name,)
+    assert Selector.parse(name, name + "*").channels == (name, name + "*")
+    assert Selector.parse(name + "*").matches(name)
+    assert not Selector.parse(name + "*").matches(f"a{'x' if character != 'x' else 'y'}b")
 
 
 @pytest.mark.parametrize("character", ILLEGAL)
 def test_a_name_may_not_have_this_character(character: str) -> None:
     """Everything else is refused, and named in ASCII."""
-    for refuse in (lambda name: checked_names(["ok", name]), Interest.of):
+    for refuse in (lambda name: validate_channels(["ok", name]), Selector.parse):
         with pytest.raises(EventError) as caught:
             refuse(f"a{character}")
         assert str(caught.value) == f"channel: must not contain {character!a}: {f'a{character}'!a}"
@@ -49,14 +49,14 @@ def test_a_name_may_not_have_this_character(character: str) -> None:
 def test_a_star_makes_a_pattern_and_no_name() -> None:
     """What is published goes to names; only readers have patterns."""
     with pytest.raises(EventError, match=r"^channel: must not contain '\*': 'a\*'$"):
-        checked_names(["a*"])
-    assert Interest.of("a*").patterns == ("a*",)
+        validate_channels(["a*"])
+    assert Selector.parse("a*").patterns == ("a*",)
 
 
 @pytest.mark.parametrize("name", [".", ".."])
 def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
     """URLs lose these on their way."""
-    for refuse in (lambda name: checked_names([name]), Interest.of):
+    for refuse in (lambda name: validate_channels([name]), Selector.parse):
         with pytest.raises(EventError) as caught:
             refuse(name)
         assert str(caught.value) == f"channel: must not be {name!r}, which clients take for a folder"
@@ -65,67 +65,67 @@ def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["...", ".a", "a.", "a..b", "-", "~", "@", ":", "_", "1", DEFAULT_CHANNEL])
 def test_other_odd_names_are_names(name: str) -> None:
     """Only what the rule says is refused."""
-    assert checked_names((name,)) == (name,)
-    assert Interest.of(name).names == (name,)
+    assert validate_channels((name,)) == (name,)
+    assert Selector.parse(name).names == (name,)
 
 
 def test_stars_in_a_row_are_one() -> None:
     """`a**` asks for what `a*` asks for, and is the same interest."""
-    assert Interest.of("a**b***", "***", "c") == Interest.of("*", "a*b*", "a**b*", "c")
-    assert Interest.of("a**b***").channels == ("a*b*",)
+    assert Selector.parse("a**b***", "***", "c") == Selector.parse("*", "a*b*", "a**b*", "c")
+    assert Selector.parse("a**b***").channels == ("a*b*",)
 
 
 def test_a_name_has_1_to_128_characters() -> None:
     """128 are taken, 129 and none are not, and the message stays short."""
     longest = "x" * MAX_NAME
-    assert checked_names([longest]) == (longest,)
-    assert Interest.of(longest, "a" + "*" * (MAX_NAME - 1)).channels == (longest, "a*")
-    for refuse in (lambda name: checked_names([name]), Interest.of):
+    assert validate_channels([longest]) == (longest,)
+    assert Selector.parse(longest, "a" + "*" * (MAX_NAME - 1)).channels == (longest, "a*")
+    for refuse in (lambda name: validate_channels([name]), Selector.parse):
         with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: ''$"):
             refuse("")
         with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: 'x{80}'$"):
             refuse(longest + "x")
     with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters"):
-        Interest.of("*" * 129)
+        Selector.parse("*" * 129)
 
 
 def test_one_channel_at_least_is_named() -> None:
     """Nobody publishes to nothing, or reads it."""
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
-        checked_names([])
+        validate_channels([])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
-        Interest.of()
+        Selector.parse()
 
 
 def test_channels_to_publish_to_are_each_named_once_in_their_order() -> None:
     """The first one named is the one a reader's envelope names."""
-    assert checked_names(["b", "a", "b", "c", "a"]) == ("b", "a", "c")
+    assert validate_channels(["b", "a", "b", "c", "a"]) == ("b", "a", "c")
 
 
 def test_a_string_is_no_list_of_channels() -> None:
     """A caller that forgot the brackets does not publish to each letter."""
     with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
-        checked_names("news")
+        validate_channels("news")
 
 
 def test_who_asks_for_the_same_has_the_same_interest() -> None:
     """Order and repetition make no difference: equal, of one hash, and one object."""
     wanted = [
-        Interest.of(*channels, types=types)
+        Selector.parse(*channels, types=types)
         for channels in permutations(["b", "a", "x*", "*y"])
         for types in (["t", "u"], ["u", "t", "t"])
     ]
-    assert set(wanted) == {Interest(("a", "b"), ("*y", "x*"), frozenset({"t", "u"}))}
-    assert Interest.of("a", "a", "b*", "b*") == Interest(("a",), ("b*",), None)
-    assert Interest.of("a") is Interest.of("a")
+    assert set(wanted) == {Selector(("a", "b"), ("*y", "x*"), frozenset({"t", "u"}))}
+    assert Selector.parse("a", "a", "b*", "b*") == Selector(("a",), ("b*",), None)
+    assert Selector.parse("a") is Selector.parse("a")
 
 
 def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
     """Neither its names nor its number of them: a request that is refused leaves nothing."""
     names = tuple(f"channel.{number}" for number in range(100))
     unused = [sys.getrefcount(name) for name in names]
-    interest = weakref.ref(Interest.of(*names))
-    assert interest() is None
+    selector = weakref.ref(Selector.parse(*names))
+    assert selector() is None
     assert [sys.getrefcount(name) for name in names] == unused
 
 
@@ -133,7 +133,7 @@ def test_only_names_that_may_be_published_to_are_shared() -> None:
     """To check them keeps nothing. Publications of one channel have the same tuple."""
     name = f"{SHARED}.new"
     unused = sys.getrefcount(name)
-    checked_names((name,))
+    validate_channels((name,))
     assert sys.getrefcount(name) == unused
     assert shared((f"{SHARED}.new",)) is shared((name,))
     assert shared(("a", "b")) == ("a", "b")
@@ -141,21 +141,21 @@ def test_only_names_that_may_be_published_to_are_shared() -> None:
 
 def test_no_types_are_all_types() -> None:
     """An empty filter filters nothing."""
-    assert Interest.of("a", types=[]) == Interest.of("a", types=None) == Interest.of("a")
-    assert Interest.of("a").wants("anything")
+    assert Selector.parse("a", types=[]) == Selector.parse("a", types=None) == Selector.parse("a")
+    assert Selector.parse("a").accepts_type("anything")
 
 
 def test_a_filter_passes_its_types_and_the_servers_own() -> None:
     """Types are compared exactly; `$` ones always pass."""
-    interest = Interest.of("a", types=["news", "x"])
+    selector = Selector.parse("a", types=["news", "x"])
     kinds = ["news", "x", "$reset", "$x", "message", "News", "newsy", "", "a$"]
-    assert [kind for kind in kinds if interest.wants(kind)] == kinds[:4]
-    assert not Interest.of("a", types=[""]).wants("message")
+    assert [kind for kind in kinds if selector.accepts_type(kind)] == kinds[:4]
+    assert not Selector.parse("a", types=[""]).accepts_type("message")
 
 
 def test_its_channels_are_its_names_and_then_its_patterns() -> None:
     """Each in alphabetical order, as a `$reset` lists them."""
-    assert Interest.of("*", "b", "z*", "a").channels == ("a", "b", "*", "z*")
+    assert Selector.parse("*", "b", "z*", "a").channels == ("a", "b", "*", "z*")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_its_channels_are_its_names_and_then_its_patterns() -> None:
 )
 def test_a_star_stands_for_any_characters(pattern: str, matching: list[str], others: list[str]) -> None:
     """None included; everything else stands for itself, and the whole name has to match."""
-    assert [name for name in matching + others if Interest.of(pattern).covers(name)] == matching
+    assert [name for name in matching + others if Selector.parse(pattern).matches(name)] == matching
 
 
 def naive_match(pattern: str, name: str) -> bool:
@@ -198,15 +198,15 @@ NAMES = st.text("ab.", min_size=1, max_size=12)
 @given(st.lists(PATTERNS, min_size=1, max_size=5), NAMES)
 def test_a_name_is_covered_if_one_of_the_patterns_matches(patterns: list[str], name: str) -> None:
     """Alone or among others, the first or the last of them."""
-    interest = Interest((), tuple(patterns))
-    assert interest.covers(name) == any(naive_match(pattern, name) for pattern in patterns)
-    assert bool(matcher(*patterns)(name)) == interest.covers(name)
+    selector = Selector((), tuple(patterns))
+    assert selector.matches(name) == any(naive_match(pattern, name) for pattern in patterns)
+    assert bool(compile_patterns(*patterns)(name)) == selector.matches(name)
 
 
 @given(PATTERNS, NAMES)
 def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
     """The leftmost place of each piece is as good as any: a step-by-step match agrees."""
-    assert bool(matcher(pattern)(name)) == naive_match(pattern, name)
+    assert bool(compile_patterns(pattern)(name)) == naive_match(pattern, name)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_matching_is_what_the_naive_way_gives(pattern: str, name: str) -> None:
 )
 def test_no_pattern_takes_long(pattern: str, name: str) -> None:
     """Every star that may be left in many ways: a matcher that came back to them would never end."""
-    assert bool(matcher(pattern)(name)) == naive_match(pattern, name)
+    assert bool(compile_patterns(pattern)(name)) == naive_match(pattern, name)
 
 
 class CountedName(str):
@@ -239,16 +239,16 @@ class CountedName(str):
 def test_a_pattern_of_stars_looks_for_each_of_its_pieces_once() -> None:
     """Whatever stands in a name: 62 looks for what lies between the two ends, and no way back."""
     name = CountedName("a" * 128)
-    assert not matcher("a*" * 63 + "b*")(name)
-    assert matcher("*a" * 63 + "*")(name)
+    assert not compile_patterns("a*" * 63 + "b*")(name)
+    assert compile_patterns("*a" * 63 + "*")(name)
     assert name.looks == 63 + 63
     assert match_steps(["*a" * 63 + "*", "a", "b*"]) == 65 + 1 + 2
 
 
 def test_nothing_is_kept_of_a_pattern() -> None:
     """A caller may send any number of them: what makes sense of them has no cache."""
-    assert not hasattr(matcher, "cache_info")
-    assert matcher("a*", "*b") is not matcher("a*", "*b")
+    assert not hasattr(compile_patterns, "cache_info")
+    assert compile_patterns("a*", "*b") is not compile_patterns("a*", "*b")
 
 
 @pytest.mark.parametrize(
@@ -270,4 +270,4 @@ def test_the_first_of_a_publishers_channels_that_was_asked_for(
     channels: list[str], published: tuple[str, ...], first: str | None
 ) -> None:
     """The publisher's order counts, and not the reader's."""
-    assert Interest.of(*channels).first_of(published) == first
+    assert Selector.parse(*channels).first_match(published) == first

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from sse_broadcast import backoff, reconnection
 from sse_broadcast import client as module
-from sse_broadcast.client import Client, Piece, Sent, is_token, line
+from sse_broadcast.client import Client, PublishResult, StreamChunk, encode_line, is_token
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
@@ -68,9 +68,9 @@ async def first(url: str, count: int) -> list[Event]:
     return [event for piece in await pieces(url, count) for event in piece.events]
 
 
-async def pieces(url: str, count: int) -> list[Piece]:
+async def pieces(url: str, count: int) -> list[StreamChunk]:
     """Give what a client gets up to and with its event number `count`."""
-    found: list[Piece] = []
+    found: list[StreamChunk] = []
     async with asyncio.timeout(PATIENCE), Client(url) as client:
         async for piece in client.subscribe():
             found.append(piece)
@@ -576,12 +576,12 @@ async def test_a_client_closes_its_connections(serve: Serve) -> None:
 
 async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: Path) -> None:
     """A certificate is taken from an authority that the context knows, and from no other."""
-    authority = trustme.CA()
+    authenticator = trustme.CA()
     file = tmp_path / "server.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    authenticator.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
     server = await serve(certificate=str(file))
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     async with Client(server.url, tls=context) as client:
         assert (await client.status())["connected_clients"] == 0
     async with Client(server.url) as client:
@@ -606,7 +606,7 @@ async def test_a_server_without_tls_is_not_talked_to_in_the_clear(serve: Serve) 
 async def in_pieces(*pieces: Sequence[str]) -> AsyncIterator[list[bytes]]:
     """Give messages as lines, piece by piece."""
     for piece in pieces:
-        yield [line(message) for message in piece]
+        yield [encode_line(message) for message in piece]
 
 
 async def raw(*lines: bytes) -> AsyncIterator[list[bytes]]:
@@ -614,9 +614,9 @@ async def raw(*lines: bytes) -> AsyncIterator[list[bytes]]:
     yield list(lines)
 
 
-async def sent(stream: AsyncIterator[Sent]) -> tuple[list[int], str | None]:
+async def sent(stream: AsyncIterator[PublishResult]) -> tuple[list[int], str | None]:
     """Give how many were published by each request, and the error in the end."""
-    found: list[Sent] = []
+    found: list[PublishResult] = []
     error: str | None = None
     try:
         while True:
@@ -637,12 +637,12 @@ async def held(server: Server) -> list[str]:
 
 def test_a_line_is_an_event_as_the_server_takes_it() -> None:
     """What was not said is not in it."""
-    assert line("a\n") == b'{"message":"a\\n"}'
-    assert line("a", event="e", id="i", key="k", retry=0) == (
+    assert encode_line("a\n") == b'{"message":"a\\n"}'
+    assert encode_line("a", event="e", id="i", key="k", retry=0) == (
         b'{"message":"a","event":"e","id":"i","key":"k","retry":0}'
     )
     with pytest.raises(ClientError, match="lone surrogate"):
-        line("a", event="\udcff")
+        encode_line("a", event="\udcff")
 
 
 async def test_lines_that_come_together_are_one_request(serve: Serve) -> None:
@@ -651,9 +651,9 @@ async def test_lines_that_come_together_are_one_request(serve: Serve) -> None:
     async with server.broadcaster.subscribe("c"), Client(server.url) as client:
         stream = client.publish_lines(in_pieces(["a", "b"], [], ["c"]), channels=["c"])
         epoch = server.broadcaster.cursor.partition("-")[0]
-        assert await anext(stream) == Sent(2, 1, f"{epoch}-2")
+        assert await anext(stream) == PublishResult(2, 1, f"{epoch}-2")
         assert server.broadcaster.counts.published == 2
-        assert await anext(stream) == Sent(1, 1, f"{epoch}-3")
+        assert await anext(stream) == PublishResult(1, 1, f"{epoch}-3")
         assert [each async for each in stream] == []
     assert await held(server) == ["a", "b", "c"]
 
@@ -666,7 +666,7 @@ async def test_a_request_is_bounded_in_events_and_in_bytes(
     monkeypatch.setattr(module, "BATCH", 3)
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(in_pieces("abcdefgh"))) == ([3, 3, 2], None)
-        monkeypatch.setattr(module, "BATCH_BYTES", 2 * len(line("a")) + 1)
+        monkeypatch.setattr(module, "BATCH_BYTES", 2 * len(encode_line("a")) + 1)
         lines = in_pieces(["a", "b", "c", "x" * 100, "d", "e"])
         assert await sent(client.publish_lines(lines)) == ([2, 1, 1, 2], None)
     assert await held(server) == [*"abcdefgh", "a", "b", "c", "x" * 100, "d", "e"]
@@ -683,7 +683,7 @@ async def test_blank_lines_are_none_and_counted(serve: Serve) -> None:
     server = await serve()
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(raw(b"", b" \t\r"))) == ([], None)
-        lines = raw(b"", line("a"), b"\r", line("b"), b"{}", line("c"))
+        lines = raw(b"", encode_line("a"), b"\r", encode_line("b"), b"{}", encode_line("c"))
         counts, error = await sent(client.publish_lines(lines))
     assert (counts, await held(server)) == ([2], ["a", "b"])
     assert error is not None
@@ -1056,7 +1056,7 @@ async def test_lines_that_were_surely_not_published_are_sent_again(
             in_pieces(["a"], ["b"]), retry_for=60, on_retry=lambda error: told.append(str(error))
         )
         assert await sent(lines) == ([1, 1], None)
-    assert script.bodies == [line("a")] * 3 + [line("b")] * 2
+    assert script.bodies == [encode_line("a")] * 3 + [encode_line("b")] * 2
     assert len(told) == 2
     assert waits == [wait, longer, wait]
 

@@ -98,7 +98,7 @@ async def test_the_python_loop_misses_nothing(serve: Serve) -> None:
         await server.broadcaster.broadcast("away")
         proxy.restore()
         await until(lambda: got.qsize() == 2)
-        server.broadcaster.end(next(iter(server.broadcaster._delivery._lanes)), CloseReason.LIFETIME)
+        server.broadcaster.end(next(iter(server.broadcaster._delivery._outboxes)), CloseReason.LIFETIME)
         await server.broadcaster.broadcast("end")
         await reading
         assert [got.get() for _ in range(got.qsize())] == ["before", "away", "end"]

@@ -49,8 +49,8 @@ def test_a_moment_is_told_as_the_date_has_it_now(clocks: Clocks, jump: float) ->
     before = clock.now()
     clocks.date += jump
     clocks.wait(1.0)
-    assert clock.told(clock.now()) == 1_700_000_001.0 + jump
-    assert clock.told(before) == 1_700_000_000.0 + jump
+    assert clock.to_wall_time(clock.now()) == 1_700_000_001.0 + jump
+    assert clock.to_wall_time(before) == 1_700_000_000.0 + jump
 
 
 def test_a_moment_is_told_alike_while_nobody_sets_the_date(clocks: Clocks) -> None:
@@ -58,7 +58,7 @@ def test_a_moment_is_told_alike_while_nobody_sets_the_date(clocks: Clocks) -> No
     clock = Clock()
     moment = clock.now()
     clocks.date += 2**-12
-    assert clock.told(moment) == 1_700_000_000.0
+    assert clock.to_wall_time(moment) == 1_700_000_000.0
 
 
 def test_it_goes_on_as_the_machine_does() -> None:
@@ -66,4 +66,4 @@ def test_it_goes_on_as_the_machine_does() -> None:
     clock = Clock()
     before, date = clock.now(), time.time()
     assert clock.now() >= before
-    assert abs(clock.told(clock.now()) - date) < DAY
+    assert abs(clock.to_wall_time(clock.now()) - date) < DAY

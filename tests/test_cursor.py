@@ -11,14 +11,14 @@ from sse_broadcast.cursor import (
     MAX_ID,
     Age,
     Cursor,
-    Named,
-    Place,
-    Word,
+    CustomId,
+    EventId,
+    Keyword,
+    format_id,
     new_epoch,
-    own_id,
     parse_id,
     parse_since,
-    require_publishable,
+    validate_custom_id,
 )
 from sse_broadcast.errors import EventError
 
@@ -26,15 +26,15 @@ from sse_broadcast.errors import EventError
 @given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1))
 def test_an_id_of_ours_is_read_back(position: int, epoch: int) -> None:
     """parse_id(own_id(e, p)) == Place(e, p), and so does `since`; no id is longer than said."""
-    place = Place(f"{epoch:08x}", position)
-    text = own_id(place.epoch, position)
+    place = EventId(f"{epoch:08x}", position)
+    text = format_id(place.epoch, position)
     assert parse_id(text) == parse_since(text) == place
     assert len(text) <= LONGEST_OWN
 
 
 def test_the_longest_id_of_ours_is_as_long_as_said() -> None:
     """The newest position there can be fills the room that is kept for it."""
-    assert len(own_id("0123abcd", 2**63 - 1)) == LONGEST_OWN == 28
+    assert len(format_id("0123abcd", 2**63 - 1)) == LONGEST_OWN == 28
 
 
 def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
@@ -47,13 +47,13 @@ def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("0123abcd-0", Place("0123abcd", 0)),
-        ("ffffffff-42", Place("ffffffff", 42)),
-        ("00000000-9999999999999999999", Place("00000000", 9_999_999_999_999_999_999)),
-        ("0123abcd-007", Place("0123abcd", 7)),
+        ("0123abcd-0", EventId("0123abcd", 0)),
+        ("ffffffff-42", EventId("ffffffff", 42)),
+        ("00000000-9999999999999999999", EventId("00000000", 9_999_999_999_999_999_999)),
+        ("0123abcd-007", EventId("0123abcd", 7)),
     ],
 )
-def test_an_id_of_our_form_is_a_place(text: str, place: Place) -> None:
+def test_an_id_of_our_form_is_a_place(text: str, place: EventId) -> None:
     """Eight digits of the epoch, a dash, at most nineteen of the position."""
     assert parse_id(text) == place
 
@@ -83,21 +83,21 @@ def test_an_id_of_our_form_is_a_place(text: str, place: Place) -> None:
 )
 def test_an_id_of_any_other_form_is_a_name(text: str) -> None:
     """What is not wholly ours is not ours, however much it looks it; `since` marks it as said there."""
-    assert parse_id(text) == Named(text)
-    assert parse_since(text) == Named(text, said_in_since=True)
+    assert parse_id(text) == CustomId(text)
+    assert parse_since(text) == CustomId(text, said_in_since=True)
 
 
 @pytest.mark.parametrize("text", ["earliest", "last", "10m", "5ms"])
 def test_last_event_id_is_always_an_id(text: str) -> None:
     """A browser sends back an id it was given; the words of `since` mean nothing there."""
-    assert parse_id(text) == Named(text)
+    assert parse_id(text) == CustomId(text)
 
 
 @pytest.mark.parametrize(
     ("text", "cursor"),
     [
-        ("earliest", Word.EARLIEST),
-        ("last", Word.LAST),
+        ("earliest", Keyword.EARLIEST),
+        ("last", Keyword.LAST),
         ("250ms", Age(0.25)),
         ("0s", Age(0.0)),
         ("5s", Age(5.0)),
@@ -133,7 +133,7 @@ def test_since_takes_words_and_ages(text: str, cursor: Cursor) -> None:
 )
 def test_what_is_nearly_a_word_or_an_age_is_a_name(text: str) -> None:
     """It is never guessed at, and known as what stood in `since`: it is refused if no event has that name."""
-    assert parse_since(text) == Named(text, said_in_since=True)
+    assert parse_since(text) == CustomId(text, said_in_since=True)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_nearly_a_word_or_an_age_is_a_name(text: str) -> None:
 )
 def test_a_publisher_may_choose_this_id(text: str) -> None:
     """Letters, digits, dots, underscores and dashes, 128 at most, that mean nothing else."""
-    require_publishable(text)
+    validate_custom_id(text)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_publisher_may_choose_this_id(text: str) -> None:
 def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
     """The message names the first thing that is wrong, in ASCII."""
     with pytest.raises(EventError) as caught:
-        require_publishable(text)
+        validate_custom_id(text)
     assert str(caught.value) == f"id: {problem}"
     assert caught.value.field == "id"
 
@@ -189,8 +189,8 @@ def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
 def test_an_id_that_may_be_chosen_is_found_by_its_name(text: str) -> None:
     """What a publisher chose comes back as that, from a header and marked from `since`."""
     try:
-        require_publishable(text)
+        validate_custom_id(text)
     except EventError:
         return
-    assert parse_id(text) == Named(text)
-    assert parse_since(text) == Named(text, said_in_since=True)
+    assert parse_id(text) == CustomId(text)
+    assert parse_since(text) == CustomId(text, said_in_since=True)

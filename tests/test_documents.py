@@ -15,7 +15,7 @@ import sse_broadcast
 from sse_broadcast.cli import main
 from sse_broadcast.cli.common import Exit
 from sse_broadcast.config.schema import Config, Endpoint, Overflow
-from sse_broadcast.config.sources import RESTART, RULES, SETTINGS, load
+from sse_broadcast.config.sources import RESTART_ONLY, RULES, SETTINGS, load
 from tests.conftest import PROGRAMS
 
 ROOT = Path(__file__).parent.parent
@@ -178,7 +178,7 @@ def test_the_operations_page_names_what_needs_a_restart() -> None:
     """Each setting, and no other."""
     reload = (ROOT / "docs" / "operations.md").read_text().partition("\n## Reload\n")[2].partition("\n## ")[0]
     (named,) = re.findall(r"until the server is started again: (.*?)\. All", reload, re.DOTALL)
-    assert re.findall(r"`(\w+)`", named) == sorted(RESTART)
+    assert re.findall(r"`(\w+)`", named) == sorted(RESTART_ONLY)
 
 
 def test_ci_installs_every_program_that_tests_use() -> None:

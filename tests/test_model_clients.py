@@ -116,7 +116,7 @@ async def record(server: Server, *, brought: str) -> bytes:
         body += await up_to(client, "$heartbeat")
         await server.broadcaster.publish(PUBLISHED[-1], ["a"])
         body += await up_to(client, LAST)
-        server.broadcaster.end(next(iter(server.broadcaster._delivery._lanes)), CloseReason.LIFETIME)
+        server.broadcaster.end(next(iter(server.broadcaster._delivery._outboxes)), CloseReason.LIFETIME)
         body += await up_to(client, "$close")
     return body
 

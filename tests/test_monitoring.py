@@ -14,7 +14,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.server.endpoints.metrics import PREFIX, Exposition
-from sse_broadcast.server.transport.counts import Attendance
+from sse_broadcast.server.transport.counts import ConnectionCounts
 from tests.conftest import Program
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -36,7 +36,7 @@ NAME = re.compile(r"\b(?:sse_broadcast|process|python)_\w+")
 async def families() -> list[Metric]:
     """Give all that is exposed."""
     exposition = Exposition(Broadcaster(Config(metrics_channels=("news",))))
-    exposition.attendance = Attendance(Metrics())
+    exposition.connection_counts = ConnectionCounts(Metrics())
     return list((await exposition.scrape()).collect())
 
 

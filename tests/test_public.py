@@ -26,12 +26,12 @@ def test_the_public_names() -> None:
         "EventTooLargeError",
         "FullError",
         "IdempotencyError",
+        "IdempotencyKey",
         "ListenError",
         "Overflow",
         "Receipt",
         "Received",
         "Stream",
-        "Token",
         "create_app",
     ]
     assert all(hasattr(sse_broadcast, name) for name in sse_broadcast.__all__)
@@ -55,7 +55,7 @@ def test_the_signatures_of_the_library() -> None:
         "draft": "(self, event: sse_broadcast.event.Event, "
         "channels: Sequence[str] = ('default',)) -> sse_broadcast.publication.Draft",
         "publish_all": "(self, drafts: Sequence[sse_broadcast.publication.Draft], "
-        "token: sse_broadcast.backends.base.Token | None = None, *, publisher: str = '') "
+        "idempotency_key: sse_broadcast.backends.base.IdempotencyKey | None = None, *, publisher: str = '') "
         "-> sse_broadcast.publication.Receipt",
         "subscribe": "(self, *channels: str, since: str | None = None, last_event_id: str | None = None, "
         "events: Sequence[str] | None = None) -> sse_broadcast.stream.Stream",
@@ -77,7 +77,7 @@ def test_the_fields_of_the_values() -> None:
             sse_broadcast.Received,
             sse_broadcast.Receipt,
             sse_broadcast.Draft,
-            sse_broadcast.Token,
+            sse_broadcast.IdempotencyKey,
             sse_broadcast.ChannelState,
         )
     }
@@ -86,7 +86,7 @@ def test_the_fields_of_the_values() -> None:
         "Received": ["channel", "data", "event", "id", "retry"],
         "Receipt": ["clients", "channels", "id", "count"],
         "Draft": ["channels", "event"],
-        "Token": ["scope", "digest"],
+        "IdempotencyKey": ["scope", "digest"],
         "ChannelState": ["channel", "subscribers", "cursor", "events", "oldest"],
     }
 

@@ -5,22 +5,22 @@ import logging
 
 import pytest
 
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 
 
-def logged(message: str, count: Count) -> str:
+def logged(message: str, count: Quantity) -> str:
     return logging.LogRecord("", 0, "", 0, message, ({"count": count},), None).getMessage()
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 events"), (1, "1 event"), (2, "2 events")])
 def test_one_is_one_and_all_else_are_many(number: int, text: str) -> None:
     """However it gets into a sentence."""
-    count = Count(number, "event")
+    count = Quantity(number, "event")
     assert (str(count), f"{count}", logged("%(count)s", count)) == (text, text, text)
 
 
 def test_a_count_is_a_number() -> None:
     """Also where it is a fact of a line of the log."""
-    count = Count(3, "event")
+    count = Quantity(3, "event")
     assert (count, count + 1, f"{count:d}", logged("%(count)d", count)) == (3, 4, "3", "3")
     assert json.dumps({"count": count}) == '{"count": 3}'

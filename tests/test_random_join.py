@@ -17,20 +17,20 @@ from typing import Any
 import pytest
 
 from sse_broadcast import broadcaster
-from sse_broadcast.backends.base import Backend, Gap, Replay, ResetReason, Start
+from sse_broadcast.backends.base import Backend, Gap, ReplayPage, ResetReason, StartPoint
 from sse_broadcast.backends.memory import backend as memory
-from sse_broadcast.backends.memory.backend import Memory
+from sse_broadcast.backends.memory.backend import MemoryBackend
 from sse_broadcast.backends.memory.history import History
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config, EventLoop
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.fanout import dispatcher
 from sse_broadcast.fanout import replay as catchup
-from sse_broadcast.fanout.dispatcher import Delivery
-from sse_broadcast.fanout.group import Audience, Lane, Sink
+from sse_broadcast.fanout.dispatcher import Dispatcher
+from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
-from sse_broadcast.fanout.replay import CatchUp
+from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
@@ -96,10 +96,10 @@ def a_cut(rng: random.Random, publications: int) -> Cut:
 
 
 def plans(rng: random.Random, readers: int, publications: int) -> list[Plan]:
-    interests = [an_interest(rng) for _ in range(max(readers // 20, 8))]
+    selectors = [an_interest(rng) for _ in range(max(readers // 20, 8))]
     found = []
     for number in range(readers):
-        want = rng.choice(interests)
+        want = rng.choice(selectors)
         slow = rng.random() < 0.15
         found.append(
             Plan(
@@ -306,15 +306,15 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 # Servers that do one thing wrong.
 
 
-class ReplayFirst(CatchUp):
+class ReplayFirst(Replay):
     """Replays up to where it began, and registers at whatever is the newest by then."""
 
     __slots__ = ("_goal",)
 
     def __init__(
-        self, backend: Backend, interest: Interest, start: Start, metrics: Metrics, **more: Any
+        self, backend: Backend, selector: Selector, start: StartPoint, metrics: Metrics, **more: Any
     ) -> None:
-        super().__init__(backend, interest, start, metrics, **more)
+        super().__init__(backend, selector, start, metrics, **more)
         self._goal = backend.position
 
     @property
@@ -326,47 +326,47 @@ class ReplayFirst(CatchUp):
 
 
 def registers_after_the_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcaster, "CatchUp", ReplayFirst)
+    monkeypatch.setattr(broadcaster, "Replay", ReplayFirst)
 
 
 def queues_what_the_replay_covers(monkeypatch: pytest.MonkeyPatch) -> None:
-    attach, follow = Delivery.attach, Lane.follow
+    attach, follow = Dispatcher.attach, Outbox.join_group
 
     def attach_and_queue(
-        self: Delivery, subscriber: Subscriber, audience: Audience, sink: Sink, *, cursor: int
-    ) -> Lane:
-        lane = attach(self, subscriber, audience, sink, cursor=cursor)
+        self: Dispatcher, subscriber: Subscriber, group: SubscriberGroup, sink: Sink, *, cursor: int
+    ) -> Outbox:
+        outbox = attach(self, subscriber, group, sink, cursor=cursor)
         if subscriber.catching_up is not None:
-            audience.queued[subscriber] = None
-        return lane
+            group.queued[subscriber] = None
+        return outbox
 
-    def follow_behind_the_queue(self: Lane) -> None:
+    def follow_behind_the_queue(self: Outbox) -> None:
         if len(self.subscriber):
             self.subscriber.go_live()
-            self.carrier.wake_lane(self)
+            self.scheduler.schedule_outbox(self)
         else:
             follow(self)
 
-    monkeypatch.setattr(Delivery, "attach", attach_and_queue)
-    monkeypatch.setattr(Lane, "follow", follow_behind_the_queue)
+    monkeypatch.setattr(Dispatcher, "attach", attach_and_queue)
+    monkeypatch.setattr(Outbox, "join_group", follow_behind_the_queue)
 
 
-class OnePageEarly(CatchUp):
+class OnePageEarly(Replay):
     """Is done as soon as one more page would do."""
 
     __slots__ = ()
 
     @property
     def done(self) -> bool:
-        page = finish(self._backend.replay(self._interest, after=self.cursor, told=self._told, limit=1024))
+        page = finish(self._backend.replay(self._selector, after=self.cursor, told=self._told, limit=1024))
         return not self._first and page.upto == self._backend.position
 
 
 def goes_live_one_page_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcaster, "CatchUp", OnePageEarly)
+    monkeypatch.setattr(broadcaster, "Replay", OnePageEarly)
 
 
-def placed(self: Memory, drafts: Sequence[Draft], now: float) -> list[Publication]:
+def placed(self: MemoryBackend, drafts: Sequence[Draft], now: float) -> list[Publication]:
     batch = []
     for draft in drafts:
         self.position += 1
@@ -375,23 +375,23 @@ def placed(self: Memory, drafts: Sequence[Draft], now: float) -> list[Publicatio
 
 
 def announces_before_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def append(self: Memory, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
+    def append(self: MemoryBackend, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         batch = placed(self, drafts, now)
         clients = self._deliver(batch)
         asyncio.get_running_loop().call_soon(self._history.extend, batch, publisher)
         return Receipt(clients, batch[-1].channels, batch[-1].id, len(batch))
 
-    monkeypatch.setattr(Memory, "_append", append)
+    monkeypatch.setattr(MemoryBackend, "_append", append)
 
 
 def announces_long_after_it_appends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def append(self: Memory, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
+    def append(self: MemoryBackend, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         batch = placed(self, drafts, now)
         self._history.extend(batch, publisher)
         asyncio.get_running_loop().call_later(0.001, self._deliver, batch)
         return Receipt(0, batch[-1].channels, batch[-1].id, len(batch))
 
-    monkeypatch.setattr(Memory, "_append", append)
+    monkeypatch.setattr(MemoryBackend, "_append", append)
 
 
 def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,36 +404,41 @@ def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, first_frames = CatchUp.take, Broadcaster.first_frames
+    take, first_frames = Replay.take, Broadcaster.first_frames
 
-    def take_without_news(self: CatchUp, limit: int) -> Sequence[Publication]:
+    def take_without_news(self: Replay, limit: int) -> Sequence[Publication]:
         return [each for each in take(self, limit) if not each.event.reserved]
 
     def open_without_news(
-        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+        self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
     ) -> bytes:
-        return first_frames(self, interest, encoding, replace(start, lost=None), heartbeat)
+        return first_frames(self, selector, encoding, replace(start, reset_reason=None), heartbeat)
 
-    monkeypatch.setattr(CatchUp, "take", take_without_news)
+    monkeypatch.setattr(Replay, "take", take_without_news)
     monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
 
 
 def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = CatchUp.take
+    take = Replay.take
 
-    def take_the_news_twice(self: CatchUp, limit: int) -> Sequence[Publication]:
+    def take_the_news_twice(self: Replay, limit: int) -> Sequence[Publication]:
         return [each for each in take(self, limit) for _ in range(1 + each.event.reserved)]
 
-    monkeypatch.setattr(CatchUp, "take", take_the_news_twice)
+    monkeypatch.setattr(Replay, "take", take_the_news_twice)
 
 
 def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = Broadcaster.connect
 
     def connect_with_news(
-        self: Broadcaster, sink: Sink, interest: Interest, start: Start, heartbeat: Heartbeat, **more: Any
-    ) -> Lane:
-        return connect(self, sink, interest, self._with_reset(interest, start), heartbeat, **more)
+        self: Broadcaster,
+        sink: Sink,
+        selector: Selector,
+        start: StartPoint,
+        heartbeat: Heartbeat,
+        **more: Any,
+    ) -> Outbox:
+        return connect(self, sink, selector, self._with_reset(selector, start), heartbeat, **more)
 
     monkeypatch.setattr(Broadcaster, "connect", connect_with_news)
 
@@ -443,9 +448,9 @@ def opens_before_it_tells_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     first_frames = Broadcaster.first_frames
 
     def open_without_news(
-        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+        self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
     ) -> bytes:
-        return first_frames(self, interest, encoding, replace(start, lost=None), heartbeat)
+        return first_frames(self, selector, encoding, replace(start, reset_reason=None), heartbeat)
 
     monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
 
@@ -454,29 +459,29 @@ def opens_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
     first_frames = Broadcaster.first_frames
 
     def open_there(
-        self: Broadcaster, interest: Interest, encoding: Encoding, start: Start, heartbeat: Heartbeat
+        self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
     ) -> bytes:
         newest = replace(start, after=self._backend.position)
-        return first_frames(self, interest, encoding, newest, heartbeat)
+        return first_frames(self, selector, encoding, newest, heartbeat)
 
     monkeypatch.setattr(Broadcaster, "first_frames", open_there)
 
 
 def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    close_frame = Delivery._close_frame
+    close_frame = Dispatcher._close_frame
 
-    def close_there(self: Delivery, lane: Lane, reason: CloseReason) -> bytes:
-        lane.told = self._backend.position
-        return close_frame(self, lane, reason)
+    def close_there(self: Dispatcher, outbox: Outbox, reason: CloseReason) -> bytes:
+        outbox.last_position_sent = self._backend.position
+        return close_frame(self, outbox, reason)
 
-    monkeypatch.setattr(Delivery, "_close_frame", close_there)
+    monkeypatch.setattr(Dispatcher, "_close_frame", close_there)
 
 
 def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, reset = CatchUp.take, catchup.reset
+    take, reset = Replay.take, catchup.reset
     here = 0
 
-    def take_noting_where(self: CatchUp, limit: int) -> Sequence[Publication]:
+    def take_noting_where(self: Replay, limit: int) -> Sequence[Publication]:
         nonlocal here
         here = self.cursor
         return take(self, limit)
@@ -484,12 +489,12 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
     def reset_there(reason: ResetReason, channels: Sequence[str], **options: Any) -> Publication:
         return reset(reason, channels, **{**options, "position": here})
 
-    monkeypatch.setattr(CatchUp, "take", take_noting_where)
+    monkeypatch.setattr(Replay, "take", take_noting_where)
     monkeypatch.setattr(catchup, "reset", reset_there)
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: History, _: Interest, *, after: int = 0, **options: int) -> Steps[int]:
+    def lost(self: History, _: Selector, *, after: int = 0, **options: int) -> Steps[int]:
         yield from ()
         newest = max((log.lost for log in self._logs.values()), default=0)
         return newest if newest > after else 0
@@ -498,15 +503,15 @@ def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatc
 
 
 def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    replay = Memory.replay
+    replay = MemoryBackend.replay
 
-    def replay_up_to_the_newest(self: Memory, interest: Interest, **options: Any) -> Steps[Replay]:
-        page = yield from replay(self, interest, **options)
+    def replay_up_to_the_newest(self: MemoryBackend, selector: Selector, **options: Any) -> Steps[ReplayPage]:
+        page = yield from replay(self, selector, **options)
         if page.gap is None:
             return page
-        return Replay((), self.position, Gap(page.gap.channels, self.position))
+        return ReplayPage((), self.position, Gap(page.gap.channels, self.position))
 
-    monkeypatch.setattr(Memory, "replay", replay_up_to_the_newest)
+    monkeypatch.setattr(MemoryBackend, "replay", replay_up_to_the_newest)
 
 
 Break = Callable[[pytest.MonkeyPatch], None]

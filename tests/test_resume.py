@@ -176,7 +176,7 @@ async def fill(server: Server) -> None:
     subscriber = the_subscriber(server)
     while not len(subscriber):
         await publish(server, BIG)
-        await until(lambda: not any(audience.log for audience in server.broadcaster._hub.audiences))
+        await until(lambda: not any(group.log for group in server.broadcaster._hub.groups))
 
 
 async def slow(server: Server, connect: Connect) -> tuple[bytes, str]:
@@ -329,7 +329,7 @@ async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Co
     subscriber = the_subscriber(server)
     while not len(subscriber):
         await publish(server, BIG, key="filling")
-        await until(lambda: not any(audience.log for audience in server.broadcaster._hub.audiences))
+        await until(lambda: not any(group.log for group in server.broadcaster._hub.groups))
     newest = ""
     for number in range(50):
         for key in ("b", "c", "a") if number else ("a", "b", "c"):

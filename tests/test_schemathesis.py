@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.conftest import Serve
 from tests.support.contract import operations
 from tests.support.process import Programs, programs
@@ -63,7 +63,7 @@ async def test_it_finds_nothing(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(Terms())))}
+OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 JSON = {"Content-Type": "application/json"}
 
 

@@ -142,7 +142,7 @@ def stores() -> set[str]:
 
 
 FILLED_BY_NOBODY: Mapping[str, str] = {
-    "auth.principal.Access.grants": "of the configuration, or of a token whose bytes count",
+    "auth.principal.Principal.grants": "of the configuration, or of a token whose bytes count",
     "auth.static_tokens.StaticTokens._known": "of the configuration",
     "logs.formatters._whole": "the current second",
     "metrics.Metrics.backend_calls": "verbs of the backend",
@@ -156,8 +156,8 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
     "metrics.Metrics.resets_by": "reasons",
     "metrics.Metrics.shares_reached": "shares",
     "metrics.Metrics.timeouts": "causes",
-    "server.openapi.model.Answer.content": "the document, made once",
-    "server.openapi.model.Answer.headers": "the document, made once",
+    "server.openapi.model.Response.content": "the document, made once",
+    "server.openapi.model.Response.headers": "the document, made once",
     "server.openapi.model.Media.examples": "the document, made once",
     "server.openapi.model.Operation.responses": "the document, made once",
     "server.openapi.model.Parameter.examples": "the document, made once",

@@ -255,10 +255,10 @@ async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> No
 async def test_it_begins_where_it_is_told(since: str, first: int) -> None:
     """After an id of the server's or a publisher's, at a word or an age; then it is live."""
     broadcaster = make_broadcaster()
-    now = broadcaster._backend.kept._clock()
+    now = broadcaster._backend.inner._clock()
     # The id `mine` is of the third: what came after it is the fourth alone.
     for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
-        broadcaster._backend.kept._clock = lambda at=now - age: at  # type: ignore[misc]
+        broadcaster._backend.inner._clock = lambda at=now - age: at  # type: ignore[misc]
         await broadcaster.broadcast(str(number), id="mine" if number == 3 else None)
     stream = broadcaster.subscribe(since=since)
     aiter(stream)

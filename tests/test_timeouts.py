@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import pytest
 
-from sse_broadcast.timeouts import AT_ONCE, Deadlines
+from sse_broadcast.timeouts import AT_ONCE, Timeouts
 from tests.support.sockets import until
 
 
 async def test_what_is_still_here_is_late() -> None:
     """In the order in which it was added, and what was discarded is not."""
     late: list[str] = []
-    deadlines = Deadlines[str](0.05, late.append)
+    deadlines = Timeouts[str](0.05, late.append)
     for name in "abcd":
         deadlines.add(name)
     deadlines.discard("b")
@@ -26,7 +26,7 @@ async def test_nothing_is_late_before_its_time() -> None:
     """What is added later has as long as what came before."""
     loop = asyncio.get_running_loop()
     ends: dict[str, float] = {}
-    deadlines = Deadlines[str](0.1, lambda name: ends.update({name: loop.time()}))
+    deadlines = Timeouts[str](0.1, lambda name: ends.update({name: loop.time()}))
     begins = {}
     for name in ("first", "second"):
         begins[name] = loop.time()
@@ -47,7 +47,7 @@ async def test_what_is_late_may_be_given_more_time() -> None:
         if len(late) < 3:
             deadlines.add(name)
 
-    deadlines = Deadlines[str](0.01, again)
+    deadlines = Timeouts[str](0.01, again)
     deadlines.add("a")
     await until(lambda: len(late) == 3)
     assert len(deadlines) == 0
@@ -63,7 +63,7 @@ async def test_more_time_for_one_is_not_more_for_another() -> None:
         late.append(name)
         deadlines.add(name)
 
-    deadlines = Deadlines[str](0.2, again)
+    deadlines = Timeouts[str](0.2, again)
     deadlines.add("first")
     while loop.time() + 0.2 == deadlines._ends["first"]:
         await asyncio.sleep(0)
@@ -79,7 +79,7 @@ async def test_more_time_for_one_is_not_more_for_another() -> None:
 
 async def test_ten_thousand_have_one_timer() -> None:
     """And none when the last has been waited for."""
-    deadlines = Deadlines[int](0.02, lambda _: None)
+    deadlines = Timeouts[int](0.02, lambda _: None)
     for number in range(10_000):
         deadlines.add(number)
     timer = deadlines._timer
@@ -93,7 +93,7 @@ async def test_ten_thousand_have_one_timer() -> None:
 async def test_closed_it_waits_for_nothing() -> None:
     """Nobody is told any more."""
     late: list[str] = []
-    deadlines = Deadlines[str](0.01, late.append)
+    deadlines = Timeouts[str](0.01, late.append)
     deadlines.add("a")
     deadlines.close()
     deadlines.close()
@@ -104,7 +104,7 @@ async def test_closed_it_waits_for_nothing() -> None:
 async def test_thousands_that_are_late_together_go_a_few_in_each_turn() -> None:
     """Whatever else the loop has to do comes in between."""
     late: list[int] = []
-    deadlines = Deadlines[int](0.02, late.append)
+    deadlines = Timeouts[int](0.02, late.append)
     for number in range(5 * AT_ONCE + 1):
         deadlines.add(number)
     counts = [0]

@@ -4,20 +4,20 @@ import math
 import time
 from collections.abc import Callable
 
-from sse_broadcast.auth.claims import Rules, access_of, utc
-from sse_broadcast.auth.issuer import OWN_RULES, Mint, Minted
+from sse_broadcast.auth.claims import ClaimRules, access_of, utc
+from sse_broadcast.auth.issuer import OWN_RULES, IssuedToken, TokenIssuer
 from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.auth.jwt import OWN_KID, Verifier, header_of, is_signed
 from sse_broadcast.auth.keys import Key, key_of_file, require_extra
-from sse_broadcast.auth.principal import Access, Grants, Kind
-from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.auth.principal import Grants, Kind, Principal
+from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
-from sse_broadcast.auth.token_cache import Verified
+from sse_broadcast.auth.token_cache import VerifiedTokenCache
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
 
 
-class Authority:
+class Authenticator:
     """Tells who the bearer of a token is and what it may do; makes tokens, and revokes them.
 
     `generated` is a token that may do everything, made for a server that has none. In the place of one that
@@ -32,18 +32,18 @@ class Authority:
         *,
         generated: str | None = None,
         clock: Callable[[], float] = time.time,
-        before: "Authority | None" = None,
+        before: "Authenticator | None" = None,
     ) -> None:
         _require_keys_for_rules(config)
         self._clock = clock
         self._takes_tokens = config.has_credentials or generated is not None
         self._static = StaticTokens(config, generated=generated)
-        self._revoked: Revocations = Revocations(clock) if before is None else before._revoked  # noqa: SLF001
-        self._verified = Verified()
-        self._rules = Rules(config.jwt_claim, config.jwt_issuer, config.jwt_audience)
+        self._revoked: RevocationList = RevocationList(clock) if before is None else before._revoked  # noqa: SLF001
+        self._verified = VerifiedTokenCache()
+        self._rules = ClaimRules(config.jwt_claim, config.jwt_issuer, config.jwt_audience)
         try:
             mint, jwks = (None, None) if before is None else (before._mint, before._jwks)  # noqa: SLF001
-            self._mint: Mint = Mint(config, clock, before=mint)
+            self._mint: TokenIssuer = TokenIssuer(config, clock, before=mint)
             self._jwks: Jwks | None = _jwks(config, self._verified.forget, jwks)
             self._verifier = Verifier(self._rules, _keys(config), self._jwks)
         except ExtraError as error:
@@ -69,7 +69,7 @@ class Authority:
         if self._jwks is not None:
             await self._jwks.close()
 
-    def find(self, token: str) -> Access | None:
+    def cached(self, token: str) -> Principal | None:
         """Give what the bearer of a token may do, or None of one that is yet to be verified.
 
         Raises `CredentialError`, which says why not.
@@ -80,22 +80,22 @@ class Authority:
             raise CredentialError("token: has a character that no token may have")
         signed = is_signed(token)
         # What is configured is never verified, and so not found there in the place of what it is.
-        access = (self._verified.find(token) if signed else None) or self._static.find(token)
-        if access is None and not signed:
+        principal = (self._verified.find(token) if signed else None) or self._static.find(token)
+        if principal is None and not signed:
             raise CredentialError("token: is not known")
-        return None if access is None else self.require_good(access)
+        return None if principal is None else self.require_good(principal)
 
-    async def admit(self, token: str) -> Access:
+    async def authenticate(self, token: str) -> Principal:
         """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
-        access = self.find(token)
-        if access is not None:
-            return access
-        access = await self._verify(token)
+        principal = self.cached(token)
+        if principal is not None:
+            return principal
+        principal = await self._verify(token)
         # Between this and the keys that it was verified with there is nothing to wait for.
-        self._verified.add(token, access)
-        return self.require_good(access)
+        self._verified.add(token, principal)
+        return self.require_good(principal)
 
-    def mint(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
+    def issue(self, grants: Grants, *, subject: str, lifetime: float, by: Principal) -> IssuedToken:
         """Make a token that may do a part of what `by` may, for `lifetime` seconds at most.
 
         Raises `ForbiddenError` for more than that, `EventError` for what cannot be in a token, `ExtraError`.
@@ -103,7 +103,7 @@ class Authority:
         return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
 
     @property
-    def revocations(self) -> Revocations:
+    def revocations(self) -> RevocationList:
         """What was revoked, the same over any number of reloads."""
         return self._revoked
 
@@ -115,15 +115,15 @@ class Authority:
         """
         self._revoked.revoke(kind, name, until=math.inf if expires is None else expires)
 
-    def require_good(self, access: Access) -> Access:
+    def require_good(self, principal: Principal) -> Principal:
         """Return the caller. Raises `CredentialError` if its token has expired, or was revoked."""
-        if access.expires is not None and access.expires <= self._clock():
-            raise CredentialError(f"token: expired at {utc(access.expires)}")
-        if self._revoked.refuses(access):
+        if principal.expires is not None and principal.expires <= self._clock():
+            raise CredentialError(f"token: expired at {utc(principal.expires)}")
+        if self._revoked.refuses(principal):
             raise CredentialError("token: was revoked")
-        return access
+        return principal
 
-    async def _verify(self, token: str) -> Access:
+    async def _verify(self, token: str) -> Principal:
         header = header_of(token)
         if header.kid == OWN_KID:
             claims = await Verifier(OWN_RULES, self._mint.keys).claims_of(token, header)

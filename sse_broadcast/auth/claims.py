@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from sse_broadcast.auth.principal import Access, Action
+from sse_broadcast.auth.principal import Action, Principal
 from sse_broadcast.config.schema import Pattern
 from sse_broadcast.errors import CredentialError
 
@@ -25,7 +25,7 @@ _Time = Annotated[float, msgspec.Meta(ge=0, le=MAX_TIME)]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ClaimRules:
     """Whose tokens are taken, and which claim says what their bearer may do.
 
     An empty `issuer` takes any; an empty `audience` those that are for nobody in particular. `dated` refuses
@@ -34,7 +34,7 @@ class Rules:
 
     claim: str = "grants"
     issuer: str = ""
-    audience: str = ""
+    group: str = ""
     dated: bool = True
 
 
@@ -47,7 +47,7 @@ class _Said(msgspec.Struct, frozen=True):
     jti: _Name | None = None
 
 
-def access_of(claims: Mapping[str, Any], claim: str) -> Access:
+def access_of(claims: Mapping[str, Any], claim: str) -> Principal:
     """Give what the bearer of a verified token may do, as the named claim says.
 
     A token without a subject is of the empty one. Raises `CredentialError` for claims of another shape.
@@ -56,7 +56,7 @@ def access_of(claims: Mapping[str, Any], claim: str) -> Access:
         raise CredentialError(f"token: has no claim {claim!r}, which says what its bearer may do")
     said = _converted(claims, _Said, where="claims")
     grants = _converted(claims[claim], dict[Action, tuple[Pattern, ...]], where=f"claim {claim!r}")
-    return Access(grants, said.sub, id=said.jti, issued=said.iat, expires=said.exp)
+    return Principal(grants, said.sub, id=said.jti, issued=said.iat, expires=said.exp)
 
 
 def utc(moment: float) -> str:

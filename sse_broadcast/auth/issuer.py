@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sse_broadcast.auth.claims import MAX_NAME, Rules
+from sse_broadcast.auth.claims import MAX_NAME, ClaimRules
 from sse_broadcast.auth.jwt import OWN_KID
 from sse_broadcast.auth.keys import MIN_SECRET, Key, require_extra, secret_key
-from sse_broadcast.auth.principal import Access, Action, Grants
+from sse_broadcast.auth.principal import Action, Grants, Principal
 from sse_broadcast.auth.secret_sources import read_text
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import EventError, ForbiddenError
 
 OWN_ISSUER = "sse-broadcast"
 
-OWN_RULES = Rules(issuer=OWN_ISSUER, dated=False)
+OWN_RULES = ClaimRules(issuer=OWN_ISSUER, dated=False)
 """What must be so of the server's own tokens, whatever is asked of others.
 
 A page may come with one to another server the moment it was made, and that server's clock is another.
@@ -26,7 +26,7 @@ A page may come with one to another server the moment it was made, and that serv
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
+class IssuedToken:
     """A token that was made. `expires` is in seconds since 1970."""
 
     token: str = field(repr=False)
@@ -43,7 +43,7 @@ class _Secret:
         self.key = None if text is None else _own_key(text, setting)
 
 
-class Mint:
+class TokenIssuer:
     """Makes tokens, signed with the configured secret or with one that ends with this process.
 
     That one is made once: it is that of the mint which was there `before`, if there was one. `clock` gives
@@ -51,7 +51,7 @@ class Mint:
     """
 
     def __init__(
-        self, config: Config, clock: Callable[[], float] = time.time, *, before: "Mint | None" = None
+        self, config: Config, clock: Callable[[], float] = time.time, *, before: "TokenIssuer | None" = None
     ) -> None:
         self._lifetime = config.token_lifetime
         self._clock = clock
@@ -64,7 +64,7 @@ class Mint:
         """The key, once there is one."""
         return () if self._secret.key is None else (self._secret.key,)
 
-    def make(self, grants: Grants, *, subject: str, lifetime: float, by: Access) -> Minted:
+    def make(self, grants: Grants, *, subject: str, lifetime: float, by: Principal) -> IssuedToken:
         """Make a token that may do a part of what `by` may.
 
         It is good for `lifetime` seconds, or less where `token_lifetime` or the end of `by` comes before.
@@ -82,7 +82,7 @@ class Mint:
         id = secrets.token_hex(12)
         claims = {"iss": OWN_ISSUER, "sub": subject, "jti": id, "iat": now, "exp": expires}
         token = self._sign({**claims, OWN_RULES.claim: {action: grants[action] for action in grants}})
-        return Minted(token, id, subject, expires)
+        return IssuedToken(token, id, subject, expires)
 
     def _sign(self, claims: dict[str, object]) -> str:
         key = self._secret.key = self._secret.key or _own_key(self._secret.text, "token_secret")
@@ -117,13 +117,13 @@ def _require_lifetime(lifetime: float) -> None:
         raise EventError("lifetime", f"must be a number of seconds above 0, not {lifetime}")
 
 
-def _require_within(grants: Grants, by: Access) -> None:
+def _require_within(grants: Grants, by: Principal) -> None:
     for patterns in grants.values():
         if patterns:
-            Interest.of(*patterns)
+            Selector.parse(*patterns)
     if grants.get(Action.ADMIN):
         raise ForbiddenError("admin: cannot be handed on")
     for action, patterns in grants.items():
-        beyond = by.refused(action, patterns)
+        beyond = by.first_denied(action, patterns)
         if beyond is not None:
             raise ForbiddenError(f"{action} {beyond!r}: is beyond what the maker of the token may")

@@ -69,7 +69,7 @@ class Jwks:
     async def start(self) -> None:
         """Read the keys of a URL for the first time, and all again whenever `refresh` has passed."""
         if self._remote:
-            await self._share()
+            await self._join_refresh()
         self._refreshing = asyncio.create_task(self._keep_fresh())
 
     async def close(self) -> None:
@@ -80,17 +80,17 @@ class Jwks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def renew(self) -> None:
+    async def refresh(self) -> None:
         """Read the keys again now, unless that was done just before. All who wait share one reading."""
         recently = asyncio.get_running_loop().time() - self._read_at < self._pause
         if self._is_reading or not recently:
-            await self._share()
+            await self._join_refresh()
 
     @property
     def _is_reading(self) -> bool:
         return self._reading is not None and not self._reading.done()
 
-    async def _share(self) -> None:
+    async def _join_refresh(self) -> None:
         if self._reading is None or self._reading.done():
             self._read_at = asyncio.get_running_loop().time()
             self._reading = asyncio.create_task(self._read())
@@ -100,7 +100,7 @@ class Jwks:
     async def _keep_fresh(self) -> None:
         while True:
             await asyncio.sleep(min(self._refresh, self._pause) if self.fault else self._refresh)
-            await self._share()
+            await self._join_refresh()
 
     async def _read(self) -> None:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sse_broadcast.auth.claims import Rules, in_short, utc
+from sse_broadcast.auth.claims import ClaimRules, in_short, utc
 from sse_broadcast.auth.keys import Key
 from sse_broadcast.errors import CredentialError
 from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
@@ -39,7 +39,7 @@ class KeySource(Protocol):
     def keys(self) -> tuple[Key, ...]:
         """The keys, as far as they are known now."""
 
-    async def renew(self) -> None:
+    async def refresh(self) -> None:
         """Look whether there are others. Never raises, and may have looked too lately to look again."""
 
 
@@ -78,7 +78,7 @@ def _decoded_parts(token: str) -> Iterator[bytes]:
 class Verifier:
     """Verifies tokens with these keys, or with those of a source that changes, and by these rules."""
 
-    def __init__(self, rules: Rules, keys: Sequence[Key] = (), source: KeySource | None = None) -> None:
+    def __init__(self, rules: ClaimRules, keys: Sequence[Key] = (), source: KeySource | None = None) -> None:
         self._rules = rules
         self._keys = tuple(keys)
         self._source = source
@@ -90,7 +90,7 @@ class Verifier:
         except UnsignedError:
             if self._source is None or self._is_named(header.kid):
                 raise
-        await self._source.renew()
+        await self._source.refresh()
         return claims_of(token, header, self._known(), self._rules)
 
     def _known(self) -> tuple[Key, ...]:
@@ -100,7 +100,7 @@ class Verifier:
         return kid is not None and any(key.kid == kid for key in self._known())
 
 
-def claims_of(token: str, header: Header, keys: Sequence[Key], rules: Rules) -> Claims:
+def claims_of(token: str, header: Header, keys: Sequence[Key], rules: ClaimRules) -> Claims:
     """Give what a token says that one of these keys has signed, and that is good now.
 
     Its `kid` chooses among our keys, and each of them has its own algorithm: what a token says of itself
@@ -120,7 +120,7 @@ def claims_of(token: str, header: Header, keys: Sequence[Key], rules: Rules) -> 
     raise UnsignedError("token: its signature is wrong")
 
 
-def _decoded(token: str, key: Key, rules: Rules) -> Claims | None:
+def _decoded(token: str, key: Key, rules: ClaimRules) -> Claims | None:
     """Give what a token says, or None for one that the key has not signed."""
     import jwt  # noqa: PLC0415
 
@@ -129,7 +129,7 @@ def _decoded(token: str, key: Key, rules: Rules) -> Claims | None:
             token,
             key.material,
             algorithms=[key.algorithm],
-            audience=rules.audience or None,
+            group=rules.group or None,
             issuer=rules.issuer or None,
             options={"require": ["exp"], "verify_iat": rules.dated, "enforce_minimum_key_length": True},
         )

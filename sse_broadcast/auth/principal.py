@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from sse_broadcast.channels import ANY, Match, matcher
+from sse_broadcast.channels import ANY, Match, compile_patterns
 
 
 class Action(StrEnum):
@@ -29,7 +29,7 @@ EVERYTHING: Grants = dict.fromkeys(Action, (ANY,))
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Principal:
     """What a caller is allowed, and who it is.
 
     `subject` is None for the anonymous caller; `id` is the token's own (jti), if it has one. Tokens of one
@@ -59,9 +59,9 @@ class Access:
 
         `*`, the default, is the server as a whole.
         """
-        return self.refused(action, (channel,)) is None
+        return self.first_denied(action, (channel,)) is None
 
-    def refused(self, action: Action, channels: Sequence[str]) -> str | None:
+    def first_denied(self, action: Action, channels: Sequence[str]) -> str | None:
         """Return the first of the channels in which the caller may not do this, or None.
 
         A pattern is matched as it is written: its stars are characters that only a star matches, so
@@ -79,7 +79,7 @@ class Access:
         matches = self._matchers.get(action)
         if matches is None:
             patterns = [pattern for pattern in granted if ANY in pattern]
-            matches = self._matchers[action] = matcher(*patterns) if patterns else _nothing
+            matches = self._matchers[action] = compile_patterns(*patterns) if patterns else _nothing
         return matches(channel)
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sse_broadcast.auth.claims import MAX_NAME
-from sse_broadcast.auth.principal import Access, Kind
+from sse_broadcast.auth.principal import Kind, Principal
 from sse_broadcast.errors import EventError, FullError
 
 logger = logging.getLogger("sse_broadcast.revocations")
@@ -28,7 +28,7 @@ class Revocation:
     until: float
 
 
-class Revocations:
+class RevocationList:
     """What was revoked since this process began.
 
     `clock` gives seconds since 1970; `most` are held at one time. What has passed goes first. When
@@ -67,15 +67,15 @@ class Revocations:
         """How long it takes until another can be held, if it is full: None if all are kept for good."""
         return max(0.0, self._passing[0][0] - self._clock()) if self._passing else None
 
-    def refuses(self, access: Access) -> bool:
+    def refuses(self, principal: Principal) -> bool:
         """Whether a caller's token was revoked; one that does not say when it was issued counts as old."""
         if not self._held:
             return False
-        kind, name, id = access.bearer
+        kind, name, id = principal.bearer
         if id is not None and self._find("id", id) is not None:
             return True
         revoked = None if name is None else self._find(kind, name)
-        return revoked is not None and (access.issued is None or access.issued <= revoked.moment)
+        return revoked is not None and (principal.issued is None or principal.issued <= revoked.moment)
 
     def _find(self, kind: Kind, name: str) -> Revocation | None:
         revoked = self._held.get((kind, name))

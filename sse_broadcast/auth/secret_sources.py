@@ -11,7 +11,7 @@ MAX_FILE = 65_536
 """Bytes of a file of secrets or keys."""
 
 
-class Digests:
+class KeyedDigest:
     """Digests of secrets under a key of its own, by which they are known again and never shown.
 
     How long it takes to find one tells nothing of a secret: nobody outside knows the key.

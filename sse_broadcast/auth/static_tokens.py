@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
-from sse_broadcast.auth.secret_sources import Digests, read_text, read_variable
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
+from sse_broadcast.auth.secret_sources import KeyedDigest, read_text, read_variable
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError
 
@@ -27,34 +27,34 @@ class StaticTokens:
     """
 
     def __init__(self, config: Config, *, generated: str | None = None) -> None:
-        self._digests = Digests()
-        self._known: dict[bytes, Access] = {}
-        for where, token, access in _tokens(config, generated):
+        self._digests = KeyedDigest()
+        self._known: dict[bytes, Principal] = {}
+        for where, token, principal in _tokens(config, generated):
             _require_token(where, token)
-            self._add(where, self._digests.of(token), access)
+            self._add(where, self._digests.of(token), principal)
 
-    def find(self, token: str) -> Access | None:
+    def find(self, token: str) -> Principal | None:
         """Give what the bearer of a token may do, or None for a token that is not here."""
         return self._known.get(self._digests.of(token))
 
-    def _add(self, where: str, digest: bytes, access: Access) -> None:
+    def _add(self, where: str, digest: bytes, principal: Principal) -> None:
         if digest in self._known:
             raise ConfigError(f"{where}: is the token of {self._known[digest].subject!r} too")
-        self._known[digest] = access
+        self._known[digest] = principal
 
 
-def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Access]]:
+def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Principal]]:
     """Give each token, with where it is from and what its bearer may do."""
     if config.token:
-        yield "token", config.token, Access(EVERYTHING, "token", static=True)
+        yield "token", config.token, Principal(EVERYTHING, "token", static=True)
     if config.token_file:
         token = read_text(config.token_file, setting="token_file")
-        yield "token_file", token, Access(EVERYTHING, "token", static=True)
+        yield "token_file", token, Principal(EVERYTHING, "token", static=True)
     if generated is not None:
-        yield "generated", generated, Access(EVERYTHING, "generated", static=True)
+        yield "generated", generated, Principal(EVERYTHING, "generated", static=True)
     for caller in config.caller:
-        access = Access(_grants_of(caller), caller.name, static=True)
-        yield f"[[caller]] {caller.name!r}: token", _token_of(caller), access
+        principal = Principal(_grants_of(caller), caller.name, static=True)
+        yield f"[[caller]] {caller.name!r}: token", _token_of(caller), principal
 
 
 def _token_of(caller: CallerRule) -> str:

@@ -2,8 +2,8 @@
 
 from collections import OrderedDict
 
-from sse_broadcast.auth.principal import Access
-from sse_broadcast.auth.secret_sources import Digests
+from sse_broadcast.auth.principal import Principal
+from sse_broadcast.auth.secret_sources import KeyedDigest
 from sse_broadcast.channels import ANY
 
 MOST = 4096
@@ -22,7 +22,7 @@ OF_MATCHER = 700
 """Bytes of what matches one that has a star, made when it is first asked."""
 
 
-class Verified:
+class VerifiedTokenCache:
     """What the bearers of verified tokens may do, by digests of the tokens.
 
     It knows nothing of time and of revocation, which whoever finds something here asks again. `most` are
@@ -34,26 +34,26 @@ class Verified:
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._digests = Digests()
-        self._held: OrderedDict[bytes, Access] = OrderedDict()
+        self._digests = KeyedDigest()
+        self._held: OrderedDict[bytes, Principal] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def find(self, token: str) -> Access | None:
+    def find(self, token: str) -> Principal | None:
         """Give what the bearer of a token may do, or None for a token that is not here."""
         digest = self._digests.of(token)
-        access = self._held.get(digest)
-        if access is not None:
+        principal = self._held.get(digest)
+        if principal is not None:
             self._held.move_to_end(digest)
-        return access
+        return principal
 
-    def add(self, token: str, access: Access) -> None:
+    def add(self, token: str, principal: Principal) -> None:
         """Remember a token that was verified just now."""
         digest = self._digests.of(token)
         self._drop(self._held.pop(digest, None))
-        self._held[digest] = access
-        self._bytes += size_of(access)
+        self._held[digest] = principal
+        self._bytes += size_of(principal)
         while len(self._held) > self._most or (self._bytes > self._most_bytes and self._held):
             self._drop(self._held.popitem(last=False)[1])
 
@@ -62,14 +62,14 @@ class Verified:
         self._held.clear()
         self._bytes = 0
 
-    def _drop(self, access: Access | None) -> None:
-        if access is not None:
-            self._bytes -= size_of(access)
+    def _drop(self, principal: Principal | None) -> None:
+        if principal is not None:
+            self._bytes -= size_of(principal)
 
 
-def size_of(access: Access) -> int:
+def size_of(principal: Principal) -> int:
     """Return the bytes that a token's access takes, about."""
-    names = [name for patterns in access.grants.values() for name in patterns]
-    texts = (access.subject or "", access.id or "", *names)
+    names = [name for patterns in principal.grants.values() for name in patterns]
+    texts = (principal.subject or "", principal.id or "", *names)
     starred = sum(ANY in name for name in names)
     return TOKEN_COST + PATTERN_COST * len(names) + OF_MATCHER * starred + sum(map(len, texts))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.cursor import Cursor
 from sse_broadcast.publication import Draft, Publication, Receipt
 from sse_broadcast.work_queue import Steps
@@ -25,7 +25,7 @@ class ResetReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartPoint:
     """Where a reader begins: after this position.
 
     `told` is the backend's mark of what had been evicted by then, or 0: to a reader that asked for
@@ -35,15 +35,15 @@ class Start:
     """
 
     after: int
-    told: int = 0
-    first: tuple[Publication, ...] = ()
-    lost: ResetReason | None = None
+    evictions_seen: int = 0
+    preloaded: tuple[Publication, ...] = ()
+    reset_reason: ResetReason | None = None
     channels: tuple[str, ...] = ()
 
     @property
     def cursor(self) -> int:
         """The position just before the first event that the subscriber will be given."""
-        return self.first[0].position - 1 if self.first else self.after
+        return self.preloaded[0].position - 1 if self.preloaded else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ReplayPage:
     """A part of the answer to "what came after this?".
 
     `publications` in order, then the `gap` if there is one. With both of them the reader
@@ -70,7 +70,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class IdempotencyKey:
     """An idempotency key as its caller meant it, and a digest of what was sent with it."""
 
     scope: tuple[str | None, ...]
@@ -78,7 +78,7 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class ChannelUsage:
     """What a history holds of one channel."""
 
     events: int
@@ -87,7 +87,7 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class HistoryUsage:
     """How much a history holds, of all channels; what several channels hold counts once."""
 
     channels: int
@@ -133,7 +133,7 @@ class Backend(Protocol):
         """The newest position; everything up to it has been announced."""
 
     @property
-    def trouble(self) -> str | None:
+    def outage(self) -> str | None:
         """Why it can neither take nor give now, fit to be shown to everyone; None if it can."""
 
     @property
@@ -141,24 +141,24 @@ class Backend(Protocol):
         """Whether the last `tidy` has left what could have gone."""
 
     async def publish(
-        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+        self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
         """Append and announce, all or nothing, and give the last one's receipt.
 
-        With a token of a scope seen before, of this publisher, nothing is published and the first receipt is
+        With a key of a scope seen before, of this publisher, nothing is published and the first receipt is
         given again. Raises `IdempotencyError` if it was seen with another digest. A digest is of everything
         that was sent: drafts that have the same are the same. `publisher` names whoever has a share of what
         is kept; where there is no more room, it is taken from the publisher that has most.
         """
 
-    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
+    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
         """Return where a subscriber begins that says it was at this cursor. Never scans the history.
 
         A loss that is known by then is in the answer, so that the subscriber is told of it first. In pieces:
         what is published after the first of them comes after that start.
         """
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
+    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
         """Give what of an interest came after a position, in pages of about `limit` bytes.
 
         In pieces, whatever is published or evicted meanwhile: it is true when it is returned. One publication
@@ -166,34 +166,34 @@ class Backend(Protocol):
         is beyond `after`. What `told` marks is no gap.
         """
 
-    def replayable(self, interest: Interest, *, after: int) -> bool:
+    def replayable(self, selector: Selector, *, after: int) -> bool:
         """Return whether a subscriber that came back after this position would be told of no loss.
 
         Where an interest has patterns, it may be False because of what other channels lost: the answer looks
         at no names.
         """
 
-    def oldest(self, interest: Interest, *, after: int) -> float | None:
+    def oldest(self, selector: Selector, *, after: int) -> float | None:
         """Give when the oldest was published that is held behind a position; None if none is.
 
         Where an interest has patterns, or types, that may be one that it does not want: the answer never
         scans the history.
         """
 
-    def relimit(self) -> None:
+    def reload_limits(self) -> None:
         """Take note that channels may hold more, or less, than before.
 
         What is held beyond that goes with the next publish or `tidy`, or with one of those that follow.
         """
 
-    def tidy(self) -> bool:
+    def evict_expired(self) -> bool:
         """Let go of what is too old, and return whether anything is left that will be.
 
         Called now and then, and at once again while the backend is `untidy`: each call takes about a
         millisecond.
         """
 
-    def holding(self, channel: str) -> Holding:
+    def channel_usage(self, channel: str) -> ChannelUsage:
         """Give what is held of a channel; nothing, for one that was never heard of."""
 
     def channels(self) -> Iterator[Sequence[str]]:
@@ -202,5 +202,5 @@ class Backend(Protocol):
         What comes or goes between two of them may be left out.
         """
 
-    def extent(self) -> Extent:
+    def usage(self) -> HistoryUsage:
         """Give how much is held. Never scans the history."""

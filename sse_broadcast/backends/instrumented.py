@@ -3,8 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
-from sse_broadcast.backends.base import Backend, Extent, Holding, Replay, Start, Token
-from sse_broadcast.channels import Interest
+from sse_broadcast.backends.base import (
+    Backend,
+    ChannelUsage,
+    HistoryUsage,
+    IdempotencyKey,
+    ReplayPage,
+    StartPoint,
+)
+from sse_broadcast.channels import Selector
 from sse_broadcast.cursor import Cursor
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.metrics import Metrics
@@ -16,7 +23,7 @@ R = TypeVar("R")
 B = TypeVar("B", bound=Backend)
 
 
-class Counted(Generic[B]):
+class InstrumentedBackend(Generic[B]):
     """A backend that counts what another one is asked. See `Backend`.
 
     What that one raises is counted and raised again. An idempotency key that was used for something else
@@ -24,80 +31,80 @@ class Counted(Generic[B]):
     """
 
     def __init__(self, kept: B, metrics: Metrics) -> None:
-        self.kept = kept
+        self.inner = kept
         """The backend that is asked."""
         self._metrics = metrics
 
     @property
     def epoch(self) -> str:
         """See `Backend`."""
-        return self.kept.epoch
+        return self.inner.epoch
 
     @property
     def position(self) -> int:
         """See `Backend`."""
-        return self.kept.position
+        return self.inner.position
 
     @property
-    def trouble(self) -> str | None:
+    def outage(self) -> str | None:
         """See `Backend`."""
-        return self.kept.trouble
+        return self.inner.outage
 
     @property
     def untidy(self) -> bool:
         """See `Backend`."""
-        return self.kept.untidy
+        return self.inner.untidy
 
     async def publish(
-        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+        self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
         """See `Backend`."""
         self._metrics.called("publish")
         try:
-            return await self.kept.publish(drafts, token, publisher)
+            return await self.inner.publish(drafts, idempotency_key, publisher)
         except IdempotencyError:
             raise
         except Exception:
             self._metrics.failed("publish")
             raise
 
-    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
+    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
         """See `Backend`."""
-        return self._count_steps("find", lambda: self.kept.find(cursor, interest))
+        return self._count_steps("find", lambda: self.inner.find(cursor, selector))
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
+    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
         """See `Backend`."""
         return self._count_steps(
-            "replay", lambda: self.kept.replay(interest, after=after, told=told, limit=limit)
+            "replay", lambda: self.inner.replay(selector, after=after, told=told, limit=limit)
         )
 
-    def replayable(self, interest: Interest, *, after: int) -> bool:
+    def replayable(self, selector: Selector, *, after: int) -> bool:
         """See `Backend`."""
-        return self._call("replayable", self.kept.replayable, interest, after=after)
+        return self._call("replayable", self.inner.replayable, selector, after=after)
 
-    def oldest(self, interest: Interest, *, after: int) -> float | None:
+    def oldest(self, selector: Selector, *, after: int) -> float | None:
         """See `Backend`."""
-        return self._call("oldest", self.kept.oldest, interest, after=after)
+        return self._call("oldest", self.inner.oldest, selector, after=after)
 
-    def tidy(self) -> bool:
+    def evict_expired(self) -> bool:
         """See `Backend`."""
-        return self._call("tidy", self.kept.tidy)
+        return self._call("tidy", self.inner.evict_expired)
 
-    def relimit(self) -> None:
+    def reload_limits(self) -> None:
         """See `Backend`."""
-        self._call("relimit", self.kept.relimit)
+        self._call("relimit", self.inner.reload_limits)
 
-    def holding(self, channel: str) -> Holding:
+    def channel_usage(self, channel: str) -> ChannelUsage:
         """See `Backend`."""
-        return self._call("holding", self.kept.holding, channel)
+        return self._call("holding", self.inner.channel_usage, channel)
 
     def channels(self) -> Iterator[Sequence[str]]:
         """See `Backend`."""
-        return self._call("channels", self.kept.channels)
+        return self._call("channels", self.inner.channels)
 
-    def extent(self) -> Extent:
+    def usage(self) -> HistoryUsage:
         """See `Backend`."""
-        return self._call("extent", self.kept.extent)
+        return self._call("extent", self.inner.usage)
 
     def _count_steps(self, name: str, ask: Callable[[], Steps[R]]) -> Steps[R]:
         """Count a call whose work comes in pieces, once; whatever piece fails, it has failed."""

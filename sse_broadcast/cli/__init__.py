@@ -12,7 +12,7 @@ from sse_broadcast.cli.publish import publish
 from sse_broadcast.cli.reload import reload
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
-from sse_broadcast.cli.stdout import take_output
+from sse_broadcast.cli.stdout import install
 from sse_broadcast.cli.subscribe import subscribe
 from sse_broadcast.cli.token import token
 from sse_broadcast.errors import OutputError
@@ -23,7 +23,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as click has it
         """Run the command that is asked for."""
-        take_output()
+        install()
         try:
             return super().main(*args, **kwargs)
         except OutputError as error:

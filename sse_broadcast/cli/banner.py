@@ -10,12 +10,12 @@ import click
 import sse_broadcast
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants
 from sse_broadcast.channels import ANY, DEFAULT_CHANNEL
-from sse_broadcast.cli.certificate_info import identity_of
+from sse_broadcast.cli.certificate_info import certificate_info_of
 from sse_broadcast.cli.common import SAME_MACHINE
 from sse_broadcast.cli.stdout import close_quietly
 from sse_broadcast.config.schema import Config, Endpoint, ListenerRule
 from sse_broadcast.errors import CertificateError, OutputError
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.listener import Listener
 from sse_broadcast.server.transport.reserve import MAX_LET_IN
@@ -49,7 +49,7 @@ MADE = "All else needs the token below, new at each start; token_file has the se
 FORCED = "Whoever reaches it may publish (insecure_publish)."
 
 
-def announce(server: Server, config: Config) -> None:
+def print_banner(server: Server, config: Config) -> None:
     """Print where the server listens, what it is like, and what to try: there is the token that it made.
 
     That is for people, on standard output; the log has a line without the token. Where it cannot be printed
@@ -73,7 +73,9 @@ def _where(server: Server) -> str:
 def room_for(connections: int, private: int) -> str:
     """Return a line with the number of connections that fit, and for whom some are kept."""
     share = f", {private} of them for private listeners alone" if private else ""
-    return f"room for {Count(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
+    return (
+        f"room for {Quantity(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
+    )
 
 
 def _named(listener: Listener) -> str:
@@ -83,18 +85,17 @@ def _named(listener: Listener) -> str:
 
 def _on(config: Config) -> str:
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-    history = (
-        f"a history of {Count(config.history_size, 'event')} and {config.history_age:g} s a channel in memory"
-    )
+    events = Quantity(config.history_size, "event")
+    history = f"a history of {events} and {config.history_age:g} s a channel in memory"
     metrics = "metrics" if config.metrics else "no metrics"
     version = sse_broadcast.__version__
     return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."
 
 
 def _limits(config: Config) -> str:
-    waiting = f"{Count(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a reader"
+    waiting = f"{Quantity(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a reader"
     most = config.max_connections_per_address
-    of_one = Count(most, "connection") if most else "any number of connections"
+    of_one = Quantity(most, "connection") if most else "any number of connections"
     return (
         f"Limits: {_size(config.max_event)} an event; {waiting}, then {config.overflow}; {of_one} an address."
     )
@@ -108,12 +109,12 @@ def _size(count: int) -> str:
 
 
 def _open(server: Server, config: Config) -> str:
-    shut = [listener for listener in server.listeners if server.without_token(listener).grants != EVERYTHING]
+    shut = [listener for listener in server.listeners if server.anonymous_on(listener).grants != EVERYTHING]
     parts = []
     if len(shut) < len(server.listeners):
         parts.append("to programs on this machine: everything")
     if shut:
-        parts.append(f"to everyone: {_doings(server.without_token(shut[0]).grants, shut)}")
+        parts.append(f"to everyone: {_doings(server.anonymous_on(shut[0]).grants, shut)}")
     forced = [FORCED] if config.insecure_publish else []
     needed = [MADE] if server.token else [NEEDED] if config.has_credentials else []
     return " ".join([f"Open {'; '.join(parts)}.", *forced, *needed])
@@ -148,7 +149,7 @@ def _try(server: Server, action: Action, reached: Mapping[Listener, Reached]) ->
     if listener is None:
         return None
     credential = []
-    if not server.without_token(listener).allows(action, channel):
+    if not server.anonymous_on(listener).allows(action, channel):
         if server.token is not None and action is Action.SUBSCRIBE:
             return None  # it would be shown twice
         credential = ["-H", _bearer(server.token)]
@@ -178,7 +179,7 @@ def _trusting(rule: ListenerRule, host: str, port: str) -> tuple[list[str], str]
     The token is for the bearer alone, and so the certificate is looked at; but it names whom it names.
     """
     try:
-        name = identity_of(rule.certificate, rule.key).name_for(host)
+        name = certificate_info_of(rule.certificate, rule.key).name_for(host)
     except CertificateError as error:
         logger.warning("%(fault)s", {"fault": error})
         return ["-k"], host

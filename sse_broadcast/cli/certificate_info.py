@@ -14,7 +14,7 @@ FLIGHTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class CertificateInfo:
     """The names and addresses that a certificate is for, and the second since 1970 at which it ends."""
 
     names: tuple[str, ...]
@@ -26,7 +26,7 @@ class Identity:
         return host if host in names or not names else names[0]
 
 
-def identity_of(certificate: str, key: str) -> Identity:
+def certificate_info_of(certificate: str, key: str) -> CertificateInfo:
     """Give the identity that a client would find. Raises `CertificateError` for what none would take.
 
     Who issued it is left open: it is compared with itself.
@@ -44,7 +44,7 @@ def identity_of(certificate: str, key: str) -> Identity:
         raise CertificateError(f"certificate: {certificate}: {error.reason or error}".lower()) from None
     named = cast("Iterable[tuple[str, str]]", shown.get("subjectAltName", ()))
     names = tuple(_plain(kind, name) for kind, name in named)
-    return Identity(names, ssl.cert_time_to_seconds(str(shown["notAfter"])))
+    return CertificateInfo(names, ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
 def _plain(kind: str, name: str) -> str:

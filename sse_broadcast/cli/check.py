@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.cli.banner import room_for
-from sse_broadcast.cli.certificate_info import identity_of
+from sse_broadcast.cli.certificate_info import certificate_info_of
 from sse_broadcast.config.schema import Config, ListenerRule
-from sse_broadcast.config.sources import Loaded
+from sse_broadcast.config.sources import LoadedConfig
 from sse_broadcast.logs.formatters import utc
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server, connection_limit, needs_token
 from sse_broadcast.server.transport.admission import private_share, raise_descriptor_limit, room
@@ -20,13 +20,13 @@ from sse_broadcast.server.transport.listener import socket_count
 CREDENTIALS = ("token", "token_file", "jwt_key_file", "jwt_jwks", "token_secret", "token_secret_file")
 
 
-def check_all(loaded: Loaded) -> None:
+def check_all(loaded: LoadedConfig) -> None:
     """Print what is good, a line each, up to the first fault. Raises `ConfigError`, `CertificateError`."""
     for line in checked(loaded):
         click.echo(line)
 
 
-def checked(loaded: Loaded) -> Iterator[str]:
+def checked(loaded: LoadedConfig) -> Iterator[str]:
     """Try one thing after the other, and give a line for each that is good. Raises as `check_all` does."""
     config = loaded.config
     yield f"settings: good, from {_sources(loaded.sources)}"
@@ -45,22 +45,22 @@ def _room(config: Config) -> str:
     sockets = sum(socket_count(rule) for rule in config.listeners)
     most = connection_limit(config, room(descriptors, sockets=sockets))
     private = private_share(most) if any(rule.private for rule in config.listeners) else 0
-    return f"{room_for(most, private)}, with {Count(descriptors, 'descriptor')}"
+    return f"{room_for(most, private)}, with {Quantity(descriptors, 'descriptor')}"
 
 
 def _build(config: Config) -> None:
     """Build what serves, on the loop that it would run on, and have it read keys that are elsewhere."""
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         Server(config)
-        runner.run(_reach(Authority(config)))
+        runner.run(_reach(Authenticator(config)))
 
 
-async def _reach(authority: Authority) -> None:
-    await authority.start()
+async def _reach(authenticator: Authenticator) -> None:
+    await authenticator.start()
     try:
-        authority.require_keys()
+        authenticator.require_keys()
     finally:
-        await authority.close()
+        await authenticator.close()
 
 
 def _sources(sources: Mapping[str, str]) -> str:
@@ -78,7 +78,7 @@ def _credentials(config: Config) -> str:
 
 
 def _certificate(rule: ListenerRule) -> str:
-    identity = identity_of(rule.certificate, rule.key)
+    identity = certificate_info_of(rule.certificate, rule.key)
     names = ", ".join(identity.names) or "nobody"
     return f"certificate: good until {utc(identity.expires)}, {rule.certificate} for {names}"
 

@@ -12,7 +12,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 """What an id of the server is, its own or a publisher's."""
 
 
-class State:
+class CursorFile:
     """Where a reader was. `id` is "" until something has been recorded.
 
     The file has the id and a line end, and is replaced as a whole: whoever reads it, whenever the

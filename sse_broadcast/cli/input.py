@@ -22,7 +22,7 @@ MAX_LINE = 1 << 26
 """Bytes of a line, or of a document, beyond which it is not read: far more than a server takes."""
 
 
-class Source:
+class InputSource:
     """Bytes on their way in. `size` says how many they are, or None where nobody knows."""
 
     def __init__(self, file: BinaryIO, *, name: str, size: int | None) -> None:
@@ -88,26 +88,26 @@ class Source:
         return read() if self.size is not None else await _in_thread(wait_and_read)
 
 
-async def open_source(path: str | None) -> Source:
+async def open_source(path: str | None) -> InputSource:
     """Open a file, or standard input for None and `-`. Raises `ConfigError`."""
     if path is None or path == "-":
         file = _stdin()
         if file is None:
             raise ConfigError("standard input is closed")
-        return Source(file, name="standard input", size=_size_of(file))
+        return InputSource(file, name="standard input", size=_size_of(file))
     try:
         # In a thread, since a named pipe opens when somebody writes to it.
         file = await _in_thread(lambda: Path(path).open("rb"))  # noqa: SIM115 - the source closes it
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"--file: {path}: cannot be read: {reason}") from None
-    return Source(file, name=path, size=_size_of(file))
+    return InputSource(file, name=path, size=_size_of(file))
 
 
-def source_of(text: str) -> Source:
+def source_of(text: str) -> InputSource:
     """Give what was typed; bytes that are not UTF-8 are as they were typed."""
     data = text.encode("utf-8", "surrogateescape")
-    return Source(io.BytesIO(data), name="MESSAGE", size=len(data))
+    return InputSource(io.BytesIO(data), name="MESSAGE", size=len(data))
 
 
 def _stdin() -> BinaryIO | None:

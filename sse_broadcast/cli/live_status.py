@@ -38,7 +38,7 @@ Rates = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """What was seen: the status, and the slowest readers or why they are not shown.
 
     `at` is in seconds by a clock that is never set, `time` since 1970. `trouble` is why nothing new could be
@@ -54,7 +54,7 @@ class Look:
     since: float = field(default=0.0, compare=False)
 
 
-class Show(Protocol):
+class View(Protocol):
     """Shows what was seen. A context manager around all of it."""
 
     def __enter__(self) -> Self: ...
@@ -63,21 +63,21 @@ class Show(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def show(self, look: Look, rates: Rates | None) -> None:
+    def show(self, look: Snapshot, rates: Rates | None) -> None:
         """Show a look, with rates if there is another one to compare it with."""
 
     async def rest(self, seconds: float) -> None:
         """Sleep until it is time for the next."""
 
 
-async def watch(client: Client, show: Show, *, interval: float) -> None:
+async def watch(client: Client, show: View, *, interval: float) -> None:
     """Look at a server every `interval` seconds, for ever.
 
     Raises `ClientError` when the first look fails, and when a later one is refused. A server that is gone is
     waited for.
     """
     async with client:
-        seen, before = await look(client), None
+        seen, before = await take_snapshot(client), None
         with show:
             while True:
                 show.show(seen, rates(before, seen))
@@ -85,18 +85,18 @@ async def watch(client: Client, show: Show, *, interval: float) -> None:
                 before, seen = seen, await _look_again(client, seen)
 
 
-async def look(client: Client) -> Look:
+async def take_snapshot(client: Client) -> Snapshot:
     """Ask a server for all that is shown. Raises `ClientError`."""
     try:
         async with asyncio.timeout(ALIVE):
             status = await client.status()
-            seen = Look(time.monotonic(), time.time(), status)
+            seen = Snapshot(time.monotonic(), time.time(), status)
             return await _with_readers(client, seen)
     except TimeoutError:
         raise ClientError(f"no answer within {ALIVE:g} seconds") from None
 
 
-async def _with_readers(client: Client, seen: Look) -> Look:
+async def _with_readers(client: Client, seen: Snapshot) -> Snapshot:
     try:
         page = await client.subscribers(sort="lag", limit=READERS)
     except ClientError as error:
@@ -106,9 +106,9 @@ async def _with_readers(client: Client, seen: Look) -> Look:
     return replace(seen, slowest=page["subscribers"])
 
 
-async def _look_again(client: Client, before: Look) -> Look:
+async def _look_again(client: Client, before: Snapshot) -> Snapshot:
     try:
-        return await look(client)
+        return await take_snapshot(client)
     except ClientError as error:
         if error.status is not None and not is_transient(error.status):
             raise
@@ -116,7 +116,7 @@ async def _look_again(client: Client, before: Look) -> Look:
         return replace(before, time=time.time(), trouble=str(error), since=since)
 
 
-def rates(before: Look | None, now: Look) -> Rates | None:
+def rates(before: Snapshot | None, now: Snapshot) -> Rates | None:
     """Give what was counted in a second between two looks; None if that cannot be said.
 
     Of a server that began anew meanwhile less was counted than before.
@@ -151,7 +151,7 @@ class Screen:
         self._url = url
         self._interval = interval
         self._resized = asyncio.Event()
-        self._drawn: tuple[Look, Rates | None] | None = None
+        self._drawn: tuple[Snapshot, Rates | None] | None = None
 
     def __enter__(self) -> Self:
         # As Ctrl-C ends it: otherwise the terminal would be left as it is now.
@@ -165,11 +165,11 @@ class Screen:
     ) -> None:
         _write(LEAVE)
 
-    def show(self, look: Look, rates: Rates | None) -> None:
+    def show(self, look: Snapshot, rates: Rates | None) -> None:
         """See `Show`."""
         self._drawn = look, rates
         size = _size()
-        lines = picture(look, rates, title=f"{self._url}, every {self._interval:g} s", size=size)
+        lines = render(look, rates, title=f"{self._url}, every {self._interval:g} s", size=size)
         # A character in the last column would be lost when the rest of its line is cleared.
         drawn = (_plain(line)[: size.columns - 1] + CLEAR_LINE for line in lines)
         _write(HOME + "\r\n".join(drawn) + CLEAR_REST)
@@ -209,7 +209,7 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def picture(look: Look, rates: Rates | None, *, title: str, size: os.terminal_size) -> list[str]:
+def render(look: Snapshot, rates: Rates | None, *, title: str, size: os.terminal_size) -> list[str]:
     """Give the lines of a screen, no more than it is high; they may be longer than it is wide."""
     lines = [f"{_clock(look.time)}  {title}", ""]
     if look.trouble:
@@ -234,7 +234,7 @@ def _reasons(value: object) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in value.items())
 
 
-def _readers(look: Look) -> Iterator[str]:
+def _readers(look: Snapshot) -> Iterator[str]:
     if look.slowest is None:
         yield f"slowest readers: not to be seen: {look.hidden}"
         return
@@ -287,7 +287,7 @@ def short(number: int) -> str:
 # Elsewhere.
 
 
-class Printed:
+class LineView:
     """Prints a line for each look, into a file or a pipe."""
 
     def __enter__(self) -> Self:
@@ -298,11 +298,11 @@ class Printed:
     ) -> None:
         pass
 
-    def show(self, look: Look, rates: Rates | None) -> None:
+    def show(self, look: Snapshot, rates: Rates | None) -> None:
         """See `Show`."""
         click.echo(_plain(self.line(look, rates)))
 
-    def line(self, look: Look, rates: Rates | None) -> str:
+    def line(self, look: Snapshot, rates: Rates | None) -> str:
         """Give what is printed."""
         if look.trouble:
             return f"{_clock(look.time)} no answer since {_clock(look.since)}: {look.trouble}"
@@ -318,16 +318,16 @@ class Printed:
         await asyncio.sleep(seconds)
 
 
-def _slowest(look: Look) -> Iterator[str]:
+def _slowest(look: Snapshot) -> Iterator[str]:
     for reader in (look.slowest or ())[:1]:
         if reader["lag"]:
             yield f"slowest {reader['id']} of {reader['address']}: {span(reader['lag'])} behind"
 
 
-class Recorded(Printed):
+class JsonView(LineView):
     """Prints a JSON object for each look."""
 
-    def line(self, look: Look, rates: Rates | None) -> str:
+    def line(self, look: Snapshot, rates: Rates | None) -> str:
         """See `Printed`."""
         return json.dumps(
             {

@@ -9,13 +9,13 @@ from typing import Any, TypedDict
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.input import Source, open_source, source_of
+from sse_broadcast.cli.input import InputSource, open_source, source_of
 from sse_broadcast.cli.visible import tell
-from sse_broadcast.client import Client, OnRetry, line
+from sse_broadcast.client import Client, OnRetry, encode_line
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 
 STDIN = "-"
 
@@ -143,9 +143,9 @@ class Publisher:
         async with self.client as client:
             _tell_clients(await client.publish(message, **self._options(), **said))
 
-    async def source(self, given: Source | str | None, form: str, said: dict[str, Any]) -> None:
+    async def source(self, given: InputSource | str | None, form: str, said: dict[str, Any]) -> None:
         """Publish what a source, a file or standard input has."""
-        source = given if isinstance(given, Source) else await open_source(given)
+        source = given if isinstance(given, InputSource) else await open_source(given)
         with contextlib.closing(source):
             async with self.client:
                 match form:
@@ -156,11 +156,11 @@ class Publisher:
                     case _:
                         await self._lines(source, _as_events(source.lines(), said), "line")
 
-    async def _document(self, source: Source) -> None:
+    async def _document(self, source: InputSource) -> None:
         document = await source.document()
         _tell_clients(await self.client.publish_json(document, **self._options()))
 
-    async def _lines(self, source: Source, lines: AsyncIterable[Sequence[bytes]], noun: str) -> None:
+    async def _lines(self, source: InputSource, lines: AsyncIterable[Sequence[bytes]], noun: str) -> None:
         count = 0
         shown = source.size is not None and sys.stderr.isatty()
         with click.progressbar(
@@ -172,7 +172,7 @@ class Publisher:
                     count += sent.count
             except ClientError as error:
                 raise ClientError(f"{error}; {count} published", status=error.status) from None
-        click.echo(f"sent {Count(count, noun)}")
+        click.echo(f"sent {Quantity(count, noun)}")
 
     def _options(self, *, below_bar: bool = False) -> Options:
         def on_retry(error: ClientError) -> None:
@@ -184,8 +184,8 @@ class Publisher:
 
 
 def _tell_clients(receipt: dict[str, Any]) -> None:
-    count = f"{Count(receipt['count'], 'event')} " if "count" in receipt else ""
-    click.echo(f"sent {count}to {Count(receipt['clients'], 'client')}")
+    count = f"{Quantity(receipt['count'], 'event')} " if "count" in receipt else ""
+    click.echo(f"sent {count}to {Quantity(receipt['clients'], 'client')}")
 
 
 async def _as_events(
@@ -198,7 +198,7 @@ async def _as_events(
         for text in some:
             number += 1
             try:
-                made.append(line(text.removesuffix(b"\r").decode(), **said))
+                made.append(encode_line(text.removesuffix(b"\r").decode(), **said))
             except UnicodeDecodeError as error:
                 yield made
                 raise ClientError(f"line {number}: is not UTF-8 at byte {error.start}") from None

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 import msgspec
 
-from sse_broadcast.cli.banner import announce
+from sse_broadcast.cli.banner import print_banner
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
 from sse_broadcast.config.schema import Config, shown
@@ -20,13 +20,13 @@ from sse_broadcast.config.sources import (
     PLACE,
     RULES,
     SETTINGS,
-    Loaded,
+    LoadedConfig,
     Setting,
     load,
     unknown_variables,
 )
 from sse_broadcast.errors import BroadcastError, ConfigError
-from sse_broadcast.logs.pipeline import Log
+from sse_broadcast.logs.pipeline import LogPipeline
 from sse_broadcast.server.runner import run
 
 logger = logging.getLogger("sse_broadcast.process")
@@ -91,7 +91,7 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
     """Run the server until it is told to stop."""
     try:
         loaded = load(flags, file=file)
-        with Log(loaded.config.log_level, loaded.config.log_format) as log:
+        with LogPipeline(loaded.config.log_level, loaded.config.log_format) as log:
             for name, meant in unknown_variables(os.environ).items():
                 hint = "; %(meant)s was meant?" if meant else ""
                 logger.warning(f"%(name)s: no such setting, ignored{hint}", {"name": name, "meant": meant})  # noqa: G004
@@ -103,7 +103,7 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
                 run(
                     loaded.config,
                     log,
-                    started=functools.partial(announce, config=loaded.config),
+                    started=functools.partial(print_banner, config=loaded.config),
                     forced=functools.partial(_exit_at_once, log),
                     load=functools.partial(load_again, flags, file),
                 )
@@ -121,7 +121,7 @@ def load_again(flags: Mapping[str, str | None], file: Path | None) -> Config:
     return load(flags, file=file).config
 
 
-def shown_config(loaded: Loaded) -> str:
+def shown_config(loaded: LoadedConfig) -> str:
     """Give the configuration as TOML, each value with where it came from. Secrets are not shown."""
     config, sources = loaded.config, loaded.sources
     names = [name for name in SETTINGS if not (config.listener and name in PLACE)]
@@ -150,7 +150,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _exit_at_once(log: Log) -> NoReturn:
+def _exit_at_once(log: LogPipeline) -> NoReturn:
     logger.warning("stopped by a second signal: streams were cut")
     log.close()
     os._exit(Exit.FORCED)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.live_status import Printed, Recorded, Screen, Show, can_draw, watch
+from sse_broadcast.cli.live_status import JsonView, LineView, Screen, View, can_draw, watch
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
@@ -61,7 +61,7 @@ async def _status(client: Client) -> dict[str, Any]:
 
 
 async def _watch(client: Client, interval: float, *, as_json: bool) -> None:
-    show: Show = Recorded() if as_json else Printed()
+    show: View = JsonView() if as_json else LineView()
     if not as_json and can_draw():
         show = Screen(client.name, interval)
     await watch(client, show, interval=interval)

@@ -10,7 +10,7 @@ from sse_broadcast.errors import OutputError
 from sse_broadcast.server.transport.tls import reason
 
 
-class Output:
+class CheckedStdout:
     """A stream whose faults are raised as `OutputError`: anybody else's of the system are no such thing.
 
     But for a closed pipe, which is a `BrokenPipeError` still: its reader has had enough, which is no fault.
@@ -20,9 +20,9 @@ class Output:
         self._stream = stream
 
     @property
-    def buffer(self) -> "Output":
+    def buffer(self) -> "CheckedStdout":
         """What takes bytes."""
-        return Output(cast("TextIO", self._stream).buffer)
+        return CheckedStdout(cast("TextIO", self._stream).buffer)
 
     def write(self, data: str | bytes) -> int:
         """Write, as a file does. Raises `OutputError`."""
@@ -48,7 +48,7 @@ def _told() -> Iterator[None]:
         raise OutputError(reason(error)) from None
 
 
-def take_output() -> None:
+def install() -> None:
     """Have all that is printed from now on raise `OutputError` where it cannot be written.
 
     Standard streams that are closed have their places taken: what is opened next would get their numbers,
@@ -59,7 +59,7 @@ def take_output() -> None:
     os.close(descriptor)
     # One that is closed cannot be written to, and neither can what has its place.
     stream = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
-    sys.stdout = cast("TextIO", Output(stream))
+    sys.stdout = cast("TextIO", CheckedStdout(stream))
 
 
 def close_quietly() -> None:

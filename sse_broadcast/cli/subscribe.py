@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.cursor_file import State
+from sse_broadcast.cli.cursor_file import CursorFile
 from sse_broadcast.cli.visible import VisibleBytes, tell
-from sse_broadcast.client import Client, Piece
+from sse_broadcast.client import Client, StreamChunk
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import ClientError
@@ -121,13 +121,13 @@ def subscribe(  # noqa: PLR0913 - an option each
     token: str | None,
 ) -> None:
     """Follow the stream, reconnecting when it breaks."""
-    show = Execute(command) if command is not None else PRINTERS[form]
-    wish = Wish(channels, events, since)
+    show = ExecForEach(command) if command is not None else PRINTERS[form]
+    wish = SubscribeOptions(channels, events, since)
     run(lambda: _until_output_closes(_follow(Client(url, token=token), wish, show, count, file)))
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SubscribeOptions:
     """What is followed."""
 
     channels: tuple[str, ...]
@@ -135,8 +135,10 @@ class Wish:
     since: str | None
 
 
-async def _follow(client: Client, wish: Wish, show: "Show", count: int | None, file: Path | None) -> None:
-    state = None if file is None else State.open(file)
+async def _follow(
+    client: Client, wish: SubscribeOptions, show: "Show", count: int | None, file: Path | None
+) -> None:
+    state = None if file is None else CursorFile.open(file)
     cursor = "" if state is None else state.id
     left = count
     outage = Outage()
@@ -189,13 +191,13 @@ class Show(Protocol):
     def format(self) -> str:
         """What it asks the server for."""
 
-    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
         """Give what it shows of a piece, of `room` events at most, in parts that are recorded one by one.
 
         `cursor` is where the stream was before the piece.
         """
 
-    async def __call__(self, piece: Piece) -> None:
+    async def __call__(self, piece: StreamChunk) -> None:
         """Show a part. What it has shown is out of this process when it returns."""
 
 
@@ -204,11 +206,11 @@ class Text:
 
     format = "text"
 
-    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
         """See `Show`."""
         return (first(piece, cursor, room),)
 
-    async def __call__(self, piece: Piece) -> None:
+    async def __call__(self, piece: StreamChunk) -> None:
         """See `Show`."""
         _tell(piece)
         _write(b"".join(event.data.encode() + b"\n" for event in _published(piece)))
@@ -219,11 +221,11 @@ class Json:
 
     format = "json"
 
-    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
         """See `Show`."""
         return (first(piece, cursor, room),)
 
-    async def __call__(self, piece: Piece) -> None:
+    async def __call__(self, piece: StreamChunk) -> None:
         """See `Show`."""
         _write(b"".join(_as_json(event) + b"\n" for event in piece.events if event.type not in BOOKKEEPING))
 
@@ -233,11 +235,11 @@ class Raw:
 
     format = "text"
 
-    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:  # noqa: ARG002
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:  # noqa: ARG002
         """See `Show`."""
         return (piece,)
 
-    async def __call__(self, piece: Piece) -> None:
+    async def __call__(self, piece: StreamChunk) -> None:
         """See `Show`."""
         _tell(piece)
         _write(piece.raw)
@@ -247,17 +249,17 @@ PRINTERS: dict[str, Show] = {"text": Text(), "json": Json(), "raw": Raw()}
 
 
 @dataclass(frozen=True, slots=True)
-class Execute:
+class ExecForEach:
     """Runs a shell command for each event, and waits for it."""
 
     command: str
     format: str = "json"  # which alone says the channel
 
-    def parts(self, piece: Piece, cursor: str, room: int | None) -> Iterable[Piece]:
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
         """See `Show`. An event each, since a command may take long."""
         return one_by_one(first(piece, cursor, room), cursor)
 
-    async def __call__(self, piece: Piece) -> None:
+    async def __call__(self, piece: StreamChunk) -> None:
         """See `Show`."""
         _tell(piece)
         for event in _published(piece):
@@ -273,7 +275,7 @@ class Execute:
             tell(f"the command ended with {process.returncode}")
 
 
-def first(piece: Piece, cursor: str, room: int | None) -> Piece:
+def first(piece: StreamChunk, cursor: str, room: int | None) -> StreamChunk:
     """Give the beginning of a piece, up to and with its published event number `room`."""
     if room is None:
         return piece
@@ -286,12 +288,12 @@ def first(piece: Piece, cursor: str, room: int | None) -> Piece:
     return piece
 
 
-def one_by_one(piece: Piece, cursor: str) -> Iterator[Piece]:
+def one_by_one(piece: StreamChunk, cursor: str) -> Iterator[StreamChunk]:
     """Give a piece in parts of one event each, and where the stream is behind the last of them."""
     for event in piece.events:
         cursor = cursor if event.id is None else event.id
-        yield Piece(b"", [event], cursor)
-    yield Piece(b"", [], piece.last_event_id)
+        yield StreamChunk(b"", [event], cursor)
+    yield StreamChunk(b"", [], piece.last_event_id)
 
 
 class Envelope(msgspec.Struct):
@@ -354,12 +356,12 @@ def _environment(opened: Opened) -> dict[str, str]:
     return environment
 
 
-def _published(piece: Piece) -> list[Event]:
+def _published(piece: StreamChunk) -> list[Event]:
     """Give the events that somebody published."""
     return [event for event in piece.events if not event.reserved]
 
 
-def _tell(piece: Piece) -> None:
+def _tell(piece: StreamChunk) -> None:
     """Print on standard error what the server itself says to people: `$reset` and `$close`."""
     for event in piece.events:
         if event.reserved and event.type not in BOOKKEEPING:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.auth.claims import utc
-from sse_broadcast.auth.issuer import Minted
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.issuer import IssuedToken
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
-from sse_broadcast.channels import ANY, Interest
+from sse_broadcast.channels import ANY, Selector
 from sse_broadcast.cli.common import Command, fail, run
 from sse_broadcast.cli.visible import say
 from sse_broadcast.config.schema import Config
@@ -34,7 +34,7 @@ def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float |
 
 def _patterns(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     try:
-        return Interest.of(*given).channels if given else ()
+        return Selector.parse(*given).channels if given else ()
     except EventError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -112,7 +112,7 @@ def mint(config_file: Path | None, subject: str, lifetime: float | None, **patte
     click.echo(f"id: {minted.id}\nexpires: {utc(minted.expires)}", err=True)
 
 
-def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None) -> Minted:
+def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None) -> IssuedToken:
     if not (config.token_secret or config.token_secret_file):
         raise ConfigError(f"token_secret: is not configured, by {SECRET} or by --config FILE")
     seconds = config.token_lifetime if lifetime is None else lifetime
@@ -120,8 +120,8 @@ def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None
         raise ConfigError(
             f"--lifetime: {seconds:g} s is more than token_lifetime, {config.token_lifetime:g} s"
         )
-    maker = Access(EVERYTHING, "sse-broadcast token mint")
-    return Authority(config).mint(grants, subject=subject, lifetime=seconds, by=maker)
+    maker = Principal(EVERYTHING, "sse-broadcast token mint")
+    return Authenticator(config).issue(grants, subject=subject, lifetime=seconds, by=maker)
 
 
 @token.command(
@@ -150,23 +150,23 @@ def check(config_file: Path | None, file: str | None, action: str | None, channe
     """Tell who the bearer of a token is, and what the server would let it do."""
     if channel is not None and action is None:
         raise click.UsageError("--channel: needs --action.")
-    access = run(lambda: _admitted(config_file, file))
-    for line in _told(access):
+    principal = run(lambda: _admitted(config_file, file))
+    for line in _told(principal):
         say(line)
     if action is not None:
-        _tell(access, Action(action), channel or ANY)
+        _tell(principal, Action(action), channel or ANY)
 
 
-async def _admitted(config_file: Path | None, file: str | None) -> Access:
-    authority = Authority(load({}, file=config_file).config)
-    if not authority.takes_tokens:
+async def _admitted(config_file: Path | None, file: str | None) -> Principal:
+    authenticator = Authenticator(load({}, file=config_file).config)
+    if not authenticator.takes_tokens:
         raise ConfigError("token: no credential is configured, so no token is good")
     text = _read(file)
     try:
-        await authority.start()
-        return await authority.admit(text)
+        await authenticator.start()
+        return await authenticator.authenticate(text)
     finally:
-        await authority.close()
+        await authenticator.close()
 
 
 def _read(file: str | None) -> str:
@@ -186,19 +186,19 @@ def _read(file: str | None) -> str:
     return text
 
 
-def _told(access: Access) -> Iterator[str]:
-    yield f"subject: {access.subject or 'none'}"
-    yield f"id: {access.id or 'none'}"
-    yield f"expires: {'never' if access.expires is None else _until(access.expires)}"
+def _told(principal: Principal) -> Iterator[str]:
+    yield f"subject: {principal.subject or 'none'}"
+    yield f"id: {principal.id or 'none'}"
+    yield f"expires: {'never' if principal.expires is None else _until(principal.expires)}"
     for action in Action:
-        yield f"{action}: {', '.join(access.grants.get(action, ())) or 'nothing'}"
+        yield f"{action}: {', '.join(principal.grants.get(action, ())) or 'nothing'}"
 
 
 def _until(expires: float) -> str:
     return f"{utc(expires)}, in {expires - time.time():.0f} s"
 
 
-def _tell(access: Access, action: Action, channel: str) -> None:
-    if not access.allows(action, channel):
+def _tell(principal: Principal, action: Action, channel: str) -> None:
+    if not principal.allows(action, channel):
         fail(ForbiddenError(f"{action} {channel!r}: the token does not allow it"))
     click.echo(f"{action} {channel!r}: allowed")

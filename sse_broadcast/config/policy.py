@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sse_broadcast.channels import Interest, matcher
+from sse_broadcast.channels import Selector, compile_patterns
 from sse_broadcast.config.schema import ChannelRule, Config, Overflow
 
 T = TypeVar("T")
@@ -15,7 +15,7 @@ REMEMBERED = 131_072
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HistoryLimits:
     """What the history of one channel may hold: events, bytes, and seconds of age."""
 
     size: int
@@ -27,36 +27,36 @@ class Limits:
 class Policy:
     """What holds for one channel. `retry` is in milliseconds."""
 
-    limits: Limits
+    limits: HistoryLimits
     overflow: Overflow
     retry: int
 
 
-class Policies:
+class ChannelPolicies:
     """The policies of a configuration. The first rule that matches a channel is the one."""
 
     def __init__(self, config: Config) -> None:
-        self.settle(config)
+        self.reload(config)
 
-    def settle(self, config: Config) -> None:
+    def reload(self, config: Config) -> None:
         """Go by a configuration from now on."""
-        self._rules = [(matcher(rule.match), _policy(config, rule)) for rule in config.channel]
+        self._rules = [(compile_patterns(rule.match), _policy(config, rule)) for rule in config.channel]
         self._servers = _policy(config, ChannelRule(match="*"))
         self._readers = self._servers.overflow, self._servers.retry
         self._of = functools.lru_cache(maxsize=REMEMBERED)(self._first_match)
 
-    def of(self, channel: str) -> Policy:
+    def for_channel(self, channel: str) -> Policy:
         """Give the policy of a channel."""
         return self._of(channel) if self._rules else self._servers
 
-    def of_reader(self, interest: Interest) -> tuple[Overflow, int]:
+    def for_subscriber(self, selector: Selector) -> tuple[Overflow, int]:
         """Give a reader's overflow policy and its reconnection time: its channels', where they agree.
 
         Else they are the one that loses nothing, and the server's.
         """
-        if not self._rules or interest.patterns:
+        if not self._rules or selector.patterns:
             return self._readers
-        policies = [self._of(name) for name in interest.names]
+        policies = [self._of(name) for name in selector.names]
         return (
             _agreed((policy.overflow for policy in policies), Overflow.DISCONNECT),
             _agreed((policy.retry for policy in policies), self._servers.retry),
@@ -68,7 +68,7 @@ class Policies:
 
 def _policy(config: Config, rule: ChannelRule) -> Policy:
     return Policy(
-        Limits(
+        HistoryLimits(
             _either(rule.history_size, config.history_size),
             _either(rule.history_bytes, config.history_bytes),
             _either(rule.history_age, config.history_age),

@@ -38,7 +38,7 @@ UNIX = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ValueFormat:
     """How a text must look. `what` says it to people, as what a bad one is not.
 
     `hints` pairs bad ones that people try with a sentence for each.
@@ -95,7 +95,7 @@ def convert(value: object, kind: object, where: str, *, strict: bool) -> object:
     Without `strict` a text may stand for a number or a truth value, as on a command line.
     """
     kind = bare(kind)
-    if form := form_of(kind):
+    if form := format_of(kind):
         form.require(where, value)
     try:
         return msgspec.convert(value, kind, strict=strict)
@@ -163,11 +163,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 msgspec.structs.force_setattr(self, each.name, converted)
 
 
-def form_of(kind: object) -> Form | None:
+def format_of(kind: object) -> ValueFormat | None:
     """Give how the texts of a type must look; of a list's type, each of them."""
     parts = get_args(kind)
-    own = next((part for part in parts if isinstance(part, Form)), None)
-    return own or next(filter(None, map(form_of, parts)), None)
+    own = next((part for part in parts if isinstance(part, ValueFormat)), None)
+    return own or next(filter(None, map(format_of, parts)), None)
 
 
 def _is_host_name(value: str) -> bool:
@@ -227,27 +227,29 @@ PATTERN = r"[A-Za-z0-9._:@~*-]{1,128}"
 Pattern = Annotated[
     str,
     Meta(pattern=rf"^{PATTERN}\Z"),
-    Form("a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *", _all_of(PATTERN)),
+    ValueFormat("a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *", _all_of(PATTERN)),
 ]
 Patterns = tuple[Pattern, ...]
 Channel = Annotated[
     str,
-    Form(
+    ValueFormat(
         "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor ..",
         _all_of(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@~-]{1,128}"),
     ),
 ]
 Host = Annotated[
     str,
-    Form(
+    ValueFormat(
         "an address, * for every address, or unix: and a path",
         lambda text: text not in {"", UNIX} and "\0" not in text,
     ),
 ]
-HostName = Annotated[str, Form("the name of a host, in small letters and without a port", _is_host_name)]
+HostName = Annotated[
+    str, ValueFormat("the name of a host, in small letters and without a port", _is_host_name)
+]
 Origin = Annotated[
     str,
-    Form(
+    ValueFormat(
         "an origin as browsers send it, such as https://example.com, http://localhost:3000,"
         " https://*.example.com or capacitor://localhost",
         _is_origin,
@@ -260,15 +262,15 @@ Origin = Annotated[
         ),
     ),
 ]
-Proxy = Annotated[str, Form("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
-Cookie = Annotated[str, Form("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
-Claim = Annotated[str, Form("the name of a claim", bool)]
+Proxy = Annotated[str, ValueFormat("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
+Cookie = Annotated[str, ValueFormat("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
+Claim = Annotated[str, ValueFormat("the name of a claim", bool)]
 CallerName = Annotated[
-    str, Form("a name: 1 to 128 of A-Z a-z 0-9 . _ @ -", _all_of(r"[A-Za-z0-9._@-]{1,128}"))
+    str, ValueFormat("a name: 1 to 128 of A-Z a-z 0-9 . _ @ -", _all_of(r"[A-Za-z0-9._@-]{1,128}"))
 ]
-Mode = Annotated[str, Form('octal digits, such as "0660"', _all_of("0?[0-7]{3}"))]
+Mode = Annotated[str, ValueFormat('octal digits, such as "0660"', _all_of("0?[0-7]{3}"))]
 Owner = Annotated[
-    str, Form("an owner: a user, user:group or :group", _all_of(r"[^:\s]+(:[^:\s]+)?|:[^:\s]+"))
+    str, ValueFormat("an owner: a user, user:group or :group", _all_of(r"[^:\s]+(:[^:\s]+)?|:[^:\s]+"))
 ]
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1)]

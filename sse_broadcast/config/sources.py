@@ -110,7 +110,7 @@ PLACE = ("host", "port", "certificate", "key")
 """The settings that say where to listen, if no `[[listener]]` does."""
 
 
-RESTART = frozenset(
+RESTART_ONLY = frozenset(
     {
         "host",
         "port",
@@ -134,7 +134,7 @@ then on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ConfigChange:
     """What a reload comes to: the configuration that is in force then, and the names of what was said anew.
 
     The settings of `restart` are in it as they were.
@@ -145,12 +145,12 @@ class Change:
     restart: tuple[str, ...]
 
 
-def change_of(before: Config, after: Config) -> Change:
+def change_of(before: Config, after: Config) -> ConfigChange:
     """Give what may be changed between two configurations while a server runs, and what may not."""
     names = [name for name in Config.__struct_fields__ if getattr(before, name) != getattr(after, name)]
     restart = tuple(name for name in names if _needs_restart(name, before, after))
     config = msgspec.structs.replace(after, **{name: getattr(before, name) for name in restart})
-    return Change(config, tuple(name for name in names if name not in restart), restart)
+    return ConfigChange(config, tuple(name for name in names if name not in restart), restart)
 
 
 def _needs_restart(name: str, before: Config, after: Config) -> bool:
@@ -158,7 +158,7 @@ def _needs_restart(name: str, before: Config, after: Config) -> bool:
         return bool(before.certificate) != bool(after.certificate)
     if name == "listener":
         return list(map(_bare_place, before.listener)) != list(map(_bare_place, after.listener))
-    return name in RESTART
+    return name in RESTART_ONLY
 
 
 def _bare_place(rule: ListenerRule) -> ListenerRule:
@@ -167,7 +167,7 @@ def _bare_place(rule: ListenerRule) -> ListenerRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedConfig:
     """A configuration, and where each of its values came from (`default`, a flag, a variable, a file)."""
 
     config: Config
@@ -176,7 +176,7 @@ class Loaded:
 
 def load(
     flags: Mapping[str, str | None], *, environ: Mapping[str, str] | None = None, file: Path | None = None
-) -> Loaded:
+) -> LoadedConfig:
     """Settle every setting: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
 
     `flags` maps setting names to what was typed, or None. Raises `ConfigError` naming the
@@ -193,7 +193,7 @@ def load(
             values[name], sources[name] = value, source
     config = Config(**values)
     _require_one_place(config, sources)
-    return Loaded(config, sources)
+    return LoadedConfig(config, sources)
 
 
 def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 
-from sse_broadcast.fanout.group import Audience, Lane
+from sse_broadcast.fanout.group import Outbox, SubscriberGroup
 from sse_broadcast.metrics import BYTES, EVENTS, Distribution
 
 PORTION = 5000
@@ -15,7 +15,7 @@ STEP = 500
 """Lanes that are compared at once with what their audience's log holds."""
 
 
-class Census:
+class BacklogStats:
     """How much waits for subscribers, of each as it was when it was looked at.
 
     `queued_events` and `queued_bytes` are of those that are live. Nothing is queued for those that are
@@ -29,40 +29,40 @@ class Census:
         self.queued_bytes = Distribution(BYTES)
         self.replaying = 0
 
-    async def take(self, audiences: Collection[Audience]) -> None:
+    async def collect(self, groups: Collection[SubscriberGroup]) -> None:
         """Look at everyone, and let the loop turn between two portions."""
         looks = 0
-        for looked in self._steps(tuple(audiences)):
+        for looked in self._steps(tuple(groups)):
             looks += looked
             if looks >= PORTION:
                 looks = 0
                 await asyncio.sleep(0)
 
-    def _steps(self, audiences: Collection[Audience]) -> Iterator[int]:
+    def _steps(self, groups: Collection[SubscriberGroup]) -> Iterator[int]:
         """Look at a few, and say how many those are, until all have been looked at."""
-        for audience in audiences:
-            self.replaying += audience.members - audience.following - len(audience.queued)
-            if audience.log:
-                yield from self._follow(audience)
+        for group in groups:
+            self.replaying += group.members - group.following - len(group.queued)
+            if group.log:
+                yield from self._follow(group)
             else:
                 # As it is when the walk is done: nothing waits for any of them, so none is looked at.
-                self._observe(0, 0, times=audience.following)
-            for subscriber in tuple(audience.queued):
+                self._observe(0, 0, times=group.following)
+            for subscriber in tuple(group.queued):
                 self._observe(len(subscriber), subscriber.queued_bytes, times=subscriber.closed is None)
                 yield 1
             yield 1
 
-    def _follow(self, audience: Audience) -> Iterator[int]:
-        lanes = audience.lanes
-        for begin in range(0, len(lanes), STEP):
-            self._compare(audience, lanes[begin : begin + STEP])
+    def _follow(self, group: SubscriberGroup) -> Iterator[int]:
+        outboxes = group.outboxes
+        for begin in range(0, len(outboxes), STEP):
+            self._compare(group, outboxes[begin : begin + STEP])
             yield STEP
 
-    def _compare(self, audience: Audience, lanes: Sequence[Lane]) -> None:
-        behind = [0, *accumulate(publication.size for publication in reversed(audience.log))]
-        seen = Counter(lane.seen for lane in lanes if lane.following)
+    def _compare(self, group: SubscriberGroup, outboxes: Sequence[Outbox]) -> None:
+        behind = [0, *accumulate(publication.size for publication in reversed(group.log))]
+        seen = Counter(outbox.offset for outbox in outboxes if outbox.following)
         for place, times in seen.items():
-            events = audience.end - place
+            events = group.end - place
             self._observe(events, behind[events], times=times)
 
     def _observe(self, events: int, bytes: int, *, times: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.publication import Publication
 
 ITEM = 160
@@ -19,10 +19,10 @@ class Conflated:
     key replaces nothing, and nothing replaces it.
     """
 
-    __slots__ = ("_claims", "_interest", "_items", "_newest")
+    __slots__ = ("_claims", "_items", "_newest", "_selector")
 
-    def __init__(self, interest: Interest) -> None:
-        self._interest = interest
+    def __init__(self, selector: Selector) -> None:
+        self._selector = selector
         self._items: OrderedDict[int, Publication] = OrderedDict()
         self._newest: dict[tuple[str, str], int] = {}
         # In how many of its channels a publication is the newest of its key.
@@ -76,4 +76,4 @@ class Conflated:
         key = publication.event.key
         if key is None:
             return []
-        return [(channel, key) for channel in publication.channels if self._interest.covers(channel)]
+        return [(channel, key) for channel in publication.channels if self._selector.matches(channel)]

@@ -17,11 +17,11 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 from sse_broadcast.backends.base import Backend
-from sse_broadcast.cursor import own_id
+from sse_broadcast.cursor import format_id
 from sse_broadcast.encoding import HEARTBEAT, Encoding, own_block
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.group import Audience, Lane, Lap, Sink
-from sse_broadcast.fanout.subscriber import SHORTEST_HEARTBEAT, TOLD, CloseReason, Subscriber
+from sse_broadcast.fanout.group import Batch, Outbox, Sink, SubscriberGroup
+from sse_broadcast.fanout.subscriber import ANNOUNCED, SHORTEST_HEARTBEAT, CloseReason, Subscriber
 from sse_broadcast.metrics import Metrics, Timeout
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import PIECE, FairQueue
@@ -56,7 +56,7 @@ HOUR = 3600.0
 block ends, and fail when they hold 32 to 64 KiB."""
 
 
-class Delivery:
+class Dispatcher:
     """Writes for every lane of one broadcaster. Belongs to one event loop.
 
     `heartbeat` is the usual one; subscribers may have others. It and `write_timeout` are in seconds. The
@@ -70,84 +70,84 @@ class Delivery:
         # A whole part of the usual heartbeat, so that most come in their time and not a tick early.
         finest = min(heartbeat, write_timeout, SHORTEST_HEARTBEAT) / TICKS
         self._tick_length = heartbeat / math.ceil(heartbeat / finest)
-        self._lanes: set[Lane] = set()
-        self._ready: deque[Audience] = deque()
-        self._ready_lanes: deque[Lane] = deque()
-        self._replaying = FairQueue[Lane]()  # lanes that catch up, by who caused it
-        self._due_lanes: deque[Lane] = deque()  # whose silence is to be looked at
+        self._outboxes: set[Outbox] = set()
+        self._ready: deque[SubscriberGroup] = deque()
+        self._ready_outboxes: deque[Outbox] = deque()
+        self._replaying = FairQueue[Outbox]()  # lanes that catch up, by who caused it
+        self._due_outboxes: deque[Outbox] = deque()  # whose silence is to be looked at
         self._walking: asyncio.Handle | None = None
         self._now = 0.0
         # Lanes whose sink is full or whose stream is ending, and when that must be over: in
         # order of time, since the allowance is the same for all.
-        self._deadlines: dict[Lane, float] = {}
+        self._deadlines: dict[Outbox, float] = {}
         # Lanes by the tick at which their silence is next looked at.
-        self._silence: defaultdict[int, set[Lane]] = defaultdict(set)
-        self._pages: dict[tuple[Audience, int, int, int], bytes] = {}
+        self._silence: defaultdict[int, set[Outbox]] = defaultdict(set)
+        self._pages: dict[tuple[SubscriberGroup, int, int, int], bytes] = {}
         self._cursor_frames: dict[Encoding, tuple[int, int, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0
         self._spread = 0
         self._emptied: asyncio.Future[None] | None = None
 
-    def attach(self, subscriber: Subscriber, audience: Audience, sink: Sink, *, cursor: int) -> Lane:
+    def attach(self, subscriber: Subscriber, group: SubscriberGroup, sink: Sink, *, cursor: int) -> Outbox:
         """Deliver to a sink what its subscriber has to catch up with, then what the audience gets.
 
         Until `detach`. `cursor` is the position that its opening told the subscriber.
         """
-        lane = Lane(self, audience, subscriber, sink)
-        subscriber.outlet = lane
-        lane.written = now = asyncio.get_running_loop().time()
-        lane.told = cursor
+        outbox = Outbox(self, group, subscriber, sink)
+        subscriber.consumer = outbox
+        outbox.written = now = asyncio.get_running_loop().time()
+        outbox.last_position_sent = cursor
         if subscriber.catching_up is None:
-            lane.follow()
+            outbox.join_group()
         else:
-            self.wake_lane(lane)
-        self._lanes.add(lane)
+            self.schedule_outbox(outbox)
+        self._outboxes.add(outbox)
         if self._timer is None:
             self._ticked = self._tick_of(now)
             self._schedule_tick()
-        self._watch_silence(lane, now)
-        sink.attach(lane)
-        return lane
+        self._watch_silence(outbox, now)
+        sink.attach(outbox)
+        return outbox
 
-    def detach(self, lane: Lane) -> None:
+    def detach(self, outbox: Outbox) -> None:
         """Forget a lane; whoever owns its sink does so when the connection is over. Twice does nothing."""
-        if lane not in self._lanes:
+        if outbox not in self._outboxes:
             return
-        lane.sink.attach(None)
-        lane.blocked = True
-        lane.leave()
+        outbox.sink.attach(None)
+        outbox.blocked = True
+        outbox.leave_group()
         # No cycle is left of a stream that is over: thousands may end at once, and wait for the collector.
-        del lane.subscriber.outlet
-        self._lanes.discard(lane)
-        self._deadlines.pop(lane, None)
-        self._forget_silence(lane)
-        if not self._lanes:
-            self._rest()
+        del outbox.subscriber.consumer
+        self._outboxes.discard(outbox)
+        self._deadlines.pop(outbox, None)
+        self._forget_silence(outbox)
+        if not self._outboxes:
+            self._stop_timer()
 
-    async def emptied(self) -> None:
+    async def wait_empty(self) -> None:
         """Wait until no lane is left."""
-        if self._lanes:
+        if self._outboxes:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
 
-    def spread(self, milliseconds: int) -> None:
+    def spread_reconnects(self, milliseconds: int) -> None:
         """Have readers whose streams end from now on come back over so long a time, or longer."""
         self._spread = milliseconds
 
-    async def flushed(self, audiences: Iterable[Audience]) -> None:
+    async def flush_groups(self, groups: Iterable[SubscriberGroup]) -> None:
         """Wait until the logs of these audiences are empty. Nothing may be published meanwhile."""
-        for count, audience in enumerate(tuple(audiences), 1):
+        for count, group in enumerate(tuple(groups), 1):
             if not count % PIECE:
                 await asyncio.sleep(0)
             # The walk goes on in between, and waits for no reader.
-            while audience.log:  # noqa: ASYNC110
+            while group.log:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     async def abort(self) -> None:
         """Cut every connection that is still open."""
-        for count, lane in enumerate(tuple(self._lanes), 1):
-            self._abort(lane)
+        for count, outbox in enumerate(tuple(self._outboxes), 1):
+            self._abort(outbox)
             if not count % STRIDE:
                 await asyncio.sleep(0)
 
@@ -156,54 +156,54 @@ class Delivery:
     # instructions: a transport is touched, and nothing else. To ask each sink whether it is gone,
     # and then whether it is full, was a quarter of its instructions: a sink that fills says so.
 
-    def wake(self, audience: Audience) -> None:
+    def schedule(self, group: SubscriberGroup) -> None:
         """See `Carrier`."""
-        if not audience.awake:
-            audience.awake = True
-            self._ready.append(audience)
+        if not group.awake:
+            group.awake = True
+            self._ready.append(group)
             self._schedule_walk()
 
     def _schedule_walk(self) -> None:
         if self._walking is None:
-            self._walking = asyncio.get_running_loop().call_soon(self._walk)
+            self._walking = asyncio.get_running_loop().call_soon(self._run_slice)
 
-    def _walk(self) -> None:
+    def _run_slice(self) -> None:
         loop = asyncio.get_running_loop()
-        audiences, lanes, due = self._ready, self._ready_lanes, self._due_lanes
+        groups, outboxes, due = self._ready, self._ready_outboxes, self._due_outboxes
         replaying = self._replaying
         now = loop.time()
         stop = now + SLICE
-        while (audiences or lanes or replaying or due) and now < stop:
+        while (groups or outboxes or replaying or due) and now < stop:
             self._now = now
-            if audiences:
-                audience = audiences.popleft()
-                if audience.log:
-                    self._advance(audience)
-                if audience.log:
-                    audiences.append(audience)
+            if groups:
+                group = groups.popleft()
+                if group.log:
+                    self._advance_pass(group)
+                if group.log:
+                    groups.append(group)
                 else:
-                    audience.awake = False
+                    group.awake = False
                 now = loop.time()
-            for waiting in (lanes, replaying):
+            for waiting in (outboxes, replaying):
                 turn = now + TURN
                 while waiting and now < turn:
                     self._now = now
-                    self._flush(waiting.popleft())
+                    self._flush_outbox(waiting.popleft())
                     now = loop.time()
             if due:
                 self._check_silence(due, now)
                 now = loop.time()
-        interrupted = bool(audiences or lanes or replaying or due)
+        interrupted = bool(groups or outboxes or replaying or due)
         self._metrics.walked(interrupted=interrupted)
-        self._walking = loop.call_soon(self._walk) if interrupted else None
+        self._walking = loop.call_soon(self._run_slice) if interrupted else None
 
-    def _advance(self, audience: Audience) -> None:
+    def _advance_pass(self, group: SubscriberGroup) -> None:
         """Go on with the audience's pass, or begin one, by `STRIDE` lanes."""
-        lap = audience.lap or self._begin_lap(audience)
-        march, data = audience.march, lap.data
+        batch = group.batch or self._begin_pass(group)
+        march, data = group.writers, batch.data
         if march.done:
-            self._catch_up(audience, lap)
-        writers = march.stride(STRIDE)
+            self._write_late_joiners(group, batch)
+        writers = march.take(STRIDE)
         going = True
         while going:
             try:
@@ -211,224 +211,226 @@ class Delivery:
                     writer.write(data)
                 going = False
             except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-                lap.failed += 1
+                batch.failed += 1
                 self._fail(march.last, error)
-        if march.done and not lap.late:
-            self._end_lap(audience, lap)
+        if march.done and not batch.late:
+            self._end_pass(group, batch)
 
-    def _begin_lap(self, audience: Audience) -> Lap:
-        lap = Lap(audience, limit=WRITE_LIMIT)
-        audience.march.begin()
-        audience.lap = lap
-        return lap
+    def _begin_pass(self, group: SubscriberGroup) -> Batch:
+        batch = Batch(group, limit=WRITE_LIMIT)
+        group.writers.begin()
+        group.batch = batch
+        return batch
 
-    def _end_lap(self, audience: Audience, lap: Lap) -> None:
-        written, events = audience.march.end() - lap.failed, lap.end - lap.base
-        self._metrics.wrote(written * events, written * len(lap.data))
-        audience.lap = None
-        audience.written = self._now
-        audience.forget(events)
-        if lap.followed:
-            self._metrics.delayed(time.monotonic() - lap.since)
+    def _end_pass(self, group: SubscriberGroup, batch: Batch) -> None:
+        written, events = group.writers.end() - batch.failed, batch.end - batch.base
+        self._metrics.wrote(written * events, written * len(batch.data))
+        group.batch = None
+        group.written = self._now
+        group.drop_delivered(events)
+        if batch.followed:
+            self._metrics.delayed(time.monotonic() - batch.since)
 
     # Lanes that do not march with their audience.
 
-    def _catch_up(self, audience: Audience, lap: Lap) -> None:
+    def _write_late_joiners(self, group: SubscriberGroup, batch: Batch) -> None:
         """Write to `STRIDE` of the lanes that came in the middle of what this pass brings."""
-        some, lap.late = lap.late[:STRIDE], lap.late[STRIDE:]
-        for lane in some:
+        some, batch.late = batch.late[:STRIDE], batch.late[STRIDE:]
+        for outbox in some:
             # One that has left meanwhile gets no more of this; one that came back has had it.
-            place = audience.late.get(lane, lap.end)
-            if place < lap.end:
-                audience.late[lane] = lap.end
-                self._write(lane, lap.rest(place), events=lap.end - place)
+            place = group.late_joiners.get(outbox, batch.end)
+            if place < batch.end:
+                group.late_joiners[outbox] = batch.end
+                self._write(outbox, batch.remainder_from(place), events=batch.end - place)
 
-    def wake_lane(self, lane: Lane) -> None:
+    def schedule_outbox(self, outbox: Outbox) -> None:
         """See `Carrier`."""
-        if not lane.blocked:
-            catching_up = lane.subscriber.catching_up
+        if not outbox.blocked:
+            catching_up = outbox.subscriber.catching_up
             if catching_up is None:
-                self._ready_lanes.append(lane)
+                self._ready_outboxes.append(outbox)
             else:
-                self._replaying.append(lane, caller=catching_up.caller)
+                self._replaying.append(outbox, caller=catching_up.caller)
             self._schedule_walk()
 
-    def _flush(self, lane: Lane) -> None:
+    def _flush_outbox(self, outbox: Outbox) -> None:
         """Make one write of what waits for this lane alone, and see what comes next for it."""
         # A lane may stand here twice, as resumed and as ending: the end is written once.
-        if lane.blocked or lane.ending:
+        if outbox.blocked or outbox.close_sent:
             return
         try:
-            data, events = self._queued(lane)
+            data, events = self._next_frames(outbox)
         except Exception as error:  # noqa: BLE001 - a history that cannot be read does not end it either
-            self._fail(lane, error)
+            self._fail(outbox, error)
             return
-        if not data and not lane.subscriber.waiting:
-            data = self._last_words(lane)
-        if self._write(lane, data, events=events) if data else lane.subscriber.closed is None:
-            self._go_on(lane)
+        if not data and not outbox.subscriber.waiting:
+            data = self._final_frame(outbox)
+        if self._write(outbox, data, events=events) if data else outbox.subscriber.closed is None:
+            self._continue(outbox)
 
-    def _queued(self, lane: Lane) -> tuple[bytes, int]:
+    def _next_frames(self, outbox: Outbox) -> tuple[bytes, int]:
         """Take up to `WRITE_LIMIT` bytes, or one frame, of what the lane has to get; give how many events."""
-        catching_up = lane.subscriber.catching_up
+        catching_up = outbox.subscriber.catching_up
         shared = catching_up is not None and catching_up.shared
-        publications = lane.subscriber.take(WRITE_LIMIT)
+        publications = outbox.subscriber.take(WRITE_LIMIT)
         if not publications:
             return b"", 0
-        lane.told = publications[-1].position
-        make = self._page if shared and len(publications) > 1 else Audience.frames
-        return make(lane.audience, publications), len(publications)
+        outbox.last_position_sent = publications[-1].position
+        make = self._shared_page if shared and len(publications) > 1 else SubscriberGroup.frames
+        return make(outbox.group, publications), len(publications)
 
-    def _page(self, audience: Audience, publications: Sequence[Publication]) -> bytes:
+    def _shared_page(self, group: SubscriberGroup, publications: Sequence[Publication]) -> bytes:
         """Give a page of history, joined once for readers that come back together."""
         # History only ever loses: two pages that agree in this are the same.
-        key = (audience, publications[0].position, publications[-1].position, len(publications))
+        key = (group, publications[0].position, publications[-1].position, len(publications))
         page = self._pages.get(key)
         if page is None:
-            page = self._pages[key] = audience.frames(publications)
+            page = self._pages[key] = group.frames(publications)
             if len(self._pages) > PAGES:
                 del self._pages[next(iter(self._pages))]
         return page
 
-    def _write(self, lane: Lane, data: bytes, *, events: int) -> bool:
-        lane.written = self._now
+    def _write(self, outbox: Outbox, data: bytes, *, events: int) -> bool:
+        outbox.written = self._now
         try:
-            lane.writer.write(data)
+            outbox.writer.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-            self._fail(lane, error)
+            self._fail(outbox, error)
             return False
         self._metrics.wrote(events, len(data))
-        return not lane.blocked
+        return not outbox.blocked
 
-    def _go_on(self, lane: Lane) -> None:
-        if lane.ending:
-            lane.sink.close()
-        elif lane.subscriber.waiting or lane.farewell is not None:
-            self.wake_lane(lane)
-        elif not lane.following:
-            lane.follow()
+    def _continue(self, outbox: Outbox) -> None:
+        if outbox.close_sent:
+            outbox.sink.close()
+        elif outbox.subscriber.waiting or outbox.close_frame is not None:
+            self.schedule_outbox(outbox)
+        elif not outbox.following:
+            outbox.join_group()
 
     # Full sinks, and the ends of streams.
 
-    def hurry(self, audience: Audience) -> None:
+    def flush(self, group: SubscriberGroup) -> None:
         """See `Carrier`."""
         self._now = asyncio.get_running_loop().time()
-        while audience.log:
-            self._advance(audience)
+        while group.log:
+            self._advance_pass(group)
 
-    def hurry_lane(self, lane: Lane) -> None:
+    def flush_outbox(self, outbox: Outbox) -> None:
         """See `Carrier`."""
-        while len(lane.subscriber) and not lane.blocked:
-            if lane.sink.gone:
-                self._lost(lane)
+        while len(outbox.subscriber) and not outbox.blocked:
+            if outbox.sink.gone:
+                self._on_disconnect(outbox)
                 return
             # And no more than that: a lane that followed its audience from here on would get the
             # event for which this makes room behind those that come after it.
-            data, events = self._queued(lane)
-            self._write(lane, data, events=events)
+            data, events = self._next_frames(outbox)
+            self._write(outbox, data, events=events)
 
-    def resume(self, lane: Lane) -> None:
+    def resume(self, outbox: Outbox) -> None:
         """Take note that a full sink has emptied."""
-        lane.blocked = False
-        if lane.ending:
-            lane.sink.close()
+        outbox.blocked = False
+        if outbox.close_sent:
+            outbox.sink.close()
             return
-        if lane.farewell is None:
-            self._deadlines.pop(lane, None)
-        self._go_on(lane)
+        if outbox.close_frame is None:
+            self._deadlines.pop(outbox, None)
+        self._continue(outbox)
 
-    def end(self, lane: Lane, reason: CloseReason) -> None:
+    def on_closed(self, outbox: Outbox, reason: CloseReason) -> None:
         """Say goodbye if the reader still takes bytes, and see that the end does not take for ever."""
-        if reason in TOLD:
-            lane.told = lane.position
-            lane.leave()
-            lane.farewell = reason
-            self._deadline(lane)
-            self.wake_lane(lane)
+        if reason in ANNOUNCED:
+            outbox.last_position_sent = outbox.position
+            outbox.leave_group()
+            outbox.close_frame = reason
+            self._deadline(outbox)
+            self.schedule_outbox(outbox)
             return
-        lane.leave()
+        outbox.leave_group()
         if reason is CloseReason.LEFT:
-            lane.blocked = True
-            lane.sink.close()
+            outbox.blocked = True
+            outbox.sink.close()
 
-    def block(self, lane: Lane) -> None:
+    def on_full(self, outbox: Outbox) -> None:
         """See `Carrier`. A write may be what brings it about, and has yet to return."""
-        lane.blocked = True
-        self._deadline(lane)
-        lane.stray()
+        outbox.blocked = True
+        self._deadline(outbox)
+        outbox.leave_to_own_queue()
 
-    def _deadline(self, lane: Lane) -> None:
+    def _deadline(self, outbox: Outbox) -> None:
         # What is there stands: a socket that was full when its stream began to end gets no
         # second allowance, and partial progress resets nothing.
-        if lane not in self._deadlines:
-            self._deadlines[lane] = asyncio.get_running_loop().time() + self._write_timeout
+        if outbox not in self._deadlines:
+            self._deadlines[outbox] = asyncio.get_running_loop().time() + self._write_timeout
 
-    def _abort(self, lane: Lane) -> None:
+    def _abort(self, outbox: Outbox) -> None:
         self._metrics.aborted()
-        self._deadlines.pop(lane, None)
-        lane.blocked = True
-        lane.sink.abort()
+        self._deadlines.pop(outbox, None)
+        outbox.blocked = True
+        outbox.sink.abort()
 
-    def _fail(self, lane: Lane, error: Exception) -> None:
-        if lane.sink.gone:
-            self._lost(lane)
+    def _fail(self, outbox: Outbox, error: Exception) -> None:
+        if outbox.sink.gone:
+            self._on_disconnect(outbox)
         else:
             logger.warning("a stream failed, its connection is cut: %(fault)s", {"fault": repr(error)})
-            lane.subscriber.close(CloseReason.ERROR)
-            lane.sink.abort()
+            outbox.subscriber.close(CloseReason.ERROR)
+            outbox.sink.abort()
 
-    def _lost(self, lane: Lane) -> None:
-        lane.subscriber.close(CloseReason.LEFT)
+    def _on_disconnect(self, outbox: Outbox) -> None:
+        outbox.subscriber.close(CloseReason.LEFT)
         # A stream that was ending already has its reason, but its owner still waits.
-        lane.blocked = True
-        lane.sink.close()
+        outbox.blocked = True
+        outbox.sink.close()
 
     # Silence: heartbeats, and readers that left without a word.
 
-    def _last_words(self, lane: Lane) -> bytes:
+    def _final_frame(self, outbox: Outbox) -> bytes:
         """Return what an empty queue leaves to say: the end of the stream, a heartbeat, or nothing."""
-        if lane.farewell is not None:
-            lane.ending = True
-            return self._close_frame(lane, lane.farewell)
-        if lane.silent:
-            lane.silent = False
+        if outbox.close_frame is not None:
+            outbox.close_sent = True
+            return self._close_frame(outbox, outbox.close_frame)
+        if outbox.heartbeat_due:
+            outbox.heartbeat_due = False
             self._metrics.beat()
-            return self._heartbeat(lane)
+            return self._heartbeat(outbox)
         return b""
 
-    def _close_frame(self, lane: Lane, reason: CloseReason) -> bytes:
+    def _close_frame(self, outbox: Outbox, reason: CloseReason) -> bytes:
         """Return the `$close` of a stream, with the last position that its subscriber was given."""
-        retry = jittered(lane.subscriber.terms.retry, spread=self._spread)
-        id = own_id(self._backend.epoch, lane.told)
-        return lane.sink.encoding.frame(own_block(lane.sink.encoding.format, close_event(reason, retry), id))
+        retry = jittered(outbox.subscriber.options.retry, spread=self._spread)
+        id = format_id(self._backend.epoch, outbox.last_position_sent)
+        return outbox.sink.encoding.frame(
+            own_block(outbox.sink.encoding.format, close_event(reason, retry), id)
+        )
 
-    def _heartbeat(self, lane: Lane) -> bytes:
+    def _heartbeat(self, outbox: Outbox) -> bytes:
         """Return the heartbeat that is due: a comment, or an event that brings the cursor up.
 
         Where little is published that a subscriber wants, its last id would else fall out of the history, and
         it would be told of a loss when it came back.
         """
-        encoding, told = lane.sink.encoding, lane.position
+        encoding, told = outbox.sink.encoding, outbox.position
         # The cursor must not pass what is still unsent: a subscriber cut behind it would never get that.
-        current = lane.following and lane.seen == lane.audience.end
+        current = outbox.following and outbox.offset == outbox.group.end
         newest = self._backend.position if current else told
-        if _may_be_comment(lane) and not self._is_far_behind(lane, told, newest):
-            lane.beats += 1
+        if _may_be_comment(outbox) and not self._is_far_behind(outbox, told, newest):
+            outbox.beats += 1
             return encoding.heartbeat
-        lane.beats = 0
-        lane.told = newest
+        outbox.beats = 0
+        outbox.last_position_sent = newest
         return self._cursor_frame(encoding, newest)
 
-    def _is_far_behind(self, lane: Lane, told: int, newest: int) -> bool:
+    def _is_far_behind(self, outbox: Outbox, told: int, newest: int) -> bool:
         if newest - told >= FAR_BEHIND:
             return True
-        return newest > told and not self._backend.replayable(lane.audience.interest, after=told)
+        return newest > told and not self._backend.replayable(outbox.group.selector, after=told)
 
     def _cursor_frame(self, encoding: Encoding, position: int) -> bytes:
         """Return the block that moves a cursor to a position: the same bytes for all in one tick."""
         kept = self._cursor_frames.get(encoding)
         if kept is None or kept[:2] != (position, self._ticked):
-            block = own_block(encoding.format, HEARTBEAT, own_id(self._backend.epoch, position))
+            block = own_block(encoding.format, HEARTBEAT, format_id(self._backend.epoch, position))
             kept = self._cursor_frames[encoding] = (position, self._ticked, encoding.frame(block))
         return kept[2]
 
@@ -439,27 +441,27 @@ class Delivery:
         # By what is there, not by what has passed: a process that was stopped for a day has
         # missed many ticks, and few of them matter.
         for due in [due for due in self._silence if due <= self._ticked]:
-            self._due_lanes.extend(self._silence.pop(due))
-        if self._due_lanes:
+            self._due_outboxes.extend(self._silence.pop(due))
+        if self._due_outboxes:
             self._schedule_walk()
-        if self._lanes:
+        if self._outboxes:
             self._schedule_tick()
 
     def _enforce_deadlines(self, now: float) -> None:
         late = []
-        for lane, deadline in itertools.islice(self._deadlines.items(), STRIDE):
+        for outbox, deadline in itertools.islice(self._deadlines.items(), STRIDE):
             if deadline > now:
                 break
-            late.append(lane)
+            late.append(outbox)
         if len(late) == STRIDE:
             # Thousands may be late at once, where one network has gone.
             asyncio.get_running_loop().call_soon(self._enforce_deadlines, now)
-        for lane in late:
+        for outbox in late:
             self._metrics.timed_out(Timeout.FULL)
-            lane.subscriber.close(CloseReason.STALLED)
-            self._abort(lane)
+            outbox.subscriber.close(CloseReason.STALLED)
+            self._abort(outbox)
 
-    def _check_silence(self, due: deque[Lane], now: float) -> None:
+    def _check_silence(self, due: deque[Outbox], now: float) -> None:
         """Look at the silence of `STRIDE` lanes, and break it where it has lasted long enough.
 
         10,000 idle subscribers are 2,500 heartbeats a second, so most are written here at once, and do not go
@@ -467,49 +469,49 @@ class Delivery:
         """
         newest = self._backend.position
         for _ in range(min(STRIDE, len(due))):
-            lane = due.popleft()
-            if lane not in self._lanes:
+            outbox = due.popleft()
+            if outbox not in self._outboxes:
                 continue  # it left meanwhile
-            if lane.sink.gone:
+            if outbox.sink.gone:
                 # Nobody told us: an application that does not cancel handlers of lost connections.
                 self._metrics.timed_out(Timeout.GONE)
-                self._lost(lane)
+                self._on_disconnect(outbox)
                 continue
-            written = max(lane.written, lane.audience.written) if lane.following else lane.written
-            heartbeat = lane.subscriber.terms.heartbeat
-            if not lane.blocked and now - written >= heartbeat.seconds - self._tick_length:
-                if lane.following and newest <= lane.position and _may_be_comment(lane):
-                    self._write_comment(lane, now)
+            written = max(outbox.written, outbox.group.written) if outbox.following else outbox.written
+            heartbeat = outbox.subscriber.options.heartbeat
+            if not outbox.blocked and now - written >= heartbeat.seconds - self._tick_length:
+                if outbox.following and newest <= outbox.position and _may_be_comment(outbox):
+                    self._write_comment(outbox, now)
                 else:
-                    lane.silent = True
-                    self.wake_lane(lane)
+                    outbox.heartbeat_due = True
+                    self.schedule_outbox(outbox)
                 written = now
-            self._watch_silence(lane, now if lane.blocked else written)
+            self._watch_silence(outbox, now if outbox.blocked else written)
 
-    def _write_comment(self, lane: Lane, now: float) -> None:
-        lane.beats += 1
-        lane.written = now
-        data = lane.sink.encoding.heartbeat
+    def _write_comment(self, outbox: Outbox, now: float) -> None:
+        outbox.beats += 1
+        outbox.written = now
+        data = outbox.sink.encoding.heartbeat
         try:
-            lane.writer.write(data)
+            outbox.writer.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-            self._fail(lane, error)
+            self._fail(outbox, error)
             return
         self._metrics.beat()
         self._metrics.wrote(0, len(data))
 
-    def _watch_silence(self, lane: Lane, since: float) -> None:
+    def _watch_silence(self, outbox: Outbox, since: float) -> None:
         # Rounded down: a heartbeat may come one tick early, and never late.
-        due = self._tick_of(since + lane.subscriber.terms.heartbeat.seconds)
-        lane.due = max(due, self._ticked + 1)
-        self._silence[lane.due].add(lane)
+        due = self._tick_of(since + outbox.subscriber.options.heartbeat.seconds)
+        outbox.due = max(due, self._ticked + 1)
+        self._silence[outbox.due].add(outbox)
 
-    def _forget_silence(self, lane: Lane) -> None:
-        lanes = self._silence.get(lane.due)
-        if lanes is not None:
-            lanes.discard(lane)
-            if not lanes:
-                del self._silence[lane.due]
+    def _forget_silence(self, outbox: Outbox) -> None:
+        outboxes = self._silence.get(outbox.due)
+        if outboxes is not None:
+            outboxes.discard(outbox)
+            if not outboxes:
+                del self._silence[outbox.due]
 
     def _tick_of(self, when: float) -> int:
         return int(when / self._tick_length)
@@ -518,7 +520,7 @@ class Delivery:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_at((self._ticked + 1) * self._tick_length, self._tick)
 
-    def _rest(self) -> None:
+    def _stop_timer(self) -> None:
         """Stop the timer when there is no lane to look after, and tell who waits for that."""
         self._pages.clear()
         if self._timer is not None:
@@ -529,10 +531,10 @@ class Delivery:
             self._emptied = None
 
 
-def _may_be_comment(lane: Lane) -> bool:
+def _may_be_comment(outbox: Outbox) -> bool:
     """Return whether the next heartbeat of a lane need not be an event, whatever its cursor is."""
-    heartbeat = lane.subscriber.terms.heartbeat
-    return not heartbeat.as_event and (lane.beats + 1) * heartbeat.seconds < HOUR
+    heartbeat = outbox.subscriber.options.heartbeat
+    return not heartbeat.as_event and (outbox.beats + 1) * heartbeat.seconds < HOUR
 
 
 def close_event(reason: str, retry: int) -> Event:

@@ -12,10 +12,10 @@ from itertools import takewhile
 from typing import Protocol
 
 from sse_broadcast import clock
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
-from sse_broadcast.fanout.writers import APART, March, Writer
+from sse_broadcast.fanout.writers import NOT_LISTED, Writer, WriterList
 from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, cut
 
@@ -33,7 +33,7 @@ class Sink(Protocol):
         Where that leaves the sink full, the lane that is attached has been told when it returns.
         """
 
-    def attach(self, lane: "Lane | None") -> None:
+    def attach(self, outbox: "Outbox | None") -> None:
         """Tell this lane whenever the sink is full (see `Lane.fill`), and now if it is; with None nobody."""
 
     @property
@@ -47,32 +47,32 @@ class Sink(Protocol):
         """Cut the connection now, and let go of what is unsent."""
 
 
-class Carrier(Protocol):
+class Scheduler(Protocol):
     """Who writes for lanes and audiences: `Delivery`. No method waits or raises."""
 
-    def wake(self, audience: "Audience") -> None:
+    def schedule(self, group: "SubscriberGroup") -> None:
         """Take note that the audience's log is no longer empty."""
 
-    def hurry(self, audience: "Audience") -> None:
+    def flush(self, group: "SubscriberGroup") -> None:
         """Empty the audience's log now, since it is at its bounds."""
 
-    def wake_lane(self, lane: "Lane") -> None:
+    def schedule_outbox(self, outbox: "Outbox") -> None:
         """Take note that the lane's own queue is no longer empty."""
 
-    def hurry_lane(self, lane: "Lane") -> None:
+    def flush_outbox(self, outbox: "Outbox") -> None:
         """Empty the lane's own queue now, as far as its sink takes it."""
 
-    def block(self, lane: "Lane") -> None:
+    def on_full(self, outbox: "Outbox") -> None:
         """Take note that the lane's sink is full."""
 
-    def resume(self, lane: "Lane") -> None:
+    def resume(self, outbox: "Outbox") -> None:
         """Take note that the lane's full sink has emptied."""
 
-    def end(self, lane: "Lane", reason: CloseReason) -> None:
+    def on_closed(self, outbox: "Outbox", reason: CloseReason) -> None:
         """Take note that the lane's subscriber has closed."""
 
 
-class Lane:
+class Outbox:
     """One subscriber's way to its sink; the outlet of an HTTP reader.
 
     While it is `following`, what it has yet to get is the audience's log behind `seen`. Otherwise
@@ -82,100 +82,102 @@ class Lane:
     kind = Kind.HTTP
 
     __slots__ = (
-        "audience",
         "beats",
         "blocked",
-        "carrier",
+        "close_frame",
+        "close_sent",
         "due",
-        "ending",
-        "farewell",
+        "first_offset",
         "following",
-        "rank",
-        "silent",
+        "group",
+        "heartbeat_due",
+        "index",
+        "last_position_sent",
+        "scheduler",
         "sink",
-        "start",
         "subscriber",
-        "told",
         "waited",
         "writer",
         "written",
     )
 
-    def __init__(self, carrier: Carrier, audience: "Audience", subscriber: Subscriber, sink: Sink) -> None:
-        self.carrier = carrier
-        self.audience = audience
+    def __init__(
+        self, scheduler: Scheduler, group: "SubscriberGroup", subscriber: Subscriber, sink: Sink
+    ) -> None:
+        self.scheduler = scheduler
+        self.group = group
         self.subscriber = subscriber
         self.sink = sink
         self.writer = sink.writer
-        self.rank = APART
-        self.start = 0  # the place at which it began to follow
+        self.index = NOT_LISTED
+        self.first_offset = 0  # the place at which it began to follow
         self.following = False
         self.blocked = False  # its sink is full, or it has none any more
         self.written = 0.0  # when something was last written for it alone, by the loop's clock
-        self.told = 0  # the newest position it was told of alone
+        self.last_position_sent = 0  # the newest position it was told of alone
         self.beats = 0  # comments sent as heartbeats since the last block that was sent as one
         self.due = 0  # the tick at which its silence is looked at next
-        self.silent = False  # a heartbeat is owed
-        self.farewell: CloseReason | None = None  # why its stream ends, once the queue is empty
-        self.ending = False  # that has been written
+        self.heartbeat_due = False  # a heartbeat is owed
+        self.close_frame: CloseReason | None = None  # why its stream ends, once the queue is empty
+        self.close_sent = False  # that has been written
         self.waited = 0.0  # the seconds that the oldest of what waited when its subscriber closed had waited
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         """See `Outlet`."""
-        self.carrier.wake_lane(self)
+        self.scheduler.schedule_outbox(self)
 
-    def relieve(self) -> None:
+    def make_room(self) -> None:
         """See `Outlet`."""
-        self.carrier.hurry_lane(self)
+        self.scheduler.flush_outbox(self)
 
-    def end(self, reason: CloseReason) -> None:
+    def on_closed(self, reason: CloseReason) -> None:
         """See `Outlet`."""
         self.waited = self.lag
-        self.carrier.end(self, reason)
+        self.scheduler.on_closed(self, reason)
 
     # What is known of it costs nothing until it is asked for: a place in the log counts for itself.
 
     @property
-    def seen(self) -> int:
+    def offset(self) -> int:
         """The place in the audience's log up to which it has been given everything, while it is following."""
-        audience = self.audience
-        if self.rank == APART:
-            return audience.late[self]
-        lap = audience.lap
-        return audience.base if lap is None or self.rank >= audience.march.reached else lap.end
+        group = self.group
+        if self.index == NOT_LISTED:
+            return group.late_joiners[self]
+        batch = group.batch
+        return group.base if batch is None or self.index >= group.writers.next_index else batch.end
 
     @property
     def position(self) -> int:
         """The position up to which it has been given everything: the cursor it would come back with."""
-        told = self.told
+        told = self.last_position_sent
         if self.following:
-            audience, seen = self.audience, self.seen
-            if audience.base > self.start:  # what an older pass brought was not for it
-                told = max(told, audience.told)
-            if seen > self.start and (count := seen - audience.base) > 0:
-                told = max(told, audience.log[count - 1].position)
+            group, seen = self.group, self.offset
+            if group.base > self.first_offset:  # what an older pass brought was not for it
+                told = max(told, group.told)
+            if seen > self.first_offset and (count := seen - group.base) > 0:
+                told = max(told, group.log[count - 1].position)
         return told
 
     @property
     def given(self) -> int:
         """How many events it was given, news of a loss among them."""
-        followed = self.seen - self.start if self.following else 0
+        followed = self.offset - self.first_offset if self.following else 0
         return self.subscriber.taken + followed
 
     @property
     def behind(self) -> int:
         """How many events wait for it; while it is catching up, in the history, of whatever channels."""
-        return self.audience.end - self.seen if self.following else self.subscriber.behind
+        return self.group.end - self.offset if self.following else self.subscriber.behind
 
     @property
     def waiting_bytes(self) -> int:
         """How many bytes wait for it, as text frames; what is in the history is not counted."""
         if not self.following:
             return self.subscriber.queued_bytes
-        audience = self.audience
-        if self.seen == audience.base:
-            return audience.waiting_bytes
-        return sum(publication.size for publication in audience.log[self.seen - audience.base :])
+        group = self.group
+        if self.offset == group.base:
+            return group.waiting_bytes
+        return sum(publication.size for publication in group.log[self.offset - group.base :])
 
     @property
     def lag(self) -> float:
@@ -186,47 +188,47 @@ class Lane:
     def _oldest(self) -> float | None:
         if not self.following:
             return self.subscriber.oldest
-        audience = self.audience
-        return None if self.seen == audience.end else audience.log[self.seen - audience.base].time
+        group = self.group
+        return None if self.offset == group.end else group.log[self.offset - group.base].time
 
-    def fill(self) -> None:
+    def on_full(self) -> None:
         """Take note that the sink is full. Called by the sink."""
-        self.carrier.block(self)
+        self.scheduler.on_full(self)
 
-    def resume(self) -> None:
+    def on_drained(self) -> None:
         """Take note that the full sink has emptied. Called by whoever owns the sink."""
-        self.carrier.resume(self)
+        self.scheduler.resume(self)
 
-    def follow(self) -> None:
+    def join_group(self) -> None:
         """Live from the audience's log from now on; what was published before is not waited for."""
-        audience = self.audience
+        group = self.group
         self.subscriber.go_live()
-        self.start = audience.end
+        self.first_offset = group.end
         self.following = True
-        audience.enter(self)
-        audience.queued.pop(self.subscriber, None)
+        group.enter(self)
+        group.queued.pop(self.subscriber, None)
 
-    def stray(self) -> None:
+    def leave_to_own_queue(self) -> None:
         """Live from the subscriber's own queue from now on, beginning with the rest of the log."""
         if not self.following:
             return
-        audience = self.audience
-        rest = audience.log[self.seen - audience.base :]
-        self.told = self.position
-        self.leave()
-        audience.queued[self.subscriber] = None
+        group = self.group
+        rest = group.log[self.offset - group.base :]
+        self.last_position_sent = self.position
+        self.leave_group()
+        group.queued[self.subscriber] = None
         for publication in rest:
             self.subscriber.offer(publication)
 
-    def leave(self) -> None:
+    def leave_group(self) -> None:
         """Follow no more, and leave the rest of the log behind."""
         if self.following:
-            self.subscriber.taken += self.seen - self.start
+            self.subscriber.taken += self.offset - self.first_offset
             self.following = False
-            self.audience.leave(self)
+            self.group.leave(self)
 
 
-class Audience:
+class SubscriberGroup:
     """Subscribers with the same interest in the same encoding.
 
     `log` is what some lane has yet to get: publications at the places `base` up to `end`. It is
@@ -236,36 +238,36 @@ class Audience:
     """
 
     __slots__ = (
-        "_carrier",
         "_max_bytes",
         "_max_events",
+        "_scheduler",
         "awake",
         "base",
+        "batch",
         "encoding",
-        "interest",
-        "lap",
-        "late",
+        "late_joiners",
         "log",
-        "march",
         "marked",
         "marks",
         "members",
         "queued",
+        "selector",
         "told",
         "waiting_bytes",
+        "writers",
         "written",
     )
 
     def __init__(
         self,
-        interest: Interest,
+        selector: Selector,
         encoding: Encoding,
-        carrier: Carrier,
+        scheduler: Scheduler,
         *,
         queue_size: int,
         queue_bytes: int,
     ) -> None:
-        self.interest = interest
+        self.selector = selector
         self.encoding = encoding
         self.members = 0
         self.log: list[Publication] = []
@@ -273,20 +275,20 @@ class Audience:
         self.waiting_bytes = 0
         self.written = 0.0  # when the last pass over the lanes ended, by the loop's clock
         self.told = 0  # the newest position that pass brought
-        self.lap: Lap | None = None
+        self.batch: Batch | None = None
         # The places at which something was first published since a pass began, and when that was: by the
         # monotonic clock, which is looked at once in a pass and not for each publication.
         self.marks: list[tuple[int, float]] = []
         self.marked = False
         self.awake = False  # the walk will come by
-        self.march = March[Lane]()
-        self.late: dict[Lane, int] = {}
+        self.writers = WriterList[Outbox]()
+        self.late_joiners: dict[Outbox, int] = {}
         self.queued: dict[Subscriber, None] = {}
-        self._carrier = carrier
+        self._scheduler = scheduler
         self._max_events = queue_size
         self._max_bytes = queue_bytes
 
-    def narrow(self, *, queue_size: int, queue_bytes: int) -> None:
+    def lower_limits(self, *, queue_size: int, queue_bytes: int) -> None:
         """Hold no more than this, and never more than before: what a queue of any member has room for."""
         self._max_events = min(self._max_events, queue_size)
         self._max_bytes = min(self._max_bytes, queue_bytes)
@@ -297,48 +299,48 @@ class Audience:
         return self.base + len(self.log)
 
     @property
-    def lanes(self) -> list[Lane]:
+    def outboxes(self) -> list[Outbox]:
         """Those that follow the log."""
-        return [*self.march, *self.late]
+        return [*self.writers, *self.late_joiners]
 
     @property
     def following(self) -> int:
         """How many lanes follow the log."""
-        return len(self.march) + len(self.late)
+        return len(self.writers) + len(self.late_joiners)
 
-    def enter(self, lane: Lane) -> None:
+    def enter(self, outbox: Outbox) -> None:
         """Have a lane follow the log from its end on."""
         if self.log:
-            self.late[lane] = self.end
+            self.late_joiners[outbox] = self.end
         else:
-            self.march.join(lane)
+            self.writers.join(outbox)
 
-    def leave(self, lane: Lane) -> None:
+    def leave(self, outbox: Outbox) -> None:
         """Have a lane follow the log no more."""
-        if lane.rank == APART:
-            del self.late[lane]
+        if outbox.index == NOT_LISTED:
+            del self.late_joiners[outbox]
         else:
-            self.march.leave(lane)
+            self.writers.leave(outbox)
 
-    def publish(self, publication: Publication) -> None:
+    def append(self, publication: Publication) -> None:
         """Take a publication for everyone. Called by the hub, in order; never raises."""
         if self.following:
             log = self.log
             if len(log) >= self._max_events or self.waiting_bytes + publication.size > self._max_bytes:
-                self._carrier.hurry(self)
+                self._scheduler.flush(self)
             log.append(publication)
             self.waiting_bytes += publication.size
             if not self.marked:
                 self.marked = True
                 self.marks.append((self.end - 1, time.monotonic()))
             if len(log) == 1:
-                self._carrier.wake(self)
+                self._scheduler.schedule(self)
         if self.queued:
             # A copy, since a subscriber whose queue overflows leaves while this loop runs.
             for subscriber in tuple(self.queued):
                 subscriber.offer(publication)
 
-    def begin(self) -> float:
+    def start_time_of_pass(self) -> float:
         """Give when the first of the log was published, or what came before it since a pass began.
 
         Called when a pass begins. By the monotonic clock.
@@ -354,12 +356,12 @@ class Audience:
         encoding = self.encoding
         if not encoding.format.names_channel:
             return b"".join([publication.frame(encoding) for publication in publications])
-        first_of = self.interest.first_of
+        first_of = self.selector.first_match
         return b"".join(
             [publication.frame(encoding, first_of(publication.channels)) for publication in publications]
         )
 
-    def forget(self, count: int) -> None:
+    def drop_delivered(self, count: int) -> None:
         """Drop so many publications from the log's beginning: every lane has them.
 
         Those that began just behind them are late no longer.
@@ -369,34 +371,34 @@ class Audience:
             self.waiting_bytes -= publication.size
         del self.log[:count]
         self.base += count
-        for lane in self.began_before(self.base + 1):
-            del self.late[lane]
-            self.march.join(lane)
+        for outbox in self.late_joiners_before(self.base + 1):
+            del self.late_joiners[outbox]
+            self.writers.join(outbox)
 
-    def began_before(self, place: int) -> list[Lane]:
+    def late_joiners_before(self, place: int) -> list[Outbox]:
         """Give the lanes that are late and began before a place. No pass is on, which changes their order."""
-        return [lane for lane, _ in takewhile(lambda item: item[1] < place, self.late.items())]
+        return [outbox for outbox, _ in takewhile(lambda item: item[1] < place, self.late_joiners.items())]
 
 
-class Lap:
+class Batch:
     """One pass of the walk over an audience: the same bytes for each lane of its march.
 
     The lanes that began in the middle of what it brings get their rest of it behind the others.
     """
 
-    __slots__ = ("_audience", "_publications", "base", "data", "end", "failed", "followed", "late", "since")
+    __slots__ = ("_group", "_publications", "base", "data", "end", "failed", "followed", "late", "since")
 
-    def __init__(self, audience: Audience, *, limit: int) -> None:
-        self._audience = audience
-        self._publications = cut(audience.log, limit)
-        self.since = audience.begin()
-        self.base = audience.base
-        self.end = audience.base + len(self._publications)
-        self.data = audience.frames(self._publications)
-        self.followed = audience.following > 0  # or all of them left before it began
-        self.late = audience.began_before(self.end)
+    def __init__(self, group: SubscriberGroup, *, limit: int) -> None:
+        self._group = group
+        self._publications = cut(group.log, limit)
+        self.since = group.start_time_of_pass()
+        self.base = group.base
+        self.end = group.base + len(self._publications)
+        self.data = group.frames(self._publications)
+        self.followed = group.following > 0  # or all of them left before it began
+        self.late = group.late_joiners_before(self.end)
         self.failed = 0  # writes
 
-    def rest(self, seen: int) -> bytes:
+    def remainder_from(self, seen: int) -> bytes:
         """Give what a lane that came in the middle has yet to get of this pass."""
-        return self._audience.frames(self._publications[seen - self.base :])
+        return self._group.frames(self._publications[seen - self.base :])

@@ -4,10 +4,10 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import FullError
-from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.pattern_index import Pattern, PatternIndex
 from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Publication
@@ -52,10 +52,10 @@ class Hub:
     """
 
     __slots__ = (
-        "_audiences",
         "_by_serial",
         "_channels",
         "_found",
+        "_groups",
         "_index",
         "_members",
         "_patterns",
@@ -65,13 +65,13 @@ class Hub:
         "most",
     )
 
-    def __init__(self, found: Callable[[Interest, Encoding], Audience], *, most: int) -> None:
+    def __init__(self, found: Callable[[Selector, Encoding], SubscriberGroup], *, most: int) -> None:
         self._found = found
         self.most = most
         """Different channels and patterns that may be followed, if it is not more already."""
-        self._members: dict[Subscriber, Audience] = {}
-        self._audiences: dict[tuple[Interest, Encoding], Audience] = {}
-        self._channels: dict[str, dict[Audience, None]] = {}
+        self._members: dict[Subscriber, SubscriberGroup] = {}
+        self._groups: dict[tuple[Selector, Encoding], SubscriberGroup] = {}
+        self._channels: dict[str, dict[SubscriberGroup, None]] = {}
         self._patterns: dict[str, Pattern] = {}
         self._by_serial: dict[int, Pattern] = {}
         self._index = PatternIndex()
@@ -87,9 +87,9 @@ class Hub:
         return iter(tuple(self._members))
 
     @property
-    def audiences(self) -> Collection[Audience]:
+    def groups(self) -> Collection[SubscriberGroup]:
         """The audiences that there are."""
-        return self._audiences.values()
+        return self._groups.values()
 
     @property
     def channels(self) -> Collection[str]:
@@ -98,19 +98,19 @@ class Hub:
 
     def subscribers(self, channel: str) -> int:
         """Give how many subscribers a channel has, whatever types of event they want."""
-        return sum(audience.members for audience in self._listening(channel))
+        return sum(group.members for group in self._listening(channel))
 
-    def require_room(self, interest: Interest) -> None:
+    def require_room(self, selector: Selector) -> None:
         """Refuse an interest in more channels and patterns than there is room for. Raises `FullError`.
 
         In those that others follow already there is room for everyone.
         """
-        if interest.patterns:
-            self._require_few_alike(interest.patterns)
+        if selector.patterns:
+            self._require_few_alike(selector.patterns)
         room = self.most - len(self._channels) - len(self._patterns)
-        if len(interest.names) + len(interest.patterns) <= room:
+        if len(selector.names) + len(selector.patterns) <= room:
             return
-        new, left = self.room_for(interest)
+        new, left = self.room_for(selector)
         if new and left < 0:
             raise FullError(
                 f"subscribed_channels: {self.most} different channels and patterns may be followed:"
@@ -124,38 +124,38 @@ class Hub:
                 " with text of its own, or the names of channels"
             )
 
-    def room_for(self, interest: Interest) -> tuple[int, int]:
+    def room_for(self, selector: Selector) -> tuple[int, int]:
         """Return how many of an interest's channels and patterns are new, and the room that is left then.
 
         That is negative for one that there is no room for.
         """
-        new = sum(name not in self._channels for name in interest.names)
-        new += sum(text not in self._patterns for text in interest.patterns)
+        new = sum(name not in self._channels for name in selector.names)
+        new += sum(text not in self._patterns for text in selector.patterns)
         return new, self.most - len(self._channels) - len(self._patterns) - new
 
-    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> Audience:
+    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> SubscriberGroup:
         """Add a subscriber to the audience of its interest, and give that.
 
         Raises `FullError` if there is no room for it, unless it is `exempt`; it is then in none.
         """
-        audience = self._audiences.get((subscriber.interest, encoding))
-        if audience is None:
+        group = self._groups.get((subscriber.selector, encoding))
+        if group is None:
             if not exempt:
-                self.require_room(subscriber.interest)
-            audience = self._open(subscriber.interest, encoding)
-        audience.members += 1
-        self._members[subscriber] = audience
-        return audience
+                self.require_room(subscriber.selector)
+            group = self._open(subscriber.selector, encoding)
+        group.members += 1
+        self._members[subscriber] = group
+        return group
 
     def leave(self, subscriber: Subscriber) -> None:
         """Take a subscriber out of its audience; nothing happens if it is in none."""
-        audience = self._members.pop(subscriber, None)
-        if audience is None:
+        group = self._members.pop(subscriber, None)
+        if group is None:
             return
-        audience.queued.pop(subscriber, None)
-        audience.members -= 1
-        if not audience.members:
-            self._close(audience)
+        group.queued.pop(subscriber, None)
+        group.members -= 1
+        if not group.members:
+            self._close(group)
 
     def deliver(self, publications: Sequence[Publication]) -> int:
         """Give publications to every subscriber that wants them, and say how many that are.
@@ -163,29 +163,29 @@ class Hub:
         Each gets each once, and counts once, at the moment before the first of them.
         Synchronous, and never raises: the order of the calls is the order every subscriber sees.
         """
-        reached: dict[Audience, int] = {}
-        if not self._audiences:
+        reached: dict[SubscriberGroup, int] = {}
+        if not self._groups:
             return 0
         for publication in publications:
             event_type = publication.event.type
-            for audience in self._matching(publication.channels):
-                if audience.interest.wants(event_type):
-                    reached.setdefault(audience, audience.members)
-                    audience.publish(publication)
+            for group in self._matching(publication.channels):
+                if group.selector.accepts_type(event_type):
+                    reached.setdefault(group, group.members)
+                    group.append(publication)
         return sum(reached.values())
 
     # What comes back from here is a copy, or new: an audience whose last member overflows is closed
     # while it is told.
 
-    def _matching(self, channels: Sequence[str]) -> Collection[Audience]:
+    def _matching(self, channels: Sequence[str]) -> Collection[SubscriberGroup]:
         if len(channels) == 1:
             return self._listening(channels[0])
-        found: dict[Audience, None] = {}
+        found: dict[SubscriberGroup, None] = {}
         for channel in channels:
             found.update(dict.fromkeys(self._listening(channel)))
         return found
 
-    def _listening(self, channel: str) -> Collection[Audience]:
+    def _listening(self, channel: str) -> Collection[SubscriberGroup]:
         exact = tuple(self._channels.get(channel, ()))
         if not self._patterns:
             if self._routes:
@@ -193,7 +193,7 @@ class Hub:
             return exact
         found = dict.fromkeys(exact)
         for pattern in self._matching_patterns(channel):
-            found.update(pattern.audiences)
+            found.update(pattern.groups)
         return found
 
     def _matching_patterns(self, channel: str) -> Sequence[Pattern]:
@@ -244,13 +244,13 @@ class Hub:
             if at_most is not None:
                 at_most -= 1
 
-    def _open(self, interest: Interest, encoding: Encoding) -> Audience:
-        audience = self._audiences[interest, encoding] = self._found(interest, encoding)
-        for channel in interest.names:
-            self._channels.setdefault(channel, {})[audience] = None
-        for text in interest.patterns:
-            self._pattern(text).audiences[audience] = None
-        return audience
+    def _open(self, selector: Selector, encoding: Encoding) -> SubscriberGroup:
+        group = self._groups[selector, encoding] = self._found(selector, encoding)
+        for channel in selector.names:
+            self._channels.setdefault(channel, {})[group] = None
+        for text in selector.patterns:
+            self._pattern(text).groups[group] = None
+        return group
 
     def _pattern(self, text: str) -> Pattern:
         pattern = self._patterns.get(text)
@@ -260,17 +260,17 @@ class Hub:
             self._index.add(pattern)
         return pattern
 
-    def _close(self, audience: Audience) -> None:
-        del self._audiences[audience.interest, audience.encoding]
-        for channel in audience.interest.names:
+    def _close(self, group: SubscriberGroup) -> None:
+        del self._groups[group.selector, group.encoding]
+        for channel in group.selector.names:
             listening = self._channels[channel]
-            del listening[audience]
+            del listening[group]
             if not listening:
                 del self._channels[channel]
-        for text in audience.interest.patterns:
+        for text in group.selector.patterns:
             pattern = self._patterns[text]
-            del pattern.audiences[audience]
-            if not pattern.audiences:
+            del pattern.groups[group]
+            if not pattern.groups:
                 self._close_pattern(text)
 
     def _close_pattern(self, text: str) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from sse_broadcast.channels import ANY, matcher
-from sse_broadcast.fanout.group import Audience
+from sse_broadcast.channels import ANY, compile_patterns
+from sse_broadcast.fanout.group import SubscriberGroup
 
 GRAM = 6
 """Characters of the texts by which patterns are found, at most."""
@@ -21,13 +21,13 @@ BEGIN, END = "^", "$"
 class Pattern:
     """A pattern that somebody follows, and who that is. `serial` is greater than that of every older one."""
 
-    __slots__ = ("audiences", "gram", "matches", "serial", "steps", "text")
+    __slots__ = ("gram", "groups", "matches", "serial", "steps", "text")
 
     def __init__(self, text: str, serial: int) -> None:
         self.text = text
         self.serial = serial
-        self.matches = matcher(text)
-        self.audiences: dict[Audience, None] = {}
+        self.matches = compile_patterns(text)
+        self.groups: dict[SubscriberGroup, None] = {}
         self.gram = ""  # the text by which it is found
         self.steps = 0  # what it counts for among the crowded
 

@@ -5,15 +5,15 @@ import time
 from collections.abc import Hashable, Sequence
 
 from sse_broadcast import clock
-from sse_broadcast.backends.base import Backend, Replay, ResetReason, Start
-from sse_broadcast.channels import Interest
+from sse_broadcast.backends.base import Backend, ReplayPage, ResetReason, StartPoint
+from sse_broadcast.channels import Selector
 from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication, cut, place
 from sse_broadcast.work_queue import Steps
 
 
-class CatchUp:
+class Replay:
     """What one reader has yet to get of a history.
 
     The reader is in the hub from the beginning, where nothing is queued for it: what is published
@@ -27,8 +27,8 @@ class CatchUp:
         "_began",
         "_first",
         "_given",
-        "_interest",
         "_metrics",
+        "_selector",
         "_steps",
         "_told",
         "caller",
@@ -38,8 +38,8 @@ class CatchUp:
     def __init__(
         self,
         backend: Backend,
-        interest: Interest,
-        start: Start,
+        selector: Selector,
+        start: StartPoint,
         metrics: Metrics,
         *,
         caller: Hashable = None,
@@ -48,13 +48,13 @@ class CatchUp:
         self.caller = caller
         """Who has its pages read, by turns with others."""
         self._backend = backend
-        self._interest = interest
+        self._selector = selector
         self._metrics = metrics
-        self._told = start.told
+        self._told = start.evictions_seen
         self._began = time.monotonic()
         self._given = 0
-        self._first: Sequence[Publication] = start.first
-        self._steps: Steps[Replay] | None = None  # towards the next page
+        self._first: Sequence[Publication] = start.preloaded
+        self._steps: Steps[ReplayPage] | None = None  # towards the next page
 
     @property
     def done(self) -> bool:
@@ -71,7 +71,7 @@ class CatchUp:
         """When the oldest of what is left was published, in seconds since 1970; None if nothing is."""
         if self._first:
             return self._first[0].time
-        return self._backend.oldest(self._interest, after=self.cursor)
+        return self._backend.oldest(self._selector, after=self.cursor)
 
     @property
     def shared(self) -> bool:
@@ -110,17 +110,17 @@ class CatchUp:
         )
         return (*replay.publications, told)
 
-    def _page(self, limit: int) -> Replay | None:
+    def _page(self, limit: int) -> ReplayPage | None:
         """Return the next page of the history, or None if it takes more than one piece of work."""
         if self._steps is None:
             self._steps = self._backend.replay(
-                self._interest, after=self.cursor, told=self._told, limit=limit
+                self._selector, after=self.cursor, told=self._told, limit=limit
             )
         try:
             next(self._steps)
         except StopIteration as end:
             self._steps = None
-            page: Replay = end.value
+            page: ReplayPage = end.value
             return page
         return None
 

@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Protocol
 
 from sse_broadcast.backends.base import ResetReason
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.fanout.conflation import Conflated
-from sse_broadcast.fanout.replay import CatchUp, reset
+from sse_broadcast.fanout.replay import Replay, reset
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication
 
@@ -38,10 +38,10 @@ class CloseReason(StrEnum):
     """Writing to its sink failed."""
 
 
-TOLD = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
+ANNOUNCED = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
 """Why a stream ends whose reader is still there to be told."""
 
-GRACEFUL = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISMISSED})
+AFTER_QUEUE = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISMISSED})
 """Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
 
 
@@ -63,23 +63,23 @@ class Heartbeat:
     as_event: bool = False
 
 
-class Outlet(Protocol):
+class QueueConsumer(Protocol):
     """Who empties a subscriber's queue. No method may raise or wait."""
 
     kind: Kind
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         """Take note that the queue is no longer empty; called once each time that happens."""
 
-    def relieve(self) -> None:
+    def make_room(self) -> None:
         """Empty the queue now, as far as the reader takes it; called when the queue is full."""
 
-    def end(self, reason: CloseReason) -> None:
+    def on_closed(self, reason: CloseReason) -> None:
         """Take note that nothing more will be queued; called once, while what waits is still there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SubscriberOptions:
     """What holds for a subscriber from its first moment: bounds, policy, who counts, who is told.
 
     `epoch` is that of the positions it is told of.
@@ -117,18 +117,20 @@ class Subscriber:
         "_queue",
         "catching_up",
         "closed",
+        "consumer",
         "dropped",
-        "interest",
-        "outlet",
+        "options",
         "queued_bytes",
+        "selector",
         "taken",
-        "terms",
     )
 
-    outlet: Outlet
+    consumer: QueueConsumer
 
-    def __init__(self, interest: Interest, terms: Terms, catching_up: CatchUp | None = None) -> None:
-        self.interest = interest
+    def __init__(
+        self, selector: Selector, terms: SubscriberOptions, catching_up: Replay | None = None
+    ) -> None:
+        self.selector = selector
         self.closed: CloseReason | None = None
         self.catching_up = catching_up
         self.queued_bytes = 0
@@ -138,7 +140,7 @@ class Subscriber:
         self._queue: deque[Publication] | Conflated | None = None
         self._missed = 0
         self._last_missed = 0
-        self.terms = terms
+        self.options = terms
 
     def __len__(self) -> int:
         """How many publications are queued."""
@@ -166,7 +168,7 @@ class Subscriber:
     def offer(self, publication: Publication) -> None:
         """Queue a publication, or do what the overflow policy says."""
         if self._missed or not self._fits(publication):
-            self.outlet.relieve()
+            self.consumer.make_room()
         if self.closed is not None:
             return
         idle = not self._queue
@@ -175,7 +177,7 @@ class Subscriber:
         if self._fits(publication):
             self._append(publication)
             if idle:
-                self.outlet.ready()
+                self.consumer.on_ready()
         else:
             self._overflow(publication)
 
@@ -186,7 +188,7 @@ class Subscriber:
             self.taken += len(page)
             return page
         if self._missed:
-            self._tell()
+            self._queue_reset()
         queue = self._queue
         if not queue:
             return ()
@@ -209,17 +211,17 @@ class Subscriber:
         """Take nothing more. The first reason stands; what was queued stays while all are graceful ones."""
         if self.closed is None:
             self.closed = reason
-            self.terms.metrics.closed(reason, self.outlet.kind)
-            self.terms.on_close(self)
-            self.outlet.end(reason)
+            self.options.metrics.closed(reason, self.consumer.kind)
+            self.options.on_close(self)
+            self.consumer.on_closed(reason)
             self.catching_up = None
         # Also of one that is ending already: it may be revoked before it has taken the rest.
-        if reason not in GRACEFUL:
+        if reason not in AFTER_QUEUE:
             self._queue = None
             self.queued_bytes = self._missed = 0
 
     def _fits(self, publication: Publication) -> bool:
-        terms, queue = self.terms, self._queue
+        terms, queue = self.options, self._queue
         if not queue:
             return True
         if len(queue) >= terms.queue_size:
@@ -230,15 +232,15 @@ class Subscriber:
 
     def _append(self, publication: Publication) -> None:
         if self._queue is None:
-            conflates = self.terms.overflow is Overflow.CONFLATE
-            self._queue = Conflated(self.interest) if conflates else deque()
-        if self._missed and self.terms.overflow is Overflow.DROP_NEWEST:
-            self._tell()
+            conflates = self.options.overflow is Overflow.CONFLATE
+            self._queue = Conflated(self.selector) if conflates else deque()
+        if self._missed and self.options.overflow is Overflow.DROP_NEWEST:
+            self._queue_reset()
         self._queue.append(publication)
         self.queued_bytes += publication.size
 
     def _overflow(self, publication: Publication) -> None:
-        match self.terms.overflow:
+        match self.options.overflow:
             case Overflow.DISCONNECT | Overflow.CONFLATE:
                 self.close(CloseReason.SLOW)
             case Overflow.DROP_NEWEST:
@@ -257,22 +259,22 @@ class Subscriber:
         self._missed += 1
         self.dropped += 1
         self._last_missed = publication.position
-        self.terms.metrics.dropped(self.terms.overflow)
+        self.options.metrics.dropped(self.options.overflow)
 
-    def _tell(self) -> None:
+    def _queue_reset(self) -> None:
         """Queue the `$reset` at the place of what was dropped: before all, or after all."""
         news = reset(
             ResetReason.SLOW,
-            self.interest.channels,
-            epoch=self.terms.epoch,
+            self.selector.channels,
+            epoch=self.options.epoch,
             position=self._last_missed,
             missed=self._missed,
         )
-        self.terms.metrics.reset(ResetReason.SLOW)
+        self.options.metrics.reset(ResetReason.SLOW)
         self._missed = 0
         self.queued_bytes += news.size
         assert isinstance(self._queue, deque)
-        if self.terms.overflow is Overflow.DROP_OLDEST:
+        if self.options.overflow is Overflow.DROP_OLDEST:
             self._queue.appendleft(news)
         else:
             self._queue.append(news)

@@ -5,7 +5,7 @@ from itertools import islice
 from operator import length_hint
 from typing import Generic, Protocol, TypeVar
 
-APART = -1
+NOT_LISTED = -1
 """The rank of whoever does not march."""
 
 
@@ -16,26 +16,26 @@ class Writer(Protocol):
         """Write, wait for nothing, and have nothing published. Raises when nobody is there any more."""
 
 
-class Marcher(Protocol):
+class Member(Protocol):
     """Who may march. Its rank is the march's to say: `APART` before it has joined, and after it has left."""
 
-    rank: int
+    index: int
     writer: Writer
 
 
-class Nobody:
+class NullWriter:
     """Writes for whoever has left while a pass was on."""
 
     def write(self, data: bytes, /) -> None:
         """Do nothing."""
 
 
-M = TypeVar("M", bound=Marcher)
+M = TypeVar("M", bound=Member)
 
-NOBODY = Nobody()
+NULL_WRITER = NullWriter()
 
 
-class March(Generic[M]):
+class WriterList(Generic[M]):
     """Those in step, each at a rank: its index in a list of them, and in one of what writes for them.
 
     A pass goes over the second list alone, and sets nothing: what it has brought to whom is told by how
@@ -57,24 +57,24 @@ class March(Generic[M]):
         return len(self._members) - len(self._gaps)
 
     def __iter__(self) -> Iterator[M]:
-        return (member for rank, member in enumerate(self._members) if member.rank == rank)
+        return (member for rank, member in enumerate(self._members) if member.index == rank)
 
     def join(self, member: M) -> None:
         """Have somebody march along. No pass is on: it would not be known what of it they had."""
         assert not self._passing
-        member.rank = len(self._members)
+        member.index = len(self._members)
         self._members.append(member)
         self._writers.append(member.writer)
 
     def leave(self, member: M) -> None:
         """Have somebody march no more. A pass that is on comes to it no more, either."""
-        rank, member.rank = member.rank, APART
+        rank, member.index = member.index, NOT_LISTED
         if not self._passing:
             self._close(rank)
             return
-        if rank >= self.reached:
+        if rank >= self.next_index:
             self._missed += 1
-        self._writers[rank] = NOBODY
+        self._writers[rank] = NULL_WRITER
         self._gaps.append(rank)
 
     def begin(self) -> None:
@@ -83,12 +83,12 @@ class March(Generic[M]):
         self._missed = 0
         self._rest = iter(self._writers)
 
-    def stride(self, most: int) -> Iterator[Writer]:
+    def take(self, most: int) -> Iterator[Writer]:
         """Give the next of the pass, at most so many. It has come to each as soon as it is given."""
         return islice(self._rest, most)
 
     @property
-    def reached(self) -> int:
+    def next_index(self) -> int:
         """The rank that the pass comes to next: it has come to all before that."""
         return len(self._writers) - length_hint(self._rest)
 
@@ -100,7 +100,7 @@ class March(Generic[M]):
     @property
     def last(self) -> M:
         """To whom the pass has come last, who may have left."""
-        return self._members[self.reached - 1]
+        return self._members[self.next_index - 1]
 
     def end(self) -> int:
         """End the pass, which is done, and give to how many it came."""
@@ -115,5 +115,5 @@ class March(Generic[M]):
         """Have the last take the place at a rank that is free. What is behind it has been closed."""
         member, writer = self._members.pop(), self._writers.pop()
         if rank < len(self._members):
-            member.rank = rank
+            member.index = rank
             self._members[rank], self._writers[rank] = member, writer

@@ -13,7 +13,7 @@ Facts = Callable[[], Mapping[str, object]]
 """Gives the facts of a line."""
 
 
-class Gathered:
+class BatchedLogger:
     """Has a logger tell lines at INFO, in their order and with their own times, those of `PAUSE` at once.
 
     After `close` each is told when it comes. Belongs to one event loop.
@@ -25,7 +25,7 @@ class Gathered:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def say(self, message: str, facts: Facts) -> None:
+    def info(self, message: str, facts: Facts) -> None:
         """Have a line told soon. It is only then that its facts are asked for, if they are wanted."""
         self._lines.append((time.time(), message, facts))
         if self._closed:

@@ -10,8 +10,8 @@ from typing import Self
 
 from sse_broadcast.config.schema import LogFormat, LogLevel
 from sse_broadcast.logs.formatters import JsonFormat, TextFormat
-from sse_broadcast.logs.rate_limit import Flood
-from sse_broadcast.logs.writer import Writer
+from sse_broadcast.logs.rate_limit import RateLimitFilter
+from sse_broadcast.logs.writer import BackgroundWriter
 
 logger = logging.getLogger("sse_broadcast.logs")
 
@@ -22,7 +22,7 @@ LIMITED = ("aiohttp.internal", "aiohttp.server", "aiohttp.web", "asyncio", "sse_
 """Loggers, most of them others' own, of whose lines clients can cause any number."""
 
 
-class Log:
+class LogPipeline:
     """What every logger of the process says, on standard error, between `start` and `close`.
 
     A thread writes it (see `Writer`): whoever logs never waits. It is for a process that is the server's
@@ -32,10 +32,10 @@ class Log:
     def __init__(self, level: LogLevel, format: LogFormat) -> None:
         self._level = level
         self._debug = False
-        self._flood = Flood()
+        self._flood = RateLimitFilter()
         self._descriptor = _standard_error()
         formatter = _formatter(format, self._descriptor)
-        self._writer = Writer(self._descriptor, notice=functools.partial(_notice, formatter))
+        self._writer = BackgroundWriter(self._descriptor, notice=functools.partial(_notice, formatter))
         self._handler = Handler(self._writer.put)
         self._handler.setFormatter(formatter)
 
@@ -53,7 +53,7 @@ class Log:
         root = logging.getLogger()
         root.addHandler(self._handler)
         root.setLevel(self._level.upper())
-        _know_less()
+        _skip_unused_record_fields()
         logging.captureWarnings(capture=True)
         for name in LIMITED:
             logging.getLogger(name).addFilter(self._flood)
@@ -88,7 +88,7 @@ class Log:
             logger.info("debug is on, until it is switched off again")
 
 
-def _know_less() -> None:
+def _skip_unused_record_fields() -> None:
     """Have records not know what no line tells, as logging's own HOWTO has it ("Optimization")."""
     logging._srcfile = None  # noqa: SLF001 - else the stack is searched for the caller
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -43,7 +43,7 @@ class _Second:
     left_out: int = 0
 
 
-class Flood(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets `MOST` records of a kind through in a second, and tells how many more there were.
 
     It is for loggers, and not for handlers: what was left out is told by the logger, and at the level, of

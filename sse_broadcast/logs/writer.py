@@ -24,7 +24,7 @@ TOO_MANY = "more than could be written"
 """Why a line was lost for which there was no room to wait."""
 
 
-class Writer:
+class BackgroundWriter:
     """Writes lines to a file descriptor, in their order, from a thread of its own.
 
     What cannot be written is lost: a disk may be full, a pipe's reader gone. So is what comes while `most`

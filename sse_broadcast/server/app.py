@@ -7,18 +7,18 @@ from typing import NoReturn
 
 from aiohttp import HttpVersion10, hdrs, web
 
-from sse_broadcast.auth.principal import Access
+from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config, Endpoint, config_or_default
 from sse_broadcast.errors import BroadcastError
-from sse_broadcast.server.access.authorization import ACCESS, require_served
+from sse_broadcast.server.access.authorization import PRINCIPAL, require_endpoint
 from sse_broadcast.server.access.shares import Shares
-from sse_broadcast.server.assembly import set_up
+from sse_broadcast.server.assembly import build_services
 from sse_broadcast.server.endpoints.channels import channel, channels
 from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import EXPOSITION, Exposition, metrics
 from sse_broadcast.server.endpoints.publish import send
-from sse_broadcast.server.endpoints.publish_stream import end_intakes
+from sse_broadcast.server.endpoints.publish_stream import end_line_streams
 from sse_broadcast.server.endpoints.status import status
 from sse_broadcast.server.endpoints.subscribers import dismiss, subscriber, subscribers
 from sse_broadcast.server.endpoints.tokens import revoke, tokens
@@ -31,25 +31,32 @@ from sse_broadcast.server.http.responses import sign
 from sse_broadcast.server.http.targets import forget_targets, require_fitting_target
 from sse_broadcast.server.openapi.document import openapi
 from sse_broadcast.server.process.body_decoder import DECODER, BodyDecoder, close_decoder
-from sse_broadcast.server.process.loop import Lag
+from sse_broadcast.server.process.loop import LoopLagMonitor
 from sse_broadcast.server.reload import RELOADER, Reloader, reload
 from sse_broadcast.server.services import (
+    ACTIVE_SERVICES,
+    BATCH_LOCK,
     BROADCASTER,
     DRAINING,
-    IN_FORCE,
-    INTAKES,
-    SESSIONS,
+    LINE_STREAMS,
+    OWN_LISTENER,
     SHARES,
-    TUNED,
-    TURN,
-    InForce,
-    Setup,
+    STREAM_EXPIRY,
+    ActiveServices,
+    Services,
     confirm,
-    setup_of,
+    services_of,
 )
-from sse_broadcast.server.streams.expiry import Sessions
-from sse_broadcast.server.streams.registry import ROSTER, Roster
-from sse_broadcast.server.transport.connection import MAX_HEAD, SPOKEN, Connection, Place, place_of, speak
+from sse_broadcast.server.streams.expiry import StreamExpiry
+from sse_broadcast.server.streams.registry import STREAM_REGISTRY, StreamRegistry
+from sse_broadcast.server.transport.connection import (
+    MAX_HEAD,
+    SPOKEN,
+    Connection,
+    ListenerInfo,
+    answer_as_http_1_0,
+    listener_of,
+)
 
 OTHER = "other"
 """What counts for the endpoint of a request that is for none that has its own credentials."""
@@ -70,41 +77,41 @@ def create_app(config: Config | None = None) -> web.Application:
     listening socket are the runner's business.
     """
     settled = config_or_default(config)
-    app = build_app(set_up(settled), tuned=False, load=lambda: settled)
+    app = build_app(build_services(settled), tuned=False, load=lambda: settled)
 
     async def keep(_: web.Application) -> AsyncIterator[None]:
-        await app[IN_FORCE].setup.authority.start()
+        await app[ACTIVE_SERVICES].services.authenticator.start()
         yield
         await app[RELOADER].close()
-        await app[IN_FORCE].setup.authority.close()
+        await app[ACTIVE_SERVICES].services.authenticator.close()
 
     app.cleanup_ctx.append(keep)
     return app
 
 
-def build_app(setup: Setup, *, tuned: bool, load: Callable[[], Config]) -> web.Application:
+def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) -> web.Application:
     """Give the application; `tuned` says that its listening sockets are ours (see `sink.tune`).
 
     `load` gives the configuration anew. Of what is in force, the authority is started and closed, and the
     reloader closed before it, by whoever calls this.
     """
     app = web.Application()
-    app[IN_FORCE] = InForce(setup)
+    app[ACTIVE_SERVICES] = ActiveServices(services)
     app[RELOADER] = Reloader(app, load)
-    app[ROSTER] = Roster()
-    app[BROADCASTER] = Broadcaster(setup.config)
-    app[SHARES] = Shares(setup.config, app[BROADCASTER].metrics)
-    app[SESSIONS] = Sessions(setup.config, on_limit=app[SHARES].reached)
+    app[STREAM_REGISTRY] = StreamRegistry()
+    app[BROADCASTER] = Broadcaster(services.config)
+    app[SHARES] = Shares(services.config, app[BROADCASTER].metrics)
+    app[STREAM_EXPIRY] = StreamExpiry(services.config, on_limit=app[SHARES].reached)
     app[READINESS] = Readiness(app[BROADCASTER])
-    app[TUNED] = tuned
-    app[INTAKES] = set()
+    app[OWN_LISTENER] = tuned
+    app[LINE_STREAMS] = set()
     app[DRAINING] = asyncio.Event()
-    app[TURN] = asyncio.Lock()
+    app[BATCH_LOCK] = asyncio.Lock()
     app[DECODER] = BodyDecoder()
     _route_all(app)
     # A brace in a name is told to be a bad one: aiohttp's own `{name}` would not match it.
-    app.router.add_route("*", r"/{path:[\s\S]*}", told(app, _not_found, None), expect_handler=_expect)
-    app[EXPOSITION] = Exposition(app[BROADCASTER], setup.authority.revocations)
+    app.router.add_route("*", r"/{path:[\s\S]*}", guarded(app, _not_found, None), expect_handler=_expect)
+    app[EXPOSITION] = Exposition(app[BROADCASTER], services.authenticator.revocations)
     app.cleanup_ctx.append(_watch_loop)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(_close_roster)
@@ -147,58 +154,58 @@ def _route_each(
     """Route a path whose methods may belong to several endpoints. Its are taken where one is served."""
 
     def taken(request: web.Request) -> str:
-        served = {None, *require_served(request, None).endpoints}
+        served = {None, *require_endpoint(request, None).endpoints}
         methods = [method for endpoint in endpoints if endpoint in served for method in endpoints[endpoint]]
         if not methods:
-            require_served(request, next(iter(endpoints)))
+            require_endpoint(request, next(iter(endpoints)))
         return ", ".join([*methods, "OPTIONS"])
 
     async def options(request: web.Request) -> web.StreamResponse:
         methods = taken(request)
         response = web.Response(status=204, headers={"Allow": methods})
-        cors = setup_of(request).cors
+        cors = services_of(request).cors
         cors.tell_beforehand(request, response.headers, methods)
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers and (origin := cors.kept_from(request)):
-            log_foreign_page(request, address=setup_of(request).proxies.client(request), origin=origin)
+            log_foreign_page(request, address=services_of(request).proxies.client(request), origin=origin)
         return response
 
     async def refuse(request: web.Request) -> web.StreamResponse:
         methods = taken(request)
-        meant = path_hints.other_method(request.path, request.method, place_of(request).endpoints)
+        meant = path_hints.other_method(request.path, request.method, listener_of(request).endpoints)
         detail = f"{request.path[:80]} does not take {request.method[:20]}, but {methods}{meant}"
         raise Problem(405, detail, headers={"Allow": methods})
 
-    app.router.add_route("OPTIONS", path, told(app, options, None), expect_handler=_expect)
+    app.router.add_route("OPTIONS", path, guarded(app, options, None), expect_handler=_expect)
     for endpoint, handlers in endpoints.items():
         for method, handler in handlers.items():
-            app.router.add_route(method, path, told(app, handler, endpoint), expect_handler=_expect)
-    app.router.add_route("*", path, told(app, refuse, None), expect_handler=_expect)
+            app.router.add_route(method, path, guarded(app, handler, endpoint), expect_handler=_expect)
+    app.router.add_route("*", path, guarded(app, refuse, None), expect_handler=_expect)
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    hint = path_hints.hint(request.path, place_of(request).endpoints)
+    hint = path_hints.hint(request.path, listener_of(request).endpoints)
     raise Problem(404, f"nothing is at {request.path[:80]}{hint}")
 
 
-def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> Handler:
+def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> Handler:
     """Have the caller of a handler admitted, and every error told as a problem.
 
     What belongs to no endpoint is open to all. A wrapper and not a middleware: aiohttp puts two
     coroutines around a handler for the first middleware, and a stream keeps them for its whole life.
     """
-    in_force = app[IN_FORCE]
+    active = app[ACTIVE_SERVICES]
 
     @functools.wraps(handler)
     async def tell(request: web.Request) -> web.StreamResponse:
         try:
-            place = _heard(request)
-            require_fitting_target(request, max_channels=in_force.setup.config.max_channels)
+            place = _listener_of(request)
+            require_fitting_target(request, max_channels=active.services.config.max_channels)
             require_valid_head(request)
             if endpoint is not None:
-                access = in_force.setup.gate.recognize(request, endpoint, place)
-                if isinstance(access, str):
-                    access = await _admitted(request, endpoint, place, in_force)
-                request[ACCESS] = access
+                principal = active.services.authorizer.identify(request, endpoint, place)
+                if isinstance(principal, str):
+                    principal = await _admitted(request, endpoint, place, active)
+                request[PRINCIPAL] = principal
             response = await handler(request)
             if endpoint is Endpoint.INSPECT:
                 confirm(request)  # where many are listed, others have their turn meanwhile
@@ -209,28 +216,30 @@ def told(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> H
         except Exception as error:
             _count_failure(app, error, endpoint)
             raise
-        return response if response.prepared else _finished(request, response, in_force.setup)
+        return response if response.prepared else _finish_response(request, response, active.services)
 
     return tell
 
 
-async def _admitted(request: web.Request, endpoint: Endpoint, place: Place, in_force: InForce) -> Access:
+async def _admitted(
+    request: web.Request, endpoint: Endpoint, place: ListenerInfo, active: ActiveServices
+) -> Principal:
     """Give what the bearer of a token may do by what is in force when it comes in.
 
     It may have waited for a key that its token is signed with, and what it was judged by be gone since.
     """
     while True:
-        setup = in_force.setup
+        services = active.services
         try:
-            access = setup.gate.recognize(request, endpoint, place)
-            if isinstance(access, str):
-                access = await setup.gate.admit(access)
+            principal = services.authorizer.identify(request, endpoint, place)
+            if isinstance(principal, str):
+                principal = await services.authorizer.authenticate(principal)
         except Problem:
-            if setup is in_force.setup:
+            if services is active.services:
                 raise
         else:
-            if setup is in_force.setup:
-                return access
+            if services is active.services:
+                return principal
 
 
 def _refused(
@@ -238,13 +247,13 @@ def _refused(
 ) -> web.StreamResponse:
     forget_targets()
     app[BROADCASTER].metrics.refused_request(problem.status, endpoint or OTHER)
-    setup = app[IN_FORCE].setup
+    services = app[ACTIVE_SERVICES].services
     log_refusal(
         request,
         problem.status,
         problem.detail,
-        address=setup.proxies.client(request),
-        origin=setup.cors.kept_from(request),
+        address=services.proxies.client(request),
+        origin=services.cors.kept_from(request),
     )
     return problem.instead or answer(problem)
 
@@ -255,21 +264,23 @@ def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | 
         app[BROADCASTER].metrics.refused_request(500, endpoint or OTHER)
 
 
-def _finished(request: web.Request, response: web.StreamResponse, setup: Setup) -> web.StreamResponse:
+def _finish_response(
+    request: web.Request, response: web.StreamResponse, services: Services
+) -> web.StreamResponse:
     if request.app[READINESS].draining:
         response.force_close()  # so that the next request is made to another server
     sign(response)
-    setup.cors.tell(request, response.headers)
+    services.cors.tell(request, response.headers)
     return response
 
 
-def _heard(request: web.Request) -> Place:
+def _listener_of(request: web.Request) -> ListenerInfo:
     """Give where a request came in; its connection was asked something, as a new one must be in time."""
     protocol = request.protocol
     if not isinstance(protocol, Connection):
         _require_version(request)
-        return place_of(request)
-    protocol.spoke()
+        return listener_of(request)
+    protocol.mark_active()
     if request.version not in SPOKEN:
         _refuse_version(request)
     if protocol.had_much:
@@ -291,7 +302,7 @@ def _require_short_head(request: web.Request) -> None:
 
 
 def _refuse_version(request: web.Request) -> NoReturn:
-    said = speak(request)
+    said = answer_as_http_1_0(request)
     assert said is not None
     detail = f"version: HTTP/{said.major}.{said.minor} is not spoken here; 1.0 and 1.1 are"
     raise Problem(400, detail, closes=True)
@@ -303,7 +314,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
         require_valid_head(request)
         _require_continue(request)
     except Problem as problem:
-        return _finished(request, _refused(request, request.app, problem, None), setup_of(request))
+        return _finish_response(request, _refused(request, request.app, problem, None), services_of(request))
     if request.version == HttpVersion10:
         return None  # which knows no interim answers (RFC 9110, 10.1.1)
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -319,19 +330,19 @@ def _require_continue(request: web.Request) -> None:
 
 
 async def _close_roster(app: web.Application) -> None:
-    app[ROSTER].close()
+    app[STREAM_REGISTRY].close()
 
 
 async def end_streams(app: web.Application) -> None:
     """Answer every long request, and let go of every reader; what is left then has its share of the time."""
-    end_intakes(app)
-    config = app[IN_FORCE].setup.config
+    end_line_streams(app)
+    config = app[ACTIVE_SERVICES].services.config
     await app[BROADCASTER].close(timeout=config.shutdown_timeout * CLOSING_SHARE, over=config.drain_timeout)
 
 
 async def _watch_loop(app: web.Application) -> AsyncIterator[None]:
     """Have an application's loop looked at while it runs."""
-    lag = Lag(app[BROADCASTER].metrics)
+    lag = LoopLagMonitor(app[BROADCASTER].metrics)
     lag.start()
     yield
     lag.stop()

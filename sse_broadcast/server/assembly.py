@@ -1,39 +1,45 @@
 """What follows from a configuration, made whole before any of it holds."""
 
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError
-from sse_broadcast.server.access.authorization import Gate
-from sse_broadcast.server.access.rate_limits import Limits
+from sse_broadcast.server.access.authorization import Authorizer
+from sse_broadcast.server.access.rate_limits import RateLimiter
 from sse_broadcast.server.http.client_address import Proxies
 from sse_broadcast.server.http.cors import Cors
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.security import Terms
-from sse_broadcast.server.services import Setup
+from sse_broadcast.server.openapi.security import SecuritySchemes
+from sse_broadcast.server.services import Services
 
 
-def set_up(config: Config, *, generated: str | None = None, before: Setup | None = None) -> Setup:
+def build_services(
+    config: Config, *, generated: str | None = None, before: Services | None = None
+) -> Services:
     """Make what follows from a configuration, in the place of what held `before`, if anything did.
 
     `generated` is a token that may do everything, for a server that has none. The authority is started and
     closed by whoever calls this. Raises `ConfigError` for credentials that cannot be used.
     """
-    authority = Authority(config, generated=generated, before=None if before is None else before.authority)
-    gate = Gate(config, authority)
-    terms = Terms(secured=authority.takes_tokens, anonymous=gate.anonymous.grants, cookie=config.cookie)
-    return Setup(
+    authenticator = Authenticator(
+        config, generated=generated, before=None if before is None else before.authenticator
+    )
+    authorizer = Authorizer(config, authenticator)
+    terms = SecuritySchemes(
+        secured=authenticator.takes_tokens, anonymous=authorizer.anonymous.grants, cookie=config.cookie
+    )
+    return Services(
         config,
-        authority,
-        gate,
+        authenticator,
+        authorizer,
         Cors(config.cors_origins),
         Proxies(config),
-        Limits(config, before=None if before is None else before.limits),
+        RateLimiter(config, before=None if before is None else before.rate_limiter),
         document(terms),
         generated,
     )
 
 
-def kept_token(config: Config, before: Setup) -> str | None:
+def kept_token(config: Config, before: Services) -> str | None:
     """Give the token that was made at the start, if it is good for another configuration too.
 
     It ends with the first credential that is configured, and does not come back. Raises `ConfigError` for a

@@ -12,13 +12,13 @@ from aiohttp import web
 
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.config.schema import Config
-from sse_broadcast.config.sources import Change, change_of
+from sse_broadcast.config.sources import ConfigChange, change_of
 from sse_broadcast.errors import BroadcastError, CertificateError, ClosedError, ConfigError, ListenError
-from sse_broadcast.server.access.authorization import require
-from sse_broadcast.server.assembly import kept_token, set_up
+from sse_broadcast.server.access.authorization import require_permission
+from sse_broadcast.server.assembly import build_services, kept_token
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import Reloaded, answered
-from sse_broadcast.server.services import BROADCASTER, IN_FORCE, SESSIONS, SHARES, Setup
+from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, SHARES, STREAM_EXPIRY, Services
 
 logger = logging.getLogger("sse_broadcast.reload")
 
@@ -50,11 +50,11 @@ class Reloader:
         """Held by a reload, or by whoever keeps the next one waiting."""
         self._app = app
         self._load = load
-        self._tasks: set[asyncio.Task[Change]] = set()
-        self._waiting: asyncio.Task[Change] | None = None
+        self._tasks: set[asyncio.Task[ConfigChange]] = set()
+        self._waiting: asyncio.Task[ConfigChange] | None = None
         self._closed = False
 
-    async def reload(self) -> Change:
+    async def reload(self) -> ConfigChange:
         """Reload, also if the caller is cancelled meanwhile, and give what that has changed.
 
         A reload that was asked for and has not begun is everyone's, since it will read what is there now.
@@ -85,7 +85,7 @@ class Reloader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _next(self) -> asyncio.Task[Change]:
+    def _next(self) -> asyncio.Task[ConfigChange]:
         if self._waiting is None:
             self._waiting = task = asyncio.create_task(self._reload())
             self._tasks.add(task)
@@ -93,14 +93,14 @@ class Reloader:
             task.add_done_callback(_retrieve)
         return self._waiting
 
-    async def _reload(self) -> Change:
+    async def _reload(self) -> ConfigChange:
         async with self.turn:
             self._waiting = None
             self._require_open()
             with self.around():
                 return await self._try()
 
-    async def _try(self) -> Change:
+    async def _try(self) -> ConfigChange:
         try:
             change = await self._replace()
         except BroadcastError as error:
@@ -115,29 +115,31 @@ class Reloader:
         if self._closed:
             raise ClosedError("the server is shutting down")
 
-    async def _replace(self) -> Change:
-        before = self._app[IN_FORCE].setup
+    async def _replace(self) -> ConfigChange:
+        before = self._app[ACTIVE_SERVICES].services
         change = change_of(before.config, await _read(self._load))
         token = kept_token(change.config, before)
-        setup = await _read(functools.partial(set_up, change.config, generated=token, before=before))
+        services = await _read(
+            functools.partial(build_services, change.config, generated=token, before=before)
+        )
         try:
             commits = [prepare(change.config) for prepare in self.parts]
-            await _start(setup, before)
+            await _start(services, before)
         except BaseException:
-            await setup.authority.close()
+            await services.authenticator.close()
             raise
-        self._commit(setup, commits)
-        if before.generated is not None and setup.generated is None:
+        self._commit(services, commits)
+        if before.generated is not None and services.generated is None:
             logger.warning("reload: the token that was made at the start is good no longer")
-        await before.authority.close()
+        await before.authenticator.close()
         return change
 
-    def _commit(self, setup: Setup, commits: Sequence[Commit]) -> None:
+    def _commit(self, services: Services, commits: Sequence[Commit]) -> None:
         """Have everything go by a setup, at once: nothing in here may be awaited."""
-        self._app[IN_FORCE].setup = setup
-        self._app[SESSIONS].limit(setup.config)
-        self._app[SHARES].configure(setup.config)
-        self._app[BROADCASTER].reload(setup.config)
+        self._app[ACTIVE_SERVICES].services = services
+        self._app[STREAM_EXPIRY].limit(services.config)
+        self._app[SHARES].configure(services.config)
+        self._app[BROADCASTER].reload(services.config)
         for commit in commits:
             commit()
 
@@ -154,21 +156,21 @@ async def _read(files: Callable[[], T]) -> T:
         raise ConfigError(f"its files could not be read within {PATIENCE:g} seconds") from None
 
 
-async def _start(setup: Setup, before: Setup) -> None:
+async def _start(services: Services, before: Services) -> None:
     """Read keys that are elsewhere. Where nobody has looked before, they must be there."""
-    await setup.authority.start()
-    if setup.config.jwt_jwks != before.config.jwt_jwks:
-        setup.authority.require_keys()
+    await services.authenticator.start()
+    if services.config.jwt_jwks != before.config.jwt_jwks:
+        services.authenticator.require_keys()
 
 
-def _tell(change: Change) -> None:
+def _tell(change: ConfigChange) -> None:
     changed, restart = ", ".join(change.changed), ", ".join(change.restart)
     logger.info("reload: changed: %(changed)s", {"changed": changed or "nothing"})
     if restart:
         logger.warning("reload: needs a restart, and is as before: %(restart)s", {"restart": restart})
 
 
-def _retrieve(task: asyncio.Task[Change]) -> None:
+def _retrieve(task: asyncio.Task[ConfigChange]) -> None:
     """Take note of the end of a reload that nobody may have waited for."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, BroadcastError):
@@ -177,7 +179,7 @@ def _retrieve(task: asyncio.Task[Change]) -> None:
 
 async def reload(request: web.Request) -> web.Response:
     """Reload, and say what that has changed."""
-    require(request, Action.ADMIN)
+    require_permission(request, Action.ADMIN)
     if request.body_exists:
         raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)
     try:

@@ -16,33 +16,33 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from sse_broadcast.auth.principal import Access
+from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import UNIX, Config, Endpoint
-from sse_broadcast.logs.pipeline import Log
-from sse_broadcast.quantity import Count
+from sse_broadcast.logs.pipeline import LogPipeline
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.app import build_app, end_streams
-from sse_broadcast.server.assembly import set_up
+from sse_broadcast.server.assembly import build_services
 from sse_broadcast.server.endpoints.metrics import EXPOSITION
 from sse_broadcast.server.http.health import READINESS
 from sse_broadcast.server.http.targets import checking_hosts
-from sse_broadcast.server.process.loop import Threads, new_loop, tune_collector
-from sse_broadcast.server.process.signals import STOP, Table, at_hang_up, hear, ignore
-from sse_broadcast.server.process.systemd import Supervisor
+from sse_broadcast.server.process.loop import DaemonThreadExecutor, new_loop, tune_collector
+from sse_broadcast.server.process.signals import STOP, Table, hangup_handler, ignore, install_handlers
+from sse_broadcast.server.process.systemd import SystemdNotifier
 from sse_broadcast.server.reload import RELOADER, Commit, Reloader
-from sse_broadcast.server.services import BROADCASTER, IN_FORCE, Setup
-from sse_broadcast.server.streams.registry import ROSTER
+from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, Services
+from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.transport.admission import (
-    Capacity,
-    Door,
+    AdmissionControl,
+    ConnectionLimits,
     private_share,
     raise_descriptor_limit,
     room,
 )
-from sse_broadcast.server.transport.connection import Patience
-from sse_broadcast.server.transport.counts import Attendance
+from sse_broadcast.server.transport.connection import ConnectionTimeouts
+from sse_broadcast.server.transport.counts import ConnectionCounts
 from sse_broadcast.server.transport.listener import Listener, is_local
-from sse_broadcast.server.transport.socket_activation import Inherited, placed, take_sockets
+from sse_broadcast.server.transport.socket_activation import InheritedSocket, bind_to_inherited, take_sockets
 from sse_broadcast.server.transport.socket_options import kernel_timeout
 
 logger = logging.getLogger("sse_broadcast.process")
@@ -74,13 +74,15 @@ class Server:
         self,
         config: Config,
         *,
-        inherited: Sequence[Inherited] = (),
+        inherited: Sequence[InheritedSocket] = (),
         load: Callable[[], Config] | None = None,
     ) -> None:
         load = load or functools.partial(_same, config)
-        config, self._inherited = placed(config, inherited)
-        setup = set_up(config, generated=secrets.token_urlsafe(32) if needs_token(config) else None)
-        self._app = build_app(setup, tuned=True, load=lambda: placed(load(), inherited)[0])
+        config, self._inherited = bind_to_inherited(config, inherited)
+        services = build_services(
+            config, generated=secrets.token_urlsafe(32) if needs_token(config) else None
+        )
+        self._app = build_app(services, tuned=True, load=lambda: bind_to_inherited(load(), inherited)[0])
         self.reloader.parts.append(self._prepare)
         self._runner = web.AppRunner(
             self._app,
@@ -88,16 +90,18 @@ class Server:
             access_log=None,
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
         )
-        self._attendance = Attendance(self.broadcaster.metrics)
-        self._app[EXPOSITION].attendance = self._attendance
-        self._patience = Patience(head=config.head_timeout, answer=kernel_timeout(config.write_timeout))
+        self._connection_counts = ConnectionCounts(self.broadcaster.metrics)
+        self._app[EXPOSITION].connection_counts = self._connection_counts
+        self._patience = ConnectionTimeouts(
+            head=config.head_timeout, answer=kernel_timeout(config.write_timeout)
+        )
         self._closing = contextlib.AsyncExitStack()
         self.listeners: list[Listener] = []
 
     @property
     def room(self) -> int:
         """How many connections it lets in; 0 before it listens."""
-        return self._attendance.most
+        return self._connection_counts.limit
 
     @property
     def private_share(self) -> int:
@@ -105,17 +109,17 @@ class Server:
         return private_share(self.room) if any(each.rule.private for each in self.listeners) else 0
 
     @property
-    def _setup(self) -> Setup:
-        return self._app[IN_FORCE].setup
+    def _services(self) -> Services:
+        return self._app[ACTIVE_SERVICES].services
 
     @property
     def _config(self) -> Config:
-        return self._setup.config
+        return self._services.config
 
     @property
     def token(self) -> str | None:
         """The token that was made, to be shown once; None where there is none, or another is configured."""
-        return self._setup.generated
+        return self._services.generated
 
     @property
     def reloader(self) -> Reloader:
@@ -142,9 +146,9 @@ class Server:
         """Where it is reached, of each listener; a UNIX socket as `unix:` and its path."""
         return tuple(listener.url for listener in self.listeners)
 
-    def without_token(self, listener: Listener) -> Access:
+    def anonymous_on(self, listener: Listener) -> Principal:
         """Give what a caller without a token may do there."""
-        return self._setup.gate.without_token(listener.place)
+        return self._services.authorizer.anonymous_on(listener.info)
 
     @property
     def stopping_takes(self) -> float:
@@ -156,7 +160,7 @@ class Server:
     def connections(self) -> int:
         """How many sockets are open, or lost to handlers that have still to end."""
         held = len(self._runner.server.connections) if self._runner.server is not None else 0
-        return max(self._attendance.count, held)
+        return max(self._connection_counts.count, held)
 
     async def start(self) -> None:
         """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
@@ -166,7 +170,7 @@ class Server:
         ]
         try:
             async with self.reloader.turn:
-                await self._setup.authority.start()
+                await self._services.authenticator.start()
                 await self._listen()
         except BaseException:
             await self._close()
@@ -175,20 +179,20 @@ class Server:
     async def _listen(self) -> None:
         for listener in self.listeners:
             await listener.bind()
-        self._attendance.most = self._fitting(self._config)
+        self._connection_counts.limit = self._connection_limit(self._config)
         await self._runner.setup()
         assert self._runner.server is not None
         self._runner.server.request_factory = checking_hosts(self._runner.server.request_factory)
-        self._door = Door(
+        self._admission = AdmissionControl(
             self._runner.server,
-            attendance=self._attendance,
+            connection_counts=self._connection_counts,
             patience=self._patience,
             readiness=self._app[READINESS],
         )
-        self._closing.push_async_callback(self._door.close)
-        self._open_door()
+        self._closing.push_async_callback(self._admission.close)
+        self._apply_connection_limits()
         for listener in self.listeners:
-            await listener.accept(self._door)
+            await listener.accept(self._admission)
 
     async def _close(self) -> None:
         for listener in self.listeners:
@@ -196,9 +200,9 @@ class Server:
         await self._closing.aclose()
         self._patience.close()
         await self.reloader.close()
-        await self._setup.authority.close()
+        await self._services.authenticator.close()
 
-    def _fitting(self, config: Config) -> int:
+    def _connection_limit(self, config: Config) -> int:
         sockets = sum(len(listener.sockets) for listener in self.listeners)
         most, fitting = config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
         if most > fitting:
@@ -207,31 +211,31 @@ class Server:
             )
         return connection_limit(config, fitting)
 
-    def _open_door(self) -> None:
+    def _apply_connection_limits(self) -> None:
         """Have the door let in as many as the configuration says that is in force."""
-        capacity = Capacity(
+        capacity = ConnectionLimits(
             self.room,
             public=self.room - self.private_share,
             per_address=self._config.max_connections_per_address,
-            excepted=self._setup.proxies.trusts,
+            excepted=self._services.proxies.trusts,
         )
-        self._door.open(capacity, self._setup.cors, self._setup.gate)
+        self._admission.configure(capacity, self._services.cors, self._services.authorizer)
 
     def _prepare(self, config: Config) -> Commit:
         """Read what listeners have in files, and see how many fit. See `Prepare`."""
         rules = zip(self.listeners, config.listeners, strict=True)
         renewed = [(listener, listener.renewed(rule)) for listener, rule in rules]
-        fitting = self._fitting(config)
+        fitting = self._connection_limit(config)
 
         def commit() -> None:
             for listener, certificate in renewed:
                 listener.take(certificate)
-            self._attendance.most = fitting
-            self._open_door()
+            self._connection_counts.limit = fitting
+            self._apply_connection_limits()
 
         return commit
 
-    async def retire(self) -> None:
+    async def begin_drain(self) -> None:
         """Be ready no more, and go on serving for `drain_delay`, in which who balances load can see it.
 
         An inherited socket is left at once to the process that comes next: what it accepts is better off.
@@ -242,9 +246,9 @@ class Server:
                 listener.stop()
         await asyncio.sleep(self._config.drain_delay)
 
-    def tell_streams(self) -> None:
+    def flush_stream_log(self) -> None:
         """Have the log say at once what it has yet to say of streams. It is for a process that exits."""
-        self._app[ROSTER].close()
+        self._app[STREAM_REGISTRY].close()
 
     async def stop(self) -> None:
         """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
@@ -289,7 +293,7 @@ def needs_token(config: Config) -> bool:
 
 def run(
     config: Config,
-    log: Log,
+    log: LogPipeline,
     *,
     started: Callable[[Server], None],
     forced: Callable[[], NoReturn],
@@ -303,7 +307,7 @@ def run(
     """
     make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load)
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
-        runner.get_loop().set_default_executor(Threads())
+        runner.get_loop().set_default_executor(DaemonThreadExecutor())
         heard = runner.run(_serve(make, log, started, forced))
     # What comes between here and the exit finds nothing left to stop, and must not look like a kill.
     ignore(heard)
@@ -311,24 +315,24 @@ def run(
 
 async def _serve(
     make: Callable[[], Server],
-    log: Log,
+    log: LogPipeline,
     started: Callable[[Server], None],
     forced: Callable[[], NoReturn],
 ) -> Table:
     server = make()
-    supervisor = Supervisor.of(os.environ)
+    supervisor = SystemdNotifier.of(os.environ)
     asked = asyncio.Event()
 
     def stop() -> None:
         if asked.is_set():
-            server.tell_streams()
+            server.flush_stream_log()
             forced()
         asked.set()
 
     log.count_lost(server.broadcaster.metrics.log_lines_lost)
     server.reloader.parts.append(lambda config: functools.partial(log.set_level, config.log_level))
-    table = _signals(stop, at_hang_up(server.reloader.ask, asked.set), log)
-    hear(table)
+    table = _signals(stop, hangup_handler(server.reloader.ask, asked.set), log)
+    install_handlers(table)
     try:
         await server.start()
         tune_collector()
@@ -337,27 +341,27 @@ async def _serve(
         supervisor.ready(status)
         server.reloader.around = functools.partial(_reported, supervisor, status)
         await asked.wait()
-        count = Count(server.broadcaster.client_count, "reader")
+        count = Quantity(server.broadcaster.client_count, "reader")
         logger.info(
             "stopping: ending the streams of %(readers)s; a second signal exits at once",
             {"readers": count},
         )
         await server.reloader.close()
         supervisor.stopping(f"letting go of {count}", within=server.stopping_takes)
-        await server.retire()
+        await server.begin_drain()
     finally:
         await server.stop()
         supervisor.close()
     return table
 
 
-def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: Log) -> Table:
+def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: LogPipeline) -> Table:
     """Give what each signal does."""
     return {**dict.fromkeys(STOP, stop), signal.SIGHUP: hang_up, signal.SIGUSR1: log.switch_debug}
 
 
 @contextlib.contextmanager
-def _reported(supervisor: Supervisor, status: str) -> Iterator[None]:
+def _reported(supervisor: SystemdNotifier, status: str) -> Iterator[None]:
     """Have a supervisor know that a reload begins, and that it is over."""
     supervisor.reloading()
     try:

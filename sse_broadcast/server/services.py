@@ -6,56 +6,56 @@ from dataclasses import dataclass, field
 
 from aiohttp import StreamReader, web
 
-from sse_broadcast.auth.authenticator import Authority
-from sse_broadcast.auth.principal import Access
+from sse_broadcast.auth.authenticator import Authenticator
+from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config
-from sse_broadcast.server.access.authorization import ACCESS, Gate
-from sse_broadcast.server.access.rate_limits import Limits
+from sse_broadcast.server.access.authorization import PRINCIPAL, Authorizer
+from sse_broadcast.server.access.rate_limits import RateLimiter
 from sse_broadcast.server.access.shares import Shares
 from sse_broadcast.server.http.client_address import Proxies, key
 from sse_broadcast.server.http.cors import Cors
-from sse_broadcast.server.streams.expiry import Sessions
+from sse_broadcast.server.streams.expiry import StreamExpiry
 
 BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 """The broadcaster of an application made by `create_app`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class Services:
     """What follows from one configuration: `contract` is its document, as JSON.
 
     `generated` is the token that was made where none was configured.
     """
 
     config: Config
-    authority: Authority
-    gate: Gate
+    authenticator: Authenticator
+    authorizer: Authorizer
     cors: Cors
     proxies: Proxies
-    limits: Limits
-    contract: bytes = field(repr=False)
+    rate_limiter: RateLimiter
+    openapi: bytes = field(repr=False)
     generated: str | None = field(repr=False)
 
 
-class InForce:
+class ActiveServices:
     """The setup that holds now. A reload puts another in its place, as a whole.
 
     So whoever takes it once has all of one configuration, and whoever takes it again may have another.
     """
 
-    __slots__ = ("setup",)
+    __slots__ = ("services",)
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-
-
-IN_FORCE: web.AppKey[InForce] = web.AppKey("sse_broadcast.in_force", InForce)
+    def __init__(self, services: Services) -> None:
+        self.services = services
 
 
-def setup_of(request: web.Request) -> Setup:
+ACTIVE_SERVICES: web.AppKey[ActiveServices] = web.AppKey("sse_broadcast.in_force", ActiveServices)
+
+
+def services_of(request: web.Request) -> Services:
     """Give the setup that holds now."""
-    return request.app[IN_FORCE].setup
+    return request.app[ACTIVE_SERVICES].services
 
 
 def caller_of(request: web.Request) -> Hashable:
@@ -63,39 +63,39 @@ def caller_of(request: web.Request) -> Hashable:
 
     Callers of the loopback without a credential are one.
     """
-    access = request[ACCESS]
-    if not access.anonymous:
-        return access.bearer
-    return key(setup_of(request).proxies.client(request))
+    principal = request[PRINCIPAL]
+    if not principal.anonymous:
+        return principal.bearer
+    return key(services_of(request).proxies.client(request))
 
 
-SESSIONS: web.AppKey[Sessions] = web.AppKey("sse_broadcast.sessions", Sessions)
+STREAM_EXPIRY: web.AppKey[StreamExpiry] = web.AppKey("sse_broadcast.sessions", StreamExpiry)
 """The open streams that a credential or their age may end."""
 
 SHARES: web.AppKey[Shares] = web.AppKey("sse_broadcast.shares", Shares)
 """What each caller holds of what all use together."""
 
-TUNED: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
+OWN_LISTENER: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
 """Whether connections come from a listening socket that `sink.tune` has seen."""
 
-INTAKES: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.intakes", set)
+LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.intakes", set)
 """The bodies of long requests that are being read."""
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
 """Set when long requests are to end."""
 
-TURN: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.turn", asyncio.Lock)
+BATCH_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.turn", asyncio.Lock)
 """Held by the batch that is being published."""
 
 
-def confirm(request: web.Request) -> Access:
+def confirm(request: web.Request) -> Principal:
     """Return what the caller of a request may do, if its credential is still good. Raises `Problem`.
 
     A handler that has awaited anything since its request came calls this right before its act, and awaits
     nothing in between: meanwhile the credential may have expired, or been revoked. A reload makes no
     difference: what came before it goes by the grants that it came with.
     """
-    access = request[ACCESS]
-    if access.subject is not None:  # what shows no credential has none that could be revoked
-        setup_of(request).gate.require_good(access)
-    return access
+    principal = request[PRINCIPAL]
+    if principal.subject is not None:  # what shows no credential has none that could be revoked
+        services_of(request).authorizer.require_good(principal)
+    return principal

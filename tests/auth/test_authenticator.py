@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.auth.claims import utc
 from sse_broadcast.auth.keys import Key
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
 from tests.support.signing import (
@@ -36,8 +36,8 @@ from tests.support.signing import (
 )
 
 TOKEN = "correct-horse-battery"
-ANN = Access({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
-ROOT = Access(EVERYTHING, "token", static=True)
+ANN = Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
+ROOT = Principal(EVERYTHING, "token", static=True)
 
 
 class Clock:
@@ -50,14 +50,14 @@ class Clock:
         return self.now
 
 
-def authority(clock: Callable[[], float] | None = None, **settings: Any) -> Authority:
-    return Authority(Config(**settings), clock=Clock() if clock is None else clock)
+def authenticator(clock: Callable[[], float] | None = None, **settings: Any) -> Authenticator:
+    return Authenticator(Config(**settings), clock=Clock() if clock is None else clock)
 
 
-async def refusal(authority: Authority, text: str) -> str:
+async def refusal(authenticator: Authenticator, text: str) -> str:
     """Give what is said of a token that is not good; never the token, nor a part of it."""
     with pytest.raises(CredentialError) as raised:
-        await authority.admit(text)
+        await authenticator.authenticate(text)
     said = str(raised.value)
     assert said.startswith("token: ")
     assert not [piece for piece in text.split(".") if len(piece) > 8 and piece in said]
@@ -67,9 +67,9 @@ async def refusal(authority: Authority, text: str) -> str:
 async def test_a_static_token_is_its_callers() -> None:
     """And another is nobody's."""
     callers = (CallerRule(name="page", token="page-page-page-page", subscribe=("news",)),)
-    known = authority(token=TOKEN, caller=callers)
-    assert await known.admit(TOKEN) == ROOT
-    assert await known.admit("page-page-page-page") == Access(
+    known = authenticator(token=TOKEN, caller=callers)
+    assert await known.authenticate(TOKEN) == ROOT
+    assert await known.authenticate("page-page-page-page") == Principal(
         {Action.SUBSCRIBE: ("news",)}, "page", static=True
     )
     assert await refusal(known, TOKEN[:-1]) == "is not known"
@@ -78,8 +78,8 @@ async def test_a_static_token_is_its_callers() -> None:
 
 async def test_a_generated_token_may_do_everything() -> None:
     """It is no configuration; but there is a token to be told from others."""
-    known = Authority(Config(), generated=TOKEN)
-    assert await known.admit(TOKEN) == Access(EVERYTHING, "generated", static=True)
+    known = Authenticator(Config(), generated=TOKEN)
+    assert await known.authenticate(TOKEN) == Principal(EVERYTHING, "generated", static=True)
     assert known.takes_tokens
 
 
@@ -105,30 +105,38 @@ def test_any_credential_is_a_configuration(
     Path("token").write_text(TOKEN)
     Path("secret").write_text(SECRET)
     Path("jwks").write_bytes(jwks(jwk("RS256")))
-    known = authority(**settings)
+    known = authenticator(**settings)
     assert known.takes_tokens
 
 
 def test_without_a_credential_there_is_no_configuration() -> None:
     """Whatever else is set; and no token to be told from another."""
-    known = authority(cookie="session", token_lifetime=3600.0, jwt_claim="sse", anonymous_subscribe=("*",))
+    known = authenticator(
+        cookie="session", token_lifetime=3600.0, jwt_claim="sse", anonymous_subscribe=("*",)
+    )
     assert not known.takes_tokens
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorithm: str) -> None:
     """Of each algorithm that is taken."""
-    assert await authority(jwt_key_file=public_file(tmp_path, algorithm)).admit(token(algorithm)) == ANN
+    assert (
+        await authenticator(jwt_key_file=public_file(tmp_path, algorithm)).authenticate(token(algorithm))
+        == ANN
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_signed_token_is_good_by_a_key_of_a_jwks(tmp_path: Path, algorithm: str) -> None:
     """Of each algorithm that is taken."""
     (tmp_path / "jwks").write_bytes(jwks(jwk(algorithm, 1, kid="old"), jwk(algorithm, kid="new")))
-    known = authority(jwt_jwks=f"{tmp_path}/jwks")
-    assert await known.admit(token(algorithm, header={"kid": "new"})) == ANN
-    assert await known.admit(token(algorithm, key=private_key(algorithm, 1), header={"kid": "old"})) == ANN
-    assert await known.admit(token(algorithm)) == ANN
+    known = authenticator(jwt_jwks=f"{tmp_path}/jwks")
+    assert await known.authenticate(token(algorithm, header={"kid": "new"})) == ANN
+    assert (
+        await known.authenticate(token(algorithm, key=private_key(algorithm, 1), header={"kid": "old"}))
+        == ANN
+    )
+    assert await known.authenticate(token(algorithm)) == ANN
 
 
 def claims(**changed: Any) -> dict[str, Any]:
@@ -220,21 +228,21 @@ async def test_a_token_that_is_not_good_is_refused_and_said_why(
     tmp_path: Path, text: str, problem: str
 ) -> None:
     """Each way in which one can be bad; the good one beside it is admitted."""
-    known = authority(
+    known = authenticator(
         jwt_key_file=public_file(tmp_path, "RS256"),
         jwt_issuer="https://id.example.com",
         jwt_audience="sse",
         token=TOKEN,
     )
     assert await refusal(known, text) == problem
-    assert await known.admit(rs256()) == ANN
+    assert await known.authenticate(rs256()) == ANN
 
 
 @pytest.mark.parametrize("name", ["exp", "iss", "aud", "sub", "grants", "other"])
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 async def test_a_payload_may_be_nested_as_deep_as_it_is_long(tmp_path: Path, name: str, opening: str) -> None:
     """It is refused, whether that is asked for or not, in the same words by every interpreter."""
-    known = authority(jwt_key_file=public_file(tmp_path, "RS256"), jwt_audience="sse")
+    known = authenticator(jwt_key_file=public_file(tmp_path, "RS256"), jwt_audience="sse")
     for depth in (64, 100, 900):
         deep = f'{{"{name}": {opening * depth}1{("]" if opening == "[" else "}") * depth}}}'
         assert await refusal(known, token("RS256", deep)) == "is nested more than 64 deep"
@@ -283,34 +291,34 @@ def test_whatever_was_signed_is_good_or_refused(
     signed = f"{part(head)}.{part(payload)}"
     digest = hmac.new(SECRET.encode(), signed.encode(), hashlib.sha256).digest()
     key = public_file(tmp_path, "HS256")
-    known = authority(jwt_key_file=key, jwt_audience="sse", token_secret=SECRET)
+    known = authenticator(jwt_key_file=key, jwt_audience="sse", token_secret=SECRET)
     try:
-        access = asyncio.run(known.admit(f"{signed}.{part(digest)}"))
+        principal = asyncio.run(known.authenticate(f"{signed}.{part(digest)}"))
     except CredentialError as error:
         said = str(error)
     else:
-        said = repr(access.grants)
+        said = repr(principal.grants)
     assert said.isascii()
     assert said.isprintable()
 
 
 async def test_a_token_that_was_verified_is_known_without_waiting(tmp_path: Path) -> None:
     """The first time it has to be verified; after that it is found, as one that is configured is at once."""
-    known = authority(token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
-    assert known.find(TOKEN) == ROOT
+    known = authenticator(token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    assert known.cached(TOKEN) == ROOT
     signed = token("EdDSA")
-    assert known.find(signed) is None
-    access = await known.admit(signed)
-    assert known.find(signed) is access
+    assert known.cached(signed) is None
+    principal = await known.authenticate(signed)
+    assert known.cached(signed) is principal
 
 
 async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as(tmp_path: Path) -> None:
     """Also where its signature would be good: it is found before anything is verified."""
     signed = token("EdDSA")
-    known = authority(token=signed, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    known = authenticator(token=signed, jwt_key_file=public_file(tmp_path, "EdDSA"))
     for _ in range(2):
-        assert known.find(signed) == ROOT
-        assert await known.admit(signed) == ROOT
+        assert known.cached(signed) == ROOT
+        assert await known.authenticate(signed) == ROOT
 
 
 @settings(deadline=None)
@@ -318,13 +326,13 @@ async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as
 def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:
     """And never an error of another kind."""
     with pytest.raises(CredentialError):
-        asyncio.run(authority(token=TOKEN, token_secret=SECRET).admit(text))
+        asyncio.run(authenticator(token=TOKEN, token_secret=SECRET).authenticate(text))
 
 
 async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_path: Path) -> None:
     """By itself, named by the id of that key, and by our own."""
     (tmp_path / "jwks").write_bytes(jwks(jwk("RS256", kid="a")))
-    known = authority(jwt_jwks=f"{tmp_path}/jwks", jwt_key_file=public_file(tmp_path, "RS256"))
+    known = authenticator(jwt_jwks=f"{tmp_path}/jwks", jwt_key_file=public_file(tmp_path, "RS256"))
     for kid in (None, "a", "sse-broadcast"):
         forged = token("RS256", header={"alg": "HS256", **({"kid": kid} if kid else {})})
         signed = forged.rpartition(".")[0]
@@ -337,96 +345,98 @@ async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_pat
 
 async def test_the_claim_that_grants_is_a_setting(tmp_path: Path) -> None:
     """jwt_claim; the server's own tokens have theirs."""
-    known = authority(jwt_key_file=public_file(tmp_path, "EdDSA"), jwt_claim="sse")
+    known = authenticator(jwt_key_file=public_file(tmp_path, "EdDSA"), jwt_claim="sse")
     text = token("EdDSA", {**CLAIMS, "grants": "of another server", "sse": {"subscribe": ["orders.*"]}})
-    assert await known.admit(text) == ANN
-    made = known.mint({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
-    assert (await known.admit(made.token)).grants == {Action.SUBSCRIBE: ("a",)}
+    assert await known.authenticate(text) == ANN
+    made = known.issue({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
+    assert (await known.authenticate(made.token)).grants == {Action.SUBSCRIBE: ("a",)}
 
 
 async def test_own_tokens_are_taken_whatever_is_asked_of_others(tmp_path: Path) -> None:
     """Issuer and audience are those of somebody else's."""
     key = public_file(tmp_path, "RS256")
-    known = authority(jwt_key_file=key, jwt_issuer="https://id.example.com", jwt_audience="sse")
-    made = known.mint({Action.SUBSCRIBE: ("orders.*",)}, subject="v", lifetime=3600.0, by=ROOT)
-    assert await known.admit(made.token) == Access({Action.SUBSCRIBE: ("orders.*",)}, "v", made.id, NOW, END)
+    known = authenticator(jwt_key_file=key, jwt_issuer="https://id.example.com", jwt_audience="sse")
+    made = known.issue({Action.SUBSCRIBE: ("orders.*",)}, subject="v", lifetime=3600.0, by=ROOT)
+    assert await known.authenticate(made.token) == Principal(
+        {Action.SUBSCRIBE: ("orders.*",)}, "v", made.id, NOW, END
+    )
 
 
 async def test_an_issuer_cannot_pass_its_tokens_off_as_our_own(tmp_path: Path) -> None:
     """What names our key is measured by our key, and what does not is measured by our rules for others."""
-    known = authority(jwt_key_file=public_file(tmp_path, "HS256"), token_secret=OTHER_SECRET)
+    known = authenticator(jwt_key_file=public_file(tmp_path, "HS256"), token_secret=OTHER_SECRET)
     own = {"kid": "sse-broadcast"}
     claims = {**CLAIMS, "iss": "sse-broadcast"}
     assert await refusal(known, token("HS256", claims, header=own)) == "its signature is wrong"
     secret = OTHER_SECRET.encode()
     assert await refusal(known, token("HS256", claims, key=secret)) == "its signature is wrong"
     assert await refusal(known, token("HS256", key=secret, header=own)) == "has no iss"
-    assert await known.admit(token("HS256", claims, key=secret, header=own)) == ANN
+    assert await known.authenticate(token("HS256", claims, key=secret, header=own)) == ANN
 
 
 async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
     """Its visitors come as soon as they have one."""
     ahead = Clock()
     ahead.now += 3600
-    one, other = authority(ahead, token_secret=SECRET), authority(token_secret=SECRET)
-    made = one.mint({}, subject="v", lifetime=3600.0, by=ROOT)
-    assert (await other.admit(made.token)).subject == "v"
+    one, other = authenticator(ahead, token_secret=SECRET), authenticator(token_secret=SECRET)
+    made = one.issue({}, subject="v", lifetime=3600.0, by=ROOT)
+    assert (await other.authenticate(made.token)).subject == "v"
 
 
 async def test_own_tokens_are_not_known_before_there_are_any() -> None:
     """Nor those of another server."""
-    one, other = authority(token=TOKEN), authority(token=TOKEN)
-    made = one.mint({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
+    one, other = authenticator(token=TOKEN), authenticator(token=TOKEN)
+    made = one.issue({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
     assert await refusal(other, made.token) == "is signed with a key that is not known"
-    assert (await one.admit(made.token)).subject == "v"
+    assert (await one.authenticate(made.token)).subject == "v"
 
 
 async def test_a_token_of_a_token_is_narrower_still() -> None:
     """And ends no later."""
-    known = authority(token=TOKEN)
-    by = Access({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 1800)
-    made = known.mint({Action.SUBSCRIBE: ("orders.1",)}, subject="v", lifetime=3600.0, by=by)
+    known = authenticator(token=TOKEN)
+    by = Principal({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 1800)
+    made = known.issue({Action.SUBSCRIBE: ("orders.1",)}, subject="v", lifetime=3600.0, by=by)
     assert made.expires == NOW + 1800
     with pytest.raises(ForbiddenError):
-        known.mint({Action.SUBSCRIBE: ("news",)}, subject="v", lifetime=3600.0, by=by)
+        known.issue({Action.SUBSCRIBE: ("news",)}, subject="v", lifetime=3600.0, by=by)
 
 
 async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
     """With each of its tokens; and admitted with one that was made since. A caller of its name is another."""
     clock = Clock()
     callers = (CallerRule(name="v", token="page-page-page-page"),)
-    known = authority(clock, caller=callers, token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
-    made = [known.mint({}, subject="v", lifetime=3600.0, by=ROOT).token for _ in range(2)]
+    known = authenticator(clock, caller=callers, token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
+    made = [known.issue({}, subject="v", lifetime=3600.0, by=ROOT).token for _ in range(2)]
     signed = token("EdDSA", {**CLAIMS, "sub": "v"})
     known.revoke("subject", "v")
     for text in (*made, signed):
         assert await refusal(known, text) == "was revoked"
-    assert (await known.admit("page-page-page-page")).subject == "v"
-    assert await known.admit(TOKEN) == ROOT
+    assert (await known.authenticate("page-page-page-page")).subject == "v"
+    assert await known.authenticate(TOKEN) == ROOT
     clock.now += 0.001
-    made = [known.mint({}, subject="v", lifetime=3600.0, by=ROOT).token]
-    assert (await known.admit(made[0])).issued == clock.now
+    made = [known.issue({}, subject="v", lifetime=3600.0, by=ROOT).token]
+    assert (await known.authenticate(made[0])).issued == clock.now
 
 
 async def test_a_token_that_was_revoked_is_refused_alone() -> None:
     """Until it would have ended by itself, which is then said."""
     clock = Clock()
-    known = authority(clock, token=TOKEN)
-    one, other = (known.mint({}, subject="v", lifetime=3600.0, by=ROOT) for _ in range(2))
+    known = authenticator(clock, token=TOKEN)
+    one, other = (known.issue({}, subject="v", lifetime=3600.0, by=ROOT) for _ in range(2))
     known.revoke("id", one.id, expires=one.expires)
     assert await refusal(known, one.token) == "was revoked"
-    assert (await known.admit(other.token)).id == other.id
+    assert (await known.authenticate(other.token)).id == other.id
     clock.now = END
     assert await refusal(known, one.token) == f"expired at {utc(END)}"
 
 
 async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None:
     """Whoever signs tokens chooses their subjects: a visitor who is called like it locks no back end out."""
-    known = authority(token=TOKEN)
-    one = known.mint({}, subject="token", lifetime=3600.0, by=ROOT)
+    known = authenticator(token=TOKEN)
+    one = known.issue({}, subject="token", lifetime=3600.0, by=ROOT)
     known.revoke("subject", "token")
     assert await refusal(known, one.token) == "was revoked"
-    assert (await known.admit(TOKEN)).static
+    assert (await known.authenticate(TOKEN)).static
     known.revoke("caller", "token")
     assert await refusal(known, TOKEN) == "was revoked"
 
@@ -449,7 +459,7 @@ def test_credentials_that_cannot_be_used_are_refused(
     """When the server begins, and by the name of the setting."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
-        authority(**settings)
+        authenticator(**settings)
     assert str(raised.value).startswith(problem)
 
 
@@ -465,7 +475,7 @@ def test_without_the_extra_what_needs_it_is_refused(
     Path("jwks").write_bytes(jwks(jwk("RS256")))
     monkeypatch.setitem(sys.modules, "jwt", None)
     with pytest.raises(ConfigError) as raised:
-        authority(**settings)
+        authenticator(**settings)
     assert str(raised.value) == "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
 
 
@@ -473,33 +483,33 @@ async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.Monk
     """Nothing that is signed is known, and nothing can be."""
     monkeypatch.setitem(sys.modules, "jwt", None)
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    known = authority(token=TOKEN)
-    assert await known.admit(TOKEN) == ROOT
+    known = authenticator(token=TOKEN)
+    assert await known.authenticate(TOKEN) == ROOT
     assert await refusal(known, token("RS256")) == "is signed with a key that is not known"
     with pytest.raises(ExtraError):
-        known.mint({}, subject="v", lifetime=3600.0, by=ROOT)
+        known.issue({}, subject="v", lifetime=3600.0, by=ROOT)
 
 
 async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
     """Nor to close, however often."""
-    known = authority(token=TOKEN)
+    known = authenticator(token=TOKEN)
     await known.start()
     await known.close()
     await known.close()
-    assert await known.admit(TOKEN) == ROOT
+    assert await known.authenticate(TOKEN) == ROOT
 
 
 # One in the place of another.
 
 
-def in_place_of(before: Authority, **settings: Any) -> Authority:
-    return Authority(Config(**settings), clock=Clock(), before=before)
+def in_place_of(before: Authenticator, **settings: Any) -> Authenticator:
+    return Authenticator(Config(**settings), clock=Clock(), before=before)
 
 
 async def test_what_was_revoked_is_known_to_the_next() -> None:
     """And what it revokes to the one before, whose requests may still be answered."""
     callers = tuple(CallerRule(name=name, token=name * 20) for name in "ab")
-    first = authority(caller=callers)
+    first = authenticator(caller=callers)
     first.revoke("caller", "a")
     second = in_place_of(first, caller=callers)
     second.revoke("caller", "b")
@@ -510,16 +520,16 @@ async def test_what_was_revoked_is_known_to_the_next() -> None:
 
 async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> None:
     """By the keys and rules that there are now."""
-    first = authority(jwt_key_file=public_file(tmp_path, "RS256"))
-    assert await first.admit(token()) == ANN
+    first = authenticator(jwt_key_file=public_file(tmp_path, "RS256"))
+    assert await first.authenticate(token()) == ANN
     second = in_place_of(first, jwt_key_file=public_file(tmp_path, "RS256"), jwt_issuer="somebody")
     assert await refusal(second, token()) != ""
-    assert await first.admit(token()) == ANN
+    assert await first.authenticate(token()) == ANN
 
 
 async def test_the_keys_of_the_same_jwks_are_known_to_the_next() -> None:
     """Of another one they are not; what could not be read is told."""
-    first = authority(jwt_jwks="http://127.0.0.1:9/")
+    first = authenticator(jwt_jwks="http://127.0.0.1:9/")
     assert first._jwks is not None
     first._jwks._keys = keys = (Key("RS256", None, private_key("RS256").public_key()),)
     same = in_place_of(first, jwt_jwks="http://127.0.0.1:9/", jwt_jwks_refresh=5.0)

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME, access_of, in_short, utc
-from sse_broadcast.auth.principal import Access, Action
+from sse_broadcast.auth.principal import Action, Principal
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import CLAIMS, END, NOW
 
 
-def read(claim: str = "grants", /, **claims: Any) -> Access:
+def read(claim: str = "grants", /, **claims: Any) -> Principal:
     """Read a good token's claims with these in place of its own; `...` leaves one out."""
     said = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not ...}
     return access_of(said, claim)
@@ -28,14 +28,14 @@ def refusal(claim: str = "grants", /, **claims: Any) -> str:
 
 def test_claims_say_who_it_is_and_what_it_may_do() -> None:
     """And from when until when."""
-    assert read() == Access({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
+    assert read() == Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
 
 
 def test_a_token_may_say_no_more_than_when_it_ends_and_what_it_is_for() -> None:
     """Its subject is then the empty one, which is not the anonymous caller."""
-    access = read(sub=..., jti=..., iat=...)
-    assert access == Access({Action.SUBSCRIBE: ("orders.*",)}, "", None, None, END)
-    assert not access.anonymous
+    principal = read(sub=..., jti=..., iat=...)
+    assert principal == Principal({Action.SUBSCRIBE: ("orders.*",)}, "", None, None, END)
+    assert not principal.anonymous
 
 
 def test_claims_nobody_asked_for_are_left_alone() -> None:

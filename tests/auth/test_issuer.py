@@ -10,16 +10,16 @@ import jwt
 import pytest
 
 from sse_broadcast.auth.claims import access_of
-from sse_broadcast.auth.issuer import OWN_RULES, Mint, Minted
+from sse_broadcast.auth.issuer import OWN_RULES, IssuedToken, TokenIssuer
 from sse_broadcast.auth.jwt import claims_of, header_of
 from sse_broadcast.auth.keys import Key
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError, EventError, ExtraError, ForbiddenError
 from tests.support.signing import END, NOW, OTHER_SECRET, SECRET
 
-ROOT = Access(EVERYTHING, "token")
-SHOP = Access({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 300)
+ROOT = Principal(EVERYTHING, "token")
+SHOP = Principal({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 300)
 READ: Grants = {Action.SUBSCRIBE: ("orders.17",)}
 
 
@@ -27,20 +27,20 @@ def now() -> float:
     return NOW
 
 
-def mint(config: Config | None = None) -> Mint:
-    return Mint(Config() if config is None else config, now)
+def mint(config: Config | None = None) -> TokenIssuer:
+    return TokenIssuer(Config() if config is None else config, now)
 
 
-def make(by: Access = ROOT, grants: Grants = READ, **wanted: Any) -> Minted:
+def make(by: Principal = ROOT, grants: Grants = READ, **wanted: Any) -> IssuedToken:
     return mint().make(grants, **{"subject": "visitor-1", "lifetime": 60.0, **wanted}, by=by)
 
 
-def claims(made: Minted) -> dict[str, Any]:
+def claims(made: IssuedToken) -> dict[str, Any]:
     """Give what a token says, whoever has signed it."""
     return jwt.decode(made.token, options={"verify_signature": False})
 
 
-def access(made: Minted, keys: tuple[Key, ...]) -> Access:
+def principal(made: IssuedToken, keys: tuple[Key, ...]) -> Principal:
     """Give what a token is good for by these keys."""
     return access_of(claims_of(made.token, header_of(made.token), keys, OWN_RULES), OWN_RULES.claim)
 
@@ -49,7 +49,7 @@ def test_a_token_that_was_made_is_known_again() -> None:
     """As what it was made for."""
     maker = mint()
     made = maker.make({**READ, Action.INSPECT: ("*", "a.*")}, subject="visitor-1", lifetime=3600.0, by=ROOT)
-    assert access(made, maker.keys) == Access(
+    assert principal(made, maker.keys) == Principal(
         {Action.SUBSCRIBE: ("orders.17",), Action.INSPECT: ("*", "a.*")},
         "visitor-1",
         made.id,
@@ -83,9 +83,9 @@ def test_a_server_without_a_secret_makes_one_that_ends_with_it() -> None:
     one, other = mint(), mint()
     assert one.keys == ()
     made, others = (maker.make(READ, subject="a", lifetime=3600.0, by=ROOT) for maker in (one, other))
-    assert access(made, one.keys).id == made.id
+    assert principal(made, one.keys).id == made.id
     with pytest.raises(CredentialError, match="its signature is wrong"):
-        access(others, one.keys)
+        principal(others, one.keys)
 
 
 def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     maker, knower = mint(Config(token_secret=SECRET)), mint(Config(token_secret_file=f"{tmp_path}/secret"))
     made = maker.make(READ, subject="a", lifetime=3600.0, by=ROOT)
-    assert access(made, knower.keys).id == made.id
+    assert principal(made, knower.keys).id == made.id
     with pytest.raises(CredentialError, match="its signature is wrong"):
-        access(made, mint(Config(token_secret=OTHER_SECRET)).keys)
+        principal(made, mint(Config(token_secret=OTHER_SECRET)).keys)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
     ],
 )
 def test_no_token_lasts_longer_than_its_maker_or_the_setting(
-    by: Access, lifetime: float, good_for: float
+    by: Principal, lifetime: float, good_for: float
 ) -> None:
     """What was made says when it ends."""
     assert make(by, lifetime=lifetime).expires == NOW + good_for
@@ -140,7 +140,7 @@ def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
 
 
 @pytest.mark.parametrize("by", [ROOT, SHOP])
-def test_admin_is_not_handed_on(by: Access) -> None:
+def test_admin_is_not_handed_on(by: Principal) -> None:
     """Whoever has it: a page's visitor makes no tokens."""
     with pytest.raises(ForbiddenError) as raised:
         make(by, {Action.ADMIN: ("a",)})
@@ -150,7 +150,7 @@ def test_admin_is_not_handed_on(by: Access) -> None:
 @pytest.mark.parametrize("grants", [{}, {Action.ADMIN: ()}, {Action.PUBLISH: ()}])
 def test_a_token_may_be_for_nothing(grants: Grants) -> None:
     """It then says who somebody is, and no more."""
-    assert make(Access({}, "a"), grants).token
+    assert make(Principal({}, "a"), grants).token
 
 
 @pytest.mark.parametrize(
@@ -242,20 +242,20 @@ def test_without_the_extra_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_secret_that_was_made_is_made_once() -> None:
     """Tokens that were made with it are known by the next, also where another was configured between."""
     first = mint()
-    second = Mint(Config(), now, before=first)
+    second = TokenIssuer(Config(), now, before=first)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
-    third = Mint(Config(token_secret=SECRET), now, before=second)
-    fourth = Mint(Config(), now, before=third)
-    assert access(made, second.keys).id == access(made, fourth.keys).id == made.id
+    third = TokenIssuer(Config(token_secret=SECRET), now, before=second)
+    fourth = TokenIssuer(Config(), now, before=third)
+    assert principal(made, second.keys).id == principal(made, fourth.keys).id == made.id
     with pytest.raises(CredentialError):
-        access(made, third.keys)
+        principal(made, third.keys)
 
 
 def test_a_secret_that_is_configured_is_the_one() -> None:
     """Whatever was configured before."""
-    first = Mint(Config(token_secret=SECRET), now)
+    first = TokenIssuer(Config(token_secret=SECRET), now)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
-    assert access(made, Mint(Config(token_secret=SECRET), now, before=first).keys).id == made.id
+    assert principal(made, TokenIssuer(Config(token_secret=SECRET), now, before=first).keys).id == made.id
     for other in (Config(token_secret=OTHER_SECRET), Config()):
         with pytest.raises(CredentialError):
-            access(made, Mint(other, now, before=first).keys)
+            principal(made, TokenIssuer(other, now, before=first).keys)

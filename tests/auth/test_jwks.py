@@ -13,7 +13,7 @@ import uvloop
 from aiohttp import web
 
 from sse_broadcast.auth import jwks as module
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.auth.jwks import Jwks, fetch
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError
@@ -90,7 +90,7 @@ async def test_keys_are_read_again_when_one_is_missed(issuer: Issuer, opened: Op
     """Without waiting for the time; but not again just after."""
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
-    await keys.renew()
+    await keys.refresh()
     assert ids(keys) == ["new"]
     assert issuer.asked == 2
 
@@ -100,7 +100,7 @@ async def test_keys_are_not_read_twice_within_a_pause(issuer: Issuer, opened: Op
     keys = await opened(issuer.url)
     issuer.body = jwks(NEW)
     for _ in range(100):
-        await keys.renew()
+        await keys.refresh()
     assert (issuer.asked, ids(keys)) == (1, ["old"])
 
 
@@ -109,9 +109,9 @@ async def test_all_who_miss_a_key_share_one_reading(issuer: Issuer, opened: Open
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
     issuer.open.clear()
-    waiting = [asyncio.create_task(keys.renew()) for _ in range(200)]
+    waiting = [asyncio.create_task(keys.refresh()) for _ in range(200)]
     await issuer.until_asked(2)
-    waiting += [asyncio.create_task(keys.renew()) for _ in range(200)]
+    waiting += [asyncio.create_task(keys.refresh()) for _ in range(200)]
     await asyncio.sleep(0)
     issuer.open.set()
     await asyncio.gather(*waiting)
@@ -124,7 +124,7 @@ async def test_who_misses_a_key_while_it_is_read_waits_for_it(issuer: Issuer) ->
     keys = Jwks(issuer.url, refresh=3600.0)
     starting = asyncio.create_task(keys.start())
     await issuer.until_asked(1)
-    waiting = asyncio.create_task(keys.renew())
+    waiting = asyncio.create_task(keys.refresh())
     await asyncio.sleep(0)
     issuer.open.set()
     await waiting
@@ -140,7 +140,7 @@ async def test_one_that_waits_no_longer_leaves_the_reading_to_the_others(
     keys = await opened(issuer.url, pause=0.0)
     issuer.body = jwks(NEW)
     issuer.open.clear()
-    first, second = asyncio.create_task(keys.renew()), asyncio.create_task(keys.renew())
+    first, second = asyncio.create_task(keys.refresh()), asyncio.create_task(keys.refresh())
     await issuer.until_asked(2)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -185,11 +185,11 @@ async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
     for name, value in BAD[kind].items():
         setattr(issuer, name, value)
     for _ in range(3):
-        await keys.renew()
+        await keys.refresh()
     assert ids(keys) == ["old"]
     issuer.status, issuer.headers, issuer.body = 200, {}, jwks(NEW)
     for _ in range(2):
-        await keys.renew()
+        await keys.refresh()
     assert ids(keys) == ["new"]
     assert caplog.messages == [
         f"jwt_jwks: '{issuer.url}' {PROBLEMS[kind]}; the keys stay as they are",
@@ -311,7 +311,7 @@ async def test_a_file_that_is_gone_leaves_its_keys(
     file.write_bytes(jwks(OLD))
     keys = await opened(str(file))
     file.unlink()
-    await keys.renew()
+    await keys.refresh()
     assert ids(keys) == ["old"]
     assert caplog.messages == [
         f"jwt_jwks: '{file}' cannot be read: No such file or directory; the keys stay as they are"
@@ -324,7 +324,7 @@ async def test_what_was_started_ends(issuer: Issuer) -> None:
     await keys.start()
     await keys.close()
     assert not [task for task in asyncio.all_tasks() if "Jwks." in repr(task)]
-    await keys.renew()
+    await keys.refresh()
     assert (issuer.asked, ids(keys)) == (1, ["old"])
     await keys.close()
 
@@ -334,7 +334,7 @@ async def test_a_reading_that_goes_on_ends_too(issuer: Issuer) -> None:
     keys = Jwks(issuer.url, refresh=3600.0, pause=0.0)
     await keys.start()
     issuer.open.clear()
-    waiting = asyncio.create_task(keys.renew())
+    waiting = asyncio.create_task(keys.refresh())
     await issuer.until_asked(2)
     await keys.close()
     await waiting
@@ -397,13 +397,13 @@ async def test_a_file_that_holds_no_keys_is_refused_at_once(tmp_path: Path) -> N
 
 
 @pytest.fixture
-async def authority(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Authority]:
+async def authenticator(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Authenticator]:
     """Start what takes the tokens of an issuer, and end it with the test."""
     monkeypatch.setattr(module.Jwks.__init__, "__kwdefaults__", {"pause": 0.0})
-    authority = Authority(Config(jwt_jwks=issuer.url), clock=lambda: NOW)
-    await authority.start()
-    yield authority
-    await authority.close()
+    authenticator = Authenticator(Config(jwt_jwks=issuer.url), clock=lambda: NOW)
+    await authenticator.start()
+    yield authenticator
+    await authenticator.close()
 
 
 def new_token() -> str:
@@ -411,42 +411,44 @@ def new_token() -> str:
 
 
 async def test_a_token_of_a_new_key_is_good_as_soon_as_the_key_is_published(
-    issuer: Issuer, authority: Authority
+    issuer: Issuer, authenticator: Authenticator
 ) -> None:
     """And one of an old key no longer, once it was taken away."""
     with pytest.raises(CredentialError):
-        await authority.admit(new_token())
-    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+        await authenticator.authenticate(new_token())
+    assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
     issuer.body = jwks(OLD, NEW)
-    assert (await authority.admit(new_token())).subject == "ann"
-    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+    assert (await authenticator.authenticate(new_token())).subject == "ann"
+    assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
 
 
-async def test_a_stampede_of_a_new_key_asks_the_issuer_once(issuer: Issuer, authority: Authority) -> None:
+async def test_a_stampede_of_a_new_key_asks_the_issuer_once(
+    issuer: Issuer, authenticator: Authenticator
+) -> None:
     """And all are admitted."""
     issuer.body = jwks(NEW)
     issuer.open.clear()
     asked = issuer.asked
-    waiting = [asyncio.create_task(authority.admit(new_token())) for _ in range(200)]
+    waiting = [asyncio.create_task(authenticator.authenticate(new_token())) for _ in range(200)]
     await issuer.until_asked(asked + 1)
     issuer.open.set()
-    assert {access.subject for access in await asyncio.gather(*waiting)} == {"ann"}
+    assert {principal.subject for principal in await asyncio.gather(*waiting)} == {"ann"}
     assert issuer.asked == asked + 1
 
 
-async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authority: Authority) -> None:
+async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authenticator: Authenticator) -> None:
     """Tokens of known keys are good without it, and without waiting for it."""
     issuer.open.clear()
-    stranger = asyncio.create_task(authority.admit(new_token()))
+    stranger = asyncio.create_task(authenticator.authenticate(new_token()))
     await issuer.until_asked(2)
-    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+    assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
     assert not stranger.done()
     issuer.status = 503
     issuer.open.set()
     with pytest.raises(CredentialError) as raised:
         await stranger
     assert str(raised.value) == "token: is signed with a key that is not known"
-    assert (await authority.admit(token("EdDSA", header={"kid": "old"}))).subject == "ann"
+    assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
 
 
 async def test_keys_that_are_known_hold_until_others_are_read(issuer: Issuer, opened: Open) -> None:

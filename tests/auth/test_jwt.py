@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.claims import Rules
+from sse_broadcast.auth.claims import ClaimRules
 from sse_broadcast.auth.jwt import FOREIGN, Header, Verifier, claims_of, header_of, is_signed
 from sse_broadcast.auth.keys import Key, key_of_file, keys_of_jwks
 from sse_broadcast.errors import CredentialError
@@ -33,10 +33,10 @@ def key_of(folder: Path, algorithm: str, which: int = 0) -> Key:
     return key_of_file(public_file(folder, algorithm, which), setting="jwt_key_file")
 
 
-def fault_of(text: str, keys: Sequence[Key], rules: Rules | None = None) -> str | None:
+def fault_of(text: str, keys: Sequence[Key], rules: ClaimRules | None = None) -> str | None:
     """Give what is wrong with a token, or None for a good one."""
     try:
-        claims_of(text, header_of(text), keys, Rules() if rules is None else rules)
+        claims_of(text, header_of(text), keys, ClaimRules() if rules is None else rules)
     except CredentialError as error:
         return str(error).removeprefix("token: ")
     return None
@@ -58,7 +58,7 @@ def test_a_header_says_how_a_token_is_signed() -> None:
 def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:
     """Once it is known to be good."""
     text = token("ES256")
-    assert claims_of(text, header_of(text), [key_of(tmp_path, "ES256")], Rules()) == CLAIMS
+    assert claims_of(text, header_of(text), [key_of(tmp_path, "ES256")], ClaimRules()) == CLAIMS
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ class Changing:
     def keys(self) -> tuple[Key, ...]:
         return self._keys[0]
 
-    async def renew(self) -> None:
+    async def refresh(self) -> None:
         self.renewed += 1
         if len(self._keys) > 1:
             del self._keys[0]
@@ -306,7 +306,7 @@ class Changing:
 async def test_a_key_that_is_not_known_is_looked_for_again() -> None:
     """Its owner may have published it meanwhile."""
     source = Changing(KEYS[:1], KEYS)
-    verifier = Verifier(Rules(), source=source)
+    verifier = Verifier(ClaimRules(), source=source)
     await claims_by(verifier, token("RS256", header={"kid": "a"}))
     assert source.renewed == 0
     await claims_by(verifier, token("RS256", key=private_key("RS256", 1), header={"kid": "b"}))
@@ -316,7 +316,7 @@ async def test_a_key_that_is_not_known_is_looked_for_again() -> None:
 async def test_a_token_that_names_no_key_is_tried_again_with_new_ones() -> None:
     """It may be signed with one of them."""
     source = Changing(KEYS[:1], KEYS)
-    await claims_by(Verifier(Rules(), source=source), token("RS256", key=private_key("RS256", 1)))
+    await claims_by(Verifier(ClaimRules(), source=source), token("RS256", key=private_key("RS256", 1)))
     assert source.renewed == 1
 
 
@@ -324,7 +324,7 @@ async def test_keys_without_ids_are_never_the_ones_that_were_named() -> None:
     """A token that names none may be of one that is not there yet."""
     one, other = (keys_of_jwks(jwks(jwk("RS256", which)), secrets=False) for which in (0, 1))
     source = Changing(one, other)
-    await claims_by(Verifier(Rules(), source=source), token("RS256", key=private_key("RS256", 1)))
+    await claims_by(Verifier(ClaimRules(), source=source), token("RS256", key=private_key("RS256", 1)))
     assert source.renewed == 1
 
 
@@ -332,7 +332,7 @@ async def test_a_token_that_is_wrong_for_the_key_it_names_is_wrong() -> None:
     """Nothing new is asked for: whoever forges could have it asked for all the time."""
     source = Changing(KEYS)
     with pytest.raises(CredentialError) as raised:
-        await claims_by(Verifier(Rules(), source=source), token("RS256", header={"kid": "b"}))
+        await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
     assert str(raised.value) == "token: its signature is wrong"
     assert source.renewed == 0
 
@@ -341,13 +341,13 @@ async def test_a_key_that_is_not_known_again_is_refused() -> None:
     """Once it was looked for."""
     source = Changing(KEYS[:1])
     with pytest.raises(CredentialError) as raised:
-        await claims_by(Verifier(Rules(), source=source), token("RS256", header={"kid": "b"}))
+        await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
     assert str(raised.value) == "token: is signed with a key that is not known"
     assert source.renewed == 1
 
 
 async def test_keys_of_a_file_and_of_a_source_are_all_taken(tmp_path: Path) -> None:
     """Whichever has signed it."""
-    verifier = Verifier(Rules(), [key_of(tmp_path, "HS256")], Changing(KEYS))
+    verifier = Verifier(ClaimRules(), [key_of(tmp_path, "HS256")], Changing(KEYS))
     await claims_by(verifier, token("HS256"))
     await claims_by(verifier, token("ES256", header={"kid": "c"}))

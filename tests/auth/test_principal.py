@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
-from sse_broadcast.channels import matcher
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
+from sse_broadcast.channels import compile_patterns
 
-ORDERS = Access({Action.SUBSCRIBE: ("orders.*", "news"), Action.INSPECT: ("*",)}, "ann")
+ORDERS = Principal({Action.SUBSCRIBE: ("orders.*", "news"), Action.INSPECT: ("*",)}, "ann")
 
 
 def test_the_actions_are_the_words_of_tokens_and_settings() -> None:
@@ -43,7 +43,7 @@ def test_a_grant_covers_what_its_patterns_match_and_no_more(
 ) -> None:
     """A pattern that is asked for is covered only as a whole; of other actions it says nothing."""
     assert ORDERS.allows(action, channel) is allowed
-    assert ORDERS.refused(action, ["orders.17" if action is Action.SUBSCRIBE else channel, channel]) == (
+    assert ORDERS.first_denied(action, ["orders.17" if action is Action.SUBSCRIBE else channel, channel]) == (
         None if allowed else channel
     )
 
@@ -52,28 +52,28 @@ def test_the_server_as_a_whole_is_the_star() -> None:
     """Who may ask about some channels may not ask about the server."""
     assert ORDERS.allows(Action.INSPECT)
     assert not ORDERS.allows(Action.SUBSCRIBE)
-    assert not Access({Action.INSPECT: ("orders.*",)}).allows(Action.INSPECT)
+    assert not Principal({Action.INSPECT: ("orders.*",)}).allows(Action.INSPECT)
 
 
 def test_the_first_that_is_refused_is_named() -> None:
     """In the order in which they were asked."""
-    assert ORDERS.refused(Action.SUBSCRIBE, ["news", "b", "a"]) == "b"
-    assert ORDERS.refused(Action.PUBLISH, ["b", "a"]) == "b"
-    assert ORDERS.refused(Action.PUBLISH, []) is None
+    assert ORDERS.first_denied(Action.SUBSCRIBE, ["news", "b", "a"]) == "b"
+    assert ORDERS.first_denied(Action.PUBLISH, ["b", "a"]) == "b"
+    assert ORDERS.first_denied(Action.PUBLISH, []) is None
 
 
 def test_everything_is_every_action_everywhere() -> None:
     """One that is added is one of them."""
     assert all(
-        Access(EVERYTHING).allows(action, channel) for action in Action for channel in ("*", "a", "a*")
+        Principal(EVERYTHING).allows(action, channel) for action in Action for channel in ("*", "a", "a*")
     )
 
 
 def test_nobody_is_allowed_nothing() -> None:
     """Who comes without a credential has only what the configuration gives."""
-    assert Access().anonymous
-    assert not any(Access().allows(action, "a") for action in Action)
-    assert not Access(subject="").anonymous
+    assert Principal().anonymous
+    assert not any(Principal().allows(action, "a") for action in Action)
+    assert not Principal(subject="").anonymous
 
 
 PATTERN = st.text("ab.*", min_size=1, max_size=6)
@@ -82,21 +82,21 @@ PATTERN = st.text("ab.*", min_size=1, max_size=6)
 @given(granted=PATTERN, asked=PATTERN, filling=st.lists(st.text("ab.", max_size=3), max_size=6))
 def test_what_a_covered_pattern_matches_is_covered(granted: str, asked: str, filling: list[str]) -> None:
     """No pattern reaches a channel that the grant does not."""
-    access = Access({Action.PUBLISH: (granted,)})
-    if not access.allows(Action.PUBLISH, asked):
+    principal = Principal({Action.PUBLISH: (granted,)})
+    if not principal.allows(Action.PUBLISH, asked):
         return
     pieces = asked.split("*")
     channel = pieces[0] + "".join(
         (filling[index] if index < len(filling) else "") + piece for index, piece in enumerate(pieces[1:])
     )
-    assert matcher(asked)(channel)
-    assert access.allows(Action.PUBLISH, channel)
+    assert compile_patterns(asked)(channel)
+    assert principal.allows(Action.PUBLISH, channel)
 
 
 def test_nothing_of_what_it_is_asked_is_kept() -> None:
     """Whoever asks may ask about any name, and be refused each time."""
-    access = Access({Action.PUBLISH: ("orders.*", "news")})
+    principal = Principal({Action.PUBLISH: ("orders.*", "news")})
     asked = [f"other.{number}" for number in range(10)]
     kept = [sys.getrefcount(name) for name in asked]
-    assert all(access.refused(Action.PUBLISH, [name]) for name in asked)
+    assert all(principal.first_denied(Action.PUBLISH, [name]) for name in asked)
     assert [sys.getrefcount(name) for name in asked] == kept

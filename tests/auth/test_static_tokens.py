@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError
@@ -16,11 +16,13 @@ OTHER = "staple-0123456789ab=="
 def test_the_token_of_a_server_may_do_everything(tmp_path: Path) -> None:
     """Given as itself, by a file, or made for a server that has none."""
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Access(EVERYTHING, "token", static=True)
-    assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Access(
+    assert StaticTokens(Config(token=TOKEN)).find(TOKEN) == Principal(EVERYTHING, "token", static=True)
+    assert StaticTokens(Config(token_file=f"{tmp_path}/token")).find(TOKEN) == Principal(
         EVERYTHING, "token", static=True
     )
-    assert StaticTokens(Config(), generated=TOKEN).find(TOKEN) == Access(EVERYTHING, "generated", static=True)
+    assert StaticTokens(Config(), generated=TOKEN).find(TOKEN) == Principal(
+        EVERYTHING, "generated", static=True
+    )
 
 
 def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,11 +35,11 @@ def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest
         CallerRule(name="robot", token_env="ROBOT_TOKEN", inspect=("*",), admin=("*",)),
     )
     tokens = StaticTokens(Config(caller=callers))
-    assert tokens.find(TOKEN) == Access(
+    assert tokens.find(TOKEN) == Principal(
         {Action.PUBLISH: ("orders.*",), Action.SUBSCRIBE: ("orders.*", "news")}, "shop", static=True
     )
-    assert tokens.find(OTHER) == Access({Action.SUBSCRIBE: ("news",)}, "page", static=True)
-    assert tokens.find("robot-robot-robot") == Access(
+    assert tokens.find(OTHER) == Principal({Action.SUBSCRIBE: ("news",)}, "page", static=True)
+    assert tokens.find("robot-robot-robot") == Principal(
         {Action.INSPECT: ("*",), Action.ADMIN: ("*",)}, "robot", static=True
     )
 

@@ -7,10 +7,10 @@ from typing import Any
 import jwt
 import pytest
 
-from sse_broadcast.auth.authenticator import Authority
+from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.auth.claims import utc
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
-from sse_broadcast.auth.token_cache import Verified, size_of
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
+from sse_broadcast.auth.token_cache import VerifiedTokenCache, size_of
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import (
@@ -26,13 +26,13 @@ from tests.support.signing import (
     token,
 )
 
-ANN = Access({}, "ann", expires=END)
-BOB = Access({}, "bob", expires=END)
+ANN = Principal({}, "ann", expires=END)
+BOB = Principal({}, "bob", expires=END)
 
 
 def test_a_token_is_found_by_itself_alone() -> None:
     """However near another is."""
-    verified = Verified()
+    verified = VerifiedTokenCache()
     assert verified.find("a.b.c") is None
     verified.add("a.b.c", ANN)
     verified.add("a.b.d", BOB)
@@ -41,7 +41,7 @@ def test_a_token_is_found_by_itself_alone() -> None:
 
 def test_no_token_is_kept() -> None:
     """Nor what anybody else could tell it by."""
-    verified, other = Verified(), Verified()
+    verified, other = VerifiedTokenCache(), VerifiedTokenCache()
     verified.add("a.b.c", ANN)
     other.add("a.b.c", ANN)
     (key,), (others) = verified._held, other._held
@@ -51,8 +51,8 @@ def test_no_token_is_kept() -> None:
 
 def test_what_they_take_is_bounded_too() -> None:
     """A token may name thousands of channels. One that is larger than all may be is not remembered."""
-    wide = Access({Action.SUBSCRIBE: tuple(f"{number:04}" for number in range(1500))}, "ann")
-    verified = Verified(most_bytes=3 * size_of(wide))
+    wide = Principal({Action.SUBSCRIBE: tuple(f"{number:04}" for number in range(1500))}, "ann")
+    verified = VerifiedTokenCache(most_bytes=3 * size_of(wide))
     for name in "abcd":
         verified.add(name, wide)
         verified.add(name, wide)
@@ -61,7 +61,7 @@ def test_what_they_take_is_bounded_too() -> None:
     for name in "abcd":
         verified.add(name, wide)
     assert len(verified) == 3
-    small = Verified(most_bytes=size_of(wide) - 1)
+    small = VerifiedTokenCache(most_bytes=size_of(wide) - 1)
     small.add("a", wide)
     assert small.find("a") is None
 
@@ -73,10 +73,12 @@ def test_a_size_is_what_a_token_takes(star: str) -> None:
     try:
         before, _ = tracemalloc.get_traced_memory()
         wide = [
-            Access({Action.SUBSCRIBE: tuple(f"{each:03}{star}.{number:04}" for number in range(500))}, "ann")
+            Principal(
+                {Action.SUBSCRIBE: tuple(f"{each:03}{star}.{number:04}" for number in range(500))}, "ann"
+            )
             for each in range(10)
         ]
-        assert not any(access.allows(Action.SUBSCRIBE, "x") for access in wide)
+        assert not any(principal.allows(Action.SUBSCRIBE, "x") for principal in wide)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -85,7 +87,7 @@ def test_a_size_is_what_a_token_takes(star: str) -> None:
 
 def test_as_many_are_remembered_as_may_be() -> None:
     """Of one more, that which was not seen for longest is forgotten."""
-    verified = Verified(most=3)
+    verified = VerifiedTokenCache(most=3)
     for name in "abc":
         verified.add(name, ANN)
     verified.find("a")
@@ -98,7 +100,7 @@ def test_as_many_are_remembered_as_may_be() -> None:
 
 def test_all_are_forgotten_at_once() -> None:
     """Under other keys they may be no one's."""
-    verified = Verified()
+    verified = VerifiedTokenCache()
     verified.add("a", ANN)
     verified.forget()
     assert (len(verified), verified.find("a")) == (0, None)
@@ -134,9 +136,9 @@ def verifications(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return counter
 
 
-async def refusal(authority: Authority, text: str) -> str:
+async def refusal(authenticator: Authenticator, text: str) -> str:
     with pytest.raises(CredentialError) as raised:
-        await authority.admit(text)
+        await authenticator.authenticate(text)
     return str(raised.value).removeprefix("token: ")
 
 
@@ -145,75 +147,76 @@ async def test_a_token_that_comes_back_is_not_verified_again(
     tmp_path: Path, verifications: Counter, algorithm: str
 ) -> None:
     """It is good for what it was good for."""
-    authority = Authority(Config(jwt_key_file=public_file(tmp_path, algorithm)))
-    first = await authority.admit(token(algorithm))
+    authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, algorithm)))
+    first = await authenticator.authenticate(token(algorithm))
     # ES256 has chance in it: signed anew, it is another token.
     text = token(algorithm)
-    seen = await authority.admit(text)
+    seen = await authenticator.authenticate(text)
     times = verifications.times
-    assert await authority.admit(text) is seen
+    assert await authenticator.authenticate(text) is seen
     assert seen == first
     assert verifications.times == times
 
 
 async def test_an_own_token_that_comes_back_is_not_verified_again(verifications: Counter) -> None:
     """As another's."""
-    authority = Authority(Config(token_secret=SECRET))
-    made = authority.mint({}, subject="v", lifetime=3600.0, by=Access(EVERYTHING))
-    assert await authority.admit(made.token) is await authority.admit(made.token)
+    authenticator = Authenticator(Config(token_secret=SECRET))
+    made = authenticator.issue({}, subject="v", lifetime=3600.0, by=Principal(EVERYTHING))
+    assert await authenticator.authenticate(made.token) is await authenticator.authenticate(made.token)
     assert verifications.times == 1
 
 
 async def test_a_token_that_comes_back_ends_when_it_says(tmp_path: Path) -> None:
     """It is asked each time."""
     clock = Clock()
-    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=clock)
-    await authority.admit(token("EdDSA"))
+    authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=clock)
+    await authenticator.authenticate(token("EdDSA"))
     clock.now = END - 0.1
-    assert (await authority.admit(token("EdDSA"))).subject == "ann"
+    assert (await authenticator.authenticate(token("EdDSA"))).subject == "ann"
     clock.now = END
-    assert await refusal(authority, token("EdDSA")) == f"expired at {utc(END)}"
+    assert await refusal(authenticator, token("EdDSA")) == f"expired at {utc(END)}"
 
 
 async def test_a_token_that_comes_back_may_be_revoked(tmp_path: Path) -> None:
     """By its subject, or by its id."""
-    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=Clock())
+    authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=Clock())
     ann, bob = token("EdDSA"), token("EdDSA", {**CLAIMS, "sub": "bob", "jti": "t2"})
     for text in (ann, bob):
-        await authority.admit(text)
-    authority.revoke("subject", "ann")
-    authority.revoke("id", "t2")
-    assert await refusal(authority, ann) == await refusal(authority, bob) == "was revoked"
+        await authenticator.authenticate(text)
+    authenticator.revoke("subject", "ann")
+    authenticator.revoke("id", "t2")
+    assert await refusal(authenticator, ann) == await refusal(authenticator, bob) == "was revoked"
 
 
 async def test_a_token_that_was_refused_is_verified_again(tmp_path: Path, verifications: Counter) -> None:
     """It may be good by then; and nobody fills the room of those that were good."""
-    authority = Authority(Config(jwt_key_file=public_file(tmp_path, "EdDSA")))
+    authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")))
     for times in (1, 2, 3):
         assert (
-            await refusal(authority, token("EdDSA", key=private_key("EdDSA", 1))) == "its signature is wrong"
+            await refusal(authenticator, token("EdDSA", key=private_key("EdDSA", 1)))
+            == "its signature is wrong"
         )
         assert verifications.times == times
-    assert len(authority._verified) == 0
+    assert len(authenticator._verified) == 0
     no_grants = token("EdDSA", {**CLAIMS, "grants": 5})
-    assert await refusal(authority, no_grants) == await refusal(authority, no_grants)
-    assert len(authority._verified) == 0
+    assert await refusal(authenticator, no_grants) == await refusal(authenticator, no_grants)
+    assert len(authenticator._verified) == 0
 
 
 async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
     """A key that was taken away is not what anything was verified with."""
     file = tmp_path / "jwks"
     file.write_bytes(jwks(jwk("EdDSA", kid="a")))
-    authority = Authority(Config(jwt_jwks=str(file)))
-    await authority.admit(token("EdDSA", header={"kid": "a"}))
+    authenticator = Authenticator(Config(jwt_jwks=str(file)))
+    await authenticator.authenticate(token("EdDSA", header={"kid": "a"}))
     file.write_bytes(jwks(jwk("EdDSA", 1, kid="b")))
     other = token("EdDSA", key=private_key("EdDSA", 1), header={"kid": "b"})
-    assert (await authority.admit(other)).subject == "ann"
+    assert (await authenticator.authenticate(other)).subject == "ann"
     assert (
-        await refusal(authority, token("EdDSA", header={"kid": "a"}))
+        await refusal(authenticator, token("EdDSA", header={"kid": "a"}))
         == "is signed with a key that is not known"
     )
-    await authority.close()
+    await authenticator.close()
 
 
 async def test_keys_that_stay_the_same_leave_what_was_verified(
@@ -222,10 +225,10 @@ async def test_keys_that_stay_the_same_leave_what_was_verified(
     """However often they are read."""
     file = tmp_path / "jwks"
     file.write_bytes(jwks(*(jwk(algorithm, kid=algorithm) for algorithm in ALGORITHMS)))
-    authority = Authority(Config(jwt_jwks=str(file)))
+    authenticator = Authenticator(Config(jwt_jwks=str(file)))
     text = token("EdDSA", header={"kid": "EdDSA"})
-    await authority.admit(text)
+    await authenticator.authenticate(text)
     stranger = token("EdDSA", header={"kid": "another"})
-    assert await refusal(authority, stranger) == "is signed with a key that is not known"
-    assert (len(authority._verified), verifications.times) == (1, 1)
-    await authority.close()
+    assert await refusal(authenticator, stranger) == "is signed with a key that is not known"
+    assert (len(authenticator._verified), verifications.times) == (1, 1)
+    await authenticator.close()

@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import Backend, Deliver, Gap, Holding, ResetReason, Start, Token
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.backends.base import (
+    Backend,
+    ChannelUsage,
+    Deliver,
+    Gap,
+    IdempotencyKey,
+    ResetReason,
+    StartPoint,
+)
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import ChannelRule, Config
-from sse_broadcast.cursor import Named, Place, parse_since
+from sse_broadcast.cursor import CustomId, EventId, parse_since
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft, Publication, Receipt
@@ -35,7 +43,7 @@ class Clock:
         return self.now
 
 
-OpenBackend = Callable[[Config, Policies, Deliver, Clock], Awaitable[Backend]]
+OpenBackend = Callable[[Config, ChannelPolicies, Deliver, Clock], Awaitable[Backend]]
 """How a backend is opened. The policies are its channels' for as long as it lives, and may change."""
 
 
@@ -64,7 +72,7 @@ class Pages:
 class Case:
     """A backend under test, its clock, and what it announced."""
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: ChannelPolicies) -> None:
         self.clock = Clock()
         self.policies = policies
         self.announced: list[list[Publication]] = []
@@ -86,24 +94,24 @@ class Case:
 
     def change(self, **settings: Any) -> None:
         """Have channels go by another configuration, and have all that goes by it gone."""
-        self.policies.settle(Config(**settings))
-        self.backend.relimit()
+        self.policies.reload(Config(**settings))
+        self.backend.reload_limits()
         for _ in range(ROUNDS):
-            self.backend.tidy()
+            self.backend.evict_expired()
 
-    def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Start:
-        return finish(self.backend.find(parse_since(cursor), Interest.of(*channels, types=types)))
+    def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> StartPoint:
+        return finish(self.backend.find(parse_since(cursor), Selector.parse(*channels, types=types)))
 
     def place(self, position: int) -> str:
         return f"{self.backend.epoch}-{position}"
 
-    def read(self, interest: Interest, start: Start, *, limit: int = ALL) -> Pages:
+    def read(self, selector: Selector, start: StartPoint, *, limit: int = ALL) -> Pages:
         """Read page by page to the end, and hold the backend to what every page promises."""
-        pages, after = Pages([publication.position for publication in start.first]), start.after
-        if start.lost is ResetReason.EVICTED:
+        pages, after = Pages([publication.position for publication in start.preloaded]), start.after
+        if start.reset_reason is ResetReason.EVICTED:
             pages.gaps.append((start.after, start.channels))
         while after < self.backend.position:
-            page = finish(self.backend.replay(interest, after=after, told=start.told, limit=limit))
+            page = finish(self.backend.replay(selector, after=after, told=start.evictions_seen, limit=limit))
             assert after < page.upto <= self.backend.position
             found = [publication.position for publication in page.publications]
             assert found == sorted(set(found))
@@ -117,8 +125,8 @@ class Case:
         return pages
 
     def since(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Pages:
-        interest = Interest.of(*channels, types=types)
-        return self.read(interest, finish(self.backend.find(parse_since(cursor), interest)))
+        selector = Selector.parse(*channels, types=types)
+        return self.read(selector, finish(self.backend.find(parse_since(cursor), selector)))
 
 
 OpenCase = Callable[..., Awaitable[Case]]
@@ -131,7 +139,7 @@ class Contract:
     def opened(self, open_backend: OpenBackend) -> OpenCase:
         async def open_case(**settings: Any) -> Case:
             config = Config(**settings)
-            case = Case(Policies(config))
+            case = Case(ChannelPolicies(config))
             case.backend = await open_backend(config, case.policies, case.deliver, case.clock)
             return case
 
@@ -144,11 +152,11 @@ class Contract:
         case = await opened()
         backend = case.backend
         assert backend.position == 0
-        assert isinstance(parse_since(case.place(0)), Place)
-        assert (channels_of(backend.channels()), backend.holding("a")) == ([], Holding(0, None))
+        assert isinstance(parse_since(case.place(0)), EventId)
+        assert (channels_of(backend.channels()), backend.channel_usage("a")) == ([], ChannelUsage(0, None))
         for cursor in ("earliest", "last", "1h", case.place(0)):
             start = case.find(cursor, "a", "b*")
-            assert (start.after, start.first, start.lost) == (0, (), None)
+            assert (start.after, start.preloaded, start.reset_reason) == (0, (), None)
 
     async def test_positions_rise_by_one_from_1(self, opened: OpenCase) -> None:
         """Whatever the channels, and in a batch as alone."""
@@ -176,7 +184,7 @@ class Contract:
         case = await opened()
         await case.publish("b a", "é\n", type="t", id="mine", retry=5, key="k")
         await case.publish("a", '{"n":1}', json=True)
-        page = finish(case.backend.replay(Interest.of("a"), after=0, told=0, limit=ALL))
+        page = finish(case.backend.replay(Selector.parse("a"), after=0, told=0, limit=ALL))
         for read, announced in zip(page.publications, case.published, strict=True):
             assert (read.channels, read.event, read.id) == (announced.channels, announced.event, announced.id)
             assert (read.position, read.time, read.size) == (
@@ -189,7 +197,7 @@ class Contract:
         """Whoever is woken by its first event finds the last in the history."""
         case = await opened()
         seen: list[tuple[int, int]] = []
-        case.on_deliver = lambda: seen.append((case.backend.position, case.backend.holding("a").events))
+        case.on_deliver = lambda: seen.append((case.backend.position, case.backend.channel_usage("a").events))
         await case.backend.publish([draft("a"), draft("b"), draft("a")])
         assert seen == [(3, 2)]
         assert [[publication.position for publication in batch] for batch in case.announced] == [[1, 2, 3]]
@@ -211,7 +219,12 @@ class Contract:
         await case.publish()
         for position in (0, 1, 2):
             start = case.find(case.place(position), "a")
-            assert (start.after, start.told, start.first, start.lost) == (position, 0, (), None)
+            assert (start.after, start.evictions_seen, start.preloaded, start.reset_reason) == (
+                position,
+                0,
+                (),
+                None,
+            )
 
     async def test_an_id_of_another_life_is_lost(self, opened: OpenCase) -> None:
         """The reader joins at the newest position, and is told why."""
@@ -219,15 +232,17 @@ class Contract:
         await case.publish()
         epoch = f"{int(case.backend.epoch, 16) ^ 1:08x}"
         for position in (0, 1, 99):
-            assert case.find(f"{epoch}-{position}", "a") == Start(1, lost=ResetReason.EPOCH)
+            assert case.find(f"{epoch}-{position}", "a") == StartPoint(1, reset_reason=ResetReason.EPOCH)
 
     async def test_an_id_that_was_never_given_is_unknown(self, opened: OpenCase) -> None:
         """A position still to come, or text from elsewhere."""
         case = await opened()
         await case.publish()
         for cursor in (case.place(2), case.place(9_999_999_999_999_999_999), "nobody's", "42", "-"):
-            assert case.find(cursor, "a") == Start(1, lost=ResetReason.UNKNOWN)
-        assert finish(case.backend.find(Named(""), Interest.of("a"))) == Start(1, lost=ResetReason.UNKNOWN)
+            assert case.find(cursor, "a") == StartPoint(1, reset_reason=ResetReason.UNKNOWN)
+        assert finish(case.backend.find(CustomId(""), Selector.parse("a"))) == StartPoint(
+            1, reset_reason=ResetReason.UNKNOWN
+        )
 
     async def test_a_publishers_id_is_found(self, opened: OpenCase) -> None:
         """As the position of its event; elsewhere than in the reader's channels it is unknown."""
@@ -236,7 +251,7 @@ class Contract:
         await case.publish("b", id="two")
         await case.publish("a")
         assert case.find("one", "a").after == 1
-        assert case.find("two", "a").lost is ResetReason.UNKNOWN
+        assert case.find("two", "a").reset_reason is ResetReason.UNKNOWN
         assert case.since("one", "a", "b").positions == [2, 3]
 
     async def test_an_id_used_again_means_its_oldest_event(self, opened: OpenCase) -> None:
@@ -253,7 +268,7 @@ class Contract:
         await case.publish("small", id="gone")
         await case.publish("small a", id="kept")
         await case.publish("small")
-        assert case.find("gone", "a").lost is ResetReason.UNKNOWN
+        assert case.find("gone", "a").reset_reason is ResetReason.UNKNOWN
         assert case.find("kept", "a").after == 2
 
     async def test_an_id_used_again_is_unknown_once_its_first_event_is_gone(self, opened: OpenCase) -> None:
@@ -262,8 +277,8 @@ class Contract:
         await case.publish("a", id="same")
         await case.publish("b")
         await case.publish("a", id="same")
-        for interest in ("a", "b"), ("*",):
-            assert case.find("same", *interest) == Start(3, lost=ResetReason.UNKNOWN)
+        for selector in ("a", "b"), ("*",):
+            assert case.find("same", *selector) == StartPoint(3, reset_reason=ResetReason.UNKNOWN)
         await case.publish("c", id="same")
         assert case.find("same", "b", "c").after == 4
 
@@ -274,10 +289,10 @@ class Contract:
             await case.publish("a", id=name)
         case.clock.now += 9.0
         await case.publish("a", id="same")
-        assert case.find("same", "a").lost is ResetReason.UNKNOWN
+        assert case.find("same", "a").reset_reason is ResetReason.UNKNOWN
         case.clock.now += 10.0
         await case.publish("a", id="same")
-        assert case.find("same", "a").lost is ResetReason.UNKNOWN
+        assert case.find("same", "a").reset_reason is ResetReason.UNKNOWN
         case.clock.now += 21.0
         await case.publish("a", id="same")
         assert case.find("same", "a").after == case.backend.position
@@ -298,9 +313,9 @@ class Contract:
         for channels in ("a", "b", "a", "c a", "b", "d"):
             await case.publish(channels)
         start = case.find("last", "a", "b", "c", "none")
-        assert [publication.position for publication in start.first] == [4, 5]
-        assert (start.after, start.lost) == (6, None)
-        assert [publication.position for publication in case.find("last", "*").first] == [4, 5, 6]
+        assert [publication.position for publication in start.preloaded] == [4, 5]
+        assert (start.after, start.reset_reason) == (6, None)
+        assert [publication.position for publication in case.find("last", "*").preloaded] == [4, 5, 6]
         assert case.since("last", "d") == Pages([6])
 
     async def test_last_is_the_newest_that_the_filter_passes(self, opened: OpenCase) -> None:
@@ -309,7 +324,7 @@ class Contract:
         await case.publish("a", type="t")
         await case.publish("a", type="u")
         await case.publish("b", type="u")
-        first = case.find("last", "a", "b", types=["t"]).first
+        first = case.find("last", "a", "b", types=["t"]).preloaded
         assert [publication.position for publication in first] == [1]
 
     async def test_an_age_is_what_was_published_since(self, opened: OpenCase) -> None:
@@ -343,7 +358,7 @@ class Contract:
         for number in range(40):
             await case.publish("a" if number % 3 else "b")
             case.clock.now += 1.5
-        assert case.find(cursor, *channels).lost is None
+        assert case.find(cursor, *channels).reset_reason is None
         assert case.since(cursor, *channels).gaps == []
 
     # Replay.
@@ -392,10 +407,10 @@ class Contract:
         case = await opened()
         for data in ("x" * 10, "x" * 10, "x" * 1000, "x" * 10, "x" * 10, "x" * 10):
             await case.publish("a", data)
-        size, interest = case.published[0].size, Interest.of(*channels)
+        size, selector = case.published[0].size, Selector.parse(*channels)
 
         def page(after: int, limit: int) -> list[int]:
-            replay = finish(case.backend.replay(interest, after=after, told=0, limit=limit))
+            replay = finish(case.backend.replay(selector, after=after, told=0, limit=limit))
             return [publication.position for publication in replay.publications]
 
         assert page(0, 2 * size) == [1, 2]
@@ -404,7 +419,7 @@ class Contract:
         assert page(1, 1 << 20) == [2, 3, 4, 5, 6]
         for limit in (0, size, 2 * size, 1100, ALL):
             start = case.find("earliest", *channels)
-            assert case.read(interest, start, limit=limit).positions == [1, 2, 3, 4, 5, 6]
+            assert case.read(selector, start, limit=limit).positions == [1, 2, 3, 4, 5, 6]
 
     async def test_a_reader_of_nothing_comes_to_the_end(self, opened: OpenCase) -> None:
         """Progress is certain, whoever the events in between are for."""
@@ -412,13 +427,13 @@ class Contract:
         for _ in range(50):
             await case.publish("a")
         for channels in (("b",), ("b", "c"), ("b*",)):
-            assert case.read(Interest.of(*channels), Start(0), limit=1).positions == []
+            assert case.read(Selector.parse(*channels), StartPoint(0), limit=1).positions == []
 
     async def test_nothing_comes_after_the_newest(self, opened: OpenCase) -> None:
         """A page from there is empty, and stays there."""
         case = await opened()
         await case.publish()
-        page = finish(case.backend.replay(Interest.of("a"), after=1, told=0, limit=ALL))
+        page = finish(case.backend.replay(Selector.parse("a"), after=1, told=0, limit=ALL))
         assert (list(page.publications), page.upto, page.gap) == ([], 1, None)
 
     # Loss.
@@ -438,11 +453,15 @@ class Contract:
         case = await opened(history_size=2)
         for channels in ("a", "a", "b", "a", "b", "a"):
             await case.publish(channels)
-        assert case.find(case.place(0), "a") == Start(3, lost=ResetReason.EVICTED, channels=("a",))
-        assert case.find(case.place(0), "a", "b") == Start(2, lost=ResetReason.EVICTED, channels=("a",))
-        page = finish(case.backend.replay(Interest.of("a", "b"), after=0, told=0, limit=ALL))
+        assert case.find(case.place(0), "a") == StartPoint(
+            3, reset_reason=ResetReason.EVICTED, channels=("a",)
+        )
+        assert case.find(case.place(0), "a", "b") == StartPoint(
+            2, reset_reason=ResetReason.EVICTED, channels=("a",)
+        )
+        page = finish(case.backend.replay(Selector.parse("a", "b"), after=0, told=0, limit=ALL))
         assert (page.publications, page.upto, page.gap) == ((), 2, Gap(("a",), 2))
-        assert case.find(case.place(2), "a", "b") == Start(2)
+        assert case.find(case.place(2), "a", "b") == StartPoint(2)
 
     async def test_a_publishers_id_may_be_held_where_another_channel_lost_something(
         self, opened: OpenCase
@@ -452,8 +471,10 @@ class Contract:
         await case.publish("a", id="mine")
         for _ in range(2):
             await case.publish("small")
-        assert case.find("mine", "a") == Start(1)
-        assert case.find("mine", "a", "small") == Start(2, lost=ResetReason.EVICTED, channels=("small",))
+        assert case.find("mine", "a") == StartPoint(1)
+        assert case.find("mine", "a", "small") == StartPoint(
+            2, reset_reason=ResetReason.EVICTED, channels=("small",)
+        )
         assert case.since("mine", "a", "small") == Pages([3], [(2, ("small",))])
 
     async def test_a_loss_on_the_way_is_told_by_a_page(self, opened: OpenCase) -> None:
@@ -462,10 +483,10 @@ class Contract:
         for _ in range(3):
             await case.publish("a")
         start = case.find(case.place(0), "a")
-        assert start == Start(1, lost=ResetReason.EVICTED, channels=("a",))
+        assert start == StartPoint(1, reset_reason=ResetReason.EVICTED, channels=("a",))
         for _ in range(2):
             await case.publish("a")
-        assert case.read(Interest.of("a"), start) == Pages([4, 5], [(1, ("a",)), (3, ("a",))])
+        assert case.read(Selector.parse("a"), start) == Pages([4, 5], [(1, ("a",)), (3, ("a",))])
 
     async def test_a_cursor_is_replayable_while_nothing_is_lost_behind_it(self, opened: OpenCase) -> None:
         """What came before makes no difference, nor what other channels lost unless it is of patterns."""
@@ -474,8 +495,8 @@ class Contract:
             await case.publish(channels)
 
         def replayable(*channels: str) -> list[bool]:
-            interest = Interest.of(*channels)
-            return [case.backend.replayable(interest, after=after) for after in range(7)]
+            selector = Selector.parse(*channels)
+            return [case.backend.replayable(selector, after=after) for after in range(7)]
 
         assert replayable("a") == replayable("a", "b") == replayable("*") == [False, False, *[True] * 5]
         assert replayable("b") == replayable("none") == [True] * 7
@@ -522,7 +543,7 @@ class Contract:
         case = await opened(history_size=0)
         for _ in range(3):
             await case.publish("a")
-        assert case.backend.holding("a") == Holding(0, None)
+        assert case.backend.channel_usage("a") == ChannelUsage(0, None)
         for after in range(3):
             assert case.since(case.place(after), "a") == Pages([], [(3, ("a",))])
         assert case.since(case.place(3), "a") == Pages([])
@@ -551,7 +572,7 @@ class Contract:
         assert start.after == 2
         for _ in range(2):
             await case.publish("a")
-        assert case.read(Interest.of("a"), start) == Pages([5, 6, 7], [(4, ("a",))])
+        assert case.read(Selector.parse("a"), start) == Pages([5, 6, 7], [(4, ("a",))])
 
     @pytest.mark.parametrize("cursor", ["earliest", "90s"])
     @pytest.mark.parametrize("channels", [("a", "b"), ("*",)])
@@ -567,8 +588,8 @@ class Contract:
         start = case.find(cursor, *channels)
         assert start.after == 0
         case.clock.now += 92.5  # b's 1 and 2 are too old now, and nobody has had them
-        assert case.backend.holding("b") == Holding(1, case.place(3))
-        got = case.read(Interest.of(*channels), start)
+        assert case.backend.channel_usage("b") == ChannelUsage(1, case.place(3))
+        got = case.read(Selector.parse(*channels), start)
         assert (got.positions, [position for position, _ in got.gaps]) == ([3, 7, 8, 9], [2])
 
     async def test_a_loss_behind_the_reader_is_none_of_its_own(self, opened: OpenCase) -> None:
@@ -580,7 +601,9 @@ class Contract:
         assert start.after == 1
         for _ in range(2):
             await case.publish("a")
-        told = finish(case.backend.replay(Interest.of("a", "b"), after=4, told=start.told, limit=ALL))
+        told = finish(
+            case.backend.replay(Selector.parse("a", "b"), after=4, told=start.evictions_seen, limit=ALL)
+        )
         assert ([one.position for one in told.publications], told.gap) == ([5, 6], None)
 
     # Bounds.
@@ -590,8 +613,8 @@ class Contract:
         case = await opened(history_size=5, channel=(ChannelRule(match="s*", history_size=2),))
         for _ in range(7):
             await case.publish("a s")
-        assert case.backend.holding("a") == Holding(5, case.place(3))
-        assert case.backend.holding("s") == Holding(2, case.place(6))
+        assert case.backend.channel_usage("a") == ChannelUsage(5, case.place(3))
+        assert case.backend.channel_usage("s") == ChannelUsage(2, case.place(6))
 
     async def test_bytes_of_a_channel_are_bounded(self, opened: OpenCase) -> None:
         """Large events push out many small ones, and one too large pushes out itself."""
@@ -599,10 +622,10 @@ class Contract:
         for _ in range(5):
             await case.publish("a", "x")
         await case.publish("a", "x" * 8000)
-        assert case.backend.holding("a").events < 6
+        assert case.backend.channel_usage("a").events < 6
         assert case.since("earliest", "a").positions[-1] == 6
         await case.publish("a", "x" * 20_000)
-        assert case.backend.holding("a").events == 0
+        assert case.backend.channel_usage("a").events == 0
         assert case.since(case.place(6), "a").gaps == [(7, ("a",))]
 
     async def test_age_is_bounded(self, opened: OpenCase) -> None:
@@ -612,8 +635,8 @@ class Contract:
         case.clock.now += 6.0
         await case.publish("a")
         case.clock.now += 6.0
-        assert case.backend.holding("a") == Holding(1, case.place(2))
-        assert case.backend.holding("long") == Holding(1, case.place(1))
+        assert case.backend.channel_usage("a") == ChannelUsage(1, case.place(2))
+        assert case.backend.channel_usage("long") == ChannelUsage(1, case.place(1))
         case.clock.now += 6.0
         assert channels_of(case.backend.channels()) == ["long"]
         assert case.since(case.place(0), "a").gaps == [(2, ("a",))]
@@ -622,16 +645,16 @@ class Contract:
     async def test_tidying_says_whether_anything_is_left_to_grow_old(self, opened: OpenCase) -> None:
         """Events and tokens: once all are gone there is nothing to come back for."""
         case = await opened(history_age=10.0, idempotency_window=20.0)
-        assert not case.backend.tidy()
-        await case.backend.publish([draft("a")], Token(("k",), b"d"))
+        assert not case.backend.evict_expired()
+        await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d"))
         await case.publish("b")
-        assert case.backend.tidy()
+        assert case.backend.evict_expired()
         case.clock.now += 10.0
-        assert case.backend.tidy()
+        assert case.backend.evict_expired()
         case.clock.now += 10.0
-        assert not case.backend.tidy()
+        assert not case.backend.evict_expired()
         await case.publish("a")
-        assert case.backend.tidy()
+        assert case.backend.evict_expired()
         assert case.since(case.place(2), "a") == Pages([3])
 
     async def test_the_oldest_behind_a_position_is_known_by_its_time(self, opened: OpenCase) -> None:
@@ -643,7 +666,7 @@ class Contract:
             await case.publish(channels)
 
         def oldest(after: int, *channels: str) -> float | None:
-            time = case.backend.oldest(Interest.of(*channels), after=after)
+            time = case.backend.oldest(Selector.parse(*channels), after=after)
             return None if time is None else time - began
 
         assert [oldest(after, "a") for after in range(5)] == [1.0, 4.0, 4.0, 4.0, None]
@@ -670,8 +693,8 @@ class Contract:
             await case.publish("quiet")
         for _ in range(200):
             await case.publish("noisy")
-        assert case.backend.holding("quiet").events == 3
-        assert 3 <= case.backend.holding("noisy").events < 200
+        assert case.backend.channel_usage("quiet").events == 3
+        assert 3 <= case.backend.channel_usage("noisy").events < 200
         assert case.since(case.place(0), "quiet") == Pages([1, 2, 3])
 
     async def test_a_channel_is_held_by_the_names_of_what_it_holds(self, opened: OpenCase) -> None:
@@ -680,8 +703,8 @@ class Contract:
         await case.publish("b a", id="mine")
         await case.publish("a")
         assert sorted(channels_of(case.backend.channels())) == ["a", "b"]
-        assert case.backend.holding("a") == Holding(2, "mine")
-        assert case.backend.holding("b") == Holding(1, "mine")
+        assert case.backend.channel_usage("a") == ChannelUsage(2, "mine")
+        assert case.backend.channel_usage("b") == ChannelUsage(1, "mine")
 
     # Other bounds.
 
@@ -706,9 +729,11 @@ class Contract:
         asked, others = case.find("earliest", "a"), case.since("earliest", "a").positions
         assert others == [3, 4, 5, 6, 7]
         case.change(**settings)
-        assert case.backend.holding("a") == Holding(len(left), case.place(left[0]) if left else None)
+        assert case.backend.channel_usage("a") == ChannelUsage(
+            len(left), case.place(left[0]) if left else None
+        )
         gone = sorted(set(others) - set(left))
-        assert case.read(Interest.of("a"), asked) == Pages(left, [(gone[-1], ("a",))] if gone else [])
+        assert case.read(Selector.parse("a"), asked) == Pages(left, [(gone[-1], ("a",))] if gone else [])
         assert case.since("earliest", "a") == Pages(left)
 
     async def test_fewer_bytes_hold_less(self, opened: OpenCase) -> None:
@@ -717,7 +742,7 @@ class Contract:
         for _ in range(7):
             await case.publish("a", "x" * 4000)
         case.change(history_bytes=20_000)
-        assert 0 < case.backend.holding("a").events < 5
+        assert 0 < case.backend.channel_usage("a").events < 5
         assert case.since("earliest", "a").positions[-1] == 7
 
     async def test_other_bounds_are_those_of_what_follows(self, opened: OpenCase) -> None:
@@ -726,11 +751,11 @@ class Contract:
         for _ in range(3):
             await case.publish()
         case.change(history_size=4, history_age=100.0)
-        assert case.backend.holding("a") == Holding(2, case.place(2))
+        assert case.backend.channel_usage("a") == ChannelUsage(2, case.place(2))
         case.clock.now += 50.0
         for count in (3, 4, 4):
             await case.publish()
-            assert case.backend.holding("a").events == count
+            assert case.backend.channel_usage("a").events == count
         assert case.since(case.place(1), "a") == Pages([3, 4, 5, 6], [(2, ("a",))])
 
     async def test_other_bounds_are_each_channels_own(self, opened: OpenCase) -> None:
@@ -739,7 +764,7 @@ class Contract:
         for channels in ("a b", "a", "b", "a b", "c"):
             await case.publish(channels)
         case.change(history_size=5, channel=(ChannelRule(match="b", history_size=1),))
-        assert [case.backend.holding(name).events for name in "abc"] == [3, 1, 1]
+        assert [case.backend.channel_usage(name).events for name in "abc"] == [3, 1, 1]
         assert case.since(case.place(0), "a") == Pages([1, 2, 4])
         assert case.since(case.place(0), "b") == Pages([4], [(3, ("b",))])
         case.change(history_size=1)
@@ -766,11 +791,11 @@ class Contract:
         """It is answered as the first time, whatever has happened since."""
         case = await opened()
         case.clients = 3
-        token = Token(("me", "/send/a", "k"), b"digest")
+        token = IdempotencyKey(("me", "/send/a", "k"), b"digest")
         receipt = await case.backend.publish([draft("a"), draft("b")], token)
         case.clients = 9
         await case.publish("a")
-        again = Token(("me", "/send/a", "k"), b"digest")
+        again = IdempotencyKey(("me", "/send/a", "k"), b"digest")
         assert await case.backend.publish([draft("a"), draft("b")], again) == receipt
         assert receipt == Receipt(3, ("b",), case.place(2), 2)
         assert (case.backend.position, len(case.announced)) == (3, 2)
@@ -778,23 +803,23 @@ class Contract:
     async def test_a_token_of_something_else_is_refused(self, opened: OpenCase) -> None:
         """Nothing is published, and the first answer stands."""
         case = await opened()
-        receipt = await case.backend.publish([draft("a")], Token(("k",), b"one"))
+        receipt = await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"one"))
         with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: "):
-            await case.backend.publish([draft("a")], Token(("k",), b"two"))
+            await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"two"))
         assert case.backend.position == 1
-        assert await case.backend.publish([draft("a")], Token(("k",), b"one")) == receipt
+        assert await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"one")) == receipt
 
     async def test_a_token_is_its_whole_scope(self, opened: OpenCase) -> None:
         """Another caller's or path's key is another token, however the parts are cut."""
         case = await opened()
         for scope in (("a", "b"), ("a", "c"), ("ab",), ("a", "b", ""), ("b", "a")):
-            await case.backend.publish([draft("a")], Token(scope, b"d"))
+            await case.backend.publish([draft("a")], IdempotencyKey(scope, b"d"))
         assert case.backend.position == 5
 
     async def test_a_token_is_remembered_for_its_window(self, opened: OpenCase) -> None:
         """Counted from its first use; then the same key publishes again."""
         case = await opened(idempotency_window=60.0)
-        token = Token(("k",), b"d")
+        token = IdempotencyKey(("k",), b"d")
         await case.backend.publish([draft("a")], token)
         for _ in range(3):
             case.clock.now += 19.0
@@ -806,13 +831,13 @@ class Contract:
     async def test_after_its_window_a_token_may_be_of_something_else(self, opened: OpenCase) -> None:
         """What was forgotten refuses nothing."""
         case = await opened(idempotency_window=60.0)
-        await case.backend.publish([draft("a")], Token(("k",), b"one"))
+        await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"one"))
         case.clock.now += 61.0
-        await case.backend.publish([draft("a")], Token(("k",), b"two"))
+        await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"two"))
         assert case.backend.position == 2
 
     async def test_a_token_outlives_its_events(self, opened: OpenCase) -> None:
         """The history may have let go of what it answers for."""
         case = await opened(history_size=0)
-        receipt = await case.backend.publish([draft("a")], Token(("k",), b"d"))
-        assert await case.backend.publish([draft("a")], Token(("k",), b"d")) == receipt
+        receipt = await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d"))
+        assert await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d")) == receipt

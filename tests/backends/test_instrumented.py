@@ -5,25 +5,25 @@ from typing import Any, cast
 
 import pytest
 
-from sse_broadcast.backends.base import CALLS, Backend, Token
-from sse_broadcast.backends.instrumented import Counted
-from sse_broadcast.backends.memory.backend import Memory, open_memory
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.backends.base import CALLS, Backend, IdempotencyKey
+from sse_broadcast.backends.instrumented import InstrumentedBackend
+from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
-from sse_broadcast.cursor import Word
+from sse_broadcast.cursor import Keyword
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft
 from sse_broadcast.work_queue import Steps, finish
 
-A = Interest.of("a")
+A = Selector.parse("a")
 DRAFTS = [Draft(("a",), Event("x"))]
 
 ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "publish": ((DRAFTS,), {}),
-    "find": ((Word.EARLIEST, A), {}),
+    "find": ((Keyword.EARLIEST, A), {}),
     "replay": ((A,), {"after": 0, "told": 0, "limit": 1}),
     "replayable": ((A,), {"after": 0}),
     "oldest": ((A,), {"after": 0}),
@@ -35,9 +35,9 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
-def counted() -> tuple[Counted[Memory], Metrics]:
+def counted() -> tuple[InstrumentedBackend[MemoryBackend], Metrics]:
     config, metrics = Config(), Metrics()
-    return Counted(open_memory(config, Policies(config), len), metrics), metrics
+    return InstrumentedBackend(open_memory(config, ChannelPolicies(config), len), metrics), metrics
 
 
 async def ask(backend: Backend, call: str) -> Any:
@@ -60,8 +60,8 @@ def test_every_call_of_a_backend_has_a_name() -> None:
 async def test_a_call_is_passed_on_and_counted(call: str) -> None:
     """The answer is the backend's own."""
     backend, metrics = counted()
-    await ask(backend.kept, "publish")
-    expected = await ask(backend.kept, call)
+    await ask(backend.inner, "publish")
+    expected = await ask(backend.inner, call)
     found = await ask(backend, call)
     if call == "publish":
         found, expected = (found.count, found.channels), (expected.count, expected.channels)
@@ -78,7 +78,7 @@ async def test_a_call_that_fails_is_counted_and_raised(call: str, monkeypatch: p
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError("away")
 
-    monkeypatch.setattr(backend.kept, call, fail)
+    monkeypatch.setattr(backend.inner, call, fail)
     with pytest.raises(OSError, match="away"):
         await ask(backend, call)
     assert (metrics.backend_calls, metrics.backend_errors) == ({call: 1}, {call: 1})
@@ -87,15 +87,15 @@ async def test_a_call_that_fails_is_counted_and_raised(call: str, monkeypatch: p
 async def test_a_key_that_was_used_before_is_no_failure() -> None:
     """It is what the publisher is told."""
     backend, metrics = counted()
-    await backend.publish(DRAFTS, Token(("k",), b"one"))
+    await backend.publish(DRAFTS, IdempotencyKey(("k",), b"one"))
     with pytest.raises(IdempotencyError):
-        await backend.publish(DRAFTS, Token(("k",), b"other"))
+        await backend.publish(DRAFTS, IdempotencyKey(("k",), b"other"))
     assert (metrics.backend_calls, metrics.backend_errors) == ({"publish": 2}, {})
 
 
 async def test_what_a_backend_says_of_itself_is_passed_on() -> None:
     """And is no call."""
     backend, metrics = counted()
-    await backend.kept.publish(DRAFTS)
-    assert (backend.epoch, backend.position, backend.trouble) == (backend.kept.epoch, 1, None)
+    await backend.inner.publish(DRAFTS)
+    assert (backend.epoch, backend.position, backend.outage) == (backend.inner.epoch, 1, None)
     assert metrics.backend_calls == {}

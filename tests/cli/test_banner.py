@@ -11,7 +11,7 @@ import trustme
 
 import sse_broadcast
 from sse_broadcast.cli import banner
-from sse_broadcast.cli.banner import FORCED, MADE, NEEDED, announce
+from sse_broadcast.cli.banner import FORCED, MADE, NEEDED, print_banner
 from sse_broadcast.config.schema import Config, Endpoint, ListenerRule, Overflow
 from sse_broadcast.server.runner import Server
 from tests.cli.test_serve import has_ipv6
@@ -23,7 +23,7 @@ TOKEN = "a token of twenty-two or more characters".replace(" ", "-")
 
 def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Give the lines that it says: what it is in four, `Try:`, and what to try."""
-    announce(server, server._config)
+    print_banner(server, server._config)
     lines = capsys.readouterr().out.splitlines()
     assert lines[4] == "Try:"
     assert all(line.startswith("  curl ") for line in lines[5:])
@@ -315,7 +315,7 @@ async def test_a_start_is_logged_as_well(serve: Serve, caplog: pytest.LogCapture
     """In one line, which has the version and the places as facts."""
     caplog.set_level(logging.INFO, banner.logger.name)
     server = await serve()
-    announce(server, Config())
+    print_banner(server, Config())
     (record,) = [record for record in caplog.records if record.name == banner.logger.name]
     assert record.getMessage() == f"started: version {sse_broadcast.__version__} listens on {server.url}"
     assert record.args == {"version": sse_broadcast.__version__, "urls": server.url}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from sse_broadcast.cli.certificate_info import Identity, identity_of
+from sse_broadcast.cli.certificate_info import CertificateInfo, certificate_info_of
 from sse_broadcast.errors import CertificateError
 from tests.support.certificates import LONG_AGO, write_certificate
 
@@ -16,27 +16,29 @@ SOON = dt.datetime(2100, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
 def test_a_certificate_is_for_its_names_until_its_end(tmp_path: Path) -> None:
     """Whoever has issued it; addresses are as people write them."""
     files = write_certificate(trustme.CA(), tmp_path, "a.example.com", "::1", "127.0.0.1", expires=SOON)
-    assert identity_of(*files) == Identity(("a.example.com", "::1", "127.0.0.1"), SOON.timestamp())
+    assert certificate_info_of(*files) == CertificateInfo(
+        ("a.example.com", "::1", "127.0.0.1"), SOON.timestamp()
+    )
 
 
 def test_a_chain_is_known_by_its_first_certificate(tmp_path: Path) -> None:
     """As it comes from an issuer that has an issuer."""
     files = write_certificate(trustme.CA().create_child_ca(), tmp_path, "localhost")
     assert Path(files[0]).read_text().count("BEGIN CERTIFICATE") == 2
-    assert identity_of(*files).names == ("localhost",)
+    assert certificate_info_of(*files).names == ("localhost",)
 
 
 def test_a_certificate_that_is_over_is_none(tmp_path: Path) -> None:
     """For any client."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
     with pytest.raises(CertificateError, match=rf"^certificate: {certificate}: certificate has expired$"):
-        identity_of(certificate, key)
+        certificate_info_of(certificate, key)
 
 
 def test_a_certificate_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
     """As it is where it is served."""
     with pytest.raises(CertificateError, match=r"^certificate: cannot load .*none\.pem: no such file"):
-        identity_of(str(tmp_path / "none.pem"), "")
+        certificate_info_of(str(tmp_path / "none.pem"), "")
 
 
 @pytest.mark.parametrize(
@@ -51,4 +53,4 @@ def test_a_certificate_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
 )
 def test_a_server_is_called_by_a_name_it_has(names: tuple[str, ...], host: str, called: str) -> None:
     """The one it is reached by, if it has that."""
-    assert Identity(names, 0.0).name_for(host) == called
+    assert CertificateInfo(names, 0.0).name_for(host) == called

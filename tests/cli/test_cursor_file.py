@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.cli.cursor_file import State
+from sse_broadcast.cli.cursor_file import CursorFile
 from sse_broadcast.errors import ClientError, ConfigError
 
 
 def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     """With a line end, for whoever prints it."""
     file = tmp_path / "state"
-    state = State.open(file)
+    state = CursorFile.open(file)
     assert state.id == ""
     assert list(tmp_path.iterdir()) == []
     state.record("0a1b2c3d-1")
     state.record("order-17")
     assert file.read_bytes() == b"order-17\n"
-    assert State.open(file).id == "order-17"
+    assert CursorFile.open(file).id == "order-17"
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -27,7 +27,7 @@ def test_an_id_may_be_written_by_hand(tmp_path: Path, text: str) -> None:
     """With a line end or without."""
     file = tmp_path / "state"
     file.write_text(text)
-    assert State.open(file).id == text.removesuffix("\n")
+    assert CursorFile.open(file).id == text.removesuffix("\n")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a b", " a", "a\n\n", "a\nb", "x" * 129, "é", '{"a": 1}', "a\0"])
@@ -36,7 +36,7 @@ def test_a_file_that_holds_no_id_is_refused_and_left(tmp_path: Path, text: str) 
     file = tmp_path / "state"
     file.write_bytes(text.encode())
     with pytest.raises(ConfigError, match=r"^--state: .*/state: holds no id: '"):
-        State.open(file)
+        CursorFile.open(file)
     assert file.read_bytes() == text.encode()
 
 
@@ -45,7 +45,7 @@ def test_bytes_that_are_no_text_are_no_id(tmp_path: Path) -> None:
     file = tmp_path / "state"
     file.write_bytes(b"\x1b[2J\xff")
     with pytest.raises(ConfigError, match=r": holds no id: '\\x1b\[2J\\ufffd'$"):
-        State.open(file)
+        CursorFile.open(file)
 
 
 def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(ConfigError, match=f"^--state: {path}: is no file$"):
-            State.open(path)
+            CursorFile.open(path)
 
 
 def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
@@ -61,16 +61,16 @@ def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(ConfigError, match=r"^--state: .*/none/state: No such file or directory$"):
-        State.open(tmp_path / "none" / "state")
+        CursorFile.open(tmp_path / "none" / "state")
     with pytest.raises(ConfigError, match=r"^--state: .*/file/state: Not a directory$"):
-        State.open(file / "state")
+        CursorFile.open(file / "state")
 
 
 def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> None:
     """What was recorded before stays."""
     place = tmp_path / "place"
     place.mkdir()
-    state = State.open(place / "state")
+    state = CursorFile.open(place / "state")
     state.record("one")
     place.rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"/state: cannot be written: No such file or directory$"):
@@ -81,7 +81,7 @@ def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> 
 def test_an_id_that_stays_is_not_written_again(tmp_path: Path) -> None:
     """Nor is none at all."""
     file = tmp_path / "state"
-    state = State.open(file)
+    state = CursorFile.open(file)
     state.record("")
     assert not file.exists()
     state.record("one")
@@ -94,7 +94,7 @@ def test_an_id_that_stays_is_not_written_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("id", ["a b", "é", "a\nb", "x" * 129])
 def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: str) -> None:
     """No server of ours gives one."""
-    state = State.open(tmp_path / "state")
+    state = CursorFile.open(tmp_path / "state")
     with pytest.raises(ClientError, match="is none that could be sent back"):
         state.record(id)
     assert list(tmp_path.iterdir()) == []
@@ -103,7 +103,7 @@ def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: s
 def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """Whoever has it open reads the old id to its end."""
     file = tmp_path / "state"
-    state = State.open(file)
+    state = CursorFile.open(file)
     state.record("one")
     with file.open() as before:
         state.record("a-longer-one")
@@ -114,7 +114,7 @@ def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
     """Half a new file is written anew."""
     (tmp_path / "state").write_text("one\n")
     (tmp_path / "state.next").write_text("tw")
-    state = State.open(tmp_path / "state")
+    state = CursorFile.open(tmp_path / "state")
     assert state.id == "one"
     state.record("two")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("state", "two\n")]
@@ -125,7 +125,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     target, link = tmp_path / "there", tmp_path / "link"
     link.symlink_to(target)
     for id in ("one", "two"):
-        State.open(link).record(id)
+        CursorFile.open(link).record(id)
         assert link.is_symlink()
         assert target.read_text() == f"{id}\n"
 
@@ -135,7 +135,7 @@ def test_a_link_in_the_place_of_the_next_file_is_not_followed(tmp_path: Path) ->
     precious, link = tmp_path / "precious", tmp_path / "state.next"
     precious.write_text("precious")
     link.symlink_to(precious)
-    state = State.open(tmp_path / "state")
+    state = CursorFile.open(tmp_path / "state")
     assert precious.read_text() == "precious"
     link.symlink_to(precious)
     state.record("a-1")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.cli import input as module
-from sse_broadcast.cli.input import Source, open_source, source_of
+from sse_broadcast.cli.input import InputSource, open_source, source_of
 from sse_broadcast.errors import ClientError, ConfigError
 
 
@@ -26,11 +26,11 @@ class Pieces(io.BytesIO):
         return next(self._pieces, b"")
 
 
-def source(*pieces: bytes) -> Source:
-    return Source(Pieces(list(pieces)), name="x", size=1)
+def source(*pieces: bytes) -> InputSource:
+    return InputSource(Pieces(list(pieces)), name="x", size=1)
 
 
-async def lines(given: Source) -> list[list[bytes]]:
+async def lines(given: InputSource) -> list[list[bytes]]:
     return [some async for some in given.lines()]
 
 
@@ -105,7 +105,7 @@ async def test_a_pipe_that_is_empty_is_not_at_its_end() -> None:
     """Though it does not block: another process that has it may have said so."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    given = Source(os.fdopen(reading, "rb"), name="x", size=None)
+    given = InputSource(os.fdopen(reading, "rb"), name="x", size=None)
     whole = asyncio.create_task(given.document())
     done, _ = await asyncio.wait([whole], timeout=0.1)
     os.write(writing, b"late")
@@ -138,7 +138,7 @@ async def test_what_breaks_while_it_is_read_is_said() -> None:
                 return piece
             raise OSError(5, "Input/output error")
 
-    found = Source(Broken([b"a\nb"]), name="disk", size=9).lines()
+    found = InputSource(Broken([b"a\nb"]), name="disk", size=9).lines()
     assert await anext(found) == [b"a"]
     with pytest.raises(ClientError, match=r"^disk: cannot be read: Input/output error$"):
         await anext(found)

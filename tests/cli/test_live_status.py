@@ -14,7 +14,16 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast.cli import live_status
-from sse_broadcast.cli.live_status import Look, Printed, Recorded, look, picture, rates, short, span
+from sse_broadcast.cli.live_status import (
+    JsonView,
+    LineView,
+    Snapshot,
+    rates,
+    render,
+    short,
+    span,
+    take_snapshot,
+)
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.errors import ClientError
@@ -57,7 +66,7 @@ SLOWEST = [
         "lag": 0.99,
     },
 ]
-SEEN = Look(at=100.0, time=1_700_000_000.0, status=STATUS, slowest=SLOWEST)
+SEEN = Snapshot(at=100.0, time=1_700_000_000.0, status=STATUS, slowest=SLOWEST)
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +78,8 @@ def _greenwich(monkeypatch: pytest.MonkeyPatch) -> Any:
     time.tzset()
 
 
-def screen(seen: Look, rates: Mapping[str, float] | None = None, *, lines: int = 24) -> list[str]:
-    return picture(seen, rates, title="http://x, every 2 s", size=os.terminal_size((80, lines)))
+def screen(seen: Snapshot, rates: Mapping[str, float] | None = None, *, lines: int = 24) -> list[str]:
+    return render(seen, rates, title="http://x, every 2 s", size=os.terminal_size((80, lines)))
 
 
 def test_a_screen_is_these_lines() -> None:
@@ -139,7 +148,7 @@ def test_nobody_is_a_heading() -> None:
     assert len(screen(replace(SEEN, slowest=[]))) == 10
 
 
-def later(seconds: float, status: Mapping[str, Any], **others: Any) -> Look:
+def later(seconds: float, status: Mapping[str, Any], **others: Any) -> Snapshot:
     return replace(SEEN, at=SEEN.at + seconds, status=status, **others)
 
 
@@ -165,7 +174,7 @@ def later(seconds: float, status: Mapping[str, Any], **others: Any) -> Look:
     ],
 )
 def test_a_rate_is_what_was_counted_between_two_looks(
-    before: Look | None, now: Look, found: Mapping[str, float] | None
+    before: Snapshot | None, now: Snapshot, found: Mapping[str, float] | None
 ) -> None:
     """By all reasons together; none where one cannot be said, as of a server that began anew."""
     assert rates(before, now) == found
@@ -208,7 +217,7 @@ def test_a_number_is_short(number: int, shown: str) -> None:
 
 def test_a_line_is_this() -> None:
     """For a file or a pipe: what is counted, and who is furthest behind if anybody is."""
-    line = Printed().line
+    line = LineView().line
     assert line(SEEN, None) == (
         "22:13:20 subscribers 3, published -, closed -, dropped -, slowest 17 of 2001:db8::7: 1m23s behind"
     )
@@ -222,7 +231,7 @@ def test_a_line_is_this() -> None:
 
 def test_a_record_is_this() -> None:
     """For programs: all that was seen, whether there is anything new or not."""
-    assert json.loads(Recorded().line(SEEN, {"published": 1 / 3})) == {
+    assert json.loads(JsonView().line(SEEN, {"published": 1 / 3})) == {
         "time": 1_700_000_000.0,
         "status": STATUS,
         "rates": {"published": 0.333},
@@ -275,7 +284,7 @@ async def test_who_may_not_see_readers_sees_the_rest(speak: Speak, status: int) 
     """And what the server said of it."""
     url = await speak(status=saying(STATUS), subscribers=saying({}, status))
     async with Client(url) as client:
-        seen = await look(client)
+        seen = await take_snapshot(client)
     assert (seen.status, seen.slowest) == (STATUS, None)
     assert seen.hidden.startswith(f"{url}/subscribers?sort=lag&limit=100: {status} ")
 
@@ -297,7 +306,7 @@ async def test_a_look_that_fails_says_why(
     monkeypatch.setattr(live_status, "ALIVE", 0.1)
     async with Client(await speak(**answers)) as client:
         with pytest.raises(ClientError) as raised:
-            await look(client)
+            await take_snapshot(client)
     assert re.fullmatch(told, str(raised.value))
 
 
@@ -305,7 +314,7 @@ class Kept:
     """Keeps what is shown, and lets a test go on after each."""
 
     def __init__(self, upto: int) -> None:
-        self.shown: list[tuple[Look, Mapping[str, float] | None]] = []
+        self.shown: list[tuple[Snapshot, Mapping[str, float] | None]] = []
         self._upto = upto
         self.ended = False
 
@@ -315,7 +324,7 @@ class Kept:
     def __exit__(self, *_: object) -> None:
         self.ended = True
 
-    def show(self, look: Look, rates: Mapping[str, float] | None) -> None:
+    def show(self, look: Snapshot, rates: Mapping[str, float] | None) -> None:
         self.shown.append((look, rates))
 
     async def rest(self, seconds: float) -> None:

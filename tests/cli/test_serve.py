@@ -705,9 +705,9 @@ async def test_a_certificate_that_is_none_is_4(programs: Programs, tmp_path: Pat
 async def test_a_key_of_another_certificate_is_4(programs: Programs, tmp_path: Path) -> None:
     """Found out at the start, and not by the first browser."""
     certificate, key = tmp_path / "server.pem", tmp_path / "key.pem"
-    authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(certificate)
-    authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
+    authenticator = trustme.CA()
+    authenticator.issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(certificate)
+    authenticator.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
     ended = await programs.run("serve", "--port", "0", "--certificate", str(certificate), "--key", str(key))
     assert (ended.code, ended.out) == (4, b"")
     assert re.fullmatch(
@@ -788,12 +788,12 @@ async def test_a_certificate_serves_https(
     programs: Programs, program: Program, tmp_path: Path, loop: str
 ) -> None:
     """Curl takes it from the authority it knows and, as printed, as it is."""
-    authority = trustme.CA()
+    authenticator = trustme.CA()
     certificate, key, ca = tmp_path / "server.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
-    issued = authority.issue_cert("127.0.0.1")
+    issued = authenticator.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(certificate)
     issued.private_key_pem.write_to_path(key)
-    authority.cert_pem.write_to_path(ca)
+    authenticator.cert_pem.write_to_path(ca)
     serving = await programs.serve(
         "--certificate", str(certificate), "--key", str(key), "--event-loop", loop, *QUIET
     )

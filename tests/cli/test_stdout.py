@@ -12,7 +12,7 @@ import click
 import pytest
 
 from sse_broadcast.cli import Commands
-from sse_broadcast.cli.stdout import Output
+from sse_broadcast.cli.stdout import CheckedStdout
 from sse_broadcast.errors import OutputError
 from tests.conftest import Serve
 from tests.support import process
@@ -161,7 +161,7 @@ def full() -> Iterator[TextIO]:
     raw.close()  # or it would be tried again
 
 
-def write(output: Output, data: str | bytes) -> None:
+def write(output: CheckedStdout, data: str | bytes) -> None:
     output.write(data)
     output.flush()
 
@@ -169,7 +169,7 @@ def write(output: Output, data: str | bytes) -> None:
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None:
     """As text or as bytes, at once or at the flush."""
-    output = Output(full)
+    output = CheckedStdout(full)
     for stream, data in ((output, "x" * size), (output.buffer, b"x" * size)):
         with pytest.raises(OutputError) as caught:
             write(stream, data)
@@ -180,7 +180,7 @@ def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None
 def test_all_else_is_as_with_the_stream() -> None:
     """What is asked of it, and faults that are the program's own."""
     kept = io.BytesIO()
-    output = Output(io.TextIOWrapper(kept, encoding="utf-8"))
+    output = CheckedStdout(io.TextIOWrapper(kept, encoding="utf-8"))
     assert (output.write("é"), output.encoding) == (1, "utf-8")
     output.flush()
     assert output.buffer.write(b"!") == 1

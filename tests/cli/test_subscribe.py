@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.cli.subscribe import Outage, first, one_by_one
-from sse_broadcast.client import Piece
+from sse_broadcast.client import StreamChunk
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.server.runner import Server
@@ -783,13 +783,13 @@ def test_a_piece_is_cut_behind_its_last_event_shown(
     events: list[Event], room: int | None, shown: int, cursor: str
 ) -> None:
     """And its cursor is that event's; the server's own events take no room."""
-    piece = first(Piece(b"raw", events, "end"), "begin", room)
-    assert piece == Piece(b"raw", events[:shown], cursor)
+    piece = first(StreamChunk(b"raw", events, "end"), "begin", room)
+    assert piece == StreamChunk(b"raw", events[:shown], cursor)
 
 
 def test_a_piece_may_be_shown_one_by_one() -> None:
     """Each event with its own cursor, and in the end that of the piece."""
-    piece = Piece(b"raw", [Event("a"), Event("b", id="2"), Event("c")], "end")
+    piece = StreamChunk(b"raw", [Event("a"), Event("b", id="2"), Event("c")], "end")
     assert [(part.events, part.last_event_id) for part in one_by_one(piece, "begin")] == [
         ([Event("a")], "begin"),
         ([Event("b", id="2")], "2"),

@@ -11,8 +11,8 @@ import pytest
 import trustme
 from aiohttp import web
 
-from sse_broadcast.auth.authenticator import Authority
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.authenticator import Authenticator
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.config.schema import Config
 from tests.support import process
 from tests.support.certificates import write_certificate
@@ -171,8 +171,8 @@ async def test_one_question_is_answered_by_the_exit_code(
 ) -> None:
     """And in words; without a channel it is about the server as a whole."""
     grants: Grants = {Action.SUBSCRIBE: ("orders.*",), Action.INSPECT: ("*",)}
-    authority = Authority(Config(token_secret=SECRET))
-    made = authority.mint(grants, subject="a", lifetime=60.0, by=Access(EVERYTHING)).token
+    authenticator = Authenticator(Config(token_secret=SECRET))
+    made = authenticator.issue(grants, subject="a", lifetime=60.0, by=Principal(EVERYTHING)).token
     ended = await programs.run("token", "check", *arguments, env=ENV, stdin=made.encode())
     if problem is None:
         asked = f"{arguments[1]} {arguments[3] if len(arguments) > 2 else '*'!r}"

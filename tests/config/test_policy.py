@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Limits, Policies, Policy
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies, HistoryLimits, Policy
 from sse_broadcast.config.schema import ChannelRule, Config, Overflow
 
 
-def policies(*rules: ChannelRule, **settings: Any) -> Policies:
-    return Policies(
+def policies(*rules: ChannelRule, **settings: Any) -> ChannelPolicies:
+    return ChannelPolicies(
         Config(
             **{
                 "history_size": 10,
@@ -25,21 +25,21 @@ def policies(*rules: ChannelRule, **settings: Any) -> Policies:
     )
 
 
-SERVERS = Policy(Limits(10, 1000, 60.0), Overflow.DROP_OLDEST, 500)
+SERVERS = Policy(HistoryLimits(10, 1000, 60.0), Overflow.DROP_OLDEST, 500)
 
 
 def test_without_rules_every_channel_has_the_servers_policy() -> None:
     """One object for all of them, and nothing remembered of any."""
     settled = policies()
-    assert settled.of("a") == SERVERS
-    assert settled.of("a") is settled.of("b")
+    assert settled.for_channel("a") == SERVERS
+    assert settled.for_channel("a") is settled.for_channel("b")
 
 
 def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
     """A setting that a rule does not name is the server's."""
     settled = policies(ChannelRule(match="prices.*", history_size=1, overflow=Overflow.CONFLATE))
-    assert settled.of("prices.eur") == Policy(Limits(1, 1000, 60.0), Overflow.CONFLATE, 500)
-    assert settled.of("prices") == settled.of("other") == SERVERS
+    assert settled.for_channel("prices.eur") == Policy(HistoryLimits(1, 1000, 60.0), Overflow.CONFLATE, 500)
+    assert settled.for_channel("prices") == settled.for_channel("other") == SERVERS
 
 
 def test_a_rule_may_change_everything() -> None:
@@ -52,13 +52,13 @@ def test_a_rule_may_change_everything() -> None:
         overflow=Overflow.DROP_NEWEST,
         retry=6,
     )
-    assert policies(rule).of("a") == Policy(Limits(2, 3, 4.5), Overflow.DROP_NEWEST, 6)
+    assert policies(rule).for_channel("a") == Policy(HistoryLimits(2, 3, 4.5), Overflow.DROP_NEWEST, 6)
 
 
 def test_a_rule_may_say_nothing_at_all() -> None:
     """Zero is a value: no history of these channels, and reconnect at once."""
     settled = policies(ChannelRule(match="a", history_size=0, history_bytes=0, retry=0))
-    assert settled.of("a") == Policy(Limits(0, 0, 60.0), Overflow.DROP_OLDEST, 0)
+    assert settled.for_channel("a") == Policy(HistoryLimits(0, 0, 60.0), Overflow.DROP_OLDEST, 0)
 
 
 def test_the_first_rule_that_matches_is_the_one() -> None:
@@ -68,20 +68,20 @@ def test_the_first_rule_that_matches_is_the_one() -> None:
         ChannelRule(match="a.*", history_size=2, retry=9),
         ChannelRule(match="*", history_size=3),
     )
-    assert [settled.of(name).limits.size for name in ("a.b", "a.c", "z")] == [1, 2, 3]
-    assert [settled.of(name).retry for name in ("a.b", "a.c", "z")] == [500, 9, 500]
+    assert [settled.for_channel(name).limits.size for name in ("a.b", "a.c", "z")] == [1, 2, 3]
+    assert [settled.for_channel(name).retry for name in ("a.b", "a.c", "z")] == [500, 9, 500]
 
 
 def test_a_rule_matches_whole_names() -> None:
     """A name without a star is that channel alone, and letters are compared as they are."""
     settled = policies(ChannelRule(match="a", history_size=1))
-    assert [settled.of(name).limits.size for name in ("a", "ab", "ba", "A")] == [1, 10, 10, 10]
+    assert [settled.for_channel(name).limits.size for name in ("a", "ab", "ba", "A")] == [1, 10, 10, 10]
 
 
 def test_a_policy_is_looked_for_once() -> None:
     """The same channel has the same object each time."""
     settled = policies(ChannelRule(match="a*", history_size=1))
-    assert settled.of("ab") is settled.of("ab") is settled.of("ac")
+    assert settled.for_channel("ab") is settled.for_channel("ab") is settled.for_channel("ac")
 
 
 @pytest.mark.parametrize(
@@ -106,29 +106,29 @@ def test_a_reader_has_what_its_channels_agree_on(channels: list[str], overflow: 
         ChannelRule(match="prices.*", overflow=Overflow.CONFLATE, retry=100),
         ChannelRule(match="news", overflow=Overflow.DROP_NEWEST, retry=100),
     )
-    interest = Interest.of(*channels)
-    assert settled.of_reader(interest) == (overflow, retry)
+    selector = Selector.parse(*channels)
+    assert settled.for_subscriber(selector) == (overflow, retry)
 
 
 def test_without_rules_every_reader_has_the_servers() -> None:
     """Names and patterns alike."""
     settled = policies()
-    for interest in (Interest.of("a"), Interest.of("a", "b"), Interest.of("*")):
-        assert settled.of_reader(interest) == (Overflow.DROP_OLDEST, 500)
+    for selector in (Selector.parse("a"), Selector.parse("a", "b"), Selector.parse("*")):
+        assert settled.for_subscriber(selector) == (Overflow.DROP_OLDEST, 500)
 
 
 def test_channels_without_a_rule_agree_with_a_rule_that_says_the_same() -> None:
     """What counts is what holds, and not where it was said."""
     settled = policies(ChannelRule(match="a", overflow=Overflow.DROP_OLDEST, history_size=1))
-    assert settled.of_reader(Interest.of("a", "b"))[0] is Overflow.DROP_OLDEST
+    assert settled.for_subscriber(Selector.parse("a", "b"))[0] is Overflow.DROP_OLDEST
 
 
 def test_another_configuration_is_gone_by_at_once() -> None:
     """What was remembered of the one before is forgotten, with rules and without."""
     settled = policies(ChannelRule(match="a", history_size=1))
-    assert settled.of("a").limits.size == 1
-    settled.settle(Config(history_size=7, channel=(ChannelRule(match="b", history_size=2),)))
-    assert [settled.of(name).limits.size for name in "ab"] == [7, 2]
-    settled.settle(Config(history_size=8))
-    assert [settled.of(name).limits.size for name in "ab"] == [8, 8]
-    assert settled.of_reader(Interest.of("a"))[1] == 3000
+    assert settled.for_channel("a").limits.size == 1
+    settled.reload(Config(history_size=7, channel=(ChannelRule(match="b", history_size=2),)))
+    assert [settled.for_channel(name).limits.size for name in "ab"] == [7, 2]
+    settled.reload(Config(history_size=8))
+    assert [settled.for_channel(name).limits.size for name in "ab"] == [8, 8]
+    assert settled.for_subscriber(Selector.parse("a"))[1] == 3000

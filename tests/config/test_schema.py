@@ -17,7 +17,7 @@ from sse_broadcast.config.schema import (
     LogLevel,
     Overflow,
     ProxyHeader,
-    form_of,
+    format_of,
     shown_url,
 )
 from sse_broadcast.config.sources import RULES
@@ -246,7 +246,7 @@ def test_an_origin_that_people_try_is_refused_with_the_reason(origin: str, hint:
 def test_every_list_has_a_form() -> None:
     """A list of any texts at all would be a list of typing errors."""
     lists = [field for field in msgspec.structs.fields(Config) if field.default == ()]
-    assert [field.name for field in lists if form_of(field.type) is None] == list(RULES)
+    assert [field.name for field in lists if format_of(field.type) is None] == list(RULES)
 
 
 # Types, as strict in a program as in a file.

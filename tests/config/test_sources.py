@@ -20,11 +20,11 @@ from sse_broadcast.config.schema import (
 )
 from sse_broadcast.config.sources import (
     PLACE,
-    RESTART,
+    RESTART_ONLY,
     RULES,
     SETTINGS,
-    Change,
-    Loaded,
+    ConfigChange,
+    LoadedConfig,
     change_of,
     load,
     unknown_variables,
@@ -60,7 +60,7 @@ def refused(
 
 def test_nothing_said_is_the_defaults() -> None:
     """Without flags, variables and a file every value is its default, and says so."""
-    assert load({}, environ={}) == Loaded(Config(), dict.fromkeys(SETTINGS, "default"))
+    assert load({}, environ={}) == LoadedConfig(Config(), dict.fromkeys(SETTINGS, "default"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -596,12 +596,12 @@ def test_a_change_is_what_may_change_and_what_may_not() -> None:
 
 def test_nothing_changes_where_all_is_the_same() -> None:
     """Whoever says a default says nothing new."""
-    assert change_of(Config(), Config(port=8000)) == Change(Config(), (), ())
+    assert change_of(Config(), Config(port=8000)) == ConfigChange(Config(), (), ())
 
 
 def test_every_setting_that_needs_a_restart_is_one() -> None:
     """And each of the others may change while the server runs."""
-    assert {*SETTINGS, *RULES} > RESTART
+    assert {*SETTINGS, *RULES} > RESTART_ONLY
 
 
 TLS: dict[str, Any] = {"certificate": "a.pem", "key": "a.key"}

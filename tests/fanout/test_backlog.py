@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from sse_broadcast.fanout import backlog as census_module
-from sse_broadcast.fanout.backlog import PORTION, STEP, Census
+from sse_broadcast.fanout.backlog import PORTION, STEP, BacklogStats
 from sse_broadcast.metrics import Distribution
 from tests.support.outlets import connect, make_broadcaster
 from tests.support.sockets import until
@@ -20,8 +20,8 @@ def observed(distribution: Distribution) -> list[int]:
 
 async def test_nobody_is_counted_where_nobody_is() -> None:
     """No subscriber, nothing that waits."""
-    census = await make_broadcaster().census()
-    assert (census.queued_events.count, census.queued_bytes.count, census.replaying) == (0, 0, 0)
+    backlog = await make_broadcaster().backlog()
+    assert (backlog.queued_events.count, backlog.queued_bytes.count, backlog.replaying) == (0, 0, 0)
 
 
 async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
@@ -31,30 +31,30 @@ async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
     await broadcaster.broadcast("a")
     connect(broadcaster)
     await broadcaster.broadcast("b" * 2000)
-    lane, _ = connect(broadcaster)
-    one, other = lane.audience.log
-    census = await broadcaster.census()
-    assert observed(census.queued_events) == [1, 1, 1, 0, 0, 0, 0, 0]
-    assert census.queued_events.total == 3
-    assert observed(census.queued_bytes) == [1, 0, 2, 0, 0, 0, 0, 0, 0]
-    assert census.queued_bytes.total == one.size + 2 * other.size
+    outbox, _ = connect(broadcaster)
+    one, other = outbox.group.log
+    backlog = await broadcaster.backlog()
+    assert observed(backlog.queued_events) == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert backlog.queued_events.total == 3
+    assert observed(backlog.queued_bytes) == [1, 0, 2, 0, 0, 0, 0, 0, 0]
+    assert backlog.queued_bytes.total == one.size + 2 * other.size
 
 
 async def test_what_waits_in_a_queue_of_ones_own_is_counted() -> None:
     """Of a reader whose socket is full, and of a program that does not iterate."""
     broadcaster = make_broadcaster()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     stream = broadcaster.subscribe("default")
     async with stream:
         sink.takes_more = False
         await broadcaster.broadcast("a")
-        await until(lambda: lane.blocked)
+        await until(lambda: outbox.blocked)
         await broadcaster.broadcast("b")
         await broadcaster.broadcast("c")
-        census = await broadcaster.census()
-    assert census.queued_events.total == 2 + 3
-    assert census.queued_events.count == 2
-    assert census.queued_bytes.total == sum(each.queued_bytes for each in (lane.subscriber,)) / 2 * 5
+        backlog = await broadcaster.backlog()
+    assert backlog.queued_events.total == 2 + 3
+    assert backlog.queued_events.count == 2
+    assert backlog.queued_bytes.total == sum(each.queued_bytes for each in (outbox.subscriber,)) / 2 * 5
 
 
 async def test_who_is_catching_up_is_counted_as_such() -> None:
@@ -62,12 +62,12 @@ async def test_who_is_catching_up_is_counted_as_such() -> None:
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("a")
     connect(broadcaster, since="earliest")
-    census = await broadcaster.census()
-    assert (census.replaying, census.queued_events.count) == (1, 0)
-    await until(lambda: not any(audience.log for audience in broadcaster._hub.audiences))
+    backlog = await broadcaster.backlog()
+    assert (backlog.replaying, backlog.queued_events.count) == (1, 0)
+    await until(lambda: not any(group.log for group in broadcaster._hub.groups))
     await asyncio.sleep(0)
-    census = await broadcaster.census()
-    assert (census.replaying, census.queued_events.count) == (0, 1)
+    backlog = await broadcaster.backlog()
+    assert (backlog.replaying, backlog.queued_events.count) == (0, 1)
 
 
 async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,27 +80,27 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
         connect(broadcaster, f"c{number}")
     await broadcaster.broadcast("a")
     turns = 0
-    taking = asyncio.ensure_future(broadcaster.census())
+    taking = asyncio.ensure_future(broadcaster.backlog())
     while not taking.done():
         turns += 1
         await asyncio.sleep(0)
-    census = taking.result()
+    backlog = taking.result()
     assert turns >= 4
-    assert census.queued_events.count == 2 * (2 * PORTION + STEP)
+    assert backlog.queued_events.count == 2 * (2 * PORTION + STEP)
 
 
 async def test_who_leaves_meanwhile_is_no_harm() -> None:
     """Readers, and the audience as a whole, that are gone when it is their turn."""
     broadcaster = make_broadcaster()
-    lanes = [connect(broadcaster)[0] for _ in range(2 * STEP)]
+    outboxes = [connect(broadcaster)[0] for _ in range(2 * STEP)]
     await broadcaster.broadcast("a")
-    census = Census()
-    steps = census._steps(tuple(broadcaster._hub.audiences))
+    backlog = BacklogStats()
+    steps = backlog._steps(tuple(broadcaster._hub.groups))
     assert next(steps) == STEP
-    for lane in lanes:
-        broadcaster.disconnect(lane)
+    for outbox in outboxes:
+        broadcaster.disconnect(outbox)
     assert list(steps) == [STEP, 1]
-    assert census.queued_events.count == STEP
+    assert backlog.queued_events.count == STEP
 
 
 def test_a_portion_is_made_of_steps() -> None:

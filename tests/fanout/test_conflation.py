@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.conflation import Conflated
 from sse_broadcast.publication import Publication, place
@@ -37,14 +37,14 @@ def positions(queue: Conflated) -> list[int]:
 
 def test_the_newest_of_a_key_stands_at_its_own_place() -> None:
     """Ids only rise: what replaces stands where it was published, not where the replaced one stood."""
-    queue = Conflated(Interest.of("a"))
+    queue = Conflated(Selector.parse("a"))
     offer(queue, publication(1, key="x"), publication(2, key="y"), publication(3, key="x"))
     assert positions(queue) == [2, 3]
 
 
 def test_what_is_replaced_gives_its_bytes_back() -> None:
     """As many as it counted for."""
-    queue = Conflated(Interest.of("a"))
+    queue = Conflated(Selector.parse("a"))
     old = publication(1, data="x" * 50)
     assert offer(queue, old) == 0
     assert queue.replace(publication(2)) == old.size
@@ -53,14 +53,14 @@ def test_what_is_replaced_gives_its_bytes_back() -> None:
 
 def test_events_without_a_key_stay() -> None:
     """They replace nothing and nothing replaces them."""
-    queue = Conflated(Interest.of("a"))
+    queue = Conflated(Selector.parse("a"))
     assert offer(queue, *(publication(place, key=None) for place in range(1, 4)), publication(4)) == 0
     assert positions(queue) == [1, 2, 3, 4]
 
 
 def test_keys_are_of_their_channel() -> None:
     """The same key on another channel is another thing."""
-    queue = Conflated(Interest.of("a", "b"))
+    queue = Conflated(Selector.parse("a", "b"))
     assert offer(queue, publication(1, "a"), publication(2, "b")) == 0
     assert positions(queue) == [1, 2]
 
@@ -80,22 +80,22 @@ def test_keys_are_of_their_channel() -> None:
 )
 def test_one_in_several_channels_goes_once_each_has_a_newer(channels: list[str], expected: list[int]) -> None:
     """As long as it is the newest of its key in one of them, it is news."""
-    queue = Conflated(Interest.of("a", "b", "c"))
+    queue = Conflated(Selector.parse("a", "b", "c"))
     offer(queue, *(publication(place, names) for place, names in enumerate(channels, 1)))
     assert positions(queue) == expected
 
 
-@pytest.mark.parametrize("interest", [Interest.of("a"), Interest.of("a*"), Interest.of("a", "a*")])
-def test_only_the_readers_own_channels_count(interest: Interest) -> None:
+@pytest.mark.parametrize("interest", [Selector.parse("a"), Selector.parse("a*"), Selector.parse("a", "a*")])
+def test_only_the_readers_own_channels_count(selector: Selector) -> None:
     """A channel it does not read keeps nothing for it."""
-    queue = Conflated(interest)
+    queue = Conflated(selector)
     offer(queue, publication(1, "ab"), publication(2, "ca"))
     assert positions(queue) == [2]
 
 
 def test_what_was_taken_is_neither_replaced_nor_counted() -> None:
     """A reader that has an event gets the newer one as well, and no bytes come back."""
-    queue = Conflated(Interest.of("a"))
+    queue = Conflated(Selector.parse("a"))
     offer(queue, publication(1))
     assert queue.popleft().position == 1
     assert offer(queue, publication(2)) == 0
@@ -104,7 +104,7 @@ def test_what_was_taken_is_neither_replaced_nor_counted() -> None:
 
 def test_one_partly_replaced_when_it_is_taken_leaves_nothing_behind() -> None:
     """Its claim on the other channel goes with it; the newer one's stays."""
-    queue = Conflated(Interest.of("a", "b"))
+    queue = Conflated(Selector.parse("a", "b"))
     offer(queue, publication(1, "ab"), publication(2, "a"))
     assert queue.popleft().position == 1
     assert offer(queue, publication(3, "b")) == 0
@@ -145,7 +145,7 @@ OFFERS = st.tuples(
 @given(st.lists(st.none() | OFFERS, max_size=60))
 def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, str] | None]) -> None:
     """After any offers and takes: the same events in the same order, the same bytes given back."""
-    queue, naive = Conflated(Interest.of("a", "b", "c")), Naive(set("abc"))
+    queue, naive = Conflated(Selector.parse("a", "b", "c")), Naive(set("abc"))
     for position, step in enumerate(steps, 1):
         if step is not None:
             channels, key, data = step
@@ -166,7 +166,7 @@ def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, st
 def test_what_a_queue_takes_itself_is_counted(channels: int) -> None:
     """Its indexes too, which are larger than small events are."""
     names = tuple(f"c{number}" for number in range(channels))
-    queue = Conflated(Interest.of(*names))
+    queue = Conflated(Selector.parse(*names))
     came = [
         place(names, Event("x", key=str(number)), epoch="0123abcd", position=number, time=0.0)
         for number in range(1, 201)

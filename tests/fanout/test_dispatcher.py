@@ -11,7 +11,7 @@ from sse_broadcast import wire
 from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import ChannelRule, Overflow
-from sse_broadcast.cursor import Word, parse_id
+from sse_broadcast.cursor import Keyword, parse_id
 from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
 from sse_broadcast.event import Event
 from sse_broadcast.fanout import dispatcher as delivery_module
@@ -22,11 +22,11 @@ from sse_broadcast.fanout.dispatcher import (
     STRIDE,
     TURN,
     WRITE_LIMIT,
-    Delivery,
+    Dispatcher,
     close_event,
     jittered,
 )
-from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.group import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from sse_broadcast.metrics import Metrics
 from tests.support.outlets import EPOCH, MemorySink, block, connect
@@ -119,19 +119,19 @@ async def test_a_crowd_may_join_in_the_middle() -> None:
     await broadcaster.broadcast("a")
     crowd = [connect(broadcaster) for _ in range(2 * STRIDE + 1)]
     await broadcaster.broadcast("b")
-    (audience,) = broadcaster._hub.audiences
+    (group,) = broadcaster._hub.groups
     delivery = broadcaster._delivery
     strides = 0
-    while audience.log:
-        delivery._advance(audience)
+    while group.log:
+        delivery._advance_pass(group)
         strides += 1
         if strides == 2:
             broadcaster.disconnect(crowd.pop()[0])
     assert strides == 1 + 3
     assert first.data == blocks("a", "b")
     assert {sink.data for _, sink in crowd} == {block(2, "b")}
-    assert {lane.seen for lane, _ in crowd} == {audience.end}
-    assert (len(audience.march), audience.late) == (1 + 2 * STRIDE, {})
+    assert {outbox.offset for outbox, _ in crowd} == {group.end}
+    assert (len(group.writers), group.late_joiners) == (1 + 2 * STRIDE, {})
     assert broadcaster._metrics.events_written == 2 + 2 * STRIDE
 
 
@@ -140,13 +140,13 @@ async def test_one_that_is_filled_by_what_it_catches_up_with_has_it() -> None:
     broadcaster = make()
     connect(broadcaster)
     await broadcaster.broadcast("a")
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     await broadcaster.broadcast("b")
     await settled()
-    assert (sink.data, lane.behind, lane.following) == (block(2, "b"), 0, False)
+    assert (sink.data, outbox.behind, outbox.following) == (block(2, "b"), 0, False)
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await broadcaster.broadcast("c")
     await settled()
     assert sink.data == block(2, "b") + block(3, "c")
@@ -156,9 +156,9 @@ async def test_a_pass_that_nobody_waits_for_is_not_late() -> None:
     """What they have yet to get goes with those who leave."""
     broadcaster = make()
     for _ in range(2):
-        lane, _ = connect(broadcaster)
+        outbox, _ = connect(broadcaster)
         await broadcaster.broadcast("a")
-        broadcaster.disconnect(lane)
+        broadcaster.disconnect(outbox)
         await settled()
     assert broadcaster._metrics.delay.count == 0
 
@@ -170,17 +170,17 @@ async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
     await broadcaster.broadcast("a")
     crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
     await broadcaster.broadcast("b")
-    (audience,) = broadcaster._hub.audiences
+    (group,) = broadcaster._hub.groups
     delivery = broadcaster._delivery
-    delivery._advance(audience)
-    lane, sink = crowd[-1]
-    lane.fill()
-    delivery._advance(audience)
-    lane.resume()
-    delivery._flush(lane)
-    assert (sink.data, lane.following) == (block(2, "b"), True)
-    delivery._advance(audience)
-    assert not audience.log
+    delivery._advance_pass(group)
+    outbox, sink = crowd[-1]
+    outbox.on_full()
+    delivery._advance_pass(group)
+    outbox.on_drained()
+    delivery._flush_outbox(outbox)
+    assert (sink.data, outbox.following) == (block(2, "b"), True)
+    delivery._advance_pass(group)
+    assert not group.log
     await broadcaster.broadcast("c")
     await settled()
     assert {sink.data for _, sink in crowd} == {block(2, "b") + block(3, "c")}
@@ -209,7 +209,7 @@ async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
 async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
     """Its events wait in its own queue, in order, while others go on; then it marches along again."""
     broadcaster = make()
-    lane, slow = connect(broadcaster)
+    outbox, slow = connect(broadcaster)
     _, other = connect(broadcaster)
     slow.takes_more = False
     await broadcaster.broadcast("a")
@@ -217,28 +217,28 @@ async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
     await broadcaster.broadcast("b")
     await broadcaster.broadcast("c")
     await settled()
-    assert (slow.data, len(lane.subscriber)) == (block(1, "a"), 2)
+    assert (slow.data, len(outbox.subscriber)) == (block(1, "a"), 2)
     assert other.data == blocks("a", "b", "c")
     slow.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     await broadcaster.broadcast("d")
     await settled()
     assert slow.data == blocks("a", "b", "c", "d")
-    assert lane.following
+    assert outbox.following
 
 
 async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile() -> None:
     """What was logged behind the pass that filled it is in its queue."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for _ in range(4):
         await broadcaster.broadcast(LARGE)
     await settled()
     assert len(sink.written) == 1
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await until(lambda: sink.data == blocks(*[LARGE] * 4))
 
 
@@ -338,32 +338,32 @@ async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
 async def test_a_sink_that_empties_in_time_is_not_cut() -> None:
     """And the next time it fills it has the whole allowance again."""
     broadcaster = make(write_timeout=1.0, heartbeat=60)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     loop = asyncio.get_running_loop()
     sink.takes_more = False
     started = loop.time()
     while loop.time() < started + 1.5:
         await broadcaster.broadcast("x")
         await settled()
-        assert lane.blocked
-        lane.resume()
+        assert outbox.blocked
+        outbox.on_drained()
         await settled()
-        lane.resume()
+        outbox.on_drained()
     assert sink.aborted == 0
 
 
 async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> None:
     """Its queue is let go, it gets `$close`, and its stream ends."""
     broadcaster = make(queue_size=1)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for text in ("a", "b", "c"):
         await broadcaster.broadcast(text)
         await settled()
-    assert lane.subscriber.closed is CloseReason.SLOW
-    assert (broadcaster.client_count, len(lane.subscriber)) == (0, 0)
+    assert outbox.subscriber.closed is CloseReason.SLOW
+    assert (broadcaster.client_count, len(outbox.subscriber)) == (0, 0)
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     assert sink.written[0] == block(1, "a")
     require_closed(sink.written[1], "slow", 1)
@@ -373,13 +373,13 @@ async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> N
 async def test_an_overflowing_reader_that_takes_nothing_is_cut_by_the_same_deadline() -> None:
     """The allowance began when its socket was full, and the end of the stream is within it."""
     broadcaster = make(queue_size=1, write_timeout=0.05)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for text in ("a", "b", "c"):
         await broadcaster.broadcast(text)
         await settled()
     await until(lambda: sink.aborted == 1)
-    assert lane.subscriber.closed is CloseReason.SLOW
+    assert outbox.subscriber.closed is CloseReason.SLOW
     assert broadcaster.counts.closed == {"slow": 1}
     assert broadcaster.counts.aborted == 1
 
@@ -397,13 +397,13 @@ async def test_an_end_that_is_not_taken_is_cut_too() -> None:
 async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow) -> None:
     """What it gets is what was kept, and one `$reset` with the number of the rest."""
     broadcaster = make(queue_size=2, overflow=overflow)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for number in range(6):
         await broadcaster.broadcast(str(number))
         await settled()
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n'
     kept = {
@@ -417,7 +417,7 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
 async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
     """A server that stops loses nothing it has answered for."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
 
     async def publish_and_close() -> None:
         # Nothing is between the two: the walk has not come by.
@@ -426,7 +426,7 @@ async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
 
     closing = asyncio.ensure_future(publish_and_close())
     await until(lambda: sink.closed == 1)
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     await closing
     first = block(1, "a")
     assert sink.data.startswith(first)
@@ -437,11 +437,11 @@ async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
 async def test_the_timer_rests_when_there_is_nobody() -> None:
     """No lane, no timer: nothing keeps an idle loop awake, nothing is left."""
     broadcaster = make()
-    delivery = Delivery(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
+    delivery = Dispatcher(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
     broadcaster._delivery = delivery
-    lane, _ = connect(broadcaster)
+    outbox, _ = connect(broadcaster)
     assert delivery._timer is not None
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     assert delivery._timer is None
     assert not delivery._silence
 
@@ -497,7 +497,7 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
 ) -> None:
     """Between resuming and the walk, room is made by writing: nothing later may overtake the event."""
     broadcaster = make(queue_size=queue_size, overflow=overflow)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     _, other = connect(broadcaster)
     sink.takes_more = False
     for number in range(1 + queue_size):
@@ -505,10 +505,10 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
         if number == 0:
             await settled()
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     for number in range(1 + queue_size, 4 + 3 * queue_size):
         await broadcaster.broadcast(str(number))
-        assert not (lane.following and len(lane.subscriber))
+        assert not (outbox.following and len(outbox.subscriber))
     await settled()
     everything = blocks(*range(4 + 3 * queue_size))
     assert other.data == everything
@@ -518,34 +518,34 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
 async def test_the_end_is_written_once() -> None:
     """A lane that has just resumed, or owes a heartbeat, and then ends in the same turn ends once."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     await broadcaster.broadcast("a")
     await settled()
     await broadcaster.broadcast("b")
     sink.takes_more = True
-    lane.resume()
-    lane.silent = True
-    broadcaster._delivery.wake_lane(lane)
+    outbox.on_drained()
+    outbox.heartbeat_due = True
+    broadcaster._delivery.schedule_outbox(outbox)
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await settled()
     assert sink.data.count(b"$close") == 1
     require_closed(sink.written[-1], "drain", 2)
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     await closing
 
 
 async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_key() -> None:
     """At the newest one's place, and without a word of a loss."""
     broadcaster = make(queue_size=2, overflow=Overflow.CONFLATE)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     await broadcaster.broadcast("first")
     await settled()
     for number in range(6):
         await broadcaster.broadcast(str(number), key=f"k{number % 2}")
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     assert sink.data == block(1, "first") + block(6, 4) + block(7, 5)
     assert (broadcaster.counts.dropped, broadcaster.counts.resets) == ({}, {})
@@ -566,9 +566,9 @@ async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding
 async def test_who_leaves_before_its_goodbye_is_written_nothing() -> None:
     """Its handler is over, and its sink is no longer ours to write to."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
-    lane.subscriber.close(CloseReason.DRAIN)
-    broadcaster.disconnect(lane)
+    outbox, sink = connect(broadcaster)
+    outbox.subscriber.close(CloseReason.DRAIN)
+    broadcaster.disconnect(outbox)
     await settled()
     assert sink.written == []
 
@@ -580,21 +580,21 @@ async def test_an_end_has_no_allowance_of_its_own(monkeypatch: pytest.MonkeyPatc
     broadcaster = make(write_timeout=5)
     for _ in range(3):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since=since)
+    outbox, sink = connect(broadcaster, since=since)
     sink.takes_more = False
     await broadcaster.broadcast("a")
-    broadcaster._delivery._walk()
-    assert broadcaster._delivery._deadlines == {lane: 5}
+    broadcaster._delivery._run_slice()
+    assert broadcaster._delivery._deadlines == {outbox: 5}
     clock.now = 3
-    lane.subscriber.close(CloseReason.DRAIN)
-    assert broadcaster._delivery._deadlines == {lane: 5}
+    outbox.subscriber.close(CloseReason.DRAIN)
+    assert broadcaster._delivery._deadlines == {outbox: 5}
 
 
 async def test_readers_of_several_channels_are_told_which() -> None:
     """Live, from a queue of their own, and from the history: the first that they asked for."""
     broadcaster = make()
     line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0}\n'
-    lane, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
+    outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
     await broadcaster.broadcast("1", channels=["a", "b", "c"])
     await settled()
     live.takes_more = False
@@ -602,7 +602,7 @@ async def test_readers_of_several_channels_are_told_which() -> None:
         await broadcaster.broadcast(text, channels=["a", "b", "c"])
         await settled()
     live.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     _, late = connect(broadcaster, "b*", since="earliest", sink=MemorySink(NDJSON))
     await settled()
     assert live.data == late.data == b"".join(line % (number, number) for number in (1, 2, 3))
@@ -616,12 +616,12 @@ async def test_a_reader_catches_up_in_pages_and_goes_live() -> None:
     broadcaster = make()
     for _ in range(5):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
-    assert (lane.following, broadcaster.client_count) == (False, 1)
-    await until(lambda: lane.following)
+    outbox, sink = connect(broadcaster, since="earliest")
+    assert (outbox.following, broadcaster.client_count) == (False, 1)
+    await until(lambda: outbox.following)
     assert sink.data == blocks(*[LARGE] * 5)
     assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
-    assert lane.subscriber.catching_up is None
+    assert outbox.subscriber.catching_up is None
     await broadcaster.broadcast("live")
     await settled()
     assert sink.written[3:] == [block(6, "live")]
@@ -645,22 +645,22 @@ async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
     broadcaster = make(queue_size=1)
     for _ in range(3):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
+    outbox, sink = connect(broadcaster, since="earliest")
     _, other = connect(broadcaster)
     sink.takes_more = False
     await settled()
     assert sink.data == blocks(LARGE, LARGE)
     for number in range(5):
         await broadcaster.broadcast(str(number))
-        broadcaster._delivery.wake_lane(lane)
+        broadcaster._delivery.schedule_outbox(outbox)
         await settled()
     assert sink.data == blocks(LARGE, LARGE)
     assert other.data == blocks(*range(5), first=4)
-    assert (len(lane.subscriber), lane.subscriber.waiting, lane.following) == (0, True, False)
-    assert not lane.audience.queued
+    assert (len(outbox.subscriber), outbox.subscriber.waiting, outbox.following) == (0, True, False)
+    assert not outbox.group.queued
     sink.takes_more = True
-    lane.resume()
-    await until(lambda: lane.following)
+    outbox.on_drained()
+    await until(lambda: outbox.following)
     assert sink.data == blocks(LARGE, LARGE, LARGE, *range(5))
 
 
@@ -669,19 +669,19 @@ async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> 
     broadcaster = make()
     for number in range(3):
         await broadcaster.broadcast(str(number))
-    lane, sink = connect(broadcaster, since="earliest")
+    outbox, sink = connect(broadcaster, since="earliest")
     sink.takes_more = False
     for number in range(3, 10):
         await settled()
         # It has everything there is, and its sink is full: it is not live, since it is not asked.
-        assert not lane.subscriber.waiting
-        assert not lane.following
+        assert not outbox.subscriber.waiting
+        assert not outbox.following
         await broadcaster.broadcast(str(number))
-        lane.resume()
+        outbox.on_drained()
     await settled()
     sink.takes_more = True
-    lane.resume()
-    assert lane.following
+    outbox.on_drained()
+    assert outbox.following
     await broadcaster.broadcast("live")
     await settled()
     assert sink.data == blocks(*range(10), "live")
@@ -689,23 +689,23 @@ async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> 
 
 async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two turns of the walk for the same lane are no two beginnings."""
-    followed: list[Lane] = []
-    follow = Lane.follow
+    followed: list[Outbox] = []
+    follow = Outbox.join_group
 
-    def noted(lane: Lane) -> None:
-        followed.append(lane)
-        follow(lane)
+    def noted(outbox: Outbox) -> None:
+        followed.append(outbox)
+        follow(outbox)
 
-    monkeypatch.setattr(Lane, "follow", noted)
+    monkeypatch.setattr(Outbox, "join_group", noted)
     broadcaster = make()
     for _ in range(5):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
-    broadcaster._delivery.wake_lane(lane)
-    await until(lambda: lane.following)
+    outbox, sink = connect(broadcaster, since="earliest")
+    broadcaster._delivery.schedule_outbox(outbox)
+    await until(lambda: outbox.following)
     await broadcaster.broadcast("live")
     await settled()
-    assert followed == [lane]
+    assert followed == [outbox]
     assert sink.data == blocks(*[LARGE] * 5, "live")
 
 
@@ -715,7 +715,7 @@ class Crowd:
     def __init__(self, chance: random.Random) -> None:
         self.broadcaster = make()
         self.texts: list[str] = []
-        self.readers: list[tuple[int, Lane, MemorySink]] = []
+        self.readers: list[tuple[int, Outbox, MemorySink]] = []
         self._chance = chance
 
     async def act(self) -> None:
@@ -727,28 +727,30 @@ class Crowd:
                 self.texts.append(self._chance.choice(["a", "b", LARGE]))
                 await self.broadcaster.broadcast(self.texts[-1])
             case 3:
-                for _, lane, sink in self._chance.sample(self.readers, len(self.readers) // 2):
-                    self._stir(lane, sink, takes_more=self._chance.random() < 0.5)
+                for _, outbox, sink in self._chance.sample(self.readers, len(self.readers) // 2):
+                    self._stir(outbox, sink, takes_more=self._chance.random() < 0.5)
             case _:
                 await asyncio.sleep(0)
 
     async def calm(self) -> None:
         """Let everyone take what there is."""
-        for _, lane, sink in self.readers:
-            self._stir(lane, sink, takes_more=True)
-        lanes = [lane for _, lane, _ in self.readers]
-        await until(lambda: all(lane.following and lane.seen == lane.audience.end for lane in lanes))
+        for _, outbox, sink in self.readers:
+            self._stir(outbox, sink, takes_more=True)
+        outboxes = [outbox for _, outbox, _ in self.readers]
+        await until(
+            lambda: all(outbox.following and outbox.offset == outbox.group.end for outbox in outboxes)
+        )
 
     def _join(self) -> None:
         since = self._chance.randint(0, len(self.texts))
-        lane, sink = connect(self.broadcaster, since=f"{EPOCH}-{since}")
+        outbox, sink = connect(self.broadcaster, since=f"{EPOCH}-{since}")
         sink.takes_more = self._chance.random() < 0.5
-        self.readers.append((since, lane, sink))
+        self.readers.append((since, outbox, sink))
 
-    def _stir(self, lane: Lane, sink: MemorySink, *, takes_more: bool) -> None:
+    def _stir(self, outbox: Outbox, sink: MemorySink, *, takes_more: bool) -> None:
         sink.takes_more = takes_more
-        if lane.blocked:
-            lane.resume()
+        if outbox.blocked:
+            outbox.on_drained()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -834,30 +836,30 @@ async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         await broadcaster.broadcast(str(number))
     pages = broadcaster._delivery._pages
-    lanes = []
+    outboxes = []
     for since in range(10):
-        lane, sink = connect(broadcaster, since=f"{EPOCH}-{since}")
-        lanes.append(lane)
+        outbox, sink = connect(broadcaster, since=f"{EPOCH}-{since}")
+        outboxes.append(outbox)
         await settled()
         assert sink.written == [blocks(*range(since, 10), first=since + 1)]
         assert len(pages) <= 2
     assert [first for _, first, _, _ in pages] == [8, 9]
-    for lane in lanes:
-        broadcaster.disconnect(lane)
+    for outbox in outboxes:
+        broadcaster.disconnect(outbox)
     assert pages == {}
 
 
 async def test_a_filter_is_a_filter_of_the_history_too() -> None:
     """Catching up gives the channels and types asked for, and nothing else."""
     broadcaster = make()
-    lane, sink = connect(broadcaster, "a", types=["t"])
+    outbox, sink = connect(broadcaster, "a", types=["t"])
     for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
         await broadcaster.broadcast("x", event=event, channels=[channel])
     _, late = connect(broadcaster, "a", types=["t"], since="earliest")
     await settled()
     line = "event: t\ndata: x\nid: 0123abcd-%d\n\n"
     assert sink.data == late.data == f"{line % 1}{line % 4}".encode()
-    assert lane.following
+    assert outbox.following
 
 
 async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -> None:
@@ -865,8 +867,8 @@ async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -
     broadcaster = make(history_size=10_000)
     drafts = [broadcaster.draft(Event("x", "t"), ["a"])] * 5000
     await broadcaster.publish_all(drafts)
-    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
-    await until(lambda: lane.following)
+    outbox, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await until(lambda: outbox.following)
     assert sink.written == []
     await broadcaster.broadcast("x", event="u", channels=["a"])
     await settled()
@@ -877,13 +879,13 @@ async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held()
     """Once, with the id just before that: the history held everything when the reader came."""
     broadcaster = make(history_size=2)
     await broadcaster.broadcast("0")
-    lane, sink = connect(broadcaster, since=f"{EPOCH}-0")
+    outbox, sink = connect(broadcaster, since=f"{EPOCH}-0")
     for number in range(1, 5):
         await broadcaster.broadcast(str(number))
     await settled()
     reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n'
     assert sink.data == reset + b"id: 0123abcd-3\n\n" + blocks(3, 4, first=4)
-    assert lane.following
+    assert outbox.following
 
 
 async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
@@ -891,10 +893,10 @@ async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
     broadcaster = make(history_size=2)
     for number in range(5):
         await broadcaster.broadcast(str(number))
-    lane, sink = connect(broadcaster, since=f"{EPOCH}-1")
+    outbox, sink = connect(broadcaster, since=f"{EPOCH}-1")
     await settled()
     assert sink.data == blocks(3, 4, first=4)
-    assert (lane.following, lane.given) == (True, 3)
+    assert (outbox.following, outbox.given) == (True, 3)
 
 
 async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
@@ -902,12 +904,12 @@ async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
     broadcaster = make(write_timeout=0.05)
     for _ in range(5):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
+    outbox, sink = connect(broadcaster, since="earliest")
     sink.takes_more = False
     await until(lambda: sink.aborted == 1)
     counts = broadcaster.counts
     assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
-    assert (lane.subscriber.closed, lane.subscriber.catching_up) == (CloseReason.STALLED, None)
+    assert (outbox.subscriber.closed, outbox.subscriber.catching_up) == (CloseReason.STALLED, None)
     assert len(sink.written) == 1
 
 
@@ -916,17 +918,17 @@ async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None
     broadcaster = make(write_timeout=0.2, heartbeat=60)
     for _ in range(200):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
+    outbox, sink = connect(broadcaster, since="earliest")
     loop = asyncio.get_running_loop()
     sink.takes_more = False
     started = loop.time()
     while loop.time() < started + 0.5:
         await settled()
-        assert lane.blocked
+        assert outbox.blocked
         await asyncio.sleep(0.01)
-        lane.resume()
+        outbox.on_drained()
     assert sink.aborted == 0
-    assert not lane.following
+    assert not outbox.following
 
 
 async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
@@ -934,19 +936,19 @@ async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
     broadcaster = make()
     for _ in range(5):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
+    outbox, sink = connect(broadcaster, since="earliest")
     sink.takes_more = False
     await settled()
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await settled()
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await until(lambda: sink.closed == 1)
     first, last = sink.written
     assert first == blocks(LARGE, LARGE)
     require_closed(last, "drain", 2)
     assert broadcaster.counts.closed == {"drain": 1}
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     await closing
 
 
@@ -954,8 +956,8 @@ async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
     """The walk that would have brought the page brings the end, with the id of the opening."""
     broadcaster = make()
     await broadcaster.broadcast("a")
-    lane, sink = connect(broadcaster, since="earliest")
-    lane.subscriber.close(CloseReason.DRAIN)
+    outbox, sink = connect(broadcaster, since="earliest")
+    outbox.subscriber.close(CloseReason.DRAIN)
     await until(lambda: sink.closed == 1)
     require_closed(sink.data, "drain", 0)
 
@@ -965,12 +967,12 @@ async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason:
     """As at any other write, and the walk goes on."""
     broadcaster = make()
     await broadcaster.broadcast("a")
-    lane, failing = connect(broadcaster, since="earliest")
+    outbox, failing = connect(broadcaster, since="earliest")
     _, other = connect(broadcaster, since="earliest")
     setattr(failing, fault, True)
     await settled()
     assert broadcaster.counts.closed == {reason: 1}
-    assert (lane.subscriber.catching_up, lane.following, broadcaster.client_count) == (None, False, 1)
+    assert (outbox.subscriber.catching_up, outbox.following, broadcaster.client_count) == (None, False, 1)
     assert other.data == block(1, "a")
     await broadcaster.broadcast("b")
     await settled()
@@ -981,11 +983,11 @@ async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
     """The turn of the walk that was its own finds it gone."""
     broadcaster = make()
     await broadcaster.broadcast("a")
-    lane, sink = connect(broadcaster, since="earliest")
-    broadcaster.disconnect(lane)
+    outbox, sink = connect(broadcaster, since="earliest")
+    broadcaster.disconnect(outbox)
     await settled()
     assert (sink.written, broadcaster.client_count) == ([], 0)
-    assert not broadcaster._delivery._ready_lanes
+    assert not broadcaster._delivery._ready_outboxes
 
 
 class Clock:
@@ -1029,7 +1031,7 @@ async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
     for _ in range(20 * STRIDE):
         connect(broadcaster, sink=CostlySink("live", clock, write, order))
     await broadcaster.broadcast("x")
-    broadcaster._delivery._walk()
+    broadcaster._delivery._run_slice()
     turns = runs(order)
     live = [count for name, count in turns if name == "live"]
     late = [count for name, count in turns if name == "late"]
@@ -1046,12 +1048,12 @@ async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch)
     broadcaster = make()
     for _ in range(60):
         await broadcaster.broadcast(LARGE)
-    interest = broadcaster.interest(["default"])
-    start = broadcaster.start(interest, Word.EARLIEST)
+    selector = broadcaster.selector(["default"])
+    start = broadcaster.start_point(selector, Keyword.EARLIEST)
     for name in [*["greedy"] * 10, "modest"]:
         sink = CostlySink(name, clock, 2.0**-20, order)
-        broadcaster.connect(sink, interest, start, broadcaster.heartbeat(), caller=name)
-    broadcaster._delivery._walk()
+        broadcaster.connect(sink, selector, start, broadcaster.heartbeat(), caller=name)
+    broadcaster._delivery._run_slice()
     assert order[:10] == ["greedy", "modest"] * 5
 
 
@@ -1065,7 +1067,7 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
         await broadcaster.broadcast(LARGE)
     for name in "abc":
         connect(broadcaster, since="earliest", sink=CostlySink(name, clock, page, order))
-    broadcaster._delivery._walk()
+    broadcaster._delivery._run_slice()
     assert "".join(order) == ("abc" * len(order))[: len(order)]
     assert SLICE <= clock.now < SLICE + TURN + page
     assert broadcaster._delivery._walking is not None
@@ -1076,10 +1078,10 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
 # Cursors of readers to whom nothing comes.
 
 
-async def beat(broadcaster: Broadcaster, lane: Lane) -> None:
+async def beat(broadcaster: Broadcaster, outbox: Outbox) -> None:
     """Have a lane owe a heartbeat, as its silence would, and let the walk come by."""
-    lane.silent = True
-    broadcaster._delivery.wake_lane(lane)
+    outbox.heartbeat_due = True
+    broadcaster._delivery.schedule_outbox(outbox)
     await settled()
 
 
@@ -1093,19 +1095,19 @@ async def pass_by(broadcaster: Broadcaster, count: int) -> None:
 async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
     """Once it is so many positions behind, and then not again until it is so again."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     await pass_by(broadcaster, 1)
-    await beat(broadcaster, lane)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
+    await beat(broadcaster, outbox)
     await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     # A turn of the walk without a heartbeat that is owed says nothing.
-    broadcaster._delivery.wake_lane(lane)
+    broadcaster._delivery.schedule_outbox(outbox)
     await settled()
     assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
-    assert lane.following
+    assert outbox.following
 
 
 async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
@@ -1122,21 +1124,21 @@ async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
 async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
     """Its cursor is that event's, whether it marched with the others or had a queue of its own."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, NEAR)
     await broadcaster.broadcast("together")
     await settled()
     await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     sink.takes_more = False
     for text in ("full", "alone"):
         await broadcaster.broadcast(text)
         await settled()
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     assert sink.written == [
         block(NEAR + 1, "together"),
         b": \n",
@@ -1150,8 +1152,8 @@ async def test_a_reader_that_joins_is_not_far_behind() -> None:
     """It was told in its opening where it is."""
     broadcaster = make()
     await pass_by(broadcaster, 2 * FAR_BEHIND)
-    lane, sink = connect(broadcaster)
-    await beat(broadcaster, lane)
+    outbox, sink = connect(broadcaster)
+    await beat(broadcaster, outbox)
     assert sink.written == [b": \n"]
 
 
@@ -1159,10 +1161,10 @@ async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
     """Its cursor is where it was, though it has caught up with everything since."""
     broadcaster = make()
     await pass_by(broadcaster, FAR_BEHIND + 4)
-    lane, sink = connect(broadcaster, since=f"{EPOCH}-4")
+    outbox, sink = connect(broadcaster, since=f"{EPOCH}-4")
     near, other = connect(broadcaster, since=f"{EPOCH}-5")
     await settled()
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     await beat(broadcaster, near)
     assert sink.written == [moved(FAR_BEHIND + 4)]
     assert other.written == [b": \n"]
@@ -1171,21 +1173,24 @@ async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
 async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
     """However near it is: what was evicted since is nothing that the reader wanted, and no loss."""
     broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
-    lane, sink = connect(broadcaster, "b", types=["u"])
+    outbox, sink = connect(broadcaster, "b", types=["u"])
     other, elsewhere = connect(broadcaster, "c")
     for _ in range(2):
         await broadcaster.broadcast("x", event="t", channels=["b"])
-        await beat(broadcaster, lane)
+        await beat(broadcaster, outbox)
         await beat(broadcaster, other)
     # Of the first of two nothing was evicted yet, and then that first one was.
     assert sink.written == [b": \n", moved(2)]
     assert elsewhere.written == [b": \n", b": \n"]
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
     assert sink.written[2:] == [b": \n"]
-    broadcaster.disconnect(lane)
+    broadcaster.disconnect(outbox)
     await broadcaster.broadcast("y", event="u", channels=["b"])
-    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-2")).lost is None
-    assert broadcaster.start(lane.audience.interest, parse_id(f"{EPOCH}-0")).lost is ResetReason.EVICTED
+    assert broadcaster.start_point(outbox.group.selector, parse_id(f"{EPOCH}-2")).reset_reason is None
+    assert (
+        broadcaster.start_point(outbox.group.selector, parse_id(f"{EPOCH}-0")).reset_reason
+        is ResetReason.EVICTED
+    )
 
 
 async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -> None:
@@ -1197,22 +1202,22 @@ async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -
         await broadcaster.broadcast("y", channels=["b"])
     await settled()
     assert older.written[-1].endswith(f"id: {EPOCH}-6\n\n".encode())
-    lane, sink = connect(broadcaster, "a", "b", since="earliest")
+    outbox, sink = connect(broadcaster, "a", "b", since="earliest")
     await settled()
-    assert (sink.written, lane.position) == ([block(1, "x")], 1)
-    await beat(broadcaster, lane)
+    assert (sink.written, outbox.position) == ([block(1, "x")], 1)
+    await beat(broadcaster, outbox)
     assert sink.written[-1] == moved(6)
-    assert lane.position == 6
+    assert outbox.position == 6
 
 
 @pytest.mark.parametrize("seconds", [4.0, 50.0])
 async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
     """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
     broadcaster = make()
-    lane, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
+    outbox, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
     count = int(HOUR / seconds)
     for _ in range(2 * count + 1):
-        await beat(broadcaster, lane)
+        await beat(broadcaster, outbox)
     hour = [b": \n"] * (count - 1) + [moved(0)]
     assert sink.written == [*hour, *hour, b": \n"]
 
@@ -1234,7 +1239,7 @@ def pass_time(broadcaster: Broadcaster, clock: "Clock") -> None:
     delivery = broadcaster._delivery
     clock.now += delivery._tick_length
     delivery._tick()
-    delivery._walk()
+    delivery._run_slice()
 
 
 async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1247,11 +1252,11 @@ async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.Monke
     await broadcaster.broadcast("x")
     for _ in range(3 * STRIDE):
         connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
-    while not broadcaster._delivery._due_lanes:
+    while not broadcaster._delivery._due_outboxes:
         clock.now += broadcaster._delivery._tick_length
         broadcaster._delivery._tick()
-    while broadcaster._delivery._due_lanes:
-        broadcaster._delivery._walk()
+    while broadcaster._delivery._due_outboxes:
+        broadcaster._delivery._run_slice()
     assert runs(order) == [("live", STRIDE), ("silent", STRIDE)] * 3
 
 
@@ -1261,15 +1266,15 @@ async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
     """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
     clock = Clock(monkeypatch)
     broadcaster = make(heartbeat=4)
-    lane, gone = connect(broadcaster)
+    outbox, gone = connect(broadcaster)
     _, stays = connect(broadcaster)
-    while not broadcaster._delivery._due_lanes:
+    while not broadcaster._delivery._due_outboxes:
         clock.now += broadcaster._delivery._tick_length
         broadcaster._delivery._tick()
-    broadcaster.disconnect(lane)
-    broadcaster._delivery._walk()
+    broadcaster.disconnect(outbox)
+    broadcaster._delivery._run_slice()
     assert (gone.written, stays.written) == ([], [b": \n"])
-    assert not any(lane in lanes for lanes in broadcaster._delivery._silence.values())
+    assert not any(outbox in outboxes for outboxes in broadcaster._delivery._silence.values())
 
 
 async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1290,28 +1295,28 @@ async def test_a_sink_that_its_heartbeat_fills_is_full(monkeypatch: pytest.Monke
     """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
     clock = Clock(monkeypatch)
     broadcaster = make(heartbeat=4, write_timeout=100)
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     while clock.now < 20:
         pass_time(broadcaster, clock)
-    assert (sink.written, lane.blocked, lane.following) == ([b": \n"], True, False)
+    assert (sink.written, outbox.blocked, outbox.following) == ([b": \n"], True, False)
     await broadcaster.broadcast("a")
-    broadcaster._delivery._walk()
+    broadcaster._delivery._run_slice()
     assert sink.written == [b": \n"]
     sink.takes_more = True
-    lane.resume()
-    broadcaster._delivery._walk()
+    outbox.on_drained()
+    broadcaster._delivery._run_slice()
     assert sink.data == b": \n" + block(1, "a")
 
 
 async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
     """With the current cursor, however near that is."""
     broadcaster = make(heartbeat=4)
-    lane, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    await beat(broadcaster, lane)
+    outbox, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
+    await beat(broadcaster, outbox)
     await pass_by(broadcaster, 1)
-    await beat(broadcaster, lane)
-    await beat(broadcaster, lane)
+    await beat(broadcaster, outbox)
+    await beat(broadcaster, outbox)
     assert sink.written == [moved(0), moved(1), moved(1)]
 
 
@@ -1349,16 +1354,16 @@ async def test_each_reader_has_the_heartbeat_that_it_asked_for(
 async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
     """A reader cut behind that would never get it: while anything waits, it is told where it is."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
     for _ in range(2):
         await broadcaster.broadcast(LARGE)
     await pass_by(broadcaster, FAR_BEHIND)
     await broadcaster.broadcast(LARGE)
-    for each in (lane, told):
-        each.silent = True
-        broadcaster._delivery.wake_lane(each)
-    broadcaster._delivery._walk()
+    for each in (outbox, told):
+        each.heartbeat_due = True
+        broadcaster._delivery.schedule_outbox(each)
+    broadcaster._delivery._run_slice()
     await settled()
     last = block(FAR_BEHIND + 3, LARGE)
     assert sink.written == [blocks(LARGE, LARGE), b": \n", last]
@@ -1370,9 +1375,9 @@ async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() ->
     broadcaster = make(history_size=10_000)
     await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
     await broadcaster.broadcast("wanted", event="u", channels=["a"])
-    lane, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
-    await beat(broadcaster, lane)
-    await until(lambda: lane.following)
+    outbox, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
+    await beat(broadcaster, outbox)
+    await until(lambda: outbox.following)
     await settled()
     assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
 
@@ -1382,9 +1387,9 @@ async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() ->
     broadcaster = make()
     for _ in range(FAR_BEHIND + 4):
         await broadcaster.broadcast(LARGE)
-    lane, sink = connect(broadcaster, since="earliest")
-    await beat(broadcaster, lane)
-    await until(lambda: lane.following)
+    outbox, sink = connect(broadcaster, since="earliest")
+    await beat(broadcaster, outbox)
+    await until(lambda: outbox.following)
     # Its silence was still owed a sign, which came when nothing was left to take.
     *pages, last = sink.written
     assert b"".join(pages) == blocks(*[LARGE] * (FAR_BEHIND + 4))
@@ -1410,11 +1415,11 @@ async def test_each_format_brings_up_a_cursor_in_its_own_way(
         (MemorySink(CHUNKED_NDJSON), wire.chunk(line), b"1\r\n\n\r\n"),
     ]
     heartbeat = broadcaster.heartbeat(as_event=as_event)
-    lanes = [connect(broadcaster, sink=sink, heartbeat=heartbeat)[0] for sink, _, _ in sinks]
+    outboxes = [connect(broadcaster, sink=sink, heartbeat=heartbeat)[0] for sink, _, _ in sinks]
     await pass_by(broadcaster, FAR_BEHIND)
     for _ in range(2):
-        for lane in lanes:
-            await beat(broadcaster, lane)
+        for outbox in outboxes:
+            await beat(broadcaster, outbox)
     assert [sink.written for sink, _, _ in sinks] == [
         [far, far if as_event else near] for _, far, near in sinks
     ]
@@ -1428,9 +1433,9 @@ async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
     broadcaster = make()
     heartbeat = broadcaster.heartbeat(as_event=True)
-    lane, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
+    outbox, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
     for _ in range(2):
-        await beat(broadcaster, lane)
+        await beat(broadcaster, outbox)
         broadcaster._delivery._ticked += 1
     line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
     assert sink.written == [line % b"7.0", line % b"11.0"]
@@ -1439,10 +1444,10 @@ async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
 async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
     """What it moves over is nothing that the reader wanted."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, lane)
-    broadcaster.disconnect(lane)
+    await beat(broadcaster, outbox)
+    broadcaster.disconnect(outbox)
     await broadcaster.broadcast("missed")
     decoder = wire.Decoder()
     decoder.feed(sink.data)
@@ -1465,8 +1470,8 @@ async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_giv
     beaten, brought = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
     await beat(broadcaster, beaten)
-    for lane in (given, late, beaten):
-        lane.subscriber.close(CloseReason.LIFETIME)
+    for outbox in (given, late, beaten):
+        outbox.subscriber.close(CloseReason.LIFETIME)
     await settled()
     require_closed(sink.written[-1], "lifetime", 1)
     require_closed(fresh.written[-1], "lifetime", 1)
@@ -1476,14 +1481,14 @@ async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_giv
 async def test_the_end_of_a_stream_has_the_id_of_what_was_queued_before_it() -> None:
     """A graceful end comes behind the queue, and with the cursor of its last event."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for text in "abc":
         await broadcaster.broadcast(text)
         await settled()
-    lane.subscriber.close(CloseReason.DRAIN)
+    outbox.subscriber.close(CloseReason.DRAIN)
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     assert sink.written[:-1] == [block(1, "a"), blocks("b", "c", first=2)]
     require_closed(sink.written[-1], "drain", 3)
@@ -1492,14 +1497,14 @@ async def test_the_end_of_a_stream_has_the_id_of_what_was_queued_before_it() -> 
 async def test_a_revoked_reader_comes_back_to_what_it_was_not_given() -> None:
     """Its queue is dropped, and the id of its end is that of the last event before."""
     broadcaster = make()
-    lane, sink = connect(broadcaster)
+    outbox, sink = connect(broadcaster)
     sink.takes_more = False
     for text in "abc":
         await broadcaster.broadcast(text)
         await settled()
-    lane.subscriber.close(CloseReason.REVOKED)
+    outbox.subscriber.close(CloseReason.REVOKED)
     sink.takes_more = True
-    lane.resume()
+    outbox.on_drained()
     await settled()
     assert sink.written[0] == block(1, "a")
     require_closed(sink.written[1], "revoked", 1)
@@ -1515,10 +1520,10 @@ async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest
     broadcaster = make()
     crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
     await broadcaster.broadcast("a")
-    (audience,) = broadcaster._hub.audiences
-    broadcaster._delivery._advance(audience)
-    for lane, _ in crowd:
-        lane.subscriber.close(CloseReason.REVOKED)
+    (group,) = broadcaster._hub.groups
+    broadcaster._delivery._advance_pass(group)
+    for outbox, _ in crowd:
+        outbox.subscriber.close(CloseReason.REVOKED)
     await settled()
     reached = [sink for _, sink in crowd if sink.written[0] == block(1, "a")]
     assert len(reached) == STRIDE

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.channels import Interest, matcher
+from sse_broadcast.channels import Selector, compile_patterns
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, TEXT, Encoding
 from sse_broadcast.errors import FullError
 from sse_broadcast.fanout import hub as hub_module
 from sse_broadcast.fanout import pattern_index
-from sse_broadcast.fanout.group import Audience
+from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
-from tests.fanout.test_group import Carrier
+from tests.fanout.test_group import RecordingScheduler
 from tests.support.outlets import Outlet, data_of, publication, terms
 
 MANY = 1 << 20
@@ -29,8 +29,8 @@ class House:
         self._terms = terms(queue_size=10, queue_bytes=MANY, on_close=self.hub.leave)[0]
 
     def join(self, *channels: str, types: list[str] | None = None, encoding: Encoding = TEXT) -> Subscriber:
-        subscriber = Subscriber(Interest.of(*channels, types=types), self._terms)
-        subscriber.outlet = Outlet()
+        subscriber = Subscriber(Selector.parse(*channels, types=types), self._terms)
+        subscriber.consumer = Outlet()
         self.hub.join(subscriber, encoding).queued[subscriber] = None
         return subscriber
 
@@ -38,8 +38,8 @@ class House:
         return self.hub.deliver([publication(data, *channels, event=event)])
 
     @staticmethod
-    def _found(interest: Interest, encoding: Encoding) -> Audience:
-        return Audience(interest, encoding, Carrier(), queue_size=10, queue_bytes=MANY)
+    def _found(selector: Selector, encoding: Encoding) -> SubscriberGroup:
+        return SubscriberGroup(selector, encoding, RecordingScheduler(), queue_size=10, queue_bytes=MANY)
 
 
 def got(subscriber: Subscriber) -> list[str]:
@@ -54,11 +54,11 @@ def matched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     def noted(pattern: str) -> Callable[[str], object]:
         def matches(channel: str) -> object:
             matched.append((pattern, channel))
-            return matcher(pattern)(channel)
+            return compile_patterns(pattern)(channel)
 
         return matches
 
-    monkeypatch.setattr(pattern_index, "matcher", noted)
+    monkeypatch.setattr(pattern_index, "compile_patterns", noted)
     return matched
 
 
@@ -86,7 +86,7 @@ def test_readers_of_the_same_in_the_same_encoding_are_one_audience() -> None:
     house.join("b", "a")
     house.join("a", "b", encoding=CHUNKED_TEXT)
     house.join("a", "b", types=["t"])
-    assert sorted(audience.members for audience in house.hub.audiences) == [1, 1, 2]
+    assert sorted(group.members for group in house.hub.groups) == [1, 1, 2]
     assert house.publish("x", "a") == 3
 
 
@@ -141,17 +141,17 @@ def test_nothing_is_left_of_who_left() -> None:
     hub.leave(one)
     assert (len(hub), list(hub), sorted(hub.channels)) == (1, [two], ["b"])
     hub.leave(two)
-    assert (len(hub), len(hub.audiences), hub._channels) == (0, 0, {})
+    assert (len(hub), len(hub.groups), hub._channels) == (0, 0, {})
 
 
 def test_nothing_is_offered_to_who_left() -> None:
     """An audience that goes on without it holds it no more."""
     house = House()
     one, two = house.join("a"), house.join("a")
-    (audience,) = house.hub.audiences
+    (group,) = house.hub.groups
     house.hub.leave(one)
     assert house.publish("x", "a") == 1
-    assert (list(audience.queued), len(one), len(two)) == ([two], 0, 1)
+    assert (list(group.queued), len(one), len(two)) == ([two], 0, 1)
 
 
 def test_a_subscriber_that_overflows_leaves_while_others_are_told() -> None:
@@ -211,7 +211,7 @@ def test_who_is_refused_has_left_nothing() -> None:
     hub = house.hub
     with pytest.raises(FullError):
         house.join("a", "c", "d*")
-    assert (len(hub), len(hub.audiences), sorted(hub.channels), hub._patterns) == (1, 1, ["a", "b"], {})
+    assert (len(hub), len(hub.groups), sorted(hub.channels), hub._patterns) == (1, 1, ["a", "b"], {})
     assert house.publish("x", "a") == 1
     assert (got(reader), house.publish("x", "c")) == (["x"], 0)
 
@@ -242,7 +242,7 @@ def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
             house.hub.leave(there.pop(data.draw(st.integers(0, len(there) - 1))))
             continue
         wish = data.draw(st.lists(st.sampled_from(["a", "b", "c", "d", "a*", "b*", "*"]), min_size=1))
-        followed = {channel for reader in there for channel in reader.interest.channels}
+        followed = {channel for reader in there for channel in reader.selector.channels}
         if len(followed | set(wish)) <= most:
             there.append(house.join(*wish, encoding=data.draw(st.sampled_from([TEXT, JSON]))))
         else:
@@ -451,7 +451,7 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
         house.join(f"c{number}")
     house.join("c*7")
 
-    class Watched(dict[str, dict[Audience, None]]):
+    class Watched(dict[str, dict[SubscriberGroup, None]]):
         def __iter__(self) -> Iterator[str]:
             raise AssertionError("a publish walks through the channels")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.channels import Interest, Match, matcher
+from sse_broadcast.channels import Match, Selector, compile_patterns
 from sse_broadcast.fanout import pattern_index
 from sse_broadcast.fanout.pattern_index import BUCKET, MAX_CROWDED_STEPS, Pattern, PatternIndex
 
@@ -34,13 +34,13 @@ def test_it_finds_what_asking_each_would_find(
     texts: list[str], channels: list[str], data: st.DataObject
 ) -> None:
     """Once each, whatever has come and gone."""
-    canonical = Interest.of("x", *texts).patterns
+    canonical = Selector.parse("x", *texts).patterns
     filed = Filed(*canonical)
     for text in canonical:
         if data.draw(st.booleans()):
             filed.remove(text)
     for name in channels:
-        assert filed.matching(name) == sorted(text for text in filed.patterns if matcher(text)(name))
+        assert filed.matching(name) == sorted(text for text in filed.patterns if compile_patterns(text)(name))
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytes
     def noted(pattern: str) -> Match:
         def matches(name: str) -> bool:
             asked.append(pattern)
-            return matcher(pattern)(name)
+            return compile_patterns(pattern)(name)
 
         return matches
 
-    monkeypatch.setattr(pattern_index, "matcher", noted)
+    monkeypatch.setattr(pattern_index, "compile_patterns", noted)
     filed = Filed(*(f"user.{number}.*" for number in range(10_000)))
     assert filed.matching("user.1234.x") == ["user.1234.*"]
     assert len(asked) <= BUCKET

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import ResetReason, Start
+from sse_broadcast.backends.base import ResetReason, StartPoint
 from sse_broadcast.backends.memory.backend import open_memory
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
 from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.replay import CatchUp, reset, reset_event
+from sse_broadcast.fanout.replay import Replay, reset, reset_event
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
 from sse_broadcast.work_queue import finish
@@ -26,7 +26,7 @@ class Reading:
 
     def __init__(self, **settings: Any) -> None:
         config = Config(**settings)
-        self.backend = open_memory(config, Policies(config), lambda publications: 0)
+        self.backend = open_memory(config, ChannelPolicies(config), lambda publications: 0)
         self.backend.epoch = "0123abcd"
         self.metrics = Metrics()
 
@@ -34,13 +34,13 @@ class Reading:
         for _ in range(count):
             await self.backend.publish([Draft(tuple(channels.split()), Event("x"))])
 
-    def begin(self, cursor: str | int, *channels: str) -> CatchUp:
+    def begin(self, cursor: str | int, *channels: str) -> Replay:
         """Begin at what a reader asks for, or behind a position that was good when it came."""
-        interest = Interest.of(*(channels or ("a",)))
+        selector = Selector.parse(*(channels or ("a",)))
         if isinstance(cursor, int):
-            return CatchUp(self.backend, interest, Start(cursor), self.metrics)
-        return CatchUp(
-            self.backend, interest, finish(self.backend.find(parse_since(cursor), interest)), self.metrics
+            return Replay(self.backend, selector, StartPoint(cursor), self.metrics)
+        return Replay(
+            self.backend, selector, finish(self.backend.find(parse_since(cursor), selector)), self.metrics
         )
 
 
@@ -52,7 +52,7 @@ def shown(publications: Sequence[Publication]) -> list[int | str]:
     ]
 
 
-def all_of(catching_up: CatchUp, limit: int = ALL) -> list[int | str]:
+def all_of(catching_up: Replay, limit: int = ALL) -> list[int | str]:
     taken: list[int | str] = []
     while not catching_up.done:
         taken += shown(catching_up.take(limit))
@@ -267,7 +267,7 @@ def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
     assert placed.event == event
 
 
-def known(catching_up: CatchUp) -> tuple[int, float | None]:
+def known(catching_up: Replay) -> tuple[int, float | None]:
     return catching_up.behind, catching_up.oldest
 
 

@@ -4,19 +4,19 @@ import json
 
 import pytest
 
-from sse_broadcast.backends.base import Start
-from sse_broadcast.backends.memory.backend import Memory, open_memory
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.backends.base import StartPoint
+from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.conflation import ITEM, NAME
-from sse_broadcast.fanout.replay import CatchUp
+from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import (
-    GRACEFUL,
+    AFTER_QUEUE,
+    ANNOUNCED,
     LONGEST_HEARTBEAT,
     SHORTEST_HEARTBEAT,
-    TOLD,
     CloseReason,
     Heartbeat,
     Subscriber,
@@ -26,7 +26,7 @@ from sse_broadcast.publication import Draft, Publication
 from tests.support.outlets import Outlet, block, data_of, publication, terms
 
 ALL = 1 << 20
-DEFAULT = Interest.of("default")
+DEFAULT = Selector.parse("default")
 DROPPING = [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST]
 
 
@@ -35,8 +35,8 @@ def subscriber_with(
 ) -> tuple[Subscriber, Outlet, Metrics]:
     policy, metrics, _ = terms(overflow, queue_size=queue_size, queue_bytes=queue_bytes)
     subscriber = Subscriber(DEFAULT, policy)
-    outlet = subscriber.outlet = Outlet()
-    return subscriber, outlet, metrics
+    consumer = subscriber.consumer = Outlet()
+    return subscriber, consumer, metrics
 
 
 def offer(subscriber: Subscriber, *data: str, key: str | None = None) -> list[Publication]:
@@ -56,21 +56,21 @@ def test_a_heartbeat_is_a_comment_unless_it_is_asked_for_as_an_event() -> None:
 
 def test_who_is_still_there_is_told_why_its_stream_ends() -> None:
     """Nobody else can be; those who were let go in peace are among them."""
-    assert set(CloseReason) - TOLD == {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
-    assert GRACEFUL < TOLD
+    assert set(CloseReason) - ANNOUNCED == {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
+    assert AFTER_QUEUE < ANNOUNCED
 
 
 def test_what_was_offered_is_taken_in_order() -> None:
     """A queue gives what it got, and its outlet hears of it once."""
-    subscriber, outlet, _ = subscriber_with()
+    subscriber, consumer, _ = subscriber_with()
     assert not subscriber.waiting
     offer(subscriber, "a", "b", "c")
-    assert outlet.calls == ["ready"]
+    assert consumer.calls == ["ready"]
     assert (len(subscriber), subscriber.waiting) == (3, True)
     assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
     assert (len(subscriber), subscriber.queued_bytes, subscriber.waiting) == (0, 0, False)
     offer(subscriber, "d")
-    assert outlet.calls == ["ready", "ready"]
+    assert consumer.calls == ["ready", "ready"]
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
@@ -89,10 +89,10 @@ def test_a_full_queue_disconnects_by_default() -> None:
     """The event that does not fit closes the subscriber as slow, and lets go of what waited."""
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
-    outlet = subscriber.outlet = Outlet()
+    consumer = subscriber.consumer = Outlet()
     offer(subscriber, "a", "b", "c", "d", "e")
     assert subscriber.closed is CloseReason.SLOW
-    assert outlet.calls == ["ready", "end slow"]
+    assert consumer.calls == ["ready", "end slow"]
     assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
     assert closed == [subscriber]
     assert metrics.counts().closed == {"slow": 1}
@@ -173,8 +173,8 @@ def test_each_loss_is_told_for_itself(overflow: Overflow) -> None:
 @pytest.mark.parametrize("overflow", DROPPING)
 def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> None:
     """Names and patterns, since whatever it reads may have lost something."""
-    subscriber = Subscriber(Interest.of("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
-    subscriber.outlet = Outlet()
+    subscriber = Subscriber(Selector.parse("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
+    subscriber.consumer = Outlet()
     offer(subscriber, "x", "y")
     (told,) = [each for each in subscriber.take(ALL) if each.event.reserved]
     assert reset_of(told)[3]["channels"] == ["a", "b", "orders.*"]
@@ -182,12 +182,12 @@ def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> Non
 
 def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
     """Its bytes are bounded as its number is, and the newest is never the one that goes."""
-    subscriber, outlet, metrics = subscriber_with(Overflow.DROP_OLDEST, queue_bytes=100)
+    subscriber, consumer, metrics = subscriber_with(Overflow.DROP_OLDEST, queue_bytes=100)
     offer(subscriber, "aa", "bb", "cc", "x" * 40)
     assert (len(subscriber), subscriber.queued_bytes) == (2, 30 + 68)
     offer(subscriber, "y" * 500)
     assert (len(subscriber), subscriber.queued_bytes) == (1, 528)
-    assert outlet.calls == ["ready"]
+    assert consumer.calls == ["ready"]
     told, last = subscriber.take(ALL)
     assert (reset_of(told)[3]["missed"], last.event.data) == (4, "y" * 500)
     assert metrics.counts().dropped == {"drop-oldest": 4}
@@ -204,10 +204,10 @@ def test_drop_newest_tells_of_a_loss_before_the_next_event_that_fits() -> None:
 
 def test_after_a_loss_the_outlet_has_its_chance_before_the_next_event() -> None:
     """Whether that would fit or not: what waits, and the news, leave first if the reader takes them."""
-    subscriber, outlet, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
+    subscriber, consumer, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     offer(subscriber, "a", "x" * 100)
     taken: list[Publication] = []
-    outlet.on_relieve = lambda: taken.extend(subscriber.take(ALL))
+    consumer.on_relieve = lambda: taken.extend(subscriber.take(ALL))
     offer(subscriber, "b", "c")
     assert [each.event.type for each in taken] == ["message", "$reset"]
     assert data_of(subscriber.take(ALL)) == ["b", "c"]
@@ -231,9 +231,9 @@ def test_the_news_of_a_loss_is_taken_within_the_limit_too(overflow: Overflow, ea
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> None:
     """Nothing is dropped, and nobody closed, while the reader takes what it is given."""
-    subscriber, outlet, metrics = subscriber_with(overflow)
+    subscriber, consumer, metrics = subscriber_with(overflow)
     taken: list[str] = []
-    outlet.on_relieve = lambda: taken.extend(data_of(subscriber.take(ALL)))
+    consumer.on_relieve = lambda: taken.extend(data_of(subscriber.take(ALL)))
     offer(subscriber, "a", "b", "c", "d", "e")
     assert [*taken, *data_of(subscriber.take(ALL))] == ["a", "b", "c", "d", "e"]
     assert subscriber.closed is None
@@ -243,8 +243,8 @@ def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> No
 @pytest.mark.parametrize("overflow", list(Overflow))
 def test_an_outlet_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
     """A reader found gone when its queue is full has left, and was not slow."""
-    subscriber, outlet, metrics = subscriber_with(overflow)
-    outlet.on_relieve = lambda: subscriber.close(CloseReason.LEFT)
+    subscriber, consumer, metrics = subscriber_with(overflow)
+    consumer.on_relieve = lambda: subscriber.close(CloseReason.LEFT)
     offer(subscriber, "a", "b", "c", "d")
     assert subscriber.closed is CloseReason.LEFT
     assert (len(subscriber), metrics.counts().dropped) == (0, {})
@@ -254,11 +254,11 @@ def test_the_first_reason_stands() -> None:
     """Closing twice is closing once."""
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
-    outlet = subscriber.outlet = Outlet()
+    consumer = subscriber.consumer = Outlet()
     subscriber.close(CloseReason.DRAIN)
     subscriber.close(CloseReason.LEFT)
     assert subscriber.closed is CloseReason.DRAIN
-    assert outlet.calls == ["end drain"]
+    assert consumer.calls == ["end drain"]
     assert metrics.counts().closed == {"drain": 1}
     assert len(closed) == 1
 
@@ -293,12 +293,12 @@ def test_who_has_gone_is_told_of_no_loss(overflow: Overflow) -> None:
 
 def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
     """What it has not taken by then it does not get, though the first reason is the one that counts."""
-    subscriber, outlet, metrics = subscriber_with()
+    subscriber, consumer, metrics = subscriber_with()
     offer(subscriber, "a", "b")
     subscriber.close(CloseReason.DISMISSED)
     subscriber.close(CloseReason.REVOKED)
     assert (list(subscriber.take(ALL)), subscriber.queued_bytes) == ([], 0)
-    assert (subscriber.closed, outlet.calls[-1]) == (CloseReason.DISMISSED, "end dismissed")
+    assert (subscriber.closed, consumer.calls[-1]) == (CloseReason.DISMISSED, "end dismissed")
     assert metrics.counts().closed == {"dismissed": 1}
 
 
@@ -311,7 +311,7 @@ def conflating(*, queue_size: int = 3, queue_bytes: int = 1000) -> tuple[Subscri
 
 def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
     """What was replaced is gone at once, and positions only rise."""
-    subscriber, outlet, _ = conflating()
+    subscriber, consumer, _ = conflating()
     offer(subscriber, "old", key="a")
     offer(subscriber, "b", key="b")
     offer(subscriber, "new!", key="a")
@@ -320,7 +320,7 @@ def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
     assert data_of(taken) == ["b", "new!"]
     assert taken[0].position < taken[1].position
     assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
-    assert outlet.calls == ["ready"]
+    assert consumer.calls == ["ready"]
 
 
 def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
@@ -335,26 +335,26 @@ def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
 
 def test_conflate_replaces_nothing_that_was_taken() -> None:
     """What is on its way to the reader has come; the next of its key comes too."""
-    subscriber, outlet, _ = conflating()
+    subscriber, consumer, _ = conflating()
     offer(subscriber, "a1", key="a")
     assert data_of(subscriber.take(ALL)) == ["a1"]
     offer(subscriber, "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
-    assert outlet.calls == ["ready", "ready"]
+    assert consumer.calls == ["ready", "ready"]
 
 
 def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
     """A queue that always had something is one that its outlet has heard of."""
-    subscriber, outlet, _ = conflating()
+    subscriber, consumer, _ = conflating()
     offer(subscriber, "a1", "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
-    assert outlet.calls == ["ready"]
+    assert consumer.calls == ["ready"]
 
 
 def test_conflate_replaces_within_a_channel_alone() -> None:
     """The same key on another channel names another thing."""
-    subscriber = Subscriber(Interest.of("a", "b"), terms(Overflow.CONFLATE)[0])
-    subscriber.outlet = Outlet()
+    subscriber = Subscriber(Selector.parse("a", "b"), terms(Overflow.CONFLATE)[0])
+    subscriber.consumer = Outlet()
     for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a")):
         subscriber.offer(publication(data, channel, key="k"))
     assert data_of(subscriber.take(ALL)) == ["b1", "a2"]
@@ -362,12 +362,12 @@ def test_conflate_replaces_within_a_channel_alone() -> None:
 
 def test_an_event_without_a_key_is_never_replaced_and_disconnects() -> None:
     """What conflation cannot bound ends the stream, as slow; what came meanwhile is in the history."""
-    subscriber, outlet, metrics = conflating()
+    subscriber, consumer, metrics = conflating()
     offer(subscriber, "a", "b", "c")
     assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
     offer(subscriber, "a", "b", "c", "d")
     assert subscriber.closed is CloseReason.SLOW
-    assert outlet.calls[-1] == "end slow"
+    assert consumer.calls[-1] == "end slow"
     assert metrics.counts().dropped == metrics.counts().resets == {}
 
 
@@ -404,35 +404,35 @@ def test_a_full_queue_takes_what_replaces_one_of_its_events() -> None:
 # Catching up.
 
 
-async def history(*data: str) -> Memory:
+async def history(*data: str) -> MemoryBackend:
     """Give a history of these events, each published on `default`."""
     config = Config()
-    memory = open_memory(config, Policies(config), lambda _: 0)
+    memory = open_memory(config, ChannelPolicies(config), lambda _: 0)
     for text in data:
         await publish(memory, text)
     return memory
 
 
-async def publish(memory: Memory, data: str) -> None:
+async def publish(memory: MemoryBackend, data: str) -> None:
     await memory.publish([Draft(("default",), Event(data))])
 
 
-def catching_up_with(memory: Memory) -> tuple[Subscriber, Outlet]:
+def catching_up_with(memory: MemoryBackend) -> tuple[Subscriber, Outlet]:
     policy, metrics, _ = terms()
-    subscriber = Subscriber(DEFAULT, policy, CatchUp(memory, DEFAULT, Start(0), metrics))
-    outlet = subscriber.outlet = Outlet()
-    return subscriber, outlet
+    subscriber = Subscriber(DEFAULT, policy, Replay(memory, DEFAULT, StartPoint(0), metrics))
+    consumer = subscriber.consumer = Outlet()
+    return subscriber, consumer
 
 
 async def test_while_catching_up_it_takes_from_the_history() -> None:
     """In pages of the limit, with nothing queued, and nobody woken: it is its outlet's to come back."""
-    subscriber, outlet = catching_up_with(await history(*"abcde"))
+    subscriber, consumer = catching_up_with(await history(*"abcde"))
     assert (subscriber.waiting, len(subscriber), subscriber.queued_bytes) == (True, 0, 0)
     pages = []
     while subscriber.waiting:
         pages.append(data_of(subscriber.take(2 * len(block(1, "a")))))
     assert pages == [["a", "b"], ["c", "d"], ["e"]]
-    assert outlet.calls == []
+    assert consumer.calls == []
 
 
 async def test_it_waits_for_what_is_published_while_it_catches_up() -> None:
@@ -450,24 +450,24 @@ async def test_it_waits_for_what_is_published_while_it_catches_up() -> None:
 async def test_once_live_it_takes_what_it_is_offered() -> None:
     """And asks the history no more."""
     memory = await history("a")
-    subscriber, outlet = catching_up_with(memory)
+    subscriber, consumer = catching_up_with(memory)
     subscriber.take(ALL)
     subscriber.go_live()
     await publish(memory, "kept elsewhere")
     assert (subscriber.catching_up, subscriber.waiting) == (None, False)
     offer(subscriber, "b")
-    assert outlet.calls == ["ready"]
+    assert consumer.calls == ["ready"]
     assert data_of(subscriber.take(ALL)) == ["b"]
 
 
 @pytest.mark.parametrize("reason", list(CloseReason))
 async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason) -> None:
     """Whatever for: what is left is in the history, for when it comes back."""
-    subscriber, outlet = catching_up_with(await history("a", "b"))
+    subscriber, consumer = catching_up_with(await history("a", "b"))
     subscriber.close(reason)
     assert (subscriber.closed, subscriber.catching_up, subscriber.waiting) == (reason, None, False)
     assert list(subscriber.take(ALL)) == []
-    assert outlet.calls == [f"end {reason}"]
+    assert consumer.calls == [f"end {reason}"]
 
 
 # What is known of a subscriber when somebody asks.
@@ -506,10 +506,10 @@ def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
 @pytest.mark.parametrize("reason", CloseReason)
 def test_the_outlet_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
     """So that it can say what was left."""
-    subscriber, outlet, _ = subscriber_with()
+    subscriber, consumer, _ = subscriber_with()
     offer(subscriber, "a", "b")
     found: list[int] = []
-    outlet.on_end = lambda: found.append(len(subscriber))
+    consumer.on_end = lambda: found.append(len(subscriber))
     subscriber.close(reason)
     assert found == [2]
 

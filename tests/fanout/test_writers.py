@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sse_broadcast.fanout.writers import APART, March, Writer
+from sse_broadcast.fanout.writers import NOT_LISTED, Writer, WriterList
 
 
 class Walker:
@@ -14,7 +14,7 @@ class Walker:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.rank = APART
+        self.index = NOT_LISTED
         self.got: list[bytes] = []
         self.writer: Writer = self
         self.on_write: Callable[[], None] = lambda: None
@@ -24,15 +24,15 @@ class Walker:
         self.on_write()
 
 
-def marching(count: int) -> tuple[March[Walker], list[Walker]]:
-    march, walkers = March[Walker](), [Walker(str(number)) for number in range(count)]
+def marching(count: int) -> tuple[WriterList[Walker], list[Walker]]:
+    march, walkers = WriterList[Walker](), [Walker(str(number)) for number in range(count)]
     for walker in walkers:
         march.join(walker)
     return march, walkers
 
 
-def go(march: March[Walker], count: int, data: bytes = b"x") -> None:
-    for writer in march.stride(count):
+def go(march: WriterList[Walker], count: int, data: bytes = b"x") -> None:
+    for writer in march.take(count):
         writer.write(data)
 
 
@@ -40,19 +40,19 @@ def got(walkers: list[Walker]) -> list[int]:
     return [len(walker.got) for walker in walkers]
 
 
-def ranks(march: March[Walker]) -> list[int]:
-    return sorted(walker.rank for walker in march)
+def ranks(march: WriterList[Walker]) -> list[int]:
+    return sorted(walker.index for walker in march)
 
 
 def test_a_pass_comes_to_everyone_once() -> None:
     """A stride at a time, by rank."""
     march, walkers = marching(5)
     march.begin()
-    assert (march.reached, march.done) == (0, False)
+    assert (march.next_index, march.done) == (0, False)
     go(march, 2)
-    assert (got(walkers), march.reached, march.done, march.last) == ([1, 1, 0, 0, 0], 2, False, walkers[1])
+    assert (got(walkers), march.next_index, march.done, march.last) == ([1, 1, 0, 0, 0], 2, False, walkers[1])
     go(march, 3)
-    assert (got(walkers), march.reached, march.done) == ([1] * 5, 5, True)
+    assert (got(walkers), march.next_index, march.done) == ([1] * 5, 5, True)
     go(march, 3)
     assert got(walkers) == [1] * 5
     assert march.end() == 5
@@ -63,7 +63,7 @@ def test_a_pass_has_come_to_whom_it_is_writing() -> None:
     march, walkers = marching(3)
     seen: list[tuple[int, Walker]] = []
     for walker in walkers:
-        walker.on_write = lambda: seen.append((march.reached, march.last))
+        walker.on_write = lambda: seen.append((march.next_index, march.last))
     march.begin()
     go(march, 3)
     assert seen == [(1, walkers[0]), (2, walkers[1]), (3, walkers[2])]
@@ -71,7 +71,7 @@ def test_a_pass_has_come_to_whom_it_is_writing() -> None:
 
 def test_a_pass_over_nobody_is_done_at_once() -> None:
     """And came to nobody."""
-    march = March[Walker]()
+    march = WriterList[Walker]()
     march.begin()
     assert march.done
     assert march.end() == 0
@@ -81,9 +81,9 @@ def test_the_last_takes_the_rank_of_whoever_leaves() -> None:
     """Nobody else moves."""
     march, walkers = marching(4)
     march.leave(walkers[1])
-    assert [walker.rank for walker in walkers] == [0, APART, 2, 1]
+    assert [walker.index for walker in walkers] == [0, NOT_LISTED, 2, 1]
     march.leave(walkers[2])
-    assert [walker.rank for walker in walkers] == [0, APART, APART, 1]
+    assert [walker.index for walker in walkers] == [0, NOT_LISTED, NOT_LISTED, 1]
     assert (list(march), len(march)) == ([walkers[0], walkers[3]], 2)
     march.begin()
     go(march, 9)
@@ -98,7 +98,7 @@ def test_whoever_leaves_during_a_pass_gets_no_more_of_it(before: int, count: int
     go(march, before)
     march.leave(walkers[1])
     assert (len(march), list(march)) == (3, [walkers[0], *walkers[2:]])
-    assert [walker.rank for walker in walkers] == [0, APART, 2, 3]
+    assert [walker.index for walker in walkers] == [0, NOT_LISTED, 2, 3]
     go(march, 9)
     assert got(walkers) == [1, int(before > 1), 1, 1]
     assert march.end() == count
@@ -110,10 +110,10 @@ def test_whoever_leaves_in_the_middle_of_its_own_write_was_written_to() -> None:
     march, walkers = marching(3)
     walkers[1].on_write = lambda: march.leave(walkers[1])
     march.begin()
-    writers = march.stride(9)
+    writers = march.take(9)
     for _ in range(2):
         next(writers).write(b"x")
-    assert (march.last, walkers[1].rank, len(march)) == (walkers[1], APART, 2)
+    assert (march.last, walkers[1].index, len(march)) == (walkers[1], NOT_LISTED, 2)
     for writer in writers:
         writer.write(b"x")
     assert (march.end(), got(walkers), ranks(march)) == (3, [1, 1, 1], [0, 1])
@@ -155,7 +155,7 @@ def test_one_may_leave_and_come_back() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_what_the_naive_model_is(seed: int) -> None:
     """Each pass comes once to all who are there when it begins and when it comes to them, and to no other."""
-    chance, march, inside = random.Random(seed), March[Walker](), list[Walker]()
+    chance, march, inside = random.Random(seed), WriterList[Walker](), list[Walker]()
     for _ in range(60):
         for _ in range(chance.randrange(6)):
             inside.append(Walker())
@@ -164,8 +164,8 @@ def test_it_is_what_the_naive_model_is(seed: int) -> None:
         march.begin()
         here = set(inside)
         while not march.done:
-            reached = march.reached
-            due.update(walker for walker in here if reached <= walker.rank < reached + 3)
+            reached = march.next_index
+            due.update(walker for walker in here if reached <= walker.index < reached + 3)
             go(march, 3, data)
             for walker in chance.sample(inside, min(len(inside), chance.randrange(4))):
                 inside.remove(walker)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.logs.batching import PAUSE, Gathered
+from sse_broadcast.logs.batching import PAUSE, BatchedLogger
 from tests.support.sockets import until
 
 logger = logging.getLogger("sse_broadcast.test")
@@ -24,9 +24,9 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixture) -> None:
     """None at once, and all of them after a moment."""
-    gathered = Gathered(logger)
+    gathered = BatchedLogger(logger)
     for number in range(3):
-        gathered.say("line %(n)d", {"n": number}.copy)
+        gathered.info("line %(n)d", {"n": number}.copy)
     assert log.messages == []
     await until(lambda: bool(log.messages))
     assert log.messages == ["line 0", "line 1", "line 2"]
@@ -38,9 +38,9 @@ async def test_a_line_has_the_time_at_which_it_was_said(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the one at which it was told."""
-    gathered, clock = Gathered(logger), [1_700_000_000.25]
+    gathered, clock = BatchedLogger(logger), [1_700_000_000.25]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    gathered.say("x", FACTS)
+    gathered.info("x", FACTS)
     clock[0] += 60
     gathered.close()
     (record,) = log.records
@@ -59,9 +59,9 @@ async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(Known)
     try:
-        gathered = Gathered(logger)
-        gathered.say("%(n)d first", FACTS)
-        gathered.say("second", {"n": 2}.copy)
+        gathered = BatchedLogger(logger)
+        gathered.info("%(n)d first", FACTS)
+        gathered.info("second", {"n": 2}.copy)
         gathered.close()
     finally:
         logging.setLogRecordFactory(before)
@@ -71,9 +71,9 @@ async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -
 
 async def test_those_that_come_later_are_told_later(log: pytest.LogCaptureFixture) -> None:
     """By a timer that is set anew, and by none while nothing waits."""
-    gathered = Gathered(logger)
+    gathered = BatchedLogger(logger)
     for number in range(3):
-        gathered.say("x", FACTS)
+        gathered.info("x", FACTS)
         assert gathered._timer is not None
         await until(lambda count=number: len(log.messages) > count)  # type: ignore[misc]
         assert gathered._timer is None
@@ -81,12 +81,12 @@ async def test_those_that_come_later_are_told_later(log: pytest.LogCaptureFixtur
 
 async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCaptureFixture) -> None:
     """Nor when the level is raised while the line waits."""
-    gathered = Gathered(logger)
+    gathered = BatchedLogger(logger)
 
     def facts() -> Mapping[str, object]:
         pytest.fail("were asked for")
 
-    gathered.say("x", facts)
+    gathered.info("x", facts)
     log.set_level(logging.WARNING, logger.name)
     gathered.close()
     assert log.messages == []
@@ -94,11 +94,11 @@ async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCapt
 
 async def test_the_end_loses_no_line(log: pytest.LogCaptureFixture) -> None:
     """What waits is told at the end, and what comes behind it at once; the timer is none any more."""
-    gathered = Gathered(logger)
-    gathered.say("before", FACTS)
+    gathered = BatchedLogger(logger)
+    gathered.info("before", FACTS)
     gathered.close()
     assert log.messages == ["before"]
-    gathered.say("behind", FACTS)
+    gathered.info("behind", FACTS)
     assert log.messages == ["before", "behind"]
     await asyncio.sleep(2 * PAUSE)
     assert log.messages == ["before", "behind"]

@@ -11,7 +11,7 @@ import pytest
 
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts, utc
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 
 WHEN = 1_795_381_966.0429
 """In UTC, 2026-11-22T21:12:46.042Z."""
@@ -139,7 +139,7 @@ def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
         ("\u2028é", "\u2028é"),
         (ValueError("why"), "why"),
         (float("nan"), None),
-        (Count(1, "reader"), 1),
+        (Quantity(1, "reader"), 1),
         ({("a",): 1, "b": 2}, {"('a',)": 1, "b": 2}),
     ],
 )

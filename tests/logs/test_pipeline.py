@@ -17,7 +17,7 @@ import pytest
 from sse_broadcast.config.schema import LogFormat, LogLevel
 from sse_broadcast.logs import pipeline as module
 from sse_broadcast.logs.formatters import JsonFormat, TextFormat
-from sse_broadcast.logs.pipeline import LIMITED, Handler, Log
+from sse_broadcast.logs.pipeline import LIMITED, Handler, LogPipeline
 from sse_broadcast.logs.rate_limit import MOST
 from tests.support.sockets import PATIENCE
 
@@ -54,7 +54,7 @@ def messages(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     """From the level on, in order, and all of it when the log is closed."""
-    with Log(LogLevel.INFO, LogFormat.JSON):
+    with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for number in range(1000):
             logger.info("line %(number)d", {"number": number})
             logger.debug("less")
@@ -66,7 +66,7 @@ def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> N
 
 def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
     """A line each."""
-    with Log(LogLevel.WARNING, LogFormat.TEXT):
+    with LogPipeline(LogLevel.WARNING, LogFormat.TEXT):
         logger.info("less")
         logger.warning("half of a pair: %(it)s", {"it": "\ud800"})
     _, err = capfd.readouterr()
@@ -94,7 +94,7 @@ def test_text_is_for_a_terminal(format: LogFormat, kind: type, *, terminal: bool
 
 def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None:
     """It says so, also where the level alone would not show it."""
-    with Log(LogLevel.ERROR, LogFormat.JSON) as log:
+    with LogPipeline(LogLevel.ERROR, LogFormat.JSON) as log:
         for _ in range(2):
             logger.debug("hidden")
             log.switch_debug()
@@ -108,7 +108,7 @@ def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None
 
 def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     """Unless debug is on: then it holds when that is off."""
-    with Log(LogLevel.ERROR, LogFormat.JSON) as log:
+    with LogPipeline(LogLevel.ERROR, LogFormat.JSON) as log:
         log.set_level(LogLevel.INFO)
         logger.info("shown")
         log.switch_debug()
@@ -140,7 +140,7 @@ def test_a_line_that_cannot_be_formatted_is_told() -> None:
 def test_what_python_warns_of_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     """While the log is open; before and behind, Python prints it as ever."""
     before = warnings.showwarning
-    with warnings.catch_warnings(), Log(LogLevel.INFO, LogFormat.JSON):
+    with warnings.catch_warnings(), LogPipeline(LogLevel.INFO, LogFormat.JSON):
         warnings.simplefilter("default")
         warnings.warn("mind the gap", RuntimeWarning, stacklevel=1)
     (line,) = lines(capfd)
@@ -152,7 +152,7 @@ def test_what_python_warns_of_is_logged(capfd: pytest.CaptureFixture[str]) -> No
 def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str]) -> None:
     """Also those of the loop and of aiohttp; without the log they are as they were."""
     loggers = [logging.getLogger(name) for name in LIMITED]
-    with Log(LogLevel.INFO, LogFormat.JSON):
+    with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for each in loggers:
             for _ in range(MOST + 1):
                 each.error("SSL handshake failed")
@@ -163,7 +163,7 @@ def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str])
 def test_where_there_is_no_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing fails: the number 2 may be another file's by then."""
     monkeypatch.setattr(sys, "__stderr__", None)
-    with Log(LogLevel.INFO, LogFormat.JSON) as log:
+    with LogPipeline(LogLevel.INFO, LogFormat.JSON) as log:
         assert str(Path(f"/proc/self/fd/{log._descriptor}").readlink()) == os.devnull
         logger.info("nowhere")
 
@@ -175,7 +175,7 @@ def descriptors() -> int:
 def test_it_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
     """Once it is closed."""
     before = descriptors()
-    with Log(LogLevel.INFO, LogFormat.JSON):
+    with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         assert descriptors() == before + 1
     assert descriptors() == before
 
@@ -221,7 +221,7 @@ def test_the_library_configures_no_logging() -> None:
 
 def test_a_record_knows_no_more_than_lines_tell(caplog: pytest.LogCaptureFixture) -> None:
     """To find out who calls, in which thread, costs more than to write it would."""
-    with Log(LogLevel.INFO, LogFormat.JSON):
+    with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         logging.getLogger("x").info("y")
     (record,) = caplog.records
     assert (record.thread, record.process, record.lineno) == (None, None, 0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, MOST_KINDS, OTHERS, Flood
+from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, MOST_KINDS, OTHERS, RateLimitFilter
 from tests.support.clock import Clock
 from tests.support.sockets import until
 
@@ -39,7 +39,7 @@ def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[Flooded]:
     """Give a logger of this test's own."""
     caplog.set_level(logging.DEBUG)
     made = Flooded(logging.getLogger("tests.flooded"), Clock(), caplog)
-    flood = Flood(clock=made.clock, later=lambda seconds, call: made.due.append((seconds, call)))
+    flood = RateLimitFilter(clock=made.clock, later=lambda seconds, call: made.due.append((seconds, call)))
     made.logger.addFilter(flood)
     yield made
     made.logger.removeFilter(flood)
@@ -134,7 +134,7 @@ async def test_the_end_of_a_flood_is_told_by_the_loop(caplog: pytest.LogCaptureF
     """Though nothing else of its kind is logged."""
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.looped"), Clock()
-    logger.addFilter(Flood(clock=clock))
+    logger.addFilter(RateLimitFilter(clock=clock))
     for _ in range(MOST):
         logger.info(TEMPLATE, {"address": 1})
     clock.forward(0.99)
@@ -147,7 +147,7 @@ def test_without_a_loop_the_next_line_tells_it(caplog: pytest.LogCaptureFixture)
     """Nobody else could."""
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.loopless"), Clock()
-    logger.addFilter(Flood(clock=clock))
+    logger.addFilter(RateLimitFilter(clock=clock))
     for _ in range(MOST + 1):
         logger.info(TEMPLATE, {"address": 1})
     clock.forward(1.0)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.logs import writer as module
-from sse_broadcast.logs.writer import PIECE, TOO_MANY, Writer
+from sse_broadcast.logs.writer import PIECE, TOO_MANY, BackgroundWriter
 from tests.support.sockets import PATIENCE
 
-Make = Callable[..., Writer]
+Make = Callable[..., BackgroundWriter]
 
 
 def notice(count: int, reason: str) -> bytes:
@@ -25,10 +25,10 @@ def notice(count: int, reason: str) -> bytes:
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Make writers, and end them when the test ends."""
-    made: list[Writer] = []
+    made: list[BackgroundWriter] = []
 
-    def make(descriptor: int, **options: int) -> Writer:
-        made.append(Writer(descriptor, notice=notice, **options))
+    def make(descriptor: int, **options: int) -> BackgroundWriter:
+        made.append(BackgroundWriter(descriptor, notice=notice, **options))
         return made[-1]
 
     yield make

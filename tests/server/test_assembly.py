@@ -6,7 +6,7 @@ import pytest
 
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError
-from sse_broadcast.server.assembly import kept_token, set_up
+from sse_broadcast.server.assembly import build_services, kept_token
 from tests.support.credentials import STATIC, caller
 
 MADE = "the-token-that-was-made-at-the-start"
@@ -21,12 +21,12 @@ GRANTS: dict[str, Any] = {"anonymous_subscribe": ("a",)}
 def test_everything_follows_from_one_configuration() -> None:
     """And says nothing of its secrets."""
     config = Config(token=STATIC, cors_origins=("https://a.example",), cookie="c", publish_rate=7)
-    setup = set_up(config)
-    assert setup.config is config
-    assert setup.authority.takes_tokens
-    assert b'"name":"c"' in setup.contract
-    assert setup.limits._config is config
-    assert STATIC not in repr(set_up(Config(), generated=STATIC))
+    services = build_services(config)
+    assert services.config is config
+    assert services.authenticator.takes_tokens
+    assert b'"name":"c"' in services.openapi
+    assert services.rate_limiter._config is config
+    assert STATIC not in repr(build_services(Config(), generated=STATIC))
 
 
 @pytest.mark.parametrize("credentials", CREDENTIALS)
@@ -35,7 +35,7 @@ def test_the_token_that_was_made_ends_with_the_first_credential(
     before: dict[str, Any], credentials: dict[str, Any]
 ) -> None:
     """Whatever there was."""
-    assert kept_token(Config(**credentials), set_up(Config(**before), generated=MADE)) is None
+    assert kept_token(Config(**credentials), build_services(Config(**before), generated=MADE)) is None
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_it_is_kept_as_long_as_there_is_none(
     before: dict[str, Any], after: dict[str, Any], generated: str | None
 ) -> None:
     """With grants for everyone and without."""
-    assert kept_token(Config(**after), set_up(Config(**before), generated=generated)) == generated
+    assert kept_token(Config(**after), build_services(Config(**before), generated=generated)) == generated
 
 
 @pytest.mark.parametrize("credentials", CREDENTIALS)
@@ -54,17 +54,17 @@ def test_it_is_kept_as_long_as_there_is_none(
 def test_the_last_credential_is_not_taken_away(credentials: dict[str, Any], after: dict[str, Any]) -> None:
     """An empty file would open the server to this machine."""
     with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
-        kept_token(Config(**after), set_up(Config(**credentials, **GRANTS)))
+        kept_token(Config(**after), build_services(Config(**credentials, **GRANTS)))
 
 
 def test_the_last_grant_is_not_taken_away_either() -> None:
     """It is what closes the loopback."""
     for generated in (MADE, None):
         with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
-            kept_token(Config(), set_up(Config(**GRANTS), generated=generated))
+            kept_token(Config(), build_services(Config(**GRANTS), generated=generated))
 
 
 def test_grants_alone_do_not_lock_everyone_out() -> None:
     """A token would have to be made, and there is nowhere to show it."""
     with pytest.raises(ConfigError, match=r"^token: there is none beside anonymous grants"):
-        kept_token(Config(**GRANTS), set_up(Config()))
+        kept_token(Config(**GRANTS), build_services(Config()))

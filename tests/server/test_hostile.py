@@ -18,7 +18,7 @@ import pytest
 from sse_broadcast.config.schema import CallerRule
 from sse_broadcast.server.http import client_address
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import INTAKES, SESSIONS
+from sse_broadcast.server.services import LINE_STREAMS, STREAM_EXPIRY
 from sse_broadcast.server.transport import connection
 from sse_broadcast.server.transport.connection import MOST_HEAD, OPTIONS
 from tests.conftest import Connect, Serve
@@ -154,10 +154,10 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
     await until(lambda: server.connections == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert server.broadcaster.client_count == 0
-    assert server._attendance._of == {}
-    assert len(server._app[SESSIONS]) == 0
-    assert server._app[INTAKES] == set()
-    assert not server.broadcaster._delivery._lanes
+    assert server._connection_counts._of == {}
+    assert len(server._app[STREAM_EXPIRY]) == 0
+    assert server._app[LINE_STREAMS] == set()
+    assert not server.broadcaster._delivery._outboxes
     gc.collect()
 
 
@@ -321,7 +321,7 @@ async def test_a_body_that_stalls_is_not_waited_for(
     client = await connect(server)
     await client.send(f"POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n".encode() + HOST + begins)
     if "stream" in path:
-        await until(lambda: len(server._app[INTAKES]) == 1)
+        await until(lambda: len(server._app[LINE_STREAMS]) == 1)
         client.close()
     else:
         assert (await client.answer())[0] == 408
@@ -506,7 +506,7 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve, connect: Co
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await honest.events(1)] == ["x"]
     await until(lambda: server.broadcaster.counts.refused.get("silent", 0) == 20)
-    await until(lambda: server._attendance.of("127.0.0.2") == 0)
+    await until(lambda: server._connection_counts.for_address("127.0.0.2") == 0)
     for client in flood:
         client.close()
 

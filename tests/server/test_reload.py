@@ -27,12 +27,12 @@ from sse_broadcast.config.schema import (
     LogFormat,
     Overflow,
 )
-from sse_broadcast.config.sources import RESTART, RULES, SETTINGS, Change
+from sse_broadcast.config.sources import RESTART_ONLY, RULES, SETTINGS, ConfigChange
 from sse_broadcast.errors import BroadcastError, ClosedError, ConfigError
 from sse_broadcast.server import reload
 from sse_broadcast.server.reload import RELOADER, Reloader
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import SESSIONS
+from sse_broadcast.server.services import STREAM_EXPIRY
 from tests.server.blocks import opening_after_loss
 from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
@@ -114,7 +114,7 @@ def new_reader(look: Callable[[Any], object]) -> Probe:
         (subscriber,) = server.broadcaster._hub
         client.close()
         await until(lambda: server.connections == 0)
-        return look(subscriber.terms)
+        return look(subscriber.options)
 
     return probe
 
@@ -135,7 +135,7 @@ async def aged(server: Server) -> object:
 
 async def minted(server: Server) -> object:
     """Give how long a token is good for, at most, as good as in seconds."""
-    before = server._setup.authority._clock()
+    before = server._services.authenticator._clock()
     body = b'{"grants": {}, "lifetime": 3600}'
     made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
     return round(made["expires"] - before, -1)
@@ -230,8 +230,8 @@ ROWS = (
         {"trusted_proxies": ("192.0.2.0/24",)},
         seen(
             lambda server: (
-                server._setup.proxies.trusts("192.0.2.7"),
-                server._door._capacity.excepted("192.0.2.7"),
+                server._services.proxies.trusts("192.0.2.7"),
+                server._admission._capacity.excepted("192.0.2.7"),
             )
         ),
         (False, False),
@@ -240,7 +240,7 @@ ROWS = (
     row(
         "proxy_header",
         {"proxy_header": "forwarded"},
-        seen(lambda server: str(server._setup.proxies._header)),
+        seen(lambda server: str(server._services.proxies._header)),
         "x-forwarded-for",
         "forwarded",
     ),
@@ -286,7 +286,9 @@ ROWS = (
     row(
         "max_connections_per_address",
         {"max_connections_per_address": 3},
-        seen(lambda server: (server._door._capacity.per_address, server._app[SESSIONS]._per_address)),
+        seen(
+            lambda server: (server._admission._capacity.per_address, server._app[STREAM_EXPIRY]._per_address)
+        ),
         (1000, 1000),
         (3, 3),
     ),
@@ -330,7 +332,7 @@ ROWS = (
         **GUARDED,
     ),
     row("subscribed_channels", {"subscribed_channels": 1}, opened(2), [200, 200], [200, 503]),
-    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server._app[SESSIONS]._lifetime), 0.0, 5.0),
+    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server._app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
     row("body_timeout", {"body_timeout": 0.02}, slow_body, 408, 408, body_timeout=0.03),
     row(
         "drain_delay",
@@ -370,8 +372,8 @@ def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
     """Whoever adds one says which it is, and shows it."""
     shown = {row.settings for row in ROWS} | ELSEWHERE.keys()
     assert len(ROWS) + len(ELSEWHERE) == len(shown)
-    assert shown | RESTART == {*SETTINGS, *RULES}
-    assert not shown & RESTART
+    assert shown | RESTART_ONLY == {*SETTINGS, *RULES}
+    assert not shown & RESTART_ONLY
     tests = Path(__file__).read_text() + (Path(__file__).parents[1] / "cli" / "test_serve.py").read_text()
     assert all(f"async def {test}(" in tests for test in ELSEWHERE.values())
 
@@ -452,7 +454,7 @@ OTHERS: Mapping[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(RESTART))
+@pytest.mark.parametrize("name", sorted(RESTART_ONLY))
 async def test_a_setting_that_needs_a_restart_is_named_and_stays(
     reloadable: Start, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -471,7 +473,7 @@ async def test_a_setting_that_needs_a_restart_is_named_and_stays(
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
+def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
@@ -503,7 +505,7 @@ def bad_file(content: str) -> Callable[[Path], str]:
 )
 async def test_a_bad_configuration_changes_nothing(
     reloadable: Start,
-    authority: trustme.CA,
+    authenticator: trustme.CA,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -512,14 +514,14 @@ async def test_a_bad_configuration_changes_nothing(
 ) -> None:
     """Whatever else is new in it; one line says what, where and which value, and streams stay."""
     caplog.set_level(logging.INFO, "sse_broadcast.reload")
-    cert, key = write_certificate(authority, tmp_path)
+    cert, key = write_certificate(authenticator, tmp_path)
     running = await reloadable(
         certificate=cert, key=key, caller=(caller("old", subscribe=("*",), inspect=("*",)),), cors_origins=()
     )
     server = running.server
     context = ssl.create_default_context()
-    authority.configure_trust(context)
-    setup, before = server._setup, tasks()
+    authenticator.configure_trust(context)
+    services, before = server._services, tasks()
     reading, writing = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
     writing.write(f"GET /events/a HTTP/1.1\r\nHost: x\r\n{bearer(static('old'))}\r\n".encode())
     await reading.readuntil(b"\n\n")
@@ -529,9 +531,9 @@ async def test_a_bad_configuration_changes_nothing(
     caplog.clear()
     with pytest.raises(BroadcastError, match=f"^{reason}$"):
         await running.change(queue_size=3, overflow="conflate", cors_origins=("https://x.example",), **given)
-    assert server._setup is setup
+    assert server._services is services
     assert [each._certificate and each._certificate.context for each in server.listeners] == contexts
-    assert server.broadcaster._config is setup.config
+    assert server.broadcaster._config is services.config
     assert server.broadcaster._terms == terms
     ours = [message for message in caplog.messages if message.startswith("reload: ")]
     assert len(ours) == 1
@@ -547,7 +549,7 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(
 ) -> None:
     """It is told with its traceback, since nobody may be waiting for it; the next one is tried."""
     running = await reloadable()
-    setup = running.server._setup
+    services = running.server._services
 
     def load() -> Config:
         raise RuntimeError("a fault of ours")
@@ -555,7 +557,7 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(
     good, running.load = running.load, load
     running.server.reloader.ask()
     await until(lambda: "a reload failed" in caplog.messages)
-    assert running.server._setup is setup
+    assert running.server._services is services
     running.load = good
     await running.change(queue_size=5)
     assert running.config.queue_size == 5
@@ -710,7 +712,7 @@ async def test_who_waits_for_a_key_is_judged_by_what_holds_then(reloadable: Star
     running = await reloadable(jwt_jwks=issuer.url)
     server = running.server
     asked_before = issuer.asked
-    server._setup.authority._jwks._read_at = -1e9  # type: ignore[union-attr]
+    server._services.authenticator._jwks._read_at = -1e9  # type: ignore[union-attr]
     issuer.body = jwks(OLD, NEW)
     issuer.open.clear()
     waiting = asyncio.create_task(asked("GET", "/events/a", of(1))(server))
@@ -730,24 +732,24 @@ def serial(writer: asyncio.StreamWriter) -> object:
 
 
 async def test_a_certificate_is_another_at_once(
-    reloadable: Start, authority: trustme.CA, tmp_path: Path
+    reloadable: Start, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
     """In the same files or in others; what is connected goes on under the one it has."""
-    cert, key = write_certificate(authority, tmp_path)
+    cert, key = write_certificate(authenticator, tmp_path)
     running = await reloadable(certificate=cert, key=key)
     server = running.server
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
 
     async def connect() -> asyncio.StreamWriter:
         return (await asyncio.open_connection("127.0.0.1", server.port, ssl=context))[1]
 
     writers = [await connect()]
-    write_certificate(authority, tmp_path)
+    write_certificate(authenticator, tmp_path)
     assert (await running.change()).changed == ()
     writers.append(await connect())
     (tmp_path / "other").mkdir()
-    other_cert, other_key = write_certificate(authority, tmp_path / "other")
+    other_cert, other_key = write_certificate(authenticator, tmp_path / "other")
     assert (await running.change(certificate=other_cert, key=other_key)).changed == ("certificate", "key")
     writers.append(await connect())
     assert len({serial(writer) for writer in writers}) == 3
@@ -761,12 +763,12 @@ async def test_a_certificate_is_another_at_once(
 
 
 async def test_the_certificates_of_listeners_are_others_at_once(
-    reloadable: Start, authority: trustme.CA, tmp_path: Path
+    reloadable: Start, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
     """Theirs alone: what else is said of a listener needs a restart, and so does TLS where there was none."""
     (tmp_path / "other").mkdir()
-    cert, key = write_certificate(authority, tmp_path)
-    other, other_key = write_certificate(authority, tmp_path / "other")
+    cert, key = write_certificate(authenticator, tmp_path)
+    other, other_key = write_certificate(authenticator, tmp_path / "other")
 
     def listeners(certificate: str, key: str, *endpoints: Endpoint) -> tuple[ListenerRule, ...]:
         secure = ListenerRule(host="127.0.0.1", port=0, certificate=certificate, key=key)
@@ -792,7 +794,7 @@ async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
     old = await reader(server)
     await running.change(queue_size=5, retry=2000, overflow="drop-newest", max_connections=2)
     new = await reader(server)
-    terms = sorted((each.terms.queue_size, each.terms.retry) for each in server.broadcaster._hub)
+    terms = sorted((each.options.queue_size, each.options.retry) for each in server.broadcaster._hub)
     assert terms == [(5, 2000), (50, 1000)]
     for number in range(20):
         await server.broadcaster.broadcast(f"{number}", channels=["a"])
@@ -915,7 +917,7 @@ async def test_whoever_asks_while_one_waits_is_answered_by_that(
         assert may_end.wait(PATIENCE)
         return config
 
-    async def counted() -> Change:
+    async def counted() -> ConfigChange:
         nonlocal come
         come += 1
         return await Reloader.reload(reloader)

@@ -21,7 +21,7 @@ from sse_broadcast.server import runner
 from sse_broadcast.server.http.health import DRAINING, READINESS
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.transport.socket_activation import Inherited
+from sse_broadcast.server.transport.socket_activation import InheritedSocket
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.certificates import write_certificate
@@ -136,15 +136,15 @@ async def test_the_url_of_an_ipv6_address_has_brackets() -> None:
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
+def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
 async def test_tls_streams_and_cuts_a_frozen_reader(
-    serve: Serve, authority: trustme.CA, tmp_path: Path
+    serve: Serve, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
     """The same guarantees through TLS: events arrive, and a reader that stops is cut."""
-    certificate, key = write_certificate(authority, tmp_path)
+    certificate, key = write_certificate(authenticator, tmp_path)
     server = await serve(
         certificate=certificate,
         key=key,
@@ -155,7 +155,7 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
     )
     assert server.url.startswith("https://127.0.0.1:")
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     async with aiohttp.ClientSession(server.url) as session:
         async with session.get("/events", ssl=context) as response:
             await response.content.readuntil(b"\n\n")
@@ -244,7 +244,7 @@ async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -
     await reader.subscribe()
     await long.begin("/send?stream=1")
     await long.send_chunk(b"a\n")
-    retiring = asyncio.ensure_future(server.retire())
+    retiring = asyncio.ensure_future(server.begin_drain())
     await until(lambda: server._app[READINESS].draining)
     assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
     status, body = await (await connect(server)).ask("GET", "/readyz")
@@ -265,7 +265,7 @@ async def test_answers_are_the_last_of_their_connections_then(serve: Serve, conn
     publisher, other = await connect(server), await connect(server)
     assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
     await other.ask("GET", "/status")
-    await server.retire()
+    await server.begin_drain()
     await publisher.request("POST", "/send", body=b"b")
     head = await publisher.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -280,7 +280,7 @@ async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
     """And without one there is none."""
     server = await serve(drain_delay=0.02)
     async with asyncio.timeout(20):
-        await server.retire()
+        await server.begin_drain()
 
 
 # The end.
@@ -302,7 +302,7 @@ async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: S
     """Not when its own time is over: the loop may have ended by then."""
     server = await serve(max_connections=1)
     clients = [await RawClient.open(server.port) for _ in range(2)]
-    await until(lambda: len(server._door.reserve) > 0)
+    await until(lambda: len(server._admission.reserve) > 0)
     clients[0].close()
     await server.stop()
     await assert_is_closed(clients[1])
@@ -374,14 +374,14 @@ async def test_readers_go_in_waves_and_are_whole(
 async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path) -> None:
     """What connects from then on is for the next process, whatever the delay; the file of a socket stays."""
     with tcp_socket() as tcp, unix_socket(tmp_path / "s") as unix:
-        inherited = [Inherited("", sock.dup()) for sock in (tcp, unix)]
+        inherited = [InheritedSocket("", sock.dup()) for sock in (tcp, unix)]
         rules = (ListenerRule(host="x"), ListenerRule(host="y"))
         server = Server(Config(listener=rules, drain_delay=3600.0), inherited=inherited)
         await server.start()
         port = int(tcp.getsockname()[1])
         reader = await RawClient.open(port)
         await reader.subscribe()
-        retiring = asyncio.ensure_future(server.retire())
+        retiring = asyncio.ensure_future(server.begin_drain())
         await until(lambda: server._app[READINESS].draining)
         waiting = [await RawClient.open(port), await RawClient.open_unix(f"{tmp_path}/s")]
         for sock in (tcp, unix):

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import IN_FORCE, INTAKES, TUNED, TURN
-from sse_broadcast.server.streams.registry import ROSTER
+from sse_broadcast.server.services import ACTIVE_SERVICES, BATCH_LOCK, LINE_STREAMS, OWN_LISTENER
+from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
@@ -65,8 +65,8 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
 
 def state_of(server: Server) -> tuple[int, int, int]:
     """Return the state that each of the requests would have changed."""
-    authority = server._app[IN_FORCE].setup.authority
-    return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authority._revoked)
+    authenticator = server._app[ACTIVE_SERVICES].services.authenticator
+    return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authenticator._revoked)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
@@ -93,7 +93,7 @@ async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
     grants = {name: list(channels) for name, channels in GRANTS.items()}
     client = await begun(server, connect, way, own(grants=grants, exp=end))
     before = state_of(server)
-    server._app[IN_FORCE].setup.authority._clock = lambda: end + 1.0
+    server._app[ACTIVE_SERVICES].services.authenticator._clock = lambda: end + 1.0
     status, detail = await finish(client, way)
     assert (status, detail.partition(" at ")[0]) == (401, "token: expired")
     assert state_of(server) == before
@@ -108,14 +108,14 @@ async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_tol
 ) -> None:
     """A listing lets others have their turn while it is made."""
     server = await serve(**SETTINGS)
-    roster, page = server._app[ROSTER], server._app[ROSTER].page
+    registry, page = server._app[STREAM_REGISTRY], server._app[STREAM_REGISTRY].page
 
     async def slow_page(**options: Any) -> Any:
         if change == "revoke":
-            server._app[IN_FORCE].setup.authority.revoke("caller", "narrow")
+            server._app[ACTIVE_SERVICES].services.authenticator.revoke("caller", "narrow")
         return await page(**options)
 
-    monkeypatch.setattr(roster, "page", slow_page)
+    monkeypatch.setattr(registry, "page", slow_page)
     assert (await ask(server, "GET", "/subscribers", headers=bearer(static("narrow")))).status == status
 
 
@@ -126,9 +126,9 @@ async def test_each_application_has_its_own_broadcaster() -> None:
     assert isinstance(one, web.Application)
     assert isinstance(one[BROADCASTER], Broadcaster)
     assert one[BROADCASTER] is not two[BROADCASTER]
-    assert (one[IN_FORCE].setup.config, two[IN_FORCE].setup.config) == (config, Config())
-    assert not one[TUNED]
-    assert one[INTAKES] == set()
-    assert one[INTAKES] is not two[INTAKES]
-    assert one[TURN] is not two[TURN]
-    assert not one[TURN].locked()
+    assert (one[ACTIVE_SERVICES].services.config, two[ACTIVE_SERVICES].services.config) == (config, Config())
+    assert not one[OWN_LISTENER]
+    assert one[LINE_STREAMS] == set()
+    assert one[LINE_STREAMS] is not two[LINE_STREAMS]
+    assert one[BATCH_LOCK] is not two[BATCH_LOCK]
+    assert not one[BATCH_LOCK].locked()

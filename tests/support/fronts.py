@@ -139,10 +139,10 @@ class Fronts:
         self._program = program
         self._folder = folder
         self._put: list[Front] = []
-        self._authority = trustme.CA()
+        self._authenticator = trustme.CA()
         self.trust = LikeABrowser(ssl.PROTOCOL_TLS_CLIENT)
         """What clients need to believe the proxies' certificates."""
-        self._authority.configure_trust(self.trust)
+        self._authenticator.configure_trust(self.trust)
 
     async def put(self, kind: Kind, port: int, changes: Mapping[str, str] | None = None) -> Front:
         """Run a proxy in front of what is, or will be, at a port; its file with other words in it, maybe."""
@@ -151,7 +151,7 @@ class Fronts:
         folder.mkdir()
         # Some give up root's rights, and write their logs and read their scripts as somebody else.
         folder.chmod(0o777)
-        certificate, key = write_certificate(self._authority, folder)
+        certificate, key = write_certificate(self._authenticator, folder)
         place = Place(folder, free_port(), free_port(), certificate, key, port)
         front = Front(kind, place, path, self._programs, changes or {})
         self._put.append(front)

@@ -10,8 +10,8 @@ from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
-from sse_broadcast.fanout.group import Lane
-from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, Terms
+from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place
 
@@ -32,13 +32,13 @@ class Outlet:
         self.on_relieve: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
 
-    def ready(self) -> None:
+    def on_ready(self) -> None:
         self.calls.append("ready")
 
-    def relieve(self) -> None:
+    def make_room(self) -> None:
         self.on_relieve()
 
-    def end(self, reason: CloseReason) -> None:
+    def on_closed(self, reason: CloseReason) -> None:
         self.calls.append(f"end {reason}")
         self.on_end()
 
@@ -63,8 +63,8 @@ class MemorySink:
     def writer(self) -> Self:
         return self
 
-    def attach(self, lane: Lane | None) -> None:
-        self.lane = lane
+    def attach(self, outbox: Outbox | None) -> None:
+        self.outbox = outbox
 
     def write(self, data: bytes) -> None:
         if self.gone:
@@ -72,8 +72,8 @@ class MemorySink:
         if self.broken:
             raise RuntimeError("broken")
         self.written.append(data)
-        if not self.takes_more and self.lane is not None:
-            self.lane.fill()
+        if not self.takes_more and self.outbox is not None:
+            self.outbox.on_full()
 
     def close(self) -> None:
         self.closed += 1
@@ -90,11 +90,11 @@ class Broken:
         raise RuntimeError("broken")
 
 
-def break_off(lane: Lane) -> None:
+def break_off(outbox: Outbox) -> None:
     """Have whatever is written for a lane from now on fail."""
-    lane.audience.leave(lane)
-    lane.writer = Broken()
-    lane.audience.enter(lane)
+    outbox.group.leave(outbox)
+    outbox.writer = Broken()
+    outbox.group.enter(outbox)
 
 
 def terms(
@@ -103,10 +103,10 @@ def terms(
     queue_size: int = 3,
     queue_bytes: int = 1000,
     on_close: Callable[[Subscriber], None] | None = None,
-) -> tuple[Terms, Metrics, list[Subscriber]]:
+) -> tuple[SubscriberOptions, Metrics, list[Subscriber]]:
     """Give terms, what counts under them, and who is told of closings (unless it is `on_close`)."""
     metrics, closed = Metrics(), list[Subscriber]()
-    given = Terms(
+    given = SubscriberOptions(
         queue_size=queue_size,
         queue_bytes=queue_bytes,
         overflow=overflow,
@@ -143,8 +143,8 @@ def data_of(publications: Sequence[Publication]) -> list[str]:
 def make_broadcaster(**settings: object) -> Broadcaster:
     """Give a broadcaster of the one epoch, whose clock stands still."""
     broadcaster = Broadcaster(Config(**settings))  # type: ignore[arg-type]
-    broadcaster._backend.kept.epoch = EPOCH
-    broadcaster._backend.kept._clock = lambda: 1_700_000_000.0
+    broadcaster._backend.inner.epoch = EPOCH
+    broadcaster._backend.inner._clock = lambda: 1_700_000_000.0
     return broadcaster
 
 
@@ -155,12 +155,12 @@ def connect(
     types: Sequence[str] | None = None,
     sink: MemorySink | None = None,
     heartbeat: Heartbeat | None = None,
-) -> tuple[Lane, MemorySink]:
+) -> tuple[Outbox, MemorySink]:
     """Connect a reader as the server does, from now on or from `since` on."""
     sink = sink or MemorySink()
-    interest = broadcaster.interest(channels or ("default",), types=types)
-    start = broadcaster.start(interest, None if since is None else parse_since(since))
-    return broadcaster.connect(sink, interest, start, heartbeat or broadcaster.heartbeat()), sink
+    selector = broadcaster.selector(channels or ("default",), types=types)
+    start = broadcaster.start_point(selector, None if since is None else parse_since(since))
+    return broadcaster.connect(sink, selector, start, heartbeat or broadcaster.heartbeat()), sink
 
 
 def block(position: int, data: object) -> bytes:

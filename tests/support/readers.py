@@ -17,7 +17,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from sse_broadcast.backends.memory.history import History, Log
+from sse_broadcast.backends.memory.history import ChannelLog, History
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Publication
 from sse_broadcast.wire import Decoder
@@ -78,19 +78,19 @@ class Ledger:
 
     def keep(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Note from now on what the history of this process appends and evicts."""
-        extend, evict = History.extend, Log.evict
+        extend, evict = History.extend, ChannelLog.evict
 
         def noted_extend(history: History, publications: Sequence[Publication], publisher: str = "") -> None:
             for publication in publications:
                 self.append(publication)
             extend(history, publications, publisher)
 
-        def noted_evict(log: Log, count: int) -> list[Publication]:
+        def noted_evict(log: ChannelLog, count: int) -> list[Publication]:
             self._evicted[log.channel] += [self.position] * count
             return evict(log, count)
 
         monkeypatch.setattr(History, "extend", noted_extend)
-        monkeypatch.setattr(Log, "evict", noted_evict)
+        monkeypatch.setattr(ChannelLog, "evict", noted_evict)
 
     def append(self, publication: Publication) -> None:
         """Note a publication, and call whoever waits for its position."""

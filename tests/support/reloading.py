@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from sse_broadcast.config.schema import Config
-from sse_broadcast.config.sources import Change
+from sse_broadcast.config.sources import ConfigChange
 from sse_broadcast.server.runner import Server
 
 BASE: dict[str, Any] = {"port": 0, "shutdown_timeout": 2.0, "allowed_hosts": ("x",)}
@@ -28,7 +28,7 @@ class Reloadable:
         """What is in force."""
         return self.server._config
 
-    async def change(self, **settings: Any) -> Change:
+    async def change(self, **settings: Any) -> ConfigChange:
         """Have it reload, with other values of these settings."""
         self.settings |= settings
         return await self.server.reloader.reload()
@@ -52,6 +52,6 @@ def tasks() -> int:
     return len(asyncio.all_tasks())
 
 
-def unchanged(config: Config) -> Change:
+def unchanged(config: Config) -> ConfigChange:
     """Give what comes of a reload that finds everything as it was."""
-    return Change(config, (), ())
+    return ConfigChange(config, (), ())

@@ -3,14 +3,22 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from sse_broadcast import clock
-from sse_broadcast.backends.base import Deliver, Extent, Holding, Replay, ResetReason, Start, Token
+from sse_broadcast.backends.base import (
+    ChannelUsage,
+    Deliver,
+    HistoryUsage,
+    IdempotencyKey,
+    ReplayPage,
+    ResetReason,
+    StartPoint,
+)
 from sse_broadcast.backends.memory.history import STRIDE, History
 from sse_broadcast.backends.memory.idempotency import IdempotencyKeys
 from sse_broadcast.backends.memory.largest import ReportShare
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Policies
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
-from sse_broadcast.cursor import Age, Cursor, Named, Place, Word, new_epoch, own_id
+from sse_broadcast.cursor import Age, Cursor, CustomId, EventId, Keyword, format_id, new_epoch
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.work_queue import Steps
 
@@ -22,7 +30,7 @@ SETTLED = 512
 than before: some 1 ms."""
 
 
-class Memory:
+class MemoryBackend:
     """A backend whose history lives as long as its process. See `Backend`.
 
     `window` is how many seconds an idempotency key is remembered; `clock` gives seconds.
@@ -48,7 +56,7 @@ class Memory:
         self._keys = IdempotencyKeys(report)
 
     @property
-    def trouble(self) -> None:
+    def outage(self) -> None:
         """See `Backend`. What is in our own memory is never away."""
 
     @property
@@ -57,22 +65,22 @@ class Memory:
         return self._overdue or self._history.unsettled
 
     async def publish(
-        self, drafts: Sequence[Draft], token: Token | None = None, publisher: str = ""
+        self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
         """See `Backend`."""
         now = self._tick()
-        if token is None:
+        if idempotency_key is None:
             return self._append(drafts, now, publisher)
         self._keys.expire(now)
-        seen = self._keys.find(token, publisher)
+        seen = self._keys.find(idempotency_key, publisher)
         if seen is not None:
             # What was sent is the same, so the rest of the receipt is in it.
             last = drafts[-1]
-            id = last.event.id or own_id(self.epoch, seen.position)
+            id = last.event.id or format_id(self.epoch, seen.position)
             return Receipt(seen.clients, last.channels, id, seen.count)
         receipt = self._append(drafts, now, publisher)
         self._keys.remember(
-            token,
+            idempotency_key,
             publisher,
             position=self.position,
             count=receipt.count,
@@ -81,90 +89,92 @@ class Memory:
         )
         return receipt
 
-    def find(self, cursor: Cursor, interest: Interest) -> Steps[Start]:
+    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
         """See `Backend`."""
         now = self._tick()
         match cursor:
-            case Place(epoch, _) if epoch != self.epoch:
+            case EventId(epoch, _) if epoch != self.epoch:
                 return self._lost(ResetReason.EPOCH)
-            case Place(_, position):
-                return (yield from self._resumed(interest, position if position <= self.position else None))
-            case Named(name):
-                named = yield from self._history.position_of(name, interest)
-                return (yield from self._resumed(interest, named))
-            case Word.LAST:
+            case EventId(_, position):
+                return (yield from self._resumed(selector, position if position <= self.position else None))
+            case CustomId(name):
+                named = yield from self._history.position_of(name, selector)
+                return (yield from self._resumed(selector, named))
+            case Keyword.LAST:
                 began = self.position
-                newest = yield from self._history.newest_of(interest, upto=began, most=MAX_LAST)
-                return Start(began, first=tuple(newest))
-            case Word.EARLIEST:
-                return (yield from self._from_first(interest, None))
+                newest = yield from self._history.newest_of(selector, upto=began, most=MAX_LAST)
+                return StartPoint(began, preloaded=tuple(newest))
+            case Keyword.EARLIEST:
+                return (yield from self._from_first(selector, None))
             case Age(seconds):
-                return (yield from self._from_first(interest, now - seconds))
+                return (yield from self._from_first(selector, now - seconds))
 
-    def replay(self, interest: Interest, *, after: int, told: int, limit: int) -> Steps[Replay]:
+    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
         """See `Backend`."""
         self._tick()
         history = self._history
-        lost = yield from history.lost(interest, after=after, told=told)
+        lost = yield from history.lost(selector, after=after, told=told)
         if lost:
-            gap = history.gap(interest, after, lost)
-            return Replay((), gap.position, gap, told=history.evictions)
-        if (log := history.only_log(interest)) is not None:
+            gap = history.gap(selector, after, lost)
+            return ReplayPage((), gap.position, gap, told=history.evictions)
+        if (log := history.only_log(selector)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=STRIDE)
             more = bool(page) and page[-1] is not log.newest
-            return Replay(page, page[-1].position if more else self.position, told=history.evictions)
-        return self._replay(interest, after, limit)
+            return ReplayPage(page, page[-1].position if more else self.position, told=history.evictions)
+        return self._replay(selector, after, limit)
 
-    def _replay(self, interest: Interest, after: int, limit: int) -> Replay:
+    def _replay(self, selector: Selector, after: int, limit: int) -> ReplayPage:
         found: list[Publication] = []
         upto, told, room = after, self._history.evictions, STRIDE
-        for position, publication, cost in self._history.after(interest, after):
+        for position, publication, cost in self._history.after(selector, after):
             if publication is not None:
                 if found and publication.size > limit:
-                    return Replay(found, upto, told=told)
+                    return ReplayPage(found, upto, told=told)
                 limit -= publication.size
                 found.append(publication)
             upto = position
             room -= cost
             if room <= 0:
-                return Replay(found, upto, told=told)
-        return Replay(found, self.position, told=told)
+                return ReplayPage(found, upto, told=told)
+        return ReplayPage(found, self.position, told=told)
 
-    def replayable(self, interest: Interest, *, after: int) -> bool:
+    def replayable(self, selector: Selector, *, after: int) -> bool:
         """See `Backend`."""
         self._tick()
-        return not self._history.may_have_lost(interest, after=after)
+        return not self._history.may_have_lost(selector, after=after)
 
-    def oldest(self, interest: Interest, *, after: int) -> float | None:
+    def oldest(self, selector: Selector, *, after: int) -> float | None:
         """See `Backend`."""
-        return self._history.time_after(interest, after)
+        return self._history.time_after(selector, after)
 
-    def relimit(self) -> None:
+    def reload_limits(self) -> None:
         """See `Backend`."""
-        self._history.relimit()
+        self._history.reload_limits()
 
-    def tidy(self) -> bool:
+    def evict_expired(self) -> bool:
         """See `Backend`."""
         left = self._history.settle(SETTLED)
         self._keys.expire(self._tick())
         return bool(left or self._history.bytes or self._keys)
 
-    def holding(self, channel: str) -> Holding:
+    def channel_usage(self, channel: str) -> ChannelUsage:
         """See `Backend`."""
         self._tick()
         log = self._history.log_of(channel)
-        return Holding(log.count, log.oldest.id) if log is not None and log.count else Holding(0, None)
+        return (
+            ChannelUsage(log.count, log.oldest.id) if log is not None and log.count else ChannelUsage(0, None)
+        )
 
     def channels(self) -> Iterator[Sequence[str]]:
         """See `Backend`."""
         self._tick()
         return self._history.channels()
 
-    def extent(self) -> Extent:
+    def usage(self) -> HistoryUsage:
         """See `Backend`."""
         self._tick()
-        return self._history.extent
+        return self._history.usage
 
     def _append(self, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         """Give positions, hold, announce: one ordered act, and nothing in it waits."""
@@ -178,23 +188,25 @@ class Memory:
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
 
-    def _resumed(self, interest: Interest, position: int | None) -> Steps[Start]:
+    def _resumed(self, selector: Selector, position: int | None) -> Steps[StartPoint]:
         if position is None:
             return self._lost(ResetReason.UNKNOWN)
-        lost = yield from self._history.lost(interest, after=position)
+        lost = yield from self._history.lost(selector, after=position)
         if not lost:
-            return Start(position)
-        gap = self._history.gap(interest, position, lost)
-        return Start(gap.position, lost=ResetReason.EVICTED, channels=gap.channels)
+            return StartPoint(position)
+        gap = self._history.gap(selector, position, lost)
+        return StartPoint(gap.position, reset_reason=ResetReason.EVICTED, channels=gap.channels)
 
-    def _from_first(self, interest: Interest, since: float | None) -> Steps[Start]:
+    def _from_first(self, selector: Selector, since: float | None) -> Steps[StartPoint]:
         began = self.position
-        first = yield from self._history.first_of(interest, since=since)
+        first = yield from self._history.first_of(selector, since=since)
         # What was published meanwhile may have been passed by, and comes after where this began.
-        return Start(began if first is None else min(first - 1, began), told=self._history.evictions)
+        return StartPoint(
+            began if first is None else min(first - 1, began), evictions_seen=self._history.evictions
+        )
 
-    def _lost(self, reason: ResetReason) -> Start:
-        return Start(self.position, lost=reason)
+    def _lost(self, reason: ResetReason) -> StartPoint:
+        return StartPoint(self.position, reset_reason=reason)
 
     def _tick(self) -> float:
         """Take the time, which never goes back, and let go of what is too old."""
@@ -204,13 +216,13 @@ class Memory:
 
 
 def open_memory(
-    config: Config, policies: Policies, deliver: Deliver, report: ReportShare | None = None
-) -> Memory:
+    config: Config, policies: ChannelPolicies, deliver: Deliver, report: ReportShare | None = None
+) -> MemoryBackend:
     """Return the backend that a configuration describes. It calls `report` when a share is reached."""
     history = History(
-        lambda channel: policies.of(channel).limits,
+        lambda channel: policies.for_channel(channel).limits,
         total=config.history_total,
         max_channels=config.history_channels,
         report=report,
     )
-    return Memory(history, deliver, window=config.idempotency_window, report=report)
+    return MemoryBackend(history, deliver, window=config.idempotency_window, report=report)

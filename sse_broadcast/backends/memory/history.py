@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
-from sse_broadcast.backends.base import Extent, Gap
+from sse_broadcast.backends.base import Gap, HistoryUsage
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.memory.retired_ids import RetiredIds
-from sse_broadcast.channels import Interest, match_steps
-from sse_broadcast.config.policy import Limits
+from sse_broadcast.channels import Selector, match_steps
+from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.metrics import Share
 from sse_broadcast.publication import Publication, place
@@ -101,7 +101,7 @@ _GONE = place((), Event(""), epoch="", position=0, time=0.0)
 """Stands where a publication was, until its place is cut off."""
 
 
-class Log:
+class ChannelLog:
     """The publications of one channel, oldest first. `lost` is the newest position evicted."""
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Log:
         "class_below",
         "class_from",
         "count",
-        "expected",
+        "expiry_serial",
         "limits",
         "lost",
         "lost_at",
@@ -122,7 +122,7 @@ class Log:
     )
 
     def __init__(
-        self, channel: str, limits: Limits, *, lost: int, share: "PublisherShare", slot: int
+        self, channel: str, limits: HistoryLimits, *, lost: int, share: "PublisherShare", slot: int
     ) -> None:
         self.channel = channel
         self.share = share
@@ -134,7 +134,7 @@ class Log:
         self.count = 0
         self.bytes = 0
         self.class_from = self.class_below = 0  # among the noisiest of its share
-        self.expected = 0  # under this number it stands among those that will expire, or 0
+        self.expiry_serial = 0  # under this number it stands among those that will expire, or 0
         self._items: list[Publication] = []
         self._first = 0
 
@@ -218,25 +218,25 @@ class PublisherChannels:
         self.share = share
         self.class_from = self.class_below = 0
         self._most = 0  # how many there were since the dict was made
-        self.logs: OrderedDict[str, Log] = OrderedDict()
+        self.logs: OrderedDict[str, ChannelLog] = OrderedDict()
         # Those that hold nothing, from the one that was emptied first. Most publishers never have any.
-        self.empty: OrderedDict[str, Log] | None = None
+        self.empty: OrderedDict[str, ChannelLog] | None = None
 
     @property
     def held(self) -> int:
         """See `Holder`."""
         return len(self.logs)
 
-    def oldest(self) -> Log:
+    def oldest(self) -> ChannelLog:
         """Return the channel that is forgotten first."""
         return next(iter((self.empty or self.logs).values()))
 
-    def opened(self, log: Log) -> None:
+    def opened(self, log: ChannelLog) -> None:
         """Add a new channel."""
         self.logs[log.channel] = log
         self._most = max(self._most, len(self.logs))
 
-    def forgotten(self, log: Log) -> None:
+    def forgotten(self, log: ChannelLog) -> None:
         """Remove a channel, which must hold nothing."""
         self.filled(log)
         del self.logs[log.channel]
@@ -244,13 +244,13 @@ class PublisherChannels:
             # A dict that things are taken out of stays as large as it was.
             self.logs, self._most = OrderedDict(self.logs), len(self.logs)
 
-    def emptied(self, log: Log) -> None:
+    def emptied(self, log: ChannelLog) -> None:
         """Mark a channel as empty."""
         if self.empty is None:
             self.empty = OrderedDict()
         self.empty[log.channel] = log
 
-    def filled(self, log: Log) -> None:
+    def filled(self, log: ChannelLog) -> None:
         """Mark a channel as no longer empty."""
         if self.empty is not None and self.empty.pop(log.channel, None) is not None and not self.empty:
             self.empty = None
@@ -262,14 +262,14 @@ class PublisherShare:
     A publication in several channels counts in each by its part.
     """
 
-    __slots__ = ("bytes", "channels", "class_below", "class_from", "name", "noisiest")
+    __slots__ = ("bytes", "channels", "class_below", "class_from", "fullest", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.bytes = 0
         self.class_from = self.class_below = 0
         self.channels = PublisherChannels(self)
-        self.noisiest = Largest[Log]()
+        self.fullest = Largest[ChannelLog]()
 
     @property
     def held(self) -> int:
@@ -278,7 +278,7 @@ class PublisherShare:
 
     def end(self) -> None:
         """Let go of everything: it is in reference cycles, for which the collector comes by rarely."""
-        self.noisiest.clear()
+        self.fullest.clear()
         del self.channels.share
 
 
@@ -304,7 +304,7 @@ class Chunk:
         self.live += other.live
 
 
-class Order:
+class PositionIndex:
     """All publications that any channel holds, by position. What was evicted in the middle leaves a hole.
 
     They are in chunks, so that no step takes longer the more there are.
@@ -397,7 +397,7 @@ class History:
 
     def __init__(
         self,
-        limits: Callable[[str], Limits],
+        limits: Callable[[str], HistoryLimits],
         *,
         total: int,
         max_channels: int,
@@ -407,8 +407,8 @@ class History:
         self._total = total
         self._max_channels = max_channels
         self._report = report
-        self._logs: OrderedDict[str, Log] = OrderedDict()
-        self._order = Order()
+        self._logs: OrderedDict[str, ChannelLog] = OrderedDict()
+        self._order = PositionIndex()
         self._bytes = 0
         self._overhead = 0  # bytes of channels and shares
         # Publications in several channels, and how many of those still hold them.
@@ -420,15 +420,15 @@ class History:
         self._retired = RetiredIds(max_bytes=total // RETIRED_SHARE)
         self._now = 0.0
         # Each log at its slot, or None: what a search goes through piece by piece, whatever comes and goes.
-        self._slots: list[Log | None] = []
+        self._slots: list[ChannelLog | None] = []
         self._free: list[int] = []
         # Logs by their last evictions, the newest last. A log that is forgotten is not kept here either.
-        self._recent: OrderedDict[Log, None] = OrderedDict()
+        self._recent: OrderedDict[ChannelLog, None] = OrderedDict()
         self._unordered_at = 0  # the newest eviction whose log is not among these any more
         self._newest = 0
         self._newest_lost = 0
         # (when, serial, log): one entry that counts for each log that is not empty.
-        self._expiring = LazyHeap[Log](self._is_expected)
+        self._expiring = LazyHeap[ChannelLog](self._is_expected)
         # So many slots, from the first one on, have logs whose limits may be others than they had.
         self._unsettled = 0
         self._serial = 0
@@ -448,9 +448,9 @@ class History:
         return self._bytes
 
     @property
-    def extent(self) -> Extent:
+    def usage(self) -> HistoryUsage:
         """How much is held. Its bytes are of channels that hold nothing, and of retired ids too."""
-        return Extent(len(self._logs) - self._empty, len(self._order), self._counted)
+        return HistoryUsage(len(self._logs) - self._empty, len(self._order), self._counted)
 
     @property
     def _counted(self) -> int:
@@ -488,7 +488,7 @@ class History:
         for channel in channels:
             self._extend_log(self._log(channel, run[0].position, publisher), run, weight, part)
         if self._bytes + self._overhead + self._retired.bytes > self._total:
-            self._shed()
+            self._evict_to_total()
 
     def _name(self, run: Sequence[Publication]) -> None:
         for publication in run:
@@ -505,7 +505,7 @@ class History:
             for publication in run:
                 publication.channels = held
 
-    def _log(self, channel: str, position: int, publisher: str) -> Log:
+    def _log(self, channel: str, position: int, publisher: str) -> ChannelLog:
         log = self._logs.get(channel)
         if log is None:
             return self._remember(channel, position, publisher)
@@ -523,9 +523,9 @@ class History:
             if most <= 0:
                 return True
             _, serial, log = expiring.pop()
-            if serial != log.expected:
+            if serial != log.expiry_serial:
                 continue  # expected anew since
-            log.expected = 0
+            log.expiry_serial = 0
             if count := min(log.expired(now), most):
                 self._evict(log, count)
                 most -= count
@@ -533,7 +533,7 @@ class History:
                 self._expect(log)
         return False
 
-    def relimit(self) -> None:
+    def reload_limits(self) -> None:
         """Have every channel asked again what it may hold, by `settle`."""
         # Channels that come from now on are given what holds from now on.
         self._unsettled = len(self._slots)
@@ -558,12 +558,12 @@ class History:
             self._unsettled -= 1
         return bool(self._unsettled)
 
-    def _settle(self, log: Log, most: int) -> int:
+    def _settle(self, log: ChannelLog, most: int) -> int:
         """Apply the current limits to a log, and return how many publications that evicted."""
         limits = self._limits(log.channel)
         if limits != log.limits:
             log.limits = limits
-            log.expected = 0
+            log.expiry_serial = 0
             if log.count:
                 self._expect(log)
         before = log.count
@@ -571,14 +571,14 @@ class History:
             self._trim(log, most=max(most, 1))
         return before - log.count
 
-    def _is_over(self, log: Log) -> bool:
+    def _is_over(self, log: ChannelLog) -> bool:
         return log.count > log.limits.size or log.bytes > log.limits.bytes
 
     # Searches. Each is a generator that pauses after some work, so that the loop may serve others, and what
     # is published or evicted meanwhile may change what it goes through. Logs have slots: one that is there
     # from the beginning of a search to its end is seen once, and one that comes or goes may be seen or not.
 
-    def position_of(self, name: str, interest: Interest) -> Steps[int | None]:
+    def position_of(self, name: str, selector: Selector) -> Steps[int | None]:
         """Return the oldest position that an interest's channels have held under a publisher's id.
 
         A subscriber that says this id has seen the event there or a later one, and is given everything
@@ -588,11 +588,11 @@ class History:
         held = self._named.get(name)
         if held is None:
             return None
-        found = [held[channel] for channel in interest.names if channel in held]
-        if interest.patterns:
-            cost, work = 1 + match_steps(interest.patterns), 0
+        found = [held[channel] for channel in selector.names if channel in held]
+        if selector.patterns:
+            cost, work = 1 + match_steps(selector.patterns), 0
             for channel in list(held):
-                if interest.covers(channel) and channel in held:
+                if selector.matches(channel) and channel in held:
                     found.append(held[channel])
                 work += cost
                 if work >= SEARCH_STEP:
@@ -601,23 +601,23 @@ class History:
         if not found:
             return None
         first = min(found)
-        retired = self._retired.oldest(name, interest, now=self._now)
+        retired = self._retired.oldest(name, selector, now=self._now)
         # The same position may be gone from one channel, and be held by another.
         return first if retired is None or retired >= first else None
 
-    def first_of(self, interest: Interest, *, since: float | None = None) -> Steps[int | None]:
+    def first_of(self, selector: Selector, *, since: float | None = None) -> Steps[int | None]:
         """Return the position of the first publication held of an interest, or of those not older than this.
 
         Of each log as it was when it was its turn: what was published meanwhile may be left out.
         """
         first: int | None = None
 
-        def likely(log: Log) -> bool:
+        def likely(log: ChannelLog) -> bool:
             if not log.count or (first is not None and log.oldest.position >= first):
                 return False
             return since is None or log.newest.time >= since
 
-        for log in self._look_through(interest, likely):
+        for log in self._look_through(selector, likely):
             if log is None:
                 yield
             elif since is None:
@@ -626,40 +626,42 @@ class History:
                 first = publication.position if first is None else min(first, publication.position)
         return first
 
-    def _look_through(self, interest: Interest, likely: Callable[[Log], bool]) -> Iterator[Log | None]:
+    def _look_through(
+        self, selector: Selector, likely: Callable[[ChannelLog], bool]
+    ) -> Iterator[ChannelLog | None]:
         """Yield the logs of an interest that are likely to be wanted, and None where the search pauses.
 
         To ask for that costs less than to match a name, and is done first.
         """
-        if not interest.patterns:
-            yield from filter(likely, self._named_logs(interest))
+        if not selector.patterns:
+            yield from filter(likely, self._named_logs(selector))
             return
-        cost, work = match_steps(interest.patterns), 0
+        cost, work = match_steps(selector.patterns), 0
         for log in self._slots:
             work += 1
             if log is not None and likely(log):
                 work += cost
-                if interest.covers(log.channel):
+                if selector.matches(log.channel):
                     yield log
             if work >= SEARCH_STEP:
                 work = 0
                 yield None
 
-    def only_log(self, interest: Interest) -> Log | None:
+    def only_log(self, selector: Selector) -> ChannelLog | None:
         """Give the log that is all of an interest, if there is one such and it holds something."""
-        if len(interest.names) != 1 or interest.patterns or interest.types is not None:
+        if len(selector.names) != 1 or selector.patterns or selector.types is not None:
             return None
-        log = self._logs.get(interest.names[0])
+        log = self._logs.get(selector.names[0])
         return log if log is not None and log.count else None
 
-    def time_after(self, interest: Interest, position: int) -> float | None:
+    def time_after(self, selector: Selector, position: int) -> float | None:
         """Give when the first publication behind a position was published, of any channel for patterns."""
-        if interest.patterns:
+        if selector.patterns:
             return self._order.time_after(position)
-        first = [next(log.after(position), None) for log in self._named_logs(interest)]
+        first = [next(log.after(position), None) for log in self._named_logs(selector)]
         return min((publication.time for publication in first if publication is not None), default=None)
 
-    def newest_of(self, interest: Interest, *, upto: int, most: int) -> Steps[list[Publication]]:
+    def newest_of(self, selector: Selector, *, upto: int, most: int) -> Steps[list[Publication]]:
         """Return the newest publication, up to a position, of each channel of an interest, in order.
 
         Of `most` channels, those that were published to last. Where few types are wanted, no more than
@@ -667,14 +669,14 @@ class History:
         """
         found: dict[int, Publication] = {}
         looks, work = LOOKS, 0
-        logs = yield from self._published_last(interest, most if interest.types is None else NEWEST)
+        logs = yield from self._published_last(selector, most if selector.types is None else NEWEST)
         # From the channel that was published to last, so that what is left out is the oldest.
         for log in logs:
             before = looks
             for publication in log.backwards():
                 if publication.position > upto:
                     continue
-                if interest.wants(publication.event.type):
+                if selector.accepts_type(publication.event.type):
                     found[publication.position] = publication
                     break
                 looks -= 1
@@ -688,18 +690,18 @@ class History:
                 yield
         return [found[position] for position in sorted(found)]
 
-    def _published_last(self, interest: Interest, most: int) -> Steps[list[Log]]:
+    def _published_last(self, selector: Selector, most: int) -> Steps[list[ChannelLog]]:
         """Return the logs of an interest that were published to last, the last one first."""
-        last: list[tuple[int, int, Log]] = []
+        last: list[tuple[int, int, ChannelLog]] = []
 
-        recent = yield from self._recently_published(interest, most)
+        recent = yield from self._recently_published(selector, most)
         if len(recent) == most:
             return recent
 
-        def likely(log: Log) -> bool:
+        def likely(log: ChannelLog) -> bool:
             return log.count > 0 and (len(last) < most or log.newest.position > last[0][0])
 
-        for log in self._look_through(interest, likely):
+        for log in self._look_through(selector, likely):
             if log is None:
                 yield
                 continue
@@ -710,14 +712,14 @@ class History:
                 heapq.heapreplace(last, entry)
         return [log for _, _, log in sorted(last, reverse=True)]
 
-    def _recently_published(self, interest: Interest, most: int) -> Steps[list[Log]]:
+    def _recently_published(self, selector: Selector, most: int) -> Steps[list[ChannelLog]]:
         """Return those of the `AT_FIRST` last ones, where an interest has patterns: these may be enough."""
-        found: list[Log] = []
-        if not interest.patterns:
+        found: list[ChannelLog] = []
+        if not selector.patterns:
             return found
-        cost, work = 1 + match_steps(interest.patterns), 0
+        cost, work = 1 + match_steps(selector.patterns), 0
         for log in list(islice(reversed(self._logs.values()), AT_FIRST)):
-            if log.count and interest.covers(log.channel):
+            if log.count and selector.matches(log.channel):
                 found.append(log)
                 if len(found) == most:
                     break
@@ -734,36 +736,36 @@ class History:
             some = slots[begin : begin + CHANNELS]
             yield [log.channel for log in some if log is not None and log.count]
 
-    def log_of(self, channel: str) -> Log | None:
+    def log_of(self, channel: str) -> ChannelLog | None:
         """Give the log of a channel, if it is remembered."""
         return self._logs.get(channel)
 
-    def lost(self, interest: Interest, *, after: int = 0, told: int = 0) -> Steps[int]:
+    def lost(self, selector: Selector, *, after: int = 0, told: int = 0) -> Steps[int]:
         """Return the newest position behind another at which an interest may have lost something, or 0.
 
         Unless it is 0, evictions up to the number `told` do not count. It is true when it is returned,
         whatever was evicted while it was looked for.
         """
         lost = 0
-        if interest.patterns and self._newest_lost > after:
-            lost = yield from self._lost_by_patterns(interest, after, told)
+        if selector.patterns and self._newest_lost > after:
+            lost = yield from self._lost_by_patterns(selector, after, told)
             if self._forgotten_at > told:
                 lost = max(lost, self._forgotten)
-        lost = max(lost, self._lost_by_names(interest, after, told))
+        lost = max(lost, self._lost_by_names(selector, after, told))
         return lost if lost > after else 0
 
-    def may_have_lost(self, interest: Interest, *, after: int) -> bool:
+    def may_have_lost(self, selector: Selector, *, after: int) -> bool:
         """Return whether an interest may have lost something behind a position.
 
         Where it has patterns that may be what another channel lost: no name is looked at.
         """
-        if interest.patterns and self._newest_lost > after:
+        if selector.patterns and self._newest_lost > after:
             return True
-        return any(self._lost_by_name(name) > after for name in interest.names)
+        return any(self._lost_by_name(name) > after for name in selector.names)
 
-    def _lost_by_patterns(self, interest: Interest, after: int, told: int) -> Steps[int]:
+    def _lost_by_patterns(self, selector: Selector, after: int, told: int) -> Steps[int]:
         lost, since, work = 0, told, 0
-        cost = match_steps(interest.patterns)
+        cost = match_steps(selector.patterns)
         while True:
             reached = self.evictions
             for log in self._evicted_since(since, after):
@@ -771,7 +773,7 @@ class History:
                 # What was lost is compared first: of most channels that is older than what is found by then.
                 if log is not None and log.lost > lost and log.lost > after and log.lost_at > told:
                     work += cost
-                    if interest.covers(log.channel):
+                    if selector.matches(log.channel):
                         lost = log.lost
                 if work >= SEARCH_STEP:
                     work = 0
@@ -780,9 +782,9 @@ class History:
                 return lost
             since = reached  # what was evicted meanwhile is looked at as well
 
-    def _evicted_since(self, eviction: int, after: int) -> Sequence[Log | None]:
+    def _evicted_since(self, eviction: int, after: int) -> Sequence[ChannelLog | None]:
         """Return all that evicted something since an eviction and behind a position; it may be more."""
-        found: list[Log | None] = []
+        found: list[ChannelLog | None] = []
         for log in reversed(self._recent):
             # What was evicted before that is no newer than what there was then.
             if log.lost_at <= eviction or log.lost_when <= after:
@@ -790,52 +792,52 @@ class History:
             found.append(log)
         return found if self._unordered_at <= eviction else list(self._slots)
 
-    def _lost_by_names(self, interest: Interest, after: int, told: int) -> int:
-        newest = max((self._lost_by_name(name) for name in interest.names), default=0)
+    def _lost_by_names(self, selector: Selector, after: int, told: int) -> int:
+        newest = max((self._lost_by_name(name) for name in selector.names), default=0)
         if newest <= after or not told:
             return newest
-        unknown = any(name not in self._logs for name in interest.names)
+        unknown = any(name not in self._logs for name in selector.names)
         lost = self._forgotten if unknown and self._forgotten_at > told else 0
-        return max([lost, *(log.lost for log in self._named_logs(interest) if log.lost_at > told)])
+        return max([lost, *(log.lost for log in self._named_logs(selector) if log.lost_at > told)])
 
-    def _named_logs(self, interest: Interest) -> list[Log]:
-        return [log for name in interest.names if (log := self._logs.get(name)) is not None]
+    def _named_logs(self, selector: Selector) -> list[ChannelLog]:
+        return [log for name in selector.names if (log := self._logs.get(name)) is not None]
 
-    def gap(self, interest: Interest, after: int, lost: int) -> Gap:
+    def gap(self, selector: Selector, after: int, lost: int) -> Gap:
         """Give what an interest misses between a position and `lost`, its newest loss.
 
         Everything in between is given up, held or not: nothing newer than a loss may come before
         the news of it, and a reader that is cut behind that must not lose the rest again.
         """
-        hit = [name for name in interest.names if self._hit(name, after, lost)]
-        first = next((position for position, _, _ in self.after(interest, lost)), None)
-        return Gap((*hit, *interest.patterns), lost if first is None else first - 1)
+        hit = [name for name in selector.names if self._hit(name, after, lost)]
+        first = next((position for position, _, _ in self.after(selector, lost)), None)
+        return Gap((*hit, *selector.patterns), lost if first is None else first - 1)
 
-    def after(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+    def after(self, selector: Selector, position: int) -> Iterator[tuple[int, Publication | None, int]]:
         """Yield the publications of an interest after a position, in order, each with its position and cost.
 
         None stands for what the interest does not want: a place to pause at. The cost is of the look at it:
         1 for some 0.3 us.
         """
-        if interest.patterns:
-            return self._matching(interest, position)
-        logs = self._named_logs(interest)
+        if selector.patterns:
+            return self._matching(selector, position)
+        logs = self._named_logs(selector)
         if len(logs) == 1:
             found: Iterable[Publication] = logs[0].after(position)
         else:
             found = heapq.merge(*(log.after(position) for log in logs), key=_position)
-        return _once(found, interest)
+        return _once(found, selector)
 
-    def _matching(self, interest: Interest, position: int) -> Iterator[tuple[int, Publication | None, int]]:
-        steps = match_steps(interest.patterns)
+    def _matching(self, selector: Selector, position: int) -> Iterator[tuple[int, Publication | None, int]]:
+        steps = match_steps(selector.patterns)
         for reached, publication in self._order.after(position):
             if publication is None:
                 yield reached, None, 1
                 continue
             channels = publication.channels
-            of_it = interest.first_of(channels) is not None
+            of_it = selector.first_match(channels) is not None
             cost = 1 + steps * len(channels) // 8
-            yield reached, _wanted(publication, interest) if of_it else None, cost
+            yield reached, _wanted(publication, selector) if of_it else None, cost
 
     def _lost_by_name(self, name: str) -> int:
         log = self._logs.get(name)
@@ -848,14 +850,14 @@ class History:
         held = next(log.after(after), None)
         return log.lost > after or (held is not None and held.position <= upto)
 
-    def _remember(self, channel: str, position: int, publisher: str) -> Log:
+    def _remember(self, channel: str, position: int, publisher: str) -> ChannelLog:
         if len(self._logs) >= self._max_channels:
             self._make_room(publisher)
         share = self._shares.get(publisher) or self._open_share(publisher)
         # A channel of which nothing is known may have been forgotten.
         slot = self._free.pop() if self._free else len(self._slots)
         lost = min(self._forgotten, position - 1)
-        log = Log(channel, self._limits(channel), lost=lost, share=share, slot=slot)
+        log = ChannelLog(channel, self._limits(channel), lost=lost, share=share, slot=slot)
         log.lost_at = self._forgotten_at
         self._logs[channel] = log
         self._slots[slot : slot + 1] = [log]
@@ -885,7 +887,7 @@ class History:
         share.bytes += bytes
         self._most_bytes.update(share)
 
-    def _forget(self, log: Log) -> None:
+    def _forget(self, log: ChannelLog) -> None:
         channel, share = log.channel, log.share
         if log.count:
             self._evict(log, log.count)
@@ -908,23 +910,23 @@ class History:
         if self._report is not None and len(self._shares) > 1:
             self._report(what, share.name)
 
-    def _extend_log(self, log: Log, run: Sequence[Publication], weight: int, part: int) -> None:
+    def _extend_log(self, log: ChannelLog, run: Sequence[Publication], weight: int, part: int) -> None:
         share = log.share
         if not log.count:
             share.channels.filled(log)
             self._empty -= 1
         log.extend(run, weight)
         share.bytes += part
-        if not log.expected:
+        if not log.expiry_serial:
             self._expect(log)
         self._trim(log)
         # Asked here, since it is no as a rule, and a call costs more than the answer.
         if log.bytes >= log.class_below:
-            share.noisiest.update(log)
+            share.fullest.update(log)
         if share.bytes >= share.class_below:
             self._most_bytes.update(share)
 
-    def _trim(self, log: Log, *, most: int = sys.maxsize) -> None:
+    def _trim(self, log: ChannelLog, *, most: int = sys.maxsize) -> None:
         limits = log.limits
         if log.count > limits.size:
             count = min(log.count - limits.size, most)
@@ -934,7 +936,7 @@ class History:
             self._evict(log, 1)
             most -= 1
 
-    def _evict(self, log: Log, count: int) -> None:
+    def _evict(self, log: ChannelLog, count: int) -> None:
         held = log.bytes
         gone = log.evict(count)
         weight = held - log.bytes
@@ -957,7 +959,7 @@ class History:
             self._bytes -= weight
             self._order.remove(gone)
 
-    def _shrink(self, log: Log, part: int) -> None:
+    def _shrink(self, log: ChannelLog, part: int) -> None:
         """Count out what a log has evicted, of which its publisher held `part` bytes."""
         share = log.share
         if not log.count:
@@ -965,7 +967,7 @@ class History:
             self._empty += 1
         share.bytes -= part
         if log.bytes < log.class_from:
-            share.noisiest.update(log)
+            share.fullest.update(log)
         if share.bytes < share.class_from:
             self._most_bytes.update(share)
 
@@ -979,7 +981,7 @@ class History:
         del self._copies[publication.position]
         return False
 
-    def _retire_names(self, log: Log, gone: Sequence[Publication]) -> None:
+    def _retire_names(self, log: ChannelLog, gone: Sequence[Publication]) -> None:
         """Remember the ids of what a channel no longer holds for as long as it could have held a later use.
 
         Such a use was published before this eviction, and so is gone as well by then.
@@ -999,7 +1001,7 @@ class History:
             log.channel, ids, until=until, now=self._now, most=max(log.limits.size, MIN_RETIRED)
         )
 
-    def _shed(self) -> None:
+    def _evict_to_total(self) -> None:
         """Evict from whoever holds the most, a little more than needed, so as not to come here each time."""
         enough = self._total - min(self._total // 64, SLACK)
         told = False
@@ -1007,7 +1009,7 @@ class History:
             if not told:
                 self._tell_share(Share.HISTORY_TOTAL, share)
                 told = True
-            log = share.noisiest.find()
+            log = share.fullest.find()
             # Channels are forgotten only where they take more than all events: with each of them the
             # watermark rises of all channels that are not remembered.
             if log is None or self._overhead > self._bytes:
@@ -1021,14 +1023,14 @@ class History:
             return most.share
         return self._most_bytes.find()
 
-    def _expect(self, log: Log) -> None:
+    def _expect(self, log: ChannelLog) -> None:
         self._serial += 1
-        log.expected = self._serial
+        log.expiry_serial = self._serial
         self._expiring.push((log.oldest.time + log.limits.age, self._serial, log), most=self._crowded)
 
-    def _is_expected(self, entry: Entry[Log]) -> bool:
+    def _is_expected(self, entry: Entry[ChannelLog]) -> bool:
         _, serial, log = entry
-        return serial == log.expected and self._logs.get(log.channel) is log
+        return serial == log.expiry_serial and self._logs.get(log.channel) is log
 
     @property
     def _crowded(self) -> int:
@@ -1070,14 +1072,14 @@ def _part(publications: Sequence[Publication]) -> int:
     return sum(publication.weight // len(publication.channels) for publication in publications)
 
 
-def _wanted(publication: Publication | None, interest: Interest) -> Publication | None:
-    return publication if publication is not None and interest.wants(publication.event.type) else None
+def _wanted(publication: Publication | None, selector: Selector) -> Publication | None:
+    return publication if publication is not None and selector.accepts_type(publication.event.type) else None
 
 
-def _once(found: Iterable[Publication], interest: Interest) -> Iterator[tuple[int, Publication | None, int]]:
+def _once(found: Iterable[Publication], selector: Selector) -> Iterator[tuple[int, Publication | None, int]]:
     """Give each publication once, though several of its channels hold it."""
     last = -1
     for publication in found:
         if publication.position != last:
             last = publication.position
-            yield last, _wanted(publication, interest), 1
+            yield last, _wanted(publication, selector), 1

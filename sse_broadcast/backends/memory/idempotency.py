@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.metrics import Share
@@ -71,16 +71,23 @@ class IdempotencyKeys:
         """How many keys are remembered."""
         return self._count
 
-    def find(self, token: Token, publisher: str) -> RememberedAnswer | None:
+    def find(self, key: IdempotencyKey, publisher: str) -> RememberedAnswer | None:
         """Return what a key was answered with. Raises `IdempotencyError` if something else was sent."""
         keys = self._publishers.get(publisher)
-        answer = keys.answers.get(_digest_of(token.scope)) if keys is not None else None
-        if answer is not None and answer.digest != token.digest[:DIGEST]:
+        answer = keys.answers.get(_digest_of(key.scope)) if keys is not None else None
+        if answer is not None and answer.digest != key.digest[:DIGEST]:
             raise IdempotencyError("it was used before, to publish something else")
         return answer
 
     def remember(  # noqa: PLR0913 - an answer
-        self, token: Token, publisher: str, *, position: int, count: int, clients: int, expires: float
+        self,
+        key: IdempotencyKey,
+        publisher: str,
+        *,
+        position: int,
+        count: int,
+        clients: int,
+        expires: float,
     ) -> None:
         """Remember a key that is new, until it expires: none before those that came earlier."""
         if self._count >= MAX_KEYS:
@@ -89,8 +96,8 @@ class IdempotencyKeys:
         if keys is None:
             keys = self._publishers[publisher] = Keys(publisher)
             self._expect(keys, expires)
-        answer = RememberedAnswer(token.digest[:DIGEST], position, count, clients, expires)
-        keys.answers[_digest_of(token.scope)] = answer
+        answer = RememberedAnswer(key.digest[:DIGEST], position, count, clients, expires)
+        keys.answers[_digest_of(key.scope)] = answer
         self._count += 1
         self._most.update(keys)
 

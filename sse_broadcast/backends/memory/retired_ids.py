@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 
 ID_BYTES = 260
 """Bytes that one id of one channel takes, measured with tracemalloc."""
@@ -65,18 +65,18 @@ class RetiredIds:
         if not marks:
             self._forget_channel(channel)
 
-    def oldest(self, id: str, interest: Interest, *, now: float) -> int | None:
+    def oldest(self, id: str, selector: Selector, *, now: float) -> int | None:
         """Return the oldest position that an interest's channels evicted under an id, or None."""
         key = hash(id)
         channels = self._channels.get(key)
         if channels is None:
             return None
-        if interest.patterns and len(channels) > MAX_CHANNELS_SEARCHED and isinstance(channels, dict):
+        if selector.patterns and len(channels) > MAX_CHANNELS_SEARCHED and isinstance(channels, dict):
             return 0
         searched: Iterable[str] = (channels,) if isinstance(channels, str) else channels
-        if not interest.patterns and isinstance(channels, dict):
-            searched = filter(channels.__contains__, interest.names)
-        found = (self._marks[channel][key] for channel in searched if interest.covers(channel))
+        if not selector.patterns and isinstance(channels, dict):
+            searched = filter(channels.__contains__, selector.names)
+        found = (self._marks[channel][key] for channel in searched if selector.matches(channel))
         return min((position for position, until in found if until > now), default=None)
 
     def expire(self, now: float) -> None:

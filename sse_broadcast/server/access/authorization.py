@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from aiohttp import hdrs, web
 from multidict import istr
 
-from sse_broadcast.auth.authenticator import Authority
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action, Grants
+from sse_broadcast.auth.authenticator import Authenticator
+from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.channels import ANY
 from sse_broadcast.config.schema import Config, Endpoint
 from sse_broadcast.errors import CredentialError
@@ -14,9 +14,9 @@ from sse_broadcast.server.http.client_address import is_loopback_name
 from sse_broadcast.server.http.cors import Origins, is_same_origin
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.request_head import host_name, origin_of, requested_host
-from sse_broadcast.server.transport.connection import Place, place_of
+from sse_broadcast.server.transport.connection import ListenerInfo, listener_of
 
-ACCESS: web.RequestKey[Access] = web.RequestKey("sse_broadcast.access", Access)
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("sse_broadcast.access", Principal)
 """What the caller of a request may do; the gate puts it there."""
 
 IN_QUERY = "access_token"
@@ -29,7 +29,7 @@ X_REAL_IP = istr("X-Real-IP")
 SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
-class Gate:
+class Authorizer:
     """Tells callers apart, by what their requests carry and by where they came in.
 
     A server that has no credentials to tell them apart by is open to whoever reaches it by the loopback,
@@ -37,18 +37,18 @@ class Gate:
     (DNS rebinding). By any other way anyone may subscribe to it, and nothing else.
     """
 
-    def __init__(self, config: Config, authority: Authority) -> None:
-        self._authority = authority
+    def __init__(self, config: Config, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
         self._cookie = config.cookie
         self._origins = Origins(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
         self._open = config.open
-        self._everyone = Access(EVERYTHING)
+        self._everyone = Principal(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
-        self.anonymous = Access({**granted, **_forced(config)})
+        self.anonymous = Principal({**granted, **_forced(config)})
         """What a caller may do that shows no credential."""
 
-    def recognize(self, request: web.Request, endpoint: Endpoint, place: Place) -> Access | str:
+    def identify(self, request: web.Request, endpoint: Endpoint, place: ListenerInfo) -> Principal | str:
         """Give what the caller of a request may do, or the token that says so and is yet to be verified.
 
         It came in at `place`. Raises `Problem` for one that may not.
@@ -60,46 +60,46 @@ class Gate:
             self._require_no_foreign_page(request, place)
             if not _is_forwarded(request):
                 return self._everyone
-        if not self._authority.takes_tokens:
+        if not self._authenticator.takes_tokens:
             return self.anonymous
         token = self._token(request, endpoint)
         if token is None:
             return self.anonymous
         try:
-            return self._authority.find(token) or token
+            return self._authenticator.cached(token) or token
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
-    async def admit(self, token: str) -> Access:
+    async def authenticate(self, token: str) -> Principal:
         """Give what the bearer of a token may do. Raises `Problem` for one that may not come in."""
         try:
-            return await self._authority.admit(token)
+            return await self._authenticator.authenticate(token)
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
-    def require_good(self, access: Access) -> None:
+    def require_good(self, principal: Principal) -> None:
         """Refuse a caller that has come in, and whose credential is good no longer. Raises `Problem`."""
         try:
-            self._authority.require_good(access)
+            self._authenticator.require_good(principal)
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
     def is_admin(self, token: str) -> bool | None:
         """Return whether the bearer of a token has `admin`, or None of one that is yet to be verified."""
         try:
-            access = self._authority.find(token)
+            principal = self._authenticator.cached(token)
         except CredentialError:
             return False
-        return None if access is None else access.allows(Action.ADMIN)
+        return None if principal is None else principal.allows(Action.ADMIN)
 
     async def verify_admin(self, token: str) -> bool:
         """Verify a token, and return whether its bearer has `admin`."""
         try:
-            return (await self._authority.admit(token)).allows(Action.ADMIN)
+            return (await self._authenticator.authenticate(token)).allows(Action.ADMIN)
         except CredentialError:
             return False
 
-    def without_token(self, place: Place) -> Access:
+    def anonymous_on(self, place: ListenerInfo) -> Principal:
         """Give what a caller that shows no credential may do where it came in."""
         return self._everyone if self._open and place.loopback else self.anonymous
 
@@ -146,7 +146,7 @@ class Gate:
                 " cors_origins names those that may",
             )
 
-    def _require_no_foreign_page(self, request: web.Request, place: Place) -> None:
+    def _require_no_foreign_page(self, request: web.Request, place: ListenerInfo) -> None:
         host = requested_host(request)
         if not place.unix and not self._is_ours(host):
             raise Problem(
@@ -165,9 +165,9 @@ class Gate:
         return origin in self._origins or is_same_origin(origin, request)
 
 
-def require_served(request: web.Request, endpoint: Endpoint | None) -> Place:
+def require_endpoint(request: web.Request, endpoint: Endpoint | None) -> ListenerInfo:
     """Give where a request came in, if the endpoint is served there. Raises `Problem`."""
-    place = place_of(request)
+    place = listener_of(request)
     if endpoint is not None and endpoint not in place.endpoints:
         raise _nothing_here(request)
     return place
@@ -177,22 +177,22 @@ def _nothing_here(request: web.Request) -> Problem:
     return Problem(404, f"nothing is at {request.path[:80]} here")
 
 
-def require(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Access:
+def require_permission(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Principal:
     """Give what a caller may do, if it may do this in each of the channels and patterns.
 
     `*` is the server too. Raises `Problem`.
     """
-    access = request[ACCESS]
-    refused = access.refused(action, channels)
+    principal = request[PRINCIPAL]
+    refused = principal.first_denied(action, channels)
     if refused is not None:
-        raise _refusal(access, action, f"{action} {refused!r}")
-    return access
+        raise _refusal(principal, action, f"{action} {refused!r}")
+    return principal
 
 
-def require_some(request: web.Request, action: Action) -> None:
+def require_any_channel(request: web.Request, action: Action) -> None:
     """Refuse a caller that may do this nowhere, before anything it sends is looked at."""
-    if not request[ACCESS].grants.get(action):
-        raise _refusal(request[ACCESS], action, action)
+    if not request[PRINCIPAL].grants.get(action):
+        raise _refusal(request[PRINCIPAL], action, action)
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:
@@ -205,8 +205,8 @@ def challenge(error: str | None = None) -> Mapping[str, str]:
     return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
 
 
-def _refusal(access: Access, action: Action, what: str) -> Problem:
-    if access.anonymous:
+def _refusal(principal: Principal, action: Action, what: str) -> Problem:
+    if principal.anonymous:
         shown = f"Authorization: Bearer ..., or {IN_QUERY}= in the URL of what can send no header"
         return unauthorized(
             f"{what}: needs a token ({shown if action is Action.SUBSCRIBE else 'Authorization: Bearer ...'})"

@@ -7,16 +7,16 @@ from datetime import timedelta
 
 from throttled import MemoryStore, Throttled, per_duration
 
-from sse_broadcast.auth.principal import Access, Action
+from sse_broadcast.auth.principal import Action, Principal
 from sse_broadcast.config.schema import Config
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.refused_stream import RefusalReason
 
 MOST_BUCKETS = 65_536
 """Addresses that are remembered, and tokens: 300 to 600 bytes each."""
 
-PACK = 16
+PERMIT_BATCH = 16
 """Streams that are counted at once: to ask the limiter costs more than the rest of counting one."""
 
 PORTION = 0.05
@@ -53,7 +53,7 @@ class Buckets:
         result = self._limiter.limit(key, count)
         return max(result.state.retry_after, INSTANT) if result.limited else 0.0
 
-    def lacks(self, key: str, count: int) -> float:
+    def wait_for(self, key: str, count: int) -> float:
         """Give the seconds until a bucket has so many, 0.0 if it has, and take none."""
         state = self._limiter.peek(key)
         if state.remaining >= count:
@@ -61,48 +61,48 @@ class Buckets:
         return max(state.reset_after - (self._burst - count) / self._rate, INSTANT)
 
 
-class Bottomless:
+class Unlimited:
     """Buckets that have whatever is asked of them: a rate of 0."""
 
     def take(self, key: str, count: int) -> float:  # noqa: ARG002
         """See `Buckets`."""
         return 0.0
 
-    lacks = take
+    wait_for = take
 
 
-def buckets(rate: int, burst: int, *, seconds: int = 1) -> Buckets | Bottomless:
+def buckets(rate: int, burst: int, *, seconds: int = 1) -> Buckets | Unlimited:
     """Return buckets of a rate, of which 0 is any number."""
-    return Buckets(rate, burst, seconds=seconds) if rate else Bottomless()
+    return Buckets(rate, burst, seconds=seconds) if rate else Unlimited()
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class Delayed:
     """A publisher that must wait, and what for: the events of its `address` or of its `token`."""
 
     whose: str
     seconds: float
 
 
-class Limits:
+class RateLimiter:
     """The rates: of streams that everyone opens, of events that one address and one token publish.
 
     An address is as `address.key` gives it. Of None, which is nobody's, any number is taken. What was taken
     `before` is remembered for the rates that are the same.
     """
 
-    def __init__(self, config: Config, *, before: "Limits | None" = None) -> None:
+    def __init__(self, config: Config, *, before: "RateLimiter | None" = None) -> None:
         self._config = config
         self._permits = 0
         # So few that they are no part of the burst: those that are left over go beyond it.
-        self._pack = min(PACK, 1 + config.subscribe_burst // 256)
+        self._pack = min(PERMIT_BATCH, 1 + config.subscribe_burst // 256)
         self._streams = buckets(config.subscribe_rate, config.subscribe_burst)
         self._addresses = buckets(config.publish_rate, config.publish_burst)
         self._tokens = buckets(config.publish_rate, config.publish_burst)
         if before is not None:
             self._remember(before)
 
-    def _remember(self, before: "Limits") -> None:
+    def _remember(self, before: "RateLimiter") -> None:
         was, now = before._config, self._config  # noqa: SLF001 - one of its own kind
         if (was.subscribe_rate, was.subscribe_burst) == (now.subscribe_rate, now.subscribe_burst):
             self._streams = before._streams  # noqa: SLF001
@@ -115,42 +115,42 @@ class Limits:
             self._permits = self._more_permits()
         self._permits -= 1
 
-    def publish(self, count: int, *, address: str | None, access: Access) -> None:
+    def publish(self, count: int, *, address: str | None, principal: Principal) -> None:
         """Count events that are about to be published: all, or none and raise `Problem`."""
-        if late := self._take(count, address, access):
+        if late := self._take(count, address, principal):
             raise self._too_many_events(late)
 
-    def _too_many_events(self, late: Late) -> Problem:
-        rate, burst = Count(self._config.publish_rate, "event"), self._config.publish_burst
+    def _too_many_events(self, late: Delayed) -> Problem:
+        rate, burst = Quantity(self._config.publish_rate, "event"), self._config.publish_burst
         return _too_many(
             f"publish_rate: one {late.whose} may publish {rate} in a second, after {burst} at once"
             " (publish_burst)",
             late.seconds,
         )
 
-    def require_some(self, *, address: str | None, access: Access) -> None:
+    def require_some(self, *, address: str | None, principal: Principal) -> None:
         """Raise `Problem` for a caller that may not publish one event now, and count none.
 
         For work that is done before it is known how many events there are.
         """
-        token, address = _limited(access, address)
+        token, address = _limited(principal, address)
         waits = (
-            ("token", self._tokens.lacks(token, 1) if token else 0.0),
-            ("address", self._addresses.lacks(address, 1) if address else 0.0),
+            ("token", self._tokens.wait_for(token, 1) if token else 0.0),
+            ("address", self._addresses.wait_for(address, 1) if address else 0.0),
         )
         for whose, wait in waits:
             if wait:
-                raise self._too_many_events(Late(whose, wait))
+                raise self._too_many_events(Delayed(whose, wait))
 
-    def publish_wait(self, count: int, *, address: str | None, access: Access) -> float:
+    def publish_wait(self, count: int, *, address: str | None, principal: Principal) -> float:
         """Count events as `publish` does and give 0.0; or count none, and give the seconds to wait before.
 
         For a publisher that is slowed and not refused. Others may take what it waits for: ask again then.
         """
-        late = self._take(count, address, access)
+        late = self._take(count, address, principal)
         return late.seconds if late else 0.0
 
-    def portion(self, most: int) -> int:
+    def batch_size(self, most: int) -> int:
         """Give how many of so many events a publisher that may be slowed should publish at once."""
         rate = self._config.publish_rate
         return max(1, min(most, int(rate * PORTION), self._config.publish_burst)) if rate else most
@@ -159,48 +159,48 @@ class Limits:
         if not self._streams.take(EVERYONE, self._pack):
             return self._pack
         if wait := self._streams.take(EVERYONE, 1):
-            rate, burst = Count(self._config.subscribe_rate, "stream"), self._config.subscribe_burst
+            rate, burst = Quantity(self._config.subscribe_rate, "stream"), self._config.subscribe_burst
             raise _too_many(
                 f"subscribe_rate: {rate} may be opened in a second, after {burst} at once (subscribe_burst)",
                 wait,
             )
         return 1
 
-    def _take(self, count: int, address: str | None, access: Access) -> Late | None:
-        token, address = _limited(access, address)
+    def _take(self, count: int, address: str | None, principal: Principal) -> Delayed | None:
+        token, address = _limited(principal, address)
         # Only the last that is asked may refuse what another has given: nothing is given back.
-        if token and address and (wait := self._tokens.lacks(token, count)):
-            return Late("token", wait)
+        if token and address and (wait := self._tokens.wait_for(token, count)):
+            return Delayed("token", wait)
         if address and (wait := self._addresses.take(address, count)):
-            return Late("address", wait)
+            return Delayed("address", wait)
         if token and (wait := self._tokens.take(token, count)):
-            return Late("token", wait)
+            return Delayed("token", wait)
         return None
 
 
-def _limited(access: Access, address: str | None) -> tuple[str | None, str | None]:
+def _limited(principal: Principal, address: str | None) -> tuple[str | None, str | None]:
     """Return the token and the address that a request counts for, each None if it counts for none."""
-    if access.subject is None:
+    if principal.subject is None:
         return None, address
     # Strangers may have the address of a caller with `admin`, and have used it up.
-    return _name(access), None if access.allows(Action.ADMIN) else address
+    return _name(principal), None if principal.allows(Action.ADMIN) else address
 
 
-def share_name(access: Access, *, address: str | None) -> str:
+def share_name(principal: Principal, *, address: str | None) -> str:
     """Return the name under which a caller has its share of what all callers use.
 
     That is the caller, whichever of its tokens it shows; where it shows none its address, as `address.key`
     gives it. What comes by the loopback without a token has one share, named "".
     """
-    kind, subject, _ = access.bearer
+    kind, subject, _ = principal.bearer
     if subject is None:
         return f"address {address}" if address else ""
     return bucket_key(f"{kind} {subject}")
 
 
-def _name(access: Access) -> str:
+def _name(principal: Principal) -> str:
     # With the length, or another subject and id could have the same name.
-    kind, subject, id = access.bearer
+    kind, subject, id = principal.bearer
     return bucket_key(f"{kind}:{len(subject or '')}:{subject}:{id or ''}")
 
 

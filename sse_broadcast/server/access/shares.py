@@ -9,12 +9,12 @@ import logging
 import math
 from typing import TypeVar
 
-from sse_broadcast.auth.principal import Access, Action, Kind
-from sse_broadcast.channels import Interest
+from sse_broadcast.auth.principal import Action, Kind, Principal
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config
 from sse_broadcast.metrics import Metrics, Share
 from sse_broadcast.reminder import Reminder
-from sse_broadcast.server.access.rate_limits import Bottomless, Buckets, bucket_key, buckets
+from sse_broadcast.server.access.rate_limits import Buckets, Unlimited, bucket_key, buckets
 from sse_broadcast.server.http.json_body import largest_body
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.refused_stream import RefusalReason
@@ -49,16 +49,16 @@ SHARE_SETTINGS = {
 }
 
 
-def callers_of(access: Access, address: str | None) -> Callers:
+def callers_of(principal: Principal, address: str | None) -> Callers:
     """Return those that a request counts for; an address of None, as the loopback's, is not counted.
 
     A server without credentials lets everybody on its machine do everything: that is no `admin` yet.
     """
-    if access.subject is None:
+    if principal.subject is None:
         return () if address is None else (address,)
-    if access.allows(Action.ADMIN):
+    if principal.allows(Action.ADMIN):
         return None
-    return (access.bearer,) if address is None else (address, access.bearer)
+    return (principal.bearer,) if address is None else (address, principal.bearer)
 
 
 def name_of(caller: CallerKey) -> str:
@@ -72,27 +72,27 @@ def name_of(caller: CallerKey) -> str:
 class _Follower:
     """The channels and patterns of one caller, and in how many of its streams each is."""
 
-    __slots__ = ("interests", "names")
+    __slots__ = ("names", "selectors")
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
         # Of several channels, so that streams that ask for the same cost one step and not one for each.
-        self.interests: dict[Interest, int] = {}
+        self.selectors: dict[Selector, int] = {}
 
-    def count_with(self, interest: Interest) -> int:
+    def count_with(self, selector: Selector) -> int:
         """Return how many different ones it follows if it follows these too."""
-        return len(self.names) + sum(name not in self.names for name in interest.channels)
+        return len(self.names) + sum(name not in self.names for name in selector.channels)
 
-    def add(self, interest: Interest) -> None:
-        if len(interest.channels) > 1 and not _added(self.interests, interest):
+    def add(self, selector: Selector) -> None:
+        if len(selector.channels) > 1 and not _added(self.selectors, selector):
             return
-        for name in interest.channels:
+        for name in selector.channels:
             _added(self.names, name)
 
-    def remove(self, interest: Interest) -> None:
-        if len(interest.channels) > 1 and not _removed(self.interests, interest):
+    def remove(self, selector: Selector) -> None:
+        if len(selector.channels) > 1 and not _removed(self.selectors, selector):
             return
-        for name in interest.channels:
+        for name in selector.channels:
             _removed(self.names, name)
 
 
@@ -104,7 +104,7 @@ class Shares:
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
         self._rate = (-1, -1)  # what `_streams` go by
-        self._streams: dict[str, Buckets | Bottomless] = {}
+        self._streams: dict[str, Buckets | Unlimited] = {}
         self.configure(config)
         self._metrics = metrics
         self._followers: dict[CallerKey, _Follower] = {}
@@ -151,14 +151,14 @@ class Shares:
 
     # Channels.
 
-    def follow(self, callers: Callers, interest: Interest, *, new: int, left: int) -> None:
+    def follow(self, callers: Callers, selector: Selector, *, new: int, left: int) -> None:
         """Count the channels of a stream for its callers. Raises `Problem` beyond a share, and counts none.
 
         `new` of them nobody follows yet; with those there are `left` that others may follow.
         """
         for caller in callers or ():
             follower = self._followers.get(caller)
-            count = len(interest.channels) if follower is None else follower.count_with(interest)
+            count = len(selector.channels) if follower is None else follower.count_with(selector)
             if new and count > left:
                 self.reached(Share.CHANNELS, caller)
                 raise _beyond(
@@ -170,13 +170,13 @@ class Shares:
             follower = self._followers.get(caller)
             if follower is None:
                 follower = self._followers[caller] = _Follower()
-            follower.add(interest)
+            follower.add(selector)
 
-    def unfollow(self, callers: Callers, interest: Interest) -> None:
+    def unfollow(self, callers: Callers, selector: Selector) -> None:
         """Release what `follow` has counted."""
         for caller in callers or ():
             follower = self._followers[caller]
-            follower.remove(interest)
+            follower.remove(selector)
             if not follower.names:
                 del self._followers[caller]
 

@@ -3,8 +3,8 @@
 from aiohttp import web
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.channels import checked_names, matcher
-from sse_broadcast.server.access.authorization import ACCESS, require, require_some
+from sse_broadcast.channels import compile_patterns, validate_channels
+from sse_broadcast.server.access.authorization import PRINCIPAL, require_any_channel, require_permission
 from sse_broadcast.server.http import query
 from sse_broadcast.server.http.responses import ChannelPage, answered
 from sse_broadcast.server.services import BROADCASTER, caller_of
@@ -17,15 +17,17 @@ async def channels(request: web.Request) -> web.Response:
 
     Of them those that the caller may ask about.
     """
-    require_some(request, Action.INSPECT)
+    require_any_channel(request, Action.INSPECT)
     query.refuse_misspelt(request.query, PARAMETERS)
     limit = query.limit(request)
-    access = request[ACCESS]
+    principal = request[PRINCIPAL]
     found = await request.app[BROADCASTER].list_channels(
         prefix=query.only(request.query, "prefix") or "",
         after=query.only(request.query, "after") or "",
         limit=limit + 1,
-        visible=None if access.allows(Action.INSPECT) else matcher(*access.grants[Action.INSPECT]),
+        visible=None
+        if principal.allows(Action.INSPECT)
+        else compile_patterns(*principal.grants[Action.INSPECT]),
         caller=caller_of(request),
     )
     page = found[:limit]
@@ -34,7 +36,7 @@ async def channels(request: web.Request) -> web.Response:
 
 async def channel(request: web.Request) -> web.Response:
     """Answer with one channel, whether anything was ever published there or not."""
-    require_some(request, Action.INSPECT)
-    (name,) = checked_names((request.match_info["channel"],))
-    require(request, Action.INSPECT, (name,))
+    require_any_channel(request, Action.INSPECT)
+    (name,) = validate_channels((request.match_info["channel"],))
+    require_permission(request, Action.INSPECT, (name,))
     return answered(request.app[BROADCASTER].channel(name))

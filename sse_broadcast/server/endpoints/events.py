@@ -13,10 +13,21 @@ from multidict import MultiMapping
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.channels import MAX_NAME
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
-from sse_broadcast.server.access.authorization import ACCESS, IN_QUERY, require, require_some
+from sse_broadcast.server.access.authorization import (
+    IN_QUERY,
+    PRINCIPAL,
+    require_any_channel,
+    require_permission,
+)
 from sse_broadcast.server.access.shares import Callers, callers_of
 from sse_broadcast.server.endpoints import request_body
-from sse_broadcast.server.endpoints.subscribe_request import Permit, Wish, parse_wish, read_body, read_wish
+from sse_broadcast.server.endpoints.subscribe_request import (
+    Permit,
+    SubscribeRequest,
+    parse_subscribe,
+    read_body,
+    read_subscribe,
+)
 from sse_broadcast.server.http import last_event_id
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.log import log_foreign_page
@@ -24,18 +35,18 @@ from sse_broadcast.server.http.problem import Problem, problem_of
 from sse_broadcast.server.http.refused_stream import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.process.body_decoder import DECODER
 from sse_broadcast.server.services import (
+    ACTIVE_SERVICES,
     BROADCASTER,
-    IN_FORCE,
-    SESSIONS,
+    OWN_LISTENER,
     SHARES,
-    TUNED,
-    Setup,
+    STREAM_EXPIRY,
+    Services,
     caller_of,
     confirm,
 )
-from sse_broadcast.server.streams.expiry import Session
-from sse_broadcast.server.streams.head import ENDED, EventStream, chunked_head
-from sse_broadcast.server.streams.registry import ROSTER
+from sse_broadcast.server.streams.expiry import TrackedStream
+from sse_broadcast.server.streams.head import ALREADY_SENT, SseResponse, chunked_response_head
+from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.socket_options import kernel_timeout, limit_send_buffer
 
@@ -53,60 +64,62 @@ class Events:
 
     def __init__(self, app: web.Application) -> None:
         self._broadcaster = app[BROADCASTER]
-        self._in_force = app[IN_FORCE]
-        self._roster = app[ROSTER]
-        self._sessions = app[SESSIONS]
+        self._active = app[ACTIVE_SERVICES]
+        self._registry = app[STREAM_REGISTRY]
+        self._sessions = app[STREAM_EXPIRY]
         self._shares = app[SHARES]
-        self._tuned = app[TUNED]
+        self._tuned = app[OWN_LISTENER]
 
     # Not a coroutine: a stream would keep its frame, some 300 bytes, for its whole life.
     def get(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Stream to a subscriber until it leaves or is made to."""
-        require_some(request, Action.SUBSCRIBE)
+        require_any_channel(request, Action.SUBSCRIBE)
         if request.body_exists:
             return self._get_with_body(request)
-        return self._open(request, read_wish(request, self._permit(request)), request.query)
+        return self._open(request, read_subscribe(request, self._permit(request)), request.query)
 
     @staticmethod
     def _permit(request: web.Request) -> Permit:
-        return functools.partial(require, request, Action.SUBSCRIBE)
+        return functools.partial(require_permission, request, Action.SUBSCRIBE)
 
     async def _get_with_body(self, request: web.Request) -> web.StreamResponse:
         # Some proxies make an empty chunked body of none.
-        await request_body.require_empty(request, timeout=self._in_force.setup.config.body_timeout)
+        await request_body.require_empty(request, timeout=self._active.services.config.body_timeout)
         confirm(request)
-        return await self._open(request, read_wish(request, self._permit(request)), request.query)
+        return await self._open(request, read_subscribe(request, self._permit(request)), request.query)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
-        require_some(request, Action.SUBSCRIBE)
+        require_any_channel(request, Action.SUBSCRIBE)
         if request_body.type_of(request) != JSON:
             detail = f"Content-Type: must be {JSON}, to subscribe as the body says; POST /send publishes"
             raise Problem(415, detail, closes=True)
         request_body.require_plain_coding(request)
         if request.query.keys() - {IN_QUERY}:
             raise Problem(400, "query: POST /events says everything in its body", closes=True)
-        config = self._in_force.setup.config
+        config = self._active.services.config
         most = BODY + (MAX_NAME + 4) * config.max_channels
         data = await request_body.read_text(request, most=most, timeout=config.body_timeout)
         # Above 256 KiB only where `max_channels` allows more than a thousand.
         read = functools.partial(read_body, data, most=config.max_channels)
         said = await request.app[DECODER].run(read, size=len(data))
         confirm(request)
-        return await self._open(request, parse_wish(request, said, self._permit(request)), said)
+        return await self._open(request, parse_subscribe(request, said, self._permit(request)), said)
 
-    async def _open(self, request: web.Request, wish: Wish, said: MultiMapping[str]) -> web.StreamResponse:
-        access = request[ACCESS]
+    async def _open(
+        self, request: web.Request, wish: SubscribeRequest, said: MultiMapping[str]
+    ) -> web.StreamResponse:
+        principal = request[PRINCIPAL]
         session, follows = None, False
-        setup = self._in_force.setup
-        client = setup.proxies.behind(request)
-        callers = callers_of(access, key(client or request.remote))
+        services = self._active.services
+        client = services.proxies.behind(request)
+        callers = callers_of(principal, key(client or request.remote))
         try:
-            self._require_open(setup, callers)
-            session = self._sessions.enter(access, address=key(client))
+            self._require_open(services, callers)
+            session = self._sessions.track(principal, address=key(client))
             if callers:
-                new, left = self._broadcaster.room_for(wish.interest)
-                self._shares.follow(callers, wish.interest, new=new, left=left)
+                new, left = self._broadcaster.room_for(wish.selector)
+                self._shares.follow(callers, wish.selector, new=new, left=left)
                 follows = True
             return await self._stream(request, wish, session, client, exempt=callers is None)
         except Problem as problem:
@@ -121,7 +134,7 @@ class Events:
             if session is not None:
                 self._sessions.close(session)
             if follows:
-                self._shares.unfollow(callers, wish.interest)
+                self._shares.unfollow(callers, wish.selector)
 
     def _turn_away(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> Problem:
         """Return the problem, with a stream in its place if the subscriber should come back and takes one."""
@@ -137,73 +150,81 @@ class Events:
             problem.instead.force_close()
         return problem
 
-    def _require_open(self, setup: Setup, callers: Callers) -> None:
+    def _require_open(self, services: Services, callers: Callers) -> None:
         """Raise the `Problem` for which a subscriber should come back later."""
         if self._broadcaster.closed:
             raise Problem(503, "the server is shutting down", reason=RefusalReason.DRAIN)
         if callers is None:
             return
         self._shares.open_stream(callers)
-        setup.limits.stream()
+        services.rate_limiter.stream()
 
     async def _stream(
-        self, request: web.Request, wish: Wish, session: Session | None, client: str | None, *, exempt: bool
+        self,
+        request: web.Request,
+        wish: SubscribeRequest,
+        session: TrackedStream | None,
+        client: str | None,
+        *,
+        exempt: bool,
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
         # What is published while the head is on its way is caught up with: the start says from where.
         caller = None
         if wish.cursor is None:
-            start = broadcaster.start(wish.interest, None, exempt=exempt)
+            start = broadcaster.start_point(wish.selector, None, exempt=exempt)
         else:
             caller = caller_of(request)
-            start = await broadcaster.find_start(wish.interest, wish.cursor, caller=caller, exempt=exempt)
+            start = await broadcaster.find_start_point(
+                wish.selector, wish.cursor, caller=caller, exempt=exempt
+            )
         # Behind all that may be refused: it makes the connection one that ends with its stream.
         sink = TransportSink(request, wish.encoding)
         heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
-        frames = broadcaster.first_frames(wish.interest, wish.encoding, start, heartbeat)
+        frames = broadcaster.first_frames(wish.selector, wish.encoding, start, heartbeat)
         headers = self._headers(request)
-        response: web.StreamResponse = ENDED
+        response: web.StreamResponse = ALREADY_SENT
         if self._tuned and wish.encoding.chunked:
-            sink.begin(chunked_head(wish.encoding.format.content_type_header, headers), frames)
+            sink.send_head(chunked_response_head(wish.encoding.format.content_type_header, headers), frames)
         else:
             response = await self._begun_by_aiohttp(request, wish, headers, frames)
         try:
-            lane = broadcaster.connect(sink, wish.interest, start, heartbeat, caller=caller, exempt=exempt)
+            outbox = broadcaster.connect(sink, wish.selector, start, heartbeat, caller=caller, exempt=exempt)
         except (ClosedError, FullError):
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
-            await sink.finish()
+            await sink.end_body()
             return response
-        reader = self._roster.enter(request, lane, client)
+        reader = self._registry.add(request, outbox, client)
         # Nothing may be awaited between `connect` and `try`: what is registered is released in
         # `finally`, since a handler that is cancelled raises no Exception.
         try:
             if session is not None:
-                session.begin(functools.partial(broadcaster.end, lane))
-            await sink.serve(lane.resume)
-            await sink.finish()
+                session.begin(functools.partial(broadcaster.end, outbox))
+            await sink.run(outbox.on_drained)
+            await sink.end_body()
         finally:
-            broadcaster.disconnect(lane)
-            self._roster.leave(reader)
+            broadcaster.disconnect(outbox)
+            self._registry.remove(reader)
         return response
 
     def _headers(self, request: web.Request) -> dict[str, str]:
         """Return the headers that this stream has beside those of every stream."""
         headers: dict[str, str] = {}
-        setup = self._in_force.setup
-        setup.cors.tell(request, headers)
-        if hdrs.ORIGIN in request.headers and (origin := setup.cors.kept_from(request)):
-            log_foreign_page(request, address=setup.proxies.client(request), origin=origin)
+        services = self._active.services
+        services.cors.tell(request, headers)
+        if hdrs.ORIGIN in request.headers and (origin := services.cors.kept_from(request)):
+            log_foreign_page(request, address=services.proxies.client(request), origin=origin)
         return headers
 
     async def _begun_by_aiohttp(
-        self, request: web.Request, wish: Wish, headers: Mapping[str, str], frames: bytes
-    ) -> EventStream:
+        self, request: web.Request, wish: SubscribeRequest, headers: Mapping[str, str], frames: bytes
+    ) -> SseResponse:
         """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
-        config, timeout = self._in_force.setup.config, None
+        config, timeout = self._active.services.config, None
         if not self._tuned:
             limit_send_buffer(request, config.send_buffer)
             timeout = kernel_timeout(config.write_timeout)
-        response = EventStream(wish.encoding.format.content_type_header, timeout=timeout)
+        response = SseResponse(wish.encoding.format.content_type_header, timeout=timeout)
         response.headers.extend(headers)
         await response.prepare(request)
         await response.write(frames)
@@ -211,8 +232,8 @@ class Events:
 
     async def head(self, request: web.Request) -> web.Response:
         """Answer HEAD: what GET would say of itself, without the stream."""
-        require_some(request, Action.SUBSCRIBE)
-        wish = read_wish(request, self._permit(request))
+        require_any_channel(request, Action.SUBSCRIBE)
+        wish = read_subscribe(request, self._permit(request))
         return web.Response(
             headers={
                 hdrs.CONTENT_TYPE: wish.encoding.format.content_type_header,

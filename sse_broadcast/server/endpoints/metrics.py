@@ -25,13 +25,13 @@ from sse_broadcast.auth.principal import Action
 from sse_broadcast.backends.base import CALLS, ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Overflow
-from sse_broadcast.fanout.backlog import Census
+from sse_broadcast.fanout.backlog import BacklogStats
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.metrics import Distribution, Kind, Share, Timeout
-from sse_broadcast.server.access.authorization import require
+from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.http.problem import Problem
-from sse_broadcast.server.services import setup_of
-from sse_broadcast.server.transport.counts import Attendance, Refused
+from sse_broadcast.server.services import services_of
+from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
 
 Encode = Callable[[Collector], bytes]
 
@@ -45,7 +45,7 @@ CLOSES = (
 )
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
-REFUSALS = tuple(Refused)
+REFUSALS = tuple(RejectReason)
 SHARE_LABELS = tuple(Share)
 VERSIONS = {"", "0.0.4", "1.0.0"}
 """Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
@@ -56,9 +56,9 @@ DROPS = (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
 
 async def metrics(request: web.Request) -> web.Response:
     """Answer with all metrics, in the format that is asked for."""
-    if not setup_of(request).config.metrics:
+    if not services_of(request).config.metrics:
         raise Problem(404, f"nothing is at {request.path[:80]}: metrics are switched off")
-    require(request, Action.INSPECT)
+    require_permission(request, Action.INSPECT)
     encode, content_type = encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
     found = await request.app[EXPOSITION].scrape()
     await asyncio.sleep(0)  # to gather all takes some 2 ms, and so does to write it
@@ -78,7 +78,7 @@ def _version(accepted: str) -> str:
     return next((value for name, _, value in parameters if name == "version"), "")
 
 
-class Scrape(Collector):
+class MetricsCollector(Collector):
     """What was found for one scrape."""
 
     def __init__(self, found: Sequence[Metric]) -> None:
@@ -100,18 +100,18 @@ class Exposition:
         self._broadcaster = broadcaster
         self._revocations = revocations
         self._process = CollectorRegistry()
-        self.attendance: Attendance | None = None
+        self.connection_counts: ConnectionCounts | None = None
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
-    async def scrape(self) -> Scrape:
+    async def scrape(self) -> MetricsCollector:
         """Look at everything now. Other work goes on between two portions of the subscribers."""
         began = time.perf_counter()
-        census = await self._broadcaster.census()
+        backlog = await self._broadcaster.backlog()
         await asyncio.sleep(0)
         found = [
             *self._published(),
-            *self._subscribers(census),
+            *self._subscribers(backlog),
             *self._lost(),
             *self._delivered(),
             *self._history(),
@@ -121,7 +121,7 @@ class Exposition:
             *self._process.collect(),
         ]
         took = time.perf_counter() - began
-        return Scrape(
+        return MetricsCollector(
             [*found, gauge("scrape_duration_seconds", "Time that this scrape took to gather", took)]
         )
 
@@ -130,10 +130,10 @@ class Exposition:
         yield counter("publishes", "Publishes that were taken: an event each, or a batch", metrics.publishes)
         yield counter("published_events", "Events that were published", metrics.events_published)
 
-    def _subscribers(self, census: Census) -> Iterator[Metric]:
+    def _subscribers(self, backlog: BacklogStats) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
         yield gauges("subscribers", "Subscribers", ("kind",), {kind: metrics.open(kind) for kind in Kind})
-        yield gauge("replaying_subscribers", "Subscribers that are catching up", census.replaying)
+        yield gauge("replaying_subscribers", "Subscribers that are catching up", backlog.replaying)
         yield counters("opened_subscriptions", "Subscribers that came", ("kind",), metrics.opened_by, KINDS)
         yield counters(
             "closed_subscriptions",
@@ -142,8 +142,8 @@ class Exposition:
             metrics.closed_by,
             CLOSES,
         )
-        yield spread("queued_events", "Subscribers by how many events wait for them", census.queued_events)
-        yield spread("queued_bytes", "Subscribers by how many bytes wait for them", census.queued_bytes)
+        yield spread("queued_events", "Subscribers by how many events wait for them", backlog.queued_events)
+        yield spread("queued_bytes", "Subscribers by how many bytes wait for them", backlog.queued_bytes)
 
     def _lost(self) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
@@ -195,7 +195,7 @@ class Exposition:
         )
 
     def _history(self) -> Iterator[Metric]:
-        metrics, extent = self._broadcaster.metrics, self._broadcaster.extent
+        metrics, extent = self._broadcaster.metrics, self._broadcaster.history_usage
         yield gauge("history_events", "Events that the history holds", extent.events)
         yield gauge("history_bytes", "Bytes that the history counts for them", extent.bytes)
         yield gauge("history_channels", "Channels that it holds events of", extent.channels)
@@ -255,9 +255,9 @@ class Exposition:
             metrics.shares_reached,
             SHARE_LABELS,
         )
-        if self.attendance is not None:
-            yield gauge("connections", "Connections that are open", self.attendance.count)
-            yield gauge("max_connections", "Connections that may be open", self.attendance.most)
+        if self.connection_counts is not None:
+            yield gauge("connections", "Connections that are open", self.connection_counts.count)
+            yield gauge("max_connections", "Connections that may be open", self.connection_counts.limit)
 
     def _server(self) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics

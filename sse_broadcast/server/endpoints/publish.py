@@ -17,17 +17,17 @@ import msgspec
 from aiohttp import web
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.config.schema import Config
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
 from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.server.access.authorization import ACCESS, require, require_some
+from sse_broadcast.server.access.authorization import PRINCIPAL, require_any_channel, require_permission
 from sse_broadcast.server.access.rate_limits import share_name
 from sse_broadcast.server.access.shares import UNCOUNTED
 from sse_broadcast.server.endpoints import request_body
 from sse_broadcast.server.endpoints.held_body import HeldBody
-from sse_broadcast.server.endpoints.publish_request import MEMBERS, Desk
-from sse_broadcast.server.endpoints.publish_stream import SLICE, Intake
+from sse_broadcast.server.endpoints.publish_request import MEMBERS, DraftBuilder
+from sse_broadcast.server.endpoints.publish_stream import SLICE, LineStream
 from sse_broadcast.server.http import query
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.json_body import ESCAPED, largest_body, largest_event
@@ -35,7 +35,7 @@ from sse_broadcast.server.http.log import tell_published
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import Sent, SentBatch, answered
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE
-from sse_broadcast.server.services import BROADCASTER, TURN, Setup, confirm, setup_of
+from sse_broadcast.server.services import BATCH_LOCK, BROADCASTER, Services, confirm, services_of
 
 OF_TEXT = ("event", "id", "key", "retry")
 """What a query says of a body that is text."""
@@ -68,7 +68,7 @@ class Prepared:
 
     data: bytes
     drafts: list[Draft]
-    token: Token | None
+    idempotency_key: IdempotencyKey | None
 
 
 Prepare = Callable[[bytes], Prepared]
@@ -77,11 +77,11 @@ Prepare = Callable[[bytes], Prepared]
 
 async def send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
-    require_some(request, Action.PUBLISH)
-    broadcaster, setup = request.app[BROADCASTER], setup_of(request)
-    config = setup.config
-    permit = functools.partial(require, request, Action.PUBLISH)
-    desk = Desk(broadcaster, _channels(request), most=config.max_batch, permit=permit)
+    require_any_channel(request, Action.PUBLISH)
+    broadcaster, services = request.app[BROADCASTER], services_of(request)
+    config = services.config
+    permit = functools.partial(require_permission, request, Action.PUBLISH)
+    builder = DraftBuilder(broadcaster, _channels(request), most=config.max_batch, permit=permit)
     request_body.require_plain_coding(request)
     kind = request_body.type_of(request)
     _require_no_multipart(kind)
@@ -90,78 +90,86 @@ async def send(request: web.Request) -> web.Response:
         query.refuse_unknown(request.query, PARAMETERS)
         _require_text_for_its_parameters(request, kind)
     if _is_stream(request):
-        return await _intake(request, setup, desk, kind, to_utf8).run()
-    prepare = functools.partial(_prepare, request, desk, kind, to_utf8)
+        return await _line_stream(request, services, builder, kind, to_utf8).run()
+    prepare = functools.partial(_prepare, request, builder, kind, to_utf8)
     most, timeout = _most(config, kind), config.body_timeout
     length = request.content_length
     if length is not None and length <= UNCOUNTED:
         # As a rule: it counts for nothing, so that nothing need be counted.
         data = await request_body.read(request, most=most, timeout=timeout)
-        return await _publish_body(request, setup, kind, prepare, data)
+        return await _publish_body(request, services, kind, prepare, data)
     with HeldBody(request) as held:
         data = await request_body.read(request, most=most, timeout=timeout, on_size=held.resize)
-        return await _publish_body(request, setup, kind, prepare, data)
+        return await _publish_body(request, services, kind, prepare, data)
 
 
 async def _publish_body(
-    request: web.Request, setup: Setup, kind: str, prepare: Prepare, data: bytes
+    request: web.Request, services: Services, kind: str, prepare: Prepare, data: bytes
 ) -> web.Response:
     if len(data) > LARGE:
-        prepare = await _prepared_in_thread(request, setup, prepare, data)
+        prepare = await _prepared_in_thread(request, services, prepare, data)
     if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
-        return await _publish_batch(request, setup, prepare, data)
+        return await _publish_batch(request, services, prepare, data)
     # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
     # published or has not. The same holds for a batch, behind its turn.
     prepared = prepare(data)
-    receipt = await _publish(request, setup, prepared)
-    tell_published(receipt, request[ACCESS], prepared.data)
+    receipt = await _publish(request, services, prepared)
+    tell_published(receipt, request[PRINCIPAL], prepared.data)
     return _answer(receipt, prepared.drafts[0].event)
 
 
-async def _prepared_in_thread(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> Prepare:
+async def _prepared_in_thread(
+    request: web.Request, services: Services, prepare: Prepare, data: bytes
+) -> Prepare:
     """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
-    setup.limits.require_some(address=key(setup.proxies.client(request)), access=request[ACCESS])
+    services.rate_limiter.require_some(
+        address=key(services.proxies.client(request)), principal=request[PRINCIPAL]
+    )
     prepared = await request.app[DECODER].run(functools.partial(prepare, data), size=len(data))
     return lambda _: prepared
 
 
-async def _publish_batch(request: web.Request, setup: Setup, prepare: Prepare, data: bytes) -> web.Response:
+async def _publish_batch(
+    request: web.Request, services: Services, prepare: Prepare, data: bytes
+) -> web.Response:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
-    async with request.app[TURN]:
+    async with request.app[BATCH_LOCK]:
         prepared = prepare(data)
-        receipt = await _publish(request, setup, prepared)
+        receipt = await _publish(request, services, prepared)
         await asyncio.sleep(0)
-    tell_published(receipt, request[ACCESS], prepared.data)
+    tell_published(receipt, request[PRINCIPAL], prepared.data)
     return _answer_batch(receipt)
 
 
 def _prepare(
-    request: web.Request, desk: Desk, kind: str, to_utf8: request_body.ToUtf8, data: bytes
+    request: web.Request, builder: DraftBuilder, kind: str, to_utf8: request_body.ToUtf8, data: bytes
 ) -> Prepared:
     """Make drafts of a body. It reads the request and changes nothing, so that a thread may do it."""
     data = to_utf8(data)
-    token = _token(request, kind, data)
+    token = _idempotency_key(request, kind, data)
     if kind == NDJSON:
-        drafts = desk.lines(data)
+        drafts = builder.from_ndjson(data)
     elif kind != JSON:
-        drafts = [desk.draft(_from_body(data, request, kind))]
+        drafts = [builder.from_event(_from_body(data, request, kind))]
     elif _ARRAY.match(data):
-        drafts = desk.array(data)
+        drafts = builder.from_array(data)
     else:
-        drafts = [desk.object(data)]
+        drafts = [builder.from_json(data)]
     return Prepared(data, drafts, token)
 
 
-async def _publish(request: web.Request, setup: Setup, prepared: Prepared) -> Receipt:
+async def _publish(request: web.Request, services: Services, prepared: Prepared) -> Receipt:
     """Publish for a caller that may still do so. Raises `Problem`.
 
     Its body may have been long in coming, and the turn of a batch as well.
     """
-    access, address = confirm(request), key(setup.proxies.client(request))
-    setup.limits.publish(len(prepared.drafts), address=address, access=access)
-    publisher = share_name(access, address=address)
-    return await request.app[BROADCASTER].publish_all(prepared.drafts, prepared.token, publisher=publisher)
+    principal, address = confirm(request), key(services.proxies.client(request))
+    services.rate_limiter.publish(len(prepared.drafts), address=address, principal=principal)
+    publisher = share_name(principal, address=address)
+    return await request.app[BROADCASTER].publish_all(
+        prepared.drafts, prepared.idempotency_key, publisher=publisher
+    )
 
 
 def _channels(request: web.Request) -> list[str]:
@@ -288,26 +296,28 @@ def _is_stream(request: web.Request) -> bool:
             raise Problem(400, f"stream: must be 1, not {other[:80]!a}")
 
 
-def _intake(
-    request: web.Request, setup: Setup, desk: Desk, kind: str, to_utf8: request_body.ToUtf8
-) -> Intake:
+def _line_stream(
+    request: web.Request, services: Services, builder: DraftBuilder, kind: str, to_utf8: request_body.ToUtf8
+) -> LineStream:
     if "Idempotency-Key" in request.headers:
         raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
     if "id" in request.query:
         raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
-    config, limits = setup.config, setup.limits
-    address = key(setup.proxies.client(request))
-    pace = functools.partial(limits.publish_wait, address=address, access=request[ACCESS])
-    publisher = share_name(request[ACCESS], address=address)
-    begin = functools.partial(Intake, request, pace=pace, portion=limits.portion(SLICE), publisher=publisher)
+    config, limits = services.config, services.rate_limiter
+    address = key(services.proxies.client(request))
+    pace = functools.partial(limits.publish_wait, address=address, principal=request[PRINCIPAL])
+    publisher = share_name(request[PRINCIPAL], address=address)
+    begin = functools.partial(
+        LineStream, request, pace=pace, portion=limits.batch_size(SLICE), publisher=publisher
+    )
     if kind == NDJSON:
         most = largest_event(config)
-        return begin(lambda line: desk.object(to_utf8(line)) if line.strip() else None, most=most)
-    desk.draft(_from_text(b"", request))  # what the query says is wrong before the first line is
-    return begin(lambda line: desk.draft(_from_text(to_utf8(line), request)), most=config.max_event)
+        return begin(lambda line: builder.from_json(to_utf8(line)) if line.strip() else None, most=most)
+    builder.from_event(_from_text(b"", request))  # what the query says is wrong before the first line is
+    return begin(lambda line: builder.from_event(_from_text(to_utf8(line), request)), most=config.max_event)
 
 
-def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
+def _idempotency_key(request: web.Request, kind: str, data: bytes) -> IdempotencyKey | None:
     keys = request.headers.getall("Idempotency-Key", ())
     if not keys:
         return None
@@ -318,5 +328,5 @@ def _token(request: web.Request, kind: str, data: bytes) -> Token | None:
         raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
     said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
     said.update(data)
-    access = request[ACCESS]
-    return Token((*access.bearer, request.path, key), said.digest())
+    principal = request[PRINCIPAL]
+    return IdempotencyKey((*principal.bearer, request.path, key), said.digest())

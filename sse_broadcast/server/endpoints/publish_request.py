@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -19,11 +19,13 @@ Unset = msgspec.UnsetType
 UNSET = msgspec.UNSET
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True):
+class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
     """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given.
 
     A member of another name is refused: a misspelt `channel` must not publish to everybody.
     """
+
+    schema_name: ClassVar = "Message"
 
     message: str | Unset = UNSET
     data: msgspec.Raw | Unset = UNSET
@@ -66,7 +68,7 @@ MEMBERS = {
 }
 """What each member of an event must be."""
 
-_message = JsonShape(Message, MEMBERS)
+_message = JsonShape(PublishBody, MEMBERS)
 _text = msgspec.json.Decoder(str)
 _names = msgspec.json.Decoder(list[str] | None)
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
@@ -76,7 +78,7 @@ def _compact(value: bytes) -> str:
     return msgspec.json.format(value, indent=-1).decode()
 
 
-class Desk:
+class DraftBuilder:
     """Turns what one request publishes into drafts.
 
     `named` are the channels its address names, `most` is the number of events that a batch may have. `permit`
@@ -96,40 +98,40 @@ class Desk:
         self._named = bool(named)
         self._permit = permit
         # Checked once for all that goes there: at once, unless the events may name others themselves.
-        self._places = broadcaster.places(tuple(named) or (DEFAULT_CHANNEL,))
+        self._places = broadcaster.validate_channels(tuple(named) or (DEFAULT_CHANNEL,))
         self._permitted = False
         if named:
             self._require_places()
 
-    def draft(self, event: Event) -> Draft:
+    def from_event(self, event: Event) -> Draft:
         """Give an event for the channels of the address."""
         if not self._permitted:
             self._require_places()
-        return self._broadcaster.draft_for(event, self._places)
+        return self._broadcaster.prepare(event, self._places)
 
-    def message(self, message: Message) -> Draft:
+    def from_message(self, message: PublishBody) -> Draft:
         """Give a JSON event, for the channels it names itself if the address named none."""
         if message.channel is None and message.channels is UNSET:
-            return self.draft(message.to_event())
+            return self.from_event(message.to_event())
         named = self._own_channels(message)
         if named is None:
-            return self.draft(message.to_event())
-        places = self._broadcaster.places(named)
+            return self.from_event(message.to_event())
+        places = self._broadcaster.validate_channels(named)
         self._permit(places)
-        return self._broadcaster.draft_for(message.to_event(), shared(places))
+        return self._broadcaster.prepare(message.to_event(), shared(places))
 
-    def object(self, body: bytes) -> Draft:
+    def from_json(self, body: bytes) -> Draft:
         """Return the one event of a JSON object."""
-        return self.message(_message.decode(body))
+        return self.from_message(_message.decode(body))
 
-    def array(self, body: bytes) -> list[Draft]:
+    def from_array(self, body: bytes) -> list[Draft]:
         """Return the events of a JSON array. A `Problem` names the item it is about."""
         # Each event has a brace at least, so that most bodies need not be counted.
         if body.count(b"{") > self._most and has_more_items(body, self._most):
             raise self._too_many()
         return self._all(_message.decode_array(body), lambda index: f"item {index + 1}")
 
-    def lines(self, body: bytes) -> list[Draft]:
+    def from_ndjson(self, body: bytes) -> list[Draft]:
         """Give the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
         lines = list(itertools.islice(_LINE.finditer(body), self._most + 1))
         if len(lines) > self._most:
@@ -150,7 +152,7 @@ class Desk:
     def _too_many(self) -> Problem:
         return Problem(413, f"batch: more than {self._most} events")
 
-    def _all(self, messages: Sequence[Message], place: Callable[[int], str]) -> list[Draft]:
+    def _all(self, messages: Sequence[PublishBody], place: Callable[[int], str]) -> list[Draft]:
         if not messages:
             raise Problem(422, "batch: is empty")
         if len(messages) > self._most:
@@ -158,12 +160,12 @@ class Desk:
         drafts: list[Draft] = []
         for message in messages:
             try:
-                drafts.append(self.message(message))
+                drafts.append(self.from_message(message))
             except (Problem, BroadcastError) as error:
-                raise placed(error, place(len(drafts))) from None
+                raise at_line(error, place(len(drafts))) from None
         return drafts
 
-    def _own_channels(self, message: Message) -> Sequence[str] | None:
+    def _own_channels(self, message: PublishBody) -> Sequence[str] | None:
         """Return the channels that an event names itself, or None if it names none."""
         several = None if message.channels is UNSET else self._several(bytes(message.channels))
         if several is None and message.channel is None:
@@ -185,14 +187,14 @@ class Desk:
         except msgspec.ValidationError as error:
             raise Problem(422, _message.explain_member("channels", str(error))) from None
 
-    def _line(self, line: re.Match[bytes]) -> Message:
+    def _line(self, line: re.Match[bytes]) -> PublishBody:
         try:
             return _message.decode(line[0])
         except Problem as problem:
-            raise placed(problem, _place_of(line)) from None
+            raise at_line(problem, _place_of(line)) from None
 
 
-def placed(error: Problem | BroadcastError, place: str) -> Problem:
+def at_line(error: Problem | BroadcastError, place: str) -> Problem:
     """Give an error as the problem it is, saying in which line or item."""
     if isinstance(error, Problem):
         return Problem(error.status, f"{place}: {error}", headers=error.headers)

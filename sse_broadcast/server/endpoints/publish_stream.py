@@ -9,15 +9,22 @@ from aiohttp import web
 from sse_broadcast.errors import BroadcastError, ClosedError
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.server.access.authorization import ACCESS, challenge
+from sse_broadcast.server.access.authorization import PRINCIPAL, challenge
 from sse_broadcast.server.endpoints import request_body
 from sse_broadcast.server.endpoints.held_body import HeldBody
-from sse_broadcast.server.endpoints.publish_request import placed
+from sse_broadcast.server.endpoints.publish_request import at_line
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.log import tell_published
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import SentBatch, answered
-from sse_broadcast.server.services import BROADCASTER, DRAINING, INTAKES, SESSIONS, confirm, setup_of
+from sse_broadcast.server.services import (
+    BROADCASTER,
+    DRAINING,
+    LINE_STREAMS,
+    STREAM_EXPIRY,
+    confirm,
+    services_of,
+)
 
 SLICE = 256
 """Lines published at once: then readers, and everyone else, have their turn."""
@@ -30,11 +37,11 @@ ENDS = {CloseReason.EXPIRED: "has expired", CloseReason.REVOKED: "was revoked"}
 ToDraft = Callable[[bytes], Draft | None]
 """Makes a draft of a line, or nothing of an empty one. Raises `Problem` or `BroadcastError` for a bad one."""
 
-Pace = Callable[[int], float]
+RateGate = Callable[[int], float]
 """Allows so many events and gives 0.0, or allows none and gives the seconds to wait before asking again."""
 
 
-class DrainedError(TimeoutError):
+class ShuttingDownError(TimeoutError):
     """A body is read no further.
 
     A TimeoutError, since aiohttp goes on to read, and to ignore, what is left of a body when
@@ -42,11 +49,11 @@ class DrainedError(TimeoutError):
     """
 
 
-class EndedError(DrainedError):
+class EndedError(ShuttingDownError):
     """The credential of its publisher is no longer good."""
 
 
-class Intake:
+class LineStream:
     """What one long request has published so far.
 
     It takes no more from its publisher than it has published: a publisher that is faster than the
@@ -60,7 +67,7 @@ class Intake:
         to_draft: ToDraft,
         *,
         most: int,
-        pace: Pace,
+        pace: RateGate,
         portion: int = SLICE,
         publisher: str = "",
     ) -> None:
@@ -79,27 +86,27 @@ class Intake:
 
     async def run(self) -> web.Response:
         """Publish until the body ends, and say how much that was. Raises `Problem`, which says so too."""
-        intakes, sessions = self._request.app[INTAKES], self._request.app[SESSIONS]
-        setup = setup_of(self._request)
-        session = sessions.enter_intake(
-            self._request[ACCESS], address=key(setup.proxies.behind(self._request))
+        line_streams, sessions = self._request.app[LINE_STREAMS], self._request.app[STREAM_EXPIRY]
+        services = services_of(self._request)
+        session = sessions.track_publisher(
+            self._request[PRINCIPAL], address=key(services.proxies.behind(self._request))
         )
-        intakes.add(self._request.content)
+        line_streams.add(self._request.content)
         try:
             if session is not None:
                 session.begin(self._end)
-            await self._read(timeout=setup.config.body_timeout)
+            await self._read(timeout=services.config.body_timeout)
         except request_body.LateLineError:
-            late = f"line {self._line + 1}: did not arrive within {setup.config.body_timeout:g} s"
+            late = f"line {self._line + 1}: did not arrive within {services.config.body_timeout:g} s"
             raise self._told(408, late) from None
         except EndedError as error:
             raise self._told(401, str(error), headers=challenge("invalid_token")) from None
-        except DrainedError as error:
+        except ShuttingDownError as error:
             raise self._told(503, str(error)) from None
         except (Problem, BroadcastError) as error:
             raise self._ended_by(error) from None
         finally:
-            intakes.discard(self._request.content)
+            line_streams.discard(self._request.content)
             if session is not None:
                 sessions.close(session)
         return self._answer()
@@ -141,7 +148,7 @@ class Intake:
                 if (draft := self._drafted(line)) is not None:
                     drafts.append(draft)
             except (Problem, BroadcastError) as error:
-                fault = placed(error, f"line {self._line}")
+                fault = at_line(error, f"line {self._line}")
                 break
         if drafts:
             await self._allowed(len(drafts))
@@ -149,7 +156,7 @@ class Intake:
             self._last = await self._request.app[BROADCASTER].publish_all(drafts, publisher=self._publisher)
             self._count += len(drafts)
             self._clients = max(self._clients, self._last.clients)
-            tell_published(self._last, self._request[ACCESS], *lines)
+            tell_published(self._last, self._request[PRINCIPAL], *lines)
         if fault is not None:
             raise fault
 
@@ -164,7 +171,7 @@ class Intake:
                     await draining.wait()
             self._require_good()
             if draining.is_set():
-                raise DrainedError(STOPPING)
+                raise ShuttingDownError(STOPPING)
             if (error := self._request.content.exception()) is not None:
                 raise request_body.broken(error)  # as reading on would tell: the publisher has gone
 
@@ -181,7 +188,7 @@ class Intake:
     def _ended_by(self, error: Problem | BroadcastError) -> Problem:
         if isinstance(error, ClosedError):
             return self._told(503, STOPPING)
-        problem = placed(error, "stream") if isinstance(error, BroadcastError) else error
+        problem = at_line(error, "stream") if isinstance(error, BroadcastError) else error
         return self._told(problem.status, problem.detail, headers=problem.headers)
 
     def _told(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
@@ -193,8 +200,8 @@ class Intake:
         return answered(SentBatch("sent", self._count, self._clients, last))
 
 
-def end_intakes(app: web.Application) -> None:
+def end_line_streams(app: web.Application) -> None:
     """Have every long request that is still being read end with an answer."""
     app[DRAINING].set()
-    for content in app[INTAKES]:
-        content.set_exception(DrainedError(STOPPING))
+    for content in app[LINE_STREAMS]:
+        content.set_exception(ShuttingDownError(STOPPING))

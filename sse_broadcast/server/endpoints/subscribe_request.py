@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import MultiDict, MultiMapping
 
-from sse_broadcast.channels import DEFAULT_CHANNEL, Interest
+from sse_broadcast.channels import DEFAULT_CHANNEL, Selector
 from sse_broadcast.cursor import Cursor, parse_id, parse_since
 from sse_broadcast.encoding import (
     CHUNKED_JSON,
@@ -43,25 +43,25 @@ _SECONDS = re.compile(r"[0-9]{1,2}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SubscribeRequest:
     """What a subscriber asked for.
 
     `silence` is the seconds before a heartbeat, if not the server's; `heartbeat_events` asks for events
     instead of comments.
     """
 
-    interest: Interest
+    selector: Selector
     encoding: Encoding
     cursor: Cursor | None = None
     silence: int | None = None
     heartbeat_events: bool = False
 
 
-_DEFAULT = Interest.of(DEFAULT_CHANNEL)
-_PLAIN = Wish(_DEFAULT, CHUNKED_TEXT)
+_DEFAULT = Selector.parse(DEFAULT_CHANNEL)
+_PLAIN = SubscribeRequest(_DEFAULT, CHUNKED_TEXT)
 
 
-def read_wish(request: web.Request, permit: Permit) -> Wish:
+def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
     """Read what a subscriber asks for in its URL. Raises `Problem` and `EventError`.
 
     First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
@@ -76,9 +76,9 @@ def read_wish(request: web.Request, permit: Permit) -> Wish:
         permit(_DEFAULT.channels)
         return _PLAIN
     named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
-    interest = _permitted(request, request.query, named, permit)
+    selector = _permitted(request, request.query, named, permit)
     query.refuse_misspelt(request.query, (*PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
-    return _wish(request, request.query, interest)
+    return _wish(request, request.query, selector)
 
 
 def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
@@ -118,16 +118,16 @@ def _is_alias(name: str) -> bool:
     return name in CHANNEL_PARAMETERS or last_event_id.is_name(name)
 
 
-def parse_wish(request: web.Request, said: MultiMapping[str], permit: Permit) -> Wish:
+def parse_subscribe(request: web.Request, said: MultiMapping[str], permit: Permit) -> SubscribeRequest:
     """Read what a body says as a query, and the headers, in the order of `read_wish`. Raises as that does."""
     return _wish(request, said, _permitted(request, said, (), permit))
 
 
-def _wish(request: web.Request, said: MultiMapping[str], interest: Interest) -> Wish:
+def _wish(request: web.Request, said: MultiMapping[str], selector: Selector) -> SubscribeRequest:
     encoding = _encoding(request, said)
     silence, as_events = _heartbeat(said)
-    return Wish(
-        interest,
+    return SubscribeRequest(
+        selector,
         CHUNKED[encoding] if request.version >= HttpVersion11 else encoding,
         _cursor(request, said),
         silence,
@@ -137,14 +137,14 @@ def _wish(request: web.Request, said: MultiMapping[str], interest: Interest) -> 
 
 def _permitted(
     request: web.Request, said: MultiMapping[str], named: Sequence[str], permit: Permit
-) -> Interest:
+) -> Selector:
     types = said.getall("event", [])
     channels = [*named, *(value for name, value in said.items() if name in CHANNEL_PARAMETERS)]
-    interest = request.app[BROADCASTER].interest(channels or [DEFAULT_CHANNEL], types=types)
-    permit(interest.channels)
+    selector = request.app[BROADCASTER].selector(channels or [DEFAULT_CHANNEL], types=types)
+    permit(selector.channels)
     if "" in types:
         raise Problem(400, "event: must not be empty")
-    return interest
+    return selector
 
 
 def _accepts_ndjson(request: web.Request) -> bool:

@@ -5,53 +5,53 @@ import functools
 from aiohttp import web
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.channels import checked_names
+from sse_broadcast.channels import validate_channels
 from sse_broadcast.fanout.subscriber import CloseReason
-from sse_broadcast.server.access.authorization import require
+from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.http import query
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import Dismissed, SubscriberPage, answered
 from sse_broadcast.server.services import BROADCASTER
-from sse_broadcast.server.streams.registry import ROSTER, Order, Reader, Wanted
+from sse_broadcast.server.streams.registry import STREAM_REGISTRY, SortKey, StreamEntry, Wanted
 
 PARAMETERS = ("after", "channel", "limit", "sort")
 
 
 async def subscribers(request: web.Request) -> web.Response:
     """Answer with the readers that are connected by HTTP: a page of all, or those that come first."""
-    require(request, Action.INSPECT)
+    require_permission(request, Action.INSPECT)
     query.refuse_misspelt(request.query, PARAMETERS)
     limit = query.limit(request)
     wanted = _wanted(query.only(request.query, "channel"))
     sort, after = query.only(request.query, "sort"), query.only(request.query, "after")
     if sort is not None and after is not None:
         raise Problem(400, "after: goes on in the order of opening, and not with sort")
-    roster = request.app[ROSTER]
+    registry = request.app[STREAM_REGISTRY]
     if sort is not None:
-        found = await roster.first(_order(sort), limit=limit, wanted=wanted)
-        return answered(SubscriberPage(found, len(roster), None))
-    found = await roster.page(after=_id(after), limit=limit + 1, wanted=wanted)
+        found = await registry.top(_order(sort), limit=limit, wanted=wanted)
+        return answered(SubscriberPage(found, len(registry), None))
+    found = await registry.page(after=_id(after), limit=limit + 1, wanted=wanted)
     page = found[:limit]
-    return answered(SubscriberPage(page, len(roster), page[-1].id if len(found) > limit else None))
+    return answered(SubscriberPage(page, len(registry), page[-1].id if len(found) > limit else None))
 
 
 async def subscriber(request: web.Request) -> web.Response:
     """Answer with one reader."""
-    require(request, Action.INSPECT)
+    require_permission(request, Action.INSPECT)
     return answered(_reader(request).described())
 
 
 async def dismiss(request: web.Request) -> web.Response:
     """End the stream of one reader, behind what was published for it."""
-    require(request, Action.ADMIN)
+    require_permission(request, Action.ADMIN)
     reader = _reader(request)
-    request.app[BROADCASTER].end(reader.lane, CloseReason.DISMISSED)
+    request.app[BROADCASTER].end(reader.outbox, CloseReason.DISMISSED)
     return answered(Dismissed("dismissed", str(reader.id)))
 
 
-def _reader(request: web.Request) -> Reader:
+def _reader(request: web.Request) -> StreamEntry:
     id = request.match_info["id"]
-    reader = request.app[ROSTER].find(id)
+    reader = request.app[STREAM_REGISTRY].find(id)
     if reader is None:
         raise Problem(404, f"id: no stream has it: {id[:80]!a}")
     return reader
@@ -60,15 +60,15 @@ def _reader(request: web.Request) -> Reader:
 def _wanted(channel: str | None) -> Wanted | None:
     if channel is None:
         return None
-    (name,) = checked_names((channel,))
+    (name,) = validate_channels((channel,))
     # Readers share their interests, and a pattern takes longer to match than to be remembered.
-    return functools.cache(lambda interest: interest.covers(name))
+    return functools.cache(lambda selector: selector.covers(name))
 
 
-def _order(text: str) -> Order:
-    if text not in set(Order):
-        raise Problem(400, f"sort: must be one of {', '.join(Order)}, not {text[:80]!a}")
-    return Order(text)
+def _order(text: str) -> SortKey:
+    if text not in set(SortKey):
+        raise Problem(400, f"sort: must be one of {', '.join(SortKey)}, not {text[:80]!a}")
+    return SortKey(text)
 
 
 def _id(text: str | None) -> int:

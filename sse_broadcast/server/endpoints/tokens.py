@@ -2,22 +2,22 @@
 
 import asyncio
 import math
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
 from sse_broadcast.auth.principal import Action, Kind
-from sse_broadcast.auth.revocation import Revocations
+from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.config.schema import Pattern
 from sse_broadcast.errors import FullError
-from sse_broadcast.server.access.authorization import require
+from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.endpoints import request_body
 from sse_broadcast.server.http.json_body import JsonShape
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import MintedToken, Revoked, answered
-from sse_broadcast.server.services import BROADCASTER, SESSIONS, Setup, confirm, setup_of
+from sse_broadcast.server.services import BROADCASTER, STREAM_EXPIRY, Services, confirm, services_of
 
 T = TypeVar("T")
 
@@ -44,19 +44,23 @@ JSON = "application/json"
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
-class TokenWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked of POST /tokens. `lifetime` is in seconds, cut to `token_lifetime`."""
+
+    schema_name: ClassVar = "TokenWish"
 
     grants: dict[Action, tuple[Pattern, ...]]
     subject: Text = "visitor"
     lifetime: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = LIFETIME
 
 
-class RevocationWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RevocationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is asked of POST /revoke: whose signed tokens, which one of them, or which `[[caller]]`.
 
     `expires` is in seconds since 1970.
     """
+
+    schema_name: ClassVar = "RevocationWish"
 
     subject: Text | None = None
     id: Text | None = None
@@ -65,7 +69,7 @@ class RevocationWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _wishes = JsonShape(
-    TokenWish,
+    TokenRequest,
     {
         "grants": 'must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
         " under publish, subscribe and inspect",
@@ -74,7 +78,7 @@ _wishes = JsonShape(
     },
 )
 _revocations = JsonShape(
-    RevocationWish,
+    RevocationRequest,
     {
         "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
         "id": f"must be text of 1 to {MAX_NAME} characters{{not}}",
@@ -86,39 +90,41 @@ _revocations = JsonShape(
 
 async def tokens(request: web.Request) -> web.Response:
     """Make a token that may do a part of what its maker may."""
-    require(request, Action.ADMIN)
-    setup = setup_of(request)
-    wish = await _read(request, setup, _wishes)
+    require_permission(request, Action.ADMIN)
+    services = services_of(request)
+    wish = await _read(request, services, _wishes)
     maker = confirm(request)
-    minted = setup.authority.mint(wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=maker)
+    minted = services.authenticator.issue(wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=maker)
     return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
 
 
 async def revoke(request: web.Request) -> web.Response:
     """Refuse a subject, a token or a caller from now on, and end its streams."""
-    require(request, Action.ADMIN)
-    setup = setup_of(request)
-    wish = await _read(request, setup, _revocations)
+    require_permission(request, Action.ADMIN)
+    services = services_of(request)
+    wish = await _read(request, services, _revocations)
     kind, name = _revoked(wish)
     confirm(request)
     try:
-        setup.authority.revoke(kind, name, expires=wish.expires)
+        services.authenticator.revoke(kind, name, expires=wish.expires)
     except FullError as error:
-        raise _full(error, setup.authority.revocations) from None
+        raise _full(error, services.authenticator.revocations) from None
     # It goes on if its client leaves: a revocation that is half done would be none.
-    ending = request.app[BROADCASTER].work.start(request.app[SESSIONS].revoke(kind, name), caller=object())
+    ending = request.app[BROADCASTER].work.start(
+        request.app[STREAM_EXPIRY].revoke(kind, name), caller=object()
+    )
     streams = await asyncio.shield(ending)
     return _answer(Revoked("revoked", streams))
 
 
-def _full(error: FullError, revocations: Revocations) -> Problem:
+def _full(error: FullError, revocations: RevocationList) -> Problem:
     seconds = revocations.seconds_to_room()
     wait = LONGEST_WAIT if seconds is None else min(math.ceil(seconds) or 1, LONGEST_WAIT)
     detail = f"{error}: nothing was revoked, and no stream ended. {INSTEAD}"
     return Problem(503, detail, headers={"Retry-After": str(wait)})
 
 
-def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
+def _revoked(wish: RevocationRequest) -> tuple[Kind, str]:
     given: dict[Kind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
     named = [(kind, name) for kind, name in given.items() if name is not None]
     if len(named) != 1:
@@ -126,12 +132,12 @@ def _revoked(wish: RevocationWish) -> tuple[Kind, str]:
     return named[0]
 
 
-async def _read(request: web.Request, setup: Setup, shape: JsonShape[T]) -> T:
+async def _read(request: web.Request, services: Services, shape: JsonShape[T]) -> T:
     request_body.require_plain_coding(request)
     kind = request_body.type_of(request)
     if kind != JSON:
         raise Problem(415, f"Content-Type: must be {JSON}, not {kind[:80]!a}", closes=True)
-    data = await request_body.read_text(request, most=MOST, timeout=setup.config.body_timeout)
+    data = await request_body.read_text(request, most=MOST, timeout=services.config.body_timeout)
     return shape.decode(data)
 
 

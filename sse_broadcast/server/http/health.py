@@ -35,7 +35,7 @@ class Readiness:
         """Why it is not ready, fit to be shown to everyone; None if it is."""
         if self.draining:
             return DRAINING
-        trouble = self._broadcaster.trouble
+        trouble = self._broadcaster.outage
         return None if trouble is None else f"backend: {trouble}"
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError
 
-from sse_broadcast.auth.principal import Access
-from sse_broadcast.logs.rate_limit import Flood
+from sse_broadcast.auth.principal import Principal
+from sse_broadcast.logs.rate_limit import RateLimitFilter
 from sse_broadcast.publication import Receipt
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 
 logger = logging.getLogger("sse_broadcast.requests")
 
@@ -116,7 +116,7 @@ def _asked(request: web.Request, address: str | None) -> dict[str, object]:
 def refusal_logger() -> logging.Logger:
     """Return the logger of refusals: what clients can cause is few lines, however often."""
     if not refusals.filters:
-        refusals.addFilter(Flood())
+        refusals.addFilter(RateLimitFilter())
     return refusals
 
 
@@ -124,22 +124,22 @@ def http_logger() -> logging.Logger:
     """Give the logger for aiohttp's request handlers: what clients can cause is few lines, however often."""
     if not logger.filters:
         logger.addFilter(OneLine())
-        logger.addFilter(Flood())
+        logger.addFilter(RateLimitFilter())
     return logger
 
 
-def tell_published(receipt: Receipt, access: Access, *data: bytes) -> None:
+def tell_published(receipt: Receipt, principal: Principal, *data: bytes) -> None:
     """Log a publish, if everything is logged: by whom, where, and how many bytes, of which it shows none."""
     if publishing.isEnabledFor(logging.DEBUG):
-        kind, name, _ = access.bearer
+        kind, name, _ = principal.bearer
         publishing.debug(
             "published %(id)s in %(channels)s, by %(caller)s: %(events)s of %(bytes)s for %(clients)s",
             {
                 "id": receipt.id,
                 "channels": ",".join(receipt.channels),
                 "caller": "anyone" if name is None else f"{kind} {name}",
-                "events": Count(receipt.count, "event"),
-                "bytes": Count(sum(map(len, data)), "byte"),
-                "clients": Count(receipt.clients, "client"),
+                "events": Quantity(receipt.count, "event"),
+                "bytes": Quantity(sum(map(len, data)), "byte"),
+                "clients": Quantity(receipt.clients, "client"),
             },
         )

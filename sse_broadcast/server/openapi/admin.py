@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.server.endpoints.tokens import JSON, RevocationWish, TokenWish
+from sse_broadcast.server.endpoints.tokens import JSON, RevocationRequest, TokenRequest
 from sse_broadcast.server.http.responses import Dismissed, MintedToken, Reloaded, Revoked
 from sse_broadcast.server.openapi import model
-from sse_broadcast.server.openapi.model import Answer, Body, Example, Media, Operation, Schema
+from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, end, problems, write
 
 _WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
@@ -28,15 +28,15 @@ def _json(schema: Schema, example: object) -> Body:
     return Body({JSON: Media(schema, {"visitor": Example(example)})}, required=True)
 
 
-def _done(kind: type) -> Answer:
-    return Answer("It is done.", content={JSON: Media(model.kind(kind))})
+def _done(kind: type) -> Response:
+    return Response("It is done.", content={JSON: Media(model.kind(kind))})
 
 
 _MINT = Operation(
     "mint",
     "Make a token that may do a part of what its maker may",
     tags=["admin"],
-    request_body=_json(model.kind(TokenWish), _WISH),
+    request_body=_json(model.kind(TokenRequest), _WISH),
     responses={"200": _done(MintedToken), **_REFUSED, **problems(501)},
 )
 
@@ -44,7 +44,7 @@ _REVOKE = Operation(
     "revoke",
     "Refuse a subject, a token or a caller from now on, and end its streams",
     tags=["admin"],
-    request_body=_json({**model.kind(RevocationWish), "oneOf": _EITHER}, {"subject": "visitor-1"}),
+    request_body=_json({**model.kind(RevocationRequest), "oneOf": _EITHER}, {"subject": "visitor-1"}),
     responses={"200": _done(Revoked), **_REFUSED},
 )
 

@@ -9,16 +9,16 @@ from aiohttp import web
 
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.broadcaster import ChannelState
-from sse_broadcast.server.access.authorization import require_some
-from sse_broadcast.server.endpoints.publish_request import Message
-from sse_broadcast.server.endpoints.tokens import RevocationWish, TokenWish
+from sse_broadcast.server.access.authorization import require_any_channel
+from sse_broadcast.server.endpoints.publish_request import PublishBody
+from sse_broadcast.server.endpoints.tokens import RevocationRequest, TokenRequest
 from sse_broadcast.server.http import responses as answers
 from sse_broadcast.server.http.problem import json_line
 from sse_broadcast.server.openapi import admin, health, inspect, publish, subscribe
-from sse_broadcast.server.openapi.model import Path
-from sse_broadcast.server.openapi.operations import guarded, joined, responses
-from sse_broadcast.server.openapi.security import Terms
-from sse_broadcast.server.services import setup_of
+from sse_broadcast.server.openapi.model import Path, schema_name
+from sse_broadcast.server.openapi.operations import merge_paths, responses, secured
+from sse_broadcast.server.openapi.security import SecuritySchemes
+from sse_broadcast.server.services import services_of
 
 VERSION = "1"
 """Of the contract, not of the server: another one would be another meaning of what is there."""
@@ -38,10 +38,10 @@ PATHS: Mapping[Action, Mapping[str, Path]] = {
 }
 
 TYPES = (
-    Message,
+    PublishBody,
     ChannelState,
-    TokenWish,
-    RevocationWish,
+    TokenRequest,
+    RevocationRequest,
     answers.StreamEvent,
     answers.Envelope,
     answers.Sent,
@@ -60,11 +60,11 @@ TYPES = (
 
 async def openapi(request: web.Request) -> web.Response:
     """Answer with the contract."""
-    require_some(request, Action.INSPECT)
-    return web.Response(body=setup_of(request).contract, content_type="application/json")
+    require_any_channel(request, Action.INSPECT)
+    return web.Response(body=services_of(request).openapi, content_type="application/json")
 
 
-def document(terms: Terms) -> bytes:
+def document(terms: SecuritySchemes) -> bytes:
     """Give the contract of a server, as JSON."""
     return json_line(
         {
@@ -81,20 +81,22 @@ def document(terms: Terms) -> bytes:
     )
 
 
-def _paths(terms: Terms) -> Mapping[str, Path]:
+def _paths(terms: SecuritySchemes) -> Mapping[str, Path]:
     paths: dict[str, Path] = {}
     for action, of_action in PATHS.items():
         for name, path in of_action.items():
-            needing = guarded(path, terms.security(action))
-            paths[name] = joined(paths[name], needing) if name in paths else needing
+            needing = secured(path, terms.security(action))
+            paths[name] = merge_paths(paths[name], needing) if name in paths else needing
     return {**paths, **health.PATHS}
 
 
 @functools.cache
 def _schemas() -> Mapping[str, Any]:
     _, schemas = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
+    named = {schema_name(kind): {**schemas.pop(kind.__name__), "title": schema_name(kind)} for kind in TYPES}
     return {
-        **schemas,
-        "Message": publish.message(schemas["Message"]),
-        "TokenWish": admin.wish(schemas["TokenWish"]),
+        **schemas,  # of the types that these are made of
+        **named,
+        "Message": publish.message(named["Message"]),
+        "TokenWish": admin.wish(named["TokenWish"]),
     }

@@ -2,7 +2,7 @@
 
 from sse_broadcast.server.http.responses import Health
 from sse_broadcast.server.openapi import model
-from sse_broadcast.server.openapi.model import Answer, Media, Operation
+from sse_broadcast.server.openapi.model import Media, Operation, Response
 from sse_broadcast.server.openapi.operations import ANYWHERE, problems, read
 
 
@@ -12,7 +12,7 @@ def _ask(name: str, summary: str) -> Operation:
         summary,
         tags=["health"],
         responses={
-            "200": Answer("It is.", content={"application/json": Media(model.kind(Health))}),
+            "200": Response("It is.", content={"application/json": Media(model.kind(Health))}),
             **problems(*ANYWHERE),
         },
     )

@@ -4,9 +4,9 @@ from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.server.http.query import MAX_PAGE, PAGE
 from sse_broadcast.server.http.responses import ChannelPage, ServerStatus, SubscriberPage, SubscriberState
 from sse_broadcast.server.openapi import model
-from sse_broadcast.server.openapi.model import Answer, Example, Media, Operation, Parameter, Schema
+from sse_broadcast.server.openapi.model import Example, Media, Operation, Parameter, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, problems, read
-from sse_broadcast.server.streams.registry import Order
+from sse_broadcast.server.streams.registry import SortKey
 
 _LIMIT = Parameter(
     "limit",
@@ -35,7 +35,7 @@ _READERS = [
         "sort",
         "query",
         "Those that come first by this, with the most of it, instead of all in the order of their opening.",
-        model.choice(*Order),
+        model.choice(*SortKey),
         examples={"slowest": Example("lag"), "loss": Example("drops")},
     ),
     Parameter(
@@ -72,7 +72,7 @@ def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Ope
         tags=["inspect"],
         parameters=parameters,
         responses={
-            "200": Answer("As it is now.", content={"application/json": Media(schema)}),
+            "200": Response("As it is now.", content={"application/json": Media(schema)}),
             **problems(*GUARDED),
         },
     )
@@ -83,7 +83,7 @@ _METRICS = Operation(
     "What was counted, and how things are, for Prometheus; 404 where it is switched off",
     tags=["inspect"],
     responses={
-        "200": Answer(
+        "200": Response(
             "The text format of Prometheus, or OpenMetrics where that is asked for.",
             content={kind: Media(model.TEXT) for kind in ("text/plain", "application/openmetrics-text")},
         ),

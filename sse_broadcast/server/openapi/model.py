@@ -16,31 +16,31 @@ Requirement = Mapping[str, Sequence[str]]
 """Security schemes that are needed together; an empty one is no credential at all."""
 
 
-class Word(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+class OpenApiObject(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     """An object of the document."""
 
 
-class Ref(Word, frozen=True):
+class Ref(OpenApiObject, frozen=True):
     """What stands elsewhere in the document, under `components`."""
 
     to: str = msgspec.field(name="$ref")
 
 
-class Example(Word, frozen=True):
+class Example(OpenApiObject, frozen=True):
     """A value that works."""
 
     value: object
     summary: str = ""
 
 
-class Media(Word, frozen=True):
+class Media(OpenApiObject, frozen=True):
     """A body in one media type."""
 
     schema: Schema
     examples: Mapping[str, Example] = {}
 
 
-class Header(Word, frozen=True):
+class Header(OpenApiObject, frozen=True):
     """A header of an answer."""
 
     description: str
@@ -48,7 +48,7 @@ class Header(Word, frozen=True):
     required: bool = False
 
 
-class Answer(Word, frozen=True):
+class Response(OpenApiObject, frozen=True):
     """An answer, which OpenAPI calls a response."""
 
     description: str
@@ -56,7 +56,7 @@ class Answer(Word, frozen=True):
     content: Mapping[str, Media] = {}
 
 
-class Body(Word, frozen=True):
+class Body(OpenApiObject, frozen=True):
     """The body of a request."""
 
     content: Mapping[str, Media]
@@ -64,7 +64,7 @@ class Body(Word, frozen=True):
     required: bool = False
 
 
-class Parameter(Word, frozen=True):
+class Parameter(OpenApiObject, frozen=True):
     """What a request says beside its body. A path's list has commas, a query's is repeated."""
 
     name: str
@@ -75,7 +75,7 @@ class Parameter(Word, frozen=True):
     examples: Mapping[str, Example] = {}
 
 
-class Operation(Word, frozen=True):
+class Operation(OpenApiObject, frozen=True):
     """What one method does at one path. `security` is None where no credential is asked for."""
 
     operation_id: str
@@ -84,11 +84,11 @@ class Operation(Word, frozen=True):
     tags: Sequence[str] = ()
     parameters: Sequence[Parameter] = ()
     request_body: Body | None = None
-    responses: Mapping[str, Answer | Ref] = {}
+    responses: Mapping[str, Response | Ref] = {}
     security: Sequence[Requirement] | None = None
 
 
-class Path(Word, frozen=True):
+class Path(OpenApiObject, frozen=True):
     """What can be done at one path."""
 
     parameters: Sequence[Parameter] = ()
@@ -147,7 +147,12 @@ STREAM = Parameter(
 
 def kind(of: type) -> Schema:
     """Give the reference to the schema of a type that is in the document."""
-    return {"$ref": f"#/components/schemas/{of.__name__}"}
+    return {"$ref": f"#/components/schemas/{schema_name(of)}"}
+
+
+def schema_name(of: type) -> str:
+    """Return the name of a type's schema. It is part of the interface: clients are generated from it."""
+    return getattr(of, "schema_name", of.__name__)
 
 
 def or_null(schema: Schema) -> Schema:

@@ -9,7 +9,6 @@ from sse_broadcast.server.http.problem import CONTENT_TYPE, TITLES
 from sse_broadcast.server.http.responses import ProblemDetails
 from sse_broadcast.server.openapi.model import (
     TEXT,
-    Answer,
     Header,
     Media,
     Operation,
@@ -17,6 +16,7 @@ from sse_broadcast.server.openapi.model import (
     Path,
     Ref,
     Requirement,
+    Response,
     kind,
 )
 
@@ -63,16 +63,16 @@ def problems(*statuses: int) -> Mapping[str, Ref]:
     return {str(status): Ref(f"#/components/responses/{_name(status)}") for status in sorted(statuses)}
 
 
-def responses() -> Mapping[str, Answer]:
+def responses() -> Mapping[str, Response]:
     """Give the answers that are pointed to, by their names."""
     return {_name(status): _answer(status) for status in WHEN}
 
 
-def _answer(status: int) -> Answer:
+def _answer(status: int) -> Response:
     content = {CONTENT_TYPE: Media(kind(ProblemDetails))}
     if status == 400:
         content["text/plain"] = Media(TEXT)
-    return Answer(WHEN[status], HEADERS.get(status, {}), content)
+    return Response(WHEN[status], HEADERS.get(status, {}), content)
 
 
 def _name(status: int) -> str:
@@ -94,7 +94,7 @@ def write(post: Operation) -> Path:
     return Path(post=post, options=_options(post))
 
 
-def write_or_put(post: Operation, *parameters: Parameter) -> Path:
+def post_or_put(post: Operation, *parameters: Parameter) -> Path:
     """Give a path that is written to, in one way by either method."""
     put = _like(post, "Put", "The same, by the method that `curl -T` sends")
     return Path(parameters=parameters, put=put, post=post, options=_options(post, parameters))
@@ -105,7 +105,7 @@ def end(delete: Operation, *parameters: Parameter) -> Path:
     return Path(parameters=parameters, delete=delete, options=_options(delete, parameters))
 
 
-def joined(one: Path, other: Path) -> Path:
+def merge_paths(one: Path, other: Path) -> Path:
     """Give a path at which two endpoints do something, by methods of their own."""
     assert one.options is not None
     assert other.options is not None
@@ -114,7 +114,7 @@ def joined(one: Path, other: Path) -> Path:
     return msgspec.structs.replace(one, **added, options=msgspec.structs.replace(one.options, tags=tags))
 
 
-def guarded(path: Path, security: Sequence[Requirement] | None) -> Path:
+def secured(path: Path, security: Sequence[Requirement] | None) -> Path:
     """Give a path whose methods need a credential."""
     operations = {method: getattr(path, method) for method in METHODS}
     needing = {
@@ -144,7 +144,7 @@ def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Oper
     )
 
 
-_ALLOWED = Answer(
+_ALLOWED = Response(
     "In `Allow`.",
     headers={
         "Allow": Header("The methods that are taken.", TEXT, required=True),

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sse_broadcast.server.endpoints.publish import JSON, MAX_KEY, NDJSON
-from sse_broadcast.server.endpoints.publish_request import Message
+from sse_broadcast.server.endpoints.publish_request import PublishBody
 from sse_broadcast.server.http.responses import Sent, SentBatch
 from sse_broadcast.server.openapi import model
-from sse_broadcast.server.openapi.model import Answer, Body, Example, Media, Operation, Parameter, Schema
-from sse_broadcast.server.openapi.operations import GUARDED, problems, write_or_put
+from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Parameter, Response, Schema
+from sse_broadcast.server.openapi.operations import GUARDED, post_or_put, problems
 
 _ONE = {"message": "EUR 1.08", "event": "price"}
 _MANY = '{"message":"one"}\n{"data":{"total":12},"event":"paid"}\n'
@@ -51,7 +51,7 @@ _PARAMETERS = [
     ),
 ]
 
-_SENT = Answer(
+_SENT = Response(
     "It is in the history, and has its place in the order. No reader is waited for.",
     content={JSON: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
 )
@@ -101,12 +101,12 @@ def message(schema: Mapping[str, Any]) -> Schema:
     }
 
 
-_ANYWHERE = model.kind(Message)
+_ANYWHERE = model.kind(PublishBody)
 _THERE = {**_ANYWHERE, "properties": {"channel": {"type": "null"}, "channels": {"type": "null"}}}
 
 PATHS = {
-    "/send": write_or_put(
+    "/send": post_or_put(
         _publish("publish", "Publish to the channels that are named, or to `default`", _ANYWHERE)
     ),
-    "/send/{channels}": write_or_put(_publish("publishTo", "Publish to channels", _THERE), _NAMED),
+    "/send/{channels}": post_or_put(_publish("publishTo", "Publish to channels", _THERE), _NAMED),
 }

@@ -13,7 +13,7 @@ COOKIE = "cookie"
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SecuritySchemes:
     """Whether there are credentials (`secured`), what is done without one, and the cookie for them."""
 
     secured: bool = False

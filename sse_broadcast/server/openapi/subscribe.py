@@ -7,7 +7,6 @@ from sse_broadcast.server.http.responses import Envelope, StreamEvent
 from sse_broadcast.server.openapi.model import (
     PATTERN,
     TEXT,
-    Answer,
     Body,
     Example,
     Header,
@@ -15,6 +14,7 @@ from sse_broadcast.server.openapi.model import (
     Operation,
     Parameter,
     Path,
+    Response,
     Schema,
     choice,
     kind,
@@ -44,7 +44,7 @@ _SECONDS = "([3-9]|[1-5][0-9]|60)"
 _HEARTBEAT = text(f"(event|(event,)?{_SECONDS}|{_SECONDS},event)")
 
 # Of a sequence, one item is described: OpenAPI 3.2 has a word of its own for that, 3.1 has not.
-_STREAM = Answer(
+_STREAM = Response(
     "The stream. `$open` gives its cursor, `$heartbeat` moves it, one `$reset` tells of a loss, and `$close`"
     " says why it ends. The id is the last line of each block. Whoever accepts `text/event-stream` and"
     " cannot be served now is given `$close` alone, which says when to come back.",

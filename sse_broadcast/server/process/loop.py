@@ -26,7 +26,7 @@ cost of connecting; so it is a part in fifteen. To look takes 13 ms, in which no
 as many objects 80. It has little to find: no stream that ends leaves a cycle, and few hostile requests do."""
 
 
-class Lag:
+class LoopLagMonitor:
     """Sets itself a time, and counts how late it comes by.
 
     Whatever holds up the loop for longer than `EVERY` holds up a look as well. From `start` to `stop`, on
@@ -54,7 +54,7 @@ class Lag:
         self.start()
 
 
-class Threads(ThreadPoolExecutor):
+class DaemonThreadExecutor(ThreadPoolExecutor):
     """Makes each call in a thread of its own, for which nobody waits at the end.
 
     An executor's threads are waited for, by the loop that closes and by the interpreter: one that reads a

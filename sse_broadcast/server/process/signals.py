@@ -15,14 +15,14 @@ Table = Mapping[signal.Signals, Callable[[], None]]
 """What is called for a signal: between two turns of the loop, so it may neither wait nor raise."""
 
 
-def hear(table: Table) -> None:
+def install_handlers(table: Table) -> None:
     """Have the running loop call what the table says, until it is closed."""
     loop = asyncio.get_running_loop()
     for number, act in table.items():
         loop.add_signal_handler(number, act)
 
 
-def at_hang_up(reload: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
+def hangup_handler(reload: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
     """Give what SIGHUP does: `reload`, or `end` once the terminal is closed that the process began in.
 
     A window that is closed would leave a server behind that nobody sees. One that began without a terminal,

@@ -17,7 +17,7 @@ LONGEST = 20
 """Digits, of which no number of microseconds has so many: a timer could not be set."""
 
 
-class Supervisor:
+class SystemdNotifier:
     """Who is told how we are. Without an address nobody is."""
 
     def __init__(self, address: str, *, watchdog: float | None = None) -> None:
@@ -38,7 +38,7 @@ class Supervisor:
         """Tell that we serve, in words too; from now on also that the loop turns, as often as is asked."""
         self._tell("READY=1", f"STATUS={status}")
         if self._barking is None:
-            self._bark()
+            self._send_watchdog()
 
     def reloading(self) -> None:
         """Tell that the configuration is read again; `ready` ends that."""
@@ -55,12 +55,12 @@ class Supervisor:
             self._barking = None
         self._address = ""
 
-    def _bark(self) -> None:
+    def _send_watchdog(self) -> None:
         """Tell that the loop turns, which this is called by, and be called again in time."""
         if self._watchdog is None or not self._address:
             return
         self._tell("WATCHDOG=1", patience=0.0)  # one that is not taken is followed by another
-        self._barking = asyncio.get_running_loop().call_later(self._watchdog / 2, self._bark)
+        self._barking = asyncio.get_running_loop().call_later(self._watchdog / 2, self._send_watchdog)
 
     def _tell(self, *states: str, patience: float = PATIENCE) -> None:
         if not self._address:

@@ -7,19 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sse_broadcast.auth.principal import Access, Action, Kind
+from sse_broadcast.auth.principal import Action, Kind, Principal
 from sse_broadcast.config.schema import Config
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.metrics import Share
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.access.shares import CallerKey
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.refused_stream import RefusalReason
-from sse_broadcast.timeouts import Deadlines
+from sse_broadcast.timeouts import Timeouts
 from sse_broadcast.work_queue import PIECE, Steps
 
 End = Callable[[CloseReason], None]
-Token = tuple[Kind, str | None, str | None]
+CredentialKey = tuple[Kind, str | None, str | None]
 
 LOOK = 60.0
 """Seconds after which a clock that may have been set is asked again."""
@@ -31,15 +31,15 @@ SPREAD = 0.1
 """Of `lifetime`, what a stream may end early: those that began together do not come back together."""
 
 
-class Session:
+class TrackedStream:
     """One open stream, or one about to be. Its end comes once, with the reason; a revocation also then."""
 
-    __slots__ = ("_end", "_over", "access", "address", "timer", "until")
+    __slots__ = ("_end", "_over", "address", "principal", "timer", "until")
 
-    def __init__(self, access: Access, address: str | None, until: float | None) -> None:
+    def __init__(self, principal: Principal, address: str | None, until: float | None) -> None:
         self._end: End | None = None
         self._over: CloseReason | None = None
-        self.access = access
+        self.principal = principal
         self.address = address
         self.until = until  # by the loop's clock
         self.timer: asyncio.TimerHandle | None = None
@@ -65,7 +65,7 @@ class Session:
         return first
 
 
-class Sessions:
+class StreamExpiry:
     """The open streams that have a credential, an end, or a proxy that speaks for their client.
 
     What has none of these is not held here. A credential's end is a time of the day, and kept to within a
@@ -82,12 +82,12 @@ class Sessions:
         self.limit(config)
         self._on_limit = on_limit
         self._clock = clock
-        self._open: dict[Token, set[Session]] = {}
+        self._open: dict[CredentialKey, set[TrackedStream]] = {}
         self._addresses: Counter[str] = Counter()
         # The streams that were opened since, of each revocation that goes on.
-        self._revoking: dict[int, set[Session]] = {}
+        self._revoking: dict[int, set[TrackedStream]] = {}
         # A timer for each would be a tenth of what opening a stream costs.
-        self._distant = Deadlines[Session](LOOK, self._look)
+        self._distant = Timeouts[TrackedStream](LOOK, self._check)
 
     def limit(self, config: Config) -> None:
         """Have a configuration say how many streams may be opened from now on, and how long those last."""
@@ -98,76 +98,77 @@ class Sessions:
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
 
-    def enter(self, access: Access, *, address: str | None = None) -> Session | None:
+    def track(self, principal: Principal, *, address: str | None = None) -> TrackedStream | None:
         """Take note of a reader before it has its stream, if anything may end or limit it.
 
         `close` it when it is over. Raises `Problem` beyond a limit. There is nothing to wait for between a
         limit and what it counts, nor between a credential and its revocation.
         """
-        self._require_room(access, address)
+        self._require_room(principal, address)
         until = None
         if self._lifetime:
             until = asyncio.get_running_loop().time() + self._lifetime * random.uniform(1 - SPREAD, 1)
-        return self._note(access, address, until)
+        return self._note(principal, address, until)
 
-    def enter_intake(self, access: Access, *, address: str | None = None) -> Session | None:
+    def track_publisher(self, principal: Principal, *, address: str | None = None) -> TrackedStream | None:
         """Register a publisher's stream, which may last as long as its credential.
 
         It counts for the same limits as a reader's. Raises `Problem` beyond one of them.
         """
-        self._require_room(access, address)
-        return self._note(access, address, None)
+        self._require_room(principal, address)
+        return self._note(principal, address, None)
 
-    def _require_room(self, access: Access, address: str | None) -> None:
+    def _require_room(self, principal: Principal, address: str | None) -> None:
         most = self._per_token
-        if most and access.subject is not None and len(self._open.get(access.bearer, ())) >= most:
-            self._on_limit(Share.STREAMS, access.bearer)
+        if most and principal.subject is not None and len(self._open.get(principal.bearer, ())) >= most:
+            self._on_limit(Share.STREAMS, principal.bearer)
             raise Problem(
                 429,
-                f"max_connections_per_token: this token has {Count(most, 'stream')}, as many as it may",
+                f"max_connections_per_token: this token has {Quantity(most, 'stream')}, as many as it may",
                 reason=RefusalReason.TOKEN,
             )
         most = self._per_address
         if most and address is not None and self._addresses.get(address, 0) >= most:
-            if access.subject is not None and access.allows(Action.ADMIN):
+            if principal.subject is not None and principal.allows(Action.ADMIN):
                 return  # strangers may have the same address
             self._on_limit(Share.STREAMS, address)
             raise Problem(
                 429,
-                f"max_connections_per_address: this address has {Count(most, 'stream')}, as many as it may",
+                f"max_connections_per_address: this address has {Quantity(most, 'stream')},"
+                " as many as it may",
                 reason=RefusalReason.ADDRESS,
             )
 
-    def _note(self, access: Access, address: str | None, until: float | None) -> Session | None:
-        if access.subject is None and address is None and until is None:
+    def _note(self, principal: Principal, address: str | None, until: float | None) -> TrackedStream | None:
+        if principal.subject is None and address is None and until is None:
             return None
-        session = Session(access, address, until)
-        streams = self._open.get(access.bearer)
+        session = TrackedStream(principal, address, until)
+        streams = self._open.get(principal.bearer)
         if streams is None:
-            streams = self._open[access.bearer] = set()
+            streams = self._open[principal.bearer] = set()
         streams.add(session)
         for opened in self._revoking.values():
             opened.add(session)
         if address is not None:
             self._addresses[address] += 1
-        if until is not None or access.expires is not None:
-            self._look(session)
+        if until is not None or principal.expires is not None:
+            self._check(session)
         return session
 
-    def close(self, session: Session) -> None:
+    def close(self, session: TrackedStream) -> None:
         """Forget a stream that is over; once."""
         if session.timer is not None:
             session.timer.cancel()
         self._distant.discard(session)
-        token = session.access.bearer
+        token = session.principal.bearer
         streams = self._open[token]
         streams.remove(session)
         if not streams:
             del self._open[token]
         if session.address is not None:
-            self._leave(session.address)
+            self._untrack(session.address)
 
-    def _leave(self, address: str) -> None:
+    def _untrack(self, address: str) -> None:
         self._addresses[address] -= 1
         if not self._addresses[address]:
             del self._addresses[address]
@@ -177,7 +178,7 @@ class Sessions:
 
         In pieces. Streams that were opened after the first are of tokens that are good, and go on.
         """
-        opened: set[Session] = set()
+        opened: set[TrackedStream] = set()
         self._revoking[id(opened)] = opened
         try:
             ended = work = 0
@@ -197,12 +198,12 @@ class Sessions:
         finally:
             del self._revoking[id(opened)]
 
-    def _look(self, session: Session) -> None:
+    def _check(self, session: TrackedStream) -> None:
         """End a stream whose time has come, or look again when it may have."""
         loop = asyncio.get_running_loop()
         wait, reason = math.inf, CloseReason.EXPIRED
-        if session.access.expires is not None:
-            wait = session.access.expires - self._clock()
+        if session.principal.expires is not None:
+            wait = session.principal.expires - self._clock()
         if session.until is not None and session.until - loop.time() < wait:
             wait, reason = session.until - loop.time(), CloseReason.LIFETIME
         if wait == math.inf:
@@ -212,4 +213,4 @@ class Sessions:
         elif wait > LOOK:
             self._distant.add(session)
         else:
-            session.timer = loop.call_later(wait, self._look, session)
+            session.timer = loop.call_later(wait, self._check, session)

@@ -18,7 +18,7 @@ LONGEST_KEPT = 1024
 matches may be as long as a head."""
 
 
-class EventStream(EventSourceResponse):
+class SseResponse(EventSourceResponse):
     """aiohttp-sse's response, without what a broadcast server does for all streams at once.
 
     It starts no ping task (delivery sends the heartbeats of all streams from one timer), its
@@ -52,7 +52,7 @@ class EventStream(EventSourceResponse):
         await web.StreamResponse.write_eof(self, data)
 
 
-class Ended(EventStream):
+class AlreadySent(SseResponse):
     """What a handler gives aiohttp for a stream that was begun with `chunked_head`, and is over."""
 
     prepared = True
@@ -65,10 +65,10 @@ class Ended(EventStream):
         """Do nothing: the body was ended."""
 
 
-ENDED = Ended(wire.CONTENT_TYPE_HEADER, timeout=None)
+ALREADY_SENT = AlreadySent(wire.CONTENT_TYPE_HEADER, timeout=None)
 
 
-def chunked_head(content_type: str, headers: Mapping[str, str]) -> bytes:
+def chunked_response_head(content_type: str, headers: Mapping[str, str]) -> bytes:
     """Give the head of a stream in chunks of HTTP/1.1, with these headers beside those of every stream.
 
     It is the bytes that aiohttp makes of an `EventStream`. To have them made for each reader was a fifth of
@@ -80,7 +80,7 @@ def chunked_head(content_type: str, headers: Mapping[str, str]) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _fixed(content_type: str, headers: tuple[tuple[str, str], ...]) -> bytes:
-    stream = EventStream(content_type, timeout=None)
+    stream = SseResponse(content_type, timeout=None)
     stream.headers.extend(headers)
     stream.headers[hdrs.TRANSFER_ENCODING] = "chunked"
     lines = [f"HTTP/1.1 {stream.status} {stream.reason}"]

@@ -11,12 +11,12 @@ from enum import StrEnum
 
 from aiohttp import web
 
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import JSON, NDJSON, TEXT
-from sse_broadcast.fanout.group import Lane
-from sse_broadcast.logs.batching import Gathered
-from sse_broadcast.quantity import Count
-from sse_broadcast.server.access.authorization import ACCESS
+from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.logs.batching import BatchedLogger
+from sse_broadcast.quantity import Quantity
+from sse_broadcast.server.access.authorization import PRINCIPAL
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 
 logger = logging.getLogger("sse_broadcast.streams")
@@ -32,10 +32,10 @@ NAMED = 10
 
 FORMATS = {TEXT.format: "text", JSON.format: "json", NDJSON.format: "ndjson"}
 
-Wanted = Callable[[Interest], bool]
+Wanted = Callable[[Selector], bool]
 
 
-class State(StrEnum):
+class StreamState(StrEnum):
     """What a reader is at."""
 
     LIVE = "live"
@@ -48,7 +48,7 @@ class State(StrEnum):
     """Its stream is over, and it has yet to take the end."""
 
 
-class Order(StrEnum):
+class SortKey(StrEnum):
     """By what readers are put in order; those that an operator looks for come first."""
 
     LAG = "lag"
@@ -58,14 +58,14 @@ class Order(StrEnum):
     DROPS = "drops"
 
 
-class Reader:
+class StreamEntry:
     """One open stream. It holds what its handler holds anyway; what it says is found out when asked."""
 
-    __slots__ = ("_client", "_request", "ended", "id", "lane", "opened")
+    __slots__ = ("_client", "_request", "ended", "id", "opened", "outbox")
 
-    def __init__(self, id: int, request: web.Request, lane: Lane, client: str | None) -> None:
+    def __init__(self, id: int, request: web.Request, outbox: Outbox, client: str | None) -> None:
         self.id = id
-        self.lane = lane
+        self.outbox = outbox
         self.opened = asyncio.get_running_loop().time()
         self.ended: float | None = None
         self._client = client
@@ -84,51 +84,51 @@ class Reader:
     @property
     def caller(self) -> Caller | None:
         """Who it is, if it showed a credential."""
-        kind, name, _ = self._request[ACCESS].bearer
+        kind, name, _ = self._request[PRINCIPAL].bearer
         return None if name is None else Caller(kind, name)
 
     @property
-    def state(self) -> State:
+    def state(self) -> StreamState:
         """What it is at."""
-        lane = self.lane
-        if lane.subscriber.closed is not None:
-            return State.ENDING
-        if lane.blocked:
-            return State.FULL
-        return State.LIVE if lane.subscriber.catching_up is None else State.CATCHING_UP
+        outbox = self.outbox
+        if outbox.subscriber.closed is not None:
+            return StreamState.ENDING
+        if outbox.blocked:
+            return StreamState.FULL
+        return StreamState.LIVE if outbox.subscriber.catching_up is None else StreamState.CATCHING_UP
 
     def described(self) -> SubscriberState:
         """Give all that is known of it now."""
-        lane = self.lane
-        interest = lane.subscriber.interest
+        outbox = self.outbox
+        selector = outbox.subscriber.selector
         return SubscriberState(
             id=str(self.id),
             address=self.address,
-            channels=interest.channels,
-            types=None if interest.types is None else sorted(interest.types),
-            format=FORMATS[lane.sink.encoding.format],
+            channels=selector.channels,
+            types=None if selector.types is None else sorted(selector.types),
+            format=FORMATS[outbox.sink.encoding.format],
             caller=self.caller,
             state=self.state,
             age=round(self.age, 3),
-            events=lane.given,
-            drops=lane.subscriber.dropped,
-            behind=lane.behind,
-            queued_bytes=lane.waiting_bytes,
-            lag=round(lane.lag, 3),
+            events=outbox.given,
+            drops=outbox.subscriber.dropped,
+            behind=outbox.behind,
+            queued_bytes=outbox.waiting_bytes,
+            lag=round(outbox.lag, 3),
         )
 
 
-FIRST: Mapping[Order, Callable[[Reader], float]] = {
-    Order.LAG: lambda reader: reader.lane.lag,
-    Order.QUEUE: lambda reader: reader.lane.behind,
-    Order.AGE: lambda reader: -reader.opened,
-    Order.EVENTS: lambda reader: reader.lane.given,
-    Order.DROPS: lambda reader: reader.lane.subscriber.dropped,
+FIRST: Mapping[SortKey, Callable[[StreamEntry], float]] = {
+    SortKey.LAG: lambda reader: reader.outbox.lag,
+    SortKey.QUEUE: lambda reader: reader.outbox.behind,
+    SortKey.AGE: lambda reader: -reader.opened,
+    SortKey.EVENTS: lambda reader: reader.outbox.given,
+    SortKey.DROPS: lambda reader: reader.outbox.subscriber.dropped,
 }
 """What is the greater the earlier a reader comes."""
 
 
-class Roster:
+class StreamRegistry:
     """The open streams by id, in the order of their opening; no id is given twice.
 
     To be on it costs a reader a microsecond at either end, and nothing between. Each opening and end is a
@@ -136,27 +136,27 @@ class Roster:
     """
 
     def __init__(self) -> None:
-        self._open: dict[int, Reader] = {}
+        self._open: dict[int, StreamEntry] = {}
         self._ids = itertools.count(1)
-        self._log = Gathered(logger)
+        self._log = BatchedLogger(logger)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, request: web.Request, lane: Lane, client: str | None = None) -> Reader:
+    def add(self, request: web.Request, outbox: Outbox, client: str | None = None) -> StreamEntry:
         """Take note of a stream, until `leave`. `client` is for whom a proxy speaks, if one does."""
-        reader = Reader(next(self._ids), request, lane, client)
+        reader = StreamEntry(next(self._ids), request, outbox, client)
         self._open[reader.id] = reader
-        self._log.say(
+        self._log.info(
             "stream %(id)s opened by %(address)s: %(channels)s", functools.partial(_opening, reader)
         )
         return reader
 
-    def leave(self, reader: Reader) -> None:
+    def remove(self, reader: StreamEntry) -> None:
         """Forget a stream that is over; once."""
         del self._open[reader.id]
         reader.ended = asyncio.get_running_loop().time()
-        self._log.say(
+        self._log.info(
             "stream %(id)s of %(address)s closed: %(reason)s, after %(duration)s s, with %(events)s"
             " given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
             functools.partial(_end, reader),
@@ -166,28 +166,28 @@ class Roster:
         """Have the log say what was gathered of openings and ends."""
         self._log.close()
 
-    def find(self, id: str) -> Reader | None:
+    def find(self, id: str) -> StreamEntry | None:
         """Give an open stream by its id."""
         return self._open.get(int(id)) if id.isascii() and id.isdigit() and len(id) < 20 else None
 
     async def page(self, *, after: int, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
         """Give the streams behind an id, in the order of their opening."""
-        found: list[Reader] = []
+        found: list[StreamEntry] = []
         async for some in self._portions(after, wanted):
             found += some
             if len(found) >= limit:
                 break
         return await _described(found[:limit])
 
-    async def first(self, order: Order, *, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
+    async def top(self, order: SortKey, *, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
         """Give the streams that come first in an order, as they were when it was their turn."""
-        first, found = FIRST[order], list[tuple[float, int, Reader]]()
+        first, found = FIRST[order], list[tuple[float, int, StreamEntry]]()
         async for some in self._portions(0, wanted):
             found += [(first(reader), -reader.id, reader) for reader in some]
             found = heapq.nlargest(limit, found)
         return await _described([reader for _, _, reader in found])
 
-    async def _portions(self, after: int, wanted: Wanted | None) -> AsyncIterator[list[Reader]]:
+    async def _portions(self, after: int, wanted: Wanted | None) -> AsyncIterator[list[StreamEntry]]:
         """Give those that are wanted, a few at a time, and let everyone else go on in between."""
         ids = list(self._open)
         for first in range(bisect_right(ids, after), len(ids), PORTION):
@@ -195,15 +195,15 @@ class Roster:
             yield [
                 reader
                 for reader in found
-                if reader is not None and (wanted is None or wanted(reader.lane.subscriber.interest))
+                if reader is not None and (wanted is None or wanted(reader.outbox.subscriber.selector))
             ]
             await asyncio.sleep(0)
 
 
-ROSTER: web.AppKey[Roster] = web.AppKey("sse_broadcast.roster", Roster)
+STREAM_REGISTRY: web.AppKey[StreamRegistry] = web.AppKey("sse_broadcast.roster", StreamRegistry)
 
 
-async def _described(readers: list[Reader]) -> list[SubscriberState]:
+async def _described(readers: list[StreamEntry]) -> list[SubscriberState]:
     described: list[SubscriberState] = []
     for first in range(0, len(readers), DESCRIBED):
         described += [reader.described() for reader in readers[first : first + DESCRIBED]]
@@ -211,8 +211,8 @@ async def _described(readers: list[Reader]) -> list[SubscriberState]:
     return described
 
 
-def _opening(reader: Reader) -> Mapping[str, object]:
-    channels = reader.lane.subscriber.interest.channels
+def _opening(reader: StreamEntry) -> Mapping[str, object]:
+    channels = reader.outbox.subscriber.selector.channels
     more = f" and {len(channels) - NAMED} more" if len(channels) > NAMED else ""
     return {
         "id": str(reader.id),
@@ -221,13 +221,13 @@ def _opening(reader: Reader) -> Mapping[str, object]:
     }
 
 
-def _end(reader: Reader) -> Mapping[str, object]:
-    lane = reader.lane
+def _end(reader: StreamEntry) -> Mapping[str, object]:
+    outbox = reader.outbox
     return {
         **_opening(reader),
-        "reason": str(lane.subscriber.closed),
+        "reason": str(outbox.subscriber.closed),
         "duration": round(reader.age, 3),
-        "events": Count(lane.given, "event"),
-        "drops": lane.subscriber.dropped,
-        "lag": round(lane.waited, 3),
+        "events": Quantity(outbox.given, "event"),
+        "drops": outbox.subscriber.dropped,
+        "lag": round(outbox.waited, 3),
     }

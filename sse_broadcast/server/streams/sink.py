@@ -23,7 +23,7 @@ from aiohttp import web
 from sse_broadcast import wire
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.group import Outbox
 from sse_broadcast.fanout.writers import Writer
 from sse_broadcast.server.transport.connection import Connection
 
@@ -39,7 +39,7 @@ class TransportSink:
     """
 
     __slots__ = (
-        "_lane",
+        "_outbox",
         "_over",
         "_protocol",
         "_transport",
@@ -61,12 +61,12 @@ class TransportSink:
         self._transport = transport
         self._protocol = protocol
         self._writer = request.writer
-        self._lane: Lane | None = None
+        self._outbox: Outbox | None = None
         self._over = False
         self._wake = asyncio.get_running_loop().create_future()
         self.encoding = encoding
 
-    def begin(self, head: bytes, body: bytes) -> None:
+    def send_head(self, head: bytes, body: bytes) -> None:
         """Write the head of a stream in chunks, and the first bytes of its body, in one piece.
 
         aiohttp's writer is told what it would have done itself. Raises `SinkClosedError`.
@@ -78,17 +78,17 @@ class TransportSink:
         writer.output_size = len(data)  # from here on no error is answered any more
         self._transport.write(data)
 
-    async def finish(self) -> None:
+    async def end_body(self) -> None:
         """End the body, and wait until it is taken; where nobody is left to take it, do nothing."""
         if not self.gone:
             await self._writer.write_eof()
 
-    def attach(self, lane: Lane | None) -> None:
+    def attach(self, outbox: Outbox | None) -> None:
         """See `Sink`."""
-        self._lane = lane
+        self._outbox = outbox
         if isinstance(self._protocol, Connection):
-            self._protocol.stream = None if lane is None else self
-        if lane is not None and self._transport.get_write_buffer_size():
+            self._protocol.stream = None if outbox is None else self
+        if outbox is not None and self._transport.get_write_buffer_size():
             self.fill()
 
     @property
@@ -112,14 +112,14 @@ class TransportSink:
 
     def fill(self) -> None:
         """Take note that the transport is full. Its protocol says so."""
-        self._stir()
-        if self._lane is not None:
-            self._lane.fill()
+        self._wake_handler()
+        if self._outbox is not None:
+            self._outbox.on_full()
 
     def close(self) -> None:
         """See `Sink`."""
         self._over = True
-        self._stir()
+        self._wake_handler()
 
     def abort(self) -> None:
         """See `Sink`."""
@@ -131,7 +131,7 @@ class TransportSink:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         transport.abort()
 
-    async def serve(self, resume: Callable[[], None]) -> None:
+    async def run(self, resume: Callable[[], None]) -> None:
         """Sleep until the stream is over; call `resume` each time a full socket has emptied.
 
         The handler's whole life. Raises `ConnectionError` if the connection is lost while full.
@@ -145,6 +145,6 @@ class TransportSink:
             self._wake = asyncio.get_running_loop().create_future()
             resume()
 
-    def _stir(self) -> None:
+    def _wake_handler(self) -> None:
         if not self._wake.done():
             self._wake.set_result(None)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from sse_broadcast.metrics import Share
-from sse_broadcast.quantity import Count
+from sse_broadcast.quantity import Quantity
 from sse_broadcast.reminder import Reminder
 from sse_broadcast.server.http import client_address, problem
 from sse_broadcast.server.http.cors import Cors
@@ -31,8 +31,8 @@ from sse_broadcast.server.http.health import Readiness, examined
 from sse_broadcast.server.http.last_event_id import brought_in_head
 from sse_broadcast.server.http.refused_stream import RefusalReason, refused_stream, wants_event_stream
 from sse_broadcast.server.http.responses import TYPED
-from sse_broadcast.server.transport.connection import MAX_HEAD, Connection, Patience, Place
-from sse_broadcast.server.transport.counts import Attendance, Refused
+from sse_broadcast.server.transport.connection import MAX_HEAD, Connection, ConnectionTimeouts, ListenerInfo
+from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
 from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_PENDING, Pending, Reserve
 from sse_broadcast.server.transport.socket_options import limit_kernel
 
@@ -80,7 +80,7 @@ def private_share(connections: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class ConnectionLimits:
     """How many connections are let in: in all, by public listeners, and of one address (0 for any number).
 
     `excepted` tells of an address whether it may have any number: that of a proxy, which brings everyone.
@@ -102,7 +102,7 @@ class AdminCheck(Protocol):
         """Verify a token, and return whether its bearer has `admin`."""
 
 
-class Door:
+class AdmissionControl:
     """Lets connections in while there is room, and turns them away when there is none: the same for all.
 
     It is shut until `open`, which is called again when there is to be more room, or less.
@@ -112,13 +112,13 @@ class Door:
         self,
         server: web.Server,
         *,
-        attendance: Attendance,
-        patience: Patience,
+        connection_counts: ConnectionCounts,
+        patience: ConnectionTimeouts,
         readiness: Readiness,
     ) -> None:
         self._server = server
         self._readiness = readiness
-        self._attendance = attendance
+        self._connection_counts = connection_counts
         self._patience = patience
         self.reserve = Reserve(self._tell_reserve)
         self._checks: set[asyncio.Task[None]] = set()
@@ -126,7 +126,7 @@ class Door:
         self.is_closed = False
         """Whether the server is ending."""
 
-    def open(self, capacity: Capacity, cors: Cors, admins: AdminCheck) -> None:
+    def configure(self, capacity: ConnectionLimits, cors: Cors, admins: AdminCheck) -> None:
         """Let in so many from now on, and tell pages of these origins why there are no more.
 
         `admins` tells who is let in beyond them.
@@ -141,27 +141,31 @@ class Door:
         self.reserve.close()
         await asyncio.gather(*self._checks, return_exceptions=True)
 
-    def receive(self, place: Place, peer: str | None) -> "Connection | Refusal":
+    def admit(self, place: ListenerInfo, peer: str | None) -> "Connection | RejectionProtocol":
         """Give the protocol of a connection that was just accepted.
 
         It is counted already; one that never gets as far as `connection_made` must be told to `leave`.
         `peer` is its address, if it has one.
         """
         key = None if place.loopback else self._key(place, peer)
-        attendance, capacity = self._attendance, self._capacity
-        if attendance.count >= capacity.connections or (
-            not place.private and attendance.public >= capacity.public
+        connection_counts, capacity = self._connection_counts, self._capacity
+        if connection_counts.count >= capacity.connections or (
+            not place.private and connection_counts.public >= capacity.public
         ):
-            return self._refuse(Refused.FULL, place, peer, key)
-        if key is not None and capacity.per_address and attendance.of(key) >= capacity.per_address:
-            return self._refuse(Refused.ADDRESS, place, peer, key)
+            return self._refuse(RejectReason.FULL, place, peer, key)
+        if (
+            key is not None
+            and capacity.per_address
+            and connection_counts.for_address(key) >= capacity.per_address
+        ):
+            return self._refuse(RejectReason.ADDRESS, place, peer, key)
         return self._connection(place, key)
 
-    def _connection(self, place: Place, key: str | None, *, once: bool = False) -> Connection:
+    def _connection(self, place: ListenerInfo, key: str | None, *, once: bool = False) -> Connection:
         return Connection(
             self._server,
             place=place,
-            attendance=self._attendance,
+            connection_counts=self._connection_counts,
             patience=self._patience,
             key=key,
             once=once,
@@ -169,28 +173,30 @@ class Door:
 
     def count_failure(self) -> None:
         """Count a connection with which TLS was not agreed upon."""
-        self._attendance.metrics.refused(Refused.HANDSHAKE)
+        self._connection_counts.metrics.refused(RejectReason.HANDSHAKE)
 
-    def _key(self, place: Place, peer: str | None) -> str | None:
+    def _key(self, place: ListenerInfo, peer: str | None) -> str | None:
         """Return what an address is counted by: for private listeners apart from what strangers use up."""
         key = client_address.key(peer)
         if key is None or self._capacity.excepted(cast("str", peer)):
             return None
         return f"private {key}" if place.private else key
 
-    def _refuse(self, reason: Refused, place: Place, peer: str | None, key: str | None) -> "Refusal":
-        self._attendance.metrics.share_reached(Share.CONNECTIONS)
+    def _refuse(
+        self, reason: RejectReason, place: ListenerInfo, peer: str | None, key: str | None
+    ) -> "RejectionProtocol":
+        self._connection_counts.metrics.share_reached(Share.CONNECTIONS)
         if self._reminder.is_due(reason):
             self._log(reason, place, peer)
-        return Refusal(self, reason, place=place, key=key)
+        return RejectionProtocol(self, reason, place=place, key=key)
 
-    def _log(self, reason: Refused, place: Place, peer: str | None) -> None:
-        if reason is Refused.FULL:
+    def _log(self, reason: RejectReason, place: ListenerInfo, peer: str | None) -> None:
+        if reason is RejectReason.FULL:
             most = self._capacity.connections if place.private else self._capacity.public
-            facts = {"connections": Count(most, "connection")}
+            facts = {"connections": Quantity(most, "connection")}
             logger.warning("full: %(connections)s (max_connections), more are refused", facts)
         else:
-            facts = {"connections": Count(self._capacity.per_address, "connection")}
+            facts = {"connections": Quantity(self._capacity.per_address, "connection")}
             hint = "if it is a proxy, trusted_proxies must name it"
             logger.warning(
                 "%(address)s: %(connections)s (max_connections_per_address), more are refused; %(hint)s",
@@ -198,7 +204,7 @@ class Door:
             )
 
     def _tell_reserve(self, pending: Pending) -> None:
-        self._attendance.metrics.share_reached(Share.RESERVE)
+        self._connection_counts.metrics.share_reached(Share.RESERVE)
         if self._reminder.is_due(Share.RESERVE):
             logger.warning(
                 "%(address)s: its share of the connections beyond max_connections is reached, the first of"
@@ -206,7 +212,7 @@ class Door:
                 {"address": pending.key},
             )
 
-    def answer(self, guest: "Refusal", data: bytes) -> None:
+    def answer(self, guest: "RejectionProtocol", data: bytes) -> None:
         """Answer a connection beyond the limit, of which a whole head has come, or let it in."""
         token = token_of_admin_request(data)
         admin = False if token is None else self._admins.is_admin(token)
@@ -219,7 +225,7 @@ class Door:
         else:
             self._answer(guest, data, admin=admin)
 
-    async def _verify(self, guest: "Refusal", token: str, data: bytes) -> None:
+    async def _verify(self, guest: "RejectionProtocol", token: str, data: bytes) -> None:
         admin = False
         try:
             admin = await self._admins.verify_admin(token)
@@ -227,64 +233,66 @@ class Door:
             logger.exception("a token could not be verified")
         self._answer(guest, data, admin=admin)
 
-    def _answer(self, guest: "Refusal", data: bytes, *, admin: bool) -> None:
-        if admin and self._attendance.count < self._capacity.connections + MAX_LET_IN:
+    def _answer(self, guest: "RejectionProtocol", data: bytes, *, admin: bool) -> None:
+        if admin and self._connection_counts.count < self._capacity.connections + MAX_LET_IN:
             # One request alone: a proxy may send those of strangers behind it.
             guest.let_in(self._connection(guest.place, guest.key, once=True), data)
             return
         if admin:
-            self._attendance.metrics.share_reached(Share.RESERVE)
+            self._connection_counts.metrics.share_reached(Share.RESERVE)
             if self._reminder.is_due("admin"):
-                most = Count(MAX_LET_IN, "connection")
+                most = Quantity(MAX_LET_IN, "connection")
                 logger.warning(
                     "callers with admin have %(connections)s beyond max_connections, more are refused",
                     {"connections": most},
                 )
         self.count_refusal(guest.reason)
         head = data[:MAX_HEAD]
-        guest.refuse(refusal(head, reason=guest.reason, cors=self._cors, readiness=self._readiness))
+        guest.refuse(rejection(head, reason=guest.reason, cors=self._cors, readiness=self._readiness))
 
-    def count_refusal(self, reason: Refused) -> None:
+    def count_refusal(self, reason: RejectReason) -> None:
         """Count a connection that was not let in."""
-        self._attendance.metrics.refused(reason)
+        self._connection_counts.metrics.refused(reason)
 
 
-class Arrival(asyncio.Protocol):
+class AcceptProtocol(asyncio.Protocol):
     """Whoever was just accepted from a socket, for as long as it takes to see whether they may come in.
 
     It keeps nothing of a connection, and so is one for all. `send_buffer` is for the sockets that do not
     have it from the one that listens, 0 for the others.
     """
 
-    __slots__ = ("_door", "_place", "_send_buffer")
+    __slots__ = ("_admission", "_place", "_send_buffer")
 
-    def __init__(self, door: Door, place: Place, *, send_buffer: int) -> None:
-        self._door = door
+    def __init__(self, admission: AdmissionControl, place: ListenerInfo, *, send_buffer: int) -> None:
+        self._admission = admission
         self._place = place
         self._send_buffer = send_buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        if self._door.is_closed:
+        if self._admission.is_closed:
             # The loop had accepted it when its listener closed, and nobody else would ever close it.
             cast("asyncio.Transport", transport).abort()
             return
         if self._send_buffer:
             limit_kernel(transport.get_extra_info("socket"), self._send_buffer)
         peer = None if self._place.loopback else host_of(transport.get_extra_info("peername"))
-        guest = self._door.receive(self._place, peer)
+        guest = self._admission.admit(self._place, peer)
         transport.set_protocol(guest)
         guest.connection_made(transport)
 
 
-class Refusal(asyncio.Protocol):
+class RejectionProtocol(asyncio.Protocol):
     """One connection beyond the limit, whose head is read. It is told "later" and closed, or let in.
 
     It is in the reserve from its making until `leave`, which its end calls too. The door answers it.
     """
 
-    def __init__(self, door: Door, reason: Refused, *, place: Place, key: str | None) -> None:
-        self._door = door
+    def __init__(
+        self, admission: AdmissionControl, reason: RejectReason, *, place: ListenerInfo, key: str | None
+    ) -> None:
+        self._admission = admission
         self._data: bytes | None = b""
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -294,9 +302,9 @@ class Refusal(asyncio.Protocol):
         self.reason = reason
         self.place = place
         self.key = key
-        self.abandon: Callable[[], object] | None = None
+        self.cancel_handshake: Callable[[], object] | None = None
         """What ends it before it has begun; whoever is still agreeing upon TLS says so."""
-        door.reserve.add(self)
+        admission.reserve.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -308,9 +316,9 @@ class Refusal(asyncio.Protocol):
 
     def queue_handshake(self, sock: socket.socket, begin: Callable[[], None]) -> None:
         """Queue the TLS handshake of this connection, which is only a socket until then."""
-        self.abandon = sock.close
+        self.cancel_handshake = sock.close
         self._deadline = asyncio.get_running_loop().call_later(PATIENCE, self.cut)
-        self._door.reserve.queue_handshake(self, begin)
+        self._admission.reserve.queue_handshake(self, begin)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -319,7 +327,7 @@ class Refusal(asyncio.Protocol):
         self._data += data
         if b"\r\n\r\n" in self._data or len(self._data) > MAX_HEAD:
             whole, self._data = self._data, None
-            self._door.answer(self, whole)
+            self._admission.answer(self, whole)
 
     def wait_for(self, check: "asyncio.Task[None]") -> None:
         """Read nothing more until its credential is verified. Its deadline holds."""
@@ -347,9 +355,9 @@ class Refusal(asyncio.Protocol):
         self._counted = True
         transport = self._transport
         if transport is None or transport.is_closing():
-            connection.leave()
+            connection.release()
             return
-        self.leave()
+        self.release()
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._resume()
@@ -363,10 +371,10 @@ class Refusal(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See `asyncio.Protocol`."""
-        self.leave()
+        self.release()
 
     @property
-    def begun(self) -> bool:
+    def connected(self) -> bool:
         """Whether its end will be told to it."""
         return self._transport is not None
 
@@ -383,37 +391,37 @@ class Refusal(asyncio.Protocol):
         self._read_what_came()
         if self._left:
             return
-        end = self.abandon if self._transport is None else self._transport.abort
+        end = self.cancel_handshake if self._transport is None else self._transport.abort
         if end is not None:
             end()
-        self.leave()
+        self.release()
 
     def _read_what_came(self) -> None:
         """Read what the kernel has: a burst is accepted in one turn of the loop, and read in the next."""
         transport = self._transport
-        if transport is None or self._data is None or self._door.is_closed or transport.is_closing():
+        if transport is None or self._data is None or self._admission.is_closed or transport.is_closing():
             return
         if transport.get_extra_info("sslcontext") is not None:
             return  # what the kernel has is encrypted
         with contextlib.suppress(OSError):
             self.data_received(os.read(transport.get_extra_info("socket").fileno(), MAX_HEAD))
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Make room for another. Any call but the first does nothing."""
         self._left = True
-        self._door.reserve.remove(self)
+        self._admission.reserve.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()
         if self._check is not None and self._check is not asyncio.current_task():
             self._check.cancel()
         if not self._counted:
             self._counted = True
-            self._door.count_refusal(self.reason)
+            self._admission.count_refusal(self.reason)
 
 
-TOLD_WHY = {
-    Refused.FULL: (503, "connection limit reached (max_connections)", RefusalReason.FULL),
-    Refused.ADDRESS: (
+REJECTIONS = {
+    RejectReason.FULL: (503, "connection limit reached (max_connections)", RefusalReason.FULL),
+    RejectReason.ADDRESS: (
         429,
         "connection limit of this address reached (max_connections_per_address)",
         RefusalReason.ADDRESS,
@@ -422,7 +430,7 @@ TOLD_WHY = {
 """The status and the detail that a program is told, and the reason that a subscriber is."""
 
 
-def refusal(head: bytes, *, reason: Refused, cors: Cors, readiness: Readiness) -> bytes:
+def rejection(head: bytes, *, reason: RejectReason, cors: Cors, readiness: Readiness) -> bytes:
     """Give the whole answer to a request that is not let in.
 
     A client that asks for an event stream gets one that tells it when to come back.
@@ -453,8 +461,8 @@ def token_of_admin_request(data: bytes) -> str | None:
     return None if path == "/events" or path.startswith("/events/") else found[1].decode()
 
 
-def _later(sent: dict[str, str], target: str, reason: Refused) -> tuple[int, dict[str, str], bytes]:
-    status, detail, told = TOLD_WHY[reason]
+def _later(sent: dict[str, str], target: str, reason: RejectReason) -> tuple[int, dict[str, str], bytes]:
+    status, detail, told = REJECTIONS[reason]
     if wants_event_stream(sent.get("accept", "")):
         headers, block = refused_stream(told, brought=brought_in_head(sent, target.partition("?")[2]))
         return 200, {**headers}, block

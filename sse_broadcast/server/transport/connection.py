@@ -17,8 +17,8 @@ from sse_broadcast.server.http.log import http_logger, reason
 from sse_broadcast.server.http.problem import Problem, answer
 from sse_broadcast.server.http.responses import sign
 from sse_broadcast.server.http.targets import forget_targets
-from sse_broadcast.server.transport.counts import Attendance, Refused
-from sse_broadcast.timeouts import Deadlines
+from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
+from sse_broadcast.timeouts import Timeouts
 
 KEEP_ALIVE = 75.0
 """Seconds after an answer in which the next request must be whole, however many of its bytes have come:
@@ -60,7 +60,7 @@ PROGRESS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ListenerInfo:
     """Where a connection came in: what is served there, and who can be at the other end."""
 
     endpoints: frozenset[Endpoint]
@@ -78,7 +78,7 @@ class Place:
 ALL_ENDPOINTS = frozenset(Endpoint)
 
 
-class Patience:
+class ConnectionTimeouts:
     """How long connections may keep us waiting, in seconds.
 
     `head` is for a new one to ask something; `answer` for one that has stopped taking its answer; `idle`
@@ -86,9 +86,9 @@ class Patience:
     """
 
     def __init__(self, *, head: float, answer: float) -> None:
-        self.head = Deadlines[Connection](head, Connection.stay_silent)
-        self.answer = Deadlines[Connection](answer, Connection.stall)
-        self.idle = Deadlines[Connection](KEEP_ALIVE, Connection.lapse)
+        self.head = Timeouts[Connection](head, Connection.on_head_timeout)
+        self.answer = Timeouts[Connection](answer, Connection.on_write_timeout)
+        self.idle = Timeouts[Connection](KEEP_ALIVE, Connection.on_idle_timeout)
 
     def close(self) -> None:
         """Wait for nobody any more."""
@@ -101,7 +101,7 @@ class Patience:
             each.discard(connection)
 
 
-class NoTimer:
+class NoKeepaliveTimer:
     """Stands where aiohttp has the timer of a connection that is kept, and has it make none.
 
     Where there is none, aiohttp makes one that closes the connection after `keepalive_timeout`: at once.
@@ -111,7 +111,7 @@ class NoTimer:
         """Do nothing."""
 
 
-NO_TIMER: Any = NoTimer()
+NO_KEEPALIVE_TIMER: Any = NoKeepaliveTimer()
 
 
 class Streaming(Protocol):
@@ -124,7 +124,7 @@ class Streaming(Protocol):
         """Take note that the stream is over."""
 
 
-class Prompt(BaseProtocol):
+class InheritsNoDelay(BaseProtocol):
     """What aiohttp's protocol of a connection is made of, without asking for TCP_NODELAY once more.
 
     The listening socket hands it down. To set it again makes a socket object and three calls of the kernel:
@@ -138,7 +138,7 @@ class Prompt(BaseProtocol):
         self.transport = transport  # type: ignore[assignment]
 
 
-class Connection(web.RequestHandler, Prompt):
+class Connection(web.RequestHandler, InheritsNoDelay):
     """aiohttp's protocol of a connection, which knows its place and is counted.
 
     It is counted from its making, when it was accepted, until `leave`. The end of the connection calls
@@ -148,8 +148,8 @@ class Connection(web.RequestHandler, Prompt):
 
     __slots__ = (
         "_answered",
-        "_attendance",
         "_body",
+        "_connection_counts",
         "_head",
         "_inside",
         "_key",
@@ -167,9 +167,9 @@ class Connection(web.RequestHandler, Prompt):
         self,
         server: web.Server,
         *,
-        place: Place,
-        attendance: Attendance,
-        patience: Patience,
+        place: ListenerInfo,
+        connection_counts: ConnectionCounts,
+        patience: ConnectionTimeouts,
         key: str | None,
         once: bool = False,
     ) -> None:
@@ -180,18 +180,18 @@ class Connection(web.RequestHandler, Prompt):
         """Whether so much has come at one time that a head may have been longer than `MAX_HEAD`."""
         self.stream: Streaming | None = None
         """What hears that the transport is full, and that it is lost, if a stream is written to it."""
-        self._attendance = attendance
+        self._connection_counts = connection_counts
         self._patience = patience
         self._key = key
         self._once = once
-        self._keepalive_handle = NO_TIMER
+        self._keepalive_handle = NO_KEEPALIVE_TIMER
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
         self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
         self._head = 0
         self._last = False
         self._unsent = 0
         self._inside = True
-        attendance.enter(key, private=place.private)
+        connection_counts.add(key, private=place.private)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
@@ -216,7 +216,7 @@ class Connection(web.RequestHandler, Prompt):
 
     def _refuse_http_2(self) -> None:
         """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
-        self._attendance.metrics.refused(Refused.MALFORMED)
+        self._connection_counts.metrics.refused(RejectReason.MALFORMED)
         self._last = True
         assert self.transport is not None
         self.transport.write(HTTP_1_1_REQUIRED)
@@ -232,7 +232,7 @@ class Connection(web.RequestHandler, Prompt):
         which it must be read from.
         """
         super().keep_alive(val)
-        self._keepalive_handle = NO_TIMER
+        self._keepalive_handle = NO_KEEPALIVE_TIMER
         if not val:
             self._last = True
             self._messages.clear()
@@ -251,7 +251,7 @@ class Connection(web.RequestHandler, Prompt):
             return
         self._head += count
         if self._head > MOST_HEAD:
-            self._cut(Refused.MALFORMED)
+            self._cut(RejectReason.MALFORMED)
 
     def _forget_frames(self) -> None:
         """Have what the parser raised not know its frames, which have all that came in, and know it."""
@@ -270,7 +270,7 @@ class Connection(web.RequestHandler, Prompt):
             bodies.append(self._current_request.content)
         for body in bodies:
             if not body.is_eof() and body.exception() is None:
-                self._attendance.metrics.refused(Refused.MALFORMED)
+                self._connection_counts.metrics.refused(RejectReason.MALFORMED)
                 body.set_exception(web.RequestPayloadError("is not in chunks, as Transfer-Encoding says"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -285,28 +285,28 @@ class Connection(web.RequestHandler, Prompt):
             self._body.feed_eof()
             self._task_handler = None
         super().connection_lost(exc)
-        self.leave()
+        self.release()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Be counted no longer. Any call but the first does nothing."""
         if self._inside:
             self._inside = False
-            self._attendance.leave(self._key, private=self.place.private)
+            self._connection_counts.remove(self._key, private=self.place.private)
             self._patience.forget(self)
             # These know their connection, and no cycle is left: the collector looks seldom.
             self._body = self._answered = EMPTY_PAYLOAD
             self._parser = None
 
-    def spoke(self) -> None:
+    def mark_active(self) -> None:
         """Be a new connection no longer, nor an idle one: it has asked something."""
         self._patience.head.discard(self)
         self._patience.idle.discard(self)
 
-    def stay_silent(self) -> None:
+    def on_head_timeout(self) -> None:
         """Be cut for not having asked anything in time."""
-        self._cut(Refused.SILENT)
+        self._cut(RejectReason.SILENT)
 
-    def lapse(self) -> None:
+    def on_idle_timeout(self) -> None:
         """Be closed for not having asked anything more in time.
 
         What has come whole by then is answered, and its time begins anew behind that.
@@ -327,11 +327,11 @@ class Connection(web.RequestHandler, Prompt):
         super().resume_writing()
         self._patience.answer.discard(self)
 
-    def stall(self) -> None:
+    def on_write_timeout(self) -> None:
         """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
         before, self._unsent = self._unsent, self._size()
         if before - self._unsent < PROGRESS:
-            self._cut(Refused.STALLED)
+            self._cut(RejectReason.STALLED)
         else:
             self._patience.answer.add(self)
 
@@ -341,14 +341,14 @@ class Connection(web.RequestHandler, Prompt):
         """See `web.RequestHandler`. What has no path is found by no route: `CONNECT x:1`, `OPTIONS *`."""
         if isinstance(resp, web.HTTPException):
             resp.__traceback__ = None  # whose frames have the request, which has it
-            resp = pathless(request)
+            resp = no_path_response(request)
             forget_targets()
         if self._once:
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
         if self._messages:
             self._forget_frames()
-        self.spoke()  # also what came to no handler: an expectation that is not taken
+        self.mark_active()  # also what came to no handler: an expectation that is not taken
         if self._inside:
             self._answered = request.content
             self._patience.idle.add(self)
@@ -363,13 +363,13 @@ class Connection(web.RequestHandler, Prompt):
     ) -> web.StreamResponse:
         """Give the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
         if isinstance(exc, HttpProcessingError):
-            self._attendance.metrics.refused(Refused.MALFORMED)
+            self._connection_counts.metrics.refused(RejectReason.MALFORMED)
             message = reason(exc)
             forget_targets()  # of one that is none no request is made, which would have it forgotten
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
         elif _has_no_route(request):
-            return pathless(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
+            return no_path_response(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
         response = super().handle_error(request, status, exc, message)
         sign(response)
         return response
@@ -377,13 +377,13 @@ class Connection(web.RequestHandler, Prompt):
     def _size(self) -> int:
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
-    def _cut(self, reason: Refused) -> None:
-        self._attendance.metrics.refused(reason)
+    def _cut(self, reason: RejectReason) -> None:
+        self._connection_counts.metrics.refused(reason)
         if self.transport is not None:
             self.transport.abort()
 
 
-def speak(request: web.BaseRequest) -> HttpVersion | None:
+def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
     """Have a request answered in a version we speak, and give the one it said if it is another.
 
     The parser takes 0.9 and 2.0 too, and aiohttp begins its answer with what the request said.
@@ -395,9 +395,9 @@ def speak(request: web.BaseRequest) -> HttpVersion | None:
     return said
 
 
-def pathless(request: web.BaseRequest) -> web.Response:
+def no_path_response(request: web.BaseRequest) -> web.Response:
     """Give the answer to a request that no route is for, which there is for every path."""
-    speak(request)
+    answer_as_http_1_0(request)
     response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
     sign(response)
     return response
@@ -408,7 +408,7 @@ def _has_no_route(request: web.BaseRequest) -> bool:
     return found is not None and found.http_exception is not None
 
 
-def place_of(request: web.BaseRequest) -> Place:
+def listener_of(request: web.BaseRequest) -> ListenerInfo:
     """Give where a request came in.
 
     In an application that another server runs, everything is served; the address that was called tells
@@ -420,9 +420,9 @@ def place_of(request: web.BaseRequest) -> Place:
     name = protocol.sockname
     if isinstance(name, (tuple, list)):
         return _called(name[0])
-    return Place(ALL_ENDPOINTS, loopback=name is not None, unix=name is not None)
+    return ListenerInfo(ALL_ENDPOINTS, loopback=name is not None, unix=name is not None)
 
 
 @functools.lru_cache(maxsize=256)
-def _called(host: str) -> Place:
-    return Place(ALL_ENDPOINTS, loopback=client_address.is_loopback(host), unix=False)
+def _called(host: str) -> ListenerInfo:
+    return ListenerInfo(ALL_ENDPOINTS, loopback=client_address.is_loopback(host), unix=False)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from sse_broadcast.metrics import Metrics
 
 
-class Refused(StrEnum):
+class RejectReason(StrEnum):
     """Why a connection was not let in, or did not get so far as to ask something."""
 
     FULL = "full"
@@ -22,32 +22,32 @@ class Refused(StrEnum):
     """It did not take its answer."""
 
 
-class Attendance:
+class ConnectionCounts:
     """The connections of all listeners, counted from their accept to their end: those in a handshake too."""
 
-    __slots__ = ("_of", "count", "metrics", "most", "public")
+    __slots__ = ("_of", "count", "limit", "metrics", "public")
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
         self.count = 0
         self.public = 0
         """How many of them came in by public listeners."""
-        self.most = 0
+        self.limit = 0
         """How many are let in; 0 before anything is listened to."""
         self._of: dict[str, int] = {}
 
-    def of(self, key: str) -> int:
+    def for_address(self, key: str) -> int:
         """Give how many are of an address, by the key that limits count it by."""
         return self._of.get(key, 0)
 
-    def enter(self, key: str | None, *, private: bool) -> None:
+    def add(self, key: str | None, *, private: bool) -> None:
         """Count one in. None is an address that is not counted by itself."""
         self.count += 1
         self.public += not private
         if key is not None:
             self._of[key] = self._of.get(key, 0) + 1
 
-    def leave(self, key: str | None, *, private: bool) -> None:
+    def remove(self, key: str | None, *, private: bool) -> None:
         """Count one out; an address of which none is left is forgotten."""
         self.count -= 1
         self.public -= not private

@@ -13,11 +13,11 @@ from sse_broadcast.config.schema import Config, ListenerRule
 from sse_broadcast.errors import ListenError
 from sse_broadcast.server.http import client_address
 from sse_broadcast.server.http.client_address import is_loopback_name
-from sse_broadcast.server.transport.admission import ACCEPTS, Arrival, Door, host_of
-from sse_broadcast.server.transport.connection import Place
-from sse_broadcast.server.transport.socket_options import tune
+from sse_broadcast.server.transport.admission import ACCEPTS, AcceptProtocol, AdmissionControl, host_of
+from sse_broadcast.server.transport.connection import ListenerInfo
+from sse_broadcast.server.transport.socket_options import tune_listener
 from sse_broadcast.server.transport.tls import Certificate, reason
-from sse_broadcast.server.transport.tls_accept import Handshakes
+from sse_broadcast.server.transport.tls_accept import TlsAcceptor
 from sse_broadcast.server.transport.unix_socket import UnixFile
 
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what `*` and `::` ask for
@@ -56,7 +56,7 @@ class Listener:
         self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
         self._file: UnixFile | None = None
         self._accepting: list[asyncio.Server] = []
-        self._handshakes: list[Handshakes] = []
+        self._handshakes: list[TlsAcceptor] = []
         self.sockets: list[socket.socket] = [] if inherited is None else [inherited]
 
     @property
@@ -84,7 +84,7 @@ class Listener:
         return is_local(self.rule)
 
     @property
-    def place(self) -> Place:
+    def info(self) -> ListenerInfo:
         """What the connections of its first socket know of where they came in."""
         return self._place(self.sockets[0])
 
@@ -97,7 +97,9 @@ class Listener:
             await self.close()
             raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
         for sock in self.sockets:
-            tune(sock, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout)
+            tune_listener(
+                sock, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout
+            )
 
     async def _open(self) -> None:
         if self.rule.path is None:
@@ -106,22 +108,22 @@ class Listener:
         self._file = UnixFile(Path(self.rule.path))
         self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
 
-    async def accept(self, door: Door) -> None:
+    async def accept(self, admission: AdmissionControl) -> None:
         """Let connections in by a door. Raises `ListenError`."""
         for sock in self.sockets:
             try:
                 sock.listen(BACKLOG)
-                await (self._serve if self._certificate is None else self._secure)(sock, door)
+                await (self._serve if self._certificate is None else self._secure)(sock, admission)
             except OSError as error:  # two may bind what only one can listen on
                 raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
         if self._certificate is not None:
             self._certificate.watch()
 
-    async def _serve(self, sock: socket.socket, door: Door) -> None:
+    async def _serve(self, sock: socket.socket, admission: AdmissionControl) -> None:
         loop, place = asyncio.get_running_loop(), self._place(sock)
         serve = loop.create_unix_server if place.unix else loop.create_server
         options = LEFT if place.unix else {}
-        arrival = Arrival(door, place, send_buffer=self._handed(place))
+        arrival = AcceptProtocol(admission, place, send_buffer=self._handed(place))
 
         def arrive() -> asyncio.Protocol:
             return arrival
@@ -132,13 +134,13 @@ class Listener:
         # many the kernel holds for us meanwhile is another thing, and the loop has set both.
         sock.listen(BACKLOG)
 
-    async def _secure(self, sock: socket.socket, door: Door) -> None:
+    async def _secure(self, sock: socket.socket, admission: AdmissionControl) -> None:
         assert self._certificate is not None
         place = self._place(sock)
-        handshakes = Handshakes(
+        handshakes = TlsAcceptor(
             sock,
             self._certificate,
-            door,
+            admission,
             place,
             patience=self._config.head_timeout,
             send_buffer=self._handed(place),
@@ -146,15 +148,15 @@ class Listener:
         handshakes.start()
         self._handshakes.append(handshakes)
 
-    def _handed(self, place: Place) -> int:
+    def _handed(self, place: ListenerInfo) -> int:
         """Give the SO_SNDBUF that each connection must be given, since its listening socket does not."""
         return self._config.send_buffer if place.unix else 0
 
-    def _place(self, sock: socket.socket) -> Place:
+    def _place(self, sock: socket.socket) -> ListenerInfo:
         host = host_of(sock.getsockname())
         # By its name too: what is called by one that others may know is not for this machine alone.
         loopback = host is None or (is_local(self.rule) and client_address.is_loopback(host))
-        return Place(frozenset(self.rule.endpoints), loopback=loopback, unix=host is None)
+        return ListenerInfo(frozenset(self.rule.endpoints), loopback=loopback, unix=host is None)
 
     def renewed(self, rule: ListenerRule) -> Certificate | None:
         """Read the certificate that a rule names for this listener, and change nothing."""
@@ -163,7 +165,7 @@ class Listener:
     def take(self, certificate: Certificate | None) -> None:
         """Give new connections what `renewed` has read."""
         if self._certificate is not None and certificate is not None:
-            self._certificate.become(certificate)
+            self._certificate.replace_with(certificate)
 
     def stop(self) -> None:
         """Accept no more; those that are connected stay, and others are refused, or left to who is next."""

@@ -26,7 +26,7 @@ FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 @dataclass(frozen=True, slots=True)
-class Inherited:
+class InheritedSocket:
     """A listening socket, and what the supervisor calls it; "" if it does not."""
 
     name: str
@@ -48,7 +48,7 @@ class Inherited:
         return UNIX + (f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name), None
 
 
-def take_sockets(environ: MutableMapping[str, str]) -> list[Inherited]:
+def take_sockets(environ: MutableMapping[str, str]) -> list[InheritedSocket]:
     """Take the sockets that were handed down to this process, in their order, and the variables that say so.
 
     Raises `ListenError` for what is no stream socket that listens.
@@ -60,7 +60,7 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[Inherited]:
         raise ListenError(f"LISTEN_FDS: {count[:80]!r} is no number")
     called = itertools.chain(names.split(":"), itertools.repeat(""))
     places = range(FIRST, FIRST + int(count))
-    return [Inherited(name, _taken(place)) for place, name in zip(places, called, strict=False)]
+    return [InheritedSocket(name, _taken(place)) for place, name in zip(places, called, strict=False)]
 
 
 def _taken(descriptor: int) -> socket.socket:
@@ -79,8 +79,8 @@ def _taken(descriptor: int) -> socket.socket:
 
 
 def matched(
-    rules: Sequence[ListenerRule], inherited: Sequence[Inherited]
-) -> list[tuple[ListenerRule, Inherited]]:
+    rules: Sequence[ListenerRule], inherited: Sequence[InheritedSocket]
+) -> list[tuple[ListenerRule, InheritedSocket]]:
     """Give each socket the listener whose rules hold for what comes in by it.
 
     That is the one of its name, which may have several; the others, in their order, are those of the
@@ -100,7 +100,9 @@ def matched(
     return [*pairs, *zip(unnamed, others, strict=True)]
 
 
-def placed(config: Config, inherited: Sequence[Inherited]) -> tuple[Config, list[socket.socket | None]]:
+def bind_to_inherited(
+    config: Config, inherited: Sequence[InheritedSocket]
+) -> tuple[Config, list[socket.socket | None]]:
     """Give a configuration that listens where these sockets do, and for each of its listeners the socket.
 
     Without any it is as it was. What a listener says of an address, a mode and an owner is the
@@ -113,6 +115,6 @@ def placed(config: Config, inherited: Sequence[Inherited]) -> tuple[Config, list
     return msgspec.structs.replace(config, listener=rules), [each.sock for _, each in pairs]
 
 
-def _moved(rule: ListenerRule, inherited: Inherited) -> ListenerRule:
+def _moved(rule: ListenerRule, inherited: InheritedSocket) -> ListenerRule:
     host, port = inherited.address
     return msgspec.structs.replace(rule, host=host, port=port or 0, mode=None, owner=None, name="")

@@ -14,7 +14,7 @@ def kernel_timeout(write_timeout: float) -> float:
     return write_timeout * 1.5
 
 
-def tune(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None:
+def tune_listener(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None:
     """Set what a stream's socket needs on a listening socket: the kernel hands it down to all it accepts.
 
     Set one by one, each costs a connection 2 us more (uvloop makes a socket object each time). A UNIX

@@ -34,7 +34,7 @@ class Certificate:
         """What was read last, if it could be."""
         return self._context
 
-    def become(self, other: "Certificate") -> None:
+    def replace_with(self, other: "Certificate") -> None:
         """Be what another one has read, from the files that it has read it from."""
         self._certificate, self._key = other._certificate, other._key  # noqa: SLF001 - one of its own kind
         self._tried = self._last = other._tried  # noqa: SLF001

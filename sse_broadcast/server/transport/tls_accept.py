@@ -11,8 +11,14 @@ import logging
 import socket
 from asyncio import sslproto
 
-from sse_broadcast.server.transport.admission import ACCEPTS, PATIENCE, Door, Refusal, host_of
-from sse_broadcast.server.transport.connection import Connection, Place
+from sse_broadcast.server.transport.admission import (
+    ACCEPTS,
+    PATIENCE,
+    AdmissionControl,
+    RejectionProtocol,
+    host_of,
+)
+from sse_broadcast.server.transport.connection import Connection, ListenerInfo
 from sse_broadcast.server.transport.socket_options import limit_kernel
 from sse_broadcast.server.transport.tls import Certificate
 
@@ -32,7 +38,7 @@ is touched only as far as it is used."""
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Handshakes:
+class TlsAcceptor:
     """Accepts the connections of one listening socket, and lets them in when TLS is agreed upon.
 
     A handshake may take `patience` seconds. `send_buffer` is for the sockets that do not have it from the
@@ -43,15 +49,15 @@ class Handshakes:
         self,
         listener: socket.socket,
         certificate: Certificate,
-        door: Door,
-        place: Place,
+        admission: AdmissionControl,
+        place: ListenerInfo,
         *,
         patience: float,
         send_buffer: int,
     ) -> None:
         self._listener = listener
         self._certificate = certificate
-        self._door = door
+        self._admission = admission
         self._place = place
         self._patience = patience
         self._send_buffer = send_buffer
@@ -101,23 +107,23 @@ class Handshakes:
 
     def _receive(self, sock: socket.socket, peer: str | None) -> None:
         sock.setblocking(False)
-        guest = self._door.receive(self._place, peer)
+        guest = self._admission.admit(self._place, peer)
         if self._send_buffer:
             limit_kernel(sock, self._send_buffer)
-        if isinstance(guest, Refusal):
+        if isinstance(guest, RejectionProtocol):
             guest.queue_handshake(sock, functools.partial(self._begin, sock, guest))
         else:
             self._begin(sock, guest)
 
-    def _begin(self, sock: socket.socket, guest: Connection | Refusal) -> None:
+    def _begin(self, sock: socket.socket, guest: Connection | RejectionProtocol) -> None:
         task = self._loop.create_task(self._agree(sock, guest))
-        if isinstance(guest, Refusal):
-            guest.abandon = task.cancel
+        if isinstance(guest, RejectionProtocol):
+            guest.cancel_handshake = task.cancel
         self._agreeing.add(task)
         task.add_done_callback(self._agreeing.discard)
 
-    async def _agree(self, sock: socket.socket, guest: Connection | Refusal) -> None:
-        patience = PATIENCE if isinstance(guest, Refusal) else self._patience
+    async def _agree(self, sock: socket.socket, guest: Connection | RejectionProtocol) -> None:
+        patience = PATIENCE if isinstance(guest, RejectionProtocol) else self._patience
         try:
             await self._loop.connect_accepted_socket(
                 lambda: guest,
@@ -127,7 +133,7 @@ class Handshakes:
                 ssl_shutdown_timeout=SHUTDOWN,
             )
         except OSError:
-            self._door.count_failure()
+            self._admission.count_failure()
         finally:
-            if not guest.begun:
-                guest.leave()
+            if not guest.connected:
+                guest.release()

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends.base import Backend, Deliver, Start, Token
+from sse_broadcast.backends.base import Backend, Deliver, IdempotencyKey, StartPoint
 from sse_broadcast.backends.memory import backend as memory
 from sse_broadcast.backends.memory import idempotency
-from sse_broadcast.backends.memory.backend import Memory, open_memory
-from sse_broadcast.backends.memory.history import History, Log
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Limits, Policies
+from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
+from sse_broadcast.backends.memory.history import ChannelLog, History
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import ChannelPolicies, HistoryLimits
 from sse_broadcast.config.schema import ChannelRule, Config
-from sse_broadcast.cursor import Place, parse_id, parse_since
+from sse_broadcast.cursor import EventId, parse_id, parse_since
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import finish
 from tests.backends.contract import (
@@ -38,20 +38,20 @@ Row = tuple[str, str, str]
 """Channels, data and type."""
 
 
-def memory_of(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Memory:
+def memory_of(config: Config, policies: ChannelPolicies, deliver: Deliver, clock: Clock) -> MemoryBackend:
     history = History(
-        lambda channel: policies.of(channel).limits,
+        lambda channel: policies.for_channel(channel).limits,
         total=config.history_total,
         max_channels=config.history_channels,
     )
-    return Memory(history, deliver, window=config.idempotency_window, clock=clock)
+    return MemoryBackend(history, deliver, window=config.idempotency_window, clock=clock)
 
 
 @pytest.fixture
 def open_backend() -> OpenBackend:
     """Open a memory that a test's clock rules."""
 
-    async def open_it(config: Config, policies: Policies, deliver: Deliver, clock: Clock) -> Backend:
+    async def open_it(config: Config, policies: ChannelPolicies, deliver: Deliver, clock: Clock) -> Backend:
         return memory_of(config, policies, deliver, clock)
 
     return open_it
@@ -68,7 +68,7 @@ class TestMemory(Contract):
         case = await opened()
         for _ in range(30):
             await case.publish()
-        page = finish(case.backend.replay(Interest.of("a"), after=0, told=0, limit=ALL))
+        page = finish(case.backend.replay(Selector.parse("a"), after=0, told=0, limit=ALL))
         assert (len(page.publications), page.upto) == (10, 10)
 
     async def test_a_page_looks_at_so_many_publications(
@@ -93,9 +93,9 @@ class TestMemory(Contract):
         case = await opened()
         for _ in range(30):
             await case.publish()
-        page = finish(case.backend.replay(Interest.of(*channels), after=0, told=0, limit=ALL))
+        page = finish(case.backend.replay(Selector.parse(*channels), after=0, told=0, limit=ALL))
         assert ([one.position for one in page.publications], page.upto) == (list(range(1, 11)), 10)
-        assert case.read(Interest.of(*channels), Start(0)) == Pages(list(range(1, 31)))
+        assert case.read(Selector.parse(*channels), StartPoint(0)) == Pages(list(range(1, 31)))
 
     async def test_a_pattern_pauses_among_what_is_not_its_own(
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
@@ -119,9 +119,9 @@ class TestMemory(Contract):
         for name in ("c5", "c1", "c4", "c2", "c3", "c1"):
             await case.publish(name)
         start = case.find("last", "*")
-        assert [publication.position for publication in start.first] == [4, 5, 6]
+        assert [publication.position for publication in start.preloaded] == [4, 5, 6]
         assert start.after == 6
-        assert [publication.position for publication in case.find("last", "c5", "c4").first] == [1, 3]
+        assert [publication.position for publication in case.find("last", "c5", "c4").preloaded] == [1, 3]
 
     async def test_so_many_tokens_are_remembered(
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
@@ -130,12 +130,12 @@ class TestMemory(Contract):
         monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
         case = await opened()
         for number in range(30):
-            await case.backend.publish([draft()], Token((str(number),), b""))
-        assert isinstance(case.backend, Memory)
+            await case.backend.publish([draft()], IdempotencyKey((str(number),), b""))
+        assert isinstance(case.backend, MemoryBackend)
         assert len(case.backend._keys) <= 10
-        await case.backend.publish([draft()], Token(("29",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("29",), b""))
         assert case.backend.position == 30
-        await case.backend.publish([draft()], Token(("0",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("0",), b""))
         assert case.backend.position == 31
 
     async def test_a_token_that_is_used_again_pushes_out_no_other(
@@ -145,45 +145,45 @@ class TestMemory(Contract):
         monkeypatch.setattr(idempotency, "MAX_KEYS", 2)
         case = await opened()
         for key in ("one", "two", "one", "two", "one"):
-            await case.backend.publish([draft()], Token((key,), b""))
+            await case.backend.publish([draft()], IdempotencyKey((key,), b""))
         assert case.backend.position == 2
 
     async def test_tidying_lets_go_of_what_is_too_old(self, opened: OpenCase) -> None:
         """Though nobody publishes or reads: the memory is given back."""
         case = await opened(history_age=10.0, idempotency_window=5.0)
         backend = case.backend
-        assert isinstance(backend, Memory)
-        await backend.publish([draft("a b"), draft("b", id="mine")], Token(("k",), b""))
+        assert isinstance(backend, MemoryBackend)
+        await backend.publish([draft("a b"), draft("b", id="mine")], IdempotencyKey(("k",), b""))
         case.clock.now += 5.0
-        assert backend.tidy()
+        assert backend.evict_expired()
         assert len(backend._keys) == 0
         assert backend._history.bytes > 0
         case.clock.now += 5.0
-        assert not backend.tidy()
+        assert not backend.evict_expired()
         assert backend._history.bytes == 0
-        assert finish(backend._history.position_of("mine", Interest.of("*"))) is None
+        assert finish(backend._history.position_of("mine", Selector.parse("*"))) is None
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
         """All at once, with the next that is used."""
         case = await opened(idempotency_window=5.0)
         for number in range(30):
-            await case.backend.publish([draft()], Token((str(number),), b""))
+            await case.backend.publish([draft()], IdempotencyKey((str(number),), b""))
             case.clock.now += 1.0
-        assert isinstance(case.backend, Memory)
+        assert isinstance(case.backend, MemoryBackend)
         assert len(case.backend._keys) <= 6
 
     async def test_a_clock_that_goes_back_keeps_tokens_in_order(self, opened: OpenCase) -> None:
         """One used after the clock fell is not forgotten before its time."""
         case = await opened(idempotency_window=10.0)
-        await case.backend.publish([draft()], Token(("first",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("first",), b""))
         case.clock.now -= 1000.0
-        await case.backend.publish([draft()], Token(("second",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("second",), b""))
         case.clock.now += 1009.0
-        await case.backend.publish([draft()], Token(("first",), b""))
-        await case.backend.publish([draft()], Token(("second",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("first",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("second",), b""))
         assert case.backend.position == 2
         case.clock.now += 2.0
-        await case.backend.publish([draft()], Token(("first",), b""))
+        await case.backend.publish([draft()], IdempotencyKey(("first",), b""))
         assert case.backend.position == 3
 
     async def test_a_channel_that_was_forgotten_says_so(self, opened: OpenCase) -> None:
@@ -202,7 +202,7 @@ class TestMemory(Contract):
 def test_each_memory_is_a_life_of_its_own() -> None:
     """An id of one is lost in the next."""
     config = Config()
-    epochs = {open_memory(config, Policies(config), nobody).epoch for _ in range(10)}
+    epochs = {open_memory(config, ChannelPolicies(config), nobody).epoch for _ in range(10)}
     assert len(epochs) == 10
 
 
@@ -215,13 +215,13 @@ async def test_what_a_configuration_describes_is_opened() -> None:
         idempotency_window=60.0,
         channel=(ChannelRule(match="one", history_size=1),),
     )
-    backend = open_memory(config, Policies(config), nobody)
+    backend = open_memory(config, ChannelPolicies(config), nobody)
     for _ in range(5):
         await backend.publish([draft("one a")])
-    assert [backend.holding(name).events for name in ("one", "a")] == [1, 3]
+    assert [backend.channel_usage(name).events for name in ("one", "a")] == [1, 3]
     await backend.publish([draft("b")])
     assert len(channels_of(backend.channels())) == 2
-    (answer,) = {(await backend.publish([draft()], Token(("k",), b""))).id for _ in range(2)}
+    (answer,) = {(await backend.publish([draft()], IdempotencyKey(("k",), b""))).id for _ in range(2)}
     assert answer == f"{backend.epoch}-7"
 
 
@@ -233,11 +233,11 @@ def at_once(case: Case, rows: Sequence[Row]) -> None:
         publishing.send(None)
 
 
-def case_of(limits: Callable[[str], Limits], *, max_channels: int = 100) -> tuple[Case, History]:
+def case_of(limits: Callable[[str], HistoryLimits], *, max_channels: int = 100) -> tuple[Case, History]:
     """Give a memory under test with the history that it keeps."""
-    case = Case(Policies(Config()))
+    case = Case(ChannelPolicies(Config()))
     history = History(limits, total=1 << 30, max_channels=max_channels)
-    case.backend = Memory(history, case.deliver, window=1.0, clock=case.clock)
+    case.backend = MemoryBackend(history, case.deliver, window=1.0, clock=case.clock)
     return case, history
 
 
@@ -253,9 +253,9 @@ INTERESTS = st.tuples(
 )
 
 
-def logs_of(history: History, interest: Interest) -> list[Log]:
+def logs_of(history: History, selector: Selector) -> list[ChannelLog]:
     """Return the logs of an interest's channels that hold something."""
-    return [log for log in history._logs.values() if log.count and interest.covers(log.channel)]
+    return [log for log in history._logs.values() if log.count and selector.matches(log.channel)]
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -276,20 +276,22 @@ def test_pages_of_any_size_are_the_same_replay(
     stride: int,
 ) -> None:
     """However a replay is cut into pages, it is the events after the cursor or after one gap, each once."""
-    limits = Limits(size, 1 << 20, 3600.0)
+    limits = HistoryLimits(size, 1 << 20, 3600.0)
     case, history = case_of(lambda channel: limits)
     for batch in batches:
         at_once(case, batch)
-    interest, start = Interest.of(*asked[0], types=asked[1]), Start(min(after, case.backend.position))
-    whole = case.read(interest, start, limit=ALL)
+    selector, start = Selector.parse(*asked[0], types=asked[1]), StartPoint(min(after, case.backend.position))
+    whole = case.read(selector, start, limit=ALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "STRIDE", stride)
-        pages = case.read(interest, start, limit=limit)
+        pages = case.read(selector, start, limit=limit)
     assert (pages.positions, pages.gaps) == (whole.positions, whole.gaps)
     behind = max([start.after, *(position for position, _ in whole.gaps)])
-    held = {one.position for log in logs_of(history, interest) for one in log.after(behind)}
+    held = {one.position for log in logs_of(history, selector) for one in log.after(behind)}
     assert whole.positions == [
-        one.position for one in case.published if one.position in held and interest.wants(one.event.type)
+        one.position
+        for one in case.published
+        if one.position in held and selector.accepts_type(one.event.type)
     ]
 
 
@@ -299,18 +301,18 @@ def test_the_short_way_through_one_log_is_the_general_way(
     batches: list[list[Row]], size: int, limit: int
 ) -> None:
     """For each channel and from each position: the same publications, up to the same position."""
-    limits = Limits(size, 1 << 20, 3600.0)
+    limits = HistoryLimits(size, 1 << 20, 3600.0)
     case, history = case_of(lambda channel: limits)
     for batch in batches:
         at_once(case, batch)
     backend = case.backend
-    assert isinstance(backend, Memory)
-    for interest in (Interest.of("a"), Interest.of("b"), Interest.of("c")):
-        if history.only_log(interest) is None:
+    assert isinstance(backend, MemoryBackend)
+    for selector in (Selector.parse("a"), Selector.parse("b"), Selector.parse("c")):
+        if history.only_log(selector) is None:
             continue
-        for after in range(finish(history.lost(interest)), backend.position + 1):
-            short = finish(backend.replay(interest, after=after, told=0, limit=limit))
-            general = backend._replay(interest, after, limit)
+        for after in range(finish(history.lost(selector)), backend.position + 1):
+            short = finish(backend.replay(selector, after=after, told=0, limit=limit))
+            general = backend._replay(selector, after, limit)
             assert list(short.publications) == list(general.publications)
             assert (short.upto, short.gap) == (general.upto, general.gap)
 
@@ -321,24 +323,24 @@ def test_a_loss_is_the_same_whoever_tells_of_it(
     batches: list[list[Row]], size: int, asked: tuple[set[str], tuple[str, ...]], max_channels: int
 ) -> None:
     """From each position: by the start, by the first page, and as what makes a cursor not replayable."""
-    limits = Limits(size, 1 << 20, 3600.0)
+    limits = HistoryLimits(size, 1 << 20, 3600.0)
     case, _ = case_of(lambda channel: limits, max_channels=max_channels)
     for batch in batches:
         at_once(case, batch)
-    interest = Interest.of(*asked[0], types=asked[1])
+    selector = Selector.parse(*asked[0], types=asked[1])
     for after in range(case.backend.position + 1):
-        start = finish(case.backend.find(Place(case.backend.epoch, after), interest))
-        pages = case.read(interest, start)
-        assert pages == case.read(interest, Start(after))
-        assert (start.lost is None) == (pages.gaps == [])
-        replayable = case.backend.replayable(interest, after=after)
-        assert replayable == (start.lost is None) or (interest.patterns and not replayable)
+        start = finish(case.backend.find(EventId(case.backend.epoch, after), selector))
+        pages = case.read(selector, start)
+        assert pages == case.read(selector, StartPoint(after))
+        assert (start.reset_reason is None) == (pages.gaps == [])
+        replayable = case.backend.replayable(selector, after=after)
+        assert replayable == (start.reset_reason is None) or (selector.patterns and not replayable)
 
 
 ON_THE_WAY = {
-    "a": Limits(3, 1 << 20, 3600.0),
-    "b": Limits(100, 1 << 20, 10.0),
-    "c": Limits(2, 1 << 20, 30.0),
+    "a": HistoryLimits(3, 1 << 20, 3600.0),
+    "b": HistoryLimits(100, 1 << 20, 10.0),
+    "c": HistoryLimits(2, 1 << 20, 30.0),
 }
 """Limits under which a channel may lose old events after another one has lost newer ones."""
 
@@ -367,15 +369,15 @@ def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
     Where channels were forgotten there may be more gaps than losses, and never less.
     """
     case, history = case_of(ON_THE_WAY.__getitem__, max_channels=max_channels)
-    interest, times = Interest.of(*asked[0], types=asked[1]), iter(passing)
+    selector, times = Selector.parse(*asked[0], types=asked[1]), iter(passing)
 
     def holding() -> set[tuple[str, int]]:
-        return {(log.channel, one.position) for log in logs_of(history, interest) for one in log.after(0)}
+        return {(log.channel, one.position) for log in logs_of(history, selector) for one in log.after(0)}
 
     for batch in before:
         case.clock.now += next(times)
         at_once(case, batch)
-    start = finish(case.backend.find(parse_since(cursor), interest))
+    start = finish(case.backend.find(parse_since(cursor), selector))
     due, newest = holding(), case.backend.position
     for batch in meanwhile:
         case.clock.now += next(times)
@@ -384,21 +386,21 @@ def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
         (channel, one.position)
         for one in case.published[newest:]
         for channel in one.channels
-        if interest.covers(channel)
+        if selector.matches(channel)
     }
     due = {(channel, position) for channel, position in due if position > start.after}
-    case.backend.tidy()
+    case.backend.evict_expired()
     gone = due - holding()
-    got = case.read(interest, start, limit=limit)
+    got = case.read(selector, start, limit=limit)
     assert len(got.gaps) == bool(gone) or (len(got.gaps) == 1 and history._forgotten)
     behind = max((position for position, _ in got.gaps), default=0)
     assert behind >= max((position for _, position in gone), default=0)
-    wanted = {one.position for one in case.published if interest.wants(one.event.type)}
+    wanted = {one.position for one in case.published if selector.accepts_type(one.event.type)}
     assert got.positions == sorted({position for _, position in due if position > behind} & wanted)
 
 
 AGE = 20.0
-ASKED = [Interest.of("a"), Interest.of("a", "b"), Interest.of("b", "c"), Interest.of("*")]
+ASKED = [Selector.parse("a"), Selector.parse("a", "b"), Selector.parse("b", "c"), Selector.parse("*")]
 PUBLISHES = st.lists(
     st.tuples(
         st.lists(st.sampled_from("abc"), min_size=1, max_size=2, unique=True),
@@ -424,15 +426,15 @@ async def test_no_id_loses_an_event_whoever_uses_it_again(
         seen.extend(publications)
         return 0
 
-    history = History(lambda name: Limits(sized[name], ALL, AGE), total=ALL, max_channels=100)
-    backend = Memory(history, deliver, window=10.0, clock=clock)
+    history = History(lambda name: HistoryLimits(sized[name], ALL, AGE), total=ALL, max_channels=100)
+    backend = MemoryBackend(history, deliver, window=10.0, clock=clock)
     for channels, name, passing in publishes:
         clock.now += passing
         await backend.publish([draft(" ".join(channels), id=name)])
-        for interest in ASKED:
-            wanted = [one for one in seen if interest.first_of(one.channels)]
+        for selector in ASKED:
+            wanted = [one for one in seen if selector.first_match(one.channels)]
             for last in wanted:
                 if seen[-1].time - last.time < AGE:
-                    start = finish(backend.find(parse_id(last.id), interest))
+                    start = finish(backend.find(parse_id(last.id), selector))
                     skipped = [one for one in wanted if last.position < one.position <= start.after]
-                    assert start.lost or not skipped
+                    assert start.reset_reason or not skipped

@@ -18,15 +18,15 @@ from sse_broadcast.backends.memory.history import (
     CHANNEL_COST,
     PUBLISHER_COST,
     STRIDE,
+    ChannelLog,
     Chunk,
     History,
-    Log,
-    Order,
+    PositionIndex,
     PublisherShare,
     _weigh,
 )
-from sse_broadcast.channels import Interest
-from sse_broadcast.config.policy import Limits
+from sse_broadcast.channels import Selector
+from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.publication import Publication, place
@@ -55,9 +55,9 @@ def history_of(
     age: float = FOREVER,
     total: int = PLENTY,
     max_channels: int = 1000,
-    **own: Limits,
+    **own: HistoryLimits,
 ) -> History:
-    limits = Limits(size, bytes, age)
+    limits = HistoryLimits(size, bytes, age)
     return History(lambda channel: own.get(channel, limits), total=total, max_channels=max_channels)
 
 
@@ -84,12 +84,12 @@ def room(events: int, *, channels: int, publishers: int = 1) -> int:
     return events * WEIGHT + channels * (CHANNEL_COST + 1) + publishers * PUBLISHER_COST
 
 
-def given_after(history: History, interest: Interest, after: int) -> list[int]:
-    return [one.position for _, one, _ in history.after(interest, after) if one is not None]
+def given_after(history: History, selector: Selector, after: int) -> list[int]:
+    return [one.position for _, one, _ in history.after(selector, after) if one is not None]
 
 
 def lost(history: History, *channels: str) -> int:
-    return finish(history.lost(Interest.of(*channels)))
+    return finish(history.lost(Selector.parse(*channels)))
 
 
 # Bounds.
@@ -105,7 +105,7 @@ def test_a_channel_holds_so_many_events() -> None:
 
 def test_each_channel_has_its_own_limits() -> None:
     """What one lets go of, another keeps."""
-    history = history_of(3, b=Limits(1, PLENTY, FOREVER), c=Limits(0, PLENTY, FOREVER))
+    history = history_of(3, b=HistoryLimits(1, PLENTY, FOREVER), c=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, *["a b c"] * 4)
     assert [held(history, channel) for channel in "abc"] == [[2, 3, 4], [4], []]
     assert [lost(history, channel) for channel in "abc"] == [1, 3, 4]
@@ -125,15 +125,15 @@ def test_a_channel_holds_so_many_bytes() -> None:
 @pytest.mark.parametrize(
     ("limits", "kept"),
     [
-        (Limits(3, PLENTY, FOREVER), [8, 9, 10]),
-        (Limits(1, PLENTY, FOREVER), [10]),
-        (Limits(0, PLENTY, FOREVER), []),
-        (Limits(1000, 2 * weight(publication(100, "a b")), FOREVER), [9, 10]),
-        (Limits(1000, WEIGHT - 10, FOREVER), []),
+        (HistoryLimits(3, PLENTY, FOREVER), [8, 9, 10]),
+        (HistoryLimits(1, PLENTY, FOREVER), [10]),
+        (HistoryLimits(0, PLENTY, FOREVER), []),
+        (HistoryLimits(1000, 2 * weight(publication(100, "a b")), FOREVER), [9, 10]),
+        (HistoryLimits(1000, WEIGHT - 10, FOREVER), []),
     ],
 )
 @pytest.mark.parametrize("before", [0, 2])
-def test_a_batch_may_be_larger_than_what_is_held(limits: Limits, kept: list[int], before: int) -> None:
+def test_a_batch_may_be_larger_than_what_is_held(limits: HistoryLimits, kept: list[int], before: int) -> None:
     """Its own first go as well, and the watermark is the newest of them."""
     history = history_of(a=limits)
     fill(history, *["a"] * before)
@@ -163,7 +163,7 @@ def test_a_batch_goes_to_each_of_its_channels() -> None:
     history.extend([publication(position, row) for position, row in enumerate(rows, 1)])
     assert [held(history, channel) for channel in "abc"] == [[6, 7], [5, 7], [8]]
     assert [lost(history, channel) for channel in "abc"] == [4, 4, 0]
-    assert given_after(history, Interest.of("*"), 0) == [5, 6, 7, 8]
+    assert given_after(history, Selector.parse("*"), 0) == [5, 6, 7, 8]
     require_bounded(history)
 
 
@@ -188,7 +188,7 @@ def test_a_large_event_pushes_out_many() -> None:
 
 def test_a_channel_holds_what_is_not_too_old() -> None:
     """By the clock it is told, each channel by its own age."""
-    history = history_of(age=10.0, b=Limits(1000, PLENTY, 20.0))
+    history = history_of(age=10.0, b=HistoryLimits(1000, PLENTY, 20.0))
     for position in range(1, 6):
         history.extend([publication(position, "a b", time=float(position))])
     history.expire(11.0 - 0.001)
@@ -241,11 +241,11 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
     for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
         for position in range(1, 200):
             history.extend([publication(position, "a b", id=str(position))])
-            assert finish(history.lost(Interest.of("a"))) == position
+            assert finish(history.lost(Selector.parse("a"))) == position
         assert (history.bytes, channels_of(history.channels()), held(history, "a")) == (0, [], [])
-        gap = history.gap(Interest.of("a"), 0, 199)
+        gap = history.gap(Selector.parse("a"), 0, 199)
         assert (gap.channels, gap.position) == (("a",), 199)
-        assert finish(history.position_of("199", Interest.of("*"))) is None
+        assert finish(history.position_of("199", Selector.parse("*"))) is None
         require_bounded(history)
 
 
@@ -312,14 +312,14 @@ def test_a_channel_that_grew_quiet_keeps_what_it_has() -> None:
 
 def test_a_publication_in_several_channels_counts_once() -> None:
     """It is let go of in each by itself, and gone with the last."""
-    history = history_of(b=Limits(1, PLENTY, FOREVER))
+    history = history_of(b=HistoryLimits(1, PLENTY, FOREVER))
     history.extend([publication(1, "a b", id="mine")])
     whole = history.bytes
     assert whole == weight(publication(1, "a b", id="mine"))
     fill(history, "b", start=2)
     assert (held(history, "a"), held(history, "b")) == ([1], [2])
     assert history.bytes == whole + weight(publication(2))
-    assert finish(history.position_of("mine", Interest.of("*"))) == 1
+    assert finish(history.position_of("mine", Selector.parse("*"))) == 1
     assert (lost(history, "a"), lost(history, "b")) == (0, 1)
 
 
@@ -327,10 +327,10 @@ def test_a_publication_in_several_channels_is_given_once() -> None:
     """In a merge of names, and for a pattern."""
     history = history_of()
     fill(history, "a b", "b", "c a b", "d", "a")
-    assert given_after(history, Interest.of("a", "b", "c"), 0) == [1, 2, 3, 5]
-    assert given_after(history, Interest.of("a", "b"), 1) == [2, 3, 5]
-    assert given_after(history, Interest.of("*"), 0) == [1, 2, 3, 4, 5]
-    assert given_after(history, Interest.of("b", "a*"), 0) == [1, 2, 3, 5]
+    assert given_after(history, Selector.parse("a", "b", "c"), 0) == [1, 2, 3, 5]
+    assert given_after(history, Selector.parse("a", "b"), 1) == [2, 3, 5]
+    assert given_after(history, Selector.parse("*"), 0) == [1, 2, 3, 4, 5]
+    assert given_after(history, Selector.parse("b", "a*"), 0) == [1, 2, 3, 5]
 
 
 def test_the_total_lets_go_of_every_copy() -> None:
@@ -356,7 +356,7 @@ class Shared:
         self.reported: list[tuple[str, str]] = []
         self.position = 0
         self.history = History(
-            lambda _: Limits(1000, PLENTY, FOREVER),
+            lambda _: HistoryLimits(1000, PLENTY, FOREVER),
             total=total,
             max_channels=max_channels,
             report=lambda share, publisher: self.reported.append((share, publisher)),
@@ -479,7 +479,7 @@ SHAPES: dict[str, Shape] = {
 def test_what_is_kept_is_within_one_and_a_half_of_the_total(shape: str, publishers: int) -> None:
     """With all that it implies: ids, channels, publishers, and frames in all encodings."""
     total = 1 << 19
-    history = History(lambda _: Limits(ALL, ALL, FOREVER), total=total, max_channels=ALL)
+    history = History(lambda _: HistoryLimits(ALL, ALL, FOREVER), total=total, max_channels=ALL)
     came = most = number = 0
     tracemalloc.start()
     while came < 2 * total:
@@ -495,7 +495,7 @@ def test_what_is_kept_is_within_one_and_a_half_of_the_total(shape: str, publishe
         came += one.weight
         most = max(most, tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    assert history.extent.bytes <= total
+    assert history.usage.bytes <= total
     # Less where publications share the names of their channels, which count for each of them.
     assert 0.3 * total < most <= 1.5 * total
 
@@ -509,12 +509,12 @@ def test_a_publishers_id_is_found_and_forgotten() -> None:
     for position, name in enumerate(["x", "x", None, "y"], 1):
         history.extend([publication(position, id=name)])
         if position == 2:
-            assert finish(history.position_of("x", Interest.of("*"))) == 1
+            assert finish(history.position_of("x", Selector.parse("*"))) == 1
         if position == 3:
-            assert finish(history.position_of("x", Interest.of("*"))) is None
-    assert finish(history.position_of("x", Interest.of("*"))) is None
-    assert finish(history.position_of("y", Interest.of("*"))) == 4
-    assert finish(history.position_of("z", Interest.of("*"))) is None
+            assert finish(history.position_of("x", Selector.parse("*"))) is None
+    assert finish(history.position_of("x", Selector.parse("*"))) is None
+    assert finish(history.position_of("y", Selector.parse("*"))) == 4
+    assert finish(history.position_of("z", Selector.parse("*"))) is None
 
 
 # Watermarks.
@@ -558,7 +558,7 @@ def test_losses_of_patterns_are_found_however_many_are_remembered(
     assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
     for after in range(9):
         for pattern, newest in {**patterns, "*a": 2}.items():
-            found = finish(history.lost(Interest.of(pattern), after=after))
+            found = finish(history.lost(Selector.parse(pattern), after=after))
             assert found == (newest if newest > after else 0)
     require_bounded(history)
 
@@ -577,7 +577,7 @@ def test_a_forgotten_channel_leaves_its_watermark_to_all() -> None:
 
 def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None:
     """Nothing is evicted as long as there is one that has nothing."""
-    history = history_of(max_channels=3, b=Limits(0, PLENTY, FOREVER))
+    history = history_of(max_channels=3, b=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, "a", "b", "c", "d")
     assert sorted(channels_of(history.channels())) == ["a", "c", "d"]
     assert [lost(history, name) for name in ("a", "b", "c", "b*")] == [0, 2, 0, 2]
@@ -612,7 +612,7 @@ def test_a_busy_channel_is_not_the_first_to_be_forgotten() -> None:
 
 def test_a_new_channel_has_not_lost_what_it_holds() -> None:
     """Though another channel of the same publication is forgotten for it."""
-    history = history_of(max_channels=2, b=Limits(0, PLENTY, FOREVER))
+    history = history_of(max_channels=2, b=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, "a", "b c")
     assert held(history, "c") == [2]
     assert lost(history, "c") < 2
@@ -624,16 +624,16 @@ def test_a_new_channel_has_not_lost_what_it_holds() -> None:
 
 def test_what_was_evicted_before_is_no_news() -> None:
     """By the number of the eviction, and not by the position: a quiet channel loses old ones later."""
-    history = history_of(2, b=Limits(1000, PLENTY, 10.0))
+    history = history_of(2, b=HistoryLimits(1000, PLENTY, 10.0))
     fill(history, "b", *"aaaa")
-    both, told = Interest.of("a", "b"), history.evictions
+    both, told = Selector.parse("a", "b"), history.evictions
     assert (finish(history.lost(both)), finish(history.lost(both, told=told))) == (3, 0)
     history.expire(10.0)
     assert history.evictions == told + 1
-    for interest in (both, Interest.of("*"), Interest.of("b"), Interest.of("a", "b*")):
-        assert finish(history.lost(interest, told=told)) == 1
-        assert finish(history.lost(interest, told=history.evictions)) == 0
-    assert finish(history.lost(Interest.of("a"), told=told)) == 0
+    for selector in (both, Selector.parse("*"), Selector.parse("b"), Selector.parse("a", "b*")):
+        assert finish(history.lost(selector, told=told)) == 1
+        assert finish(history.lost(selector, told=history.evictions)) == 0
+    assert finish(history.lost(Selector.parse("a"), told=told)) == 0
 
 
 def test_each_event_that_goes_is_an_eviction() -> None:
@@ -650,10 +650,10 @@ def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
     fill(history, "a", "b")
     told = history.evictions
     fill(history, "c", start=3)
-    assert finish(history.lost(Interest.of("a"), told=told)) == 1
-    assert finish(history.lost(Interest.of("a"), told=history.evictions)) == 0
+    assert finish(history.lost(Selector.parse("a"), told=told)) == 1
+    assert finish(history.lost(Selector.parse("a"), told=history.evictions)) == 0
     fill(history, "a", start=4)
-    assert finish(history.lost(Interest.of("a"), told=told)) >= 1
+    assert finish(history.lost(Selector.parse("a"), told=told)) >= 1
 
 
 # Gaps.
@@ -663,10 +663,10 @@ def test_a_gap_ends_just_before_what_is_still_held() -> None:
     """Its channels are those that lost something, or whose held events are given up with it."""
     history = history_of(2)
     fill(history, "quiet", "noisy", "noisy", "noisy", "other", "noisy", "quiet", "late")
-    interest = Interest.of("quiet", "noisy", "other", "late", "none")
-    gap = history.gap(interest, 0, finish(history.lost(interest)))
+    selector = Selector.parse("quiet", "noisy", "other", "late", "none")
+    gap = history.gap(selector, 0, finish(history.lost(selector)))
     assert (gap.channels, gap.position) == (("noisy", "quiet"), 3)
-    gap = history.gap(interest, 1, finish(history.lost(interest)))
+    gap = history.gap(selector, 1, finish(history.lost(selector)))
     assert (gap.channels, gap.position) == (("noisy",), 3)
 
 
@@ -675,7 +675,7 @@ def test_a_gap_with_nothing_behind_it_ends_at_the_loss() -> None:
     history = history_of(age=10.0)
     fill(history, "a", "b", "a")
     history.expire(10.0)
-    gap = history.gap(Interest.of("a", "b", "c"), 0, 3)
+    gap = history.gap(Selector.parse("a", "b", "c"), 0, 3)
     assert (gap.channels, gap.position) == (("a", "b"), 3)
 
 
@@ -683,7 +683,7 @@ def test_a_gap_passes_over_what_other_channels_hold() -> None:
     """The reader's cursor comes as far as it can without passing an event of its own."""
     history = history_of(1)
     fill(history, "a", "a", "b", "c", "a")
-    gap = history.gap(Interest.of("a"), 0, 2)
+    gap = history.gap(Selector.parse("a"), 0, 2)
     assert (gap.channels, gap.position) == (("a",), 4)
 
 
@@ -691,7 +691,7 @@ def test_a_gap_of_a_pattern_names_the_pattern() -> None:
     """A reader of patterns is told what it asked for."""
     history = history_of(1)
     fill(history, "a", "x.1", "x.1")
-    gap = history.gap(Interest.of("a", "x.*", "y*"), 0, 2)
+    gap = history.gap(Selector.parse("a", "x.*", "y*"), 0, 2)
     assert gap.channels[-2:] == ("x.*", "y*")
     assert gap.position == 2
 
@@ -705,8 +705,8 @@ def test_an_event_that_is_not_wanted_is_a_place_to_pause_at() -> None:
     for position, kind in enumerate(["t", "u", "t"], 1):
         history.extend([publication(position, type=kind)])
     for channels in (["a"], ["a", "b"], ["*"]):
-        interest = Interest.of(*channels, types=["t"])
-        found = [(place, one and one.position) for place, one, _ in history.after(interest, 0)]
+        selector = Selector.parse(*channels, types=["t"])
+        found = [(place, one and one.position) for place, one, _ in history.after(selector, 0)]
         assert found == [(1, 1), (2, None), (3, 3)]
 
 
@@ -717,23 +717,27 @@ def test_the_newest_of_each_channel_in_order() -> None:
         [("a", "t"), ("b", "t"), ("a", "u"), ("b c", "t"), ("d", "u")], 1
     ):
         history.extend([publication(position, channels, type=kind)])
-    interest = Interest.of("*", types=["t"])
-    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=10))] == [1, 4]
-    assert [one.position for one in finish(history.newest_of(interest, upto=9, most=1))] == [4]
-    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=9, most=10))] == [3, 4, 5]
-    assert finish(history_of().newest_of(interest, upto=9, most=10)) == []
-    assert [one.position for one in finish(history.newest_of(Interest.of("*"), upto=3, most=10))] == [2, 3]
+    selector = Selector.parse("*", types=["t"])
+    assert [one.position for one in finish(history.newest_of(selector, upto=9, most=10))] == [1, 4]
+    assert [one.position for one in finish(history.newest_of(selector, upto=9, most=1))] == [4]
+    assert [one.position for one in finish(history.newest_of(Selector.parse("*"), upto=9, most=10))] == [
+        3,
+        4,
+        5,
+    ]
+    assert finish(history_of().newest_of(selector, upto=9, most=10)) == []
+    assert [one.position for one in finish(history.newest_of(Selector.parse("*"), upto=3, most=10))] == [2, 3]
 
 
 def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
     """By name and by pattern, and of those that are not too old."""
-    history = history_of(b=Limits(0, PLENTY, FOREVER))
+    history = history_of(b=HistoryLimits(0, PLENTY, FOREVER))
     for position, (channel, time) in enumerate([("b", 0.0), ("c", 1.0), ("a", 2.0), ("cc", 3.0)], 1):
         history.extend([publication(position, channel, time=time)])
     history.extend([publication(5, "c", time=4.0)])
 
     def first(*channels: str, since: float | None = None) -> int | None:
-        return finish(history.first_of(Interest.of(*channels), since=since))
+        return finish(history.first_of(Selector.parse(*channels), since=since))
 
     asked = (("a", "b", "none"), ("c*",), ("a", "c*"), ("*",), ("b",), ("x*",))
     assert [first(*channels) for channels in asked] == [3, 2, 2, 2, None, None]
@@ -756,7 +760,7 @@ def pieces_of(steps: Steps[T], between: Callable[[], None] = lambda: None) -> tu
         pieces += 1
 
 
-TEN = Interest.of(*[f"*{digit}*z*" for digit in range(10)])
+TEN = Selector.parse(*[f"*{digit}*z*" for digit in range(10)])
 """Ten patterns of three stars."""
 
 
@@ -765,7 +769,7 @@ SEARCHES: dict[str, Callable[[History], Steps[Any]]] = {
     "the first since": lambda history: history.first_of(TEN, since=0.0),
     "the newest": lambda history: history.newest_of(TEN, upto=ALL, most=1000),
     "the newest of a type": lambda history: history.newest_of(
-        Interest.of(*TEN.patterns, types=["t"]), upto=ALL, most=1000
+        Selector.parse(*TEN.patterns, types=["t"]), upto=ALL, most=1000
     ),
     "what was lost": lambda history: history.lost(TEN),
     "an id": lambda history: history.position_of("mine", TEN),
@@ -792,7 +796,7 @@ def test_a_replay_of_patterns_ends_its_page_after_so_much_work() -> None:
     history.extend([publication(1, "a"), publication(2, " ".join(f"c{n}" for n in range(100)))])
     costs = [cost for _, _, cost in history.after(TEN, 0)]
     assert costs == [1 + 40 // 8, 1 + 100 * 40 // 8]
-    assert [cost for _, _, cost in history.after(Interest.of("a", "c1"), 0)] == [1, 1]
+    assert [cost for _, _, cost in history.after(Selector.parse("a", "c1"), 0)] == [1, 1]
 
 
 def test_what_comes_and_goes_in_between_leaves_a_search_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -810,26 +814,26 @@ def test_what_comes_and_goes_in_between_leaves_a_search_right(monkeypatch: pytes
 
         for _ in range(20):
             publish()
-        interest, after, began = Interest.of("c1*", "c2", "*3"), chance.randrange(20), position
+        selector, after, began = Selector.parse("c1*", "c2", "*3"), chance.randrange(20), position
         match chance.randrange(3):
             case 0:
-                _, found = pieces_of(history.lost(interest, after=after), publish)
-                assert found == finish(history.lost(interest, after=after))
+                _, found = pieces_of(history.lost(selector, after=after), publish)
+                assert found == finish(history.lost(selector, after=after))
             case 1:
-                _, newest = pieces_of(history.newest_of(interest, upto=began, most=10), publish)
-                assert all(one.position <= began and interest.first_of(one.channels) for one in newest)
+                _, newest = pieces_of(history.newest_of(selector, upto=began, most=10), publish)
+                assert all(one.position <= began and selector.first_match(one.channels) for one in newest)
                 assert {one.channels for one in newest} >= {
                     log.oldest.channels
                     for log in history._logs.values()
-                    if interest.covers(log.channel) and log.count and log.newest.position <= began
+                    if selector.matches(log.channel) and log.count and log.newest.position <= began
                 }
             case _:
-                _, first = pieces_of(history.first_of(interest), publish)
+                _, first = pieces_of(history.first_of(selector), publish)
                 held = [
                     one.position
                     for log in history._logs.values()
                     for one in log.after(0)
-                    if interest.covers(log.channel) and one.position <= began
+                    if selector.matches(log.channel) and one.position <= began
                 ]
                 assert first is not None or not held
                 assert not held or (first or 0) <= min(held)
@@ -854,11 +858,11 @@ def test_what_is_too_old_goes_in_pieces() -> None:
     """So many publications at once, of one channel or of many; the rest is still due."""
     history = history_of(age=10.0)
     fill(history, *("a" * 100), *(f"c{number}" for number in range(100)))
-    left = [history.extent.events]
+    left = [history.usage.events]
     while history.expire(10.0, most=30):
-        left.append(history.extent.events)
+        left.append(history.usage.events)
     assert left == [200, 170, 140, 110, 80, 50, 20]
-    assert history.extent.events == 0
+    assert history.usage.events == 0
     require_bounded(history)
 
 
@@ -868,39 +872,39 @@ def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -
     rows = [("a", "t"), *[("a", "u")] * 3, ("b", "t"), *[("b", "u")] * 3, ("c", "t")]
     for position, (channel, kind) in enumerate(rows, 1):
         history.extend([publication(position, channel, type=kind)])
-    interest = Interest.of("*", types=["t"])
+    selector = Selector.parse("*", types=["t"])
 
-    def newest(looks: int, interest: Interest = interest) -> list[int]:
+    def newest(looks: int, selector: Selector = selector) -> list[int]:
         monkeypatch.setattr(history_module, "LOOKS", looks)
-        return [one.position for one in finish(history.newest_of(interest, upto=9, most=10))]
+        return [one.position for one in finish(history.newest_of(selector, upto=9, most=10))]
 
     assert newest(7) == [1, 5, 9]
     assert newest(6) == newest(4) == [5, 9]
     assert newest(3) == newest(1) == [9]
-    assert newest(1, Interest.of("*")) == [4, 8, 9]
+    assert newest(1, Selector.parse("*")) == [4, 8, 9]
 
 
 def test_the_only_log_of_an_interest() -> None:
     """One name, every type, and something held; else there is none."""
-    history = history_of(empty=Limits(0, PLENTY, FOREVER))
+    history = history_of(empty=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, "a", "b", "empty")
-    log = history.only_log(Interest.of("a"))
+    log = history.only_log(Selector.parse("a"))
     assert log is history.log_of("a") is not None
-    for interest in (
-        Interest.of("a", "b"),
-        Interest.of("a", "none"),
-        Interest.of("a*"),
-        Interest.of("a", "b*"),
-        Interest.of("a", types=["message"]),
-        Interest.of("empty"),
-        Interest.of("none"),
+    for selector in (
+        Selector.parse("a", "b"),
+        Selector.parse("a", "none"),
+        Selector.parse("a*"),
+        Selector.parse("a", "b*"),
+        Selector.parse("a", types=["message"]),
+        Selector.parse("empty"),
+        Selector.parse("none"),
     ):
-        assert history.only_log(interest) is None
+        assert history.only_log(selector) is None
 
 
-def log_of(count: int) -> Log:
+def log_of(count: int) -> ChannelLog:
     """Give a log of positions from 1, each published at the time of its position."""
-    log = Log("a", Limits(1000, PLENTY, 50.0), lost=0, share=PublisherShare(""), slot=0)
+    log = ChannelLog("a", HistoryLimits(1000, PLENTY, 50.0), lost=0, share=PublisherShare(""), slot=0)
     run = [publication(position, time=float(position)) for position in range(1, count + 1)]
     log.extend(run, sum(map(weight, run)))
     return log
@@ -953,7 +957,7 @@ def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
 def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) -> None:
     """By runs of any length; its places never grow far beyond what it holds."""
-    log = Log("a", Limits(0, 0, 0.0), lost=7, share=PublisherShare(""), slot=0)
+    log = ChannelLog("a", HistoryLimits(0, 0, 0.0), lost=7, share=PublisherShare(""), slot=0)
     kept, position = list[Publication](), 100
     went = set[Publication]()
     for come, go in steps:
@@ -983,7 +987,7 @@ def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) 
 @given(st.integers(0, 50), st.randoms(use_true_random=False))
 def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) -> None:
     """From any place, in order, whatever went in the middle; holes are closed before they are many."""
-    order, kept = Order(), list[Publication]()
+    order, kept = PositionIndex(), list[Publication]()
     position = 0
     for _ in range(count):
         run = []
@@ -1031,7 +1035,7 @@ def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]
 )
 def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int]]) -> None:
     """At the beginning, in the middle, around and between holes that are there already."""
-    order = Order()
+    order = PositionIndex()
     order.extend([publication(position) for position in range(1, 6)])
     kept = {1, 2, 3, 4, 5}
     for gone in removals:
@@ -1051,7 +1055,7 @@ def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history_module, "CHUNK", 8)
         patch.setattr(history_module, "HOLES", 2)
-        order, kept, position = Order(), dict[int, Publication](), 0
+        order, kept, position = PositionIndex(), dict[int, Publication](), 0
         for _ in range(120):
             run = []
             for _ in range(chance.choice([1, 1, 1, 4, 20])):
@@ -1080,7 +1084,7 @@ def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch
         close_up(chunk)
 
     monkeypatch.setattr(Chunk, "close_up", noted)
-    order, chance = Order(), random.Random(3)
+    order, chance = PositionIndex(), random.Random(3)
     everything = [publication(position) for position in range(1, 20_001)]
     for one in everything:
         order.extend([one])
@@ -1121,7 +1125,7 @@ def require_bounded(history: History) -> None:
         require_bounded_log(log)
 
 
-def require_bounded_order(order: Order, held: Collection[int]) -> None:
+def require_bounded_order(order: PositionIndex, held: Collection[int]) -> None:
     assert len(order) == len(held) == sum(chunk.live for chunk in order._chunks)
     assert len(order._chunks) == len(order._firsts)
     assert order._firsts == sorted(order._firsts)
@@ -1152,10 +1156,10 @@ def require_shared(history: History) -> None:
             name
         )
         assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
-        assert len(share.noisiest) <= 2.5 * len(mine) + 130
+        assert len(share.fullest) <= 2.5 * len(mine) + 130
 
 
-def require_bounded_log(log: Log) -> None:
+def require_bounded_log(log: ChannelLog) -> None:
     inside = list(log.after(0))
     assert len(inside) <= log.limits.size
     assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
@@ -1195,7 +1199,7 @@ def test_nothing_grows_with_what_has_passed(
                 batch.append(publication(position, names, time=now, id=name, data=data))
         history.extend(batch, chance.choice(["", "a", "b"]))
         if chance.random() < 0.1:
-            finish(history.lost(Interest.of(f"c{chance.randrange(10)}*")))
+            finish(history.lost(Selector.parse(f"c{chance.randrange(10)}*")))
         assert history.bytes <= total
         if step % 125 == 0:
             require_bounded(history)
@@ -1221,7 +1225,7 @@ def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
         history.expire(position / 10.0)
         history.extend([publication(position, time=position / 10.0, data="x" * (position % 97 * 20))])
         (share,) = history._shares.values()
-        assert len(share.noisiest) <= len(history._most_bytes) + 66 <= 132
+        assert len(share.fullest) <= len(history._most_bytes) + 66 <= 132
         assert len(history._expiring) <= 67
     require_bounded(history)
 
@@ -1295,7 +1299,7 @@ def test_a_batch_takes_fewer_steps_than_its_events_alone() -> None:
 class Model:
     """The same rules for one channel at a time, over plain lists."""
 
-    def __init__(self, limits: dict[str, Limits]) -> None:
+    def __init__(self, limits: dict[str, HistoryLimits]) -> None:
         self.limits = limits
         self.ever: list[Publication] = []
         self.held: dict[str, list[Publication]] = defaultdict(list)
@@ -1315,36 +1319,36 @@ class Model:
             while held and held[0].time + self.limits[name].age <= now:
                 self.gone[name] = held.pop(0).position
 
-    def read(self, interest: Interest, after: int) -> tuple[list[int], bool]:
+    def read(self, selector: Selector, after: int) -> tuple[list[int], bool]:
         """Give what a reader gets, and whether it is told of a loss."""
-        mine = [name for name in self.held if interest.covers(name)]
+        mine = [name for name in self.held if selector.matches(name)]
         newest_loss = max((self.gone[name] for name in mine), default=0)
         begin = max(after, newest_loss)
         found = {one.position: one for name in mine for one in self.held[name] if one.position > begin}
-        return [n for n in sorted(found) if interest.wants(found[n].event.type)], newest_loss > after
+        return [n for n in sorted(found) if selector.accepts_type(found[n].event.type)], newest_loss > after
 
 
-def read(history: History, interest: Interest, after: int) -> tuple[list[int], bool]:
+def read(history: History, selector: Selector, after: int) -> tuple[list[int], bool]:
     """Read a history to its end as a backend does: a gap if there is one, then what is behind it."""
-    newest_loss = finish(history.lost(interest))
+    newest_loss = finish(history.lost(selector))
     told = newest_loss > after
     if told:
-        gap = history.gap(interest, after, newest_loss)
+        gap = history.gap(selector, after, newest_loss)
         assert gap.position >= newest_loss
         assert gap.channels
-        assert set(gap.channels) <= set(interest.channels)
+        assert set(gap.channels) <= set(selector.channels)
         after = gap.position
-        assert finish(history.lost(interest)) <= after, "told of the same loss again"
-    return given_after(history, interest, after), told
+        assert finish(history.lost(selector)) <= after, "told of the same loss again"
+    return given_after(history, selector, after), told
 
 
 NAMES = ["a", "b", "x.1", "x.2", "x"]
 LIMITS = {
-    "a": Limits(3, PLENTY, 20.0),
-    "b": Limits(1000, 4 * WEIGHT, 5.0),
-    "x.1": Limits(2, PLENTY, FOREVER),
-    "x.2": Limits(0, PLENTY, FOREVER),
-    "x": Limits(1000, PLENTY, 10.0),
+    "a": HistoryLimits(3, PLENTY, 20.0),
+    "b": HistoryLimits(1000, 4 * WEIGHT, 5.0),
+    "x.1": HistoryLimits(2, PLENTY, FOREVER),
+    "x.2": HistoryLimits(0, PLENTY, FOREVER),
+    "x": HistoryLimits(1000, PLENTY, 10.0),
 }
 Row = tuple[set[str], str, str | None, int, int]
 Step = tuple[list[Row], float]
@@ -1381,7 +1385,7 @@ def batches_of(steps: list[Step]) -> Iterator[tuple[float, list[Publication]]]:
 
 
 ASKED = [
-    Interest.of(*channels, types=types)
+    Selector.parse(*channels, types=types)
     for channels in (
         ["a"],
         ["b"],
@@ -1408,17 +1412,17 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
         for kept in (history, model):
             kept.expire(now)
             kept.extend(batch)
-        for interest in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
-            finish(history.lost(interest))
+        for selector in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
+            finish(history.lost(selector))
     for name in NAMES:
         assert held(history, name) == [one.position for one in model.held[name]]
-    for interest in ASKED:
+    for selector in ASKED:
         for after in range(len(model.ever) + 1):
-            assert read(history, interest, after) == model.read(interest, after)
+            assert read(history, selector, after) == model.read(selector, after)
     still = [one for held in model.held.values() for one in held]
     for name in ("one", "two"):
         oldest = min((one.position for one in still if one.event.id == name), default=None)
-        assert finish(history.position_of(name, Interest.of("*"))) in {None, oldest}
+        assert finish(history.position_of(name, Selector.parse("*"))) in {None, oldest}
     require_bounded(history)
 
 
@@ -1441,8 +1445,8 @@ def state_of(history: History) -> object:
     """Give all that a reader could ever see of it."""
     return (
         {name: held(history, name) for name in NAMES},
-        {interest: finish(history.lost(interest)) for interest in ASKED},
-        {name: finish(history.position_of(name, Interest.of("*"))) for name in ("one", "two")},
+        {selector: finish(history.lost(selector)) for selector in ASKED},
+        {name: finish(history.position_of(name, Selector.parse("*"))) for name in ("one", "two")},
         history.bytes,
         history.evictions,
     )
@@ -1460,22 +1464,22 @@ def test_no_loss_is_silent_however_it_came(steps: list[Step], room: int, max_cha
         history.extend(batch, f"{len(batch) % 3}")
         assert history.bytes <= room * WEIGHT
         require_bounded(history)
-    for interest in ASKED:
+    for selector in ASKED:
         for after in range(len(published) + 1):
-            require_told(history, interest, after, published)
+            require_told(history, selector, after, published)
 
 
-def require_told(history: History, interest: Interest, after: int, published: list[Publication]) -> None:
-    got, told = read(history, interest, after)
+def require_told(history: History, selector: Selector, after: int, published: list[Publication]) -> None:
+    got, told = read(history, selector, after)
     assert got == sorted(set(got))
-    due = [one for one in published if one.position > after and interest.first_of(one.channels)]
-    wanted = [one.position for one in due if interest.wants(one.event.type)]
+    due = [one for one in published if one.position > after and selector.first_match(one.channels)]
+    wanted = [one.position for one in due if selector.accepts_type(one.event.type)]
     if told:
         assert got == wanted[len(wanted) - len(got) :]
     else:
         assert got == wanted
     whole = all(
-        one.position in held(history, name) for one in due for name in one.channels if interest.covers(name)
+        one.position in held(history, name) for one in due for name in one.channels if selector.matches(name)
     )
     assert told or whole
     if not history._forgotten:
@@ -1492,50 +1496,50 @@ def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> Non
     history = history_of(total=room * WEIGHT + 5 * (CHANNEL_COST + 1) + PUBLISHER_COST)
     published: dict[int, Publication] = {}
     for position, (name, length) in enumerate(steps, 1):
-        before = {channel: finish(history.lost(Interest.of(channel))) for channel in "abcde"}
+        before = {channel: finish(history.lost(Selector.parse(channel))) for channel in "abcde"}
         published[position] = publication(position, name, data="x" * length)
         history.extend([published[position]])
         bytes = {channel: log.bytes if (log := history.log_of(channel)) else 0 for channel in "abcde"}
         for channel in "abcde":
-            last = finish(history.lost(Interest.of(channel)))
+            last = finish(history.lost(Selector.parse(channel)))
             if last > before[channel]:
                 assert bytes[channel] + weight(published[last]) >= max(bytes.values())
 
 
 def test_another_channel_that_is_forgotten_is_no_news() -> None:
     """To who asked for channels by name that are all still remembered."""
-    history = history_of(max_channels=3, a=Limits(2, PLENTY, FOREVER))
+    history = history_of(max_channels=3, a=HistoryLimits(2, PLENTY, FOREVER))
     fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
-    both, told = Interest.of("a", "b"), history.evictions
+    both, told = Selector.parse("a", "b"), history.evictions
     assert finish(history.lost(both)) == 5
     fill(history, "a", "b", "y", start=11)
     told += 1  # the one that the last a has cost
     assert sorted(channels_of(history.channels())) == ["a", "b", "y"]
     assert finish(history.lost(both, told=told)) == 0
-    assert finish(history.lost(Interest.of("x"), told=told)) == 8
+    assert finish(history.lost(Selector.parse("x"), told=told)) == 8
     fill(history, "x", start=14)
-    assert finish(history.lost(Interest.of("x"), told=told)) >= 8
+    assert finish(history.lost(Selector.parse("x"), told=told)) >= 8
 
 
 def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None:
     """The same number in a channel of somebody else's says nothing of where a reader was."""
-    history = history_of(gone=Limits(1, PLENTY, FOREVER))
+    history = history_of(gone=HistoryLimits(1, PLENTY, FOREVER))
     for position, (channels, name) in enumerate([("a", "17"), ("a b", None), ("b", "17"), ("gone", "17")], 1):
         history.extend([publication(position, channels, id=name)])
-    assert finish(history.position_of("17", Interest.of("a"))) == 1
-    assert finish(history.position_of("17", Interest.of("b"))) == 3
-    assert finish(history.position_of("17", Interest.of("a", "b"))) == 1
-    assert finish(history.position_of("17", Interest.of("g*"))) == 4
-    assert finish(history.position_of("17", Interest.of("c"))) is None
+    assert finish(history.position_of("17", Selector.parse("a"))) == 1
+    assert finish(history.position_of("17", Selector.parse("b"))) == 3
+    assert finish(history.position_of("17", Selector.parse("a", "b"))) == 1
+    assert finish(history.position_of("17", Selector.parse("g*"))) == 4
+    assert finish(history.position_of("17", Selector.parse("c"))) is None
     fill(history, "gone", start=5)
-    assert finish(history.position_of("17", Interest.of("gone"))) is None
-    assert finish(history.position_of("17", Interest.of("*"))) == 1
+    assert finish(history.position_of("17", Selector.parse("gone"))) is None
+    assert finish(history.position_of("17", Selector.parse("*"))) == 1
 
 
 def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many evicted publications, where any channel may be wanted: the answer takes no longer than that."""
     monkeypatch.setattr(history_module, "STRIDE", 3)
-    order = Order()
+    order = PositionIndex()
     rows = [publication(position, time=float(position)) for position in range(1, 12)]
     order.extend(rows)
     order.remove(rows[4:6])
@@ -1550,27 +1554,27 @@ def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
 class Changing:
     """Limits that a test changes."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: HistoryLimits) -> None:
         self.limits = limits
         self.history = History(lambda _: self.limits, total=PLENTY, max_channels=1000)
 
-    def change(self, limits: Limits) -> None:
+    def change(self, limits: HistoryLimits) -> None:
         self.limits = limits
-        self.history.relimit()
+        self.history.reload_limits()
 
 
 @pytest.mark.parametrize(
     ("limits", "left"),
     [
-        (Limits(2, PLENTY, FOREVER), [4, 5]),
-        (Limits(0, PLENTY, FOREVER), []),
-        (Limits(1000, 3 * WEIGHT, FOREVER), [3, 4, 5]),
-        (Limits(1000, PLENTY, FOREVER), [1, 2, 3, 4, 5]),
+        (HistoryLimits(2, PLENTY, FOREVER), [4, 5]),
+        (HistoryLimits(0, PLENTY, FOREVER), []),
+        (HistoryLimits(1000, 3 * WEIGHT, FOREVER), [3, 4, 5]),
+        (HistoryLimits(1000, PLENTY, FOREVER), [1, 2, 3, 4, 5]),
     ],
 )
-def test_what_is_held_beyond_other_limits_goes(limits: Limits, left: list[int]) -> None:
+def test_what_is_held_beyond_other_limits_goes(limits: HistoryLimits, left: list[int]) -> None:
     """When the channel is looked at; what went is lost, and told."""
-    changing = Changing(Limits(10, PLENTY, FOREVER))
+    changing = Changing(HistoryLimits(10, PLENTY, FOREVER))
     fill(changing.history, *"aaaaa")
     changing.change(limits)
     assert held(changing.history, "a") == [1, 2, 3, 4, 5]
@@ -1585,9 +1589,9 @@ def test_channels_are_looked_at_a_few_at_a_time() -> None:
 
     What is evicted counts as well.
     """
-    changing = Changing(Limits(10, PLENTY, FOREVER))
+    changing = Changing(HistoryLimits(10, PLENTY, FOREVER))
     fill(changing.history, *"aabbccdd")
-    changing.change(Limits(1, PLENTY, FOREVER))
+    changing.change(HistoryLimits(1, PLENTY, FOREVER))
     changing.history._forget(changing.history._logs["a"])
     changing.history.extend([publication(9, "e"), publication(10, "e")])
     assert changing.history.settle(4)
@@ -1598,8 +1602,8 @@ def test_channels_are_looked_at_a_few_at_a_time() -> None:
 
 def test_a_channel_that_holds_far_too_much_gives_a_part_at_a_time() -> None:
     """So that one with a long history holds nobody up, whichever limit it is."""
-    for limits in (Limits(10, PLENTY, FOREVER), Limits(1000, 10 * WEIGHT, FOREVER)):
-        changing = Changing(Limits(1000, PLENTY, FOREVER))
+    for limits in (HistoryLimits(10, PLENTY, FOREVER), HistoryLimits(1000, 10 * WEIGHT, FOREVER)):
+        changing = Changing(HistoryLimits(1000, PLENTY, FOREVER))
         fill(changing.history, *("a" * 100))
         changing.change(limits)
         left = []
@@ -1612,20 +1616,20 @@ def test_a_channel_that_holds_far_too_much_gives_a_part_at_a_time() -> None:
 
 def test_another_age_holds_for_what_is_held_already() -> None:
     """A shorter one and a longer one, however often it changes, and for a channel that was empty."""
-    changing = Changing(Limits(10, PLENTY, 100.0))
+    changing = Changing(HistoryLimits(10, PLENTY, 100.0))
     history = changing.history
     history.extend([publication(1, "a", time=0.0)])
     for age in (5.0, 50.0, 10.0):
-        changing.change(Limits(10, PLENTY, age))
+        changing.change(HistoryLimits(10, PLENTY, age))
         history.settle(10)
     history.expire(9.0)
     assert held(history, "a") == [1]
     history.expire(10.0)
     assert held(history, "a") == []
-    changing.change(Limits(0, PLENTY, 1000.0))
+    changing.change(HistoryLimits(0, PLENTY, 1000.0))
     history.extend([publication(2, "a", time=11.0)])
     history.settle(10)
-    changing.change(Limits(10, PLENTY, 1.0))
+    changing.change(HistoryLimits(10, PLENTY, 1.0))
     history.settle(10)
     history.extend([publication(3, "a", time=12.0)])
     history.expire(13.0)
@@ -1634,9 +1638,9 @@ def test_another_age_holds_for_what_is_held_already() -> None:
 
 def test_changing_limits_leaves_nothing_behind() -> None:
     """However often, with what is held and without."""
-    changing = Changing(Limits(10, PLENTY, 50.0))
+    changing = Changing(HistoryLimits(10, PLENTY, 50.0))
     fill(changing.history, *"abcdeabcde")
     for turn in range(500):
-        changing.change(Limits(10, PLENTY, 50.0 + turn % 7))
+        changing.change(HistoryLimits(10, PLENTY, 50.0 + turn % 7))
         changing.history.settle(1000)
     require_bounded(changing.history)

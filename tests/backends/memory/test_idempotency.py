@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory import idempotency
 from sse_broadcast.backends.memory.idempotency import MAX_KEYS, IdempotencyKeys
 from sse_broadcast.errors import IdempotencyError
@@ -26,7 +26,7 @@ class Store:
 
     def use(self, key: str, publisher: str = "", digest: bytes = b"") -> int:
         """Use a key, and give the position that was answered."""
-        token = Token(("path", key), digest)
+        token = IdempotencyKey(("path", key), digest)
         self.keys.expire(self.now)
         answer = self.keys.find(token, publisher)
         if answer is not None:
@@ -58,8 +58,8 @@ def test_parts_of_a_scope_do_not_run_together() -> None:
     keys = IdempotencyKeys()
     scopes = [("a", "b"), ("a", "b", ""), ("ab",), ("1:a", "b"), (None, "b"), ("None", "b"), ("\ud800",)]
     for position, scope in enumerate(scopes):
-        keys.remember(Token(scope, b""), "", position=position, count=1, clients=0, expires=1.0)
-    found = [keys.find(Token(scope, b""), "") for scope in scopes]
+        keys.remember(IdempotencyKey(scope, b""), "", position=position, count=1, clients=0, expires=1.0)
+    found = [keys.find(IdempotencyKey(scope, b""), "") for scope in scopes]
     assert [answer and answer.position for answer in found] == list(range(len(scopes)))
 
 
@@ -117,7 +117,7 @@ def test_a_key_takes_so_many_bytes(publishers: int) -> None:
     keys, count = IdempotencyKeys(), 4000
     tracemalloc.start()
     for number in range(count):
-        token = Token(("subject", None, "x" * 8000, f"{number:0255}"), bytes(32))
+        token = IdempotencyKey(("subject", None, "x" * 8000, f"{number:0255}"), bytes(32))
         name = f"address 2001:db8:{number % publishers:x}::/64"
         keys.remember(token, name, position=number, count=1, clients=0, expires=float(number))
     kept, _ = tracemalloc.get_traced_memory()

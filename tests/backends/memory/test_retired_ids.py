@@ -8,7 +8,7 @@ from sse_broadcast.backends.memory.retired_ids import (
     MAX_CHANNELS_SEARCHED,
     RetiredIds,
 )
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 
 PLENTY = 1 << 40
 
@@ -20,7 +20,7 @@ def retire(
 
 
 def oldest(retired: RetiredIds, id: str, *channels: str, now: float = 0.0) -> int | None:
-    return retired.oldest(id, Interest.of(*channels), now=now)
+    return retired.oldest(id, Selector.parse(*channels), now=now)
 
 
 def test_an_id_is_of_the_channels_that_had_it() -> None:

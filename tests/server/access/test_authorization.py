@@ -683,8 +683,8 @@ async def test_what_no_token_can_be_is_refused_as_one(serve: Serve, token: str) 
 
 async def test_over_tls_a_page_without_tls_is_foreign(serve: Serve, tmp_path: Path) -> None:
     """Anyone between could have written it; the other way round it is a proxy that speaks TLS for us."""
-    authority = trustme.CA()
-    certificate, key = write_certificate(authority, tmp_path)
+    authenticator = trustme.CA()
+    certificate, key = write_certificate(authenticator, tmp_path)
     plain = await serve(token=STATIC, cookie=COOKIE)
     secure = await serve(token=STATIC, cookie=COOKIE, certificate=certificate, key=key)
     found = []

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.server.access import rate_limits as limits_module
-from sse_broadcast.server.access.rate_limits import PACK, Buckets, Limits, share_name
+from sse_broadcast.server.access.rate_limits import PERMIT_BATCH, Buckets, RateLimiter, share_name
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
@@ -20,8 +20,8 @@ from tests.server import blocks
 from tests.support.clock import Clock, stopped
 from tests.support.sockets import RawClient, until
 
-ANYONE = Access()
-ONE, OTHER = Access(subject="one"), Access(subject="other")
+ANYONE = Principal()
+ONE, OTHER = Principal(subject="one"), Principal(subject="other")
 HERE, THERE = "192.0.2.1", "2001:db8::/64"
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 
@@ -32,8 +32,8 @@ NDJSON = "Content-Type: application/x-ndjson\r\n"
 clock = pytest.fixture(stopped)
 
 
-def publishing(rate: int = 8, burst: int = 100) -> Limits:
-    return Limits(Config(publish_rate=rate, publish_burst=burst, max_batch=burst or 1))
+def publishing(rate: int = 8, burst: int = 100) -> RateLimiter:
+    return RateLimiter(Config(publish_rate=rate, publish_burst=burst, max_batch=burst or 1))
 
 
 def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
@@ -46,9 +46,9 @@ def taken(publish: Callable[[], object], *, most: int = 10_000) -> int:
     return most
 
 
-def left(limits: Limits, address: str | None, access: Access = ANYONE) -> int:
+def left(limits: RateLimiter, address: str | None, principal: Principal = ANYONE) -> int:
     """Say how many events an address or a token may still publish at this moment, and publish them."""
-    return taken(lambda: limits.publish(1, address=address, access=access))
+    return taken(lambda: limits.publish(1, address=address, principal=principal))
 
 
 # Shares.
@@ -57,10 +57,10 @@ def left(limits: Limits, address: str | None, access: Access = ANYONE) -> int:
 def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
     """One that shows none has that of its address; a configured caller is no subject of its name."""
     named = [
-        share_name(Access(subject="a", id="1"), address=HERE),
-        share_name(Access(subject="a", id="2"), address=THERE),
-        share_name(Access(subject="a", static=True), address=HERE),
-        share_name(Access(id="1"), address=HERE),
+        share_name(Principal(subject="a", id="1"), address=HERE),
+        share_name(Principal(subject="a", id="2"), address=THERE),
+        share_name(Principal(subject="a", static=True), address=HERE),
+        share_name(Principal(id="1"), address=HERE),
         share_name(ANYONE, address=THERE),
         share_name(ANYONE, address=None),
     ]
@@ -69,7 +69,7 @@ def test_a_caller_has_one_share_whatever_token_it_shows() -> None:
 
 def test_the_name_of_a_share_is_short() -> None:
     """However long a subject is, and two that are long are two."""
-    one, other = (share_name(Access(subject="x" * 5000 + end), address=None) for end in "ab")
+    one, other = (share_name(Principal(subject="x" * 5000 + end), address=None) for end in "ab")
     assert len(one) == len(other) == 64
     assert one != other
 
@@ -105,30 +105,30 @@ def test_an_address_and_a_token_have_a_bucket_each(clock: Clock) -> None:
 def test_who_has_neither_is_not_limited() -> None:
     """Loopback, and UNIX sockets, without a credential."""
     limits = publishing(burst=1)
-    assert taken(lambda: limits.publish(1, address=None, access=ANYONE)) == 10_000
-    assert taken(lambda: limits.publish(50, address=None, access=ANYONE)) == 10_000
+    assert taken(lambda: limits.publish(1, address=None, principal=ANYONE)) == 10_000
+    assert taken(lambda: limits.publish(50, address=None, principal=ANYONE)) == 10_000
 
 
 def test_a_rate_of_0_is_none() -> None:
     """Neither of events nor of streams."""
-    limits = Limits(Config(publish_rate=0, subscribe_rate=0, publish_burst=1, subscribe_burst=1))
-    assert taken(lambda: limits.publish(1000, address=HERE, access=ONE)) == 10_000
+    limits = RateLimiter(Config(publish_rate=0, subscribe_rate=0, publish_burst=1, subscribe_burst=1))
+    assert taken(lambda: limits.publish(1000, address=HERE, principal=ONE)) == 10_000
     assert taken(limits.stream) == 10_000
-    assert limits.publish_wait(1000, address=HERE, access=ONE) == 0.0
+    assert limits.publish_wait(1000, address=HERE, principal=ONE) == 0.0
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (Access(subject="a", id="b"), Access(subject="a", id="c")),
-        (Access(subject="a", id="b"), Access(subject="a:b")),
-        (Access(subject="a:1", id="b"), Access(subject="a", id="1:b")),
-        (Access(subject=""), Access(subject="", id="b")),
-        (Access(subject="x" * 300), Access(subject="x" * 301)),
-        (Access(subject="x" * 300 + "\udcff"), Access(subject="x" * 300 + "\udcfe")),
+        (Principal(subject="a", id="b"), Principal(subject="a", id="c")),
+        (Principal(subject="a", id="b"), Principal(subject="a:b")),
+        (Principal(subject="a:1", id="b"), Principal(subject="a", id="1:b")),
+        (Principal(subject=""), Principal(subject="", id="b")),
+        (Principal(subject="x" * 300), Principal(subject="x" * 301)),
+        (Principal(subject="x" * 300 + "\udcff"), Principal(subject="x" * 300 + "\udcfe")),
     ],
 )
-def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Access, other: Access) -> None:
+def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Principal, other: Principal) -> None:
     """However these are written, and however long."""
     limits = publishing(burst=10)
     assert left(limits, None, one) == 10
@@ -139,34 +139,34 @@ def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Access, othe
 def test_whether_one_event_may_be_published_is_asked_and_not_counted(clock: Clock) -> None:
     """Of the token and of the address, of either of which none may be left."""
     limits = publishing(rate=1, burst=2)
-    ann, bob = Access(subject="ann"), Access(subject="bob")
+    ann, bob = Principal(subject="ann"), Principal(subject="bob")
     for _ in range(3):
-        limits.require_some(address="192.0.2.1", access=ann)
-    limits.publish(2, address="192.0.2.1", access=ann)
+        limits.require_some(address="192.0.2.1", principal=ann)
+    limits.publish(2, address="192.0.2.1", principal=ann)
     with pytest.raises(Problem, match="one token may publish 1 event in a second"):
-        limits.require_some(address="192.0.2.2", access=ann)
+        limits.require_some(address="192.0.2.2", principal=ann)
     with pytest.raises(Problem, match="one address may publish 1 event in a second"):
-        limits.require_some(address="192.0.2.1", access=bob)
-    limits.require_some(address="192.0.2.2", access=bob)
-    limits.require_some(address=None, access=bob)
+        limits.require_some(address="192.0.2.1", principal=bob)
+    limits.require_some(address="192.0.2.2", principal=bob)
+    limits.require_some(address=None, principal=bob)
     with pytest.raises(Problem, match="one token may publish 1 event in a second"):
-        limits.require_some(address=None, access=ann)
+        limits.require_some(address=None, principal=ann)
     clock.forward(1)
-    limits.require_some(address="192.0.2.1", access=ann)
+    limits.require_some(address="192.0.2.1", principal=ann)
 
 
 def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
     """What it was refused by has given nothing, and neither has what would have allowed it."""
     limits = publishing(burst=100)
-    limits.publish(60, address=HERE, access=ANYONE)
-    limits.publish(30, address=None, access=ONE)
+    limits.publish(60, address=HERE, principal=ANYONE)
+    limits.publish(30, address=None, principal=ONE)
     for _ in range(5):
         with pytest.raises(Problem, match="one address"):
-            limits.publish(41, address=HERE, access=ONE)
-    limits.publish(30, address=None, access=ONE)
+            limits.publish(41, address=HERE, principal=ONE)
+    limits.publish(30, address=None, principal=ONE)
     for _ in range(5):
         with pytest.raises(Problem, match="one token"):
-            limits.publish(41, address=THERE, access=ONE)
+            limits.publish(41, address=THERE, principal=ONE)
     assert left(limits, HERE) == 40
     assert left(limits, THERE) == 100
     assert left(limits, None, ONE) == 40
@@ -179,14 +179,14 @@ def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
     ("gone", "count", "after"), [(0.0, 1, 1), (0.0, 8, 1), (0.0, 9, 2), (0.0, 100, 13), (12.4375, 100, 1)]
 )
 def test_a_refusal_says_what_is_allowed_and_when(
-    clock: Clock, address: str | None, access: Access, whose: str, gone: float, count: int, after: int
+    clock: Clock, address: str | None, principal: Principal, whose: str, gone: float, count: int, after: int
 ) -> None:
     """429, whose events are too many, the settings, and the whole seconds until so many may be published."""
     limits = publishing(rate=8, burst=100)
-    limits.publish(100, address=address, access=access)
+    limits.publish(100, address=address, principal=principal)
     clock.forward(gone)
     with pytest.raises(Problem) as refused:
-        limits.publish(count, address=address, access=access)
+        limits.publish(count, address=address, principal=principal)
     problem = refused.value
     assert (problem.status, problem.headers) == (429, {"Retry-After": str(after)})
     assert problem.detail == (
@@ -194,21 +194,21 @@ def test_a_refusal_says_what_is_allowed_and_when(
         f" try again in {after} s"
     )
     clock.forward(after)
-    limits.publish(count, address=address, access=access)
+    limits.publish(count, address=address, principal=principal)
 
 
 @pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (None, ONE), (HERE, ONE)])
-def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, access: Access) -> None:
+def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, principal: Principal) -> None:
     """So many seconds later, and not before, so many events are allowed; to be told takes nothing."""
     limits = publishing(rate=8, burst=100)
-    assert limits.publish_wait(100, address=address, access=access) == 0.0
+    assert limits.publish_wait(100, address=address, principal=principal) == 0.0
     for _ in range(3):
-        assert limits.publish_wait(32, address=address, access=access) == 4.0
+        assert limits.publish_wait(32, address=address, principal=principal) == 4.0
     clock.forward(3.875)
-    assert limits.publish_wait(32, address=address, access=access) == 0.125
+    assert limits.publish_wait(32, address=address, principal=principal) == 0.125
     clock.forward(0.125)
-    assert limits.publish_wait(32, address=address, access=access) == 0.0
-    assert limits.publish_wait(1, address=address, access=access) == 0.125
+    assert limits.publish_wait(32, address=address, principal=principal) == 0.0
+    assert limits.publish_wait(1, address=address, principal=principal) == 0.125
 
 
 @pytest.mark.parametrize(
@@ -217,18 +217,18 @@ def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, acces
 )
 def test_who_may_be_slowed_publishes_in_portions(rate: int, burst: int, portion: int) -> None:
     """A twentieth of a second's, so that they flow, and no more than a bucket holds."""
-    assert publishing(rate, burst).portion(256) == portion
+    assert publishing(rate, burst).batch_size(256) == portion
 
 
 @pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (HERE, ONE)])
 def test_who_is_refused_for_no_time_at_all_is_refused(
-    clock: Clock, address: str | None, access: Access
+    clock: Clock, address: str | None, principal: Principal
 ) -> None:
     """Of what rounding leaves, nothing may be taken: the limiter says 0.0 here, and that it refuses."""
     clock.now = 0.1
     limits, count = publishing(rate=5, burst=7), 0
     for _ in range(50):
-        wait = limits.publish_wait(1, address=address, access=access)
+        wait = limits.publish_wait(1, address=address, principal=principal)
         count += wait == 0.0
         clock.forward(wait)
     assert count <= 7 + 5 * (clock.now - 0.1)
@@ -245,7 +245,7 @@ def test_to_ask_a_bucket_is_to_know_what_taking_would_give(start: float, rate: i
         clock.now = start
         buckets = Buckets(rate, burst)
         for count in range(40):
-            lacks = buckets.lacks("k", 1 + count % burst)
+            lacks = buckets.wait_for("k", 1 + count % burst)
             wait = buckets.take("k", 1 + count % burst)
             assert (lacks > 0.0) is (wait > 0.0)
             assert lacks == pytest.approx(wait, abs=2e-6)
@@ -266,8 +266,8 @@ def test_no_way_of_asking_gives_more_than_burst_and_rate(
         limits, given_to = publishing(rate, burst), {"address": 0, "token": 0}
         for pause, count, by_address, by_token in steps:
             clock.forward(pause)
-            address, access = HERE if by_address else None, ONE if by_token else ANYONE
-            if limits.publish_wait(count, address=address, access=access) == 0.0:
+            address, principal = HERE if by_address else None, ONE if by_token else ANYONE
+            if limits.publish_wait(count, address=address, principal=principal) == 0.0:
                 given_to["address"] += count * by_address
                 given_to["token"] += count * by_token
             most = burst + rate * (clock.now - 1024.0) + 1e-6
@@ -281,9 +281,9 @@ def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: pytest.Monkey
     for key in "abc":
         assert buckets.take(key, 10) == 0.0
     assert buckets.take("a", 1) > 0.0
-    assert buckets.lacks("c", 1) > 0.0
+    assert buckets.wait_for("c", 1) > 0.0
     buckets.take("d", 1)
-    assert [buckets.lacks(key, 10) > 0.0 for key in "abc"] == [True, False, True]
+    assert [buckets.wait_for(key, 10) > 0.0 for key in "abc"] == [True, False, True]
 
 
 def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: pytes
     limits = publishing(burst=10)
     assert left(limits, HERE, ONE) == 10
     for number in range(100):
-        limits.publish(1, address=f"198.51.100.{number}", access=ANYONE)
+        limits.publish(1, address=f"198.51.100.{number}", principal=ANYONE)
     assert left(limits, THERE, ONE) == 0
 
 
@@ -305,15 +305,15 @@ def test_who_is_refused_makes_nobody_forgotten(clock: Clock, monkeypatch: pytest
     assert left(limits, None, ONE) == 10
     for number in range(100):
         with pytest.raises(Problem):
-            limits.publish(1, address=f"198.51.100.{number}", access=ONE)
+            limits.publish(1, address=f"198.51.100.{number}", principal=ONE)
     assert left(limits, "192.0.2.1") == 0
 
 
 # Streams.
 
 
-def opening(rate: int, burst: int) -> Limits:
-    return Limits(Config(subscribe_rate=rate, subscribe_burst=burst))
+def opening(rate: int, burst: int) -> RateLimiter:
+    return RateLimiter(Config(subscribe_rate=rate, subscribe_burst=burst))
 
 
 @pytest.mark.parametrize("burst", [1, 2, 15, 255, 256, 1000, 20_000])
@@ -326,7 +326,7 @@ def test_streams_are_opened_in_a_burst_and_then_at_the_rate(clock: Clock, burst:
     clock.forward(3600)
     limits.stream()
     clock.forward(3600)
-    assert burst <= taken(limits.stream, most=30_000) < burst + min(PACK, 1 + burst // 200)
+    assert burst <= taken(limits.stream, most=30_000) < burst + min(PERMIT_BATCH, 1 + burst // 200)
 
 
 def test_a_refused_stream_is_told_when(clock: Clock) -> None:
@@ -357,22 +357,22 @@ def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: pytest.MonkeyPat
         return take(key, count)
 
     monkeypatch.setattr(limits._streams, "take", taking)
-    for _ in range(PACK * 3):
+    for _ in range(PERMIT_BATCH * 3):
         limits.stream()
-    assert asked == [PACK] * 3
+    assert asked == [PERMIT_BATCH] * 3
 
 
 def test_admin_is_not_limited_by_what_strangers_have_of_its_address(clock: Clock) -> None:
     """They may share a proxy that is not trusted; its token's own bucket holds, and is no part of theirs."""
     limits = publishing(rate=8, burst=100)
     assert left(limits, HERE) == 100
-    admin = Access(EVERYTHING, subject="operator")
-    limits.require_some(address=HERE, access=admin)
+    admin = Principal(EVERYTHING, subject="operator")
+    limits.require_some(address=HERE, principal=admin)
     assert left(limits, HERE, admin) == 100
     clock.forward(1)
     assert left(limits, HERE, admin) == 8
     assert left(limits, HERE) == 8
-    assert left(limits, HERE, Access({Action.PUBLISH: ("*",)}, subject="other")) == 0
+    assert left(limits, HERE, Principal({Action.PUBLISH: ("*",)}, subject="other")) == 0
 
 
 # Over HTTP.
@@ -576,16 +576,18 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
 
 def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
     """Those of events and those of streams each by themselves."""
-    before = Limits(Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4))
+    before = RateLimiter(
+        Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4)
+    )
     assert left(before, HERE, ONE) == 4
     assert taken(before.stream) == 4
-    same = Limits(before._config, before=before)
+    same = RateLimiter(before._config, before=before)
     assert (left(same, HERE, ONE), taken(same.stream)) == (0, 0)
-    events = Limits(
+    events = RateLimiter(
         Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=8, subscribe_burst=4), before=same
     )
     assert (left(events, HERE, ONE), taken(events.stream)) == (5, 0)
-    streams = Limits(
+    streams = RateLimiter(
         Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=16, subscribe_burst=4),
         before=events,
     )

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.auth.principal import EVERYTHING, Access
-from sse_broadcast.channels import Interest
+from sse_broadcast.auth.principal import EVERYTHING, Principal
+from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config
 from sse_broadcast.metrics import Metrics, Share
 from sse_broadcast.server.access.shares import BODIES, Shares, callers_of, name_of
@@ -31,12 +31,12 @@ def from_address(host: str) -> str:
 
 def test_a_request_counts_for_its_address_and_its_credential() -> None:
     """The loopback is no address that counts, and who may administer counts for nobody."""
-    one = Access(subject="one", static=True)
-    assert callers_of(Access(), None) == ()
-    assert callers_of(Access(), "192.0.2.1") == ("192.0.2.1",)
+    one = Principal(subject="one", static=True)
+    assert callers_of(Principal(), None) == ()
+    assert callers_of(Principal(), "192.0.2.1") == ("192.0.2.1",)
     assert callers_of(one, "192.0.2.1") == ("192.0.2.1", ("caller", "one", None))
-    assert callers_of(Access(EVERYTHING), None) == ()
-    assert callers_of(Access(EVERYTHING, "root", static=True), "192.0.2.1") is None
+    assert callers_of(Principal(EVERYTHING), None) == ()
+    assert callers_of(Principal(EVERYTHING, "root", static=True), "192.0.2.1") is None
     assert [name_of("192.0.2.1"), name_of(("subject", "a\nb", "id"))] == [
         "address 192.0.2.1",
         r"subject a\nb",
@@ -156,7 +156,7 @@ async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve, conne
 async def test_what_is_followed_already_has_room_for_everyone() -> None:
     """A caller beyond its share may follow what costs nothing more."""
     shares = shares_of()
-    shares.follow(("a",), Interest.of("x", "y", "z"), new=3, left=3)
+    shares.follow(("a",), Selector.parse("x", "y", "z"), new=3, left=3)
     with pytest.raises(Problem, match="would follow 4"):
-        shares.follow(("a",), Interest.of("new"), new=1, left=2)
-    shares.follow(("a",), Interest.of("old"), new=0, left=0)
+        shares.follow(("a",), Selector.parse("new"), new=1, left=2)
+    shares.follow(("a",), Selector.parse("old"), new=0, left=0)

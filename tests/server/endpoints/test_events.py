@@ -14,7 +14,7 @@ from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.memory import history
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.dispatcher import FAR_BEHIND
-from sse_broadcast.fanout.group import Lane
+from sse_broadcast.fanout.group import Outbox
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.streams.sink import TransportSink
@@ -309,8 +309,8 @@ async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
     """The server's seconds, as a comment, are for whoever asks for no other."""
     server = await serve(heartbeat=7.5)
     await (await connect(server)).subscribe(path=f"/events{asked}")
-    (lane,) = server.broadcaster._delivery._lanes
-    assert lane.subscriber.terms.heartbeat == heartbeat
+    (outbox,) = server.broadcaster._delivery._outboxes
+    assert outbox.subscriber.options.heartbeat == heartbeat
 
 
 @pytest.mark.parametrize(
@@ -1373,7 +1373,7 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
         leave(reader)
         reader.close()
         await until(lambda: server.connections == 0)
-        await until(lambda: not held(Connection, Lane, Subscriber, TransportSink))
+        await until(lambda: not held(Connection, Outbox, Subscriber, TransportSink))
 
 
 @pytest.mark.parametrize("headers", ["", EVENT_STREAM], ids=["as a problem", "as a stream"])
@@ -1414,5 +1414,5 @@ async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
     counts = server.broadcaster.counts
     assert (counts.opened, counts.closed) == (1000, {"left": 1000})
     await until(lambda: len(asyncio.all_tasks()) == tasks)
-    assert not server.broadcaster._delivery._lanes
+    assert not server.broadcaster._delivery._outboxes
     gc.collect()

@@ -15,17 +15,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from sse_broadcast import Config, create_app
-from sse_broadcast.backends.base import CALLS, Token
+from sse_broadcast.backends.base import CALLS, IdempotencyKey
 from sse_broadcast.backends.memory import idempotency
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.channels import Interest
+from sse_broadcast.channels import Selector
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.metrics import Share
 from sse_broadcast.server.endpoints.metrics import PREFIX, encoder
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import BROADCASTER, SHARES
-from sse_broadcast.server.transport.connection import Place
+from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.reserve import MAX_PENDING_PER_ADDRESS
 from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
@@ -112,7 +112,7 @@ class Scene:
         self.settings |= {"send_buffer": 4096, **settings}
         await self.open()
         reader = await self.read(receive_buffer=4096)
-        while not any(audience.queued for audience in self.broadcaster._hub.audiences):
+        while not any(group.queued for group in self.broadcaster._hub.groups):
             await self.publish(b"x" * 65_536)
         return reader
 
@@ -299,9 +299,9 @@ async def an_id_that_is_too_old(scene: Scene) -> AsyncIterator[None]:
 
 
 def full(scene: Scene) -> bool:
-    (audience,) = scene.broadcaster._hub.audiences
-    (subscriber,) = audience.queued
-    return len(subscriber) >= subscriber.terms.queue_size
+    (group,) = scene.broadcaster._hub.groups
+    (subscriber,) = group.queued
+    return len(subscriber) >= subscriber.options.queue_size
 
 
 def dropping(policy: str) -> Cause:
@@ -345,10 +345,10 @@ async def a_reader_that_stays_full(scene: Scene) -> AsyncIterator[None]:
 async def a_reader_that_has_gone_unseen(scene: Scene) -> AsyncIterator[None]:
     scene.settings |= {"heartbeat": 0.2}
     await scene.open()
-    lane, sink = attach(scene.broadcaster)
+    outbox, sink = attach(scene.broadcaster)
     yield
     sink.gone = True
-    await until(lambda: lane.subscriber.closed is not None)
+    await until(lambda: outbox.subscriber.closed is not None)
 
 
 async def a_heartbeat(scene: Scene) -> AsyncIterator[None]:
@@ -364,9 +364,9 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     await scene.read()
 
-    (lane,) = scene.broadcaster._delivery._lanes
+    (outbox,) = scene.broadcaster._delivery._outboxes
 
-    break_off(lane)
+    break_off(outbox)
     yield
     await scene.publish()
 
@@ -375,9 +375,9 @@ def ending(reason: CloseReason) -> Cause:
     async def an_end(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
         reader = await scene.read()
-        (lane,) = scene.broadcaster._delivery._lanes
+        (outbox,) = scene.broadcaster._delivery._outboxes
         yield
-        scene.broadcaster.end(lane, reason)
+        scene.broadcaster.end(outbox, reason)
         await reader.rest()
 
     return an_end
@@ -457,23 +457,23 @@ async def a_connection_too_many(scene: Scene) -> AsyncIterator[None]:
 async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[None]:
     scene.settings |= {"max_connections_per_address": 1}
     await scene.open()
-    place = Place(frozenset(), loopback=False, unix=False)
-    first = scene.server._door.receive(place, "192.0.2.1")
+    place = ListenerInfo(frozenset(), loopback=False, unix=False)
+    first = scene.server._admission.admit(place, "192.0.2.1")
     assert first is not None
     yield
-    refusal = scene.server._door.receive(place, "192.0.2.1")
+    refusal = scene.server._admission.admit(place, "192.0.2.1")
     assert refusal is not None
-    refusal.leave()
+    refusal.release()
 
 
 async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterator[None]:
     scene.settings |= {"max_connections": 1}
     await scene.open()
-    place = Place(frozenset(), loopback=False, unix=False)
+    place = ListenerInfo(frozenset(), loopback=False, unix=False)
     for _ in range(MAX_PENDING_PER_ADDRESS):
-        scene.server._door.receive(place, "192.0.2.1")
+        scene.server._admission.admit(place, "192.0.2.1")
     yield
-    scene.server._door.receive(place, "192.0.2.1")
+    scene.server._admission.admit(place, "192.0.2.1")
 
 
 async def a_publisher_with_most_channels(scene: Scene) -> AsyncIterator[None]:
@@ -491,9 +491,9 @@ async def a_publisher_with_most_keys(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     drafts = [scene.broadcaster.draft(Event("x"))]
     for key, publisher in [("1", ""), ("1", "other")]:
-        await scene.broadcaster.publish_all(drafts, Token((key,), b""), publisher=publisher)
+        await scene.broadcaster.publish_all(drafts, IdempotencyKey((key,), b""), publisher=publisher)
     yield
-    await scene.broadcaster.publish_all(drafts, Token(("2",), b""), publisher="other")
+    await scene.broadcaster.publish_all(drafts, IdempotencyKey(("2",), b""), publisher="other")
 
 
 async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
@@ -507,7 +507,7 @@ async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
 async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     yield
-    scene.server._door.count_failure()
+    scene.server._admission.count_failure()
 
 
 async def a_connection_that_says_nothing(scene: Scene) -> AsyncIterator[None]:
@@ -566,10 +566,10 @@ async def a_question_about_a_reader_that_catches_up(scene: Scene) -> AsyncIterat
 
 ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "publish": (([],), {}),
-    "find": ((None, Interest.of("a")), {}),
-    "replay": ((Interest.of("a"),), {"after": 0, "told": 0, "limit": 1}),
-    "replayable": ((Interest.of("a"),), {"after": 0}),
-    "oldest": ((Interest.of("a"),), {"after": 0}),
+    "find": ((None, Selector.parse("a")), {}),
+    "replay": ((Selector.parse("a"),), {"after": 0, "told": 0, "limit": 1}),
+    "replayable": ((Selector.parse("a"),), {"after": 0}),
+    "oldest": ((Selector.parse("a"),), {"after": 0}),
     "holding": (("a",), {}),
 }
 
@@ -590,7 +590,7 @@ def failing(call: str) -> Cause:
 
         yield
         with scene.patch.context() as patch:
-            patch.setattr(backend.kept, call, fail)
+            patch.setattr(backend.inner, call, fail)
             arguments, words = ARGUMENTS.get(call, ((), {}))
             with pytest.raises(OSError, match="away"):
                 await ask(backend, call, *arguments, **words)
@@ -604,7 +604,7 @@ async def a_publish_that_fails(scene: Scene) -> AsyncIterator[None]:
     async def fail(*_: Any) -> Any:
         raise OSError("away")
 
-    scene.patch.setattr(scene.broadcaster._backend.kept, "publish", fail)
+    scene.patch.setattr(scene.broadcaster._backend.inner, "publish", fail)
     yield
     client = await scene.connect(scene.server)
     await client.request("POST", "/send", body=b"x")
@@ -618,7 +618,7 @@ async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError("away")
 
-    scene.patch.setattr(scene.broadcaster._backend.kept, "replay", fail)
+    scene.patch.setattr(scene.broadcaster._backend.inner, "replay", fail)
     yield
     reader = await scene.read("/events?since=earliest")
     with pytest.raises(ConnectionError):
@@ -952,11 +952,11 @@ async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Conne
     server = await serve(**BRIEF)
     client = await connect(server)
     attach(server.broadcaster)
-    lane, sink = attach(server.broadcaster)
+    outbox, sink = attach(server.broadcaster)
     sink.takes_more = False
     for _ in range(4):
         await server.broadcaster.broadcast("x" * 1000)
-        await until(lambda: not lane.audience.log)
+        await until(lambda: not outbox.group.log)
     text = (await scrape(client)).decode()
     assert [line for line in text.splitlines() if line.startswith("sse_broadcast_queued_")] == [
         'sse_broadcast_queued_events_bucket{le="0.0"} 1.0',
@@ -979,7 +979,7 @@ async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Conne
         'sse_broadcast_queued_bytes_bucket{le="16777216.0"} 2.0',
         'sse_broadcast_queued_bytes_bucket{le="+Inf"} 2.0',
         "sse_broadcast_queued_bytes_gcount 2.0",
-        f"sse_broadcast_queued_bytes_gsum {float(lane.waiting_bytes)}",
+        f"sse_broadcast_queued_bytes_gsum {float(outbox.waiting_bytes)}",
     ]
 
 

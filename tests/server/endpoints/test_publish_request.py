@@ -8,14 +8,14 @@ from sse_broadcast import Broadcaster, Config
 from sse_broadcast.errors import BroadcastError, EventError, EventTooLargeError, ListenError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft
-from sse_broadcast.server.endpoints.publish_request import Desk, placed
+from sse_broadcast.server.endpoints.publish_request import DraftBuilder, at_line
 from sse_broadcast.server.http.problem import Problem
 
 
-def desk(*named: str, most: int = 1000) -> Desk:
+def builder(*named: str, most: int = 1000) -> DraftBuilder:
     """Give the desk of a request whose address names these channels."""
     broadcaster = Broadcaster(Config(max_event=1000, max_channels=3))
-    return Desk(broadcaster, named, most=most, permit=lambda _: None)
+    return DraftBuilder(broadcaster, named, most=most, permit=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def desk(*named: str, most: int = 1000) -> Desk:
 )
 def test_an_object_becomes_this_draft(content: str, event: Event, channels: tuple[str, ...]) -> None:
     """`message` is text; `data` is text as it is, and anything else compact JSON."""
-    assert desk().object(content.encode()) == Draft(channels, event)
+    assert builder().from_json(content.encode()) == Draft(channels, event)
 
 
 def test_channels_of_the_address_are_those_of_every_event() -> None:
     """Text and JSON alike, each once and in their order."""
-    assert desk("b", "a", "b").draft(Event("x")) == Draft(("b", "a"), Event("x"))
-    assert desk("b", "a").object(b'{"message": "x", "channel": null}').channels == ("b", "a")
-    assert desk().draft(Event("x")) == Draft(("default",), Event("x"))
+    assert builder("b", "a", "b").from_event(Event("x")) == Draft(("b", "a"), Event("x"))
+    assert builder("b", "a").from_json(b'{"message": "x", "channel": null}').channels == ("b", "a")
+    assert builder().from_event(Event("x")) == Draft(("default",), Event("x"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_channels_of_the_address_are_those_of_every_event() -> None:
 def test_channels_of_the_address_are_checked_once_for_all(named: list[str], detail: str) -> None:
     """Before there is an event to blame: no item and no line is named."""
     with pytest.raises(EventError) as raised:
-        desk(*named)
+        builder(*named)
     assert str(raised.value) == detail
 
 
@@ -145,7 +145,7 @@ SHAPES = [
 def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detail: str) -> None:
     """400 for what is no JSON, 422 for JSON that is no event."""
     with pytest.raises(Problem) as raised:
-        desk().object(content)
+        builder().from_json(content)
     assert (raised.value.status, raised.value.detail) == (status, detail)
 
 
@@ -155,9 +155,9 @@ def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int)
     """In the same words, whether a decoder goes as deep or not: that differs by interpreter."""
     body = content % (b"[" * depth + b"]" * depth)
     for give, said, place in (
-        (desk().object, body, ""),
-        (desk().array, b'[{"message": "]["}, %s]' % body, "item 2: "),
-        (desk().lines, b"\n%s" % body, "line 2: "),
+        (builder().from_json, body, ""),
+        (builder().from_array, b'[{"message": "]["}, %s]' % body, "item 2: "),
+        (builder().from_ndjson, b"\n%s" % body, "line 2: "),
     ):
         with pytest.raises(Problem) as raised:
             give(said)
@@ -172,14 +172,14 @@ def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) ->
     """However many brackets are in its strings."""
     closing = b"]" if opening == b"[" else b"}"
     data = opening * 63 + b'["' + b"[{" * 100 + b'"]' + closing * 63
-    assert desk().object(b'{"data": %b}' % data).event.data == data.decode()
+    assert builder().from_json(b'{"data": %b}' % data).event.data == data.decode()
 
 
 @pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])
 def test_channels_are_named_in_one_place(member: str) -> None:
     """In the address or in the JSON: with both, one of them would be ignored."""
     with pytest.raises(Problem) as raised:
-        desk("a").object(f'{{"message": "x", {member}}}'.encode())
+        builder("a").from_json(f'{{"message": "x", {member}}}'.encode())
     assert (raised.value.status, raised.value.detail) == (
         422,
         "channel: the address of the request names the channels already",
@@ -221,7 +221,7 @@ def test_channels_are_named_in_one_place(member: str) -> None:
 def test_what_an_event_may_not_say_is_an_error(content: str, detail: str) -> None:
     """Naming the field and the value."""
     with pytest.raises(EventError) as raised:
-        desk().object(content.encode())
+        builder().from_json(content.encode())
     assert str(raised.value) == detail
 
 
@@ -230,36 +230,39 @@ def test_an_array_is_its_events_in_order() -> None:
     body = json.dumps(
         [{"message": "a"}, {"data": [1], "channel": "b"}, {"message": "c", "channels": ["c", "d"]}]
     )
-    assert desk().array(body.encode()) == [
+    assert builder().from_array(body.encode()) == [
         Draft(("default",), Event("a")),
         Draft(("b",), Event("[1]", json=True)),
         Draft(("c", "d"), Event("c")),
     ]
-    assert desk("x").array(b'[{"message":"a"}]') == [Draft(("x",), Event("a"))]
+    assert builder("x").from_array(b'[{"message":"a"}]') == [Draft(("x",), Event("a"))]
 
 
 def test_lines_are_events_and_empty_ones_are_none() -> None:
     """LF or CRLF, and the last with an end or without."""
     body = b'\n{"message":"a"}\r\n\r\n  \n{"data":[1],"channel":"b"}'
-    assert desk().lines(body) == [Draft(("default",), Event("a")), Draft(("b",), Event("[1]", json=True))]
+    assert builder().from_ndjson(body) == [
+        Draft(("default",), Event("a")),
+        Draft(("b",), Event("[1]", json=True)),
+    ]
 
 
 @pytest.mark.parametrize("items", [1, 3])
 def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
     """Empty lines are no events, and are not counted."""
-    many = desk(most=items)
+    many = builder(most=items)
     objects = ['{"message":"x"}'] * (items + 1)
     for count in (0, items + 1):
         status, detail = (413, f"batch: more than {items} events") if count else (422, "batch: is empty")
         for give, body in (
-            (many.array, f" [ {','.join(objects[:count])} ] "),
-            (many.lines, "\n\r\n \n".join(["", *objects[:count], ""])),
+            (many.from_array, f" [ {','.join(objects[:count])} ] "),
+            (many.from_ndjson, "\n\r\n \n".join(["", *objects[:count], ""])),
         ):
             with pytest.raises(Problem) as raised:
                 give(body.encode())
             assert (raised.value.status, raised.value.detail) == (status, detail)
-    assert len(many.array(f"[{','.join(objects[:items])}]".encode())) == items
-    assert len(many.lines("\n\r\n \n".join(["", *objects[:items], ""]).encode())) == items
+    assert len(many.from_array(f"[{','.join(objects[:items])}]".encode())) == items
+    assert len(many.from_ndjson("\n\r\n \n".join(["", *objects[:items], ""]).encode())) == items
 
 
 @pytest.mark.parametrize(
@@ -336,11 +339,11 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
 def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> None:
     """The item, or the line, that is to blame is named; blank lines count as lines."""
     with pytest.raises(Problem) as raised:
-        desk().array(f"[{','.join(items)}]".encode())
+        builder().from_array(f"[{','.join(items)}]".encode())
     assert (raised.value.status, raised.value.detail) == (status, f"item {detail}")
     number, _, said = detail.partition(":")
     with pytest.raises(Problem) as raised:
-        desk().lines("\n\r\n".join(["", *items]).encode())
+        builder().from_ndjson("\n\r\n".join(["", *items]).encode())
     assert (raised.value.status, raised.value.detail) == (status, f"line {2 * int(number) + 1}:{said}")
 
 
@@ -360,7 +363,7 @@ def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> Non
 def test_an_array_that_is_none_has_no_item_to_blame(body: bytes, detail: str) -> None:
     """The body as a whole is not JSON."""
     with pytest.raises(Problem) as raised:
-        desk().array(body)
+        builder().from_array(body)
     assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
@@ -378,7 +381,7 @@ def test_a_line_that_is_not_json_is_named() -> None:
         ),
     ):
         with pytest.raises(Problem) as raised:
-            desk().lines(b'{"message":"a"}\n\n' + line + b"\n")
+            builder().from_ndjson(b'{"message":"a"}\n\n' + line + b"\n")
         assert (raised.value.status, raised.value.detail) == (status, f"line 3: {detail}")
 
 
@@ -393,11 +396,11 @@ def test_a_line_that_is_not_json_is_named() -> None:
 )
 def test_a_place_leaves_an_error_its_status(error: Problem | BroadcastError, status: int) -> None:
     """And stands before what it says."""
-    problem = placed(error, "line 7")
+    problem = at_line(error, "line 7")
     assert (problem.status, problem.detail) == (status, f"line 7: {error}")
 
 
 def test_an_error_no_client_can_cause_has_no_place() -> None:
     """It is raised as it is."""
     with pytest.raises(ListenError):
-        placed(ListenError("x"), "line 7")
+        at_line(ListenError("x"), "line 7")

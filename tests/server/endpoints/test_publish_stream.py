@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Config, create_app
-from sse_broadcast.backends.base import Token
+from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.server.access.rate_limits import Limits
-from sse_broadcast.server.endpoints.publish_stream import SLICE, end_intakes
+from sse_broadcast.server.access.rate_limits import RateLimiter
+from sse_broadcast.server.endpoints.publish_stream import SLICE, end_line_streams
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import INTAKES
+from sse_broadcast.server.services import LINE_STREAMS
 from tests.conftest import Connect, Serve
 from tests.support.clock import Clock, stopped
 from tests.support.process import Programs, programs
@@ -367,7 +367,7 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     await until(lambda: server.broadcaster.counts.published == 2)
     LEAVING[how](publisher)
     await until(lambda: server.connections == 0)
-    assert server._app[INTAKES] == set()
+    assert server._app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -385,7 +385,7 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(lines)
     publisher.close()
-    await until(lambda: server.broadcaster.counts.published >= published and not server._app[INTAKES])
+    await until(lambda: server.broadcaster.counts.published >= published and not server._app[LINE_STREAMS])
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.published == published
     assert not [record for record in caplog.records if record.exc_info]
@@ -404,7 +404,7 @@ async def test_what_follows_a_broken_chunk_is_not_published(
     await publisher.send_chunk(b"d\n")
     publisher.close()
     await until(lambda: server.connections == 0)
-    assert server._app[INTAKES] == set()
+    assert server._app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -427,7 +427,7 @@ async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
     publisher.reset()
     await until(lambda: not (runner.server and runner.server.connections))
     await runner.cleanup()
-    assert inner[INTAKES] == set()
+    assert inner[LINE_STREAMS] == set()
     assert inner[BROADCASTER].counts.published == ("stream" in path)
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -441,7 +441,7 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
     await chunked.begin("/send?stream=1")
     await chunked.send_chunk(b"a\nb\nhalf")
     await sized.send(b"POST /send?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
-    await until(lambda: server.broadcaster.counts.published == 2 and len(server._app[INTAKES]) == 2)
+    await until(lambda: server.broadcaster.counts.published == 2 and len(server._app[LINE_STREAMS]) == 2)
     async with asyncio.timeout(30):
         await server.stop()
     for publisher, published in ((chunked, 2), (sized, 0)):
@@ -550,7 +550,7 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     publish_all, away = server.broadcaster.publish_all, asyncio.Event()
 
     async def publish_later(
-        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
     ) -> Receipt:
         await away.wait()
         return await publish_all(drafts, token, publisher=publisher)
@@ -559,8 +559,8 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     sending = asyncio.ensure_future(send_until_cut(publisher, (b"x" * 999 + b"\n") * 1000, 50))
-    await until(lambda: any(content._protocol._reading_paused for content in server._app[INTAKES]))
-    (content,) = server._app[INTAKES]
+    await until(lambda: any(content._protocol._reading_paused for content in server._app[LINE_STREAMS]))
+    (content,) = server._app[LINE_STREAMS]
     assert content.total_bytes < 2_000_000
     assert not sending.done()
     away.set()
@@ -608,7 +608,7 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     publish_all = server.broadcaster.publish_all
 
     async def counting(
-        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
     ) -> Receipt:
         counted.append(len(drafts))
         return await publish_all(drafts, token, publisher=publisher)
@@ -683,7 +683,7 @@ async def test_a_publisher_that_hangs_up_while_slowed_is_over(
     await publisher.send_chunk(b"x\n" * 1000)
     await until(lambda: server.broadcaster.counts.published == 4)
     LEAVING[how](publisher)
-    await until(lambda: server.connections == 0 and not server._app[INTAKES])
+    await until(lambda: server.connections == 0 and not server._app[LINE_STREAMS])
     clock.forward(10)
     await asyncio.sleep(0)
     assert server.broadcaster.counts.published == 4
@@ -698,7 +698,7 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     publish_all = server.broadcaster.publish_all
 
     async def hanging_up(
-        drafts: Sequence[Draft], token: Token | None = None, *, publisher: str = ""
+        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
     ) -> Receipt:
         if not server.broadcaster.counts.published:
             task = asyncio.current_task()
@@ -711,7 +711,7 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     await publisher.begin("/send?stream=1", headers=HERE)
     await publisher.send_chunk(b"x\n" * 1000)
     assert await publisher.rest() == b""
-    assert server._app[INTAKES] == set()
+    assert server._app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 4
 
 
@@ -720,7 +720,7 @@ async def test_a_drain_answers_a_publisher_that_is_slowed(
 ) -> None:
     """503 with the count, at once, however long it would have waited."""
     allowed = iter([0.0, 0.0])
-    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
+    monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
     server = await slowing(serve, shutdown_timeout=3600)
     publisher = await connect(server)
     await publisher.begin("/send?stream=1", headers=HERE)
@@ -739,11 +739,11 @@ async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told like the others, and holds nobody up."""
-    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 3600.0)
+    monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 3600.0)
     server = await slowing(serve)
     publisher = await connect(server)
     await publisher.ask("GET", "/status")
-    end_intakes(server._app)
+    end_line_streams(server._app)
     await stream(publisher, b"x\n", headers=HERE)
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")
@@ -753,7 +753,7 @@ async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the runner cancels no handlers, and all of its lines had been read."""
-    monkeypatch.setattr(Limits, "publish_wait", lambda *_, **__: 0.001)
+    monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 0.001)
     inner, outer = create_app(Config()), web.Application()
     outer.add_subapp("/push/", inner)
     runner = web.AppRunner(outer)
@@ -762,9 +762,9 @@ async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
     publisher = await RawClient.open(runner.addresses[0][1])
     await publisher.begin("/push/send?stream=1")
     await publisher.send_chunk(b"a\nb\n")
-    await until(lambda: bool(inner[INTAKES]))
+    await until(lambda: bool(inner[LINE_STREAMS]))
     publisher.reset()
-    await until(lambda: not inner[INTAKES])
+    await until(lambda: not inner[LINE_STREAMS])
     await runner.cleanup()
     assert inner[BROADCASTER].counts.published == 0
     assert not [record for record in caplog.records if record.exc_info]

@@ -9,8 +9,8 @@ from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict, MultiDict, MultiMapping
 
 from sse_broadcast import Config, create_app
-from sse_broadcast.channels import Interest
-from sse_broadcast.cursor import Age, Cursor, Named, Place, Word
+from sse_broadcast.channels import Selector
+from sse_broadcast.cursor import Age, Cursor, CustomId, EventId, Keyword
 from sse_broadcast.encoding import (
     CHUNKED_JSON,
     CHUNKED_NDJSON,
@@ -22,21 +22,21 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.errors import EventError
 from sse_broadcast.server.endpoints import subscribe_request as reading
-from sse_broadcast.server.endpoints.subscribe_request import MEMBERS, Wish
+from sse_broadcast.server.endpoints.subscribe_request import MEMBERS, SubscribeRequest
 from sse_broadcast.server.http.problem import Problem
 
 ANYTHING = {"Accept": "*/*"}
 LINES = {"Accept": "application/x-ndjson"}
 
 
-def read_wish(request: web.Request) -> Wish:
+def read_wish(request: web.Request) -> SubscribeRequest:
     """Read the wish of a caller that may subscribe to anything."""
-    return reading.read_wish(request, lambda _: None)
+    return reading.read_subscribe(request, lambda _: None)
 
 
-def parse_wish(request: web.Request, said: MultiMapping[str]) -> Wish:
+def parse_wish(request: web.Request, said: MultiMapping[str]) -> SubscribeRequest:
     """Read what such a caller says in a body."""
-    return reading.parse_wish(request, said, lambda _: None)
+    return reading.parse_subscribe(request, said, lambda _: None)
 
 
 def read_body(data: bytes) -> MultiMapping[str]:
@@ -66,32 +66,32 @@ def request(
 @pytest.mark.parametrize(
     ("target", "interest"),
     [
-        ("/events", Interest.of("default")),
-        ("/events?x=1", Interest.of("default")),
-        ("/events/a", Interest.of("a")),
-        ("/events/b,a", Interest.of("a", "b")),
-        ("/events/orders.*,a", Interest(("a",), ("orders.*",))),
-        ("/events/*", Interest((), ("*",))),
-        ("/events?channel=a&channel=b", Interest.of("a", "b")),
-        ("/events?channel=orders.*", Interest((), ("orders.*",))),
-        ("/events/a?channel=b&channel=a", Interest.of("a", "b")),
-        ("/events/a,a", Interest.of("a")),
-        ("/events/a?event=x&event=y", Interest.of("a", types=["x", "y"])),
-        ("/events?event=message", Interest.of("default", types=["message"])),
-        ("/events?event=%C3%A9t%C3%A9", Interest.of("default", types=["\u00e9t\u00e9"])),
-        ("/events?stream=a", Interest.of("a")),
-        ("/events?topic=b&stream=a&channel=c&topic=d", Interest.of("b", "a", "c", "d")),
-        ("/events/a?topic=orders.*", Interest(("a",), ("orders.*",))),
+        ("/events", Selector.parse("default")),
+        ("/events?x=1", Selector.parse("default")),
+        ("/events/a", Selector.parse("a")),
+        ("/events/b,a", Selector.parse("a", "b")),
+        ("/events/orders.*,a", Selector(("a",), ("orders.*",))),
+        ("/events/*", Selector((), ("*",))),
+        ("/events?channel=a&channel=b", Selector.parse("a", "b")),
+        ("/events?channel=orders.*", Selector((), ("orders.*",))),
+        ("/events/a?channel=b&channel=a", Selector.parse("a", "b")),
+        ("/events/a,a", Selector.parse("a")),
+        ("/events/a?event=x&event=y", Selector.parse("a", types=["x", "y"])),
+        ("/events?event=message", Selector.parse("default", types=["message"])),
+        ("/events?event=%C3%A9t%C3%A9", Selector.parse("default", types=["\u00e9t\u00e9"])),
+        ("/events?stream=a", Selector.parse("a")),
+        ("/events?topic=b&stream=a&channel=c&topic=d", Selector.parse("b", "a", "c", "d")),
+        ("/events/a?topic=orders.*", Selector(("a",), ("orders.*",))),
     ],
 )
-def test_channels_patterns_and_types_are_the_interest(target: str, interest: Interest) -> None:
+def test_channels_patterns_and_types_are_the_interest(target: str, selector: Selector) -> None:
     """Of the path's list and of `channel=` together, each once; `default` if none is named."""
-    assert read_wish(request(target)).interest == interest
+    assert read_wish(request(target)).selector == selector
 
 
 def test_max_channels_may_be_named_and_no_more() -> None:
     """In the path and the query together."""
-    assert read_wish(request("/events/a,b?channel=c", max_channels=3)).interest.names == ("a", "b", "c")
+    assert read_wish(request("/events/a,b?channel=c", max_channels=3)).selector.names == ("a", "b", "c")
     with pytest.raises(EventError, match=r"^channels: 4 are too many, 3 may be named$"):
         read_wish(request("/events/a,b?channel=c&channel=d", max_channels=3))
 
@@ -135,30 +135,30 @@ def test_accept_and_format_choose_the_encoding(
         ("/events?since=", {}, None),
         ("/events?last_event_id=&since=", {"Last-Event-ID": " , "}, None),
         ("/events", {"Last-Event-ID": ""}, None),
-        ("/events?since=earliest", {}, Word.EARLIEST),
-        ("/events?since=last", {}, Word.LAST),
+        ("/events?since=earliest", {}, Keyword.EARLIEST),
+        ("/events?since=last", {}, Keyword.LAST),
         ("/events?since=10m", {}, Age(600.0)),
-        ("/events?since=0123abcd-7", {}, Place("0123abcd", 7)),
-        ("/events?since=order-7", {}, Named("order-7", said_in_since=True)),
-        ("/events?since=yesterday", {}, Named("yesterday", said_in_since=True)),
-        ("/events?last_event_id=0123abcd-7", {}, Place("0123abcd", 7)),
-        ("/events?last_event_id=earliest", {}, Named("earliest")),
-        ("/events?last_event_id=10m", {}, Named("10m")),
-        ("/events?last_event_id=a&lastEventId=b", {}, Named("b")),
-        ("/events?last_event_id=a&last_event_id=", {}, Named("a")),
-        ("/events", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
-        ("/events", {"Last-Event-ID": "last"}, Named("last")),
-        ("/events", {"Last-Event-ID": "a,b"}, Named("b")),
-        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "b")]), Named("b")),
-        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "")]), Named("a")),
-        ("/events?since=earliest", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
-        ("/events?since=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
-        ("/events?since=1&last_event_id=2", {}, Named("2")),
-        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, Place("0123abcd", 7)),
-        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": ""}, Place("0123abcd", 1)),
-        ("/events?since=earliest", {"Last-Event-ID": ""}, Word.EARLIEST),
-        ("/events", {"Last-Event-ID": "0123ABCD-7"}, Named("0123ABCD-7")),
-        ("/events", {"Last-Event-ID": "0123abcd-" + "9" * 20}, Named("0123abcd-" + "9" * 20)),
+        ("/events?since=0123abcd-7", {}, EventId("0123abcd", 7)),
+        ("/events?since=order-7", {}, CustomId("order-7", said_in_since=True)),
+        ("/events?since=yesterday", {}, CustomId("yesterday", said_in_since=True)),
+        ("/events?last_event_id=0123abcd-7", {}, EventId("0123abcd", 7)),
+        ("/events?last_event_id=earliest", {}, CustomId("earliest")),
+        ("/events?last_event_id=10m", {}, CustomId("10m")),
+        ("/events?last_event_id=a&lastEventId=b", {}, CustomId("b")),
+        ("/events?last_event_id=a&last_event_id=", {}, CustomId("a")),
+        ("/events", {"Last-Event-ID": "0123abcd-7"}, EventId("0123abcd", 7)),
+        ("/events", {"Last-Event-ID": "last"}, CustomId("last")),
+        ("/events", {"Last-Event-ID": "a,b"}, CustomId("b")),
+        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "b")]), CustomId("b")),
+        ("/events", CIMultiDict([("Last-Event-ID", "a"), ("Last-Event-ID", "")]), CustomId("a")),
+        ("/events?since=earliest", {"Last-Event-ID": "0123abcd-7"}, EventId("0123abcd", 7)),
+        ("/events?since=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, EventId("0123abcd", 7)),
+        ("/events?since=1&last_event_id=2", {}, CustomId("2")),
+        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": "0123abcd-7"}, EventId("0123abcd", 7)),
+        ("/events?last_event_id=0123abcd-1", {"Last-Event-ID": ""}, EventId("0123abcd", 1)),
+        ("/events?since=earliest", {"Last-Event-ID": ""}, Keyword.EARLIEST),
+        ("/events", {"Last-Event-ID": "0123ABCD-7"}, CustomId("0123ABCD-7")),
+        ("/events", {"Last-Event-ID": "0123abcd-" + "9" * 20}, CustomId("0123abcd-" + "9" * 20)),
     ],
 )
 def test_the_cursor_is_the_headers_before_the_querys(
@@ -196,7 +196,7 @@ def test_the_commonest_wish_is_the_same_however_it_is_read(version: HttpVersion)
     """What is read without looking at the query is what would have been found there."""
     short, long = request(version=version), request("/events?x=1", version=version)
     assert read_wish(short) == read_wish(long)
-    assert isinstance(read_wish(short), Wish)
+    assert isinstance(read_wish(short), SubscribeRequest)
 
 
 HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
@@ -350,8 +350,8 @@ def test_what_is_said_is_wished_for_wherever_it_is_said(version: HttpVersion) ->
     asked = request(f"/events?channel=a&{query}", version=version)
     posted = request(version=version)
     body = b'{"channels":["a","b"],"event":["t","u"],"format":"json","heartbeat":"event,9","since":"10m"}'
-    wish = Wish(
-        Interest.of("a", "b", types=["t", "u"]),
+    wish = SubscribeRequest(
+        Selector.parse("a", "b", types=["t", "u"]),
         CHUNKED_JSON if version == HttpVersion11 else JSON,
         Age(600.0),
         9,

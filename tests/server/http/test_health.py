@@ -40,7 +40,7 @@ async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pyt
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     away: list[str | None] = ["connection refused"]
-    monkeypatch.setattr(type(broadcaster._backend), "trouble", property(lambda _: away[0]))
+    monkeypatch.setattr(type(broadcaster._backend), "outage", property(lambda _: away[0]))
     assert (readiness.fault, readiness.draining) == ("backend: connection refused", False)
     away[0] = None
     assert readiness.fault is None
@@ -93,7 +93,7 @@ async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect:
 async def test_a_backend_that_is_away_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
     server = await serve()
-    monkeypatch.setattr(type(server.broadcaster._backend), "trouble", property(lambda _: "no answer in 5 s"))
+    monkeypatch.setattr(type(server.broadcaster._backend), "outage", property(lambda _: "no answer in 5 s"))
     answer = await ask(server, "GET", "/readyz")
     assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")
     assert "connection" not in answer.headers

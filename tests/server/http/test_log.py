@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import (
 
 from sse_broadcast.config.schema import ListenerRule
 from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts
-from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, Flood
+from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, RateLimitFilter
 from sse_broadcast.server.http.log import http_logger, reason, refusal_logger
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
@@ -27,7 +27,7 @@ from tests.support.sockets import until
 def calm() -> None:
     """Have no flood from the test before."""
     for logger in (http_logger(), refusal_logger()):
-        (flood,) = (each for each in logger.filters if isinstance(each, Flood))
+        (flood,) = (each for each in logger.filters if isinstance(each, RateLimitFilter))
         flood._seconds.clear()
 
 

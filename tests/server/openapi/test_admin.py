@@ -5,11 +5,11 @@ import json
 import pytest
 
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.conftest import Connect, Serve
 from tests.support.contract import operations
 
-OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(Terms())))}
+OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 
 WISHES = [
     {"grants": {}},

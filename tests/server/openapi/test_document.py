@@ -22,10 +22,10 @@ from sse_broadcast.server.http.cors import Cors
 from sse_broadcast.server.http.health import Readiness
 from sse_broadcast.server.http.problem import STATUSES
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.transport.admission import refusal
-from sse_broadcast.server.transport.counts import Refused
+from sse_broadcast.server.transport.admission import rejection
+from sse_broadcast.server.transport.counts import RejectReason
 from tests.conftest import Connect, Serve
 from tests.support.contract import Answer, Asked, Operation, operations
 from tests.support.sockets import RawClient
@@ -34,7 +34,7 @@ TOKEN = "a-token-that-may-do-everything"
 NOBODYS = "a-token-that-may-do-nothing"
 CALLERS = (CallerRule(name="nobody", token=NOBODYS),)
 
-DOCUMENT: Mapping[str, Any] = json.loads(document(Terms()))
+DOCUMENT: Mapping[str, Any] = json.loads(document(SecuritySchemes()))
 OPERATIONS = operations(DOCUMENT)
 OF_STATUS = {
     status: [operation for operation in OPERATIONS if status in operation.statuses]
@@ -58,9 +58,13 @@ async def ask(connect: Connect, server: Server, operation: Operation, asked: Ask
 
 @pytest.mark.parametrize(
     "terms",
-    [Terms(), Terms(secured=True), Terms(secured=True, anonymous=[Action.SUBSCRIBE], cookie="session")],
+    [
+        SecuritySchemes(),
+        SecuritySchemes(secured=True),
+        SecuritySchemes(secured=True, anonymous=[Action.SUBSCRIBE], cookie="session"),
+    ],
 )
-def test_the_contract_is_openapi(terms: Terms) -> None:
+def test_the_contract_is_openapi(terms: SecuritySchemes) -> None:
     """As the specification's own schema has it, with every reference to something that is there."""
     OpenAPIV31SpecValidator(json.loads(document(terms))).validate()
 
@@ -86,9 +90,9 @@ def test_every_operation_has_a_name_of_its_own() -> None:
 async def test_the_contract_is_served(serve: Serve, connect: Connect) -> None:
     """The same bytes each time, and to HEAD as many."""
     client = await connect(await serve())
-    assert await client.ask("GET", "/openapi.json") == (200, document(Terms()))
+    assert await client.ask("GET", "/openapi.json") == (200, document(SecuritySchemes()))
     await client.request("HEAD", "/openapi.json")
-    assert f"\r\nContent-Length: {len(document(Terms()))}\r\n".encode() in await client.head()
+    assert f"\r\nContent-Length: {len(document(SecuritySchemes()))}\r\n".encode() in await client.head()
 
 
 async def test_a_server_with_credentials_says_where_they_go(serve: Serve, connect: Connect) -> None:
@@ -97,7 +101,7 @@ async def test_a_server_with_credentials_says_where_they_go(serve: Serve, connec
     client = await connect(server)
     assert (await client.ask("GET", "/openapi.json"))[0] == 401
     status, body = await client.ask("GET", "/openapi.json", headers=f"Authorization: Bearer {TOKEN}\r\n")
-    terms = Terms(secured=True, anonymous=[Action.SUBSCRIBE], cookie="session")
+    terms = SecuritySchemes(secured=True, anonymous=[Action.SUBSCRIBE], cookie="session")
     assert (status, body) == (200, document(terms))
 
 
@@ -179,12 +183,12 @@ async def test_json_of_the_wrong_shape_is_told_as_the_contract_has_it(
         operation.require(answer)
 
 
-@pytest.mark.parametrize("reason", [Refused.FULL, Refused.ADDRESS])
-def test_the_door_answers_as_the_contract_has_it(reason: Refused) -> None:
+@pytest.mark.parametrize("reason", [RejectReason.FULL, RejectReason.ADDRESS])
+def test_the_door_answers_as_the_contract_has_it(reason: RejectReason) -> None:
     """Whatever was asked for."""
     for operation in OPERATIONS:
         request = f"{operation.method} {operation.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        answer = refusal(request, reason=reason, cors=Cors(()), readiness=Readiness(Broadcaster()))
+        answer = rejection(request, reason=reason, cors=Cors(()), readiness=Readiness(Broadcaster()))
         head, _, body = answer.partition(b"\r\n\r\n")
         operation.require(Answer.of(head, body))
 

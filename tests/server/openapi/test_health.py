@@ -4,13 +4,13 @@ import json
 
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.health import PATHS
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.support.contract import operations
 
 
 def test_whoever_asks_for_health_needs_no_credential() -> None:
     """Nor is turned away for any other reason than that there is no room."""
-    told = operations(json.loads(document(Terms(secured=True))))
+    told = operations(json.loads(document(SecuritySchemes(secured=True))))
     of_health = [operation for operation in told if operation.said["tags"] == ["health"]]
     assert len(of_health) == 3 * len(PATHS)
     for operation in of_health:

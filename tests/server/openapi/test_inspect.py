@@ -9,12 +9,12 @@ from sse_broadcast.server.endpoints import channels, subscribers
 from sse_broadcast.server.http import query
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.inspect import PATHS
-from sse_broadcast.server.openapi.security import Terms
-from sse_broadcast.server.streams.registry import Order
+from sse_broadcast.server.openapi.security import SecuritySchemes
+from sse_broadcast.server.streams.registry import SortKey
 from tests.conftest import Connect, Serve
 from tests.support.contract import operations
 
-OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(Terms())))}
+OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 
 
 def test_the_parameters_are_those_that_are_heard() -> None:
@@ -42,7 +42,7 @@ async def test_a_limit_is_described_as_it_is_taken(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("sort", order) for order in (*Order, "slow", "", "Lag")),
+        *(("sort", order) for order in (*SortKey, "slow", "", "Lag")),
         *(("after", id) for id in ("0", "1", "9" * 19, "9" * 20, "", "-1", "x", "1.0")),
         *(("channel", channel) for channel in ("news", "a b", "", ".", "x" * 129, "a*")),
     ],

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.channels import Interest, checked_names
+from sse_broadcast.channels import Selector, validate_channels
 from sse_broadcast.errors import EventError
 from sse_broadcast.event import Event
 from sse_broadcast.server.openapi import model
-from sse_broadcast.server.openapi.model import Answer, Media, Operation, Parameter, Path, Ref, Schema
+from sse_broadcast.server.openapi.model import Media, Operation, Parameter, Path, Ref, Response, Schema
 
 BROADCASTER = Broadcaster()
 
 TAKEN: dict[str, tuple[Schema, Callable[[str], object]]] = {
-    "channel": (model.CHANNEL, lambda text: checked_names([text])),
-    "pattern": (model.PATTERN, Interest.of),
+    "channel": (model.CHANNEL, lambda text: validate_channels([text])),
+    "pattern": (model.PATTERN, Selector.parse),
     "type": (model.TYPE, lambda text: BROADCASTER.draft(Event("x", text))),
     "id": (model.ID, lambda text: BROADCASTER.draft(Event("x", id=text))),
     "key": (model.KEY, lambda text: Event("x", key=text)),
@@ -74,7 +74,7 @@ def test_a_word_is_these_bytes() -> None:
             "find",
             "Find it",
             responses={
-                "200": Answer("It is here.", content={"text/plain": Media({})}),
+                "200": Response("It is here.", content={"text/plain": Media({})}),
                 "404": Ref("#/components/responses/NotFound"),
             },
             security=[{}],

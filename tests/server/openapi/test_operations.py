@@ -3,17 +3,17 @@
 import msgspec
 
 from sse_broadcast.server.http.problem import STATUSES
-from sse_broadcast.server.openapi.model import Answer, Operation, Parameter, Ref
+from sse_broadcast.server.openapi.model import Operation, Parameter, Ref, Response
 from sse_broadcast.server.openapi.operations import (
     WHEN,
     end,
-    guarded,
-    joined,
+    merge_paths,
+    post_or_put,
     problems,
     read,
     responses,
+    secured,
     write,
-    write_or_put,
 )
 
 
@@ -41,7 +41,7 @@ def test_every_error_of_the_nouns_has_its_place() -> None:
 
 
 OPERATION = Operation(
-    "find", "Find it", "Here.", tags=["inspect"], responses={"200": Answer("It.")}, security=[{}]
+    "find", "Find it", "Here.", tags=["inspect"], responses={"200": Response("It.")}, security=[{}]
 )
 NAME = Parameter("name", "path", "Whose.", {}, required=True)
 
@@ -60,7 +60,7 @@ def test_head_is_get_by_another_name() -> None:
 
 def test_put_is_post_by_another_name() -> None:
     """As HEAD is GET."""
-    path = write_or_put(OPERATION, NAME)
+    path = post_or_put(OPERATION, NAME)
     assert path.post is OPERATION
     assert path.put is not None
     assert (path.put.operation_id, path.put.responses) == ("findPut", OPERATION.responses)
@@ -73,14 +73,14 @@ def test_options_are_open_and_say_what_is_allowed() -> None:
     assert options.security is None
     assert list(options.responses) == ["204", "400", "414", "417", "429", "431", "503"]
     allowed = options.responses["204"]
-    assert isinstance(allowed, Answer)
+    assert isinstance(allowed, Response)
     assert allowed.headers["Allow"].required
 
 
 def test_a_path_has_the_methods_it_is_for() -> None:
     """And its parameters once, for all of them."""
     methods = ("get", "head", "put", "post", "delete", "options")
-    made = [read(OPERATION, NAME), write(OPERATION), write_or_put(OPERATION, NAME), end(OPERATION, NAME)]
+    made = [read(OPERATION, NAME), write(OPERATION), post_or_put(OPERATION, NAME), end(OPERATION, NAME)]
     assert [[each for each in methods if getattr(path, each)] for path in made] == [
         ["get", "head", "options"],
         ["post", "options"],
@@ -93,8 +93,8 @@ def test_a_path_has_the_methods_it_is_for() -> None:
 def test_two_endpoints_may_do_something_at_one_path() -> None:
     """Each by methods and with credentials of its own; to ask which there are belongs to both."""
     ending = msgspec.structs.replace(OPERATION, operation_id="end", tags=["admin"])
-    one, other = guarded(read(OPERATION, NAME), [{}]), guarded(end(ending, NAME), [{"bearer": ()}])
-    path = joined(one, other)
+    one, other = secured(read(OPERATION, NAME), [{}]), secured(end(ending, NAME), [{"bearer": ()}])
+    path = merge_paths(one, other)
     assert (path.get, path.head, path.delete, path.parameters) == (one.get, one.head, other.delete, (NAME,))
     assert path.options is not None
     assert (path.options.operation_id, path.options.tags) == ("findOptions", ["inspect", "admin"])
@@ -102,7 +102,7 @@ def test_two_endpoints_may_do_something_at_one_path() -> None:
 
 def test_all_but_options_may_need_a_credential() -> None:
     """The same for each of a path's methods."""
-    path = guarded(write_or_put(OPERATION, NAME), [{"bearer": ()}])
+    path = secured(post_or_put(OPERATION, NAME), [{"bearer": ()}])
     assert path.post is not None
     assert path.put is not None
     assert path.options is not None

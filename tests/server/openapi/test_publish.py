@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.errors import BroadcastError
 from sse_broadcast.server.endpoints import publish
-from sse_broadcast.server.endpoints.publish_request import Desk
+from sse_broadcast.server.endpoints.publish_request import DraftBuilder
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.publish import PATHS
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.support.contract import operations
 
-DOCUMENT = json.loads(document(Terms()))
+DOCUMENT = json.loads(document(SecuritySchemes()))
 ANYWHERE, THERE = (
     next(each for each in operations(DOCUMENT) if each.said["operationId"] == name)
     for name in ("publish", "publishTo")
@@ -61,9 +61,9 @@ GOOD = st.fixed_dictionaries(
 
 
 def is_taken(value: Any, *named: str) -> bool:
-    desk = Desk(BROADCASTER, named, most=10, permit=lambda channels: None)
+    builder = DraftBuilder(BROADCASTER, named, most=10, permit=lambda channels: None)
     try:
-        desk.object(json.dumps(value).encode())
+        builder.from_json(json.dumps(value).encode())
     except (Problem, BroadcastError):
         return False
     return True

@@ -16,14 +16,14 @@ from sse_broadcast.server.endpoints import subscribe_request
 from sse_broadcast.server.endpoints.subscribe_request import (
     CHANNEL_PARAMETERS,
     MEMBERS,
-    Wish,
-    parse_wish,
+    SubscribeRequest,
+    parse_subscribe,
     read_body,
 )
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.model import Answer
-from sse_broadcast.server.openapi.security import Terms
+from sse_broadcast.server.openapi.model import Response
+from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.openapi.subscribe import PATHS
 from sse_broadcast.wire import Decoder
 from tests.server.blocks import opening
@@ -34,10 +34,10 @@ APP = create_app(Config())
 (OPERATION, *OTHERS) = [path.get for path in PATHS.values()]
 
 
-def stream() -> Answer:
+def stream() -> Response:
     assert OPERATION is not None
     answer = OPERATION.responses["200"]
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Response)
     return answer
 
 
@@ -65,13 +65,15 @@ def test_the_example_of_a_line_is_one() -> None:
     media = stream().content["application/x-ndjson"]
     example = media.examples["event"].value
     assert isinstance(example, str)
-    operation = operations(json.loads(document(Terms())))[0]
+    operation = operations(json.loads(document(SecuritySchemes())))[0]
     operation.validator(media.schema).validate(json.loads(example))
 
 
 # What a body says.
 
-(BY_BODY,) = [each for each in operations(json.loads(document(Terms()))) if each.method == "POST"][:1]
+(BY_BODY,) = [each for each in operations(json.loads(document(SecuritySchemes()))) if each.method == "POST"][
+    :1
+]
 SCHEMA = BY_BODY.said["requestBody"]["content"]["application/json"]["schema"]
 VALIDATOR = BY_BODY.validator(SCHEMA)
 
@@ -115,7 +117,8 @@ def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
     assert VALIDATOR.is_valid(value)
     request = make_mocked_request("POST", "/events", {}, app=APP)
     assert isinstance(
-        parse_wish(request, read_body(json.dumps(value).encode(), most=100), lambda _: None), Wish
+        parse_subscribe(request, read_body(json.dumps(value).encode(), most=100), lambda _: None),
+        SubscribeRequest,
     )
 
 
@@ -125,7 +128,9 @@ def test_a_heartbeat_is_described_as_it_is_taken(value: object) -> None:
     request = make_mocked_request("POST", "/events", {}, app=APP)
     described = VALIDATOR.is_valid({"heartbeat": value})
     try:
-        parse_wish(request, read_body(json.dumps({"heartbeat": value}).encode(), most=100), lambda _: None)
+        parse_subscribe(
+            request, read_body(json.dumps({"heartbeat": value}).encode(), most=100), lambda _: None
+        )
     except Problem:
         assert not described
     else:

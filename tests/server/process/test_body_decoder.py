@@ -36,10 +36,10 @@ async def test_only_a_large_body_goes_to_the_thread() -> None:
 
 async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
     """Whoever hangs up makes no work for the thread; what has begun comes to its end."""
-    decoder, gate, done = BodyDecoder(), threading.Event(), list[str]()
+    decoder, authorizer, done = BodyDecoder(), threading.Event(), list[str]()
 
     def decode(name: str) -> None:
-        gate.wait(30)
+        authorizer.wait(30)
         done.append(name)
 
     runs = [asyncio.ensure_future(decoder.run(lambda n=name: decode(n), size=LARGE + 1)) for name in "abc"]  # type: ignore[misc]
@@ -47,7 +47,7 @@ async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
     runs[0].cancel()
     runs[1].cancel()
     await asyncio.sleep(0)
-    gate.set()
+    authorizer.set()
     await runs[2]
     assert done == ["a", "c"]
     decoder.close()
@@ -55,12 +55,12 @@ async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
 
 async def test_a_closed_decoder_decodes_nothing_more() -> None:
     """What was waiting is cancelled."""
-    decoder, gate = BodyDecoder(), threading.Event()
-    first = asyncio.ensure_future(decoder.run(lambda: gate.wait(30), size=LARGE + 1))
+    decoder, authorizer = BodyDecoder(), threading.Event()
+    first = asyncio.ensure_future(decoder.run(lambda: authorizer.wait(30), size=LARGE + 1))
     second = asyncio.ensure_future(decoder.run(lambda: True, size=LARGE + 1))
     await asyncio.sleep(0)
     decoder.close()
-    gate.set()
+    authorizer.set()
     assert await first
     with pytest.raises(asyncio.CancelledError):
         await second
@@ -95,22 +95,22 @@ async def test_a_large_batch_is_published_as_any(serve: Serve, connect: Connect,
 
 def hold_up(decoder: BodyDecoder) -> threading.Event:
     """Block the decoder's thread until the returned event is set."""
-    gate = threading.Event()
-    decoder._pool.submit(gate.wait, 30)
-    return gate
+    authorizer = threading.Event()
+    decoder._pool.submit(authorizer.wait, 30)
+    return authorizer
 
 
 async def test_others_are_served_while_a_large_body_waits(serve: Serve, connect: Connect) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
     server = await serve()
-    gate = hold_up(server._app[DECODER])
+    authorizer = hold_up(server._app[DECODER])
     large, other = await connect(server), await connect(server)
     await large.request("POST", "/send", body=batch(10), headers=JSON)
     await until(lambda: server._app[DECODER]._pool._work_queue.qsize() == 1)
     assert (await other.ask("POST", "/send", body=b"small"))[0] == 200
     large.reset()
     await until(lambda: server.connections == 1)
-    gate.set()
+    authorizer.set()
     assert (await other.ask("POST", "/send", body=batch(3), headers=JSON))[0] == 200
     assert server.broadcaster.counts.published == 4
 
@@ -123,10 +123,10 @@ async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, connect: Co
     client = await connect(server)
     headers = f"{JSON}Authorization: Bearer {static('ann')}\r\n"
     assert (await client.ask("POST", "/send", body=batch(10), headers=headers))[0] == 200
-    gate, waiting = hold_up(server._app[DECODER]), server._app[DECODER]._pool._work_queue.qsize
+    authorizer, waiting = hold_up(server._app[DECODER]), server._app[DECODER]._pool._work_queue.qsize
     await until(lambda: not waiting())
     status, answer = await client.ask("POST", "/send", body=batch(1), headers=headers)
     assert (status, b"publish_rate: one token may publish 1 event in a second" in answer) == (429, True)
     assert (await client.ask("POST", "/send/b", body=batch(1), headers=headers))[0] == 403
     assert not waiting()
-    gate.set()
+    authorizer.set()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.server.process.loop import EVERY, Lag, Threads
+from sse_broadcast.server.process.loop import EVERY, DaemonThreadExecutor, LoopLagMonitor
 from tests.conftest import Serve
 from tests.support.sockets import until
 
@@ -16,7 +16,7 @@ from tests.support.sockets import until
 async def test_a_loop_that_was_held_up_was_late() -> None:
     """By as much as it was held up beyond the next look."""
     metrics = Metrics()
-    lag = Lag(metrics)
+    lag = LoopLagMonitor(metrics)
     lag.start()
     await until(lambda: metrics.loop_lag.count == 1)
     before = metrics.loop_lag.total
@@ -40,12 +40,12 @@ async def test_a_server_has_its_loop_looked_at_until_it_stops(serve: Serve) -> N
 
 async def test_one_that_was_never_started_can_be_stopped() -> None:
     """Nothing is to be undone then."""
-    Lag(Metrics()).stop()
+    LoopLagMonitor(Metrics()).stop()
 
 
 def call(do: Callable[[], object]) -> asyncio.Future[object]:
     """Have a new executor make a call."""
-    return asyncio.get_running_loop().run_in_executor(Threads(), do)
+    return asyncio.get_running_loop().run_in_executor(DaemonThreadExecutor(), do)
 
 
 async def test_what_a_call_gives_is_given() -> None:
@@ -76,7 +76,7 @@ async def test_a_call_waits_for_no_other() -> None:
 
 async def test_a_call_that_does_not_end_is_left_at_the_end() -> None:
     """Neither the executor nor the interpreter waits for its thread."""
-    goes_on, executor = threading.Event(), Threads()
+    goes_on, executor = threading.Event(), DaemonThreadExecutor()
     before = set(threading.enumerate())
     stuck = executor.submit(goes_on.wait)
     (thread,) = set(threading.enumerate()) - before

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sse_broadcast.server.process.signals import at_hang_up, hear, ignore
+from sse_broadcast.server.process.signals import hangup_handler, ignore, install_handlers
 from tests.support.sockets import until
 
 
@@ -23,7 +23,9 @@ def restored() -> Iterator[None]:
 async def test_each_signal_has_its_own_meaning() -> None:
     """And is heard as often as it comes."""
     heard: list[str] = []
-    hear({signal.SIGUSR1: lambda: heard.append("one"), signal.SIGUSR2: lambda: heard.append("two")})
+    install_handlers(
+        {signal.SIGUSR1: lambda: heard.append("one"), signal.SIGUSR2: lambda: heard.append("two")}
+    )
 
     async def after(count: int) -> None:
         await until(lambda: len(heard) == count)
@@ -43,7 +45,7 @@ def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
     done: list[str] = []
     try:
         os.dup2(terminal, 0)
-        act = at_hang_up(lambda: done.append("reload"), lambda: done.append("end"))
+        act = hangup_handler(lambda: done.append("reload"), lambda: done.append("end"))
         os.close(ours)
         act()
     finally:
@@ -55,7 +57,7 @@ def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
 
 async def test_a_signal_that_is_ignored_ends_nothing() -> None:
     """Though a closed loop has left it to."""
-    hear({signal.SIGUSR2: lambda: None})
+    install_handlers({signal.SIGUSR2: lambda: None})
     asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
     assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
     ignore([signal.SIGUSR2])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.server.process.systemd import Supervisor
+from sse_broadcast.server.process.systemd import SystemdNotifier
 from tests.support import process
 from tests.support.process import Programs
 from tests.support.sockets import PATIENCE
@@ -35,7 +35,7 @@ def microseconds() -> int:
 async def test_it_is_told_each_state(address: str) -> None:
     """In the words of sd_notify(3); the time of a reload is the kernel's monotonic one."""
     with Notices(address) as notices:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": address})
+        supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address})
         supervisor.ready("listens on x")
         assert await notices.next() == ["READY=1", "STATUS=listens on x"]
         before = microseconds()
@@ -54,7 +54,9 @@ async def test_it_is_told_each_state(address: str) -> None:
 async def test_the_loop_tells_that_it_turns(address: str) -> None:
     """From `ready` to `close`, once however often it is ready; not while something holds the loop up."""
     with Notices(address) as notices:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000", "WATCHDOG_PID": PID})
+        supervisor = SystemdNotifier.of(
+            {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "40000", "WATCHDOG_PID": PID}
+        )
         await asyncio.sleep(0.05)
         assert notices.waiting() == []
         supervisor.ready("x")
@@ -86,7 +88,7 @@ async def test_the_loop_tells_that_it_turns(address: str) -> None:
 async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ: dict[str, str]) -> None:
     """Nor does one that was not asked for."""
     with Notices(address) as notices:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, **environ})
+        supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address, **environ})
         supervisor.ready("x")
         await asyncio.sleep(0.02)
         assert notices.waiting() == ["READY=1\nSTATUS=x"]
@@ -98,7 +100,7 @@ async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
 ) -> None:
     """A supervisor that takes nothing more is not waited for."""
     with Notices(address) as notices, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        supervisor = Supervisor.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
+        supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
         supervisor.ready("x")
         notices.waiting()
         other.setblocking(False)
@@ -114,7 +116,7 @@ async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
 
 async def test_without_a_supervisor_nobody_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """And nothing is wrong."""
-    supervisor = Supervisor.of({"WATCHDOG_USEC": "1000"})
+    supervisor = SystemdNotifier.of({"WATCHDOG_USEC": "1000"})
     supervisor.ready("x")
     supervisor.reloading()
     supervisor.stopping("x", within=1)
@@ -126,7 +128,7 @@ async def test_a_supervisor_that_is_gone_stops_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged, and the server goes on."""
-    supervisor = Supervisor.of({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+    supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     supervisor.ready("x")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "NOTIFY_SOCKET: [Errno 2] No such file or directory" in caplog.text

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.auth.principal import EVERYTHING, Access, Action
+from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import IN_FORCE, SESSIONS
+from sse_broadcast.server.services import ACTIVE_SERVICES, STREAM_EXPIRY
 from sse_broadcast.server.streams import expiry
-from sse_broadcast.server.streams.expiry import Session, Sessions
+from sse_broadcast.server.streams.expiry import StreamExpiry, TrackedStream
 from sse_broadcast.work_queue import PIECE, finish
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
@@ -56,8 +56,8 @@ def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
     return found, found.append
 
 
-def opened(server: Server) -> Sessions:
-    return server._app[SESSIONS]
+def opened(server: Server) -> StreamExpiry:
+    return server._app[STREAM_EXPIRY]
 
 
 def set_clock(server: Server) -> Clock:
@@ -406,7 +406,7 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
     """Also while it waits for its turn among many."""
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
-    server._app[IN_FORCE].setup.limits._tokens.take("subject:7:visitor:", 1000)
+    server._app[ACTIVE_SERVICES].services.rate_limiter._tokens.take("subject:7:visitor:", 1000)
     publisher = await publish(server, connect, token)
     await publisher.send_chunk(b"line\n" * 500)
     await until(lambda: len(opened(server)) == 1)
@@ -479,19 +479,21 @@ async def test_nobody_is_not_one_token(serve: Serve, connect: Connect) -> None:
 # By themselves.
 
 
-def access(**said: Any) -> Access:
-    return Access(EVERYTHING, **{"subject": "ada", "id": "one", **said})
+def principal(**said: Any) -> Principal:
+    return Principal(EVERYTHING, **{"subject": "ada", "id": "one", **said})
 
 
-def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> Sessions:
-    return Sessions(
+def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> StreamExpiry:
+    return StreamExpiry(
         Config(max_connections_per_address=settings.pop("max_connections_per_address", 0), **settings),
         clock=clock,
     )
 
 
-def begun(held: Sessions, access: Access, end: Callable[[CloseReason], None]) -> Session | None:
-    session = held.enter(access)
+def begun(
+    held: StreamExpiry, principal: Principal, end: Callable[[CloseReason], None]
+) -> TrackedStream | None:
+    session = held.track(principal)
     if session is not None:
         session.begin(end)
     return session
@@ -502,7 +504,7 @@ async def test_a_credential_ends_when_the_clock_says_so() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
-    begun(held, access(expires=clock.now + 86_400), note)
+    begun(held, principal(expires=clock.now + 86_400), note)
     for passed in (0.0, 86_399.5):
         clock.now += passed
         await asyncio.sleep(0.05)
@@ -516,7 +518,7 @@ async def test_what_has_expired_already_ends_at_once() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
-    session = begun(held, access(expires=clock.now), note)
+    session = begun(held, principal(expires=clock.now), note)
     assert found == [CloseReason.EXPIRED]
     assert session is not None
     held.close(session)
@@ -528,11 +530,11 @@ async def test_the_earlier_end_is_the_one() -> None:
     clock = Clock()
     held = holding(lifetime=3600, clock=clock)
     found, note = ends()
-    begun(held, access(expires=clock.now + 60), note)
+    begun(held, principal(expires=clock.now + 60), note)
     clock.now += 60
     await until(lambda: found == [CloseReason.EXPIRED])
     short = holding(lifetime=0.02, clock=clock)
-    begun(short, access(expires=clock.now + 60), note)
+    begun(short, principal(expires=clock.now + 60), note)
     await until(lambda: found == [CloseReason.EXPIRED, CloseReason.LIFETIME])
 
 
@@ -540,7 +542,7 @@ async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a tenth: those that began together do not come back together."""
     held = holding(lifetime=1000)
     now = asyncio.get_running_loop().time()
-    rooms = [begun(held, Access(), lambda _: None) for _ in range(200)]
+    rooms = [begun(held, Principal(), lambda _: None) for _ in range(200)]
     lives = [room.until - now for room in rooms if room is not None and room.until is not None]
     assert len(lives) == 200
     assert 900 <= min(lives) < 920
@@ -553,8 +555,8 @@ async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("begun", [True, False])
 async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
     """Once, and not as one more that was ended: what it has yet to take is taken from it."""
-    held, found = Sessions(Config()), list[CloseReason]()
-    session = held.enter(Access(EVERYTHING, "visitor"))
+    held, found = StreamExpiry(Config()), list[CloseReason]()
+    session = held.track(Principal(EVERYTHING, "visitor"))
     assert session is not None
     if begun:
         session.begin(found.append)
@@ -571,7 +573,7 @@ async def test_it_ends_once() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
-    begun(held, access(expires=clock.now + 60), note)
+    begun(held, principal(expires=clock.now + 60), note)
     assert [
         finish(held.revoke("subject", "ada")),
         finish(held.revoke("id", "one")),
@@ -591,7 +593,7 @@ async def test_what_is_closed_ends_no_more() -> None:
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
-    session = begun(held, access(expires=clock.now + 60), note)
+    session = begun(held, principal(expires=clock.now + 60), note)
     assert session is not None
     held.close(session)
     clock.now += 60
@@ -604,11 +606,11 @@ async def test_revoking_many_ends_a_few_in_each_piece() -> None:
     held = holding(lifetime=3600)
     found: list[CloseReason] = []
     for number in range(100):
-        begun(held, Access(EVERYTHING, subject="ada", id=f"{number % 3}"), found.append)
+        begun(held, Principal(EVERYTHING, subject="ada", id=f"{number % 3}"), found.append)
     steps, counts = held.revoke("subject", "ada"), [0]
     for _ in steps:
         counts.append(len(found))
-        begun(held, Access(EVERYTHING, subject="ada", id="1"), found.append)
+        begun(held, Principal(EVERYTHING, subject="ada", id="1"), found.append)
     most = PIECE // expiry.ENDING_COST
     assert counts == [0, *range(most, 100, most)]
     assert (len(found), len(held)) == (100, 100 + len(counts) - 1)
@@ -621,7 +623,7 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
     found: dict[tuple[str | None, str | None], list[CloseReason]] = {}
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
         found[subject, id], note = ends()
-        begun(held, Access(EVERYTHING, subject=subject, id=id), note)
+        begun(held, Principal(EVERYTHING, subject=subject, id=id), note)
     assert finish(held.revoke("id", "two")) == 1
     assert finish(held.revoke("subject", "nobody")) == finish(held.revoke("id", "ada")) == 0
     assert finish(held.revoke("subject", "ada")) == 2
@@ -631,47 +633,47 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
 async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> None:
     """Each subject and id by itself."""
     held = holding(max_connections_per_token=1)
-    session = begun(held, access(), lambda _: None)
+    session = begun(held, principal(), lambda _: None)
     assert session is not None
     with pytest.raises(Problem, match="as many as it may") as raised:
-        held.enter(access())
+        held.track(principal())
     assert (raised.value.status, raised.value.headers) == (429, {"Retry-After": "5"})
-    held.enter(access(id="two"))
-    held.enter(access(subject="eve"))
+    held.track(principal(id="two"))
+    held.track(principal(subject="eve"))
     held.close(session)
-    held.enter(access())
+    held.track(principal())
 
 
 async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_is_closed() -> None:
     """Whatever tokens its streams have."""
     held = holding(max_connections_per_address=2)
-    first = held.enter(Access(), address="192.0.2.1")
-    held.enter(access(), address="192.0.2.1")
+    first = held.track(Principal(), address="192.0.2.1")
+    held.track(principal(), address="192.0.2.1")
     assert first is not None
-    reader = Access({Action.SUBSCRIBE: ("*",)}, subject="eve")
+    reader = Principal({Action.SUBSCRIBE: ("*",)}, subject="eve")
     with pytest.raises(Problem, match="max_connections_per_address: this address has 2 streams"):
-        held.enter(reader, address="192.0.2.1")
-    held.enter(Access(), address="192.0.2.2")
+        held.track(reader, address="192.0.2.1")
+    held.track(Principal(), address="192.0.2.2")
     held.close(first)
-    held.enter(reader, address="192.0.2.1")
+    held.track(reader, address="192.0.2.1")
     assert len(held) == 3
 
 
 async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> None:
     """They may share a proxy; its token's own limit holds."""
     held = holding(max_connections_per_address=1, max_connections_per_token=2)
-    held.enter(Access(), address="192.0.2.1")
+    held.track(Principal(), address="192.0.2.1")
     for _ in range(2):
-        held.enter(access(), address="192.0.2.1")
+        held.track(principal(), address="192.0.2.1")
     with pytest.raises(Problem, match="max_connections_per_token"):
-        held.enter(access(), address="192.0.2.1")
+        held.track(principal(), address="192.0.2.1")
 
 
 async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
     """Nothing comes between a credential that was good and its revocation."""
     held = holding()
     found, note = ends()
-    session = held.enter(access())
+    session = held.track(principal())
     assert session is not None
     assert finish(held.revoke("subject", "ada")) == 1
     assert found == []

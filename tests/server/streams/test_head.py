@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast import Config, create_app
-from sse_broadcast.server.streams.head import ENDED, chunked_head
+from sse_broadcast.server.streams.head import ALREADY_SENT, chunked_response_head
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient
 
@@ -47,12 +47,12 @@ def test_the_date_is_of_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made once for each second, and not kept beyond it."""
     clock = [784_111_777.9]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in chunked_head("text/event-stream", {})
+    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in chunked_response_head("text/event-stream", {})
     clock[0] += 0.2
-    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT\r\n" in chunked_head("text/event-stream", {})
+    assert b"\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT\r\n" in chunked_response_head("text/event-stream", {})
 
 
 def test_what_is_given_aiohttp_at_the_end_is_over() -> None:
     """It is one for all streams, says nothing more, and has the connection closed."""
-    assert ENDED.prepared
-    assert ENDED.keep_alive is False
+    assert ALREADY_SENT.prepared
+    assert ALREADY_SENT.keep_alive is False

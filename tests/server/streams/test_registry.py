@@ -14,9 +14,15 @@ from sse_broadcast.config.schema import UNIX, ListenerRule, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import SESSIONS
+from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.streams import registry as roster_module
-from sse_broadcast.server.streams.registry import ROSTER, Order, Reader, Roster, State
+from sse_broadcast.server.streams.registry import (
+    STREAM_REGISTRY,
+    SortKey,
+    StreamEntry,
+    StreamRegistry,
+    StreamState,
+)
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
@@ -28,17 +34,17 @@ SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
 """Of a server whose readers are soon full, and stay."""
 
 
-def roster_of(server: Server) -> Roster:
-    return server._app[ROSTER]
+def roster_of(server: Server) -> StreamRegistry:
+    return server._app[STREAM_REGISTRY]
 
 
-def reader_of(server: Server, id: int = 1) -> Reader:
+def reader_of(server: Server, id: int = 1) -> StreamEntry:
     reader = roster_of(server).find(str(id))
     assert reader is not None
     return reader
 
 
-async def join(server: Server, client: RawClient, path: str = "/events", **options: Any) -> Reader:
+async def join(server: Server, client: RawClient, path: str = "/events", **options: Any) -> StreamEntry:
     """Open a stream, and give what the roster has of it."""
     before = len(roster_of(server))
     await client.subscribe(path=path, **options)
@@ -53,21 +59,21 @@ async def freeze(server: Server, connect: Connect, **options: Any) -> RawClient:
     await frozen.request("GET", "/events", **options)
     await until(lambda: len(roster_of(server)) > before)
     reader = reader_of(server, max(roster_of(server)._open))
-    while not reader.lane.blocked:
+    while not reader.outbox.blocked:
         await server.broadcaster.broadcast(MESSAGE)
         await asyncio.sleep(0)
     return frozen
 
 
 @asynccontextmanager
-async def held(*readers: Reader) -> AsyncIterator[None]:
+async def held(*readers: StreamEntry) -> AsyncIterator[None]:
     """Have readers be full for a while."""
     for reader in readers:
-        reader.lane.blocked = True
-        reader.lane.stray()
+        reader.outbox.blocked = True
+        reader.outbox.leave_to_own_queue()
     yield
     for reader in readers:
-        reader.lane.resume()
+        reader.outbox.on_drained()
 
 
 # No stream stays.
@@ -92,7 +98,7 @@ async def drained(server: Server, client: RawClient) -> None:
 
 async def dismissed(server: Server, client: RawClient) -> None:
     reader = reader_of(server)
-    server.broadcaster.end(reader.lane, CloseReason.DISMISSED)
+    server.broadcaster.end(reader.outbox, CloseReason.DISMISSED)
     assert b'"reason": "dismissed"' in await client.rest()
 
 
@@ -103,7 +109,7 @@ async def aborted(server: Server, client: RawClient) -> None:
 
 
 async def broken(server: Server, client: RawClient) -> None:
-    break_off(reader_of(server).lane)
+    break_off(reader_of(server).outbox)
     await server.broadcaster.broadcast("x")
 
 
@@ -185,7 +191,7 @@ async def test_all_that_is_known_of_a_reader(serve: Serve, connect: Connect) -> 
         types=["s", "t"],
         format="json",
         caller=Caller("caller", "shop"),
-        state=State.LIVE,
+        state=StreamState.LIVE,
         age=found.age,
         events=2,
         drops=0,
@@ -269,15 +275,15 @@ async def test_a_reader_that_catches_up_says_so(serve: Serve, connect: Connect) 
     await client.request("GET", "/events?since=earliest")
     await until(lambda: len(roster_of(server)) == 1)
     reader = reader_of(server)
-    assert reader.state in {State.CATCHING_UP, State.FULL}
-    await until(lambda: reader.lane.blocked)
+    assert reader.state in {StreamState.CATCHING_UP, StreamState.FULL}
+    await until(lambda: reader.outbox.blocked)
     found = reader.described()
-    assert found.state == State.FULL
+    assert found.state == StreamState.FULL
     assert 0 < found.events < 200
     assert (found.events + found.behind, found.queued_bytes, found.drops) == (200, 0, 0)
-    reader.lane.blocked = False
-    assert reader.state is State.CATCHING_UP
-    reader.lane.blocked = True
+    reader.outbox.blocked = False
+    assert reader.state is StreamState.CATCHING_UP
+    reader.outbox.blocked = True
 
 
 async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> None:
@@ -285,15 +291,15 @@ async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> 
     server = await serve(**SMALL, queue_size=3, overflow=Overflow.DROP_OLDEST)
     await freeze(server, connect)
     reader = reader_of(server)
-    given = reader.lane.given
+    given = reader.outbox.given
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
     found = reader.described()
-    assert (found.state, found.events) == (State.FULL, given)
+    assert (found.state, found.events) == (StreamState.FULL, given)
     assert (found.behind, found.drops) == (3, server.broadcaster.counts.published - given - 3)
     assert 3 * len(MESSAGE) < found.queued_bytes < 3 * len(MESSAGE) + 200
-    server.broadcaster.end(reader.lane, CloseReason.DISMISSED)
-    assert reader.described().state == State.ENDING
+    server.broadcaster.end(reader.outbox, CloseReason.DISMISSED)
+    assert reader.described().state == StreamState.ENDING
 
 
 async def test_the_lag_is_that_of_the_oldest_event_that_waits(
@@ -306,20 +312,20 @@ async def test_the_lag_is_that_of_the_oldest_event_that_waits(
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
     for later in (0.0, 10.0):
         monkeypatch.setattr(
-            server.broadcaster._backend.kept, "_clock", itertools.repeat(now - 60 + later).__next__
+            server.broadcaster._backend.inner, "_clock", itertools.repeat(now - 60 + later).__next__
         )
         async with held(reader):
             await server.broadcaster.broadcast("x")
             await server.broadcaster.broadcast("x")
             assert reader.described().lag == 60.0 - later
-        await until(lambda: reader.lane.behind == 0)
+        await until(lambda: reader.outbox.behind == 0)
         assert reader.described().lag == 0.0
 
 
 # In which order.
 
 
-async def three(server: Server, connect: Connect) -> list[Reader]:
+async def three(server: Server, connect: Connect) -> list[StreamEntry]:
     return [await join(server, await connect(server), f"/events/{name}") for name in ("a", "b", "a,b")]
 
 
@@ -332,31 +338,31 @@ async def test_pages_are_in_the_order_of_opening(
 ) -> None:
     """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
     server = await serve()
-    readers, roster = await three(server, connect), roster_of(server)
+    readers, registry = await three(server, connect), roster_of(server)
     for portion in (1, 2, 500):
         monkeypatch.setattr(roster_module, "PORTION", portion)
-        assert ids(await roster.page(after=0, limit=10)) == ["1", "2", "3"]
-        assert ids(await roster.page(after=0, limit=2)) == ["1", "2"]
-        assert ids(await roster.page(after=2, limit=2)) == ["3"]
-        assert ids(await roster.page(after=3, limit=2)) == []
-        wanted = await roster.page(after=0, limit=2, wanted=lambda interest: interest.covers("b"))
+        assert ids(await registry.page(after=0, limit=10)) == ["1", "2", "3"]
+        assert ids(await registry.page(after=0, limit=2)) == ["1", "2"]
+        assert ids(await registry.page(after=2, limit=2)) == ["3"]
+        assert ids(await registry.page(after=3, limit=2)) == []
+        wanted = await registry.page(after=0, limit=2, wanted=lambda selector: selector.matches("b"))
         assert ids(wanted) == ["2", "3"]
     assert [reader.id for reader in readers] == [1, 2, 3]
 
 
 ORDERS = {
-    Order.LAG: ["2", "3", "1"],
-    Order.QUEUE: ["3", "2", "1"],
-    Order.AGE: ["2", "1", "3"],
-    Order.EVENTS: ["3", "1", "2"],
-    Order.DROPS: ["1", "3", "2"],
+    SortKey.LAG: ["2", "3", "1"],
+    SortKey.QUEUE: ["3", "2", "1"],
+    SortKey.AGE: ["2", "1", "3"],
+    SortKey.EVENTS: ["3", "1", "2"],
+    SortKey.DROPS: ["1", "3", "2"],
 }
 
 
 @pytest.mark.parametrize("portion", [1, 2, 500])
-@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("order", SortKey)
 async def test_those_that_come_first_are_found(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, order: Order, portion: int
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, order: SortKey, portion: int
 ) -> None:
     """By what is asked for, whatever portions they are looked at in."""
     monkeypatch.setattr(roster_module, "PORTION", portion)
@@ -364,20 +370,20 @@ async def test_those_that_come_first_are_found(
     one, two, both = await three(server, connect)
     two.opened -= 10
     clock = itertools.count(1_700_000_000)
-    monkeypatch.setattr(server.broadcaster._backend.kept, "_clock", lambda: float(next(clock)))
-    one.lane.subscriber.dropped, both.lane.subscriber.dropped = 7, 3
-    one.lane.subscriber.taken, both.lane.subscriber.taken = 50, 60
+    monkeypatch.setattr(server.broadcaster._backend.inner, "_clock", lambda: float(next(clock)))
+    one.outbox.subscriber.dropped, both.outbox.subscriber.dropped = 7, 3
+    one.outbox.subscriber.taken, both.outbox.subscriber.taken = 50, 60
     async with held(two, both):
         await server.broadcaster.broadcast("x", channels=["b"])
         for channel in ("a", "a", "a"):
             await server.broadcaster.broadcast("x", channels=[channel])
-        await until(lambda: one.lane.behind == 0)
+        await until(lambda: one.outbox.behind == 0)
         # The oldest of its events is younger than that of the other, and behind it are more.
-        both.lane.subscriber.take(1)
-        roster = roster_of(server)
-        assert ids(await roster.first(order, limit=10)) == ORDERS[order]
-        assert ids(await roster.first(order, limit=2)) == ORDERS[order][:2]
-        wanted = await roster.first(order, limit=1, wanted=lambda interest: interest.names == ("a",))
+        both.outbox.subscriber.take(1)
+        registry = roster_of(server)
+        assert ids(await registry.top(order, limit=10)) == ORDERS[order]
+        assert ids(await registry.top(order, limit=2)) == ORDERS[order][:2]
+        wanted = await registry.top(order, limit=1, wanted=lambda selector: selector.names == ("a",))
         assert ids(wanted) == ["1"]
 
 
@@ -385,7 +391,7 @@ async def test_who_is_alike_comes_in_the_order_of_opening(serve: Serve, connect:
     """So that a view of those that come first stands still."""
     server = await serve()
     await three(server, connect)
-    assert ids(await roster_of(server).first(Order.DROPS, limit=2)) == ["1", "2"]
+    assert ids(await roster_of(server).top(SortKey.DROPS, limit=2)) == ["1", "2"]
 
 
 async def test_others_have_their_turn_while_many_are_looked_at(
@@ -394,13 +400,13 @@ async def test_others_have_their_turn_while_many_are_looked_at(
     """A reader that leaves meanwhile is not told of, and one that comes may be or not."""
     monkeypatch.setattr(roster_module, "PORTION", 1)
     server = await serve()
-    readers, roster = await three(server, connect), roster_of(server)
-    found = asyncio.ensure_future(roster.first(Order.DROPS, limit=10))
+    readers, registry = await three(server, connect), roster_of(server)
+    found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
     await asyncio.sleep(0)
-    del roster._open[3]
+    del registry._open[3]
     assert not found.done()
     assert ids(await found) == ["1", "2"]
-    roster._open[3] = readers[2]  # as its handler has it
+    registry._open[3] = readers[2]  # as its handler has it
 
 
 # What the log says.
@@ -451,7 +457,7 @@ async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
 
 
 async def expire(server: Server) -> None:
-    for session in next(iter(server._app[SESSIONS]._open.values())):
+    for session in next(iter(server._app[STREAM_EXPIRY]._open.values())):
         session.end(CloseReason.EXPIRED)
 
 
@@ -503,14 +509,14 @@ async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
     reader = reader_of(server)
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
-    drops, given = reader.lane.subscriber.dropped, reader.lane.given
+    drops, given = reader.outbox.subscriber.dropped, reader.outbox.given
     await until(lambda: len(told()) == 2)
     args = told()[1].args
     assert isinstance(args, dict)
     assert (args["reason"], args["drops"], args["events"]) == (reason, drops, given)
     assert (drops > 0) == (reason == "stalled")
-    assert 0 < reader.lane.waited < args["duration"]
-    assert args["lag"] == round(reader.lane.waited, 3)
+    assert 0 < reader.outbox.waited < args["duration"]
+    assert args["lag"] == round(reader.outbox.waited, 3)
 
 
 async def test_nothing_is_found_out_where_nothing_is_logged(
@@ -518,7 +524,7 @@ async def test_nothing_is_found_out_where_nothing_is_logged(
 ) -> None:
     """To name the peer costs a microsecond, and to format a line more."""
     caplog.set_level(logging.WARNING, "sse_broadcast.streams")
-    monkeypatch.setattr(Reader, "address", property(lambda _: pytest.fail("was asked for")))
+    monkeypatch.setattr(StreamEntry, "address", property(lambda _: pytest.fail("was asked for")))
     server = await serve()
     client = await connect(server)
     await join(server, client)

@@ -117,13 +117,13 @@ async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
     frozen = await connect(server, receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (lane,) = server.broadcaster._delivery._lanes
-    assert lane.blocked
+    (outbox,) = server.broadcaster._delivery._outboxes
+    assert outbox.blocked
     for _ in range(50):
         await server.broadcaster.broadcast(MESSAGE)
         await asyncio.sleep(0)
     assert server.broadcaster.counts.dropped[Overflow.DROP_OLDEST] == 30
-    assert len(lane.subscriber) == 20
+    assert len(outbox.subscriber) == 20
 
 
 async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Connect) -> None:

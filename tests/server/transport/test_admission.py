@@ -18,8 +18,8 @@ from sse_broadcast.server.http.cors import Cors
 from sse_broadcast.server.http.health import DRAINING, READINESS, Readiness
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport import admission, reserve
-from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, refusal, room
-from sse_broadcast.server.transport.counts import Refused
+from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, rejection, room
+from sse_broadcast.server.transport.counts import RejectReason
 from sse_broadcast.server.transport.listener import Listener
 from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_PENDING, MAX_PENDING_PER_ADDRESS
 from tests.conftest import Connect, Serve
@@ -227,7 +227,7 @@ async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come,
         await until(lambda: server.connections == 1)
     keeper.close()
     await until(lambda: server.connections == 0)
-    assert server._attendance._of == {}
+    assert server._connection_counts._of == {}
 
 
 @pytest.mark.usefixtures("no_loopback")
@@ -306,7 +306,7 @@ async def test_a_crowd_is_told_of_once(
     ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
-    server._door._reminder = Reminder(0.0)
+    server._admission._reminder = Reminder(0.0)
     assert await refused(await come(server, "127.0.0.4"))
     assert caplog.messages == [*told, told[1]]
 
@@ -483,11 +483,11 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
     await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     operator = await come(server, "127.0.0.9")
     await operator.send(b"POST /send/a HTTP/1.1\r\n")
-    await until(lambda: len(server._door.reserve) == 1)
+    await until(lambda: len(server._admission.reserve) == 1)
     for number in range(3 * MAX_PENDING):
         await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_PENDING)
-    assert len(server._door.reserve) <= MAX_PENDING
+    assert len(server._admission.reserve) <= MAX_PENDING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
     assert (await operator.answer())[0] == 200
 
@@ -603,12 +603,12 @@ async def test_a_token_that_takes_long_to_verify(
             raise ZeroDivisionError
         return True
 
-    monkeypatch.setattr(server._setup.gate, "verify_admin", verify)
+    monkeypatch.setattr(server._services.authorizer, "verify_admin", verify)
     await (await connect(server)).subscribe(path="/events/a")
     client = await connect(server)
     await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
     await asked.wait()
-    assert len(server._door._checks) == len(server._door.reserve) == 1
+    assert len(server._admission._checks) == len(server._admission.reserve) == 1
     if end == "closed":
         await server.stop()
     elif end == "late":
@@ -618,9 +618,9 @@ async def test_a_token_that_takes_long_to_verify(
         status, _ = await client.answer()
         assert status == (503 if end == "broken" else 200)
         assert ("a token could not be verified" in caplog.text) == (end == "broken")
-    await until(lambda: not server._door._checks)
+    await until(lambda: not server._admission._checks)
     if end in {"late", "closed"}:
-        assert len(server._door.reserve) == 0
+        assert len(server._admission.reserve) == 0
 
 
 PUBLIC = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE, Endpoint.PUBLISH))
@@ -664,7 +664,7 @@ async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, c
     others = [await come_by(private, "127.0.0.2") for _ in range(2)]
     for other in others:
         assert (await other.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
-    assert server._attendance.count == 4
+    assert server._connection_counts.count == 4
     full = await come_by(public, "127.0.0.2")
     assert (await full.subscribe(path="/events/a", headers=NARROW)).startswith(b"HTTP/1.1 503 ")
 
@@ -713,8 +713,8 @@ def test_room_is_left_for_everything_else() -> None:
     assert room(10, sockets=1) == 1
 
 
-def refused_as(head: bytes, reason: Refused = Refused.FULL, *, cors: Cors | None = None) -> bytes:
-    return refusal(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
+def refused_as(head: bytes, reason: RejectReason = RejectReason.FULL, *, cors: Cors | None = None) -> bytes:
+    return rejection(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
 
 
 def test_an_accept_header_is_found_in_any_case() -> None:
@@ -727,7 +727,7 @@ def test_an_accept_header_is_found_in_any_case() -> None:
 def test_a_repeated_accept_header_is_read_whole() -> None:
     """It is a list, however it is written."""
     head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
-    assert refused_as(head, Refused.ADDRESS).startswith(b"HTTP/1.1 200")
+    assert refused_as(head, RejectReason.ADDRESS).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -751,7 +751,7 @@ def test_a_repeated_accept_header_is_read_whole() -> None:
 def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
     """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
     head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
-    for reason, said in ((Refused.FULL, "full"), (Refused.ADDRESS, "address")):
+    for reason, said in ((RejectReason.FULL, "full"), (RejectReason.ADDRESS, "address")):
         answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert close_block(said, id).fullmatch(block)

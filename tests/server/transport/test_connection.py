@@ -24,8 +24,8 @@ from sse_broadcast.server.transport.connection import (
     HTTP_1_1_REQUIRED,
     KEEP_ALIVE,
     Connection,
-    Place,
-    place_of,
+    ListenerInfo,
+    listener_of,
 )
 from sse_broadcast.server.transport.socket_options import kernel_timeout
 from tests.conftest import Connect, Serve
@@ -62,20 +62,20 @@ async def test_a_connection_knows_its_place(serve: Serve, connect: Connect) -> N
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
-    assert found.place == Place(EVERYTHING, loopback=True, unix=False)
+    assert found.place == ListenerInfo(EVERYTHING, loopback=True, unix=False)
 
 
 @pytest.fixture
-def places() -> list[Place]:
+def places() -> list[ListenerInfo]:
     return []
 
 
 @pytest.fixture
-async def run_elsewhere(places: list[Place]) -> AsyncIterator[Callable[..., Awaitable[web.BaseSite]]]:
+async def run_elsewhere(places: list[ListenerInfo]) -> AsyncIterator[Callable[..., Awaitable[web.BaseSite]]]:
     """Run an application of somebody else that looks at where its requests came in."""
 
     async def look(request: web.Request) -> web.Response:
-        places.append(place_of(request))
+        places.append(listener_of(request))
         return web.Response(text="")
 
     app = web.Application()
@@ -94,7 +94,7 @@ async def run_elsewhere(places: list[Place]) -> AsyncIterator[Callable[..., Awai
 
 
 async def test_a_request_of_another_server_is_placed_by_its_address(
-    run_elsewhere: Callable[..., Awaitable[web.TCPSite]], places: list[Place]
+    run_elsewhere: Callable[..., Awaitable[web.TCPSite]], places: list[ListenerInfo]
 ) -> None:
     """The loopback's is for this machine; everything is served there."""
     site = await run_elsewhere()
@@ -102,18 +102,18 @@ async def test_a_request_of_another_server_is_placed_by_its_address(
     assert (await client.ask("GET", "/"))[0] == 200
     assert (await client.ask("GET", "/sse/status"))[0] == 200
     client.close()
-    assert places == [Place(EVERYTHING, loopback=True, unix=False)]
+    assert places == [ListenerInfo(EVERYTHING, loopback=True, unix=False)]
 
 
 async def test_a_request_of_another_servers_unix_socket_is_placed_so(
-    run_elsewhere: Callable[..., Awaitable[web.BaseSite]], places: list[Place], tmp_path: Path
+    run_elsewhere: Callable[..., Awaitable[web.BaseSite]], places: list[ListenerInfo], tmp_path: Path
 ) -> None:
     """It is for this machine too."""
     await run_elsewhere(str(tmp_path / "other.sock"))
     client = await RawClient.open_unix(str(tmp_path / "other.sock"))
     assert (await client.ask("GET", "/"))[0] == 200
     client.close()
-    assert places == [Place(EVERYTHING, loopback=True, unix=True)]
+    assert places == [ListenerInfo(EVERYTHING, loopback=True, unix=True)]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ async def test_a_request_of_another_servers_unix_socket_is_placed_so(
 def test_any_address_of_another_server_has_a_place(sockname: object, *, loopback: bool, unix: bool) -> None:
     """An address that nobody knows any more is nobody's loopback."""
     request = types.SimpleNamespace(protocol=types.SimpleNamespace(sockname=sockname))
-    assert place_of(request) == Place(EVERYTHING, loopback=loopback, unix=unix)  # type: ignore[arg-type]
+    assert listener_of(request) == ListenerInfo(EVERYTHING, loopback=loopback, unix=unix)  # type: ignore[arg-type]
 
 
 # Its count.
@@ -272,7 +272,7 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     assert server.broadcaster.counts.closed == {"left": 1}
     assert server.broadcaster.counts.refused == {}
     assert server.broadcaster.metrics.timeouts == {}  # by which it would be found in the end
-    await sink.finish()  # which finds nobody, and is no fault
+    await sink.end_body()  # which finds nobody, and is no fault
     assert server.connections == server.broadcaster.client_count == 0
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
@@ -305,7 +305,7 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, 
     await asker.ask("GET", "/status")
     (found,) = [each for each in connections(server) if each._waiter is not None and each._request_count]
     assert isinstance(found, Connection)
-    assert found._keepalive_handle is connection.NO_TIMER
+    assert found._keepalive_handle is connection.NO_KEEPALIVE_TIMER
     assert len(found._patience.idle) == 1
     await asker.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
     await until(lambda: found._current_request is not None)

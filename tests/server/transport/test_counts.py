@@ -1,28 +1,32 @@
 """Who is counted, and by what."""
 
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.server.transport.counts import Attendance
+from sse_broadcast.server.transport.counts import ConnectionCounts
 
 
 def test_everyone_is_counted_and_an_address_by_itself() -> None:
     """What is not counted by its address is counted among all."""
-    attendance = Attendance(Metrics())
+    connection_counts = ConnectionCounts(Metrics())
     for key in ("192.0.2.1", "192.0.2.1", "2001:db8::/64", None):
-        attendance.enter(key, private=key is None)
-    assert (attendance.count, attendance.public) == (4, 3)
-    assert attendance.of("192.0.2.1") == 2
-    assert attendance.of("2001:db8::/64") == 1
-    assert attendance.of("192.0.2.2") == 0
-    attendance.leave("192.0.2.1", private=False)
-    attendance.leave(None, private=True)
-    assert (attendance.count, attendance.public, attendance.of("192.0.2.1")) == (2, 2, 1)
+        connection_counts.add(key, private=key is None)
+    assert (connection_counts.count, connection_counts.public) == (4, 3)
+    assert connection_counts.for_address("192.0.2.1") == 2
+    assert connection_counts.for_address("2001:db8::/64") == 1
+    assert connection_counts.for_address("192.0.2.2") == 0
+    connection_counts.remove("192.0.2.1", private=False)
+    connection_counts.remove(None, private=True)
+    assert (
+        connection_counts.count,
+        connection_counts.public,
+        connection_counts.for_address("192.0.2.1"),
+    ) == (2, 2, 1)
 
 
 def test_an_address_that_left_is_forgotten() -> None:
     """Memory is of those that are here, and not of all that ever were."""
-    attendance = Attendance(Metrics())
+    connection_counts = ConnectionCounts(Metrics())
     for number in range(100):
-        attendance.enter(f"192.0.2.{number}", private=False)
+        connection_counts.add(f"192.0.2.{number}", private=False)
     for number in range(100):
-        attendance.leave(f"192.0.2.{number}", private=False)
-    assert (attendance.count, attendance._of) == (0, {})
+        connection_counts.remove(f"192.0.2.{number}", private=False)
+    assert (connection_counts.count, connection_counts._of) == (0, {})

@@ -126,10 +126,10 @@ async def test_a_frozen_reader_of_a_unix_socket_is_cut(
 
 async def test_a_unix_socket_with_tls(serve: Serve, path: Path, tmp_path: Path) -> None:
     """For a network that is shared by a file."""
-    authority = trustme.CA()
-    certificate, key = write_certificate(authority, tmp_path)
+    authenticator = trustme.CA()
+    certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     server = await serve(listener=(unix(path, certificate=certificate, key=key),), send_buffer=16_384)
     reader, writer = await asyncio.open_unix_connection(str(path), ssl=context, server_hostname="127.0.0.1")
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -279,10 +279,10 @@ async def test_a_certificate_that_is_bad_leaves_nothing_listening(path: Path) ->
 
 async def test_tls_and_none_side_by_side(serve: Serve, tmp_path: Path) -> None:
     """One for the world, one for the proxy on this machine."""
-    authority = trustme.CA()
-    certificate, key = write_certificate(authority, tmp_path)
+    authenticator = trustme.CA()
+    certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     server = await serve(listener=(tcp(certificate=certificate, key=key), tcp()))
     secure, plain = (listener.port for listener in server.listeners)
     assert plain is not None
@@ -323,7 +323,7 @@ async def test_a_wildcard_is_not_the_loopback(serve: Serve, connect: Connect) ->
     """Also for a caller that comes by the loopback: it may be a proxy, with the world behind it."""
     server = await serve(host="0.0.0.0")
     (listener,) = server.listeners
-    assert not listener.place.loopback
+    assert not listener.info.loopback
     client = await connect(server)
     assert (await client.ask("GET", "/status"))[0] == 401
 

@@ -15,7 +15,12 @@ from sse_broadcast.config.schema import Config, Endpoint, ListenerRule
 from sse_broadcast.errors import ListenError
 from sse_broadcast.server.runner import Server, needs_token
 from sse_broadcast.server.transport import socket_activation
-from sse_broadcast.server.transport.socket_activation import Inherited, matched, placed, take_sockets
+from sse_broadcast.server.transport.socket_activation import (
+    InheritedSocket,
+    bind_to_inherited,
+    matched,
+    take_sockets,
+)
 from tests.conftest import Program
 from tests.support import process
 from tests.support.certificates import write_certificate
@@ -29,7 +34,7 @@ PID = str(os.getpid())
 
 
 @pytest.fixture
-def sockets(tmp_path: Path) -> Iterator[dict[str, Inherited]]:
+def sockets(tmp_path: Path) -> Iterator[dict[str, InheritedSocket]]:
     """Sockets of every family, by what they are called."""
     with ExitStack() as stack:
         made = {
@@ -37,7 +42,7 @@ def sockets(tmp_path: Path) -> Iterator[dict[str, Inherited]]:
             "local": tcp_socket("127.0.0.1"),
             "unix": unix_socket(tmp_path / "x.sock"),
         }
-        yield {name: Inherited(name, stack.enter_context(sock)) for name, sock in made.items()}
+        yield {name: InheritedSocket(name, stack.enter_context(sock)) for name, sock in made.items()}
 
 
 # Taking them.
@@ -53,7 +58,7 @@ def test_none_are_taken_that_are_for_another_process() -> None:
 
 
 def test_they_are_taken_in_their_order(
-    sockets: dict[str, Inherited], monkeypatch: pytest.MonkeyPatch
+    sockets: dict[str, InheritedSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With their names as far as they go, and no child of ours has them."""
     first = os.dup(sockets["local"].sock.fileno())
@@ -111,19 +116,19 @@ def rule(name: str = "", host: str = "x", *endpoints: Endpoint) -> ListenerRule:
     return ListenerRule(host=host, name=name, endpoints=endpoints or tuple(Endpoint))
 
 
-def test_a_socket_belongs_to_the_listener_of_its_name(sockets: dict[str, Inherited]) -> None:
+def test_a_socket_belongs_to_the_listener_of_its_name(sockets: dict[str, InheritedSocket]) -> None:
     """In whatever order they come, and several to one; those without a listener of their name go by order."""
     public, local, unix = sockets["public"], sockets["local"], sockets["unix"]
     named = rule("unix"), rule("public")
     assert matched(named, [public, unix]) == [(named[1], public), (named[0], unix)]
-    twice = Inherited("public", local.sock)
+    twice = InheritedSocket("public", local.sock)
     assert matched(named, [public, unix, twice])[2] == (named[1], twice)
     first, second = rule(host="first"), rule(host="second")
     found = matched([first, named[0], second], [public, local, unix])
     assert found == [(named[0], unix), (first, public), (second, local)]
 
 
-def test_what_is_left_over_is_said(sockets: dict[str, Inherited]) -> None:
+def test_what_is_left_over_is_said(sockets: dict[str, InheritedSocket]) -> None:
     """A socket that nothing is said of would be open to everyone, a listener without one to nobody."""
     public, local = sockets["public"], sockets["local"]
     port = local.sock.getsockname()[1]
@@ -139,28 +144,28 @@ def test_what_is_left_over_is_said(sockets: dict[str, Inherited]) -> None:
         matched([rule("admin"), rule()], [public])
 
 
-def test_a_listener_is_where_its_socket_is(sockets: dict[str, Inherited], tmp_path: Path) -> None:
+def test_a_listener_is_where_its_socket_is(sockets: dict[str, InheritedSocket], tmp_path: Path) -> None:
     """Whatever it said of an address, a mode and an owner; what it said of the rest holds."""
     written = ListenerRule(host="unix:/nowhere", mode="0600", owner="1:1", endpoints=(Endpoint.INSPECT,))
     for name, host, port in (
         ("public", "0.0.0.0", sockets["public"].sock.getsockname()[1]),
         ("unix", f"unix:{tmp_path}/x.sock", 0),
     ):
-        config, (sock,) = placed(Config(listener=(written,)), [sockets[name]])
+        config, (sock,) = bind_to_inherited(Config(listener=(written,)), [sockets[name]])
         assert sock is sockets[name].sock
         (moved,) = config.listeners
         assert moved == ListenerRule(host=host, port=port, endpoints=(Endpoint.INSPECT,))
     with socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind(f"\0sse-{PID}")
         abstract.listen()
-        config, _ = placed(Config(), [Inherited("", abstract)])
+        config, _ = bind_to_inherited(Config(), [InheritedSocket("", abstract)])
         assert config.listeners[0].host == f"unix:@sse-{PID}"
 
 
-def test_a_listener_with_several_sockets_is_several(sockets: dict[str, Inherited]) -> None:
+def test_a_listener_with_several_sockets_is_several(sockets: dict[str, InheritedSocket]) -> None:
     """One for each, in which the same holds: both families of a host, say."""
-    both = [sockets["public"], Inherited("public", sockets["local"].sock)]
-    config, socks = placed(Config(listener=(rule("public", "x", Endpoint.SUBSCRIBE),)), both)
+    both = [sockets["public"], InheritedSocket("public", sockets["local"].sock)]
+    config, socks = bind_to_inherited(Config(listener=(rule("public", "x", Endpoint.SUBSCRIBE),)), both)
     assert socks == [each.sock for each in both]
     assert [each.host for each in config.listeners] == ["0.0.0.0", "127.0.0.1"]
     assert {each.endpoints for each in config.listeners} == {(Endpoint.SUBSCRIBE,)}
@@ -169,14 +174,14 @@ def test_a_listener_with_several_sockets_is_several(sockets: dict[str, Inherited
 def test_without_any_it_listens_where_it_is_told_to() -> None:
     """As it was."""
     config = Config(port=9)
-    assert placed(config, []) == (config, [None])
+    assert bind_to_inherited(config, []) == (config, [None])
 
 
-def test_who_can_reach_it_is_told_by_the_sockets(sockets: dict[str, Inherited]) -> None:
+def test_who_can_reach_it_is_told_by_the_sockets(sockets: dict[str, InheritedSocket]) -> None:
     """A loopback address in the configuration makes a public socket no safer."""
-    assert needs_token(placed(Config(host="127.0.0.1"), [sockets["public"]])[0])
-    assert not needs_token(placed(Config(host="0.0.0.0"), [sockets["local"]])[0])
-    assert not needs_token(placed(Config(host="0.0.0.0"), [sockets["unix"]])[0])
+    assert needs_token(bind_to_inherited(Config(host="127.0.0.1"), [sockets["public"]])[0])
+    assert not needs_token(bind_to_inherited(Config(host="0.0.0.0"), [sockets["local"]])[0])
+    assert not needs_token(bind_to_inherited(Config(host="0.0.0.0"), [sockets["unix"]])[0])
     assert Server(Config(), inherited=[sockets["public"]]).token is not None
 
 
@@ -191,7 +196,9 @@ async def ask(port: int, path: str) -> int:
         client.close()
 
 
-async def test_each_serves_what_its_listener_says(sockets: dict[str, Inherited], tmp_path: Path) -> None:
+async def test_each_serves_what_its_listener_says(
+    sockets: dict[str, InheritedSocket], tmp_path: Path
+) -> None:
     """Its endpoints alone; and who may do what is as by any other socket."""
     config = Config(
         listener=(rule("public", "x", Endpoint.SUBSCRIBE), rule("unix", "y", Endpoint.INSPECT)),
@@ -212,9 +219,9 @@ async def test_one_with_a_certificate_speaks_tls(
     programs: Programs, program: Program, tmp_path: Path
 ) -> None:
     """As its listener says; the socket itself knows nothing of that."""
-    authority = trustme.CA()
-    certificate, key = write_certificate(authority, tmp_path)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authenticator = trustme.CA()
+    certificate, key = write_certificate(authenticator, tmp_path)
+    authenticator.cert_pem.write_to_path(tmp_path / "ca.pem")
     with Supervisor(programs, tcp_socket()) as supervisor:
         server = await supervisor.start("--certificate", certificate, "--key", key)
         url = f"https://127.0.0.1:{supervisor.port}/readyz"

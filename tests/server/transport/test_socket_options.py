@@ -4,14 +4,14 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from sse_broadcast.server.transport.socket_options import tune
+from sse_broadcast.server.transport.socket_options import tune_listener
 
 
 def test_accepted_sockets_have_the_options_of_the_one_that_listens() -> None:
     """Handed down by the kernel, which doubles the buffer that it is asked for."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        tune(listening, send_buffer=20_000, write_timeout=7)
+        tune_listener(listening, send_buffer=20_000, write_timeout=7)
         stack.enter_context(socket.create_connection(listening.getsockname()))
         accepted = stack.enter_context(listening.accept()[0])
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
@@ -24,7 +24,7 @@ def test_without_a_limit_the_kernel_chooses_the_buffer() -> None:
     """0 leaves it alone."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         before = listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        tune(listening, send_buffer=0, write_timeout=7)
+        tune_listener(listening, send_buffer=0, write_timeout=7)
         assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
 
 
@@ -32,5 +32,5 @@ def test_a_unix_socket_has_none_of_them(tmp_path: Path) -> None:
     """It has no vanished peers, and hands nothing down."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
-        tune(listening, send_buffer=20_000, write_timeout=7)
+        tune_listener(listening, send_buffer=20_000, write_timeout=7)
         assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0

@@ -19,7 +19,7 @@ from tests.support.sockets import until
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
+def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
@@ -35,23 +35,23 @@ def test_a_certificate_that_cannot_be_loaded_is_named(tmp_path: Path, content: s
         tls_context(str(file), "key.pem")
 
 
-def test_nothing_older_than_tls_1_2_is_spoken(authority: trustme.CA, tmp_path: Path) -> None:
+def test_nothing_older_than_tls_1_2_is_spoken(authenticator: trustme.CA, tmp_path: Path) -> None:
     """And no handshake within a connection, which nobody would count."""
-    context = Certificate(*write_certificate(authority, tmp_path)).context
+    context = Certificate(*write_certificate(authenticator, tmp_path)).context
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION
 
 
 def test_files_that_changed_are_read_once_they_rest(
-    authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    authenticator: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two looks that find the same: a certificate and its key are not written at the same time."""
     caplog.set_level(logging.INFO)
-    certificate = Certificate(*write_certificate(authority, tmp_path))
+    certificate = Certificate(*write_certificate(authenticator, tmp_path))
     first = certificate.context
     certificate.refresh()
     assert certificate.context is first
-    write_certificate(authority, tmp_path)
+    write_certificate(authenticator, tmp_path)
     certificate.refresh()
     assert certificate.context is first
     certificate.refresh()
@@ -64,14 +64,14 @@ def test_files_that_changed_are_read_once_they_rest(
 
 @pytest.mark.parametrize("spoil", ["other key", "garbage", "gone"])
 def test_what_cannot_be_used_is_told_once_and_not_used(
-    authority: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
+    authenticator: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
 ) -> None:
     """The old one serves on, until there is one that can be."""
-    cert, key = write_certificate(authority, tmp_path)
+    cert, key = write_certificate(authenticator, tmp_path)
     certificate = Certificate(cert, key)
     first = certificate.context
     if spoil == "other key":
-        authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
+        authenticator.issue_cert("127.0.0.1").private_key_pem.write_to_path(key)
     elif spoil == "garbage":
         Path(cert).write_text("garbage")
     else:
@@ -82,15 +82,15 @@ def test_what_cannot_be_used_is_told_once_and_not_used(
     (message,) = caplog.messages
     assert message.startswith(f"certificate: cannot load {cert}, {key}: ")
     assert message.endswith("; the one from before is kept")
-    write_certificate(authority, tmp_path)
+    write_certificate(authenticator, tmp_path)
     for _ in range(2):
         certificate.refresh()
     assert certificate.context is not first
 
 
-def test_a_certificate_that_is_moved_into_place_is_seen(authority: trustme.CA, tmp_path: Path) -> None:
+def test_a_certificate_that_is_moved_into_place_is_seen(authenticator: trustme.CA, tmp_path: Path) -> None:
     """With the time and the length it had elsewhere, as a renewed link of a secret's volume has."""
-    cert, key = write_certificate(authority, tmp_path)
+    cert, key = write_certificate(authenticator, tmp_path)
     certificate = Certificate(cert, key)
     first, written = certificate.context, Path(cert).stat().st_mtime_ns
     shutil.copy2(cert, tmp_path / "new.pem")
@@ -110,17 +110,17 @@ def serial(writer: asyncio.StreamWriter) -> str:
 
 
 async def test_new_connections_are_given_the_new_certificate(
-    serve: Serve, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, authenticator: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the old ones go on under the one they have."""
     monkeypatch.setattr(module, "LOOK", 0.02)
-    cert, key = write_certificate(authority, tmp_path)
+    cert, key = write_certificate(authenticator, tmp_path)
     server = await serve(certificate=cert, key=key)
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     old, old_writer = await open_tls(server.port, context)
     before = serial(old_writer)
-    write_certificate(authority, tmp_path)
+    write_certificate(authenticator, tmp_path)
     while True:
         _, writer = await open_tls(server.port, context)
         number = serial(writer)
@@ -139,18 +139,18 @@ def test_the_systems_words_are_lower_case() -> None:
     assert reason(ValueError("No")) == "no"
 
 
-def test_one_certificate_can_become_another(authority: trustme.CA, tmp_path: Path) -> None:
+def test_one_certificate_can_become_another(authenticator: trustme.CA, tmp_path: Path) -> None:
     """And looks at the other's files from then on."""
     (tmp_path / "other").mkdir()
-    certificate = Certificate(*write_certificate(authority, tmp_path))
-    other = Certificate(*write_certificate(authority, tmp_path / "other"))
-    certificate.become(other)
+    certificate = Certificate(*write_certificate(authenticator, tmp_path))
+    other = Certificate(*write_certificate(authenticator, tmp_path / "other"))
+    certificate.replace_with(other)
     assert certificate.context is other.context
-    write_certificate(authority, tmp_path)
+    write_certificate(authenticator, tmp_path)
     for _ in range(3):
         certificate.refresh()
     assert certificate.context is other.context
-    write_certificate(authority, tmp_path / "other")
+    write_certificate(authenticator, tmp_path / "other")
     for _ in range(3):
         certificate.refresh()
     assert certificate.context is not other.context

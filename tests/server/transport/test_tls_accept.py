@@ -37,20 +37,20 @@ HELLO = bytes.fromhex("16030100c8010000c40303") + b"\0" * 40
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
+def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
 @pytest.fixture
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
+def trusting(authenticator: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authenticator.configure_trust(context)
     return context
 
 
 @pytest.fixture
-def files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
-    certificate, key = write_certificate(authority, tmp_path)
+def files(authenticator: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    certificate, key = write_certificate(authenticator, tmp_path)
     return {"certificate": certificate, "key": key}
 
 
@@ -169,7 +169,7 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
     server = await serve(max_connections=1, head_timeout=600.0, **files)
     clients = await crowd(server.port, 1 + MAX_PENDING + 5, saying=HELLO)
     (agreeing,) = server.listeners[0]._handshakes
-    pending = server._door.reserve
+    pending = server._admission.reserve
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_PENDING + 5)
     assert len(agreeing) <= 2
     assert len(pending) == MAX_PENDING
@@ -392,9 +392,9 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
     await reader.readuntil(b"\r\n\r\n")
     await reader.readuntil(b"\n\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (lane,) = server.broadcaster._delivery._lanes
+    (outbox,) = server.broadcaster._delivery._outboxes
     written = 0
-    while not lane.blocked or len(lane.subscriber) < 20:
+    while not outbox.blocked or len(outbox.subscriber) < 20:
         written += 1
         await server.broadcaster.broadcast(f"{written} {'x' * 4000}")
         await asyncio.sleep(0)
@@ -405,7 +405,7 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
             seen += 1
             assert await reader.readuntil(b" ") == f"{seen} ".encode()
             await reader.readexactly(4000)
-    await until(lambda: not lane.blocked)
+    await until(lambda: not outbox.blocked)
     writer.transport.abort()
 
 
@@ -444,7 +444,7 @@ async def test_what_is_agreed_upon_is_sent_at_once(
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (lane,) = server.broadcaster._delivery._lanes
-    sock = lane.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    (outbox,) = server.broadcaster._delivery._outboxes
+    sock = outbox.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     writer.transport.abort()
