@@ -85,7 +85,7 @@ def test_one_in_several_channels_goes_once_each_has_a_newer(channels: list[str],
     assert positions(queue) == expected
 
 
-@pytest.mark.parametrize("interest", [Selector.parse("a"), Selector.parse("a*"), Selector.parse("a", "a*")])
+@pytest.mark.parametrize("selector", [Selector.parse("a"), Selector.parse("a*"), Selector.parse("a", "a*")])
 def test_only_the_readers_own_channels_count(selector: Selector) -> None:
     """A channel it does not read keeps nothing for it."""
     queue = Conflated(selector)

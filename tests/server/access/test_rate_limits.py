@@ -173,7 +173,7 @@ def test_a_batch_is_allowed_whole_or_not_at_all(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "access", "whose"), [(HERE, ANYONE, "address"), (None, ONE, "token"), (HERE, ONE, "token")]
+    ("address", "principal", "whose"), [(HERE, ANYONE, "address"), (None, ONE, "token"), (HERE, ONE, "token")]
 )
 @pytest.mark.parametrize(
     ("gone", "count", "after"), [(0.0, 1, 1), (0.0, 8, 1), (0.0, 9, 2), (0.0, 100, 13), (12.4375, 100, 1)]
@@ -197,7 +197,7 @@ def test_a_refusal_says_what_is_allowed_and_when(
     limits.publish(count, address=address, principal=principal)
 
 
-@pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (None, ONE), (HERE, ONE)])
+@pytest.mark.parametrize(("address", "principal"), [(HERE, ANYONE), (None, ONE), (HERE, ONE)])
 def test_who_waits_is_told_for_how_long(clock: Clock, address: str | None, principal: Principal) -> None:
     """So many seconds later, and not before, so many events are allowed; to be told takes nothing."""
     limits = publishing(rate=8, burst=100)
@@ -220,7 +220,7 @@ def test_who_may_be_slowed_publishes_in_portions(rate: int, burst: int, portion:
     assert publishing(rate, burst).batch_size(256) == portion
 
 
-@pytest.mark.parametrize(("address", "access"), [(HERE, ANYONE), (HERE, ONE)])
+@pytest.mark.parametrize(("address", "principal"), [(HERE, ANYONE), (HERE, ONE)])
 def test_who_is_refused_for_no_time_at_all_is_refused(
     clock: Clock, address: str | None, principal: Principal
 ) -> None:

@@ -64,7 +64,7 @@ def request(
 
 
 @pytest.mark.parametrize(
-    ("target", "interest"),
+    ("target", "selector"),
     [
         ("/events", Selector.parse("default")),
         ("/events?x=1", Selector.parse("default")),
