@@ -249,3 +249,12 @@ def test_ci_runs_the_readmes_test_command() -> None:
     shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
     assert shown.stdout.strip().endswith("-m pytest")
     assert shown.stdout in README
+
+
+def test_every_logger_is_in_the_table() -> None:
+    """By a name of its own and not a module's, so that filters outlive a move."""
+    code = "".join(path.read_text() for path in (ROOT / "sse_broadcast").rglob("*.py"))
+    page = (ROOT / "docs" / "operations.md").read_text()
+    made = set(re.findall(r'getLogger\("(sse_broadcast\.[a-z]+)"\)', code))
+    assert made == set(re.findall(r"^\| `(sse_broadcast\.[a-z]+)` \|", page, re.MULTILINE))
+    assert "getLogger(__name__)" not in code
