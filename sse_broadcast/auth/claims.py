@@ -34,7 +34,7 @@ class ClaimRules:
 
     claim: str = "grants"
     issuer: str = ""
-    group: str = ""
+    audience: str = ""
     dated: bool = True
 
 

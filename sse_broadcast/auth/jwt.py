@@ -129,7 +129,7 @@ def _decoded(token: str, key: Key, rules: ClaimRules) -> Claims | None:
             token,
             key.material,
             algorithms=[key.algorithm],
-            group=rules.group or None,
+            audience=rules.audience or None,
             issuer=rules.issuer or None,
             options={"require": ["exp"], "verify_iat": rules.dated, "enforce_minimum_key_length": True},
         )
