@@ -75,7 +75,7 @@ def test_every_token_has_an_id_of_its_own() -> None:
 def test_a_token_is_not_shown() -> None:
     """What is logged of it is its id."""
     made = make()
-    assert repr(made) == f"Minted(id='{made.id}', subject='visitor-1', expires={NOW + 60})"
+    assert repr(made) == f"IssuedToken(id='{made.id}', subject='visitor-1', expires={NOW + 60})"
 
 
 def test_a_server_without_a_secret_makes_one_that_ends_with_it() -> None:
