@@ -180,7 +180,7 @@ class Broadcaster:
         return self.prepare(event, shared(self.validate_channels(channels)))
 
     def prepare(self, event: Event, places: tuple[str, ...]) -> Draft:
-        """Check an event as `draft` does, for channels that `places` gave."""
+        """Check an event as `draft` does, for channels that `validate_channels` returned."""
         if event.type is not DEFAULT_TYPE:
             _require_publishable_type(event)
         if event.retry is not None and not SHORTEST_RETRY <= event.retry <= LONGEST_RETRY:
@@ -209,7 +209,7 @@ class Broadcaster:
     ) -> Receipt:
         """Publish what `draft` gave: all of it, in this order, or nothing.
 
-        `publisher` names whose share of the history, and of the tokens, it counts for.
+        `publisher` names whose share of the history, and of the idempotency keys, it counts for.
         With a key seen before nothing is published, and the first receipt is given again. Raises
         `IdempotencyError` if something else was published with it, `ClosedError` after `close`.
         """
@@ -283,7 +283,7 @@ class Broadcaster:
 
         An `exempt` one is let in beyond `subscribed_channels`.
         Raises `FullError` as `connect` would, before a subscriber is told of anything, and `EventError` for a
-        `since` that means nothing. A cursor is looked for in one piece: see `find_start`.
+        `since` that means nothing. A cursor is looked for in one piece: see `find_start_point`.
         """
         if cursor is not None:
             return finish(self._find_start(selector, cursor, exempt=exempt))
@@ -296,9 +296,9 @@ class Broadcaster:
     async def find_start_point(
         self, selector: Selector, cursor: Cursor, *, caller: Hashable, exempt: bool = False
     ) -> StartPoint:
-        """Return what `start` returns, in pieces, by turns with other callers: patterns may look at much.
+        """Return what `start_point` returns, in pieces, by turns with other callers: patterns look at much.
 
-        Raises as `start` does, and `ClosedError` if the broadcaster was closed meanwhile.
+        Raises as `start_point` does, and `ClosedError` if the broadcaster was closed meanwhile.
         """
         start = await self.work.run(self._find_start(selector, cursor, exempt=exempt), caller=caller)
         if self._closed:
@@ -377,7 +377,7 @@ class Broadcaster:
         outbox.subscriber.close(reason)
 
     def reload(self, config: Config) -> None:
-        """Go by another configuration from now on, in all but `settings.RESTART`.
+        """Go by another configuration from now on, in all but `RESTART_ONLY`.
 
         Readers that there are keep the terms they came with. What is held beyond the new limits goes with
         what is published, and by and by.

@@ -27,14 +27,14 @@ class StreamConsumer:
         self._event = asyncio.Event()
 
     def on_ready(self) -> None:
-        """See `Outlet`."""
+        """See `QueueConsumer`."""
         self._event.set()
 
     def make_room(self) -> None:
-        """See `Outlet`: only the program that iterates can make room."""
+        """See `QueueConsumer`: only the program that iterates can make room."""
 
     def on_closed(self, reason: CloseReason) -> None:  # noqa: ARG002 - the stream reads it from its subscriber
-        """See `Outlet`."""
+        """See `QueueConsumer`."""
         self._event.set()
 
     async def wait(self) -> None:

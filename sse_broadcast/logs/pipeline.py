@@ -25,8 +25,8 @@ LIMITED = ("aiohttp.internal", "aiohttp.server", "aiohttp.web", "asyncio", "sse_
 class LogPipeline:
     """What every logger of the process says, on standard error, between `start` and `close`.
 
-    A thread writes it (see `Writer`): whoever logs never waits. It is for a process that is the server's
-    own; a program that has the server in it has a log of its own.
+    A thread writes it (see `BackgroundWriter`): whoever logs never waits. It is for a process that is the
+    server's own; a program that has the server in it has a log of its own.
     """
 
     def __init__(self, level: LogLevel, format: LogFormat) -> None:

@@ -1,6 +1,6 @@
 """Running the server: the one builder that the command line and the tests both use.
 
-Phases: `Server.start` (listen), then, when a signal comes, `Server.retire` (not ready any more) and
+Phases: `Server.start` (listen), then, when a signal comes, `Server.begin_drain` (not ready any more) and
 `Server.stop` (drain).
 """
 

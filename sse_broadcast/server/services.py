@@ -23,7 +23,7 @@ BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What follows from one configuration: `contract` is its document, as JSON.
+    """What follows from one configuration: `openapi` is its document, as JSON.
 
     `generated` is the token that was made where none was configured.
     """
@@ -50,7 +50,7 @@ class ActiveServices:
         self.services = services
 
 
-ACTIVE_SERVICES: web.AppKey[ActiveServices] = web.AppKey("sse_broadcast.in_force", ActiveServices)
+ACTIVE_SERVICES: web.AppKey[ActiveServices] = web.AppKey("sse_broadcast.active_services", ActiveServices)
 
 
 def services_of(request: web.Request) -> Services:
@@ -69,22 +69,22 @@ def caller_of(request: web.Request) -> Hashable:
     return key(services_of(request).proxies.client(request))
 
 
-STREAM_EXPIRY: web.AppKey[StreamExpiry] = web.AppKey("sse_broadcast.sessions", StreamExpiry)
+STREAM_EXPIRY: web.AppKey[StreamExpiry] = web.AppKey("sse_broadcast.stream_expiry", StreamExpiry)
 """The open streams that a credential or their age may end."""
 
 SHARES: web.AppKey[Shares] = web.AppKey("sse_broadcast.shares", Shares)
 """What each caller holds of what all use together."""
 
-OWN_LISTENER: web.AppKey[bool] = web.AppKey("sse_broadcast.tuned", bool)
-"""Whether connections come from a listening socket that `sink.tune` has seen."""
+OWN_LISTENER: web.AppKey[bool] = web.AppKey("sse_broadcast.own_listener", bool)
+"""Whether connections come from a listening socket that `tune_listener` has seen."""
 
-LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.intakes", set)
+LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.line_streams", set)
 """The bodies of long requests that are being read."""
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
 """Set when long requests are to end."""
 
-BATCH_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.turn", asyncio.Lock)
+BATCH_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.batch_lock", asyncio.Lock)
 """Held by the batch that is being published."""
 
 

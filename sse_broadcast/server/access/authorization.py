@@ -16,7 +16,7 @@ from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.request_head import host_name, origin_of, requested_host
 from sse_broadcast.server.transport.connection import ListenerInfo, listener_of
 
-PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("sse_broadcast.access", Principal)
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("sse_broadcast.principal", Principal)
 """What the caller of a request may do; the gate puts it there."""
 
 IN_QUERY = "access_token"

@@ -24,7 +24,7 @@ logger = logging.getLogger("sse_broadcast.shares")
 T = TypeVar("T")
 
 CallerKey = str | tuple[Kind, str | None, str | None]
-"""An address as `address.key` gives it, or whose credential it is: `Access.bearer`."""
+"""An address as `client_address.key` gives it, or whose credential it is: `Principal.bearer`."""
 
 Callers = tuple[CallerKey, ...] | None
 """Those that a request counts for. None is one with `admin`, which no share and no total bounds."""

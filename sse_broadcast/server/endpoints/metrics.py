@@ -93,7 +93,7 @@ class Exposition:
     """Everything there is to tell of one server, and of its process.
 
     prometheus_client's own registry of the process is left alone: two servers may be in one process.
-    `attendance` is of the listeners, where they are ours; `revocations` are counted.
+    `connection_counts` is of the listeners, where they are ours; `revocations` are counted.
     """
 
     def __init__(self, broadcaster: Broadcaster, revocations: Sized = ()) -> None:

@@ -161,7 +161,7 @@ class LineStream:
             raise fault
 
     async def _allowed(self, count: int) -> None:
-        """Wait until so many events may be published. Raises `Problem` or `DrainedError` if none ever may."""
+        """Wait until so many events may be published. Raises `Problem` or `ShuttingDownError` if never."""
         draining = self._request.app[DRAINING]
         while wait := self._pace(count):
             if self._hung_up is not None:

@@ -119,7 +119,7 @@ def _is_alias(name: str) -> bool:
 
 
 def parse_subscribe(request: web.Request, said: MultiMapping[str], permit: Permit) -> SubscribeRequest:
-    """Read what a body says as a query, and the headers, in the order of `read_wish`. Raises as that does."""
+    """Read what a body says as a query, and the headers, as `read_subscribe` does. Raises as that does."""
     return _wish(request, said, _permitted(request, said, (), permit))
 
 

@@ -200,7 +200,7 @@ class StreamRegistry:
             await asyncio.sleep(0)
 
 
-STREAM_REGISTRY: web.AppKey[StreamRegistry] = web.AppKey("sse_broadcast.roster", StreamRegistry)
+STREAM_REGISTRY: web.AppKey[StreamRegistry] = web.AppKey("sse_broadcast.stream_registry", StreamRegistry)
 
 
 async def _described(readers: list[StreamEntry]) -> list[SubscriberState]:
