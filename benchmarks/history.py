@@ -3,8 +3,8 @@
     python -m benchmarks.history [--sizes 50,500,5000] [--total 134217728] [--channels 100000]
                                  [--python PATH] [--check]
 
-The history counts `2 * frame + OVERHEAD` bytes for an event (`sse_broadcast/backends/memory/history.py`):
-its text twice, as data and as a frame, and whatever else comes with it. `history_total` bounds
+The history counts `2 * frame + PUBLICATION_COST` bytes for an event
+(`sse_broadcast/backends/memory/weights.py`): its text twice, as data and as a frame, and whatever else comes with it. `history_total` bounds
 that count. For each size a server is filled in batches up to that bound and as far again
 beyond it, and its resident memory is looked at when it is
 
@@ -15,7 +15,7 @@ beyond it, and its resident memory is looked at when it is
 
 Another server is given one event in each of 100,000 channels.
 
-Printed is by how much the process grew, what that is for each event, and with which OVERHEAD the
+Printed is by how much the process grew, what that is for each event, and with which PUBLICATION_COST the
 history would have counted just that. With --check the exit status is 1 unless the process grew
 by at most
 
@@ -52,7 +52,7 @@ from benchmarks.harness import (
     running,
     stop_on_sigterm,
 )
-from sse_broadcast.backends.memory.history import OVERHEAD
+from sse_broadcast.backends.memory.weights import PUBLICATION_COST
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -87,7 +87,7 @@ class Look:
     @property
     def counted(self) -> float:
         """Bytes the history counts for it all."""
-        return self.events * (2 * self.frame + OVERHEAD)
+        return self.events * (2 * self.frame + PUBLICATION_COST)
 
     @property
     def each(self) -> float:
@@ -96,7 +96,7 @@ class Look:
 
     @property
     def overhead(self) -> float:
-        """The OVERHEAD with which the history would have counted what the process grew by."""
+        """The PUBLICATION_COST with which the history would have counted what the process grew by."""
         return self.each - 2 * self.frame
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class Look:
         return f"{self.name:>16}  {counts}  {ratio:>6.2f}  {self.each:>9,.0f}  {self.overhead:>9,.0f}"
 
 
-HEAD = "           state    events  counted MiB   grown  ratio  bytes each   OVERHEAD"
+HEAD = "           state    events  counted MiB   grown  ratio  bytes each   overhead"
 
 
 class Client:
@@ -272,7 +272,7 @@ class Scale:
 
     def fits(self, total: int) -> int:
         """Give how many events the history can count within its bound."""
-        return total // (2 * self.frame() + OVERHEAD)
+        return total // (2 * self.frame() + PUBLICATION_COST)
 
     def look(self, name: str, *, events: int = 0) -> Look:
         """Look, and print what was seen; `events` are held of all channels, if there are several."""

@@ -36,6 +36,7 @@ ORDER = (
     "backends.memory.lazy_heap",
     "backends.memory.largest",
     "backends.memory.retired_ids",
+    "backends.memory.weights",
     "backends.memory.history",
     "backends.memory.idempotency",
     "backends.memory.backend",

@@ -17,39 +17,18 @@ from sse_broadcast.backends.base import Gap, HistoryUsage
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.memory.retired_ids import RetiredIds
+from sse_broadcast.backends.memory.weights import (
+    CHANNEL_COST,
+    PUBLISHER_COST,
+    set_weights,
+    weight_per_channel,
+)
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.event import DEFAULT_TYPE, Event
+from sse_broadcast.event import Event
 from sse_broadcast.metrics import Share
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.work_queue import Steps
-
-# What things take in memory, in bytes: measured with tracemalloc by benchmarks/memory.py, and OVERHEAD by
-# benchmarks/history.py, as what a process grows by.
-
-OVERHEAD = 760
-"""A publication beside its text, which counts twice: as data, and as a frame."""
-
-COPY_COST = 128
-"""One in several channels, beside: how many of them hold it, and the tuple of their names."""
-
-PLACE_COST = 96
-"""Each of its channels then, beside the name itself."""
-
-NAMED_COST = 256
-"""A publication whose publisher chose its id: its place in the index from ids."""
-
-NAMED_PLACE_COST = 104
-"""Each of its channels but one in that index then."""
-
-KEY_COST = 64
-"""A publication's key, beside four bytes for each of its characters."""
-
-CHANNEL_COST = 1024
-"""A channel that is remembered, beside its name."""
-
-PUBLISHER_COST = 1024
-"""A publisher that has opened channels, beside its name."""
 
 STRIDE = 2048
 """Publications looked at for one page at most."""
@@ -471,7 +450,7 @@ class History:
             self._extend(channels, list(run), publisher)
 
     def _extend(self, channels: tuple[str, ...], run: Sequence[Publication], publisher: str) -> None:
-        weight, named = _weigh(channels, run)
+        weight, named = set_weights(channels, run)
         # Most often they are the very same, since what was asked before is remembered.
         log = self._logs.get(channels[0])
         if log is not None and log.count and log.newest.channels is not channels:
@@ -481,7 +460,7 @@ class History:
         self._bytes += weight
         part = weight
         if len(channels) > 1:
-            part = _part(run)
+            part = weight_per_channel(run)
             self._copies.update(dict.fromkeys(map(_position, run), len(channels)))
         if named:
             self._name(run)
@@ -949,7 +928,7 @@ class History:
             self._unordered_at = self._recent.popitem(last=False)[0].lost_at
         if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
             self._newest_lost = log.lost
-        self._shrink(log, _part(gone) if self._copies else weight)
+        self._shrink(log, weight_per_channel(gone) if self._copies else weight)
         if self._names:
             self._retire_names(log, gone)
         if self._copies:
@@ -1035,41 +1014,6 @@ class History:
     @property
     def _crowded(self) -> int:
         return len(self._logs) + len(self._logs) // 4 + 64
-
-
-def _weigh(channels: tuple[str, ...], run: Sequence[Publication]) -> tuple[int, bool]:
-    """Set the bytes that each publication takes, with its text frame.
-
-    Returns the sum of them, and whether a publisher chose the id of any.
-    What it may keep of other frames is less than its text frame and `publication.KEPT_BYTES` bytes.
-    """
-    base = OVERHEAD + len(channels[0])
-    if len(channels) > 1:
-        base += COPY_COST + PLACE_COST * len(channels) + sum(map(len, channels))
-    total, named = 0, False
-    for publication in run:
-        event = publication.event
-        weight = base + 2 * publication.size
-        if event.id is not None:
-            named = True
-            weight += NAMED_COST + NAMED_PLACE_COST * (len(channels) - 1)
-        if event.key is not None:
-            weight += KEY_COST + 4 * len(event.key)
-        # Text that is not ASCII takes up to four bytes a character, and may be kept as UTF-8 beside.
-        if not event.data.isascii():
-            weight += sys.getsizeof(event.data)
-        if event.type is not DEFAULT_TYPE and not event.type.isascii():
-            weight += sys.getsizeof(event.type)
-        publication.weight = weight
-        total += weight
-    return total, named
-
-
-def _part(publications: Sequence[Publication]) -> int:
-    """Return the bytes of publications that one of their channels counts for."""
-    if len(publications) == 1:
-        return publications[0].weight // len(publications[0].channels)
-    return sum(publication.weight // len(publication.channels) for publication in publications)
 
 
 def _wanted(publication: Publication | None, selector: Selector) -> Publication | None:

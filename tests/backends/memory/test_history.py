@@ -3,9 +3,8 @@
 import itertools
 import random
 import sys
-import tracemalloc
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -15,81 +14,38 @@ from hypothesis import strategies as st
 
 from sse_broadcast.backends.memory import history as history_module
 from sse_broadcast.backends.memory.history import (
-    CHANNEL_COST,
-    PUBLISHER_COST,
     STRIDE,
     ChannelLog,
     Chunk,
     History,
     PositionIndex,
     PublisherShare,
-    _weigh,
 )
+from sse_broadcast.backends.memory.weights import CHANNEL_COST, PUBLISHER_COST
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
-from sse_broadcast.event import DEFAULT_TYPE, Event
-from sse_broadcast.publication import Publication, place
+from sse_broadcast.event import DEFAULT_TYPE
+from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import Steps, finish
 from tests.backends.contract import channels_of
+from tests.backends.memory.history_cases import (
+    ALL,
+    FOREVER,
+    PLENTY,
+    WEIGHT,
+    fill,
+    given_after,
+    held,
+    history_of,
+    lost,
+    publication,
+    require_bounded,
+    require_bounded_order,
+    room,
+    weight,
+)
 
 T = TypeVar("T")
-
-PLENTY = 1 << 40
-ALL = 1 << 30
-FOREVER = 1e12
-
-
-def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
-    time = fields.pop("time", 0.0)
-    event = Event(fields.pop("data", "x"), **fields)
-    placed = place(tuple(channels.split()), event, epoch="0123abcd", position=position, time=time)
-    _weigh(placed.channels, [placed])
-    return placed
-
-
-def history_of(
-    size: int = 1000,
-    *,
-    bytes: int = PLENTY,
-    age: float = FOREVER,
-    total: int = PLENTY,
-    max_channels: int = 1000,
-    **own: HistoryLimits,
-) -> History:
-    limits = HistoryLimits(size, bytes, age)
-    return History(lambda channel: own.get(channel, limits), total=total, max_channels=max_channels)
-
-
-def fill(history: History, *rows: str, start: int = 1) -> None:
-    for position, channels in enumerate(rows, start):
-        history.extend([publication(position, channels)])
-
-
-def held(history: History, channel: str) -> list[int]:
-    log = history.log_of(channel)
-    return [] if log is None else [one.position for one in log.after(0)]
-
-
-def weight(one: Publication) -> int:
-    """Return the bytes that a publication counts for."""
-    return one.weight
-
-
-WEIGHT = weight(publication(100, "a"))
-
-
-def room(events: int, *, channels: int, publishers: int = 1) -> int:
-    """Return a total with room for so many events, in so many channels with names of one letter."""
-    return events * WEIGHT + channels * (CHANNEL_COST + 1) + publishers * PUBLISHER_COST
-
-
-def given_after(history: History, selector: Selector, after: int) -> list[int]:
-    return [one.position for _, one, _ in history.after(selector, after) if one is not None]
-
-
-def lost(history: History, *channels: str) -> int:
-    return finish(history.lost(Selector.parse(*channels)))
 
 
 # Bounds.
@@ -446,58 +402,6 @@ def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
     kept = len(shared.history._shares)
     assert kept >= 8
     assert names(shared.history) == [f"c{number}" for number in range(100 - kept, 100)]
-
-
-# What it takes in memory.
-
-ENCODINGS = (TEXT, CHUNKED_TEXT, JSON, CHUNKED_JSON, NDJSON, CHUNKED_NDJSON)
-HUNDRED = tuple(f"channel.{number:03}" for number in range(100))
-Shape = Callable[[int], tuple[Sequence[str], Event]]
-SHAPES: dict[str, Shape] = {
-    "small": lambda n: (["a"], Event(f"{n}")),
-    "large": lambda n: (["a"], Event(f"{n}".ljust(5000, "x"))),
-    "wide": lambda n: (["a"], Event(f"{n}".ljust(2000, "x") + "\U0001f600", f"\U0001f600{n}")),
-    "escaped in JSON": lambda n: (["a"], Event(f"{n}" + "\x01" * 2000)),
-    "lines": lambda n: (["a"], Event(f"{n}" + "\n" * 500)),
-    "own ids": lambda n: (["a"], Event("x", id=f"id{n}")),
-    "one id": lambda n: (["a"], Event("x", id="id")),
-    "keys": lambda n: (["a"], Event("x", key=f"{n}".ljust(128, "\u0100"))),
-    "own ids in many channels": lambda n: (HUNDRED, Event("x", id=f"id{n}")),
-    "many channels": lambda n: (HUNDRED, Event(f"{n}".ljust(500, "x"))),
-    "new channels": lambda n: ([f"channel.{n}".ljust(128, "x")], Event("x")),
-    "many new channels": lambda n: (
-        [f"{n}.{part}".ljust(128, "x") for part in range(99)] + ["a"],
-        Event("x"),
-    ),
-    "ids in new channels": lambda n: ([f"channel.{n}"], Event("x", id=f"id{n}")),
-}
-
-
-@pytest.mark.parametrize(
-    ("shape", "publishers"), [*((shape, 1) for shape in SHAPES), ("new channels", ALL), ("many channels", 7)]
-)
-def test_what_is_kept_is_within_one_and_a_half_of_the_total(shape: str, publishers: int) -> None:
-    """With all that it implies: ids, channels, publishers, and frames in all encodings."""
-    total = 1 << 19
-    history = History(lambda _: HistoryLimits(ALL, ALL, FOREVER), total=total, max_channels=ALL)
-    came = most = number = 0
-    tracemalloc.start()
-    while came < 2 * total:
-        number += 1
-        channels, event = SHAPES[shape](number)
-        # Text of its own each time, as if it had come with a request.
-        names = tuple("".join([*name]) for name in channels)
-        one = place(names, event, epoch="0123abcd", position=number, time=float(number))
-        history.extend([one], f"address {number % publishers}")
-        for encoding in ENCODINGS:
-            for channel in names if encoding.format.names_channel else (None,):
-                one.frame(encoding, channel)
-        came += one.weight
-        most = max(most, tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
-    assert history.usage.bytes <= total
-    # Less where publications share the names of their channels, which count for each of them.
-    assert 0.3 * total < most <= 1.5 * total
 
 
 # Publishers' ids.
@@ -1099,73 +1003,6 @@ def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch
 # Bounded, whatever happens.
 
 
-def require_bounded(history: History) -> None:
-    """Hold every internal structure to what is held, or to how many channels are remembered."""
-    logs = history._logs
-    everything = {one.position: one for log in logs.values() for one in log.after(0)}
-    assert history.bytes == sum(map(weight, everything.values()))
-    assert len(logs) <= history._max_channels
-    require_bounded_order(history._order, everything.keys())
-    assert {place for place, one in history._order.after(0) if one} == everything.keys()
-    assert history._copies == {
-        position: sum(position in held(history, name) for name in one.channels)
-        for position, one in everything.items()
-        if len(one.channels) > 1
-    }
-    assert set(history._named) <= {one.event.id for one in everything.values()}
-    slots = {slot: log for slot, log in enumerate(history._slots) if log is not None}
-    assert slots == {log.slot: log for log in logs.values()}
-    assert sorted([*slots, *history._free]) == list(range(len(history._slots)))
-    assert len(history._slots) <= history._max_channels
-    assert len(history._recent) <= history_module.RECENT_EVICTIONS
-    require_shared(history)
-    assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
-    assert len(history._expiring) <= 3 * len(logs) + 130
-    for log in logs.values():
-        require_bounded_log(log)
-
-
-def require_bounded_order(order: PositionIndex, held: Collection[int]) -> None:
-    assert len(order) == len(held) == sum(chunk.live for chunk in order._chunks)
-    assert len(order._chunks) == len(order._firsts)
-    assert order._firsts == sorted(order._firsts)
-    for first, chunk in zip(order._firsts, order._chunks, strict=True):
-        assert first <= chunk.positions[0]
-        assert chunk.live == sum(one is not None for one in chunk.publications)
-        assert len(chunk.positions) == len(chunk.publications)
-        assert chunk.live
-        assert len(chunk.positions) <= 2 * max(chunk.live, history_module.CHUNK) + 2 * history_module.HOLES
-
-
-def require_shared(history: History) -> None:
-    """Hold what publishers have to what there is, and that to the total."""
-    logs, shares = history._logs, history._shares
-    assert {name: log for share in shares.values() for name, log in share.channels.logs.items()} == logs
-    empty = {name for share in shares.values() for name in share.channels.empty or ()}
-    assert empty == {name for name in logs if not held(history, name)}
-    assert history._empty == len(empty)
-    channels = sum(CHANNEL_COST + len(name) for name in logs)
-    assert history._overhead == channels + sum(PUBLISHER_COST + len(name) for name in shares)
-    assert history.bytes + history._overhead <= history._total
-    assert len(history._most_bytes) <= 2.5 * len(shares) + 130
-    assert len(history._most_channels) <= 2.5 * len(shares) + 130
-    for name, share in shares.items():
-        mine = share.channels.logs
-        parts = sum(one.weight // len(one.channels) for log in mine.values() for one in log.after(0))
-        assert share.bytes == parts + sum(CHANNEL_COST + len(each) for each in mine) + PUBLISHER_COST + len(
-            name
-        )
-        assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
-        assert len(share.fullest) <= 2.5 * len(mine) + 130
-
-
-def require_bounded_log(log: ChannelLog) -> None:
-    inside = list(log.after(0))
-    assert len(inside) <= log.limits.size
-    assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
-    assert len(log._items) <= 2 * len(inside) + 34
-
-
 @pytest.mark.parametrize(
     ("total", "max_channels", "size"),
     [
@@ -1309,15 +1146,15 @@ class Model:
         for new in publications:
             self.ever.append(new)
             for name in new.channels:
-                held, limits = self.held[name], self.limits[name]
-                held.append(new)
-                while len(held) > limits.size or sum(map(weight, held)) > limits.bytes:
-                    self.gone[name] = held.pop(0).position
+                log, limits = self.held[name], self.limits[name]
+                log.append(new)
+                while len(log) > limits.size or sum(map(weight, log)) > limits.bytes:
+                    self.gone[name] = log.pop(0).position
 
     def expire(self, now: float) -> None:
-        for name, held in self.held.items():
-            while held and held[0].time + self.limits[name].age <= now:
-                self.gone[name] = held.pop(0).position
+        for name, log in self.held.items():
+            while log and log[0].time + self.limits[name].age <= now:
+                self.gone[name] = log.pop(0).position
 
     def read(self, selector: Selector, after: int) -> tuple[list[int], bool]:
         """Give what a reader gets, and whether it is told of a loss."""
