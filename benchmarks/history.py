@@ -3,8 +3,8 @@
     python -m benchmarks.history [--sizes 50,500,5000] [--total 134217728] [--channels 100000]
                                  [--python PATH] [--check]
 
-The history counts `2 * frame + PUBLICATION_COST` bytes for an event
-(`sse_broadcast/backends/memory/weights.py`): its text twice, as data and as a frame, and whatever else comes with it. `history_total` bounds
+The history counts `2 * frame + PUBLICATION_COST` bytes for an event (`backends/memory/weights.py`):
+its text twice, as data and as a frame, and whatever else comes with it. `history_total` bounds
 that count. For each size a server is filled in batches up to that bound and as far again
 beyond it, and its resident memory is looked at when it is
 

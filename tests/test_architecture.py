@@ -37,6 +37,7 @@ ORDER = (
     "backends.memory.largest",
     "backends.memory.retired_ids",
     "backends.memory.weights",
+    "backends.memory.position_index",
     "backends.memory.history",
     "backends.memory.idempotency",
     "backends.memory.backend",

@@ -300,7 +300,7 @@ def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a replay take many pages, and many turns of the loop."""
     monkeypatch.setattr(dispatcher, "WRITE_LIMIT", 1024)
-    monkeypatch.setattr(memory, "STRIDE", 16)
+    monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 16)
 
 
 # Servers that do one thing wrong.

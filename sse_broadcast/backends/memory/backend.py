@@ -12,9 +12,10 @@ from sse_broadcast.backends.base import (
     ResetReason,
     StartPoint,
 )
-from sse_broadcast.backends.memory.history import STRIDE, History
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.idempotency import IdempotencyKeys
 from sse_broadcast.backends.memory.largest import ReportShare
+from sse_broadcast.backends.memory.position_index import PAGE_SCAN_LIMIT
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
@@ -119,14 +120,14 @@ class MemoryBackend:
             return ReplayPage((), gap.position, gap, told=history.evictions)
         if (log := history.only_log(selector)) is not None:
             # What most readers ask for: a third of the cost of the general way.
-            page = log.page(after, limit, most=STRIDE)
+            page = log.page(after, limit, most=PAGE_SCAN_LIMIT)
             more = bool(page) and page[-1] is not log.newest
             return ReplayPage(page, page[-1].position if more else self.position, told=history.evictions)
         return self._replay(selector, after, limit)
 
     def _replay(self, selector: Selector, after: int, limit: int) -> ReplayPage:
         found: list[Publication] = []
-        upto, told, room = after, self._history.evictions, STRIDE
+        upto, told, room = after, self._history.evictions, PAGE_SCAN_LIMIT
         for position, publication, cost in self._history.after(selector, after):
             if publication is not None:
                 if found and publication.size > limit:

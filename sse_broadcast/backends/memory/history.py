@@ -16,6 +16,7 @@ from operator import attrgetter
 from sse_broadcast.backends.base import Gap, HistoryUsage
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
+from sse_broadcast.backends.memory.position_index import PositionIndex
 from sse_broadcast.backends.memory.retired_ids import RetiredIds
 from sse_broadcast.backends.memory.weights import (
     CHANNEL_COST,
@@ -29,9 +30,6 @@ from sse_broadcast.event import Event
 from sse_broadcast.metrics import Share
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.work_queue import Steps
-
-STRIDE = 2048
-"""Publications looked at for one page at most."""
 
 LOOKS = 16_384
 """Publications of other types looked at to find the newest of each channel, at most: some 3 ms."""
@@ -58,12 +56,6 @@ CHANNELS = 1024
 
 SLACK = 131_072
 """Bytes evicted beyond what a total asks for, at most: some 150 publications, and 1 to 2 ms."""
-
-CHUNK = 1024
-"""Publications of a chunk of their order, at most; those of one batch stay together."""
-
-HOLES = 64
-"""Holes that a chunk may have beyond as many as it has publications."""
 
 MIN_RETIRED = 128
 """Ids of evicted events that a channel remembers, however few events it may hold."""
@@ -259,110 +251,6 @@ class PublisherShare:
         """Let go of everything: it is in reference cycles, for which the collector comes by rarely."""
         self.fullest.clear()
         del self.channels.share
-
-
-class Chunk:
-    """Some publications that follow one another, by their positions; None where one has gone."""
-
-    __slots__ = ("live", "positions", "publications")
-
-    def __init__(self) -> None:
-        self.positions: list[int] = []
-        self.publications: list[Publication | None] = []
-        self.live = 0
-
-    def close_up(self) -> None:
-        """Leave no holes."""
-        self.publications = list(filter(None, self.publications))
-        self.positions = list(map(_position, self.publications))
-
-    def take_over(self, other: "Chunk") -> None:
-        """Take what follows this chunk."""
-        self.positions += other.positions
-        self.publications += other.publications
-        self.live += other.live
-
-
-class PositionIndex:
-    """All publications that any channel holds, by position. What was evicted in the middle leaves a hole.
-
-    They are in chunks, so that no step takes longer the more there are.
-    """
-
-    __slots__ = ("_chunks", "_firsts", "_live")
-
-    def __init__(self) -> None:
-        self._chunks: list[Chunk] = []
-        self._firsts: list[int] = []  # the position with which each chunk begins, or something before it
-        self._live = 0
-
-    def __len__(self) -> int:
-        return self._live
-
-    def extend(self, run: Sequence[Publication]) -> None:
-        """Take the next publications."""
-        self._live += len(run)
-        chunks = self._chunks
-        if not chunks or len(chunks[-1].positions) + len(run) > CHUNK:
-            self._firsts.append(run[0].position)
-            chunks.append(Chunk())
-        chunk = chunks[-1]
-        chunk.positions += map(_position, run)
-        chunk.publications += run
-        chunk.live += len(run)
-
-    def remove(self, gone: Sequence[Publication]) -> None:
-        """Let go of publications that are held no more, given in their order."""
-        self._live -= len(gone)
-        firsts = self._firsts
-        index = done = 0
-        while done < len(gone):
-            index = bisect_right(firsts, gone[done].position, lo=index) - 1
-            upto = firsts[index + 1] if index + 1 < len(firsts) else sys.maxsize
-            chunk = self._chunks[index]
-            positions, publications, before = chunk.positions, chunk.publications, done
-            while done < len(gone) and (position := gone[done].position) < upto:
-                publications[bisect_left(positions, position)] = None
-                done += 1
-            chunk.live -= done - before
-            index = self._tidy(index)
-
-    def after(self, position: int) -> Iterator[tuple[int, Publication | None]]:
-        """Give positions after this one, each with its publication or the hole it left."""
-        first = max(0, bisect_right(self._firsts, position) - 1)
-        for number in range(first, len(self._chunks)):
-            chunk = self._chunks[number]
-            positions, publications = chunk.positions, chunk.publications
-            begin = bisect_right(positions, position) if number == first else 0
-            for index in range(begin, len(positions)):
-                yield positions[index], publications[index]
-
-    def time_after(self, position: int) -> float | None:
-        """Give when the first publication behind a position was published, if one is near."""
-        near = islice(self.after(position), STRIDE)
-        return next((publication.time for _, publication in near if publication is not None), None)
-
-    def _tidy(self, index: int) -> int:
-        """Let go of a chunk's holes once they are most of it; return where to look for what follows."""
-        chunk = self._chunks[index]
-        if not chunk.live:
-            del self._chunks[index], self._firsts[index]
-            return max(0, index - 1)
-        if len(chunk.positions) > 2 * chunk.live + HOLES:
-            chunk.close_up()
-            self._join_with_next(index)
-            if index and self._join_with_next(index - 1):
-                return index - 1
-        return index
-
-    def _join_with_next(self, index: int) -> bool:
-        """Make one of two chunks that have shrunk, and return whether they have."""
-        some = self._chunks[index : index + 2]
-        if len(some) < 2 or some[0].live + some[1].live > CHUNK // 2:
-            return False
-        some[0].take_over(some[1])
-        del self._chunks[index + 1], self._firsts[index + 1]
-        return True
 
 
 class History:

@@ -4,11 +4,12 @@ from collections.abc import Collection
 from typing import Any
 
 from sse_broadcast.backends.memory import history as history_module
+from sse_broadcast.backends.memory import position_index
 from sse_broadcast.backends.memory.history import (
     ChannelLog,
     History,
-    PositionIndex,
 )
+from sse_broadcast.backends.memory.position_index import PositionIndex
 from sse_broadcast.backends.memory.weights import CHANNEL_COST, PUBLISHER_COST, set_weights
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
@@ -108,7 +109,10 @@ def require_bounded_order(order: PositionIndex, held: Collection[int]) -> None:
         assert chunk.live == sum(one is not None for one in chunk.publications)
         assert len(chunk.positions) == len(chunk.publications)
         assert chunk.live
-        assert len(chunk.positions) <= 2 * max(chunk.live, history_module.CHUNK) + 2 * history_module.HOLES
+        assert (
+            len(chunk.positions)
+            <= 2 * max(chunk.live, position_index.CHUNK_SIZE) + 2 * position_index.SPARE_HOLES
+        )
 
 
 def require_shared(history: History) -> None:

@@ -63,8 +63,8 @@ class TestMemory(Contract):
     async def test_one_log_is_looked_at_as_far_as_any(
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """STRIDE publications at most, as it says."""
-        monkeypatch.setattr(memory, "STRIDE", 10)
+        """PAGE_SCAN_LIMIT publications at most, as it says."""
+        monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 10)
         case = await opened()
         for _ in range(30):
             await case.publish()
@@ -75,7 +75,7 @@ class TestMemory(Contract):
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A filter that passes nothing holds nobody up: it is read in pages as well, and comes to the end."""
-        monkeypatch.setattr(memory, "STRIDE", 10)
+        monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 10)
         case = await opened()
         for number in range(1, 101):
             await case.publish("a b", type="rare" if number % 40 == 0 else "t")
@@ -89,7 +89,7 @@ class TestMemory(Contract):
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch, channels: tuple[str, ...]
     ) -> None:
         """The next page begins behind the last one looked at."""
-        monkeypatch.setattr(memory, "STRIDE", 10)
+        monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 10)
         case = await opened()
         for _ in range(30):
             await case.publish()
@@ -101,7 +101,7 @@ class TestMemory(Contract):
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Other channels' publications, and the holes they left, are looked at too."""
-        monkeypatch.setattr(memory, "STRIDE", 10)
+        monkeypatch.setattr(memory, "PAGE_SCAN_LIMIT", 10)
         case = await opened(history_size=100, channel=(ChannelRule(match="short", history_size=2),))
         for number in range(60):
             await case.publish("short" if number % 3 else "noise")
@@ -283,7 +283,7 @@ def test_pages_of_any_size_are_the_same_replay(
     selector, start = Selector.parse(*asked[0], types=asked[1]), StartPoint(min(after, case.backend.position))
     whole = case.read(selector, start, limit=ALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "STRIDE", stride)
+        patch.setattr(memory, "PAGE_SCAN_LIMIT", stride)
         pages = case.read(selector, start, limit=limit)
     assert (pages.positions, pages.gaps) == (whole.positions, whole.gaps)
     behind = max([start.after, *(position for position, _ in whole.gaps)])

@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 
 from sse_broadcast.backends.memory import history as history_module
 from sse_broadcast.backends.memory.history import (
-    STRIDE,
     ChannelLog,
-    Chunk,
     History,
-    PositionIndex,
     PublisherShare,
 )
+from sse_broadcast.backends.memory.position_index import PAGE_SCAN_LIMIT
 from sse_broadcast.backends.memory.weights import CHANNEL_COST, PUBLISHER_COST
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
@@ -40,7 +38,6 @@ from tests.backends.memory.history_cases import (
     lost,
     publication,
     require_bounded,
-    require_bounded_order,
     room,
     weight,
 )
@@ -846,7 +843,7 @@ def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
     assert size == publication(61).size
 
     def page(position: int, limit: int) -> list[int]:
-        return [one.position for one in log.page(position, limit, most=STRIDE)]
+        return [one.position for one in log.page(position, limit, most=PAGE_SCAN_LIMIT)]
 
     assert page(60, 3 * size) == [61, 62, 63]
     assert page(60, 3 * size - 1) == page(60, 2 * size) == [61, 62]
@@ -881,123 +878,10 @@ def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) 
         assert not {*log._items} & went, "what was let go of is kept in memory"
         if kept:
             assert (log.oldest, log.newest) == (kept[0], kept[-1])
-            assert log.page(kept[0].position, ALL, most=STRIDE) == kept[1:]
+            assert log.page(kept[0].position, ALL, most=PAGE_SCAN_LIMIT) == kept[1:]
 
 
 # The one order of all channels.
-
-
-@settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.integers(0, 50), st.randoms(use_true_random=False))
-def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) -> None:
-    """From any place, in order, whatever went in the middle; holes are closed before they are many."""
-    order, kept = PositionIndex(), list[Publication]()
-    position = 0
-    for _ in range(count):
-        run = []
-        for _ in range(chance.choice([1, 1, 2, 10, 50])):
-            position += chance.randint(1, 3)
-            run.append(publication(position))
-        order.extend(run)
-        kept += run
-        while kept and chance.random() < 0.6:
-            gone = some_of(kept, chance)
-            order.remove(gone)
-            went = {one.position for one in gone}
-            kept = [one for one in kept if one.position not in went]
-        after = chance.randint(0, position)
-        found = list(order.after(after))
-        assert [one for _, one in found if one is not None] == [one for one in kept if one.position > after]
-        assert all(one is None or one.position == place for place, one in found)
-        assert [place for place, _ in found] == sorted({place for place, _ in found})
-        require_bounded_order(order, {one.position for one in kept})
-        assert [one for _, one in order.after(0) if one is not None] == kept
-
-
-def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]:
-    """Give some of them in their order: from the beginning, in a row, here and there, or all."""
-    first = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
-    some = kept[first : first + chance.choice([1, 2, 5, 40, len(kept)])]
-    if chance.random() < 0.4:
-        some = sorted(chance.sample(some, chance.randint(1, len(some))), key=lambda one: one.position)
-    return some
-
-
-@pytest.mark.parametrize(
-    "removals",
-    [
-        [[1, 2, 3]],
-        [[2, 3], [1]],
-        [[1, 3]],
-        [[1, 4], [2, 3]],
-        [[3], [1, 2]],
-        [[2, 4], [1, 3, 5]],
-        [[4, 5], [1, 2, 3]],
-        [[1, 2, 4], [3]],
-        [[1, 2, 3, 4, 5]],
-    ],
-)
-def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int]]) -> None:
-    """At the beginning, in the middle, around and between holes that are there already."""
-    order = PositionIndex()
-    order.extend([publication(position) for position in range(1, 6)])
-    kept = {1, 2, 3, 4, 5}
-    for gone in removals:
-        order.remove([publication(position) for position in gone])
-        kept -= set(gone)
-        assert [place for place, one in order.after(0) if one is not None] == sorted(kept)
-        assert len(order) == len(kept)
-    order.extend([publication(6)])
-    assert [place for place, one in order.after(0) if one is not None] == sorted({*kept, 6})
-
-
-@settings(derandomize=True, deadline=None, max_examples=60)
-@given(st.integers(0, 2**32))
-def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
-    """In chunks of any number, whose holes are closed up, and which are put together again."""
-    chance = random.Random(seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history_module, "CHUNK", 8)
-        patch.setattr(history_module, "HOLES", 2)
-        order, kept, position = PositionIndex(), dict[int, Publication](), 0
-        for _ in range(120):
-            run = []
-            for _ in range(chance.choice([1, 1, 1, 4, 20])):
-                position += chance.choice([1, 1, 30])
-                run.append(publication(position))
-            order.extend(run)
-            kept.update((one.position, one) for one in run)
-            gone = sorted(chance.sample(sorted(kept), min(len(kept), chance.randrange(12))))
-            if gone:
-                order.remove([kept.pop(each) for each in gone])
-            require_bounded_order(order, kept)
-            after = chance.randrange(position + 2)
-            assert [one for _, one in order.after(after) if one] == [
-                one for each, one in kept.items() if each > after
-            ]
-            assert len(order._chunks) <= len(kept)
-
-
-def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many publications there are, closing up moves those of one or two chunks."""
-    moved: list[int] = []
-    close_up = Chunk.close_up
-
-    def noted(chunk: Chunk) -> None:
-        moved.append(len(chunk.positions))
-        close_up(chunk)
-
-    monkeypatch.setattr(Chunk, "close_up", noted)
-    order, chance = PositionIndex(), random.Random(3)
-    everything = [publication(position) for position in range(1, 20_001)]
-    for one in everything:
-        order.extend([one])
-    chance.shuffle(everything)
-    for one in everything:
-        order.remove([one])
-    assert len(order) == len(order._chunks) == 0
-    assert max(moved) <= history_module.CHUNK
-    assert sum(moved) <= 4 * 20_000
 
 
 # Bounded, whatever happens.
@@ -1371,18 +1255,6 @@ def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None
     fill(history, "gone", start=5)
     assert finish(history.position_of("17", Selector.parse("gone"))) is None
     assert finish(history.position_of("17", Selector.parse("*"))) == 1
-
-
-def test_holes_are_looked_into_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many evicted publications, where any channel may be wanted: the answer takes no longer than that."""
-    monkeypatch.setattr(history_module, "STRIDE", 3)
-    order = PositionIndex()
-    rows = [publication(position, time=float(position)) for position in range(1, 12)]
-    order.extend(rows)
-    order.remove(rows[4:6])
-    assert [order.time_after(position) for position in (0, 3, 4, 10, 11)] == [1.0, 4.0, 7.0, 11.0, None]
-    order.remove(rows[6:8])
-    assert [order.time_after(position) for position in (3, 4, 5, 6)] == [4.0, None, None, 9.0]
 
 
 # Other limits.
