@@ -38,6 +38,7 @@ ORDER = (
     "backends.memory.retired_ids",
     "backends.memory.weights",
     "backends.memory.position_index",
+    "backends.memory.publisher_share",
     "backends.memory.history",
     "backends.memory.idempotency",
     "backends.memory.backend",

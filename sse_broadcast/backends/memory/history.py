@@ -17,6 +17,7 @@ from sse_broadcast.backends.base import Gap, HistoryUsage
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.memory.position_index import PositionIndex
+from sse_broadcast.backends.memory.publisher_share import PublisherChannels, PublisherShare
 from sse_broadcast.backends.memory.retired_ids import RetiredIds
 from sse_broadcast.backends.memory.weights import (
     CHANNEL_COST,
@@ -93,7 +94,13 @@ class ChannelLog:
     )
 
     def __init__(
-        self, channel: str, limits: HistoryLimits, *, lost: int, share: "PublisherShare", slot: int
+        self,
+        channel: str,
+        limits: HistoryLimits,
+        *,
+        lost: int,
+        share: "PublisherShare[ChannelLog]",
+        slot: int,
     ) -> None:
         self.channel = channel
         self.share = share
@@ -180,79 +187,6 @@ class ChannelLog:
             yield items[index]
 
 
-class PublisherChannels:
-    """The channels that one publisher opened, from the one that was published to longest ago."""
-
-    __slots__ = ("_most", "class_below", "class_from", "empty", "logs", "share")
-
-    def __init__(self, share: "PublisherShare") -> None:
-        self.share = share
-        self.class_from = self.class_below = 0
-        self._most = 0  # how many there were since the dict was made
-        self.logs: OrderedDict[str, ChannelLog] = OrderedDict()
-        # Those that hold nothing, from the one that was emptied first. Most publishers never have any.
-        self.empty: OrderedDict[str, ChannelLog] | None = None
-
-    @property
-    def held(self) -> int:
-        """See `Holder`."""
-        return len(self.logs)
-
-    def oldest(self) -> ChannelLog:
-        """Return the channel that is forgotten first."""
-        return next(iter((self.empty or self.logs).values()))
-
-    def opened(self, log: ChannelLog) -> None:
-        """Add a new channel."""
-        self.logs[log.channel] = log
-        self._most = max(self._most, len(self.logs))
-
-    def forgotten(self, log: ChannelLog) -> None:
-        """Remove a channel, which must hold nothing."""
-        self.filled(log)
-        del self.logs[log.channel]
-        if 4 * len(self.logs) < self._most:
-            # A dict that things are taken out of stays as large as it was.
-            self.logs, self._most = OrderedDict(self.logs), len(self.logs)
-
-    def emptied(self, log: ChannelLog) -> None:
-        """Mark a channel as empty."""
-        if self.empty is None:
-            self.empty = OrderedDict()
-        self.empty[log.channel] = log
-
-    def filled(self, log: ChannelLog) -> None:
-        """Mark a channel as no longer empty."""
-        if self.empty is not None and self.empty.pop(log.channel, None) is not None and not self.empty:
-            self.empty = None
-
-
-class PublisherShare:
-    """What one publisher holds of the history: the channels that it opened, and the bytes of those.
-
-    A publication in several channels counts in each by its part.
-    """
-
-    __slots__ = ("bytes", "channels", "class_below", "class_from", "fullest", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bytes = 0
-        self.class_from = self.class_below = 0
-        self.channels = PublisherChannels(self)
-        self.fullest = Largest[ChannelLog]()
-
-    @property
-    def held(self) -> int:
-        """See `Holder`."""
-        return self.bytes
-
-    def end(self) -> None:
-        """Let go of everything: it is in reference cycles, for which the collector comes by rarely."""
-        self.fullest.clear()
-        del self.channels.share
-
-
 class History:
     """Publications of all channels.
 
@@ -300,9 +234,9 @@ class History:
         self._unsettled = 0
         self._serial = 0
         self._empty = 0  # channels that hold nothing
-        self._shares: dict[str, PublisherShare] = {}
-        self._most_bytes = Largest[PublisherShare]()
-        self._most_channels = Largest[PublisherChannels]()
+        self._shares: dict[str, PublisherShare[ChannelLog]] = {}
+        self._most_bytes = Largest[PublisherShare[ChannelLog]]()
+        self._most_channels = Largest[PublisherChannels[ChannelLog]]()
         # The newest position evicted from any channel that is no longer remembered.
         self._forgotten = 0
         self._forgotten_at = 0
@@ -728,7 +662,7 @@ class History:
         log.lost_at = self._forgotten_at
         self._logs[channel] = log
         self._slots[slot : slot + 1] = [log]
-        share.channels.opened(log)
+        share.channels.add(log)
         self._empty += 1
         self._most_channels.update(share.channels)
         self._take_overhead(share, CHANNEL_COST + len(channel))
@@ -742,14 +676,14 @@ class History:
         if own is not None and own.channels.class_from == most.class_from:
             most = own.channels
         self._tell_share(Share.HISTORY_CHANNELS, most.share)
-        self._forget(most.oldest())
+        self._forget(most.next_to_forget())
 
-    def _open_share(self, publisher: str) -> PublisherShare:
+    def _open_share(self, publisher: str) -> PublisherShare[ChannelLog]:
         share = self._shares[publisher] = PublisherShare(publisher)
         self._take_overhead(share, PUBLISHER_COST + len(publisher))
         return share
 
-    def _take_overhead(self, share: PublisherShare, bytes: int) -> None:
+    def _take_overhead(self, share: PublisherShare[ChannelLog], bytes: int) -> None:
         self._overhead += bytes
         share.bytes += bytes
         self._most_bytes.update(share)
@@ -765,22 +699,22 @@ class History:
         self._slots[log.slot] = None
         self._free.append(log.slot)
         self._recent.pop(log, None)
-        share.channels.forgotten(log)
+        share.channels.remove(log)
         self._take_overhead(share, -CHANNEL_COST - len(channel))
         self._most_channels.update(share.channels)
         if not share.channels.logs:
             self._take_overhead(share, -PUBLISHER_COST - len(share.name))
             del self._shares[share.name]
-            share.end()
+            share.dispose()
 
-    def _tell_share(self, what: Share, share: PublisherShare) -> None:
+    def _tell_share(self, what: Share, share: PublisherShare[ChannelLog]) -> None:
         if self._report is not None and len(self._shares) > 1:
             self._report(what, share.name)
 
     def _extend_log(self, log: ChannelLog, run: Sequence[Publication], weight: int, part: int) -> None:
         share = log.share
         if not log.count:
-            share.channels.filled(log)
+            share.channels.mark_filled(log)
             self._empty -= 1
         log.extend(run, weight)
         share.bytes += part
@@ -789,7 +723,7 @@ class History:
         self._trim(log)
         # Asked here, since it is no as a rule, and a call costs more than the answer.
         if log.bytes >= log.class_below:
-            share.fullest.update(log)
+            share.largest_log.update(log)
         if share.bytes >= share.class_below:
             self._most_bytes.update(share)
 
@@ -830,11 +764,11 @@ class History:
         """Count out what a log has evicted, of which its publisher held `part` bytes."""
         share = log.share
         if not log.count:
-            share.channels.emptied(log)
+            share.channels.mark_empty(log)
             self._empty += 1
         share.bytes -= part
         if log.bytes < log.class_from:
-            share.fullest.update(log)
+            share.largest_log.update(log)
         if share.bytes < share.class_from:
             self._most_bytes.update(share)
 
@@ -876,15 +810,15 @@ class History:
             if not told:
                 self._tell_share(Share.HISTORY_TOTAL, share)
                 told = True
-            log = share.fullest.find()
+            log = share.largest_log.find()
             # Channels are forgotten only where they take more than all events: with each of them the
             # watermark rises of all channels that are not remembered.
             if log is None or self._overhead > self._bytes:
-                self._forget(share.channels.oldest())
+                self._forget(share.channels.next_to_forget())
             else:
                 self._evict(log, 1)
 
-    def _largest(self) -> PublisherShare | None:
+    def _largest(self) -> PublisherShare[ChannelLog] | None:
         """Return who has to give: of what there is more, channels or bytes of events, whoever has most."""
         if self._overhead > self._bytes and (most := self._most_channels.find()) is not None:
             return most.share

@@ -134,7 +134,7 @@ def require_shared(history: History) -> None:
             name
         )
         assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
-        assert len(share.fullest) <= 2.5 * len(mine) + 130
+        assert len(share.largest_log) <= 2.5 * len(mine) + 130
 
 
 def require_bounded_log(log: ChannelLog) -> None:
