@@ -39,6 +39,7 @@ ORDER = (
     "backends.memory.weights",
     "backends.memory.position_index",
     "backends.memory.publisher_share",
+    "backends.memory.channel_log",
     "backends.memory.history",
     "backends.memory.idempotency",
     "backends.memory.backend",

@@ -496,7 +496,7 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(self: History, _: Selector, *, after: int = 0, **options: int) -> Steps[int]:
         yield from ()
-        newest = max((log.lost for log in self._logs.values()), default=0)
+        newest = max((log.watermark for log in self._logs.values()), default=0)
         return newest if newest > after else 0
 
     monkeypatch.setattr(History, "lost", lost)

@@ -17,7 +17,8 @@ from typing import cast
 import msgspec
 import pytest
 
-from sse_broadcast.backends.memory.history import ChannelLog, History
+from sse_broadcast.backends.memory.channel_log import ChannelLog
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Publication
 from sse_broadcast.wire import Decoder

@@ -7,13 +7,13 @@ behind that has lost something, and one that was not has lost nothing.
 
 import heapq
 import sys
-from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 
 from sse_broadcast.backends.base import Gap, HistoryUsage
+from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.largest import Largest, ReportShare
 from sse_broadcast.backends.memory.lazy_heap import Entry, LazyHeap
 from sse_broadcast.backends.memory.position_index import PositionIndex
@@ -27,9 +27,8 @@ from sse_broadcast.backends.memory.weights import (
 )
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.event import Event
 from sse_broadcast.metrics import Share
-from sse_broadcast.publication import Publication, place
+from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import Steps
 
 LOOKS = 16_384
@@ -67,124 +66,6 @@ RETIRED_SHARE = 8
 _position = attrgetter("position")
 _weight = attrgetter("weight")
 _channels = attrgetter("channels")
-_time = attrgetter("time")
-
-_GONE = place((), Event(""), epoch="", position=0, time=0.0)
-"""Stands where a publication was, until its place is cut off."""
-
-
-class ChannelLog:
-    """The publications of one channel, oldest first. `lost` is the newest position evicted."""
-
-    __slots__ = (
-        "_first",
-        "_items",
-        "bytes",
-        "channel",
-        "class_below",
-        "class_from",
-        "count",
-        "expiry_serial",
-        "limits",
-        "lost",
-        "lost_at",
-        "lost_when",
-        "share",
-        "slot",
-    )
-
-    def __init__(
-        self,
-        channel: str,
-        limits: HistoryLimits,
-        *,
-        lost: int,
-        share: "PublisherShare[ChannelLog]",
-        slot: int,
-    ) -> None:
-        self.channel = channel
-        self.share = share
-        self.limits = limits
-        self.lost = lost
-        self.lost_at = 0  # the eviction it was lost with, by number
-        self.lost_when = 0  # the newest position at that time
-        self.slot = slot  # its place in the list that searches go through
-        self.count = 0
-        self.bytes = 0
-        self.class_from = self.class_below = 0  # among the noisiest of its share
-        self.expiry_serial = 0  # under this number it stands among those that will expire, or 0
-        self._items: list[Publication] = []
-        self._first = 0
-
-    @property
-    def held(self) -> int:
-        """See `Holder`."""
-        return self.bytes
-
-    @property
-    def oldest(self) -> Publication:
-        """The oldest publication held."""
-        return self._items[self._first]
-
-    @property
-    def newest(self) -> Publication:
-        """The newest publication held."""
-        return self._items[-1]
-
-    def extend(self, run: Sequence[Publication], weight: int) -> None:
-        """Take the next publications, which count so many bytes."""
-        self._items += run
-        self.count += len(run)
-        self.bytes += weight
-
-    def evict(self, count: int) -> list[Publication]:
-        """Let go of the oldest ones."""
-        items, first = self._items, self._first
-        gone = items[first : first + count]
-        self._first = first = first + count
-        # Cut off in large pieces: a list moves all that is behind.
-        if first > 32 and first * 2 > len(items):
-            del items[:first]
-            self._first = 0
-        else:
-            items[first - count : first] = [_GONE] * count
-        self.count -= count
-        self.bytes -= gone[0].weight if count == 1 else sum(map(_weight, gone))
-        self.lost = gone[-1].position
-        return gone
-
-    def since(self, time: float) -> Publication | None:
-        """Give the first publication that is not older than this."""
-        index = bisect_left(self._items, time, lo=self._first, key=_time)
-        return self._items[index] if index < len(self._items) else None
-
-    def expired(self, now: float) -> int:
-        """Give how many are older than the log's age."""
-        age = self.limits.age
-        return bisect_right(self._items, now, lo=self._first, key=lambda item: item.time + age) - self._first
-
-    def after(self, position: int) -> Iterator[Publication]:
-        """Give what came after a position. Not to be used on when the log has changed."""
-        items = self._items
-        for index in range(bisect_right(items, position, lo=self._first, key=_position), len(items)):
-            yield items[index]
-
-    def page(self, position: int, limit: int, *, most: int) -> list[Publication]:
-        """Give what came after a position: `most` publications, about `limit` bytes, one if there is any."""
-        items = self._items
-        first = bisect_right(items, position, lo=self._first, key=_position)
-        end = min(first + most, len(items))
-        for index in range(first, end):
-            limit -= items[index].size
-            if limit < 0:
-                return items[first : max(index, first + 1)]
-        return items[first:end]
-
-    def backwards(self) -> Iterator[Publication]:
-        """Give what is held, newest first."""
-        items = self._items
-        for index in range(len(items) - 1, self._first - 1, -1):
-            yield items[index]
 
 
 class History:
@@ -572,10 +453,15 @@ class History:
             for log in self._evicted_since(since, after):
                 work += 1
                 # What was lost is compared first: of most channels that is older than what is found by then.
-                if log is not None and log.lost > lost and log.lost > after and log.lost_at > told:
+                if (
+                    log is not None
+                    and log.watermark > lost
+                    and log.watermark > after
+                    and log.last_eviction > told
+                ):
                     work += cost
                     if selector.matches(log.channel):
-                        lost = log.lost
+                        lost = log.watermark
                 if work >= SEARCH_STEP:
                     work = 0
                     yield
@@ -588,7 +474,7 @@ class History:
         found: list[ChannelLog | None] = []
         for log in reversed(self._recent):
             # What was evicted before that is no newer than what there was then.
-            if log.lost_at <= eviction or log.lost_when <= after:
+            if log.last_eviction <= eviction or log.newest_at_eviction <= after:
                 return found
             found.append(log)
         return found if self._unordered_at <= eviction else list(self._slots)
@@ -599,7 +485,7 @@ class History:
             return newest
         unknown = any(name not in self._logs for name in selector.names)
         lost = self._forgotten if unknown and self._forgotten_at > told else 0
-        return max([lost, *(log.lost for log in self._named_logs(selector) if log.lost_at > told)])
+        return max([lost, *(log.watermark for log in self._named_logs(selector) if log.last_eviction > told)])
 
     def _named_logs(self, selector: Selector) -> list[ChannelLog]:
         return [log for name in selector.names if (log := self._logs.get(name)) is not None]
@@ -642,14 +528,14 @@ class History:
 
     def _lost_by_name(self, name: str) -> int:
         log = self._logs.get(name)
-        return self._forgotten if log is None else log.lost
+        return self._forgotten if log is None else log.watermark
 
     def _hit(self, name: str, after: int, upto: int) -> bool:
         log = self._logs.get(name)
         if log is None:
             return self._forgotten > after
         held = next(log.after(after), None)
-        return log.lost > after or (held is not None and held.position <= upto)
+        return log.watermark > after or (held is not None and held.position <= upto)
 
     def _remember(self, channel: str, position: int, publisher: str) -> ChannelLog:
         if len(self._logs) >= self._max_channels:
@@ -658,8 +544,8 @@ class History:
         # A channel of which nothing is known may have been forgotten.
         slot = self._free.pop() if self._free else len(self._slots)
         lost = min(self._forgotten, position - 1)
-        log = ChannelLog(channel, self._limits(channel), lost=lost, share=share, slot=slot)
-        log.lost_at = self._forgotten_at
+        log = ChannelLog(channel, self._limits(channel), watermark=lost, share=share, slot=slot)
+        log.last_eviction = self._forgotten_at
         self._logs[channel] = log
         self._slots[slot : slot + 1] = [log]
         share.channels.add(log)
@@ -692,8 +578,8 @@ class History:
         channel, share = log.channel, log.share
         if log.count:
             self._evict(log, log.count)
-        self._forgotten = max(self._forgotten, log.lost)
-        self._forgotten_at = max(self._forgotten_at, log.lost_at)
+        self._forgotten = max(self._forgotten, log.watermark)
+        self._forgotten_at = max(self._forgotten_at, log.last_eviction)
         self._empty -= 1
         del self._logs[channel]
         self._slots[log.slot] = None
@@ -742,14 +628,14 @@ class History:
         gone = log.evict(count)
         weight = held - log.bytes
         self.evictions += count
-        log.lost_at = self.evictions
-        log.lost_when = self._newest
+        log.last_eviction = self.evictions
+        log.newest_at_eviction = self._newest
         self._recent[log] = None
         self._recent.move_to_end(log)
         if len(self._recent) > RECENT_EVICTIONS:
-            self._unordered_at = self._recent.popitem(last=False)[0].lost_at
-        if log.lost > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
-            self._newest_lost = log.lost
+            self._unordered_at = self._recent.popitem(last=False)[0].last_eviction
+        if log.watermark > self._newest_lost:  # noqa: PLR1730 - max() costs each eviction 0.1 us
+            self._newest_lost = log.watermark
         self._shrink(log, weight_per_channel(gone) if self._copies else weight)
         if self._names:
             self._retire_names(log, gone)

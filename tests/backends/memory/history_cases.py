@@ -5,8 +5,8 @@ from typing import Any
 
 from sse_broadcast.backends.memory import history as history_module
 from sse_broadcast.backends.memory import position_index
+from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.history import (
-    ChannelLog,
     History,
 )
 from sse_broadcast.backends.memory.position_index import PositionIndex

@@ -10,7 +10,8 @@ from sse_broadcast.backends.base import Backend, Deliver, IdempotencyKey, StartP
 from sse_broadcast.backends.memory import backend as memory
 from sse_broadcast.backends.memory import idempotency
 from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
-from sse_broadcast.backends.memory.history import ChannelLog, History
+from sse_broadcast.backends.memory.channel_log import ChannelLog
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies, HistoryLimits
 from sse_broadcast.config.schema import ChannelRule, Config
