@@ -30,7 +30,7 @@ from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from tests.fanout.test_dispatcher import settled
-from tests.support.outlets import EPOCH, MemorySink, block, connect, make_broadcaster
+from tests.support.memory_sinks import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
 
 DEFAULT = Selector.parse("default")

@@ -5,7 +5,7 @@ import pytest
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, TextFormat
 from sse_broadcast.event import Event
 from sse_broadcast.publication import KEPT_BYTES, MAX_FRAMES, Publication, cut, place
-from tests.support.outlets import data_of, publication
+from tests.support.memory_sinks import data_of, publication
 
 
 def placed(event: Event, *channels: str) -> Publication:

@@ -9,7 +9,7 @@ import pytest
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
 from sse_broadcast.backends.memory import backend
 from sse_broadcast.stream import PAGE, Stream
-from tests.support.outlets import EPOCH, connect, make_broadcaster
+from tests.support.memory_sinks import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
 
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from sse_broadcast.backends.base import ChannelUsage, Gap, IdempotencyKey, ReplayPage, ResetReason, StartPoint
-from tests.support.outlets import publication
+from tests.support.memory_sinks import publication
 
 
 def test_the_reasons_for_a_reset_are_the_words_readers_see() -> None:

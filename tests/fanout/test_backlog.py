@@ -8,7 +8,7 @@ import pytest
 from sse_broadcast.fanout import backlog as census_module
 from sse_broadcast.fanout.backlog import PORTION, STEP, BacklogStats
 from sse_broadcast.metrics import Distribution
-from tests.support.outlets import connect, make_broadcaster
+from tests.support.memory_sinks import connect, make_broadcaster
 from tests.support.sockets import until
 
 

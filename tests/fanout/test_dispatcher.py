@@ -29,8 +29,8 @@ from sse_broadcast.fanout.dispatcher import (
 from sse_broadcast.fanout.group import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from sse_broadcast.metrics import Metrics
-from tests.support.outlets import EPOCH, MemorySink, block, connect
-from tests.support.outlets import make_broadcaster as make
+from tests.support.memory_sinks import EPOCH, MemorySink, block, connect
+from tests.support.memory_sinks import make_broadcaster as make
 from tests.support.sockets import until
 
 LARGE = "x" * 30_000

@@ -14,7 +14,7 @@ from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Subscriber
 from sse_broadcast.fanout.writers import NOT_LISTED
 from sse_broadcast.publication import Draft
-from tests.support.outlets import MemorySink, block, data_of, publication, terms
+from tests.support.memory_sinks import MemorySink, block, data_of, publication, terms
 
 MANY = 1 << 20
 

@@ -16,7 +16,7 @@ from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
 from tests.fanout.test_group import RecordingScheduler
-from tests.support.outlets import Outlet, data_of, publication, terms
+from tests.support.memory_sinks import RecordingConsumer, data_of, publication, terms
 
 MANY = 1 << 20
 
@@ -30,7 +30,7 @@ class House:
 
     def join(self, *channels: str, types: list[str] | None = None, encoding: Encoding = TEXT) -> Subscriber:
         subscriber = Subscriber(Selector.parse(*channels, types=types), self._terms)
-        subscriber.consumer = Outlet()
+        subscriber.consumer = RecordingConsumer()
         self.hub.join(subscriber, encoding).queued[subscriber] = None
         return subscriber
 

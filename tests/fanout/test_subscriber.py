@@ -23,7 +23,7 @@ from sse_broadcast.fanout.subscriber import (
 )
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
-from tests.support.outlets import Outlet, block, data_of, publication, terms
+from tests.support.memory_sinks import RecordingConsumer, block, data_of, publication, terms
 
 ALL = 1 << 20
 DEFAULT = Selector.parse("default")
@@ -32,10 +32,10 @@ DROPPING = [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST]
 
 def subscriber_with(
     overflow: Overflow = Overflow.DISCONNECT, *, queue_size: int = 3, queue_bytes: int = 1000
-) -> tuple[Subscriber, Outlet, Metrics]:
+) -> tuple[Subscriber, RecordingConsumer, Metrics]:
     policy, metrics, _ = terms(overflow, queue_size=queue_size, queue_bytes=queue_bytes)
     subscriber = Subscriber(DEFAULT, policy)
-    consumer = subscriber.consumer = Outlet()
+    consumer = subscriber.consumer = RecordingConsumer()
     return subscriber, consumer, metrics
 
 
@@ -65,12 +65,12 @@ def test_what_was_offered_is_taken_in_order() -> None:
     subscriber, consumer, _ = subscriber_with()
     assert not subscriber.waiting
     offer(subscriber, "a", "b", "c")
-    assert consumer.calls == ["ready"]
+    assert consumer.calls == ["on_ready"]
     assert (len(subscriber), subscriber.waiting) == (3, True)
     assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
     assert (len(subscriber), subscriber.queued_bytes, subscriber.waiting) == (0, 0, False)
     offer(subscriber, "d")
-    assert consumer.calls == ["ready", "ready"]
+    assert consumer.calls == ["on_ready", "on_ready"]
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
@@ -89,10 +89,10 @@ def test_a_full_queue_disconnects_by_default() -> None:
     """The event that does not fit closes the subscriber as slow, and lets go of what waited."""
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
-    consumer = subscriber.consumer = Outlet()
+    consumer = subscriber.consumer = RecordingConsumer()
     offer(subscriber, "a", "b", "c", "d", "e")
     assert subscriber.closed is CloseReason.SLOW
-    assert consumer.calls == ["ready", "end slow"]
+    assert consumer.calls == ["on_ready", "on_closed slow"]
     assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
     assert closed == [subscriber]
     assert metrics.counts().closed == {"slow": 1}
@@ -174,7 +174,7 @@ def test_each_loss_is_told_for_itself(overflow: Overflow) -> None:
 def test_a_loss_names_everything_the_reader_asked_for(overflow: Overflow) -> None:
     """Names and patterns, since whatever it reads may have lost something."""
     subscriber = Subscriber(Selector.parse("b", "a", "orders.*"), terms(overflow, queue_size=1)[0])
-    subscriber.consumer = Outlet()
+    subscriber.consumer = RecordingConsumer()
     offer(subscriber, "x", "y")
     (told,) = [each for each in subscriber.take(ALL) if each.event.reserved]
     assert reset_of(told)[3]["channels"] == ["a", "b", "orders.*"]
@@ -187,7 +187,7 @@ def test_drop_oldest_drops_as_many_as_a_large_event_needs() -> None:
     assert (len(subscriber), subscriber.queued_bytes) == (2, 30 + 68)
     offer(subscriber, "y" * 500)
     assert (len(subscriber), subscriber.queued_bytes) == (1, 528)
-    assert consumer.calls == ["ready"]
+    assert consumer.calls == ["on_ready"]
     told, last = subscriber.take(ALL)
     assert (reset_of(told)[3]["missed"], last.event.data) == (4, "y" * 500)
     assert metrics.counts().dropped == {"drop-oldest": 4}
@@ -207,7 +207,7 @@ def test_after_a_loss_the_outlet_has_its_chance_before_the_next_event() -> None:
     subscriber, consumer, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     offer(subscriber, "a", "x" * 100)
     taken: list[Publication] = []
-    consumer.on_relieve = lambda: taken.extend(subscriber.take(ALL))
+    consumer.on_make_room = lambda: taken.extend(subscriber.take(ALL))
     offer(subscriber, "b", "c")
     assert [each.event.type for each in taken] == ["message", "$reset"]
     assert data_of(subscriber.take(ALL)) == ["b", "c"]
@@ -233,7 +233,7 @@ def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> No
     """Nothing is dropped, and nobody closed, while the reader takes what it is given."""
     subscriber, consumer, metrics = subscriber_with(overflow)
     taken: list[str] = []
-    consumer.on_relieve = lambda: taken.extend(data_of(subscriber.take(ALL)))
+    consumer.on_make_room = lambda: taken.extend(data_of(subscriber.take(ALL)))
     offer(subscriber, "a", "b", "c", "d", "e")
     assert [*taken, *data_of(subscriber.take(ALL))] == ["a", "b", "c", "d", "e"]
     assert subscriber.closed is None
@@ -244,7 +244,7 @@ def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> No
 def test_an_outlet_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
     """A reader found gone when its queue is full has left, and was not slow."""
     subscriber, consumer, metrics = subscriber_with(overflow)
-    consumer.on_relieve = lambda: subscriber.close(CloseReason.LEFT)
+    consumer.on_make_room = lambda: subscriber.close(CloseReason.LEFT)
     offer(subscriber, "a", "b", "c", "d")
     assert subscriber.closed is CloseReason.LEFT
     assert (len(subscriber), metrics.counts().dropped) == (0, {})
@@ -254,11 +254,11 @@ def test_the_first_reason_stands() -> None:
     """Closing twice is closing once."""
     policy, metrics, closed = terms()
     subscriber = Subscriber(DEFAULT, policy)
-    consumer = subscriber.consumer = Outlet()
+    consumer = subscriber.consumer = RecordingConsumer()
     subscriber.close(CloseReason.DRAIN)
     subscriber.close(CloseReason.LEFT)
     assert subscriber.closed is CloseReason.DRAIN
-    assert consumer.calls == ["end drain"]
+    assert consumer.calls == ["on_closed drain"]
     assert metrics.counts().closed == {"drain": 1}
     assert len(closed) == 1
 
@@ -298,14 +298,16 @@ def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
     subscriber.close(CloseReason.DISMISSED)
     subscriber.close(CloseReason.REVOKED)
     assert (list(subscriber.take(ALL)), subscriber.queued_bytes) == ([], 0)
-    assert (subscriber.closed, consumer.calls[-1]) == (CloseReason.DISMISSED, "end dismissed")
+    assert (subscriber.closed, consumer.calls[-1]) == (CloseReason.DISMISSED, "on_closed dismissed")
     assert metrics.counts().closed == {"dismissed": 1}
 
 
 # The policy `conflate`.
 
 
-def conflating(*, queue_size: int = 3, queue_bytes: int = 1000) -> tuple[Subscriber, Outlet, Metrics]:
+def conflating(
+    *, queue_size: int = 3, queue_bytes: int = 1000
+) -> tuple[Subscriber, RecordingConsumer, Metrics]:
     return subscriber_with(Overflow.CONFLATE, queue_size=queue_size, queue_bytes=queue_bytes)
 
 
@@ -320,7 +322,7 @@ def test_conflate_keeps_the_newest_of_a_key_at_the_newest_ones_place() -> None:
     assert data_of(taken) == ["b", "new!"]
     assert taken[0].position < taken[1].position
     assert (len(subscriber), subscriber.queued_bytes) == (0, 0)
-    assert consumer.calls == ["ready"]
+    assert consumer.calls == ["on_ready"]
 
 
 def test_conflate_holds_any_number_of_events_of_few_keys() -> None:
@@ -340,7 +342,7 @@ def test_conflate_replaces_nothing_that_was_taken() -> None:
     assert data_of(subscriber.take(ALL)) == ["a1"]
     offer(subscriber, "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
-    assert consumer.calls == ["ready", "ready"]
+    assert consumer.calls == ["on_ready", "on_ready"]
 
 
 def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
@@ -348,13 +350,13 @@ def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
     subscriber, consumer, _ = conflating()
     offer(subscriber, "a1", "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
-    assert consumer.calls == ["ready"]
+    assert consumer.calls == ["on_ready"]
 
 
 def test_conflate_replaces_within_a_channel_alone() -> None:
     """The same key on another channel names another thing."""
     subscriber = Subscriber(Selector.parse("a", "b"), terms(Overflow.CONFLATE)[0])
-    subscriber.consumer = Outlet()
+    subscriber.consumer = RecordingConsumer()
     for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a")):
         subscriber.offer(publication(data, channel, key="k"))
     assert data_of(subscriber.take(ALL)) == ["b1", "a2"]
@@ -367,7 +369,7 @@ def test_an_event_without_a_key_is_never_replaced_and_disconnects() -> None:
     assert data_of(subscriber.take(ALL)) == ["a", "b", "c"]
     offer(subscriber, "a", "b", "c", "d")
     assert subscriber.closed is CloseReason.SLOW
-    assert consumer.calls[-1] == "end slow"
+    assert consumer.calls[-1] == "on_closed slow"
     assert metrics.counts().dropped == metrics.counts().resets == {}
 
 
@@ -417,10 +419,10 @@ async def publish(memory: MemoryBackend, data: str) -> None:
     await memory.publish([Draft(("default",), Event(data))])
 
 
-def catching_up_with(memory: MemoryBackend) -> tuple[Subscriber, Outlet]:
+def catching_up_with(memory: MemoryBackend) -> tuple[Subscriber, RecordingConsumer]:
     policy, metrics, _ = terms()
     subscriber = Subscriber(DEFAULT, policy, Replay(memory, DEFAULT, StartPoint(0), metrics))
-    consumer = subscriber.consumer = Outlet()
+    consumer = subscriber.consumer = RecordingConsumer()
     return subscriber, consumer
 
 
@@ -456,7 +458,7 @@ async def test_once_live_it_takes_what_it_is_offered() -> None:
     await publish(memory, "kept elsewhere")
     assert (subscriber.catching_up, subscriber.waiting) == (None, False)
     offer(subscriber, "b")
-    assert consumer.calls == ["ready"]
+    assert consumer.calls == ["on_ready"]
     assert data_of(subscriber.take(ALL)) == ["b"]
 
 
@@ -467,7 +469,7 @@ async def test_closed_while_catching_up_it_has_nothing_more(reason: CloseReason)
     subscriber.close(reason)
     assert (subscriber.closed, subscriber.catching_up, subscriber.waiting) == (reason, None, False)
     assert list(subscriber.take(ALL)) == []
-    assert consumer.calls == [f"end {reason}"]
+    assert consumer.calls == [f"on_closed {reason}"]
 
 
 # What is known of a subscriber when somebody asks.
@@ -509,7 +511,7 @@ def test_the_outlet_is_told_of_the_end_while_what_waits_is_there(reason: CloseRe
     subscriber, consumer, _ = subscriber_with()
     offer(subscriber, "a", "b")
     found: list[int] = []
-    consumer.on_end = lambda: found.append(len(subscriber))
+    consumer.on_close = lambda: found.append(len(subscriber))
     subscriber.close(reason)
     assert found == [2]
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the far side of a seam, in memory, and what crosses it."""
+"""In-memory sinks and consumers, and builders for publications, options and broadcasters."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -22,29 +22,29 @@ EPOCH = "0123abcd"
 _places = itertools.count(100_001)
 
 
-class Outlet:
-    """Notes what a subscriber asks of it."""
+class RecordingConsumer:
+    """A consumer that records the calls of its subscriber."""
 
     kind = Kind.HTTP
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.on_relieve: Callable[[], None] = lambda: None
-        self.on_end: Callable[[], None] = lambda: None
+        self.on_make_room: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], None] = lambda: None
 
     def on_ready(self) -> None:
-        self.calls.append("ready")
+        self.calls.append("on_ready")
 
     def make_room(self) -> None:
-        self.on_relieve()
+        self.on_make_room()
 
     def on_closed(self, reason: CloseReason) -> None:
-        self.calls.append(f"end {reason}")
-        self.on_end()
+        self.calls.append(f"on_closed {reason}")
+        self.on_close()
 
 
 class MemorySink:
-    """A sink that keeps what is written, takes only so many writes, and can be lost or broken."""
+    """A sink that records its writes, and can be full, gone or broken."""
 
     def __init__(self, encoding: Encoding = TEXT) -> None:
         self.encoding = encoding

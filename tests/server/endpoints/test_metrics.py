@@ -29,8 +29,8 @@ from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.reserve import MAX_PENDING_PER_ADDRESS
 from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
-from tests.support.outlets import MemorySink, break_off
-from tests.support.outlets import connect as attach
+from tests.support.memory_sinks import MemorySink, break_off
+from tests.support.memory_sinks import connect as attach
 from tests.support.sockets import RawClient, until
 
 Samples = Mapping[str, float]

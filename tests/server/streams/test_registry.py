@@ -26,7 +26,7 @@ from sse_broadcast.server.streams.registry import (
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
-from tests.support.outlets import break_off
+from tests.support.memory_sinks import break_off
 from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
