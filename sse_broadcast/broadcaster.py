@@ -35,11 +35,12 @@ from sse_broadcast.event import (
     Event,
 )
 from sse_broadcast.fanout.backlog import BacklogStats
-from sse_broadcast.fanout.dispatcher import Dispatcher, jittered
+from sse_broadcast.fanout.dispatcher import Dispatcher
 from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
-from sse_broadcast.fanout.replay import Replay, reset, reset_event
+from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
+from sse_broadcast.fanout.system_events import jittered, reset_event, reset_publication
 from sse_broadcast.metrics import Counts, Kind, Metrics, Share
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder
@@ -557,7 +558,7 @@ class Broadcaster:
             return start
         self._metrics.reset(start.reset_reason)
         channels = start.channels or selector.channels
-        first = reset(
+        first = reset_publication(
             start.reset_reason, channels, epoch=self._backend.epoch, position=start.after, missed=None
         )
         return StartPoint(start.after, preloaded=(first,))

@@ -45,6 +45,7 @@ ORDER = (
     "backends.memory.backend",
     "fanout.writers",
     "fanout.conflation",
+    "fanout.system_events",
     "fanout.replay",
     "fanout.subscriber",
     "fanout.group",

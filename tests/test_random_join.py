@@ -25,13 +25,13 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config, EventLoop
 from sse_broadcast.encoding import Encoding
-from sse_broadcast.fanout import dispatcher
-from sse_broadcast.fanout import replay as catchup
+from sse_broadcast.fanout import dispatcher, system_events
+from sse_broadcast.fanout import replay as replay_module
 from sse_broadcast.fanout.dispatcher import Dispatcher
 from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.replay import Replay
-from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber
+from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.process.loop import new_loop
@@ -468,17 +468,18 @@ def opens_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    close_frame = Dispatcher._close_frame
+    final_frame = Dispatcher._final_frame
 
-    def close_there(self: Dispatcher, outbox: Outbox, reason: CloseReason) -> bytes:
-        outbox.last_position_sent = self._backend.position
-        return close_frame(self, outbox, reason)
+    def close_there(self: Dispatcher, outbox: Outbox) -> bytes:
+        if outbox.close_frame is not None:
+            outbox.last_position_sent = self._backend.position
+        return final_frame(self, outbox)
 
-    monkeypatch.setattr(Dispatcher, "_close_frame", close_there)
+    monkeypatch.setattr(Dispatcher, "_final_frame", close_there)
 
 
 def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, reset = Replay.take, catchup.reset
+    take, reset = Replay.take, system_events.reset_publication
     here = 0
 
     def take_noting_where(self: Replay, limit: int) -> Sequence[Publication]:
@@ -490,7 +491,7 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
         return reset(reason, channels, **{**options, "position": here})
 
     monkeypatch.setattr(Replay, "take", take_noting_where)
-    monkeypatch.setattr(catchup, "reset", reset_there)
+    monkeypatch.setattr(replay_module, "reset_publication", reset_there)
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,8 @@ timer ever joins events. One other timer, shared by all lanes, sees to heartbeat
 
 import asyncio
 import itertools
-import json
 import logging
 import math
-import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -19,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import format_id
 from sse_broadcast.encoding import HEARTBEAT, Encoding, own_block
-from sse_broadcast.event import Event
 from sse_broadcast.fanout.group import Batch, Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.subscriber import ANNOUNCED, SHORTEST_HEARTBEAT, CloseReason, Subscriber
+from sse_broadcast.fanout.system_events import close_frame, jittered
 from sse_broadcast.metrics import Metrics, Timeout
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import PIECE, FairQueue
@@ -389,20 +387,17 @@ class Dispatcher:
         """Return what an empty queue leaves to say: the end of the stream, a heartbeat, or nothing."""
         if outbox.close_frame is not None:
             outbox.close_sent = True
-            return self._close_frame(outbox, outbox.close_frame)
+            return close_frame(
+                outbox.sink.encoding,
+                outbox.close_frame,
+                retry=jittered(outbox.subscriber.options.retry, spread=self._spread),
+                id=format_id(self._backend.epoch, outbox.last_position_sent),
+            )
         if outbox.heartbeat_due:
             outbox.heartbeat_due = False
             self._metrics.beat()
             return self._heartbeat(outbox)
         return b""
-
-    def _close_frame(self, outbox: Outbox, reason: CloseReason) -> bytes:
-        """Return the `$close` of a stream, with the last position that its subscriber was given."""
-        retry = jittered(outbox.subscriber.options.retry, spread=self._spread)
-        id = format_id(self._backend.epoch, outbox.last_position_sent)
-        return outbox.sink.encoding.frame(
-            own_block(outbox.sink.encoding.format, close_event(reason, retry), id)
-        )
 
     def _heartbeat(self, outbox: Outbox) -> bytes:
         """Return the heartbeat that is due: a comment, or an event that brings the cursor up.
@@ -535,16 +530,3 @@ def _may_be_comment(outbox: Outbox) -> bool:
     """Return whether the next heartbeat of a lane need not be an event, whatever its cursor is."""
     heartbeat = outbox.subscriber.options.heartbeat
     return not heartbeat.as_event and (outbox.beats + 1) * heartbeat.seconds < HOUR
-
-
-def close_event(reason: str, retry: int) -> Event:
-    """Return the event that ends a stream: why, and the milliseconds after which to come back."""
-    return Event(json.dumps({"reason": reason}), type="$close", retry=retry, json=True)
-
-
-def jittered(retry: int, *, spread: int = 0) -> int:
-    """Spread a reconnection time, so that readers cut together do not return together.
-
-    By half to either side, or from its half on over `spread` milliseconds where that is longer.
-    """
-    return int(retry * 0.5 + random.random() * max(retry, spread))

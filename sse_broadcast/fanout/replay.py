@@ -1,15 +1,13 @@
 """CatchUp: a reader's way through the history, from where it was to where everyone is."""
 
-import json
 import time
 from collections.abc import Hashable, Sequence
 
-from sse_broadcast import clock
 from sse_broadcast.backends.base import Backend, ReplayPage, ResetReason, StartPoint
 from sse_broadcast.channels import Selector
-from sse_broadcast.event import Event
+from sse_broadcast.fanout.system_events import reset_publication
 from sse_broadcast.metrics import Metrics
-from sse_broadcast.publication import Publication, cut, place
+from sse_broadcast.publication import Publication, cut
 from sse_broadcast.work_queue import Steps
 
 
@@ -101,7 +99,7 @@ class Replay:
         if replay.gap is None:
             return replay.publications
         self._metrics.reset(ResetReason.EVICTED)
-        told = reset(
+        told = reset_publication(
             ResetReason.EVICTED,
             replay.gap.channels,
             epoch=self._backend.epoch,
@@ -123,17 +121,3 @@ class Replay:
             page: ReplayPage = end.value
             return page
         return None
-
-
-def reset(
-    reason: ResetReason, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
-) -> Publication:
-    """Return the `$reset` that tells of a loss. A subscriber cut behind it resumes after `position`."""
-    event = reset_event(reason, channels, missed=missed)
-    return place((), event, epoch=epoch, position=position, time=clock.now())
-
-
-def reset_event(reason: ResetReason, channels: Sequence[str], *, missed: int | None) -> Event:
-    """Return a `$reset` before it has its place; `missed` is None where nobody counted."""
-    loss = {"reason": reason, "channels": list(channels), "missed": missed}
-    return Event(json.dumps(loss), type="$reset", json=True)

@@ -10,7 +10,8 @@ from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.fanout.conflation import Conflated
-from sse_broadcast.fanout.replay import Replay, reset
+from sse_broadcast.fanout.replay import Replay
+from sse_broadcast.fanout.system_events import reset_publication
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication
 
@@ -263,7 +264,7 @@ class Subscriber:
 
     def _queue_reset(self) -> None:
         """Queue the `$reset` at the place of what was dropped: before all, or after all."""
-        news = reset(
+        news = reset_publication(
             ResetReason.SLOW,
             self.selector.channels,
             epoch=self.options.epoch,

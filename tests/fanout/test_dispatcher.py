@@ -12,20 +12,10 @@ from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import ChannelRule, Overflow
 from sse_broadcast.cursor import Keyword, parse_id
-from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
+from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.fanout import dispatcher as delivery_module
-from sse_broadcast.fanout.dispatcher import (
-    FAR_BEHIND,
-    HOUR,
-    SLICE,
-    STRIDE,
-    TURN,
-    WRITE_LIMIT,
-    Dispatcher,
-    close_event,
-    jittered,
-)
+from sse_broadcast.fanout.dispatcher import FAR_BEHIND, HOUR, SLICE, STRIDE, TURN, WRITE_LIMIT, Dispatcher
 from sse_broadcast.fanout.group import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from sse_broadcast.metrics import Metrics
@@ -444,37 +434,6 @@ async def test_the_timer_rests_when_there_is_nobody() -> None:
     broadcaster.disconnect(outbox)
     assert delivery._timer is None
     assert not delivery._silence
-
-
-@pytest.mark.parametrize("encoding", [TEXT, JSON])
-def test_the_end_of_a_stream_is_one_block(encoding: Encoding) -> None:
-    """Why it ends, and when to come back with which id."""
-    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
-    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
-
-
-def test_the_end_of_a_stream_is_one_line_where_events_are_lines() -> None:
-    """An envelope of no channel, as all that the server says itself."""
-    said = own_block(NDJSON.format, close_event("slow", 2500), "0123abcd-7")
-    before, _, time = said.partition(b'"time":')
-    assert before == b'{"channel":null,"id":"0123abcd-7","event":"$close","data":{"reason": "slow"},'
-    assert time.endswith(b"}\n")
-
-
-def test_jitter_spreads_by_half() -> None:
-    """Readers cut together do not return together."""
-    delays = {jittered(3000) for _ in range(200)}
-    assert len(delays) > 50
-    assert 1500 <= min(delays) <= max(delays) <= 4500
-
-
-def test_jitter_spreads_as_far_as_is_asked() -> None:
-    """Where there are many to come back; never sooner than alone, and never over less time."""
-    far = [jittered(3000, spread=100_000) for _ in range(2000)]
-    assert 1500 <= min(far) < 7000
-    assert 90_000 < max(far) <= 101_500
-    assert max(jittered(3000, spread=100) for _ in range(2000)) > 4000
-    assert jittered(0, spread=0) == 0
 
 
 async def test_a_burst_asks_for_the_walk_once() -> None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import ResetReason, StartPoint
+from sse_broadcast.backends.base import StartPoint
 from sse_broadcast.backends.memory.backend import open_memory
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
 from sse_broadcast.cursor import parse_since
-from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT
+from sse_broadcast.encoding import TEXT
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.replay import Replay, reset, reset_event
+from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
 from sse_broadcast.work_queue import finish
@@ -234,37 +234,6 @@ async def test_without_history_a_reader_is_told_of_each_loss() -> None:
     await reading.publish()
     assert all_of(catching_up) == [EVICTED]
     assert catching_up.cursor == 3
-
-
-def test_a_reset_in_each_encoding() -> None:
-    """Whole bytes: its id is the place to go on behind, its data JSON, its channel none."""
-    told = reset(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
-    loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
-    frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
-    assert told.frame(TEXT) == told.frame(JSON) == frame
-    assert told.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
-    assert told.frame(NDJSON).startswith(
-        b'{"channel":null,"id":"0123abcd-5","event":"$reset","data":' + loss + b',"time":'
-    )
-    assert told.frame(NDJSON).endswith(b"}\n")
-    assert (told.position, told.id, told.channels, told.size) == (5, "0123abcd-5", (), len(frame))
-
-
-@pytest.mark.parametrize("reason", list(ResetReason))
-def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
-    """A number is only said when it is known."""
-    told = reset(reason, ["a"], epoch="0123abcd", position=5, missed=None)
-    assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
-
-
-def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
-    """Its id is that of the stream's opening, which it stands before."""
-    event = reset_event(ResetReason.EVICTED, ("a", "b*"), missed=None)
-    assert event == Event(
-        '{"reason": "evicted", "channels": ["a", "b*"], "missed": null}', type="$reset", json=True
-    )
-    placed = reset(ResetReason.EVICTED, ("a", "b*"), epoch="0123abcd", position=5, missed=None)
-    assert placed.event == event
 
 
 def known(catching_up: Replay) -> tuple[int, float | None]:

@@ -1,0 +1,42 @@
+"""The events that the server itself sends to end a stream (`$close`) or to report a loss (`$reset`)."""
+
+import json
+import random
+from collections.abc import Sequence
+
+from sse_broadcast import clock
+from sse_broadcast.encoding import Encoding, own_block
+from sse_broadcast.event import Event
+from sse_broadcast.publication import Publication, place
+
+
+def close_event(reason: str, retry: int) -> Event:
+    """Return the event that ends a stream: why, and the milliseconds after which to reconnect."""
+    return Event(json.dumps({"reason": reason}), type="$close", retry=retry, json=True)
+
+
+def close_frame(encoding: Encoding, reason: str, *, retry: int, id: str) -> bytes:
+    """Encode the `$close` of one stream. The subscriber resumes after `id`."""
+    return encoding.frame(own_block(encoding.format, close_event(reason, retry), id))
+
+
+def reset_event(reason: str, channels: Sequence[str], *, missed: int | None) -> Event:
+    """Return a `$reset` without a position. `missed` is the number of lost events, None if unknown."""
+    loss = {"reason": reason, "channels": list(channels), "missed": missed}
+    return Event(json.dumps(loss), type="$reset", json=True)
+
+
+def reset_publication(
+    reason: str, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
+) -> Publication:
+    """Return a `$reset` to be queued among other publications. The subscriber resumes after `position`."""
+    event = reset_event(reason, channels, missed=missed)
+    return place((), event, epoch=epoch, position=position, time=clock.now())
+
+
+def jittered(retry: int, *, spread: int = 0) -> int:
+    """Return a random reconnection time in milliseconds: subscribers cut together do not return together.
+
+    It begins at half of `retry`. Its range is `retry` or `spread`, whichever is longer.
+    """
+    return int(retry * 0.5 + random.random() * max(retry, spread))

@@ -1,0 +1,71 @@
+"""The events with which the server ends a stream or reports a loss."""
+
+import pytest
+
+from sse_broadcast.backends.base import ResetReason
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
+from sse_broadcast.event import Event
+from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.fanout.system_events import close_event, jittered, reset_event, reset_publication
+
+
+@pytest.mark.parametrize("encoding", [TEXT, JSON])
+def test_the_end_of_a_stream_is_one_block(encoding: Encoding) -> None:
+    """Why it ends, and when to come back with which id."""
+    told = b'event: $close\nretry: 2500\ndata: {"reason": "drain"}\nid: 0123abcd-7\n\n'
+    assert own_block(encoding.format, close_event(CloseReason.DRAIN, 2500), "0123abcd-7") == told
+
+
+def test_the_end_of_a_stream_is_one_line_where_events_are_lines() -> None:
+    """An envelope of no channel, as all that the server says itself."""
+    said = own_block(NDJSON.format, close_event("slow", 2500), "0123abcd-7")
+    before, _, time = said.partition(b'"time":')
+    assert before == b'{"channel":null,"id":"0123abcd-7","event":"$close","data":{"reason": "slow"},'
+    assert time.endswith(b"}\n")
+
+
+def test_jitter_spreads_by_half() -> None:
+    """Readers cut together do not return together."""
+    delays = {jittered(3000) for _ in range(200)}
+    assert len(delays) > 50
+    assert 1500 <= min(delays) <= max(delays) <= 4500
+
+
+def test_jitter_spreads_as_far_as_is_asked() -> None:
+    """Where there are many to come back; never sooner than alone, and never over less time."""
+    far = [jittered(3000, spread=100_000) for _ in range(2000)]
+    assert 1500 <= min(far) < 7000
+    assert 90_000 < max(far) <= 101_500
+    assert max(jittered(3000, spread=100) for _ in range(2000)) > 4000
+    assert jittered(0, spread=0) == 0
+
+
+def test_a_reset_in_each_encoding() -> None:
+    """Whole bytes: its id is the place to go on behind, its data JSON, its channel none."""
+    told = reset_publication(ResetReason.SLOW, ["a", "b*"], epoch="0123abcd", position=5, missed=118)
+    loss = b'{"reason": "slow", "channels": ["a", "b*"], "missed": 118}'
+    frame = b"event: $reset\ndata: " + loss + b"\nid: 0123abcd-5\n\n"
+    assert told.frame(TEXT) == told.frame(JSON) == frame
+    assert told.frame(CHUNKED_TEXT) == b"%x\r\n%b\r\n" % (len(frame), frame)
+    assert told.frame(NDJSON).startswith(
+        b'{"channel":null,"id":"0123abcd-5","event":"$reset","data":' + loss + b',"time":'
+    )
+    assert told.frame(NDJSON).endswith(b"}\n")
+    assert (told.position, told.id, told.channels, told.size) == (5, "0123abcd-5", (), len(frame))
+
+
+@pytest.mark.parametrize("reason", list(ResetReason))
+def test_a_loss_that_was_not_counted_says_null(reason: ResetReason) -> None:
+    """A number is only said when it is known."""
+    told = reset_publication(reason, ["a"], epoch="0123abcd", position=5, missed=None)
+    assert told.event.data == f'{{"reason": "{reason}", "channels": ["a"], "missed": null}}'
+
+
+def test_news_of_a_loss_that_has_no_place_yet_are_the_same_event() -> None:
+    """Its id is that of the stream's opening, which it stands before."""
+    event = reset_event(ResetReason.EVICTED, ("a", "b*"), missed=None)
+    assert event == Event(
+        '{"reason": "evicted", "channels": ["a", "b*"], "missed": null}', type="$reset", json=True
+    )
+    placed = reset_publication(ResetReason.EVICTED, ("a", "b*"), epoch="0123abcd", position=5, missed=None)
+    assert placed.event == event
