@@ -42,8 +42,9 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.conflation import Conflated
-from sse_broadcast.fanout.group import Scheduler, SubscriberGroup
+from sse_broadcast.fanout.group import GroupScheduler, SubscriberGroup
 from sse_broadcast.fanout.hub import MAX_ROUTE_BYTES, Hub
+from sse_broadcast.fanout.outbox import Outbox, OutboxGroup
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication, place
@@ -221,9 +222,11 @@ TERMS = SubscriberOptions(
 )
 
 
-def group(selector: Selector, encoding: Encoding) -> SubscriberGroup:
+def group(selector: Selector, encoding: Encoding) -> OutboxGroup:
     """Return a group of subscribers that nothing is published to."""
-    return SubscriberGroup(selector, encoding, cast("Scheduler", None), queue_size=1000, queue_bytes=4 * MIB)
+    return SubscriberGroup(
+        selector, encoding, cast("GroupScheduler[Outbox]", None), queue_size=1000, queue_bytes=4 * MIB
+    )
 
 
 def starred(number: int) -> str:

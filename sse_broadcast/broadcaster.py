@@ -36,8 +36,9 @@ from sse_broadcast.event import (
 )
 from sse_broadcast.fanout.backlog import BacklogStats
 from sse_broadcast.fanout.dispatcher import Dispatcher
-from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
+from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.outbox import Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.fanout.system_events import jittered, reset_event, reset_publication
@@ -251,7 +252,7 @@ class Broadcaster:
                 raise TypeError(f"{name}: must be text, not {type(value).__name__}")
         cursor = parse_id(last_event_id) if last_event_id else parse_since(since) if since else None
 
-        def join(wakeup: StreamConsumer) -> tuple[Subscriber, SubscriberGroup]:
+        def join(wakeup: StreamConsumer) -> tuple[Subscriber, OutboxGroup]:
             start = self._with_reset(selector, self.start_point(selector, cursor))
             subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=Kind.STREAM)
             subscriber.consumer = wakeup
@@ -489,7 +490,7 @@ class Broadcaster:
         self._closed = True
         if self._tidying is not None:
             self._tidying.cancel()
-        await self._delivery.flush_groups(self._hub.groups)
+        await self._delivery.wait_flushed(self._hub.groups)
         self._delivery.spread_reconnects(len(self._hub) * 1000 // RETURNS)
         clock = asyncio.get_running_loop().time
         latest = clock() + over + timeout
@@ -543,7 +544,7 @@ class Broadcaster:
                 {"share": str(share), "publisher": ascii(publisher)[1:-1] or "this machine"},
             )
 
-    def _found(self, selector: Selector, encoding: Encoding) -> SubscriberGroup:
+    def _found(self, selector: Selector, encoding: Encoding) -> OutboxGroup:
         return SubscriberGroup(
             selector,
             encoding,
@@ -573,7 +574,7 @@ class Broadcaster:
         kind: Kind,
         caller: Hashable = None,
         exempt: bool = False,
-    ) -> tuple[Subscriber, SubscriberGroup]:
+    ) -> tuple[Subscriber, OutboxGroup]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         catching_up = None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from sse_broadcast.fanout.group import SubscriberGroup
+from sse_broadcast.fanout.outbox import OutboxGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
 from sse_broadcast.metrics import Kind
 from sse_broadcast.publication import Publication, Received
@@ -57,11 +57,11 @@ class Stream:
     up with is read from the history as it is asked for.
     """
 
-    def __init__(self, join: Callable[[StreamConsumer], tuple[Subscriber, SubscriberGroup]]) -> None:
+    def __init__(self, join: Callable[[StreamConsumer], tuple[Subscriber, OutboxGroup]]) -> None:
         self._join = join
         self._wakeup = StreamConsumer()
         self._subscriber: Subscriber | None = None
-        self._group: SubscriberGroup | None = None
+        self._group: OutboxGroup | None = None
         self._page: deque[Publication] = deque()
 
     @property

@@ -49,6 +49,7 @@ ORDER = (
     "fanout.replay",
     "fanout.subscriber",
     "fanout.group",
+    "fanout.outbox",
     "fanout.pattern_index",
     "fanout.hub",
     "fanout.backlog",

@@ -28,8 +28,8 @@ from sse_broadcast.encoding import Encoding
 from sse_broadcast.fanout import dispatcher, system_events
 from sse_broadcast.fanout import replay as replay_module
 from sse_broadcast.fanout.dispatcher import Dispatcher
-from sse_broadcast.fanout.group import Outbox, Sink, SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.outbox import Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
 from sse_broadcast.metrics import Metrics
@@ -333,7 +333,7 @@ def queues_what_the_replay_covers(monkeypatch: pytest.MonkeyPatch) -> None:
     attach, follow = Dispatcher.attach, Outbox.join_group
 
     def attach_and_queue(
-        self: Dispatcher, subscriber: Subscriber, group: SubscriberGroup, sink: Sink, *, cursor: int
+        self: Dispatcher, subscriber: Subscriber, group: OutboxGroup, sink: Sink, *, cursor: int
     ) -> Outbox:
         outbox = attach(self, subscriber, group, sink, cursor=cursor)
         if subscriber.catching_up is not None:
@@ -471,7 +471,7 @@ def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
     final_frame = Dispatcher._final_frame
 
     def close_there(self: Dispatcher, outbox: Outbox) -> bytes:
-        if outbox.close_frame is not None:
+        if outbox.close_reason is not None:
             outbox.last_position_sent = self._backend.position
         return final_frame(self, outbox)
 

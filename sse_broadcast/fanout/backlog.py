@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 
-from sse_broadcast.fanout.group import Outbox, SubscriberGroup
+from sse_broadcast.fanout.outbox import Outbox, OutboxGroup
 from sse_broadcast.metrics import BYTES, EVENTS, Distribution
 
 PORTION = 5000
@@ -29,7 +29,7 @@ class BacklogStats:
         self.queued_bytes = Distribution(BYTES)
         self.replaying = 0
 
-    async def collect(self, groups: Collection[SubscriberGroup]) -> None:
+    async def collect(self, groups: Collection[OutboxGroup]) -> None:
         """Look at everyone, and let the loop turn between two portions."""
         looks = 0
         for looked in self._steps(tuple(groups)):
@@ -38,7 +38,7 @@ class BacklogStats:
                 looks = 0
                 await asyncio.sleep(0)
 
-    def _steps(self, groups: Collection[SubscriberGroup]) -> Iterator[int]:
+    def _steps(self, groups: Collection[OutboxGroup]) -> Iterator[int]:
         """Look at a few, and say how many those are, until all have been looked at."""
         for group in groups:
             self.replaying += group.members - group.following - len(group.queued)
@@ -52,13 +52,13 @@ class BacklogStats:
                 yield 1
             yield 1
 
-    def _follow(self, group: SubscriberGroup) -> Iterator[int]:
-        outboxes = group.outboxes
+    def _follow(self, group: OutboxGroup) -> Iterator[int]:
+        outboxes = group.followers
         for begin in range(0, len(outboxes), STEP):
             self._compare(group, outboxes[begin : begin + STEP])
             yield STEP
 
-    def _compare(self, group: SubscriberGroup, outboxes: Sequence[Outbox]) -> None:
+    def _compare(self, group: OutboxGroup, outboxes: Sequence[Outbox]) -> None:
         behind = [0, *accumulate(publication.size for publication in reversed(group.log))]
         seen = Counter(outbox.offset for outbox in outboxes if outbox.following)
         for place, times in seen.items():

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import format_id
 from sse_broadcast.encoding import HEARTBEAT, Encoding, own_block
-from sse_broadcast.fanout.group import Batch, Outbox, Sink, SubscriberGroup
+from sse_broadcast.fanout.group import Batch, SubscriberGroup
+from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.subscriber import ANNOUNCED, SHORTEST_HEARTBEAT, CloseReason, Subscriber
 from sse_broadcast.fanout.system_events import close_frame, jittered
 from sse_broadcast.metrics import Metrics, Timeout
@@ -31,9 +32,6 @@ WRITE_LIMIT = 65_536
 
 SLICE = 0.002
 """Seconds after which the walk lets the loop serve publishes, connects and timers."""
-
-STRIDE = 64
-"""Lanes of an audience between two looks at the clock: some 0.3 ms of writing."""
 
 TURN = 0.00025
 """Seconds for lanes that do not march with their audience, between two strides of those that do; as many
@@ -69,25 +67,25 @@ class Dispatcher:
         finest = min(heartbeat, write_timeout, SHORTEST_HEARTBEAT) / TICKS
         self._tick_length = heartbeat / math.ceil(heartbeat / finest)
         self._outboxes: set[Outbox] = set()
-        self._ready: deque[SubscriberGroup] = deque()
+        self._ready: deque[OutboxGroup] = deque()
         self._ready_outboxes: deque[Outbox] = deque()
         self._replaying = FairQueue[Outbox]()  # lanes that catch up, by who caused it
         self._due_outboxes: deque[Outbox] = deque()  # whose silence is to be looked at
-        self._walking: asyncio.Handle | None = None
+        self._next_slice: asyncio.Handle | None = None
         self._now = 0.0
         # Lanes whose sink is full or whose stream is ending, and when that must be over: in
         # order of time, since the allowance is the same for all.
         self._deadlines: dict[Outbox, float] = {}
         # Lanes by the tick at which their silence is next looked at.
         self._silence: defaultdict[int, set[Outbox]] = defaultdict(set)
-        self._pages: dict[tuple[SubscriberGroup, int, int, int], bytes] = {}
+        self._pages: dict[tuple[OutboxGroup, int, int, int], bytes] = {}
         self._cursor_frames: dict[Encoding, tuple[int, int, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0
         self._spread = 0
         self._emptied: asyncio.Future[None] | None = None
 
-    def attach(self, subscriber: Subscriber, group: SubscriberGroup, sink: Sink, *, cursor: int) -> Outbox:
+    def attach(self, subscriber: Subscriber, group: OutboxGroup, sink: Sink, *, cursor: int) -> Outbox:
         """Deliver to a sink what its subscriber has to catch up with, then what the audience gets.
 
         Until `detach`. `cursor` is the position that its opening told the subscriber.
@@ -133,7 +131,7 @@ class Dispatcher:
         """Have readers whose streams end from now on come back over so long a time, or longer."""
         self._spread = milliseconds
 
-    async def flush_groups(self, groups: Iterable[SubscriberGroup]) -> None:
+    async def wait_flushed(self, groups: Iterable[OutboxGroup]) -> None:
         """Wait until the logs of these audiences are empty. Nothing may be published meanwhile."""
         for count, group in enumerate(tuple(groups), 1):
             if not count % PIECE:
@@ -145,8 +143,8 @@ class Dispatcher:
     async def abort(self) -> None:
         """Cut every connection that is still open."""
         for count, outbox in enumerate(tuple(self._outboxes), 1):
-            self._abort(outbox)
-            if not count % STRIDE:
+            self.abort_outbox(outbox)
+            if not count % OUTBOXES_PER_TURN:
                 await asyncio.sleep(0)
 
     # The hot path: wake, _walk, _advance. Measured by benchmarks/compare.py. What stands in the
@@ -154,16 +152,17 @@ class Dispatcher:
     # instructions: a transport is touched, and nothing else. To ask each sink whether it is gone,
     # and then whether it is full, was a quarter of its instructions: a sink that fills says so.
 
-    def schedule(self, group: SubscriberGroup) -> None:
+    def schedule_group(self, group: OutboxGroup) -> None:
         """See `Carrier`."""
-        if not group.awake:
-            group.awake = True
+        if not group.scheduled:
+            group.scheduled = True
             self._ready.append(group)
-            self._schedule_walk()
+            self.schedule_slice()
 
-    def _schedule_walk(self) -> None:
-        if self._walking is None:
-            self._walking = asyncio.get_running_loop().call_soon(self._run_slice)
+    def schedule_slice(self) -> None:
+        """Run the loop's next slice soon, if none is scheduled."""
+        if self._next_slice is None:
+            self._next_slice = asyncio.get_running_loop().call_soon(self._run_slice)
 
     def _run_slice(self) -> None:
         loop = asyncio.get_running_loop()
@@ -180,28 +179,28 @@ class Dispatcher:
                 if group.log:
                     groups.append(group)
                 else:
-                    group.awake = False
+                    group.scheduled = False
                 now = loop.time()
             for waiting in (outboxes, replaying):
                 turn = now + TURN
                 while waiting and now < turn:
                     self._now = now
-                    self._flush_outbox(waiting.popleft())
+                    self._write_next(waiting.popleft())
                     now = loop.time()
             if due:
                 self._check_silence(due, now)
                 now = loop.time()
         interrupted = bool(groups or outboxes or replaying or due)
         self._metrics.walked(interrupted=interrupted)
-        self._walking = loop.call_soon(self._run_slice) if interrupted else None
+        self._next_slice = loop.call_soon(self._run_slice) if interrupted else None
 
-    def _advance_pass(self, group: SubscriberGroup) -> None:
+    def _advance_pass(self, group: OutboxGroup) -> None:
         """Go on with the audience's pass, or begin one, by `STRIDE` lanes."""
         batch = group.batch or self._begin_pass(group)
         march, data = group.writers, batch.data
         if march.done:
             self._write_late_joiners(group, batch)
-        writers = march.take(STRIDE)
+        writers = march.take(OUTBOXES_PER_TURN)
         going = True
         while going:
             try:
@@ -210,30 +209,33 @@ class Dispatcher:
                 going = False
             except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
                 batch.failed += 1
-                self._fail(march.last, error)
-        if march.done and not batch.late:
+                self.on_write_error(march.last, error)
+        if march.done and not batch.late_joiners:
             self._end_pass(group, batch)
 
-    def _begin_pass(self, group: SubscriberGroup) -> Batch:
+    def _begin_pass(self, group: OutboxGroup) -> Batch[Outbox]:
         batch = Batch(group, limit=WRITE_LIMIT)
         group.writers.begin()
         group.batch = batch
         return batch
 
-    def _end_pass(self, group: SubscriberGroup, batch: Batch) -> None:
+    def _end_pass(self, group: OutboxGroup, batch: Batch[Outbox]) -> None:
         written, events = group.writers.end() - batch.failed, batch.end - batch.base
         self._metrics.wrote(written * events, written * len(batch.data))
         group.batch = None
         group.written = self._now
         group.drop_delivered(events)
         if batch.followed:
-            self._metrics.delayed(time.monotonic() - batch.since)
+            self._metrics.delayed(time.monotonic() - batch.published_at)
 
     # Lanes that do not march with their audience.
 
-    def _write_late_joiners(self, group: SubscriberGroup, batch: Batch) -> None:
+    def _write_late_joiners(self, group: OutboxGroup, batch: Batch[Outbox]) -> None:
         """Write to `STRIDE` of the lanes that came in the middle of what this pass brings."""
-        some, batch.late = batch.late[:STRIDE], batch.late[STRIDE:]
+        some, batch.late_joiners = (
+            batch.late_joiners[:OUTBOXES_PER_TURN],
+            batch.late_joiners[OUTBOXES_PER_TURN:],
+        )
         for outbox in some:
             # One that has left meanwhile gets no more of this; one that came back has had it.
             place = group.late_joiners.get(outbox, batch.end)
@@ -249,9 +251,9 @@ class Dispatcher:
                 self._ready_outboxes.append(outbox)
             else:
                 self._replaying.append(outbox, caller=catching_up.caller)
-            self._schedule_walk()
+            self.schedule_slice()
 
-    def _flush_outbox(self, outbox: Outbox) -> None:
+    def _write_next(self, outbox: Outbox) -> None:
         """Make one write of what waits for this lane alone, and see what comes next for it."""
         # A lane may stand here twice, as resumed and as ending: the end is written once.
         if outbox.blocked or outbox.close_sent:
@@ -259,7 +261,7 @@ class Dispatcher:
         try:
             data, events = self._next_frames(outbox)
         except Exception as error:  # noqa: BLE001 - a history that cannot be read does not end it either
-            self._fail(outbox, error)
+            self.on_write_error(outbox, error)
             return
         if not data and not outbox.subscriber.waiting:
             data = self._final_frame(outbox)
@@ -277,7 +279,7 @@ class Dispatcher:
         make = self._shared_page if shared and len(publications) > 1 else SubscriberGroup.frames
         return make(outbox.group, publications), len(publications)
 
-    def _shared_page(self, group: SubscriberGroup, publications: Sequence[Publication]) -> bytes:
+    def _shared_page(self, group: OutboxGroup, publications: Sequence[Publication]) -> bytes:
         """Give a page of history, joined once for readers that come back together."""
         # History only ever loses: two pages that agree in this are the same.
         key = (group, publications[0].position, publications[-1].position, len(publications))
@@ -293,7 +295,7 @@ class Dispatcher:
         try:
             outbox.writer.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-            self._fail(outbox, error)
+            self.on_write_error(outbox, error)
             return False
         self._metrics.wrote(events, len(data))
         return not outbox.blocked
@@ -301,14 +303,14 @@ class Dispatcher:
     def _continue(self, outbox: Outbox) -> None:
         if outbox.close_sent:
             outbox.sink.close()
-        elif outbox.subscriber.waiting or outbox.close_frame is not None:
+        elif outbox.subscriber.waiting or outbox.close_reason is not None:
             self.schedule_outbox(outbox)
         elif not outbox.following:
             outbox.join_group()
 
     # Full sinks, and the ends of streams.
 
-    def flush(self, group: SubscriberGroup) -> None:
+    def flush_group(self, group: OutboxGroup) -> None:
         """See `Carrier`."""
         self._now = asyncio.get_running_loop().time()
         while group.log:
@@ -318,20 +320,20 @@ class Dispatcher:
         """See `Carrier`."""
         while len(outbox.subscriber) and not outbox.blocked:
             if outbox.sink.gone:
-                self._on_disconnect(outbox)
+                self.on_disconnect(outbox)
                 return
             # And no more than that: a lane that followed its audience from here on would get the
             # event for which this makes room behind those that come after it.
             data, events = self._next_frames(outbox)
             self._write(outbox, data, events=events)
 
-    def resume(self, outbox: Outbox) -> None:
+    def on_drained(self, outbox: Outbox) -> None:
         """Take note that a full sink has emptied."""
         outbox.blocked = False
         if outbox.close_sent:
             outbox.sink.close()
             return
-        if outbox.close_frame is None:
+        if outbox.close_reason is None:
             self._deadlines.pop(outbox, None)
         self._continue(outbox)
 
@@ -340,7 +342,7 @@ class Dispatcher:
         if reason in ANNOUNCED:
             outbox.last_position_sent = outbox.position
             outbox.leave_group()
-            outbox.close_frame = reason
+            outbox.close_reason = reason
             self._deadline(outbox)
             self.schedule_outbox(outbox)
             return
@@ -361,21 +363,24 @@ class Dispatcher:
         if outbox not in self._deadlines:
             self._deadlines[outbox] = asyncio.get_running_loop().time() + self._write_timeout
 
-    def _abort(self, outbox: Outbox) -> None:
+    def abort_outbox(self, outbox: Outbox) -> None:
+        """Cut an outbox's connection."""
         self._metrics.aborted()
         self._deadlines.pop(outbox, None)
         outbox.blocked = True
         outbox.sink.abort()
 
-    def _fail(self, outbox: Outbox, error: Exception) -> None:
+    def on_write_error(self, outbox: Outbox, error: Exception) -> None:
+        """End the stream of an outbox whose write raised."""
         if outbox.sink.gone:
-            self._on_disconnect(outbox)
+            self.on_disconnect(outbox)
         else:
             logger.warning("a stream failed, its connection is cut: %(fault)s", {"fault": repr(error)})
             outbox.subscriber.close(CloseReason.ERROR)
             outbox.sink.abort()
 
-    def _on_disconnect(self, outbox: Outbox) -> None:
+    def on_disconnect(self, outbox: Outbox) -> None:
+        """End the stream of an outbox whose connection is gone."""
         outbox.subscriber.close(CloseReason.LEFT)
         # A stream that was ending already has its reason, but its owner still waits.
         outbox.blocked = True
@@ -385,11 +390,11 @@ class Dispatcher:
 
     def _final_frame(self, outbox: Outbox) -> bytes:
         """Return what an empty queue leaves to say: the end of the stream, a heartbeat, or nothing."""
-        if outbox.close_frame is not None:
+        if outbox.close_reason is not None:
             outbox.close_sent = True
             return close_frame(
                 outbox.sink.encoding,
-                outbox.close_frame,
+                outbox.close_reason,
                 retry=jittered(outbox.subscriber.options.retry, spread=self._spread),
                 id=format_id(self._backend.epoch, outbox.last_position_sent),
             )
@@ -410,9 +415,9 @@ class Dispatcher:
         current = outbox.following and outbox.offset == outbox.group.end
         newest = self._backend.position if current else told
         if _may_be_comment(outbox) and not self._is_far_behind(outbox, told, newest):
-            outbox.beats += 1
+            outbox.heartbeat_comments += 1
             return encoding.heartbeat
-        outbox.beats = 0
+        outbox.heartbeat_comments = 0
         outbox.last_position_sent = newest
         return self._cursor_frame(encoding, newest)
 
@@ -438,23 +443,23 @@ class Dispatcher:
         for due in [due for due in self._silence if due <= self._ticked]:
             self._due_outboxes.extend(self._silence.pop(due))
         if self._due_outboxes:
-            self._schedule_walk()
+            self.schedule_slice()
         if self._outboxes:
             self._schedule_tick()
 
     def _enforce_deadlines(self, now: float) -> None:
         late = []
-        for outbox, deadline in itertools.islice(self._deadlines.items(), STRIDE):
+        for outbox, deadline in itertools.islice(self._deadlines.items(), OUTBOXES_PER_TURN):
             if deadline > now:
                 break
             late.append(outbox)
-        if len(late) == STRIDE:
+        if len(late) == OUTBOXES_PER_TURN:
             # Thousands may be late at once, where one network has gone.
             asyncio.get_running_loop().call_soon(self._enforce_deadlines, now)
         for outbox in late:
             self._metrics.timed_out(Timeout.FULL)
             outbox.subscriber.close(CloseReason.STALLED)
-            self._abort(outbox)
+            self.abort_outbox(outbox)
 
     def _check_silence(self, due: deque[Outbox], now: float) -> None:
         """Look at the silence of `STRIDE` lanes, and break it where it has lasted long enough.
@@ -463,14 +468,14 @@ class Dispatcher:
         the way of all other frames.
         """
         newest = self._backend.position
-        for _ in range(min(STRIDE, len(due))):
+        for _ in range(min(OUTBOXES_PER_TURN, len(due))):
             outbox = due.popleft()
             if outbox not in self._outboxes:
                 continue  # it left meanwhile
             if outbox.sink.gone:
                 # Nobody told us: an application that does not cancel handlers of lost connections.
                 self._metrics.timed_out(Timeout.GONE)
-                self._on_disconnect(outbox)
+                self.on_disconnect(outbox)
                 continue
             written = max(outbox.written, outbox.group.written) if outbox.following else outbox.written
             heartbeat = outbox.subscriber.options.heartbeat
@@ -484,13 +489,13 @@ class Dispatcher:
             self._watch_silence(outbox, now if outbox.blocked else written)
 
     def _write_comment(self, outbox: Outbox, now: float) -> None:
-        outbox.beats += 1
+        outbox.heartbeat_comments += 1
         outbox.written = now
         data = outbox.sink.encoding.heartbeat
         try:
             outbox.writer.write(data)
         except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-            self._fail(outbox, error)
+            self.on_write_error(outbox, error)
             return
         self._metrics.beat()
         self._metrics.wrote(0, len(data))
@@ -498,15 +503,15 @@ class Dispatcher:
     def _watch_silence(self, outbox: Outbox, since: float) -> None:
         # Rounded down: a heartbeat may come one tick early, and never late.
         due = self._tick_of(since + outbox.subscriber.options.heartbeat.seconds)
-        outbox.due = max(due, self._ticked + 1)
-        self._silence[outbox.due].add(outbox)
+        outbox.next_check = max(due, self._ticked + 1)
+        self._silence[outbox.next_check].add(outbox)
 
     def _forget_silence(self, outbox: Outbox) -> None:
-        outboxes = self._silence.get(outbox.due)
+        outboxes = self._silence.get(outbox.next_check)
         if outboxes is not None:
             outboxes.discard(outbox)
             if not outboxes:
-                del self._silence[outbox.due]
+                del self._silence[outbox.next_check]
 
     def _tick_of(self, when: float) -> int:
         return int(when / self._tick_length)
@@ -529,4 +534,4 @@ class Dispatcher:
 def _may_be_comment(outbox: Outbox) -> bool:
     """Return whether the next heartbeat of a lane need not be an event, whatever its cursor is."""
     heartbeat = outbox.subscriber.options.heartbeat
-    return not heartbeat.as_event and (outbox.beats + 1) * heartbeat.seconds < HOUR
+    return not heartbeat.as_event and (outbox.heartbeat_comments + 1) * heartbeat.seconds < HOUR

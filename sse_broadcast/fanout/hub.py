@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import FullError
-from sse_broadcast.fanout.group import SubscriberGroup
+from sse_broadcast.fanout.outbox import OutboxGroup
 from sse_broadcast.fanout.pattern_index import Pattern, PatternIndex
 from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Publication
@@ -65,13 +65,13 @@ class Hub:
         "most",
     )
 
-    def __init__(self, found: Callable[[Selector, Encoding], SubscriberGroup], *, most: int) -> None:
+    def __init__(self, found: Callable[[Selector, Encoding], OutboxGroup], *, most: int) -> None:
         self._found = found
         self.most = most
         """Different channels and patterns that may be followed, if it is not more already."""
-        self._members: dict[Subscriber, SubscriberGroup] = {}
-        self._groups: dict[tuple[Selector, Encoding], SubscriberGroup] = {}
-        self._channels: dict[str, dict[SubscriberGroup, None]] = {}
+        self._members: dict[Subscriber, OutboxGroup] = {}
+        self._groups: dict[tuple[Selector, Encoding], OutboxGroup] = {}
+        self._channels: dict[str, dict[OutboxGroup, None]] = {}
         self._patterns: dict[str, Pattern] = {}
         self._by_serial: dict[int, Pattern] = {}
         self._index = PatternIndex()
@@ -87,7 +87,7 @@ class Hub:
         return iter(tuple(self._members))
 
     @property
-    def groups(self) -> Collection[SubscriberGroup]:
+    def groups(self) -> Collection[OutboxGroup]:
         """The audiences that there are."""
         return self._groups.values()
 
@@ -133,7 +133,7 @@ class Hub:
         new += sum(text not in self._patterns for text in selector.patterns)
         return new, self.most - len(self._channels) - len(self._patterns) - new
 
-    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> SubscriberGroup:
+    def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> OutboxGroup:
         """Add a subscriber to the audience of its interest, and give that.
 
         Raises `FullError` if there is no room for it, unless it is `exempt`; it is then in none.
@@ -163,7 +163,7 @@ class Hub:
         Each gets each once, and counts once, at the moment before the first of them.
         Synchronous, and never raises: the order of the calls is the order every subscriber sees.
         """
-        reached: dict[SubscriberGroup, int] = {}
+        reached: dict[OutboxGroup, int] = {}
         if not self._groups:
             return 0
         for publication in publications:
@@ -177,15 +177,15 @@ class Hub:
     # What comes back from here is a copy, or new: an audience whose last member overflows is closed
     # while it is told.
 
-    def _matching(self, channels: Sequence[str]) -> Collection[SubscriberGroup]:
+    def _matching(self, channels: Sequence[str]) -> Collection[OutboxGroup]:
         if len(channels) == 1:
             return self._listening(channels[0])
-        found: dict[SubscriberGroup, None] = {}
+        found: dict[OutboxGroup, None] = {}
         for channel in channels:
             found.update(dict.fromkeys(self._listening(channel)))
         return found
 
-    def _listening(self, channel: str) -> Collection[SubscriberGroup]:
+    def _listening(self, channel: str) -> Collection[OutboxGroup]:
         exact = tuple(self._channels.get(channel, ()))
         if not self._patterns:
             if self._routes:
@@ -244,7 +244,7 @@ class Hub:
             if at_most is not None:
                 at_most -= 1
 
-    def _open(self, selector: Selector, encoding: Encoding) -> SubscriberGroup:
+    def _open(self, selector: Selector, encoding: Encoding) -> OutboxGroup:
         group = self._groups[selector, encoding] = self._found(selector, encoding)
         for channel in selector.names:
             self._channels.setdefault(channel, {})[group] = None
@@ -260,7 +260,7 @@ class Hub:
             self._index.add(pattern)
         return pattern
 
-    def _close(self, group: SubscriberGroup) -> None:
+    def _close(self, group: OutboxGroup) -> None:
         del self._groups[group.selector, group.encoding]
         for channel in group.selector.names:
             listening = self._channels[channel]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from sse_broadcast.channels import ANY, compile_patterns
-from sse_broadcast.fanout.group import SubscriberGroup
+from sse_broadcast.fanout.outbox import OutboxGroup
 
 GRAM = 6
 """Characters of the texts by which patterns are found, at most."""
@@ -27,7 +27,7 @@ class Pattern:
         self.text = text
         self.serial = serial
         self.matches = compile_patterns(text)
-        self.groups: dict[SubscriberGroup, None] = {}
+        self.groups: dict[OutboxGroup, None] = {}
         self.gram = ""  # the text by which it is found
         self.steps = 0  # what it counts for among the crowded
 

@@ -15,8 +15,15 @@ from sse_broadcast.cursor import Keyword, parse_id
 from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.fanout import dispatcher as delivery_module
-from sse_broadcast.fanout.dispatcher import FAR_BEHIND, HOUR, SLICE, STRIDE, TURN, WRITE_LIMIT, Dispatcher
-from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.dispatcher import (
+    FAR_BEHIND,
+    HOUR,
+    SLICE,
+    TURN,
+    WRITE_LIMIT,
+    Dispatcher,
+)
+from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from sse_broadcast.metrics import Metrics
 from tests.support.memory_sinks import EPOCH, MemorySink, block, connect
@@ -59,7 +66,7 @@ async def settled() -> None:
 async def test_every_lane_gets_everything_in_order() -> None:
     """More lanes than a stride, more events than a pass."""
     broadcaster = make()
-    sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
+    sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
     for number in range(5):
         await broadcaster.broadcast(str(number))
     everything = blocks(*range(5))
@@ -107,7 +114,7 @@ async def test_a_crowd_may_join_in_the_middle() -> None:
     broadcaster = make()
     _, first = connect(broadcaster)
     await broadcaster.broadcast("a")
-    crowd = [connect(broadcaster) for _ in range(2 * STRIDE + 1)]
+    crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("b")
     (group,) = broadcaster._hub.groups
     delivery = broadcaster._delivery
@@ -121,8 +128,8 @@ async def test_a_crowd_may_join_in_the_middle() -> None:
     assert first.data == blocks("a", "b")
     assert {sink.data for _, sink in crowd} == {block(2, "b")}
     assert {outbox.offset for outbox, _ in crowd} == {group.end}
-    assert (len(group.writers), group.late_joiners) == (1 + 2 * STRIDE, {})
-    assert broadcaster._metrics.events_written == 2 + 2 * STRIDE
+    assert (len(group.writers), group.late_joiners) == (1 + 2 * OUTBOXES_PER_TURN, {})
+    assert broadcaster._metrics.events_written == 2 + 2 * OUTBOXES_PER_TURN
 
 
 async def test_one_that_is_filled_by_what_it_catches_up_with_has_it() -> None:
@@ -158,7 +165,7 @@ async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
     broadcaster = make()
     connect(broadcaster)
     await broadcaster.broadcast("a")
-    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("b")
     (group,) = broadcaster._hub.groups
     delivery = broadcaster._delivery
@@ -167,7 +174,7 @@ async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
     outbox.on_full()
     delivery._advance_pass(group)
     outbox.on_drained()
-    delivery._flush_outbox(outbox)
+    delivery._write_next(outbox)
     assert (sink.data, outbox.following) == (block(2, "b"), True)
     delivery._advance_pass(group)
     assert not group.log
@@ -312,7 +319,7 @@ async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
 async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
     """Where one network has gone, all of them are late at once."""
     broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
-    sinks = [connect(broadcaster)[1] for _ in range(3 * STRIDE + 1)]
+    sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
     for sink in sinks:
         sink.takes_more = False
     await broadcaster.broadcast("a")
@@ -321,7 +328,7 @@ async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
         await asyncio.sleep(0)
         if (aborted := sum(sink.aborted for sink in sinks)) != counts[-1]:
             counts.append(aborted)
-    assert max(more - before for before, more in itertools.pairwise(counts)) <= STRIDE
+    assert max(more - before for before, more in itertools.pairwise(counts)) <= OUTBOXES_PER_TURN
     assert broadcaster.counts.aborted == len(sinks)
 
 
@@ -987,7 +994,7 @@ async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
         await broadcaster.broadcast(LARGE)
     for _ in range(3):
         connect(broadcaster, since="earliest", sink=CostlySink("late", clock, page, order))
-    for _ in range(20 * STRIDE):
+    for _ in range(20 * OUTBOXES_PER_TURN):
         connect(broadcaster, sink=CostlySink("live", clock, write, order))
     await broadcaster.broadcast("x")
     broadcaster._delivery._run_slice()
@@ -996,9 +1003,9 @@ async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
     late = [count for name, count in turns if name == "late"]
     assert len(live) > 1
     assert len(late) > 1
-    assert set(live) == {STRIDE}
+    assert set(live) == {OUTBOXES_PER_TURN}
     assert all(TURN <= count * page < TURN + page for count in late)
-    assert SLICE <= clock.now < SLICE + STRIDE * write + TURN + page
+    assert SLICE <= clock.now < SLICE + OUTBOXES_PER_TURN * write + TURN + page
 
 
 async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1029,7 +1036,7 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
     broadcaster._delivery._run_slice()
     assert "".join(order) == ("abc" * len(order))[: len(order)]
     assert SLICE <= clock.now < SLICE + TURN + page
-    assert broadcaster._delivery._walking is not None
+    assert broadcaster._delivery._next_slice is not None
     await settled()
     assert "".join(order) == "abc" * 30
 
@@ -1205,18 +1212,18 @@ async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.Monke
     """Between two strides of events there is one of heartbeats, however many are due at once."""
     clock, order, write = Clock(monkeypatch), list[str](), 2.0**-17
     broadcaster = make(heartbeat=4)
-    for _ in range(3 * STRIDE):
+    for _ in range(3 * OUTBOXES_PER_TURN):
         sink = CostlySink("live", clock, write, order)
         connect(broadcaster, sink=sink, heartbeat=Heartbeat(60))
     await broadcaster.broadcast("x")
-    for _ in range(3 * STRIDE):
+    for _ in range(3 * OUTBOXES_PER_TURN):
         connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
     while not broadcaster._delivery._due_outboxes:
         clock.now += broadcaster._delivery._tick_length
         broadcaster._delivery._tick()
     while broadcaster._delivery._due_outboxes:
         broadcaster._delivery._run_slice()
-    assert runs(order) == [("live", STRIDE), ("silent", STRIDE)] * 3
+    assert runs(order) == [("live", OUTBOXES_PER_TURN), ("silent", OUTBOXES_PER_TURN)] * 3
 
 
 async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
@@ -1477,7 +1484,7 @@ async def test_a_revoked_reader_comes_back_to_what_it_was_not_given() -> None:
 async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest() -> None:
     """Those whom the pass has reached were given what it brings, the others were not."""
     broadcaster = make()
-    crowd = [connect(broadcaster) for _ in range(STRIDE + 1)]
+    crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("a")
     (group,) = broadcaster._hub.groups
     broadcaster._delivery._advance_pass(group)
@@ -1485,7 +1492,7 @@ async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest
         outbox.subscriber.close(CloseReason.REVOKED)
     await settled()
     reached = [sink for _, sink in crowd if sink.written[0] == block(1, "a")]
-    assert len(reached) == STRIDE
+    assert len(reached) == OUTBOXES_PER_TURN
     for _, sink in crowd:
         require_closed(sink.written[-1], "revoked", int(sink in reached))
 

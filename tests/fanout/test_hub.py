@@ -14,8 +14,9 @@ from sse_broadcast.fanout import hub as hub_module
 from sse_broadcast.fanout import pattern_index
 from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.hub import Hub
+from sse_broadcast.fanout.outbox import OutboxGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
-from tests.fanout.test_group import RecordingScheduler
+from tests.support.groups import RecordingScheduler
 from tests.support.memory_sinks import RecordingConsumer, data_of, publication, terms
 
 MANY = 1 << 20
@@ -38,7 +39,7 @@ class House:
         return self.hub.deliver([publication(data, *channels, event=event)])
 
     @staticmethod
-    def _found(selector: Selector, encoding: Encoding) -> SubscriberGroup:
+    def _found(selector: Selector, encoding: Encoding) -> OutboxGroup:
         return SubscriberGroup(selector, encoding, RecordingScheduler(), queue_size=10, queue_bytes=MANY)
 
 
@@ -451,7 +452,7 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
         house.join(f"c{number}")
     house.join("c*7")
 
-    class Watched(dict[str, dict[SubscriberGroup, None]]):
+    class Watched(dict[str, dict[OutboxGroup, None]]):
         def __iter__(self) -> Iterator[str]:
             raise AssertionError("a publish walks through the channels")
 

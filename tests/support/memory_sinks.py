@@ -10,7 +10,7 @@ from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT, Encoding
 from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
-from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import JSON, NDJSON, TEXT
-from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.logs.batching import BatchedLogger
 from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.access.authorization import PRINCIPAL

@@ -23,7 +23,7 @@ from aiohttp import web
 from sse_broadcast import wire
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.writers import Writer
 from sse_broadcast.server.transport.connection import Connection
 

@@ -14,7 +14,7 @@ from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.memory import history
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.dispatcher import FAR_BEHIND
-from sse_broadcast.fanout.group import Outbox
+from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.streams.sink import TransportSink

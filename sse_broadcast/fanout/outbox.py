@@ -1,0 +1,219 @@
+"""One subscriber's way to its sink."""
+
+from typing import Protocol, TypeAlias
+
+from sse_broadcast import clock
+from sse_broadcast.encoding import Encoding
+from sse_broadcast.fanout.group import SubscriberGroup
+from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
+from sse_broadcast.fanout.writers import NOT_LISTED, Writer
+from sse_broadcast.metrics import Kind
+
+OUTBOXES_PER_TURN = 64
+"""Outboxes written to, or checked, before the clock is read again: some 0.3 ms of writing."""
+
+
+class Sink(Protocol):
+    """Where an outbox's bytes go. No method waits."""
+
+    encoding: Encoding
+    """How this sink's publications are written."""
+
+    @property
+    def writer(self) -> Writer:
+        """What writes, the same for the whole life of the sink.
+
+        Where a write leaves the sink full, `Outbox.on_full` has been called when it returns.
+        """
+
+    def attach(self, outbox: "Outbox | None") -> None:
+        """Call this outbox's `on_full` whenever the sink is full, and now if it is; None ends that."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is closed, or closing."""
+
+    def close(self) -> None:
+        """End the body cleanly once what is written has been taken."""
+
+    def abort(self) -> None:
+        """Cut the connection now, and drop what is unsent."""
+
+
+class OutboxScheduler(Protocol):
+    """What writes the own queues of outboxes. No method waits or raises."""
+
+    def schedule_outbox(self, outbox: "Outbox") -> None:
+        """Write the outbox's own queue soon. Called when that is no longer empty."""
+
+    def flush_outbox(self, outbox: "Outbox") -> None:
+        """Empty the outbox's own queue now, as far as its sink takes it."""
+
+    def on_full(self, outbox: "Outbox") -> None:
+        """Stop writing to the outbox's sink, which is full. May be called from within a write."""
+
+    def on_drained(self, outbox: "Outbox") -> None:
+        """Resume writing to the outbox's sink, which was full and has emptied."""
+
+    def on_closed(self, outbox: "Outbox", reason: CloseReason) -> None:
+        """End the outbox's stream: its subscriber has closed."""
+
+
+class Outbox:
+    """One subscriber's way to its sink: the queue consumer of an HTTP subscriber, and a member of its group.
+
+    While it is `following`, it has yet to get the group's log from `offset` on. Otherwise it has yet to get
+    what its subscriber takes from the own queue, or from the history while it is catching up.
+    """
+
+    kind = Kind.HTTP
+
+    __slots__ = (
+        "blocked",
+        "close_reason",
+        "close_sent",
+        "first_offset",
+        "following",
+        "group",
+        "heartbeat_comments",
+        "heartbeat_due",
+        "index",
+        "last_position_sent",
+        "next_check",
+        "scheduler",
+        "sink",
+        "subscriber",
+        "waited",
+        "writer",
+        "written",
+    )
+
+    def __init__(
+        self, scheduler: OutboxScheduler, group: "OutboxGroup", subscriber: Subscriber, sink: Sink
+    ) -> None:
+        self.scheduler = scheduler
+        self.group = group
+        self.subscriber = subscriber
+        self.sink = sink
+        self.writer = sink.writer
+        self.index = NOT_LISTED
+        self.first_offset = 0  # where in the log it began to follow
+        self.following = False
+        self.blocked = False  # its sink is full, or it has none any more
+        self.written = 0.0  # when something was last written to it alone, by the loop's clock
+        self.last_position_sent = 0  # the newest position sent to it alone
+        self.heartbeat_comments = 0  # since the last heartbeat that was a block
+        self.next_check = 0  # the tick of its next heartbeat check
+        self.heartbeat_due = False
+        self.close_reason: CloseReason | None = None  # set once its stream is to end behind its queue
+        self.close_sent = False
+        self.waited = 0.0  # how long the oldest publication had waited when the subscriber closed, in seconds
+
+    def on_ready(self) -> None:
+        """Schedule the own queue. Called by the subscriber."""
+        self.scheduler.schedule_outbox(self)
+
+    def make_room(self) -> None:
+        """Empty the own queue, as far as the sink takes it. Called by the subscriber."""
+        self.scheduler.flush_outbox(self)
+
+    def on_closed(self, reason: CloseReason) -> None:
+        """Note how far behind it was, and end the stream. Called by the subscriber."""
+        self.waited = self.lag
+        self.scheduler.on_closed(self, reason)
+
+    # Computed on demand: nothing is counted per delivery, the offset into the log gives all of it.
+
+    @property
+    def offset(self) -> int:
+        """The offset in the group's log up to which it has everything, while it is following."""
+        group = self.group
+        if self.index == NOT_LISTED:
+            return group.late_joiners[self]
+        batch = group.batch
+        return group.base if batch is None or self.index >= group.writers.next_index else batch.end
+
+    @property
+    def position(self) -> int:
+        """The position up to which it has everything: the cursor it would come back with."""
+        sent = self.last_position_sent
+        if self.following:
+            group, offset = self.group, self.offset
+            if group.base > self.first_offset:  # earlier passes were not for this outbox
+                sent = max(sent, group.last_position_sent)
+            if offset > self.first_offset and (count := offset - group.base) > 0:
+                sent = max(sent, group.log[count - 1].position)
+        return sent
+
+    @property
+    def given(self) -> int:
+        """The number of events it was given, news of a loss among them."""
+        followed = self.offset - self.first_offset if self.following else 0
+        return self.subscriber.taken + followed
+
+    @property
+    def behind(self) -> int:
+        """The number of events that wait for it; while it is catching up, in the history, of all channels."""
+        return self.group.end - self.offset if self.following else self.subscriber.behind
+
+    @property
+    def waiting_bytes(self) -> int:
+        """The number of bytes that wait for it, as text frames, without those in the history."""
+        if not self.following:
+            return self.subscriber.queued_bytes
+        group = self.group
+        if self.offset == group.base:
+            return group.waiting_bytes
+        return sum(publication.size for publication in group.log[self.offset - group.base :])
+
+    @property
+    def lag(self) -> float:
+        """The seconds since the oldest that waits for it was published; 0.0 if nothing does."""
+        oldest = self._oldest()
+        return 0.0 if oldest is None else max(0.0, clock.now() - oldest)
+
+    def _oldest(self) -> float | None:
+        if not self.following:
+            return self.subscriber.oldest
+        group = self.group
+        return None if self.offset == group.end else group.log[self.offset - group.base].time
+
+    def on_full(self) -> None:
+        """Stop writing: the sink is full. Called by the sink."""
+        self.scheduler.on_full(self)
+
+    def on_drained(self) -> None:
+        """Resume writing: the full sink has emptied. Called by the owner of the sink."""
+        self.scheduler.on_drained(self)
+
+    def join_group(self) -> None:
+        """Follow the group's log from its end on."""
+        group = self.group
+        self.subscriber.go_live()
+        self.first_offset = group.end
+        self.following = True
+        group.enter(self)
+        group.queued.pop(self.subscriber, None)
+
+    def leave_to_own_queue(self) -> None:
+        """Move from the group's log to the subscriber's own queue, and take the rest of the log along."""
+        if not self.following:
+            return
+        group = self.group
+        rest = group.log[self.offset - group.base :]
+        self.last_position_sent = self.position
+        self.leave_group()
+        group.queued[self.subscriber] = None
+        for publication in rest:
+            self.subscriber.offer(publication)
+
+    def leave_group(self) -> None:
+        """Stop following the group's log, and abandon the rest of it."""
+        if self.following:
+            self.subscriber.taken += self.offset - self.first_offset
+            self.following = False
+            self.group.leave(self)
+
+
+OutboxGroup: TypeAlias = SubscriberGroup[Outbox]
+"""The groups of a broadcaster: its HTTP subscribers follow the log, its streams are `queued`."""
