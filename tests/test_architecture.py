@@ -26,6 +26,7 @@ GROUND = (
 ORDER = (
     *GROUND,
     "config.suggestions",
+    "config.values",
     "config.schema",
     "config.sources",
     "channels",
@@ -94,7 +95,7 @@ CORE = (
 ONLY = {
     "fanout": (*GROUND, "config.schema", "channels", "publication", "backends.base"),
     "backends": (*GROUND, "config.schema", "config.policy", "channels", "publication"),
-    "auth": ("errors", "json_depth", "clock", "config.schema", "channels"),
+    "auth": ("errors", "json_depth", "clock", "config.values", "config.schema", "channels"),
     "logs": ("clock", "config.schema"),
     "client": ("errors", "event", "wire", "backoff", "reconnection"),
     "reconnection": ("event", "wire", "backoff"),

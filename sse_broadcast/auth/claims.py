@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from sse_broadcast.auth.principal import Action, Principal
-from sse_broadcast.config.schema import Pattern
+from sse_broadcast.config.values import Pattern
 from sse_broadcast.errors import CredentialError
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from sse_broadcast.auth.keys import Key, keys_of_jwks
 from sse_broadcast.auth.secret_sources import MAX_FILE, read_bytes
-from sse_broadcast.config.schema import shown_url
+from sse_broadcast.config.values import shown_url
 from sse_broadcast.errors import ConfigError
 
 logger = logging.getLogger("sse_broadcast.keys")

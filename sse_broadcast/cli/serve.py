@@ -14,7 +14,7 @@ import msgspec
 from sse_broadcast.cli.banner import print_banner
 from sse_broadcast.cli.check import check_all
 from sse_broadcast.cli.common import Exit, fail
-from sse_broadcast.config.schema import Config, shown
+from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import (
     ENV_PREFIX,
     PLACE,
@@ -25,6 +25,7 @@ from sse_broadcast.config.sources import (
     load,
     unknown_variables,
 )
+from sse_broadcast.config.values import shown
 from sse_broadcast.errors import BroadcastError, ConfigError
 from sse_broadcast.logs.pipeline import LogPipeline
 from sse_broadcast.server.runner import run

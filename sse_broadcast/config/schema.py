@@ -1,156 +1,49 @@
-"""Config: every setting, declared once.
+"""Schema of the configuration: `Config`, its tables and their choices. Every setting is declared once.
 
-A setting's flag, environment variable, TOML key, help, line in `config.example.toml` and
-row in the README all follow from its declaration here, by `settings`.
+The flag, environment variable, TOML key, help, line in `config.example.toml` and README row of a setting
+all follow from its declaration here (see `sources`).
 """
 
-import ipaddress
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from types import NoneType
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, get_args
 
 import msgspec
 from msgspec import Meta
 
-from sse_broadcast.config.suggestions import nearest
+from sse_broadcast.config.values import (
+    ADDRESS,
+    HIDDEN,
+    SECRET,
+    UNIX,
+    Bytes,
+    CallerName,
+    Channel,
+    Claim,
+    Cookie,
+    Count,
+    Host,
+    HostName,
+    Limit,
+    Mode,
+    Origin,
+    Owner,
+    Pattern,
+    Patterns,
+    Port,
+    Proxy,
+    Seconds,
+    Span,
+    convert,
+)
 from sse_broadcast.errors import ConfigError
 
-SECRET: dict[str, bool] = {"secret": True}
-"""Marks a setting that is shown nowhere."""
-
-ADDRESS: dict[str, bool] = {"address": True}
-"""Marks a setting that may be a URL, of which what may be secret is not shown."""
-
-HIDDEN = "(not shown)"
-"""What is shown in the place of a secret, and is none itself."""
-
-_SECRETS_OF_URL = re.compile(r"(?<=://)[^?#]*(?=@)|(?<=\?)[^#]+|(?<=#).+", re.DOTALL)
-"""User and password, query, fragment. A password may have a slash in it, that should have been quoted."""
-
 MOST_LABELLED = 100
-"""Channels that metrics are kept of by name: each is so many series more."""
-
-UNIX = "unix:"
-"""What the host of a UNIX socket begins with."""
-
-
-@dataclass(frozen=True, slots=True)
-class ValueFormat:
-    """How a text must look. `what` says it to people, as what a bad one is not.
-
-    `hints` pairs bad ones that people try with a sentence for each.
-    """
-
-    what: str
-    good: Callable[[str], object]
-    hints: tuple[tuple[str, str], ...] = ()
-
-    def require(self, name: str, value: object) -> None:
-        """Raise `ConfigError` if a text, or one of several, does not look so."""
-        for text in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(text, str) and not self.good(text):
-                hint = next((f"; {hint}" for tried, hint in self.hints if tried == text), "")
-                raise ConfigError(f"{name}: {text!r} is not {self.what}{hint}")
-
-
-def metas(kind: object) -> list[Meta]:
-    """Return what a type says of its values beside their type."""
-    return [meta for meta in get_args(kind) if isinstance(meta, Meta)]
-
-
-def is_secret(kind: object) -> bool:
-    """Return whether values of a setting of this type are shown nowhere."""
-    return any(meta.extra is SECRET for meta in metas(bare(kind)))
-
-
-def shown(kind: object, value: object) -> object:
-    """Return what may be shown of a value of a setting of this type."""
-    if value and is_secret(kind):
-        return HIDDEN
-    return shown_url(value) if isinstance(value, str) and may_be_address(kind) else value
-
-
-def may_be_address(kind: object) -> bool:
-    """Return whether values of a setting of this type may be URLs, and have a secret in them."""
-    return any(meta.extra is ADDRESS for meta in metas(bare(kind)))
-
-
-def shown_url(text: str) -> str:
-    """Return a URL without its user, password, query and fragment, in which a secret may be. A path stays."""
-    return _SECRETS_OF_URL.sub(HIDDEN, text) if "://" in text else text
-
-
-def bare(kind: object) -> object:
-    """Return a type without the None that stands for a value which is not given."""
-    parts = [part for part in get_args(kind) if part is not NoneType]
-    return parts[0] if NoneType in get_args(kind) else kind
-
-
-def convert(value: object, kind: object, where: str, *, strict: bool) -> object:
-    """Return a value as its type has it. Raises `ConfigError`, which begins with `where` it was given.
-
-    Without `strict` a text may stand for a number or a truth value, as on a command line.
-    """
-    kind = bare(kind)
-    if form := format_of(kind):
-        form.require(where, value)
-    try:
-        return msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError as error:
-        shown = "what is there" if is_secret(kind) or _has_tables(kind) else repr(value)
-        place = str(error).partition(" - at `$")[2].removesuffix("`")
-        if place and _has_tables(kind):
-            shown += f" at {place}"
-        raise ConfigError(f"{where}: expected {_expected(kind, error)}, not {shown}") from None
-
-
-def _has_tables(kind: object) -> bool:
-    """Return whether values of this type are tables, in which there may be secrets."""
-    return any(isinstance(part, type) and issubclass(part, msgspec.Struct) for part in get_args(kind))
-
-
-def _expected(kind: object, error: msgspec.ValidationError) -> str:
-    plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if get_origin(plain) is tuple:
-        return _list_of(get_args(plain)[0])
-    if isinstance(plain, type) and issubclass(plain, StrEnum):
-        return "one of " + ", ".join(plain)
-    if plain in {bool, str}:
-        return "true or false" if plain is bool else "text"
-    if plain in {int, float}:
-        return _number(kind, whole=plain is int)
-    return str(error).lower().partition(", got ")[0].removeprefix("expected ")
-
-
-def _number(kind: object, *, whole: bool) -> str:
-    """Return what a number must be: its unit, which is never written behind it, and its bounds."""
-    limits = metas(kind)
-    said = next((meta.description for meta in limits if meta.description), "")
-    unit = next((f" of {unit}" for unit in _UNITS if said.startswith(unit)), "")
-    least = next((meta.ge for meta in limits if meta.ge is not None), None)
-    most = next((meta.le for meta in limits if meta.le is not None), None)
-    bounds = "" if least is None else f", at least {least:g}"
-    if least is not None and most is not None:
-        bounds = f" from {least:g} to {most:.15g}"
-    return f"a {'whole ' if whole else ''}number{unit}{bounds}"
-
-
-_UNITS = ("seconds", "milliseconds", "bytes")
-
-
-def _list_of(kind: object) -> str:
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return "a list of some of " + ", ".join(kind)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return f"a list of {kind.__name__}"
-    return "a list of texts"
+"""Maximum number of channels with metrics of their own: each adds several series."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a configuration is made of. Made in a program, it is as strict as in a file."""
+    """Base of `Config` and of its tables: as strict in a program as in a file."""
 
     def __post_init__(self) -> None:
         """Convert each value to its declared type. Raises `ConfigError`."""
@@ -161,125 +54,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             converted = convert(value, each.type, each.name, strict=True)
             if converted is not value:
                 msgspec.structs.force_setattr(self, each.name, converted)
-
-
-def format_of(kind: object) -> ValueFormat | None:
-    """Give how the texts of a type must look; of a list's type, each of them."""
-    parts = get_args(kind)
-    own = next((part for part in parts if isinstance(part, ValueFormat)), None)
-    return own or next(filter(None, map(format_of, parts)), None)
-
-
-def _is_host_name(value: str) -> bool:
-    if not value.startswith("["):
-        return re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", value) is not None
-    try:
-        ipaddress.IPv6Address(value[1:-1])
-    except ValueError:
-        return False
-    return value.endswith("]")
-
-
-def _is_origin(value: str) -> bool:
-    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/]+?)(?::([1-9][0-9]{0,4}))?", value)
-    if found is None:
-        return False
-    scheme, host, port = found.groups()
-    if port is not None and int(port) > 65_535:
-        return False
-    if scheme not in _USUAL_PORTS:
-        return _is_app_origin(scheme, host)
-    below = host.removeprefix("*.")
-    if below != host and "." not in below and below != "localhost":
-        return False  # https://*.com would be everybody's
-    return _is_host_name(below) and port != _USUAL_PORTS[scheme]  # which browsers leave out
-
-
-def _is_app_origin(scheme: str, host: str) -> bool:
-    """Return whether an extension's or an app's pages may have an origin: capacitor://localhost."""
-    if scheme in _NO_ORIGINS or nearest(scheme, _USUAL_PORTS):
-        return False
-    return re.fullmatch(r"[A-Za-z0-9._-]+", host) is not None
-
-
-_USUAL_PORTS = {"http": "80", "https": "443"}
-
-_NO_ORIGINS = frozenset({"about", "blob", "data", "file", "ftp", "ftps", "javascript", "unix", "ws", "wss"})
-"""Schemes whose pages have no origin of their own, or that no page has."""
-
-
-def _is_proxy(value: str) -> bool:
-    if value == "unix":
-        return True
-    try:
-        ipaddress.ip_network(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _all_of(pattern: str) -> Callable[[str], object]:
-    return re.compile(pattern).fullmatch
-
-
-PATTERN = r"[A-Za-z0-9._:@~*-]{1,128}"
-
-Pattern = Annotated[
-    str,
-    Meta(pattern=rf"^{PATTERN}\Z"),
-    ValueFormat("a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *", _all_of(PATTERN)),
-]
-Patterns = tuple[Pattern, ...]
-Channel = Annotated[
-    str,
-    ValueFormat(
-        "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor ..",
-        _all_of(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@~-]{1,128}"),
-    ),
-]
-Host = Annotated[
-    str,
-    ValueFormat(
-        "an address, * for every address, or unix: and a path",
-        lambda text: text not in {"", UNIX} and "\0" not in text,
-    ),
-]
-HostName = Annotated[
-    str, ValueFormat("the name of a host, in small letters and without a port", _is_host_name)
-]
-Origin = Annotated[
-    str,
-    ValueFormat(
-        "an origin as browsers send it, such as https://example.com, http://localhost:3000,"
-        " https://*.example.com or capacitor://localhost",
-        _is_origin,
-        (
-            (
-                "*",
-                "a browser shares no credentials with *: name each origin, or all below a name",
-            ),
-            ("null", "sandboxed pages and local files of anybody send it"),
-        ),
-    ),
-]
-Proxy = Annotated[str, ValueFormat("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
-Cookie = Annotated[str, ValueFormat("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
-Claim = Annotated[str, ValueFormat("the name of a claim", bool)]
-CallerName = Annotated[
-    str, ValueFormat("a name: 1 to 128 of A-Z a-z 0-9 . _ @ -", _all_of(r"[A-Za-z0-9._@-]{1,128}"))
-]
-Mode = Annotated[str, ValueFormat('octal digits, such as "0660"', _all_of("0?[0-7]{3}"))]
-Owner = Annotated[
-    str, ValueFormat("an owner: a user, user:group or :group", _all_of(r"[^:\s]+(:[^:\s]+)?|:[^:\s]+"))
-]
-Count = Annotated[int, Meta(ge=1)]
-Bytes = Annotated[int, Meta(ge=1)]
-Limit = Annotated[int, Meta(ge=0)]
-"""A number of which 0 means: as many as there are."""
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Seconds = Annotated[float, Meta(ge=0.01, le=86_400)]
-Span = Annotated[float, Meta(ge=0, le=86_400)]
-"""Seconds that may be none."""
 
 
 class Overflow(StrEnum):

@@ -13,17 +13,9 @@ from typing import Any, get_origin
 
 import msgspec
 
-from sse_broadcast.config.schema import (
-    CallerRule,
-    ChannelRule,
-    Config,
-    ListenerRule,
-    convert,
-    is_secret,
-    may_be_address,
-    metas,
-)
+from sse_broadcast.config.schema import CallerRule, ChannelRule, Config, ListenerRule
 from sse_broadcast.config.suggestions import nearest
+from sse_broadcast.config.values import convert, is_secret, may_be_address, metas
 from sse_broadcast.errors import ConfigError
 
 ENV_PREFIX = "SSE_BROADCAST_"

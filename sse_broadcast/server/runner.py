@@ -18,7 +18,8 @@ from aiohttp import web
 
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
-from sse_broadcast.config.schema import UNIX, Config, Endpoint
+from sse_broadcast.config.schema import Config, Endpoint
+from sse_broadcast.config.values import UNIX
 from sse_broadcast.logs.pipeline import LogPipeline
 from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.app import build_app, end_streams

@@ -16,7 +16,6 @@ from sse_broadcast.config.schema import (
     ListenerRule,
     LogLevel,
     Overflow,
-    is_secret,
 )
 from sse_broadcast.config.sources import (
     PLACE,
@@ -29,6 +28,7 @@ from sse_broadcast.config.sources import (
     load,
     unknown_variables,
 )
+from sse_broadcast.config.values import is_secret
 from sse_broadcast.errors import ConfigError
 
 PORT = "expected a whole number from 0 to 65535"

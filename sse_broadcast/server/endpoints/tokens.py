@@ -10,7 +10,7 @@ from aiohttp import web
 from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
 from sse_broadcast.auth.principal import Action, Kind
 from sse_broadcast.auth.revocation import RevocationList
-from sse_broadcast.config.schema import Pattern
+from sse_broadcast.config.values import Pattern
 from sse_broadcast.errors import FullError
 from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.endpoints import request_body

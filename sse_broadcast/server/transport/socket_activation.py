@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from sse_broadcast.config.schema import UNIX, Config, ListenerRule
+from sse_broadcast.config.schema import Config, ListenerRule
+from sse_broadcast.config.values import UNIX
 from sse_broadcast.errors import ListenError
 
 FIRST = 3

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.config.schema import UNIX, ListenerRule, Overflow
+from sse_broadcast.config.schema import ListenerRule, Overflow
+from sse_broadcast.config.values import UNIX
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 from sse_broadcast.server.runner import Server
