@@ -72,6 +72,7 @@ ORDER = (
     "server.openapi",
     "server.assembly",
     "server.reload",
+    "server.routing",
     "server.app",
     "server.runner",
     "cli",

@@ -1,0 +1,103 @@
+"""Routes: which handler serves which path and method, and the answers where none does."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import hdrs, web
+
+from sse_broadcast.config.schema import Endpoint
+from sse_broadcast.server.access.authorization import require_endpoint
+from sse_broadcast.server.endpoints.channels import channel, channels
+from sse_broadcast.server.endpoints.events import Events
+from sse_broadcast.server.endpoints.metrics import metrics
+from sse_broadcast.server.endpoints.publish import send
+from sse_broadcast.server.endpoints.status import status
+from sse_broadcast.server.endpoints.subscribers import dismiss, subscriber, subscribers
+from sse_broadcast.server.endpoints.tokens import revoke, tokens
+from sse_broadcast.server.http import path_hints
+from sse_broadcast.server.http.health import healthz, readyz
+from sse_broadcast.server.http.log import log_foreign_page
+from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.openapi.document import openapi
+from sse_broadcast.server.reload import reload
+from sse_broadcast.server.services import services_of
+from sse_broadcast.server.transport.connection import listener_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+AddRoute = Callable[[str, str, Handler, Endpoint | None], None]
+"""Registers one route: method, path, handler, and the endpoint it belongs to; None is open to all."""
+
+
+def add_routes(events: Events, add: AddRoute) -> None:
+    """Register every path of the server, and at last a handler that answers all other paths with 404."""
+    read: dict[str, Handler] = {"GET": events.get, "HEAD": events.head}
+    _route(add, "/events", Endpoint.SUBSCRIBE, {**read, "POST": events.post})
+    _route(add, "/events/{channels:[^/]+}", Endpoint.SUBSCRIBE, read)
+    for path in ("/send", "/send/{channels:[^/]+}"):
+        _route(add, path, Endpoint.PUBLISH, {"POST": send, "PUT": send})
+    _route(add, "/channels", Endpoint.INSPECT, _reads(channels))
+    _route(add, "/channels/{channel:[^/]+}", Endpoint.INSPECT, _reads(channel))
+    _route(add, "/status", Endpoint.INSPECT, _reads(status))
+    _route(add, "/subscribers", Endpoint.INSPECT, _reads(subscribers))
+    one: dict[Endpoint | None, dict[str, Handler]] = {
+        Endpoint.INSPECT: _reads(subscriber),
+        Endpoint.ADMIN: {"DELETE": dismiss},
+    }
+    _route_each(add, "/subscribers/{id:[^/]+}", one)
+    _route(add, "/metrics", Endpoint.INSPECT, _reads(metrics))
+    _route(add, "/openapi.json", Endpoint.INSPECT, _reads(openapi))
+    _route(add, "/tokens", Endpoint.ADMIN, {"POST": tokens})
+    _route(add, "/revoke", Endpoint.ADMIN, {"POST": revoke})
+    _route(add, "/reload", Endpoint.ADMIN, {"POST": reload})
+    _route(add, "/healthz", None, _reads(healthz))
+    _route(add, "/readyz", None, _reads(readyz))
+    # aiohttp's own `{name}` matches no brace: a channel name with one would get 404 instead of a reason.
+    add("*", r"/{path:[\s\S]*}", _not_found, None)
+
+
+def _reads(handler: Handler) -> dict[str, Handler]:
+    return {"GET": handler, "HEAD": handler}
+
+
+def _route(add: AddRoute, path: str, endpoint: Endpoint | None, handlers: dict[str, Handler]) -> None:
+    _route_each(add, path, {endpoint: handlers})
+
+
+def _route_each(add: AddRoute, path: str, endpoints: Mapping[Endpoint | None, dict[str, Handler]]) -> None:
+    """Register a path whose methods may belong to several endpoints, with its OPTIONS and its 405.
+
+    A listener takes the methods of those endpoints that it serves.
+    """
+
+    def methods_of(request: web.Request) -> str:
+        served = {None, *require_endpoint(request, None).endpoints}
+        methods = [method for endpoint in endpoints if endpoint in served for method in endpoints[endpoint]]
+        if not methods:
+            require_endpoint(request, next(iter(endpoints)))
+        return ", ".join([*methods, "OPTIONS"])
+
+    async def options(request: web.Request) -> web.StreamResponse:
+        methods = methods_of(request)
+        response = web.Response(status=204, headers={"Allow": methods})
+        cors = services_of(request).cors
+        cors.tell_beforehand(request, response.headers, methods)
+        if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers and (origin := cors.kept_from(request)):
+            log_foreign_page(request, address=services_of(request).proxies.client(request), origin=origin)
+        return response
+
+    async def method_not_allowed(request: web.Request) -> web.StreamResponse:
+        methods = methods_of(request)
+        meant = path_hints.other_method(request.path, request.method, listener_of(request).endpoints)
+        detail = f"{request.path[:80]} does not take {request.method[:20]}, but {methods}{meant}"
+        raise Problem(405, detail, headers={"Allow": methods})
+
+    add("OPTIONS", path, options, None)
+    for endpoint, handlers in endpoints.items():
+        for method, handler in handlers.items():
+            add(method, path, handler, endpoint)
+    add("*", path, method_not_allowed, None)
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    hint = path_hints.hint(request.path, listener_of(request).endpoints)
+    raise Problem(404, f"nothing is at {request.path[:80]}{hint}")
