@@ -21,8 +21,7 @@ from sse_broadcast.publication import Draft, Receipt, Received
 from sse_broadcast.server.app import create_app
 from sse_broadcast.server.services import BROADCASTER
 from sse_broadcast.stream import Stream
-
-__version__ = "0.1.0"
+from sse_broadcast.version import __version__ as __version__
 
 __all__ = [
     "BROADCASTER",

@@ -20,6 +20,7 @@ GROUND = (
     "encoding",
     "cursor",
     "metrics",
+    "version",
 )
 """What everything may stand on."""
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import click
 
-import sse_broadcast
 from sse_broadcast.cli.common import fail
 from sse_broadcast.cli.disconnect import dismiss
 from sse_broadcast.cli.health import health
@@ -16,6 +15,7 @@ from sse_broadcast.cli.stdout import install
 from sse_broadcast.cli.subscribe import subscribe
 from sse_broadcast.cli.token import token
 from sse_broadcast.errors import OutputError
+from sse_broadcast.version import __version__
 
 
 class Commands(click.Group):
@@ -36,7 +36,7 @@ class Commands(click.Group):
     epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
     "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 it cannot be printed; 130 Ctrl-C.",
 )
-@click.version_option(sse_broadcast.__version__, prog_name="sse-broadcast")
+@click.version_option(__version__, prog_name="sse-broadcast")
 def main() -> None:
     """Push events to browsers: a Server-Sent-Events broadcast server.
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-import sse_broadcast
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants
 from sse_broadcast.channels import ANY, DEFAULT_CHANNEL
 from sse_broadcast.cli.certificate_info import certificate_info_of
@@ -20,6 +19,7 @@ from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.listener import Listener
 from sse_broadcast.server.transport.reserve import MAX_LET_IN
 from sse_broadcast.server.transport.tls import reason
+from sse_broadcast.version import __version__
 
 logger = logging.getLogger("sse_broadcast.process")
 
@@ -61,7 +61,7 @@ def print_banner(server: Server, config: Config) -> None:
     except (BrokenPipeError, OutputError) as error:
         logger.warning("standard output: cannot be written to: %(reason)s", {"reason": reason(error)})
         close_quietly()
-    version, urls = sse_broadcast.__version__, ", ".join(server.urls)
+    version, urls = __version__, ", ".join(server.urls)
     logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})
 
 
@@ -88,7 +88,7 @@ def _on(config: Config) -> str:
     events = Quantity(config.history_size, "event")
     history = f"a history of {events} and {config.history_age:g} s a channel in memory"
     metrics = "metrics" if config.metrics else "no metrics"
-    version = sse_broadcast.__version__
+    version = __version__
     return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."
 
 

@@ -20,7 +20,6 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-import sse_broadcast
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.backends.base import CALLS, ResetReason
 from sse_broadcast.broadcaster import Broadcaster
@@ -32,6 +31,7 @@ from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.services import services_of
 from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
+from sse_broadcast.version import __version__
 
 Encode = Callable[[Collector], bytes]
 
@@ -275,7 +275,7 @@ def build() -> dict[str, str]:
     """Give the versions of what is running, and the event loop it runs on."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return {
-        "version": sse_broadcast.__version__,
+        "version": __version__,
         "python": platform.python_version(),
         "aiohttp": aiohttp.__version__,
         "event_loop": loop,
