@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import run, token_option, url_option
-from sse_broadcast.cli.live_status import JsonView, LineView, Screen, View, can_draw, watch
+from sse_broadcast.cli.live_status import JsonView, LineView, View, watch
+from sse_broadcast.cli.screen import Screen, can_draw
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint

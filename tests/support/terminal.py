@@ -12,7 +12,7 @@ from typing import Self
 
 import pyte
 
-from sse_broadcast.cli.live_status import CLEAR_REST
+from sse_broadcast.cli.screen import CLEAR_REST
 from sse_broadcast.config.sources import ENV_PREFIX
 from tests.support.process import SCRIPT
 from tests.support.sockets import PATIENCE

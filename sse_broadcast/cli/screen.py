@@ -1,0 +1,144 @@
+"""Screen: draw the live status of a server on a terminal."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from sse_broadcast.cli.live_status import Rates, Snapshot, printable, span, time_of_day, totals
+
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+"""Switch to the alternate screen and hide the cursor; show the cursor and switch back."""
+
+HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
+
+DEFAULT_SIZE = os.terminal_size((80, 24))
+"""Used where the terminal does not tell its size."""
+
+NUMBER_WIDTH = 6
+"""Maximum characters of a subscriber's numbers, except its id: so columns keep their places."""
+
+
+class Screen:
+    """A `View` that draws on the whole terminal, at its present size. Nothing ever scrolls."""
+
+    def __init__(self, url: str, interval: float) -> None:
+        self._url = url
+        self._interval = interval
+        self._resized = asyncio.Event()
+        self._drawn: tuple[Snapshot, Rates | None] | None = None
+
+    def __enter__(self) -> Self:
+        # Raises KeyboardInterrupt, as Ctrl-C does: SIGTERM would otherwise leave the terminal as it is now.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, self._resized.set)
+        _write(ENTER)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _write(LEAVE)
+
+    def show(self, snapshot: Snapshot, rates: Rates | None) -> None:
+        """Draw a snapshot over the one before."""
+        self._drawn = snapshot, rates
+        size = _size()
+        lines = render(snapshot, rates, title=f"{self._url}, every {self._interval:g} s", size=size)
+        # Clearing the rest of a line would erase a character in the last column.
+        drawn = (printable(line)[: size.columns - 1] + CLEAR_LINE for line in lines)
+        _write(HOME + "\r\n".join(drawn) + CLEAR_REST)
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep until the next snapshot is due. When the terminal is resized, draw the present one again."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._resized.wait()
+            except TimeoutError:
+                return
+            self._resized.clear()
+            if self._drawn is not None:
+                self.show(*self._drawn)
+
+
+def can_draw() -> bool:
+    """Return whether the output is a terminal on which a cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _size() -> os.terminal_size:
+    """Return the size of the terminal itself: COLUMNS and LINES do not follow when it is resized."""
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size if size.columns and size.lines else DEFAULT_SIZE
+
+
+def render(snapshot: Snapshot, rates: Rates | None, *, title: str, size: os.terminal_size) -> list[str]:
+    """Return the lines of a screen: no more than its height, but possibly longer than its width."""
+    lines = [f"{time_of_day(snapshot.time)}  {title}", ""]
+    if snapshot.trouble:
+        lines += [f"NO ANSWER since {time_of_day(snapshot.since)}: {snapshot.trouble}", ""]
+    lines += [f"subscribers {snapshot.status.get('connected_clients', 0)}", ""]
+    lines += _counters(snapshot.status, rates)
+    lines += ["", *_slowest_rows(snapshot)]
+    return lines[: size.lines]
+
+
+def _counters(status: Mapping[str, Any], rates: Rates | None) -> Iterator[str]:
+    yield f"{'':<16}{'a second':>12}{'in all':>12}"
+    for name, total in totals(status).items():
+        rate = "-" if rates is None else f"{rates.get(name, 0.0):.1f}"
+        row = f"{name.replace('_', ' '):<16}{rate:>12}{total:>12}  {_reasons(status[name])}"
+        yield row.rstrip()
+
+
+def _reasons(value: object) -> str:
+    if not isinstance(value, dict):
+        return ""
+    return ", ".join(f"{count} {reason}" for reason, count in value.items())
+
+
+def _slowest_rows(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.slowest is None:
+        yield f"slowest readers: not to be seen: {snapshot.hidden}"
+        return
+    rows = [("slowest", "lag", "behind", "bytes", "drops", "age", "state", "address", "channels")]
+    rows += map(_cells, snapshot.slowest)
+    # As narrow as their cells: channels, the last column, get the rest of the line.
+    *widths, state, address, _ = (max(NUMBER_WIDTH, *map(len, column)) for column in zip(*rows, strict=True))
+    for row in rows:
+        numbers = " ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False))
+        yield f"{numbers}  {row[6]:<{state}}  {row[7]:<{address}}  {row[8]}"
+
+
+def _cells(subscriber: Mapping[str, Any]) -> tuple[str, str, str, str, str, str, str, str, str]:
+    return (
+        subscriber["id"],
+        span(subscriber["lag"]),
+        short(subscriber["behind"]),
+        short(subscriber["queued_bytes"]),
+        short(subscriber["drops"]),
+        span(subscriber["age"]),
+        subscriber["state"],
+        subscriber["address"],
+        ",".join(subscriber["channels"]),
+    )
+
+
+def short(number: int) -> str:
+    """Return a number in few characters, rounded down: 99999, 100k, 99999k, 100M."""
+    for unit in ("", "k", "M"):
+        if number < 100_000:
+            return f"{number}{unit}"
+        number //= 1000
+    return f"{number}G"
