@@ -313,7 +313,7 @@ class Client:
             raise ClientError(f"{self._name}/subscribers: does not answer as this server does", status=200)
         return answer
 
-    async def dismiss(self, id: str) -> dict[str, Any]:
+    async def disconnect(self, id: str) -> dict[str, Any]:
         """End the stream of a reader, which may come back. Raises `ClientError` if none has this id."""
         if not (id.isascii() and id.isdigit()):
             raise ClientError(f"id: must be digits, not {id[:80]!a}")

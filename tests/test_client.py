@@ -1292,7 +1292,7 @@ async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.Monkey
 # Who is connected.
 
 
-async def test_readers_are_listed_and_dismissed(serve: Serve) -> None:
+async def test_readers_are_listed_and_disconnected(serve: Serve) -> None:
     """A page of them, those that come first, those of a channel; and one is ended by its id."""
     server = await serve()
     async with Client(server.url) as client, Client(server.url) as reader:
@@ -1305,17 +1305,17 @@ async def test_readers_are_listed_and_dismissed(serve: Serve) -> None:
         assert [each["channels"] for each in page["subscribers"]] == [["c"]]
         page = await client.subscribers(sort="age", channel="b", limit=1)
         assert [each["channels"] for each in page["subscribers"]] == [["b"]]
-        assert await client.dismiss("2") == {"status": "dismissed", "id": "2"}
+        assert await client.disconnect("2") == {"status": "disconnected", "id": "2"}
         for stream in streams:
             await stream.aclose()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("id", ["", "x", "-1", "..", "1?x", "\u0661"])
-async def test_what_is_no_id_is_dismissed_nowhere(id: str) -> None:
+async def test_what_is_no_id_is_disconnected_nowhere(id: str) -> None:
     """Nothing is asked: it could be another address."""
     async with Client("http://not.used.invalid") as client:
         with pytest.raises(ClientError) as raised:
-            await client.dismiss(id)
+            await client.disconnect(id)
     assert str(raised.value) == f"id: must be digits, not {id!a}"
 
 

@@ -94,5 +94,5 @@ def test_the_fields_of_the_values() -> None:
 def test_the_choices() -> None:
     """As settings, answers and counters spell them."""
     assert list(sse_broadcast.Overflow) == ["disconnect", "drop-oldest", "drop-newest", "conflate"]
-    reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "dismissed", "error"]
+    reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "disconnected", "error"]
     assert list(sse_broadcast.CloseReason) == reasons

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from sse_broadcast.cli.common import fail
-from sse_broadcast.cli.disconnect import dismiss
+from sse_broadcast.cli.disconnect import disconnect
 from sse_broadcast.cli.health import health
 from sse_broadcast.cli.publish import publish
 from sse_broadcast.cli.reload import reload
@@ -48,5 +48,5 @@ def main() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for command in (serve, publish, subscribe, status, dismiss, reload, health, token):
+for command in (serve, publish, subscribe, status, disconnect, reload, health, token):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`sse-broadcast dismiss`."""
+"""`sse-broadcast disconnect`."""
 
 import click
 
@@ -16,9 +16,9 @@ def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
 @click.command(
     epilog="""\b
 Examples:
-  sse-broadcast dismiss 17
+  sse-broadcast disconnect 17
 
-The reader is told that it was `dismissed`, and comes back after a while unless it was told not to; what
+The reader is told that it was `disconnected`, and comes back after a while unless it was told not to; what
 keeps it away is to revoke its credential. One that takes no bytes is cut after write_timeout.
 
 Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refused; 2 bad usage."""
@@ -26,11 +26,11 @@ Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refuse
 @click.argument("id", callback=_require_id)
 @token_option
 @url_option(Endpoint.ADMIN)
-def dismiss(url: str, token: str | None, id: str) -> None:
+def disconnect(url: str, token: str | None, id: str) -> None:
     """End the stream of one reader."""
-    run(lambda: _dismiss(Client(url, token=token), id))
+    run(lambda: _disconnect(Client(url, token=token), id))
 
 
-async def _dismiss(client: Client, id: str) -> None:
+async def _disconnect(client: Client, id: str) -> None:
     async with client:
-        await client.dismiss(id)
+        await client.disconnect(id)

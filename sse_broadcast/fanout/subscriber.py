@@ -33,7 +33,7 @@ class CloseReason(StrEnum):
     """Its credential was revoked."""
     LIFETIME = "lifetime"
     """It has lasted as long as a stream may."""
-    DISMISSED = "dismissed"
+    DISCONNECTED = "disconnected"
     """Somebody who may do that ended this one stream."""
     ERROR = "error"
     """Writing to its sink failed."""
@@ -42,7 +42,9 @@ class CloseReason(StrEnum):
 ANNOUNCED = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
 """Why a stream ends whose reader is still there to be told."""
 
-AFTER_QUEUE = frozenset({CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISMISSED})
+AFTER_QUEUE = frozenset(
+    {CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISCONNECTED}
+)
 """Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
 
 

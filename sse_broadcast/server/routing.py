@@ -11,7 +11,7 @@ from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import metrics
 from sse_broadcast.server.endpoints.publish import send
 from sse_broadcast.server.endpoints.status import status
-from sse_broadcast.server.endpoints.subscribers import dismiss, subscriber, subscribers
+from sse_broadcast.server.endpoints.subscribers import disconnect, subscriber, subscribers
 from sse_broadcast.server.endpoints.tokens import revoke, tokens
 from sse_broadcast.server.http import path_hints
 from sse_broadcast.server.http.health import healthz, readyz
@@ -41,7 +41,7 @@ def add_routes(events: Events, add: AddRoute) -> None:
     _route(add, "/subscribers", Endpoint.INSPECT, _reads(subscribers))
     one: dict[Endpoint | None, dict[str, Handler]] = {
         Endpoint.INSPECT: _reads(subscriber),
-        Endpoint.ADMIN: {"DELETE": dismiss},
+        Endpoint.ADMIN: {"DELETE": disconnect},
     }
     _route_each(add, "/subscribers/{id:[^/]+}", one)
     _route(add, "/metrics", Endpoint.INSPECT, _reads(metrics))

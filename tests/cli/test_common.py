@@ -30,7 +30,7 @@ programs = pytest.fixture(process.programs)
 
 COMMANDS = sorted(main.commands)
 
-USES = [("publish", "x"), ("subscribe",), ("status",), ("dismiss", "1"), ("reload",), ("health",)]
+USES = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("reload",), ("health",)]
 """Of each command that talks to a server."""
 
 TOKEN = "a-token-of-somebody"
@@ -38,7 +38,7 @@ TOKEN = "a-token-of-somebody"
 
 def test_the_commands_are_these() -> None:
     """A new command needs its tests, and its place in the README."""
-    assert COMMANDS == ["dismiss", "health", "publish", "reload", "serve", "status", "subscribe", "token"]
+    assert COMMANDS == ["disconnect", "health", "publish", "reload", "serve", "status", "subscribe", "token"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -285,7 +285,7 @@ async def test_a_server_of_another_protocol_is_one_line(programs: Programs, use:
     assert ended == Ended(1, err=f"sse-broadcast: cannot reach {url}: it does not speak HTTP\n".encode())
 
 
-ARGUMENTS = {"dismiss": " ID", "publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
+ARGUMENTS = {"disconnect": " ID", "publish": " [MESSAGE]", "token": " COMMAND [ARGS]..."}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -301,7 +301,7 @@ async def test_bad_usage_is_2(programs: Programs, command: str) -> None:
 
 # Who asks.
 
-ASKING = [("publish", "x"), ("subscribe",), ("status",), ("dismiss", "1"), ("reload",)]
+ASKING = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("reload",)]
 """Of each command that says who asks."""
 
 

@@ -1,4 +1,4 @@
-"""`sse-broadcast dismiss`."""
+"""`sse-broadcast disconnect`."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.sockets import until
 programs = pytest.fixture(process.programs)
 
 
-async def test_a_reader_is_dismissed(serve: Serve, connect: Connect, programs: Programs) -> None:
+async def test_a_reader_is_disconnected(serve: Serve, connect: Connect, programs: Programs) -> None:
     """That one alone; nothing is said of it here, and the reason to the reader."""
     server = await serve(token=STATIC, anonymous_subscribe=("*",))
     one, other = await connect(server), await connect(server)
@@ -19,22 +19,22 @@ async def test_a_reader_is_dismissed(serve: Serve, connect: Connect, programs: P
         await client.subscribe()
     await until(lambda: server.broadcaster.client_count == 2)
     env = {"SSE_BROADCAST_TOKEN": STATIC}
-    assert await programs.run("dismiss", "1", "--url", server.url, env=env) == Ended(0)
-    assert b'data: {"reason": "dismissed"}' in await one.rest()
+    assert await programs.run("disconnect", "1", "--url", server.url, env=env) == Ended(0)
+    assert b'data: {"reason": "disconnected"}' in await one.rest()
     assert server.broadcaster.client_count == 1
-    again = await programs.run("dismiss", "1", "--url", server.url, env=env)
+    again = await programs.run("disconnect", "1", "--url", server.url, env=env)
     assert again == Ended(
         1,
         err=f"sse-broadcast: {server.url}/subscribers/1: 404 Not Found: id: no stream has it: '1'\n".encode(),
     )
 
 
-async def test_who_may_not_dismisses_nobody(serve: Serve, connect: Connect, programs: Programs) -> None:
+async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, programs: Programs) -> None:
     """And is told how it could."""
     server = await serve(token=STATIC, anonymous_subscribe=("*",))
     await (await connect(server)).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
-    ended = await programs.run("dismiss", "1", "--url", server.url)
+    ended = await programs.run("disconnect", "1", "--url", server.url)
     assert ended.code == 1
     assert b"401 Unauthorized: admin '*': needs a token" in ended.err
     assert b"give one by SSE_BROADCAST_TOKEN" in ended.err
@@ -44,5 +44,5 @@ async def test_who_may_not_dismisses_nobody(serve: Serve, connect: Connect, prog
 @pytest.mark.parametrize("id", ["", "x", "-1", "1/../2", "1?x", "\u0661"])
 async def test_what_is_no_id_is_not_asked_for(programs: Programs, id: str) -> None:
     """It is bad usage."""
-    ended = await programs.run("dismiss", "--url", "http://not.used.invalid", "--", id)
+    ended = await programs.run("disconnect", "--url", "http://not.used.invalid", "--", id)
     assert (ended.code, b"is no id" in ended.err) == (2, True)

@@ -295,11 +295,11 @@ def test_one_that_is_let_go_in_peace_may_still_be_revoked() -> None:
     """What it has not taken by then it does not get, though the first reason is the one that counts."""
     subscriber, consumer, metrics = subscriber_with()
     offer(subscriber, "a", "b")
-    subscriber.close(CloseReason.DISMISSED)
+    subscriber.close(CloseReason.DISCONNECTED)
     subscriber.close(CloseReason.REVOKED)
     assert (list(subscriber.take(ALL)), subscriber.queued_bytes) == ([], 0)
-    assert (subscriber.closed, consumer.calls[-1]) == (CloseReason.DISMISSED, "on_closed dismissed")
-    assert metrics.counts().closed == {"dismissed": 1}
+    assert (subscriber.closed, consumer.calls[-1]) == (CloseReason.DISCONNECTED, "on_closed disconnected")
+    assert metrics.counts().closed == {"disconnected": 1}
 
 
 # The policy `conflate`.
@@ -525,4 +525,4 @@ def test_what_waits_is_given_to_who_is_let_go_in_peace() -> None:
         subscriber.close(reason)
         if subscriber.waiting:
             kept.append(reason.value)
-    assert kept == ["drain", "expired", "lifetime", "dismissed"]
+    assert kept == ["drain", "expired", "lifetime", "disconnected"]

@@ -10,7 +10,7 @@ from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.http import query
 from sse_broadcast.server.http.problem import Problem
-from sse_broadcast.server.http.responses import Dismissed, SubscriberPage, answered
+from sse_broadcast.server.http.responses import Disconnected, SubscriberPage, answered
 from sse_broadcast.server.services import BROADCASTER
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY, SortKey, StreamEntry, Wanted
 
@@ -41,12 +41,12 @@ async def subscriber(request: web.Request) -> web.Response:
     return answered(_reader(request).described())
 
 
-async def dismiss(request: web.Request) -> web.Response:
+async def disconnect(request: web.Request) -> web.Response:
     """End the stream of one reader, behind what was published for it."""
     require_permission(request, Action.ADMIN)
     reader = _reader(request)
-    request.app[BROADCASTER].end(reader.outbox, CloseReason.DISMISSED)
-    return answered(Dismissed("dismissed", str(reader.id)))
+    request.app[BROADCASTER].end(reader.outbox, CloseReason.DISCONNECTED)
+    return answered(Disconnected("disconnected", str(reader.id)))
 
 
 def _reader(request: web.Request) -> StreamEntry:

@@ -139,7 +139,7 @@ class SubscriberPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class Dismissed(msgspec.Struct, frozen=True):
+class Disconnected(msgspec.Struct, frozen=True):
     """A stream is ended; its reader may come back."""
 
     status: str

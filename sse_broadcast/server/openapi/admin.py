@@ -5,7 +5,7 @@ from typing import Any
 
 from sse_broadcast.auth.principal import Action
 from sse_broadcast.server.endpoints.tokens import JSON, RevocationRequest, TokenRequest
-from sse_broadcast.server.http.responses import Dismissed, MintedToken, Reloaded, Revoked
+from sse_broadcast.server.http.responses import Disconnected, MintedToken, Reloaded, Revoked
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, end, problems, write
@@ -48,11 +48,11 @@ _REVOKE = Operation(
     responses={"200": _done(Revoked), **_REFUSED},
 )
 
-_DISMISS = Operation(
-    "dismiss",
+_DISCONNECT = Operation(
+    "disconnect",
     "End the stream of a reader, which may come back",
     tags=["admin"],
-    responses={"200": _done(Dismissed), **problems(*GUARDED)},
+    responses={"200": _done(Disconnected), **problems(*GUARDED)},
 )
 
 _RELOAD = Operation(
@@ -67,5 +67,5 @@ PATHS = {
     "/tokens": write(_MINT),
     "/revoke": write(_REVOKE),
     "/reload": write(_RELOAD),
-    "/subscribers/{id}": end(_DISMISS, model.STREAM),
+    "/subscribers/{id}": end(_DISCONNECT, model.STREAM),
 }

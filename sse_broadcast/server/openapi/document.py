@@ -49,7 +49,7 @@ TYPES = (
     answers.ServerStatus,
     answers.ChannelPage,
     answers.SubscriberPage,
-    answers.Dismissed,
+    answers.Disconnected,
     answers.Health,
     answers.MintedToken,
     answers.Revoked,

@@ -783,7 +783,7 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
     *(
         (ending(reason), {**gone(reason), **FAREWELL})
         for reason in CloseReason
-        if reason in {"drain", "expired", "lifetime", "dismissed", "revoked"}
+        if reason in {"drain", "expired", "lifetime", "disconnected", "revoked"}
     ),
     (a_drain_of_a_stream, {**STREAM_WENT, 'closed_subscriptions_total{kind="stream",reason="drain"}': 1}),
     (

@@ -148,30 +148,30 @@ async def test_nobody_is_not_found(serve: Serve, connect: Connect, method: str, 
     assert server.broadcaster.client_count == 1
 
 
-async def dismiss(server: Server, id: str) -> Answer:
+async def disconnect(server: Server, id: str) -> Answer:
     return await ask(server, "DELETE", f"/subscribers/{id}")
 
 
-async def test_a_dismissed_reader_is_told_and_its_stream_ends(serve: Serve, connect: Connect) -> None:
+async def test_a_disconnected_reader_is_told_and_its_stream_ends(serve: Serve, connect: Connect) -> None:
     """Behind what was published for it, and with a time to come back; the others stay."""
     server = await serve()
     one, other = await join(server, connect, "/events", "/events")
     receipt = await server.broadcaster.broadcast("last words")
-    assert (await dismiss(server, "1")).body == b'{"status":"dismissed","id":"1"}\n'
+    assert (await disconnect(server, "1")).body == b'{"status":"disconnected","id":"1"}\n'
     await one.chunk()
     assert await one.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
-    assert close_block("dismissed", receipt.id).fullmatch(await one.chunk())
+    assert close_block("disconnected", receipt.id).fullmatch(await one.chunk())
     assert await one.rest() == b"0\r\n\r\n"
     await until(lambda: server.connections == 1)
-    assert server.broadcaster.counts.closed == {"dismissed": 1}
+    assert server.broadcaster.counts.closed == {"disconnected": 1}
     assert ids(await get(server)) == ["2"]
-    assert (await dismiss(server, "1")).status == 404
+    assert (await disconnect(server, "1")).status == 404
     await server.broadcaster.broadcast("x")
     assert (await other.events(2))[1].data == "x"
 
 
-async def test_a_frozen_reader_that_is_dismissed_is_cut_in_time(serve: Serve, connect: Connect) -> None:
-    """It is still on its way out meanwhile, and may be dismissed again: that changes nothing."""
+async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve, connect: Connect) -> None:
+    """It is still on its way out meanwhile, and may be disconnected again: that changes nothing."""
     server = await serve(
         send_buffer=16_384, heartbeat=3600.0, write_timeout=0.5, overflow=Overflow.DROP_OLDEST, queue_size=3
     )
@@ -181,10 +181,10 @@ async def test_a_frozen_reader_that_is_dismissed_is_cut_in_time(serve: Serve, co
     while not server.broadcaster.counts.dropped:
         await server.broadcaster.broadcast("x" * 4000)
     for _ in range(2):
-        assert (await dismiss(server, "1")).status == 200
+        assert (await disconnect(server, "1")).status == 200
     assert (await ask(server, "GET", "/subscribers/1")).json["state"] == "ending"
     await until(lambda: server.connections == 0)
-    assert server.broadcaster.counts.closed == {"dismissed": 1}
+    assert server.broadcaster.counts.closed == {"disconnected": 1}
     assert ids(await get(server)) == []
 
 

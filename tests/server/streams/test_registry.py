@@ -97,10 +97,10 @@ async def drained(server: Server, client: RawClient) -> None:
     assert b'"reason": "drain"' in await client.rest()
 
 
-async def dismissed(server: Server, client: RawClient) -> None:
+async def disconnected(server: Server, client: RawClient) -> None:
     reader = reader_of(server)
-    server.broadcaster.end(reader.outbox, CloseReason.DISMISSED)
-    assert b'"reason": "dismissed"' in await client.rest()
+    server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
+    assert b'"reason": "disconnected"' in await client.rest()
 
 
 async def aborted(server: Server, client: RawClient) -> None:
@@ -114,7 +114,7 @@ async def broken(server: Server, client: RawClient) -> None:
     await server.broadcaster.broadcast("x")
 
 
-@pytest.mark.parametrize("end", [fin, rst, half, drained, dismissed, aborted, broken])
+@pytest.mark.parametrize("end", [fin, rst, half, drained, disconnected, aborted, broken])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_no_stream_is_kept_after_its_end(
     serve: Serve, connect: Connect, end: Callable[[Server, RawClient], Any], version: str
@@ -299,7 +299,7 @@ async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> 
     assert (found.state, found.events) == (StreamState.FULL, given)
     assert (found.behind, found.drops) == (3, server.broadcaster.counts.published - given - 3)
     assert 3 * len(MESSAGE) < found.queued_bytes < 3 * len(MESSAGE) + 200
-    server.broadcaster.end(reader.outbox, CloseReason.DISMISSED)
+    server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
     assert reader.described().state == StreamState.ENDING
 
 
@@ -468,7 +468,7 @@ async def revoke(server: Server) -> None:
     assert (await ask(server, "POST", "/revoke", headers=headers, body=body)).status == 200
 
 
-async def dismiss(server: Server) -> None:
+async def disconnect(server: Server) -> None:
     assert (await ask(server, "DELETE", "/subscribers/1", headers=bearer(STATIC))).status == 200
 
 
@@ -477,7 +477,8 @@ async def drain(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "reason"), [(expire, "expired"), (revoke, "revoked"), (dismiss, "dismissed"), (drain, "drain")]
+    ("end", "reason"),
+    [(expire, "expired"), (revoke, "revoked"), (disconnect, "disconnected"), (drain, "drain")],
 )
 async def test_a_line_says_why_a_stream_was_ended(
     serve: Serve, connect: Connect, told: Told, end: Callable[[Server], Any], reason: str
