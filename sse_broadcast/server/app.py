@@ -45,7 +45,7 @@ from sse_broadcast.server.streams.expiry import StreamExpiry
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY, StreamRegistry
 from sse_broadcast.server.transport.connection import (
     MAX_HEAD,
-    SPOKEN,
+    SUPPORTED_VERSIONS,
     Connection,
     ListenerInfo,
     answer_as_http_1_0,
@@ -206,16 +206,16 @@ def _listener_of(request: web.Request) -> ListenerInfo:
         _require_version(request)
         return listener_of(request)
     protocol.mark_active()
-    if request.version not in SPOKEN:
+    if request.version not in SUPPORTED_VERSIONS:
         _refuse_version(request)
     if protocol.had_much:
         _require_short_head(request)
-    return protocol.place
+    return protocol.listener_info
 
 
 def _require_version(request: web.Request) -> None:
     # Checked first: aiohttp answers any other error in the version that the request states.
-    if request.version not in SPOKEN:
+    if request.version not in SUPPORTED_VERSIONS:
         _refuse_version(request)
 
 

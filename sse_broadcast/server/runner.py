@@ -187,7 +187,7 @@ class Server:
         self._admission = AdmissionControl(
             self._runner.server,
             connection_counts=self._connection_counts,
-            patience=self._patience,
+            timeouts=self._patience,
             readiness=self._app[READINESS],
         )
         self._closing.push_async_callback(self._admission.close)

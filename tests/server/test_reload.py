@@ -231,7 +231,7 @@ ROWS = (
         seen(
             lambda server: (
                 server._services.proxies.trusts("192.0.2.7"),
-                server._admission._capacity.excepted("192.0.2.7"),
+                server._admission._limits.excepted("192.0.2.7"),
             )
         ),
         (False, False),
@@ -286,9 +286,7 @@ ROWS = (
     row(
         "max_connections_per_address",
         {"max_connections_per_address": 3},
-        seen(
-            lambda server: (server._admission._capacity.per_address, server._app[STREAM_EXPIRY]._per_address)
-        ),
+        seen(lambda server: (server._admission._limits.per_address, server._app[STREAM_EXPIRY]._per_address)),
         (1000, 1000),
         (3, 3),
     ),

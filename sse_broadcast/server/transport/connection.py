@@ -1,4 +1,4 @@
-"""One HTTP connection of a listener of ours: where it came in, and how long it may keep us waiting."""
+"""One HTTP connection of a listener: which listener accepted it, its count, and its timeouts."""
 
 import asyncio
 import functools
@@ -42,7 +42,7 @@ HTTP_1_1_REQUIRED = (
 """The answer to it, as frames of HTTP/2: "use HTTP/1.1" (RFC 9113, 7)."""
 
 OPTIONS: Mapping[str, Any] = {
-    "keepalive_timeout": 0.0,  # a timer for each; `Patience` has one for all
+    "keepalive_timeout": 0.0,  # a timer for each; `ConnectionTimeouts` has one for all
     "tcp_keepalive": False,  # handed down by the listening socket
     "auto_decompress": False,
     # The limits of http-api.md are lower: what is above them is told as a problem, with CORS headers.
@@ -53,10 +53,10 @@ OPTIONS: Mapping[str, Any] = {
 }
 """What aiohttp is told about each connection."""
 
-SPOKEN = (HttpVersion11, HttpVersion10)
+SUPPORTED_VERSIONS = (HttpVersion11, HttpVersion10)
 
 PROGRESS = 65_536
-"""Bytes of its answer that a reader must take in each period of patience."""
+"""Bytes of its answer that a reader must take in each period of the write timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +150,15 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         "_answered",
         "_body",
         "_connection_counts",
+        "_counted",
         "_head",
-        "_inside",
         "_key",
         "_last",
         "_once",
-        "_patience",
+        "_timeouts",
         "_unsent",
-        "begun",
         "had_much",
-        "place",
+        "listener_info",
         "stream",
     )
 
@@ -167,21 +166,20 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         self,
         server: web.Server,
         *,
-        place: ListenerInfo,
+        listener_info: ListenerInfo,
         connection_counts: ConnectionCounts,
-        patience: ConnectionTimeouts,
+        timeouts: ConnectionTimeouts,
         key: str | None,
         once: bool = False,
     ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
-        self.place = place
-        self.begun = False
+        self.listener_info = listener_info
         self.had_much = False
         """Whether so much has come at one time that a head may have been longer than `MAX_HEAD`."""
         self.stream: Streaming | None = None
         """What hears that the transport is full, and that it is lost, if a stream is written to it."""
         self._connection_counts = connection_counts
-        self._patience = patience
+        self._timeouts = timeouts
         self._key = key
         self._once = once
         self._keepalive_handle = NO_KEEPALIVE_TIMER
@@ -190,14 +188,13 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         self._head = 0
         self._last = False
         self._unsent = 0
-        self._inside = True
-        connection_counts.add(key, private=place.private)
+        self._counted = True
+        connection_counts.add(key, private=listener_info.private)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        self.begun = True
         super().connection_made(transport)
-        self._patience.head.add(self)
+        self._timeouts.head.add(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -289,18 +286,18 @@ class Connection(web.RequestHandler, InheritsNoDelay):
 
     def release(self) -> None:
         """Be counted no longer. Any call but the first does nothing."""
-        if self._inside:
-            self._inside = False
-            self._connection_counts.remove(self._key, private=self.place.private)
-            self._patience.forget(self)
+        if self._counted:
+            self._counted = False
+            self._connection_counts.remove(self._key, private=self.listener_info.private)
+            self._timeouts.forget(self)
             # These know their connection, and no cycle is left: the collector looks seldom.
             self._body = self._answered = EMPTY_PAYLOAD
             self._parser = None
 
     def mark_active(self) -> None:
         """Be a new connection no longer, nor an idle one: it has asked something."""
-        self._patience.head.discard(self)
-        self._patience.idle.discard(self)
+        self._timeouts.head.discard(self)
+        self._timeouts.idle.discard(self)
 
     def on_head_timeout(self) -> None:
         """Be cut for not having asked anything in time."""
@@ -318,14 +315,14 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         """See `asyncio.Protocol`."""
         super().pause_writing()
         self._unsent = self._size()
-        self._patience.answer.add(self)
+        self._timeouts.answer.add(self)
         if self.stream is not None:
             self.stream.fill()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         super().resume_writing()
-        self._patience.answer.discard(self)
+        self._timeouts.answer.discard(self)
 
     def on_write_timeout(self) -> None:
         """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
@@ -333,7 +330,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if before - self._unsent < PROGRESS:
             self._cut(RejectReason.STALLED)
         else:
-            self._patience.answer.add(self)
+            self._timeouts.answer.add(self)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -349,9 +346,9 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if self._messages:
             self._forget_frames()
         self.mark_active()  # also what came to no handler: an expectation that is not taken
-        if self._inside:
+        if self._counted:
             self._answered = request.content
-            self._patience.idle.add(self)
+            self._timeouts.idle.add(self)
         return finished
 
     def handle_error(
@@ -388,7 +385,7 @@ def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
 
     The parser takes 0.9 and 2.0 too, and aiohttp begins its answer with what the request said.
     """
-    if request.version in SPOKEN:
+    if request.version in SUPPORTED_VERSIONS:
         return None
     said, request._version = request.version, HttpVersion10  # noqa: SLF001
     request._cache.pop("version")  # noqa: SLF001 - what it said when it was asked for
@@ -416,7 +413,7 @@ def listener_of(request: web.BaseRequest) -> ListenerInfo:
     """
     protocol = request.protocol
     if isinstance(protocol, Connection):
-        return protocol.place
+        return protocol.listener_info
     name = protocol.sockname
     if isinstance(name, (tuple, list)):
         return _called(name[0])

@@ -1,4 +1,4 @@
-"""Listeners: the places where connections come in, each by TCP or a UNIX socket, with TLS or without."""
+"""Listeners: the addresses where the server accepts connections, by TCP or a UNIX socket, with TLS or not."""
 
 import asyncio
 import errno
@@ -43,9 +43,9 @@ def socket_count(rule: ListenerRule) -> int:
 
 
 class Listener:
-    """One place to listen, in the order of its life: `bind`, `accept`, `stop`, `close`.
+    """One address to listen on. Call `bind`, `accept`, `stop`, `close`, in this order.
 
-    `inherited` is a socket that listens already, where the rule says. Raises `CertificateError`.
+    `inherited` is a socket that listens there already. Raises `CertificateError`.
     """
 
     def __init__(self, rule: ListenerRule, config: Config, *, inherited: socket.socket | None = None) -> None:
@@ -85,8 +85,8 @@ class Listener:
 
     @property
     def info(self) -> ListenerInfo:
-        """What the connections of its first socket know of where they came in."""
-        return self._place(self.sockets[0])
+        """What connections of its first socket are told about it."""
+        return self._info_of(self.sockets[0])
 
     async def bind(self) -> None:
         """Take the address, and accept nobody yet. Raises `ListenError`."""
@@ -109,7 +109,7 @@ class Listener:
         self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
 
     async def accept(self, admission: AdmissionControl) -> None:
-        """Let connections in by a door. Raises `ListenError`."""
+        """Accept connections, which `admission` admits or rejects. Raises `ListenError`."""
         for sock in self.sockets:
             try:
                 sock.listen(BACKLOG)
@@ -120,39 +120,39 @@ class Listener:
             self._certificate.watch()
 
     async def _serve(self, sock: socket.socket, admission: AdmissionControl) -> None:
-        loop, place = asyncio.get_running_loop(), self._place(sock)
-        serve = loop.create_unix_server if place.unix else loop.create_server
-        options = LEFT if place.unix else {}
-        arrival = AcceptProtocol(admission, place, send_buffer=self._handed(place))
+        loop, info = asyncio.get_running_loop(), self._info_of(sock)
+        serve = loop.create_unix_server if info.unix else loop.create_server
+        options = LEFT if info.unix else {}
+        protocol = AcceptProtocol(admission, info, send_buffer=self._own_send_buffer(info))
 
-        def arrive() -> asyncio.Protocol:
-            return arrival
+        def protocol_factory() -> asyncio.Protocol:
+            return protocol
 
         for each in itertools.chain([sock], _doubles(sock, loop)):
-            self._accepting.append(await serve(arrive, sock=each, backlog=ACCEPTS, **options))
+            self._accepting.append(await serve(protocol_factory, sock=each, backlog=ACCEPTS, **options))
         # A loop accepts as many connections in one turn as its backlog says, before it counts one; how
         # many the kernel holds for us meanwhile is another thing, and the loop has set both.
         sock.listen(BACKLOG)
 
     async def _secure(self, sock: socket.socket, admission: AdmissionControl) -> None:
         assert self._certificate is not None
-        place = self._place(sock)
+        info = self._info_of(sock)
         handshakes = TlsAcceptor(
             sock,
             self._certificate,
             admission,
-            place,
-            patience=self._config.head_timeout,
-            send_buffer=self._handed(place),
+            info,
+            handshake_timeout=self._config.head_timeout,
+            send_buffer=self._own_send_buffer(info),
         )
         handshakes.start()
         self._handshakes.append(handshakes)
 
-    def _handed(self, place: ListenerInfo) -> int:
-        """Give the SO_SNDBUF that each connection must be given, since its listening socket does not."""
-        return self._config.send_buffer if place.unix else 0
+    def _own_send_buffer(self, info: ListenerInfo) -> int:
+        """Return the SO_SNDBUF to set on each connection; 0 where it inherits the listener's."""
+        return self._config.send_buffer if info.unix else 0
 
-    def _place(self, sock: socket.socket) -> ListenerInfo:
+    def _info_of(self, sock: socket.socket) -> ListenerInfo:
         host = host_of(sock.getsockname())
         # By its name too: what is called by one that others may know is not for this machine alone.
         loopback = host is None or (is_local(self.rule) and client_address.is_loopback(host))
@@ -243,14 +243,14 @@ async def _bind(host: str, port: int, *, into: list[socket.socket]) -> None:
             port = sock.getsockname()[1]
 
 
-def _bound(family: int, kind: int, protocol: int, place: tuple[str | int, ...]) -> socket.socket:
+def _bound(family: int, kind: int, protocol: int, address: tuple[str | int, ...]) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
+        sock.bind(address)
     except BaseException:
         sock.close()
         raise

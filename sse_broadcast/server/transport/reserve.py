@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-MAX_PENDING = 24
+MAX_REJECTING = 24
 """Connections whose head is read, or that take their answer, at one time. For one more another is cut."""
 
-MAX_PENDING_PER_ADDRESS = 8
+MAX_REJECTING_PER_ADDRESS = 8
 """Those of one address, or of one /64 of IPv6. Addresses that limits do not count share the whole."""
 
 MAX_LET_IN = 24
@@ -56,10 +56,10 @@ class Reserve:
     def add(self, pending: Pending) -> None:
         """Take one in, and cut another where there is no room: nobody who has still to ask, if possible."""
         held = self._held()
-        if pending.key is not None and held[pending.key] >= MAX_PENDING_PER_ADDRESS:
+        if pending.key is not None and held[pending.key] >= MAX_REJECTING_PER_ADDRESS:
             self._on_share_reached(pending)
             self._cut_one([each for each in self._pending if each.key == pending.key])
-        elif len(self._pending) >= MAX_PENDING:
+        elif len(self._pending) >= MAX_REJECTING:
             answered = [each for each in self._pending if each.answered]
             most = max(held.values())
             self._cut_one(answered or [each for each in self._pending if held[each.key] == most])

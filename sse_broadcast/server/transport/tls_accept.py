@@ -11,14 +11,9 @@ import logging
 import socket
 from asyncio import sslproto
 
-from sse_broadcast.server.transport.admission import (
-    ACCEPTS,
-    PATIENCE,
-    AdmissionControl,
-    RejectionProtocol,
-    host_of,
-)
+from sse_broadcast.server.transport.admission import ACCEPTS, AdmissionControl, host_of
 from sse_broadcast.server.transport.connection import Connection, ListenerInfo
+from sse_broadcast.server.transport.rejection import REJECTION_TIMEOUT, RejectionProtocol
 from sse_broadcast.server.transport.socket_options import limit_kernel
 from sse_broadcast.server.transport.tls import Certificate
 
@@ -50,16 +45,16 @@ class TlsAcceptor:
         listener: socket.socket,
         certificate: Certificate,
         admission: AdmissionControl,
-        place: ListenerInfo,
+        listener_info: ListenerInfo,
         *,
-        patience: float,
+        handshake_timeout: float,
         send_buffer: int,
     ) -> None:
         self._listener = listener
         self._certificate = certificate
         self._admission = admission
-        self._place = place
-        self._patience = patience
+        self._listener_info = listener_info
+        self._handshake_timeout = handshake_timeout
         self._send_buffer = send_buffer
         self._loop = asyncio.get_running_loop()
         self._agreeing: set[asyncio.Task[None]] = set()
@@ -107,33 +102,33 @@ class TlsAcceptor:
 
     def _receive(self, sock: socket.socket, peer: str | None) -> None:
         sock.setblocking(False)
-        guest = self._admission.admit(self._place, peer)
+        protocol = self._admission.admit(self._listener_info, peer)
         if self._send_buffer:
             limit_kernel(sock, self._send_buffer)
-        if isinstance(guest, RejectionProtocol):
-            guest.queue_handshake(sock, functools.partial(self._begin, sock, guest))
+        if isinstance(protocol, RejectionProtocol):
+            protocol.queue_handshake(sock, functools.partial(self._begin, sock, protocol))
         else:
-            self._begin(sock, guest)
+            self._begin(sock, protocol)
 
-    def _begin(self, sock: socket.socket, guest: Connection | RejectionProtocol) -> None:
-        task = self._loop.create_task(self._agree(sock, guest))
-        if isinstance(guest, RejectionProtocol):
-            guest.cancel_handshake = task.cancel
+    def _begin(self, sock: socket.socket, protocol: Connection | RejectionProtocol) -> None:
+        task = self._loop.create_task(self._agree(sock, protocol))
+        if isinstance(protocol, RejectionProtocol):
+            protocol.cancel_handshake = task.cancel
         self._agreeing.add(task)
         task.add_done_callback(self._agreeing.discard)
 
-    async def _agree(self, sock: socket.socket, guest: Connection | RejectionProtocol) -> None:
-        patience = PATIENCE if isinstance(guest, RejectionProtocol) else self._patience
+    async def _agree(self, sock: socket.socket, protocol: Connection | RejectionProtocol) -> None:
+        timeout = REJECTION_TIMEOUT if isinstance(protocol, RejectionProtocol) else self._handshake_timeout
         try:
             await self._loop.connect_accepted_socket(
-                lambda: guest,
+                lambda: protocol,
                 sock,
                 ssl=self._certificate.context,
-                ssl_handshake_timeout=patience,
+                ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=SHUTDOWN,
             )
         except OSError:
             self._admission.count_failure()
         finally:
-            if not guest.connected:
-                guest.release()
+            if not protocol.connected:
+                protocol.release()

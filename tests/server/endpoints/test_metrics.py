@@ -26,7 +26,7 @@ from sse_broadcast.server.endpoints.metrics import PREFIX, encoder
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import BROADCASTER, SHARES
 from sse_broadcast.server.transport.connection import ListenerInfo
-from sse_broadcast.server.transport.reserve import MAX_PENDING_PER_ADDRESS
+from sse_broadcast.server.transport.reserve import MAX_REJECTING_PER_ADDRESS
 from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
 from tests.support.memory_sinks import MemorySink, break_off
@@ -470,7 +470,7 @@ async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterato
     scene.settings |= {"max_connections": 1}
     await scene.open()
     place = ListenerInfo(frozenset(), loopback=False, unix=False)
-    for _ in range(MAX_PENDING_PER_ADDRESS):
+    for _ in range(MAX_REJECTING_PER_ADDRESS):
         scene.server._admission.admit(place, "192.0.2.1")
     yield
     scene.server._admission.admit(place, "192.0.2.1")

@@ -24,8 +24,8 @@ from sse_broadcast.server.http.problem import STATUSES
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.transport.admission import rejection
 from sse_broadcast.server.transport.counts import RejectReason
+from sse_broadcast.server.transport.rejection import rejection_response
 from tests.conftest import Connect, Serve
 from tests.support.contract import Answer, Asked, Operation, operations
 from tests.support.sockets import RawClient
@@ -188,7 +188,7 @@ def test_the_door_answers_as_the_contract_has_it(reason: RejectReason) -> None:
     """Whatever was asked for."""
     for operation in OPERATIONS:
         request = f"{operation.method} {operation.target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        answer = rejection(request, reason=reason, cors=Cors(()), readiness=Readiness(Broadcaster()))
+        answer = rejection_response(request, reason=reason, cors=Cors(()), readiness=Readiness(Broadcaster()))
         head, _, body = answer.partition(b"\r\n\r\n")
         operation.require(Answer.of(head, body))
 

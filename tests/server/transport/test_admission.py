@@ -1,7 +1,6 @@
-"""More connections than there is room for."""
+"""Connections up to the limits, and beyond them."""
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -9,69 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.metrics import Share
 from sse_broadcast.reminder import Reminder
-from sse_broadcast.server.http import client_address
-from sse_broadcast.server.http.cors import Cors
-from sse_broadcast.server.http.health import DRAINING, READINESS, Readiness
-from sse_broadcast.server.runner import Server
-from sse_broadcast.server.transport import admission, reserve
-from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, rejection, room
-from sse_broadcast.server.transport.counts import RejectReason
+from sse_broadcast.server.transport import admission, rejection, reserve
+from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, room
 from sse_broadcast.server.transport.listener import Listener
-from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_PENDING, MAX_PENDING_PER_ADDRESS
+from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_REJECTING, MAX_REJECTING_PER_ADDRESS
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
+from tests.server.transport.conftest import ASK, Come, health, refused
 from tests.support.credentials import AUDIENCE, ISSUER, STATIC, caller, claims, static, write_jwks
 from tests.support.signing import token
 from tests.support.sockets import RawClient, until
-
-
-async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connect) -> None:
-    """Accepted, told when to come back, and closed."""
-    server = await serve(max_connections=2)
-    readers = [await connect(server) for _ in range(2)]
-    for reader in readers:
-        await reader.subscribe()
-    late = await connect(server)
-    await late.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
-    assert await late.rest() == (
-        b"HTTP/1.1 503 Service Unavailable\r\n"
-        b"Content-Type: application/problem+json\r\n"
-        b"Retry-After: 5\r\n"
-        b"X-Content-Type-Options: nosniff\r\n"
-        b"Content-Length: 99\r\n"
-        b"Connection: close\r\n\r\n"
-        b'{"title":"Service Unavailable","status":503,'
-        b'"detail":"connection limit reached (max_connections)"}\n'
-    )
-    await server.broadcaster.broadcast("still here")
-    for reader in readers:
-        assert (await reader.events(1))[0].data == "still here"
-    assert server.broadcaster.client_count == 2
-
-
-async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, connect: Connect) -> None:
-    """With 200, since EventSource stops for good at anything else."""
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
-    head = await late.subscribe(headers="Accept: text/event-stream\r\n")
-    block = await late.rest()
-    refusal_block = close_block("full", None).fullmatch(block)
-    assert refusal_block
-    wait = int(refusal_block[1])
-    assert 10_000 <= wait <= 30_000
-    assert head.decode() == (
-        "HTTP/1.1 200 OK\r\n"
-        "Content-Type: text/event-stream; charset=utf-8\r\n"
-        "Cache-Control: no-store\r\n"
-        f"Retry-After: {-(-wait // 1000)}\r\n"
-        f"Content-Length: {len(block)}\r\n"
-        "Connection: close\r\n\r\n"
-    )
 
 
 async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: Connect) -> None:
@@ -86,85 +35,8 @@ async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: 
         await until(lambda: server.connections == 0)
 
 
-async def test_a_crowd_at_the_door_is_bounded(serve: Serve, connect: Connect) -> None:
-    """For whoever comes once the lobby is full, the first there is cut; the others are still answered."""
-    server = await serve(max_connections=1)
-    reader = await connect(server)
-    await reader.subscribe()
-    beyond = [await connect(server) for _ in range(MAX_PENDING)]
-    waiting = [await connect(server) for _ in range(MAX_PENDING)]
-    ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
-    assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
-    for client in waiting:
-        assert await refused(client)
-    await server.broadcaster.broadcast("x")
-    assert (await reader.events(1))[0].data == "x"
-
-
-async def test_whoever_says_nothing_at_the_door_is_closed(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lobby is no place to stay."""
-    monkeypatch.setattr(admission, "PATIENCE", 0.05)
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    for _ in range(3):
-        crowd = [await connect(server) for _ in range(MAX_PENDING)]
-        ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
-        assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
-
-
-@pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
-async def test_a_request_in_pieces_is_answered_when_it_is_whole(
-    serve: Serve, connect: Connect, piece: bytes
-) -> None:
-    """However the head arrives."""
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
-    whole = b"GET /events HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n"
-    await late.send(piece)
-    await asyncio.sleep(0)
-    await late.send(whole[len(piece) :])
-    assert (await late.head()).startswith(b"HTTP/1.1 200 OK\r\n")
-
-
-async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: Connect) -> None:
-    """What may be of a head is enough to know."""
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
-    await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 6000)
-    assert (await late.head()).startswith(b"HTTP/1.1 503 ")
-
-
 # Too many of one address.
 
-
-@pytest.fixture
-def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the loopback's addresses counted as any other's, so that clients can have several."""
-    monkeypatch.setattr(client_address, "key", lambda host: host)
-    monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
-
-
-Come = Callable[[Server, str], Awaitable[RawClient]]
-
-
-@pytest.fixture
-async def come() -> AsyncIterator[Come]:
-    """Connect from an address, and close what was opened when the test ends."""
-    async with AsyncExitStack() as stack:
-
-        async def open_socket(server: Server, source: str) -> RawClient:
-            client = await RawClient.open(server.port, source=source)
-            stack.callback(client.close)
-            return client
-
-        yield open_socket
-
-
-ASK = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 TOO_MANY = (
     b"HTTP/1.1 429 Too Many Requests\r\n"
@@ -311,18 +183,13 @@ async def test_a_crowd_is_told_of_once(
     assert caplog.messages == [*told, told[1]]
 
 
-async def refused(client: RawClient) -> bool:
-    await client.send(ASK)
-    return b"Retry-After" in await client.rest()
-
-
 @pytest.mark.usefixtures("no_loopback")
 async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> None:
-    """Those who send nothing are closed unanswered once the lobby is full, and none is counted."""
+    """Those who send nothing are closed unanswered once the reserve is full, and none is counted."""
     server = await serve(max_connections_per_address=1)
     reader = await come(server, "127.0.0.2")
     await reader.subscribe()
-    crowd = [await come(server, "127.0.0.2") for _ in range(MAX_PENDING * 2)]
+    crowd = [await come(server, "127.0.0.2") for _ in range(MAX_REJECTING * 2)]
     ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     assert server.connections == 1
@@ -331,73 +198,6 @@ async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> No
 
 
 # Health checks.
-
-
-@pytest.mark.parametrize("reason", ["full", "address"])
-@pytest.mark.usefixtures("no_loopback")
-async def test_a_health_check_is_told_the_truth_at_the_door(serve: Serve, come: Come, reason: str) -> None:
-    """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
-    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
-    server = await serve(**limits)
-    await (await come(server, "127.0.0.2")).subscribe()
-
-    async def told(request: str) -> bytes:
-        client = await come(server, "127.0.0.2")
-        await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        return await client.rest()
-
-    for path, body in (("/healthz", b'{"status":"alive"}\n'), ("/readyz?x=1", b'{"status":"ready"}\n')):
-        head = HEALTHY % len(body)
-        assert await told(f"GET {path}") == head + body
-        assert await told(f"HEAD {path}") == head
-        assert await told(f"GET http://any.example:80{path}") == head + body
-        assert b"Retry-After" in await told(f"POST {path}")
-    assert b"Retry-After" in await told("GET http://[/healthz")
-    assert b"Retry-After" in await told("GET http://healthz")
-    server._app[READINESS].drain()
-    head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert json.loads(said)["detail"] == DRAINING
-    assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
-
-
-HEALTHY = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
-)
-
-
-async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Connect) -> None:
-    """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    for saying in (b"", ASK):
-        for _ in range(MAX_PENDING + 5):
-            await (await connect(server)).send(saying)
-        assert await health(connect, server) == 200
-
-
-async def health(connect: Connect, server: Server) -> int:
-    return (await (await connect(server)).ask("GET", "/healthz"))[0]
-
-
-async def test_an_answer_that_was_given_at_the_door_is_not_taken_back(serve: Serve, connect: Connect) -> None:
-    """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
-    server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    silent = await connect(server)
-    answered = [await connect(server) for _ in range(MAX_PENDING - 1)]
-    for client in answered:
-        await client.send(ASK)
-    heads = [await client.head() for client in answered]
-    for _ in answered:
-        await health(connect, server)
-    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
-    for client in answered:
-        assert b"connection limit reached" in await client.rest()
-    await silent.send(ASK)
-    assert b"connection limit reached" in await silent.rest()
 
 
 # Callers with `admin`, and private listeners.
@@ -484,10 +284,10 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
     operator = await come(server, "127.0.0.9")
     await operator.send(b"POST /send/a HTTP/1.1\r\n")
     await until(lambda: len(server._admission.reserve) == 1)
-    for number in range(3 * MAX_PENDING):
+    for number in range(3 * MAX_REJECTING):
         await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
-    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_PENDING)
-    assert len(server._admission.reserve) <= MAX_PENDING
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_REJECTING)
+    assert len(server._admission.reserve) <= MAX_REJECTING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
     assert (await operator.answer())[0] == 200
 
@@ -496,7 +296,7 @@ async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst of strangers is accepted in one turn of the loop, in which nothing of the operator is read."""
-    monkeypatch.setattr(reserve, "MAX_PENDING", 4)
+    monkeypatch.setattr(reserve, "MAX_REJECTING", 4)
     server = await serve(**ADMIN, max_connections=1)
     with ExitStack() as stack:
 
@@ -510,7 +310,7 @@ async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
             operator = arrive()
             head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx"
             operator.sendall(head.encode())
-            for _ in range(2 * MAX_PENDING):
+            for _ in range(2 * MAX_REJECTING):
                 arrive()
             answer = await asyncio.to_thread(operator.recv, 4096)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -524,7 +324,7 @@ async def test_what_an_operator_sees_of_a_share(
     """Counts, and a line a minute that names the address and the setting."""
     server = await serve(**ADMIN, max_connections=1)
     await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
-    for _ in range(MAX_PENDING_PER_ADDRESS + 3):
+    for _ in range(MAX_REJECTING_PER_ADDRESS + 3):
         await come(server, "127.0.0.3")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.RESERVE] == 3)
     assert caplog.messages == [
@@ -592,7 +392,7 @@ async def test_a_token_that_takes_long_to_verify(
     end: str,
 ) -> None:
     """It keeps its place no longer than any other, and nothing is left of it."""
-    monkeypatch.setattr(admission, "PATIENCE", 0.1 if end == "late" else 600)
+    monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.1 if end == "late" else 600)
     server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
     verified, asked = asyncio.Event(), asyncio.Event()
 
@@ -707,78 +507,7 @@ def test_the_share_of_private_listeners_is_a_part_of_the_limit(connections: int,
 
 
 def test_room_is_left_for_everything_else() -> None:
-    """Of 256 descriptors, what is not ours and not the lobby's is for connections."""
-    assert room(256, sockets=1) == 256 - MAX_PENDING - MAX_LET_IN - OWN_DESCRIPTORS
+    """Of 256 descriptors, what is not ours and not the reserve's is for connections."""
+    assert room(256, sockets=1) == 256 - MAX_REJECTING - MAX_LET_IN - OWN_DESCRIPTORS
     assert room(256, sockets=3) == room(256, sockets=1) - 2 * 2 * ACCEPTS
     assert room(10, sockets=1) == 1
-
-
-def refused_as(head: bytes, reason: RejectReason = RejectReason.FULL, *, cors: Cors | None = None) -> bytes:
-    return rejection(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
-
-
-def test_an_accept_header_is_found_in_any_case() -> None:
-    """Header names have no case."""
-    head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
-    assert refused_as(head).startswith(b"HTTP/1.1 200")
-    assert refused_as(b"\xff\0").startswith(b"HTTP/1.1 503")
-
-
-def test_a_repeated_accept_header_is_read_whole() -> None:
-    """It is a list, however it is written."""
-    head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
-    assert refused_as(head, RejectReason.ADDRESS).startswith(b"HTTP/1.1 200")
-
-
-@pytest.mark.parametrize(
-    ("target", "headers", "id"),
-    [
-        ("/events", "", None),
-        ("/events", "LAST-event-ID: order-7\r\n", "order-7"),
-        ("/events", "Last-Event-ID: a\r\nX: y\r\nLast-Event-ID: b, c\r\n", "c"),
-        ("/events?last_event_id=a", "Last-Event-ID: b\r\n", "b"),
-        ("/events?last_event_id=a", "Last-Event-ID: \r\n", "a"),
-        ("/events/a?x=1&lastEventId=0123abcd-7", "", "0123abcd-7"),
-        ("/events?last%5Fevent%5Fid=order%2D7", "", "order-7"),
-        ("http://any.example/events?last_event_id=a", "", "a"),
-        ("/events?last_event_id=" + "x" * 129, "", None),
-        ("/events?last_event_id=a%0Ab", "", None),
-        ("/events?last_event_id=%ff", "", None),
-        ("/events?&&=&last_event_id", "", None),
-        ("/events", "Last-Event-ID: a b\r\n", None),
-    ],
-)
-def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
-    """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
-    head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
-    for reason, said in ((RejectReason.FULL, "full"), (RejectReason.ADDRESS, "address")):
-        answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert close_block(said, id).fullmatch(block)
-
-
-@pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
-def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) -> None:
-    """Else its browser would tell of a fault in CORS, and not come back."""
-    cors = Cors(("https://a.example",))
-    head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
-    answer = refused_as(head, cors=cors).split(b"\r\n\r\n")[0].split(b"\r\n")
-    assert b"Access-Control-Allow-Origin: https://a.example" in answer
-    assert b"Access-Control-Allow-Credentials: true" in answer
-    assert b"Vary: Origin" in answer
-    foreign = refused_as(head.replace(b"a.example", b"b.example"), cors=cors)
-    assert b"\r\nAccess-Control" not in foreign
-    assert b"\r\nVary: Origin\r\n" in foreign
-
-
-async def test_rest_is_the_whole_answer(serve: Serve) -> None:
-    """Closing waits for the client to have read: no reset takes the answer away."""
-    server = await serve(max_connections=1)
-    keeper = await RawClient.open(server.port)
-    await keeper.subscribe()
-    for _ in range(20):
-        client = await RawClient.open(server.port)
-        await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
-        assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
-        client.close()
-    keeper.close()

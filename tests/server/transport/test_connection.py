@@ -52,7 +52,7 @@ async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
-    assert found._patience.idle._patience == KEEP_ALIVE
+    assert found._timeouts.idle._patience == KEEP_ALIVE
     assert found.access_logger is None
 
 
@@ -62,7 +62,7 @@ async def test_a_connection_knows_its_place(serve: Serve, connect: Connect) -> N
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
-    assert found.place == ListenerInfo(EVERYTHING, loopback=True, unix=False)
+    assert found.listener_info == ListenerInfo(EVERYTHING, loopback=True, unix=False)
 
 
 @pytest.fixture
@@ -306,18 +306,18 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, 
     (found,) = [each for each in connections(server) if each._waiter is not None and each._request_count]
     assert isinstance(found, Connection)
     assert found._keepalive_handle is connection.NO_KEEPALIVE_TIMER
-    assert len(found._patience.idle) == 1
+    assert len(found._timeouts.idle) == 1
     await asker.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
     await until(lambda: found._current_request is not None)
-    assert len(found._patience.idle) == 0
+    assert len(found._timeouts.idle) == 0
     await asker.send(b"y")
     await asker.answer()
     await leaver.ask("GET", "/status")
-    assert len(found._patience.idle) == 2
+    assert len(found._timeouts.idle) == 2
     leaver.reset()
     asker.close()
     await until(lambda: server.connections == 0)
-    assert (len(found._patience.idle), len(found._patience.head)) == (0, 0)
+    assert (len(found._timeouts.idle), len(found._timeouts.head)) == (0, 0)
 
 
 async def test_a_request_that_has_come_whole_by_then_is_answered(
@@ -350,7 +350,7 @@ async def test_who_leaves_before_its_answer_is_not_waited_for(
     client.reset()
     await until(lambda: server.connections == 0)
     await until(lambda: found._current_request is None)
-    assert len(found._patience.idle) == 0
+    assert len(found._timeouts.idle) == 0
 
 
 async def test_who_expects_what_is_not_done_has_asked(serve: Serve, connect: Connect) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from sse_broadcast.server.transport import reserve
-from sse_broadcast.server.transport.reserve import MAX_PENDING, MAX_PENDING_PER_ADDRESS, Reserve
+from sse_broadcast.server.transport.reserve import MAX_REJECTING, MAX_REJECTING_PER_ADDRESS, Reserve
 from tests.support.sockets import until
 
 
@@ -48,27 +48,27 @@ def held() -> Held:
 def test_an_address_has_a_share_of_the_reserve(held: Held) -> None:
     """For its next connection its own first is cut, and no other's."""
     other = held.add("other")
-    mine = held.add("mine", MAX_PENDING_PER_ADDRESS)
+    mine = held.add("mine", MAX_REJECTING_PER_ADDRESS)
     assert held.cut == []
     held.add("mine", 2)
     assert held.cut == mine[:2]
     assert held.reached == ["mine", "mine"]
-    assert len(held.reserve) == MAX_PENDING_PER_ADDRESS + len(other)
+    assert len(held.reserve) == MAX_REJECTING_PER_ADDRESS + len(other)
 
 
 def test_the_address_that_has_most_gives_when_the_reserve_is_full(held: Held) -> None:
     """A flood from several addresses cuts its own; an operator who was first stays."""
     operator = held.add("operator")
-    strangers = held.add(None, MAX_PENDING - 1)
-    held.add("another", MAX_PENDING_PER_ADDRESS)
-    assert held.cut == strangers[:MAX_PENDING_PER_ADDRESS]
+    strangers = held.add(None, MAX_REJECTING - 1)
+    held.add("another", MAX_REJECTING_PER_ADDRESS)
+    assert held.cut == strangers[:MAX_REJECTING_PER_ADDRESS]
     assert held.reached == []
     assert operator[0] not in held.cut
 
 
 def test_those_that_are_answered_give_first(held: Held) -> None:
     """They lose nothing."""
-    held.add(None, MAX_PENDING - 1)
+    held.add(None, MAX_REJECTING - 1)
     answered = held.add("a", answered=True)
     held.add("b")
     assert held.cut == answered

@@ -19,7 +19,7 @@ from sse_broadcast.config.schema import Overflow
 from sse_broadcast.metrics import Share
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport import reserve, tls_accept
-from sse_broadcast.server.transport.reserve import MAX_PENDING
+from sse_broadcast.server.transport.reserve import MAX_REJECTING
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.certificates import write_certificate
@@ -118,15 +118,15 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those that never come to an end make room for it, also where there is none, and are cut."""
-    monkeypatch.setattr(tls_accept, "PATIENCE", 600.0)
+    monkeypatch.setattr(tls_accept, "REJECTION_TIMEOUT", 600.0)
     server = await serve(max_connections=1, head_timeout=600.0, **files)
-    await crowd(server.port, 1 + MAX_PENDING + 5)
+    await crowd(server.port, 1 + MAX_REJECTING + 5)
     answer = await ask(server.port, trusting, path="/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"status":"alive"}\n')
     assert server.connections == 1
     (agreeing,) = server.listeners[0]._handshakes
-    await until(lambda: len(agreeing) <= 1 + MAX_PENDING)
+    await until(lambda: len(agreeing) <= 1 + MAX_REJECTING)
 
 
 async def publish_as(port: int, context: ssl.SSLContext, caller: str) -> bytes:
@@ -148,7 +148,7 @@ async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(
     """Beyond the limit, and beside those that never come to an end; its connection is like any other then."""
     callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
     server = await serve(max_connections=1, head_timeout=600.0, caller=callers, **files)
-    await crowd(server.port, 1 + MAX_PENDING + 5)
+    await crowd(server.port, 1 + MAX_REJECTING + 5)
     for _ in range(3):
         answer = await publish_as(server.port, trusting, "operator")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -167,12 +167,12 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
     """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
     server = await serve(max_connections=1, head_timeout=600.0, **files)
-    clients = await crowd(server.port, 1 + MAX_PENDING + 5, saying=HELLO)
+    clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=HELLO)
     (agreeing,) = server.listeners[0]._handshakes
     pending = server._admission.reserve
-    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_PENDING + 5)
+    await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_REJECTING + 5)
     assert len(agreeing) <= 2
-    assert len(pending) == MAX_PENDING
+    assert len(pending) == MAX_REJECTING
     async with asyncio.timeout(5):
         await server.stop()
     for client in clients:

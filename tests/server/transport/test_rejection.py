@@ -1,0 +1,251 @@
+"""Connections that are not let in, and the answers they get."""
+
+import asyncio
+import json
+
+import pytest
+
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.server.http.cors import Cors
+from sse_broadcast.server.http.health import DRAINING, READINESS, Readiness
+from sse_broadcast.server.transport import rejection
+from sse_broadcast.server.transport.counts import RejectReason
+from sse_broadcast.server.transport.rejection import rejection_response
+from sse_broadcast.server.transport.reserve import MAX_REJECTING
+from tests.conftest import Connect, Serve
+from tests.server.blocks import close_block
+from tests.server.transport.conftest import ASK, Come, health, refused
+from tests.support.sockets import RawClient
+
+
+async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connect) -> None:
+    """Accepted, told when to come back, and closed."""
+    server = await serve(max_connections=2)
+    readers = [await connect(server) for _ in range(2)]
+    for reader in readers:
+        await reader.subscribe()
+    late = await connect(server)
+    await late.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    assert await late.rest() == (
+        b"HTTP/1.1 503 Service Unavailable\r\n"
+        b"Content-Type: application/problem+json\r\n"
+        b"Retry-After: 5\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
+        b"Content-Length: 99\r\n"
+        b"Connection: close\r\n\r\n"
+        b'{"title":"Service Unavailable","status":503,'
+        b'"detail":"connection limit reached (max_connections)"}\n'
+    )
+    await server.broadcaster.broadcast("still here")
+    for reader in readers:
+        assert (await reader.events(1))[0].data == "still here"
+    assert server.broadcaster.client_count == 2
+
+
+async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, connect: Connect) -> None:
+    """With 200, since EventSource stops for good at anything else."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    head = await late.subscribe(headers="Accept: text/event-stream\r\n")
+    block = await late.rest()
+    refusal_block = close_block("full", None).fullmatch(block)
+    assert refusal_block
+    wait = int(refusal_block[1])
+    assert 10_000 <= wait <= 30_000
+    assert head.decode() == (
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/event-stream; charset=utf-8\r\n"
+        "Cache-Control: no-store\r\n"
+        f"Retry-After: {-(-wait // 1000)}\r\n"
+        f"Content-Length: {len(block)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+
+
+async def test_rejected_connections_are_bounded(serve: Serve, connect: Connect) -> None:
+    """Beyond the maximum, the oldest is cut for each new one; the others are still answered."""
+    server = await serve(max_connections=1)
+    reader = await connect(server)
+    await reader.subscribe()
+    beyond = [await connect(server) for _ in range(MAX_REJECTING)]
+    waiting = [await connect(server) for _ in range(MAX_REJECTING)]
+    ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
+    assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+    for client in waiting:
+        assert await refused(client)
+    await server.broadcaster.broadcast("x")
+    assert (await reader.events(1))[0].data == "x"
+
+
+async def test_a_rejected_client_that_sends_nothing_is_closed(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When `REJECTION_TIMEOUT` is over."""
+    monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.05)
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for _ in range(3):
+        crowd = [await connect(server) for _ in range(MAX_REJECTING)]
+        ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
+        assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
+
+
+@pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
+async def test_a_request_in_pieces_is_answered_when_it_is_whole(
+    serve: Serve, connect: Connect, piece: bytes
+) -> None:
+    """However the head arrives."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    whole = b"GET /events HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n"
+    await late.send(piece)
+    await asyncio.sleep(0)
+    await late.send(whole[len(piece) :])
+    assert (await late.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: Connect) -> None:
+    """What may be of a head is enough to know."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    late = await connect(server)
+    await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 6000)
+    assert (await late.head()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("reason", ["full", "address"])
+@pytest.mark.usefixtures("no_loopback")
+async def test_a_health_check_beyond_the_limit_is_told_the_truth(
+    serve: Serve, come: Come, reason: str
+) -> None:
+    """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
+    limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
+    server = await serve(**limits)
+    await (await come(server, "127.0.0.2")).subscribe()
+
+    async def told(request: str) -> bytes:
+        client = await come(server, "127.0.0.2")
+        await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return await client.rest()
+
+    for path, body in (("/healthz", b'{"status":"alive"}\n'), ("/readyz?x=1", b'{"status":"ready"}\n')):
+        head = HEALTHY % len(body)
+        assert await told(f"GET {path}") == head + body
+        assert await told(f"HEAD {path}") == head
+        assert await told(f"GET http://any.example:80{path}") == head + body
+        assert b"Retry-After" in await told(f"POST {path}")
+    assert b"Retry-After" in await told("GET http://[/healthz")
+    assert b"Retry-After" in await told("GET http://healthz")
+    server._app[READINESS].drain()
+    head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert json.loads(said)["detail"] == DRAINING
+    assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+HEALTHY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n"
+)
+
+
+async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Connect) -> None:
+    """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    for saying in (b"", ASK):
+        for _ in range(MAX_REJECTING + 5):
+            await (await connect(server)).send(saying)
+        assert await health(connect, server) == 200
+
+
+async def test_an_answer_to_a_rejected_client_is_not_taken_back(serve: Serve, connect: Connect) -> None:
+    """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
+    server = await serve(max_connections=1)
+    await (await connect(server)).subscribe()
+    silent = await connect(server)
+    answered = [await connect(server) for _ in range(MAX_REJECTING - 1)]
+    for client in answered:
+        await client.send(ASK)
+    heads = [await client.head() for client in answered]
+    for _ in answered:
+        await health(connect, server)
+    assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
+    for client in answered:
+        assert b"connection limit reached" in await client.rest()
+    await silent.send(ASK)
+    assert b"connection limit reached" in await silent.rest()
+
+
+def refused_as(head: bytes, reason: RejectReason = RejectReason.FULL, *, cors: Cors | None = None) -> bytes:
+    return rejection_response(head, reason=reason, cors=cors or Cors(()), readiness=Readiness(Broadcaster()))
+
+
+def test_an_accept_header_is_found_in_any_case() -> None:
+    """Header names have no case."""
+    head = b"GET / HTTP/1.1\r\nACCEPT: Text/Event-Stream\r\n\r\n"
+    assert refused_as(head).startswith(b"HTTP/1.1 200")
+    assert refused_as(b"\xff\0").startswith(b"HTTP/1.1 503")
+
+
+def test_a_repeated_accept_header_is_read_whole() -> None:
+    """It is a list, however it is written."""
+    head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
+    assert refused_as(head, RejectReason.ADDRESS).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "id"),
+    [
+        ("/events", "", None),
+        ("/events", "LAST-event-ID: order-7\r\n", "order-7"),
+        ("/events", "Last-Event-ID: a\r\nX: y\r\nLast-Event-ID: b, c\r\n", "c"),
+        ("/events?last_event_id=a", "Last-Event-ID: b\r\n", "b"),
+        ("/events?last_event_id=a", "Last-Event-ID: \r\n", "a"),
+        ("/events/a?x=1&lastEventId=0123abcd-7", "", "0123abcd-7"),
+        ("/events?last%5Fevent%5Fid=order%2D7", "", "order-7"),
+        ("http://any.example/events?last_event_id=a", "", "a"),
+        ("/events?last_event_id=" + "x" * 129, "", None),
+        ("/events?last_event_id=a%0Ab", "", None),
+        ("/events?last_event_id=%ff", "", None),
+        ("/events?&&=&last_event_id", "", None),
+        ("/events", "Last-Event-ID: a b\r\n", None),
+    ],
+)
+def test_a_refusal_repeats_the_id_that_was_brought(target: str, headers: str, id: str | None) -> None:
+    """As if the request had been parsed; a client that keeps its id over the refusal loses nothing."""
+    head = f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{headers}\r\n".encode()
+    for reason, said in ((RejectReason.FULL, "full"), (RejectReason.ADDRESS, "address")):
+        answer, _, block = refused_as(head, reason).partition(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert close_block(said, id).fullmatch(block)
+
+
+@pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"])
+def test_a_page_of_a_known_origin_may_read_that_it_was_refused(accept: bytes) -> None:
+    """Else its browser would tell of a fault in CORS, and not come back."""
+    cors = Cors(("https://a.example",))
+    head = b"GET /events HTTP/1.1\r\n%bOrigin: https://a.example\r\n\r\n" % accept
+    answer = refused_as(head, cors=cors).split(b"\r\n\r\n")[0].split(b"\r\n")
+    assert b"Access-Control-Allow-Origin: https://a.example" in answer
+    assert b"Access-Control-Allow-Credentials: true" in answer
+    assert b"Vary: Origin" in answer
+    foreign = refused_as(head.replace(b"a.example", b"b.example"), cors=cors)
+    assert b"\r\nAccess-Control" not in foreign
+    assert b"\r\nVary: Origin\r\n" in foreign
+
+
+async def test_rest_is_the_whole_answer(serve: Serve) -> None:
+    """Closing waits for the client to have read: no reset takes the answer away."""
+    server = await serve(max_connections=1)
+    keeper = await RawClient.open(server.port)
+    await keeper.subscribe()
+    for _ in range(20):
+        client = await RawClient.open(server.port)
+        await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000)
+        assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
+        client.close()
+    keeper.close()
