@@ -21,12 +21,22 @@ Match = Callable[[str], bool]
 SHARED = 1024
 """Channels whose names are shared between their publications; those published to last."""
 
-_NAME = re.compile(rf"[A-Za-z0-9._:@~-]{{1,{MAX_NAME}}}")
-_PATTERN = re.compile(rf"[A-Za-z0-9._:@~*-]{{1,{MAX_NAME}}}")
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._:@~-]")
+NAME_CHARACTERS = "A-Za-z0-9._:@~-"
+"""What a name is made of, as it stands in a character class of a regular expression; the hyphen is last."""
+
+PATTERN_CHARACTERS = "A-Za-z0-9._:@~*-"
+"""What a pattern is made of, likewise."""
+
+NO_FOLDER = r"(?!\.{1,2}$)"
+"""Stands before a name in a regular expression: clients resolve the segments `.` and `..` of a path."""
+
+CHANNEL_NAME = re.compile(rf"{NO_FOLDER}[{NAME_CHARACTERS}]{{1,{MAX_NAME}}}")
+"""A whole name, for `fullmatch`."""
+
+_PATTERN = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]{{1,{MAX_NAME}}}")
+_NOT_IN_A_NAME = re.compile(rf"[^{NAME_CHARACTERS}]")
+_NOT_IN_A_PATTERN = re.compile(rf"[^{PATTERN_CHARACTERS}]")
 _STARS = re.compile(r"\*{2,}")
-_NOT_IN_A_PATTERN = re.compile(r"[^A-Za-z0-9._:@~*-]")
-_FOLDERS = frozenset({".", ".."})
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -101,7 +111,7 @@ def _selector(channels: tuple[str, ...], types: frozenset[str] | None) -> Select
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:
-        if not _PATTERN.fullmatch(name) or name in _FOLDERS:
+        if not _PATTERN.fullmatch(name):
             _refuse(name, _NOT_IN_A_PATTERN)
     if len(channels) == 1 and ANY not in channels[0]:
         return Selector(channels, (), types)
@@ -225,7 +235,7 @@ def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:
-        if not _NAME.fullmatch(name) or name in _FOLDERS:
+        if not CHANNEL_NAME.fullmatch(name):
             _refuse(name, _NOT_IN_A_NAME)
     return tuple(channels) if len(channels) == 1 else tuple(dict.fromkeys(channels))
 

@@ -26,6 +26,7 @@ import msgspec
 
 from sse_broadcast import wire
 from sse_broadcast.backoff import AttemptError, RetryBudget, is_transient, parse_retry_after
+from sse_broadcast.channels import NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.reconnection import Connection, Reconnections
@@ -101,7 +102,7 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 """What an id may have in it and a header may not."""
 
-_IN_A_PATH = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:@~*-]+")
+_IN_A_PATH = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]+")
 """Channels that a path can name; the others go into the query, where the server says what is wrong."""
 
 _USER = re.compile(r"(?<=://)[^/?#]*@")

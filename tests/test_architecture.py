@@ -26,11 +26,11 @@ GROUND = (
 
 ORDER = (
     *GROUND,
+    "channels",
     "config.suggestions",
     "config.values",
     "config.schema",
     "config.sources",
-    "channels",
     "config.policy",
     "publication",
     "backends.base",
@@ -99,7 +99,7 @@ ONLY = {
     "backends": (*GROUND, "config.schema", "config.policy", "channels", "publication"),
     "auth": ("errors", "json_depth", "clock", "config.values", "config.schema", "channels"),
     "logs": ("clock", "config.schema"),
-    "client": ("errors", "event", "wire", "backoff", "reconnection"),
+    "client": ("errors", "event", "wire", "channels", "backoff", "reconnection"),
     "reconnection": ("event", "wire", "backoff"),
     "backoff": ("errors",),
 }

@@ -11,6 +11,7 @@ from typing import Annotated, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from sse_broadcast.channels import CHANNEL_NAME, MAX_NAME, PATTERN_CHARACTERS
 from sse_broadcast.config.suggestions import nearest
 from sse_broadcast.errors import ConfigError
 
@@ -201,7 +202,7 @@ def _all_of(pattern: str) -> Callable[[str], object]:
     return re.compile(pattern).fullmatch
 
 
-PATTERN = r"[A-Za-z0-9._:@~*-]{1,128}"
+PATTERN = rf"[{PATTERN_CHARACTERS}]{{1,{MAX_NAME}}}"
 
 Pattern = Annotated[
     str,
@@ -213,7 +214,7 @@ Channel = Annotated[
     str,
     ValueFormat(
         "a channel: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ -, and neither . nor ..",
-        _all_of(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@~-]{1,128}"),
+        CHANNEL_NAME.fullmatch,
     ),
 ]
 Host = Annotated[

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from sse_broadcast.channels import MAX_NAME
+from sse_broadcast.channels import MAX_NAME, NAME_CHARACTERS, NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.cursor import MAX_ID
 from sse_broadcast.event import LONGEST_RETRY, MAX_KEY, SHORTEST_RETRY
 
@@ -117,9 +117,15 @@ def several(items: Schema) -> Schema:
 
 TEXT: Schema = {"type": "string"}
 
-CHANNEL = text(rf"(?!\.{{1,2}}$)[A-Za-z0-9._:@~\-]{{1,{MAX_NAME}}}")
 
-PATTERN = text(rf"(?!\.{{1,2}}$)[A-Za-z0-9._:@~*\-]{{1,{MAX_NAME}}}")
+def _channel(characters: str) -> Schema:
+    # The hyphen is escaped: JavaScript compiles patterns with the flag `v`, which takes no bare one.
+    return text(rf"{NO_FOLDER}[{characters.removesuffix('-')}\-]{{1,{MAX_NAME}}}")
+
+
+CHANNEL = _channel(NAME_CHARACTERS)
+
+PATTERN = _channel(PATTERN_CHARACTERS)
 
 TYPE = text(r"(?!\$|open$|error$)[^\u0000\r\n]+")
 """The type of an event that anyone may publish: neither the server's own nor EventSource's."""
