@@ -25,6 +25,7 @@ import aiohttp
 import msgspec
 
 from sse_broadcast import wire
+from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.backoff import AttemptError, RetryBudget, is_transient, parse_retry_after
 from sse_broadcast.channels import NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.errors import ClientError
@@ -108,9 +109,6 @@ _IN_A_PATH = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]+")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 """The user and password of a URL."""
 
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""RFC 6750, 2.1."""
-
 _NUMBERED = re.compile(r"line ([0-9]{1,9}): ")
 """How the server begins to tell of one line of several."""
 
@@ -161,11 +159,6 @@ def encode_line(
         raise ClientError(
             f"cannot publish a lone surrogate, {error.object[error.start]!a}, at character {error.start}"
         ) from None
-
-
-def is_token(text: str) -> bool:
-    """Whether a text can be a bearer token (RFC 6750, 2.1)."""
-    return _TOKEN.fullmatch(text) is not None
 
 
 class Client:

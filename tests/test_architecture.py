@@ -60,6 +60,7 @@ ORDER = (
     "broadcaster",
     "backoff",
     "reconnection",
+    "auth.bearer_token",
     "client",
     "auth",
     "logs",
@@ -99,7 +100,7 @@ ONLY = {
     "backends": (*GROUND, "config.schema", "config.policy", "channels", "publication"),
     "auth": ("errors", "json_depth", "clock", "config.values", "config.schema", "channels"),
     "logs": ("clock", "config.schema"),
-    "client": ("errors", "event", "wire", "channels", "backoff", "reconnection"),
+    "client": ("errors", "event", "wire", "channels", "backoff", "reconnection", "auth.bearer_token"),
     "reconnection": ("event", "wire", "backoff"),
     "backoff": ("errors",),
 }

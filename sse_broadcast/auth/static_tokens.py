@@ -1,8 +1,8 @@
 """Static tokens: credentials that a configuration names one by one."""
 
-import re
 from collections.abc import Iterator
 
+from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.auth.secret_sources import KeyedDigest, read_text, read_variable
 from sse_broadcast.config.schema import CallerRule, Config
@@ -13,9 +13,6 @@ MIN_TOKEN = 16
 
 MAX_TOKEN = 8192
 """Characters of a token: as many as a line of a request may have."""
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""What an Authorization header can carry (RFC 6750, 2.1: b64token)."""
 
 
 class StaticTokens:
@@ -79,5 +76,5 @@ def _grants_of(caller: CallerRule) -> Grants:
 def _require_token(where: str, token: str) -> None:
     if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
         raise ConfigError(f"{where}: must have {MIN_TOKEN} to {MAX_TOKEN} characters, not {len(token)}")
-    if not _TOKEN.fullmatch(token):
+    if not is_token(token):
         raise ConfigError(f"{where}: has a character that no token may have (A-Z a-z 0-9 . _ ~ + / - alone)")

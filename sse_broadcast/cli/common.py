@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import click
 
 from sse_broadcast.auth import secret_sources
+from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.cli.stdout import close_quietly
 from sse_broadcast.cli.visible import tell
-from sse_broadcast.client import DEFAULT_URL, UNIX, is_token
+from sse_broadcast.client import DEFAULT_URL, UNIX
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.errors import (

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from sse_broadcast.auth.bearer_token import B64TOKEN
 from sse_broadcast.server.http import problem
 from sse_broadcast.server.http.cors import Cors
 from sse_broadcast.server.http.health import Readiness, examined
@@ -30,7 +31,9 @@ REJECTION_TIMEOUT = 2.0
 """Seconds that a rejected client has to send its request, and then to take the answer. Also the time for its
 TLS handshake."""
 
-_BEARER = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([!-~]+)[ \t]*\r\n", re.IGNORECASE)
+_BEARER = re.compile(
+    rf"\r\nauthorization:[ \t]*bearer[ \t]+({B64TOKEN})[ \t]*\r\n".encode("ascii"), re.IGNORECASE
+)
 
 
 class Rejecting(Protocol):

@@ -1,0 +1,21 @@
+"""Bearer tokens: the texts that can be one, and those that cannot."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sse_broadcast.auth.bearer_token import is_token
+from sse_broadcast.client import Client
+
+
+@given(token=st.from_regex(r"[A-Za-z0-9._~+/-]+=*", fullmatch=True))
+def test_what_can_be_a_token_is_taken(token: str) -> None:
+    """All that an Authorization header can carry."""
+    assert is_token(token)
+    Client(token=token)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a\n", "\u00e9", "=a", "a=b", '"a"', "a!"])
+def test_what_cannot_be_a_token_is_refused(text: str) -> None:
+    """A header with it would be another header, or none."""
+    assert not is_token(text)
