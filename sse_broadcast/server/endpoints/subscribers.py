@@ -62,7 +62,7 @@ def _wanted(channel: str | None) -> Wanted | None:
         return None
     (name,) = validate_channels((channel,))
     # Readers share their interests, and a pattern takes longer to match than to be remembered.
-    return functools.cache(lambda selector: selector.covers(name))
+    return functools.cache(lambda selector: selector.matches(name))
 
 
 def _order(text: str) -> SortKey:
