@@ -4,6 +4,7 @@ Ages and windows are told by this clock: an event is not a day old because someb
 counts the time a machine was asleep in CLOCK_BOOTTIME, and not in the clock that is called monotonic.
 """
 
+import functools
 import time
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -38,3 +39,21 @@ _CLOCK = Clock()
 
 now = _CLOCK.now
 to_wall_time = _CLOCK.to_wall_time
+
+
+def utc(moment: float) -> str:
+    """Return a time in seconds since 1970 as ISO 8601, in UTC and in whole seconds, which are cut."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def utc_milliseconds(moment: float) -> str:
+    """Return a time in seconds since 1970 as ISO 8601, in UTC and with milliseconds, which are cut."""
+    # First to whole microseconds: the float nearest to .042 may lie below it.
+    milliseconds = round(moment * 1_000_000) // 1000
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+# The lines of a log come many to the second.
+@functools.lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return utc(seconds)[:-1]

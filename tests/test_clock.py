@@ -1,10 +1,12 @@
 """The clock: steady whatever is done to the date, and told by it all the same."""
 
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from sse_broadcast.clock import Clock
+from sse_broadcast.auth.claims import MAX_TIME
+from sse_broadcast.clock import Clock, utc, utc_milliseconds
 
 DAY = 86_400.0
 
@@ -67,3 +69,28 @@ def test_it_goes_on_as_the_machine_does() -> None:
     before, date = clock.now(), time.time()
     assert clock.now() >= before
     assert abs(clock.to_wall_time(clock.now()) - date) < DAY
+
+
+def test_times_are_shown_in_utc() -> None:
+    """To the whole second, as people are told them."""
+    assert utc(1_700_000_000.0) == "2023-11-14T22:13:20Z"
+    assert utc(MAX_TIME) == "9999-12-31T23:59:59Z"
+
+
+@pytest.fixture
+def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have local time be another than UTC."""
+    with monkeypatch.context() as context:
+        context.setenv("TZ", "XXX-13")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_away")
+def test_a_time_is_utc_with_milliseconds() -> None:
+    """Wherever the server is, and cut, not rounded into the next second."""
+    assert time.timezone == -13 * 3600
+    assert utc_milliseconds(1_795_381_966.0429) == "2026-11-22T21:12:46.042Z"
+    assert utc_milliseconds(0.9999) == "1970-01-01T00:00:00.999Z"
+    assert utc_milliseconds(5) == "1970-01-01T00:00:05.000Z"

@@ -144,7 +144,7 @@ def stores() -> set[str]:
 FILLED_BY_NOBODY: Mapping[str, str] = {
     "auth.principal.Principal.grants": "of the configuration, or of a token whose bytes count",
     "auth.static_tokens.StaticTokens._known": "of the configuration",
-    "logs.formatters._whole": "the current second",
+    "clock._second": "the current second",
     "metrics.Metrics.backend_calls": "verbs of the backend",
     "metrics.Metrics.backend_errors": "verbs of the backend",
     "metrics.Metrics.channels": "of the configuration",

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from sse_broadcast.auth.claims import ClaimRules, access_of, utc
+from sse_broadcast.auth.claims import ClaimRules, access_of
 from sse_broadcast.auth.issuer import OWN_RULES, IssuedToken, TokenIssuer
 from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.auth.jwt import OWN_KID, Verifier, header_of, is_signed
@@ -13,6 +13,7 @@ from sse_broadcast.auth.principal import Grants, Kind, Principal
 from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
 from sse_broadcast.auth.token_cache import VerifiedTokenCache
+from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
 

@@ -1,6 +1,5 @@
 """Claims: what a signed token says of its bearer (RFC 7519, 4.1)."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -57,11 +56,6 @@ def access_of(claims: Mapping[str, Any], claim: str) -> Principal:
     said = _converted(claims, _Said, where="claims")
     grants = _converted(claims[claim], dict[Action, tuple[Pattern, ...]], where=f"claim {claim!r}")
     return Principal(grants, said.sub, id=said.jti, issued=said.iat, expires=said.exp)
-
-
-def utc(moment: float) -> str:
-    """Give a time as people read it, in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def in_short(text: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sse_broadcast.auth.claims import ClaimRules, in_short, utc
+from sse_broadcast.auth.claims import ClaimRules, in_short
 from sse_broadcast.auth.keys import Key
+from sse_broadcast.clock import utc
 from sse_broadcast.errors import CredentialError
 from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 

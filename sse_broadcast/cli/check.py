@@ -8,9 +8,9 @@ import click
 from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.cli.banner import room_for
 from sse_broadcast.cli.certificate_info import certificate_info_of
+from sse_broadcast.clock import utc_milliseconds
 from sse_broadcast.config.schema import Config, ListenerRule
 from sse_broadcast.config.sources import LoadedConfig
-from sse_broadcast.logs.formatters import utc
 from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server, connection_limit, needs_token
@@ -80,7 +80,7 @@ def _credentials(config: Config) -> str:
 def _certificate(rule: ListenerRule) -> str:
     identity = certificate_info_of(rule.certificate, rule.key)
     names = ", ".join(identity.names) or "nobody"
-    return f"certificate: good until {utc(identity.expires)}, {rule.certificate} for {names}"
+    return f"certificate: good until {utc_milliseconds(identity.expires)}, {rule.certificate} for {names}"
 
 
 def _places(config: Config) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from sse_broadcast.auth.authenticator import Authenticator
-from sse_broadcast.auth.claims import utc
 from sse_broadcast.auth.issuer import IssuedToken
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
 from sse_broadcast.channels import ANY, Selector
 from sse_broadcast.cli.common import Command, fail, run
 from sse_broadcast.cli.visible import say
+from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.cursor import Age, parse_since

@@ -1,14 +1,14 @@
 """Formats: what a record of the log looks like as a line, for people and for programs."""
 
-import functools
 import itertools
 import json
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+
+from sse_broadcast.clock import utc_milliseconds
 
 
 class TextFormat(logging.Formatter):
@@ -20,7 +20,7 @@ class TextFormat(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         message = _visible(record.getMessage())
-        line = f"{utc(record.created)} {record.levelname} {record.name}: {message}"
+        line = f"{utc_milliseconds(record.created)} {record.levelname} {record.name}: {message}"
         details = (text.split("\n") for text in _details(self, record).values())
         return "\n".join([line, *map(_visible, itertools.chain.from_iterable(details))])
 
@@ -35,7 +35,7 @@ class JsonFormat(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         head = {
-            "time": utc(record.created),
+            "time": utc_milliseconds(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -43,17 +43,6 @@ class JsonFormat(logging.Formatter):
         if record.exc_info or record.stack_info:
             head |= _details(self, record)
         return _encode({**head, **facts(record), **head})
-
-
-def utc(seconds: float) -> str:
-    """Give a time since 1970 as ISO 8601 has it, in UTC and with milliseconds."""
-    milliseconds = round(seconds * 1_000_000) // 1000
-    return f"{_whole(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
-
-
-@functools.lru_cache(maxsize=1)
-def _whole(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def facts(record: logging.LogRecord) -> Mapping[str, Any]:

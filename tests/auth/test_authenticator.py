@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.auth.authenticator import Authenticator
-from sse_broadcast.auth.claims import utc
 from sse_broadcast.auth.keys import Key
 from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
+from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
 from tests.support.signing import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME, access_of, in_short, utc
+from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME, access_of, in_short
 from sse_broadcast.auth.principal import Action, Principal
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import CLAIMS, END, NOW
@@ -152,9 +152,3 @@ def test_whatever_is_claimed_is_read_or_refused(claims: dict[str, Any]) -> None:
     """And never an error of another kind."""
     with contextlib.suppress(CredentialError):
         assert access_of({**CLAIMS, **claims}, "grants").expires is not None
-
-
-def test_times_are_shown_in_utc() -> None:
-    """As every log has them."""
-    assert utc(1_700_000_000.0) == "2023-11-14T22:13:20Z"
-    assert utc(MAX_TIME) == "9999-12-31T23:59:59Z"

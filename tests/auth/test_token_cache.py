@@ -8,9 +8,9 @@ import jwt
 import pytest
 
 from sse_broadcast.auth.authenticator import Authenticator
-from sse_broadcast.auth.claims import utc
 from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.auth.token_cache import VerifiedTokenCache, size_of
+from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import (
