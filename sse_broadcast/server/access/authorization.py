@@ -12,7 +12,8 @@ from sse_broadcast.config.schema import Config, Endpoint
 from sse_broadcast.errors import CredentialError
 from sse_broadcast.server.http.client_address import is_loopback_name
 from sse_broadcast.server.http.cors import Origins, is_same_origin
-from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.problem import Problem, given_several_times
+from sse_broadcast.server.http.query import only
 from sse_broadcast.server.http.request_head import host_name, origin_of, requested_host
 from sse_broadcast.server.transport.connection import ListenerInfo, listener_of
 
@@ -105,7 +106,7 @@ class Authorizer:
 
     def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
         """Give the token of the first place that has one. What is there counts, good or bad."""
-        header = _only_header(request, hdrs.AUTHORIZATION)
+        header = only(request.headers, hdrs.AUTHORIZATION)
         asked = self._in_query(request, endpoint) if request.query_string else None
         if header is not None:
             if asked is not None:
@@ -122,7 +123,7 @@ class Authorizer:
             raise Problem(400, f"{IN_QUERY}: is taken by GET /events alone; use an Authorization header")
         values = request.query.getall(IN_QUERY)
         if len(values) > 1:
-            raise Problem(400, f"{IN_QUERY}: is given {len(values)} times")
+            raise given_several_times(IN_QUERY, len(values))
         return values[0]
 
     def _in_cookie(self, request: web.Request) -> str | None:
@@ -131,7 +132,7 @@ class Authorizer:
             return None
         if len(values) > 1:
             # Another host below the same domain may have set one of them; which, nobody can tell.
-            raise Problem(400, f"Cookie: {self._cookie} is given {len(values)} times")
+            raise given_several_times(hdrs.COOKIE, len(values), name=self._cookie)
         if request.method not in SAFE:
             self._require_known_page(request)
         return values[0]
@@ -238,13 +239,6 @@ def _anonymous(config: Config) -> Grants:
 
 def _forced(config: Config) -> Grants:
     return {Action.PUBLISH: (ANY,)} if config.insecure_publish else {}
-
-
-def _only_header(request: web.Request, name: str) -> str | None:
-    values = request.headers.getall(name, ())
-    if len(values) > 1:
-        raise Problem(400, f"{name}: is given {len(values)} times")
-    return values[0] if values else None
 
 
 def _cookies(request: web.Request, name: str) -> Iterator[str]:

@@ -32,7 +32,7 @@ from sse_broadcast.server.http import query
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.json_body import ESCAPED, largest_body, largest_event
 from sse_broadcast.server.http.log import tell_published
-from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.problem import Problem, given_several_times
 from sse_broadcast.server.http.responses import Sent, SentBatch, answered
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE
 from sse_broadcast.server.services import BATCH_LOCK, BROADCASTER, Services, confirm, services_of
@@ -322,7 +322,7 @@ def _idempotency_key(request: web.Request, kind: str, data: bytes) -> Idempotenc
     if not keys:
         return None
     if len(keys) > 1:
-        raise Problem(400, f"Idempotency-Key: is given {len(keys)} times")
+        raise given_several_times("Idempotency-Key", len(keys))
     (key,) = keys
     if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")

@@ -74,6 +74,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
             self.headers.setdefault("Retry-After", RETRY_AFTER)
 
 
+def given_several_times(where: str, count: int, *, name: str = "") -> Problem:
+    """Return the problem of a parameter or a header that may be there once, or of the one `name` in it."""
+    what = f"{where}: {name}" if name else f"{where}:"
+    return Problem(400, f"{what} is given {count} times")
+
+
 def problem_of(error: BroadcastError) -> Problem:
     """Give the answer to an error of the nouns; one that no client can cause is raised again."""
     return Problem(status_of(error), str(error), reason=REASONS.get(type(error)))

@@ -7,7 +7,7 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from sse_broadcast.config.suggestions import meant, nearest, similar
-from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.problem import Problem, given_several_times
 
 PAGE = 100
 MAX_PAGE = 1000
@@ -47,11 +47,11 @@ def _unknown(query: MultiMapping[str], known: Collection[str], also: Callable[[s
     return (name for name in dict.fromkeys(query) if name not in known and not also(name))
 
 
-def only(query: MultiMapping[str], name: str) -> str | None:
-    """Return a parameter that may be there once, or None. Raises `Problem` for several."""
-    values = query.getall(name, [])
+def only(values_by_name: MultiMapping[str], name: str) -> str | None:
+    """Return a parameter or a header that may be there once, or None. Raises `Problem` for several."""
+    values = values_by_name.getall(name, ())
     if len(values) > 1:
-        raise Problem(400, f"{name}: is given {len(values)} times")
+        raise given_several_times(name, len(values))
     return values[0] if values else None
 
 

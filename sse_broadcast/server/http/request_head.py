@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.problem import Problem, given_several_times
 
 _NAME = r"[\w.~!$&'()*+,;=-]*+"
 
@@ -37,7 +37,7 @@ def require_valid_head(request: web.BaseRequest) -> None:
     if host is not None and not is_host(host):
         raise Problem(400, f"Host: {_shown(host)} is not a host, or a host and a port")
     if hdrs.ORIGIN in headers and (count := len(headers.getall(hdrs.ORIGIN))) > 1:
-        raise Problem(400, f"Origin: is given {count} times")
+        raise given_several_times(hdrs.ORIGIN, count)
     if hdrs.TRANSFER_ENCODING in headers:
         _require_chunks(request)
     target = request.raw_path

@@ -14,7 +14,15 @@ from sse_broadcast.errors import (
     IdempotencyError,
     ListenError,
 )
-from sse_broadcast.server.http.problem import Problem, answer, body, json_line, problem_of, status_of
+from sse_broadcast.server.http.problem import (
+    Problem,
+    answer,
+    body,
+    given_several_times,
+    json_line,
+    problem_of,
+    status_of,
+)
 from sse_broadcast.server.http.refused_stream import RefusalReason
 
 
@@ -102,3 +110,10 @@ def test_json_ends_its_line() -> None:
 def test_what_a_detail_quotes_is_escaped() -> None:
     """JSON, whatever a client sent."""
     assert json.loads(body(400, 'a "b"\n\u2028\x00'))["detail"] == 'a "b"\n\u2028\x00'
+
+
+def test_what_may_be_given_once_is_named_with_how_often_it_was() -> None:
+    """A parameter or a header by its name; a cookie after its header's."""
+    assert given_several_times("since", 2).detail == "since: is given 2 times"
+    assert given_several_times("Cookie", 3, name="token").detail == "Cookie: token is given 3 times"
+    assert given_several_times("Cookie", 3).status == 400
