@@ -1,5 +1,6 @@
 """What the answers say, as types. Members may be added to them; none goes, and none changes its meaning."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from sse_broadcast.auth.principal import Action, Kind
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.encoding import NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE
+from sse_broadcast.metrics import Counts
 from sse_broadcast.server.http.problem import json_line
 
 SERVER = "sse-broadcast"
@@ -79,17 +81,18 @@ class SentBatch(msgspec.Struct, frozen=True):
     id: str | None
 
 
-class ServerStatus(msgspec.Struct, frozen=True):
-    """Who listens now, and what was counted since the start, by the reason or the policy behind it."""
-
-    connected_clients: int
-    published: int
-    opened: int
-    closed: Mapping[str, int]
-    dropped: Mapping[str, int]
-    resets: Mapping[str, int]
-    aborted: int
-    refused: Mapping[str, int]
+# Its members are those of `Counts`, which are declared there alone. It is no subclass of it, whose own member
+# would come last: the number of clients is the first.
+ServerStatus = msgspec.defstruct(
+    "ServerStatus",
+    [("connected_clients", int), *((each.name, each.type) for each in dataclasses.fields(Counts))],
+    namespace={
+        "__doc__": "Who listens now, and what was counted since the start,"
+        " by the reason or the policy behind it."
+    },
+    module=__name__,
+    frozen=True,
+)
 
 
 class ChannelPage(msgspec.Struct, frozen=True):
