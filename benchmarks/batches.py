@@ -31,6 +31,8 @@ from benchmarks.harness import (
     Publishers,
     Row,
     Server,
+    add_check,
+    add_python,
     at_least,
     command_line,
     exactly,
@@ -91,8 +93,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4, help="how long each publishes")
     parser.add_argument("--batch", type=positive, default=1000, help="events of one batch")
     parser.add_argument("--size", type=positive, default=80, help="bytes of an event")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bound holds")
+    add_python(parser)
+    add_check(parser, "the bound holds")
     return parser.parse_args()
 
 

@@ -38,6 +38,7 @@ from benchmarks.harness import (
     HOST,
     PATIENCE,
     Check,
+    add_check,
     at_most,
     command_line,
     exit_status,
@@ -421,7 +422,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kinds", type=some_of(known), default=known, help="a comma list: " + ",".join(known)
     )
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
+    add_check(parser)
     return parser.parse_args()
 
 

@@ -47,6 +47,8 @@ from benchmarks.harness import (
     Row,
     Server,
     Status,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exactly,
@@ -152,8 +154,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=positive, default=100_000, help="channels in the history")
     parser.add_argument("--others", type=positive, default=10_000, help="readers of other channels")
     parser.add_argument("--patterns", type=positive, default=100, help="how many of them read by a pattern")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
+    add_python(parser)
+    add_check(parser)
     chosen = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE
     if most < chosen.others:

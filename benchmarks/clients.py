@@ -33,6 +33,7 @@ import aiohttp
 
 from benchmarks.harness import (
     Check,
+    add_python,
     at_least,
     command_line,
     exactly,
@@ -82,7 +83,7 @@ SHOWN = 10
 def main() -> int:
     """Cut the streams, print the results, and return the exit status."""
     stop_on_sigterm()
-    options = parse()
+    options = arguments()
     clients = [client for client in CLIENTS if client.name in options.clients]
     missing = [client.name for client in clients if not client.runtime.is_installed]
     if missing:
@@ -99,13 +100,13 @@ def main() -> int:
     return exit_status(checks)
 
 
-def parse() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line("clients", __doc__)
     names = [client.name for client in CLIENTS]
     parser.add_argument("--clients", type=some_of(names), default=names, help=",".join(names))
     parser.add_argument("--kinds", type=some_of(KINDS), default=list(KINDS), help=",".join(KINDS))
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
+    add_python(parser)
     return parser.parse_args()
 
 

@@ -43,6 +43,8 @@ from benchmarks.harness import (
     Publishers,
     Row,
     Server,
+    add_check,
+    add_python,
     at_least,
     at_most,
     command_line,
@@ -213,11 +215,11 @@ def arguments() -> argparse.Namespace:
         default=5,
         help="the median of so many is printed",
     )
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
+    add_python(parser)
     parser.add_argument(
         "--work", type=some_of(WORK), default=list(WORK), help="a comma list: " + ",".join(WORK)
     )
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless all bounds hold")
+    add_check(parser, "all bounds hold")
     parser.add_argument("--json", type=Path, help="write all measures to this file")
     return parser.parse_args()
 

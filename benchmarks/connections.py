@@ -36,6 +36,8 @@ from benchmarks.harness import (
     Check,
     Plan,
     Server,
+    add_check,
+    add_python,
     at_least,
     at_most,
     command_line,
@@ -133,7 +135,7 @@ class Case:
 def main() -> int:
     """Measure every kind, print what was found, and give the exit status."""
     stop_on_sigterm()
-    options = parse()
+    options = arguments()
     _raise_descriptor_limit()
     stated = stated_sizes(SECURITY.read_text()) if options.check else {}
     checks: list[Check] = []
@@ -145,15 +147,15 @@ def main() -> int:
     return exit_status(checks) if options.check else 0
 
 
-def parse() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line("connections", __doc__)
     parser.add_argument("--connections", type=positive, default=1000, metavar="N", help="at one time")
     parser.add_argument(
         "--loops", type=some_of(LOOPS), default=list(LOOPS), metavar="LOOP,...", help="event loops"
     )
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless every size is as stated")
+    add_python(parser)
+    add_check(parser, "every size is as stated")
     return parser.parse_args()
 
 

@@ -33,6 +33,7 @@ from benchmarks.crowd import (
 from benchmarks.harness import (
     HOST,
     Check,
+    add_check,
     at_least,
     at_most,
     command_line,
@@ -81,7 +82,7 @@ def main() -> int:
     parser = command_line("drain", __doc__)
     parser.add_argument("--readers", type=positive, default=10_000, help="all, the frozen ones included")
     parser.add_argument("--frozen", type=positive, default=100, help="how many of them never read")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if anything does not hold")
+    add_check(parser, "everything holds")
     chosen = parser.parse_args()
     if chosen.frozen >= chosen.readers:
         parser.error("--frozen: some of the readers, and not all")

@@ -47,6 +47,7 @@ from benchmarks.harness import (
     Publishers,
     Row,
     Server,
+    add_python,
     at_least,
     at_most,
     command_line,
@@ -103,7 +104,7 @@ BROKEN = (
 def main() -> int:
     """Do the parts, print what was found, and give the exit status."""
     stop_on_sigterm()
-    options = parse()
+    options = arguments()
     checks: list[Check] = []
     with workshop() as folder:
         for part in options.parts:
@@ -114,12 +115,12 @@ def main() -> int:
     return exit_status(checks)
 
 
-def parse() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line("faults", __doc__)
     parser.add_argument("--parts", type=some_of(PARTS), default=list(PARTS), help=",".join(PARTS))
     parser.add_argument("--seconds", type=positive, default=300, metavar="N", help="how long the clock jumps")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
+    add_python(parser)
     return parser.parse_args()
 
 

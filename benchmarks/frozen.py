@@ -73,6 +73,7 @@ from benchmarks.harness import (
     print_checks,
     publish,
     running,
+    some_of,
     stop_on_sigterm,
     workshop,
 )
@@ -235,21 +236,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--readers", type=positive, default=1000, help="all, the frozen ones included")
     parser.add_argument("--frozen", type=positive, default=500, help="how many of them never read")
     parser.add_argument("--seconds", type=float, default=30, help="how long events are published")
-    parser.add_argument("--policies", type=policies, default=list(POLICIES), help="a comma list")
+    parser.add_argument("--policies", type=some_of(POLICIES), default=list(POLICIES), help="a comma list")
     chosen = parser.parse_args()
     if chosen.frozen >= chosen.readers:
         parser.error("--frozen: some of the readers, and not all")
     if chosen.seconds < GONE_AFTER + 1:
         parser.error(f"--seconds: frozen readers take up to {GONE_AFTER:.1f} to go, and must be seen gone")
     return chosen
-
-
-def policies(text: str) -> list[str]:
-    """Give the names of a comma list. Raises `argparse.ArgumentTypeError` for one that is no policy."""
-    for name in text.split(","):
-        if name not in POLICIES:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(POLICIES)}")
-    return text.split(",")
 
 
 def measure(folder: Path, policy: str, crowd: Crowd) -> list[Check]:

@@ -32,6 +32,8 @@ from benchmarks.harness import (
     Plan,
     Row,
     Server,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exit_status,
@@ -86,11 +88,11 @@ def arguments() -> argparse.Namespace:
     """Give the command line's choices."""
     parser = command_line("guarded", __doc__)
     parser.add_argument("--rounds", type=positive, metavar="N", default=5, help="the median of so many")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
+    add_python(parser)
     parser.add_argument(
         "--work", type=some_of(WORK), default=list(WORK), help="a comma list: " + ",".join(WORK)
     )
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
+    add_check(parser)
     return parser.parse_args()
 
 

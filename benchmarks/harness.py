@@ -55,6 +55,16 @@ def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_python(parser: argparse.ArgumentParser) -> None:
+    """Add `--python`, for a benchmark that starts our server."""
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
+
+
+def add_check(parser: argparse.ArgumentParser, unless: str = "the bounds hold") -> None:
+    """Add `--check`, for a benchmark whose results may fail."""
+    parser.add_argument("--check", action="store_true", help=f"exit with 1 unless {unless}")
+
+
 def positive(text: str) -> int:
     """Give a count of at least one. Raises `argparse.ArgumentTypeError`."""
     if not text.isdecimal() or int(text) < 1:

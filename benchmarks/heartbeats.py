@@ -24,6 +24,8 @@ from benchmarks.harness import (
     Plan,
     Row,
     Server,
+    add_check,
+    add_python,
     at_least,
     at_most,
     command_line,
@@ -82,8 +84,8 @@ def arguments() -> argparse.Namespace:
         default=[4, 15],
         help="times of silence before a heartbeat",
     )
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
+    add_python(parser)
+    add_check(parser)
     return parser.parse_args()
 
 

@@ -41,6 +41,8 @@ from benchmarks.harness import (
     Check,
     Plan,
     Server,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exactly,
@@ -196,8 +198,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--total", type=positive, default=128 * MIB, help="history_total, in bytes")
     parser.add_argument("--channels", type=positive, default=100_000, help="how many there are at the end")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bound holds")
+    add_python(parser)
+    add_check(parser, "the bound holds")
     return parser.parse_args()
 
 

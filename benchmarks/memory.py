@@ -24,7 +24,16 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self, cast
 
-from benchmarks.harness import Check, at_most, command_line, exit_status, positive, print_checks, some_of
+from benchmarks.harness import (
+    Check,
+    add_check,
+    at_most,
+    command_line,
+    exit_status,
+    positive,
+    print_checks,
+    some_of,
+)
 from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.idempotency import IdempotencyKeys
@@ -111,7 +120,7 @@ def arguments() -> argparse.Namespace:
     parser = command_line("memory", __doc__)
     parser.add_argument("--total", type=positive, default=8 * MIB, help="history_total, in bytes")
     parser.add_argument("--only", type=some_of(PARTS), default=list(PARTS), help="parts: a comma list")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bounds hold")
+    add_check(parser)
     return parser.parse_args()
 
 

@@ -43,6 +43,8 @@ from benchmarks.harness import (
     Load,
     Plan,
     Server,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exit_status,
@@ -107,8 +109,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pairs", type=positive, metavar="N", default=15, help="the median of so many")
     parser.add_argument("--crowd", type=positive, metavar="N", default=5000, help="readers of the last part")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bound holds")
+    add_python(parser)
+    add_check(parser, "the bound holds")
     return parser.parse_args()
 
 

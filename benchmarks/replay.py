@@ -35,6 +35,8 @@ from benchmarks.harness import (
     Plan,
     Row,
     Server,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exactly,
@@ -92,8 +94,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--readers", type=positive, default=1000, help="how many come back at once")
     parser.add_argument("--events", type=positive, default=1000, help="how many each has missed")
     parser.add_argument("--size", type=positive, default=100, help="bytes of an event")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless the bound holds")
+    add_python(parser)
+    add_check(parser, "the bound holds")
     return parser.parse_args()
 
 

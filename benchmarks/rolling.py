@@ -35,6 +35,7 @@ from benchmarks.harness import (
     HOST,
     PATIENCE,
     Check,
+    add_check,
     at_least,
     command_line,
     exactly,
@@ -106,7 +107,7 @@ def main() -> int:
     parser = command_line("rolling", __doc__)
     parser.add_argument("--readers", type=positive, default=2000, help="how many follow")
     parser.add_argument("--rate", type=positive, default=200, help="events a second")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if anything does not hold")
+    add_check(parser, "everything holds")
     chosen = parser.parse_args()
     stop_on_sigterm()
     raise_descriptor_limit()

@@ -49,6 +49,8 @@ from benchmarks.harness import (
     Publishers,
     Row,
     Server,
+    add_check,
+    add_python,
     at_most,
     command_line,
     exactly,
@@ -136,7 +138,7 @@ CONFIG = f"""
 def main() -> int:
     """Run the phases, print what was found, and give the exit status."""
     stop_on_sigterm()
-    options = parse()
+    options = arguments()
     with workshop() as folder, tempfile.TemporaryDirectory() as temp:
         private = free_port()
         plan = guarded(Path(temp), options.python, private)
@@ -155,14 +157,14 @@ def main() -> int:
     return exit_status(checks) if options.check else 0
 
 
-def parse() -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line("siege", __doc__)
     parser.add_argument("--requests", type=positive, default=1_000_000, metavar="N", help="as many of them")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what they are made up from")
     parser.add_argument("--crowd", type=positive, default=100, metavar="N", help="connections at one time")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs our server")
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless everything holds")
+    add_python(parser)
+    add_check(parser, "everything holds")
     return parser.parse_args()
 
 
