@@ -172,7 +172,7 @@ async def test_a_foreign_page_cannot_use_a_visitors_cookie(serve: Serve, browser
         answer = await send(page, f"{server.url}{path}", body="x", mode="no-cors", credentials="include")
         assert answer == {"type": "opaque", "status": 0}
     assert server.broadcaster.counts.published == 0
-    assert len(server._services.authenticator._revoked) == 0
+    assert len(server.services.authenticator._revoked) == 0
     own_page = await page_at(browser, f"{server.url}/healthz")
     await own_page.context.add_cookies([{"name": "visitor", "value": STATIC, "url": server.url}])
     assert (await send(own_page, f"{server.url}/send", body="x"))["status"] == 200
@@ -276,7 +276,7 @@ async def test_a_page_is_told_that_its_token_has_expired(
 
 def end(server: Server, now: float) -> None:
     """Have it be some other time, for streams and for tokens."""
-    server._app[STREAM_EXPIRY]._clock = server._services.authenticator._clock = lambda: now
+    server.app[STREAM_EXPIRY]._clock = server.services.authenticator._clock = lambda: now
 
 
 async def test_a_page_is_told_that_it_was_revoked(serve: Serve, browser: Browser, site: str) -> None:

@@ -83,16 +83,17 @@ class Server:
         services = build_services(
             config, generated=secrets.token_urlsafe(32) if needs_token(config) else None
         )
-        self._app = build_app(services, tuned=True, load=lambda: bind_to_inherited(load(), inherited)[0])
+        self.app = build_app(services, tuned=True, load=lambda: bind_to_inherited(load(), inherited)[0])
+        """The aiohttp application that is served; the keys of `server.services` find what it holds."""
         self.reloader.parts.append(self._prepare)
         self._runner = web.AppRunner(
-            self._app,
+            self.app,
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=config.shutdown_timeout * RUNNER_SHARE,
         )
         self._connection_counts = ConnectionCounts(self.broadcaster.metrics)
-        self._app[EXPOSITION].connection_counts = self._connection_counts
+        self.app[EXPOSITION].connection_counts = self._connection_counts
         self._patience = ConnectionTimeouts(
             head=config.head_timeout, answer=kernel_timeout(config.write_timeout)
         )
@@ -110,27 +111,29 @@ class Server:
         return private_share(self.room) if any(each.rule.private for each in self.listeners) else 0
 
     @property
-    def _services(self) -> Services:
-        return self._app[ACTIVE_SERVICES].services
+    def services(self) -> Services:
+        """What follows from the configuration in force; a reload puts another in its place."""
+        return self.app[ACTIVE_SERVICES].services
 
     @property
-    def _config(self) -> Config:
-        return self._services.config
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.services.config
 
     @property
     def token(self) -> str | None:
         """The token that was made, to be shown once; None where there is none, or another is configured."""
-        return self._services.generated
+        return self.services.generated
 
     @property
     def reloader(self) -> Reloader:
         """What has it go by another configuration."""
-        return self._app[RELOADER]
+        return self.app[RELOADER]
 
     @property
     def broadcaster(self) -> Broadcaster:
         """The broadcaster that is served."""
-        return self._app[BROADCASTER]
+        return self.app[BROADCASTER]
 
     @property
     def port(self) -> int:
@@ -149,12 +152,12 @@ class Server:
 
     def anonymous_on(self, listener: Listener) -> Principal:
         """Give what a caller without a token may do there."""
-        return self._services.authorizer.anonymous_on(listener.info)
+        return self.services.authorizer.anonymous_on(listener.info)
 
     @property
     def stopping_takes(self) -> float:
         """The seconds from the signal to the exit, at most."""
-        config = self._config
+        config = self.config
         return config.drain_delay + config.drain_timeout + config.shutdown_timeout
 
     @property
@@ -166,12 +169,12 @@ class Server:
     async def start(self) -> None:
         """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
         self.listeners = [
-            Listener(rule, self._config, inherited=sock)
-            for rule, sock in zip(self._config.listeners, self._inherited, strict=True)
+            Listener(rule, self.config, inherited=sock)
+            for rule, sock in zip(self.config.listeners, self._inherited, strict=True)
         ]
         try:
             async with self.reloader.turn:
-                await self._services.authenticator.start()
+                await self.services.authenticator.start()
                 await self._listen()
         except BaseException:
             await self._close()
@@ -180,20 +183,21 @@ class Server:
     async def _listen(self) -> None:
         for listener in self.listeners:
             await listener.bind()
-        self._connection_counts.limit = self._connection_limit(self._config)
+        self._connection_counts.limit = self._connection_limit(self.config)
         await self._runner.setup()
         assert self._runner.server is not None
         self._runner.server.request_factory = checking_hosts(self._runner.server.request_factory)
-        self._admission = AdmissionControl(
+        self.admission = AdmissionControl(
             self._runner.server,
             connection_counts=self._connection_counts,
             timeouts=self._patience,
-            readiness=self._app[READINESS],
+            readiness=self.app[READINESS],
         )
-        self._closing.push_async_callback(self._admission.close)
+        """Decides which connections are let in; there is none before it listens."""
+        self._closing.push_async_callback(self.admission.close)
         self._apply_connection_limits()
         for listener in self.listeners:
-            await listener.accept(self._admission)
+            await listener.accept(self.admission)
 
     async def _close(self) -> None:
         for listener in self.listeners:
@@ -201,7 +205,7 @@ class Server:
         await self._closing.aclose()
         self._patience.close()
         await self.reloader.close()
-        await self._services.authenticator.close()
+        await self.services.authenticator.close()
 
     def _connection_limit(self, config: Config) -> int:
         sockets = sum(len(listener.sockets) for listener in self.listeners)
@@ -217,10 +221,10 @@ class Server:
         capacity = ConnectionLimits(
             self.room,
             public=self.room - self.private_share,
-            per_address=self._config.max_connections_per_address,
-            excepted=self._services.proxies.trusts,
+            per_address=self.config.max_connections_per_address,
+            excepted=self.services.proxies.trusts,
         )
-        self._admission.configure(capacity, self._services.cors, self._services.authorizer)
+        self.admission.configure(capacity, self.services.cors, self.services.authorizer)
 
     def _prepare(self, config: Config) -> Commit:
         """Read what listeners have in files, and see how many fit. See `Prepare`."""
@@ -241,24 +245,24 @@ class Server:
 
         An inherited socket is left at once to the process that comes next: what it accepts is better off.
         """
-        self._app[READINESS].drain()
+        self.app[READINESS].drain()
         for listener in self.listeners:
             if listener.inherited:
                 listener.stop()
-        await asyncio.sleep(self._config.drain_delay)
+        await asyncio.sleep(self.config.drain_delay)
 
     def flush_stream_log(self) -> None:
         """Have the log say at once what it has yet to say of streams. It is for a process that exits."""
-        self._app[STREAM_REGISTRY].close()
+        self.app[STREAM_REGISTRY].close()
 
     async def stop(self) -> None:
         """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
-        self._app[READINESS].drain()
+        self.app[READINESS].drain()
         for listener in self.listeners:
             listener.stop()
         # Before the runner's own cleaning up, which stops listening to idle connections and leaves
         # them open: until the streams have ended, whoever asks on one is answered with 503.
-        await end_streams(self._app)
+        await end_streams(self.app)
         await self._answer_the_last_requests()
         # Before the runner's cleaning up: it would leave open a connection that comes behind it.
         await self._closing.aclose()
@@ -268,7 +272,7 @@ class Server:
     async def _answer_the_last_requests(self) -> None:
         """Keep connections open for `LINGER`: each answer ends its own, so most are gone before that."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + min(LINGER, self._config.shutdown_timeout * RUNNER_SHARE)
+        end = loop.time() + min(LINGER, self.config.shutdown_timeout * RUNNER_SHARE)
         while self.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells that they are gone
             await asyncio.sleep(0.005)
 

@@ -168,14 +168,14 @@ async def test_a_long_head_that_waited_for_another_answer_is_measured_too(
     """Though a short one has come behind it meanwhile."""
     server = await serve()
     client = await connect(server)
-    await server._app[BATCH_LOCK].acquire()
+    await server.app[BATCH_LOCK].acquire()
     body = b'[{"message":"x"}]'
     await client.request("POST", "/send", body=body, headers="Content-Type: application/json\r\n")
-    await until(lambda: bool(server._app[BATCH_LOCK]._waiters))
+    await until(lambda: bool(server.app[BATCH_LOCK]._waiters))
     assert server._runner.server is not None
     (found,) = server._runner.server.connections
     for waiting, size in enumerate((40_000, 30_000), 1):
         await client.send(head_of(size))
         await until(lambda waiting=waiting: len(found._messages) == waiting)  # type: ignore[misc]
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert [(await client.answer())[0] for _ in range(3)] == [200, 431, 200]

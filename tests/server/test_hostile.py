@@ -155,8 +155,8 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert server.broadcaster.client_count == 0
     assert server._connection_counts._of == {}
-    assert len(server._app[STREAM_EXPIRY]) == 0
-    assert server._app[LINE_STREAMS] == set()
+    assert len(server.app[STREAM_EXPIRY]) == 0
+    assert server.app[LINE_STREAMS] == set()
     assert not server.broadcaster._delivery._outboxes
     gc.collect()
 
@@ -321,7 +321,7 @@ async def test_a_body_that_stalls_is_not_waited_for(
     client = await connect(server)
     await client.send(f"POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n".encode() + HOST + begins)
     if "stream" in path:
-        await until(lambda: len(server._app[LINE_STREAMS]) == 1)
+        await until(lambda: len(server.app[LINE_STREAMS]) == 1)
         client.close()
     else:
         assert (await client.answer())[0] == 408

@@ -135,7 +135,7 @@ async def aged(server: Server) -> object:
 
 async def minted(server: Server) -> object:
     """Give how long a token is good for, at most, as good as in seconds."""
-    before = server._services.authenticator._clock()
+    before = server.services.authenticator._clock()
     body = b'{"grants": {}, "lifetime": 3600}'
     made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
     return round(made["expires"] - before, -1)
@@ -230,8 +230,8 @@ ROWS = (
         {"trusted_proxies": ("192.0.2.0/24",)},
         seen(
             lambda server: (
-                server._services.proxies.trusts("192.0.2.7"),
-                server._admission._limits.excepted("192.0.2.7"),
+                server.services.proxies.trusts("192.0.2.7"),
+                server.admission._limits.excepted("192.0.2.7"),
             )
         ),
         (False, False),
@@ -240,7 +240,7 @@ ROWS = (
     row(
         "proxy_header",
         {"proxy_header": "forwarded"},
-        seen(lambda server: str(server._services.proxies._header)),
+        seen(lambda server: str(server.services.proxies._header)),
         "x-forwarded-for",
         "forwarded",
     ),
@@ -286,7 +286,7 @@ ROWS = (
     row(
         "max_connections_per_address",
         {"max_connections_per_address": 3},
-        seen(lambda server: (server._admission._limits.per_address, server._app[STREAM_EXPIRY]._per_address)),
+        seen(lambda server: (server.admission._limits.per_address, server.app[STREAM_EXPIRY]._per_address)),
         (1000, 1000),
         (3, 3),
     ),
@@ -330,7 +330,7 @@ ROWS = (
         **GUARDED,
     ),
     row("subscribed_channels", {"subscribed_channels": 1}, opened(2), [200, 200], [200, 503]),
-    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server._app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
+    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server.app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
     row("body_timeout", {"body_timeout": 0.02}, slow_body, 408, 408, body_timeout=0.03),
     row(
         "drain_delay",
@@ -519,7 +519,7 @@ async def test_a_bad_configuration_changes_nothing(
     server = running.server
     context = ssl.create_default_context()
     authenticator.configure_trust(context)
-    services, before = server._services, tasks()
+    services, before = server.services, tasks()
     reading, writing = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
     writing.write(f"GET /events/a HTTP/1.1\r\nHost: x\r\n{bearer(static('old'))}\r\n".encode())
     await reading.readuntil(b"\n\n")
@@ -529,7 +529,7 @@ async def test_a_bad_configuration_changes_nothing(
     caplog.clear()
     with pytest.raises(BroadcastError, match=f"^{reason}$"):
         await running.change(queue_size=3, overflow="conflate", cors_origins=("https://x.example",), **given)
-    assert server._services is services
+    assert server.services is services
     assert [each._certificate and each._certificate.context for each in server.listeners] == contexts
     assert server.broadcaster._config is services.config
     assert server.broadcaster._terms == terms
@@ -547,7 +547,7 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(
 ) -> None:
     """It is told with its traceback, since nobody may be waiting for it; the next one is tried."""
     running = await reloadable()
-    services = running.server._services
+    services = running.server.services
 
     def load() -> Config:
         raise RuntimeError("a fault of ours")
@@ -555,7 +555,7 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(
     good, running.load = running.load, load
     running.server.reloader.ask()
     await until(lambda: "a reload failed" in caplog.messages)
-    assert running.server._services is services
+    assert running.server.services is services
     running.load = good
     await running.change(queue_size=5)
     assert running.config.queue_size == 5
@@ -710,7 +710,7 @@ async def test_who_waits_for_a_key_is_judged_by_what_holds_then(reloadable: Star
     running = await reloadable(jwt_jwks=issuer.url)
     server = running.server
     asked_before = issuer.asked
-    server._services.authenticator._jwks._read_at = -1e9  # type: ignore[union-attr]
+    server.services.authenticator._jwks._read_at = -1e9  # type: ignore[union-attr]
     issuer.body = jwks(OLD, NEW)
     issuer.open.clear()
     waiting = asyncio.create_task(asked("GET", "/events/a", of(1))(server))

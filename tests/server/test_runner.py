@@ -245,7 +245,7 @@ async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -
     await long.begin("/send?stream=1")
     await long.send_chunk(b"a\n")
     retiring = asyncio.ensure_future(server.begin_drain())
-    await until(lambda: server._app[READINESS].draining)
+    await until(lambda: server.app[READINESS].draining)
     assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
     status, body = await (await connect(server)).ask("GET", "/readyz")
     assert (status, json.loads(body)["detail"]) == (503, DRAINING)
@@ -302,7 +302,7 @@ async def test_a_connection_that_is_being_refused_is_closed_by_the_stop(serve: S
     """Not when its own time is over: the loop may have ended by then."""
     server = await serve(max_connections=1)
     clients = [await RawClient.open(server.port) for _ in range(2)]
-    await until(lambda: len(server._admission.reserve) > 0)
+    await until(lambda: len(server.admission.reserve) > 0)
     clients[0].close()
     await server.stop()
     await assert_is_closed(clients[1])
@@ -382,7 +382,7 @@ async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path)
         reader = await RawClient.open(port)
         await reader.subscribe()
         retiring = asyncio.ensure_future(server.begin_drain())
-        await until(lambda: server._app[READINESS].draining)
+        await until(lambda: server.app[READINESS].draining)
         waiting = [await RawClient.open(port), await RawClient.open_unix(f"{tmp_path}/s")]
         for sock in (tcp, unix):
             sock.setblocking(False)

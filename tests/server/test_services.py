@@ -65,7 +65,7 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
 
 def state_of(server: Server) -> tuple[int, int, int]:
     """Return the state that each of the requests would have changed."""
-    authenticator = server._app[ACTIVE_SERVICES].services.authenticator
+    authenticator = server.app[ACTIVE_SERVICES].services.authenticator
     return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authenticator._revoked)
 
 
@@ -93,7 +93,7 @@ async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
     grants = {name: list(channels) for name, channels in GRANTS.items()}
     client = await begun(server, connect, way, own(grants=grants, exp=end))
     before = state_of(server)
-    server._app[ACTIVE_SERVICES].services.authenticator._clock = lambda: end + 1.0
+    server.app[ACTIVE_SERVICES].services.authenticator._clock = lambda: end + 1.0
     status, detail = await finish(client, way)
     assert (status, detail.partition(" at ")[0]) == (401, "token: expired")
     assert state_of(server) == before
@@ -108,11 +108,11 @@ async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_tol
 ) -> None:
     """A listing lets others have their turn while it is made."""
     server = await serve(**SETTINGS)
-    registry, page = server._app[STREAM_REGISTRY], server._app[STREAM_REGISTRY].page
+    registry, page = server.app[STREAM_REGISTRY], server.app[STREAM_REGISTRY].page
 
     async def slow_page(**options: Any) -> Any:
         if change == "revoke":
-            server._app[ACTIVE_SERVICES].services.authenticator.revoke("caller", "narrow")
+            server.app[ACTIVE_SERVICES].services.authenticator.revoke("caller", "narrow")
         return await page(**options)
 
     monkeypatch.setattr(registry, "page", slow_page)

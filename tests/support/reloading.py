@@ -26,7 +26,7 @@ class Reloadable:
     @property
     def config(self) -> Config:
         """What is in force."""
-        return self.server._config
+        return self.server.config
 
     async def change(self, **settings: Any) -> ConfigChange:
         """Have it reload, with other values of these settings."""

@@ -115,7 +115,7 @@ async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Ser
         await clients[-1].subscribe(
             path=f"/events/{channels}", headers=from_address("192.0.2.1") + bearer(static("one"))
         )
-    shares = server._app[SHARES]
+    shares = server.app[SHARES]
     await until(lambda: server.broadcaster.client_count == 5)
     assert [sorted(each.names) for each in shares._followers.values()] == [["a", "b", "c*"]] * 2
     for client in clients:

@@ -19,7 +19,7 @@ HOST = "X-Forwarded-For: 192.0.2.1\r\n"
 async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connect, path: str) -> None:
     """For its caller, until it is published or broken off; a short one does not count."""
     server = await serve(**SETTINGS)
-    shares = server._app[SHARES]
+    shares = server.app[SHARES]
     client = await connect(server)
     await client.begin(path, headers=HOST + NDJSON)
     await client.send_chunk(b'{"message":"' + b"x" * 100_000)
@@ -40,7 +40,7 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connec
 async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect: Connect) -> None:
     """The stream that goes beyond its share is ended, and says how much it has published."""
     server = await serve(**SETTINGS, max_event=20_000, max_body=20_000, queue_bytes=20_000)
-    shares = server._app[SHARES]
+    shares = server.app[SHARES]
     most = shares.max_body_bytes
     refused = 0
     clients: list[RawClient] = []

@@ -440,7 +440,7 @@ def a_share_that_is_reached(share: Share) -> Cause:
     async def reach(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
         yield
-        scene.server._app[SHARES].reached(share, "192.0.2.1")
+        scene.server.app[SHARES].reached(share, "192.0.2.1")
 
     return reach
 
@@ -458,10 +458,10 @@ async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[Non
     scene.settings |= {"max_connections_per_address": 1}
     await scene.open()
     place = ListenerInfo(frozenset(), loopback=False, unix=False)
-    first = scene.server._admission.admit(place, "192.0.2.1")
+    first = scene.server.admission.admit(place, "192.0.2.1")
     assert first is not None
     yield
-    refusal = scene.server._admission.admit(place, "192.0.2.1")
+    refusal = scene.server.admission.admit(place, "192.0.2.1")
     assert refusal is not None
     refusal.release()
 
@@ -471,9 +471,9 @@ async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterato
     await scene.open()
     place = ListenerInfo(frozenset(), loopback=False, unix=False)
     for _ in range(MAX_REJECTING_PER_ADDRESS):
-        scene.server._admission.admit(place, "192.0.2.1")
+        scene.server.admission.admit(place, "192.0.2.1")
     yield
-    scene.server._admission.admit(place, "192.0.2.1")
+    scene.server.admission.admit(place, "192.0.2.1")
 
 
 async def a_publisher_with_most_channels(scene: Scene) -> AsyncIterator[None]:
@@ -507,7 +507,7 @@ async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
 async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     yield
-    scene.server._admission.count_failure()
+    scene.server.admission.count_failure()
 
 
 async def a_connection_that_says_nothing(scene: Scene) -> AsyncIterator[None]:
@@ -553,7 +553,7 @@ def asking(target: str) -> Cause:
 async def a_reload(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     yield
-    scene.broadcaster.reload(scene.server._config)
+    scene.broadcaster.reload(scene.server.config)
 
 
 async def a_question_about_a_reader_that_catches_up(scene: Scene) -> AsyncIterator[None]:

@@ -1108,12 +1108,12 @@ async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
 
 async def queued(server: Server, count: int) -> None:
     """Wait until so many batches wait for their turn."""
-    await until(lambda: len(server._app[BATCH_LOCK]._waiters or ()) == count)
+    await until(lambda: len(server.app[BATCH_LOCK]._waiters or ()) == count)
 
 
 async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:
     """Give publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
-    await server._app[BATCH_LOCK].acquire()
+    await server.app[BATCH_LOCK].acquire()
     publishers = [await connect(server) for _ in names]
     for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):
         await publisher.request("POST", "/send", body=batch(name), headers=JSON)
@@ -1126,13 +1126,13 @@ async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> No
     server = await serve()
     publishers = await take_turns(server, connect, "a", "b", "c")
     assert server.broadcaster.counts.published == 0
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     epoch = server.broadcaster.cursor.partition("-")[0]
     for publisher, last in zip(publishers, (50, 100, 150), strict=True):
         body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}\n'
         assert await publisher.answer() == (200, body.encode())
     assert await data_of(server, connect, 150) == said("a", "b", "c")
-    assert not server._app[BATCH_LOCK].locked()
+    assert not server.app[BATCH_LOCK].locked()
 
 
 async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
@@ -1179,20 +1179,20 @@ async def test_one_event_waits_for_no_batch(serve: Serve, connect: Connect) -> N
     for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
         assert (await other.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
     assert server.broadcaster.counts.published == 4
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert (await publisher.answer())[0] == 200
 
 
 async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> None:
     """To the next that waits."""
     server = await serve()
-    await server._app[BATCH_LOCK].acquire()
+    await server.app[BATCH_LOCK].acquire()
     bad, good = await connect(server), await connect(server)
     await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
     await queued(server, 1)
     await good.request("POST", "/send", body=batch("a"), headers=JSON)
     await queued(server, 2)
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert [(await client.answer())[0] for client in (bad, good)] == [422, 200]
     assert await data_of(server, connect, 50) == said("a")
 
@@ -1200,12 +1200,12 @@ async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> 
 async def test_batches_of_one_key_that_wait_publish_once(serve: Serve, connect: Connect) -> None:
     """The second is answered as the first was."""
     server = await serve()
-    await server._app[BATCH_LOCK].acquire()
+    await server.app[BATCH_LOCK].acquire()
     clients = [await connect(server) for _ in range(3)]
     for place, client in enumerate(clients, 1):
         await client.request("POST", "/send", body=batch("a"), headers=JSON + key("k"))
         await queued(server, place)
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert len({await client.answer() for client in clients}) == 1
     assert await data_of(server, connect, 50) == said("a")
     assert server.broadcaster.counts.published == 50
@@ -1227,10 +1227,10 @@ async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
     first, gone, last = await take_turns(server, connect, "a", "b", "c")
     LEAVING[how](gone)
     await until(lambda: server.connections == 2)
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert [(await publisher.answer())[0] for publisher in (first, last)] == [200, 200]
     assert await data_of(server, connect, 100) == said("a", "c")
-    assert not server._app[BATCH_LOCK].locked()
+    assert not server.app[BATCH_LOCK].locked()
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -1252,14 +1252,14 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
 
     monkeypatch.setattr(server.broadcaster, "publish_all", publish_all_but_the_first)
     gone, last = await take_turns(server, connect, "b", "c")
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     await until(lambda: bool(asked))
-    assert server._app[BATCH_LOCK].locked()
+    assert server.app[BATCH_LOCK].locked()
     LEAVING[how](gone)
     assert (await last.answer())[0] == 200
     assert await data_of(server, connect, 50) == said("c")
     assert asked == ["b0", "c0"]
-    assert not server._app[BATCH_LOCK].locked()
+    assert not server.app[BATCH_LOCK].locked()
 
 
 @pytest.mark.parametrize("how", LEAVING)
@@ -1289,6 +1289,6 @@ async def test_a_batch_that_waited_into_a_drain_is_refused(serve: Serve, connect
     server = await serve()
     publishers = await take_turns(server, connect, "a", "b")
     await server.broadcaster.close(timeout=5)
-    server._app[BATCH_LOCK].release()
+    server.app[BATCH_LOCK].release()
     assert [(await publisher.answer())[0] for publisher in publishers] == [503, 503]
     assert server.broadcaster.counts.published == 0

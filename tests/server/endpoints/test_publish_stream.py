@@ -367,7 +367,7 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     await until(lambda: server.broadcaster.counts.published == 2)
     LEAVING[how](publisher)
     await until(lambda: server.connections == 0)
-    assert server._app[LINE_STREAMS] == set()
+    assert server.app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -385,7 +385,7 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(lines)
     publisher.close()
-    await until(lambda: server.broadcaster.counts.published >= published and not server._app[LINE_STREAMS])
+    await until(lambda: server.broadcaster.counts.published >= published and not server.app[LINE_STREAMS])
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.published == published
     assert not [record for record in caplog.records if record.exc_info]
@@ -404,7 +404,7 @@ async def test_what_follows_a_broken_chunk_is_not_published(
     await publisher.send_chunk(b"d\n")
     publisher.close()
     await until(lambda: server.connections == 0)
-    assert server._app[LINE_STREAMS] == set()
+    assert server.app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -441,7 +441,7 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
     await chunked.begin("/send?stream=1")
     await chunked.send_chunk(b"a\nb\nhalf")
     await sized.send(b"POST /send?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
-    await until(lambda: server.broadcaster.counts.published == 2 and len(server._app[LINE_STREAMS]) == 2)
+    await until(lambda: server.broadcaster.counts.published == 2 and len(server.app[LINE_STREAMS]) == 2)
     async with asyncio.timeout(30):
         await server.stop()
     for publisher, published in ((chunked, 2), (sized, 0)):
@@ -559,8 +559,8 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     sending = asyncio.ensure_future(send_until_cut(publisher, (b"x" * 999 + b"\n") * 1000, 50))
-    await until(lambda: any(content._protocol._reading_paused for content in server._app[LINE_STREAMS]))
-    (content,) = server._app[LINE_STREAMS]
+    await until(lambda: any(content._protocol._reading_paused for content in server.app[LINE_STREAMS]))
+    (content,) = server.app[LINE_STREAMS]
     assert content.total_bytes < 2_000_000
     assert not sending.done()
     away.set()
@@ -683,7 +683,7 @@ async def test_a_publisher_that_hangs_up_while_slowed_is_over(
     await publisher.send_chunk(b"x\n" * 1000)
     await until(lambda: server.broadcaster.counts.published == 4)
     LEAVING[how](publisher)
-    await until(lambda: server.connections == 0 and not server._app[LINE_STREAMS])
+    await until(lambda: server.connections == 0 and not server.app[LINE_STREAMS])
     clock.forward(10)
     await asyncio.sleep(0)
     assert server.broadcaster.counts.published == 4
@@ -711,7 +711,7 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     await publisher.begin("/send?stream=1", headers=HERE)
     await publisher.send_chunk(b"x\n" * 1000)
     assert await publisher.rest() == b""
-    assert server._app[LINE_STREAMS] == set()
+    assert server.app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 4
 
 
@@ -743,7 +743,7 @@ async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
     server = await slowing(serve)
     publisher = await connect(server)
     await publisher.ask("GET", "/status")
-    end_line_streams(server._app)
+    end_line_streams(server.app)
     await stream(publisher, b"x\n", headers=HERE)
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")

@@ -318,7 +318,7 @@ async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status
 async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
     """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
     server = await serve(**SETTINGS)
-    server._services.authenticator._revoked._most = 2
+    server.services.authenticator._revoked._most = 2
     for number in range(2):
         assert (await post(server, "/revoke", {"id": f"{number}"})).status == 200
     answer = await post(server, "/revoke", {"id": "another"})
@@ -329,7 +329,7 @@ async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
         " reload: that refuses them; DELETE /subscribers/{id} ends a stream"
     )
     assert (await post(server, "/revoke", {"id": "1"})).status == 200
-    server._services.authenticator._revoked._most = 3
+    server.services.authenticator._revoked._most = 3
     soon = {"id": "2", "expires": time.time() + 60}
     assert (await post(server, "/revoke", soon)).status == 200
     answer = await post(server, "/revoke", {"id": "another"})

@@ -103,10 +103,10 @@ def hold_up(decoder: BodyDecoder) -> threading.Event:
 async def test_others_are_served_while_a_large_body_waits(serve: Serve, connect: Connect) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
     server = await serve()
-    authorizer = hold_up(server._app[DECODER])
+    authorizer = hold_up(server.app[DECODER])
     large, other = await connect(server), await connect(server)
     await large.request("POST", "/send", body=batch(10), headers=JSON)
-    await until(lambda: server._app[DECODER]._pool._work_queue.qsize() == 1)
+    await until(lambda: server.app[DECODER]._pool._work_queue.qsize() == 1)
     assert (await other.ask("POST", "/send", body=b"small"))[0] == 200
     large.reset()
     await until(lambda: server.connections == 1)
@@ -123,7 +123,7 @@ async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, connect: Co
     client = await connect(server)
     headers = f"{JSON}Authorization: Bearer {static('ann')}\r\n"
     assert (await client.ask("POST", "/send", body=batch(10), headers=headers))[0] == 200
-    authorizer, waiting = hold_up(server._app[DECODER]), server._app[DECODER]._pool._work_queue.qsize
+    authorizer, waiting = hold_up(server.app[DECODER]), server.app[DECODER]._pool._work_queue.qsize
     await until(lambda: not waiting())
     status, answer = await client.ask("POST", "/send", body=batch(1), headers=headers)
     assert (status, b"publish_rate: one token may publish 1 event in a second" in answer) == (429, True)

@@ -57,7 +57,7 @@ def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
 
 
 def opened(server: Server) -> StreamExpiry:
-    return server._app[STREAM_EXPIRY]
+    return server.app[STREAM_EXPIRY]
 
 
 def set_clock(server: Server) -> Clock:
@@ -406,7 +406,7 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
     """Also while it waits for its turn among many."""
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
-    server._app[ACTIVE_SERVICES].services.rate_limiter._tokens.take("subject:7:visitor:", 1000)
+    server.app[ACTIVE_SERVICES].services.rate_limiter._tokens.take("subject:7:visitor:", 1000)
     publisher = await publish(server, connect, token)
     await publisher.send_chunk(b"line\n" * 500)
     await until(lambda: len(opened(server)) == 1)

@@ -36,7 +36,7 @@ SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
 
 
 def roster_of(server: Server) -> StreamRegistry:
-    return server._app[STREAM_REGISTRY]
+    return server.app[STREAM_REGISTRY]
 
 
 def reader_of(server: Server, id: int = 1) -> StreamEntry:
@@ -458,7 +458,7 @@ async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
 
 
 async def expire(server: Server) -> None:
-    for session in next(iter(server._app[STREAM_EXPIRY]._open.values())):
+    for session in next(iter(server.app[STREAM_EXPIRY]._open.values())):
         session.end(CloseReason.EXPIRED)
 
 

@@ -178,7 +178,7 @@ async def test_a_crowd_is_told_of_once(
     ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
-    server._admission._reminder = Reminder(0.0)
+    server.admission._reminder = Reminder(0.0)
     assert await refused(await come(server, "127.0.0.4"))
     assert caplog.messages == [*told, told[1]]
 
@@ -283,11 +283,11 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
     await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     operator = await come(server, "127.0.0.9")
     await operator.send(b"POST /send/a HTTP/1.1\r\n")
-    await until(lambda: len(server._admission.reserve) == 1)
+    await until(lambda: len(server.admission.reserve) == 1)
     for number in range(3 * MAX_REJECTING):
         await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_REJECTING)
-    assert len(server._admission.reserve) <= MAX_REJECTING
+    assert len(server.admission.reserve) <= MAX_REJECTING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
     assert (await operator.answer())[0] == 200
 
@@ -403,12 +403,12 @@ async def test_a_token_that_takes_long_to_verify(
             raise ZeroDivisionError
         return True
 
-    monkeypatch.setattr(server._services.authorizer, "verify_admin", verify)
+    monkeypatch.setattr(server.services.authorizer, "verify_admin", verify)
     await (await connect(server)).subscribe(path="/events/a")
     client = await connect(server)
     await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
     await asked.wait()
-    assert len(server._admission._checks) == len(server._admission.reserve) == 1
+    assert len(server.admission._checks) == len(server.admission.reserve) == 1
     if end == "closed":
         await server.stop()
     elif end == "late":
@@ -418,9 +418,9 @@ async def test_a_token_that_takes_long_to_verify(
         status, _ = await client.answer()
         assert status == (503 if end == "broken" else 200)
         assert ("a token could not be verified" in caplog.text) == (end == "broken")
-    await until(lambda: not server._admission._checks)
+    await until(lambda: not server.admission._checks)
     if end in {"late", "closed"}:
-        assert len(server._admission.reserve) == 0
+        assert len(server.admission.reserve) == 0
 
 
 PUBLIC = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE, Endpoint.PUBLISH))

@@ -138,7 +138,7 @@ async def test_a_health_check_beyond_the_limit_is_told_the_truth(
         assert b"Retry-After" in await told(f"POST {path}")
     assert b"Retry-After" in await told("GET http://[/healthz")
     assert b"Retry-After" in await told("GET http://healthz")
-    server._app[READINESS].drain()
+    server.app[READINESS].drain()
     head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert json.loads(said)["detail"] == DRAINING

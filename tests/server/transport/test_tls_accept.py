@@ -169,7 +169,7 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
     server = await serve(max_connections=1, head_timeout=600.0, **files)
     clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=HELLO)
     (agreeing,) = server.listeners[0]._handshakes
-    pending = server._admission.reserve
+    pending = server.admission.reserve
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_REJECTING + 5)
     assert len(agreeing) <= 2
     assert len(pending) == MAX_REJECTING
