@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -41,9 +42,24 @@ PROGRAMS = {
 """Programs the tests use, and modules of them, and the Debian packages they are in."""
 
 
+def pytest_configure() -> None:
+    """Restore SIGINT where the run is a background job of a shell that ignores it.
+
+    The programs that the tests start would inherit that, and tests interrupt them.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+BOTH_LOOPS = ("tests/server/transport/", "tests/server/streams/")
+"""Folders whose tests run on both event loops, like those marked `both_loops`."""
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
-    """Run the server's tests on both event loops that can serve, unless they are about asyncio's own."""
-    if "tests/server/" in item.path.as_posix() and not item.get_closest_marker("asyncio_loop"):
+    """Run tests of sockets, writes and closing on both event loops that can serve, others on asyncio."""
+    folder = any(each in item.path.as_posix() for each in BOTH_LOOPS)
+    both = folder or item.get_closest_marker("both_loops")
+    if both and not item.get_closest_marker("asyncio_loop"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

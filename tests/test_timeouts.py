@@ -3,8 +3,6 @@
 import asyncio
 from itertools import pairwise
 
-import pytest
-
 from sse_broadcast.timeouts import AT_ONCE, Timeouts
 from tests.support.sockets import until
 
@@ -53,7 +51,6 @@ async def test_what_is_late_may_be_given_more_time() -> None:
     assert len(deadlines) == 0
 
 
-@pytest.mark.asyncio_loop  # whose timers say when they are due
 async def test_more_time_for_one_is_not_more_for_another() -> None:
     """The timer is for the thing whose time is next, though one before it was added again."""
     loop = asyncio.get_running_loop()

@@ -28,6 +28,8 @@ from tests.support.hostile import Tally, besiege, play, statuses
 from tests.support.inventor import Ending, Inventor, Trick
 from tests.support.sockets import RawClient, until
 
+pytestmark = pytest.mark.both_loops
+
 GOOD, NARROW = "a-token-that-may-do-everything", "a-token-that-may-do-little"
 CREDENTIALS: Mapping[str, Any] = {
     "token": GOOD,

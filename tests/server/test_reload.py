@@ -729,6 +729,7 @@ def serial(writer: asyncio.StreamWriter) -> object:
     return writer.get_extra_info("peercert")["serialNumber"]
 
 
+@pytest.mark.both_loops
 async def test_a_certificate_is_another_at_once(
     reloadable: Start, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
@@ -760,6 +761,7 @@ async def test_a_certificate_is_another_at_once(
     await until(lambda: server.connections == 0)
 
 
+@pytest.mark.both_loops
 async def test_the_certificates_of_listeners_are_others_at_once(
     reloadable: Start, authenticator: trustme.CA, tmp_path: Path
 ) -> None:
@@ -801,6 +803,7 @@ async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
         client.close()
 
 
+@pytest.mark.both_loops
 async def test_a_publishers_stream_goes_on(reloadable: Start) -> None:
     """By the rate it began with."""
     running = await reloadable(publish_rate=0)
@@ -816,6 +819,7 @@ async def test_a_publishers_stream_goes_on(reloadable: Start) -> None:
     publisher.close()
 
 
+@pytest.mark.both_loops
 async def test_a_body_on_its_way_is_taken_as_when_it_began(reloadable: Start) -> None:
     """A publish that was asked for before is not refused for what came between."""
     running = await reloadable(token=STATIC)
@@ -1054,6 +1058,7 @@ async def test_post_reload_takes_no_body(reloadable: Start) -> None:
     assert (answer.status, answer.detail) == (400, "POST /reload takes no body")
 
 
+@pytest.mark.both_loops
 async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start) -> None:
     """Half of one would be worse than either."""
     running = await reloadable()
@@ -1101,6 +1106,7 @@ def timers() -> int:
     return sum(not timer.cancelled() for timer in scheduled)
 
 
+@pytest.mark.both_loops
 async def test_fifty_reloads_lose_nothing_and_leave_nothing(reloadable: Start, issuer: Issuer) -> None:
     """Readers and publishers notice nothing; no task, no timer and no socket is left of any of them."""
     running = await reloadable(token=STATIC, jwt_jwks=issuer.url)

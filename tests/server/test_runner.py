@@ -28,6 +28,8 @@ from tests.support.certificates import write_certificate
 from tests.support.sockets import PATIENCE, RawClient, until
 from tests.support.supervision import tcp_socket, unix_socket
 
+pytestmark = pytest.mark.both_loops
+
 
 async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
     """So that readers that left are let go of at once."""

@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import Program, Serve
 from tests.support.sockets import until
 
+pytestmark = pytest.mark.both_loops
+
 NET = f"10.213.{os.getpid() % 250}"
 """A net of this run's own: one that was killed may have left its cable plugged in."""
 

@@ -530,6 +530,7 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, conn
     assert [event.data for event in await reader.events(1)] == ["x"]
 
 
+@pytest.mark.both_loops
 async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ HEARTBEAT = r"event: \$heartbeat\ndata: {{}}\nid: {id}\n\n"
 LINES = "Accept: application/x-ndjson\r\n"
 
 
+@pytest.mark.both_loops
 async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
     serve: Serve, connect: Connect
 ) -> None:
@@ -70,6 +71,7 @@ async def test_events_are_these_bytes(serve: Serve, connect: Connect) -> None:
     assert await reader.take(len(frame)) == frame
 
 
+@pytest.mark.both_loops
 async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Connect) -> None:
     """Without chunks, and with keep-alive asked for too: the stream's end is the connection's."""
     server = await serve()
@@ -84,6 +86,7 @@ async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Conn
     assert close_block("drain", receipt.id).fullmatch(await reader.rest())
 
 
+@pytest.mark.both_loops
 async def test_the_end_of_a_stream_is_clean(serve: Serve, connect: Connect) -> None:
     """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
     server = await serve()
@@ -99,6 +102,7 @@ async def test_the_end_of_a_stream_is_clean(serve: Serve, connect: Connect) -> N
     await until(lambda: server.connections == 0)
 
 
+@pytest.mark.both_loops
 async def test_silence_is_broken_by_heartbeats(serve: Serve, connect: Connect) -> None:
     """A comment, which no client takes for an event."""
     server = await serve(heartbeat=0.05)
@@ -782,6 +786,7 @@ async def test_what_cannot_be_subscribed_to_is_refused(
     assert server.broadcaster.counts.opened == 0
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -886,6 +891,7 @@ async def test_a_get_with_an_empty_body_is_served(serve: Serve, connect: Connect
     assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
 
 
+@pytest.mark.both_loops
 async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: Connect) -> None:
     """Neither its first byte nor its end within `body_timeout`."""
     server = await serve(body_timeout=0.05)
@@ -896,6 +902,7 @@ async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: 
     assert server.broadcaster.counts.opened == 0
 
 
+@pytest.mark.both_loops
 async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, connect: Connect) -> None:
     """The stream goes on undisturbed, and the connection ends with it, as its head said."""
     server = await serve()
@@ -914,6 +921,7 @@ async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, c
     assert server.broadcaster.counts.published == 1
 
 
+@pytest.mark.both_loops
 async def test_rubbish_behind_a_stream_harms_nothing(serve: Serve, connect: Connect) -> None:
     """Bytes that are no request wait until the stream is over, and are thrown away."""
     server = await serve()
@@ -931,6 +939,7 @@ LEAVING: dict[str, Callable[[RawClient], None]] = {
 }
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connect, how: str) -> None:
     """By FIN, RST or half-close, without any event or heartbeat; its socket and tasks go too."""
@@ -946,6 +955,7 @@ async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connec
     assert server.broadcaster.counts.closed == {"left": 1}
 
 
+@pytest.mark.both_loops
 async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(serve: Serve) -> None:
     """A connection that is reset right behind its request is no error."""
     server = await serve()
@@ -957,6 +967,7 @@ async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(se
     assert server.broadcaster.client_count == 0
 
 
+@pytest.mark.both_loops
 async def test_a_draining_server_turns_readers_away(serve: Serve, connect: Connect) -> None:
     """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
     server = await serve()
@@ -1251,6 +1262,7 @@ async def test_a_body_is_read_by_its_charset(serve: Serve, connect: Connect) -> 
     assert await reader.chunk() == f"event: \u00e9t\u00e9\ndata: x\nid: {receipt.id}\n\n".encode()
 
 
+@pytest.mark.both_loops
 async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
     """After `body_timeout`."""
     server = await serve(body_timeout=0.05)
@@ -1309,6 +1321,7 @@ async def open_mounted(mounted: Mounted) -> RawClient:
     return client
 
 
+@pytest.mark.both_loops
 async def test_a_mounted_application_serves(mounted: Mounted) -> None:
     """Streams, publishes, errors: under a prefix, with the runner's defaults."""
     reader, publisher = await open_mounted(mounted), await RawClient.open(mounted.port)
@@ -1321,6 +1334,7 @@ async def test_a_mounted_application_serves(mounted: Mounted) -> None:
     publisher.close()
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(
     mounted: Mounted, how: str
@@ -1334,6 +1348,7 @@ async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat
     reader.close()
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_mounted_application_finds_no_fault_in_who_left_in_http_1_0(
     mounted: Mounted, how: str, caplog: pytest.LogCaptureFixture
@@ -1349,6 +1364,7 @@ async def test_a_mounted_application_finds_no_fault_in_who_left_in_http_1_0(
     assert "Unhandled exception" not in caplog.text
 
 
+@pytest.mark.both_loops
 async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
     """With `$close`, like the server itself."""
     reader = await open_mounted(mounted)
@@ -1360,6 +1376,7 @@ async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(moun
     await stopping
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 async def test_a_stream_that_is_over_leaves_no_cycle(
     serve: Serve, connect: Connect, leave: Callable[[RawClient], None]
@@ -1376,6 +1393,7 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
         await until(lambda: not held(Connection, Outbox, Subscriber, TransportSink))
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("headers", ["", EVENT_STREAM], ids=["as a problem", "as a stream"])
 @pytest.mark.parametrize(
     "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
@@ -1394,6 +1412,7 @@ async def test_a_stream_that_is_refused_leaves_no_cycle(
         await until(lambda: len(held(Connection)) == 1)
 
 
+@pytest.mark.both_loops
 async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
     """A thousand readers leaving in every way: the count is exact, no task or socket stays."""
     server: Server = await serve()

@@ -10,6 +10,8 @@ from sse_broadcast.server.services import SHARES
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
 
+pytestmark = pytest.mark.both_loops
+
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 SETTINGS = {"trusted_proxies": ("127.0.0.1",), "insecure_publish": True, "allowed_hosts": ("x",)}
 HOST = "X-Forwarded-For: 192.0.2.1\r\n"

@@ -816,6 +816,7 @@ async def test_an_event_is_bounded(serve: Serve, connect: Connect, body: bytes, 
     assert server.broadcaster.counts.published == (status == 200)
 
 
+@pytest.mark.both_loops
 async def test_a_body_of_unknown_length_is_bounded_as_it_comes(serve: Serve, connect: Connect) -> None:
     """A chunked body is refused once it is too long, and not read to its end."""
     server = await serve(max_event=1000)
@@ -834,6 +835,7 @@ async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve, connect
     assert (await client.ask("POST", "/send", body=body, headers=JSON))[0] == 200
 
 
+@pytest.mark.both_loops
 async def test_a_body_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
     """aiohttp has no deadline for bodies; this server has."""
     server = await serve(body_timeout=0.1)
@@ -844,6 +846,7 @@ async def test_a_body_that_stalls_is_answered_408(serve: Serve, connect: Connect
     assert server.broadcaster.counts.published == 0
 
 
+@pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(serve: Serve, connect: Connect) -> None:
     """Half a body is no event."""
     server = await serve()
@@ -856,6 +859,7 @@ async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(serve: Serve,
     assert server.broadcaster.counts.published == 0
 
 
+@pytest.mark.both_loops
 async def test_expect_100_continue_is_answered(serve: Serve, connect: Connect) -> None:
     """curl asks before it sends a large body."""
     server = await serve()
@@ -866,6 +870,7 @@ async def test_expect_100_continue_is_answered(serve: Serve, connect: Connect) -
     assert (await client.answer())[0] == 200
 
 
+@pytest.mark.both_loops
 async def test_a_connection_publishes_again_and_again(serve: Serve, connect: Connect) -> None:
     """Keep-alive, an error in between included."""
     server = await serve()
@@ -1071,6 +1076,7 @@ async def test_many_with_one_key_at_once_publish_once(serve: Serve, connect: Con
     assert server.broadcaster.counts.published == 1
 
 
+@pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
     serve: Serve, connect: Connect
 ) -> None:
@@ -1218,6 +1224,7 @@ LEAVING: dict[str, Callable[[RawClient], None]] = {
 }
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
@@ -1234,6 +1241,7 @@ async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
@@ -1262,6 +1270,7 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
     assert not server.app[BATCH_LOCK].locked()
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
     serve: Serve, connect: Connect, how: str

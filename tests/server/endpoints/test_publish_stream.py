@@ -55,6 +55,7 @@ async def data_of(reader: RawClient, count: int) -> list[str]:
     return [event.data for event in await reader.events(count)]
 
 
+@pytest.mark.both_loops
 async def test_a_line_is_published_before_the_next_is_sent(serve: Serve, connect: Connect) -> None:
     """As `curl -T -` sends it: a chunked PUT without a type, that asks first."""
     server = await serve()
@@ -355,6 +356,7 @@ LEAVING: dict[str, Callable[[RawClient], None]] = {
 }
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
@@ -372,6 +374,7 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize(
     ("lines", "published"),
     [(b"x\n" * 5000 + b"half", 5000), (b"x\n" * 3000 + b"\xff\n" + b"x\n" * 2000, 3000)],
@@ -391,6 +394,7 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_what_follows_a_broken_chunk_is_not_published(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -409,6 +413,7 @@ async def test_what_follows_a_broken_chunk_is_not_published(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("path", ["/push/send", "/push/send?stream=1"])
 async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
     caplog: pytest.LogCaptureFixture, path: str
@@ -432,6 +437,7 @@ async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_a_drain_answers_a_stream_that_is_open_and_silent(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -455,6 +461,7 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Connect) -> None:
     """A drain that has begun is told with the next line, whatever else it still waits for."""
     server = await serve()
@@ -473,6 +480,7 @@ async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Co
     )
 
 
+@pytest.mark.both_loops
 async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -496,6 +504,7 @@ async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -519,6 +528,7 @@ async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_others_are_served_between_the_slices(serve: Serve, connect: Connect) -> None:
     """A publisher of very many lines does not keep the loop to itself: another's event comes in between."""
     server = await serve(history_size=200_000, history_bytes=10**9, history_total=10**9)
@@ -542,6 +552,7 @@ def resident(pid: int) -> int:
     return int(found[1]) * 1024
 
 
+@pytest.mark.both_loops
 async def test_a_publisher_waits_for_what_it_has_sent(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -569,6 +580,7 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     assert await publisher.answer() == answer_of(server, 50_000)
 
 
+@pytest.mark.both_loops
 async def test_a_fast_publisher_makes_nothing_grow(running: Programs) -> None:
     """50 MB of lines, as fast as they are taken, with a reader: the history's bound, and a little more."""
     serving = await running.serve("--history-total", "1000000", "--history-bytes", "1000000")
@@ -599,6 +611,7 @@ async def drain(reader: RawClient) -> None:
         pass
 
 
+@pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -672,6 +685,7 @@ async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, connect: Conn
     )
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_while_slowed_is_over(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, clock: Clock, how: str
@@ -690,6 +704,7 @@ async def test_a_publisher_that_hangs_up_while_slowed_is_over(
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     serve: Serve, connect: Connect, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -715,6 +730,7 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
     assert server.broadcaster.counts.published == 4
 
 
+@pytest.mark.both_loops
 async def test_a_drain_answers_a_publisher_that_is_slowed(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -749,6 +765,7 @@ async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
     assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")
 
 
+@pytest.mark.both_loops
 async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -778,6 +795,7 @@ async def test_this_machine_is_not_slowed(serve: Serve, connect: Connect, clock:
     assert await publisher.answer() == answer_of(server, 1000)
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("headers", ["", NDJSON])
 async def test_a_line_that_drips_is_ended(serve: Serve, connect: Connect, headers: str) -> None:
     """A line has `body_timeout` to come whole, however it drips; between two lines there is any time."""

@@ -152,6 +152,7 @@ async def disconnect(server: Server, id: str) -> Answer:
     return await ask(server, "DELETE", f"/subscribers/{id}")
 
 
+@pytest.mark.both_loops
 async def test_a_disconnected_reader_is_told_and_its_stream_ends(serve: Serve, connect: Connect) -> None:
     """Behind what was published for it, and with a time to come back; the others stay."""
     server = await serve()
@@ -170,6 +171,7 @@ async def test_a_disconnected_reader_is_told_and_its_stream_ends(serve: Serve, c
     assert (await other.events(2))[1].data == "x"
 
 
+@pytest.mark.both_loops
 async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve, connect: Connect) -> None:
     """It is still on its way out meanwhile, and may be disconnected again: that changes nothing."""
     server = await serve(

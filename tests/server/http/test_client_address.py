@@ -220,6 +220,7 @@ async def answer_over(path: Path, believing: Proxies, *headers: str, own: Path |
     return body
 
 
+@pytest.mark.both_loops
 async def test_who_comes_by_a_unix_socket_has_no_address(tmp_path: Path) -> None:
     """Unless it is a proxy that is trusted, and then it is its client's."""
     path, header = tmp_path / "server.sock", f"{XFF}: 203.0.113.9"
@@ -230,6 +231,7 @@ async def test_who_comes_by_a_unix_socket_has_no_address(tmp_path: Path) -> None
     assert await answer_over(path, proxies("unix"), header, own=tmp_path / "own") == b"203.0.113.9"
 
 
+@pytest.mark.both_loops
 async def test_who_comes_by_tcp_is_no_unix_socket() -> None:
     """Though it is so far gone that it has no address."""
     assert proxies("unix").client(request("", (XFF, "203.0.113.9"))) is None

@@ -368,6 +368,7 @@ async def test_a_server_that_stops_tells_it_across_origins(serve: Serve, connect
     assert (answer.status, told(answer)) == (503, OPENED)
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
 async def test_a_full_server_tells_it_across_origins(serve: Serve, connect: Connect, accept: str) -> None:
     """Who is not let in at all is answered by the door, which knows the origins too."""

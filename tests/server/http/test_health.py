@@ -77,6 +77,7 @@ async def test_it_is_open_to_everyone(serve: Serve, path: str, headers: str) -> 
         assert answer.status == 200
 
 
+@pytest.mark.both_loops
 async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect: Connect) -> None:
     """On connections that are still there; whoever balances load looks elsewhere from then on."""
     server = await serve()
@@ -117,6 +118,7 @@ def probe_timeout() -> float:
     return float(found[1])
 
 
+@pytest.mark.both_loops
 async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> None:
     """With more published than can be written: each probe has its answer before its supervisor gives up."""
     flags = ("--publish-rate", "0", "--overflow", "drop-oldest", "--log-level", "warning")

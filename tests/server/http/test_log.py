@@ -42,6 +42,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("what", REFUSED)
 async def test_what_the_parser_refuses_is_one_line(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, what: str
@@ -97,6 +98,7 @@ async def test_nothing_that_a_client_sent_is_logged_or_repeated(
     assert lines[0].getMessage().startswith("Error handling request from 127.0.0.1: ")
 
 
+@pytest.mark.both_loops
 async def test_a_body_that_breaks_is_one_line(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

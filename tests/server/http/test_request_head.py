@@ -194,6 +194,7 @@ async def test_a_length_beside_an_empty_coding_is_refused(serve: Serve, connect:
     assert server.broadcaster.counts.published == 0
 
 
+@pytest.mark.both_loops
 async def test_http_1_0_is_sent_no_interim_answer(serve: Serve, connect: Connect) -> None:
     """It would take that for the whole answer (RFC 9110, 10.1.1)."""
     client = await connect(await serve())

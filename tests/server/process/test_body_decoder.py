@@ -100,6 +100,7 @@ def hold_up(decoder: BodyDecoder) -> threading.Event:
     return authorizer
 
 
+@pytest.mark.both_loops
 async def test_others_are_served_while_a_large_body_waits(serve: Serve, connect: Connect) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
     server = await serve()

@@ -12,6 +12,8 @@ from sse_broadcast.server.process.loop import EVERY, DaemonThreadExecutor, LoopL
 from tests.conftest import Serve
 from tests.support.sockets import until
 
+pytestmark = pytest.mark.both_loops
+
 
 async def test_a_loop_that_was_held_up_was_late() -> None:
     """By as much as it was held up beyond the next look."""

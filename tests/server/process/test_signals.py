@@ -11,6 +11,8 @@ import pytest
 from sse_broadcast.server.process.signals import hangup_handler, ignore, install_handlers
 from tests.support.sockets import until
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
