@@ -120,29 +120,32 @@ class Scene:
 Cause = Callable[[Scene], AsyncIterator[None]]
 """Prepares a scene, gives it away to be looked at, and then does what is to be counted."""
 
-PUBLISHED: Mapping[str, float | None] = {
+Moves = dict[str, float | None]
+"""By how much each series moves."""
+
+PUBLISHED: Moves = {
     "publishes_total": 1,
     "published_events_total": 1,
     'backend_calls_total{call="publish"}': 1,
     "history_events": 1,
     "history_bytes": ANY,
 }
-FIRST = {**PUBLISHED, "history_channels": 1}
+FIRST = PUBLISHED | {"history_channels": 1}
 NAMED = {"metrics_channels": ("news",)}
-LOOKED: Mapping[str, float | None] = {'backend_calls_total{call="holding"}': ANY}
-WRITTEN: Mapping[str, float | None] = {
+LOOKED: Moves = {'backend_calls_total{call="holding"}': ANY}
+WRITTEN: Moves = {
     'delivered_events_total{kind="http"}': 1,
     "written_bytes_total": ANY,
     "delivery_slices_total": ANY,
 }
-CAME: Mapping[str, float | None] = {
+CAME: Moves = {
     'opened_subscriptions_total{kind="http"}': 1,
     'subscribers{kind="http"}': 1,
     "connections": 1,
     "queued_events_gcount": 1,
     "queued_bytes_gcount": 1,
 }
-WENT: Mapping[str, float | None] = {
+WENT: Moves = {
     'subscribers{kind="http"}': -1,
     "connections": -1,
     "queued_events_gcount": -1,
@@ -625,147 +628,111 @@ async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
         await reader.rest()
 
 
-def gone(reason: str) -> Mapping[str, float | None]:
-    closed: Mapping[str, float | None] = {f'closed_subscriptions_total{{kind="http",reason="{reason}"}}': 1}
-    return {**WENT, **closed}
+def count(name: str, value: float | None = 1, **labels: str) -> Moves:
+    """Give by how much one series moves."""
+    said = ",".join(f'{label}="{text}"' for label, text in labels.items())
+    return {f"{name}{{{said}}}": value}
 
 
-def without(moves: Mapping[str, float | None], *series: str) -> Mapping[str, float | None]:
+def called(call: str, value: float | None = 1) -> Moves:
+    return count("backend_calls_total", value, call=call)
+
+
+def failed(call: str) -> Moves:
+    calls = {} if TIDE.match(f'backend_calls_total{{call="{call}"}}') else called(call)
+    return calls | count("backend_errors_total", call=call)
+
+
+def delivered(value: float | None, kind: str = "http") -> Moves:
+    return count("delivered_events_total", value, kind=kind)
+
+
+def closed(reason: str, kind: str = "http") -> Moves:
+    return count("closed_subscriptions_total", kind=kind, reason=reason)
+
+
+def reset(reason: str) -> Moves:
+    return count("resets_total", reason=reason)
+
+
+def not_served(endpoint: str, status: str) -> Moves:
+    return count("refused_requests_total", endpoint=endpoint, status=status)
+
+
+def turned_away(reason: str, *shares: str) -> Moves:
+    return count("refused_connections_total", reason=reason) | shared(*shares)
+
+
+def shared(*shares: str) -> Moves:
+    return {f'share_reached_total{{share="{share}"}}': 1 for share in shares}
+
+
+def of_news(*names: str) -> Moves:
+    return {f'channel_{name}{{channel="news"}}': 1 for name in names}
+
+
+def gone(reason: str) -> Moves:
+    return WENT | closed(reason)
+
+
+def without(moves: Moves, *series: str) -> Moves:
     return {name: move for name, move in moves.items() if name not in series}
 
 
-STREAM_CAME = {
+STREAM_CAME: Moves = {
     'opened_subscriptions_total{kind="stream"}': 1,
     'subscribers{kind="stream"}': 1,
     "queued_events_gcount": 1,
     "queued_bytes_gcount": 1,
 }
-STREAM_WENT = {'subscribers{kind="stream"}': -1, "queued_events_gcount": -1, "queued_bytes_gcount": -1}
-REPLAYED = {
-    'backend_calls_total{call="find"}': 1,
-    "replay_events_count": 1,
-    "replay_duration_seconds_count": 1,
+STREAM_WENT: Moves = {
+    'subscribers{kind="stream"}': -1,
+    "queued_events_gcount": -1,
+    "queued_bytes_gcount": -1,
 }
-FAREWELL = {"written_bytes_total": ANY, "delivery_slices_total": ANY}
+FOUND = called("find") | called("replay", ANY)
+REPLAYED = FOUND | {"replay_events_count": 1, "replay_duration_seconds_count": 1}
+ONE_LESS: Moves = {"queued_events_gsum": -1, "queued_bytes_gsum": ANY}
+TWO_LESS: Moves = {"queued_events_gsum": -2, "queued_bytes_gsum": ANY}
+FAREWELL: Moves = {"written_bytes_total": ANY, "delivery_slices_total": ANY}
+ONE_PASS: Moves = {"delivery_slices_total": 1, "delivery_delay_seconds_count": 1}
+LONG_PASS: Moves = {"delivery_interruptions_total": ANY, "delivery_delay_seconds_count": 1}
 
-CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
+CAUSES: list[tuple[Cause, Moves]] = [
     (nothing, {}),
     (a_publish, FIRST),
-    (a_batch, {**FIRST, "published_events_total": 3, "history_events": 3}),
-    (the_same_publish_again, {'backend_calls_total{call="publish"}': 1}),
+    (a_batch, FIRST | {"published_events_total": 3, "history_events": 3}),
+    (the_same_publish_again, called("publish")),
     (a_publish_that_evicts, without(PUBLISHED, "history_events")),
     (
         a_publish_in_a_channel_with_a_name,
-        {
-            **FIRST,
-            **LOOKED,
-            "history_channels": 2,
-            'channel_published_events_total{channel="news"}': 1,
-            'channel_history_events{channel="news"}': 1,
-        },
+        FIRST | LOOKED | {"history_channels": 2} | of_news("published_events_total", "history_events"),
     ),
-    (a_reader_of_a_channel_with_a_name, {**CAME, **LOOKED, 'channel_subscribers{channel="news"}': 1}),
-    (
-        a_publish_to_two_readers,
-        {
-            **FIRST,
-            **WRITTEN,
-            'delivered_events_total{kind="http"}': 2,
-            "delivery_slices_total": 1,
-            "delivery_delay_seconds_count": 1,
-        },
-    ),
+    (a_reader_of_a_channel_with_a_name, CAME | LOOKED | of_news("subscribers")),
+    (a_publish_to_two_readers, FIRST | WRITTEN | delivered(2) | ONE_PASS),
     (a_reader_that_comes, CAME),
     (a_reader_that_leaves, gone("left")),
     (a_connection, {"connections": 1}),
     (a_stream, STREAM_CAME),
-    (a_stream_that_takes_an_event, {**FIRST, 'delivered_events_total{kind="stream"}': 1}),
-    (
-        a_stream_that_is_closed,
-        {**STREAM_WENT, 'closed_subscriptions_total{kind="stream",reason="left"}': 1},
-    ),
-    (
-        a_stream_that_is_too_slow,
-        {
-            **PUBLISHED,
-            **STREAM_WENT,
-            "queued_events_gsum": -1,
-            "queued_bytes_gsum": ANY,
-            'closed_subscriptions_total{kind="stream",reason="slow"}': 1,
-        },
-    ),
-    (
-        a_replay,
-        {
-            **CAME,
-            **WRITTEN,
-            **REPLAYED,
-            'backend_calls_total{call="replay"}': ANY,
-            'delivered_events_total{kind="http"}': 2,
-            "replay_events_sum": 2,
-        },
-    ),
+    (a_stream_that_takes_an_event, FIRST | delivered(1, "stream")),
+    (a_stream_that_is_closed, STREAM_WENT | closed("left", "stream")),
+    (a_stream_that_is_too_slow, PUBLISHED | STREAM_WENT | ONE_LESS | closed("slow", "stream")),
+    (a_replay, CAME | WRITTEN | REPLAYED | delivered(2) | {"replay_events_sum": 2}),
     (
         a_replay_that_waits,
-        {
-            **without(CAME, "queued_events_gcount", "queued_bytes_gcount"),
-            **WRITTEN,
-            "replaying_subscribers": 1,
-            'backend_calls_total{call="find"}': 1,
-            'backend_calls_total{call="replay"}': ANY,
-            'delivered_events_total{kind="http"}': ANY,
-        },
+        without(CAME, "queued_events_gcount", "queued_bytes_gcount")
+        | (WRITTEN | FOUND | delivered(ANY) | {"replaying_subscribers": 1}),
     ),
-    *(
-        (
-            cause,
-            {**CAME, 'backend_calls_total{call="find"}': 1, f'resets_total{{reason="{reason}"}}': 1},
-        )
-        for cause, reason in [(an_id_that_is_not_known, "unknown"), (an_id_of_another_epoch, "epoch")]
-    ),
-    (
-        an_id_that_is_too_old,
-        {
-            **CAME,
-            **WRITTEN,
-            **REPLAYED,
-            "replay_events_sum": 1,
-            'backend_calls_total{call="replay"}': ANY,
-            'delivered_events_total{kind="http"}': 1,
-            'resets_total{reason="evicted"}': 1,
-        },
-    ),
-    (dropping("drop-newest"), {**PUBLISHED, 'dropped_events_total{policy="drop-newest"}': 1}),
-    (
-        dropping("drop-oldest"),
-        {**PUBLISHED, 'dropped_events_total{policy="drop-oldest"}': 1},
-    ),
-    (
-        a_loss_that_is_told,
-        {
-            **WRITTEN,
-            'delivered_events_total{kind="http"}': ANY,
-            "queued_events_gsum": -2,
-            "queued_bytes_gsum": ANY,
-            'resets_total{reason="slow"}': 1,
-        },
-    ),
-    (
-        a_reader_that_is_too_slow,
-        {
-            **PUBLISHED,
-            **without(gone("slow"), "connections"),
-            "queued_events_gsum": -1,
-            "queued_bytes_gsum": ANY,
-        },
-    ),
+    (an_id_that_is_not_known, CAME | called("find") | reset("unknown")),
+    (an_id_of_another_epoch, CAME | called("find") | reset("epoch")),
+    (an_id_that_is_too_old, CAME | WRITTEN | REPLAYED | {"replay_events_sum": 1} | reset("evicted")),
+    (dropping("drop-newest"), PUBLISHED | count("dropped_events_total", policy="drop-newest")),
+    (dropping("drop-oldest"), PUBLISHED | count("dropped_events_total", policy="drop-oldest")),
+    (a_loss_that_is_told, WRITTEN | delivered(ANY) | TWO_LESS | reset("slow")),
+    (a_reader_that_is_too_slow, PUBLISHED | without(gone("slow"), "connections") | ONE_LESS),
     (
         a_reader_that_stays_full,
-        {
-            **gone("stalled"),
-            'heartbeat_timeouts_total{cause="full"}': 1,
-            "aborted_connections_total": 1,
-        },
+        gone("stalled") | count("heartbeat_timeouts_total", cause="full") | {"aborted_connections_total": 1},
     ),
     (
         a_reader_that_has_gone_unseen,
@@ -775,120 +742,51 @@ CAUSES: list[tuple[Cause, Mapping[str, float | None]]] = [
             "delivery_slices_total": ANY,
         },
     ),
-    (a_heartbeat, {"heartbeats_total": ANY, "written_bytes_total": ANY, "delivery_slices_total": ANY}),
-    (
-        a_write_that_fails,
-        {**FIRST, **gone("error"), "delivery_slices_total": 1, "delivery_delay_seconds_count": 1},
-    ),
+    (a_heartbeat, FAREWELL | {"heartbeats_total": ANY}),
+    (a_write_that_fails, FIRST | gone("error") | ONE_PASS),
     *(
         (ending(reason), {**gone(reason), **FAREWELL})
         for reason in CloseReason
         if reason in {"drain", "expired", "lifetime", "disconnected", "revoked"}
     ),
-    (a_drain_of_a_stream, {**STREAM_WENT, 'closed_subscriptions_total{kind="stream",reason="drain"}': 1}),
-    (
-        a_walk_that_takes_long,
-        {
-            **FIRST,
-            **WRITTEN,
-            'delivered_events_total{kind="http"}': 81,
-            "delivery_interruptions_total": ANY,
-            "delivery_delay_seconds_count": 1,
-        },
-    ),
-    (refused("/nowhere"), {'refused_requests_total{endpoint="other",status="404"}': 1}),
-    (refused("/send/a!b", method="POST"), {'refused_requests_total{endpoint="publish",status="400"}': 1}),
-    (refused("/channels/a!b"), {'refused_requests_total{endpoint="inspect",status="400"}': 1}),
-    (
-        a_browser_that_is_turned_away,
-        {'refused_requests_total{endpoint="subscribe",status="429"}': 1},
-    ),
+    (a_drain_of_a_stream, STREAM_WENT | closed("drain", "stream")),
+    (a_walk_that_takes_long, FIRST | WRITTEN | delivered(81) | LONG_PASS),
+    (refused("/nowhere"), not_served("other", "404")),
+    (refused("/send/a!b", method="POST"), not_served("publish", "400")),
+    (refused("/channels/a!b"), not_served("inspect", "400")),
+    (a_browser_that_is_turned_away, not_served("subscribe", "429")),
     (a_revocation, {"revocations": 1}),
-    *(
-        (a_share_that_is_reached(share), {f'share_reached_total{{share="{share}"}}': 1})
-        for share in SERVER_SHARES
-    ),
-    (
-        a_connection_too_many,
-        {'refused_connections_total{reason="full"}': 1, 'share_reached_total{share="connections"}': 1},
-    ),
-    (
-        a_connection_too_many_of_an_address,
-        {'refused_connections_total{reason="address"}': 1, 'share_reached_total{share="connections"}': 1},
-    ),
-    (
-        an_address_with_its_share_of_the_reserve,
-        {
-            'refused_connections_total{reason="full"}': 1,
-            'share_reached_total{share="connections"}': 1,
-            'share_reached_total{share="reserve"}': 1,
-        },
-    ),
+    *((a_share_that_is_reached(share), shared(share)) for share in SERVER_SHARES),
+    (a_connection_too_many, turned_away("full", "connections")),
+    (a_connection_too_many_of_an_address, turned_away("address", "connections")),
+    (an_address_with_its_share_of_the_reserve, turned_away("full", "connections", "reserve")),
     (
         a_publisher_with_most_channels,
-        {
-            **without(PUBLISHED, "history_events", "history_bytes"),
-            'share_reached_total{share="history_channels"}': 1,
-        },
+        without(PUBLISHED, "history_events", "history_bytes") | shared("history_channels"),
     ),
-    (a_publisher_with_most_keys, {**PUBLISHED, 'share_reached_total{share="idempotency_keys"}': 1}),
-    (
-        a_publisher_with_most_bytes,
-        {**without(PUBLISHED, "history_events"), 'share_reached_total{share="history_total"}': 1},
-    ),
-    (a_handshake_that_fails, {'refused_connections_total{reason="handshake"}': 1}),
-    (a_connection_that_says_nothing, {'refused_connections_total{reason="silent"}': 1}),
-    (
-        a_connection_that_speaks_no_http,
-        {"connections": -1, 'refused_connections_total{reason="malformed"}': 1},
-    ),
-    (
-        a_connection_that_does_not_take_its_answers,
-        {'refused_connections_total{reason="stalled"}': 1},
-    ),
+    (a_publisher_with_most_keys, PUBLISHED | shared("idempotency_keys")),
+    (a_publisher_with_most_bytes, without(PUBLISHED, "history_events") | shared("history_total")),
+    (a_handshake_that_fails, turned_away("handshake")),
+    (a_connection_that_says_nothing, turned_away("silent")),
+    (a_connection_that_speaks_no_http, {"connections": -1} | turned_away("malformed")),
+    (a_connection_that_does_not_take_its_answers, turned_away("stalled")),
     (a_line_of_the_log_that_is_lost, {"lost_log_lines_total": 2}),
-    (asking("/channels"), {'backend_calls_total{call="channels"}': 1}),
-    (asking("/channels/a"), {'backend_calls_total{call="holding"}': 1}),
-    (a_reload, {'backend_calls_total{call="relimit"}': 1}),
-    (a_question_about_a_reader_that_catches_up, {'backend_calls_total{call="oldest"}': ANY}),
-    *(
-        (
-            failing(call),
-            {
-                f'backend_errors_total{{call="{call}"}}': 1,
-                **(
-                    {}
-                    if TIDE.match(f'backend_calls_total{{call="{call}"}}')
-                    else {f'backend_calls_total{{call="{call}"}}': 1}
-                ),
-            },
-        )
-        for call in CALLS
-    ),
-    (
-        a_publish_that_fails,
-        {
-            'backend_calls_total{call="publish"}': 1,
-            'backend_errors_total{call="publish"}': 1,
-            'refused_requests_total{endpoint="publish",status="500"}': 1,
-        },
-    ),
+    (asking("/channels"), called("channels")),
+    (asking("/channels/a"), called("holding")),
+    (a_reload, called("relimit")),
+    (a_question_about_a_reader_that_catches_up, called("oldest", ANY)),
+    *((failing(call), failed(call)) for call in CALLS),
+    (a_publish_that_fails, failed("publish") | not_served("publish", "500")),
     (
         a_replay_that_fails,
-        {
-            'opened_subscriptions_total{kind="http"}': 1,
-            'closed_subscriptions_total{kind="http",reason="error"}': 1,
-            'backend_calls_total{call="find"}': 1,
-            'backend_calls_total{call="replay"}': 1,
-            'backend_errors_total{call="replay"}': 1,
-            'backend_calls_total{call="oldest"}': 1,
-            "delivery_slices_total": 1,
-        },
+        count("opened_subscriptions_total", kind="http")
+        | (closed("error") | called("find") | failed("replay") | called("oldest"))
+        | {"delivery_slices_total": 1},
     ),
 ]
 
 
-def agree(found: Samples, expected: Mapping[str, float | None]) -> bool:
+def agree(found: Samples, expected: Moves) -> bool:
     """Whether just those have moved that should, and by as much as they should."""
     return found.keys() == expected.keys() and all(
         amount in {ANY, found[series]} for series, amount in expected.items()
@@ -902,7 +800,7 @@ def agree(found: Samples, expected: Mapping[str, float | None]) -> bool:
 )
 async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
     cause: Cause,
-    expected: Mapping[str, float | None],
+    expected: Moves,
     serve: Serve,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
@@ -920,7 +818,7 @@ async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
     await anext(steps, None)
 
 
-async def settled(scene: Scene, before: Samples, expected: Mapping[str, float | None]) -> Samples:
+async def settled(scene: Scene, before: Samples, expected: Moves) -> Samples:
     """Give what has moved, when it is what should have, or when nothing more is to come."""
     found: Samples = {}
     for _ in range(40):
