@@ -24,7 +24,11 @@ FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 MISSING = "message: is missing; it is the text to publish, data any JSON"
 MEMBERS = "message, data, event, id, retry, key, channel, channels"
 PARAMETERS = "channel, event, id, key, retry, stream"
-OF_EVENT_SOURCE = "event: {!r} is EventSource's own: browsers would call their handlers of it"
+OF_EVENT_SOURCE = "event: 'open' is EventSource's own: browsers would call their handlers of it"
+CUT = "is not JSON: Input data was truncated"
+SURROGATE = "has a lone surrogate, which no event can carry"
+A_SPACE = "channel: must not contain ' ': 'b b'"
+NAMED_ALREADY = "the address of the request names the channels already"
 EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
 A_FORM = (
     "body: is a form, with the members of an event as its fields; send them as JSON, with"
@@ -273,89 +277,19 @@ async def test_a_batch_is_its_events_in_order(
     ("headers", "body", "status", "detail"),
     [
         (JSON, b"[]", 422, "batch: is empty"),
-        (NDJSON, b"", 422, "batch: is empty"),
         (NDJSON, b"\n\r\n \n", 422, "batch: is empty"),
-        (
-            JSON,
-            b"[" + b",".join([b'{"message":"x"}'] * 4) + b"]",
-            413,
-            "batch: more than 3 events",
-        ),
+        (JSON, b"[" + b",".join([b'{"message":"x"}'] * 4) + b"]", 413, "batch: more than 3 events"),
         (NDJSON, b'{"message":"x"}\n' * 4, 413, "batch: more than 3 events"),
-        (
-            JSON,
-            b'[{"message":"x"},{"message":1}]',
-            422,
-            "item 2: message: must be text, not a number; JSON goes in data",
-        ),
         (JSON, b'[{"message":"x"},{"message":"y"},{}]', 422, f"item 3: {MISSING}"),
-        (
-            JSON,
-            b'[{"message":"x"},{"message":"y","chanel":"a"}]',
-            422,
-            "item 2: chanel: unknown member; channel was meant?",
-        ),
-        (
-            JSON,
-            b'[{"message":"x"},{"message":"y","retry":499}]',
-            422,
-            "item 2: retry: must be whole milliseconds from 500 to 3600000",
-        ),
-        (
-            NDJSON,
-            b'{"message":"x"}\n{"message":"y","retry":0}\n',
-            422,
-            "line 2: retry: must be whole milliseconds from 500 to 3600000",
-        ),
-        (JSON, b'[{"message":"x"}', 400, "body: is not JSON: Input data was truncated"),
-        (
-            JSON,
-            b'[{"message":"x"},{"message":"y","channel":"b b"}]',
-            400,
-            "item 2: channel: must not contain ' ': 'b b'",
-        ),
-        (NDJSON, b'{"message":"x"}\n\n{"mess', 400, "line 3: body: is not JSON: Input data was truncated"),
         (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, f"line 3: {MISSING}"),
-        (NDJSON, b"[]", 422, "line 1: must be a JSON object, not a list"),
-        (
-            NDJSON,
-            b'{"message":"x"}\n{"message":"y","topic":"a"}\n',
-            422,
-            "line 2: topic: unknown member; channel was meant?",
-        ),
-        (
-            NDJSON,
-            b'{"message":"x"}\n{"message":"y","event":"open"}\n',
-            422,
-            "line 2: event: 'open' is EventSource's own: browsers would call their handlers of it",
-        ),
+        (JSON, b'[{"message":"x"},{"message":"y","channel":"b b"}]', 400, f"item 2: {A_SPACE}"),
+        (NDJSON, b'{"message":"x"}\n{"message":"y","event":"open"}\n', 422, f"line 2: {OF_EVENT_SOURCE}"),
+        (JSON, b'[{"message":"x"}', 400, f"body: {CUT}"),
+        (NDJSON, b'{"message":"x"}\n\n{"mess', 400, f"line 3: body: {CUT}"),
         (JSON, b'[{"message":"x"},{"message":"\xff"}]', 400, "body: is not UTF-8 at byte 29"),
         (NDJSON, b'{"message":"x"}\n{"message":"\xff"}', 400, "line 2: body: is not UTF-8 at byte 12"),
-        (
-            JSON,
-            b'[{"message":"x"},{"data":["\\ud800"]}]',
-            422,
-            "body: has a lone surrogate, which no event can carry",
-        ),
-        (
-            NDJSON,
-            b'{"message":"x"}\n{"data":["\\ud800"]}',
-            422,
-            "line 2: body: has a lone surrogate, which no event can carry",
-        ),
-        (NDJSON, b'{"message":\n"x"}', 400, "line 1: body: is not JSON: Input data was truncated"),
-        (
-            NDJSON,
-            b'{"message":"x"}{"message":"y","event":"$x"}',
-            400,
-            "line 1: body: is not JSON: JSON is malformed: trailing characters (byte 16)",
-        ),
-        (
-            NDJSON,
-            b'{"message":"x"}\n{"message":"y","id":"a/b"}\n{"message":"z"}\n',
-            422,
-            "line 2: id: must not contain '/': 'a/b'",
-        ),
+        (JSON, b'[{"message":"x"},{"data":["\\ud800"]}]', 422, f"body: {SURROGATE}"),
+        (NDJSON, b'{"message":"x"}\n{"data":["\\ud800"]}', 422, f"line 2: body: {SURROGATE}"),
     ],
 )
 async def test_half_a_batch_is_not_published(
@@ -404,38 +338,10 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
     [
         ("/send", "", b"\xff", 400, "body: is not UTF-8 at byte 0"),
         ("/send", JSON, b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 13"),
-        (
-            "/send",
-            JSON,
-            b'{"data": NaN}',
-            400,
-            "body: is not JSON: JSON is malformed: invalid character (byte 9)",
-        ),
-        (
-            "/send",
-            JSON,
-            b'\xef\xbb\xbf{"message": "x"}',
-            400,
-            "body: is not JSON: JSON is malformed: invalid character (byte 0)",
-        ),
-        ("/send", JSON, b'{"message":', 400, "body: is not JSON: Input data was truncated"),
-        ("/send", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
-        (
-            "/send",
-            JSON,
-            b'{"message": "a\\ud800"}',
-            422,
-            "body: has a lone surrogate, which no event can carry",
-        ),
-        (
-            "/send",
-            JSON,
-            b'{"data": "a\\udc00b"}',
-            422,
-            "body: has a lone surrogate, which no event can carry",
-        ),
+        ("/send", JSON, b'{"message":', 400, f"body: {CUT}"),
+        ("/send", JSON, b"", 400, f"body: {CUT}"),
+        ("/send", JSON, b'{"message": "a\\ud800"}', 422, f"body: {SURROGATE}"),
         ("/send", JSON, b"null", 422, "must be a JSON object, not null"),
-        ("/send", JSON, b'{"message": 1}', 422, "message: must be text, not a number; JSON goes in data"),
         ("/send", JSON, b"{}", 422, MISSING),
         (
             "/send",
@@ -448,50 +354,20 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         (
             "/send",
             JSON,
-            b'{"message": "x", "data": 1}',
-            422,
-            "message and data: only one of them may be given",
-        ),
-        (
-            "/send",
-            JSON,
-            b'{"message": "x", "retry": 3600001}',
-            422,
-            "retry: must be whole milliseconds from 500 to 3600000",
-        ),
-        ("/send", JSON, b'{"message": "x", "event": ""}', 422, "event: must not be empty"),
-        ("/send", JSON, b'{"message": "x", "event": "a\\nb"}', 422, "event: must not contain LF: 'a\\nb'"),
-        (
-            "/send",
-            JSON,
             b'{"message": "x", "event": "a\\u0000"}',
             422,
             "event: must not contain NUL: 'a\\x00'",
         ),
-        ("/send", JSON, b'{"message": "x", "id": 7}', 422, "id: must be text, not a number"),
-        (
-            "/send",
-            JSON,
-            b'{"message": "x", "channel": "a", "channels": ["a"]}',
-            422,
-            "channel and channels: only one of them may be given",
-        ),
-        (
-            "/send/a",
-            JSON,
-            b'{"message": "x", "channel": "a"}',
-            422,
-            "channel: the address of the request names the channels already",
-        ),
+        ("/send/a", JSON, b'{"message": "x", "channel": "a"}', 422, f"channel: {NAMED_ALREADY}"),
         (
             "/send?channel=a",
             JSON,
-            b'[{"message": "x"}, {"message": "x", "channels": ["a"]}]',
+            b'[{"message": "x", "channels": ["a"]}]',
             422,
-            "item 2: channel: the address of the request names the channels already",
+            f"item 1: channel: {NAMED_ALREADY}",
         ),
         ("/send", JSON, b'{"message": "x", "channels": []}', 400, "channels: must name at least one"),
-        ("/send/b%20b", JSON, b"[{", 400, "channel: must not contain ' ': 'b b'"),
+        ("/send/b%20b", JSON, b"[{", 400, A_SPACE),
         ("/send/a?channel=", NDJSON, b"{}", 400, "channel: must be 1 to 128 characters: ''"),
         ("/send?event=", "", b"x", 422, "event: must not be empty"),
         ("/send?event=a%0Db", "", b"x", 422, "event: must not contain CR: 'a\\rb'"),
@@ -515,9 +391,8 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send?retry=0", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
         ("/send?retry=3600001", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 3600001"),
         ("/send?retry=-1", "", b"x", 400, "retry: must be a number of milliseconds, not '-1'"),
-        ("/send?event=open", "", b"x", 422, OF_EVENT_SOURCE.format("open")),
-        ("/send?event=error", "", b"x", 422, OF_EVENT_SOURCE.format("error")),
-        ("/send", JSON, b'{"message": "x", "event": "error"}', 422, OF_EVENT_SOURCE.format("error")),
+        ("/send?event=open", "", b"x", 422, OF_EVENT_SOURCE),
+        ("/send?event=error", "", b"x", 422, OF_EVENT_SOURCE.replace("open", "error", 1)),
         ("/send?evnt=price", "", b"x", 400, "evnt: unknown parameter; event was meant?"),
         ("/send?channels=a", "", b"x", 400, "channels: unknown parameter; channel was meant?"),
         ("/send?topic=a", "", b"x", 400, "topic: unknown parameter; channel was meant?"),
@@ -576,13 +451,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             "channels: 101 are too many, 100 may be named",
         ),
         ("/send/" + "a" * 129, "", b"x", 400, f"channel: must be 1 to 128 characters: '{'a' * 80}'"),
-        (
-            "/send",
-            "Idempotency-Key: a\r\nIdempotency-Key: a\r\n",
-            b"x",
-            400,
-            "Idempotency-Key: is given 2 times",
-        ),
+        ("/send", "Idempotency-Key: a\r\n" * 2, b"x", 400, "Idempotency-Key: is given 2 times"),
         ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
     ],
@@ -669,36 +538,21 @@ async def test_the_answer_says_what_a_charset_made_of_a_message(serve: Serve, co
 @pytest.mark.parametrize(
     ("kind", "path", "body", "detail"),
     [
-        ("text/plain", "/send", b"abc\xe9", "body: is not US-ASCII at byte 3, though its charset says so"),
-        (
-            "text/plain",
-            "/send",
-            "\u00e9".encode(),
-            "body: is not US-ASCII at byte 0, though its charset says so",
-        ),
-        (
-            "application/json",
-            "/send",
-            b'{"message":"\xe9"}',
-            "body: is not US-ASCII at byte 12, though its charset says so",
-        ),
+        ("text/plain", "/send", b"abc\xe9", "body: is not US-ASCII at byte 3"),
+        ("text/plain", "/send", "\u00e9".encode(), "body: is not US-ASCII at byte 0"),
+        ("application/json", "/send", b'{"message":"\xe9"}', "body: is not US-ASCII at byte 12"),
         (
             "application/x-ndjson",
             "/send",
             b'{"message":"a"}\n{"message":"\xe9"}',
-            "body: is not US-ASCII at byte 28, though its charset says so",
+            "body: is not US-ASCII at byte 28",
         ),
-        (
-            "text/plain",
-            "/send?stream=1",
-            b"abc\n\xe9\n",
-            "line 2: body: is not US-ASCII at byte 0, though its charset says so; 1 published",
-        ),
+        ("text/plain", "/send?stream=1", b"abc\n\xe9\n", "line 2: body: is not US-ASCII at byte 0"),
         (
             "application/x-ndjson",
             "/send?stream=1",
             b'{"message":"a"}\n{"message":"\xe9"}\n',
-            "line 2: body: is not US-ASCII at byte 12, though its charset says so; 1 published",
+            "line 2: body: is not US-ASCII at byte 12",
         ),
     ],
 )
@@ -706,6 +560,7 @@ async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
     serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes, detail: str
 ) -> None:
     """Naming the byte; the lines of a stream before that are published. What is ASCII is taken."""
+    detail += ", though its charset says so" + "; 1 published" * ("stream" in path)
     server = await serve()
     client = await connect(server)
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
