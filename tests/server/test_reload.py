@@ -167,67 +167,44 @@ async def published_twice(server: Server) -> object:
 
 @dataclass(frozen=True)
 class Row:
-    """Settings, with and without which the same thing is found to be different."""
+    """A setting's value, with and without which the same thing is found to be different."""
 
-    settings: str
-    after: Mapping[str, Any]
+    setting: str
+    value: object
     probe: Probe
     found: tuple[object, object]
     before: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return self.settings
+        return self.setting
 
 
-def row(settings: str, after: Mapping[str, Any], probe: Probe, *found: object, **before: Any) -> Row:
-    return Row(settings, after, probe, (found[0], found[1]), before)
+def row(setting: str, value: object, probe: Probe, *found: object, **before: Any) -> Row:
+    return Row(setting, value, probe, (found[0], found[1]), before)
 
 
 ROWS = (
-    row("token", {"token": OTHER}, asked("GET", "/status", bearer(OTHER)), 401, 200, **GUARDED),
+    row("token", OTHER, asked("GET", "/status", bearer(OTHER)), 401, 200, **GUARDED),
     row(
         "caller",
-        {"caller": (caller("b", inspect=("*",)),)},
+        (caller("b", inspect=("*",)),),
         asked("GET", "/status", bearer(static("b"))),
         401,
         200,
         caller=(caller("a"),),
     ),
-    row(
-        "anonymous_subscribe", {"anonymous_subscribe": ("a",)}, asked("GET", "/events/a"), 401, 200, **GUARDED
-    ),
-    row(
-        "anonymous_publish",
-        {"anonymous_publish": ("a",)},
-        asked("POST", "/send/a", body=b"x"),
-        401,
-        200,
-        **GUARDED,
-    ),
-    row("anonymous_inspect", {"anonymous_inspect": ("*",)}, asked("GET", "/status"), 401, 200, **GUARDED),
-    row(
-        "insecure_publish",
-        {"insecure_publish": True},
-        asked("POST", "/send/a", body=b"x"),
-        401,
-        200,
-        **GUARDED,
-    ),
-    row("cookie", {"cookie": "c"}, asked("GET", "/status", f"Cookie: c={STATIC}\r\n"), 401, 200, **GUARDED),
-    row(
-        "token_secret",
-        {"token_secret": OWN_SECRET},
-        asked("GET", "/status", bearer(own())),
-        401,
-        200,
-        **GUARDED,
-    ),
-    row("token_lifetime", {"token_lifetime": 600.0}, minted, 3600, 600),
-    row("allowed_hosts", {"allowed_hosts": ("box.lan",)}, asked("GET", "/status", host="box.lan"), 421, 200),
-    row("cors_origins", {"cors_origins": ("https://app.example",)}, origin_told, None, "https://app.example"),
+    row("anonymous_subscribe", ("a",), asked("GET", "/events/a"), 401, 200, **GUARDED),
+    row("anonymous_publish", ("a",), asked("POST", "/send/a", body=b"x"), 401, 200, **GUARDED),
+    row("anonymous_inspect", ("*",), asked("GET", "/status"), 401, 200, **GUARDED),
+    row("insecure_publish", True, asked("POST", "/send/a", body=b"x"), 401, 200, **GUARDED),
+    row("cookie", "c", asked("GET", "/status", f"Cookie: c={STATIC}\r\n"), 401, 200, **GUARDED),
+    row("token_secret", OWN_SECRET, asked("GET", "/status", bearer(own())), 401, 200, **GUARDED),
+    row("token_lifetime", 600.0, minted, 3600, 600),
+    row("allowed_hosts", ("box.lan",), asked("GET", "/status", host="box.lan"), 421, 200),
+    row("cors_origins", ("https://app.example",), origin_told, None, "https://app.example"),
     row(
         "trusted_proxies",
-        {"trusted_proxies": ("192.0.2.0/24",)},
+        ("192.0.2.0/24",),
         seen(
             lambda server: (
                 server.services.proxies.trusts("192.0.2.7"),
@@ -239,78 +216,44 @@ ROWS = (
     ),
     row(
         "proxy_header",
-        {"proxy_header": "forwarded"},
+        "forwarded",
         seen(lambda server: str(server.services.proxies._header)),
         "x-forwarded-for",
         "forwarded",
     ),
-    row("queue_size", {"queue_size": 7}, new_reader(lambda terms: terms.queue_size), 1000, 7),
-    row(
-        "queue_bytes",
-        {"queue_bytes": 2_000_000},
-        new_reader(lambda terms: terms.queue_bytes),
-        4_194_304,
-        2_000_000,
-    ),
-    row(
-        "overflow",
-        {"overflow": Overflow.CONFLATE},
-        new_reader(lambda terms: terms.overflow),
-        "disconnect",
-        "conflate",
-    ),
-    row("retry", {"retry": 500}, new_reader(lambda terms: terms.retry), 3000, 500),
+    row("queue_size", 7, new_reader(lambda terms: terms.queue_size), 1000, 7),
+    row("queue_bytes", 2_000_000, new_reader(lambda terms: terms.queue_bytes), 4_194_304, 2_000_000),
+    row("overflow", Overflow.CONFLATE, new_reader(lambda terms: terms.overflow), "disconnect", "conflate"),
+    row("retry", 500, new_reader(lambda terms: terms.retry), 3000, 500),
     row(
         "channel",
-        {"channel": (ChannelRule(match="a", retry=9, history_size=1),)},
+        (ChannelRule(match="a", retry=9, history_size=1),),
         new_reader(lambda terms: terms.retry),
         3000,
         9,
     ),
-    row("history_size", {"history_size": 2}, held, 3, 2),
-    row("history_bytes", {"history_bytes": 2000}, held, 3, 2),
-    row("history_age", {"history_age": 0.01}, aged, 1, 0),
-    row("max_event", {"max_event": 100}, asked("POST", "/send", body=b"x" * 500), 200, 413),
-    row("max_batch", {"max_batch": 1}, asked("POST", "/send", JSON, body=TWO), 200, 413),
-    row(
-        "max_body",
-        {"max_body": 10},
-        asked("POST", "/send", JSON, body=TWO + b" " * 8000),
-        200,
-        413,
-        max_event=200,
-    ),
-    row("max_channels", {"max_channels": 1}, asked("POST", "/send/a,b", body=b"x"), 200, 400),
-    row("max_patterns", {"max_patterns": 1}, asked("GET", "/events/a*,b*"), 200, 400),
-    row("max_connections", {"max_connections": 1}, opened(2), [200, 200], [200, 503]),
+    row("history_size", 2, held, 3, 2),
+    row("history_bytes", 2000, held, 3, 2),
+    row("history_age", 0.01, aged, 1, 0),
+    row("max_event", 100, asked("POST", "/send", body=b"x" * 500), 200, 413),
+    row("max_batch", 1, asked("POST", "/send", JSON, body=TWO), 200, 413),
+    row("max_body", 10, asked("POST", "/send", JSON, body=TWO + b" " * 8000), 200, 413, max_event=200),
+    row("max_channels", 1, asked("POST", "/send/a,b", body=b"x"), 200, 400),
+    row("max_patterns", 1, asked("GET", "/events/a*,b*"), 200, 400),
+    row("max_connections", 1, opened(2), [200, 200], [200, 503]),
     row(
         "max_connections_per_address",
-        {"max_connections_per_address": 3},
+        3,
         seen(lambda server: (server.admission._limits.per_address, server.app[STREAM_EXPIRY]._per_address)),
         (1000, 1000),
         (3, 3),
     ),
-    row(
-        "max_connections_per_token",
-        {"max_connections_per_token": 1},
-        opened(2, headers=WITH),
-        [200, 200],
-        [200, 429],
-        **GUARDED,
-    ),
-    row(
-        "subscribe_rate",
-        {"subscribe_rate": 1},
-        opened(2),
-        [200, 200],
-        [200, 429],
-        subscribe_rate=0,
-        subscribe_burst=1,
-    ),
-    row("subscribe_burst", {"subscribe_burst": 1}, opened(2), [200, 200], [200, 429], subscribe_rate=1),
+    row("max_connections_per_token", 1, opened(2, headers=WITH), [200, 200], [200, 429], **GUARDED),
+    row("subscribe_rate", 1, opened(2), [200, 200], [200, 429], subscribe_rate=0, subscribe_burst=1),
+    row("subscribe_burst", 1, opened(2), [200, 200], [200, 429], subscribe_rate=1),
     row(
         "publish_rate",
-        {"publish_rate": 1},
+        1,
         published_twice,
         [200, 200],
         [200, 429],
@@ -319,35 +262,12 @@ ROWS = (
         max_batch=1,
         **GUARDED,
     ),
-    row(
-        "publish_burst",
-        {"publish_burst": 1},
-        published_twice,
-        [200, 200],
-        [200, 429],
-        publish_rate=1,
-        max_batch=1,
-        **GUARDED,
-    ),
-    row("subscribed_channels", {"subscribed_channels": 1}, opened(2), [200, 200], [200, 503]),
-    row("lifetime", {"lifetime": 5.0}, seen(lambda server: server.app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
-    row("body_timeout", {"body_timeout": 0.02}, slow_body, 408, 408, body_timeout=0.03),
-    row(
-        "drain_delay",
-        {"drain_delay": 1.0},
-        seen(lambda server: server.stopping_takes),
-        2.0,
-        3.0,
-        drain_timeout=0.0,
-    ),
-    row(
-        "drain_timeout",
-        {"drain_timeout": 1.0},
-        seen(lambda server: server.stopping_takes),
-        2.0,
-        3.0,
-        drain_timeout=0.0,
-    ),
+    row("publish_burst", 1, published_twice, [200, 200], [200, 429], publish_rate=1, max_batch=1, **GUARDED),
+    row("subscribed_channels", 1, opened(2), [200, 200], [200, 503]),
+    row("lifetime", 5.0, seen(lambda server: server.app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
+    row("body_timeout", 0.02, slow_body, 408, 408, body_timeout=0.03),
+    row("drain_delay", 1.0, seen(lambda server: server.stopping_takes), 2.0, 3.0, drain_timeout=0.0),
+    row("drain_timeout", 1.0, seen(lambda server: server.stopping_takes), 2.0, 3.0, drain_timeout=0.0),
 )
 
 ELSEWHERE = {
@@ -368,7 +288,7 @@ ELSEWHERE = {
 
 def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
     """Whoever adds one says which it is, and shows it."""
-    shown = {row.settings for row in ROWS} | ELSEWHERE.keys()
+    shown = {row.setting for row in ROWS} | ELSEWHERE.keys()
     assert len(ROWS) + len(ELSEWHERE) == len(shown)
     assert shown | RESTART_ONLY == {*SETTINGS, *RULES}
     assert not shown & RESTART_ONLY
@@ -381,8 +301,8 @@ async def test_a_setting_changes_at_once(reloadable: Start, row: Row) -> None:
     """For what is opened and asked from then on; it is named, and streams stay."""
     running = await reloadable(**row.before)
     assert await row.probe(running.server) == row.found[0]
-    change = await running.change(**row.after)
-    assert (change.changed, change.restart) == ((row.settings,), ())
+    change = await running.change(**{row.setting: row.value})
+    assert (change.changed, change.restart) == ((row.setting,), ())
     assert await row.probe(running.server) == row.found[1]
 
 
