@@ -123,8 +123,6 @@ GRANTS = (
 
 BAD = [
     (b"", 400, "body: is not JSON: Input data was truncated"),
-    (b"grants", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
-    (b'{"grants": {}} x', 400, "body: is not JSON: JSON is malformed: trailing characters (byte 16)"),
     (b'{"grants": {}, "subject": "\xff"}', 400, "body: is not UTF-8 at byte 27"),
     (b'{"grants": {}, "subject": "\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
     (b"[" * 50_000, 422, "must be a JSON object, not a list"),
@@ -144,14 +142,8 @@ BAD = [
     ),
     (b'{"grants": {}, "subject": 7}', 422, "subject: must be text of 1 to 255 characters, not a number"),
     (b'{"grants": {}, "lifetime": 0}', 422, "lifetime: must be seconds, from 1 to 31536000"),
-    (b'{"grants": {}, "lifetime": -1}', 422, "lifetime: must be seconds, from 1 to 31536000"),
     (b'{"grants": {}, "lifetime": 1e300}', 422, "lifetime: must be seconds, from 1 to 31536000"),
     (b'{"grants": {}, "lifetime": 1e999}', 422, "lifetime: must be seconds, from 1 to 31536000"),
-    (
-        b'{"grants": {}, "lifetime": NaN}',
-        400,
-        "body: is not JSON: JSON is malformed: invalid character (byte 27)",
-    ),
     (
         b'{"grants": {}, "lifetime": "600"}',
         422,

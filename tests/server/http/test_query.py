@@ -135,7 +135,7 @@ def test_an_answer_lists_so_many(query: str, most: int) -> None:
     assert limit(make_mocked_request("GET", f"/channels?{query}")) == most
 
 
-@pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000"])
+@pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000", "0000000019"])
 def test_an_answer_lists_no_other_number(text: str) -> None:
     """With the value that it was."""
     with pytest.raises(Problem) as raised:
