@@ -55,6 +55,7 @@ ORDER = (
     "fanout.pattern_index",
     "fanout.hub",
     "fanout.backlog",
+    "fanout.idle",
     "fanout.dispatcher",
     "stream",
     "broadcaster",

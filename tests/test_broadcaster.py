@@ -29,7 +29,7 @@ from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, J
 from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
-from tests.fanout.test_dispatcher import settled
+from tests.support.dispatching import settled
 from tests.support.memory_sinks import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
 

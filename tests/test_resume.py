@@ -11,7 +11,7 @@ import pytest
 
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.dispatcher import FAR_BEHIND
+from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Draft
 from sse_broadcast.server.runner import Server

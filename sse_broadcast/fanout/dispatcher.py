@@ -1,27 +1,25 @@
-"""Delivery: the one walk that moves what waits to the sinks.
+"""Dispatcher: the one loop that writes what waits in groups and outboxes to the sinks.
 
-No task is woken per subscriber or per event. Publishing appends to an audience's log; one
-callback of the event loop walks the audience's lanes and writes. Whatever waits when a pass
-begins leaves in one write per lane, so the cost of a delivery falls as the load rises, and no
-timer ever joins events. One other timer, shared by all lanes, sees to heartbeats and deadlines.
+No task is woken per subscriber or per event. To publish appends to a group's log, and one callback of the
+event loop writes it to the group's outboxes. What waits when a pass begins leaves in one write per outbox, so
+the cost of a delivery falls as the load rises, and no timer ever joins events. `IdleMonitor` has one other
+timer, shared by all outboxes, for heartbeats and deadlines.
 """
 
 import asyncio
-import itertools
 import logging
-import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import format_id
-from sse_broadcast.encoding import HEARTBEAT, Encoding, own_block
 from sse_broadcast.fanout.group import Batch, SubscriberGroup
+from sse_broadcast.fanout.idle import IdleMonitor
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox, OutboxGroup, Sink
-from sse_broadcast.fanout.subscriber import ANNOUNCED, SHORTEST_HEARTBEAT, CloseReason, Subscriber
+from sse_broadcast.fanout.subscriber import ANNOUNCED, CloseReason, Subscriber
 from sse_broadcast.fanout.system_events import close_frame, jittered
-from sse_broadcast.metrics import Metrics, Timeout
+from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import PIECE, FairQueue
 
@@ -31,64 +29,44 @@ WRITE_LIMIT = 65_536
 """Bytes joined into one write at most; a single larger frame goes alone."""
 
 SLICE = 0.002
-"""Seconds after which the walk lets the loop serve publishes, connects and timers."""
+"""Seconds after which the event loop may serve publishes, connects and timers."""
 
 TURN = 0.00025
-"""Seconds for lanes that do not march with their audience, between two strides of those that do; as many
-again for those that catch up. So a pass over an audience takes about twice as long at most while strangers
-replay the history: with twice these seconds the 99th percentile of the others' latency rose by a quarter."""
+"""Seconds for outboxes with their own queue, between two turns of a group's pass; as many again for those
+that catch up. So a pass takes about twice as long at most while others replay the history. With twice these
+seconds the 99th percentile of the group's latency rose by a quarter."""
 
 PAGES = 8
 """Pages of history kept joined."""
 
-TICKS = 8
-"""Ticks of the shared timer in the shortest heartbeat or a write deadline, whichever is shorter."""
-
-FAR_BEHIND = 100
-"""Positions by which a cursor may be behind: a tenth of what the history holds of a channel by default."""
-
-HOUR = 3600.0
-"""Seconds of comments after which a heartbeat is a block. r3labs, tmaxmax and resty hold comments until a
-block ends, and fail when they hold 32 to 64 KiB."""
-
 
 class Dispatcher:
-    """Writes for every lane of one broadcaster. Belongs to one event loop.
+    """Writes to every outbox of one broadcaster. Belongs to one event loop.
 
-    `heartbeat` is the usual one; subscribers may have others. It and `write_timeout` are in seconds. The
-    backend says where the newest event is, and whether a cursor is still good.
+    It is the `GroupScheduler` and the `OutboxScheduler`, and what its `IdleMonitor` calls. `heartbeat` and
+    `write_timeout` are in seconds.
     """
 
     def __init__(self, backend: Backend, *, heartbeat: float, write_timeout: float, metrics: Metrics) -> None:
         self._backend = backend
-        self._write_timeout = write_timeout
         self._metrics = metrics
-        # A whole part of the usual heartbeat, so that most come in their time and not a tick early.
-        finest = min(heartbeat, write_timeout, SHORTEST_HEARTBEAT) / TICKS
-        self._tick_length = heartbeat / math.ceil(heartbeat / finest)
+        self._idle = IdleMonitor(
+            backend, self, heartbeat=heartbeat, write_timeout=write_timeout, metrics=metrics
+        )
         self._outboxes: set[Outbox] = set()
         self._ready: deque[OutboxGroup] = deque()
         self._ready_outboxes: deque[Outbox] = deque()
-        self._replaying = FairQueue[Outbox]()  # lanes that catch up, by who caused it
-        self._due_outboxes: deque[Outbox] = deque()  # whose silence is to be looked at
+        self._replaying = FairQueue[Outbox]()  # outboxes that catch up, by their caller
         self._next_slice: asyncio.Handle | None = None
         self._now = 0.0
-        # Lanes whose sink is full or whose stream is ending, and when that must be over: in
-        # order of time, since the allowance is the same for all.
-        self._deadlines: dict[Outbox, float] = {}
-        # Lanes by the tick at which their silence is next looked at.
-        self._silence: defaultdict[int, set[Outbox]] = defaultdict(set)
         self._pages: dict[tuple[OutboxGroup, int, int, int], bytes] = {}
-        self._cursor_frames: dict[Encoding, tuple[int, int, bytes]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._ticked = 0
         self._spread = 0
         self._emptied: asyncio.Future[None] | None = None
 
     def attach(self, subscriber: Subscriber, group: OutboxGroup, sink: Sink, *, cursor: int) -> Outbox:
-        """Deliver to a sink what its subscriber has to catch up with, then what the audience gets.
+        """Write to a sink what its subscriber has to catch up with, then what its group gets.
 
-        Until `detach`. `cursor` is the position that its opening told the subscriber.
+        Until `detach`. `cursor` is the position in the subscriber's first frames.
         """
         outbox = Outbox(self, group, subscriber, sink)
         subscriber.consumer = outbox
@@ -99,44 +77,40 @@ class Dispatcher:
         else:
             self.schedule_outbox(outbox)
         self._outboxes.add(outbox)
-        if self._timer is None:
-            self._ticked = self._tick_of(now)
-            self._schedule_tick()
-        self._watch_silence(outbox, now)
+        self._idle.watch(outbox, now)
         sink.attach(outbox)
         return outbox
 
     def detach(self, outbox: Outbox) -> None:
-        """Forget a lane; whoever owns its sink does so when the connection is over. Twice does nothing."""
+        """Forget an outbox. Called by its sink's owner when the connection is over; twice does nothing."""
         if outbox not in self._outboxes:
             return
         outbox.sink.attach(None)
         outbox.blocked = True
         outbox.leave_group()
-        # No cycle is left of a stream that is over: thousands may end at once, and wait for the collector.
+        # Break the reference cycle: thousands of streams may end at once, and would wait for the collector.
         del outbox.subscriber.consumer
         self._outboxes.discard(outbox)
-        self._deadlines.pop(outbox, None)
-        self._forget_silence(outbox)
+        self._idle.unwatch(outbox)
         if not self._outboxes:
-            self._stop_timer()
+            self._on_empty()
 
     async def wait_empty(self) -> None:
-        """Wait until no lane is left."""
+        """Wait until no outbox is left."""
         if self._outboxes:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
 
     def spread_reconnects(self, milliseconds: int) -> None:
-        """Have readers whose streams end from now on come back over so long a time, or longer."""
+        """Spread the reconnects of subscribers whose streams end from now on over this time, or longer."""
         self._spread = milliseconds
 
     async def wait_flushed(self, groups: Iterable[OutboxGroup]) -> None:
-        """Wait until the logs of these audiences are empty. Nothing may be published meanwhile."""
+        """Wait until the logs of these groups are empty. Nothing may be published meanwhile."""
         for count, group in enumerate(tuple(groups), 1):
             if not count % PIECE:
                 await asyncio.sleep(0)
-            # The walk goes on in between, and waits for no reader.
+            # Slices run in between, and wait for no subscriber.
             while group.log:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
@@ -147,26 +121,26 @@ class Dispatcher:
             if not count % OUTBOXES_PER_TURN:
                 await asyncio.sleep(0)
 
-    # The hot path: wake, _walk, _advance. Measured by benchmarks/compare.py. What stands in the
-    # loop of _advance runs for every delivery, and what it costs is cache lines more than
-    # instructions: a transport is touched, and nothing else. To ask each sink whether it is gone,
-    # and then whether it is full, was a quarter of its instructions: a sink that fills says so.
+    # The hot path: schedule_group, _run_slice, _advance_pass. Measured by benchmarks/compare.py. The
+    # loop in _advance_pass runs for every delivery, and cache lines cost it more than instructions:
+    # it touches a transport, and nothing else. To ask each sink whether it is gone, and then whether
+    # it is full, was a quarter of its instructions: a sink that fills says so.
 
     def schedule_group(self, group: OutboxGroup) -> None:
-        """See `Carrier`."""
+        """Write the group's log in the next slices."""
         if not group.scheduled:
             group.scheduled = True
             self._ready.append(group)
             self.schedule_slice()
 
     def schedule_slice(self) -> None:
-        """Run the loop's next slice soon, if none is scheduled."""
+        """Run a slice in the event loop's next turn."""
         if self._next_slice is None:
             self._next_slice = asyncio.get_running_loop().call_soon(self._run_slice)
 
     def _run_slice(self) -> None:
         loop = asyncio.get_running_loop()
-        groups, outboxes, due = self._ready, self._ready_outboxes, self._due_outboxes
+        groups, outboxes, due = self._ready, self._ready_outboxes, self._idle.due
         replaying = self._replaying
         now = loop.time()
         stop = now + SLICE
@@ -188,29 +162,29 @@ class Dispatcher:
                     self._write_next(waiting.popleft())
                     now = loop.time()
             if due:
-                self._check_silence(due, now)
+                self._idle.check(now)
                 now = loop.time()
         interrupted = bool(groups or outboxes or replaying or due)
         self._metrics.walked(interrupted=interrupted)
         self._next_slice = loop.call_soon(self._run_slice) if interrupted else None
 
     def _advance_pass(self, group: OutboxGroup) -> None:
-        """Go on with the audience's pass, or begin one, by `STRIDE` lanes."""
+        """Go on with the group's pass, or begin one, by `OUTBOXES_PER_TURN` of it."""
         batch = group.batch or self._begin_pass(group)
-        march, data = group.writers, batch.data
-        if march.done:
+        writer_list, data = group.writers, batch.data
+        if writer_list.done:
             self._write_late_joiners(group, batch)
-        writers = march.take(OUTBOXES_PER_TURN)
+        writers = writer_list.take(OUTBOXES_PER_TURN)
         going = True
         while going:
             try:
                 for writer in writers:
                     writer.write(data)
                 going = False
-            except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
+            except Exception as error:  # noqa: BLE001 - one bad sink never ends the pass
                 batch.failed += 1
-                self.on_write_error(march.last, error)
-        if march.done and not batch.late_joiners:
+                self.on_write_error(writer_list.last, error)
+        if writer_list.done and not batch.late_joiners:
             self._end_pass(group, batch)
 
     def _begin_pass(self, group: OutboxGroup) -> Batch[Outbox]:
@@ -228,23 +202,21 @@ class Dispatcher:
         if batch.followed:
             self._metrics.delayed(time.monotonic() - batch.published_at)
 
-    # Lanes that do not march with their audience.
+    # Outboxes that are written to alone.
 
     def _write_late_joiners(self, group: OutboxGroup, batch: Batch[Outbox]) -> None:
-        """Write to `STRIDE` of the lanes that came in the middle of what this pass brings."""
-        some, batch.late_joiners = (
-            batch.late_joiners[:OUTBOXES_PER_TURN],
-            batch.late_joiners[OUTBOXES_PER_TURN:],
-        )
-        for outbox in some:
+        """Write the remainder of the batch to `OUTBOXES_PER_TURN` of those that joined within it."""
+        late_joiners = batch.late_joiners[:OUTBOXES_PER_TURN]
+        del batch.late_joiners[:OUTBOXES_PER_TURN]
+        for outbox in late_joiners:
             # One that has left meanwhile gets no more of this; one that came back has had it.
-            place = group.late_joiners.get(outbox, batch.end)
-            if place < batch.end:
+            offset = group.late_joiners.get(outbox, batch.end)
+            if offset < batch.end:
                 group.late_joiners[outbox] = batch.end
-                self._write(outbox, batch.remainder_from(place), events=batch.end - place)
+                self._write(outbox, batch.remainder_from(offset), events=batch.end - offset)
 
     def schedule_outbox(self, outbox: Outbox) -> None:
-        """See `Carrier`."""
+        """Write to the outbox in the next slices, unless its sink is full."""
         if not outbox.blocked:
             catching_up = outbox.subscriber.catching_up
             if catching_up is None:
@@ -254,8 +226,8 @@ class Dispatcher:
             self.schedule_slice()
 
     def _write_next(self, outbox: Outbox) -> None:
-        """Make one write of what waits for this lane alone, and see what comes next for it."""
-        # A lane may stand here twice, as resumed and as ending: the end is written once.
+        """Make one write of what waits for this outbox alone, and decide what comes next for it."""
+        # An outbox may be scheduled twice, as drained and as ending: `$close` is written once.
         if outbox.blocked or outbox.close_sent:
             return
         try:
@@ -269,7 +241,7 @@ class Dispatcher:
             self._continue(outbox)
 
     def _next_frames(self, outbox: Outbox) -> tuple[bytes, int]:
-        """Take up to `WRITE_LIMIT` bytes, or one frame, of what the lane has to get; give how many events."""
+        """Take up to `WRITE_LIMIT` bytes, or one frame, from the outbox; return the number of events too."""
         catching_up = outbox.subscriber.catching_up
         shared = catching_up is not None and catching_up.shared
         publications = outbox.subscriber.take(WRITE_LIMIT)
@@ -280,8 +252,8 @@ class Dispatcher:
         return make(outbox.group, publications), len(publications)
 
     def _shared_page(self, group: OutboxGroup, publications: Sequence[Publication]) -> bytes:
-        """Give a page of history, joined once for readers that come back together."""
-        # History only ever loses: two pages that agree in this are the same.
+        """Return a page of history, joined once for subscribers that come back together."""
+        # A history only ever loses publications: two pages that agree in this are the same.
         key = (group, publications[0].position, publications[-1].position, len(publications))
         page = self._pages.get(key)
         if page is None:
@@ -294,7 +266,7 @@ class Dispatcher:
         outbox.written = self._now
         try:
             outbox.writer.write(data)
-        except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
+        except Exception as error:  # noqa: BLE001 - one bad sink never ends the pass
             self.on_write_error(outbox, error)
             return False
         self._metrics.wrote(events, len(data))
@@ -311,39 +283,36 @@ class Dispatcher:
     # Full sinks, and the ends of streams.
 
     def flush_group(self, group: OutboxGroup) -> None:
-        """See `Carrier`."""
+        """Write the group's whole log now."""
         self._now = asyncio.get_running_loop().time()
         while group.log:
             self._advance_pass(group)
 
     def flush_outbox(self, outbox: Outbox) -> None:
-        """See `Carrier`."""
+        """Empty the outbox's own queue now, as far as its sink takes it."""
         while len(outbox.subscriber) and not outbox.blocked:
             if outbox.sink.gone:
                 self.on_disconnect(outbox)
                 return
-            # And no more than that: a lane that followed its audience from here on would get the
-            # event for which this makes room behind those that come after it.
+            # It must not join its group here: it would get the event for which this makes room
+            # behind those that come after that.
             data, events = self._next_frames(outbox)
             self._write(outbox, data, events=events)
 
     def on_drained(self, outbox: Outbox) -> None:
-        """Take note that a full sink has emptied."""
+        """Resume writing to a sink that was full."""
         outbox.blocked = False
-        if outbox.close_sent:
-            outbox.sink.close()
-            return
         if outbox.close_reason is None:
-            self._deadlines.pop(outbox, None)
+            self._idle.clear_deadline(outbox)
         self._continue(outbox)
 
     def on_closed(self, outbox: Outbox, reason: CloseReason) -> None:
-        """Say goodbye if the reader still takes bytes, and see that the end does not take for ever."""
+        """Send `$close` if the subscriber is still there, and limit the time that the end may take."""
         if reason in ANNOUNCED:
             outbox.last_position_sent = outbox.position
             outbox.leave_group()
             outbox.close_reason = reason
-            self._deadline(outbox)
+            self._idle.set_deadline(outbox)
             self.schedule_outbox(outbox)
             return
         outbox.leave_group()
@@ -352,21 +321,15 @@ class Dispatcher:
             outbox.sink.close()
 
     def on_full(self, outbox: Outbox) -> None:
-        """See `Carrier`. A write may be what brings it about, and has yet to return."""
+        """Move the outbox to its own queue. May be called from within a write."""
         outbox.blocked = True
-        self._deadline(outbox)
+        self._idle.set_deadline(outbox)
         outbox.leave_to_own_queue()
-
-    def _deadline(self, outbox: Outbox) -> None:
-        # What is there stands: a socket that was full when its stream began to end gets no
-        # second allowance, and partial progress resets nothing.
-        if outbox not in self._deadlines:
-            self._deadlines[outbox] = asyncio.get_running_loop().time() + self._write_timeout
 
     def abort_outbox(self, outbox: Outbox) -> None:
         """Cut an outbox's connection."""
         self._metrics.aborted()
-        self._deadlines.pop(outbox, None)
+        self._idle.clear_deadline(outbox)
         outbox.blocked = True
         outbox.sink.abort()
 
@@ -382,14 +345,12 @@ class Dispatcher:
     def on_disconnect(self, outbox: Outbox) -> None:
         """End the stream of an outbox whose connection is gone."""
         outbox.subscriber.close(CloseReason.LEFT)
-        # A stream that was ending already has its reason, but its owner still waits.
+        # A stream that was ending already has its close reason, but its owner still waits.
         outbox.blocked = True
         outbox.sink.close()
 
-    # Silence: heartbeats, and readers that left without a word.
-
     def _final_frame(self, outbox: Outbox) -> bytes:
-        """Return what an empty queue leaves to say: the end of the stream, a heartbeat, or nothing."""
+        """Return what is due behind an empty queue: `$close`, a heartbeat, or nothing."""
         if outbox.close_reason is not None:
             outbox.close_sent = True
             return close_frame(
@@ -401,137 +362,13 @@ class Dispatcher:
         if outbox.heartbeat_due:
             outbox.heartbeat_due = False
             self._metrics.beat()
-            return self._heartbeat(outbox)
+            return self._idle.heartbeat_frame(outbox)
         return b""
 
-    def _heartbeat(self, outbox: Outbox) -> bytes:
-        """Return the heartbeat that is due: a comment, or an event that brings the cursor up.
-
-        Where little is published that a subscriber wants, its last id would else fall out of the history, and
-        it would be told of a loss when it came back.
-        """
-        encoding, told = outbox.sink.encoding, outbox.position
-        # The cursor must not pass what is still unsent: a subscriber cut behind it would never get that.
-        current = outbox.following and outbox.offset == outbox.group.end
-        newest = self._backend.position if current else told
-        if _may_be_comment(outbox) and not self._is_far_behind(outbox, told, newest):
-            outbox.heartbeat_comments += 1
-            return encoding.heartbeat
-        outbox.heartbeat_comments = 0
-        outbox.last_position_sent = newest
-        return self._cursor_frame(encoding, newest)
-
-    def _is_far_behind(self, outbox: Outbox, told: int, newest: int) -> bool:
-        if newest - told >= FAR_BEHIND:
-            return True
-        return newest > told and not self._backend.replayable(outbox.group.selector, after=told)
-
-    def _cursor_frame(self, encoding: Encoding, position: int) -> bytes:
-        """Return the block that moves a cursor to a position: the same bytes for all in one tick."""
-        kept = self._cursor_frames.get(encoding)
-        if kept is None or kept[:2] != (position, self._ticked):
-            block = own_block(encoding.format, HEARTBEAT, format_id(self._backend.epoch, position))
-            kept = self._cursor_frames[encoding] = (position, self._ticked, encoding.frame(block))
-        return kept[2]
-
-    def _tick(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._ticked = max(self._tick_of(now), self._ticked + 1)
-        self._enforce_deadlines(now)
-        # By what is there, not by what has passed: a process that was stopped for a day has
-        # missed many ticks, and few of them matter.
-        for due in [due for due in self._silence if due <= self._ticked]:
-            self._due_outboxes.extend(self._silence.pop(due))
-        if self._due_outboxes:
-            self.schedule_slice()
-        if self._outboxes:
-            self._schedule_tick()
-
-    def _enforce_deadlines(self, now: float) -> None:
-        late = []
-        for outbox, deadline in itertools.islice(self._deadlines.items(), OUTBOXES_PER_TURN):
-            if deadline > now:
-                break
-            late.append(outbox)
-        if len(late) == OUTBOXES_PER_TURN:
-            # Thousands may be late at once, where one network has gone.
-            asyncio.get_running_loop().call_soon(self._enforce_deadlines, now)
-        for outbox in late:
-            self._metrics.timed_out(Timeout.FULL)
-            outbox.subscriber.close(CloseReason.STALLED)
-            self.abort_outbox(outbox)
-
-    def _check_silence(self, due: deque[Outbox], now: float) -> None:
-        """Look at the silence of `STRIDE` lanes, and break it where it has lasted long enough.
-
-        10,000 idle subscribers are 2,500 heartbeats a second, so most are written here at once, and do not go
-        the way of all other frames.
-        """
-        newest = self._backend.position
-        for _ in range(min(OUTBOXES_PER_TURN, len(due))):
-            outbox = due.popleft()
-            if outbox not in self._outboxes:
-                continue  # it left meanwhile
-            if outbox.sink.gone:
-                # Nobody told us: an application that does not cancel handlers of lost connections.
-                self._metrics.timed_out(Timeout.GONE)
-                self.on_disconnect(outbox)
-                continue
-            written = max(outbox.written, outbox.group.written) if outbox.following else outbox.written
-            heartbeat = outbox.subscriber.options.heartbeat
-            if not outbox.blocked and now - written >= heartbeat.seconds - self._tick_length:
-                if outbox.following and newest <= outbox.position and _may_be_comment(outbox):
-                    self._write_comment(outbox, now)
-                else:
-                    outbox.heartbeat_due = True
-                    self.schedule_outbox(outbox)
-                written = now
-            self._watch_silence(outbox, now if outbox.blocked else written)
-
-    def _write_comment(self, outbox: Outbox, now: float) -> None:
-        outbox.heartbeat_comments += 1
-        outbox.written = now
-        data = outbox.sink.encoding.heartbeat
-        try:
-            outbox.writer.write(data)
-        except Exception as error:  # noqa: BLE001 - one bad sink never ends the walk
-            self.on_write_error(outbox, error)
-            return
-        self._metrics.beat()
-        self._metrics.wrote(0, len(data))
-
-    def _watch_silence(self, outbox: Outbox, since: float) -> None:
-        # Rounded down: a heartbeat may come one tick early, and never late.
-        due = self._tick_of(since + outbox.subscriber.options.heartbeat.seconds)
-        outbox.next_check = max(due, self._ticked + 1)
-        self._silence[outbox.next_check].add(outbox)
-
-    def _forget_silence(self, outbox: Outbox) -> None:
-        outboxes = self._silence.get(outbox.next_check)
-        if outboxes is not None:
-            outboxes.discard(outbox)
-            if not outboxes:
-                del self._silence[outbox.next_check]
-
-    def _tick_of(self, when: float) -> int:
-        return int(when / self._tick_length)
-
-    def _schedule_tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at((self._ticked + 1) * self._tick_length, self._tick)
-
-    def _stop_timer(self) -> None:
-        """Stop the timer when there is no lane to look after, and tell who waits for that."""
+    def _on_empty(self) -> None:
+        """Stop the timer, drop the pages, and wake `wait_empty`: no outbox is left."""
         self._pages.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._idle.stop()
         if self._emptied is not None:
             self._emptied.set_result(None)
             self._emptied = None
-
-
-def _may_be_comment(outbox: Outbox) -> bool:
-    """Return whether the next heartbeat of a lane need not be an event, whatever its cursor is."""
-    heartbeat = outbox.subscriber.options.heartbeat
-    return not heartbeat.as_event and (outbox.heartbeat_comments + 1) * heartbeat.seconds < HOUR

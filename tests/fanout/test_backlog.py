@@ -71,10 +71,10 @@ async def test_who_is_catching_up_is_counted_as_such() -> None:
 
 
 async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scrape is nobody's wait: neither of many readers of one channel nor of many channels."""
+    """A scrape is nobody's wait: neither of many subscribers of one channel nor of many channels."""
     broadcaster = make_broadcaster(subscribed_channels=100_000)
-    # What is published waits as long as the census takes: with nothing to compare that would be shorter.
-    monkeypatch.setattr(broadcaster._delivery, "_schedule_walk", lambda: None)
+    # What is published waits as long as the collection takes: with nothing to compare that would be shorter.
+    monkeypatch.setattr(broadcaster._delivery, "schedule_slice", lambda: None)
     for number in range(2 * PORTION + STEP):
         connect(broadcaster)
         connect(broadcaster, f"c{number}")

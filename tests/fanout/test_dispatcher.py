@@ -1,70 +1,42 @@
-"""The walk, catching up, heartbeats and deadlines, over sinks in memory."""
+"""Passes over groups, catching up, full sinks and the ends of streams, over sinks in memory."""
 
 import asyncio
 import itertools
 import random
-import re
 
 import pytest
 
 from sse_broadcast import wire
-from sse_broadcast.backends.base import ResetReason
-from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import ChannelRule, Overflow
-from sse_broadcast.cursor import Keyword, parse_id
-from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
+from sse_broadcast.cursor import Keyword
+from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.event import Event
-from sse_broadcast.fanout import dispatcher as delivery_module
-from sse_broadcast.fanout.dispatcher import (
-    FAR_BEHIND,
-    HOUR,
-    SLICE,
-    TURN,
-    WRITE_LIMIT,
-    Dispatcher,
-)
+from sse_broadcast.fanout import dispatcher as dispatcher_module
+from sse_broadcast.fanout.dispatcher import SLICE, TURN, WRITE_LIMIT
+from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox
-from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
-from sse_broadcast.metrics import Metrics
+from sse_broadcast.fanout.subscriber import CloseReason
+from tests.support.dispatching import (
+    LARGE,
+    CostlySink,
+    LoopClock,
+    beat,
+    blocks,
+    pass_by,
+    require_closed,
+    runs,
+    settled,
+)
 from tests.support.memory_sinks import EPOCH, MemorySink, block, connect
 from tests.support.memory_sinks import make_broadcaster as make
 from tests.support.sockets import until
-
-LARGE = "x" * 30_000
-"""Two of these fit into a write, and three do not."""
 
 NEAR = FAR_BEHIND - 1
 """Positions that a cursor may be behind before a heartbeat brings it up."""
 
 
-def moved(position: int) -> bytes:
-    """Give the heartbeat that brings a cursor up to a position."""
-    return f"event: $heartbeat\ndata: {{}}\nid: {EPOCH}-{position}\n\n".encode()
-
-
-def closed(reason: str, position: int) -> str:
-    """Give the pattern of the block that ends a stream whose reader was given everything up to a position."""
-    return rf'event: \$close\nretry: \d+\ndata: {{"reason": "{reason}"}}\nid: {EPOCH}-{position}\n\n'
-
-
-def require_closed(data: bytes, reason: str, position: int) -> None:
-    """Fail unless this is the end of such a stream, and nothing else."""
-    assert re.fullmatch(closed(reason, position), data.decode()), data
-
-
-def blocks(*data: object, first: int = 1) -> bytes:
-    """Give the frames of what was published from a position on."""
-    return b"".join(itertools.starmap(block, enumerate(data, first)))
-
-
-async def settled() -> None:
-    """Let the walk come by."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def test_every_lane_gets_everything_in_order() -> None:
-    """More lanes than a stride, more events than a pass."""
+async def test_every_outbox_gets_everything_in_order() -> None:
+    """More outboxes than a turn, more events than a pass."""
     broadcaster = make()
     sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
     for number in range(5):
@@ -75,7 +47,7 @@ async def test_every_lane_gets_everything_in_order() -> None:
 
 
 async def test_what_waits_leaves_in_one_write() -> None:
-    """Events published before the walk comes by are joined; those after it are not waited for."""
+    """Events published before a slice are joined; those after it are not waited for."""
     broadcaster = make()
     _, sink = connect(broadcaster)
     await broadcaster.broadcast("a")
@@ -98,7 +70,7 @@ async def test_a_write_joins_a_bounded_number_of_bytes() -> None:
 
 
 async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
-    """A lane that joins while events wait for others gets none of those, and all that follow."""
+    """An outbox that joins while events wait for others gets none of those, and all that follow."""
     broadcaster = make()
     _, first = connect(broadcaster)
     await broadcaster.broadcast("a")
@@ -110,21 +82,21 @@ async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
 
 
 async def test_a_crowd_may_join_in_the_middle() -> None:
-    """Each gets what came after it, a stride of them at a time; one that goes meanwhile gets nothing."""
+    """Each gets what came after it, a turn of them at a time; one that goes meanwhile gets nothing."""
     broadcaster = make()
     _, first = connect(broadcaster)
     await broadcaster.broadcast("a")
     crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("b")
     (group,) = broadcaster._hub.groups
-    delivery = broadcaster._delivery
-    strides = 0
+    dispatcher = broadcaster._delivery
+    turns = 0
     while group.log:
-        delivery._advance_pass(group)
-        strides += 1
-        if strides == 2:
+        dispatcher._advance_pass(group)
+        turns += 1
+        if turns == 2:
             broadcaster.disconnect(crowd.pop()[0])
-    assert strides == 1 + 3
+    assert turns == 1 + 3
     assert first.data == blocks("a", "b")
     assert {sink.data for _, sink in crowd} == {block(2, "b")}
     assert {outbox.offset for outbox, _ in crowd} == {group.end}
@@ -168,15 +140,15 @@ async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
     crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("b")
     (group,) = broadcaster._hub.groups
-    delivery = broadcaster._delivery
-    delivery._advance_pass(group)
+    dispatcher = broadcaster._delivery
+    dispatcher._advance_pass(group)
     outbox, sink = crowd[-1]
     outbox.on_full()
-    delivery._advance_pass(group)
+    dispatcher._advance_pass(group)
     outbox.on_drained()
-    delivery._write_next(outbox)
+    dispatcher._write_next(outbox)
     assert (sink.data, outbox.following) == (block(2, "b"), True)
-    delivery._advance_pass(group)
+    dispatcher._advance_pass(group)
     assert not group.log
     await broadcaster.broadcast("c")
     await settled()
@@ -184,7 +156,7 @@ async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
 
 
 async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
-    """It has left the march by the time that it fails; those behind it get theirs."""
+    """It has left the writer list by the time that it fails; those behind it get theirs."""
 
     class Filling(MemorySink):
         def write(self, data: bytes) -> None:
@@ -204,7 +176,7 @@ async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
 
 
 async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
-    """Its events wait in its own queue, in order, while others go on; then it marches along again."""
+    """Its events wait in its own queue, in order, while others go on; then it joins its group again."""
     broadcaster = make()
     outbox, slow = connect(broadcaster)
     _, other = connect(broadcaster)
@@ -251,7 +223,7 @@ async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_take
 
 
 async def test_a_broken_sink_harms_nobody_else() -> None:
-    """An exception from one sink cuts that one, counted as an error, and the walk goes on."""
+    """An exception from one sink cuts that one, counted as an error, and the pass goes on."""
     broadcaster = make()
     _, before = connect(broadcaster)
     _, broken = connect(broadcaster)
@@ -276,81 +248,8 @@ async def test_a_lost_connection_is_let_go_at_its_next_write() -> None:
     assert sink.closed >= 1
 
 
-async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
-    """Without any event, and though nobody cancelled its handler."""
-    broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster)
-    sink.gone = True
-    await until(lambda: broadcaster.client_count == 0)
-    assert broadcaster.counts.closed == {"left": 1}
-    assert sink.closed >= 1
-
-
-async def test_a_silent_connection_gets_heartbeats() -> None:
-    """Comments of one line and a space, and nothing else."""
-    broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster)
-    await until(lambda: len(sink.written) >= 3)
-    assert set(sink.written) == {b": \n"}
-
-
-async def test_a_connection_with_traffic_gets_no_heartbeat() -> None:
-    """Events are signs of life enough: silence is counted from the last of them."""
-    broadcaster = make(heartbeat=0.4)
-    _, busy = connect(broadcaster)
-    started = asyncio.get_running_loop().time()
-    while asyncio.get_running_loop().time() < started + 1.0:
-        await broadcaster.broadcast("x")
-        await asyncio.sleep(0.001)
-    assert b": \n" not in busy.written
-
-
-async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
-    """Whatever the policy: the socket is aborted, and the subscriber counted as stalled."""
-    broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
-    _, sink = connect(broadcaster)
-    sink.takes_more = False
-    await broadcaster.broadcast("a")
-    await until(lambda: sink.aborted == 1)
-    counts = broadcaster.counts
-    assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
-
-
-async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
-    """Where one network has gone, all of them are late at once."""
-    broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
-    sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
-    for sink in sinks:
-        sink.takes_more = False
-    await broadcaster.broadcast("a")
-    counts = [0]
-    while counts[-1] < len(sinks):
-        await asyncio.sleep(0)
-        if (aborted := sum(sink.aborted for sink in sinks)) != counts[-1]:
-            counts.append(aborted)
-    assert max(more - before for before, more in itertools.pairwise(counts)) <= OUTBOXES_PER_TURN
-    assert broadcaster.counts.aborted == len(sinks)
-
-
-async def test_a_sink_that_empties_in_time_is_not_cut() -> None:
-    """And the next time it fills it has the whole allowance again."""
-    broadcaster = make(write_timeout=1.0, heartbeat=60)
-    outbox, sink = connect(broadcaster)
-    loop = asyncio.get_running_loop()
-    sink.takes_more = False
-    started = loop.time()
-    while loop.time() < started + 1.5:
-        await broadcaster.broadcast("x")
-        await settled()
-        assert outbox.blocked
-        outbox.on_drained()
-        await settled()
-        outbox.on_drained()
-    assert sink.aborted == 0
-
-
-async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> None:
-    """Its queue is let go, it gets `$close`, and its stream ends."""
+async def test_an_overflowing_subscriber_gets_close_if_it_still_takes_it() -> None:
+    """Its queue is dropped, it gets `$close`, and its stream ends."""
     broadcaster = make(queue_size=1)
     outbox, sink = connect(broadcaster)
     sink.takes_more = False
@@ -365,29 +264,6 @@ async def test_an_overflowing_reader_is_told_goodbye_if_it_still_takes_it() -> N
     assert sink.written[0] == block(1, "a")
     require_closed(sink.written[1], "slow", 1)
     assert (len(sink.written), sink.closed, sink.aborted) == (2, 1, 0)
-
-
-async def test_an_overflowing_reader_that_takes_nothing_is_cut_by_the_same_deadline() -> None:
-    """The allowance began when its socket was full, and the end of the stream is within it."""
-    broadcaster = make(queue_size=1, write_timeout=0.05)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
-        await settled()
-    await until(lambda: sink.aborted == 1)
-    assert outbox.subscriber.closed is CloseReason.SLOW
-    assert broadcaster.counts.closed == {"slow": 1}
-    assert broadcaster.counts.aborted == 1
-
-
-async def test_an_end_that_is_not_taken_is_cut_too() -> None:
-    """A stream whose handler is stuck in its last bytes is over when the deadline is."""
-    broadcaster = make(write_timeout=0.05)
-    _, sink = connect(broadcaster)
-    closing = asyncio.ensure_future(broadcaster.close(timeout=30))
-    await until(lambda: sink.aborted == 1)
-    closing.cancel()
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
@@ -411,13 +287,13 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
     assert broadcaster.counts.dropped == {overflow: 3}
 
 
-async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
+async def test_closing_gives_what_was_accepted_then_close() -> None:
     """A server that stops loses nothing it has answered for."""
     broadcaster = make()
     outbox, sink = connect(broadcaster)
 
     async def publish_and_close() -> None:
-        # Nothing is between the two: the walk has not come by.
+        # Nothing is between the two: no slice has run.
         await broadcaster.broadcast("a")
         await broadcaster.close(timeout=30)
 
@@ -431,20 +307,8 @@ async def test_closing_gives_what_was_accepted_then_goodbye() -> None:
     assert broadcaster.counts.closed == {"drain": 1}
 
 
-async def test_the_timer_rests_when_there_is_nobody() -> None:
-    """No lane, no timer: nothing keeps an idle loop awake, nothing is left."""
-    broadcaster = make()
-    delivery = Dispatcher(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
-    broadcaster._delivery = delivery
-    outbox, _ = connect(broadcaster)
-    assert delivery._timer is not None
-    broadcaster.disconnect(outbox)
-    assert delivery._timer is None
-    assert not delivery._silence
-
-
-async def test_a_burst_asks_for_the_walk_once() -> None:
-    """However often a log at its bounds was emptied meanwhile, its audience waits for one turn."""
+async def test_a_burst_schedules_its_group_once() -> None:
+    """However often a log at its limits was emptied meanwhile, its group waits for one turn."""
     broadcaster = make(queue_size=10)
     _, sink = connect(broadcaster)
     for number in range(95):
@@ -461,7 +325,7 @@ async def test_a_burst_asks_for_the_walk_once() -> None:
 async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_place(
     overflow: Overflow, queue_size: int
 ) -> None:
-    """Between resuming and the walk, room is made by writing: nothing later may overtake the event."""
+    """Between draining and the next slice, room is made by writing: nothing later may overtake the event."""
     broadcaster = make(queue_size=queue_size, overflow=overflow)
     outbox, sink = connect(broadcaster)
     _, other = connect(broadcaster)
@@ -482,7 +346,7 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
 
 
 async def test_the_end_is_written_once() -> None:
-    """A lane that has just resumed, or owes a heartbeat, and then ends in the same turn ends once."""
+    """An outbox that has just drained, or has a heartbeat due, and ends in the same turn ends once."""
     broadcaster = make()
     outbox, sink = connect(broadcaster)
     sink.takes_more = False
@@ -518,7 +382,7 @@ async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_ke
 
 
 @pytest.mark.parametrize("encoding", [TEXT, CHUNKED_TEXT])
-async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding: Encoding) -> None:
+async def test_close_says_when_to_come_back_as_the_channels_rule_does(encoding: Encoding) -> None:
     """A rule's reconnection time is its readers', to the end; and it is written as all else was."""
     broadcaster = make(channel=(ChannelRule(match="a", retry=0),))
     _, sink = connect(broadcaster, "a", sink=MemorySink(encoding))
@@ -529,7 +393,7 @@ async def test_goodbye_says_when_to_come_back_as_the_channels_rule_does(encoding
     closing.cancel()
 
 
-async def test_who_leaves_before_its_goodbye_is_written_nothing() -> None:
+async def test_who_leaves_before_its_close_is_written_nothing() -> None:
     """Its handler is over, and its sink is no longer ours to write to."""
     broadcaster = make()
     outbox, sink = connect(broadcaster)
@@ -537,23 +401,6 @@ async def test_who_leaves_before_its_goodbye_is_written_nothing() -> None:
     broadcaster.disconnect(outbox)
     await settled()
     assert sink.written == []
-
-
-@pytest.mark.parametrize("since", [None, "earliest"])
-async def test_an_end_has_no_allowance_of_its_own(monkeypatch: pytest.MonkeyPatch, since: str | None) -> None:
-    """A socket that was full when its stream began to end has until its first deadline, caught up or not."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(write_timeout=5)
-    for _ in range(3):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since=since)
-    sink.takes_more = False
-    await broadcaster.broadcast("a")
-    broadcaster._delivery._run_slice()
-    assert broadcaster._delivery._deadlines == {outbox: 5}
-    clock.now = 3
-    outbox.subscriber.close(CloseReason.DRAIN)
-    assert broadcaster._delivery._deadlines == {outbox: 5}
 
 
 async def test_readers_of_several_channels_are_told_which() -> None:
@@ -654,7 +501,7 @@ async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> 
 
 
 async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two turns of the walk for the same lane are no two beginnings."""
+    """Two turns for the same outbox are no two beginnings."""
     followed: list[Outbox] = []
     follow = Outbox.join_group
 
@@ -797,7 +644,7 @@ async def test_a_page_that_lost_something_is_another_page() -> None:
 
 async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest goes first, a frame alone is none of them, and with the last reader all are gone."""
-    monkeypatch.setattr(delivery_module, "PAGES", 2)
+    monkeypatch.setattr(dispatcher_module, "PAGES", 2)
     broadcaster = make()
     for number in range(10):
         await broadcaster.broadcast(str(number))
@@ -865,38 +712,6 @@ async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
     assert (outbox.following, outbox.given) == (True, 3)
 
 
-async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
-    """A peer that takes nothing is cut, however much it has asked for."""
-    broadcaster = make(write_timeout=0.05)
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    sink.takes_more = False
-    await until(lambda: sink.aborted == 1)
-    counts = broadcaster.counts
-    assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
-    assert (outbox.subscriber.closed, outbox.subscriber.catching_up) == (CloseReason.STALLED, None)
-    assert len(sink.written) == 1
-
-
-async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None:
-    """Each page that is taken in time earns the whole allowance again."""
-    broadcaster = make(write_timeout=0.2, heartbeat=60)
-    for _ in range(200):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    loop = asyncio.get_running_loop()
-    sink.takes_more = False
-    started = loop.time()
-    while loop.time() < started + 0.5:
-        await settled()
-        assert outbox.blocked
-        await asyncio.sleep(0.01)
-        outbox.on_drained()
-    assert sink.aborted == 0
-    assert not outbox.following
-
-
 async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
     """What it has yet to get is in its history: it comes back for it with the id it has."""
     broadcaster = make()
@@ -918,8 +733,8 @@ async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
     await closing
 
 
-async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
-    """The walk that would have brought the page brings the end, with the id of the opening."""
+async def test_a_drain_before_the_first_page_is_close_alone() -> None:
+    """The slice that would have written the page writes the end, with the id of the first frames."""
     broadcaster = make()
     await broadcaster.broadcast("a")
     outbox, sink = connect(broadcaster, since="earliest")
@@ -930,7 +745,7 @@ async def test_a_drain_before_the_first_page_is_goodbye_alone() -> None:
 
 @pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
 async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason: str) -> None:
-    """As at any other write, and the walk goes on."""
+    """As at any other write, and the others go on."""
     broadcaster = make()
     await broadcaster.broadcast("a")
     outbox, failing = connect(broadcaster, since="earliest")
@@ -946,7 +761,7 @@ async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason:
 
 
 async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
-    """The turn of the walk that was its own finds it gone."""
+    """Its turn finds it gone."""
     broadcaster = make()
     await broadcaster.broadcast("a")
     outbox, sink = connect(broadcaster, since="earliest")
@@ -956,39 +771,11 @@ async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
     assert not broadcaster._delivery._ready_outboxes
 
 
-class Clock:
-    """The loop's time, when nothing takes any but writing to sinks."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
-
-
-class CostlySink(MemorySink):
-    """A sink whose every write takes its time, and is noted."""
-
-    def __init__(self, name: str, clock: Clock, cost: float, order: list[str]) -> None:
-        super().__init__()
-        self._name = name
-        self._clock = clock
-        self._cost = cost
-        self._order = order
-
-    def write(self, data: bytes) -> None:
-        self._clock.now += self._cost
-        self._order.append(self._name)
-        super().write(data)
-
-
-def runs(order: list[str]) -> list[tuple[str, int]]:
-    return [(name, len(list(group))) for name, group in itertools.groupby(order)]
-
-
-async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
+async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within one slice they take turns: a stride of the one, then as long of the other as that may take."""
-    clock, order, write, page = Clock(monkeypatch), list[str](), 2.0**-17, 2.0**-13
+    """Within one slice they take turns: a turn of the one, then as long of the other as that may take."""
+    clock, order, write, page = LoopClock(monkeypatch), list[str](), 2.0**-17, 2.0**-13
     broadcaster = make()
     for _ in range(60):
         await broadcaster.broadcast(LARGE)
@@ -1010,7 +797,7 @@ async def test_audiences_and_readers_that_catch_up_do_not_starve_one_another(
 
 async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with many streams has a page of one of them for each page of another caller."""
-    clock, order = Clock(monkeypatch), list[str]()
+    clock, order = LoopClock(monkeypatch), list[str]()
     broadcaster = make()
     for _ in range(60):
         await broadcaster.broadcast(LARGE)
@@ -1027,7 +814,7 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A page each; and after a slice whatever else the loop has to do comes first."""
-    clock, order, page = Clock(monkeypatch), list[str](), 2.0**-13
+    clock, order, page = LoopClock(monkeypatch), list[str](), 2.0**-13
     broadcaster = make()
     for _ in range(60):
         await broadcaster.broadcast(LARGE)
@@ -1039,387 +826,6 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
     assert broadcaster._delivery._next_slice is not None
     await settled()
     assert "".join(order) == "abc" * 30
-
-
-# Cursors of readers to whom nothing comes.
-
-
-async def beat(broadcaster: Broadcaster, outbox: Outbox) -> None:
-    """Have a lane owe a heartbeat, as its silence would, and let the walk come by."""
-    outbox.heartbeat_due = True
-    broadcaster._delivery.schedule_outbox(outbox)
-    await settled()
-
-
-async def pass_by(broadcaster: Broadcaster, count: int) -> None:
-    """Publish so many events on a channel that nobody here reads."""
-    draft = broadcaster.draft(Event("x", "t"), ["elsewhere"])
-    if count:
-        await broadcaster.publish_all([draft] * count)
-
-
-async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
-    """Once it is so many positions behind, and then not again until it is so again."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
-    await pass_by(broadcaster, 1)
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, outbox)
-    await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, outbox)
-    # A turn of the walk without a heartbeat that is owed says nothing.
-    broadcaster._delivery.schedule_outbox(outbox)
-    await settled()
-    assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
-    assert outbox.following
-
-
-async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
-    """By the timer of all heartbeats, and by nothing else."""
-    broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR_BEHIND)
-    assert sink.written == []
-    await until(lambda: len(sink.written) >= 3)
-    assert sink.written.count(moved(FAR_BEHIND)) == 1
-    assert set(sink.written) == {b": \n", moved(FAR_BEHIND)}
-
-
-async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
-    """Its cursor is that event's, whether it marched with the others or had a queue of its own."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    await pass_by(broadcaster, NEAR)
-    await broadcaster.broadcast("together")
-    await settled()
-    await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
-    sink.takes_more = False
-    for text in ("full", "alone"):
-        await broadcaster.broadcast(text)
-        await settled()
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
-    await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
-    assert sink.written == [
-        block(NEAR + 1, "together"),
-        b": \n",
-        block(2 * NEAR + 2, "full"),
-        block(2 * NEAR + 3, "alone"),
-        b": \n",
-    ]
-
-
-async def test_a_reader_that_joins_is_not_far_behind() -> None:
-    """It was told in its opening where it is."""
-    broadcaster = make()
-    await pass_by(broadcaster, 2 * FAR_BEHIND)
-    outbox, sink = connect(broadcaster)
-    await beat(broadcaster, outbox)
-    assert sink.written == [b": \n"]
-
-
-async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
-    """Its cursor is where it was, though it has caught up with everything since."""
-    broadcaster = make()
-    await pass_by(broadcaster, FAR_BEHIND + 4)
-    outbox, sink = connect(broadcaster, since=f"{EPOCH}-4")
-    near, other = connect(broadcaster, since=f"{EPOCH}-5")
-    await settled()
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, near)
-    assert sink.written == [moved(FAR_BEHIND + 4)]
-    assert other.written == [b": \n"]
-
-
-async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
-    """However near it is: what was evicted since is nothing that the reader wanted, and no loss."""
-    broadcaster = make(channel=(ChannelRule(match="b", history_size=1),))
-    outbox, sink = connect(broadcaster, "b", types=["u"])
-    other, elsewhere = connect(broadcaster, "c")
-    for _ in range(2):
-        await broadcaster.broadcast("x", event="t", channels=["b"])
-        await beat(broadcaster, outbox)
-        await beat(broadcaster, other)
-    # Of the first of two nothing was evicted yet, and then that first one was.
-    assert sink.written == [b": \n", moved(2)]
-    assert elsewhere.written == [b": \n", b": \n"]
-    await beat(broadcaster, outbox)
-    assert sink.written[2:] == [b": \n"]
-    broadcaster.disconnect(outbox)
-    await broadcaster.broadcast("y", event="u", channels=["b"])
-    assert broadcaster.start_point(outbox.group.selector, parse_id(f"{EPOCH}-2")).reset_reason is None
-    assert (
-        broadcaster.start_point(outbox.group.selector, parse_id(f"{EPOCH}-0")).reset_reason
-        is ResetReason.EVICTED
-    )
-
-
-async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -> None:
-    """They share an interest, and what the newer one was not given is not counted as if it had been."""
-    broadcaster = make(channel=(ChannelRule(match="b", history_size=0),))
-    _, older = connect(broadcaster, "a", "b")
-    await broadcaster.broadcast("x", channels=["a"])
-    for _ in range(5):
-        await broadcaster.broadcast("y", channels=["b"])
-    await settled()
-    assert older.written[-1].endswith(f"id: {EPOCH}-6\n\n".encode())
-    outbox, sink = connect(broadcaster, "a", "b", since="earliest")
-    await settled()
-    assert (sink.written, outbox.position) == ([block(1, "x")], 1)
-    await beat(broadcaster, outbox)
-    assert sink.written[-1] == moved(6)
-    assert outbox.position == 6
-
-
-@pytest.mark.parametrize("seconds", [4.0, 50.0])
-async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
-    """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
-    count = int(HOUR / seconds)
-    for _ in range(2 * count + 1):
-        await beat(broadcaster, outbox)
-    hour = [b": \n"] * (count - 1) + [moved(0)]
-    assert sink.written == [*hour, *hour, b": \n"]
-
-
-async def test_an_hour_of_silence_ends_with_an_event_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the timer that breaks silences, where nothing else is owed."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(heartbeat=60)
-    _, sink = connect(broadcaster)
-    while len(sink.written) < 61:
-        pass_time(broadcaster, clock)
-    assert sink.written == [b": \n"] * 59 + [moved(0), b": \n"]
-    assert broadcaster._metrics.heartbeats == 61
-    assert HOUR - 60 <= clock.now <= HOUR + 60
-
-
-def pass_time(broadcaster: Broadcaster, clock: "Clock") -> None:
-    """Have a tick pass, and what it brings about."""
-    delivery = broadcaster._delivery
-    clock.now += delivery._tick_length
-    delivery._tick()
-    delivery._run_slice()
-
-
-async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two strides of events there is one of heartbeats, however many are due at once."""
-    clock, order, write = Clock(monkeypatch), list[str](), 2.0**-17
-    broadcaster = make(heartbeat=4)
-    for _ in range(3 * OUTBOXES_PER_TURN):
-        sink = CostlySink("live", clock, write, order)
-        connect(broadcaster, sink=sink, heartbeat=Heartbeat(60))
-    await broadcaster.broadcast("x")
-    for _ in range(3 * OUTBOXES_PER_TURN):
-        connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
-    while not broadcaster._delivery._due_outboxes:
-        clock.now += broadcaster._delivery._tick_length
-        broadcaster._delivery._tick()
-    while broadcaster._delivery._due_outboxes:
-        broadcaster._delivery._run_slice()
-    assert runs(order) == [("live", OUTBOXES_PER_TURN), ("silent", OUTBOXES_PER_TURN)] * 3
-
-
-async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(heartbeat=4)
-    outbox, gone = connect(broadcaster)
-    _, stays = connect(broadcaster)
-    while not broadcaster._delivery._due_outboxes:
-        clock.now += broadcaster._delivery._tick_length
-        broadcaster._delivery._tick()
-    broadcaster.disconnect(outbox)
-    broadcaster._delivery._run_slice()
-    assert (gone.written, stays.written) == ([], [b": \n"])
-    assert not any(outbox in outboxes for outboxes in broadcaster._delivery._silence.values())
-
-
-async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is cut, and counted as an error; what was not written is no heartbeat."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(heartbeat=4)
-    sinks = [connect(broadcaster)[1] for _ in range(3)]
-    sinks[1].broken = True
-    while not sinks[0].written:
-        pass_time(broadcaster, clock)
-    assert [sink.data for sink in sinks] == [b": \n", b"", b": \n"]
-    assert sinks[1].aborted == 1
-    assert broadcaster.counts.closed == {"error": 1}
-    assert broadcaster._metrics.heartbeats == 2
-
-
-async def test_a_sink_that_its_heartbeat_fills_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(heartbeat=4, write_timeout=100)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    while clock.now < 20:
-        pass_time(broadcaster, clock)
-    assert (sink.written, outbox.blocked, outbox.following) == ([b": \n"], True, False)
-    await broadcaster.broadcast("a")
-    broadcaster._delivery._run_slice()
-    assert sink.written == [b": \n"]
-    sink.takes_more = True
-    outbox.on_drained()
-    broadcaster._delivery._run_slice()
-    assert sink.data == b": \n" + block(1, "a")
-
-
-async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
-    """With the current cursor, however near that is."""
-    broadcaster = make(heartbeat=4)
-    outbox, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    await beat(broadcaster, outbox)
-    await pass_by(broadcaster, 1)
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, outbox)
-    assert sink.written == [moved(0), moved(1), moved(1)]
-
-
-async def test_a_heartbeat_that_is_an_event_comes_in_its_time() -> None:
-    """As the comment would."""
-    broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    await until(lambda: len(sink.written) >= 3)
-    assert set(sink.written) == {moved(0)}
-
-
-@pytest.mark.parametrize("asked", [3.0, 4.0, 25.0, 60.0])
-async def test_each_reader_has_the_heartbeat_that_it_asked_for(
-    monkeypatch: pytest.MonkeyPatch, asked: float
-) -> None:
-    """Never later than after so many seconds of silence, and at most a tick earlier."""
-    clock = Clock(monkeypatch)
-    broadcaster = make(heartbeat=15, write_timeout=30)
-    delivery = broadcaster._delivery
-    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(seconds=asked))
-    _, usual = connect(broadcaster)
-    beats = {sink: [0.0], usual: [0.0]}
-    while clock.now < 130:
-        pass_time(broadcaster, clock)
-        for each, times in beats.items():
-            if len(each.written) == len(times):
-                times.append(clock.now)
-    for each, seconds in ((sink, asked), (usual, 15.0)):
-        silences = [later - earlier for earlier, later in itertools.pairwise([*beats[each], clock.now])]
-        assert len(silences) > 2
-        assert all(seconds - delivery._tick_length <= silence <= seconds for silence in silences[:-1])
-        assert silences[-1] < seconds
-
-
-async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
-    """A reader cut behind that would never get it: while anything waits, it is told where it is."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    for _ in range(2):
-        await broadcaster.broadcast(LARGE)
-    await pass_by(broadcaster, FAR_BEHIND)
-    await broadcaster.broadcast(LARGE)
-    for each in (outbox, told):
-        each.heartbeat_due = True
-        broadcaster._delivery.schedule_outbox(each)
-    broadcaster._delivery._run_slice()
-    await settled()
-    last = block(FAR_BEHIND + 3, LARGE)
-    assert sink.written == [blocks(LARGE, LARGE), b": \n", last]
-    assert events.written == [blocks(LARGE, LARGE), moved(2), last]
-
-
-async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() -> None:
-    """A page without anything for this reader is no silence: what it wants may be in the next."""
-    broadcaster = make(history_size=10_000)
-    await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
-    await broadcaster.broadcast("wanted", event="u", channels=["a"])
-    outbox, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
-    await beat(broadcaster, outbox)
-    await until(lambda: outbox.following)
-    await settled()
-    assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
-
-
-async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() -> None:
-    """Its pages are signs of life, and the cursor is where they end."""
-    broadcaster = make()
-    for _ in range(FAR_BEHIND + 4):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    await beat(broadcaster, outbox)
-    await until(lambda: outbox.following)
-    # Its silence was still owed a sign, which came when nothing was left to take.
-    *pages, last = sink.written
-    assert b"".join(pages) == blocks(*[LARGE] * (FAR_BEHIND + 4))
-    assert last == b": \n"
-
-
-@pytest.mark.parametrize("as_event", [False, True])
-async def test_each_format_brings_up_a_cursor_in_its_own_way(
-    monkeypatch: pytest.MonkeyPatch, *, as_event: bool
-) -> None:
-    """In chunks where there are chunks, as a line of lines."""
-    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
-    line = (
-        f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
-    ).encode()
-    told = moved(FAR_BEHIND)
-    broadcaster = make()
-    sinks = [
-        (MemorySink(TEXT), told, b": \n"),
-        (MemorySink(CHUNKED_TEXT), wire.chunk(told), b"3\r\n: \n\r\n"),
-        (MemorySink(JSON), told, b": \n"),
-        (MemorySink(NDJSON), line, b"\n"),
-        (MemorySink(CHUNKED_NDJSON), wire.chunk(line), b"1\r\n\n\r\n"),
-    ]
-    heartbeat = broadcaster.heartbeat(as_event=as_event)
-    outboxes = [connect(broadcaster, sink=sink, heartbeat=heartbeat)[0] for sink, _, _ in sinks]
-    await pass_by(broadcaster, FAR_BEHIND)
-    for _ in range(2):
-        for outbox in outboxes:
-            await beat(broadcaster, outbox)
-    assert [sink.written for sink, _, _ in sinks] == [
-        [far, far if as_event else near] for _, far, near in sinks
-    ]
-
-
-async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Also of a cursor that has not moved since the last one; those of one tick are the same bytes."""
-    times = iter([7.0, 11.0])
-    monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
-    broadcaster = make()
-    heartbeat = broadcaster.heartbeat(as_event=True)
-    outbox, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
-    for _ in range(2):
-        await beat(broadcaster, outbox)
-        broadcaster._delivery._ticked += 1
-    line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
-    assert sink.written == [line % b"7.0", line % b"11.0"]
-
-
-async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
-    """What it moves over is nothing that the reader wanted."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, outbox)
-    broadcaster.disconnect(outbox)
-    await broadcaster.broadcast("missed")
-    decoder = wire.Decoder()
-    decoder.feed(sink.data)
-    _, again = connect(broadcaster, since=decoder.last_event_id)
-    await settled()
-    assert again.data == block(FAR_BEHIND + 1, "missed")
 
 
 # Cursors of readers whose streams end.

@@ -13,7 +13,7 @@ from aiohttp import web
 from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.memory import history
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.dispatcher import FAR_BEHIND
+from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
 from sse_broadcast.server.runner import Server
