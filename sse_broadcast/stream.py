@@ -17,7 +17,7 @@ PAGE = 65_536
 
 
 class StreamConsumer:
-    """The outlet of a stream: it empties its queue itself, and only has to be woken."""
+    """The queue consumer of a stream, which takes from the queue itself and only has to be woken."""
 
     __slots__ = ("_event",)
 

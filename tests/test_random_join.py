@@ -358,7 +358,9 @@ class OnePageEarly(Replay):
 
     @property
     def done(self) -> bool:
-        page = finish(self._backend.replay(self._selector, after=self.cursor, told=self._told, limit=1024))
+        page = finish(
+            self._backend.replay(self._selector, after=self.cursor, told=self._evictions_seen, limit=1024)
+        )
         return not self._first and page.upto == self._backend.position
 
 

@@ -9,13 +9,13 @@ ITEM = 160
 """Bytes that a publication takes in a queue, beside itself; measured by benchmarks/memory.py."""
 
 NAME = 128
-"""Bytes that each of its reader's channels takes then, if it has a key."""
+"""Bytes that each of its subscriber's channels takes then, if it has a key."""
 
 
 class Conflated:
     """Publications in order, of which some are replaced by later ones. Every step takes constant time.
 
-    One in several of the reader's channels goes once it is replaced in each of them. One without a
+    One in several of the subscriber's channels goes once it is replaced in each of them. One without a
     key replaces nothing, and nothing replaces it.
     """
 

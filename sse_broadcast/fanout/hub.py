@@ -1,4 +1,4 @@
-"""Hub: who listens to which channel, on this node. No I/O."""
+"""Hub: who subscribes to which channel, on this node. No I/O."""
 
 from array import array
 from collections import OrderedDict
@@ -31,7 +31,7 @@ SHED = 32
 class Route:
     """The serials of the patterns that match one channel, among those up to `serial`.
 
-    Not the patterns themselves: one that nobody follows any more is held by no route.
+    Not the patterns themselves: no route keeps one alive that nobody follows any more.
     """
 
     __slots__ = ("serial", "serials")
@@ -42,13 +42,13 @@ class Route:
 
 
 class Hub:
-    """Channels, patterns, their audiences, and everyone in them.
+    """Channels, patterns, their groups, and the subscribers in these.
 
-    A publish costs in proportion to the audiences of its channels, whatever else the hub holds. Patterns
-    are matched against a channel once, when something is first published there, and again when that was
-    forgotten: what is remembered is bounded, however many channels and patterns there are. An audience
-    exists while it has members, a channel or pattern while it has audiences; of both together
-    there are `most`.
+    A publish costs in proportion to the groups of its channels, whatever else the hub holds. Patterns are
+    matched against a channel once, when something is first published there, and again when that was
+    forgotten: what is remembered is limited, however many channels and patterns there are. A group exists
+    while it has members, a channel or pattern while it has groups. There are at most `most` channels and
+    patterns together.
     """
 
     __slots__ = (
@@ -88,7 +88,7 @@ class Hub:
 
     @property
     def groups(self) -> Collection[OutboxGroup]:
-        """The audiences that there are."""
+        """All groups."""
         return self._groups.values()
 
     @property
@@ -97,13 +97,13 @@ class Hub:
         return self._channels.keys()
 
     def subscribers(self, channel: str) -> int:
-        """Give how many subscribers a channel has, whatever types of event they want."""
+        """Return how many subscribers a channel has, whatever event types they asked for."""
         return sum(group.members for group in self._listening(channel))
 
     def require_room(self, selector: Selector) -> None:
-        """Refuse an interest in more channels and patterns than there is room for. Raises `FullError`.
+        """Raise `FullError` for a selector with more new channels and patterns than there is room for.
 
-        In those that others follow already there is room for everyone.
+        Those that somebody subscribes to already need no room.
         """
         if selector.patterns:
             self._require_few_alike(selector.patterns)
@@ -125,18 +125,18 @@ class Hub:
             )
 
     def room_for(self, selector: Selector) -> tuple[int, int]:
-        """Return how many of an interest's channels and patterns are new, and the room that is left then.
+        """Return how many of a selector's channels and patterns are new, and the room that is left then.
 
-        That is negative for one that there is no room for.
+        That is negative for a selector that there is no room for.
         """
         new = sum(name not in self._channels for name in selector.names)
         new += sum(text not in self._patterns for text in selector.patterns)
         return new, self.most - len(self._channels) - len(self._patterns) - new
 
     def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> OutboxGroup:
-        """Add a subscriber to the audience of its interest, and give that.
+        """Add a subscriber to the group of its selector and encoding, and return that.
 
-        Raises `FullError` if there is no room for it, unless it is `exempt`; it is then in none.
+        Raises `FullError` if there is no room for it, unless it is `exempt`.
         """
         group = self._groups.get((subscriber.selector, encoding))
         if group is None:
@@ -148,7 +148,7 @@ class Hub:
         return group
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its audience; nothing happens if it is in none."""
+        """Remove a subscriber from its group; nothing happens if it is in none."""
         group = self._members.pop(subscriber, None)
         if group is None:
             return
@@ -158,7 +158,7 @@ class Hub:
             self._close(group)
 
     def deliver(self, publications: Sequence[Publication]) -> int:
-        """Give publications to every subscriber that wants them, and say how many that are.
+        """Append publications to every group that asked for them, and return how many subscribers these have.
 
         Each gets each once, and counts once, at the moment before the first of them.
         Synchronous, and never raises: the order of the calls is the order every subscriber sees.
@@ -174,8 +174,8 @@ class Hub:
                     group.append(publication)
         return sum(reached.values())
 
-    # What comes back from here is a copy, or new: an audience whose last member overflows is closed
-    # while it is told.
+    # These return a copy, or something new: a group whose last member overflows is closed while the
+    # caller iterates.
 
     def _matching(self, channels: Sequence[str]) -> Collection[OutboxGroup]:
         if len(channels) == 1:

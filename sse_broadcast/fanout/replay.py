@@ -1,4 +1,4 @@
-"""CatchUp: a reader's way through the history, from where it was to where everyone is."""
+"""A subscriber's replay: from its cursor through the history to the newest position."""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -12,23 +12,23 @@ from sse_broadcast.work_queue import Steps
 
 
 class Replay:
-    """What one reader has yet to get of a history.
+    """What one subscriber has yet to get of a history.
 
-    The reader is in the hub from the beginning, where nothing is queued for it: what is published
-    while it is on its way is ahead of it in the history. It is `done` when it has everything up to
-    the newest position; whoever sees that has it go live before anything else can be published.
-    So nothing is missed between history and live, and nothing comes twice.
+    The subscriber is in the hub from the beginning, where nothing is queued for it: what is published
+    during the replay is ahead of it in the history. The replay is `done` when the subscriber has everything
+    up to the newest position. Its consumer then goes live, before anything else can be published. So nothing
+    is missed between history and live, and nothing comes twice.
     """
 
     __slots__ = (
         "_backend",
         "_began",
+        "_evictions_seen",
         "_first",
         "_given",
         "_metrics",
         "_selector",
         "_steps",
-        "_told",
         "caller",
         "cursor",
     )
@@ -44,11 +44,11 @@ class Replay:
     ) -> None:
         self.cursor = start.after
         self.caller = caller
-        """Who has its pages read, by turns with others."""
+        """Who caused it. Callers take turns at having pages read."""
         self._backend = backend
         self._selector = selector
         self._metrics = metrics
-        self._told = start.evictions_seen
+        self._evictions_seen = start.evictions_seen
         self._began = time.monotonic()
         self._given = 0
         self._first: Sequence[Publication] = start.preloaded
@@ -61,7 +61,7 @@ class Replay:
 
     @property
     def behind(self) -> int:
-        """How many publications came after where it is, of whatever channels."""
+        """The number of publications behind the cursor, of all channels."""
         return len(self._first) + self._backend.position - self.cursor
 
     @property
@@ -73,17 +73,17 @@ class Replay:
 
     @property
     def shared(self) -> bool:
-        """Whether the next page is of the history, as anyone would get it from there."""
+        """Whether the next page is the same for all subscribers of the group at this cursor."""
         return not self._first
 
     def take(self, limit: int) -> Sequence[Publication]:
-        """Give the next ones, of about `limit` bytes. There may be none, and yet more to come."""
+        """Return the next publications, of about `limit` bytes. There may be none, and yet more to come."""
         page = self._take(limit)
         self._given += len(page)
         return page
 
     def finish(self) -> None:
-        """Take note that its reader goes live."""
+        """Record the replay in the metrics. Called when the subscriber goes live."""
         self._metrics.replayed(self._given, time.monotonic() - self._began)
 
     def _take(self, limit: int) -> Sequence[Publication]:
@@ -95,24 +95,24 @@ class Replay:
         if replay is None:
             return ()
         self.cursor = replay.upto
-        self._told = replay.told
+        self._evictions_seen = replay.told
         if replay.gap is None:
             return replay.publications
         self._metrics.reset(ResetReason.EVICTED)
-        told = reset_publication(
+        loss = reset_publication(
             ResetReason.EVICTED,
             replay.gap.channels,
             epoch=self._backend.epoch,
             position=self.cursor,
             missed=None,
         )
-        return (*replay.publications, told)
+        return (*replay.publications, loss)
 
     def _page(self, limit: int) -> ReplayPage | None:
         """Return the next page of the history, or None if it takes more than one piece of work."""
         if self._steps is None:
             self._steps = self._backend.replay(
-                self._selector, after=self.cursor, told=self._told, limit=limit
+                self._selector, after=self.cursor, told=self._evictions_seen, limit=limit
             )
         try:
             next(self._steps)

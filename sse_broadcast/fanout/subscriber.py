@@ -1,4 +1,4 @@
-"""Subscriber: one reader's bounded queue, what happens when it is full, and why it closed."""
+"""Subscriber: one subscription's bounded queue, what happens when it is full, and why it closed."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ class CloseReason(StrEnum):
     """Why a subscriber is no longer one."""
 
     LEFT = "left"
-    """The reader went away, or the stream was closed by the program that opened it."""
+    """The client disconnected, or the stream was closed by the program that opened it."""
     SLOW = "slow"
     """Its queue overflowed, and the policy is `disconnect`."""
     STALLED = "stalled"
@@ -40,18 +40,18 @@ class CloseReason(StrEnum):
 
 
 ANNOUNCED = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
-"""Why a stream ends whose reader is still there to be told."""
+"""Close reasons that are sent as `$close`: the client is still there."""
 
 AFTER_QUEUE = frozenset(
     {CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISCONNECTED}
 )
-"""Why a stream ends only behind what is queued. A reader that was revoked gets nothing more."""
+"""Close reasons that take effect only behind what is queued. A revoked subscriber gets nothing more."""
 
 
 SHORTEST_HEARTBEAT = 3
 LONGEST_HEARTBEAT = 60
-"""Seconds of silence that a subscriber may ask for. An address with 1,000 connections can cost 333 heartbeats
-a second so, a third more than with the default of 4."""
+"""Seconds of silence that a subscriber may ask for. With the shortest, an address with 1,000 connections
+costs 333 heartbeats a second, a third more than with the default of 4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +67,25 @@ class Heartbeat:
 
 
 class QueueConsumer(Protocol):
-    """Who empties a subscriber's queue. No method may raise or wait."""
+    """What empties a subscriber's queue. No method may raise or wait."""
 
     kind: Kind
 
     def on_ready(self) -> None:
-        """Take note that the queue is no longer empty; called once each time that happens."""
+        """Empty the queue soon. Called each time that it is no longer empty."""
 
     def make_room(self) -> None:
-        """Empty the queue now, as far as the reader takes it; called when the queue is full."""
+        """Empty the queue now, as far as the client takes it. Called when the queue is full."""
 
     def on_closed(self, reason: CloseReason) -> None:
-        """Take note that nothing more will be queued; called once, while what waits is still there."""
+        """End the stream: nothing more will be queued. Called once, while the queue is still there."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberOptions:
-    """What holds for a subscriber from its first moment: bounds, policy, who counts, who is told.
+    """What holds for a subscriber from its first moment: limits, policy, metrics, and a callback.
 
-    `epoch` is that of the positions it is told of.
+    `epoch` is that of the positions that it is sent.
     """
 
     queue_size: int
@@ -100,18 +100,16 @@ class SubscriberOptions:
 
 
 class Subscriber:
-    """One connected reader.
+    """One subscription and its bounded queue.
 
     While it is catching up, what it has yet to get is in the history, and nothing is queued for it.
-    Then publications are offered to it in order, and its outlet takes them. Both bounds hold for
+    Then publications are offered to it in order, and its consumer takes them. Both limits hold for
     what was published: at most `queue_size` publications of at most `queue_bytes` bytes wait,
-    and an empty queue takes any event. What a full queue does is the overflow policy's to say, but
-    only once the outlet has had its chance: a queue that is full because the server is busy
-    is no reader's fault.
+    and an empty queue takes any event. A full queue calls `make_room` first, since the server may
+    only be busy. Where that does not help, it does what the overflow policy says.
 
-    With `drop-oldest` and `drop-newest` the reader is told of its loss, once, by a `$reset`
-    event that stands where the dropped events stood. With `conflate` an event that was replaced is
-    no loss.
+    With `drop-oldest` and `drop-newest` one `$reset` event stands where the dropped events stood.
+    With `conflate` an event that was replaced is no loss.
     """
 
     __slots__ = (
@@ -131,7 +129,7 @@ class Subscriber:
     consumer: QueueConsumer
 
     def __init__(
-        self, selector: Selector, terms: SubscriberOptions, catching_up: Replay | None = None
+        self, selector: Selector, options: SubscriberOptions, catching_up: Replay | None = None
     ) -> None:
         self.selector = selector
         self.closed: CloseReason | None = None
@@ -139,11 +137,11 @@ class Subscriber:
         self.queued_bytes = 0
         self.taken = 0  # publications, and news of a loss
         self.dropped = 0
-        # Made when first needed: an empty deque is 760 bytes, and most readers never need one.
+        # Made when first needed: an empty deque is 760 bytes, and most subscribers never need one.
         self._queue: deque[Publication] | Conflated | None = None
         self._missed = 0
         self._last_missed = 0
-        self.options = terms
+        self.options = options
 
     def __len__(self) -> int:
         """How many publications are queued."""
@@ -185,7 +183,7 @@ class Subscriber:
             self._overflow(publication)
 
     def take(self, limit: int) -> Sequence[Publication]:
-        """Remove and give what waits: one publication, or as many as `limit` bytes hold."""
+        """Remove and return what waits: one publication, or as many as `limit` bytes hold."""
         if self.catching_up is not None:
             page = self.catching_up.take(limit)
             self.taken += len(page)
@@ -205,7 +203,7 @@ class Subscriber:
         return batch
 
     def go_live(self) -> None:
-        """Have what is published offered from now on. Called when nothing is waiting in the history."""
+        """End the replay. Called when nothing is waiting in the history."""
         if self.catching_up is not None:
             self.catching_up.finish()
             self.catching_up = None
@@ -218,20 +216,20 @@ class Subscriber:
             self.options.on_close(self)
             self.consumer.on_closed(reason)
             self.catching_up = None
-        # Also of one that is ending already: it may be revoked before it has taken the rest.
+        # Also when it is ending already: it may be revoked before it has taken the rest.
         if reason not in AFTER_QUEUE:
             self._queue = None
             self.queued_bytes = self._missed = 0
 
     def _fits(self, publication: Publication) -> bool:
-        terms, queue = self.options, self._queue
+        options, queue = self.options, self._queue
         if not queue:
             return True
-        if len(queue) >= terms.queue_size:
+        if len(queue) >= options.queue_size:
             return False
         # A deque takes eight bytes for each; what conflates has indexes of its own.
         bytes = self.queued_bytes + (queue.bytes if isinstance(queue, Conflated) else 0)
-        return bytes + publication.size <= terms.queue_bytes
+        return bytes + publication.size <= options.queue_bytes
 
     def _append(self, publication: Publication) -> None:
         if self._queue is None:
@@ -265,8 +263,8 @@ class Subscriber:
         self.options.metrics.dropped(self.options.overflow)
 
     def _queue_reset(self) -> None:
-        """Queue the `$reset` at the place of what was dropped: before all, or after all."""
-        news = reset_publication(
+        """Queue the `$reset` where the dropped events stood: before all, or after all."""
+        loss = reset_publication(
             ResetReason.SLOW,
             self.selector.channels,
             epoch=self.options.epoch,
@@ -275,12 +273,12 @@ class Subscriber:
         )
         self.options.metrics.reset(ResetReason.SLOW)
         self._missed = 0
-        self.queued_bytes += news.size
+        self.queued_bytes += loss.size
         assert isinstance(self._queue, deque)
         if self.options.overflow is Overflow.DROP_OLDEST:
-            self._queue.appendleft(news)
+            self._queue.appendleft(loss)
         else:
-            self._queue.append(news)
+            self._queue.append(loss)
 
 
 def _first(queue: "deque[Publication] | Conflated") -> Publication:

@@ -25,7 +25,7 @@ async def test_nobody_is_counted_where_nobody_is() -> None:
 
 
 async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
-    """Lanes that came before, between and after two events that are yet to be written."""
+    """Outboxes that joined before, between and after two events that are yet to be written."""
     broadcaster = make_broadcaster()
     connect(broadcaster)
     await broadcaster.broadcast("a")
@@ -90,7 +90,7 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
 
 
 async def test_who_leaves_meanwhile_is_no_harm() -> None:
-    """Readers, and the audience as a whole, that are gone when it is their turn."""
+    """Subscribers, and the group as a whole, that are gone when it is their turn."""
     broadcaster = make_broadcaster()
     outboxes = [connect(broadcaster)[0] for _ in range(2 * STEP)]
     await broadcaster.broadcast("a")

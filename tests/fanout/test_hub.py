@@ -80,8 +80,8 @@ def test_a_reader_of_several_of_its_channels_gets_it_once() -> None:
     assert [got(each) for each in (both, pattern, mixed)] == [["x"]] * 3
 
 
-def test_readers_of_the_same_in_the_same_encoding_are_one_audience() -> None:
-    """Interest and encoding make an audience; another encoding makes another, and so do other types."""
+def test_subscribers_with_the_same_selector_and_encoding_are_one_group() -> None:
+    """Another encoding makes another group, and so do other types."""
     house = House()
     house.join("a", "b")
     house.join("b", "a")
@@ -92,7 +92,7 @@ def test_readers_of_the_same_in_the_same_encoding_are_one_audience() -> None:
 
 
 def test_a_batch_is_delivered_in_order_and_counts_each_subscriber_once() -> None:
-    """Whoever wants any of it, at the moment before the first of it."""
+    """Everyone who asked for any of it, at the moment before the first of it."""
     house = House()
     one, both, none = house.join("a"), house.join("a", "b"), house.join("c")
     batch = [publication("1", "a"), publication("2", "b"), publication("3", "a", "b")]
@@ -123,7 +123,7 @@ def test_a_batch_counts_those_who_were_there_before_it() -> None:
 
 
 def test_types_that_nobody_wants_are_not_delivered_and_not_counted() -> None:
-    """The filter is the audience's, and the server's own types pass it."""
+    """The filter is the group's, and the server's own types pass it."""
     house = House()
     picky, open_to_all = house.join("a", types=["t", "u"]), house.join("a")
     assert house.publish("1", "a") == 1
@@ -134,7 +134,7 @@ def test_types_that_nobody_wants_are_not_delivered_and_not_counted() -> None:
 
 
 def test_nothing_is_left_of_who_left() -> None:
-    """Subscribers, audiences and channels go with their last member."""
+    """Subscribers, groups and channels go with their last member."""
     house = House()
     hub = house.hub
     one, two = house.join("a", "b"), house.join("b")
@@ -146,7 +146,7 @@ def test_nothing_is_left_of_who_left() -> None:
 
 
 def test_nothing_is_offered_to_who_left() -> None:
-    """An audience that goes on without it holds it no more."""
+    """A group that goes on without it holds it no more."""
     house = House()
     one, two = house.join("a"), house.join("a")
     (group,) = house.hub.groups
@@ -156,7 +156,7 @@ def test_nothing_is_offered_to_who_left() -> None:
 
 
 def test_a_subscriber_that_overflows_leaves_while_others_are_told() -> None:
-    """A disconnect in the middle of a publish disturbs nobody, whoever is last in its audience."""
+    """A disconnect in the middle of a publish disturbs nobody, whichever is last in its group."""
     house = House()
     slow, slow_too = house.join("a"), house.join("a*")
     for number in range(10):
@@ -233,7 +233,7 @@ def test_a_channel_makes_room_with_its_last_reader() -> None:
 
 @given(st.data())
 def test_no_coming_and_going_loses_count(data: st.DataObject) -> None:
-    """Whoever fits is let in, whoever does not is refused, whatever came before."""
+    """A selector that fits is accepted, one that does not is refused, whatever came before."""
     most = 5
     house = House(most=most)
     there: list[Subscriber] = []
@@ -341,7 +341,7 @@ def test_the_last_pattern_takes_the_routes_along(monkeypatch: pytest.MonkeyPatch
     assert (house.hub._route_bytes, house.hub._patterns, house.hub._by_serial) == (0, {}, {})
 
 
-def test_two_audiences_share_a_pattern() -> None:
+def test_two_groups_share_a_pattern() -> None:
     """It is closed with the last of them."""
     house = House()
     text, json = house.join("a*"), house.join("a*", encoding=JSON)
@@ -446,7 +446,7 @@ def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: py
 
 
 def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]]) -> None:
-    """With any number of channels and subscribers elsewhere, one channel's audiences are looked at."""
+    """With any number of channels and subscribers elsewhere, one channel's groups are looked at."""
     house = House()
     for number in range(1000):
         house.join(f"c{number}")
@@ -454,7 +454,7 @@ def test_what_is_elsewhere_costs_a_publish_nothing(matched: list[tuple[str, str]
 
     class Watched(dict[str, dict[OutboxGroup, None]]):
         def __iter__(self) -> Iterator[str]:
-            raise AssertionError("a publish walks through the channels")
+            raise AssertionError("a publish iterates the channels")
 
         keys = values = items = __iter__  # type: ignore[assignment]
 

@@ -61,7 +61,7 @@ def test_who_is_still_there_is_told_why_its_stream_ends() -> None:
 
 
 def test_what_was_offered_is_taken_in_order() -> None:
-    """A queue gives what it got, and its outlet hears of it once."""
+    """A queue gives what it got, and its consumer hears of it once."""
     subscriber, consumer, _ = subscriber_with()
     assert not subscriber.waiting
     offer(subscriber, "a", "b", "c")
@@ -202,7 +202,7 @@ def test_drop_newest_tells_of_a_loss_before_the_next_event_that_fits() -> None:
     assert (told.event.type, told.id) == ("$reset", lost.id)
 
 
-def test_after_a_loss_the_outlet_has_its_chance_before_the_next_event() -> None:
+def test_after_a_loss_the_consumer_has_its_chance_before_the_next_event() -> None:
     """Whether that would fit or not: what waits, and the news, leave first if the reader takes them."""
     subscriber, consumer, _ = subscriber_with(Overflow.DROP_NEWEST, queue_bytes=100)
     offer(subscriber, "a", "x" * 100)
@@ -229,7 +229,7 @@ def test_the_news_of_a_loss_is_taken_within_the_limit_too(overflow: Overflow, ea
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> None:
+def test_a_queue_that_its_consumer_can_empty_is_not_full(overflow: Overflow) -> None:
     """Nothing is dropped, and nobody closed, while the reader takes what it is given."""
     subscriber, consumer, metrics = subscriber_with(overflow)
     taken: list[str] = []
@@ -241,7 +241,7 @@ def test_a_queue_that_its_outlet_can_empty_is_not_full(overflow: Overflow) -> No
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-def test_an_outlet_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
+def test_a_consumer_may_close_the_subscriber_while_it_is_asked_for_room(overflow: Overflow) -> None:
     """A reader found gone when its queue is full has left, and was not slow."""
     subscriber, consumer, metrics = subscriber_with(overflow)
     consumer.on_make_room = lambda: subscriber.close(CloseReason.LEFT)
@@ -346,7 +346,7 @@ def test_conflate_replaces_nothing_that_was_taken() -> None:
 
 
 def test_what_replaces_the_only_one_wakes_nobody_again() -> None:
-    """A queue that always had something is one that its outlet has heard of."""
+    """A queue that always had something is one that its consumer has heard of."""
     subscriber, consumer, _ = conflating()
     offer(subscriber, "a1", "a2", key="a")
     assert data_of(subscriber.take(ALL)) == ["a2"]
@@ -427,7 +427,7 @@ def catching_up_with(memory: MemoryBackend) -> tuple[Subscriber, RecordingConsum
 
 
 async def test_while_catching_up_it_takes_from_the_history() -> None:
-    """In pages of the limit, with nothing queued, and nobody woken: it is its outlet's to come back."""
+    """In pages of the limit, with nothing queued, and nobody woken: it is its consumer's to come back."""
     subscriber, consumer = catching_up_with(await history(*"abcde"))
     assert (subscriber.waiting, len(subscriber), subscriber.queued_bytes) == (True, 0, 0)
     pages = []
@@ -506,7 +506,7 @@ def test_the_oldest_that_waits_says_since_when(overflow: Overflow) -> None:
 
 
 @pytest.mark.parametrize("reason", CloseReason)
-def test_the_outlet_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
+def test_the_consumer_is_told_of_the_end_while_what_waits_is_there(reason: CloseReason) -> None:
     """So that it can say what was left."""
     subscriber, consumer, _ = subscriber_with()
     offer(subscriber, "a", "b")

@@ -9,8 +9,8 @@ import pytest
 from sse_broadcast.fanout.writers import NOT_LISTED, Writer, WriterList
 
 
-class Walker:
-    """Somebody who marches, and notes what is written."""
+class RecordingMember:
+    """A member that records what is written."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -24,156 +24,164 @@ class Walker:
         self.on_write()
 
 
-def marching(count: int) -> tuple[WriterList[Walker], list[Walker]]:
-    march, walkers = WriterList[Walker](), [Walker(str(number)) for number in range(count)]
-    for walker in walkers:
-        march.join(walker)
-    return march, walkers
+def make_list(count: int) -> tuple[WriterList[RecordingMember], list[RecordingMember]]:
+    writers, members = (
+        WriterList[RecordingMember](),
+        [RecordingMember(str(number)) for number in range(count)],
+    )
+    for member in members:
+        writers.join(member)
+    return writers, members
 
 
-def go(march: WriterList[Walker], count: int, data: bytes = b"x") -> None:
-    for writer in march.take(count):
+def advance(writers: WriterList[RecordingMember], count: int, data: bytes = b"x") -> None:
+    for writer in writers.take(count):
         writer.write(data)
 
 
-def got(walkers: list[Walker]) -> list[int]:
-    return [len(walker.got) for walker in walkers]
+def got(members: list[RecordingMember]) -> list[int]:
+    return [len(member.got) for member in members]
 
 
-def ranks(march: WriterList[Walker]) -> list[int]:
-    return sorted(walker.index for walker in march)
+def indexes(writers: WriterList[RecordingMember]) -> list[int]:
+    return sorted(member.index for member in writers)
 
 
-def test_a_pass_comes_to_everyone_once() -> None:
-    """A stride at a time, by rank."""
-    march, walkers = marching(5)
-    march.begin()
-    assert (march.next_index, march.done) == (0, False)
-    go(march, 2)
-    assert (got(walkers), march.next_index, march.done, march.last) == ([1, 1, 0, 0, 0], 2, False, walkers[1])
-    go(march, 3)
-    assert (got(walkers), march.next_index, march.done) == ([1] * 5, 5, True)
-    go(march, 3)
-    assert got(walkers) == [1] * 5
-    assert march.end() == 5
+def test_a_pass_reaches_every_member_once() -> None:
+    """A turn at a time, by index."""
+    writers, members = make_list(5)
+    writers.begin()
+    assert (writers.next_index, writers.done) == (0, False)
+    advance(writers, 2)
+    assert (got(members), writers.next_index, writers.done, writers.last) == (
+        [1, 1, 0, 0, 0],
+        2,
+        False,
+        members[1],
+    )
+    advance(writers, 3)
+    assert (got(members), writers.next_index, writers.done) == ([1] * 5, 5, True)
+    advance(writers, 3)
+    assert got(members) == [1] * 5
+    assert writers.end() == 5
 
 
 def test_a_pass_has_come_to_whom_it_is_writing() -> None:
     """Who is full, and says so in the middle of the write, has it."""
-    march, walkers = marching(3)
-    seen: list[tuple[int, Walker]] = []
-    for walker in walkers:
-        walker.on_write = lambda: seen.append((march.next_index, march.last))
-    march.begin()
-    go(march, 3)
-    assert seen == [(1, walkers[0]), (2, walkers[1]), (3, walkers[2])]
+    writers, members = make_list(3)
+    seen: list[tuple[int, RecordingMember]] = []
+    for member in members:
+        member.on_write = lambda: seen.append((writers.next_index, writers.last))
+    writers.begin()
+    advance(writers, 3)
+    assert seen == [(1, members[0]), (2, members[1]), (3, members[2])]
 
 
 def test_a_pass_over_nobody_is_done_at_once() -> None:
     """And came to nobody."""
-    march = WriterList[Walker]()
-    march.begin()
-    assert march.done
-    assert march.end() == 0
+    writers = WriterList[RecordingMember]()
+    writers.begin()
+    assert writers.done
+    assert writers.end() == 0
 
 
-def test_the_last_takes_the_rank_of_whoever_leaves() -> None:
+def test_the_last_takes_the_index_of_a_member_that_leaves() -> None:
     """Nobody else moves."""
-    march, walkers = marching(4)
-    march.leave(walkers[1])
-    assert [walker.index for walker in walkers] == [0, NOT_LISTED, 2, 1]
-    march.leave(walkers[2])
-    assert [walker.index for walker in walkers] == [0, NOT_LISTED, NOT_LISTED, 1]
-    assert (list(march), len(march)) == ([walkers[0], walkers[3]], 2)
-    march.begin()
-    go(march, 9)
-    assert (got(walkers), march.end()) == ([1, 0, 0, 1], 2)
+    writers, members = make_list(4)
+    writers.leave(members[1])
+    assert [member.index for member in members] == [0, NOT_LISTED, 2, 1]
+    writers.leave(members[2])
+    assert [member.index for member in members] == [0, NOT_LISTED, NOT_LISTED, 1]
+    assert (list(writers), len(writers)) == ([members[0], members[3]], 2)
+    writers.begin()
+    advance(writers, 9)
+    assert (got(members), writers.end()) == ([1, 0, 0, 1], 2)
 
 
 @pytest.mark.parametrize(("before", "count"), [(0, 3), (1, 3), (2, 4), (3, 4)])
-def test_whoever_leaves_during_a_pass_gets_no_more_of_it(before: int, count: int) -> None:
-    """Whether it had come to them, or not; the others keep their ranks until it ends."""
-    march, walkers = marching(4)
-    march.begin()
-    go(march, before)
-    march.leave(walkers[1])
-    assert (len(march), list(march)) == (3, [walkers[0], *walkers[2:]])
-    assert [walker.index for walker in walkers] == [0, NOT_LISTED, 2, 3]
-    go(march, 9)
-    assert got(walkers) == [1, int(before > 1), 1, 1]
-    assert march.end() == count
-    assert ranks(march) == [0, 1, 2]
+def test_a_member_that_leaves_during_a_pass_gets_no_more_of_it(before: int, count: int) -> None:
+    """Whether it had reached it, or not; the others keep their indexes until it ends."""
+    writers, members = make_list(4)
+    writers.begin()
+    advance(writers, before)
+    writers.leave(members[1])
+    assert (len(writers), list(writers)) == (3, [members[0], *members[2:]])
+    assert [member.index for member in members] == [0, NOT_LISTED, 2, 3]
+    advance(writers, 9)
+    assert got(members) == [1, int(before > 1), 1, 1]
+    assert writers.end() == count
+    assert indexes(writers) == [0, 1, 2]
 
 
-def test_whoever_leaves_in_the_middle_of_its_own_write_was_written_to() -> None:
+def test_a_member_that_leaves_in_the_middle_of_its_own_write_was_written_to() -> None:
     """It is known still, as the last, until the pass goes on."""
-    march, walkers = marching(3)
-    walkers[1].on_write = lambda: march.leave(walkers[1])
-    march.begin()
-    writers = march.take(9)
+    writers, members = make_list(3)
+    members[1].on_write = lambda: writers.leave(members[1])
+    writers.begin()
+    rest = writers.take(9)
     for _ in range(2):
-        next(writers).write(b"x")
-    assert (march.last, walkers[1].index, len(march)) == (walkers[1], NOT_LISTED, 2)
-    for writer in writers:
+        next(rest).write(b"x")
+    assert (writers.last, members[1].index, len(writers)) == (members[1], NOT_LISTED, 2)
+    for writer in rest:
         writer.write(b"x")
-    assert (march.end(), got(walkers), ranks(march)) == (3, [1, 1, 1], [0, 1])
+    assert (writers.end(), got(members), indexes(writers)) == (3, [1, 1, 1], [0, 1])
 
 
-def test_everyone_may_leave_during_a_pass() -> None:
+def test_all_members_may_leave_during_a_pass() -> None:
     """In whatever order."""
-    march, walkers = marching(4)
-    march.begin()
-    go(march, 2)
+    writers, members = make_list(4)
+    writers.begin()
+    advance(writers, 2)
     for index in (3, 0, 2, 1):
-        march.leave(walkers[index])
-    go(march, 9)
-    assert (march.end(), len(march), list(march), got(walkers)) == (2, 0, [], [1, 1, 0, 0])
+        writers.leave(members[index])
+    advance(writers, 9)
+    assert (writers.end(), len(writers), list(writers), got(members)) == (2, 0, [], [1, 1, 0, 0])
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_nobody_joins_during_a_pass(count: int) -> None:
-    """Nor when it has come to everyone, and has yet to end."""
-    march, _ = marching(2)
-    march.begin()
-    go(march, count)
+    """Nor when it has reached every member, and has yet to end."""
+    writers, _ = make_list(2)
+    writers.begin()
+    advance(writers, count)
     with pytest.raises(AssertionError):
-        march.join(Walker())
+        writers.join(RecordingMember())
 
 
 def test_one_may_leave_and_come_back() -> None:
-    """It is in the march once, and gets each pass once."""
-    march, walkers = marching(3)
-    march.leave(walkers[0])
-    march.join(walkers[0])
-    march.begin()
-    go(march, 9)
-    assert march.end() == 3
-    assert (sorted(walker.name for walker in march), ranks(march)) == (["0", "1", "2"], [0, 1, 2])
-    assert got(walkers) == [1, 1, 1]
+    """It is in the writers once, and gets each pass once."""
+    writers, members = make_list(3)
+    writers.leave(members[0])
+    writers.join(members[0])
+    writers.begin()
+    advance(writers, 9)
+    assert writers.end() == 3
+    assert (sorted(member.name for member in writers), indexes(writers)) == (["0", "1", "2"], [0, 1, 2])
+    assert got(members) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_what_the_naive_model_is(seed: int) -> None:
     """Each pass comes once to all who are there when it begins and when it comes to them, and to no other."""
-    chance, march, inside = random.Random(seed), WriterList[Walker](), list[Walker]()
+    chance, writers, inside = random.Random(seed), WriterList[RecordingMember](), list[RecordingMember]()
     for _ in range(60):
         for _ in range(chance.randrange(6)):
-            inside.append(Walker())
-            march.join(inside[-1])
-        data, due = b"%d" % chance.randrange(1 << 30), Counter[Walker]()
-        march.begin()
+            inside.append(RecordingMember())
+            writers.join(inside[-1])
+        data, due = b"%d" % chance.randrange(1 << 30), Counter[RecordingMember]()
+        writers.begin()
         here = set(inside)
-        while not march.done:
-            reached = march.next_index
-            due.update(walker for walker in here if reached <= walker.index < reached + 3)
-            go(march, 3, data)
-            for walker in chance.sample(inside, min(len(inside), chance.randrange(4))):
-                inside.remove(walker)
-                march.leave(walker)
-                here.discard(walker)
-        assert march.end() == due.total()
-        assert set(march) == here == set(inside)
-        assert ranks(march) == list(range(len(inside)))
-        assert all(walker.got[-1] == data for walker in due)
-        assert all(walker.got.count(data) == 1 for walker in due)
-        assert all(due[walker] == 1 for walker in here)
+        while not writers.done:
+            reached = writers.next_index
+            due.update(member for member in here if reached <= member.index < reached + 3)
+            advance(writers, 3, data)
+            for member in chance.sample(inside, min(len(inside), chance.randrange(4))):
+                inside.remove(member)
+                writers.leave(member)
+                here.discard(member)
+        assert writers.end() == due.total()
+        assert set(writers) == here == set(inside)
+        assert indexes(writers) == list(range(len(inside)))
+        assert all(member.got[-1] == data for member in due)
+        assert all(member.got.count(data) == 1 for member in due)
+        assert all(due[member] == 1 for member in here)

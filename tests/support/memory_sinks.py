@@ -91,7 +91,7 @@ class Broken:
 
 
 def break_off(outbox: Outbox) -> None:
-    """Have whatever is written for a lane from now on fail."""
+    """Make every write of an outbox fail from now on."""
     outbox.group.leave(outbox)
     outbox.writer = Broken()
     outbox.group.enter(outbox)
