@@ -31,13 +31,11 @@ from sse_broadcast.channels import NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 from sse_broadcast.reconnection import Connection, Reconnections
+from sse_broadcast.unix_address import unix_path
 
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-
-UNIX = "unix:"
-"""What the URL of a UNIX socket begins with; its path follows."""
 
 CONNECT_TIMEOUT = 10.0
 """Seconds."""
@@ -172,7 +170,7 @@ class Client:
         self, url: str = DEFAULT_URL, *, tls: ssl.SSLContext | None = None, token: str | None = None
     ) -> None:
         self._name = _USER.sub("", url.rstrip("/"), count=1)
-        self._socket = url.removeprefix(UNIX) if url.startswith(UNIX) else None
+        self._socket = unix_path(url)
         self._url = url.rstrip("/") if self._socket is None else "http://localhost"
         self._headers = {"User-Agent": "sse-broadcast", **self._authorization(token)}
         self._tls = tls

@@ -14,7 +14,7 @@ from sse_broadcast.auth import secret_sources
 from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.cli.stdout import close_quietly
 from sse_broadcast.cli.visible import tell
-from sse_broadcast.client import DEFAULT_URL, UNIX
+from sse_broadcast.client import DEFAULT_URL
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.errors import (
@@ -25,6 +25,7 @@ from sse_broadcast.errors import (
     ListenError,
     OutputError,
 )
+from sse_broadcast.unix_address import unix_path
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -95,7 +96,7 @@ def _url_of(listener: ListenerRule) -> str:
 
 
 def _require_address(_: click.Context, __: click.Parameter, url: str) -> str:
-    if not (url.startswith(UNIX) and url != UNIX) and not _is_http(url):
+    if not unix_path(url) and not _is_http(url):
         raise click.BadParameter(f"{url!r} is no http:// or https:// address, and no unix:/path")
     return url
 

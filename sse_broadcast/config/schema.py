@@ -15,7 +15,6 @@ from sse_broadcast.config.values import (
     ADDRESS,
     HIDDEN,
     SECRET,
-    UNIX,
     Bytes,
     CallerName,
     Channel,
@@ -37,6 +36,7 @@ from sse_broadcast.config.values import (
     convert,
 )
 from sse_broadcast.errors import ConfigError
+from sse_broadcast.unix_address import unix_path
 
 MOST_LABELLED = 100
 """Maximum number of channels with metrics of their own: each adds several series."""
@@ -199,7 +199,7 @@ class ListenerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def path(self) -> str | None:
         """The path of a UNIX socket; None of an address."""
-        return self.host.removeprefix(UNIX) if self.host.startswith(UNIX) else None
+        return unix_path(self.host)
 
 
 class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,6 +14,7 @@ from msgspec import Meta
 from sse_broadcast.channels import CHANNEL_NAME, MAX_NAME, PATTERN_CHARACTERS
 from sse_broadcast.config.suggestions import nearest
 from sse_broadcast.errors import ConfigError
+from sse_broadcast.unix_address import UNIX_PREFIX
 
 SECRET: dict[str, bool] = {"secret": True}
 """Marks a setting whose value is never shown."""
@@ -23,9 +24,6 @@ ADDRESS: dict[str, bool] = {"address": True}
 
 HIDDEN = "(not shown)"
 """Shown in place of a secret. Never a secret itself."""
-
-UNIX = "unix:"
-"""Prefix of the host of a UNIX socket; the path of the socket follows."""
 
 _SECRETS_OF_URL = re.compile(r"(?<=://)[^?#]*(?=@)|(?<=\?)[^#]+|(?<=#).+", re.DOTALL)
 """User and password, query, fragment. A password may contain a slash that should have been quoted."""
@@ -221,7 +219,7 @@ Host = Annotated[
     str,
     ValueFormat(
         "an address, * for every address, or unix: and a path",
-        lambda text: text not in {"", UNIX} and "\0" not in text,
+        lambda text: text not in {"", UNIX_PREFIX} and "\0" not in text,
     ),
 ]
 HostName = Annotated[

@@ -19,7 +19,6 @@ from aiohttp import web
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Config, Endpoint
-from sse_broadcast.config.values import UNIX
 from sse_broadcast.logs.pipeline import LogPipeline
 from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.app import build_app, end_streams
@@ -45,6 +44,7 @@ from sse_broadcast.server.transport.counts import ConnectionCounts
 from sse_broadcast.server.transport.listener import Listener, is_local
 from sse_broadcast.server.transport.socket_activation import InheritedSocket, bind_to_inherited, take_sockets
 from sse_broadcast.server.transport.socket_options import kernel_timeout
+from sse_broadcast.unix_address import UNIX_PREFIX
 
 logger = logging.getLogger("sse_broadcast.process")
 
@@ -143,7 +143,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is reached: at its first port, or else at its first UNIX socket."""
-        return next((url for url in self.urls if not url.startswith(UNIX)), self.urls[0])
+        return next((url for url in self.urls if not url.startswith(UNIX_PREFIX)), self.urls[0])
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import msgspec
 
 from sse_broadcast.config.schema import Config, ListenerRule
-from sse_broadcast.config.values import UNIX
 from sse_broadcast.errors import ListenError
+from sse_broadcast.unix_address import UNIX_PREFIX
 
 FIRST = 3
 """The first descriptor that is handed down (SD_LISTEN_FDS_START)."""
@@ -46,7 +46,7 @@ class InheritedSocket:
         name = self.sock.getsockname()
         if self.sock.family != socket.AF_UNIX:
             return name[0], name[1]
-        return UNIX + (f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name), None
+        return UNIX_PREFIX + (f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name), None
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[InheritedSocket]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sse_broadcast.config.schema import ListenerRule, Overflow
-from sse_broadcast.config.values import UNIX
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 from sse_broadcast.server.runner import Server
@@ -24,6 +23,7 @@ from sse_broadcast.server.streams.registry import (
     StreamRegistry,
     StreamState,
 )
+from sse_broadcast.unix_address import UNIX_PREFIX
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
@@ -254,7 +254,7 @@ async def test_the_address_is_the_clients_as_trusted_proxies_have_it(
 async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> None:
     """Unless a proxy that is trusted by it says one."""
     path = tmp_path / "s"
-    rule = ListenerRule(host=f"{UNIX}{path}")
+    rule = ListenerRule(host=f"{UNIX_PREFIX}{path}")
     server = await serve(listener=(rule,), trusted_proxies=("unix",), anonymous_subscribe=("*",))
     plain, proxied = await RawClient.open_unix(str(path)), await RawClient.open_unix(str(path))
     assert (await join(server, plain)).address == "unix"
