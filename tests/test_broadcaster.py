@@ -30,6 +30,7 @@ from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
 from tests.support.dispatching import settled
+from tests.support.internals import backend_of, hub_of, outboxes_of, set_clock
 from tests.support.memory_sinks import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
 
@@ -698,28 +699,33 @@ def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
         nonlocal now
         now += seconds
 
-    broadcaster._backend.inner._clock = lambda: now
+    set_clock(broadcaster, lambda: now)
     return forward
+
+
+def timer_of(broadcaster: Broadcaster) -> asyncio.TimerHandle | None:
+    """Return what looks for what is too old, while anything is held."""
+    return broadcaster._tidying
 
 
 async def test_what_is_too_old_goes_though_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as something is held a timer looks for it; then it rests until the next publish."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), broadcaster._backend.inner._history
-    assert broadcaster._tidying is None
+    forward, history = wound(broadcaster), backend_of(broadcaster)._history
+    assert timer_of(broadcaster) is None
     for _ in range(2):
         await broadcaster.broadcast("x")
-        first = broadcaster._tidying
+        first = timer_of(broadcaster)
         assert first is not None
         await broadcaster.broadcast("x")
-        assert broadcaster._tidying is first
-        await until(lambda: broadcaster._tidying is not first)  # noqa: B023 - awaited at once
-        assert broadcaster._tidying is not None
+        assert timer_of(broadcaster) is first
+        await until(lambda: timer_of(broadcaster) is not first)  # noqa: B023 - awaited at once
+        assert timer_of(broadcaster) is not None
         forward(9.0)
         assert history.bytes > 0
         forward(1.0)
-        await until(lambda: broadcaster._tidying is None)
+        await until(lambda: timer_of(broadcaster) is None)
         assert history.bytes == 0
 
 
@@ -729,12 +735,12 @@ async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyP
     broadcaster = Broadcaster(Config(history_size=0, idempotency_window=10.0))
     forward = wound(broadcaster)
     await broadcaster.broadcast("x")
-    assert broadcaster._tidying is None
+    assert timer_of(broadcaster) is None
     await broadcaster.publish_all([broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b""))
-    assert broadcaster._tidying is not None
+    assert timer_of(broadcaster) is not None
     forward(10.0)
-    await until(lambda: broadcaster._tidying is None)
-    assert len(broadcaster._backend.inner._keys) == 0
+    await until(lambda: timer_of(broadcaster) is None)
+    assert len(backend_of(broadcaster)._keys) == 0
 
 
 async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
@@ -743,21 +749,21 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), broadcaster._backend.inner._history
-    good, calls = broadcaster._backend.inner.evict_expired, 0
+    forward, history = wound(broadcaster), backend_of(broadcaster)._history
+    good, calls = backend_of(broadcaster).evict_expired, 0
 
     def bad() -> bool:
         nonlocal calls
         calls += 1
         raise RuntimeError("away")
 
-    monkeypatch.setattr(broadcaster._backend.inner, "evict_expired", bad)
+    monkeypatch.setattr(backend_of(broadcaster), "evict_expired", bad)
     assert (await broadcaster.broadcast("x")).clients == 0
     broadcaster.reload(Config(history_age=10.0))
     await until(lambda: calls > 3)
-    monkeypatch.setattr(broadcaster._backend.inner, "evict_expired", good)
+    monkeypatch.setattr(backend_of(broadcaster), "evict_expired", good)
     forward(10.0)
-    await until(lambda: broadcaster._tidying is None)
+    await until(lambda: timer_of(broadcaster) is None)
     assert history.bytes == 0
     assert set(caplog.messages) == {"the history could not be tidied; tried again in 0.001 s"}
     assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"away"}
@@ -781,12 +787,12 @@ async def test_closing_leaves_no_timer() -> None:
     """Though the history is still full."""
     broadcaster = make_broadcaster()
     await broadcaster.broadcast("x")
-    timer = broadcaster._tidying
+    timer = timer_of(broadcaster)
     assert timer is not None
     await broadcaster.close(timeout=1)
     assert timer.cancelled()
     broadcaster._tidy()
-    assert broadcaster._tidying is None
+    assert timer_of(broadcaster) is None
 
 
 async def test_a_closed_broadcaster_publishes_nothing() -> None:
@@ -819,8 +825,8 @@ async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
         broadcaster.disconnect(outbox)
     assert broadcaster.client_count == 0
     assert (broadcaster.counts.opened, broadcaster.counts.closed) == (90, {"left": 90})
-    assert not broadcaster._delivery._outboxes
-    hub = broadcaster._hub
+    assert not outboxes_of(broadcaster)
+    hub = hub_of(broadcaster)
     assert (len(hub.groups), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})
 
 

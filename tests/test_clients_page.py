@@ -9,6 +9,7 @@ from typing import Any
 from sse_broadcast.fanout.subscriber import CloseReason
 from tests.conftest import Connect, Serve
 from tests.support.browser import Browser, Firefox, Page
+from tests.support.internals import outboxes_of
 from tests.support.sockets import PATIENCE, until
 from tests.support.stream_proxy import StreamProxy
 
@@ -98,7 +99,7 @@ async def test_the_python_loop_misses_nothing(serve: Serve) -> None:
         await server.broadcaster.broadcast("away")
         proxy.restore()
         await until(lambda: got.qsize() == 2)
-        server.broadcaster.end(next(iter(server.broadcaster._delivery._outboxes)), CloseReason.LIFETIME)
+        server.broadcaster.end(next(iter(outboxes_of(server.broadcaster))), CloseReason.LIFETIME)
         await server.broadcaster.broadcast("end")
         await reading
         assert [got.get() for _ in range(got.qsize())] == ["before", "away", "end"]

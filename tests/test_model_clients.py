@@ -12,6 +12,7 @@ from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.refused_stream import RefusalReason, refused_stream
 from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
+from tests.support.internals import outboxes_of
 from tests.support.model_clients import (
     CLIENTS,
     AsItPasses,
@@ -116,7 +117,7 @@ async def record(server: Server, *, brought: str) -> bytes:
         body += await up_to(client, "$heartbeat")
         await server.broadcaster.publish(PUBLISHED[-1], ["a"])
         body += await up_to(client, LAST)
-        server.broadcaster.end(next(iter(server.broadcaster._delivery._outboxes)), CloseReason.LIFETIME)
+        server.broadcaster.end(next(iter(outboxes_of(server.broadcaster))), CloseReason.LIFETIME)
         body += await up_to(client, "$close")
     return body
 

@@ -17,6 +17,7 @@ from sse_broadcast.publication import Draft
 from sse_broadcast.server.runner import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Serve
+from tests.support.internals import hub_of, web_server_of
 from tests.support.readers import Chunks
 from tests.support.sockets import CURSOR_TYPES, RawClient, until
 
@@ -56,7 +57,7 @@ def reasons(events: Sequence[Event]) -> list[str]:
 
 
 def the_subscriber(server: Server) -> Subscriber:
-    (subscriber,) = server.broadcaster._hub
+    (subscriber,) = hub_of(server.broadcaster)
     return subscriber
 
 
@@ -105,8 +106,7 @@ def numbered(first: int, count: int) -> list[str]:
 
 def unsent(server: Server) -> int:
     """Give the bytes that wait in front of the kernel, for the one connection there is."""
-    assert server._runner.server is not None
-    (connection,) = server._runner.server.connections
+    (connection,) = web_server_of(server).connections
     assert connection.transport is not None
     return connection.transport.get_write_buffer_size()
 
@@ -176,7 +176,7 @@ async def fill(server: Server) -> None:
     subscriber = the_subscriber(server)
     while not len(subscriber):
         await publish(server, BIG)
-        await until(lambda: not any(group.log for group in server.broadcaster._hub.groups))
+        await until(lambda: not any(group.log for group in hub_of(server.broadcaster).groups))
 
 
 async def slow(server: Server, connect: Connect) -> tuple[bytes, str]:
@@ -329,7 +329,7 @@ async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Co
     subscriber = the_subscriber(server)
     while not len(subscriber):
         await publish(server, BIG, key="filling")
-        await until(lambda: not any(group.log for group in server.broadcaster._hub.groups))
+        await until(lambda: not any(group.log for group in hub_of(server.broadcaster).groups))
     newest = ""
     for number in range(50):
         for key in ("b", "c", "a") if number else ("a", "b", "c"):

@@ -25,6 +25,7 @@ from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.costly_requests import KINDS
 from tests.support.hostile import Tally, besiege, play, statuses
+from tests.support.internals import outboxes_of, web_server_of
 from tests.support.inventor import Ending, Inventor, Trick
 from tests.support.sockets import RawClient, until
 
@@ -159,7 +160,7 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
     assert server._connection_counts._of == {}
     assert len(server.app[STREAM_EXPIRY]) == 0
     assert server.app[LINE_STREAMS] == set()
-    assert not server.broadcaster._delivery._outboxes
+    assert not outboxes_of(server.broadcaster)
     gc.collect()
 
 
@@ -276,7 +277,7 @@ async def test_what_comes_behind_a_stream_is_not_kept(serve: Serve, connect: Con
     server = await serve()
     client = await connect(server)
     await client.subscribe()
-    (found,) = server._runner.server.connections  # type: ignore[union-attr]
+    (found,) = web_server_of(server).connections
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
     for _ in range(50):
         await client.send(b"GET /status HTTP/1.1\r\n" + HOST + lines + b"\r\n")

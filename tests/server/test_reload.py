@@ -38,6 +38,7 @@ from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
 from tests.support.certificates import write_certificate
 from tests.support.credentials import AUDIENCE, ISSUER, OWN_SECRET, STATIC, caller, own, static
+from tests.support.internals import hub_of
 from tests.support.issuing import NEW, OLD, Issuer
 from tests.support.reloading import Reloadable, tasks
 from tests.support.signing import END, jwks, pem, private_key, public_file, token
@@ -111,7 +112,7 @@ def new_reader(look: Callable[[Any], object]) -> Probe:
 
     async def probe(server: Server) -> object:
         client = await reader(server)
-        (subscriber,) = server.broadcaster._hub
+        (subscriber,) = hub_of(server.broadcaster)
         client.close()
         await until(lambda: server.connections == 0)
         return look(subscriber.options)
@@ -714,7 +715,7 @@ async def test_readers_keep_the_terms_they_came_with(reloadable: Start) -> None:
     old = await reader(server)
     await running.change(queue_size=5, retry=2000, overflow="drop-newest", max_connections=2)
     new = await reader(server)
-    terms = sorted((each.options.queue_size, each.options.retry) for each in server.broadcaster._hub)
+    terms = sorted((each.options.queue_size, each.options.retry) for each in hub_of(server.broadcaster))
     assert terms == [(5, 2000), (50, 1000)]
     for number in range(20):
         await server.broadcaster.broadcast(f"{number}", channels=["a"])

@@ -25,6 +25,7 @@ from sse_broadcast.server.transport.socket_activation import InheritedSocket
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.certificates import write_certificate
+from tests.support.internals import web_server_of
 from tests.support.sockets import PATIENCE, RawClient, until
 from tests.support.supervision import tcp_socket, unix_socket
 
@@ -34,8 +35,7 @@ pytestmark = pytest.mark.both_loops
 async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
     """So that readers that left are let go of at once."""
     server = await serve()
-    assert server._runner.server is not None
-    assert server._runner.server.handler_cancellation
+    assert web_server_of(server).handler_cancellation
 
 
 # The token of a server that has none.

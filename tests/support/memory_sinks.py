@@ -14,6 +14,7 @@ from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Kind, Metrics
 from sse_broadcast.publication import Publication, place
+from tests.support.internals import backend_of, set_clock
 
 EPOCH = "0123abcd"
 """The epoch of everything that is placed here."""
@@ -143,8 +144,8 @@ def data_of(publications: Sequence[Publication]) -> list[str]:
 def make_broadcaster(**settings: object) -> Broadcaster:
     """Give a broadcaster of the one epoch, whose clock stands still."""
     broadcaster = Broadcaster(Config(**settings))  # type: ignore[arg-type]
-    broadcaster._backend.inner.epoch = EPOCH
-    broadcaster._backend.inner._clock = lambda: 1_700_000_000.0
+    backend_of(broadcaster).epoch = EPOCH
+    set_clock(broadcaster, lambda: 1_700_000_000.0)
     return broadcaster
 
 

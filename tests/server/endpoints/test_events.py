@@ -21,6 +21,7 @@ from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.connection import Connection
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block, opening, opening_after_loss
+from tests.support.internals import outboxes_of
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
 from tests.support.work import held_up
@@ -313,7 +314,7 @@ async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
     """The server's seconds, as a comment, are for whoever asks for no other."""
     server = await serve(heartbeat=7.5)
     await (await connect(server)).subscribe(path=f"/events{asked}")
-    (outbox,) = server.broadcaster._delivery._outboxes
+    (outbox,) = outboxes_of(server.broadcaster)
     assert outbox.subscriber.options.heartbeat == heartbeat
 
 
@@ -1389,5 +1390,5 @@ async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
     counts = server.broadcaster.counts
     assert (counts.opened, counts.closed) == (1000, {"left": 1000})
     await until(lambda: len(asyncio.all_tasks()) == tasks)
-    assert not server.broadcaster._delivery._outboxes
+    assert not outboxes_of(server.broadcaster)
     gc.collect()

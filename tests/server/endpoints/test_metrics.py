@@ -29,6 +29,7 @@ from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.reserve import MAX_REJECTING_PER_ADDRESS
 from sse_broadcast.work_queue import Steps, finish
 from tests.conftest import Connect, Program, Serve
+from tests.support.internals import backend_of, hub_of, outboxes_of
 from tests.support.memory_sinks import MemorySink, break_off
 from tests.support.memory_sinks import connect as attach
 from tests.support.sockets import RawClient, until
@@ -112,7 +113,7 @@ class Scene:
         self.settings |= {"send_buffer": 4096, **settings}
         await self.open()
         reader = await self.read(receive_buffer=4096)
-        while not any(group.queued for group in self.broadcaster._hub.groups):
+        while not any(group.queued for group in hub_of(self.broadcaster).groups):
             await self.publish(b"x" * 65_536)
         return reader
 
@@ -302,7 +303,7 @@ async def an_id_that_is_too_old(scene: Scene) -> AsyncIterator[None]:
 
 
 def full(scene: Scene) -> bool:
-    (group,) = scene.broadcaster._hub.groups
+    (group,) = hub_of(scene.broadcaster).groups
     (subscriber,) = group.queued
     return len(subscriber) >= subscriber.options.queue_size
 
@@ -367,7 +368,7 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     await scene.read()
 
-    (outbox,) = scene.broadcaster._delivery._outboxes
+    (outbox,) = outboxes_of(scene.broadcaster)
 
     break_off(outbox)
     yield
@@ -378,7 +379,7 @@ def ending(reason: CloseReason) -> Cause:
     async def an_end(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
         reader = await scene.read()
-        (outbox,) = scene.broadcaster._delivery._outboxes
+        (outbox,) = outboxes_of(scene.broadcaster)
         yield
         scene.broadcaster.end(outbox, reason)
         await reader.rest()
@@ -390,7 +391,7 @@ async def a_drain_of_a_stream(scene: Scene) -> AsyncIterator[None]:
     await scene.open()
     async with scene.broadcaster.subscribe("default"):
         yield
-        (subscriber,) = scene.broadcaster._hub
+        (subscriber,) = hub_of(scene.broadcaster)
         subscriber.close(CloseReason.DRAIN)
 
 
@@ -607,7 +608,7 @@ async def a_publish_that_fails(scene: Scene) -> AsyncIterator[None]:
     async def fail(*_: Any) -> Any:
         raise OSError("away")
 
-    scene.patch.setattr(scene.broadcaster._backend.inner, "publish", fail)
+    scene.patch.setattr(backend_of(scene.broadcaster), "publish", fail)
     yield
     client = await scene.connect(scene.server)
     await client.request("POST", "/send", body=b"x")
@@ -621,7 +622,7 @@ async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError("away")
 
-    scene.patch.setattr(scene.broadcaster._backend.inner, "replay", fail)
+    scene.patch.setattr(backend_of(scene.broadcaster), "replay", fail)
     yield
     reader = await scene.read("/events?since=earliest")
     with pytest.raises(ConnectionError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.server.http.health import DRAINING, Readiness
@@ -40,7 +41,7 @@ async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pyt
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     away: list[str | None] = ["connection refused"]
-    monkeypatch.setattr(type(broadcaster._backend), "outage", property(lambda _: away[0]))
+    monkeypatch.setattr(InstrumentedBackend, "outage", property(lambda _: away[0]))
     assert (readiness.fault, readiness.draining) == ("backend: connection refused", False)
     away[0] = None
     assert readiness.fault is None
@@ -94,7 +95,7 @@ async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect:
 async def test_a_backend_that_is_away_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
     server = await serve()
-    monkeypatch.setattr(type(server.broadcaster._backend), "outage", property(lambda _: "no answer in 5 s"))
+    monkeypatch.setattr(InstrumentedBackend, "outage", property(lambda _: "no answer in 5 s"))
     answer = await ask(server, "GET", "/readyz")
     assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")
     assert "connection" not in answer.headers

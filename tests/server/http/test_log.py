@@ -20,6 +20,7 @@ from sse_broadcast.server.http.log import http_logger, reason, refusal_logger
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.internals import web_server_of
 from tests.support.sockets import until
 
 
@@ -106,7 +107,7 @@ async def test_a_body_that_breaks_is_one_line(
     server = await serve()
     client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    await until(lambda: server._runner.server is not None and server._runner.server.requests_count == 1)
+    await until(lambda: web_server_of(server).requests_count == 1)
     caplog.set_level(logging.INFO)
     await client.send(SECRET + b"\r\n")
     assert (await client.rest()).startswith(b"HTTP/1.1 400 ")

@@ -10,6 +10,7 @@ import pytest
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
+from tests.support.internals import outboxes_of
 from tests.support.sockets import RawClient, until
 
 MESSAGE = "x" * 4000
@@ -117,7 +118,7 @@ async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
     frozen = await connect(server, receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (outbox,) = server.broadcaster._delivery._outboxes
+    (outbox,) = outboxes_of(server.broadcaster)
     assert outbox.blocked
     for _ in range(50):
         await server.broadcaster.broadcast(MESSAGE)

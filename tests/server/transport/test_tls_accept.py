@@ -24,6 +24,7 @@ from tests.conftest import Serve
 from tests.support import process
 from tests.support.certificates import write_certificate
 from tests.support.credentials import caller, static
+from tests.support.internals import outboxes_of
 from tests.support.memory import held, uncollected
 from tests.support.process import Programs
 from tests.support.sockets import RawClient, until
@@ -392,7 +393,7 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
     await reader.readuntil(b"\r\n\r\n")
     await reader.readuntil(b"\n\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (outbox,) = server.broadcaster._delivery._outboxes
+    (outbox,) = outboxes_of(server.broadcaster)
     written = 0
     while not outbox.blocked or len(outbox.subscriber) < 20:
         written += 1
@@ -444,7 +445,7 @@ async def test_what_is_agreed_upon_is_sent_at_once(
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (outbox,) = server.broadcaster._delivery._outboxes
+    (outbox,) = outboxes_of(server.broadcaster)
     sock = outbox.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     writer.transport.abort()
