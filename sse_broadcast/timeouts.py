@@ -1,4 +1,4 @@
-"""Deadlines: many things that may each take the same time, and one timer for all of them."""
+"""Timeouts: many things that may each take the same time, and one timer for all of them."""
 
 import asyncio
 from collections import OrderedDict
@@ -12,14 +12,14 @@ AT_ONCE = 64
 
 
 class Timeouts(Generic[T]):
-    """Calls `late` with each thing that is still here `patience` seconds after it was added.
+    """Calls `late` with each thing that is still here `seconds` after it was added.
 
     Adding and discarding cost a fraction of a microsecond, where a timer for each would cost some, and a
     hundred bytes. What is late is no longer here when `late` is called, which may add it again.
     """
 
-    def __init__(self, patience: float, late: Callable[[T], None]) -> None:
-        self._patience = patience
+    def __init__(self, seconds: float, late: Callable[[T], None]) -> None:
+        self.seconds = seconds
         self._late = late
         self._ends: OrderedDict[T, float] = OrderedDict()  # an end is never before one that was added earlier
         self._timer: asyncio.TimerHandle | None = None
@@ -29,7 +29,7 @@ class Timeouts(Generic[T]):
 
     def add(self, thing: T) -> None:
         """Begin to wait for a thing that is not here."""
-        end = asyncio.get_running_loop().time() + self._patience
+        end = asyncio.get_running_loop().time() + self.seconds
         self._ends[thing] = end
         if self._timer is None:
             self._start_timer(end)

@@ -155,11 +155,11 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         "_key",
         "_last",
         "_once",
-        "_timeouts",
         "_unsent",
         "had_much",
         "listener_info",
         "stream",
+        "timeouts",
     )
 
     def __init__(  # noqa: PLR0913 - what it is counted by
@@ -179,7 +179,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         self.stream: Streaming | None = None
         """What hears that the transport is full, and that it is lost, if a stream is written to it."""
         self._connection_counts = connection_counts
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._key = key
         self._once = once
         self._keepalive_handle = NO_KEEPALIVE_TIMER
@@ -194,7 +194,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
-        self._timeouts.head.add(self)
+        self.timeouts.head.add(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -289,15 +289,15 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if self._counted:
             self._counted = False
             self._connection_counts.remove(self._key, private=self.listener_info.private)
-            self._timeouts.forget(self)
+            self.timeouts.forget(self)
             # These know their connection, and no cycle is left: the collector looks seldom.
             self._body = self._answered = EMPTY_PAYLOAD
             self._parser = None
 
     def mark_active(self) -> None:
         """Be a new connection no longer, nor an idle one: it has asked something."""
-        self._timeouts.head.discard(self)
-        self._timeouts.idle.discard(self)
+        self.timeouts.head.discard(self)
+        self.timeouts.idle.discard(self)
 
     def on_head_timeout(self) -> None:
         """Be cut for not having asked anything in time."""
@@ -315,14 +315,14 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         """See `asyncio.Protocol`."""
         super().pause_writing()
         self._unsent = self._size()
-        self._timeouts.answer.add(self)
+        self.timeouts.answer.add(self)
         if self.stream is not None:
             self.stream.fill()
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         super().resume_writing()
-        self._timeouts.answer.discard(self)
+        self.timeouts.answer.discard(self)
 
     def on_write_timeout(self) -> None:
         """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
@@ -330,7 +330,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if before - self._unsent < PROGRESS:
             self._cut(RejectReason.STALLED)
         else:
-            self._timeouts.answer.add(self)
+            self.timeouts.answer.add(self)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -348,7 +348,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         self.mark_active()  # also what came to no handler: an expectation that is not taken
         if self._counted:
             self._answered = request.content
-            self._timeouts.idle.add(self)
+            self.timeouts.idle.add(self)
         return finished
 
     def handle_error(

@@ -29,6 +29,7 @@ from sse_broadcast.server.transport.connection import (
 )
 from sse_broadcast.server.transport.socket_options import kernel_timeout
 from tests.conftest import Connect, Serve
+from tests.support.internals import web_server_of
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
 
@@ -39,8 +40,17 @@ UPGRADE = ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 def connections(server: Server) -> list[web.RequestHandler]:
-    assert server._runner.server is not None
-    return server._runner.server.connections
+    return web_server_of(server).connections
+
+
+def in_request(found: web.RequestHandler) -> bool:
+    """Return whether aiohttp handles a request of a connection now."""
+    return found._current_request is not None
+
+
+def waits_after(count: int, found: web.RequestHandler) -> bool:
+    """Return whether aiohttp waits for the next request of a connection, after so many."""
+    return found._waiter is not None and found._request_count == count
 
 
 # Its place, and what aiohttp is told of it.
@@ -52,7 +62,7 @@ async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
-    assert found._timeouts.idle._patience == KEEP_ALIVE
+    assert found.timeouts.idle.seconds == KEEP_ALIVE
     assert found.access_logger is None
 
 
@@ -303,21 +313,21 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, 
     server = await serve()
     asker, leaver = await connect(server), await connect(server)
     await asker.ask("GET", "/status")
-    (found,) = [each for each in connections(server) if each._waiter is not None and each._request_count]
+    (found,) = [each for each in connections(server) if waits_after(1, each)]
     assert isinstance(found, Connection)
     assert found._keepalive_handle is connection.NO_KEEPALIVE_TIMER
-    assert len(found._timeouts.idle) == 1
+    assert len(found.timeouts.idle) == 1
     await asker.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-    await until(lambda: found._current_request is not None)
-    assert len(found._timeouts.idle) == 0
+    await until(lambda: in_request(found))
+    assert len(found.timeouts.idle) == 0
     await asker.send(b"y")
     await asker.answer()
     await leaver.ask("GET", "/status")
-    assert len(found._timeouts.idle) == 2
+    assert len(found.timeouts.idle) == 2
     leaver.reset()
     asker.close()
     await until(lambda: server.connections == 0)
-    assert (len(found._timeouts.idle), len(found._timeouts.head)) == (0, 0)
+    assert (len(found.timeouts.idle), len(found.timeouts.head)) == (0, 0)
 
 
 async def test_a_request_that_has_come_whole_by_then_is_answered(
@@ -341,16 +351,16 @@ async def test_who_leaves_before_its_answer_is_not_waited_for(
 ) -> None:
     """The answer is made ready all the same, and nobody is waited for behind it."""
     server = await serve()
-    monkeypatch.setattr(server._runner.server, "handler_cancellation", False)
+    monkeypatch.setattr(web_server_of(server), "handler_cancellation", False)
     client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-    await until(lambda: any(found._current_request for found in connections(server)))
+    await until(lambda: any(in_request(found) for found in connections(server)))
     (found,) = connections(server)
     assert isinstance(found, Connection)
     client.reset()
     await until(lambda: server.connections == 0)
-    await until(lambda: found._current_request is None)
-    assert len(found._timeouts.idle) == 0
+    await until(lambda: not in_request(found))
+    assert len(found.timeouts.idle) == 0
 
 
 async def test_who_expects_what_is_not_done_has_asked(serve: Serve, connect: Connect) -> None:
@@ -410,7 +420,7 @@ async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, connect: Con
     server = await serve(body_timeout=600)
     client = await connect(server)
     await client.send(b"POST %b HTTP/1.1\r\n" % path + CHUNKED + b"3\r\nab\n\r\n")
-    await until(lambda: any(found._current_request for found in connections(server)))
+    await until(lambda: any(in_request(found) for found in connections(server)))
     await client.send(b"no chunk\r\n")
     await told_of_broken_chunks(client, server)
 
@@ -627,7 +637,7 @@ async def test_what_is_cut_short_is_not_published(
     (found,) = connections(server)
     if before:
         found.data_received(before)
-        await until(lambda: found._waiter is not None and found._request_count == 1)
+        await until(lambda: waits_after(1, found))
     found.data_received(b"POST /send HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n1\r\nx\r\n" % length)
     for _ in range(turns):
         await asyncio.sleep(0)
