@@ -69,6 +69,11 @@ class Stream:
         """Why the stream ended, or None while it has not."""
         return None if self._subscriber is None else self._subscriber.closed
 
+    @property
+    def queued(self) -> int:
+        """How many events wait in its queue; none while it is catching up with the history."""
+        return 0 if self._subscriber is None else len(self._subscriber)
+
     def __aiter__(self) -> Self:
         self._joined()
         return self

@@ -9,6 +9,7 @@ import pytest
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
 from sse_broadcast.backends.memory import backend
 from sse_broadcast.stream import PAGE, Stream
+from tests.support.internals import set_clock
 from tests.support.memory_sinks import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
 
@@ -174,8 +175,7 @@ async def test_after_a_break_it_goes_on_queueing() -> None:
         break
     assert broadcaster.client_count == 1
     # Taken one by one, so that what waits is bounded by the queue alone.
-    assert stream._subscriber is not None
-    assert len(stream._subscriber) == 2
+    assert stream.queued == 2
     assert [(await anext(stream)).data, (await anext(stream)).data] == ["b", "c"]
 
 
@@ -255,10 +255,10 @@ async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> No
 async def test_it_begins_where_it_is_told(since: str, first: int) -> None:
     """After an id of the server's or a publisher's, at a word or an age; then it is live."""
     broadcaster = make_broadcaster()
-    now = broadcaster._backend.inner._clock()
+    now = 1_700_000_000.0
     # The id `mine` is of the third: what came after it is the fourth alone.
     for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
-        broadcaster._backend.inner._clock = lambda at=now - age: at  # type: ignore[misc]
+        set_clock(broadcaster, lambda at=now - age: at)  # type: ignore[misc]
         await broadcaster.broadcast(str(number), id="mine" if number == 3 else None)
     stream = broadcaster.subscribe(since=since)
     aiter(stream)
@@ -319,8 +319,7 @@ async def test_catching_up_is_not_being_slow() -> None:
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
     await publish(broadcaster, *"abcdefgh")
-    assert stream._subscriber is not None
-    assert (len(stream._subscriber), len(stream._page)) == (0, 1)
+    assert (stream.queued, len(stream._page)) == (0, 1)
     assert [each.data for each in await next_of(stream, 17)][-8:] == list("abcdefgh")
     assert stream.closed is None
 

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from enum import StrEnum
 
 from aiohttp import web
@@ -142,6 +142,10 @@ class StreamRegistry:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[StreamEntry]:
+        """Iterate over the open streams, in the order of their opening; none may come or go meanwhile."""
+        return iter(self._open.values())
 
     def add(self, request: web.Request, outbox: Outbox, client: str | None = None) -> StreamEntry:
         """Take note of a stream, until `leave`. `client` is for whom a proxy speaks, if one does."""

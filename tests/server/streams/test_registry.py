@@ -27,6 +27,7 @@ from sse_broadcast.unix_address import UNIX_PREFIX
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.internals import set_clock
 from tests.support.memory_sinks import break_off
 from tests.support.sockets import RawClient, until
 
@@ -50,7 +51,7 @@ async def join(server: Server, client: RawClient, path: str = "/events", **optio
     before = len(roster_of(server))
     await client.subscribe(path=path, **options)
     await until(lambda: len(roster_of(server)) > before)
-    return reader_of(server, max(roster_of(server)._open))
+    return reader_of(server, max(reader.id for reader in roster_of(server)))
 
 
 async def freeze(server: Server, connect: Connect, **options: Any) -> RawClient:
@@ -59,7 +60,7 @@ async def freeze(server: Server, connect: Connect, **options: Any) -> RawClient:
     before = len(roster_of(server))
     await frozen.request("GET", "/events", **options)
     await until(lambda: len(roster_of(server)) > before)
-    reader = reader_of(server, max(roster_of(server)._open))
+    reader = reader_of(server, max(reader.id for reader in roster_of(server)))
     while not reader.outbox.blocked:
         await server.broadcaster.broadcast(MESSAGE)
         await asyncio.sleep(0)
@@ -126,7 +127,7 @@ async def test_no_stream_is_kept_after_its_end(
     await end(server, client)
     await until(lambda: len(roster_of(server)) == 0)
     await until(lambda: server.connections == 0)
-    assert roster_of(server)._open == {}
+    assert list(roster_of(server)) == []
 
 
 async def test_a_frozen_reader_is_gone_when_its_time_is_over(serve: Serve, connect: Connect) -> None:
@@ -312,9 +313,7 @@ async def test_the_lag_is_that_of_the_oldest_event_that_waits(
     now = 1_700_000_000.0
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
     for later in (0.0, 10.0):
-        monkeypatch.setattr(
-            server.broadcaster._backend.inner, "_clock", itertools.repeat(now - 60 + later).__next__
-        )
+        set_clock(server.broadcaster, itertools.repeat(now - 60 + later).__next__)
         async with held(reader):
             await server.broadcaster.broadcast("x")
             await server.broadcaster.broadcast("x")
@@ -371,7 +370,7 @@ async def test_those_that_come_first_are_found(
     one, two, both = await three(server, connect)
     two.opened -= 10
     clock = itertools.count(1_700_000_000)
-    monkeypatch.setattr(server.broadcaster._backend.inner, "_clock", lambda: float(next(clock)))
+    set_clock(server.broadcaster, lambda: float(next(clock)))
     one.outbox.subscriber.dropped, both.outbox.subscriber.dropped = 7, 3
     one.outbox.subscriber.taken, both.outbox.subscriber.taken = 50, 60
     async with held(two, both):
