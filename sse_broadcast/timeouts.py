@@ -27,6 +27,14 @@ class Timeouts(Generic[T]):
     def __len__(self) -> int:
         return len(self._ends)
 
+    @property
+    def due(self) -> float | None:
+        """When the timer is due, by the loop's clock; None where there is none.
+
+        It goes on for what was discarded, so that nothing need be set anew.
+        """
+        return None if self._timer is None else self._timer.when()
+
     def add(self, thing: T) -> None:
         """Begin to wait for a thing that is not here."""
         end = asyncio.get_running_loop().time() + self.seconds

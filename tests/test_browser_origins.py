@@ -276,7 +276,7 @@ async def test_a_page_is_told_that_its_token_has_expired(
 
 def end(server: Server, now: float) -> None:
     """Have it be some other time, for streams and for tokens."""
-    server.app[STREAM_EXPIRY]._clock = server.services.authenticator._clock = lambda: now
+    server.app[STREAM_EXPIRY].clock = server.services.authenticator.clock = lambda: now
 
 
 async def test_a_page_is_told_that_it_was_revoked(serve: Serve, browser: Browser, site: str) -> None:

@@ -36,7 +36,8 @@ class Authenticator:
         before: "Authenticator | None" = None,
     ) -> None:
         _require_keys_for_rules(config)
-        self._clock = clock
+        self.clock = clock
+        """Gives the time of the day, in seconds since 1970."""
         self._takes_tokens = config.has_credentials or generated is not None
         self._static = StaticTokens(config, generated=generated)
         self._revoked: RevocationList = RevocationList(clock) if before is None else before._revoked  # noqa: SLF001
@@ -118,7 +119,7 @@ class Authenticator:
 
     def require_good(self, principal: Principal) -> Principal:
         """Return the caller. Raises `CredentialError` if its token has expired, or was revoked."""
-        if principal.expires is not None and principal.expires <= self._clock():
+        if principal.expires is not None and principal.expires <= self.clock():
             raise CredentialError(f"token: expired at {utc(principal.expires)}")
         if self._revoked.refuses(principal):
             raise CredentialError("token: was revoked")

@@ -197,10 +197,9 @@ async def test_a_token_that_was_refused_is_verified_again(tmp_path: Path, verifi
             == "its signature is wrong"
         )
         assert verifications.times == times
-    assert len(authenticator._verified) == 0
     no_grants = token("EdDSA", {**CLAIMS, "grants": 5})
     assert await refusal(authenticator, no_grants) == await refusal(authenticator, no_grants)
-    assert len(authenticator._verified) == 0
+    assert verifications.times == 5
 
 
 async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
@@ -230,5 +229,6 @@ async def test_keys_that_stay_the_same_leave_what_was_verified(
     await authenticator.authenticate(text)
     stranger = token("EdDSA", header={"kid": "another"})
     assert await refusal(authenticator, stranger) == "is signed with a key that is not known"
-    assert (len(authenticator._verified), verifications.times) == (1, 1)
+    await authenticator.authenticate(text)
+    assert verifications.times == 1
     await authenticator.close()

@@ -136,7 +136,7 @@ async def aged(server: Server) -> object:
 
 async def minted(server: Server) -> object:
     """Give how long a token is good for, at most, as good as in seconds."""
-    before = server.services.authenticator._clock()
+    before = server.services.authenticator.clock()
     body = b'{"grants": {}, "lifetime": 3600}'
     made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
     return round(made["expires"] - before, -1)

@@ -93,7 +93,7 @@ async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
     grants = {name: list(channels) for name, channels in GRANTS.items()}
     client = await begun(server, connect, way, own(grants=grants, exp=end))
     before = state_of(server)
-    server.app[ACTIVE_SERVICES].services.authenticator._clock = lambda: end + 1.0
+    server.app[ACTIVE_SERVICES].services.authenticator.clock = lambda: end + 1.0
     status, detail = await finish(client, way)
     assert (status, detail.partition(" at ")[0]) == (401, "token: expired")
     assert state_of(server) == before

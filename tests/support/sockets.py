@@ -118,7 +118,7 @@ class RawClient:
     async def up_to(self, mark: bytes) -> bytes:
         """Give what comes up to and with the mark."""
         while mark not in self.buffer:
-            await self._more()
+            await self.more()
         end = self.buffer.index(mark) + len(mark)
         taken, self.buffer = self.buffer[:end], self.buffer[end:]
         return taken
@@ -126,7 +126,7 @@ class RawClient:
     async def take(self, size: int) -> bytes:
         """Give exactly so many bytes."""
         while len(self.buffer) < size:
-            await self._more()
+            await self.more()
         taken, self.buffer = self.buffer[:size], self.buffer[size:]
         return taken
 
@@ -157,12 +157,12 @@ class RawClient:
 
     async def rest(self) -> bytes:
         """Give everything up to the connection's end."""
-        while await self._more(or_end=True):
+        while await self.more(or_end=True):
             pass
         taken, self.buffer = self.buffer, b""
         return taken
 
-    async def _more(self, *, or_end: bool = False) -> bool:
+    async def more(self, *, or_end: bool = False) -> bool:
         async with asyncio.timeout(PATIENCE):
             data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 20)
         if not data and not or_end:

@@ -31,7 +31,7 @@ SHORT_TARGET = 64
 OTHER_PARAMETERS = 100
 """Parameters of a query beside those that name a channel each."""
 
-_CACHES = (
+CACHES = (
     (_url, "build_pre_encoded_url"),
     (_url, "pre_encoded_url"),
     (_url, "from_parts"),
@@ -97,7 +97,7 @@ def _has_possible_host(url: URL) -> bool:
 
 def forget_targets() -> None:
     """Clear the caches of yarl that are filled by the targets of requests."""
-    for clear in _CLEAR:
+    for clear in CLEAR:
         clear()
 
 
@@ -107,7 +107,7 @@ def _clear_of(module: ModuleType, name: str) -> Callable[[], None] | None:
     return clear
 
 
-_CLEAR = (
+CLEAR = (
     yarl.cache_clear,  # of hosts, which a target may have too
-    *(clear for module, name in _CACHES if (clear := _clear_of(module, name)) is not None),
+    *(clear for module, name in CACHES if (clear := _clear_of(module, name)) is not None),
 )

@@ -81,7 +81,8 @@ class StreamExpiry:
     ) -> None:
         self.limit(config)
         self._on_limit = on_limit
-        self._clock = clock
+        self.clock = clock
+        """Gives the time of the day, in seconds since 1970."""
         self._open: dict[CredentialKey, set[TrackedStream]] = {}
         self._addresses: Counter[str] = Counter()
         # The streams that were opened since, of each revocation that goes on.
@@ -203,7 +204,7 @@ class StreamExpiry:
         loop = asyncio.get_running_loop()
         wait, reason = math.inf, CloseReason.EXPIRED
         if session.principal.expires is not None:
-            wait = session.principal.expires - self._clock()
+            wait = session.principal.expires - self.clock()
         if session.until is not None and session.until - loop.time() < wait:
             wait, reason = session.until - loop.time(), CloseReason.LIFETIME
         if wait == math.inf:

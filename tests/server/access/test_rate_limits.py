@@ -577,12 +577,11 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
 
 def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
     """Those of events and those of streams each by themselves."""
-    before = RateLimiter(
-        Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4)
-    )
+    config = Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4)
+    before = RateLimiter(config)
     assert left(before, HERE, ONE) == 4
     assert taken(before.stream) == 4
-    same = RateLimiter(before._config, before=before)
+    same = RateLimiter(config, before=before)
     assert (left(same, HERE, ONE), taken(same.stream)) == (0, 0)
     events = RateLimiter(
         Config(publish_rate=8, publish_burst=5, max_batch=1, subscribe_rate=8, subscribe_burst=4), before=same

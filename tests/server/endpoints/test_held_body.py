@@ -30,13 +30,13 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connec
     await client.send_chunk(b'"}\n')
     await client.send_chunk()
     assert (await client.answer())[0] == 200
-    await until(lambda: not shares._bytes)
+    await until(lambda: shares.body_bytes == 0)
     client = await connect(server)
     await client.begin(path, headers=HOST + NDJSON)
     await client.send_chunk(b"x" * 50_000)
     await until(lambda: shares.body_bytes == 50_000 - UNCOUNTED)
     client.close()
-    await until(lambda: not shares._bytes)
+    await until(lambda: shares.body_bytes == 0)
 
 
 async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect: Connect) -> None:

@@ -20,7 +20,7 @@ def is_kept(target: str) -> bool:
 
 def test_the_caches_are_those_of_the_library() -> None:
     """One that has another name in another version would be filled by everybody."""
-    assert len(targets._CLEAR) == 1 + len(targets._CACHES)
+    assert len(targets.CLEAR) == 1 + len(targets.CACHES)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ async def test_what_no_route_is_for_is_forgotten(serve: Serve, connect: Connect,
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
-    assert [getattr(module, name).cache_info().currsize for module, name in targets._CACHES] == [0, 0, 0, 0]
+    assert [getattr(module, name).cache_info().currsize for module, name in targets.CACHES] == [0, 0, 0, 0]
 
 
 def test_parameters_are_counted_before_they_are_taken_apart() -> None:

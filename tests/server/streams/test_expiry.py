@@ -63,7 +63,7 @@ def opened(server: Server) -> StreamExpiry:
 def set_clock(server: Server) -> Clock:
     """Have the time of open streams set by the test. That of new tokens is the real one."""
     clock = Clock()
-    opened(server)._clock = clock
+    opened(server).clock = clock
     return clock
 
 
@@ -91,7 +91,7 @@ async def gone(server: Server) -> None:
     """Wait until nothing of any stream is left."""
     await until(lambda: server.connections == 0 and len(opened(server)) == 0)
     assert server.broadcaster.client_count == 0
-    assert opened(server)._open == {}
+    assert len(opened(server)) == 0
 
 
 def ids_of(rest: bytes) -> list[str]:

@@ -264,19 +264,19 @@ async def test_a_request_behind_the_handshake_is_answered(
             tls.do_handshake()
         except ssl.SSLWantReadError:
             await client.send(outgoing.read())
-            await client._more()
+            await client.more()
             incoming.write(await client.take(len(client.buffer)))
         else:
             break
     tls.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await client.send(outgoing.read())
-    await client._more()
+    await client.more()
     while True:
         incoming.write(await client.take(len(client.buffer)))
         try:
             assert tls.read(17) == b"HTTP/1.1 200 OK\r\n"
         except ssl.SSLWantReadError:
-            await client._more()
+            await client.more()
         else:
             break
     client.close()
