@@ -461,7 +461,7 @@ async def test_closing_the_broadcaster_ends_it_while_it_catches_up() -> None:
 
 async def test_a_long_history_with_nothing_for_it_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everyone else may go between two parts of it, also when it ends with an event for it."""
-    monkeypatch.setattr(backend, "STRIDE", 10)
+    monkeypatch.setattr(backend, "PAGE_SCAN_LIMIT", 10)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 500)
     await broadcaster.broadcast("rare", event="rare")
@@ -483,7 +483,7 @@ async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in any other wait for its next event, and at once."""
-    monkeypatch.setattr(backend, "STRIDE", 1)
+    monkeypatch.setattr(backend, "PAGE_SCAN_LIMIT", 1)
     broadcaster = make_broadcaster(history_size=1000)
     await publish(broadcaster, *["x"] * 1000)
     stream = broadcaster.subscribe(since="earliest", events=["rare"])

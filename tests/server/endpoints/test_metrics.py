@@ -578,6 +578,15 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
+METHODS = {
+    "tidy": "evict_expired",
+    "relimit": "reload_limits",
+    "holding": "channel_usage",
+    "extent": "usage",
+}
+"""What metrics call a method of the backend, where that has another name."""
+
+
 async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
     """Call a backend, whether its result is awaited, comes in pieces, or is there at once."""
     answer = getattr(backend, call)(*arguments, **words)
@@ -594,10 +603,11 @@ def failing(call: str) -> Cause:
 
         yield
         with scene.patch.context() as patch:
-            patch.setattr(backend.inner, call, fail)
+            method = METHODS.get(call, call)
+            patch.setattr(backend.inner, method, fail)
             arguments, words = ARGUMENTS.get(call, ((), {}))
             with pytest.raises(OSError, match="away"):
-                await ask(backend, call, *arguments, **words)
+                await ask(backend, method, *arguments, **words)
 
     return a_backend_that_fails
 
