@@ -106,6 +106,12 @@ async def serve() -> AsyncIterator[Serve]:
         yield start
 
 
+@pytest.fixture
+async def server(serve: Serve) -> Server:
+    """Start a server of which nothing is configured."""
+    return await serve()
+
+
 Connect = Callable[..., Awaitable[RawClient]]
 
 
@@ -120,6 +126,12 @@ async def connect() -> AsyncIterator[Connect]:
             return client
 
         yield open_socket
+
+
+@pytest.fixture
+async def client(server: Server, connect: Connect) -> RawClient:
+    """Open a raw socket to a server of which nothing is configured."""
+    return await connect(server)
 
 
 @pytest.fixture(scope="session")

@@ -63,9 +63,8 @@ async def test_a_page_may_listen_to_the_cursor(serve: Serve, browser: Browser) -
     assert (await seen(page, 3))[:3] == [["$open", '{"heartbeat": 0.2}', id], heartbeat, heartbeat]
 
 
-async def test_closing_the_page_is_seen_at_once(serve: Serve, browser: Browser) -> None:
+async def test_closing_the_page_is_seen_at_once(server: Server, browser: Browser) -> None:
     """A tab that goes takes its subscriber along."""
-    server = await serve()
     page = await open_page(browser, server.url)
     await until(lambda: server.broadcaster.client_count == 1)
     await page.close()

@@ -208,10 +208,9 @@ async def test_a_page_shows_a_token_in_a_header(serve: Serve, browser: Browser, 
 
 
 async def test_a_foreign_page_publishes_nothing_to_this_machine(
-    serve: Serve, browser: Browser, site: str
+    server: Server, browser: Browser, site: str
 ) -> None:
     """Without a token between: what needs no preflight is refused, what needs one is not sent."""
-    server = await serve()
     page = await page_at(browser, site)
     text, json = {"Content-Type": "text/plain"}, {"Content-Type": "application/json"}
     for options, kind in (
@@ -227,9 +226,10 @@ async def test_a_foreign_page_publishes_nothing_to_this_machine(
     assert (await ask(server, "POST", "/send", body=b"x")).status == 200
 
 
-async def test_a_form_of_a_foreign_page_publishes_nothing(serve: Serve, browser: Browser, site: str) -> None:
+async def test_a_form_of_a_foreign_page_publishes_nothing(
+    server: Server, browser: Browser, site: str
+) -> None:
     """It takes the browser there, and is told why."""
-    server = await serve()
     page = await page_at(browser, site)
     await page.set_content(
         f'<form method=post enctype=text/plain action="{server.url}/send"><input name=a value=b></form>'
@@ -240,9 +240,8 @@ async def test_a_form_of_a_foreign_page_publishes_nothing(serve: Serve, browser:
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_name_that_was_rebound_to_this_machine_gets_nothing(serve: Serve, browser: Browser) -> None:
+async def test_a_name_that_was_rebound_to_this_machine_gets_nothing(server: Server, browser: Browser) -> None:
     """To the browser the page and the server are one origin; the name tells them apart."""
-    server = await serve()
     page = await page_at(browser, f"http://{REBOUND}:{server.port}/healthz")
     assert (await page.inner_text("body")).strip() == '{"status":"alive"}'
     for path in ("/send", "/events", "/tokens", "/revoke"):

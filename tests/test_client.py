@@ -85,9 +85,8 @@ async def refusal(url: str) -> ClientError:
     return caught.value
 
 
-async def test_publish_and_status_give_the_server_s_answers(serve: Serve) -> None:
+async def test_publish_and_status_give_the_server_s_answers(server: Server) -> None:
     """A client's answers are the server's, whole."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream, Client(server.url + "/") as client:
         answer = await client.publish('"a"\n\U0001f600', event="greeting")
         assert answer == {
@@ -122,9 +121,8 @@ async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
             assert piece.last_event_id == id
 
 
-async def test_an_event_is_published_with_all_that_was_said(serve: Serve) -> None:
+async def test_an_event_is_published_with_all_that_was_said(server: Server) -> None:
     """Once, to each of its channels."""
-    server = await serve()
     async with server.broadcaster.subscribe("a", "b.c") as stream, Client(server.url) as client:
         answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=700)
         assert (answer["id"], answer["channel"], answer["channels"]) == ("own", "b.c", ["b.c", "a"])
@@ -161,10 +159,9 @@ async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
     ],
 )
 async def test_a_bad_channel_is_the_server_s_to_refuse(
-    serve: Serve, channels: list[str], reason: str
+    server: Server, channels: list[str], reason: str
 ) -> None:
     """It gets the name as it is, whatever that would do to an address; nothing else is published to."""
-    server = await serve()
     async with Client(server.url) as client:
         for refused in (client.publish("x", channels=channels), anext(client.subscribe(channels))):
             with pytest.raises(ClientError) as caught:
@@ -174,9 +171,8 @@ async def test_a_bad_channel_is_the_server_s_to_refuse(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_any_legal_channel_is_followed_and_published_to(serve: Serve) -> None:
+async def test_any_legal_channel_is_followed_and_published_to(server: Server) -> None:
     """As it is, in the path."""
-    server = await serve()
     names = ["a", "A.b_c:d@e~f-g", "...", "x" * 128, ".a", "~"]
     async with Client(server.url) as client:
         stream = client.subscribe(names, format="json")
@@ -187,9 +183,8 @@ async def test_any_legal_channel_is_followed_and_published_to(serve: Serve) -> N
             assert msgspec.json.decode(event.data)["channel"] == name
 
 
-async def test_a_refusal_is_a_client_error_with_its_status(serve: Serve) -> None:
+async def test_a_refusal_is_a_client_error_with_its_status(server: Server) -> None:
     """The error carries the status, and says in one line what the server said."""
-    server = await serve()
     async with Client(server.url) as client:
         with pytest.raises(ClientError) as caught:
             await client.publish("x", event="$x")
@@ -200,9 +195,8 @@ async def test_a_refusal_is_a_client_error_with_its_status(serve: Serve) -> None
     )
 
 
-async def test_no_path_of_the_server_is_a_client_error(serve: Serve) -> None:
+async def test_no_path_of_the_server_is_a_client_error(server: Server) -> None:
     """A 404 is not mended by trying again."""
-    server = await serve()
     error = await refusal(server.url + "/nope")
     assert error.status == 404
     assert str(error) == (
@@ -265,9 +259,8 @@ async def test_an_answer_that_is_no_receipt_is_a_client_error(speak: Speak) -> N
 
 
 @pytest.mark.parametrize("text", ["\udcff", "ab\ud83d"])
-async def test_what_is_not_unicode_cannot_be_published(serve: Serve, text: str) -> None:
+async def test_what_is_not_unicode_cannot_be_published(server: Server, text: str) -> None:
     """A lone surrogate, which a byte that is not UTF-8 becomes in Python, is refused and not cleaned."""
-    server = await serve()
     async with Client(server.url) as client:
         with pytest.raises(ClientError, match="lone surrogate"):
             await client.publish(text)
@@ -563,9 +556,8 @@ async def test_a_client_says_who_it_is_and_what_it_takes(speak: Speak) -> None:
     assert {"Accept: text/event-stream", "Cache-Control: no-store", "User-Agent: sse-broadcast"} <= set(head)
 
 
-async def test_a_client_closes_its_connections(serve: Serve) -> None:
+async def test_a_client_closes_its_connections(server: Server) -> None:
     """Leaving the block leaves nothing open, though a stream was being read."""
-    server = await serve()
     await pieces(server.url, 0)
     async with asyncio.timeout(PATIENCE):
         while server.connections:
@@ -587,9 +579,8 @@ async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: 
             await client.status()
 
 
-async def test_a_server_without_tls_is_not_talked_to_in_the_clear(serve: Serve) -> None:
+async def test_a_server_without_tls_is_not_talked_to_in_the_clear(server: Server) -> None:
     """Https stays https."""
-    server = await serve()
     async with Client(server.url.replace("http", "https")) as client:
         with pytest.raises(
             ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: no agreement on TLS: "
@@ -643,9 +634,8 @@ def test_a_line_is_an_event_as_the_server_takes_it() -> None:
         encode_line("a", event="\udcff")
 
 
-async def test_lines_that_come_together_are_one_request(serve: Serve) -> None:
+async def test_lines_that_come_together_are_one_request(server: Server) -> None:
     """Up to the bounds; those that come later are one of their own, and nothing is asked for too early."""
-    server = await serve()
     async with server.broadcaster.subscribe("c"), Client(server.url) as client:
         stream = client.publish_lines(in_pieces(["a", "b"], [], ["c"]), channels=["c"])
         epoch = server.broadcaster.cursor.partition("-")[0]
@@ -657,10 +647,9 @@ async def test_lines_that_come_together_are_one_request(serve: Serve) -> None:
 
 
 async def test_a_request_is_bounded_in_events_and_in_bytes(
-    monkeypatch: pytest.MonkeyPatch, serve: Serve
+    monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     """A line that is longer than the bound goes alone."""
-    server = await serve()
     monkeypatch.setattr(module, "BATCH", 3)
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(in_pieces("abcdefgh"))) == ([3, 3, 2], None)
@@ -676,9 +665,8 @@ async def test_a_request_is_within_what_a_server_takes_by_default() -> None:
     assert Config().max_body >= module.BATCH_BYTES
 
 
-async def test_blank_lines_are_none_and_counted(serve: Serve) -> None:
+async def test_blank_lines_are_none_and_counted(server: Server) -> None:
     """A piece of nothing else is no request; the number of a line is the one in its file."""
-    server = await serve()
     async with Client(server.url) as client:
         assert await sent(client.publish_lines(raw(b"", b" \t\r"))) == ([], None)
         lines = raw(b"", encode_line("a"), b"\r", encode_line("b"), b"{}", encode_line("c"))
@@ -718,9 +706,8 @@ async def test_a_server_that_takes_less_gets_less(serve: Serve) -> None:
         assert await held(server) == messages
 
 
-async def test_a_refusal_of_all_is_told_as_it_is(serve: Serve) -> None:
+async def test_a_refusal_of_all_is_told_as_it_is(server: Server) -> None:
     """Nothing is asked again for a part of the lines: the first of them could not be published."""
-    server = await serve()
     async with Client(server.url) as client:
         counts, error = await sent(client.publish_lines(in_pieces(["a", "b"]), channels=["a/b"]))
     assert (counts, error) == (
@@ -754,9 +741,8 @@ async def test_what_else_may_be_answered_is_an_error(speak: Speak, answer: bytes
     assert error.endswith(told)
 
 
-async def test_a_json_array_is_one_batch(serve: Serve) -> None:
+async def test_a_json_array_is_one_batch(server: Server) -> None:
     """All of it, or nothing."""
-    server = await serve()
     async with Client(server.url) as client:
         answer = await client.publish_json(b'[{"message": "a"}, {"data": [1, 2]}]', channels=["c"])
         assert (answer["count"], answer["id"]) == (2, server.broadcaster.cursor)
@@ -822,9 +808,8 @@ async def test_a_stream_may_begin_behind_an_id(speak: Speak, waits: list[float])
     assert script.resumed_from() == ["7", "7"]
 
 
-async def test_what_was_published_between_is_given(serve: Serve) -> None:
+async def test_what_was_published_between_is_given(server: Server) -> None:
     """From an id, by name and by pattern, of the types wanted."""
-    server = await serve()
     first_one = await server.broadcaster.broadcast("one", channels=("a",))
     for channel, event_type in (("a", "x"), ("b.c", "x"), ("b.c", "y"), ("other", "x")):
         await server.broadcaster.broadcast(channel + event_type, channels=(channel,), event=event_type)
@@ -1245,9 +1230,8 @@ async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:
     assert str(await refusal("unix:" + "x" * 200)).startswith("cannot reach unix:xxx")
 
 
-async def test_a_server_that_lives_says_so(serve: Serve) -> None:
+async def test_a_server_that_lives_says_so(server: Server) -> None:
     """To anybody."""
-    server = await serve()
     async with Client(server.url) as client:
         await client.health()
 
@@ -1282,9 +1266,8 @@ async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.Monkey
 # Who is connected.
 
 
-async def test_readers_are_listed_and_disconnected(serve: Serve) -> None:
+async def test_readers_are_listed_and_disconnected(server: Server) -> None:
     """A page of them, those that come first, those of a channel; and one is ended by its id."""
-    server = await serve()
     async with Client(server.url) as client, Client(server.url) as reader:
         streams = [reader.subscribe([name]) for name in ("a", "b", "c")]
         for stream in streams:
@@ -1318,9 +1301,8 @@ async def test_a_list_that_is_none_is_an_error(speak: Speak) -> None:
     assert str(raised.value) == f"{script.url}/subscribers: does not answer as this server does"
 
 
-async def test_a_server_reloads_when_it_is_told_to(serve: Serve) -> None:
+async def test_a_server_reloads_when_it_is_told_to(server: Server) -> None:
     """And says what that has changed."""
-    server = await serve()
     async with Client(server.url) as client:
         assert await client.reload() == {"status": "reloaded", "changed": [], "restart": []}
 

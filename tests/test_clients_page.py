@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sse_broadcast.fanout.subscriber import CloseReason
+from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.browser import Browser, Firefox, Page
 from tests.support.internals import outboxes_of
@@ -33,9 +34,8 @@ def test_every_program_is_run() -> None:
     assert set(BLOCKS) == {"loop", "watchdog"}
 
 
-async def test_a_stream_is_what_the_page_shows(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_is_what_the_page_shows(server: Server, connect: Connect) -> None:
     """But for the epoch, the positions and the time to reconnect."""
-    server = await serve()
     for _ in range(41):
         await server.broadcaster.broadcast("before")
     reader = await connect(server)

@@ -220,9 +220,8 @@ def test_a_refusal_takes_no_cursor_away(name: str, brought: str) -> None:
     assert client.shown == [Shown("$close", '{"reason": "full"}')]
 
 
-async def test_requests_reads_utf_8(serve: Serve) -> None:
+async def test_requests_reads_utf_8(server: Server) -> None:
     """Since the header says so; as Latin-1 a line would end at U+0085."""
-    server = await serve()
     client = await RawClient.open(server.port)
     head = (await client.subscribe(path="/events/a")).decode()
     content_type = head.partition("Content-Type: ")[2].partition("\r\n")[0]

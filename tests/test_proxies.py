@@ -261,9 +261,8 @@ async def test_the_address_of_a_client_is_told(serve: Serve, fronts: Fronts, kin
 
 
 @EACH
-async def test_a_client_of_a_proxy_is_not_of_this_machine(serve: Serve, fronts: Fronts, kind: Kind) -> None:
+async def test_a_client_of_a_proxy_is_not_of_this_machine(server: Server, fronts: Fronts, kind: Kind) -> None:
     """Though the proxy is: of a server with nothing configured it gets streams alone."""
-    server = await serve()
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
         assert (await client.post("/send", content=b"x")).status_code == 401

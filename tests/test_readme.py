@@ -16,6 +16,7 @@ from aiohttp import web
 
 from sse_broadcast.config.sources import load
 from sse_broadcast.event import Event
+from sse_broadcast.server.runner import Server
 from sse_broadcast.wire import Decoder
 from tests.conftest import Connect, Program, Serve
 from tests.support.browser import chromium, shown
@@ -128,9 +129,8 @@ async def test_curl_asks_for_the_status(serve: Serve, started: Programs, program
     assert (await asking.ended()).out.startswith(b'{"connected_clients":0,"published":0,')
 
 
-async def test_the_page_shows_events(serve: Serve, program: Program) -> None:
+async def test_the_page_shows_events(server: Server, program: Program) -> None:
     """The page of the README, in Chromium, from the server's own origin."""
-    server = await serve()
     async with chromium(program) as browser:
         page = await shown(browser, server.url, BLOCKS["browser"].code)
         await until(lambda: server.broadcaster.client_count == 1)
@@ -140,9 +140,8 @@ async def test_the_page_shows_events(serve: Serve, program: Program) -> None:
         assert await page.locator("li").all_inner_texts() == ["message: hello", "price: EUR 1.08"]
 
 
-async def test_the_commands_run(serve: Serve, started: Programs) -> None:
+async def test_the_commands_run(server: Server, started: Programs) -> None:
     """Line by line; those that wait for events get some."""
-    server = await serve()
     shown = []
     for line in BLOCKS["commands"].code.splitlines():
         joined = server.broadcaster.counts.opened
@@ -252,9 +251,8 @@ async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) ->
     assert f"\n{shown}\nevent: $open\n".encode() in await reader.chunk()
 
 
-async def test_a_stream_is_as_shown(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_is_as_shown(server: Server, connect: Connect) -> None:
     """But for the epoch, the positions and the time to reconnect."""
-    server = await serve()
     for _ in range(1041):
         await server.broadcaster.broadcast("before")
     reader = await connect(server)

@@ -56,9 +56,8 @@ async def curl(
 
 
 @pytest.mark.parametrize("what", MESSAGES)
-async def test_curl_publishes_and_curl_subscribes(serve: Serve, program: Program, what: str) -> None:
+async def test_curl_publishes_and_curl_subscribes(server: Server, program: Program, what: str) -> None:
     """What goes in with --data-binary comes out of -N."""
-    server = await serve()
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
         url = f"{server.url}/send?event=message"  # without a parameter an empty body is refused
@@ -95,9 +94,8 @@ async def test_httpx_sse_gets_what_was_sent(serve: Serve, what: str) -> None:
         ]
 
 
-async def test_httpx_sse_resumes(serve: Serve) -> None:
+async def test_httpx_sse_resumes(server: Server) -> None:
     """With the last id it saw, which the opening repeats."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=30, trust_env=False) as client,
@@ -116,9 +114,8 @@ async def test_httpx_sse_resumes(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("what", MESSAGES)
-async def test_aiohttp_gets_what_was_sent(serve: Serve, what: str) -> None:
+async def test_aiohttp_gets_what_was_sent(server: Server, what: str) -> None:
     """Through its chunk parser, in whatever pieces."""
-    server = await serve()
     decoder = Decoder()
     events: list[Event] = []
     async with aiohttp.ClientSession(server.url) as session, session.get("/events") as response:
@@ -133,10 +130,9 @@ async def test_aiohttp_gets_what_was_sent(serve: Serve, what: str) -> None:
 
 
 async def test_curl_put_a_file(
-    serve: Serve, program: Program, tmp_path_factory: pytest.TempPathFactory
+    server: Server, program: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """`curl -T` sends PUT, and asks first with Expect."""
-    server = await serve()
     file = tmp_path_factory.mktemp("put") / "message.txt"
     file.write_text("x" * 200_000)
     async with curl(program, server, "-T", str(file), f"{server.url}/send") as putting:
@@ -144,9 +140,8 @@ async def test_curl_put_a_file(
     assert answer.startswith(b'{"status":"sent","clients":0,')
 
 
-async def test_curl_dash_n_is_not_needed_to_see_the_end(serve: Serve, program: Program) -> None:
+async def test_curl_dash_n_is_not_needed_to_see_the_end(server: Server, program: Program) -> None:
     """A stream that the server ends is a complete transfer to curl: exit 0."""
-    server = await serve()
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
         await server.broadcaster.close(timeout=10)
@@ -159,9 +154,8 @@ def ids_of(lines: list[bytes]) -> list[str]:
     return [json.loads(line)["id"] for line in lines]
 
 
-async def test_curl_publishes_a_pipe_line_by_line(serve: Serve, program: Program) -> None:
+async def test_curl_publishes_a_pipe_line_by_line(server: Server, program: Program) -> None:
     """`tail -F log | curl -T - ...?stream=1`: a line arrives before the next is written."""
-    server = await serve()
     reading = curl(program, server, "-H", "Accept: application/x-ndjson", f"{server.url}/events/logs")
     publishing = curl(program, server, "-T", "-", f"{server.url}/send/logs?stream=1")
     async with reading as reader, publishing as publisher:
@@ -184,9 +178,8 @@ async def test_curl_publishes_a_pipe_line_by_line(serve: Serve, program: Program
 
 
 @pytest.mark.parametrize("pipe", ["-", "."])
-async def test_curl_is_told_why_its_pipe_was_refused(serve: Serve, program: Program, pipe: str) -> None:
+async def test_curl_is_told_why_its_pipe_was_refused(server: Server, program: Program, pipe: str) -> None:
     """With its next line: `-T -` waits for that and nothing else, while `-T .` sees the answer at once."""
-    server = await serve()
     async with curl(program, server, "-T", pipe, f"{server.url}/send/logs?stream=1") as publisher:
         assert publisher.stdin is not None
         publisher.stdin.write(b"good\n\xff\n")
@@ -202,9 +195,8 @@ async def test_curl_is_told_why_its_pipe_was_refused(serve: Serve, program: Prog
 
 
 @pytest.mark.parametrize("pipe", ["-", "."])
-async def test_curl_is_told_when_the_server_stops(serve: Serve, program: Program, pipe: str) -> None:
+async def test_curl_is_told_when_the_server_stops(server: Server, program: Program, pipe: str) -> None:
     """A pipe that is silent at the time gets 503 and the count."""
-    server = await serve()
     async with curl(
         program, server, "-w", "%{http_code}", "-T", pipe, f"{server.url}/send?stream=1"
     ) as publisher:
@@ -223,10 +215,9 @@ async def test_curl_is_told_when_the_server_stops(serve: Serve, program: Program
 
 
 async def test_curl_publishes_a_file_of_events(
-    serve: Serve, program: Program, tmp_path_factory: pytest.TempPathFactory
+    server: Server, program: Program, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """NDJSON with --data-binary, and read again with `since=earliest`, is what the file said."""
-    server = await serve()
     file = tmp_path_factory.mktemp("batch") / "events.ndjson"
     file.write_text("".join(f'{{"data":{{"n":{number}}},"channel":"a"}}\n' for number in range(100)))
     kind = "Content-Type: application/x-ndjson"
@@ -260,10 +251,9 @@ async def test_curl_publishes_a_file_of_events(
     ],
 )
 async def test_curl_is_told_that_a_form_is_no_event(
-    serve: Serve, program: Program, arguments: list[str], status: int, said: str
+    server: Server, program: Program, arguments: list[str], status: int, said: str
 ) -> None:
     """As `-d` and `-F` send one, and that nothing at all is none; on a line of its own."""
-    server = await serve()
     async with curl(program, server, "-w", "%{http_code}", *arguments, f"{server.url}/send") as publisher:
         answer, _ = await publisher.communicate()
     problem, code = answer.decode().split("\n")
@@ -272,9 +262,8 @@ async def test_curl_is_told_that_a_form_is_no_event(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_curl_resumes_by_its_own_header(serve: Serve, program: Program) -> None:
+async def test_curl_resumes_by_its_own_header(server: Server, program: Program) -> None:
     """Twice, as clients send it that keep the id with which they began; the later one counts."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     headers = [argument for id in ids[:2] for argument in ("-H", f"Last-Event-ID: {id}")]
     async with curl(program, server, *headers, f"{server.url}/events") as reader:
@@ -284,9 +273,8 @@ async def test_curl_resumes_by_its_own_header(serve: Serve, program: Program) ->
             assert await reader.stdout.readuntil(b"\n\n") == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
-async def test_curl_is_refused_as_an_event_source_is(serve: Serve, program: Program) -> None:
+async def test_curl_is_refused_as_an_event_source_is(server: Server, program: Program) -> None:
     """With its exit status, unless it says that it takes event streams."""
-    server = await serve()
     await server.broadcaster.close(timeout=1)
     for accept, code in (("*/*", 22), ("text/event-stream", 0)):
         async with curl(program, server, "-f", "-H", f"Accept: {accept}", f"{server.url}/events") as reader:
@@ -295,9 +283,8 @@ async def test_curl_is_refused_as_an_event_source_is(serve: Serve, program: Prog
         assert (b'data: {"reason": "drain"}\n' in out) == (code == 0)
 
 
-async def test_curl_that_asks_for_http_2_is_served_in_http_1_1(serve: Serve, program: Program) -> None:
+async def test_curl_that_asks_for_http_2_is_served_in_http_1_1(server: Server, program: Program) -> None:
     """It asks to upgrade; one that takes HTTP/2 for granted fails at once, and hangs nowhere."""
-    server = await serve()
     for flag, works in (("--http2", True), ("--http2-prior-knowledge", False)):
         async with curl(program, server, flag, "-m", "20", f"{server.url}/healthz") as asking:
             out, _ = await asking.communicate()

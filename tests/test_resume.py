@@ -262,9 +262,8 @@ async def test_the_news_of_an_eviction_come_before_what_is_still_held(serve: Ser
     )
 
 
-async def test_a_loss_and_the_opening_leave_in_one_piece(serve: Serve, connect: Connect) -> None:
+async def test_a_loss_and_the_opening_leave_in_one_piece(server: Server, connect: Connect) -> None:
     """Whoever has the cursor was told of the loss, and there is nothing in between to be cut at."""
-    server = await serve()
     cursor = await publish(server, "1")
     client = await connect(server)
     await client.subscribe(headers="Last-Event-ID: 00000000-1\r\n")
@@ -303,10 +302,9 @@ async def test_overflow_with_disconnect_loses_nothing_that_is_held(serve: Serve,
 
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset])
 async def test_a_reader_of_a_channel_that_never_carried_an_event_misses_nothing(
-    serve: Serve, connect: Connect, leave: Any
+    server: Server, connect: Connect, leave: Any
 ) -> None:
     """Cut before it has seen anything, it comes back with the id it was given at once."""
-    server = await serve()
     await publish(server, "elsewhere")
     body = await subscribe(server, connect, "/events/quiet")
     given = server.broadcaster.cursor

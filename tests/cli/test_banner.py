@@ -48,10 +48,9 @@ EVERYTHING = "Open to programs on this machine: everything."
 
 
 async def test_a_start_is_five_lines_and_what_to_try(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
+    server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where it listens, what is on, which limits there are, what is open."""
-    server = await serve()
     room = f"room for {server.room} connections, and 24 more for callers with admin"
     assert said(server, capsys) == [
         f"sse-broadcast listens on {server.url}, with {room}.",

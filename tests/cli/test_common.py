@@ -21,6 +21,7 @@ from sse_broadcast.errors import (
     ListenError,
     OutputError,
 )
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.acceptor import accepting
@@ -214,9 +215,8 @@ def test_the_default_url_is_where_the_server_serves_that(
     assert settled(monkeypatch, {"CONFIG": str(file), "PORT": "7001"}, endpoint) == "http://127.0.0.1:7001"
 
 
-async def test_the_server_s_port_may_be_its_own_variable(serve: Serve, programs: Programs) -> None:
+async def test_the_server_s_port_may_be_its_own_variable(server: Server, programs: Programs) -> None:
     """SSE_BROADCAST_PORT is the server's setting, and where commands look for it; SSE_BROADCAST_URL wins."""
-    server = await serve()
     env = {"SSE_BROADCAST_PORT": str(server.port)}
     assert (await programs.run("status", env=env)).code == 0
     env = {"SSE_BROADCAST_PORT": "1", "SSE_BROADCAST_URL": server.url}

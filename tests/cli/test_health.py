@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.acceptor import accepting
@@ -15,9 +16,8 @@ from tests.support.process import Ended, Programs
 programs = pytest.fixture(process.programs)
 
 
-async def test_a_server_that_lives_is_not_worth_a_word(serve: Serve, programs: Programs) -> None:
+async def test_a_server_that_lives_is_not_worth_a_word(server: Server, programs: Programs) -> None:
     """The exit code says it."""
-    server = await serve()
     assert await programs.run("health", "--url", server.url) == Ended(0)
 
 
@@ -30,10 +30,9 @@ async def test_a_server_that_lets_nobody_in_lives(serve: Serve, programs: Progra
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "*"])
 async def test_the_server_beside_it_is_found_by_its_environment(
-    serve: Serve, programs: Programs, host: str
+    server: Server, programs: Programs, host: str
 ) -> None:
     """As in the image, which listens on every address."""
-    server = await serve()
     env = {"SSE_BROADCAST_HOST": host, "SSE_BROADCAST_PORT": str(server.port)}
     assert await programs.run("health", env=env) == Ended(0)
 

@@ -34,17 +34,15 @@ async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
     return [(event.event, event.data) for event in [await anext(stream) for _ in range(count)]]
 
 
-async def test_an_argument_is_published(serve: Serve, programs: Programs) -> None:
+async def test_an_argument_is_published(server: Server, programs: Programs) -> None:
     """And the command says how many got it."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         assert await programs.run("publish", "hello", "--url", server.url) == Ended(0, b"sent to 1 client\n")
         assert await received(stream, 1) == [("message", "hello")]
 
 
-async def test_an_event_may_have_a_type(serve: Serve, programs: Programs) -> None:
+async def test_an_event_may_have_a_type(server: Server, programs: Programs) -> None:
     """`--event` is what addEventListener takes."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         ended = await programs.run("publish", "--event", "price", '{"EUR": 1.08}', "--url", server.url)
         assert ended == Ended(0, b"sent to 1 client\n")
@@ -52,9 +50,8 @@ async def test_an_event_may_have_a_type(serve: Serve, programs: Programs) -> Non
 
 
 @pytest.mark.parametrize("message", [ODD, "", " ", "--help", "-"])
-async def test_any_text_is_published_as_it_is(serve: Serve, programs: Programs, message: str) -> None:
+async def test_any_text_is_published_as_it_is(server: Server, programs: Programs, message: str) -> None:
     """Quotes, line ends, emoji, nothing at all; a dash at the beginning after `--`, a bare dash as a line."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         if message == "-":
             ended = await programs.run("publish", "--url", server.url, "--", "-", stdin=b"-\n")
@@ -67,10 +64,9 @@ async def test_any_text_is_published_as_it_is(serve: Serve, programs: Programs, 
 
 @pytest.mark.parametrize("arguments", [("-",), ()])
 async def test_lines_are_published_as_they_come(
-    serve: Serve, programs: Programs, arguments: tuple[str, ...]
+    server: Server, programs: Programs, arguments: tuple[str, ...]
 ) -> None:
     """The first line is with the readers before the second is written, and long before the end."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", *arguments, "--event", "log", "--url", server.url)
         for line in ("one", "", ODD.replace("\n", " ")):
@@ -82,9 +78,8 @@ async def test_lines_are_published_as_they_come(
         assert await received(stream, 2) == [("log", "CRLF"), ("log", "without an end")]
 
 
-async def test_lines_may_be_none(serve: Serve, programs: Programs) -> None:
+async def test_lines_may_be_none(server: Server, programs: Programs) -> None:
     """An empty input publishes nothing, which is no error."""
-    server = await serve()
     assert await programs.run("publish", "-", "--url", server.url) == Ended(0, b"sent 0 lines\n")
     assert server.broadcaster.counts.published == 0
 
@@ -101,9 +96,8 @@ async def test_lines_may_be_a_file(serve: Serve, programs: Programs, tmp_path: P
         assert await received(stream, 2) == [("message", "one"), ("message", "two")]
 
 
-async def test_ctrl_c_ends_it_while_it_waits_for_a_line(serve: Serve, programs: Programs) -> None:
+async def test_ctrl_c_ends_it_while_it_waits_for_a_line(server: Server, programs: Programs) -> None:
     """At once, with the exit code of an interrupted command, and not with the next line."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", "-", "--url", server.url)
         await publishing.feed(b"one\n")
@@ -121,10 +115,9 @@ async def test_ctrl_c_ends_it_while_it_waits_for_a_line(serve: Serve, programs: 
     ],
 )
 async def test_what_the_server_refuses_is_one_line(
-    serve: Serve, programs: Programs, event: str, reason: str
+    server: Server, programs: Programs, event: str, reason: str
 ) -> None:
     """The line says what is wrong, in the server's words, and the exit code is 1."""
-    server = await serve()
     status = f"422 {http.HTTPStatus(422).phrase}"
     assert await programs.run("publish", "--event", event, "x", "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/send: {status}: {reason}\n".encode()
@@ -142,9 +135,8 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
     assert server.broadcaster.counts.published == 1
 
 
-async def test_bytes_that_are_not_utf_8_are_one_line(serve: Serve, programs: Programs) -> None:
+async def test_bytes_that_are_not_utf_8_are_one_line(server: Server, programs: Programs) -> None:
     """Refused and not cleaned, whether typed or read."""
-    server = await serve()
     assert await programs.run("publish", "-", "--url", server.url, stdin=b"ok\nab\xff\nok\n") == Ended(
         1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 published\n"
     )
@@ -157,9 +149,8 @@ async def test_bytes_that_are_not_utf_8_are_one_line(serve: Serve, programs: Pro
     assert server.broadcaster.counts.published == 1
 
 
-async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Programs) -> None:
+async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
     """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
-    server = await serve()
     env = {"SSE_BROADCAST_URL": server.url}
     assert await programs.run("publish", "x", env=env) == Ended(0, b"sent to 0 clients\n")
     env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
@@ -180,9 +171,8 @@ async def held(server: Server, *channels: str) -> list[Received]:
 # Where to, and what an event says.
 
 
-async def test_an_event_may_go_to_several_channels(serve: Serve, programs: Programs) -> None:
+async def test_an_event_may_go_to_several_channels(server: Server, programs: Programs) -> None:
     """It is one event: a reader of both channels gets it once."""
-    server = await serve()
     async with server.broadcaster.subscribe("news", "alerts") as stream:
         ended = await programs.run(
             "publish", "--channel", "news", "--channel", "alerts", "x", "--url", server.url
@@ -193,25 +183,22 @@ async def test_an_event_may_go_to_several_channels(serve: Serve, programs: Progr
     assert server.broadcaster.channel("default").events == 0
 
 
-async def test_lines_go_to_their_channel(serve: Serve, programs: Programs) -> None:
+async def test_lines_go_to_their_channel(server: Server, programs: Programs) -> None:
     """As one message does."""
-    server = await serve()
     ended = await programs.run("publish", "--channel", "logs", "--url", server.url, stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
     assert [event.data for event in await held(server, "logs")] == ["one", "two"]
 
 
-async def test_an_event_may_have_an_id_and_a_time_to_reconnect(serve: Serve, programs: Programs) -> None:
+async def test_an_event_may_have_an_id_and_a_time_to_reconnect(server: Server, programs: Programs) -> None:
     """Of its publisher."""
-    server = await serve()
     ended = await programs.run("publish", "--id", "order-17", "--retry", "700", "x", "--url", server.url)
     assert ended == Ended(0, b"sent to 0 clients\n")
     assert await held(server) == [Received("default", "x", "message", "order-17", 700)]
 
 
-async def test_every_line_has_the_type_the_key_and_the_time(serve: Serve, programs: Programs) -> None:
+async def test_every_line_has_the_type_the_key_and_the_time(server: Server, programs: Programs) -> None:
     """What was said once holds for all lines; the key reaches the server, which refuses an empty one."""
-    server = await serve()
     arguments = ("publish", "--event", "log", "--retry", "700", "--url", server.url)
     ended = await programs.run(*arguments, "--key", "k", stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
@@ -235,10 +222,9 @@ async def test_every_line_has_the_type_the_key_and_the_time(serve: Serve, progra
     ],
 )
 async def test_a_bad_channel_is_one_line(
-    serve: Serve, programs: Programs, channel: str, path: str, reason: str
+    server: Server, programs: Programs, channel: str, path: str, reason: str
 ) -> None:
     """In the server's words, whatever a name would do to an address."""
-    server = await serve()
     assert await programs.run("publish", "--channel", channel, "x", "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
     )
@@ -273,9 +259,8 @@ async def test_what_contradicts_itself_is_bad_usage(
 
 
 @pytest.mark.parametrize("way", ["argument", "pipe", "file"])
-async def test_json_is_one_event(serve: Serve, programs: Programs, tmp_path: Path, way: str) -> None:
+async def test_json_is_one_event(server: Server, programs: Programs, tmp_path: Path, way: str) -> None:
     """An object, over as many lines as it likes, typed or read."""
-    server = await serve()
     text = '{"data": {"EUR": 1.080},\n "event": "price",\n "channel": "rates", "id": "r1"}\n'
     file = tmp_path / "event.json"
     file.write_text(text)
@@ -285,9 +270,8 @@ async def test_json_is_one_event(serve: Serve, programs: Programs, tmp_path: Pat
     assert await held(server) == [Received("rates", '{"EUR":1.080}', "price", "r1")]
 
 
-async def test_a_json_array_is_published_whole_or_not_at_all(serve: Serve, programs: Programs) -> None:
+async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, programs: Programs) -> None:
     """The error names the item."""
-    server = await serve()
     arguments = ("publish", "--format", "json", "--channel", "c", "--url", server.url)
     async with server.broadcaster.subscribe("c") as stream:
         ended = await programs.run(*arguments, '[{"message": "one"}, {"message": "two"}]')
@@ -302,9 +286,8 @@ async def test_a_json_array_is_published_whole_or_not_at_all(serve: Serve, progr
 
 
 @pytest.mark.parametrize("text", ["", "{", "no JSON"])
-async def test_what_is_no_json_is_one_line(serve: Serve, programs: Programs, text: str) -> None:
+async def test_what_is_no_json_is_one_line(server: Server, programs: Programs, text: str) -> None:
     """Nothing at all is none either."""
-    server = await serve()
     ended = await programs.run("publish", "--format", "json", "--url", server.url, stdin=text.encode())
     assert (ended.code, ended.out) == (1, b"")
     told = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
@@ -315,9 +298,8 @@ async def test_what_is_no_json_is_one_line(serve: Serve, programs: Programs, tex
 # NDJSON, and many lines.
 
 
-async def test_ndjson_is_an_event_a_line(serve: Serve, programs: Programs) -> None:
+async def test_ndjson_is_an_event_a_line(server: Server, programs: Programs) -> None:
     """Each with its own type, id and channel; empty lines are none."""
-    server = await serve()
     lines = (
         b'{"message": "one", "channel": "a"}\r\n\n'
         b'{"data": [2], "event": "n", "channels": ["b", "c"]}\n   \n'
@@ -332,9 +314,8 @@ async def test_ndjson_is_an_event_a_line(serve: Serve, programs: Programs) -> No
     ]
 
 
-async def test_ndjson_is_published_as_it_comes(serve: Serve, programs: Programs) -> None:
+async def test_ndjson_is_published_as_it_comes(server: Server, programs: Programs) -> None:
     """From a pipe whose writer is slow, and that comes in pieces of a line."""
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", "--format", "ndjson", "--url", server.url)
         for message in ("one", "two"):
@@ -562,9 +543,8 @@ async def test_a_file_has_a_bar_on_a_terminal(
     assert shown.endswith(b"\x1b[?25h\r\n")  # the terminal's cursor is back
 
 
-async def test_a_pipe_has_no_bar(serve: Serve, programs: Programs) -> None:
+async def test_a_pipe_has_no_bar(server: Server, programs: Programs) -> None:
     """Since nobody knows how long it is."""
-    server = await serve()
     ended, shown = await on_a_terminal(programs, server.url, 'echo x | "$0" publish --url "$1"')
     assert (ended, shown) == (Ended(0, b"sent 1 line\n"), b"")
 

@@ -127,9 +127,8 @@ async def until_drawn(terminal: Terminal) -> list[str]:
     return await terminal.shows(lambda lines: any(HEADING.fullmatch(line) for line in lines))
 
 
-async def test_a_terminal_shows_rates_and_readers(serve: Serve, connect: Connect, terminal: Start) -> None:
+async def test_a_terminal_shows_rates_and_readers(server: Server, connect: Connect, terminal: Start) -> None:
     """On a screen of its own, from its first line, without a cursor; what is new is drawn over the old."""
-    server = await serve()
     for name in ("a", "b"):
         await (await connect(server)).subscribe(path=f"/events/{name}")
     await until(lambda: server.broadcaster.client_count == 2)
@@ -171,9 +170,8 @@ async def test_the_slowest_reader_comes_first(serve: Serve, connect: Connect, te
     assert re.fullmatch(r"40[0-9]k", waiting)
 
 
-async def test_a_terminal_may_change_its_size(serve: Serve, connect: Connect, terminal: Start) -> None:
+async def test_a_terminal_may_change_its_size(server: Server, connect: Connect, terminal: Start) -> None:
     """It is drawn on again at once: as much as there is room for, and nothing scrolls."""
-    server = await serve()
     for _ in range(30):
         await (await connect(server)).subscribe(path=f"/events/{'c' * 100}")
     await until(lambda: server.broadcaster.client_count == 30)
@@ -189,9 +187,8 @@ async def test_a_terminal_may_change_its_size(serve: Serve, connect: Connect, te
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-async def test_the_end_leaves_the_terminal_as_it_was(serve: Serve, terminal: Start, how: str) -> None:
+async def test_the_end_leaves_the_terminal_as_it_was(server: Server, terminal: Start, how: str) -> None:
     """With its cursor and its first screen, and nothing is said."""
-    server = await serve()
     shown = await terminal("status", "--watch", "--url", server.url)
     await until_drawn(shown)
     if how == "Ctrl-C":

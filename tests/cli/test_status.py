@@ -3,16 +3,15 @@
 import pytest
 
 from sse_broadcast.cli.status import _shown
-from tests.conftest import Serve
+from sse_broadcast.server.runner import Server
 from tests.support import process
 from tests.support.process import Ended, Programs
 
 programs = pytest.fixture(process.programs)
 
 
-async def test_status_is_a_line_for_each_thing(serve: Serve, programs: Programs) -> None:
+async def test_status_is_a_line_for_each_thing(server: Server, programs: Programs) -> None:
     """Names have spaces, and what was never counted is none."""
-    server = await serve()
     async with server.broadcaster.subscribe():
         await server.broadcaster.broadcast("hello")
         assert await programs.run("status", "--url", server.url) == Ended(
@@ -22,9 +21,8 @@ async def test_status_is_a_line_for_each_thing(serve: Serve, programs: Programs)
         )
 
 
-async def test_status_as_json_is_the_server_s_answer(serve: Serve, programs: Programs) -> None:
+async def test_status_as_json_is_the_server_s_answer(server: Server, programs: Programs) -> None:
     """One line, for jq."""
-    server = await serve()
     async with server.broadcaster.subscribe():
         pass
     assert await programs.run("status", "--json", "--url", server.url) == Ended(
@@ -34,9 +32,8 @@ async def test_status_as_json_is_the_server_s_answer(serve: Serve, programs: Pro
     )
 
 
-async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Programs) -> None:
+async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
     """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
-    server = await serve()
     env = {"SSE_BROADCAST_URL": server.url}
     assert (await programs.run("status", env=env)).code == 0
     env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}

@@ -14,6 +14,7 @@ import pytest
 from sse_broadcast.cli import Commands
 from sse_broadcast.cli.stdout import CheckedStdout
 from sse_broadcast.errors import OutputError
+from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process
 from tests.support.process import SCRIPT, Ended, Process, Programs
@@ -73,10 +74,9 @@ async def test_what_cannot_be_printed_is_6(
 @pytest.mark.parametrize(("redirection", "why"), EACH)
 @pytest.mark.parametrize("use", ASKED, ids=" ".join)
 async def test_an_answer_that_cannot_be_printed_is_6(
-    serve: Serve, programs: Programs, use: tuple[str, ...], redirection: str, why: bytes
+    server: Server, programs: Programs, use: tuple[str, ...], redirection: str, why: bytes
 ) -> None:
     """And not the code of a server that refused: it has done what it was asked for."""
-    server = await serve()
     await server.broadcaster.broadcast("x" * 20_000)  # more than any buffer would keep
     command = await redirected(programs, redirection, *use, "--url", server.url)
     assert await command.ended() == Ended(6, err=TOLD % why)
@@ -106,9 +106,8 @@ async def test_an_event_that_cannot_be_printed_is_not_recorded(
     assert await programs.run(*use) == Ended(0, b"x\n")
 
 
-async def test_a_command_that_prints_nothing_needs_no_output(serve: Serve, programs: Programs) -> None:
+async def test_a_command_that_prints_nothing_needs_no_output(server: Server, programs: Programs) -> None:
     """`subscribe --exec` among them."""
-    server = await serve()
     await server.broadcaster.broadcast("x")
     use = ("subscribe", "--since", "earliest", "--count", "1", "--exec", "true", "--url", server.url)
     for arguments in (use, ("health", "--url", server.url)):

@@ -55,9 +55,8 @@ async def reach(programs: Programs, url: str, message: str) -> None:
             pass
 
 
-async def test_text_is_the_data(serve: Serve, programs: Programs) -> None:
+async def test_text_is_the_data(server: Server, programs: Programs) -> None:
     """Each event's data and a line end, as it comes."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--count", "3")
     await server.broadcaster.broadcast("one")
     assert await subscribing.line() == b"one\n"
@@ -67,9 +66,8 @@ async def test_text_is_the_data(serve: Serve, programs: Programs) -> None:
     assert await subscribing.ended() == Ended(0, f"{ODD}\n".encode())
 
 
-async def test_json_is_an_object_a_line(serve: Serve, programs: Programs) -> None:
+async def test_json_is_an_object_a_line(server: Server, programs: Programs) -> None:
     """With all that an event says, data that is JSON as such, and the server's own events among them."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--format", "json")
     for event in (Event(ODD, "greeting"), Event('{\n "EUR": 1.080}', id="r1", json=True), Event('{"a": 1}')):
         await server.broadcaster.publish(event)
@@ -111,10 +109,9 @@ SHOWN = "a\\u001b[2J\\u001b]0;x\\u0007\\u009b31m\\u007f\\u000d\\u0008\\u202eb\tc
 
 @pytest.mark.parametrize("form", ["text", "json", "raw"])
 async def test_a_terminal_is_shown_escapes_and_not_sent_them(
-    serve: Serve, terminal: Start, form: str
+    server: Server, terminal: Start, form: str
 ) -> None:
     """Whatever a publisher says, in data, type and id."""
-    server = await serve()
     shown = await terminal("subscribe", "--url", server.url, "--format", form, "--count", "1")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.publish(Event(EVIL, "\x1b]52;c;x\x07"))
@@ -135,17 +132,15 @@ async def test_a_terminal_is_shown_escapes_and_not_sent_them(
         assert "\\u001b]52;c;x\\u0007" in text
 
 
-async def test_a_pipe_gets_control_characters_as_they_are(serve: Serve, programs: Programs) -> None:
+async def test_a_pipe_gets_control_characters_as_they_are(server: Server, programs: Programs) -> None:
     """Another program may want them."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--count", "1")
     await server.broadcaster.broadcast(EVIL)
     assert await subscribing.ended() == Ended(0, f"{EVIL}\n".replace("\r", "\n").encode())
 
 
-async def test_it_ends_after_so_many_events(serve: Serve, programs: Programs) -> None:
+async def test_it_ends_after_so_many_events(server: Server, programs: Programs) -> None:
     """Not one more, though they arrive together."""
-    server = await serve()
     as_text = await subscribe(programs, server, "--count", "3")
     as_json = await subscribe(programs, server, "--count", "3", "--format", "json")
     for number in range(10):
@@ -182,18 +177,16 @@ async def test_a_command_runs_for_each_event(serve: Serve, programs: Programs, t
     )
 
 
-async def test_commands_run_in_order(serve: Serve, programs: Programs) -> None:
+async def test_commands_run_in_order(server: Server, programs: Programs) -> None:
     """The next event waits for the command of the one before."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--exec", "cat; echo .", "--count", "5")
     for number in range(10):
         await server.broadcaster.broadcast(str(number))
     assert await subscribing.ended() == Ended(0, b"0.\n1.\n2.\n3.\n4.\n")
 
 
-async def test_a_command_that_fails_is_told_and_the_next_runs(serve: Serve, programs: Programs) -> None:
+async def test_a_command_that_fails_is_told_and_the_next_runs(server: Server, programs: Programs) -> None:
     """One that reads nothing is no failure, however much there is to read."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--exec", 'exit "$SSE_EVENT"', "--count", "3")
     await server.broadcaster.broadcast("x", event="7")
     await server.broadcaster.broadcast("x" * 500_000, event="0")
@@ -203,9 +196,8 @@ async def test_a_command_that_fails_is_told_and_the_next_runs(serve: Serve, prog
     )
 
 
-async def test_what_no_environment_holds_is_left_out(serve: Serve, programs: Programs) -> None:
+async def test_what_no_environment_holds_is_left_out(server: Server, programs: Programs) -> None:
     """Long data comes by standard input alone, as does data with NUL; a long type is not told."""
-    server = await serve()
     command = 'echo "${SSE_EVENT-none} ${SSE_DATA-none} $(tr "\\0" 0 | wc -c)"'
     subscribing = await subscribe(programs, server, "--exec", command, "--count", "3")
     await server.broadcaster.broadcast("x" * 300_000, event="long")
@@ -244,9 +236,8 @@ async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) 
     assert b"s3cret" not in ended.out
 
 
-async def test_the_command_is_given_no_password_of_the_url(serve: Serve, programs: Programs) -> None:
+async def test_the_command_is_given_no_password_of_the_url(server: Server, programs: Programs) -> None:
     """But the server that it is of."""
-    server = await serve()
     env = {"SSE_BROADCAST_URL": server.url.replace("://", "://ann:s3cret@")}
     command = 'echo "$SSE_BROADCAST_URL"'
     subscribing = await programs.cli("subscribe", "--exec", command, "--count", "1", env=env)
@@ -255,18 +246,16 @@ async def test_the_command_is_given_no_password_of_the_url(serve: Serve, program
     assert await subscribing.ended() == Ended(0, f"{server.url}\n".encode())
 
 
-async def test_it_ends_when_the_reader_of_its_output_has_left(serve: Serve, programs: Programs) -> None:
+async def test_it_ends_when_the_reader_of_its_output_has_left(server: Server, programs: Programs) -> None:
     """`| head -1` ends with the first event, without a word and without waiting for a second one."""
-    server = await serve()
     piped = await shell(programs, server, '{ "$0" subscribe --url "$1"; echo "exit $?" >&2; } | head -1')
     await server.broadcaster.broadcast("one")
     assert await piped.ended() == Ended(0, b"one\n", b"exit 0\n")
     await until(lambda: not server.broadcaster.client_count)
 
 
-async def test_it_ends_when_nobody_ever_reads_its_output(serve: Serve, programs: Programs) -> None:
+async def test_it_ends_when_nobody_ever_reads_its_output(server: Server, programs: Programs) -> None:
     """Nor does it wait for a first one."""
-    server = await serve()
     script = '{ "$0" subscribe --url "$1"; echo "exit $?" >&2; } | true'
     piped = await programs.start("sh", "-c", script, str(SCRIPT), server.url)
     assert await piped.ended() == Ended(0, err=b"exit 0\n")
@@ -282,9 +271,8 @@ async def test_its_output_may_be_a_file(serve: Serve, programs: Programs, tmp_pa
     assert file.read_bytes() == b"one\n"
 
 
-async def test_ctrl_c_is_130(serve: Serve, programs: Programs) -> None:
+async def test_ctrl_c_is_130(server: Server, programs: Programs) -> None:
     """Without a traceback, as any interrupted command."""
-    server = await serve()
     subscribing = await subscribe(programs, server)
     await server.broadcaster.broadcast("one")
     assert await subscribing.line() == b"one\n"
@@ -353,9 +341,8 @@ async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
     assert epochs[1] != epochs[4] == epochs[2].partition(b"-")[0]
 
 
-async def test_no_stream_at_that_path_is_one_line(serve: Serve, programs: Programs) -> None:
+async def test_no_stream_at_that_path_is_one_line(server: Server, programs: Programs) -> None:
     """A 404 is told and not tried again."""
-    server = await serve()
     assert await programs.run("subscribe", "--url", f"{server.url}/nope") == Ended(
         1,
         err=f"sse-broadcast: {server.url}/nope/events: 404 Not Found: nothing is at /nope/events;"
@@ -363,9 +350,8 @@ async def test_no_stream_at_that_path_is_one_line(serve: Serve, programs: Progra
     )
 
 
-async def test_the_server_may_be_named_by_a_variable(serve: Serve, programs: Programs) -> None:
+async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
     """SSE_BROADCAST_URL is where the server is."""
-    server = await serve()
     subscribing = await programs.cli("subscribe", "--count", "1", env={"SSE_BROADCAST_URL": server.url})
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("one")
@@ -510,9 +496,8 @@ async def test_raw_shows_bookkeeping_and_nothing_twice(speak: Speak, programs: P
 # Of what.
 
 
-async def test_several_channels_are_told_apart(serve: Serve, programs: Programs) -> None:
+async def test_several_channels_are_told_apart(server: Server, programs: Programs) -> None:
     """By name and by pattern; an event of two of them is shown once, and one of none never."""
-    server = await serve()
     wanted = ("--channel", "news", "--channel", "orders.*")
     as_json = await subscribe(programs, server, *wanted, "--format", "json", "--count", "3")
     executing = await subscribe(programs, server, *wanted, "--exec", 'echo "$SSE_CHANNEL"', "--count", "3")
@@ -527,9 +512,8 @@ async def test_several_channels_are_told_apart(serve: Serve, programs: Programs)
     assert await executing.ended() == Ended(0, b"news\norders.17\norders.18\n")
 
 
-async def test_some_types_may_be_wanted_alone(serve: Serve, programs: Programs) -> None:
+async def test_some_types_may_be_wanted_alone(server: Server, programs: Programs) -> None:
     """The server's own come all the same."""
-    server = await serve()
     subscribing = await subscribe(programs, server, "--event", "a", "--event", "message")
     for event_type in ("a", "b", "message"):
         await server.broadcaster.broadcast(event_type, event=event_type)
@@ -538,9 +522,8 @@ async def test_some_types_may_be_wanted_alone(serve: Serve, programs: Programs) 
     assert await subscribing.error_line() == b'sse-broadcast: $close {"reason": "drain"}\n'
 
 
-async def test_it_may_begin_in_the_past(serve: Serve, programs: Programs) -> None:
+async def test_it_may_begin_in_the_past(server: Server, programs: Programs) -> None:
     """With all that is held, with the newest of each channel, with an age, or behind an id."""
-    server = await serve()
     middle = (await server.broadcaster.broadcast("one")).id
     for message in ("two", "three"):
         await server.broadcaster.broadcast(message)
@@ -569,10 +552,9 @@ async def test_it_may_begin_in_the_past(serve: Serve, programs: Programs) -> Non
     ],
 )
 async def test_what_the_server_refuses_is_one_line(
-    serve: Serve, programs: Programs, arguments: tuple[str, ...], path: str, reason: str
+    server: Server, programs: Programs, arguments: tuple[str, ...], path: str, reason: str
 ) -> None:
     """In its own words."""
-    server = await serve()
     assert await programs.run("subscribe", *arguments, "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
     )

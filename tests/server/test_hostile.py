@@ -167,10 +167,8 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
 # What a head may be.
 
 
-async def test_a_head_without_end_is_cut(serve: Serve, connect: Connect) -> None:
+async def test_a_head_without_end_is_cut(server: Server, client: RawClient) -> None:
     """Long before it is a megabyte, which aiohttp would take, twice; and it is counted."""
-    server = await serve()
-    client = await connect(server)
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 4000) for number in range(120))
     with contextlib.suppress(ConnectionError):
         await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + lines[: 4 * MOST_HEAD])
@@ -180,10 +178,8 @@ async def test_a_head_without_end_is_cut(serve: Serve, connect: Connect) -> None
     await until(lambda: server.connections == 0)
 
 
-async def test_a_head_of_some_size_is_taken(serve: Serve, connect: Connect) -> None:
+async def test_a_head_of_some_size_is_taken(client: RawClient) -> None:
     """Cookies and a token, one longer than aiohttp would take by itself, and again for the next request."""
-    server = await serve()
-    client = await connect(server)
     lines = f"X: {'x' * 24_000}\r\nY: {'y' * 8000}\r\n"
     for _ in range(5):
         assert (await client.ask("GET", "/healthz", headers=lines))[0] == 200
@@ -201,10 +197,8 @@ async def test_a_body_is_no_head(serve: Serve, connect: Connect) -> None:
     assert "malformed" not in server.broadcaster.counts.refused
 
 
-async def test_a_hundred_thousand_headers_are_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_hundred_thousand_headers_are_refused(server: Server, client: RawClient) -> None:
     """After the first of them."""
-    server = await serve()
-    client = await connect(server)
     with contextlib.suppress(ConnectionError):
         await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 100_000 + b"\r\n")
     with contextlib.suppress(ConnectionError):
@@ -215,10 +209,8 @@ async def test_a_hundred_thousand_headers_are_refused(serve: Serve, connect: Con
 
 @pytest.mark.parametrize("version", ["0.9", "2.0"])
 @pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"], ids=["plain", "expecting"])
-async def test_another_version_is_not_spoken(serve: Serve, connect: Connect, version: str, more: str) -> None:
+async def test_another_version_is_not_spoken(client: RawClient, version: str, more: str) -> None:
     """The answer is one of HTTP/1.0, and the connection ends."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"GET /healthz HTTP/{version}\r\nHost: localhost\r\n{more}\r\n".encode())
     head, body = (await client.rest()).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 400 Bad Request\r\n")
@@ -234,9 +226,8 @@ async def test_another_version_is_not_spoken(serve: Serve, connect: Connect, ver
     ],
     ids=["parameters", "target", "head"],
 )
-async def test_no_refusal_is_in_another_version(serve: Serve, connect: Connect, request_line: str) -> None:
+async def test_no_refusal_is_in_another_version(client: RawClient, request_line: str) -> None:
     """What is wrong with the version is said before all else."""
-    client = await connect(await serve())
     head = request_line if "HTTP/2.0" in request_line else f"{request_line} HTTP/2.0"
     await client.send(f"{head}\r\nHost: localhost\r\n\r\n".encode())
     answer = await client.rest()
@@ -249,12 +240,8 @@ async def test_no_refusal_is_in_another_version(serve: Serve, connect: Connect, 
 @pytest.mark.parametrize(
     "more", [b"", b"Expect: x\r\n", b"Expect: \xff\r\n"], ids=["plain", "text", "no text"]
 )
-async def test_what_has_no_path_is_told_so(
-    serve: Serve, connect: Connect, first: str, version: str, more: bytes
-) -> None:
+async def test_what_has_no_path_is_told_so(client: RawClient, first: str, version: str, more: bytes) -> None:
     """As a problem, which does not say what the server is made of."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"{first} HTTP/{version}\r\n".encode() + HOST + more + b"\r\n")
     head, body = (await client.rest()).split(b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.[01] 404 Not Found\r\n", head)
@@ -272,10 +259,8 @@ async def test_a_path_is_guarded_however_it_is_written(serve: Serve, path: str) 
 # What comes behind a stream, or instead of a body.
 
 
-async def test_what_comes_behind_a_stream_is_not_kept(serve: Serve, connect: Connect) -> None:
+async def test_what_comes_behind_a_stream_is_not_kept(server: Server, client: RawClient) -> None:
     """It is read, so that the reader's end is seen, and nothing of it is answered."""
-    server = await serve()
-    client = await connect(server)
     await client.subscribe()
     (found,) = web_server_of(server).connections
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
@@ -288,10 +273,8 @@ async def test_what_comes_behind_a_stream_is_not_kept(serve: Serve, connect: Con
     await until(lambda: server.connections == 0)
 
 
-async def test_a_crowd_behind_a_stream_does_not_keep_it_open(serve: Serve, connect: Connect) -> None:
+async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: Server, client: RawClient) -> None:
     """A hundred requests in one piece with it, and no HTTP behind: its reader is still seen to leave."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n" + SMUGGLED * 100)
     await client.head()
     await until(lambda: server.broadcaster.client_count == 1)
@@ -351,9 +334,8 @@ async def test_a_body_that_drips_is_not_waited_for(serve: Serve, connect: Connec
     await until(lambda: server.connections == 0)
 
 
-async def test_a_bomb_is_not_unpacked(serve: Serve, connect: Connect) -> None:
+async def test_a_bomb_is_not_unpacked(server: Server, connect: Connect) -> None:
     """415 to whatever is compressed: what it would become is not known before it is."""
-    server = await serve()
     client = await connect(server)
     bomb = zlib.compress(bytes(20_000_000))
     headers = "Content-Encoding: deflate\r\nContent-Type: application/json\r\n"
@@ -408,9 +390,8 @@ NO_UTF8 = (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80")
 
 
 @pytest.mark.parametrize("bad", NO_UTF8)
-async def test_no_utf8_is_taken_anywhere(serve: Serve, connect: Connect, bad: bytes) -> None:
+async def test_no_utf8_is_taken_anywhere(server: Server, connect: Connect, bad: bytes) -> None:
     """Not in a path or a query, quoted or as it is, and not in a body."""
-    server = await serve()
     quoted = b"".join(b"%%%02x" % byte for byte in bad)
     requests = [
         b"GET /events/%b HTTP/1.1\r\n%b\r\n",

@@ -32,9 +32,8 @@ from tests.support.supervision import tcp_socket, unix_socket
 pytestmark = pytest.mark.both_loops
 
 
-async def test_a_lost_connection_cancels_its_handler(serve: Serve) -> None:
+async def test_a_lost_connection_cancels_its_handler(server: Server) -> None:
     """So that readers that left are let go of at once."""
-    server = await serve()
     assert web_server_of(server).handler_cancellation
 
 
@@ -99,9 +98,8 @@ def test_credentials_that_cannot_be_used_are_found_out_first() -> None:
         Server(Config(token="short"))
 
 
-async def test_a_port_in_use_is_said_so(serve: Serve) -> None:
+async def test_a_port_in_use_is_said_so(server: Server) -> None:
     """Naming the address, and leaving no socket behind."""
-    server = await serve()
     with pytest.raises(
         ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"
     ):
@@ -261,9 +259,8 @@ async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -
     retiring.cancel()
 
 
-async def test_answers_are_the_last_of_their_connections_then(serve: Serve, connect: Connect) -> None:
+async def test_answers_are_the_last_of_their_connections_then(server: Server, connect: Connect) -> None:
     """So that whoever asks again asks the next server; nothing of what was asked is refused for it."""
-    server = await serve()
     publisher, other = await connect(server), await connect(server)
     assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
     await other.ask("GET", "/status")
@@ -289,9 +286,8 @@ async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_connection_that_crosses_the_stop_is_closed(serve: Serve, turns: int) -> None:
+async def test_a_connection_that_crosses_the_stop_is_closed(server: Server, turns: int) -> None:
     """Wherever its acceptance stands at that moment."""
-    server = await serve()
     client = RawClient(socket.create_connection(("127.0.0.1", server.port)))  # before the loop's next turn
     client.sock.setblocking(False)
     for _ in range(turns):

@@ -490,9 +490,8 @@ async def test_who_gets_what_by_which_way(serve: Serve, socket_path: Path, mode:
 @pytest.mark.parametrize(
     "header", ["Forwarded: for=192.0.2.1", "x-forwarded-for: 192.0.2.1", "Via: 1.1 proxy", "X-Real-IP:"]
 )
-async def test_whoever_a_proxy_brings_is_not_on_this_machine(serve: Serve, header: str) -> None:
+async def test_whoever_a_proxy_brings_is_not_on_this_machine(server: Server, header: str) -> None:
     """Any of the headers that proxies write will do; a web page that writes one has gained nothing."""
-    server = await serve()
     assert await statuses(server, f"{header}\r\n") == SUBSCRIBER
     for said, host, status in ((f"Origin: {FOREIGN}\r\n", "localhost", 403), ("", "evil.example", 421)):
         assert (await SUBSCRIBE.at(server, f"{header}\r\n{said}", host=host)).status == status
@@ -770,9 +769,8 @@ async def test_which_web_pages_an_open_server_takes_requests_of(serve: Serve, pa
     assert server.broadcaster.counts.published == (page.gets == 200)
 
 
-async def test_a_request_without_a_host_is_refused(serve: Serve) -> None:
+async def test_a_request_without_a_host_is_refused(server: Server) -> None:
     """HTTP/1.0 may have none, and no browser speaks that."""
-    server = await serve()
     assert (await PUBLISH.at(server, host=None, version="1.0")).status == 421
     assert (await PUBLISH.at(server, host=None)).status == 400
     assert server.broadcaster.counts.published == 0
@@ -785,9 +783,8 @@ async def test_a_unix_socket_has_no_name_to_be_called_by(serve: Serve, socket_pa
     assert (await PUBLISH.at(socket_path, f"Origin: {FOREIGN}\r\n")).status == 403
 
 
-async def test_what_is_refused_is_told(serve: Serve) -> None:
+async def test_what_is_refused_is_told(server: Server) -> None:
     """With what was sent, and what to set."""
-    server = await serve()
     assert (await STATUS.at(server, host="evil.example:8000")).detail == (
         "Host: 'evil.example:8000' is not this server's; allowed_hosts names others, or give it a token"
     )

@@ -26,9 +26,8 @@ async def get(client: RawClient, path: str) -> Any:
     return json.loads(body)
 
 
-async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
     """Channels with history and channels with readers, by name."""
-    server = await serve()
     await fill(server, "b", "b", "a")
     epoch = server.broadcaster.cursor.partition("-")[0]
     reader, client = await connect(server), await connect(server)
@@ -46,18 +45,16 @@ async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
     )
 
 
-async def test_a_server_without_channels_has_an_empty_page(serve: Serve, connect: Connect) -> None:
+async def test_a_server_without_channels_has_an_empty_page(server: Server, connect: Connect) -> None:
     """A pattern is no channel."""
-    server = await serve()
     reader, client = await connect(server), await connect(server)
     await reader.subscribe(path="/events/*")
     await reader.chunk()
     assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}\n')
 
 
-async def test_a_channel_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_a_channel_is_these_bytes(server: Server, connect: Connect) -> None:
     """With a publisher's own id where the oldest event has one."""
-    server = await serve()
     await server.broadcaster.broadcast("x", id="mine", channels=["a"])
     client = await connect(server)
     cursor = server.broadcaster.cursor
@@ -68,10 +65,8 @@ async def test_a_channel_is_these_bytes(serve: Serve, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "never-heard-of", "AZaz09._:@~-", "x" * 128, "...", "%61"])
-async def test_any_legal_name_has_an_answer(serve: Serve, connect: Connect, name: str) -> None:
+async def test_any_legal_name_has_an_answer(server: Server, client: RawClient, name: str) -> None:
     """Published to or not; asking makes no channel."""
-    server = await serve()
-    client = await connect(server)
     assert await get(client, f"/channels/{name}") == {
         "channel": name.replace("%61", "a"),
         "subscribers": 0,
@@ -100,19 +95,14 @@ async def test_any_legal_name_has_an_answer(serve: Serve, connect: Connect, name
         ("/channels?limits=3", "limits: unknown parameter; limit was meant?"),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(
-    serve: Serve, connect: Connect, path: str, detail: str
-) -> None:
+async def test_what_cannot_be_asked_is_refused(client: RawClient, path: str, detail: str) -> None:
     """400, naming the parameter, the value and the character."""
-    server = await serve()
-    client = await connect(server)
     status, body = await client.ask("GET", path)
     assert (status, json.loads(body)["detail"]) == (400, detail)
 
 
-async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
+async def test_pages_follow_one_another(server: Server, connect: Connect) -> None:
     """`next` is what `after` takes; null on the last page, though that be a full one."""
-    server = await serve()
     names = [f"n{number:03}" for number in range(250)]
     await fill(server, *reversed(names))
     client = await connect(server)
@@ -128,9 +118,8 @@ async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
         assert (seen, after) == (names, None)
 
 
-async def test_a_prefix_is_a_prefix_and_no_pattern(serve: Serve, connect: Connect) -> None:
+async def test_a_prefix_is_a_prefix_and_no_pattern(server: Server, connect: Connect) -> None:
     """It pages as the whole does, and what begins no channel has an empty page."""
-    server = await serve()
     await fill(server, "orders.2", "order", "orders.10", "prices.1", "x.orders.3")
     client = await connect(server)
 
@@ -148,9 +137,8 @@ async def test_a_prefix_is_a_prefix_and_no_pattern(serve: Serve, connect: Connec
     assert await names("prefix=&after=&limit=1") == (["order"], "order")
 
 
-async def test_a_channels_cursor_is_where_to_begin(serve: Serve, connect: Connect) -> None:
+async def test_a_channels_cursor_is_where_to_begin(server: Server, connect: Connect) -> None:
     """`since` with it starts right after what was published before it was asked for."""
-    server = await serve()
     await fill(server, "a")
     client, reader = await connect(server), await connect(server)
     cursor = (await get(client, "/channels/a"))["cursor"]
@@ -169,9 +157,8 @@ async def test_what_is_evicted_is_held_no_more(serve: Serve, connect: Connect) -
     assert (state["events"], state["oldest"]) == (3, state["cursor"].replace("-10", "-8"))
 
 
-async def test_subscribers_are_those_whose_patterns_match_too(serve: Serve, connect: Connect) -> None:
+async def test_subscribers_are_those_whose_patterns_match_too(server: Server, connect: Connect) -> None:
     """Each once, whatever types of event it wants."""
-    server = await serve()
     for path in ("/events/orders.1", "/events/orders.*", "/events/*,orders.1?event=x", "/events/orders.2"):
         reader = await connect(server)
         await reader.subscribe(path=path)
@@ -181,10 +168,8 @@ async def test_subscribers_are_those_whose_patterns_match_too(serve: Serve, conn
 
 
 @pytest.mark.parametrize("path", ["/channels", "/channels/a"])
-async def test_head_is_answered_without_a_body(serve: Serve, connect: Connect, path: str) -> None:
+async def test_head_is_answered_without_a_body(client: RawClient, path: str) -> None:
     """And other methods are named in what refuses them."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")

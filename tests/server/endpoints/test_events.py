@@ -61,9 +61,8 @@ async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
     assert given[2].decode() == server.broadcaster.cursor
 
 
-async def test_events_are_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_events_are_these_bytes(server: Server, connect: Connect) -> None:
     """A chunk a frame, and the id as its last line."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
@@ -73,9 +72,8 @@ async def test_events_are_these_bytes(serve: Serve, connect: Connect) -> None:
 
 
 @pytest.mark.both_loops
-async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Connect) -> None:
+async def test_http_1_0_gets_bare_frames_and_a_close(server: Server, connect: Connect) -> None:
     """Without chunks, and with keep-alive asked for too: the stream's end is the connection's."""
-    server = await serve()
     reader = await connect(server)
     head = await reader.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
     assert b"Transfer-Encoding" not in head
@@ -88,9 +86,8 @@ async def test_http_1_0_gets_bare_frames_and_a_close(serve: Serve, connect: Conn
 
 
 @pytest.mark.both_loops
-async def test_the_end_of_a_stream_is_clean(serve: Serve, connect: Connect) -> None:
+async def test_the_end_of_a_stream_is_clean(server: Server, connect: Connect) -> None:
     """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await reader.chunk()
@@ -113,10 +110,8 @@ async def test_silence_is_broken_by_heartbeats(serve: Serve, connect: Connect) -
     assert [await reader.chunk() for _ in range(3)] == [b": \n"] * 3
 
 
-async def test_head_says_what_get_would(serve: Serve, connect: Connect) -> None:
+async def test_head_says_what_get_would(server: Server, client: RawClient) -> None:
     """Without opening a stream, and the connection goes on."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -140,9 +135,8 @@ def without_time(envelope: bytes) -> str:
     return envelope.decode().rpartition(',"time":')[0] + "}"
 
 
-async def test_json_format_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_json_format_is_these_bytes(server: Server, connect: Connect) -> None:
     """Frames as in text, and in each the data is an envelope that says where it came from."""
-    server = await serve()
     reader = await connect(server)
     assert HEAD.fullmatch(await reader.subscribe(path="/events/a,b?format=json"))
     assert OPENING.fullmatch(await reader.chunk())
@@ -155,9 +149,8 @@ async def test_json_format_is_these_bytes(serve: Serve, connect: Connect) -> Non
     assert before - 1 <= json.loads(data)["time"] <= time.time() + 1
 
 
-async def test_json_values_stay_values_in_an_envelope(serve: Serve, connect: Connect) -> None:
+async def test_json_values_stay_values_in_an_envelope(server: Server, connect: Connect) -> None:
     """`data` is what was published: JSON as JSON, text as text, even text that looks like JSON."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe(path="/events?format=json")
     for body in (
@@ -176,9 +169,8 @@ def open_line(cursor: str) -> str:
     return f'{{"channel":null,"id":"{cursor}","event":"$open","data":{{"heartbeat": 4}}}}'
 
 
-async def test_ndjson_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_ndjson_is_these_bytes(server: Server, connect: Connect) -> None:
     """An envelope a line, and the first is the opening, of no channel."""
-    server = await serve()
     await server.broadcaster.broadcast("before")
     reader = await connect(server)
     assert NDJSON_HEAD.fullmatch(await reader.subscribe(headers=LINES))
@@ -191,9 +183,8 @@ async def test_ndjson_is_these_bytes(serve: Serve, connect: Connect) -> None:
     )
 
 
-async def test_the_servers_own_events_are_of_no_channel(serve: Serve, connect: Connect) -> None:
+async def test_the_servers_own_events_are_of_no_channel(server: Server, connect: Connect) -> None:
     """In NDJSON an envelope with null. A loss comes first, in one chunk with the opening."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe(path="/events?last_event_id=nobody-knows", headers=LINES)
     cursor = server.broadcaster.cursor
@@ -210,9 +201,8 @@ async def test_the_servers_own_events_are_of_no_channel(serve: Serve, connect: C
     assert await reader.chunk() == b""
 
 
-async def test_the_servers_own_events_are_no_envelopes_in_json(serve: Serve, connect: Connect) -> None:
+async def test_the_servers_own_events_are_no_envelopes_in_json(server: Server, connect: Connect) -> None:
     """Their data is JSON already."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe(path="/events?last_event_id=nobody-knows&format=json")
     loss = '{"reason": "unknown", "channels": ["default"], "missed": null}'
@@ -239,10 +229,9 @@ async def test_the_servers_own_events_are_no_envelopes_in_json(serve: Serve, con
     ids=["text", "json", "ndjson"],
 )
 async def test_each_format_is_bare_in_http_1_0(
-    serve: Serve, connect: Connect, path: str, headers: str, first: bytes, frame: bytes
+    server: Server, connect: Connect, path: str, headers: str, first: bytes, frame: bytes
 ) -> None:
     """Without a chunk's frame around anything."""
-    server = await serve()
     reader = await connect(server)
     assert b"Transfer-Encoding" not in await reader.subscribe(version="1.0", path=path, headers=headers)
     await until(lambda: server.broadcaster.client_count == 1)
@@ -290,10 +279,9 @@ async def test_each_format_has_its_heartbeat(
     [("", "4"), ("?heartbeat=event", "4"), ("?heartbeat=3", "3"), ("?heartbeat=60,event", "60")],
 )
 async def test_the_opening_says_how_long_a_silence_lasts(
-    serve: Serve, connect: Connect, asked: str, seconds: str
+    server: Server, connect: Connect, asked: str, seconds: str
 ) -> None:
     """The seconds of this subscriber, the server's or its own."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe(path=f"/events{asked}")
     assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
@@ -327,11 +315,9 @@ async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
     ],
 )
 async def test_head_knows_the_formats(
-    serve: Serve, connect: Connect, path: str, headers: str, content_type: bytes
+    server: Server, client: RawClient, path: str, headers: str, content_type: bytes
 ) -> None:
     """The content type that GET would have."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -340,10 +326,8 @@ async def test_head_knows_the_formats(
 
 
 @pytest.mark.parametrize("path", ["/events/a%20b", "/events?sinse=1", "/events?format=xml", "/events/%ff"])
-async def test_head_refuses_what_get_would(serve: Serve, connect: Connect, path: str) -> None:
+async def test_head_refuses_what_get_would(client: RawClient, path: str) -> None:
     """With the same status, and without a body."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -376,10 +360,9 @@ async def test_head_refuses_what_get_would(serve: Serve, connect: Connect, path:
     ],
 )
 async def test_a_reader_gets_its_channels_and_no_others(
-    serve: Serve, connect: Connect, path: str, seen: list[str]
+    server: Server, connect: Connect, path: str, seen: list[str]
 ) -> None:
     """Each event once, in the one order of all of them, live and from the history alike."""
-    server = await serve()
     live = await connect(server)
     await live.subscribe(path=path)
     for data, channels, kind in [
@@ -415,10 +398,9 @@ async def test_a_reader_gets_its_channels_and_no_others(
 )
 @pytest.mark.parametrize("headers", ["", LINES], ids=["json", "ndjson"])
 async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_asked_for(
-    serve: Serve, connect: Connect, path: str, channel: str, headers: str
+    server: Server, connect: Connect, path: str, channel: str, headers: str
 ) -> None:
     """Published to b, a, c: in the publisher's order, whatever the reader's."""
-    server = await serve()
     live, late = await connect(server), await connect(server)
     await live.subscribe(path=f"{path}?format=json", headers=headers)
     await server.broadcaster.publish(Event("x"), ["b", "a", "c"])
@@ -430,9 +412,8 @@ async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_
         assert json.loads(envelope)["channel"] == channel
 
 
-async def test_types_that_are_the_servers_own_pass_every_filter(serve: Serve, connect: Connect) -> None:
+async def test_types_that_are_the_servers_own_pass_every_filter(server: Server, connect: Connect) -> None:
     """A reader of one type is told of a loss, and of the end."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe(path="/events?event=x&last_event_id=nobody-knows")
     await until(lambda: server.broadcaster.client_count == 1)
@@ -445,9 +426,8 @@ async def test_types_that_are_the_servers_own_pass_every_filter(serve: Serve, co
 # Cursors.
 
 
-async def test_the_opening_repeats_an_id_that_was_brought(serve: Serve, connect: Connect) -> None:
+async def test_the_opening_repeats_an_id_that_was_brought(server: Server, connect: Connect) -> None:
     """Its position is the one after which the subscriber is given events."""
-    server = await serve()
     first = await server.broadcaster.broadcast("1")
     second = await server.broadcaster.broadcast("2")
     for path, headers in (
@@ -462,9 +442,8 @@ async def test_the_opening_repeats_an_id_that_was_brought(serve: Serve, connect:
         assert await reader.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
 
 
-async def test_the_opening_gives_a_publishers_id_as_ours(serve: Serve, connect: Connect) -> None:
+async def test_the_opening_gives_a_publishers_id_as_ours(server: Server, connect: Connect) -> None:
     """The position of the event that is held under it, which a later event of the same id cannot move."""
-    server = await serve()
     await server.broadcaster.publish(Event("1", id="mine"))
     position = server.broadcaster.cursor
     await server.broadcaster.publish(Event("2", id="theirs"))
@@ -474,9 +453,8 @@ async def test_the_opening_gives_a_publishers_id_as_ours(serve: Serve, connect: 
     assert await reader.chunk() == b"data: 2\nid: theirs\n\n"
 
 
-async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) -> None:
+async def test_the_header_wins_over_the_query(server: Server, connect: Connect) -> None:
     """An EventSource that reconnects repeats its URL, and has seen more since."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
     for query in ("since=earliest", f"since={ids[0]}", f"last_event_id={ids[0]}", "since=last", "since=1h"):
         reader = await connect(server)
@@ -495,10 +473,9 @@ async def test_the_header_wins_over_the_query(serve: Serve, connect: Connect) ->
     ],
 )
 async def test_words_and_ages_begin_where_they_say(
-    serve: Serve, connect: Connect, since: str, first: int, seen: list[str]
+    server: Server, connect: Connect, since: str, first: int, seen: list[str]
 ) -> None:
     """And the opening's id stands just before the first event that comes."""
-    server = await serve()
     epoch = server.broadcaster.cursor.partition("-")[0]
     for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c")):
         await server.broadcaster.broadcast(data, channels=[channel])
@@ -565,10 +542,9 @@ async def test_words_and_ages_are_no_loss_where_there_is_nothing(
 
 
 async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
-    serve: Serve, connect: Connect
+    server: Server, connect: Connect
 ) -> None:
     """The opening's id is enough, though no event ever came."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe(path="/events/quiet")
     given = OPENING.fullmatch(await reader.chunk())
@@ -597,10 +573,9 @@ async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
     ],
 )
 async def test_an_id_that_is_not_ours_is_told_of(
-    serve: Serve, connect: Connect, id: bytes, reason: str
+    server: Server, connect: Connect, id: bytes, reason: str
 ) -> None:
     """One `$reset`, before the opening, with the position at which the subscriber joined; then live."""
-    server = await serve()
     await server.broadcaster.broadcast("before")
     cursor = server.broadcaster.cursor
     reader = await connect(server)
@@ -623,10 +598,9 @@ async def test_an_id_that_is_not_ours_is_told_of(
     ],
 )
 async def test_the_last_of_several_ids_counts(
-    serve: Serve, connect: Connect, headers: str, seen: list[str]
+    server: Server, connect: Connect, headers: str, seen: list[str]
 ) -> None:
     """In headers of their own, or joined by a proxy with commas: the client learnt the last one."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
     reader = await connect(server)
     await reader.subscribe(headers=headers.format(*ids))
@@ -646,9 +620,8 @@ async def test_the_last_of_several_ids_counts(
         "evs_last_event_id",
     ],
 )
-async def test_an_id_has_each_name_that_clients_send(serve: Serve, connect: Connect, name: str) -> None:
+async def test_an_id_has_each_name_that_clients_send(server: Server, connect: Connect, name: str) -> None:
     """In the query, and the names of real clients are no typing errors; `since` gives way to it."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     for query in (f"{name}={ids[1]}", f"since=earliest&{name}={ids[1]}", f"{name}=&{name}={ids[1]}"):
         reader = await connect(server)
@@ -657,9 +630,8 @@ async def test_an_id_has_each_name_that_clients_send(serve: Serve, connect: Conn
         assert await reader.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
-async def test_an_id_of_the_future_is_unknown(serve: Serve, connect: Connect) -> None:
+async def test_an_id_of_the_future_is_unknown(server: Server, connect: Connect) -> None:
     """A position that was never given, though the epoch is right."""
-    server = await serve()
     epoch = server.broadcaster.cursor.partition("-")[0]
     for position in ("1", "9" * 19):
         reader = await connect(server)
@@ -793,11 +765,9 @@ async def test_what_cannot_be_subscribed_to_is_refused(
     ],
 )
 async def test_a_connection_goes_on_behind_what_was_refused(
-    serve: Serve, connect: Connect, method: str, path: str, body: bytes
+    client: RawClient, method: str, path: str, body: bytes
 ) -> None:
     """No stream was begun on it, whatever it was refused for; nor did it say that it would be closed."""
-    server = await serve()
-    client = await connect(server)
     headers = "Content-Type: application/json\r\n" if body else ""
     await client.request(method, path, body=body, headers=headers)
     head = await client.head()
@@ -809,12 +779,8 @@ async def test_a_connection_goes_on_behind_what_was_refused(
 
 
 @pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
-async def test_a_path_that_names_no_channels_is_none_of_ours(
-    serve: Serve, connect: Connect, path: str
-) -> None:
+async def test_a_path_that_names_no_channels_is_none_of_ours(client: RawClient, path: str) -> None:
     """404: an empty list is no list."""
-    server = await serve()
-    client = await connect(server)
     assert (await client.ask("GET", path))[0] == 404
 
 
@@ -833,10 +799,8 @@ async def test_a_name_of_every_character_is_one(serve: Serve, connect: Connect) 
 # Methods, and every way a stream can end.
 
 
-async def test_options_names_the_methods(serve: Serve, connect: Connect) -> None:
+async def test_options_names_the_methods(client: RawClient) -> None:
     """204 with Allow."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
 
@@ -857,11 +821,9 @@ NO_BODY = b'{"title":"Bad Request","status":400,"detail":"GET /events takes no b
     ids=["with a length", "with a length alone", "in chunks", "in chunks without an end"],
 )
 async def test_a_get_with_a_body_is_refused(
-    serve: Serve, connect: Connect, headers: str, body: bytes
+    server: Server, client: RawClient, headers: str, body: bytes
 ) -> None:
     """At its first byte: a body where none belongs is how requests are smuggled."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body)
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -871,9 +833,8 @@ async def test_a_get_with_a_body_is_refused(
 
 
 @pytest.mark.parametrize("headers", [CHUNKED, "Content-Length: 0\r\n"])
-async def test_a_get_with_an_empty_body_is_served(serve: Serve, connect: Connect, headers: str) -> None:
+async def test_a_get_with_an_empty_body_is_served(server: Server, connect: Connect, headers: str) -> None:
     """Some proxies make an empty chunked body of none."""
-    server = await serve()
     reader = await connect(server)
     await reader.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     if headers is CHUNKED:
@@ -896,9 +857,8 @@ async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: 
 
 
 @pytest.mark.both_loops
-async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, connect: Connect) -> None:
+async def test_what_is_pipelined_behind_a_stream_is_never_served(server: Server, connect: Connect) -> None:
     """The stream goes on undisturbed, and the connection ends with it, as its head said."""
-    server = await serve()
     reader = await connect(server)
     await reader.send(
         b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100
@@ -915,9 +875,8 @@ async def test_what_is_pipelined_behind_a_stream_is_never_served(serve: Serve, c
 
 
 @pytest.mark.both_loops
-async def test_rubbish_behind_a_stream_harms_nothing(serve: Serve, connect: Connect) -> None:
+async def test_rubbish_behind_a_stream_harms_nothing(server: Server, connect: Connect) -> None:
     """Bytes that are no request wait until the stream is over, and are thrown away."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await reader.send(b"\0\xff rubbish\r\n\r\n" * 10)
@@ -949,9 +908,8 @@ async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connec
 
 
 @pytest.mark.both_loops
-async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(serve: Serve) -> None:
+async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(server: Server) -> None:
     """A connection that is reset right behind its request is no error."""
-    server = await serve()
     for _ in range(50):
         client = await RawClient.open(server.port)
         await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -961,9 +919,8 @@ async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(se
 
 
 @pytest.mark.both_loops
-async def test_a_draining_server_turns_readers_away(serve: Serve, connect: Connect) -> None:
+async def test_a_draining_server_turns_readers_away(server: Server, connect: Connect) -> None:
     """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
-    server = await serve()
     browser, program = await connect(server), await connect(server)
     await browser.send(b"")
     await server.broadcaster.close(timeout=1)
@@ -1004,19 +961,17 @@ EVENT_STREAM = "Accept: text/event-stream\r\n"
     ],
 )
 async def test_a_refusal_repeats_the_id_that_was_brought(
-    serve: Serve, connect: Connect, path: str, headers: str, id: str | None
+    server: Server, connect: Connect, path: str, headers: str, id: str | None
 ) -> None:
     """Unchanged if it is well-formed; a client that brought none, or another, is given none."""
-    server = await serve()
     browser = await connect(server)
     await server.broadcaster.close(timeout=1)
     await browser.subscribe(path=path, headers=EVENT_STREAM + headers)
     assert close_block("drain", id).fullmatch(await browser.rest())
 
 
-async def test_the_last_block_has_the_position_of_its_subscriber(serve: Serve, connect: Connect) -> None:
+async def test_the_last_block_has_the_position_of_its_subscriber(server: Server, connect: Connect) -> None:
     """And never the newest: a subscriber that is cut in front of what it was to be given comes back to it."""
-    server = await serve()
     quiet, busy = await connect(server), await connect(server)
     await quiet.subscribe(path="/events/quiet")
     await busy.subscribe(path="/events/a,b")
@@ -1036,9 +991,8 @@ async def test_the_last_block_has_the_position_of_its_subscriber(serve: Serve, c
 JSON = "Content-Type: application/json\r\n"
 
 
-async def test_a_body_subscribes_as_a_query_does(serve: Serve, connect: Connect) -> None:
+async def test_a_body_subscribes_as_a_query_does(server: Server, connect: Connect) -> None:
     """Head and opening are those of GET, and the connection ends with the stream."""
-    server = await serve()
     for number in range(3):
         await server.broadcaster.broadcast(str(number), channels=["a"])
     cursor = server.broadcaster.cursor
@@ -1072,10 +1026,9 @@ async def test_a_body_subscribes_as_a_query_does(serve: Serve, connect: Connect)
     ],
 )
 async def test_each_member_of_a_body_is_a_parameter_of_a_query(
-    serve: Serve, connect: Connect, members: dict[str, object], path: str
+    server: Server, connect: Connect, members: dict[str, object], path: str
 ) -> None:
     """Two subscribers, one by each way, are given the same bytes."""
-    server = await serve()
     for number, channel in enumerate(("a", "b", "c", "d", "7", "orders.1", "default"), 1):
         await server.broadcaster.publish(Event(channel, id=f"order-{number}"), [channel])
     posting, getting = await connect(server), await connect(server)
@@ -1093,10 +1046,9 @@ async def test_each_member_of_a_body_is_a_parameter_of_a_query(
 
 @pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
 async def test_a_body_may_ask_for_a_heartbeat(
-    serve: Serve, connect: Connect, heartbeat: object, seconds: str
+    server: Server, connect: Connect, heartbeat: object, seconds: str
 ) -> None:
     """As a number too."""
-    server = await serve()
     reader = await connect(server)
     body = json.dumps({"heartbeat": heartbeat}).encode()
     await reader.request("POST", "/events", body=body, headers=JSON)
@@ -1104,9 +1056,8 @@ async def test_a_body_may_ask_for_a_heartbeat(
     assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
 
 
-async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(serve: Serve, connect: Connect) -> None:
+async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(server: Server, connect: Connect) -> None:
     """The header wins over the body: a client that reconnects sends the same body again."""
-    server = await serve()
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     reader = await connect(server)
     body = json.dumps({"last_event_id": ids[0]}).encode()
@@ -1117,9 +1068,8 @@ async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(serve: Serve, 
     assert json.loads(await reader.chunk())["id"] == ids[2]
 
 
-async def test_a_body_may_name_more_channels_than_a_url(serve: Serve, connect: Connect) -> None:
+async def test_a_body_may_name_more_channels_than_a_url(server: Server, connect: Connect) -> None:
     """As many as may be named, each as long as it may be; one byte more than that is 413."""
-    server = await serve()
     names = [f"{number:03}".ljust(128, "x") for number in range(100)]
     body = json.dumps({"channels": names}, separators=(",", ":")).encode()
     most = 16_384 + (128 + 4) * 100
@@ -1181,34 +1131,27 @@ async def test_a_body_that_cannot_be_subscribed_with_is_refused(
 
 
 @pytest.mark.parametrize("body", [b'{"channels": []}', b'{"channel": []}', b'{"event": []}'])
-async def test_an_empty_list_in_a_body_is_refused(serve: Serve, connect: Connect, body: bytes) -> None:
+async def test_an_empty_list_in_a_body_is_refused(client: RawClient, body: bytes) -> None:
     """It is no list: a program whose list came out empty must not be given `default`, or every type."""
-    server = await serve()
-    client = await connect(server)
     await client.request("POST", "/events", body=body, headers=JSON)
     assert (await client.head()).startswith(b"HTTP/1.1 4")
 
 
-async def test_a_body_that_is_nested_too_deeply_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_body_that_is_nested_too_deeply_is_refused(client: RawClient) -> None:
     """Deeper than a parser goes, within the length that a body may have."""
-    server = await serve()
-    client = await connect(server)
     body = b'{"channel":%b}' % (b"[" * 12_000 + b"]" * 12_000)
     status, answer = await client.ask("POST", "/events", body=body, headers=JSON)
     assert (status, json.loads(answer)["detail"]) == (422, "body: is nested more than 64 deep")
 
 
-async def test_a_number_that_nothing_can_hold_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_number_that_nothing_can_hold_is_refused(client: RawClient) -> None:
     """It is no fault of ours."""
-    server = await serve()
-    client = await connect(server)
     status, answer = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
     assert (status, json.loads(answer)["detail"][:11]) == (422, "body: has a")
 
 
-async def test_a_body_is_read_by_its_charset(serve: Serve, connect: Connect) -> None:
+async def test_a_body_is_read_by_its_charset(server: Server, connect: Connect) -> None:
     """As those of published events are."""
-    server = await serve()
     reader = await connect(server)
     headers = "Content-Type: application/json; charset=ISO-8859-1\r\n"
     await reader.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
@@ -1229,9 +1172,8 @@ async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve
     assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
 
 
-async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(serve: Serve, connect: Connect) -> None:
+async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: Server, connect: Connect) -> None:
     """Or that of its header, which wins."""
-    server = await serve()
     posting, both = await connect(server), await connect(server)
     await server.broadcaster.close(timeout=1)
     body = b'{"lastEventId":"order-7"}'
@@ -1336,10 +1278,9 @@ async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(moun
 @pytest.mark.both_loops
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 async def test_a_stream_that_is_over_leaves_no_cycle(
-    serve: Serve, connect: Connect, leave: Callable[[RawClient], None]
+    server: Server, connect: Connect, leave: Callable[[RawClient], None]
 ) -> None:
     """What it was made of goes at once: the collector looks seldom."""
-    server = await serve()
     reader = await connect(server)
     with uncollected():
         await reader.subscribe()

@@ -934,10 +934,8 @@ ACCEPTS = {
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
-async def test_the_format_is_the_one_that_is_asked_for(serve: Serve, connect: Connect, accept: str) -> None:
+async def test_the_format_is_the_one_that_is_asked_for(client: RawClient, accept: str) -> None:
     """Prometheus's text, or OpenMetrics; each is read by its own parser."""
-    server = await serve()
-    client = await connect(server)
     headers = f"Accept: {accept}\r\n" if accept else ""
     await client.request("GET", "/metrics", headers=headers)
     head = (await client.head()).decode()
@@ -956,9 +954,8 @@ def test_a_type_of_several_lines_is_none() -> None:
     assert encoder("application/openmetrics-text;version=x\r\nX: y")[1] == ACCEPTS[""]
 
 
-async def test_head_tells_of_the_answer_and_options_of_the_methods(serve: Serve, connect: Connect) -> None:
+async def test_head_tells_of_the_answer_and_options_of_the_methods(client: RawClient) -> None:
     """As at every other path."""
-    client = await connect(await serve())
     await client.request("HEAD", "/metrics")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")

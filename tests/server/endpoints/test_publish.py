@@ -79,10 +79,9 @@ def key(text: str) -> str:
     ],
 )
 async def test_a_body_becomes_this_event(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, event: Event
+    server: Server, connect: Connect, path: str, headers: str, body: bytes, event: Event
 ) -> None:
     """As it was sent, with line ends as LF."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe()
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
@@ -95,10 +94,8 @@ async def test_a_body_becomes_this_event(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_the_answer_says_who_got_it(serve: Serve, connect: Connect, method: str) -> None:
+async def test_the_answer_says_who_got_it(server: Server, client: RawClient, method: str) -> None:
     """With PUT too, which `curl -T` sends."""
-    server = await serve()
-    client = await connect(server)
     status, answer = await client.ask(method, "/send", body=b"hello\n")
     assert (status, answer.decode()) == (
         200,
@@ -122,11 +119,9 @@ LONGEST_SHOWN = {
 
 @pytest.mark.parametrize("character", LONGEST_SHOWN)
 async def test_a_long_message_is_left_out_of_the_answer(
-    serve: Serve, connect: Connect, character: str
+    server: Server, client: RawClient, character: str
 ) -> None:
     """Above 64 KiB as JSON, which a control character fills six times as fast; the rest is as ever."""
-    server = await serve()
-    client = await connect(server)
     for more, shown in ((0, True), (1, False)):
         message = character * (LONGEST_SHOWN[character] + more)
         status, answer = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
@@ -140,10 +135,10 @@ async def test_a_long_message_is_left_out_of_the_answer(
         assert again == (status, answer)
 
 
-async def test_an_answer_to_a_message_of_control_characters_is_short(serve: Serve, connect: Connect) -> None:
+async def test_an_answer_to_a_message_of_control_characters_is_short(
+    server: Server, client: RawClient
+) -> None:
     """The largest there is: as JSON it would be six mebibytes."""
-    server = await serve()
-    client = await connect(server)
     status, answer = await client.ask("POST", "/send", body=b"\x01" * 1_000_000)
     id = server.broadcaster.cursor
     assert (status, answer.decode()) == (
@@ -152,9 +147,8 @@ async def test_an_answer_to_a_message_of_control_characters_is_short(serve: Serv
     )
 
 
-async def test_the_answer_to_a_batch_counts_it(serve: Serve, connect: Connect) -> None:
+async def test_the_answer_to_a_batch_counts_it(server: Server, connect: Connect) -> None:
     """With the id of the last, and whoever wanted any of it counted once."""
-    server = await serve()
     clients = {
         "/events/a": 1,
         "/events/b,a": 2,
@@ -191,11 +185,9 @@ async def test_the_answer_to_a_batch_counts_it(serve: Serve, connect: Connect) -
     ],
 )
 async def test_a_publish_is_one_publication_in_its_channels(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, channels: list[str]
+    server: Server, client: RawClient, path: str, headers: str, body: bytes, channels: list[str]
 ) -> None:
     """One id, however many channels; the answer names them as the publisher did, each once."""
-    server = await serve()
-    client = await connect(server)
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     said = json.dumps(channels, separators=(",", ":"))
     assert (status, answer.decode()) == (
@@ -219,10 +211,9 @@ async def test_a_publish_is_one_publication_in_its_channels(
     ],
 )
 async def test_a_publishers_own_id_is_kept_and_found(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+    server: Server, connect: Connect, path: str, headers: str, body: bytes
 ) -> None:
     """It is what a reader sees, and what a resuming one goes on from; the oldest with it wins."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await publisher.ask("POST", "/send?id=other", body=b"an older one")
     await reader.subscribe(path="/events?since=last")
@@ -239,9 +230,8 @@ async def test_a_publishers_own_id_is_kept_and_found(
     assert [event.data for event in await again.events(2)] == ["after", "used again"]
 
 
-async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) -> None:
+async def test_the_answers_id_is_where_to_begin(server: Server, connect: Connect) -> None:
     """`since` with it starts right after what was published."""
-    server = await serve()
     publisher, reader = await connect(server), await connect(server)
     id = json.loads((await publisher.ask("POST", "/send/a", body=b"x"))[1])["id"]
     await publisher.ask("POST", "/send/a", body=b"next")
@@ -257,10 +247,9 @@ async def test_the_answers_id_is_where_to_begin(serve: Serve, connect: Connect) 
     ],
 )
 async def test_a_batch_is_its_events_in_order(
-    serve: Serve, connect: Connect, headers: str, body: bytes
+    server: Server, connect: Connect, headers: str, body: bytes
 ) -> None:
     """One after the other, each with an id of its own."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe()
     await reader.chunk()
@@ -320,11 +309,9 @@ async def test_a_batch_may_be_larger_than_an_event(
 @pytest.mark.parametrize("headers", [JSON, NDJSON])
 @pytest.mark.parametrize("parameter", ["event", "id", "key", "retry"])
 async def test_what_json_says_itself_is_not_said_in_the_query(
-    serve: Serve, connect: Connect, headers: str, parameter: str
+    server: Server, client: RawClient, headers: str, parameter: str
 ) -> None:
     """Of two places one would be ignored."""
-    server = await serve()
-    client = await connect(server)
     path, body = f"/send?{parameter}=7", b'{"message":"x"}'
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     assert status == 400
@@ -445,11 +432,9 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
     ],
 )
 async def test_what_cannot_be_an_event_is_refused(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, status: int, detail: str
+    server: Server, client: RawClient, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
     """Saying what is wrong, where, and which value; and nothing is published."""
-    server = await serve()
-    client = await connect(server)
     answered, answer = await client.ask("POST", path, body=body, headers=headers)
     assert (answered, json.loads(answer)["detail"]) == (status, detail)
     assert json.loads(answer)["status"] == status
@@ -474,10 +459,9 @@ async def test_what_cannot_be_an_event_is_refused(
     ],
 )
 async def test_a_body_that_only_looks_like_a_form_is_a_message(
-    serve: Serve, connect: Connect, headers: str, body: bytes
+    server: Server, connect: Connect, headers: str, body: bytes
 ) -> None:
     """curl declares a form of whatever it is told to post: what may have been meant as text is text."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe()
     status, answer = await publisher.ask("POST", "/send", body=body, headers=headers)
@@ -501,10 +485,9 @@ LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
 )
 @pytest.mark.parametrize("charset", LATIN)
 async def test_a_body_is_read_by_its_charset(
-    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes
+    server: Server, connect: Connect, charset: str, kind: str, path: str, body: bytes
 ) -> None:
     """ISO-8859-1, which Spring's RestClient declares of every String; not its cousin windows-1252."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe()
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
@@ -513,10 +496,8 @@ async def test_a_body_is_read_by_its_charset(
     assert [event.data for event in await reader.events(1)] == ["caf\u00e9 \u00a4\n\u00ff"]
 
 
-async def test_the_answer_says_what_a_charset_made_of_a_message(serve: Serve, connect: Connect) -> None:
+async def test_the_answer_says_what_a_charset_made_of_a_message(client: RawClient) -> None:
     """In UTF-8, as everything that is answered."""
-    server = await serve()
-    client = await connect(server)
     headers = "Content-Type: text/plain;charset=ISO-8859-1\r\n"
     status, answer = await client.ask("POST", "/send", body=b"\xe9", headers=headers)
     assert (status, json.loads(answer)["message"]) == (200, "\u00e9")
@@ -574,11 +555,9 @@ async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
 @pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
 async def test_another_charset_is_refused(
-    serve: Serve, connect: Connect, path: str, kind: str, charset: str, said: str
+    server: Server, client: RawClient, path: str, kind: str, charset: str, said: str
 ) -> None:
     """With those that are taken, whatever the body is."""
-    server = await serve()
-    client = await connect(server)
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     status, answer = await client.ask("POST", path, body=b'{"message":"x"}', headers=headers)
     detail = f"Content-Type: charset '{said}' is not taken; utf-8, iso-8859-1 and us-ascii are"
@@ -587,10 +566,8 @@ async def test_another_charset_is_refused(
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"'])
-async def test_utf8_may_be_declared(serve: Serve, connect: Connect, charset: str) -> None:
+async def test_utf8_may_be_declared(client: RawClient, charset: str) -> None:
     """It is what a body is anyway."""
-    server = await serve()
-    client = await connect(server)
     headers = f"Content-Type: text/plain; charset={charset}\r\n"
     body = "\u20ac".encode()
     status, answer = await client.ask("POST", "/send", body=body, headers=headers)
@@ -608,11 +585,9 @@ async def test_utf8_may_be_declared(serve: Serve, connect: Connect, charset: str
     ],
 )
 async def test_json_that_is_nested_too_deeply_is_refused(
-    serve: Serve, connect: Connect, headers: str, body: bytes, place: str
+    server: Server, client: RawClient, headers: str, body: bytes, place: str
 ) -> None:
     """Deeper than a parser goes, whether it would become anything or not."""
-    server = await serve()
-    client = await connect(server)
     deep = body % (b"[" * 100_000 + b"]" * 100_000)
     status, answer = await client.ask("POST", "/send", body=deep, headers=headers)
     assert (status, json.loads(answer)["detail"]) == (422, f"{place}body: is nested more than 64 deep")
@@ -630,11 +605,9 @@ async def test_json_that_is_nested_too_deeply_is_refused(
     ],
 )
 async def test_a_value_that_is_not_utf8_is_refused(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+    server: Server, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
     """As text, and deep within other JSON; it is said what is wrong with it."""
-    server = await serve()
-    client = await connect(server)
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     assert (status, "is not UTF-8" in json.loads(answer)["detail"]) == (400, True)
     assert server.broadcaster.counts.published == 0
@@ -690,10 +663,8 @@ async def test_a_body_that_stalls_is_answered_408(serve: Serve, connect: Connect
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(serve: Serve, connect: Connect) -> None:
+async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(server: Server, client: RawClient) -> None:
     """Half a body is no event."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     client.close()
     async with asyncio.timeout(30):
@@ -703,10 +674,8 @@ async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(serve: Serve,
 
 
 @pytest.mark.both_loops
-async def test_expect_100_continue_is_answered(serve: Serve, connect: Connect) -> None:
+async def test_expect_100_continue_is_answered(client: RawClient) -> None:
     """curl asks before it sends a large body."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
     assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     await client.send(b"hello")
@@ -714,10 +683,8 @@ async def test_expect_100_continue_is_answered(serve: Serve, connect: Connect) -
 
 
 @pytest.mark.both_loops
-async def test_a_connection_publishes_again_and_again(serve: Serve, connect: Connect) -> None:
+async def test_a_connection_publishes_again_and_again(client: RawClient) -> None:
     """Keep-alive, an error in between included."""
-    server = await serve()
-    client = await connect(server)
     statuses: list[Any] = [
         (await client.ask("POST", "/send", body=body))[0] for body in (b"a", b"\xff", b"b")
     ]
@@ -735,10 +702,9 @@ ONCE: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("headers", "body", "path"), ONCE)
 async def test_a_key_publishes_once(
-    serve: Serve, connect: Connect, headers: str, body: bytes, path: str
+    server: Server, connect: Connect, headers: str, body: bytes, path: str
 ) -> None:
     """The answer is the first one, to the byte, whoever came to listen meanwhile; a batch is one publish."""
-    server = await serve()
     client = await connect(server)
     first = await client.ask("POST", path, body=body, headers=headers + key("k"))
     assert first[0] == 200
@@ -762,11 +728,9 @@ async def test_a_key_publishes_once(
     ],
 )
 async def test_a_key_is_of_one_body(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes
+    server: Server, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
     """What its type and its query say is a part of it; anything else is 422, and nothing is published."""
-    server = await serve()
-    client = await connect(server)
     first = await client.ask("POST", "/send", body=b"x", headers=key("k"))
     assert await client.ask("POST", path, body=body, headers=headers + key("k")) == (
         422,
@@ -779,10 +743,8 @@ async def test_a_key_is_of_one_body(
     assert await client.ask("POST", "/send", body=b"x", headers=key("k")) == first
 
 
-async def test_a_key_is_of_one_path(serve: Serve, connect: Connect) -> None:
+async def test_a_key_is_of_one_path(server: Server, client: RawClient) -> None:
     """And other keys are others, down to their case."""
-    server = await serve()
-    client = await connect(server)
     for path, text in (
         ("/send", "k"),
         ("/send/a", "k"),
@@ -879,10 +841,10 @@ async def test_a_key_is_forgotten_after_its_window(serve: Serve, connect: Connec
         (b"a\tb", 400),
     ],
 )
-async def test_a_key_is_visible_characters(serve: Serve, connect: Connect, text: bytes, status: int) -> None:
+async def test_a_key_is_visible_characters(
+    server: Server, client: RawClient, text: bytes, status: int
+) -> None:
     """1 to 255 of them."""
-    server = await serve()
-    client = await connect(server)
     await client.send(
         b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nIdempotency-Key: " + text + b"\r\n\r\nx"
     )
@@ -895,9 +857,8 @@ async def test_a_key_is_visible_characters(serve: Serve, connect: Connect, text:
 
 
 @pytest.mark.parametrize("body", [b"xx", b"xy"])
-async def test_whoever_is_whole_first_is_the_first(serve: Serve, connect: Connect, body: bytes) -> None:
+async def test_whoever_is_whole_first_is_the_first(server: Server, connect: Connect, body: bytes) -> None:
     """A second that arrives while the first's body is still being sent; one of the two is published."""
-    server = await serve()
     slow, fast = await connect(server), await connect(server)
     await slow.send(f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n{key('k')}\r\nx".encode())
     first = await fast.ask("POST", "/send", body=body, headers=key("k"))
@@ -908,9 +869,8 @@ async def test_whoever_is_whole_first_is_the_first(serve: Serve, connect: Connec
     assert server.broadcaster.counts.published == 1
 
 
-async def test_many_with_one_key_at_once_publish_once(serve: Serve, connect: Connect) -> None:
+async def test_many_with_one_key_at_once_publish_once(server: Server, connect: Connect) -> None:
     """All get one answer."""
-    server = await serve()
     clients = [await connect(server) for _ in range(20)]
     answers = await asyncio.gather(
         *(client.ask("POST", "/send", body=b"x", headers=key("k")) for client in clients)
@@ -921,10 +881,9 @@ async def test_many_with_one_key_at_once_publish_once(serve: Serve, connect: Con
 
 @pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
-    serve: Serve, connect: Connect
+    server: Server, connect: Connect
 ) -> None:
     """Whole or not at all: whoever asks again with the key learns of it, and publishes nothing twice."""
-    server = await serve()
     for number in range(20):
         client = await connect(server)
         await client.send(
@@ -970,9 +929,8 @@ async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawC
     return publishers
 
 
-async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> None:
+async def test_batches_wait_for_their_turn(server: Server, connect: Connect) -> None:
     """Each is published whole, in the order they came in, and answered."""
-    server = await serve()
     publishers = await take_turns(server, connect, "a", "b", "c")
     assert server.broadcaster.counts.published == 0
     server.app[BATCH_LOCK].release()
@@ -985,10 +943,9 @@ async def test_batches_wait_for_their_turn(serve: Serve, connect: Connect) -> No
 
 
 async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many come at once: readers have the loop in between."""
-    server = await serve()
     publish_all, found = server.broadcaster.publish_all, set[int]()
     now = 0
 
@@ -1020,9 +977,8 @@ async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
     assert {text[0] for text in seen} == set(names)
 
 
-async def test_one_event_waits_for_no_batch(serve: Serve, connect: Connect) -> None:
+async def test_one_event_waits_for_no_batch(server: Server, connect: Connect) -> None:
     """Nor do the lines of a stream."""
-    server = await serve()
     (publisher,) = await take_turns(server, connect, "a")
     other = await connect(server)
     for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
@@ -1032,9 +988,8 @@ async def test_one_event_waits_for_no_batch(serve: Serve, connect: Connect) -> N
     assert (await publisher.answer())[0] == 200
 
 
-async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> None:
+async def test_a_bad_batch_gives_its_turn_on(server: Server, connect: Connect) -> None:
     """To the next that waits."""
-    server = await serve()
     await server.app[BATCH_LOCK].acquire()
     bad, good = await connect(server), await connect(server)
     await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
@@ -1046,9 +1001,8 @@ async def test_a_bad_batch_gives_its_turn_on(serve: Serve, connect: Connect) -> 
     assert await data_of(server, connect, 50) == said("a")
 
 
-async def test_batches_of_one_key_that_wait_publish_once(serve: Serve, connect: Connect) -> None:
+async def test_batches_of_one_key_that_wait_publish_once(server: Server, connect: Connect) -> None:
     """The second is answered as the first was."""
-    server = await serve()
     await server.app[BATCH_LOCK].acquire()
     clients = [await connect(server) for _ in range(3)]
     for place, client in enumerate(clients, 1):
@@ -1070,10 +1024,9 @@ LEAVING: dict[str, Callable[[RawClient], None]] = {
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """And keeps nobody's turn."""
-    server = await serve()
     first, gone, last = await take_turns(server, connect, "a", "b", "c")
     LEAVING[how](gone)
     await until(lambda: server.connections == 2)
@@ -1087,10 +1040,9 @@ async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Though its batch were never taken."""
-    server = await serve()
     publish_all, asked = server.broadcaster.publish_all, list[str]()
 
     async def publish_all_but_the_first(
@@ -1116,10 +1068,9 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
-    serve: Serve, connect: Connect, how: str
+    server: Server, connect: Connect, how: str
 ) -> None:
     """At whatever moment of their turn or before it; the next one has its own."""
-    server = await serve()
     publishers = [await connect(server) for _ in range(20)]
     for publisher in publishers:
         assert (await publisher.ask("GET", "/status"))[0] == 200
@@ -1136,9 +1087,8 @@ async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
     assert seen[-50:] == said("last.")
 
 
-async def test_a_batch_that_waited_into_a_drain_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_batch_that_waited_into_a_drain_is_refused(server: Server, connect: Connect) -> None:
     """503, and nothing of it is published."""
-    server = await serve()
     publishers = await take_turns(server, connect, "a", "b")
     await server.broadcaster.close(timeout=5)
     server.app[BATCH_LOCK].release()

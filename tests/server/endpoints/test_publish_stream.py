@@ -64,9 +64,8 @@ async def data_of(reader: RawClient, count: int) -> list[str]:
 
 
 @pytest.mark.both_loops
-async def test_a_line_is_published_before_the_next_is_sent(serve: Serve, connect: Connect) -> None:
+async def test_a_line_is_published_before_the_next_is_sent(server: Server, connect: Connect) -> None:
     """As `curl -T -` sends it: a chunked PUT without a type, that asks first."""
-    server = await serve()
     reader, publisher = await reading(server, connect, "/events/logs"), await connect(server)
     await publisher.begin("/send/logs?stream=1", headers="Expect: 100-continue\r\n")
     assert await publisher.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -78,9 +77,8 @@ async def test_a_line_is_published_before_the_next_is_sent(serve: Serve, connect
     assert (await publisher.ask("GET", "/status"))[0] == 200
 
 
-async def test_ndjson_lines_are_events(serve: Serve, connect: Connect) -> None:
+async def test_ndjson_lines_are_events(server: Server, connect: Connect) -> None:
     """Each with what it says of itself; empty lines are none."""
-    server = await serve()
     reader, publisher = await reading(server, connect, "/events/*?format=json"), await connect(server)
     await publisher.begin("/send?stream=1", headers=NDJSON)
     await publisher.send_chunk(b'{"message":"a","event":"t","channel":"one"}\r\n\r\n \n')
@@ -108,10 +106,9 @@ TEXTS: list[tuple[list[bytes], list[str]]] = [
 
 @pytest.mark.parametrize(("pieces", "found"), TEXTS, ids=range(len(TEXTS)))
 async def test_lines_of_text_are_text(
-    serve: Serve, connect: Connect, pieces: list[bytes], found: list[str]
+    server: Server, connect: Connect, pieces: list[bytes], found: list[str]
 ) -> None:
     """Without their ends, LF or CRLF; in whatever pieces, and with more lines than a slice."""
-    server = await serve()
     publisher = await connect(server)
     await stream(publisher, *pieces)
     assert await publisher.answer() == answer_of(server, len(found))
@@ -127,18 +124,16 @@ async def test_lines_of_text_are_text(
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-www-form-urlencoded"])
-async def test_any_other_type_is_text(serve: Serve, connect: Connect, kind: str) -> None:
+async def test_any_other_type_is_text(server: Server, connect: Connect, kind: str) -> None:
     """JSON too, whose lines are no values of its own."""
-    server = await serve()
     reader, publisher = await reading(server, connect), await connect(server)
     await stream(publisher, b'[{"message":\n1]\n', headers=f"Content-Type: {kind}\r\n")
     assert await data_of(reader, 2) == ['[{"message":', "1]"]
     assert await publisher.answer() == answer_of(server, 2, clients=1)
 
 
-async def test_a_stream_may_have_a_length_and_may_be_empty(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_may_have_a_length_and_may_be_empty(server: Server, connect: Connect) -> None:
     """Nothing was published, and that is an answer too."""
-    server = await serve()
     publisher = await connect(server)
     assert await publisher.ask("POST", "/send?stream=1", body=b"a\nb") == answer_of(server, 2)
     assert await publisher.ask("PUT", "/send?stream=1") == answer_of(server, 0)
@@ -148,9 +143,8 @@ async def test_a_stream_may_have_a_length_and_may_be_empty(serve: Serve, connect
     assert await publisher.answer() == answer_of(server, 0)
 
 
-async def test_what_the_query_says_holds_for_every_line(serve: Serve, connect: Connect) -> None:
+async def test_what_the_query_says_holds_for_every_line(server: Server, connect: Connect) -> None:
     """Type, key and time; and channels, of the path and of `channel=`."""
-    server = await serve()
     reader, publisher = await reading(server, connect, "/events/b"), await connect(server)
     await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=700&key=k")
     events = await reader.events(2)
@@ -199,9 +193,8 @@ async def test_a_bad_line_ends_the_stream(
     assert server.broadcaster.counts.published == published
 
 
-async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_line_that_is_nested_too_deeply_is_refused(server: Server, connect: Connect) -> None:
     """Whether it would become anything or not; a parser's depth is no fault of ours."""
-    server = await serve()
     publisher = await connect(server)
     deep = b'{"message":"a"}\n{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     await stream(publisher, deep, headers=NDJSON)
@@ -212,9 +205,8 @@ async def test_a_line_that_is_nested_too_deeply_is_refused(serve: Serve, connect
     )
 
 
-async def test_a_bad_line_far_into_a_stream_is_named(serve: Serve, connect: Connect) -> None:
+async def test_a_bad_line_far_into_a_stream_is_named(server: Server, connect: Connect) -> None:
     """Lines are counted over all pieces and slices."""
-    server = await serve()
     publisher = await connect(server)
     good = SLICE * 3 + 7
     await stream(publisher, b"x\n" * SLICE, b"x\n" * (good - SLICE) + b"\xff\n" + b"x\n" * 10)
@@ -228,10 +220,9 @@ async def test_a_bad_line_far_into_a_stream_is_named(serve: Serve, connect: Conn
 
 @pytest.mark.parametrize(("headers", "most"), [("", 1_048_576), (NDJSON, 6 * 1_048_576 + 4096)])
 async def test_a_line_of_ten_megabytes_is_refused(
-    serve: Serve, connect: Connect, headers: str, most: int
+    server: Server, connect: Connect, headers: str, most: int
 ) -> None:
     """413 before it has ended, and what came before it is published."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin("/send?stream=1", headers=headers)
     await publisher.send_chunk(b'{"message":"a"}\n')
@@ -278,10 +269,9 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
     ],
 )
 async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
-    serve: Serve, connect: Connect, path: str, headers: str, status: int, detail: str
+    server: Server, connect: Connect, path: str, headers: str, status: int, detail: str
 ) -> None:
     """The publisher need not have sent anything."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin(path, headers=headers)
     answered, answer = await publisher.answer()
@@ -289,9 +279,8 @@ async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_stream_0_is_no_stream(serve: Serve, connect: Connect) -> None:
+async def test_stream_0_is_no_stream(server: Server, connect: Connect) -> None:
     """The whole body is one event."""
-    server = await serve()
     reader, publisher = await reading(server, connect), await connect(server)
     await stream(publisher, b"a\nb\n", path="/send?stream=0")
     assert await data_of(reader, 1) == ["a\nb\n"]
@@ -307,10 +296,9 @@ LEAVING: dict[str, Callable[[RawClient], None]] = {
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """And not the half one; nothing of it stays, and it is no error of ours."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(b"a\nb\nhalf")
@@ -328,10 +316,9 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     [(b"x\n" * 5000 + b"half", 5000), (b"x\n" * 3000 + b"\xff\n" + b"x\n" * 2000, 3000)],
 )
 async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, lines: bytes, published: int
+    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, lines: bytes, published: int
 ) -> None:
     """However many slices they are, up to the first bad one; it is no error of ours."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(lines)
@@ -344,10 +331,9 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
 
 @pytest.mark.both_loops
 async def test_what_follows_a_broken_chunk_is_not_published(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The whole lines before it are; the stream is over once its publisher has gone."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(b"a\nb\nhalf")
@@ -410,9 +396,8 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
 
 
 @pytest.mark.both_loops
-async def test_a_line_after_the_close_is_not_published(serve: Serve, connect: Connect) -> None:
+async def test_a_line_after_the_close_is_not_published(server: Server, connect: Connect) -> None:
     """A drain that has begun is told with the next line, whatever else it still waits for."""
-    server = await serve()
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     await publisher.send_chunk(b"a\n")
@@ -502,10 +487,9 @@ def resident(pid: int) -> int:
 
 @pytest.mark.both_loops
 async def test_a_publisher_waits_for_what_it_has_sent(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While nothing can be published nothing more is read of it; then it goes on, and nothing is lost."""
-    server = await serve()
     publish_all, away = server.broadcaster.publish_all, asyncio.Event()
 
     async def publish_later(
@@ -561,10 +545,9 @@ async def drain(reader: RawClient) -> None:
 
 @pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it had sent is published as ever, a slice in each turn."""
-    server = await serve()
     counted: list[int] = []
     publish_all = server.broadcaster.publish_all
 

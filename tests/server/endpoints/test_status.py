@@ -1,13 +1,12 @@
 """GET /status."""
 
-from tests.conftest import Connect, Serve
-from tests.support.sockets import until
+from sse_broadcast.server.runner import Server
+from tests.conftest import Connect
+from tests.support.sockets import RawClient, until
 
 
-async def test_status_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_status_is_these_bytes(client: RawClient) -> None:
     """Every counter, and nothing that is not counted."""
-    server = await serve()
-    client = await connect(server)
     await client.ask("POST", "/send", body=b"x")
     assert await client.ask("GET", "/status") == (
         200,
@@ -15,9 +14,8 @@ async def test_status_is_these_bytes(serve: Serve, connect: Connect) -> None:
     )
 
 
-async def test_what_befell_readers_is_told_by_its_reason(serve: Serve, connect: Connect) -> None:
+async def test_what_befell_readers_is_told_by_its_reason(server: Server, connect: Connect) -> None:
     """Those told of a loss, and those that are gone."""
-    server = await serve()
     reader, client = await connect(server), await connect(server)
     await reader.subscribe(path="/events?last_event_id=nobody-knows")
     assert (await reader.events(1))[0].type == "$reset"
@@ -33,10 +31,8 @@ async def test_what_befell_readers_is_told_by_its_reason(serve: Serve, connect: 
     assert b'"closed":{"left":1}' in (await client.ask("GET", "/status"))[1]
 
 
-async def test_a_batch_counts_each_of_its_events(serve: Serve, connect: Connect) -> None:
+async def test_a_batch_counts_each_of_its_events(server: Server, client: RawClient) -> None:
     """And an event that an idempotency key kept from being published again counts once."""
-    server = await serve()
-    client = await connect(server)
     for _ in range(2):
         await client.ask(
             "POST",

@@ -41,9 +41,8 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [each["id"] for each in page["subscribers"]]
 
 
-async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
+async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
     """All that is known of each, and how many there are."""
-    server = await serve()
     await join(server, connect, "/events/a,x.*?event=t")
     answer = await ask(server, "GET", "/subscribers")
     age = answer.json["subscribers"][0]["age"]
@@ -55,15 +54,13 @@ async def test_a_page_is_these_bytes(serve: Serve, connect: Connect) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-async def test_nobody_is_an_empty_page(serve: Serve) -> None:
+async def test_nobody_is_an_empty_page(server: Server) -> None:
     """And no error."""
-    server = await serve()
     assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}\n'
 
 
-async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
+async def test_pages_follow_one_another(server: Server, connect: Connect) -> None:
     """By `next`, until there is none; who left in between leaves no hole."""
-    server = await serve()
     clients = await join(server, connect, *["/events"] * 5)
     page = await get(server, "?limit=2")
     assert (ids(page), page["total"], page["next"]) == (["1", "2"], 5, "2")
@@ -74,10 +71,9 @@ async def test_pages_follow_one_another(serve: Serve, connect: Connect) -> None:
 
 
 async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
-    serve: Serve, connect: Connect
+    server: Server, connect: Connect
 ) -> None:
     """By its name, or by a pattern."""
-    server = await serve()
     await join(server, connect, "/events/a", "/events/b", "/events/a,b", "/events/a*", "/events/*b")
     for channel, found in (("a", ["1", "3", "4"]), ("ab", ["4", "5"]), ("c", [])):
         assert ids(await get(server, f"?channel={channel}")) == found
@@ -87,9 +83,8 @@ async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
     assert ids(await get(server, "?channel=a&limit=2&after=3")) == ["4"]
 
 
-async def test_those_that_come_first_are_no_page_of_many(serve: Serve, connect: Connect) -> None:
+async def test_those_that_come_first_are_no_page_of_many(server: Server, connect: Connect) -> None:
     """What was first may be second in a moment: there is nothing to go on after."""
-    server = await serve()
     await join(server, connect, "/events/a", "/events/b", "/events/c")
     for channels in (["c"], ["c"], ["b"]):
         await server.broadcaster.broadcast("x", channels=channels)
@@ -117,16 +112,14 @@ async def test_those_that_come_first_are_no_page_of_many(serve: Serve, connect: 
         ("channels=a", "channels: unknown parameter; channel was meant?"),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(serve: Serve, query: str, detail: str) -> None:
+async def test_what_cannot_be_asked_is_refused(server: Server, query: str, detail: str) -> None:
     """With what is wrong, where, and which value."""
-    server = await serve()
     answer = await ask(server, "GET", f"/subscribers?{query}")
     assert (answer.status, answer.detail) == (400, detail)
 
 
-async def test_one_reader_can_be_asked_about(serve: Serve, connect: Connect) -> None:
+async def test_one_reader_can_be_asked_about(server: Server, connect: Connect) -> None:
     """As it stands on a page."""
-    server = await serve()
     await join(server, connect, "/events/a", "/events/b")
     one = (await ask(server, "GET", "/subscribers/2")).json
     (_, listed) = (await get(server))["subscribers"]
@@ -136,9 +129,8 @@ async def test_one_reader_can_be_asked_about(serve: Serve, connect: Connect) -> 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("id", ["2", "x", "%20", "1" * 200, "%C2%B9"])
-async def test_nobody_is_not_found(serve: Serve, connect: Connect, method: str, id: str) -> None:
+async def test_nobody_is_not_found(server: Server, connect: Connect, method: str, id: str) -> None:
     """Whether there may be such a one or not; nothing is ended."""
-    server = await serve()
     await join(server, connect, "/events")
     answer = await ask(server, method, f"/subscribers/{id}")
     assert answer.status == 404
@@ -153,9 +145,8 @@ async def disconnect(server: Server, id: str) -> Answer:
 
 
 @pytest.mark.both_loops
-async def test_a_disconnected_reader_is_told_and_its_stream_ends(serve: Serve, connect: Connect) -> None:
+async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: Server, connect: Connect) -> None:
     """Behind what was published for it, and with a time to come back; the others stay."""
-    server = await serve()
     one, other = await join(server, connect, "/events", "/events")
     receipt = await server.broadcaster.broadcast("last words")
     assert (await disconnect(server, "1")).body == b'{"status":"disconnected","id":"1"}\n'

@@ -200,9 +200,8 @@ async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> 
     assert answer.detail.startswith("grants: make a token of ")
 
 
-async def test_an_open_server_makes_tokens_that_nobody_needs(serve: Serve) -> None:
+async def test_an_open_server_makes_tokens_that_nobody_needs(server: Server) -> None:
     """So that what uses them can be tried."""
-    server = await serve()
     made = await ask(server, "POST", "/tokens", headers=JSON, body=b'{"grants": {"subscribe": ["a"]}}')
     assert made.status == 200
     assert await admitted(server, made.json["token"], "/events/b") == 200

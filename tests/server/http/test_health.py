@@ -12,12 +12,13 @@ from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.server.http.health import DRAINING, Readiness
-from tests.conftest import Connect, Serve
+from sse_broadcast.server.runner import Server
+from tests.conftest import Serve
 from tests.support import load, process
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
 from tests.support.process import Ended, Programs, Serving
-from tests.support.sockets import PATIENCE
+from tests.support.sockets import PATIENCE, RawClient
 
 
 async def test_a_server_is_ready_until_it_drains() -> None:
@@ -53,9 +54,8 @@ programs = pytest.fixture(process.programs)
 @pytest.mark.parametrize(
     ("path", "body"), [("/healthz", b'{"status":"alive"}\n'), ("/readyz", b'{"status":"ready"}\n')]
 )
-async def test_it_says_so(serve: Serve, path: str, body: bytes) -> None:
+async def test_it_says_so(server: Server, path: str, body: bytes) -> None:
     """As JSON that no cache keeps; HEAD says the same without it."""
-    server = await serve()
     answer = await ask(server, "GET", path)
     assert (answer.status, answer.body) == (200, body)
     assert answer.headers["content-type"] == "application/json"
@@ -79,10 +79,8 @@ async def test_it_is_open_to_everyone(serve: Serve, path: str, headers: str) -> 
 
 
 @pytest.mark.both_loops
-async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect: Connect) -> None:
+async def test_a_server_that_stops_is_alive_and_not_ready(server: Server, client: RawClient) -> None:
     """On connections that are still there; whoever balances load looks elsewhere from then on."""
-    server = await serve()
-    client = await connect(server)
     assert (await client.ask("GET", "/readyz"))[0] == 200
     await server.broadcaster.close(timeout=1)
     assert (await client.ask("GET", "/healthz"))[0] == 200
@@ -92,9 +90,8 @@ async def test_a_server_that_stops_is_alive_and_not_ready(serve: Serve, connect:
     assert answer.detail == "draining: the server is shutting down"
 
 
-async def test_a_backend_that_is_away_is_told_of(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_backend_that_is_away_is_told_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
-    server = await serve()
     monkeypatch.setattr(InstrumentedBackend, "outage", property(lambda _: "no answer in 5 s"))
     answer = await ask(server, "GET", "/readyz")
     assert (answer.status, answer.detail) == (503, "backend: no answer in 5 s")

@@ -17,11 +17,12 @@ from sse_broadcast.config.schema import ListenerRule
 from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts
 from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, RateLimitFilter
 from sse_broadcast.server.http.log import http_logger, reason, refusal_logger
+from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.internals import web_server_of
-from tests.support.sockets import until
+from tests.support.sockets import RawClient, until
 
 
 @pytest.fixture(autouse=True)
@@ -46,11 +47,9 @@ REFUSED = {
 @pytest.mark.both_loops
 @pytest.mark.parametrize("what", REFUSED)
 async def test_what_the_parser_refuses_is_one_line(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, what: str
+    client: RawClient, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     """400 for the client, at most a line for the log, and no traceback."""
-    server = await serve()
-    client = await connect(server)
     await client.send(REFUSED[what])
     assert (await client.head()).split(b" ")[1] == b"400"
     assert all(record.exc_info is None and record.levelno < logging.WARNING for record in caplog.records)
@@ -101,11 +100,9 @@ async def test_nothing_that_a_client_sent_is_logged_or_repeated(
 
 @pytest.mark.both_loops
 async def test_a_body_that_breaks_is_one_line(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
+    server: Server, client: RawClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Though aiohttp finds out when its answer is on the way."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     await until(lambda: web_server_of(server).requests_count == 1)
     caplog.set_level(logging.INFO)
@@ -271,19 +268,19 @@ async def test_a_refusal_of_a_credential_is_a_line_at_info(
 
 
 async def test_a_name_that_is_not_ours_is_a_line_at_info(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """421: a page that has its name point to us."""
-    server = await serve()
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", "/status", host="evil.example")
     assert answer.status == 421
     assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 421 GET /status: {answer.detail}")]
 
 
-async def test_other_refusals_are_not_told_by_default(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_other_refusals_are_not_told_by_default(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     """A typing error is its publisher's business."""
-    server = await serve()
     caplog.set_level(logging.INFO)
     for method, path in (("GET", "/nope"), ("GET", "/send"), ("POST", "/send"), ("GET", "/events?sinse=1")):
         assert (await ask(server, method, path)).status >= 400
@@ -354,10 +351,9 @@ async def test_a_refusal_at_a_unix_socket_names_no_address(
     ],
 )
 async def test_what_a_client_asks_for_is_shown_on_one_line(
-    serve: Serve, caplog: pytest.LogCaptureFixture, path: str, shown: str
+    server: Server, caplog: pytest.LogCaptureFixture, path: str, shown: str
 ) -> None:
     """In ASCII and cut: it makes no line of its own, nor moves a terminal's cursor."""
-    server = await serve()
     caplog.set_level(logging.DEBUG)
     assert (await ask(server, "GET", path)).status == 404
     ((_, said),) = lines_of(caplog)
@@ -367,9 +363,8 @@ async def test_what_a_client_asks_for_is_shown_on_one_line(
     assert line.isprintable()
 
 
-async def test_a_refusal_tells_its_facts_by_name(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_tells_its_facts_by_name(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """For a log in JSON."""
-    server = await serve()
     caplog.set_level(logging.DEBUG)
     answer = await ask(server, "GET", "/nope?access_token=SECRET")
     (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
@@ -424,10 +419,9 @@ async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: pytest.LogC
 
 
 async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+    server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An open server says why it takes no foreign page."""
-    server = await serve()
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", "/status", headers=origin(FOREIGN))
     assert answer.status == 403
@@ -517,7 +511,7 @@ PUBLISHES = [
 
 @pytest.mark.parametrize(("path", "headers", "body", "line"), PUBLISHES)
 async def test_a_publish_is_told_at_debug(
-    serve: Serve,
+    server: Server,
     connect: Connect,
     caplog: pytest.LogCaptureFixture,
     path: str,
@@ -526,7 +520,6 @@ async def test_a_publish_is_told_at_debug(
     line: str,
 ) -> None:
     """Where, how much and for how many, and nothing of what it says."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe()
     await until(lambda: server.broadcaster.client_count == 1)

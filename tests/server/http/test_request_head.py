@@ -11,9 +11,11 @@ from multidict import CIMultiDict
 
 from sse_broadcast.config.schema import ListenerRule
 from sse_broadcast.server.http.request_head import is_host, origin_of, requested_host
-from tests.conftest import Connect, Serve
+from sse_broadcast.server.runner import Server
+from tests.conftest import Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
+from tests.support.sockets import RawClient
 
 APP, FOREIGN, LOCAL = "https://app.example", "https://evil.example", "http://localhost"
 
@@ -39,9 +41,8 @@ def test_what_is_more_or_less_is_no_host(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost:80@evil.example", "localhost:evil", "[::1]x"])
-async def test_a_request_for_what_is_no_host_is_refused(serve: Serve, host: str) -> None:
+async def test_a_request_for_what_is_no_host_is_refused(server: Server, host: str) -> None:
     """Whatever is configured, and wherever it came in (RFC 9112, 3.2)."""
-    server = await serve()
     answer = await ask(server, "POST", "/send", body=b"x", host=host)
     shown = "user@" if "@" in host else f"'{host}'"
     assert (answer.status, answer.detail) == (400, f"Host: {shown} is not a host, or a host and a port")
@@ -79,17 +80,15 @@ async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> Non
     ],
 )
 async def test_a_target_with_a_host_is_for_that_host(
-    serve: Serve, target: str, host: str | None, status: int
+    server: Server, target: str, host: str | None, status: int
 ) -> None:
     """Which must be the one that `Host` names, if there is a Host."""
-    server = await serve()
     version = "1.0" if host is None else "1.1"
     assert (await ask(server, "GET", target, host=host, version=version)).status == status
 
 
-async def test_a_password_in_a_host_is_not_repeated(serve: Serve) -> None:
+async def test_a_password_in_a_host_is_not_repeated(server: Server) -> None:
     """Some clients leave the user of their URL there."""
-    server = await serve()
     user = "me:pass-word@localhost"
     for target, host in (("/status", user), (f"http://{user}/status", None)):
         version = "1.0" if host is None else "1.1"
@@ -131,9 +130,8 @@ async def test_a_request_of_two_origins_is_refused(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_header_that_is_a_list_is_read_in_all_its_lines(serve: Serve) -> None:
+async def test_a_header_that_is_a_list_is_read_in_all_its_lines(server: Server) -> None:
     """Its first line alone would let a compressed body through, and an expectation that nobody meets."""
-    server = await serve()
     twice = "Content-Encoding: identity\r\nContent-Encoding: "
     assert (await ask(server, "POST", "/send", body=b"x", headers=f"{twice}identity\r\n")).status == 200
     answer = await ask(server, "POST", "/send", body=b"x", headers=f"{twice}gzip\r\n")
@@ -150,11 +148,9 @@ CHUNKS = b"\r\n5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r
 @pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("coding", [b"chunked", b"gzip, chunked", b""])
 async def test_a_body_of_http_1_0_is_in_no_chunks(
-    serve: Serve, connect: Connect, more: bytes, coding: bytes
+    server: Server, client: RawClient, more: bytes, coding: bytes
 ) -> None:
     """A proxy of HTTP/1.0 sees another end (RFC 9112, 6.1): nothing is read, and nothing behind it."""
-    server = await serve()
-    client = await connect(server)
     head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n" + more
     await client.send(head + CHUNKS)
     answered = await client.rest()
@@ -170,11 +166,9 @@ async def test_a_body_of_http_1_0_is_in_no_chunks(
     ],
 )
 async def test_only_chunks_are_decoded(
-    serve: Serve, connect: Connect, coding: str, status: int, detail: str
+    server: Server, client: RawClient, coding: str, status: int, detail: str
 ) -> None:
     """What else has been done to a body is not published as if it were its text."""
-    server = await serve()
-    client = await connect(server)
     head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n"
     await client.send(head.encode() + CHUNKS)
     answered = await client.rest()
@@ -183,10 +177,8 @@ async def test_only_chunks_are_decoded(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_length_beside_an_empty_coding_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_length_beside_an_empty_coding_is_refused(server: Server, client: RawClient) -> None:
     """The parser takes the length, and another may take the chunks."""
-    server = await serve()
-    client = await connect(server)
     await client.send(
         b"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\r\nContent-Length: 15\r\n" + CHUNKS
     )
@@ -195,17 +187,15 @@ async def test_a_length_beside_an_empty_coding_is_refused(serve: Serve, connect:
 
 
 @pytest.mark.both_loops
-async def test_http_1_0_is_sent_no_interim_answer(serve: Serve, connect: Connect) -> None:
+async def test_http_1_0_is_sent_no_interim_answer(client: RawClient) -> None:
     """It would take that for the whole answer (RFC 9110, 10.1.1)."""
-    client = await connect(await serve())
     head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"
     await client.send(head + b"x")
     assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"200"]
 
 
-async def test_a_target_has_no_fragment(serve: Serve) -> None:
+async def test_a_target_has_no_fragment(server: Server) -> None:
     """Whoever has it cut off would look at another path than whoever has not."""
-    server = await serve()
     answer = await ask(server, "GET", "/status#/healthz")
     assert (answer.status, answer.detail) == (
         400,

@@ -7,8 +7,10 @@ import pytest
 
 from sse_broadcast.server.http import responses
 from sse_broadcast.server.http.problem import body
+from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask
+from tests.support.sockets import RawClient
 
 JSON = "Content-Type: application/json\r\n"
 
@@ -29,10 +31,9 @@ JSON = "Content-Type: application/json\r\n"
     ],
 )
 async def test_an_answer_is_these_members_and_no_others(
-    serve: Serve, connect: Connect, kind: type, method: str, path: str, content: bytes
+    client: RawClient, kind: type, method: str, path: str, content: bytes
 ) -> None:
     """In this order: read as its type and written again it is the same bytes, and ends its line."""
-    client = await connect(await serve())
     await client.ask("POST", "/send/news", body=b"x")
     status, answer = await client.ask(method, path, body=content, headers=JSON)
     assert status == 200, answer
@@ -83,9 +84,8 @@ async def test_an_answer_is_only_what_its_type_says(
         ("application/x-ndjson", "application/x-ndjson"),
     ],
 )
-async def test_a_stream_has_a_type_that_is_never_another(serve: Serve, kind: str, said: str) -> None:
+async def test_a_stream_has_a_type_that_is_never_another(server: Server, kind: str, said: str) -> None:
     """By WHATWG MIME Sniffing, 7, so that its head need not say it; HEAD says what GET does."""
-    server = await serve()
     for method in ("GET", "HEAD"):
         answer = await ask(server, method, "/events", headers=f"Accept: {kind}\r\n")
         assert (answer.status, answer.headers["content-type"]) == (200, said)

@@ -7,7 +7,8 @@ from yarl import URL, _url
 from sse_broadcast.server.http import targets
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.targets import MAX_TARGET, forget_targets, require_fitting_target
-from tests.conftest import Connect, Serve
+from sse_broadcast.server.runner import Server
+from tests.support.sockets import RawClient
 
 
 def is_kept(target: str) -> bool:
@@ -34,11 +35,8 @@ def test_the_caches_are_those_of_the_library() -> None:
         ("/" + "x" * 30_000, 414, False),
     ],
 )
-async def test_a_long_target_is_forgotten(
-    serve: Serve, connect: Connect, target: str, status: int, *, kept: bool
-) -> None:
+async def test_a_long_target_is_forgotten(client: RawClient, target: str, status: int, *, kept: bool) -> None:
     """And each that was refused; only such are kept as take next to nothing."""
-    client = await connect(await serve())
     await client.request("HEAD", target)
     assert (await client.head()).startswith(b"HTTP/1.1 %d " % status)
     assert is_kept(target) is kept
@@ -47,9 +45,8 @@ async def test_a_long_target_is_forgotten(
 @pytest.mark.parametrize(
     "line", [f"CONNECT {'x' * 5000}:1", f"CONNECT {'x:' * 500}", f"GET http://x:y{'z' * 999}/"]
 )
-async def test_what_no_route_is_for_is_forgotten(serve: Serve, connect: Connect, line: str) -> None:
+async def test_what_no_route_is_for_is_forgotten(client: RawClient, line: str) -> None:
     """It comes to no handler."""
-    client = await connect(await serve())
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
@@ -77,11 +74,9 @@ def test_a_target_has_so_many_bytes() -> None:
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 @pytest.mark.parametrize("host", ["xn--" + "a" * 15_000, "xn--" + "a" * 100, "x" * 256])
 async def test_a_host_that_cannot_be_one_is_refused(
-    serve: Serve, connect: Connect, method: str, host: str
+    server: Server, client: RawClient, method: str, host: str
 ) -> None:
     """Unread if it is long; the answer says so, and is counted as any other."""
-    server = await serve()
-    client = await connect(server)
     target = f"{host}:443" if method == "CONNECT" else f"http://{host}/healthz"
     await client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await client.rest()
@@ -92,8 +87,7 @@ async def test_a_host_that_cannot_be_one_is_refused(
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]:80", "xn--bcher-kva.example"])
-async def test_a_target_may_have_any_other_host(serve: Serve, connect: Connect, host: str) -> None:
+async def test_a_target_may_have_any_other_host(client: RawClient, host: str) -> None:
     """A client that takes this server for its proxy says it."""
-    client = await connect(await serve())
     await client.send(f"GET http://{host}/healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert (await client.answer())[0] == 200

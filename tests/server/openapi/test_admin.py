@@ -6,8 +6,8 @@ import pytest
 
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.security import SecuritySchemes
-from tests.conftest import Connect, Serve
 from tests.support.contract import operations
+from tests.support.sockets import RawClient
 
 OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 
@@ -70,10 +70,9 @@ REVOCATIONS = [
     ids=["mint", "revoke"],
 )
 async def test_what_may_be_asked_is_described_as_it_is_taken(
-    serve: Serve, connect: Connect, name: str, path: str, bodies: list[object]
+    client: RawClient, name: str, path: str, bodies: list[object]
 ) -> None:
     """Neither more nor less."""
-    client = await connect(await serve())
     schema = OPERATIONS[name].said["requestBody"]["content"]["application/json"]["schema"]
     validator = OPERATIONS[name].validator(schema)
     taken = []

@@ -87,9 +87,8 @@ def test_every_operation_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
 
 
-async def test_the_contract_is_served(serve: Serve, connect: Connect) -> None:
+async def test_the_contract_is_served(client: RawClient) -> None:
     """The same bytes each time, and to HEAD as many."""
-    client = await connect(await serve())
     assert await client.ask("GET", "/openapi.json") == (200, document(SecuritySchemes()))
     await client.request("HEAD", "/openapi.json")
     assert f"\r\nContent-Length: {len(document(SecuritySchemes()))}\r\n".encode() in await client.head()
@@ -105,9 +104,8 @@ async def test_a_server_with_credentials_says_where_they_go(serve: Serve, connec
     assert (status, body) == (200, document(terms))
 
 
-async def test_every_documented_example_works(serve: Serve, connect: Connect) -> None:
+async def test_every_documented_example_works(server: Server, connect: Connect) -> None:
     """Each by itself, on a server that is as it comes."""
-    server = await serve()
     asked = [(operation, asked) for operation in OPERATIONS for asked in operation.examples()]
     assert len(asked) > 80
     for operation, example in asked:
@@ -171,10 +169,9 @@ async def test_what_a_listener_does_not_serve_is_not_found(
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"7"])
 async def test_json_of_the_wrong_shape_is_told_as_the_contract_has_it(
-    serve: Serve, connect: Connect, body: bytes
+    server: Server, connect: Connect, body: bytes
 ) -> None:
     """422, wherever JSON is taken, and nowhere else; to subscribe, nothing need be said."""
-    server = await serve()
     for operation in OPERATIONS:
         answer = await ask(connect, server, operation, Asked(operation.target, JSON, body))
         taken = "requestBody" in operation.said and 422 in operation.statuses
@@ -206,9 +203,8 @@ async def test_a_rate_is_told_as_the_contract_has_it(serve: Serve, connect: Conn
         operation.require(answers[1])
 
 
-async def test_a_server_that_drains_answers_as_the_contract_has_it(serve: Serve, connect: Connect) -> None:
+async def test_a_server_that_drains_answers_as_the_contract_has_it(server: Server, connect: Connect) -> None:
     """503, to whoever publishes, subscribes, or asks whether it is ready."""
-    server = await serve()
     await server.broadcaster.close(timeout=0)
     names = {"publish", "subscribe", "subscribeByBody", "ready"}
     for operation in [each for each in OPERATIONS if each.said["operationId"] in names]:
@@ -218,10 +214,9 @@ async def test_a_server_that_drains_answers_as_the_contract_has_it(serve: Serve,
 
 
 async def test_a_stream_that_is_refused_is_told_as_the_contract_has_it(
-    serve: Serve, connect: Connect
+    server: Server, connect: Connect
 ) -> None:
     """As the stream that it is, with a time to come back."""
-    server = await serve()
     await server.broadcaster.close(timeout=0)
     names = {"subscribe", "subscribeTo", "subscribeByBody"}
     for operation in [each for each in OPERATIONS if each.said["operationId"] in names]:
@@ -231,10 +226,9 @@ async def test_a_stream_that_is_refused_is_told_as_the_contract_has_it(
 
 
 async def test_an_answer_without_its_message_is_as_the_contract_has_it(
-    serve: Serve, connect: Connect
+    server: Server, connect: Connect
 ) -> None:
     """It is left out where it is long."""
-    server = await serve()
     (publish,) = [each for each in OPERATIONS if each.said["operationId"] == "publish"]
     answer = await ask(connect, server, publish, Asked(publish.target, body=b"x" * 70_000))
     assert "message" not in json.loads(answer.body)

@@ -11,8 +11,8 @@ from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.inspect import PATHS
 from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.streams.registry import SortKey
-from tests.conftest import Connect, Serve
 from tests.support.contract import operations
+from tests.support.sockets import RawClient
 
 OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(document(SecuritySchemes())))}
 
@@ -28,10 +28,9 @@ def test_the_parameters_are_those_that_are_heard() -> None:
 @pytest.mark.parametrize("path", ["/channels", "/subscribers"])
 @pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (query.MAX_PAGE, 200), (1001, 400)])
 async def test_a_limit_is_described_as_it_is_taken(
-    serve: Serve, connect: Connect, path: str, limit: int, status: int
+    client: RawClient, path: str, limit: int, status: int
 ) -> None:
     """At both of its ends."""
-    client = await connect(await serve())
     get = PATHS[path].get
     assert get is not None
     (said,) = [each.schema for each in get.parameters if each.name == "limit"]
@@ -48,10 +47,9 @@ async def test_a_limit_is_described_as_it_is_taken(
     ],
 )
 async def test_what_readers_are_asked_for_by_is_described_as_it_is_taken(
-    serve: Serve, connect: Connect, name: str, value: str
+    client: RawClient, name: str, value: str
 ) -> None:
     """Neither more nor less."""
-    client = await connect(await serve())
     status, _ = await client.ask("GET", f"/subscribers?{urlencode({name: value})}")
     asked = OPERATIONS["subscribers"].describes(f"http://x/subscribers?{urlencode({name: value})}", {}, None)
     assert (status == 200) == asked

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from sse_broadcast.server.app import create_app
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE, BodyDecoder
+from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.credentials import caller, static
 from tests.support.sockets import until
@@ -77,9 +78,8 @@ async def test_an_application_closes_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
-async def test_a_large_batch_is_published_as_any(serve: Serve, connect: Connect, kind: str) -> None:
+async def test_a_large_batch_is_published_as_any(server: Server, connect: Connect, kind: str) -> None:
     """In its order, all of it or nothing, however it is decoded."""
-    server = await serve()
     reader, publisher = await connect(server), await connect(server)
     await reader.subscribe(path="/events/a")
     body = batch(100) if kind == JSON else b"\n".join([*(EVENT % each for each in range(100)), b" " * LARGE])
@@ -101,9 +101,8 @@ def hold_up(decoder: BodyDecoder) -> threading.Event:
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_while_a_large_body_waits(serve: Serve, connect: Connect) -> None:
+async def test_others_are_served_while_a_large_body_waits(server: Server, connect: Connect) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
-    server = await serve()
     authorizer = hold_up(server.app[DECODER])
     large, other = await connect(server), await connect(server)
     await large.request("POST", "/send", body=batch(10), headers=JSON)

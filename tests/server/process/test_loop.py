@@ -9,7 +9,7 @@ import pytest
 
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.server.process.loop import EVERY, DaemonThreadExecutor, LoopLagMonitor
-from tests.conftest import Serve
+from sse_broadcast.server.runner import Server
 from tests.support.sockets import until
 
 pytestmark = pytest.mark.both_loops
@@ -28,9 +28,8 @@ async def test_a_loop_that_was_held_up_was_late() -> None:
     assert metrics.loop_lag.total - before >= 0.3
 
 
-async def test_a_server_has_its_loop_looked_at_until_it_stops(serve: Serve) -> None:
+async def test_a_server_has_its_loop_looked_at_until_it_stops(server: Server) -> None:
     """And no longer: nothing is left on the loop."""
-    server = await serve()
     metrics = server.broadcaster.metrics
     await until(lambda: metrics.loop_lag.count > 1)
     await server.stop()

@@ -354,9 +354,8 @@ async def test_every_way_of_leaving_leaves_nothing(serve: Serve, connect: Connec
     await gone(server)
 
 
-async def test_a_stream_that_nothing_can_end_is_not_held(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_that_nothing_can_end_is_not_held(server: Server, connect: Connect) -> None:
     """An anonymous one, without a lifetime."""
-    server = await serve()
     reader = await connect(server)
     await reader.subscribe()
     await until(lambda: server.broadcaster.client_count == 1)

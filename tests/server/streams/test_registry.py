@@ -118,11 +118,9 @@ async def broken(server: Server, client: RawClient) -> None:
 @pytest.mark.parametrize("end", [fin, rst, half, drained, disconnected, aborted, broken])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_no_stream_is_kept_after_its_end(
-    serve: Serve, connect: Connect, end: Callable[[Server, RawClient], Any], version: str
+    server: Server, client: RawClient, end: Callable[[Server, RawClient], Any], version: str
 ) -> None:
     """However it came, and whoever ended it."""
-    server = await serve()
-    client = await connect(server)
     await join(server, client, version=version)
     await end(server, client)
     await until(lambda: len(roster_of(server)) == 0)
@@ -151,9 +149,8 @@ async def test_who_is_refused_is_not_on_it(serve: Serve, connect: Connect) -> No
     assert len(roster_of(server)) == 1
 
 
-async def test_an_id_is_given_once(serve: Serve, connect: Connect) -> None:
+async def test_an_id_is_given_once(server: Server, connect: Connect) -> None:
     """Who comes after one that has left is another."""
-    server = await serve()
     client = await connect(server)
     assert (await join(server, client)).id == 1
     client.close()
@@ -163,9 +160,8 @@ async def test_an_id_is_given_once(serve: Serve, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "0", "2", "-1", "1.0", "x", "1" * 30, "1" * 5000, "²", "\u0661"])
-async def test_what_is_no_id_finds_nothing(serve: Serve, connect: Connect, id: str) -> None:
+async def test_what_is_no_id_finds_nothing(server: Server, connect: Connect, id: str) -> None:
     """Whatever it looks like."""
-    server = await serve()
     await join(server, await connect(server))
     assert roster_of(server).find(id) is None
 
@@ -213,10 +209,9 @@ async def test_all_that_is_known_of_a_reader(serve: Serve, connect: Connect) -> 
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_format_has_its_name(
-    serve: Serve, connect: Connect, path: str, headers: str, format: str, version: str
+    server: Server, connect: Connect, path: str, headers: str, format: str, version: str
 ) -> None:
     """In whatever chunks it goes."""
-    server = await serve()
     reader = await join(server, await connect(server), path, headers=headers, version=version)
     assert reader.described().format == format
 
@@ -229,9 +224,8 @@ async def test_a_signed_token_has_a_subject(serve: Serve, connect: Connect) -> N
     assert reader.caller == Caller("subject", "ada")
 
 
-async def test_who_showed_nothing_is_nobody(serve: Serve, connect: Connect) -> None:
+async def test_who_showed_nothing_is_nobody(server: Server, connect: Connect) -> None:
     """A server that asks for no credential knows no caller."""
-    server = await serve()
     assert (await join(server, await connect(server))).caller is None
 
 
@@ -305,10 +299,9 @@ async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> 
 
 
 async def test_the_lag_is_that_of_the_oldest_event_that_waits(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not of the newest, nor of the last that was given."""
-    server = await serve()
     reader = await join(server, await connect(server))
     now = 1_700_000_000.0
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
@@ -334,10 +327,9 @@ def ids(found: Sequence[SubscriberState]) -> list[str]:
 
 
 async def test_pages_are_in_the_order_of_opening(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
-    server = await serve()
     readers, registry = await three(server, connect), roster_of(server)
     for portion in (1, 2, 500):
         monkeypatch.setattr(roster_module, "PORTION", portion)
@@ -387,9 +379,8 @@ async def test_those_that_come_first_are_found(
         assert ids(wanted) == ["1"]
 
 
-async def test_who_is_alike_comes_in_the_order_of_opening(serve: Serve, connect: Connect) -> None:
+async def test_who_is_alike_comes_in_the_order_of_opening(server: Server, connect: Connect) -> None:
     """So that a view of those that come first stands still."""
-    server = await serve()
     await three(server, connect)
     assert ids(await roster_of(server).top(SortKey.DROPS, limit=2)) == ["1", "2"]
 
@@ -426,11 +417,9 @@ Told = Callable[[], list[logging.LogRecord]]
 
 
 async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
-    serve: Serve, connect: Connect, told: Told
+    server: Server, client: RawClient, told: Told
 ) -> None:
     """In words, and as facts for who reads logs by machine."""
-    server = await serve()
-    client = await connect(server)
     await join(server, client, "/events/b,a?since=earliest")
     await server.broadcaster.broadcast("x", channels=["a"])
     await client.events(1)
@@ -548,9 +537,8 @@ async def test_a_line_has_no_token_and_no_query(serve: Serve, connect: Connect, 
         assert "?" not in said
 
 
-async def test_a_line_names_a_few_channels(serve: Serve, connect: Connect, told: Told) -> None:
+async def test_a_line_names_a_few_channels(server: Server, connect: Connect, told: Told) -> None:
     """A reader may have a hundred, each of a hundred characters."""
-    server = await serve()
     names = [f"c{number:02}" for number in range(12)]
     await join(server, await connect(server), f"/events/{','.join(names)}")
     await until(lambda: bool(told()))

@@ -56,9 +56,8 @@ def waits_after(count: int, found: web.RequestHandler) -> bool:
 # Its place, and what aiohttp is told of it.
 
 
-async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect) -> None:
+async def test_the_settings_of_connections_arrive(server: Server, connect: Connect) -> None:
     """As they are declared, and not aiohttp's own."""
-    server = await serve()
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
@@ -66,9 +65,8 @@ async def test_the_settings_of_connections_arrive(serve: Serve, connect: Connect
     assert found.access_logger is None
 
 
-async def test_a_connection_knows_its_place(serve: Serve, connect: Connect) -> None:
+async def test_a_connection_knows_its_place(server: Server, connect: Connect) -> None:
     """That of the listener where it came in."""
-    server = await serve()
     await (await connect(server)).subscribe()
     (found,) = connections(server)
     assert isinstance(found, Connection)
@@ -308,9 +306,8 @@ async def test_an_idle_connection_is_closed(
     assert server.broadcaster.counts.refused == {}
 
 
-async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(serve: Serve, connect: Connect) -> None:
+async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: Server, connect: Connect) -> None:
     """No timer of aiohttp's, and nothing at all once it is over."""
-    server = await serve()
     asker, leaver = await connect(server), await connect(server)
     await asker.ask("GET", "/status")
     (found,) = [each for each in connections(server) if waits_after(1, each)]
@@ -347,10 +344,9 @@ async def test_a_request_that_has_come_whole_by_then_is_answered(
 
 
 async def test_who_leaves_before_its_answer_is_not_waited_for(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer is made ready all the same, and nobody is waited for behind it."""
-    server = await serve()
     monkeypatch.setattr(web_server_of(server), "handler_cancellation", False)
     client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
@@ -442,11 +438,9 @@ async def test_a_body_that_breaks_before_it_is_read_is_answered(
 
 @pytest.mark.parametrize("length", [b"Content-Length: 300000", b"Transfer-Encoding: chunked"])
 async def test_a_large_piece_that_ends_a_body_is_no_head(
-    serve: Serve, connect: Connect, length: bytes
+    server: Server, client: RawClient, length: bytes
 ) -> None:
     """However much of the body it is that came at once."""
-    server = await serve()
-    client = await connect(server)
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
     await asyncio.sleep(0)
@@ -468,10 +462,8 @@ async def told_of_broken_chunks(client: RawClient, server: Server) -> None:
     assert server.broadcaster.counts.refused["malformed"] == 1
 
 
-async def test_what_is_no_http_is_counted_and_not_repeated(serve: Serve, connect: Connect) -> None:
+async def test_what_is_no_http_is_counted_and_not_repeated(server: Server, client: RawClient) -> None:
     """A plain 400 that says what is wrong, and not what was said."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"GET /events?access_token=secret HTTP/9.9\r\nHost: x\r\n\r\n")
     answer = await client.rest()
     assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
@@ -492,9 +484,8 @@ def http_2(path: str = "/events") -> H2Connection:
     return client
 
 
-async def test_a_client_of_http_2_is_told_to_use_http_1_1(serve: Serve, connect: Connect) -> None:
+async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: Server, connect: Connect) -> None:
     """In frames of HTTP/2: its request is reset and its connection ended, with HTTP_1_1_REQUIRED."""
-    server = await serve()
     client, asker = http_2(), await connect(server)
     await asker.send(client.data_to_send())
     answer = await asker.rest()
@@ -511,17 +502,15 @@ async def test_a_client_of_http_2_is_told_to_use_http_1_1(serve: Serve, connect:
     assert server.broadcaster.counts.opened == 0
 
 
-async def test_httpx_says_that_http_1_1_is_required(serve: Serve) -> None:
+async def test_httpx_says_that_http_1_1_is_required(server: Server) -> None:
     """A real client of HTTP/2, which shows the error's number and not a fault in a head."""
-    server = await serve()
     async with httpx.AsyncClient(http1=False, http2=True) as client:
         with pytest.raises(httpx.RemoteProtocolError, match=r"error_code:(13|ErrorCodes.HTTP_1_1_REQUIRED)"):
             await client.get(f"{server.url}/status")
 
 
-async def test_what_a_client_of_http_2_sends_on_is_not_read(serve: Serve, connect: Connect) -> None:
+async def test_what_a_client_of_http_2_sends_on_is_not_read(server: Server, connect: Connect) -> None:
     """It has its answer all the same: no reset takes that away."""
-    server = await serve()
     asker = await connect(server)
     await asker.send(http_2().data_to_send())
     await until(lambda: server.broadcaster.counts.refused == {"malformed": 1})
@@ -542,9 +531,8 @@ async def test_a_client_of_http_2_that_stays_is_cut(serve: Serve, connect: Conne
     await until(lambda: server.connections == 0)
 
 
-async def test_a_client_of_http_2_leaves_no_cycle(serve: Serve, connect: Connect) -> None:
+async def test_a_client_of_http_2_leaves_no_cycle(server: Server, connect: Connect) -> None:
     """Nor anything else."""
-    server = await serve()
     asker = await connect(server)
     with uncollected():
         await asker.send(http_2().data_to_send())
@@ -554,9 +542,8 @@ async def test_a_client_of_http_2_leaves_no_cycle(serve: Serve, connect: Connect
         await until(lambda: not held(Connection))
 
 
-async def test_http_2_is_begun_by_the_first_bytes_alone(serve: Serve, connect: Connect) -> None:
+async def test_http_2_is_begun_by_the_first_bytes_alone(server: Server, connect: Connect) -> None:
     """Behind a request it is no request, and answered as that."""
-    server = await serve()
     asker = await connect(server)
     await asker.send(ASK)
     assert (await asker.answer())[0] == 200
@@ -565,10 +552,9 @@ async def test_http_2_is_begun_by_the_first_bytes_alone(serve: Serve, connect: C
 
 
 async def test_a_fault_of_ours_is_aiohttps_to_answer(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500, which nothing that a client sends may cause; it is counted like any other answer."""
-    server = await serve()
 
     def fail() -> None:
         raise RuntimeError("ours")
@@ -595,10 +581,10 @@ ENDED = {
 
 
 @pytest.mark.parametrize("said", ENDED.values(), ids=ENDED)
-async def test_a_connection_that_is_over_leaves_no_cycle(serve: Serve, connect: Connect, said: bytes) -> None:
+async def test_a_connection_that_is_over_leaves_no_cycle(
+    server: Server, client: RawClient, said: bytes
+) -> None:
     """Whatever it said goes with it at once: the collector looks seldom."""
-    server = await serve()
-    client = await connect(server)
     with uncollected():
         await client.send(said)
         await client.head()
@@ -607,9 +593,8 @@ async def test_a_connection_that_is_over_leaves_no_cycle(serve: Serve, connect: 
         await until(lambda: not held(Connection))
 
 
-async def test_what_is_refused_and_never_answered_leaves_no_cycle(serve: Serve, connect: Connect) -> None:
+async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: Server, connect: Connect) -> None:
     """It is lost before anybody could say what is wrong with it."""
-    server = await serve()
     await connect(server)
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
@@ -628,10 +613,9 @@ async def test_what_is_refused_and_never_answered_leaves_no_cycle(serve: Serve, 
 )
 @pytest.mark.parametrize("length", [b"Content-Length: 300", b"Transfer-Encoding: chunked"])
 async def test_what_is_cut_short_is_not_published(
-    serve: Serve, connect: Connect, turns: int, before: bytes, length: bytes
+    server: Server, connect: Connect, turns: int, before: bytes, length: bytes
 ) -> None:
     """Whenever its connection is lost: before anybody has looked at it, or while it is read."""
-    server = await serve()
     await connect(server)
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
