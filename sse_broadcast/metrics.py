@@ -26,12 +26,10 @@ class Kind(StrEnum):
 
 
 class Timeout(StrEnum):
-    """What was found of a reader for which a deadline, or a heartbeat, was due."""
+    """Why a subscriber was cut when its deadline had passed."""
 
     FULL = "full"
     """Its socket had stayed full, or its stream had not ended, for `write_timeout`."""
-    GONE = "gone"
-    """Its connection had been lost, and nobody had told."""
 
 
 class Share(StrEnum):
@@ -137,6 +135,7 @@ class Metrics:
         "shares_reached",
         "slices",
         "timeouts",
+        "unreported_disconnects",
     )
 
     def __init__(self, channels: Sequence[str] = ()) -> None:
@@ -151,6 +150,7 @@ class Metrics:
         self.shares_reached: Counter[Share] = Counter()
         self.aborted_connections = self.heartbeats = 0
         self.timeouts: Counter[Timeout] = Counter()
+        self.unreported_disconnects = 0
         self.events_written = self.events_taken = self.bytes_written = 0
         self.slices = self.interruptions = 0
         self.delay = Distribution(SECONDS)
@@ -197,8 +197,12 @@ class Metrics:
         self.aborted_connections += 1
 
     def timed_out(self, cause: Timeout) -> None:
-        """Count a reader that was found to be no longer one."""
+        """Count a subscriber whose deadline had passed."""
         self.timeouts[cause] += 1
+
+    def found_disconnected(self) -> None:
+        """Count a subscriber found disconnected at its heartbeat, which nothing had reported."""
+        self.unreported_disconnects += 1
 
     def refused(self, reason: str) -> None:
         """Count a connection that was not let in, or was cut before it had its answer."""

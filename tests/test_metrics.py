@@ -107,14 +107,16 @@ def test_the_rest_is_counted_where_it_belongs() -> None:
     """A verb each."""
     metrics = Metrics()
     metrics.beat()
-    metrics.timed_out(Timeout.GONE)
+    metrics.timed_out(Timeout.FULL)
+    metrics.found_disconnected()
     metrics.called("find")
     metrics.failed("find")
     metrics.lagged(0.002)
     metrics.delayed(0.2)
     metrics.replayed(12, 0.5)
     metrics.log_lines_lost(4)
-    assert (metrics.heartbeats, metrics.timeouts) == (1, {Timeout.GONE: 1})
+    assert (metrics.heartbeats, metrics.timeouts) == (1, {Timeout.FULL: 1})
+    assert metrics.unreported_disconnects == 1
     assert (metrics.backend_calls, metrics.backend_errors) == ({"find": 1}, {"find": 1})
     assert (metrics.loop_lag.total, metrics.delay.total) == (0.002, 0.2)
     assert (metrics.replay_events.total, metrics.replay_seconds.total) == (12, 0.5)

@@ -145,7 +145,7 @@ class IdleMonitor:
                 continue
             if outbox.sink.gone:
                 # An application that does not cancel the handlers of lost connections says nothing.
-                self._metrics.timed_out(Timeout.GONE)
+                self._metrics.found_disconnected()
                 self._callbacks.on_disconnect(outbox)
                 continue
             written = max(outbox.written, outbox.group.written) if outbox.following else outbox.written

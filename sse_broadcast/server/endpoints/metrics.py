@@ -159,10 +159,15 @@ class Exposition:
         )
         yield counters(
             "heartbeat_timeouts",
-            "Readers found full for too long, or gone unseen",
+            "Subscribers found full for too long",
             ("cause",),
             metrics.timeouts,
             TIMEOUTS,
+        )
+        yield counter(
+            "unreported_disconnects",
+            "Subscribers found disconnected at their heartbeat, which nothing had reported",
+            metrics.unreported_disconnects,
         )
         yield counter(
             "aborted_connections",

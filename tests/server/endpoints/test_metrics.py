@@ -749,7 +749,7 @@ CAUSES: list[tuple[Cause, Moves]] = [
         a_reader_that_has_gone_unseen,
         {
             **without(gone("left"), "connections"),
-            'heartbeat_timeouts_total{cause="gone"}': 1,
+            "unreported_disconnects_total": 1,
             "delivery_slices_total": ANY,
         },
     ),
