@@ -52,6 +52,10 @@ class ExtraError(BroadcastError):
     """Something that needs an extra which is not installed; the message names it."""
 
 
+class UnsupportedLibraryError(BroadcastError, ImportError):
+    """An installed library lacks what we use of it; the message names its version, and those that work."""
+
+
 class ConfigError(BroadcastError):
     """A setting that cannot be used; the message names where it came from and its value."""
 

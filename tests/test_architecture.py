@@ -1,6 +1,9 @@
 """The order of the modules: arrows go one way, and each has its tests."""
 
 import ast
+import importlib
+import inspect
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +70,7 @@ ORDER = (
     "auth",
     "logs",
     "server.process",
+    "server.transport.aiohttp_internals",
     "server.http",
     "server.transport",
     "server.access",
@@ -233,6 +237,124 @@ def code_of(path: Path) -> str:
     return "\n".join(
         line for line in path.read_text().splitlines() if "sse_broadcast.server.transport" not in line
     )
+
+
+INTERNALS = "server.transport.aiohttp_internals"
+
+LIBRARIES = ("aiohttp", "aiohttp_sse", "yarl")
+"""Those whose private names are used in one module alone."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def private_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield what is imported of a library from a private module, or by a private name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            paths = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for path in paths:
+            first, *rest = path.split(".")
+            if first in LIBRARIES and any(map(is_private, rest)):
+                yield path
+
+
+def attributes(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield each private attribute, by its name or in a `getattr`, with the name it is of; "" if of none."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            yield node.value.id if isinstance(node.value, ast.Name) else "", node.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and "attr" in node.func.id:
+            match node.args:
+                case [owner, ast.Constant(value=str(name)), *_] if is_private(name):
+                    yield owner.id if isinstance(owner, ast.Name) else "", name
+
+
+def names_of(tree: ast.AST) -> set[str]:
+    """Return the private names that a module makes: in its classes, or on `self`."""
+    made = {attr for owner, attr in attributes(tree) if owner in {"self", "cls"}}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            made.add(node.name)
+        elif isinstance(node, ast.Name):
+            made.add(node.id)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__slots__":
+            made |= set(ast.literal_eval(node.value))
+    return made
+
+
+def imported_elsewhere(tree: ast.AST) -> set[str]:
+    """Return the names in a module that are modules of other libraries."""
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
+    return {name for name in names if name.split(".")[0] not in LIBRARIES}
+
+
+def private_attributes(tree: ast.AST) -> Iterator[str]:
+    """Yield the private attributes that no object of the same module has, nor another library's module.
+
+    Ours are private to a module: who reads one that is made elsewhere reads a library's.
+    """
+    made, elsewhere = names_of(tree), imported_elsewhere(tree)
+    for owner, attr in attributes(tree):
+        if owner not in {"self", "cls", *elsewhere} and attr not in made:
+            yield f"{owner}.{attr}"
+
+
+def inherited_names(kind: type) -> set[str]:
+    """Return the private names that a class has from a class of these libraries."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if base.__module__.split(".")[0] in LIBRARIES:
+            names |= set(filter(is_private, vars(base)))
+            source = ast.parse(textwrap.dedent(inspect.getsource(base)))
+            names |= {attr for owner, attr in attributes(source) if owner == "self"}
+    return names
+
+
+def inherited_attributes(module: object, tree: ast.AST) -> Iterator[str]:
+    """Yield the private names of a library's class that a class of a module reads, or sets, on itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and isinstance(kind := getattr(module, node.name, None), type):
+            said = {attr for owner, attr in attributes(node) if owner in {"self", "cls", ""}}
+            said |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            said |= {each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef)}
+            yield from (f"{node.name}.{name}" for name in sorted(said & inherited_names(kind)))
+
+
+def test_private_names_of_aiohttp_are_in_one_module() -> None:
+    """A new version can change any of them: there they are explained, and checked when it is imported."""
+    found = []
+    for name, path in MODULES.items():
+        if name == INTERNALS:
+            continue
+        tree = ast.parse(path.read_text())
+        found += [f"{name}: {each}" for each in private_imports(tree)]
+        found += [f"{name}: {each}" for each in private_attributes(tree)]
+        if {each.split(".")[0] for each in IMPORTS[name]} & {*LIBRARIES}:
+            module = importlib.import_module(f"sse_broadcast.{name}")
+            found += [f"{name}: {each}" for each in inherited_attributes(module, tree)]
+    assert found == []
+
+
+def test_a_private_name_of_aiohttp_is_found() -> None:
+    """However it is come by: the test above looks for what there is."""
+    path = MODULES[INTERNALS]
+    tree, module = ast.parse(path.read_text()), importlib.import_module(f"sse_broadcast.{INTERNALS}")
+    assert set(private_imports(tree)) == {"yarl._parse", "yarl._url"}
+    assert {"request._version", "request._cache", "request._match_info", "message._replace"} <= set(
+        private_attributes(tree)
+    )
+    inside = ast.parse("class RequestProtocol:\n  def f(self): return self._waiter, super()._messages")
+    assert list(inherited_attributes(module, inside)) == [
+        "RequestProtocol._messages",
+        "RequestProtocol._waiter",
+    ]
 
 
 def test_every_module_has_its_tests() -> None:

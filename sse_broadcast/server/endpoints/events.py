@@ -48,7 +48,7 @@ from sse_broadcast.server.streams.expiry import TrackedStream
 from sse_broadcast.server.streams.head import ALREADY_SENT, SseResponse, chunked_response_head
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.streams.sink import TransportSink
-from sse_broadcast.server.transport.socket_options import kernel_timeout, limit_send_buffer
+from sse_broadcast.server.transport.socket_options import tune_connection
 
 GONE = 499
 """nginx's status for a client that left before its answer; nobody reads it."""
@@ -220,11 +220,10 @@ class Events:
         self, request: web.Request, wish: SubscribeRequest, headers: Mapping[str, str], frames: bytes
     ) -> SseResponse:
         """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
-        config, timeout = self._active.services.config, None
         if not self._tuned:
-            limit_send_buffer(request, config.send_buffer)
-            timeout = kernel_timeout(config.write_timeout)
-        response = SseResponse(wish.encoding.format.content_type_header, timeout=timeout)
+            config = self._active.services.config
+            tune_connection(request, send_buffer=config.send_buffer, write_timeout=config.write_timeout)
+        response = SseResponse(wish.encoding.format.content_type_header)
         response.headers.extend(headers)
         await response.prepare(request)
         await response.write(frames)

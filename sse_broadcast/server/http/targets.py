@@ -1,14 +1,14 @@
 """Request targets: what the library of URLs keeps of them, and until when."""
 
 from collections.abc import Callable
-from types import ModuleType
 
 import yarl
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
-from yarl import URL, _parse, _url
+from aiohttp.http import RawRequestMessage
+from yarl import URL
 
 from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.transport.aiohttp_internals import CLEAR_URL_CACHES, with_url
 
 KEPT_PATH = 256
 """Characters of a target without a query that yarl may keep."""
@@ -30,15 +30,6 @@ SHORT_TARGET = 64
 
 OTHER_PARAMETERS = 100
 """Parameters of a query beside those that name a channel each."""
-
-CACHES = (
-    (_url, "build_pre_encoded_url"),
-    (_url, "pre_encoded_url"),
-    (_url, "from_parts"),
-    (_parse, "split_netloc"),
-)
-"""By what aiohttp has a URL made of each target. Each keeps the last 128, with all that was found out of
-them: 200 KB of 8 KB of parameters, whoever sent them. They have no setting, and so are emptied."""
 
 
 def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
@@ -77,7 +68,7 @@ def checking_hosts(make: RequestFactory) -> RequestFactory:
 
     def make_checked(message: RawRequestMessage, *rest: object) -> web.BaseRequest:
         if not message.path.startswith("/") and not _has_possible_host(message.url):
-            message = message._replace(url=IMPOSSIBLE)
+            message = with_url(message, IMPOSSIBLE)
         return make(message, *rest)
 
     return make_checked
@@ -101,13 +92,5 @@ def forget_targets() -> None:
         clear()
 
 
-def _clear_of(module: ModuleType, name: str) -> Callable[[], None] | None:
-    # They are yarl's own, and another version may have others, or none.
-    clear: Callable[[], None] | None = getattr(getattr(module, name, None), "cache_clear", None)
-    return clear
-
-
-CLEAR = (
-    yarl.cache_clear,  # of hosts, which a target may have too
-    *(clear for module, name in CACHES if (clear := _clear_of(module, name)) is not None),
-)
+CLEAR = (yarl.cache_clear, *CLEAR_URL_CACHES)
+"""Clear the caches of hosts, which a target may have too, and those of whole targets."""

@@ -1,4 +1,4 @@
-"""The head of an event stream: aiohttp-sse's, made once for all streams that have the same."""
+"""The response head of an event stream: aiohttp-sse's, made once for all streams with the same headers."""
 
 import functools
 import math
@@ -14,25 +14,20 @@ from sse_broadcast import wire
 from sse_broadcast.server.http.responses import SERVER
 
 LONGEST_KEPT = 1024
-"""Characters of a stream's own headers whose head is remembered. An origin that a pattern of `cors_origins`
-matches may be as long as a head."""
+"""Longest own headers of a stream, in characters, whose head is cached. An origin that a pattern of
+`cors_origins` matches may be as long as a head."""
 
 
 class SseResponse(EventSourceResponse):
-    """aiohttp-sse's response, without what a broadcast server does for all streams at once.
+    """aiohttp-sse's response, for streams whose head aiohttp sends: of HTTP/1.0, and in mounted applications.
 
-    It starts no ping task (delivery sends the heartbeats of all streams from one timer), its
-    headers are those of http-api, and the connection closes with the stream. TCP_USER_TIMEOUT,
-    which the base class sets to `timeout` seconds, stays set to the end: given back, it
-    would leave a frozen peer's last bytes in the kernel for minutes. With None it is left as the
-    listening socket had it.
+    It has our headers, starts no ping task, and closes the connection with the stream. It leaves
+    TCP_USER_TIMEOUT alone: the base class sets it and takes it back at the end, and then a frozen peer's last
+    bytes would stay in the kernel for minutes.
     """
 
-    # The head waits for the first bytes of the body, and both leave in one write.
-    _send_headers_immediately = False
-
-    def __init__(self, content_type: str, *, timeout: float | None) -> None:
-        super().__init__(ping_interval=math.inf, send_timeout=timeout)
+    def __init__(self, content_type: str) -> None:
+        super().__init__(ping_interval=math.inf, send_timeout=None)
         headers = self.headers
         headers["Content-Type"] = content_type
         headers["Cache-Control"] = "no-store, no-transform"
@@ -42,18 +37,16 @@ class SseResponse(EventSourceResponse):
         self.force_close()
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Make the head ready. The base class would start a task here, a kilobyte for each reader."""
-        if not self.prepared:  # aiohttp asks for it again at the end, when there may be no connection
-            self._set_tcp_user_timeout(request)
+        """Send the head. The base class would start a ping task, a kilobyte for each subscriber."""
         return await web.StreamResponse.prepare(self, request)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """End the body, and leave TCP_USER_TIMEOUT as it is."""
+        """End the body, and nothing else."""
         await web.StreamResponse.write_eof(self, data)
 
 
 class AlreadySent(SseResponse):
-    """What a handler gives aiohttp for a stream that was begun with `chunked_head`, and is over."""
+    """What a handler returns to aiohttp for a stream that began with `chunked_response_head`, and is over."""
 
     prepared = True
 
@@ -65,13 +58,13 @@ class AlreadySent(SseResponse):
         """Do nothing: the body was ended."""
 
 
-ALREADY_SENT = AlreadySent(wire.CONTENT_TYPE_HEADER, timeout=None)
+ALREADY_SENT = AlreadySent(wire.CONTENT_TYPE_HEADER)
 
 
 def chunked_response_head(content_type: str, headers: Mapping[str, str]) -> bytes:
-    """Give the head of a stream in chunks of HTTP/1.1, with these headers beside those of every stream.
+    """Return the head of a chunked HTTP/1.1 stream, with these headers beside those of every stream.
 
-    It is the bytes that aiohttp makes of an `EventStream`. To have them made for each reader was a fifth of
+    These are the bytes that aiohttp makes of an `SseResponse`. Making them for each subscriber was a fifth of
     what connecting cost.
     """
     make = _fixed if sum(map(len, headers.values())) <= LONGEST_KEPT else _fixed.__wrapped__
@@ -80,7 +73,7 @@ def chunked_response_head(content_type: str, headers: Mapping[str, str]) -> byte
 
 @functools.lru_cache(maxsize=256)
 def _fixed(content_type: str, headers: tuple[tuple[str, str], ...]) -> bytes:
-    stream = SseResponse(content_type, timeout=None)
+    stream = SseResponse(content_type)
     stream.headers.extend(headers)
     stream.headers[hdrs.TRANSFER_ENCODING] = "chunked"
     lines = [f"HTTP/1.1 {stream.status} {stream.reason}"]

@@ -132,19 +132,29 @@ class AdmissionControl:
     def admit(self, listener_info: ListenerInfo, peer: str | None) -> Connection | RejectionProtocol:
         """Return the protocol of a connection that was just accepted from `peer`, its address if it has one.
 
-        The protocol is counted already: call its `release` if it never gets as far as `connection_made`.
+        It is counted already: call `connection_made` in the same turn of the loop.
         """
         key = None if listener_info.loopback else self._key(listener_info, peer)
-        counts, limits = self._connection_counts, self._limits
-        if counts.count >= limits.connections or (
-            not listener_info.private and counts.public >= limits.public
-        ):
-            return self._reject(RejectReason.FULL, listener_info, peer, key)
-        if key is not None and limits.per_address and counts.for_address(key) >= limits.per_address:
-            return self._reject(RejectReason.ADDRESS, listener_info, peer, key)
-        return self._connection(listener_info, key)
+        reason = self._reject_reason(listener_info, key)
+        if reason is not None:
+            return self._reject(reason, listener_info, peer, key)
+        return self.connection(listener_info, key)
 
-    def _connection(self, listener_info: ListenerInfo, key: str | None, *, once: bool = False) -> Connection:
+    def admit_to_handshake(
+        self, listener_info: ListenerInfo, peer: str | None
+    ) -> "HandshakeProtocol | RejectionProtocol":
+        """Return the protocol of a connection that was just accepted, and begins with a TLS handshake.
+
+        It is counted already: call its `release` if it never gets as far as `connection_made`.
+        """
+        key = None if listener_info.loopback else self._key(listener_info, peer)
+        reason = self._reject_reason(listener_info, key)
+        if reason is not None:
+            return self._reject(reason, listener_info, peer, key)
+        return HandshakeProtocol(self, self._connection_counts, listener_info=listener_info, key=key)
+
+    def connection(self, listener_info: ListenerInfo, key: str | None, *, once: bool = False) -> Connection:
+        """Return the protocol of an admitted connection; see `Connection`."""
         return Connection(
             self._server,
             listener_info=listener_info,
@@ -153,6 +163,16 @@ class AdmissionControl:
             key=key,
             once=once,
         )
+
+    def _reject_reason(self, listener_info: ListenerInfo, key: str | None) -> RejectReason | None:
+        counts, limits = self._connection_counts, self._limits
+        if counts.count >= limits.connections or (
+            not listener_info.private and counts.public >= limits.public
+        ):
+            return RejectReason.FULL
+        if key is not None and limits.per_address and counts.for_address(key) >= limits.per_address:
+            return RejectReason.ADDRESS
+        return None
 
     def count_failure(self) -> None:
         """Count a connection whose TLS handshake failed."""
@@ -219,7 +239,8 @@ class AdmissionControl:
     def _answer(self, protocol: RejectionProtocol, data: bytes, *, admin: bool) -> None:
         if admin and self._connection_counts.count < self._limits.connections + MAX_LET_IN:
             # For one request: behind it a proxy may send those of other clients.
-            protocol.let_in(self._connection(protocol.listener_info, protocol.key, once=True), data)
+            info, key = protocol.listener_info, protocol.key
+            protocol.let_in(lambda: self.connection(info, key, once=True), data)
             return
         if admin:
             self._connection_counts.metrics.share_reached(Share.RESERVE)
@@ -238,6 +259,47 @@ class AdmissionControl:
     def count_refusal(self, reason: RejectReason) -> None:
         """Count a connection that was not let in."""
         self._connection_counts.metrics.refused(reason)
+
+
+class HandshakeProtocol(asyncio.Protocol):
+    """The protocol of an admitted connection until its TLS handshake is done. It is counted until `release`.
+
+    It stands in for a `Connection`, which is a reference cycle with its parser until its end: if a handshake
+    fails, the cycle would be left to the collector, which runs seldom.
+    """
+
+    __slots__ = ("_admission", "_counted", "_counts", "_key", "_listener_info", "connected")
+
+    def __init__(
+        self,
+        admission: AdmissionControl,
+        counts: ConnectionCounts,
+        *,
+        listener_info: ListenerInfo,
+        key: str | None,
+    ) -> None:
+        self._admission = admission
+        self._counts = counts
+        self._listener_info = listener_info
+        self._key = key
+        self._counted = True
+        self.connected = False
+        """Whether the handshake is done."""
+        counts.add(key, private=listener_info.private)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Replace this protocol by that of a connection, which is counted in its place."""
+        self.connected = True
+        self.release()
+        connection = self._admission.connection(self._listener_info, self._key)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+
+    def release(self) -> None:
+        """Stop counting it. Any call but the first does nothing."""
+        if self._counted:
+            self._counted = False
+            self._counts.remove(self._key, private=self._listener_info.private)
 
 
 class AcceptProtocol(asyncio.Protocol):

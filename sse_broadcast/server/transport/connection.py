@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aiohttp import HttpVersion, HttpVersion10, HttpVersion11, web
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp import EMPTY_PAYLOAD, HttpVersion, HttpVersion10, HttpVersion11, StreamReader, web
+from aiohttp.http import HttpProcessingError
 
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.http import client_address
@@ -17,6 +15,12 @@ from sse_broadcast.server.http.log import http_logger, reason
 from sse_broadcast.server.http.problem import Problem, answer
 from sse_broadcast.server.http.responses import sign
 from sse_broadcast.server.http.targets import forget_targets
+from sse_broadcast.server.transport.aiohttp_internals import (
+    NO_KEEPALIVE_TIMER,
+    RequestProtocol,
+    has_no_route,
+    set_request_version,
+)
 from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
 from sse_broadcast.timeouts import Timeouts
 
@@ -101,19 +105,6 @@ class ConnectionTimeouts:
             each.discard(connection)
 
 
-class NoKeepaliveTimer:
-    """Stands where aiohttp has the timer of a connection that is kept, and has it make none.
-
-    Where there is none, aiohttp makes one that closes the connection after `keepalive_timeout`: at once.
-    """
-
-    def cancel(self) -> None:
-        """Do nothing."""
-
-
-NO_KEEPALIVE_TIMER: Any = NoKeepaliveTimer()
-
-
 class Streaming(Protocol):
     """What writes a stream to a connection, and sleeps while it lasts."""
 
@@ -124,26 +115,11 @@ class Streaming(Protocol):
         """Take note that the stream is over."""
 
 
-class InheritsNoDelay(BaseProtocol):
-    """What aiohttp's protocol of a connection is made of, without asking for TCP_NODELAY once more.
+class Connection(RequestProtocol):
+    """aiohttp's protocol of a connection, with its listener, its count and its timeouts.
 
-    The listening socket hands it down. To set it again makes a socket object and three calls of the kernel:
-    a tenth of what a connection costs.
-    """
-
-    __slots__ = ()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        self.transport = transport  # type: ignore[assignment]
-
-
-class Connection(web.RequestHandler, InheritsNoDelay):
-    """aiohttp's protocol of a connection, which knows its place and is counted.
-
-    It is counted from its making, when it was accepted, until `leave`. The end of the connection calls
-    that; of one that never got as far as `connection_made`, whoever made it must. With `once` it is closed
-    behind its first answer.
+    It is counted from its construction until `release`, which the end of the connection calls. So call
+    `connection_made` in the same turn of the loop. With `once` it is closed after its first answer.
     """
 
     __slots__ = (
@@ -182,7 +158,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         self.timeouts = timeouts
         self._key = key
         self._once = once
-        self._keepalive_handle = NO_KEEPALIVE_TIMER
+        self.keepalive_timer = NO_KEEPALIVE_TIMER
         self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
         self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
         self._head = 0
@@ -200,16 +176,16 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         """See `asyncio.Protocol`."""
         if self._last:
             return
-        if data.startswith(HTTP_2) and not self._request_count:
+        if data.startswith(HTTP_2) and not self.request_count:
             self._refuse_http_2()
             return
         if self._head + len(data) > MAX_HEAD:
             self.had_much = True
-        count, between = self._request_count, self._body.is_eof()
+        count, between = self.request_count, self._body.is_eof()
         super().data_received(data)
-        if self._messages and (self._current_request is not None or len(self._messages) > 1):
+        if self.queued and (self.current_request is not None or len(self.queued) > 1):
             self._tell_of_broken_bodies()
-        self._count_head(len(data), begun=self._request_count > count or not between)
+        self._count_head(len(data), begun=self.request_count > count or not between)
 
     def _refuse_http_2(self) -> None:
         """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
@@ -229,20 +205,21 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         which it must be read from.
         """
         super().keep_alive(val)
-        self._keepalive_handle = NO_KEEPALIVE_TIMER
+        self.keepalive_timer = NO_KEEPALIVE_TIMER
         if not val:
             self._last = True
-            self._messages.clear()
-            if self._buffer_paused:
-                self._resume_reading_for_buffer()
+            self.queued.clear()
+            # aiohttp may have paused it for what has just been dropped.
+            if self.transport is not None:
+                self.transport.resume_reading()
 
     def _count_head(self, count: int, *, begun: bool) -> None:
         """Cut a connection whose head has no end. aiohttp bounds its lines, and how many: to a megabyte."""
-        if self._messages:
-            self._forget_frames()
-            self._body = self._messages[-1][1]
-        elif self._current_request is not None:
-            self._body = self._current_request.content
+        if self.queued:
+            self.drop_error_frames()
+            self._body = self.queued[-1][1]
+        elif self.current_request is not None:
+            self._body = self.current_request.content
         if begun or not self._body.is_eof():
             self._head = 0
             return
@@ -250,21 +227,15 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if self._head > MOST_HEAD:
             self._cut(RejectReason.MALFORMED)
 
-    def _forget_frames(self) -> None:
-        """Have what the parser raised not know its frames, which have all that came in, and know it."""
-        error = getattr(self._messages[-1][0], "exc", None)
-        if error is not None:
-            error.__traceback__ = None
-
     def _tell_of_broken_bodies(self) -> None:
         """Have whoever reads a body know that it is broken.
 
         aiohttp puts what its parser found behind the request that is being answered, and that one would
         wait for the rest of its body: nothing else can come behind a body that is not whole.
         """
-        bodies = [body for _, body in self._messages][:-1]
-        if self._current_request is not None:
-            bodies.append(self._current_request.content)
+        bodies = [body for _, body in self.queued][:-1]
+        if self.current_request is not None:
+            bodies.append(self.current_request.content)
         for body in bodies:
             if not body.is_eof() and body.exception() is None:
                 self._connection_counts.metrics.refused(RejectReason.MALFORMED)
@@ -273,26 +244,25 @@ class Connection(web.RequestHandler, InheritsNoDelay):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See `asyncio.Protocol`."""
         if self.stream is not None:
-            # Its handler is told to end, and not cancelled, which costs a quarter more.
+            # Its handler is told to end. To cancel it costs a quarter more.
             self.stream.close()
-            self._task_handler = None
+            self.handler_task = None
         elif self._body is self._answered and not self._body.is_eof():
-            # So is aiohttp, which reads the rest of a body that nobody wants: a wait that is cancelled is a
-            # cycle, of a future and of what was raised where it was waited for.
+            # aiohttp is reading the rest of a body that no handler wanted. Let that end too: if it is
+            # cancelled, task, exception and frame are a reference cycle.
             self._body.feed_eof()
-            self._task_handler = None
+            self.handler_task = None
         super().connection_lost(exc)
         self.release()
 
     def release(self) -> None:
-        """Be counted no longer. Any call but the first does nothing."""
+        """Stop counting it and waiting for it. Any call but the first does nothing."""
         if self._counted:
             self._counted = False
             self._connection_counts.remove(self._key, private=self.listener_info.private)
             self.timeouts.forget(self)
-            # These know their connection, and no cycle is left: the collector looks seldom.
+            # Bodies refer to their connection: break the cycle, since the collector runs seldom.
             self._body = self._answered = EMPTY_PAYLOAD
-            self._parser = None
 
     def mark_active(self) -> None:
         """Be a new connection no longer, nor an idle one: it has asked something."""
@@ -308,7 +278,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
 
         What has come whole by then is answered, and its time begins anew behind that.
         """
-        if self._waiter is not None and not self._waiter.done():
+        if self.next_request is not None and not self.next_request.done():
             self.force_close()
 
     def pause_writing(self) -> None:
@@ -343,8 +313,8 @@ class Connection(web.RequestHandler, InheritsNoDelay):
         if self._once:
             resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
-        if self._messages:
-            self._forget_frames()
+        if self.queued:
+            self.drop_error_frames()
         self.mark_active()  # also what came to no handler: an expectation that is not taken
         if self._counted:
             self._answered = request.content
@@ -365,7 +335,7 @@ class Connection(web.RequestHandler, InheritsNoDelay):
             forget_targets()  # of one that is none no request is made, which would have it forgotten
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
-        elif _has_no_route(request):
+        elif has_no_route(request):
             return no_path_response(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
         response = super().handle_error(request, status, exc, message)
         sign(response)
@@ -387,8 +357,8 @@ def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
     """
     if request.version in SUPPORTED_VERSIONS:
         return None
-    said, request._version = request.version, HttpVersion10  # noqa: SLF001
-    request._cache.pop("version")  # noqa: SLF001 - what it said when it was asked for
+    said = request.version
+    set_request_version(request, HttpVersion10)
     return said
 
 
@@ -398,11 +368,6 @@ def no_path_response(request: web.BaseRequest) -> web.Response:
     response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
     sign(response)
     return response
-
-
-def _has_no_route(request: web.BaseRequest) -> bool:
-    found = request._match_info if isinstance(request, web.Request) else None  # noqa: SLF001 - may be None yet
-    return found is not None and found.http_exception is not None
 
 
 def listener_of(request: web.BaseRequest) -> ListenerInfo:

@@ -117,14 +117,14 @@ class RejectionProtocol(asyncio.Protocol):
         else:
             transport.close()
 
-    def let_in(self, connection: Connection, data: bytes) -> None:
+    def let_in(self, connect: Callable[[], Connection], data: bytes) -> None:
         """Hand the transport over to a connection, with all bytes received so far."""
         self._counted = True
         transport = self._transport
         if transport is None or transport.is_closing():
-            connection.release()
             return
         self.release()
+        connection = connect()
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._resume()

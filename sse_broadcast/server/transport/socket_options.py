@@ -1,4 +1,4 @@
-"""Options of the sockets of streams: what the kernel may hold for a reader, and for how long."""
+"""Socket options of streams: how much the kernel may hold for a subscriber, and for how long."""
 
 import socket
 
@@ -6,19 +6,19 @@ from aiohttp import web
 
 
 def kernel_timeout(write_timeout: float) -> float:
-    """Give TCP_USER_TIMEOUT for a write deadline, in seconds: behind it, as a backstop.
+    """Return TCP_USER_TIMEOUT for a write timeout, both in seconds.
 
-    It sees what the deadline cannot, a peer that vanished without filling its buffer. Were it
-    not later, the kernel would cut frozen readers first, and they would be counted as having left.
+    It catches what the write timeout cannot: a peer that vanished before its buffer was full. It is the
+    longer of the two, or the kernel would cut frozen subscribers first, and they would count as having left.
     """
     return write_timeout * 1.5
 
 
 def tune_listener(sock: socket.socket, *, send_buffer: int, write_timeout: float) -> None:
-    """Set what a stream's socket needs on a listening socket: the kernel hands it down to all it accepts.
+    """Set what a stream's socket needs on a listening socket: accepted TCP sockets inherit it.
 
-    Set one by one, each costs a connection 2 us more (uvloop makes a socket object each time). A UNIX
-    socket has no vanished peers, and hands nothing down: `limit_kernel` is for each that it accepts.
+    Set on each connection, an option costs 2 us more (uvloop makes a socket object each time). UNIX sockets
+    have no vanished peers and inherit nothing: use `limit_kernel` on each that is accepted.
     """
     if sock.family == socket.AF_UNIX:
         return
@@ -26,19 +26,27 @@ def tune_listener(sock: socket.socket, *, send_buffer: int, write_timeout: float
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer:
         limit_kernel(sock, send_buffer)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(kernel_timeout(write_timeout) * 1000)
-        )
+    _limit_unacknowledged(sock, write_timeout)
 
 
 def limit_kernel(sock: socket.socket, send_buffer: int) -> None:
-    """Set how many bytes the kernel may hold for the reader behind a socket."""
+    """Set how many bytes the kernel may hold for the peer of a socket (SO_SNDBUF)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
 
-def limit_send_buffer(request: web.Request, send_buffer: int) -> None:
-    """Set SO_SNDBUF of one connection, of a listening socket that is not ours."""
+def tune_connection(request: web.Request, *, send_buffer: int, write_timeout: float) -> None:
+    """Set what a stream's socket needs on one connection, of a listening socket that is not ours."""
     sock = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if send_buffer and sock is not None:
+    if sock is None:
+        return
+    if send_buffer:
         limit_kernel(sock, send_buffer)
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        _limit_unacknowledged(sock, write_timeout)
+
+
+def _limit_unacknowledged(sock: socket.socket, write_timeout: float) -> None:
+    """Set TCP_USER_TIMEOUT, where the system has it."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = int(kernel_timeout(write_timeout) * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)

@@ -1,7 +1,7 @@
-"""Handshakes: connections that are counted from their accept, while TLS is still being agreed upon.
+"""Accept TLS connections, which are counted from their accept and not from the end of their handshake.
 
-The loops' own servers tell nobody of a handshake before it is over, and of one that fails never. A crowd of
-them would hold more descriptors than there are.
+A loop's own server reports a connection when its handshake is done, and one that fails never. Many handshakes
+at once would then hold more descriptors than there are.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import logging
 import socket
 from asyncio import sslproto
 
-from sse_broadcast.server.transport.admission import ACCEPTS, AdmissionControl, host_of
-from sse_broadcast.server.transport.connection import Connection, ListenerInfo
+from sse_broadcast.server.transport.admission import ACCEPTS, AdmissionControl, HandshakeProtocol, host_of
+from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.rejection import REJECTION_TIMEOUT, RejectionProtocol
 from sse_broadcast.server.transport.socket_options import limit_kernel
 from sse_broadcast.server.transport.tls import Certificate
@@ -20,10 +20,10 @@ from sse_broadcast.server.transport.tls import Certificate
 logger = logging.getLogger("sse_broadcast.connections")
 
 SHUTDOWN = 5.0
-"""Seconds in which a peer must take what is left for it, and say that it has seen the end."""
+"""Seconds in which a peer must take what is left for it, and answer the end of TLS (close_notify)."""
 
-REST = 1.0
-"""Seconds without an accept when there are no descriptors left, for which others can wait as well."""
+ACCEPT_PAUSE = 1.0
+"""Seconds to stop accepting when the process or the system has no descriptors left."""
 
 READ_BUFFER = 16_384
 """Bytes that asyncio reads from a TLS connection at one time: one record of TLS. For each connection it fills
@@ -34,10 +34,10 @@ EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class TlsAcceptor:
-    """Accepts the connections of one listening socket, and lets them in when TLS is agreed upon.
+    """Accepts the connections of one listening socket, and does their TLS handshakes.
 
-    A handshake may take `patience` seconds. `send_buffer` is for the sockets that do not have it from the
-    one that listens, 0 for the others.
+    A handshake may take `handshake_timeout` seconds. `send_buffer` is SO_SNDBUF for sockets that do not
+    inherit it from the listening one, 0 for the others.
     """
 
     def __init__(  # noqa: PLR0913 - what a listener has
@@ -57,30 +57,30 @@ class TlsAcceptor:
         self._handshake_timeout = handshake_timeout
         self._send_buffer = send_buffer
         self._loop = asyncio.get_running_loop()
-        self._agreeing: set[asyncio.Task[None]] = set()
-        self._resting: asyncio.TimerHandle | None = None
+        self._handshaking: set[asyncio.Task[None]] = set()
+        self._paused: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._agreeing)
+        return len(self._handshaking)
 
     def start(self) -> None:
-        """Accept, from a socket that listens. It sets asyncio's buffers for TLS in the whole process."""
+        """Accept from now on. It sets the size of asyncio's TLS buffers for the whole process."""
         sslproto.SSLProtocol.max_size = READ_BUFFER
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
-        """Accept no more. It may be told so twice, also when the socket is closed."""
+        """Stop accepting. It may be called again, also when the socket is closed."""
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener)
-        if self._resting is not None:
-            self._resting.cancel()
+        if self._paused is not None:
+            self._paused.cancel()
 
     async def close(self) -> None:
-        """Cut those that have not agreed yet."""
-        agreeing = tuple(self._agreeing)
-        for task in agreeing:
+        """Cancel the handshakes that are not done."""
+        handshaking = tuple(self._handshaking)
+        for task in handshaking:
             task.cancel()
-        await asyncio.gather(*agreeing, return_exceptions=True)
+        await asyncio.gather(*handshaking, return_exceptions=True)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS):
@@ -90,19 +90,19 @@ class TlsAcceptor:
                 return
             except OSError as error:
                 if error.errno in EXHAUSTED:
-                    self._rest(error)
+                    self._pause(error)
                     return
                 continue  # one that left before it was accepted
             self._receive(sock, host_of(peer))
 
-    def _rest(self, error: OSError) -> None:
+    def _pause(self, error: OSError) -> None:
         logger.warning("accept: %(reason)s", {"reason": error.strerror})
         self._loop.remove_reader(self._listener)
-        self._resting = self._loop.call_later(REST, self.start)
+        self._paused = self._loop.call_later(ACCEPT_PAUSE, self.start)
 
     def _receive(self, sock: socket.socket, peer: str | None) -> None:
         sock.setblocking(False)
-        protocol = self._admission.admit(self._listener_info, peer)
+        protocol = self._admission.admit_to_handshake(self._listener_info, peer)
         if self._send_buffer:
             limit_kernel(sock, self._send_buffer)
         if isinstance(protocol, RejectionProtocol):
@@ -110,14 +110,14 @@ class TlsAcceptor:
         else:
             self._begin(sock, protocol)
 
-    def _begin(self, sock: socket.socket, protocol: Connection | RejectionProtocol) -> None:
-        task = self._loop.create_task(self._agree(sock, protocol))
+    def _begin(self, sock: socket.socket, protocol: HandshakeProtocol | RejectionProtocol) -> None:
+        task = self._loop.create_task(self._handshake(sock, protocol))
         if isinstance(protocol, RejectionProtocol):
             protocol.cancel_handshake = task.cancel
-        self._agreeing.add(task)
-        task.add_done_callback(self._agreeing.discard)
+        self._handshaking.add(task)
+        task.add_done_callback(self._handshaking.discard)
 
-    async def _agree(self, sock: socket.socket, protocol: Connection | RejectionProtocol) -> None:
+    async def _handshake(self, sock: socket.socket, protocol: HandshakeProtocol | RejectionProtocol) -> None:
         timeout = REJECTION_TIMEOUT if isinstance(protocol, RejectionProtocol) else self._handshake_timeout
         try:
             await self._loop.connect_accepted_socket(

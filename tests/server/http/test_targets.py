@@ -8,6 +8,7 @@ from sse_broadcast.server.http import targets
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.targets import MAX_TARGET, forget_targets, require_fitting_target
 from sse_broadcast.server.runner import Server
+from sse_broadcast.server.transport.aiohttp_internals import URL_CACHES
 from tests.support.sockets import RawClient
 
 
@@ -21,7 +22,7 @@ def is_kept(target: str) -> bool:
 
 def test_the_caches_are_those_of_the_library() -> None:
     """One that has another name in another version would be filled by everybody."""
-    assert len(targets.CLEAR) == 1 + len(targets.CACHES)
+    assert len(targets.CLEAR) == 1 + len(URL_CACHES)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ async def test_what_no_route_is_for_is_forgotten(client: RawClient, line: str) -
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
-    assert [getattr(module, name).cache_info().currsize for module, name in targets.CACHES] == [0, 0, 0, 0]
+    assert [cache.cache_info().currsize for cache in URL_CACHES] == [0, 0, 0, 0]
 
 
 def test_parameters_are_counted_before_they_are_taken_apart() -> None:

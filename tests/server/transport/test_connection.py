@@ -20,6 +20,7 @@ from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport import connection
+from sse_broadcast.server.transport.aiohttp_internals import NO_KEEPALIVE_TIMER
 from sse_broadcast.server.transport.connection import (
     HTTP_1_1_REQUIRED,
     KEEP_ALIVE,
@@ -39,18 +40,8 @@ ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
-def connections(server: Server) -> list[web.RequestHandler]:
-    return web_server_of(server).connections
-
-
-def in_request(found: web.RequestHandler) -> bool:
-    """Return whether aiohttp handles a request of a connection now."""
-    return found._current_request is not None
-
-
-def waits_after(count: int, found: web.RequestHandler) -> bool:
-    """Return whether aiohttp waits for the next request of a connection, after so many."""
-    return found._waiter is not None and found._request_count == count
+def connections(server: Server) -> list[Connection]:
+    return [each for each in web_server_of(server).connections if isinstance(each, Connection)]
 
 
 # Its place, and what aiohttp is told of it.
@@ -60,7 +51,6 @@ async def test_the_settings_of_connections_arrive(server: Server, connect: Conne
     """As they are declared, and not aiohttp's own."""
     await (await connect(server)).subscribe()
     (found,) = connections(server)
-    assert isinstance(found, Connection)
     assert found.timeouts.idle.seconds == KEEP_ALIVE
     assert found.access_logger is None
 
@@ -69,7 +59,6 @@ async def test_a_connection_knows_its_place(server: Server, connect: Connect) ->
     """That of the listener where it came in."""
     await (await connect(server)).subscribe()
     (found,) = connections(server)
-    assert isinstance(found, Connection)
     assert found.listener_info == ListenerInfo(EVERYTHING, loopback=True, unix=False)
 
 
@@ -267,9 +256,8 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     client = await connect(server)
     await client.subscribe()
     (found,) = connections(server)
-    assert isinstance(found, Connection)
-    task, sink = found._task_handler, found.stream
-    assert task is not None
+    assert found.current_request is not None
+    task, sink = found.current_request.task, found.stream
     assert isinstance(sink, TransportSink)
     while full and not found.writing_paused:
         await server.broadcaster.broadcast("x" * 1000)
@@ -310,12 +298,11 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: Server
     """No timer of aiohttp's, and nothing at all once it is over."""
     asker, leaver = await connect(server), await connect(server)
     await asker.ask("GET", "/status")
-    (found,) = [each for each in connections(server) if waits_after(1, each)]
-    assert isinstance(found, Connection)
-    assert found._keepalive_handle is connection.NO_KEEPALIVE_TIMER
+    (found,) = [each for each in connections(server) if each.next_request and each.request_count]
+    assert found.keepalive_timer is NO_KEEPALIVE_TIMER
     assert len(found.timeouts.idle) == 1
     await asker.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-    await until(lambda: in_request(found))
+    await until(lambda: found.current_request is not None)
     assert len(found.timeouts.idle) == 0
     await asker.send(b"y")
     await asker.answer()
@@ -350,12 +337,11 @@ async def test_who_leaves_before_its_answer_is_not_waited_for(
     monkeypatch.setattr(web_server_of(server), "handler_cancellation", False)
     client = await connect(server)
     await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-    await until(lambda: any(in_request(found) for found in connections(server)))
+    await until(lambda: any(found.current_request for found in connections(server)))
     (found,) = connections(server)
-    assert isinstance(found, Connection)
     client.reset()
     await until(lambda: server.connections == 0)
-    await until(lambda: not in_request(found))
+    await until(lambda: found.current_request is None)
     assert len(found.timeouts.idle) == 0
 
 
@@ -416,7 +402,7 @@ async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, connect: Con
     server = await serve(body_timeout=600)
     client = await connect(server)
     await client.send(b"POST %b HTTP/1.1\r\n" % path + CHUNKED + b"3\r\nab\n\r\n")
-    await until(lambda: any(in_request(found) for found in connections(server)))
+    await until(lambda: any(found.current_request for found in connections(server)))
     await client.send(b"no chunk\r\n")
     await told_of_broken_chunks(client, server)
 
@@ -621,7 +607,7 @@ async def test_what_is_cut_short_is_not_published(
     (found,) = connections(server)
     if before:
         found.data_received(before)
-        await until(lambda: waits_after(1, found))
+        await until(lambda: found.next_request is not None and found.request_count == 1)
     found.data_received(b"POST /send HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n1\r\nx\r\n" % length)
     for _ in range(turns):
         await asyncio.sleep(0)

@@ -333,7 +333,7 @@ async def test_without_descriptors_it_rests_and_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The next that leaves makes room for those that wait."""
-    monkeypatch.setattr(tls_accept, "REST", 0.05)
+    monkeypatch.setattr(tls_accept, "ACCEPT_PAUSE", 0.05)
     server = await serve(**files)
     accept = socket.socket.accept
     failed: list[socket.socket] = []
