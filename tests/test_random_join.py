@@ -20,7 +20,7 @@ from sse_broadcast import broadcaster
 from sse_broadcast.backends.base import Backend, Gap, ReplayPage, ResetReason, StartPoint
 from sse_broadcast.backends.memory import backend as memory
 from sse_broadcast.backends.memory.backend import MemoryBackend
-from sse_broadcast.backends.memory.history import History
+from sse_broadcast.backends.memory.watermarks import Watermarks
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config, EventLoop
@@ -497,12 +497,12 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(self: History, _: Selector, *, after: int = 0, **options: int) -> Steps[int]:
+    def newest_loss(self: Watermarks, _: Selector, *, after: int = 0, **options: int) -> Steps[int]:
         yield from ()
-        newest = max((log.watermark for log in self._logs.values()), default=0)
+        newest = max((log.watermark for log in self._channels.logs.values()), default=0)
         return newest if newest > after else 0
 
-    monkeypatch.setattr(History, "lost", lost)
+    monkeypatch.setattr(Watermarks, "newest_loss", newest_loss)
 
 
 def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:

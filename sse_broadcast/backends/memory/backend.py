@@ -26,9 +26,8 @@ from sse_broadcast.work_queue import Steps
 MAX_LAST = 1000
 """Channels of which `last` gives the newest event, at most."""
 
-SETTLED = 512
-"""Channels that are looked at in one tidying, and publications evicted, when channels may hold more or less
-than before: some 1 ms."""
+LIMITS_PER_CALL = 512
+"""Channels examined and publications evicted by one call after limits were reloaded, at most: some 1 ms."""
 
 
 class MemoryBackend:
@@ -63,7 +62,7 @@ class MemoryBackend:
     @property
     def untidy(self) -> bool:
         """See `Backend`."""
-        return self._overdue or self._history.unsettled
+        return self._overdue or self._history.limits_pending
 
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
@@ -99,11 +98,13 @@ class MemoryBackend:
             case EventId(_, position):
                 return (yield from self._resumed(selector, position if position <= self.position else None))
             case CustomId(name):
-                named = yield from self._history.position_of(name, selector)
+                named = yield from self._history.custom_ids.position_of(name, selector)
                 return (yield from self._resumed(selector, named))
             case Keyword.LAST:
                 began = self.position
-                newest = yield from self._history.newest_of(selector, upto=began, most=MAX_LAST)
+                newest = yield from self._history.channel_index.newest_of_each(
+                    selector, upto=began, most=MAX_LAST
+                )
                 return StartPoint(began, preloaded=tuple(newest))
             case Keyword.EARLIEST:
                 return (yield from self._from_first(selector, None))
@@ -114,20 +115,22 @@ class MemoryBackend:
         """See `Backend`."""
         self._tick()
         history = self._history
-        lost = yield from history.lost(selector, after=after, told=told)
+        lost = yield from history.watermarks.newest_loss(selector, after=after, seen=told)
         if lost:
             gap = history.gap(selector, after, lost)
-            return ReplayPage((), gap.position, gap, told=history.evictions)
-        if (log := history.only_log(selector)) is not None:
+            return ReplayPage((), gap.position, gap, told=history.watermarks.evictions)
+        if (log := history.channel_index.only_log(selector)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=PAGE_SCAN_LIMIT)
             more = bool(page) and page[-1] is not log.newest
-            return ReplayPage(page, page[-1].position if more else self.position, told=history.evictions)
+            return ReplayPage(
+                page, page[-1].position if more else self.position, told=history.watermarks.evictions
+            )
         return self._replay(selector, after, limit)
 
     def _replay(self, selector: Selector, after: int, limit: int) -> ReplayPage:
         found: list[Publication] = []
-        upto, told, room = after, self._history.evictions, PAGE_SCAN_LIMIT
+        upto, told, room = after, self._history.watermarks.evictions, PAGE_SCAN_LIMIT
         for position, publication, cost in self._history.after(selector, after):
             if publication is not None:
                 if found and publication.size > limit:
@@ -143,7 +146,7 @@ class MemoryBackend:
     def replayable(self, selector: Selector, *, after: int) -> bool:
         """See `Backend`."""
         self._tick()
-        return not self._history.may_have_lost(selector, after=after)
+        return not self._history.watermarks.may_have_lost(selector, after=after)
 
     def oldest(self, selector: Selector, *, after: int) -> float | None:
         """See `Backend`."""
@@ -155,14 +158,14 @@ class MemoryBackend:
 
     def evict_expired(self) -> bool:
         """See `Backend`."""
-        left = self._history.settle(SETTLED)
+        left = self._history.apply_limits(LIMITS_PER_CALL)
         self._keys.expire(self._tick())
         return bool(left or self._history.bytes or self._keys)
 
     def channel_usage(self, channel: str) -> ChannelUsage:
         """See `Backend`."""
         self._tick()
-        log = self._history.log_of(channel)
+        log = self._history.channel_index.logs.get(channel)
         return (
             ChannelUsage(log.count, log.oldest.id) if log is not None and log.count else ChannelUsage(0, None)
         )
@@ -170,7 +173,7 @@ class MemoryBackend:
     def channels(self) -> Iterator[Sequence[str]]:
         """See `Backend`."""
         self._tick()
-        return self._history.channels()
+        return self._history.channel_index.names()
 
     def usage(self) -> HistoryUsage:
         """See `Backend`."""
@@ -192,7 +195,7 @@ class MemoryBackend:
     def _resumed(self, selector: Selector, position: int | None) -> Steps[StartPoint]:
         if position is None:
             return self._lost(ResetReason.UNKNOWN)
-        lost = yield from self._history.lost(selector, after=position)
+        lost = yield from self._history.watermarks.newest_loss(selector, after=position)
         if not lost:
             return StartPoint(position)
         gap = self._history.gap(selector, position, lost)
@@ -200,10 +203,11 @@ class MemoryBackend:
 
     def _from_first(self, selector: Selector, since: float | None) -> Steps[StartPoint]:
         began = self.position
-        first = yield from self._history.first_of(selector, since=since)
+        first = yield from self._history.channel_index.first_position(selector, since=since)
         # What was published meanwhile may have been passed by, and comes after where this began.
         return StartPoint(
-            began if first is None else min(first - 1, began), evictions_seen=self._history.evictions
+            began if first is None else min(first - 1, began),
+            evictions_seen=self._history.watermarks.evictions,
         )
 
     def _lost(self, reason: ResetReason) -> StartPoint:

@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-from sse_broadcast.backends.memory import history as history_module
-from sse_broadcast.backends.memory import position_index
+import pytest
+
+from sse_broadcast.backends.memory import channel_index, custom_ids, position_index, watermarks
 from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.history import (
     History,
@@ -20,6 +21,8 @@ from sse_broadcast.work_queue import finish
 PLENTY = 1 << 40
 ALL = 1 << 30
 FOREVER = 1e12
+TEN = Selector.parse(*[f"*{digit}*z*" for digit in range(10)])
+"""Ten patterns of three stars."""
 
 
 def publication(position: int, channels: str = "a", **fields: Any) -> Publication:
@@ -49,7 +52,7 @@ def fill(history: History, *rows: str, start: int = 1) -> None:
 
 
 def held(history: History, channel: str) -> list[int]:
-    log = history.log_of(channel)
+    log = history.channel_index.logs.get(channel)
     return [] if log is None else [one.position for one in log.after(0)]
 
 
@@ -71,28 +74,36 @@ def given_after(history: History, selector: Selector, after: int) -> list[int]:
 
 
 def lost(history: History, *channels: str) -> int:
-    return finish(history.lost(Selector.parse(*channels)))
+    return finish(history.watermarks.newest_loss(Selector.parse(*channels)))
+
+
+def set_search_slice(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every search pause after so many steps."""
+    for module in (channel_index, custom_ids, watermarks):
+        monkeypatch.setattr(module, "SEARCH_SLICE", steps)
 
 
 def require_bounded(history: History) -> None:
     """Hold every internal structure to what is held, or to how many channels are remembered."""
-    logs = history._logs
+    logs = history.channel_index.logs
     everything = {one.position: one for log in logs.values() for one in log.after(0)}
     assert history.bytes == sum(map(weight, everything.values()))
     assert len(logs) <= history._max_channels
-    require_bounded_order(history._order, everything.keys())
-    assert {place for place, one in history._order.after(0) if one} == everything.keys()
-    assert history._copies == {
+    require_bounded_order(history._position_index, everything.keys())
+    assert {place for place, one in history._position_index.after(0) if one} == everything.keys()
+    assert history._holders == {
         position: sum(position in held(history, name) for name in one.channels)
         for position, one in everything.items()
         if len(one.channels) > 1
     }
-    assert set(history._named) <= {one.event.id for one in everything.values()}
-    slots = {slot: log for slot, log in enumerate(history._slots) if log is not None}
+    assert set(history.custom_ids._positions) <= {one.event.id for one in everything.values()}
+    slots = {slot: log for slot, log in enumerate(history.channel_index.slots) if log is not None}
     assert slots == {log.slot: log for log in logs.values()}
-    assert sorted([*slots, *history._free]) == list(range(len(history._slots)))
-    assert len(history._slots) <= history._max_channels
-    assert len(history._recent) <= history_module.RECENT_EVICTIONS
+    assert sorted([*slots, *history.channel_index._free_slots]) == list(
+        range(len(history.channel_index.slots))
+    )
+    assert len(history.channel_index.slots) <= history._max_channels
+    assert len(history.watermarks._recent) <= watermarks.MAX_RECENT_EVICTIONS
     require_shared(history)
     assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
     assert len(history._expiring) <= 3 * len(logs) + 130
@@ -117,14 +128,14 @@ def require_bounded_order(order: PositionIndex, held: Collection[int]) -> None:
 
 def require_shared(history: History) -> None:
     """Hold what publishers have to what there is, and that to the total."""
-    logs, shares = history._logs, history._shares
+    logs, shares = history.channel_index.logs, history._shares
     assert {name: log for share in shares.values() for name, log in share.channels.logs.items()} == logs
     empty = {name for share in shares.values() for name in share.channels.empty or ()}
     assert empty == {name for name in logs if not held(history, name)}
-    assert history._empty == len(empty)
+    assert history._empty_channels == len(empty)
     channels = sum(CHANNEL_COST + len(name) for name in logs)
-    assert history._overhead == channels + sum(PUBLISHER_COST + len(name) for name in shares)
-    assert history.bytes + history._overhead <= history._total
+    assert history._overhead_bytes == channels + sum(PUBLISHER_COST + len(name) for name in shares)
+    assert history.bytes + history._overhead_bytes <= history._total
     assert len(history._most_bytes) <= 2.5 * len(shares) + 130
     assert len(history._most_channels) <= 2.5 * len(shares) + 130
     for name, share in shares.items():

@@ -162,7 +162,7 @@ class TestMemory(Contract):
         case.clock.now += 5.0
         assert not backend.evict_expired()
         assert backend._history.bytes == 0
-        assert finish(backend._history.position_of("mine", Selector.parse("*"))) is None
+        assert finish(backend._history.custom_ids.position_of("mine", Selector.parse("*"))) is None
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
         """All at once, with the next that is used."""
@@ -256,7 +256,7 @@ INTERESTS = st.tuples(
 
 def logs_of(history: History, selector: Selector) -> list[ChannelLog]:
     """Return the logs of an interest's channels that hold something."""
-    return [log for log in history._logs.values() if log.count and selector.matches(log.channel)]
+    return [log for log in history.channel_index.logs.values() if log.count and selector.matches(log.channel)]
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -309,9 +309,9 @@ def test_the_short_way_through_one_log_is_the_general_way(
     backend = case.backend
     assert isinstance(backend, MemoryBackend)
     for selector in (Selector.parse("a"), Selector.parse("b"), Selector.parse("c")):
-        if history.only_log(selector) is None:
+        if history.channel_index.only_log(selector) is None:
             continue
-        for after in range(finish(history.lost(selector)), backend.position + 1):
+        for after in range(finish(history.watermarks.newest_loss(selector)), backend.position + 1):
             short = finish(backend.replay(selector, after=after, told=0, limit=limit))
             general = backend._replay(selector, after, limit)
             assert list(short.publications) == list(general.publications)
@@ -393,7 +393,7 @@ def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
     case.backend.evict_expired()
     gone = due - holding()
     got = case.read(selector, start, limit=limit)
-    assert len(got.gaps) == bool(gone) or (len(got.gaps) == 1 and history._forgotten)
+    assert len(got.gaps) == bool(gone) or (len(got.gaps) == 1 and history.watermarks.forgotten)
     behind = max((position for position, _ in got.gaps), default=0)
     assert behind >= max((position for _, position in gone), default=0)
     wanted = {one.position for one in case.published if selector.accepts_type(one.event.type)}

@@ -21,7 +21,7 @@ from tests.backends.memory.history_cases import (
 
 def names(history: History) -> list[str]:
     """Return the channels that hold something."""
-    return sorted(itertools.chain.from_iterable(history.channels()))
+    return sorted(itertools.chain.from_iterable(history.channel_index.names()))
 
 
 class Shared:
@@ -77,7 +77,9 @@ def test_channels_that_hold_nothing_are_forgotten_first_of_their_publishers() ->
     assert [len(held(history, channel)) for channel in ("quiet", "a", "b", "c")] == [0, 0, 0, 1]
     for position, channel in enumerate(["a", "d"], 5):
         history.extend([publication(position, channel, time=17.0)], "flood")
-    remembered = [channel for channel in ("quiet", "a", "b", "c", "d") if history.log_of(channel)]
+    remembered = [
+        channel for channel in ("quiet", "a", "b", "c", "d") if history.channel_index.logs.get(channel)
+    ]
     assert remembered == ["quiet", "a", "c", "d"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast import broadcaster
-from sse_broadcast.backends.memory import history
+from sse_broadcast.backends.memory import channel_index
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
@@ -185,7 +185,7 @@ async def test_many_channels_are_listed_in_pieces(
     """The page is the same, what is new in between may be in it, and who leaves ends the work."""
     monkeypatch.setattr(broadcaster, "PIECE", 8)
     monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
-    monkeypatch.setattr(history, "CHANNELS", 4)
+    monkeypatch.setattr(channel_index, "NAMES_PER_PAGE", 4)
     server = await serve()
     await fill(server, *(f"c{number:03}" for number in range(200)))
     waiting: list[int] = []

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Config, create_app
-from sse_broadcast.backends.memory import history
+from sse_broadcast.backends.memory import channel_index, custom_ids, watermarks
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.outbox import Outbox
@@ -499,8 +499,10 @@ async def test_where_to_begin_is_looked_for_in_pieces(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, since: str, seen: list[str]
 ) -> None:
     """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
-    for name, value in {"SEARCH_STEP": 1, "AT_FIRST": 0, "RECENT_EVICTIONS": 1}.items():
-        monkeypatch.setattr(history, name, value)
+    for module in (channel_index, custom_ids, watermarks):
+        monkeypatch.setattr(module, "SEARCH_SLICE", 1)
+    monkeypatch.setattr(channel_index, "RECENT_CHANNELS", 0)
+    monkeypatch.setattr(watermarks, "MAX_RECENT_EVICTIONS", 1)
     server = await serve(history_size=3)
     for number in range(50):
         await server.broadcaster.broadcast(f"{number}", channels=[f"c{number % 20}"])
