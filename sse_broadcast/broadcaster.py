@@ -46,7 +46,7 @@ from sse_broadcast.metrics import Counts, Kind, Metrics, Share
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder
 from sse_broadcast.stream import Stream, StreamConsumer
-from sse_broadcast.work_queue import PIECE, Steps, WorkQueue, finish
+from sse_broadcast.work_queue import ITEMS_PER_SLICE, SlicedWork, WorkQueue, run_to_completion
 
 logger = logging.getLogger("sse_broadcast.history")
 
@@ -288,7 +288,7 @@ class Broadcaster:
         `since` that means nothing. A cursor is looked for in one piece: see `find_start_point`.
         """
         if cursor is not None:
-            return finish(self._find_start(selector, cursor, exempt=exempt))
+            return run_to_completion(self._find_start(selector, cursor, exempt=exempt))
         if not exempt:
             self._hub.require_room(selector)
         if self._newest.after != self._backend.position:
@@ -309,7 +309,7 @@ class Broadcaster:
             self._hub.require_room(selector)  # others may have taken it meanwhile
         return start
 
-    def _find_start(self, selector: Selector, cursor: Cursor, *, exempt: bool) -> Steps[StartPoint]:
+    def _find_start(self, selector: Selector, cursor: Cursor, *, exempt: bool) -> SlicedWork[StartPoint]:
         if not exempt:
             self._hub.require_room(selector)
         start = yield from self._backend.find(cursor, selector)
@@ -395,11 +395,11 @@ class Broadcaster:
         if not self._closed:
             self._tidy()
 
-    def _narrow(self, queue_size: int, queue_bytes: int) -> Steps[None]:
+    def _narrow(self, queue_size: int, queue_bytes: int) -> SlicedWork[None]:
         """Bound the queues of all groups of subscribers, in pieces."""
         for count, group in enumerate(tuple(self._hub.groups), 1):
             group.lower_limits(queue_size=queue_size, queue_bytes=queue_bytes)
-            if not count % PIECE:
+            if not count % ITEMS_PER_SLICE:
                 yield
         self._narrowing -= 1
 
@@ -432,7 +432,7 @@ class Broadcaster:
         Of them those that are `visible`, if that is given. In one piece, some 50 ms of 100,000 channels: see
         `list_channels`.
         """
-        return finish(self._channels(prefix, after, limit, visible))
+        return run_to_completion(self._channels(prefix, after, limit, visible))
 
     async def list_channels(
         self,
@@ -452,7 +452,7 @@ class Broadcaster:
 
     def _channels(
         self, prefix: str, after: str, limit: int, visible: Callable[[str], bool] | None
-    ) -> Steps[list[ChannelState]]:
+    ) -> SlicedWork[list[ChannelState]]:
         names = yield from self._first_names(_wanted(prefix, after, visible), limit)
         states = []
         for count, name in enumerate(names, 1):
@@ -461,21 +461,21 @@ class Broadcaster:
                 yield
         return states
 
-    def _first_names(self, wanted: Callable[[str], bool], most: int) -> Steps[list[str]]:
+    def _first_names(self, wanted: Callable[[str], bool], most: int) -> SlicedWork[list[str]]:
         names: list[str] = []
         work = 0
         for some in itertools.chain(self._backend.channels(), _in_pieces(self._hub.channels)):
             for name in some:
                 if len(names) == most and name >= names[-1]:
                     continue
-                if work >= PIECE:
+                if work >= ITEMS_PER_SLICE:
                     work = 0
                     yield
                 work += LOOK_COST
                 if wanted(name):
                     _insert(names, name, most)
             work += len(some)
-            if work >= PIECE:
+            if work >= ITEMS_PER_SLICE:
                 work = 0
                 yield
         return names
@@ -664,8 +664,8 @@ def _insert(names: list[str], name: str, most: int) -> None:
 def _in_pieces(names: Collection[str]) -> Iterator[Sequence[str]]:
     """Yield the names of this moment, a few at a time."""
     all_names = tuple(names)
-    for begin in range(0, len(all_names), PIECE):
-        yield all_names[begin : begin + PIECE]
+    for begin in range(0, len(all_names), ITEMS_PER_SLICE):
+        yield all_names[begin : begin + ITEMS_PER_SLICE]
 
 
 def wave(readers: int, *, over: float) -> int:

@@ -1,4 +1,4 @@
-"""Interest: what a reader asked for, and what a channel may be called."""
+"""Selector: the channels and event types that a subscriber wants, and the grammar of channel names."""
 
 import functools
 import re
@@ -11,14 +11,14 @@ from sse_broadcast.errors import EventError
 from sse_broadcast.event import RESERVED
 
 DEFAULT_CHANNEL = "default"
-MAX_NAME = 128
+MAX_NAME_LENGTH = 128
 ANY = "*"
 """In a name: any characters, none included. It makes the name a pattern."""
 
-Match = Callable[[str], bool]
+Matcher = Callable[[str], bool]
 """What tells whether a channel matches."""
 
-SHARED = 1024
+SHARED_NAMES = 1024
 """Channels whose names are shared between their publications; those published to last."""
 
 NAME_CHARACTERS = "A-Za-z0-9._:@~-"
@@ -30,10 +30,10 @@ PATTERN_CHARACTERS = "A-Za-z0-9._:@~*-"
 NO_FOLDER = r"(?!\.{1,2}$)"
 """Stands before a name in a regular expression: clients resolve the segments `.` and `..` of a path."""
 
-CHANNEL_NAME = re.compile(rf"{NO_FOLDER}[{NAME_CHARACTERS}]{{1,{MAX_NAME}}}")
+CHANNEL_NAME = re.compile(rf"{NO_FOLDER}[{NAME_CHARACTERS}]{{1,{MAX_NAME_LENGTH}}}")
 """A whole name, for `fullmatch`."""
 
-_PATTERN = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]{{1,{MAX_NAME}}}")
+_PATTERN = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]{{1,{MAX_NAME_LENGTH}}}")
 _NOT_IN_A_NAME = re.compile(rf"[^{NAME_CHARACTERS}]")
 _NOT_IN_A_PATTERN = re.compile(rf"[^{PATTERN_CHARACTERS}]")
 _STARS = re.compile(r"\*{2,}")
@@ -54,7 +54,7 @@ class Selector:
     # Every reader that joins is looked up by it.
     _hash: int = field(init=False, repr=False, compare=False)
     # Made when it is first needed, and kept: what forgets it would have to make it for each publication.
-    _matches: Match | None = field(default=None, init=False, repr=False, compare=False)
+    _matches: Matcher | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", self.names + self.patterns)
@@ -74,9 +74,9 @@ class Selector:
         if isinstance(types, str):
             raise TypeError(f"events: must be a sequence of types, not the string {types!r}")
         asked = (channels, frozenset(types) if types else None)
-        selector = _followed.get(asked)
+        selector = _selectors.get(asked)
         if selector is None:
-            selector = _followed[asked] = _selector(*asked)
+            selector = _selectors[asked] = _selector(*asked)
         return selector
 
     def accepts_type(self, event_type: str) -> bool:
@@ -102,7 +102,7 @@ class Selector:
 
 
 # Weak, so that nothing stays of a request that is refused: an interest is here while somebody has it.
-_followed: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Selector] = (
+_selectors: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Selector] = (
     weakref.WeakValueDictionary()
 )
 
@@ -112,7 +112,7 @@ def _selector(channels: tuple[str, ...], types: frozenset[str] | None) -> Select
         raise EventError("channels", "must name at least one")
     for name in channels:
         if not _PATTERN.fullmatch(name):
-            _refuse(name, _NOT_IN_A_PATTERN)
+            _raise_invalid_name(name, _NOT_IN_A_PATTERN)
     if len(channels) == 1 and ANY not in channels[0]:
         return Selector(channels, (), types)
     names = sorted({name for name in channels if ANY not in name})
@@ -121,7 +121,7 @@ def _selector(channels: tuple[str, ...], types: frozenset[str] | None) -> Select
     return Selector(tuple(names), tuple(patterns), types)
 
 
-def compile_patterns(*patterns: str) -> Match:
+def compile_patterns(*patterns: str) -> Matcher:
     """Return what tells whether a channel matches one of the patterns.
 
     To make it takes microseconds, so that nothing need be kept of what a caller sends. To match takes time
@@ -155,8 +155,8 @@ def match_steps(patterns: Iterable[str]) -> int:
 
 
 def _any_of(
-    prefixes: tuple[str, ...], suffixes: tuple[str, ...], inner: list[str], others: list[tuple[str, Match]]
-) -> Match:
+    prefixes: tuple[str, ...], suffixes: tuple[str, ...], inner: list[str], others: list[tuple[str, Matcher]]
+) -> Matcher:
     if not (suffixes or inner or others):
         return lambda name: name.startswith(prefixes)
 
@@ -175,7 +175,7 @@ def _any_of(
     return match
 
 
-def _matcher_of(pattern: str) -> Match:
+def _matcher_of(pattern: str) -> Matcher:
     first, middle, last = _pieces(pattern)
     if ANY not in pattern:
         return lambda name: name == first
@@ -187,7 +187,7 @@ def _matcher_of(pattern: str) -> Match:
     return _pieces_matcher(first, middle, last)
 
 
-def _ends_matcher(first: str, last: str) -> Match:
+def _ends_matcher(first: str, last: str) -> Matcher:
     # Slices: startswith() and endswith() with one text take half as long again.
     begin, end = len(first), -len(last)
     if not last:
@@ -198,7 +198,7 @@ def _ends_matcher(first: str, last: str) -> Match:
     return lambda name: name[end:] == last and name[:begin] == first and len(name) >= least
 
 
-def _pieces_matcher(first: str, middle: Sequence[str], last: str) -> Match:
+def _pieces_matcher(first: str, middle: Sequence[str], last: str) -> Matcher:
     begin, behind = len(first), len(last)
     least = begin + sum(map(len, middle)) + behind
 
@@ -236,7 +236,7 @@ def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
         raise EventError("channels", "must name at least one")
     for name in channels:
         if not CHANNEL_NAME.fullmatch(name):
-            _refuse(name, _NOT_IN_A_NAME)
+            _raise_invalid_name(name, _NOT_IN_A_NAME)
     return tuple(channels) if len(channels) == 1 else tuple(dict.fromkeys(channels))
 
 
@@ -246,11 +246,11 @@ def shared(names: tuple[str, ...]) -> tuple[str, ...]:
     Publications keep it: that is 150 bytes less for each. Call it for names that may be published to, since
     it remembers some.
     """
-    return _alone(names[0]) if len(names) == 1 else names
+    return _one_name(names[0]) if len(names) == 1 else names
 
 
-@functools.lru_cache(maxsize=SHARED)
-def _alone(name: str) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=SHARED_NAMES)
+def _one_name(name: str) -> tuple[str, ...]:
     return (name,)
 
 
@@ -265,10 +265,10 @@ def _require_texts(what: str, names: Sequence[str]) -> None:
         raise TypeError(f"{what}: a name must be text, not {given}{hint}")
 
 
-def _refuse(name: str, unwanted: re.Pattern[str]) -> NoReturn:
+def _raise_invalid_name(name: str, unwanted: re.Pattern[str]) -> NoReturn:
     """Raise the `EventError` that says what is wrong with a name."""
-    if not 1 <= len(name) <= MAX_NAME:
-        raise EventError("channel", f"must be 1 to {MAX_NAME} characters: {name[:80]!r}")
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise EventError("channel", f"must be 1 to {MAX_NAME_LENGTH} characters: {name[:80]!r}")
     if bad := unwanted.search(name):
         raise EventError("channel", f"must not contain {bad[0]!a}: {name[:80]!a}")
     raise EventError("channel", f"must not be {name!r}, which clients take for a folder")

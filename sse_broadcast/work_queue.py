@@ -1,4 +1,4 @@
-"""WorkQueue: long work on the event loop, in pieces, in turns among those who cause it."""
+"""WorkQueue: long work on the event loop, in slices, with callers taking turns."""
 
 import asyncio
 from collections import deque
@@ -7,16 +7,16 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-PIECE = 4096
-"""Things that are looked at in one piece of work, if each look is cheap: some 0.5 ms."""
+ITEMS_PER_SLICE = 4096
+"""Items that one slice of work examines, where examining an item is cheap: some 0.5 ms."""
 
-Steps = Generator[None, None, T]
-"""Work in pieces: it pauses where others may go on, and in the end returns what it was for. Each piece takes
-about half a millisecond. What is released where it ends is released as well when it is closed between two."""
+SlicedWork = Generator[None, None, T]
+"""A generator that works in slices of about half a millisecond, pauses after each, and returns a result.
+Closing it during a pause releases what its end would release."""
 
 
-def finish(steps: Steps[T]) -> T:
-    """Do all of the work in one piece."""
+def run_to_completion(steps: SlicedWork[T]) -> T:
+    """Do all of the work at once, and return its result."""
     while True:
         try:
             next(steps)
@@ -56,11 +56,11 @@ class Job:
 
     __slots__ = ("result", "steps")
 
-    def __init__(self, steps: Steps[Any]) -> None:
+    def __init__(self, steps: SlicedWork[Any]) -> None:
         self.steps = steps
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    def go_on(self) -> bool:
+    def run_slice(self) -> bool:
         """Do the next piece; return whether it was the last."""
         try:
             next(self.steps)
@@ -90,7 +90,7 @@ class WorkQueue:
     def __len__(self) -> int:
         return sum(map(len, self._jobs.values()))
 
-    async def run(self, steps: Steps[T], *, caller: Hashable) -> T:
+    async def run(self, steps: SlicedWork[T], *, caller: Hashable) -> T:
         """Return what the work returns, and raise what it raises. It ends when its waiter is cancelled.
 
         What takes one piece is done at once, unless its caller has other work here.
@@ -108,13 +108,13 @@ class WorkQueue:
             self._discard(job, caller)
         return result
 
-    def start(self, steps: Steps[T], *, caller: Hashable) -> "asyncio.Future[T]":
+    def start(self, steps: SlicedWork[T], *, caller: Hashable) -> "asyncio.Future[T]":
         """Begin work that goes on to its end, whether somebody waits for its result or not.
 
         What takes one piece is done at once, as in `run`.
         """
         job = Job(steps)
-        if caller in self._jobs or not job.go_on():
+        if caller in self._jobs or not job.run_slice():
             self._add(job, caller)
         return job.result
 
@@ -127,7 +127,7 @@ class WorkQueue:
     def _take_turn(self) -> None:
         caller = next(iter(self._jobs))
         jobs = self._jobs.pop(caller)
-        if jobs[0].go_on():
+        if jobs[0].run_slice():
             jobs.popleft()
         if jobs:
             self._jobs[caller] = jobs  # behind all others

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sse_broadcast.channels import (
     DEFAULT_CHANNEL,
-    MAX_NAME,
-    SHARED,
+    MAX_NAME_LENGTH,
+    SHARED_NAMES,
     Selector,
     compile_patterns,
     match_steps,
@@ -77,9 +77,9 @@ def test_stars_in_a_row_are_one() -> None:
 
 def test_a_name_has_1_to_128_characters() -> None:
     """128 are taken, 129 and none are not, and the message stays short."""
-    longest = "x" * MAX_NAME
+    longest = "x" * MAX_NAME_LENGTH
     assert validate_channels([longest]) == (longest,)
-    assert Selector.parse(longest, "a" + "*" * (MAX_NAME - 1)).channels == (longest, "a*")
+    assert Selector.parse(longest, "a" + "*" * (MAX_NAME_LENGTH - 1)).channels == (longest, "a*")
     for refuse in (lambda name: validate_channels([name]), Selector.parse):
         with pytest.raises(EventError, match=r"^channel: must be 1 to 128 characters: ''$"):
             refuse("")
@@ -131,11 +131,11 @@ def test_nothing_is_kept_of_an_interest_that_nobody_has() -> None:
 
 def test_only_names_that_may_be_published_to_are_shared() -> None:
     """To check them keeps nothing. Publications of one channel have the same tuple."""
-    name = f"{SHARED}.new"
+    name = f"{SHARED_NAMES}.new"
     unused = sys.getrefcount(name)
     validate_channels((name,))
     assert sys.getrefcount(name) == unused
-    assert shared((f"{SHARED}.new",)) is shared((name,))
+    assert shared((f"{SHARED_NAMES}.new",)) is shared((name,))
     assert shared(("a", "b")) == ("a", "b")
 
 

@@ -36,7 +36,7 @@ from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server
-from sse_broadcast.work_queue import Steps, finish
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.support.readers import END, Cut, Judge, Kind, Ledger, Pause, Plan, Reader, Want, WrongError
 from tests.support.sockets import RawClient
 
@@ -358,8 +358,10 @@ class OnePageEarly(Replay):
 
     @property
     def done(self) -> bool:
-        page = finish(
-            self._backend.replay(self._selector, after=self.cursor, told=self._evictions_seen, limit=1024)
+        page = run_to_completion(
+            self._backend.replay(
+                self._selector, after=self.cursor, evictions_seen=self._evictions_seen, limit=1024
+            )
         )
         return not self._first and page.upto == self._backend.position
 
@@ -497,7 +499,7 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def newest_loss(self: Watermarks, _: Selector, *, after: int = 0, **options: int) -> Steps[int]:
+    def newest_loss(self: Watermarks, _: Selector, *, after: int = 0, **options: int) -> SlicedWork[int]:
         yield from ()
         newest = max((log.watermark for log in self._channels.logs.values()), default=0)
         return newest if newest > after else 0
@@ -508,7 +510,9 @@ def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatc
 def gives_up_what_it_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     replay = MemoryBackend.replay
 
-    def replay_up_to_the_newest(self: MemoryBackend, selector: Selector, **options: Any) -> Steps[ReplayPage]:
+    def replay_up_to_the_newest(
+        self: MemoryBackend, selector: Selector, **options: Any
+    ) -> SlicedWork[ReplayPage]:
         page = yield from replay(self, selector, **options)
         if page.gap is None:
             return page

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sse_broadcast.work_queue import FairQueue, Steps, WorkQueue, finish
+from sse_broadcast.work_queue import FairQueue, SlicedWork, WorkQueue, run_to_completion
 
 
 class Work:
@@ -14,7 +14,7 @@ class Work:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def steps(self, name: str, pieces: int) -> Steps[str]:
+    def steps(self, name: str, pieces: int) -> SlicedWork[str]:
         try:
             for piece in range(1, pieces):
                 self.done.append(f"{name}{piece}")
@@ -121,7 +121,7 @@ async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
     """The others go on."""
     queue, work = WorkQueue(), Work()
 
-    def failing() -> Steps[None]:
+    def failing() -> SlicedWork[None]:
         for _ in range(pieces):
             yield
         raise OSError("away")
@@ -137,7 +137,7 @@ async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
 def test_work_can_be_finished_in_one_piece() -> None:
     """By a program that does not mind."""
     work = Work()
-    assert finish(work.steps("a", 3)) == "a"
+    assert run_to_completion(work.steps("a", 3)) == "a"
     assert work.done == ["a1", "a2", "a3", "a."]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-from sse_broadcast.channels import ANY, Match, compile_patterns
+from sse_broadcast.channels import ANY, Matcher, compile_patterns
 
 
 class Action(StrEnum):
@@ -48,7 +48,7 @@ class Principal:
     bearer: tuple[Kind, str | None, str | None] = field(init=False, repr=False, compare=False)
     """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
     # Made when first asked, of the grants alone: what is asked about is kept nowhere.
-    _matchers: dict[Action, Match] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _matchers: dict[Action, Matcher] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kind: Kind = "caller" if self.static else "subject"

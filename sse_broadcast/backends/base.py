@@ -8,11 +8,11 @@ from typing import Protocol
 from sse_broadcast.channels import Selector
 from sse_broadcast.cursor import Cursor
 from sse_broadcast.publication import Draft, Publication, Receipt
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 
 class ResetReason(StrEnum):
-    """Why a reader is told that it lost something. `slow` is the queue's to say, not a backend's."""
+    """Why a subscriber is told that it lost something. `slow` is the queue's to say, not a backend's."""
 
     SLOW = "slow"
     """Events were dropped from its queue."""
@@ -26,12 +26,12 @@ class ResetReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StartPoint:
-    """Where a reader begins: after this position.
+    """Where a subscriber begins: after this position.
 
-    `told` is the backend's mark of what had been evicted by then, or 0: to a reader that asked for
-    whatever is held, that is no news. `first` is given before all else. `lost` is why the
-    subscriber must be told of a loss before anything else, and `channels` are those that lost something:
-    none of them means all that it asked for.
+    `evictions_seen` is the number of the newest eviction by then, or 0: earlier evictions are no loss to a
+    subscriber that asked for what is held. `preloaded` is sent before all else. `reset_reason` is why the
+    subscriber must be told of a loss first, and `channels` are those that lost something; none of them means
+    all that it asked for.
     """
 
     after: int
@@ -65,8 +65,8 @@ class ReplayPage:
     publications: Sequence[Publication]
     upto: int
     gap: Gap | None = None
-    told: int = field(default=0, compare=False)
-    """The backend's mark of what had been evicted by then, for the next part."""
+    evictions_seen: int = field(default=0, compare=False)
+    """The number of the newest eviction by then, to be passed with the request for the next page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ CALLS = (
     "channels",
     "extent",
 )
-"""What a backend is asked. That is counted, unlike what it only says of itself."""
+"""Calls of a backend as metrics name them. They are counted; properties are not."""
 
 
 class Backend(Protocol):
@@ -138,12 +138,12 @@ class Backend(Protocol):
 
     @property
     def untidy(self) -> bool:
-        """Whether the last `tidy` has left what could have gone."""
+        """Whether the last `evict_expired` has left publications that could have been evicted."""
 
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
-        """Append and announce, all or nothing, and give the last one's receipt.
+        """Append and announce, all or nothing, and return the last one's receipt.
 
         With a key of a scope seen before, of this publisher, nothing is published and the first receipt is
         given again. Raises `IdempotencyError` if it was seen with another digest. A digest is of everything
@@ -151,19 +151,21 @@ class Backend(Protocol):
         is kept; where there is no more room, it is taken from the publisher that has most.
         """
 
-    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
+    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint]:
         """Return where a subscriber begins that says it was at this cursor. Never scans the history.
 
         A loss that is known by then is in the answer, so that the subscriber is told of it first. In pieces:
         what is published after the first of them comes after that start.
         """
 
-    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
-        """Give what of an interest came after a position, in pages of about `limit` bytes.
+    def replay(
+        self, selector: Selector, *, after: int, evictions_seen: int, limit: int
+    ) -> SlicedWork[ReplayPage]:
+        """Return what of an interest came after a position, in pages of about `limit` bytes.
 
         In pieces, whatever is published or evicted meanwhile: it is true when it is returned. One publication
         at least, however large, if any is left. Progress is certain: unless `upto` is the newest position, it
-        is beyond `after`. What `told` marks is no gap.
+        is beyond `after`. Evictions up to `evictions_seen` are no gap.
         """
 
     def replayable(self, selector: Selector, *, after: int) -> bool:
@@ -174,27 +176,27 @@ class Backend(Protocol):
         """
 
     def oldest(self, selector: Selector, *, after: int) -> float | None:
-        """Give when the oldest was published that is held behind a position; None if none is.
+        """Return when the oldest publication held after a position was published; None if none is.
 
         Where an interest has patterns, or types, that may be one that it does not want: the answer never
         scans the history.
         """
 
     def reload_limits(self) -> None:
-        """Take note that channels may hold more, or less, than before.
+        """Apply limits that have changed.
 
-        What is held beyond that goes with the next publish or `tidy`, or with one of those that follow.
+        Publications beyond them are evicted by the next calls of `publish` and `evict_expired`.
         """
 
     def evict_expired(self) -> bool:
-        """Let go of what is too old, and return whether anything is left that will be.
+        """Evict what is too old, and return whether anything is left that will be.
 
         Called now and then, and at once again while the backend is `untidy`: each call takes about a
         millisecond.
         """
 
     def channel_usage(self, channel: str) -> ChannelUsage:
-        """Give what is held of a channel; nothing, for one that was never heard of."""
+        """Return what is held of a channel: nothing if it is not known."""
 
     def channels(self) -> Iterator[Sequence[str]]:
         """Yield the channels of which something is held, a few at a time, each once.
@@ -203,4 +205,4 @@ class Backend(Protocol):
         """
 
     def usage(self) -> HistoryUsage:
-        """Give how much is held. Never scans the history."""
+        """Return how much is held. Never scans the history."""

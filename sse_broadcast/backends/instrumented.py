@@ -1,4 +1,4 @@
-"""Counted: any backend, its calls counted by name, and those that failed."""
+"""InstrumentedBackend: any backend, with its calls and its failures counted by name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, ParamSpec, TypeVar
@@ -16,7 +16,7 @@ from sse_broadcast.cursor import Cursor
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,10 +24,10 @@ B = TypeVar("B", bound=Backend)
 
 
 class InstrumentedBackend(Generic[B]):
-    """A backend that counts what another one is asked. See `Backend`.
+    """A backend that passes calls to another one, and counts them.
 
-    What that one raises is counted and raised again. An idempotency key that was used for something else
-    is an answer, and no failure.
+    An exception of the inner backend is counted and raised again. An idempotency key that was used for
+    something else is an answer, and no failure.
     """
 
     def __init__(self, kept: B, metrics: Metrics) -> None:
@@ -37,28 +37,28 @@ class InstrumentedBackend(Generic[B]):
 
     @property
     def epoch(self) -> str:
-        """See `Backend`."""
+        """The epoch of the history."""
         return self.inner.epoch
 
     @property
     def position(self) -> int:
-        """See `Backend`."""
+        """The newest position."""
         return self.inner.position
 
     @property
     def outage(self) -> str | None:
-        """See `Backend`."""
+        """Why the backend can neither take nor give now; None if it can."""
         return self.inner.outage
 
     @property
     def untidy(self) -> bool:
-        """See `Backend`."""
+        """Whether the last `evict_expired` left something that could have been evicted."""
         return self.inner.untidy
 
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
-        """See `Backend`."""
+        """Append and announce, and return the last receipt."""
         self._metrics.called("publish")
         try:
             return await self.inner.publish(drafts, idempotency_key, publisher)
@@ -68,45 +68,48 @@ class InstrumentedBackend(Generic[B]):
             self._metrics.failed("publish")
             raise
 
-    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
-        """See `Backend`."""
+    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint]:
+        """Return where a subscriber with this cursor begins."""
         return self._count_steps("find", lambda: self.inner.find(cursor, selector))
 
-    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
-        """See `Backend`."""
+    def replay(
+        self, selector: Selector, *, after: int, evictions_seen: int, limit: int
+    ) -> SlicedWork[ReplayPage]:
+        """Return a page of what came after a position."""
         return self._count_steps(
-            "replay", lambda: self.inner.replay(selector, after=after, told=told, limit=limit)
+            "replay",
+            lambda: self.inner.replay(selector, after=after, evictions_seen=evictions_seen, limit=limit),
         )
 
     def replayable(self, selector: Selector, *, after: int) -> bool:
-        """See `Backend`."""
+        """Return whether nothing was lost after a position."""
         return self._call("replayable", self.inner.replayable, selector, after=after)
 
     def oldest(self, selector: Selector, *, after: int) -> float | None:
-        """See `Backend`."""
+        """Return when the oldest publication held after a position was published."""
         return self._call("oldest", self.inner.oldest, selector, after=after)
 
     def evict_expired(self) -> bool:
-        """See `Backend`."""
+        """Evict what is too old, and return whether anything is left that will be."""
         return self._call("tidy", self.inner.evict_expired)
 
     def reload_limits(self) -> None:
-        """See `Backend`."""
+        """Apply limits that have changed."""
         self._call("relimit", self.inner.reload_limits)
 
     def channel_usage(self, channel: str) -> ChannelUsage:
-        """See `Backend`."""
+        """Return what is held of a channel."""
         return self._call("holding", self.inner.channel_usage, channel)
 
     def channels(self) -> Iterator[Sequence[str]]:
-        """See `Backend`."""
+        """Yield the channels of which something is held."""
         return self._call("channels", self.inner.channels)
 
     def usage(self) -> HistoryUsage:
-        """See `Backend`."""
+        """Return how much is held."""
         return self._call("extent", self.inner.usage)
 
-    def _count_steps(self, name: str, ask: Callable[[], Steps[R]]) -> Steps[R]:
+    def _count_steps(self, name: str, ask: Callable[[], SlicedWork[R]]) -> SlicedWork[R]:
         """Count a call whose work comes in pieces, once; whatever piece fails, it has failed."""
         self._metrics.called(name)
         try:

@@ -11,7 +11,7 @@ from typing import Annotated, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from sse_broadcast.channels import CHANNEL_NAME, MAX_NAME, PATTERN_CHARACTERS
+from sse_broadcast.channels import CHANNEL_NAME, MAX_NAME_LENGTH, PATTERN_CHARACTERS
 from sse_broadcast.config.suggestions import nearest
 from sse_broadcast.errors import ConfigError
 from sse_broadcast.unix_address import UNIX_PREFIX
@@ -200,7 +200,7 @@ def _all_of(pattern: str) -> Callable[[str], object]:
     return re.compile(pattern).fullmatch
 
 
-PATTERN = rf"[{PATTERN_CHARACTERS}]{{1,{MAX_NAME}}}"
+PATTERN = rf"[{PATTERN_CHARACTERS}]{{1,{MAX_NAME_LENGTH}}}"
 
 Pattern = Annotated[
     str,

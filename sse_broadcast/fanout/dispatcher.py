@@ -21,7 +21,7 @@ from sse_broadcast.fanout.subscriber import ANNOUNCED, CloseReason, Subscriber
 from sse_broadcast.fanout.system_events import close_frame, jittered
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import PIECE, FairQueue
+from sse_broadcast.work_queue import ITEMS_PER_SLICE, FairQueue
 
 logger = logging.getLogger("sse_broadcast.delivery")
 
@@ -108,7 +108,7 @@ class Dispatcher:
     async def wait_flushed(self, groups: Iterable[OutboxGroup]) -> None:
         """Wait until the logs of these groups are empty. Nothing may be published meanwhile."""
         for count, group in enumerate(tuple(groups), 1):
-            if not count % PIECE:
+            if not count % ITEMS_PER_SLICE:
                 await asyncio.sleep(0)
             # Slices run in between, and wait for no subscriber.
             while group.log:  # noqa: ASYNC110

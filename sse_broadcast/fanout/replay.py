@@ -8,7 +8,7 @@ from sse_broadcast.channels import Selector
 from sse_broadcast.fanout.system_events import reset_publication
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication, cut
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 
 class Replay:
@@ -52,7 +52,7 @@ class Replay:
         self._began = time.monotonic()
         self._given = 0
         self._first: Sequence[Publication] = start.preloaded
-        self._steps: Steps[ReplayPage] | None = None  # towards the next page
+        self._steps: SlicedWork[ReplayPage] | None = None  # towards the next page
 
     @property
     def done(self) -> bool:
@@ -95,7 +95,7 @@ class Replay:
         if replay is None:
             return ()
         self.cursor = replay.upto
-        self._evictions_seen = replay.told
+        self._evictions_seen = replay.evictions_seen
         if replay.gap is None:
             return replay.publications
         self._metrics.reset(ResetReason.EVICTED)
@@ -112,7 +112,7 @@ class Replay:
         """Return the next page of the history, or None if it takes more than one piece of work."""
         if self._steps is None:
             self._steps = self._backend.replay(
-                self._selector, after=self.cursor, told=self._evictions_seen, limit=limit
+                self._selector, after=self.cursor, evictions_seen=self._evictions_seen, limit=limit
             )
         try:
             next(self._steps)

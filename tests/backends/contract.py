@@ -25,7 +25,7 @@ from sse_broadcast.cursor import CustomId, EventId, parse_since
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft, Publication, Receipt
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 
 ALL = 1 << 30
 
@@ -100,7 +100,9 @@ class Case:
             self.backend.evict_expired()
 
     def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> StartPoint:
-        return finish(self.backend.find(parse_since(cursor), Selector.parse(*channels, types=types)))
+        return run_to_completion(
+            self.backend.find(parse_since(cursor), Selector.parse(*channels, types=types))
+        )
 
     def place(self, position: int) -> str:
         return f"{self.backend.epoch}-{position}"
@@ -111,7 +113,9 @@ class Case:
         if start.reset_reason is ResetReason.EVICTED:
             pages.gaps.append((start.after, start.channels))
         while after < self.backend.position:
-            page = finish(self.backend.replay(selector, after=after, told=start.evictions_seen, limit=limit))
+            page = run_to_completion(
+                self.backend.replay(selector, after=after, evictions_seen=start.evictions_seen, limit=limit)
+            )
             assert after < page.upto <= self.backend.position
             found = [publication.position for publication in page.publications]
             assert found == sorted(set(found))
@@ -126,7 +130,7 @@ class Case:
 
     def since(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Pages:
         selector = Selector.parse(*channels, types=types)
-        return self.read(selector, finish(self.backend.find(parse_since(cursor), selector)))
+        return self.read(selector, run_to_completion(self.backend.find(parse_since(cursor), selector)))
 
 
 OpenCase = Callable[..., Awaitable[Case]]
@@ -184,7 +188,9 @@ class Contract:
         case = await opened()
         await case.publish("b a", "é\n", type="t", id="mine", retry=5, key="k")
         await case.publish("a", '{"n":1}', json=True)
-        page = finish(case.backend.replay(Selector.parse("a"), after=0, told=0, limit=ALL))
+        page = run_to_completion(
+            case.backend.replay(Selector.parse("a"), after=0, evictions_seen=0, limit=ALL)
+        )
         for read, announced in zip(page.publications, case.published, strict=True):
             assert (read.channels, read.event, read.id) == (announced.channels, announced.event, announced.id)
             assert (read.position, read.time, read.size) == (
@@ -240,7 +246,7 @@ class Contract:
         await case.publish()
         for cursor in (case.place(2), case.place(9_999_999_999_999_999_999), "nobody's", "42", "-"):
             assert case.find(cursor, "a") == StartPoint(1, reset_reason=ResetReason.UNKNOWN)
-        assert finish(case.backend.find(CustomId(""), Selector.parse("a"))) == StartPoint(
+        assert run_to_completion(case.backend.find(CustomId(""), Selector.parse("a"))) == StartPoint(
             1, reset_reason=ResetReason.UNKNOWN
         )
 
@@ -410,7 +416,9 @@ class Contract:
         size, selector = case.published[0].size, Selector.parse(*channels)
 
         def page(after: int, limit: int) -> list[int]:
-            replay = finish(case.backend.replay(selector, after=after, told=0, limit=limit))
+            replay = run_to_completion(
+                case.backend.replay(selector, after=after, evictions_seen=0, limit=limit)
+            )
             return [publication.position for publication in replay.publications]
 
         assert page(0, 2 * size) == [1, 2]
@@ -433,7 +441,9 @@ class Contract:
         """A page from there is empty, and stays there."""
         case = await opened()
         await case.publish()
-        page = finish(case.backend.replay(Selector.parse("a"), after=1, told=0, limit=ALL))
+        page = run_to_completion(
+            case.backend.replay(Selector.parse("a"), after=1, evictions_seen=0, limit=ALL)
+        )
         assert (list(page.publications), page.upto, page.gap) == ([], 1, None)
 
     # Loss.
@@ -459,7 +469,9 @@ class Contract:
         assert case.find(case.place(0), "a", "b") == StartPoint(
             2, reset_reason=ResetReason.EVICTED, channels=("a",)
         )
-        page = finish(case.backend.replay(Selector.parse("a", "b"), after=0, told=0, limit=ALL))
+        page = run_to_completion(
+            case.backend.replay(Selector.parse("a", "b"), after=0, evictions_seen=0, limit=ALL)
+        )
         assert (page.publications, page.upto, page.gap) == ((), 2, Gap(("a",), 2))
         assert case.find(case.place(2), "a", "b") == StartPoint(2)
 
@@ -601,8 +613,10 @@ class Contract:
         assert start.after == 1
         for _ in range(2):
             await case.publish("a")
-        told = finish(
-            case.backend.replay(Selector.parse("a", "b"), after=4, told=start.evictions_seen, limit=ALL)
+        told = run_to_completion(
+            case.backend.replay(
+                Selector.parse("a", "b"), after=4, evictions_seen=start.evictions_seen, limit=ALL
+            )
         )
         assert ([one.position for one in told.publications], told.gap) == ([5, 6], None)
 

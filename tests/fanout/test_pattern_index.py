@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_broadcast.channels import Match, Selector, compile_patterns
+from sse_broadcast.channels import Matcher, Selector, compile_patterns
 from sse_broadcast.fanout import pattern_index
 from sse_broadcast.fanout.pattern_index import BUCKET, MAX_CROWDED_STEPS, Pattern, PatternIndex
 
@@ -59,7 +59,7 @@ def test_a_name_asks_only_patterns_that_have_a_text_in_common(monkeypatch: pytes
     """Of ten thousand, each of which has a text of its own, a handful."""
     asked: list[str] = []
 
-    def noted(pattern: str) -> Match:
+    def noted(pattern: str) -> Matcher:
         def matches(name: str) -> bool:
             asked.append(pattern)
             return compile_patterns(pattern)(name)

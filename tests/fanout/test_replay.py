@@ -16,7 +16,7 @@ from sse_broadcast.event import Event
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 
 ALL = 1 << 30
 
@@ -40,7 +40,10 @@ class Reading:
         if isinstance(cursor, int):
             return Replay(self.backend, selector, StartPoint(cursor), self.metrics)
         return Replay(
-            self.backend, selector, finish(self.backend.find(parse_since(cursor), selector)), self.metrics
+            self.backend,
+            selector,
+            run_to_completion(self.backend.find(parse_since(cursor), selector)),
+            self.metrics,
         )
 
 

@@ -21,7 +21,7 @@ from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config
 from sse_broadcast.cursor import Age, Cursor, CustomId, EventId, Keyword, format_id, new_epoch
 from sse_broadcast.publication import Draft, Publication, Receipt, place
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 MAX_LAST = 1000
 """Channels of which `last` gives the newest event, at most."""
@@ -31,7 +31,7 @@ LIMITS_PER_CALL = 512
 
 
 class MemoryBackend:
-    """A backend whose history lives as long as its process. See `Backend`.
+    """A backend whose history lives as long as its process.
 
     `window` is how many seconds an idempotency key is remembered; `clock` gives seconds.
     """
@@ -57,17 +57,17 @@ class MemoryBackend:
 
     @property
     def outage(self) -> None:
-        """See `Backend`. What is in our own memory is never away."""
+        """None: the memory of this process is never away."""
 
     @property
     def untidy(self) -> bool:
-        """See `Backend`."""
+        """Whether the last `evict_expired` left something that could have been evicted."""
         return self._overdue or self._history.limits_pending
 
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
-        """See `Backend`."""
+        """Append and announce, and return the last receipt."""
         now = self._tick()
         if idempotency_key is None:
             return self._append(drafts, now, publisher)
@@ -89,8 +89,8 @@ class MemoryBackend:
         )
         return receipt
 
-    def find(self, cursor: Cursor, selector: Selector) -> Steps[StartPoint]:
-        """See `Backend`."""
+    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint]:
+        """Return where a subscriber with this cursor begins."""
         now = self._tick()
         match cursor:
             case EventId(epoch, _) if epoch != self.epoch:
@@ -111,59 +111,63 @@ class MemoryBackend:
             case Age(seconds):
                 return (yield from self._from_first(selector, now - seconds))
 
-    def replay(self, selector: Selector, *, after: int, told: int, limit: int) -> Steps[ReplayPage]:
-        """See `Backend`."""
+    def replay(
+        self, selector: Selector, *, after: int, evictions_seen: int, limit: int
+    ) -> SlicedWork[ReplayPage]:
+        """Return a page of what came after a position."""
         self._tick()
         history = self._history
-        lost = yield from history.watermarks.newest_loss(selector, after=after, seen=told)
+        lost = yield from history.watermarks.newest_loss(selector, after=after, seen=evictions_seen)
         if lost:
             gap = history.gap(selector, after, lost)
-            return ReplayPage((), gap.position, gap, told=history.watermarks.evictions)
+            return ReplayPage((), gap.position, gap, evictions_seen=history.watermarks.evictions)
         if (log := history.channel_index.only_log(selector)) is not None:
             # What most readers ask for: a third of the cost of the general way.
             page = log.page(after, limit, most=PAGE_SCAN_LIMIT)
             more = bool(page) and page[-1] is not log.newest
             return ReplayPage(
-                page, page[-1].position if more else self.position, told=history.watermarks.evictions
+                page,
+                page[-1].position if more else self.position,
+                evictions_seen=history.watermarks.evictions,
             )
         return self._replay(selector, after, limit)
 
     def _replay(self, selector: Selector, after: int, limit: int) -> ReplayPage:
         found: list[Publication] = []
-        upto, told, room = after, self._history.watermarks.evictions, PAGE_SCAN_LIMIT
+        upto, seen, room = after, self._history.watermarks.evictions, PAGE_SCAN_LIMIT
         for position, publication, cost in self._history.after(selector, after):
             if publication is not None:
                 if found and publication.size > limit:
-                    return ReplayPage(found, upto, told=told)
+                    return ReplayPage(found, upto, evictions_seen=seen)
                 limit -= publication.size
                 found.append(publication)
             upto = position
             room -= cost
             if room <= 0:
-                return ReplayPage(found, upto, told=told)
-        return ReplayPage(found, self.position, told=told)
+                return ReplayPage(found, upto, evictions_seen=seen)
+        return ReplayPage(found, self.position, evictions_seen=seen)
 
     def replayable(self, selector: Selector, *, after: int) -> bool:
-        """See `Backend`."""
+        """Return whether nothing was lost after a position."""
         self._tick()
         return not self._history.watermarks.may_have_lost(selector, after=after)
 
     def oldest(self, selector: Selector, *, after: int) -> float | None:
-        """See `Backend`."""
+        """Return when the oldest publication held after a position was published."""
         return self._history.time_after(selector, after)
 
     def reload_limits(self) -> None:
-        """See `Backend`."""
+        """Apply limits that have changed."""
         self._history.reload_limits()
 
     def evict_expired(self) -> bool:
-        """See `Backend`."""
+        """Evict what is too old, and return whether anything is left that will be."""
         left = self._history.apply_limits(LIMITS_PER_CALL)
         self._keys.expire(self._tick())
         return bool(left or self._history.bytes or self._keys)
 
     def channel_usage(self, channel: str) -> ChannelUsage:
-        """See `Backend`."""
+        """Return what is held of a channel."""
         self._tick()
         log = self._history.channel_index.logs.get(channel)
         return (
@@ -171,12 +175,12 @@ class MemoryBackend:
         )
 
     def channels(self) -> Iterator[Sequence[str]]:
-        """See `Backend`."""
+        """Yield the channels of which something is held."""
         self._tick()
         return self._history.channel_index.names()
 
     def usage(self) -> HistoryUsage:
-        """See `Backend`."""
+        """Return how much is held."""
         self._tick()
         return self._history.usage
 
@@ -192,7 +196,7 @@ class MemoryBackend:
         last = batch[-1]
         return Receipt(self._deliver(batch), last.channels, last.id, len(batch))
 
-    def _resumed(self, selector: Selector, position: int | None) -> Steps[StartPoint]:
+    def _resumed(self, selector: Selector, position: int | None) -> SlicedWork[StartPoint]:
         if position is None:
             return self._lost(ResetReason.UNKNOWN)
         lost = yield from self._history.watermarks.newest_loss(selector, after=position)
@@ -201,7 +205,7 @@ class MemoryBackend:
         gap = self._history.gap(selector, position, lost)
         return StartPoint(gap.position, reset_reason=ResetReason.EVICTED, channels=gap.channels)
 
-    def _from_first(self, selector: Selector, since: float | None) -> Steps[StartPoint]:
+    def _from_first(self, selector: Selector, since: float | None) -> SlicedWork[StartPoint]:
         began = self.position
         first = yield from self._history.channel_index.first_position(selector, since=since)
         # What was published meanwhile may have been passed by, and comes after where this began.

@@ -8,7 +8,7 @@ from itertools import islice
 from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 SEARCH_SLICE = 8192
 """Steps of a search between two pauses: channels examined, and texts looked for in their names
@@ -77,7 +77,7 @@ class ChannelIndex:
             page = slots[begin : begin + NAMES_PER_PAGE]
             yield [log.channel for log in page if log is not None and log.count]
 
-    def first_position(self, selector: Selector, *, since: float | None = None) -> Steps[int | None]:
+    def first_position(self, selector: Selector, *, since: float | None = None) -> SlicedWork[int | None]:
         """Return the position of a selector's first publication, or of its first not older than `since`.
 
         Each log is read when the search comes to it: later publications may be left out.
@@ -98,7 +98,7 @@ class ChannelIndex:
                 first = publication.position if first is None else min(first, publication.position)
         return first
 
-    def newest_of_each(self, selector: Selector, *, upto: int, most: int) -> Steps[list[Publication]]:
+    def newest_of_each(self, selector: Selector, *, upto: int, most: int) -> SlicedWork[list[Publication]]:
         """Return the newest publication, up to a position, of each channel of a selector, in order.
 
         They are of the `most` channels that were published to last. If the selector has event types, at most
@@ -150,7 +150,7 @@ class ChannelIndex:
                 work = 0
                 yield None
 
-    def _last_published(self, selector: Selector, most: int) -> Steps[list[ChannelLog]]:
+    def _last_published(self, selector: Selector, most: int) -> SlicedWork[list[ChannelLog]]:
         """Return the `most` logs of a selector that were published to last, the newest first."""
         last: list[tuple[int, int, ChannelLog]] = []
 
@@ -172,7 +172,7 @@ class ChannelIndex:
                 heapq.heapreplace(last, entry)
         return [log for _, _, log in sorted(last, reverse=True)]
 
-    def _among_recent(self, selector: Selector, most: int) -> Steps[list[ChannelLog]]:
+    def _among_recent(self, selector: Selector, most: int) -> SlicedWork[list[ChannelLog]]:
         """Return a selector's logs among the `RECENT_CHANNELS` last published, if it has patterns.
 
         They are often enough, and then no other channel is examined.

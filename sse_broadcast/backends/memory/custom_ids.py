@@ -7,7 +7,7 @@ from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.retired_ids import RetiredIds
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 MIN_RETIRED = 128
 """Ids of evicted events that a channel remembers, however few events it may hold."""
@@ -57,7 +57,7 @@ class CustomIdIndex:
         until = self.now + log.limits.age
         self._retired.add(log.channel, ids, until=until, now=self.now, most=max(log.limits.size, MIN_RETIRED))
 
-    def position_of(self, id: str, selector: Selector) -> Steps[int | None]:
+    def position_of(self, id: str, selector: Selector) -> SlicedWork[int | None]:
         """Return the oldest position that a selector's channels have held under an id.
 
         A subscriber with this id has seen that event or a later one, and gets everything since, some of it

@@ -14,7 +14,7 @@ from sse_broadcast.metrics import Share
 ReportShare = Callable[[Share, str], None]
 """Called with what is shared, and the publisher that has reached its share of it."""
 
-PRECISION = 4
+SIZE_CLASS_BITS = 4
 """Bits of a size that tell its class: those of a class differ by 1/16 at most, and small ones not at all."""
 
 
@@ -72,7 +72,7 @@ class Largest(Generic[H]):
         self._top = 0
 
     def _join(self, holder: H, held: int) -> None:
-        step = 1 << max(held.bit_length() - PRECISION - 1, 0)
+        step = 1 << max(held.bit_length() - SIZE_CLASS_BITS - 1, 0)
         least = held - held % step
         members = self._classes.get(least)
         if members is None:

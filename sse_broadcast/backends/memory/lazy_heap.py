@@ -9,7 +9,7 @@ T = TypeVar("T")
 Entry = tuple[float, int, T]
 """By what things are ordered, a number that no other entry has, and the thing."""
 
-MOVED = 4
+ENTRIES_MOVED_PER_PUSH = 4
 """Entries that each push to a heap looks at, while those that count are sorted out."""
 
 
@@ -63,7 +63,7 @@ class LazyHeap(Generic[T]):
 
     def _move(self) -> None:
         # What a heap ends with may be taken from it, and leaves a heap.
-        for _ in range(min(MOVED, len(self._left))):
+        for _ in range(min(ENTRIES_MOVED_PER_PUSH, len(self._left))):
             entry = self._left.pop()
             if self._counts(entry):
                 heapq.heappush(self._moved, entry)

@@ -14,13 +14,13 @@ CHANNEL_BYTES = 280
 MAX_CHANNELS_SEARCHED = 64
 """Channels of one id that are compared with patterns. Of more, any may be one that a pattern matches."""
 
-SWEEP = 2000
+MAX_EXPIRED_IDS = 2000
 """Ids that are forgotten in one go because of their time: a millisecond."""
 
-SWEEP_PAUSE = 1.0
+EXPIRY_INTERVAL = 1.0
 """Seconds between two such goes: `expire` is called with each publish."""
 
-Mark = tuple[int, float]
+RetiredId = tuple[int, float]
 """The oldest evicted position of an id, and until when that is remembered."""
 
 
@@ -35,8 +35,8 @@ class RetiredIds:
         self.bytes = 0
         """What is remembered, in bytes."""
         self._max_bytes = max_bytes
-        self._swept = -SWEEP_PAUSE
-        self._marks: OrderedDict[str, dict[int, Mark]] = OrderedDict()
+        self._swept = -EXPIRY_INTERVAL
+        self._marks: OrderedDict[str, dict[int, RetiredId]] = OrderedDict()
         # The channels of each hash. Nearly always it is one, which needs no dict of its own.
         self._channels: dict[int, str | dict[str, None]] = {}
 
@@ -81,11 +81,11 @@ class RetiredIds:
 
     def expire(self, now: float) -> None:
         """Forget ids whose time has come, `SWEEP` of them at most, once in `SWEEP_PAUSE` seconds."""
-        if now - self._swept < SWEEP_PAUSE:
+        if now - self._swept < EXPIRY_INTERVAL:
             return
         self._swept = now
-        room = SWEEP
-        for _ in range(min(SWEEP // 4, len(self._marks))):
+        room = MAX_EXPIRED_IDS
+        for _ in range(min(MAX_EXPIRED_IDS // 4, len(self._marks))):
             channel, marks = next(iter(self._marks.items()))
             room = self._expire(channel, marks, now, room)
             if not room:
@@ -95,7 +95,7 @@ class RetiredIds:
             else:
                 self._marks.move_to_end(channel)
 
-    def _expire(self, channel: str, marks: dict[int, Mark], now: float, room: int) -> int:
+    def _expire(self, channel: str, marks: dict[int, RetiredId], now: float, room: int) -> int:
         while room and marks and next(iter(marks.values()))[1] <= now:
             self._forget_first(channel, marks)
             room -= 1
@@ -105,7 +105,7 @@ class RetiredIds:
         del self._marks[channel]
         self.bytes -= CHANNEL_BYTES
 
-    def _forget_first(self, channel: str, marks: dict[int, Mark]) -> None:
+    def _forget_first(self, channel: str, marks: dict[int, RetiredId]) -> None:
         key = next(iter(marks))
         del marks[key]
         self.bytes -= ID_BYTES

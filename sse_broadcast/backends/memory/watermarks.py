@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from sse_broadcast.backends.memory.channel_index import SEARCH_SLICE, ChannelIndex
 from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.channels import Selector, match_steps
-from sse_broadcast.work_queue import Steps
+from sse_broadcast.work_queue import SlicedWork
 
 MAX_RECENT_EVICTIONS = 4096
 """Logs that are kept in the order of their last evictions. A loss that is newer than the oldest of these is
@@ -60,7 +60,7 @@ class Watermarks:
         self.last_forgotten_eviction = max(self.last_forgotten_eviction, log.last_eviction)
         self._recent.pop(log, None)
 
-    def newest_loss(self, selector: Selector, *, after: int = 0, seen: int = 0) -> Steps[int]:
+    def newest_loss(self, selector: Selector, *, after: int = 0, seen: int = 0) -> SlicedWork[int]:
         """Return the newest position after another at which a selector may have lost something, or 0.
 
         Unless `seen` is 0, evictions up to that number do not count. The answer is true when it is returned,
@@ -88,7 +88,7 @@ class Watermarks:
         log = self._channels.logs.get(name)
         return self.forgotten if log is None else log.watermark
 
-    def _lost_by_patterns(self, selector: Selector, after: int, seen: int) -> Steps[int]:
+    def _lost_by_patterns(self, selector: Selector, after: int, seen: int) -> SlicedWork[int]:
         lost, since, work = 0, seen, 0
         cost = match_steps(selector.patterns)
         while True:

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.channels import MAX_NAME
+from sse_broadcast.channels import MAX_NAME_LENGTH
 from sse_broadcast.errors import ClosedError, FullError, SinkClosedError
 from sse_broadcast.server.access.authorization import (
     IN_QUERY,
@@ -98,7 +98,7 @@ class Events:
         if request.query.keys() - {IN_QUERY}:
             raise Problem(400, "query: POST /events says everything in its body", closes=True)
         config = self._active.services.config
-        most = BODY + (MAX_NAME + 4) * config.max_channels
+        most = BODY + (MAX_NAME_LENGTH + 4) * config.max_channels
         data = await request_body.read_text(request, most=most, timeout=config.body_timeout)
         # Above 256 KiB only where `max_channels` allows more than a thousand.
         read = functools.partial(read_body, data, most=config.max_channels)

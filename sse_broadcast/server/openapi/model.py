@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from sse_broadcast.channels import MAX_NAME, NAME_CHARACTERS, NO_FOLDER, PATTERN_CHARACTERS
+from sse_broadcast.channels import MAX_NAME_LENGTH, NAME_CHARACTERS, NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.cursor import MAX_ID
 from sse_broadcast.event import LONGEST_RETRY, MAX_KEY, SHORTEST_RETRY
 
@@ -120,7 +120,7 @@ TEXT: Schema = {"type": "string"}
 
 def _channel(characters: str) -> Schema:
     # The hyphen is escaped: JavaScript compiles patterns with the flag `v`, which takes no bare one.
-    return text(rf"{NO_FOLDER}[{characters.removesuffix('-')}\-]{{1,{MAX_NAME}}}")
+    return text(rf"{NO_FOLDER}[{characters.removesuffix('-')}\-]{{1,{MAX_NAME_LENGTH}}}")
 
 
 CHANNEL = _channel(NAME_CHARACTERS)

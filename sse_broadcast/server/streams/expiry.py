@@ -16,7 +16,7 @@ from sse_broadcast.server.access.shares import CallerKey
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.refused_stream import RefusalReason
 from sse_broadcast.timeouts import Timeouts
-from sse_broadcast.work_queue import PIECE, Steps
+from sse_broadcast.work_queue import ITEMS_PER_SLICE, SlicedWork
 
 End = Callable[[CloseReason], None]
 CredentialKey = tuple[Kind, str | None, str | None]
@@ -174,7 +174,7 @@ class StreamExpiry:
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def revoke(self, kind: Kind, name: str) -> Steps[int]:
+    def revoke(self, kind: Kind, name: str) -> SlicedWork[int]:
         """End the streams of a `subject`, a token's `id` or a `caller`, and return how many they were.
 
         In pieces. Streams that were opened after the first are of tokens that are good, and go on.
@@ -188,11 +188,11 @@ class StreamExpiry:
                     for session in self._open.get(token, set()) - opened:
                         ended += session.end(CloseReason.REVOKED)
                         work += ENDING_COST
-                        if work >= PIECE:
+                        if work >= ITEMS_PER_SLICE:
                             work = 0
                             yield
                 work += 1
-                if work >= PIECE:
+                if work >= ITEMS_PER_SLICE:
                     work = 0
                     yield
             return ended

@@ -16,7 +16,7 @@ from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Publication, place
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 
 PLENTY = 1 << 40
 ALL = 1 << 30
@@ -74,7 +74,7 @@ def given_after(history: History, selector: Selector, after: int) -> list[int]:
 
 
 def lost(history: History, *channels: str) -> int:
-    return finish(history.watermarks.newest_loss(Selector.parse(*channels)))
+    return run_to_completion(history.watermarks.newest_loss(Selector.parse(*channels)))
 
 
 def set_search_slice(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:

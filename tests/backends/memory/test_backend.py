@@ -17,7 +17,7 @@ from sse_broadcast.config.policy import ChannelPolicies, HistoryLimits
 from sse_broadcast.config.schema import ChannelRule, Config
 from sse_broadcast.cursor import EventId, parse_id, parse_since
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.contract import (
     ALL,
     Case,
@@ -69,7 +69,9 @@ class TestMemory(Contract):
         case = await opened()
         for _ in range(30):
             await case.publish()
-        page = finish(case.backend.replay(Selector.parse("a"), after=0, told=0, limit=ALL))
+        page = run_to_completion(
+            case.backend.replay(Selector.parse("a"), after=0, evictions_seen=0, limit=ALL)
+        )
         assert (len(page.publications), page.upto) == (10, 10)
 
     async def test_a_page_looks_at_so_many_publications(
@@ -94,7 +96,9 @@ class TestMemory(Contract):
         case = await opened()
         for _ in range(30):
             await case.publish()
-        page = finish(case.backend.replay(Selector.parse(*channels), after=0, told=0, limit=ALL))
+        page = run_to_completion(
+            case.backend.replay(Selector.parse(*channels), after=0, evictions_seen=0, limit=ALL)
+        )
         assert ([one.position for one in page.publications], page.upto) == (list(range(1, 11)), 10)
         assert case.read(Selector.parse(*channels), StartPoint(0)) == Pages(list(range(1, 31)))
 
@@ -162,7 +166,7 @@ class TestMemory(Contract):
         case.clock.now += 5.0
         assert not backend.evict_expired()
         assert backend._history.bytes == 0
-        assert finish(backend._history.custom_ids.position_of("mine", Selector.parse("*"))) is None
+        assert run_to_completion(backend._history.custom_ids.position_of("mine", Selector.parse("*"))) is None
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
         """All at once, with the next that is used."""
@@ -311,8 +315,8 @@ def test_the_short_way_through_one_log_is_the_general_way(
     for selector in (Selector.parse("a"), Selector.parse("b"), Selector.parse("c")):
         if history.channel_index.only_log(selector) is None:
             continue
-        for after in range(finish(history.watermarks.newest_loss(selector)), backend.position + 1):
-            short = finish(backend.replay(selector, after=after, told=0, limit=limit))
+        for after in range(run_to_completion(history.watermarks.newest_loss(selector)), backend.position + 1):
+            short = run_to_completion(backend.replay(selector, after=after, evictions_seen=0, limit=limit))
             general = backend._replay(selector, after, limit)
             assert list(short.publications) == list(general.publications)
             assert (short.upto, short.gap) == (general.upto, general.gap)
@@ -330,7 +334,7 @@ def test_a_loss_is_the_same_whoever_tells_of_it(
         at_once(case, batch)
     selector = Selector.parse(*asked[0], types=asked[1])
     for after in range(case.backend.position + 1):
-        start = finish(case.backend.find(EventId(case.backend.epoch, after), selector))
+        start = run_to_completion(case.backend.find(EventId(case.backend.epoch, after), selector))
         pages = case.read(selector, start)
         assert pages == case.read(selector, StartPoint(after))
         assert (start.reset_reason is None) == (pages.gaps == [])
@@ -378,7 +382,7 @@ def test_who_asks_for_what_is_held_is_told_of_what_it_lost_since(
     for batch in before:
         case.clock.now += next(times)
         at_once(case, batch)
-    start = finish(case.backend.find(parse_since(cursor), selector))
+    start = run_to_completion(case.backend.find(parse_since(cursor), selector))
     due, newest = holding(), case.backend.position
     for batch in meanwhile:
         case.clock.now += next(times)
@@ -436,6 +440,6 @@ async def test_no_id_loses_an_event_whoever_uses_it_again(
             wanted = [one for one in seen if selector.first_match(one.channels)]
             for last in wanted:
                 if seen[-1].time - last.time < AGE:
-                    start = finish(backend.find(parse_id(last.id), selector))
+                    start = run_to_completion(backend.find(parse_id(last.id), selector))
                     skipped = [one for one in wanted if last.position < one.position <= start.after]
                     assert start.reset_reason or not skipped

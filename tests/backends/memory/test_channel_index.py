@@ -12,7 +12,7 @@ from sse_broadcast.backends.memory.history import (
 )
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.work_queue import Steps, finish
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.backends.contract import channels_of
 from tests.backends.memory.history_cases import (
     ALL,
@@ -37,23 +37,29 @@ def test_the_newest_of_each_channel_in_order() -> None:
         history.extend([publication(position, channels, type=kind)])
     selector = Selector.parse("*", types=["t"])
     assert [
-        one.position for one in finish(history.channel_index.newest_of_each(selector, upto=9, most=10))
+        one.position
+        for one in run_to_completion(history.channel_index.newest_of_each(selector, upto=9, most=10))
     ] == [1, 4]
     assert [
-        one.position for one in finish(history.channel_index.newest_of_each(selector, upto=9, most=1))
+        one.position
+        for one in run_to_completion(history.channel_index.newest_of_each(selector, upto=9, most=1))
     ] == [4]
     assert [
         one.position
-        for one in finish(history.channel_index.newest_of_each(Selector.parse("*"), upto=9, most=10))
+        for one in run_to_completion(
+            history.channel_index.newest_of_each(Selector.parse("*"), upto=9, most=10)
+        )
     ] == [
         3,
         4,
         5,
     ]
-    assert finish(history_of().channel_index.newest_of_each(selector, upto=9, most=10)) == []
+    assert run_to_completion(history_of().channel_index.newest_of_each(selector, upto=9, most=10)) == []
     assert [
         one.position
-        for one in finish(history.channel_index.newest_of_each(Selector.parse("*"), upto=3, most=10))
+        for one in run_to_completion(
+            history.channel_index.newest_of_each(Selector.parse("*"), upto=3, most=10)
+        )
     ] == [2, 3]
 
 
@@ -65,7 +71,7 @@ def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
     history.extend([publication(5, "c", time=4.0)])
 
     def first(*channels: str, since: float | None = None) -> int | None:
-        return finish(history.channel_index.first_position(Selector.parse(*channels), since=since))
+        return run_to_completion(history.channel_index.first_position(Selector.parse(*channels), since=since))
 
     asked = (("a", "b", "none"), ("c*",), ("a", "c*"), ("*",), ("b",), ("x*",))
     assert [first(*channels) for channels in asked] == [3, 2, 2, 2, None, None]
@@ -73,7 +79,7 @@ def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
     assert first("*", since=4.5) is None
 
 
-def pieces_of(steps: Steps[T], between: Callable[[], None] = lambda: None) -> tuple[int, T]:
+def pieces_of(steps: SlicedWork[T], between: Callable[[], None] = lambda: None) -> tuple[int, T]:
     """Do work to its end, with something else in between; give its number of pieces, and its result."""
     pieces = 1
     while True:
@@ -85,7 +91,7 @@ def pieces_of(steps: Steps[T], between: Callable[[], None] = lambda: None) -> tu
         pieces += 1
 
 
-SEARCHES: dict[str, Callable[[History], Steps[Any]]] = {
+SEARCHES: dict[str, Callable[[History], SlicedWork[Any]]] = {
     "the first": lambda history: history.channel_index.first_position(TEN),
     "the first since": lambda history: history.channel_index.first_position(TEN, since=0.0),
     "the newest": lambda history: history.channel_index.newest_of_each(TEN, upto=ALL, most=1000),
@@ -130,7 +136,7 @@ def test_what_comes_and_goes_in_between_leaves_a_search_right(monkeypatch: pytes
         match chance.randrange(3):
             case 0:
                 _, found = pieces_of(history.watermarks.newest_loss(selector, after=after), publish)
-                assert found == finish(history.watermarks.newest_loss(selector, after=after))
+                assert found == run_to_completion(history.watermarks.newest_loss(selector, after=after))
             case 1:
                 _, newest = pieces_of(
                     history.channel_index.newest_of_each(selector, upto=began, most=10), publish
@@ -179,7 +185,8 @@ def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -
     def newest(looks: int, selector: Selector = selector) -> list[int]:
         monkeypatch.setattr(channel_index, "MAX_EVENTS_EXAMINED", looks)
         return [
-            one.position for one in finish(history.channel_index.newest_of_each(selector, upto=9, most=10))
+            one.position
+            for one in run_to_completion(history.channel_index.newest_of_each(selector, upto=9, most=10))
         ]
 
     assert newest(7) == [1, 5, 9]

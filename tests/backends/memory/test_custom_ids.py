@@ -2,7 +2,7 @@
 
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.memory.history_cases import (
     FOREVER,
     PLENTY,
@@ -18,12 +18,12 @@ def test_a_publishers_id_is_found_and_forgotten() -> None:
     for position, name in enumerate(["x", "x", None, "y"], 1):
         history.extend([publication(position, id=name)])
         if position == 2:
-            assert finish(history.custom_ids.position_of("x", Selector.parse("*"))) == 1
+            assert run_to_completion(history.custom_ids.position_of("x", Selector.parse("*"))) == 1
         if position == 3:
-            assert finish(history.custom_ids.position_of("x", Selector.parse("*"))) is None
-    assert finish(history.custom_ids.position_of("x", Selector.parse("*"))) is None
-    assert finish(history.custom_ids.position_of("y", Selector.parse("*"))) == 4
-    assert finish(history.custom_ids.position_of("z", Selector.parse("*"))) is None
+            assert run_to_completion(history.custom_ids.position_of("x", Selector.parse("*"))) is None
+    assert run_to_completion(history.custom_ids.position_of("x", Selector.parse("*"))) is None
+    assert run_to_completion(history.custom_ids.position_of("y", Selector.parse("*"))) == 4
+    assert run_to_completion(history.custom_ids.position_of("z", Selector.parse("*"))) is None
 
 
 def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None:
@@ -31,11 +31,11 @@ def test_a_publishers_id_is_looked_for_in_the_channels_of_the_interest() -> None
     history = history_of(gone=HistoryLimits(1, PLENTY, FOREVER))
     for position, (channels, name) in enumerate([("a", "17"), ("a b", None), ("b", "17"), ("gone", "17")], 1):
         history.extend([publication(position, channels, id=name)])
-    assert finish(history.custom_ids.position_of("17", Selector.parse("a"))) == 1
-    assert finish(history.custom_ids.position_of("17", Selector.parse("b"))) == 3
-    assert finish(history.custom_ids.position_of("17", Selector.parse("a", "b"))) == 1
-    assert finish(history.custom_ids.position_of("17", Selector.parse("g*"))) == 4
-    assert finish(history.custom_ids.position_of("17", Selector.parse("c"))) is None
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("a"))) == 1
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("b"))) == 3
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("a", "b"))) == 1
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("g*"))) == 4
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("c"))) is None
     fill(history, "gone", start=5)
-    assert finish(history.custom_ids.position_of("17", Selector.parse("gone"))) is None
-    assert finish(history.custom_ids.position_of("17", Selector.parse("*"))) == 1
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("gone"))) is None
+    assert run_to_completion(history.custom_ids.position_of("17", Selector.parse("*"))) == 1

@@ -4,7 +4,7 @@ import pytest
 
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.contract import channels_of
 from tests.backends.memory.history_cases import (
     FOREVER,
@@ -171,11 +171,11 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
     for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
         for position in range(1, 200):
             history.extend([publication(position, "a b", id=str(position))])
-            assert finish(history.watermarks.newest_loss(Selector.parse("a"))) == position
+            assert run_to_completion(history.watermarks.newest_loss(Selector.parse("a"))) == position
         assert (history.bytes, channels_of(history.channel_index.names()), held(history, "a")) == (0, [], [])
         gap = history.gap(Selector.parse("a"), 0, 199)
         assert (gap.channels, gap.position) == (("a",), 199)
-        assert finish(history.custom_ids.position_of("199", Selector.parse("*"))) is None
+        assert run_to_completion(history.custom_ids.position_of("199", Selector.parse("*"))) is None
         require_bounded(history)
 
 
@@ -249,7 +249,7 @@ def test_a_publication_in_several_channels_counts_once() -> None:
     fill(history, "b", start=2)
     assert (held(history, "a"), held(history, "b")) == ([1], [2])
     assert history.bytes == whole + weight(publication(2))
-    assert finish(history.custom_ids.position_of("mine", Selector.parse("*"))) == 1
+    assert run_to_completion(history.custom_ids.position_of("mine", Selector.parse("*"))) == 1
     assert (lost(history, "a"), lost(history, "b")) == (0, 1)
 
 
@@ -326,9 +326,9 @@ def test_a_gap_ends_just_before_what_is_still_held() -> None:
     history = history_of(2)
     fill(history, "quiet", "noisy", "noisy", "noisy", "other", "noisy", "quiet", "late")
     selector = Selector.parse("quiet", "noisy", "other", "late", "none")
-    gap = history.gap(selector, 0, finish(history.watermarks.newest_loss(selector)))
+    gap = history.gap(selector, 0, run_to_completion(history.watermarks.newest_loss(selector)))
     assert (gap.channels, gap.position) == (("noisy", "quiet"), 3)
-    gap = history.gap(selector, 1, finish(history.watermarks.newest_loss(selector)))
+    gap = history.gap(selector, 1, run_to_completion(history.watermarks.newest_loss(selector)))
     assert (gap.channels, gap.position) == (("noisy",), 3)
 
 

@@ -14,7 +14,7 @@ from sse_broadcast.backends.memory.history import (
 )
 from sse_broadcast.channels import Selector
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.contract import channels_of
 from tests.backends.memory.history_cases import (
     PLENTY,
@@ -61,7 +61,7 @@ def test_nothing_grows_with_what_has_passed(
                 batch.append(publication(position, names, time=now, id=name, data=data))
         history.extend(batch, chance.choice(["", "a", "b"]))
         if chance.random() < 0.1:
-            finish(history.watermarks.newest_loss(Selector.parse(f"c{chance.randrange(10)}*")))
+            run_to_completion(history.watermarks.newest_loss(Selector.parse(f"c{chance.randrange(10)}*")))
         assert history.bytes <= total
         if step % 125 == 0:
             require_bounded(history)

@@ -14,7 +14,7 @@ from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.event import DEFAULT_TYPE
 from sse_broadcast.publication import Publication
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.memory.history_cases import (
     FOREVER,
     PLENTY,
@@ -62,7 +62,7 @@ class Model:
 
 def read(history: History, selector: Selector, after: int) -> tuple[list[int], bool]:
     """Read a history to its end as a backend does: a gap if there is one, then what is behind it."""
-    newest_loss = finish(history.watermarks.newest_loss(selector))
+    newest_loss = run_to_completion(history.watermarks.newest_loss(selector))
     told = newest_loss > after
     if told:
         gap = history.gap(selector, after, newest_loss)
@@ -70,7 +70,9 @@ def read(history: History, selector: Selector, after: int) -> tuple[list[int], b
         assert gap.channels
         assert set(gap.channels) <= set(selector.channels)
         after = gap.position
-        assert finish(history.watermarks.newest_loss(selector)) <= after, "told of the same loss again"
+        assert run_to_completion(history.watermarks.newest_loss(selector)) <= after, (
+            "told of the same loss again"
+        )
     return given_after(history, selector, after), told
 
 
@@ -153,7 +155,7 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
             kept.expire(now)
             kept.extend(batch)
         for selector in data.draw(st.sets(st.sampled_from(ASKED), max_size=2)):
-            finish(history.watermarks.newest_loss(selector))
+            run_to_completion(history.watermarks.newest_loss(selector))
     for name in NAMES:
         assert held(history, name) == [one.position for one in model.held[name]]
     for selector in ASKED:
@@ -162,7 +164,7 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
     still = [one for held in model.held.values() for one in held]
     for name in ("one", "two"):
         oldest = min((one.position for one in still if one.event.id == name), default=None)
-        assert finish(history.custom_ids.position_of(name, Selector.parse("*"))) in {None, oldest}
+        assert run_to_completion(history.custom_ids.position_of(name, Selector.parse("*"))) in {None, oldest}
     require_bounded(history)
 
 
@@ -185,8 +187,11 @@ def state_of(history: History) -> object:
     """Give all that a reader could ever see of it."""
     return (
         {name: held(history, name) for name in NAMES},
-        {selector: finish(history.watermarks.newest_loss(selector)) for selector in ASKED},
-        {name: finish(history.custom_ids.position_of(name, Selector.parse("*"))) for name in ("one", "two")},
+        {selector: run_to_completion(history.watermarks.newest_loss(selector)) for selector in ASKED},
+        {
+            name: run_to_completion(history.custom_ids.position_of(name, Selector.parse("*")))
+            for name in ("one", "two")
+        },
         history.bytes,
         history.watermarks.evictions,
     )
@@ -237,7 +242,8 @@ def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> Non
     published: dict[int, Publication] = {}
     for position, (name, length) in enumerate(steps, 1):
         before = {
-            channel: finish(history.watermarks.newest_loss(Selector.parse(channel))) for channel in "abcde"
+            channel: run_to_completion(history.watermarks.newest_loss(Selector.parse(channel)))
+            for channel in "abcde"
         }
         published[position] = publication(position, name, data="x" * length)
         history.extend([published[position]])
@@ -246,7 +252,7 @@ def test_only_the_noisiest_gives(steps: list[tuple[str, int]], room: int) -> Non
             for channel in "abcde"
         }
         for channel in "abcde":
-            last = finish(history.watermarks.newest_loss(Selector.parse(channel)))
+            last = run_to_completion(history.watermarks.newest_loss(Selector.parse(channel)))
             if last > before[channel]:
                 # Channels of about the same size are one class of `Largest`: 1/16 of its size at most.
                 assert bytes[channel] + weight(published[last]) >= max(bytes.values()) * 15 / 16

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends.memory.largest import PRECISION, Largest
+from sse_broadcast.backends.memory.largest import SIZE_CLASS_BITS, Largest
 
 
 class Holder:
@@ -30,7 +30,7 @@ def test_it_finds_who_holds_about_the_most(changes: list[tuple[int, int]]) -> No
         most = max(each.held for each in holders)
         assert (found is None) == (most == 0)
         held = found.held if found else 0
-        assert held == most if most < 2 << PRECISION else held > most - most / (1 << PRECISION)
+        assert held == most if most < 2 << SIZE_CLASS_BITS else held > most - most / (1 << SIZE_CLASS_BITS)
         assert len(largest) == sum(each.held > 0 for each in holders)
 
 

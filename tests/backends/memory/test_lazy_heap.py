@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends.memory.lazy_heap import MOVED, Entry, LazyHeap
+from sse_broadcast.backends.memory.lazy_heap import ENTRIES_MOVED_PER_PUSH, Entry, LazyHeap
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -34,7 +34,7 @@ def test_a_heap_gives_what_counts_in_its_order(seed: int) -> None:
 
 
 def test_a_heap_is_sorted_out_a_few_at_a_time() -> None:
-    """No push looks at more than `MOVED` of what is in it."""
+    """No push looks at more than `ENTRIES_MOVED_PER_PUSH` of what is in it."""
     looked = 0
 
     def counts(entry: Entry[str]) -> bool:
@@ -46,5 +46,5 @@ def test_a_heap_is_sorted_out_a_few_at_a_time() -> None:
     for serial in range(10_000):
         before = looked
         heap.push((float(serial), serial, "thing"), most=500)
-        assert looked - before <= MOVED
+        assert looked - before <= ENTRIES_MOVED_PER_PUSH
     assert len(heap) < 10_000 * 0.6

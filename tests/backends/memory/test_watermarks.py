@@ -5,7 +5,7 @@ import pytest
 from sse_broadcast.backends.memory import watermarks
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
-from sse_broadcast.work_queue import finish
+from sse_broadcast.work_queue import run_to_completion
 from tests.backends.contract import channels_of
 from tests.backends.memory.history_cases import (
     FOREVER,
@@ -57,7 +57,7 @@ def test_losses_of_patterns_are_found_however_many_are_remembered(
     assert {pattern: lost(history, pattern) for pattern in patterns} == {**patterns, "*a": 2}
     for after in range(9):
         for pattern, newest in {**patterns, "*a": 2}.items():
-            found = finish(history.watermarks.newest_loss(Selector.parse(pattern), after=after))
+            found = run_to_completion(history.watermarks.newest_loss(Selector.parse(pattern), after=after))
             assert found == (newest if newest > after else 0)
     require_bounded(history)
 
@@ -80,15 +80,18 @@ def test_what_was_evicted_before_is_no_news() -> None:
     fill(history, "b", *"aaaa")
     both, told = Selector.parse("a", "b"), history.watermarks.evictions
     assert (
-        finish(history.watermarks.newest_loss(both)),
-        finish(history.watermarks.newest_loss(both, seen=told)),
+        run_to_completion(history.watermarks.newest_loss(both)),
+        run_to_completion(history.watermarks.newest_loss(both, seen=told)),
     ) == (3, 0)
     history.expire(10.0)
     assert history.watermarks.evictions == told + 1
     for selector in (both, Selector.parse("*"), Selector.parse("b"), Selector.parse("a", "b*")):
-        assert finish(history.watermarks.newest_loss(selector, seen=told)) == 1
-        assert finish(history.watermarks.newest_loss(selector, seen=history.watermarks.evictions)) == 0
-    assert finish(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) == 0
+        assert run_to_completion(history.watermarks.newest_loss(selector, seen=told)) == 1
+        assert (
+            run_to_completion(history.watermarks.newest_loss(selector, seen=history.watermarks.evictions))
+            == 0
+        )
+    assert run_to_completion(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) == 0
 
 
 def test_each_event_that_goes_is_an_eviction() -> None:
@@ -105,10 +108,15 @@ def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
     fill(history, "a", "b")
     told = history.watermarks.evictions
     fill(history, "c", start=3)
-    assert finish(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) == 1
-    assert finish(history.watermarks.newest_loss(Selector.parse("a"), seen=history.watermarks.evictions)) == 0
+    assert run_to_completion(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) == 1
+    assert (
+        run_to_completion(
+            history.watermarks.newest_loss(Selector.parse("a"), seen=history.watermarks.evictions)
+        )
+        == 0
+    )
     fill(history, "a", start=4)
-    assert finish(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) >= 1
+    assert run_to_completion(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) >= 1
 
 
 def test_another_channel_that_is_forgotten_is_no_news() -> None:
@@ -116,11 +124,11 @@ def test_another_channel_that_is_forgotten_is_no_news() -> None:
     history = history_of(max_channels=3, a=HistoryLimits(2, PLENTY, FOREVER))
     fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
     both, told = Selector.parse("a", "b"), history.watermarks.evictions
-    assert finish(history.watermarks.newest_loss(both)) == 5
+    assert run_to_completion(history.watermarks.newest_loss(both)) == 5
     fill(history, "a", "b", "y", start=11)
     told += 1  # the one that the last a has cost
     assert sorted(channels_of(history.channel_index.names())) == ["a", "b", "y"]
-    assert finish(history.watermarks.newest_loss(both, seen=told)) == 0
-    assert finish(history.watermarks.newest_loss(Selector.parse("x"), seen=told)) == 8
+    assert run_to_completion(history.watermarks.newest_loss(both, seen=told)) == 0
+    assert run_to_completion(history.watermarks.newest_loss(Selector.parse("x"), seen=told)) == 8
     fill(history, "x", start=14)
-    assert finish(history.watermarks.newest_loss(Selector.parse("x"), seen=told)) >= 8
+    assert run_to_completion(history.watermarks.newest_loss(Selector.parse("x"), seen=told)) >= 8

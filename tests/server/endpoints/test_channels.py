@@ -183,7 +183,7 @@ async def test_many_channels_are_listed_in_pieces(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page is the same, what is new in between may be in it, and who leaves ends the work."""
-    monkeypatch.setattr(broadcaster, "PIECE", 8)
+    monkeypatch.setattr(broadcaster, "ITEMS_PER_SLICE", 8)
     monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
     monkeypatch.setattr(channel_index, "NAMES_PER_PAGE", 4)
     server = await serve()

@@ -27,7 +27,7 @@ from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import BROADCASTER, SHARES
 from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.reserve import MAX_REJECTING_PER_ADDRESS
-from sse_broadcast.work_queue import Steps, finish
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.conftest import Connect, Program, Serve
 from tests.support.internals import backend_of, hub_of, outboxes_of
 from tests.support.memory_sinks import MemorySink, break_off
@@ -571,7 +571,7 @@ async def a_question_about_a_reader_that_catches_up(scene: Scene) -> AsyncIterat
 ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "publish": (([],), {}),
     "find": ((None, Selector.parse("a")), {}),
-    "replay": ((Selector.parse("a"),), {"after": 0, "told": 0, "limit": 1}),
+    "replay": ((Selector.parse("a"),), {"after": 0, "evictions_seen": 0, "limit": 1}),
     "replayable": ((Selector.parse("a"),), {"after": 0}),
     "oldest": ((Selector.parse("a"),), {"after": 0}),
     "holding": (("a",), {}),
@@ -590,7 +590,7 @@ METHODS = {
 async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
     """Call a backend, whether its result is awaited, comes in pieces, or is there at once."""
     answer = getattr(backend, call)(*arguments, **words)
-    return finish(cast("Steps[object]", answer)) if isgenerator(answer) else await answer
+    return run_to_completion(cast("SlicedWork[object]", answer)) if isgenerator(answer) else await answer
 
 
 def failing(call: str) -> Cause:

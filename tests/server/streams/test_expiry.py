@@ -17,7 +17,7 @@ from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import ACTIVE_SERVICES, STREAM_EXPIRY
 from sse_broadcast.server.streams import expiry
 from sse_broadcast.server.streams.expiry import StreamExpiry, TrackedStream
-from sse_broadcast.work_queue import PIECE, finish
+from sse_broadcast.work_queue import ITEMS_PER_SLICE, run_to_completion
 from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
@@ -155,7 +155,7 @@ async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
     for reader in (revoked, expired):
         await reader.chunk()
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
-    assert finish(opened(server).revoke("subject", "ada")) == 1
+    assert run_to_completion(opened(server).revoke("subject", "ada")) == 1
     for session in opened(server)._open["subject", "eve", "2"]:
         session.end(CloseReason.EXPIRED)
     assert close_block("revoked", start).fullmatch(await revoked.chunk())
@@ -560,7 +560,11 @@ async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
     if begun:
         session.begin(found.append)
     assert session.end(CloseReason.EXPIRED)
-    assert finish(held.revoke("subject", "visitor")) == finish(held.revoke("subject", "visitor")) == 0
+    assert (
+        run_to_completion(held.revoke("subject", "visitor"))
+        == run_to_completion(held.revoke("subject", "visitor"))
+        == 0
+    )
     if not begun:
         session.begin(found.append)
     assert found == [CloseReason.EXPIRED, CloseReason.REVOKED][not begun :]
@@ -574,9 +578,9 @@ async def test_it_ends_once() -> None:
     found, note = ends()
     begun(held, principal(expires=clock.now + 60), note)
     assert [
-        finish(held.revoke("subject", "ada")),
-        finish(held.revoke("id", "one")),
-        finish(held.revoke("subject", "ada")),
+        run_to_completion(held.revoke("subject", "ada")),
+        run_to_completion(held.revoke("id", "one")),
+        run_to_completion(held.revoke("subject", "ada")),
     ] == [
         1,
         0,
@@ -597,7 +601,7 @@ async def test_what_is_closed_ends_no_more() -> None:
     held.close(session)
     clock.now += 60
     await asyncio.sleep(0.05)
-    assert (found, finish(held.revoke("subject", "ada")), len(held)) == ([], 0, 0)
+    assert (found, run_to_completion(held.revoke("subject", "ada")), len(held)) == ([], 0, 0)
 
 
 async def test_revoking_many_ends_a_few_in_each_piece() -> None:
@@ -610,7 +614,7 @@ async def test_revoking_many_ends_a_few_in_each_piece() -> None:
     for _ in steps:
         counts.append(len(found))
         begun(held, Principal(EVERYTHING, subject="ada", id="1"), found.append)
-    most = PIECE // expiry.ENDING_COST
+    most = ITEMS_PER_SLICE // expiry.ENDING_COST
     assert counts == [0, *range(most, 100, most)]
     assert (len(found), len(held)) == (100, 100 + len(counts) - 1)
     assert held._revoking == {}
@@ -623,9 +627,13 @@ async def test_revoking_ends_what_is_meant_and_no_more() -> None:
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
         found[subject, id], note = ends()
         begun(held, Principal(EVERYTHING, subject=subject, id=id), note)
-    assert finish(held.revoke("id", "two")) == 1
-    assert finish(held.revoke("subject", "nobody")) == finish(held.revoke("id", "ada")) == 0
-    assert finish(held.revoke("subject", "ada")) == 2
+    assert run_to_completion(held.revoke("id", "two")) == 1
+    assert (
+        run_to_completion(held.revoke("subject", "nobody"))
+        == run_to_completion(held.revoke("id", "ada"))
+        == 0
+    )
+    assert run_to_completion(held.revoke("subject", "ada")) == 2
     assert [bool(reasons) for reasons in found.values()] == [True, True, True, False, False]
 
 
@@ -674,7 +682,7 @@ async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
     found, note = ends()
     session = held.track(principal())
     assert session is not None
-    assert finish(held.revoke("subject", "ada")) == 1
+    assert run_to_completion(held.revoke("subject", "ada")) == 1
     assert found == []
     session.begin(note)
     assert found == [CloseReason.REVOKED]
