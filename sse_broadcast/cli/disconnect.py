@@ -18,8 +18,8 @@ def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
 Examples:
   sse-broadcast disconnect 17
 
-The reader is told that it was `disconnected`, and comes back after a while unless it was told not to; what
-keeps it away is to revoke its credential. One that takes no bytes is cut after write_timeout.
+The subscriber is told that it was `disconnected`, and comes back after a while unless it was told not to;
+what keeps it away is to revoke its credential. One that takes no bytes is cut after write_timeout.
 
 Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refused; 2 bad usage."""
 )
@@ -27,7 +27,7 @@ Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refuse
 @token_option
 @url_option(Endpoint.ADMIN)
 def disconnect(url: str, token: str | None, id: str) -> None:
-    """End the stream of one reader."""
+    """End the stream of one subscriber."""
     run(lambda: _disconnect(Client(url, token=token), id))
 
 

@@ -74,12 +74,14 @@ Exit codes: 0 published; 1 refused, or no server there for as long as --retry-fo
 )
 @click.option("--event", metavar="TYPE", help="The event's type; browsers get it by addEventListener(TYPE).")
 @click.option("--id", metavar="ID", help="An id of your own, of one event.")
-@click.option("--key", metavar="KEY", help="What the event replaces, for readers with the policy `conflate`.")
+@click.option(
+    "--key", metavar="KEY", help="What the event replaces, for subscribers with the policy `conflate`."
+)
 @click.option(
     "--retry",
     type=click.IntRange(SHORTEST_RETRY, LONGEST_RETRY),
     metavar="MS",
-    help="Milliseconds after which a reader that is cut off reconnects.",
+    help="Milliseconds after which a subscriber that is cut off reconnects.",
 )
 @click.option(
     "--format",

@@ -24,7 +24,7 @@ Examples:
   sse-broadcast status --watch
   sse-broadcast status --watch --interval 60 >> status.log
 
---watch shows on a terminal what is counted in a second, and the readers that are furthest behind;
+--watch shows on a terminal what is counted in a second, and the subscribers that are furthest behind;
 elsewhere it prints a line for each look, with --json a JSON object. A server that goes away is
 waited for.
 

@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Overflow(StrEnum):
-    """What happens to an event for which a slow reader's queue has no room."""
+    """What happens to an event for which a slow subscriber's queue has no room."""
 
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop-oldest"
@@ -277,8 +277,8 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ProxyHeader,
         Meta(description="header, and the only one, they are believed in: x-forwarded-for or forwarded"),
     ] = ProxyHeader.X_FORWARDED_FOR
-    queue_size: Annotated[Count, Meta(description="events that may wait for one reader")] = 1000
-    queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one reader")] = (
+    queue_size: Annotated[Count, Meta(description="events that may wait for one subscriber")] = 1000
+    queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one subscriber")] = (
         4_194_304
     )
     overflow: Annotated[
@@ -291,11 +291,11 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_batch: Annotated[Count, Meta(description="events of one batch")] = 1000
     max_body: Annotated[Bytes, Meta(description="bytes of a published batch")] = 4_194_304
     max_channels: Annotated[
-        Count, Meta(description="channels and patterns of one reader, channels of one publish")
+        Count, Meta(description="channels and patterns of one subscriber, channels of one publish")
     ] = 100
-    max_patterns: Annotated[Count, Meta(description="patterns among the channels of one reader")] = 10
+    max_patterns: Annotated[Count, Meta(description="patterns among the channels of one subscriber")] = 10
     history_size: Annotated[
-        int, Meta(ge=0, description="events held of each channel for readers that come back")
+        int, Meta(ge=0, description="events held of each channel for subscribers that come back")
     ] = 1000
     history_age: Annotated[
         float, Meta(ge=0.01, le=31_536_000, description="seconds an event is held at most")
@@ -315,17 +315,20 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             ge=0,
             le=2**31 - 1,
-            description="bytes the kernel may hold for one reader (SO_SNDBUF); 0 lets it decide",
+            description="bytes the kernel may hold for one subscriber (SO_SNDBUF); 0 lets it decide",
         ),
     ] = 131_072
-    write_timeout: Annotated[Seconds, Meta(description="seconds a reader's socket may stay full")] = 30.0
+    write_timeout: Annotated[Seconds, Meta(description="seconds a subscriber's socket may stay full")] = 30.0
     heartbeat: Annotated[
-        Seconds, Meta(description="seconds of silence before a heartbeat, where a reader asks for no other")
+        Seconds,
+        Meta(description="seconds of silence before a heartbeat, where a subscriber asks for no other"),
     ] = 4.0
     retry: Annotated[
         int,
         Meta(
-            ge=0, le=86_400_000, description="milliseconds after which a reader reconnects, give or take half"
+            ge=0,
+            le=86_400_000,
+            description="milliseconds after which a subscriber reconnects, give or take half",
         ),
     ] = 3000
     max_connections: Annotated[
@@ -351,7 +354,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         50_000
     )
     subscribed_channels: Annotated[
-        Count, Meta(description="different channels and patterns that readers follow, all together")
+        Count, Meta(description="different channels and patterns that subscribers follow, all together")
     ] = 131_072
     lifetime: Annotated[
         float,
@@ -364,7 +367,9 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_delay: Annotated[
         Span, Meta(description="seconds of serving on after the stop signal, while /readyz says no")
     ] = 0.0
-    drain_timeout: Annotated[Span, Meta(description="seconds over which readers are let go at most")] = 5.0
+    drain_timeout: Annotated[Span, Meta(description="seconds over which subscribers are let go at most")] = (
+        5.0
+    )
     shutdown_timeout: Annotated[Seconds, Meta(description="seconds that what is left may take then")] = 3.0
     event_loop: Annotated[EventLoop, Meta(description="event loop: auto, asyncio or uvloop")] = EventLoop.AUTO
     log_level: Annotated[

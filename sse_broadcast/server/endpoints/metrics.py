@@ -171,7 +171,7 @@ class Exposition:
         )
         yield counter(
             "aborted_connections",
-            "Readers cut, since they did not take what they were sent",
+            "Subscribers cut, since they did not take what they were sent",
             metrics.aborted_connections,
         )
 
@@ -191,10 +191,12 @@ class Exposition:
         yield counter("heartbeats", "Heartbeats that were sent", metrics.heartbeats)
         yield histogram(
             "delivery_delay_seconds",
-            "Time from a publish to the last of the readers that keep up, by pass over them",
+            "Time from a publish to the last of the subscribers that keep up, by pass over them",
             metrics.delay,
         )
-        yield counter("delivery_slices", "Turns of the loop in which readers were written to", metrics.slices)
+        yield counter(
+            "delivery_slices", "Turns of the loop in which subscribers were written to", metrics.slices
+        )
         yield counter(
             "delivery_interruptions", "Those that stopped before all was written", metrics.interruptions
         )

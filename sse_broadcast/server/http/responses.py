@@ -110,7 +110,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class SubscriberState(msgspec.Struct, frozen=True):
-    """A reader that is connected, as it was when it was looked at.
+    """A subscriber that is connected, as it was when it was looked at.
 
     `address` is the client's, `unix` of a UNIX socket's. `types` are the only ones it asked for, null for
     all. `state` is `live`, `catching-up`, `full` while its socket takes no more, or `ending`. It has been
@@ -135,7 +135,7 @@ class SubscriberState(msgspec.Struct, frozen=True):
 
 
 class SubscriberPage(msgspec.Struct, frozen=True):
-    """Readers, of `total` that are connected. `next` is what to ask for in `after`; null at the end."""
+    """Subscribers, of `total` that are connected. `next` is what to ask for in `after`; null at the end."""
 
     subscribers: Sequence[SubscriberState]
     total: int
@@ -143,7 +143,7 @@ class SubscriberPage(msgspec.Struct, frozen=True):
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """A stream is ended; its reader may come back."""
+    """A stream is ended; its subscriber may come back."""
 
     status: str
     id: str

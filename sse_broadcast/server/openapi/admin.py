@@ -50,7 +50,7 @@ _REVOKE = Operation(
 
 _DISCONNECT = Operation(
     "disconnect",
-    "End the stream of a reader, which may come back",
+    "End the stream of a subscriber, which may come back",
     tags=["admin"],
     responses={"200": _done(Disconnected), **problems(*GUARDED)},
 )

@@ -30,7 +30,7 @@ _PAGES = [
     _LIMIT,
 ]
 
-_READERS = [
+_SUBSCRIBERS = [
     Parameter(
         "sort",
         "query",
@@ -93,15 +93,17 @@ _METRICS = Operation(
 
 PATHS = {
     "/status": read(_ask("status", "Who listens, and what was counted", model.kind(ServerStatus))),
-    "/channels": read(_ask("channels", "Channels with history or readers", model.kind(ChannelPage), *_PAGES)),
+    "/channels": read(
+        _ask("channels", "Channels with history or subscribers", model.kind(ChannelPage), *_PAGES)
+    ),
     "/channels/{channel}": read(
         _ask("channel", "Who listens to a channel, and what is held", model.kind(ChannelState)), _CHANNEL
     ),
     "/subscribers": read(
-        _ask("subscribers", "Readers that are connected", model.kind(SubscriberPage), *_READERS)
+        _ask("subscribers", "Subscribers that are connected", model.kind(SubscriberPage), *_SUBSCRIBERS)
     ),
     "/subscribers/{id}": read(
-        _ask("subscriber", "One reader that is connected", model.kind(SubscriberState)), model.STREAM
+        _ask("subscriber", "One subscriber that is connected", model.kind(SubscriberState)), model.STREAM
     ),
     "/metrics": read(_METRICS),
     "/openapi.json": read(_ask("contract", "This document", {"type": "object"})),

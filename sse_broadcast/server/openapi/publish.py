@@ -35,7 +35,9 @@ _PARAMETERS = [
     ),
     Parameter("id", "query", "An id of the publisher's own, where the body is text.", model.ID),
     Parameter("key", "query", "What the event replaces under the policy `conflate`.", model.KEY),
-    Parameter("retry", "query", "The time to reconnect that readers are told, in milliseconds.", model.RETRY),
+    Parameter(
+        "retry", "query", "The time to reconnect that subscribers are told, in milliseconds.", model.RETRY
+    ),
     Parameter(
         "stream",
         "query",
@@ -52,7 +54,7 @@ _PARAMETERS = [
 ]
 
 _SENT = Response(
-    "It is in the history, and has its place in the order. No reader is waited for.",
+    "It is in the history, and has its place in the order. No subscriber is waited for.",
     content={JSON: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
 )
 

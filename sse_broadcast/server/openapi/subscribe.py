@@ -1,4 +1,4 @@
-"""GET /events: what a reader may ask for, and what it is given."""
+"""GET /events: what a subscriber may ask for, and what it is given."""
 
 import msgspec
 
