@@ -418,7 +418,8 @@ async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
     serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A reader that takes nothing keeps the server from stopping, and not the publisher from its answer."""
-    server = await serve(shutdown_timeout=4, send_buffer=16_384, overflow="drop-oldest", write_timeout=60)
+    stopping_takes = {"drain_timeout": 1, "shutdown_timeout": 1}
+    server = await serve(**stopping_takes, send_buffer=16_384, overflow="drop-oldest", write_timeout=60)
     frozen = await connect(server, receive_buffer=4096)
     await frozen.request("GET", "/events")
     await until(lambda: server.broadcaster.client_count == 1)
