@@ -14,7 +14,7 @@ FLOOR = 0.5
 CEILING = 60.0
 """Seconds to which waits grow, unless the server itself asks for more."""
 
-LONGEST_RETRY = 3600.0
+MAX_RETRY_SECONDS = 3600.0
 """Seconds of `retry:` that are kept: the most that a publisher may set."""
 
 LONGEST_RETRY_AFTER = 300.0
@@ -79,7 +79,7 @@ def delay(base: float, failures: int, *, at_least: float | None = None, ceiling:
     `ceiling`, and is spread, so that clients that lost their server together do not return together. It is
     never shorter than `base`. `at_least` is what `Retry-After` said.
     """
-    base = min(max(base, FLOOR), LONGEST_RETRY)
+    base = min(max(base, FLOOR), MAX_RETRY_SECONDS)
     wait = base
     if failures:
         grown = min(base * 2.0 ** min(failures, 20), ceiling)

@@ -42,7 +42,7 @@ from sse_broadcast.fanout.outbox import Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.fanout.system_events import jittered, reset_event, reset_publication
-from sse_broadcast.metrics import Counts, Kind, Metrics, Share
+from sse_broadcast.metrics import Counts, Metrics, Share, SubscriberKind
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder
 from sse_broadcast.stream import Stream, StreamConsumer
@@ -254,7 +254,7 @@ class Broadcaster:
 
         def join(wakeup: StreamConsumer) -> tuple[Subscriber, OutboxGroup]:
             start = self._with_reset(selector, self.start_point(selector, cursor))
-            subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=Kind.STREAM)
+            subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=SubscriberKind.STREAM)
             subscriber.consumer = wakeup
             return subscriber, group
 
@@ -360,7 +360,7 @@ class Broadcaster:
         `FullError` beyond `subscribed_channels` for one that is not `exempt`; nothing is to be undone then.
         """
         subscriber, group = self._join(
-            selector, sink.encoding, start, heartbeat, kind=Kind.HTTP, caller=caller, exempt=exempt
+            selector, sink.encoding, start, heartbeat, kind=SubscriberKind.HTTP, caller=caller, exempt=exempt
         )
         if start.reset_reason is not None:
             subscriber.taken = 1  # the `$reset` of the first frames
@@ -571,7 +571,7 @@ class Broadcaster:
         start: StartPoint,
         heartbeat: Heartbeat,
         *,
-        kind: Kind,
+        kind: SubscriberKind,
         caller: Hashable = None,
         exempt: bool = False,
     ) -> tuple[Subscriber, OutboxGroup]:

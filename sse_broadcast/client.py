@@ -30,8 +30,9 @@ from sse_broadcast.backoff import AttemptError, RetryBudget, is_transient, parse
 from sse_broadcast.channels import NO_FOLDER, PATTERN_CHARACTERS
 from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
-from sse_broadcast.reconnection import Connection, Reconnections
+from sse_broadcast.reconnection import ConnectionAttempt, Reconnections
 from sse_broadcast.unix_address import unix_path
+from sse_broadcast.wire import JSON_TYPE, NDJSON_TYPE
 
 T = TypeVar("T")
 
@@ -62,8 +63,6 @@ BATCH = 500
 BATCH_BYTES = 1 << 20
 """Bytes of one request at most, unless a single event has more."""
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
 
 REFUSAL = 2000
@@ -242,7 +241,7 @@ class Client:
         `retry_for` and `on_retry` are those of `publish_lines`.
         """
         budget = RetryBudget(retry_for, paced=False, on_retry=on_retry)
-        return await self._send_again(_address("/send", channels), JSON, body, budget)
+        return await self._send_again(_address("/send", channels), JSON_TYPE, body, budget)
 
     async def publish_lines(
         self,
@@ -366,7 +365,7 @@ class Client:
                     on_retry(error)
             await _sleep(reconnections.wait_after(connection, retry_after=retry_after))
 
-    async def _stream(self, path: str, connection: Connection) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, path: str, connection: ConnectionAttempt) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of one connection. Raises `AttemptError`, and `_NoContent` for a 204."""
         assert self._session is not None
         headers = {"Accept": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
@@ -402,7 +401,7 @@ class Client:
         """Publish a batch, or that part of it which comes before a line that is refused."""
         try:
             body = b"\n".join(each.text for each in batch)
-            answer = await self._send_again(path, NDJSON, body, budget())
+            answer = await self._send_again(path, NDJSON_TYPE, body, budget())
         except _RefusedError as refusal:
             parts, error = refusal.split(batch)
         except AttemptError as broken:

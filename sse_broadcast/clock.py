@@ -9,7 +9,7 @@ import time
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
-STEP = 0.001
+MIN_CLOCK_STEP = 0.001
 """Seconds by which the clock of the day must differ to have been set."""
 
 
@@ -30,7 +30,7 @@ class Clock:
         """Give what the clock of the day says of a moment: seconds since 1970, as it is set now."""
         offset = time.time() - self.now()
         # Read one after the other they never agree: a moment is told alike in every encoding.
-        if abs(offset - self._offset) > STEP:
+        if abs(offset - self._offset) > MIN_CLOCK_STEP:
             self._offset = offset
         return moment + self._offset
 

@@ -8,7 +8,7 @@ import msgspec
 from sse_broadcast import wire
 from sse_broadcast.event import Event
 
-HEARTBEAT = Event("{}", type="$heartbeat", json=True)
+HEARTBEAT_EVENT = Event("{}", type="$heartbeat", json=True)
 """Moves a subscriber's cursor. It is a named event, since pages do not listen to its type, and it has data,
 since Firefox and ten libraries take no id from a block without."""
 
@@ -50,7 +50,7 @@ class TextFormat:
     content_type = wire.CONTENT_TYPE
     content_type_header = wire.CONTENT_TYPE_HEADER
     names_channel = False
-    heartbeat = wire.HEARTBEAT
+    heartbeat = wire.HEARTBEAT_COMMENT
 
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:  # noqa: ARG002
         """See `Format`."""

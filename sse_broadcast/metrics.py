@@ -16,7 +16,7 @@ BYTES = (0, 1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216)
 """The bounds between which sizes are told apart."""
 
 
-class Kind(StrEnum):
+class SubscriberKind(StrEnum):
     """What a subscriber is."""
 
     HTTP = "http"
@@ -141,8 +141,8 @@ class Metrics:
     def __init__(self, channels: Sequence[str] = ()) -> None:
         self.publishes = self.events_published = 0
         self.channels: dict[str, int] = dict.fromkeys(channels, 0)
-        self.opened_by: Counter[Kind] = Counter()
-        self.closed_by: Counter[tuple[Kind, str]] = Counter()
+        self.opened_by: Counter[SubscriberKind] = Counter()
+        self.closed_by: Counter[tuple[SubscriberKind, str]] = Counter()
         self.dropped_by: Counter[str] = Counter()
         self.resets_by: Counter[str] = Counter()
         self.refused_connections: Counter[str] = Counter()
@@ -176,11 +176,11 @@ class Metrics:
         """Look at these by name from now on, and at others no longer; what was counted stays."""
         self.channels = {channel: self.channels.get(channel, 0) for channel in channels}
 
-    def opened(self, kind: Kind) -> None:
+    def opened(self, kind: SubscriberKind) -> None:
         """Count a subscriber that joined."""
         self.opened_by[kind] += 1
 
-    def closed(self, reason: str, kind: Kind) -> None:
+    def closed(self, reason: str, kind: SubscriberKind) -> None:
         """Count a subscriber that left, or was made to."""
         self.closed_by[kind, reason] += 1
 
@@ -259,7 +259,7 @@ class Metrics:
         """Count a call of the backend that raised what is no answer."""
         self.backend_errors[name] += 1
 
-    def open(self, kind: Kind) -> int:
+    def open(self, kind: SubscriberKind) -> int:
         """Give how many subscribers there are."""
         return self.opened_by[kind] - sum(self.closed_by[each] for each in self.closed_by if each[0] is kind)
 
@@ -277,7 +277,9 @@ class Metrics:
         )
 
 
-def _by_second(counts: Mapping[tuple[Kind, str], int] | Mapping[tuple[str, str], int]) -> Counter[str]:
+def _by_second(
+    counts: Mapping[tuple[SubscriberKind, str], int] | Mapping[tuple[str, str], int],
+) -> Counter[str]:
     found: Counter[str] = Counter()
     for (_, word), count in counts.items():
         found[word] += count

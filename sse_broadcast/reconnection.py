@@ -40,7 +40,7 @@ class _Closing(msgspec.Struct):
     reason: str
 
 
-class Connection:
+class ConnectionAttempt:
     """One connection of a stream, from the events it has brought.
 
     `silence` is how many seconds without a byte mean that it is dead. `worked` is whether it was more than
@@ -114,11 +114,11 @@ class Reconnections:
         self._failures = 0
         self._finished = False
 
-    def begin(self) -> Connection:
+    def begin(self) -> ConnectionAttempt:
         """Return the next connection, which resumes where the one before it was."""
-        return Connection(self._last_event_id, now=self._now)
+        return ConnectionAttempt(self._last_event_id, now=self._now)
 
-    def fail(self, connection: Connection, error: AttemptError) -> None:
+    def fail(self, connection: ConnectionAttempt, error: AttemptError) -> None:
         """Note how a connection failed. Raises the error if no reconnection mends it.
 
         An answer says by itself whether it passes. Where there was none, a server that was never reached is
@@ -129,7 +129,7 @@ class Reconnections:
             raise error
         self.reached = True
 
-    def wait_after(self, connection: Connection, *, retry_after: float | None = None) -> float:
+    def wait_after(self, connection: ConnectionAttempt, *, retry_after: float | None = None) -> float:
         """Return the seconds to wait before the next connection."""
         self.reached = True
         self._last_event_id = connection.last_event_id
@@ -137,7 +137,7 @@ class Reconnections:
         self._failures = 0 if connection.worked else self._failures + 1
         return delay(self._base(connection), self._failures, at_least=retry_after)
 
-    def _base(self, connection: Connection) -> float:
+    def _base(self, connection: ConnectionAttempt) -> float:
         # `finished` comes with a minute or more, for clients that do not heed the 204 that follows.
         # A server that says it again instead of 204 gets its minute.
         hurried = connection.finished and not self._finished

@@ -9,10 +9,10 @@ from typing import Self
 
 from sse_broadcast.fanout.outbox import OutboxGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
-from sse_broadcast.metrics import Kind
+from sse_broadcast.metrics import SubscriberKind
 from sse_broadcast.publication import Publication, Received
 
-PAGE = 65_536
+PAGE_BYTES = 65_536
 """Bytes of history taken at one time."""
 
 
@@ -21,7 +21,7 @@ class StreamConsumer:
 
     __slots__ = ("_event",)
 
-    kind = Kind.STREAM
+    kind = SubscriberKind.STREAM
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -121,7 +121,7 @@ class Stream:
         self._group.queued[subscriber] = None
 
     async def _take(self, subscriber: Subscriber) -> None:
-        page = subscriber.take(PAGE if subscriber.catching_up else 0)
+        page = subscriber.take(PAGE_BYTES if subscriber.catching_up else 0)
         subscriber.options.metrics.handed(len(page))
         self._page.extend(page)
         if not self._page:

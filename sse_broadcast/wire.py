@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from sse_broadcast.event import DEFAULT_TYPE, MAX_RETRY, Event
 
 CONTENT_TYPE = "text/event-stream"
+JSON_TYPE = "application/json"
+NDJSON_TYPE = "application/x-ndjson"
 
 CONTENT_TYPE_HEADER = f"{CONTENT_TYPE}; charset=utf-8"
 """The header of every stream. Without the parameter, clients built on `requests` read Latin-1."""
 
-HEARTBEAT = b": \n"
+HEARTBEAT_COMMENT = b": \n"
 """A comment. It has a space: RESTEasy 7 takes an empty comment and the line after it as one comment. No
 blank line follows: Jersey, CXF and others would show one as an empty message."""
 

@@ -11,8 +11,8 @@ from sse_broadcast import backoff
 from sse_broadcast.backoff import (
     CEILING,
     FLOOR,
-    LONGEST_RETRY,
     LONGEST_RETRY_AFTER,
+    MAX_RETRY_SECONDS,
     PACED,
     PUBLISH_CEILING,
     AttemptError,
@@ -65,7 +65,7 @@ def test_a_status_that_is_about_the_request_does_not_pass(status: int) -> None:
     assert not is_transient(status)
 
 
-@given(base=st.floats(FLOOR, LONGEST_RETRY))
+@given(base=st.floats(FLOOR, MAX_RETRY_SECONDS))
 def test_the_wait_after_a_success_is_the_server_s(base: float) -> None:
     """As the standard asks, to the millisecond: the server has already spread it."""
     assert delay(base, 0) == base
@@ -76,8 +76,8 @@ def test_every_wait_is_bounded(base: float, failures: int, at_least: float | Non
     """None is shorter than the floor, or than what was told within reason; none is longer than an hour."""
     wait = delay(base, failures, at_least=at_least)
     asked = min(at_least or 0.0, LONGEST_RETRY_AFTER)
-    assert max(FLOOR, min(base, LONGEST_RETRY), asked) <= wait
-    assert wait <= max(CEILING, min(base, LONGEST_RETRY), 1.25 * asked)
+    assert max(FLOOR, min(base, MAX_RETRY_SECONDS), asked) <= wait
+    assert wait <= max(CEILING, min(base, MAX_RETRY_SECONDS), 1.25 * asked)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ async def test_a_page_is_told_that_its_token_has_expired(
     serve: Serve, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`$close`, and no reconnection: the same address would be refused, so the page asks for a new one."""
-    monkeypatch.setattr(expiry, "LOOK", 0.005)
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_INTERVAL", 0.005)
     server = await serve(**SETTINGS, retry=10)
     now = time.time()
     token = own(exp=now + 3600, grants={"subscribe": ["*"]})

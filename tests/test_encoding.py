@@ -10,7 +10,7 @@ from sse_broadcast.encoding import (
     CHUNKED_JSON,
     CHUNKED_NDJSON,
     CHUNKED_TEXT,
-    HEARTBEAT,
+    HEARTBEAT_EVENT,
     JSON,
     NDJSON,
     TEXT,
@@ -177,9 +177,13 @@ def test_a_block_of_the_servers_own_is_of_no_channel(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     block = b"event: $heartbeat\ndata: {}\nid: 0123abcd-7\n\n"
     line = b'{"channel":null,"id":"0123abcd-7","event":"$heartbeat","data":{},"time":7.0}\n'
-    assert [own_block(encoding.format, HEARTBEAT, "0123abcd-7") for encoding in BARE] == [block, block, line]
+    assert [own_block(encoding.format, HEARTBEAT_EVENT, "0123abcd-7") for encoding in BARE] == [
+        block,
+        block,
+        line,
+    ]
     bare = b"event: $heartbeat\ndata: {}\n\n"
-    assert [own_block(encoding.format, HEARTBEAT, None) for encoding in BARE] == [
+    assert [own_block(encoding.format, HEARTBEAT_EVENT, None) for encoding in BARE] == [
         bare,
         bare,
         b'{"channel":null,"id":null,"event":"$heartbeat","data":{},"time":7.0}\n',
@@ -189,7 +193,7 @@ def test_a_block_of_the_servers_own_is_of_no_channel(monkeypatch: pytest.MonkeyP
 def test_a_heartbeat_event_moves_the_cursor() -> None:
     """It has data: Firefox and others take no id from a block without."""
     decoder = Decoder()
-    assert decoder.feed(own_block(TEXT.format, HEARTBEAT, "0123abcd-7")) == [
+    assert decoder.feed(own_block(TEXT.format, HEARTBEAT_EVENT, "0123abcd-7")) == [
         Event("{}", type="$heartbeat", id="0123abcd-7")
     ]
     assert decoder.last_event_id == "0123abcd-7"

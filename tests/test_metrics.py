@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sse_broadcast.metrics import SECONDS, Counts, Distribution, Kind, Metrics, Timeout
+from sse_broadcast.metrics import SECONDS, Counts, Distribution, Metrics, SubscriberKind, Timeout
 
 
 def test_each_verb_counts_its_own() -> None:
@@ -12,9 +12,9 @@ def test_each_verb_counts_its_own() -> None:
     metrics = Metrics()
     metrics.published(3)
     metrics.published(0)
-    metrics.opened(Kind.HTTP)
-    metrics.opened(Kind.STREAM)
-    metrics.closed("left", Kind.HTTP)
+    metrics.opened(SubscriberKind.HTTP)
+    metrics.opened(SubscriberKind.STREAM)
+    metrics.closed("left", SubscriberKind.HTTP)
     metrics.dropped("drop-oldest")
     metrics.reset("evicted")
     metrics.reset("slow")
@@ -23,8 +23,8 @@ def test_each_verb_counts_its_own() -> None:
     metrics.refused("full")
     counts = metrics.counts()
     metrics.published(1)
-    metrics.opened(Kind.HTTP)
-    metrics.closed("left", Kind.HTTP)
+    metrics.opened(SubscriberKind.HTTP)
+    metrics.closed("left", SubscriberKind.HTTP)
     metrics.dropped("drop-newest")
     metrics.reset("epoch")
     metrics.aborted()
@@ -60,11 +60,11 @@ def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
 def test_who_is_open_came_and_did_not_go() -> None:
     """By kind, whatever the reasons."""
     metrics = Metrics()
-    for kind in (Kind.HTTP, Kind.HTTP, Kind.HTTP, Kind.STREAM):
+    for kind in (SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.STREAM):
         metrics.opened(kind)
-    metrics.closed("left", Kind.HTTP)
-    metrics.closed("slow", Kind.HTTP)
-    assert (metrics.open(Kind.HTTP), metrics.open(Kind.STREAM)) == (1, 1)
+    metrics.closed("left", SubscriberKind.HTTP)
+    metrics.closed("slow", SubscriberKind.HTTP)
+    assert (metrics.open(SubscriberKind.HTTP), metrics.open(SubscriberKind.STREAM)) == (1, 1)
 
 
 def test_what_is_written_is_counted_apart_from_what_is_taken() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sse_broadcast import backoff
 from sse_broadcast.backoff import AttemptError
 from sse_broadcast.event import Event
-from sse_broadcast.reconnection import SILENCE, STEADY, Connection, Reconnections
+from sse_broadcast.reconnection import SILENCE, STEADY, ConnectionAttempt, Reconnections
 from tests.support.clock import Clock
 
 OPENING = b': \nretry: 3127\nevent: $open\ndata: {"heartbeat": 4}\nid: k3f9-1041\n\n'
@@ -23,8 +23,8 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "random", SimpleNamespace(uniform=lambda _, high: high))
 
 
-def opened(data: bytes = b"", *, clock: Clock | None = None) -> Connection:
-    connection = Connection("a-7", now=clock or Clock())
+def opened(data: bytes = b"", *, clock: Clock | None = None) -> ConnectionAttempt:
+    connection = ConnectionAttempt("a-7", now=clock or Clock())
     connection.open()
     connection.feed(data)
     return connection
@@ -82,7 +82,7 @@ def test_a_connection_that_brings_its_end_alone_does_not_work(data: bytes) -> No
 def test_a_connection_works_when_it_lasts() -> None:
     """From its first byte on; one that never began has lasted no time."""
     clock = Clock()
-    never, connection = Connection("", now=clock), opened(clock=clock)
+    never, connection = ConnectionAttempt("", now=clock), opened(clock=clock)
     clock.forward(STEADY - 0.5)
     assert not connection.worked
     clock.forward(0.5)
@@ -154,15 +154,15 @@ GONE = AttemptError("gone", status=404, transient=False, unsure=False)
 def test_a_first_attempt_that_finds_no_server_is_the_end(error: AttemptError) -> None:
     """Most often the address is wrong, and whoever typed it is told at once."""
     with pytest.raises(AttemptError) as caught:
-        Reconnections("").fail(Connection(""), error)
+        Reconnections("").fail(ConnectionAttempt(""), error)
     assert caught.value is error
 
 
 def test_a_first_answer_that_passes_is_not_the_end() -> None:
     """Something is there; from then on it may be away, too."""
     reconnections = Reconnections("")
-    reconnections.fail(Connection(""), BUSY)
-    reconnections.fail(Connection(""), AWAY)
+    reconnections.fail(ConnectionAttempt(""), BUSY)
+    reconnections.fail(ConnectionAttempt(""), AWAY)
 
 
 @pytest.mark.parametrize("before", ["now", "earlier"])
@@ -172,7 +172,7 @@ def test_a_stream_that_had_begun_is_gone_on_with(before: str) -> None:
     connection = opened()
     if before == "earlier":
         reconnections.wait_after(connection)
-        connection = Connection("")
+        connection = ConnectionAttempt("")
     reconnections.fail(connection, AWAY)
     with pytest.raises(AttemptError):
         reconnections.fail(connection, GONE)

@@ -231,7 +231,7 @@ TALKATIVE = """\
 import sys
 from sse_broadcast.cli import main
 from sse_broadcast.logs import rate_limit
-rate_limit.MOST = sys.maxsize
+rate_limit.MAX_LINES_A_SECOND = sys.maxsize
 sys.exit(main())
 """
 """The command, which leaves no line of the log out, however many are alike."""

@@ -8,7 +8,7 @@ import pytest
 
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
 from sse_broadcast.backends.memory import backend
-from sse_broadcast.stream import PAGE, Stream
+from sse_broadcast.stream import PAGE_BYTES, Stream
 from tests.support.internals import set_clock
 from tests.support.memory_sinks import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
@@ -297,7 +297,7 @@ async def test_last_is_the_newest_of_each_channel_and_then_live() -> None:
 async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place() -> None:
     """From history to live without a gap or a repeat, wherever between two pages it happens."""
     broadcaster = make_broadcaster()
-    large = "x" * (PAGE // 3)
+    large = "x" * (PAGE_BYTES // 3)
     sent = [large] * 10
     await publish(broadcaster, *sent)
     stream = broadcaster.subscribe(since="earliest")
@@ -315,7 +315,7 @@ async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place
 async def test_catching_up_is_not_being_slow() -> None:
     """Nothing is queued for it meanwhile, so that no bound is reached; and a page is all it holds."""
     broadcaster = make_broadcaster(queue_size=2)
-    await publish(broadcaster, *["x" * (PAGE // 2 - 100)] * 10)
+    await publish(broadcaster, *["x" * (PAGE_BYTES // 2 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
     await publish(broadcaster, *"abcdefgh")
@@ -440,7 +440,7 @@ async def test_a_stream_is_given_no_opening_and_no_heartbeat() -> None:
 async def test_left_while_catching_up_it_gives_nothing_more() -> None:
     """Neither of its page nor of the history behind that."""
     broadcaster = make_broadcaster()
-    await publish(broadcaster, *["x" * (PAGE // 3)] * 10)
+    await publish(broadcaster, *["x" * (PAGE_BYTES // 3)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
     await stream.aclose()
@@ -451,7 +451,7 @@ async def test_left_while_catching_up_it_gives_nothing_more() -> None:
 async def test_closing_the_broadcaster_ends_it_while_it_catches_up() -> None:
     """After the page it has; the rest is there for its last id when it comes back."""
     broadcaster = make_broadcaster()
-    await publish(broadcaster, *["x" * (PAGE // 3 - 100)] * 10)
+    await publish(broadcaster, *["x" * (PAGE_BYTES // 3 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
     await broadcaster.close(timeout=1)
@@ -506,7 +506,7 @@ async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
 async def test_garbage_that_was_catching_up_is_let_go() -> None:
     """Whatever it has yet to get."""
     broadcaster = make_broadcaster()
-    await publish(broadcaster, *["x" * PAGE] * 3)
+    await publish(broadcaster, *["x" * PAGE_BYTES] * 3)
     async for _ in broadcaster.subscribe(since="earliest"):
         break
     gc.collect()

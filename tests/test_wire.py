@@ -8,7 +8,7 @@ from sse_broadcast.event import MAX_RETRY, Event
 from sse_broadcast.wire import (
     CONTENT_TYPE,
     CONTENT_TYPE_HEADER,
-    HEARTBEAT,
+    HEARTBEAT_COMMENT,
     Decoder,
     chunk,
     encode,
@@ -68,9 +68,11 @@ def test_a_chunk_is_its_length_in_hexadecimal_and_its_bytes() -> None:
 
 def test_a_comment_is_one_line_with_a_space() -> None:
     """Some clients take an empty comment and its next line as one, others show a blank line as an event."""
-    assert HEARTBEAT == b": \n"
+    assert HEARTBEAT_COMMENT == b": \n"
     decoder = Decoder()
-    assert decoder.feed(HEARTBEAT + encode(Event("x"), "7") + HEARTBEAT) == [Event("x", id="7")]
+    assert decoder.feed(HEARTBEAT_COMMENT + encode(Event("x"), "7") + HEARTBEAT_COMMENT) == [
+        Event("x", id="7")
+    ]
 
 
 def test_the_preamble_is_no_block_of_its_own() -> None:
@@ -79,7 +81,7 @@ def test_the_preamble_is_no_block_of_its_own() -> None:
     decoder = Decoder()
     assert decoder.feed(preamble(2500)) == []
     assert decoder.retry == 2500
-    assert decoder.feed(HEARTBEAT + encode(Event("x"))) == [Event("x", retry=2500)]
+    assert decoder.feed(HEARTBEAT_COMMENT + encode(Event("x"))) == [Event("x", retry=2500)]
 
 
 def test_a_stream_declares_its_charset() -> None:

@@ -9,7 +9,7 @@ from sse_broadcast.auth.issuer import OWN_RULES, IssuedToken, TokenIssuer
 from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.auth.jwt import OWN_KID, Verifier, header_of, is_signed
 from sse_broadcast.auth.keys import Key, key_of_file, require_extra
-from sse_broadcast.auth.principal import Grants, Kind, Principal
+from sse_broadcast.auth.principal import CredentialKind, Grants, Principal
 from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.auth.static_tokens import MAX_TOKEN, StaticTokens
 from sse_broadcast.auth.token_cache import VerifiedTokenCache
@@ -109,7 +109,7 @@ class Authenticator:
         """What was revoked, the same over any number of reloads."""
         return self._revoked
 
-    def revoke(self, kind: Kind, name: str, *, expires: float | None = None) -> None:
+    def revoke(self, kind: CredentialKind, name: str, *, expires: float | None = None) -> None:
         """Refuse a `subject`'s tokens that were issued by now, a token by its `id`, or a `caller`.
 
         It is remembered until `expires`, in seconds since 1970, or as long as the process runs. Raises

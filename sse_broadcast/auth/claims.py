@@ -12,14 +12,14 @@ from sse_broadcast.errors import CredentialError
 
 T = TypeVar("T")
 
-MAX_NAME = 255
+MAX_SUBJECT = 255
 """Characters of a subject and of a token's id (OpenID Connect Core, 2: `sub`)."""
 
 MAX_TIME = 253_402_300_799.0
 """The end of the year 9999, in seconds since 1970: what is later is no time that anyone meant."""
 
 # JSON can have half a surrogate pair in it, which nothing that is written or sent can.
-_Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME, pattern=r"^[^\ud800-\udfff]*\Z")]
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_SUBJECT, pattern=r"^[^\ud800-\udfff]*\Z")]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=MAX_TIME)]
 
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sse_broadcast.auth.claims import MAX_NAME, ClaimRules
+from sse_broadcast.auth.claims import MAX_SUBJECT, ClaimRules
 from sse_broadcast.auth.jwt import OWN_KID
 from sse_broadcast.auth.keys import MIN_SECRET, Key, require_extra, secret_key
 from sse_broadcast.auth.principal import Action, Grants, Principal
-from sse_broadcast.auth.secret_sources import read_text
+from sse_broadcast.auth.secret_sources import read_secret_text
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config
@@ -98,7 +98,7 @@ def _configured_secret(config: Config) -> tuple[str, str] | None:
     """Give the secret, and the setting it is from."""
     if config.token_secret_file:
         setting = "token_secret_file"
-        return setting, read_text(config.token_secret_file, setting=setting)
+        return setting, read_secret_text(config.token_secret_file, setting=setting)
     return ("token_secret", config.token_secret) if config.token_secret else None
 
 
@@ -108,8 +108,8 @@ def _own_key(text: bytes, setting: str) -> Key:
 
 
 def _require_subject(subject: str) -> None:
-    if not 1 <= len(subject) <= MAX_NAME:
-        raise EventError("subject", f"must be 1 to {MAX_NAME} characters, not {len(subject)}")
+    if not 1 <= len(subject) <= MAX_SUBJECT:
+        raise EventError("subject", f"must be 1 to {MAX_SUBJECT} characters, not {len(subject)}")
 
 
 def _require_lifetime(lifetime: float) -> None:

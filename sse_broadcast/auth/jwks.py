@@ -18,7 +18,7 @@ from sse_broadcast.errors import ConfigError
 
 logger = logging.getLogger("sse_broadcast.keys")
 
-PAUSE = 10.0
+MIN_REFRESH_INTERVAL = 10.0
 """Seconds between two readings that were not due: a token can name any key it likes."""
 
 TIMEOUT = 5.0
@@ -40,7 +40,7 @@ class Jwks:
         source: str,
         *,
         refresh: float,
-        pause: float = PAUSE,
+        pause: float = MIN_REFRESH_INTERVAL,
         known: tuple[Key, ...] = (),
         changed: Callable[[], None] = lambda: None,
     ) -> None:

@@ -26,7 +26,7 @@ class UnsignedError(CredentialError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class TokenHeader:
     """What a token says of its signature, before anyone has looked whether that is so."""
 
     algorithm: object
@@ -49,12 +49,12 @@ def is_signed(token: str) -> bool:
     return token.count(".") == 2
 
 
-def header_of(token: str) -> Header:
+def header_of(token: str) -> TokenHeader:
     """Give a token's header. Raises `CredentialError` for one that is none, or that is not taken."""
     try:
         import jwt  # noqa: PLC0415
     except ModuleNotFoundError:  # then there is no key either
-        raise UnsignedError(UNKNOWN) from None
+        raise UnsignedError(UNKNOWN_KEY) from None
 
     if any(is_too_deep(part) for part in _decoded_parts(token)):
         raise CredentialError(f"token: {TOO_DEEP}")
@@ -66,7 +66,7 @@ def header_of(token: str) -> Header:
     for name in FOREIGN:
         if name in header:
             raise CredentialError(f"token: its header has {name}, which is not taken")
-    return Header(header.get("alg"), header.get("kid"))
+    return TokenHeader(header.get("alg"), header.get("kid"))
 
 
 def _decoded_parts(token: str) -> Iterator[bytes]:
@@ -84,7 +84,7 @@ class Verifier:
         self._keys = tuple(keys)
         self._source = source
 
-    async def claims_of(self, token: str, header: Header) -> Claims:
+    async def claims_of(self, token: str, header: TokenHeader) -> Claims:
         """Give what a token says that is good now. Raises `CredentialError`, which says why it is not."""
         try:
             return claims_of(token, header, self._known(), self._rules)
@@ -101,7 +101,7 @@ class Verifier:
         return kid is not None and any(key.kid == kid for key in self._known())
 
 
-def claims_of(token: str, header: Header, keys: Sequence[Key], rules: ClaimRules) -> Claims:
+def claims_of(token: str, header: TokenHeader, keys: Sequence[Key], rules: ClaimRules) -> Claims:
     """Give what a token says that one of these keys has signed, and that is good now.
 
     Its `kid` chooses among our keys, and each of them has its own algorithm: what a token says of itself
@@ -110,7 +110,7 @@ def claims_of(token: str, header: Header, keys: Sequence[Key], rules: ClaimRules
     meant = [key for key in keys if key.kid is None or header.kid is None or key.kid == header.kid]
     fitting = [key for key in meant if key.algorithm == header.algorithm]
     if not meant:
-        raise UnsignedError(UNKNOWN)
+        raise UnsignedError(UNKNOWN_KEY)
     if not fitting:
         claimed = in_short(str(header.algorithm)) if isinstance(header.algorithm, str) else "no algorithm"
         raise UnsignedError(f"token: is signed with {claimed}, which is not its key's algorithm")
@@ -152,7 +152,7 @@ def _reason(error: Exception, token: str) -> str:
     return tell(jwt.decode(token, options={"verify_signature": False}))
 
 
-UNKNOWN = "token: is signed with a key that is not known"
+UNKNOWN_KEY = "token: is signed with a key that is not known"
 
 # By the names of PyJWT's exceptions, which is not there before a token is.
 _REASONS: dict[str, Callable[[Claims], str]] = {

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sse_broadcast.auth.secret_sources import read_text
+from sse_broadcast.auth.secret_sources import read_secret_text
 from sse_broadcast.errors import ConfigError, ExtraError
 from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 
@@ -65,7 +65,7 @@ def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:
 
 def key_of_file(path: str, *, setting: str) -> Key:
     """Give the key in a file: a public key as PEM, or an HS256 secret. Raises `ConfigError`."""
-    text = read_text(path, setting=setting)
+    text = read_secret_text(path, setting=setting)
     if "-----BEGIN " in text:
         return _key_of_pem(text, where=f"{setting}: {path!r}")
     return secret_key(text.encode(), setting=f"{setting}: {path!r}")

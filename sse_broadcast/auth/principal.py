@@ -22,7 +22,7 @@ class Action(StrEnum):
 Grants = Mapping[Action, tuple[str, ...]]
 """Channels and patterns, by what may be done in them. An action that is not there is not allowed."""
 
-Kind = Literal["caller", "subject", "id"]
+CredentialKind = Literal["caller", "subject", "id"]
 """What a revocation names: a configured caller, the subject of signed tokens, or one of them by its id."""
 
 EVERYTHING: Grants = dict.fromkeys(Action, (ANY,))
@@ -45,13 +45,13 @@ class Principal:
     issued: float | None = None
     expires: float | None = None
     static: bool = False
-    bearer: tuple[Kind, str | None, str | None] = field(init=False, repr=False, compare=False)
+    bearer: tuple[CredentialKind, str | None, str | None] = field(init=False, repr=False, compare=False)
     """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
     # Made when first asked, of the grants alone: what is asked about is kept nowhere.
     _matchers: dict[Action, Matcher] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        kind: Kind = "caller" if self.static else "subject"
+        kind: CredentialKind = "caller" if self.static else "subject"
         object.__setattr__(self, "bearer", (kind, self.subject, self.id))
 
     def allows(self, action: Action, channel: str = ANY) -> bool:

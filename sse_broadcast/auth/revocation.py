@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sse_broadcast.auth.claims import MAX_NAME
-from sse_broadcast.auth.principal import Kind, Principal
+from sse_broadcast.auth.claims import MAX_SUBJECT
+from sse_broadcast.auth.principal import CredentialKind, Principal
 from sse_broadcast.errors import EventError, FullError
 
 logger = logging.getLogger("sse_broadcast.revocations")
 
-MOST = 100_000
+MAX_REVOCATIONS = 100_000
 """Revocations held at one time."""
 
 NEARLY_FULL = 0.8
@@ -35,24 +35,24 @@ class RevocationList:
     all that is held is still needed the next one is refused: to forget another would let that one in again.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time, *, most: int = MOST) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, most: int = MAX_REVOCATIONS) -> None:
         self._clock = clock
         self._most = most
-        self._held: dict[tuple[Kind, str], Revocation] = {}
+        self._held: dict[tuple[CredentialKind, str], Revocation] = {}
         # When each that passes may be dropped, the earliest first: all of them are looked through never.
-        self._passing: list[tuple[float, tuple[Kind, str]]] = []
+        self._passing: list[tuple[float, tuple[CredentialKind, str]]] = []
         self._warned = False
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def revoke(self, kind: Kind, name: str, *, until: float = math.inf) -> None:
+    def revoke(self, kind: CredentialKind, name: str, *, until: float = math.inf) -> None:
         """Refuse every token of a `subject` that was issued by now, a token by its `id`, or a `caller`.
 
         Raises `EventError` for what is no name, `FullError`.
         """
-        if not 1 <= len(name) <= MAX_NAME:
-            raise EventError(kind, f"must be 1 to {MAX_NAME} characters, not {len(name)}")
+        if not 1 <= len(name) <= MAX_SUBJECT:
+            raise EventError(kind, f"must be 1 to {MAX_SUBJECT} characters, not {len(name)}")
         now = self._clock()
         self._drop_passed(now)
         before = self._held.get((kind, name))
@@ -77,7 +77,7 @@ class RevocationList:
         revoked = None if name is None else self._find(kind, name)
         return revoked is not None and (principal.issued is None or principal.issued <= revoked.moment)
 
-    def _find(self, kind: Kind, name: str) -> Revocation | None:
+    def _find(self, kind: CredentialKind, name: str) -> Revocation | None:
         revoked = self._held.get((kind, name))
         return revoked if revoked is not None and self._clock() < revoked.until else None
 

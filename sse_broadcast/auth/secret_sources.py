@@ -38,7 +38,7 @@ def read_bytes(path: str, *, setting: str) -> bytes:
     return data
 
 
-def read_text(path: str, *, setting: str) -> str:
+def read_secret_text(path: str, *, setting: str) -> str:
     """Give the text in a file, without the line end that editors put there. Raises `ConfigError`."""
     data = read_bytes(path, setting=setting)
     try:

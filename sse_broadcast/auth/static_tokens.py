@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sse_broadcast.auth.bearer_token import is_token
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
-from sse_broadcast.auth.secret_sources import KeyedDigest, read_text, read_variable
+from sse_broadcast.auth.secret_sources import KeyedDigest, read_secret_text, read_variable
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError
 
@@ -45,7 +45,7 @@ def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, P
     if config.token:
         yield "token", config.token, Principal(EVERYTHING, "token", static=True)
     if config.token_file:
-        token = read_text(config.token_file, setting="token_file")
+        token = read_secret_text(config.token_file, setting="token_file")
         yield "token_file", token, Principal(EVERYTHING, "token", static=True)
     if generated is not None:
         yield "generated", generated, Principal(EVERYTHING, "generated", static=True)
@@ -57,7 +57,7 @@ def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, P
 def _token_of(caller: CallerRule) -> str:
     where = f"[[caller]] {caller.name!r}"
     if caller.token_file is not None:
-        return read_text(caller.token_file, setting=f"{where}: token_file")
+        return read_secret_text(caller.token_file, setting=f"{where}: token_file")
     if caller.token_env is not None:
         return read_variable(caller.token_env, setting=f"{where}: token_env")
     return caller.token or ""

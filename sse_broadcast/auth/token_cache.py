@@ -6,10 +6,10 @@ from sse_broadcast.auth.principal import Principal
 from sse_broadcast.auth.secret_sources import KeyedDigest
 from sse_broadcast.channels import ANY
 
-MOST = 4096
+MAX_CACHED_TOKENS = 4096
 """Tokens that are remembered: of one more, that which was not seen for longest is forgotten."""
 
-MOST_BYTES = 16_777_216
+MAX_CACHE_BYTES = 16_777_216
 """Bytes of what they may do, likewise: a token of 8 KB may name 1,500 channels."""
 
 TOKEN_COST = 1200
@@ -30,7 +30,7 @@ class VerifiedTokenCache:
     when those change.
     """
 
-    def __init__(self, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, *, most: int = MAX_CACHED_TOKENS, most_bytes: int = MAX_CACHE_BYTES) -> None:
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0

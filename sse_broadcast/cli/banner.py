@@ -18,18 +18,18 @@ from sse_broadcast.quantity import Quantity
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.listener import Listener
 from sse_broadcast.server.transport.reserve import MAX_LET_IN
-from sse_broadcast.server.transport.tls import reason
+from sse_broadcast.server.transport.tls import tls_fault
 from sse_broadcast.version import __version__
 
 logger = logging.getLogger("sse_broadcast.process")
 
-JSON = ["-H", "Content-Type: application/json"]
+JSON_HEADER_FLAGS = ["-H", "Content-Type: application/json"]
 
 TRIES = {
     Action.SUBSCRIBE: (["-N"], DEFAULT_CHANNEL, [], "/events"),
     Action.PUBLISH: ([], DEFAULT_CHANNEL, ["-d", "hello"], "/send"),
     Action.INSPECT: ([], ANY, [], "/status"),
-    Action.ADMIN: ([], ANY, [*JSON, "-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
+    Action.ADMIN: ([], ANY, [*JSON_HEADER_FLAGS, "-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
 }
 """What there is to try: curl's flags, the channel it is done in, curl's options, and the path."""
 
@@ -59,7 +59,7 @@ def print_banner(server: Server, config: Config) -> None:
     try:
         click.echo("\n".join(lines))
     except (BrokenPipeError, OutputError) as error:
-        logger.warning("standard output: cannot be written to: %(reason)s", {"reason": reason(error)})
+        logger.warning("standard output: cannot be written to: %(reason)s", {"reason": tls_fault(error)})
         close_quietly()
     version, urls = __version__, ", ".join(server.urls)
     logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})

@@ -153,7 +153,7 @@ def given_token(file: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def _token_in(file: str, source: str) -> str:
-    return _checked(secret_sources.read_text(file, setting=source), f"{source}: {file!r}")
+    return _checked(secret_sources.read_secret_text(file, setting=source), f"{source}: {file!r}")
 
 
 def _checked(token: str, where: str) -> str:
@@ -162,7 +162,7 @@ def _checked(token: str, where: str) -> str:
     return token
 
 
-def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_client(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a command's coroutine: errors become one line, Ctrl-C and a closed pipe a quiet exit."""
     import asyncio  # noqa: PLC0415 - `--help` does without
 

@@ -2,7 +2,7 @@
 
 import click
 
-from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
 
@@ -28,7 +28,7 @@ Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refuse
 @url_option(Endpoint.ADMIN)
 def disconnect(url: str, token: str | None, id: str) -> None:
     """End the stream of one subscriber."""
-    run(lambda: _disconnect(Client(url, token=token), id))
+    run_client(lambda: _disconnect(Client(url, token=token), id))
 
 
 async def _disconnect(client: Client, id: str) -> None:

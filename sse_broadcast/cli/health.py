@@ -4,7 +4,7 @@ import ssl
 
 import click
 
-from sse_broadcast.cli.common import run, url_option
+from sse_broadcast.cli.common import run_client, url_option
 from sse_broadcast.client import ALIVE, Client
 
 
@@ -22,7 +22,7 @@ Exit codes: 0 the server is alive; 1 it is not, or does not say so within {ALIVE
 @url_option()
 def health(url: str) -> None:
     """Ask whether the server is alive, and say nothing if it is."""
-    run(lambda: _health(Client(url, tls=anyone())))
+    run_client(lambda: _health(Client(url, tls=anyone())))
 
 
 async def _health(client: Client) -> None:

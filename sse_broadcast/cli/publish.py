@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import click
 
-from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.cli.input import InputSource, open_source, source_of
 from sse_broadcast.cli.visible import tell
 from sse_broadcast.client import Client, OnRetry, encode_line
@@ -126,10 +126,10 @@ def publish(  # noqa: PLR0913 - an option each
     seconds = retry_for if retry_for is not None else RETRY_FOR if lines else 0.0
     publisher = Publisher(Client(url, token=token), channels, seconds)
     if form == "text" and typed is not None:
-        run(lambda: publisher.message(typed, said))
+        run_client(lambda: publisher.message(typed, said))
         return
     given = source_of(typed) if typed is not None else file
-    run(lambda: publisher.source(given, form, said))
+    run_client(lambda: publisher.source(given, form, said))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import click
 
-from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.cli.visible import say
 from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
@@ -23,7 +23,7 @@ Exit codes: 0 it was taken; 1 it cannot be used, the server did not answer, or r
 @url_option(Endpoint.ADMIN)
 def reload(url: str, token: str | None) -> None:
     """Have the server read its configuration again."""
-    run(lambda: _reload(Client(url, token=token)))
+    run_client(lambda: _reload(Client(url, token=token)))
 
 
 async def _reload(client: Client) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.cli.live_status import JsonView, LineView, View, watch
 from sse_broadcast.cli.screen import Screen, can_draw
 from sse_broadcast.cli.visible import say
@@ -46,9 +46,9 @@ def status(url: str, token: str | None, *, as_json: bool, watched: bool, interva
     if interval is not None and not watched:
         raise click.UsageError("--interval: needs --watch")
     if watched:
-        run(lambda: _watch(Client(url, token=token), interval or INTERVAL, as_json=as_json))
+        run_client(lambda: _watch(Client(url, token=token), interval or INTERVAL, as_json=as_json))
         return
-    answer = run(lambda: _status(Client(url, token=token)))
+    answer = run_client(lambda: _status(Client(url, token=token)))
     if as_json:
         click.echo(json.dumps(answer))
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import IO, Any, TextIO, cast
 
 from sse_broadcast.errors import OutputError
-from sse_broadcast.server.transport.tls import reason
+from sse_broadcast.server.transport.tls import tls_fault
 
 
 class CheckedStdout:
@@ -45,7 +45,7 @@ def _told() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise OutputError(reason(error)) from None
+        raise OutputError(tls_fault(error)) from None
 
 
 def install() -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 import click
 import msgspec
 
-from sse_broadcast.cli.common import run, token_option, url_option
+from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.cli.cursor_file import CursorFile
 from sse_broadcast.cli.visible import VisibleBytes, tell
 from sse_broadcast.client import Client, StreamChunk
@@ -123,7 +123,7 @@ def subscribe(  # noqa: PLR0913 - an option each
     """Follow the stream, reconnecting when it breaks."""
     show = ExecForEach(command) if command is not None else PRINTERS[form]
     wish = SubscribeOptions(channels, events, since)
-    run(lambda: _until_output_closes(_follow(Client(url, token=token), wish, show, count, file)))
+    run_client(lambda: _until_output_closes(_follow(Client(url, token=token), wish, show, count, file)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class Show(Protocol):
         """Show a part. What it has shown is out of this process when it returns."""
 
 
-class Text:
+class TextPrinter:
     """Prints the data of each event; what the server itself says goes to standard error."""
 
     format = "text"
@@ -216,7 +216,7 @@ class Text:
         _write(b"".join(event.data.encode() + b"\n" for event in _published(piece)))
 
 
-class Json:
+class JsonPrinter:
     """Prints each event as a JSON object, the server's own included."""
 
     format = "json"
@@ -230,7 +230,7 @@ class Json:
         _write(b"".join(_as_json(event) + b"\n" for event in piece.events if event.type not in BOOKKEEPING))
 
 
-class Raw:
+class RawPrinter:
     """Prints what arrived, as it arrived: a read is not cut, so more than `room` events may show."""
 
     format = "text"
@@ -245,7 +245,7 @@ class Raw:
         _write(piece.raw)
 
 
-PRINTERS: dict[str, Show] = {"text": Text(), "json": Json(), "raw": Raw()}
+PRINTERS: dict[str, Show] = {"text": TextPrinter(), "json": JsonPrinter(), "raw": RawPrinter()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,7 @@ def one_by_one(piece: StreamChunk, cursor: str) -> Iterator[StreamChunk]:
     yield StreamChunk(b"", [], piece.last_event_id)
 
 
-class Envelope(msgspec.Struct):
+class ReceivedEnvelope(msgspec.Struct):
     """What the server's `format=json` says of an event, beside what is in the event itself."""
 
     channel: str
@@ -313,7 +313,7 @@ class Opened:
 
 def _opened(event: Event) -> Opened:
     try:
-        envelope = msgspec.json.decode(event.data, type=Envelope)
+        envelope = msgspec.json.decode(event.data, type=ReceivedEnvelope)
         data = bytes(envelope.data)
         text = msgspec.json.decode(data, type=str) if data.startswith(b'"') else data.decode()
     except msgspec.DecodeError:

@@ -12,7 +12,7 @@ from sse_broadcast.auth.issuer import IssuedToken
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.auth.static_tokens import MAX_TOKEN
 from sse_broadcast.channels import ANY, Selector
-from sse_broadcast.cli.common import Command, fail, run
+from sse_broadcast.cli.common import Command, fail, run_client
 from sse_broadcast.cli.visible import say
 from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import Config
@@ -20,7 +20,7 @@ from sse_broadcast.config.sources import ENV_PREFIX, load
 from sse_broadcast.cursor import Age, parse_since
 from sse_broadcast.errors import BroadcastError, ConfigError, CredentialError, EventError, ForbiddenError
 
-SECRET = ENV_PREFIX + "TOKEN_SECRET"
+SECRET_VARIABLE = ENV_PREFIX + "TOKEN_SECRET"
 
 
 def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -80,7 +80,7 @@ def token() -> None:
 @token.command(
     epilog=f"""\b
 Examples:
-  {SECRET}=... sse-broadcast token mint --subscribe 'orders.*'
+  {SECRET_VARIABLE}=... sse-broadcast token mint --subscribe 'orders.*'
   sse-broadcast token mint --config server.toml --subject robot --publish logs --lifetime 8h
 
 The token is printed on standard output, and what to know of it on standard error. It is signed with
@@ -114,7 +114,7 @@ def mint(config_file: Path | None, subject: str, lifetime: float | None, **patte
 
 def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None) -> IssuedToken:
     if not (config.token_secret or config.token_secret_file):
-        raise ConfigError(f"token_secret: is not configured, by {SECRET} or by --config FILE")
+        raise ConfigError(f"token_secret: is not configured, by {SECRET_VARIABLE} or by --config FILE")
     seconds = config.token_lifetime if lifetime is None else lifetime
     if seconds > config.token_lifetime:
         raise ConfigError(
@@ -150,7 +150,7 @@ def check(config_file: Path | None, file: str | None, action: str | None, channe
     """Tell who the bearer of a token is, and what the server would let it do."""
     if channel is not None and action is None:
         raise click.UsageError("--channel: needs --action.")
-    principal = run(lambda: _admitted(config_file, file))
+    principal = run_client(lambda: _admitted(config_file, file))
     for line in _told(principal):
         say(line)
     if action is not None:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from sse_broadcast.config.values import (
     ADDRESS,
     HIDDEN,
-    SECRET,
+    SECRET_MARK,
     Bytes,
     CallerName,
     Channel,
@@ -140,7 +140,7 @@ class CallerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     name: CallerName
-    token: Annotated[str, Meta(extra=SECRET)] | None = None
+    token: Annotated[str, Meta(extra=SECRET_MARK)] | None = None
     token_file: str | None = None
     token_env: str | None = None
     publish: Patterns = ()
@@ -215,7 +215,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[Port, Meta(description="port to listen on; 0 takes a free one")] = 8000
     certificate: Annotated[str, Meta(description="TLS certificate chain, a PEM file; empty serves HTTP")] = ""
     key: Annotated[str, Meta(description="private key of the certificate, a PEM file")] = ""
-    token: Annotated[str, Meta(description="token whose bearer may do everything", extra=SECRET)] = ""
+    token: Annotated[str, Meta(description="token whose bearer may do everything", extra=SECRET_MARK)] = ""
     token_file: Annotated[str, Meta(description="file with a token whose bearer may do everything")] = ""
     anonymous_subscribe: Annotated[
         Patterns, Meta(description="channels and patterns that anyone may subscribe to")
@@ -250,7 +250,8 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_secret: Annotated[
         str,
         Meta(
-            description="secret that the server's own tokens are signed with; empty makes one", extra=SECRET
+            description="secret that the server's own tokens are signed with; empty makes one",
+            extra=SECRET_MARK,
         ),
     ] = ""
     token_secret_file: Annotated[

@@ -20,7 +20,7 @@ from sse_broadcast.errors import ConfigError
 
 ENV_PREFIX = "SSE_BROADCAST_"
 
-NEARLY = 0.75
+SETTING_SIMILARITY = 0.75
 """A setting's own ratio (`suggestions.nearest`): `prot` is `port`."""
 
 _SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
@@ -235,7 +235,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
     # Without the prefix that all variables have: by that alone each would be near to every other.
     names = {each.removeprefix(ENV_PREFIX).lower(): each for each in known}
     said = name.removeprefix(ENV_PREFIX).lower().replace("-", "_")
-    near = nearest(said, names, ratio=NEARLY)
+    near = nearest(said, names, ratio=SETTING_SIMILARITY)
     return names[near] if near else ""
 
 

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
-NEARLY = 0.8
+SIMILARITY = 0.8
 """difflib's ratio from which a name is taken for a typing error."""
 
-LONGEST = 32
+MAX_COMPARED = 32
 """Characters of a name that is compared. A longer one is too far from each that is known."""
 
 SYNONYMS: Mapping[str, str] = {
@@ -21,18 +21,18 @@ SYNONYMS: Mapping[str, str] = {
 """Words of Mercure, Centrifugo, ntfy, nchan, Pusher and of Server-Sent Events themselves."""
 
 
-def nearest(name: str, known: Iterable[str], *, ratio: float = NEARLY) -> str | None:
+def nearest(name: str, known: Iterable[str], *, ratio: float = SIMILARITY) -> str | None:
     """Return the known name of which this one is a typing error, or None."""
     near = difflib.get_close_matches(name, similar(name, known, ratio=ratio), n=1, cutoff=ratio)
     return near[0] if near else None
 
 
-def similar(name: str, known: Iterable[str], *, ratio: float = NEARLY) -> list[str]:
+def similar(name: str, known: Iterable[str], *, ratio: float = SIMILARITY) -> list[str]:
     """Return the known names that are worth comparing with this one: difflib takes 30 us for each.
 
     The ratio is at most what it would be if all letters that both have stood in the same order.
     """
-    if len(name) > LONGEST:
+    if len(name) > MAX_COMPARED:
         return []
     size = len(name)
     fitting = (each for each in known if 2 * min(size, len(each)) >= ratio * (size + len(each)))
@@ -50,7 +50,7 @@ def _common(name: str, other: str) -> int:
 
 def meant(name: str, known: Collection[str]) -> str | None:
     """Return the known name that was probably meant, or None."""
-    if len(name) > LONGEST:
+    if len(name) > MAX_COMPARED:
         return None
     word = name.lower()
     synonym = word if word in known else SYNONYMS.get(word.replace("-", "_"))

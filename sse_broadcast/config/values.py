@@ -16,7 +16,7 @@ from sse_broadcast.config.suggestions import nearest
 from sse_broadcast.errors import ConfigError
 from sse_broadcast.unix_address import UNIX_PREFIX
 
-SECRET: dict[str, bool] = {"secret": True}
+SECRET_MARK: dict[str, bool] = {"secret": True}
 """Marks a setting whose value is never shown."""
 
 ADDRESS: dict[str, bool] = {"address": True}
@@ -68,7 +68,7 @@ def bare(kind: object) -> object:
 
 def is_secret(kind: object) -> bool:
     """Return whether values of this type must never be shown."""
-    return any(meta.extra is SECRET for meta in metas(bare(kind)))
+    return any(meta.extra is SECRET_MARK for meta in metas(bare(kind)))
 
 
 def may_be_address(kind: object) -> bool:

@@ -8,10 +8,10 @@ from itertools import accumulate
 from sse_broadcast.fanout.outbox import Outbox, OutboxGroup
 from sse_broadcast.metrics import BYTES, EVENTS, Distribution
 
-PORTION = 5000
+SUBSCRIBERS_PER_TURN = 5000
 """Subscribers, or groups, looked at between two turns of the event loop: a millisecond of it, or two."""
 
-STEP = 500
+COMPARED_AT_ONCE = 500
 """Outboxes that are compared at once with their group's log."""
 
 
@@ -34,7 +34,7 @@ class BacklogStats:
         portion = 0
         for counted in self._steps(tuple(groups)):
             portion += counted
-            if portion >= PORTION:
+            if portion >= SUBSCRIBERS_PER_TURN:
                 portion = 0
                 await asyncio.sleep(0)
 
@@ -54,9 +54,9 @@ class BacklogStats:
 
     def _follow(self, group: OutboxGroup) -> Iterator[int]:
         outboxes = group.followers
-        for begin in range(0, len(outboxes), STEP):
-            self._compare(group, outboxes[begin : begin + STEP])
-            yield STEP
+        for begin in range(0, len(outboxes), COMPARED_AT_ONCE):
+            self._compare(group, outboxes[begin : begin + COMPARED_AT_ONCE])
+            yield COMPARED_AT_ONCE
 
     def _compare(self, group: OutboxGroup, outboxes: Sequence[Outbox]) -> None:
         behind = [0, *accumulate(publication.size for publication in reversed(group.log))]

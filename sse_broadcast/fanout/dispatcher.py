@@ -28,7 +28,7 @@ logger = logging.getLogger("sse_broadcast.delivery")
 WRITE_LIMIT = 65_536
 """Bytes joined into one write at most; a single larger frame goes alone."""
 
-SLICE = 0.002
+SLICE_SECONDS = 0.002
 """Seconds after which the event loop may serve publishes, connects and timers."""
 
 TURN = 0.00025
@@ -143,7 +143,7 @@ class Dispatcher:
         groups, outboxes, due = self._ready, self._ready_outboxes, self._idle.due
         replaying = self._replaying
         now = loop.time()
-        stop = now + SLICE
+        stop = now + SLICE_SECONDS
         while (groups or outboxes or replaying or due) and now < stop:
             self._now = now
             if groups:

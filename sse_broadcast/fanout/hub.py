@@ -8,7 +8,7 @@ from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import FullError
 from sse_broadcast.fanout.outbox import OutboxGroup
-from sse_broadcast.fanout.pattern_index import Pattern, PatternIndex
+from sse_broadcast.fanout.pattern_index import IndexedPattern, PatternIndex
 from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Publication
 
@@ -72,8 +72,8 @@ class Hub:
         self._members: dict[Subscriber, OutboxGroup] = {}
         self._groups: dict[tuple[Selector, Encoding], OutboxGroup] = {}
         self._channels: dict[str, dict[OutboxGroup, None]] = {}
-        self._patterns: dict[str, Pattern] = {}
-        self._by_serial: dict[int, Pattern] = {}
+        self._patterns: dict[str, IndexedPattern] = {}
+        self._by_serial: dict[int, IndexedPattern] = {}
         self._index = PatternIndex()
         self._serial = 0
         # From the oldest.
@@ -196,7 +196,7 @@ class Hub:
             found.update(pattern.groups)
         return found
 
-    def _matching_patterns(self, channel: str) -> Sequence[Pattern]:
+    def _matching_patterns(self, channel: str) -> Sequence[IndexedPattern]:
         route = self._routes.get(channel)
         if route is None:
             return self._new_route(channel)
@@ -206,14 +206,14 @@ class Hub:
         found = [pattern for serial in route.serials if (pattern := by_serial.get(serial)) is not None]
         return found if len(found) == len(route.serials) else self._renew(route, channel)
 
-    def _new_route(self, channel: str) -> Sequence[Pattern]:
+    def _new_route(self, channel: str) -> Sequence[IndexedPattern]:
         route = self._routes[channel] = Route()
         self._route_bytes += ROUTE
         found = self._index.matching(channel)
         self._remember(route, found)
         return found
 
-    def _renew(self, route: Route, channel: str) -> Sequence[Pattern]:
+    def _renew(self, route: Route, channel: str) -> Sequence[IndexedPattern]:
         """Leave out patterns that nobody follows any more, and match those that are newer than the route."""
         if self._serial - route.serial > NEWER:
             found = self._index.matching(channel)
@@ -228,7 +228,7 @@ class Hub:
         self._remember(route, found)
         return found
 
-    def _remember(self, route: Route, found: Sequence[Pattern]) -> None:
+    def _remember(self, route: Route, found: Sequence[IndexedPattern]) -> None:
         self._route_bytes += LINK * (len(found) - len(route.serials))
         route.serials = array("Q", [pattern.serial for pattern in found])
         route.serial = self._serial
@@ -252,11 +252,13 @@ class Hub:
             self._pattern(text).groups[group] = None
         return group
 
-    def _pattern(self, text: str) -> Pattern:
+    def _pattern(self, text: str) -> IndexedPattern:
         pattern = self._patterns.get(text)
         if pattern is None:
             self._serial += 1
-            pattern = self._patterns[text] = self._by_serial[self._serial] = Pattern(text, self._serial)
+            pattern = self._patterns[text] = self._by_serial[self._serial] = IndexedPattern(
+                text, self._serial
+            )
             self._index.add(pattern)
         return pattern
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import format_id
-from sse_broadcast.encoding import HEARTBEAT, Encoding, own_block
+from sse_broadcast.encoding import HEARTBEAT_EVENT, Encoding, own_block
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox
 from sse_broadcast.fanout.subscriber import SHORTEST_HEARTBEAT, CloseReason
 from sse_broadcast.metrics import Metrics, Timeout
@@ -185,7 +185,7 @@ class IdleMonitor:
         """Return the block that moves a cursor to a position: the same bytes for all in one tick."""
         kept = self._cursor_frames.get(encoding)
         if kept is None or kept[:2] != (position, self._ticked):
-            block = own_block(encoding.format, HEARTBEAT, format_id(self._backend.epoch, position))
+            block = own_block(encoding.format, HEARTBEAT_EVENT, format_id(self._backend.epoch, position))
             kept = self._cursor_frames[encoding] = (position, self._ticked, encoding.frame(block))
         return kept[2]
 

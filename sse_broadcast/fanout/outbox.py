@@ -7,7 +7,7 @@ from sse_broadcast.encoding import Encoding
 from sse_broadcast.fanout.group import SubscriberGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Subscriber
 from sse_broadcast.fanout.writers import NOT_LISTED, Writer
-from sse_broadcast.metrics import Kind
+from sse_broadcast.metrics import SubscriberKind
 
 OUTBOXES_PER_TURN = 64
 """Outboxes written to, or checked, before the clock is read again: some 0.3 ms of writing."""
@@ -66,7 +66,7 @@ class Outbox:
     what its subscriber takes from the own queue, or from the history while it is catching up.
     """
 
-    kind = Kind.HTTP
+    kind = SubscriberKind.HTTP
 
     __slots__ = (
         "blocked",

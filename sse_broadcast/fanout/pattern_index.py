@@ -18,7 +18,7 @@ BEGIN, END = "^", "$"
 """Stand for a name's two ends: no name has them."""
 
 
-class Pattern:
+class IndexedPattern:
     """A pattern that somebody follows, and who that is. `serial` is greater than that of every older one."""
 
     __slots__ = ("gram", "groups", "matches", "serial", "steps", "text")
@@ -44,7 +44,7 @@ class PatternIndex:
     __slots__ = ("_buckets", "_crowded", "_lengths")
 
     def __init__(self) -> None:
-        self._buckets: dict[str, dict[Pattern, None]] = {}
+        self._buckets: dict[str, dict[IndexedPattern, None]] = {}
         self._lengths = [0] * (GRAM + 1)  # how many buckets have a text of this length
         self._crowded = 0
 
@@ -53,7 +53,7 @@ class PatternIndex:
         steps = sum(_steps(text) for text in texts if self._is_full(self._best(text)))
         return not steps or self._crowded + steps <= MAX_CROWDED_STEPS
 
-    def add(self, pattern: Pattern) -> None:
+    def add(self, pattern: IndexedPattern) -> None:
         """Find a pattern from now on."""
         gram = pattern.gram = self._best(pattern.text)
         if self._is_full(gram):
@@ -65,7 +65,7 @@ class PatternIndex:
             self._lengths[len(gram)] += 1
         bucket[pattern] = None
 
-    def remove(self, pattern: Pattern) -> None:
+    def remove(self, pattern: IndexedPattern) -> None:
         """Find a pattern no longer."""
         self._crowded -= pattern.steps
         bucket = self._buckets[pattern.gram]
@@ -74,10 +74,10 @@ class PatternIndex:
             del self._buckets[pattern.gram]
             self._lengths[len(pattern.gram)] -= 1
 
-    def matching(self, name: str) -> list[Pattern]:
+    def matching(self, name: str) -> list[IndexedPattern]:
         """Return the patterns that match a channel, in no order."""
         text = f"{BEGIN}{name}{END}"
-        found: list[Pattern] = []
+        found: list[IndexedPattern] = []
         for length, count in enumerate(self._lengths):
             if not count:
                 continue

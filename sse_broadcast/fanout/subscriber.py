@@ -12,7 +12,7 @@ from sse_broadcast.config.schema import Overflow
 from sse_broadcast.fanout.conflation import Conflated
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.system_events import reset_publication
-from sse_broadcast.metrics import Kind, Metrics
+from sse_broadcast.metrics import Metrics, SubscriberKind
 from sse_broadcast.publication import Publication
 
 
@@ -69,7 +69,7 @@ class Heartbeat:
 class QueueConsumer(Protocol):
     """What empties a subscriber's queue. No method may raise or wait."""
 
-    kind: Kind
+    kind: SubscriberKind
 
     def on_ready(self) -> None:
         """Empty the queue soon. Called each time that it is no longer empty."""

@@ -11,7 +11,7 @@ import msgspec
 from sse_broadcast.clock import utc_milliseconds
 
 
-class TextFormat(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line for people; a traceback follows on lines of its own.
 
     Whatever a message quotes, it stays one line; it moves no terminal's cursor, nor does a traceback.
@@ -25,7 +25,7 @@ class TextFormat(logging.Formatter):
         return "\n".join([line, *map(_visible, itertools.chain.from_iterable(details))])
 
 
-class JsonFormat(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A JSON object on a line: `time`, `level`, `logger`, `message`, and the facts of the message.
 
     The facts are the members of the one mapping that a message may have as its argument. A traceback is the

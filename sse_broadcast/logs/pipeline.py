@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from sse_broadcast.config.schema import LogFormat, LogLevel
-from sse_broadcast.logs.formatters import JsonFormat, TextFormat
+from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter
 from sse_broadcast.logs.rate_limit import RateLimitFilter
 from sse_broadcast.logs.writer import BackgroundWriter
 
@@ -36,7 +36,7 @@ class LogPipeline:
         self._descriptor = _standard_error()
         formatter = _formatter(format, self._descriptor)
         self._writer = BackgroundWriter(self._descriptor, notice=functools.partial(_notice, formatter))
-        self._handler = Handler(self._writer.put)
+        self._handler = PipelineHandler(self._writer.put)
         self._handler.setFormatter(formatter)
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ def _skip_unused_record_fields() -> None:
     logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # since 3.12
 
 
-class Handler(logging.Handler):
+class PipelineHandler(logging.Handler):
     """Hands lines on to a function that never waits."""
 
     def __init__(self, put: Callable[[bytes], None]) -> None:
@@ -149,4 +149,4 @@ def _standard_error() -> int:
 
 def _formatter(format: LogFormat, descriptor: int) -> logging.Formatter:
     text = os.isatty(descriptor) if format is LogFormat.AUTO else format is LogFormat.TEXT
-    return TextFormat() if text else JsonFormat()
+    return TextFormatter() if text else JsonFormatter()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MOST = 5
+MAX_LINES_A_SECOND = 5
 """Lines of a kind in a second."""
 
 SECOND = 1.0
@@ -30,7 +30,7 @@ LEFT_OUT = "%(left_out)d more lines in a second were left out: %(kind)s"
 VALUE = re.compile(r"%(\(\w+\))?[a-z]")
 """Where a value is put into what is said."""
 
-Kind = tuple[str, int, str]
+LineKind = tuple[str, int, str]
 """A logger, a level, and what is said before the values are in it."""
 
 
@@ -55,7 +55,7 @@ class RateLimitFilter(logging.Filter):
         super().__init__()
         self._clock = clock
         self._later = later or _later
-        self._seconds: dict[Kind, _Second] = {}
+        self._seconds: dict[LineKind, _Second] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
@@ -68,14 +68,14 @@ class RateLimitFilter(logging.Filter):
             self._tell(kind, second)
             second = self._seconds[kind] = _Second(now)
         second.count += 1
-        if second.count <= MOST:
+        if second.count <= MAX_LINES_A_SECOND:
             return True
         if not second.left_out:
             self._later(second.begun + SECOND - now, functools.partial(self._tell, kind, second))
         second.left_out += 1
         return False
 
-    def _kind(self, record: logging.LogRecord, now: float) -> Kind:
+    def _kind(self, record: logging.LogRecord, now: float) -> LineKind:
         said = str(record.msg).partition("\n")[0][:LONGEST_KIND]
         kind = record.name, record.levelno, said
         if kind in self._seconds or len(self._seconds) < MOST_KINDS:
@@ -85,7 +85,7 @@ class RateLimitFilter(logging.Filter):
                 self._tell(known, self._seconds.pop(known))
         return kind if len(self._seconds) < MOST_KINDS else (record.name, record.levelno, OTHERS)
 
-    def _tell(self, kind: Kind, second: _Second | None) -> None:
+    def _tell(self, kind: LineKind, second: _Second | None) -> None:
         if second is not None and second.left_out:
             left_out, second.left_out = second.left_out, 0
             name, level, said = kind

@@ -7,13 +7,13 @@ import select
 import threading
 from collections.abc import Callable, Sequence
 
-MOST = 4_194_304
+MAX_WAITING_BYTES = 4_194_304
 """Bytes of lines that may wait to be written."""
 
-PIECE = 65_536
+MAX_WRITE = 65_536
 """Bytes that are written at once, or one line."""
 
-PAUSE = 0.05
+WRITE_INTERVAL = 0.05
 """Seconds for which lines are gathered: a thread that woke for each of them would take turns with the loop,
 and cost it more than all else that a line does (measured: 150 us instead of 20)."""
 
@@ -33,7 +33,9 @@ class BackgroundWriter:
     line that tells how many were lost, and why the last one was.
     """
 
-    def __init__(self, descriptor: int, *, notice: Callable[[int, str], bytes], most: int = MOST) -> None:
+    def __init__(
+        self, descriptor: int, *, notice: Callable[[int, str], bytes], most: int = MAX_WAITING_BYTES
+    ) -> None:
         self._descriptor = descriptor
         self._notice = notice
         self._most = most
@@ -101,11 +103,11 @@ class BackgroundWriter:
         size = 0
         try:
             line = self._queue.get(timeout=AGAIN if self._lost > self._told else None)
-            self._closing.wait(PAUSE)
+            self._closing.wait(WRITE_INTERVAL)
             while line is not None:
                 lines.append(line)
                 size += len(line)
-                if size >= PIECE:
+                if size >= MAX_WRITE:
                     return lines, False
                 line = self._queue.get_nowait()
         except queue.Empty:

@@ -22,7 +22,7 @@ from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, SHARES, 
 
 logger = logging.getLogger("sse_broadcast.reload")
 
-PATIENCE = 10.0
+READ_TIMEOUT = 10.0
 """Seconds in which files must have been read: a disk may be away."""
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Commit = Callable[[], None]
 """Goes by a configuration from now on. It may neither wait nor raise."""
 
-Prepare = Callable[[Config], Commit]
+PreparePart = Callable[[Config], Commit]
 """Makes ready to go by a configuration, and changes nothing. Raises `BroadcastError` if it cannot."""
 
 
@@ -43,7 +43,7 @@ class Reloader:
     """
 
     def __init__(self, app: web.Application, load: Callable[[], Config]) -> None:
-        self.parts: list[Prepare] = []
+        self.parts: list[PreparePart] = []
         self.around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         """What is entered when a reload begins, and left when it is over."""
         self.turn = asyncio.Lock()
@@ -150,10 +150,10 @@ RELOADER: web.AppKey[Reloader] = web.AppKey("sse_broadcast.reloader", Reloader)
 async def _read(files: Callable[[], T]) -> T:
     """Give what is made of files, or raise `ConfigError`: the next reload does not wait for a disk either."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(READ_TIMEOUT):
             return await asyncio.to_thread(files)
     except TimeoutError:
-        raise ConfigError(f"its files could not be read within {PATIENCE:g} seconds") from None
+        raise ConfigError(f"its files could not be read within {READ_TIMEOUT:g} seconds") from None
 
 
 async def _start(services: Services, before: Services) -> None:
@@ -177,7 +177,7 @@ def _retrieve(task: asyncio.Task[ConfigChange]) -> None:
         logger.error("a reload failed", exc_info=error)
 
 
-async def reload(request: web.Request) -> web.Response:
+async def post_reload(request: web.Request) -> web.Response:
     """Reload, and say what that has changed."""
     require_permission(request, Action.ADMIN)
     if request.body_exists:

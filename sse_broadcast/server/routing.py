@@ -6,19 +6,19 @@ from aiohttp import hdrs, web
 
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.access.authorization import require_endpoint
-from sse_broadcast.server.endpoints.channels import channel, channels
+from sse_broadcast.server.endpoints.channels import get_channel, get_channels
 from sse_broadcast.server.endpoints.events import Events
-from sse_broadcast.server.endpoints.metrics import metrics
-from sse_broadcast.server.endpoints.publish import send
-from sse_broadcast.server.endpoints.status import status
-from sse_broadcast.server.endpoints.subscribers import disconnect, subscriber, subscribers
-from sse_broadcast.server.endpoints.tokens import revoke, tokens
+from sse_broadcast.server.endpoints.metrics import get_metrics
+from sse_broadcast.server.endpoints.publish import post_send
+from sse_broadcast.server.endpoints.status import get_status
+from sse_broadcast.server.endpoints.subscribers import delete_subscriber, get_subscriber, get_subscribers
+from sse_broadcast.server.endpoints.tokens import post_revoke, post_tokens
 from sse_broadcast.server.http import path_hints
-from sse_broadcast.server.http.health import healthz, readyz
+from sse_broadcast.server.http.health import get_healthz, get_readyz
 from sse_broadcast.server.http.log import log_foreign_page
 from sse_broadcast.server.http.problem import Problem
-from sse_broadcast.server.openapi.document import openapi
-from sse_broadcast.server.reload import reload
+from sse_broadcast.server.openapi.document import get_openapi
+from sse_broadcast.server.reload import post_reload
 from sse_broadcast.server.services import services_of
 from sse_broadcast.server.transport.connection import listener_of
 
@@ -34,23 +34,23 @@ def add_routes(events: Events, add: AddRoute) -> None:
     _route(add, "/events", Endpoint.SUBSCRIBE, {**read, "POST": events.post})
     _route(add, "/events/{channels:[^/]+}", Endpoint.SUBSCRIBE, read)
     for path in ("/send", "/send/{channels:[^/]+}"):
-        _route(add, path, Endpoint.PUBLISH, {"POST": send, "PUT": send})
-    _route(add, "/channels", Endpoint.INSPECT, _reads(channels))
-    _route(add, "/channels/{channel:[^/]+}", Endpoint.INSPECT, _reads(channel))
-    _route(add, "/status", Endpoint.INSPECT, _reads(status))
-    _route(add, "/subscribers", Endpoint.INSPECT, _reads(subscribers))
+        _route(add, path, Endpoint.PUBLISH, {"POST": post_send, "PUT": post_send})
+    _route(add, "/channels", Endpoint.INSPECT, _reads(get_channels))
+    _route(add, "/channels/{channel:[^/]+}", Endpoint.INSPECT, _reads(get_channel))
+    _route(add, "/status", Endpoint.INSPECT, _reads(get_status))
+    _route(add, "/subscribers", Endpoint.INSPECT, _reads(get_subscribers))
     one: dict[Endpoint | None, dict[str, Handler]] = {
-        Endpoint.INSPECT: _reads(subscriber),
-        Endpoint.ADMIN: {"DELETE": disconnect},
+        Endpoint.INSPECT: _reads(get_subscriber),
+        Endpoint.ADMIN: {"DELETE": delete_subscriber},
     }
     _route_each(add, "/subscribers/{id:[^/]+}", one)
-    _route(add, "/metrics", Endpoint.INSPECT, _reads(metrics))
-    _route(add, "/openapi.json", Endpoint.INSPECT, _reads(openapi))
-    _route(add, "/tokens", Endpoint.ADMIN, {"POST": tokens})
-    _route(add, "/revoke", Endpoint.ADMIN, {"POST": revoke})
-    _route(add, "/reload", Endpoint.ADMIN, {"POST": reload})
-    _route(add, "/healthz", None, _reads(healthz))
-    _route(add, "/readyz", None, _reads(readyz))
+    _route(add, "/metrics", Endpoint.INSPECT, _reads(get_metrics))
+    _route(add, "/openapi.json", Endpoint.INSPECT, _reads(get_openapi))
+    _route(add, "/tokens", Endpoint.ADMIN, {"POST": post_tokens})
+    _route(add, "/revoke", Endpoint.ADMIN, {"POST": post_revoke})
+    _route(add, "/reload", Endpoint.ADMIN, {"POST": post_reload})
+    _route(add, "/healthz", None, _reads(get_healthz))
+    _route(add, "/readyz", None, _reads(get_readyz))
     # aiohttp's own `{name}` matches no brace: a channel name with one would get 404 instead of a reason.
     add("*", r"/{path:[\s\S]*}", _not_found, None)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME, access_of, in_short
+from sse_broadcast.auth.claims import MAX_SUBJECT, MAX_TIME, access_of, in_short
 from sse_broadcast.auth.principal import Action, Principal
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import CLAIMS, END, NOW
@@ -75,11 +75,11 @@ def test_a_name_is_text_of_some_length(name: str, optional: str) -> None:
     """It is kept as long as it is revoked."""
     for value, got in ((5, "int"), (["ann"], "array"), ({"a": 1}, "object"), (True, "bool")):
         assert refusal(**{name: value}) == f"claims: Expected `str{optional}`, got `{got}` - at `$.{name}`"
-    long = refusal(**{name: "x" * (MAX_NAME + 1)})
+    long = refusal(**{name: "x" * (MAX_SUBJECT + 1)})
     assert long == f"claims: Expected `str` of length <= 255 - at `$.{name}`"
     assert refusal(**{name: "\ud800"}).startswith("claims: Expected `str` matching regex ")
-    said: dict[str, Any] = {name: "\U0001f600" * MAX_NAME}
-    assert "\U0001f600" * MAX_NAME in {read(**said).subject, read(**said).id}
+    said: dict[str, Any] = {name: "\U0001f600" * MAX_SUBJECT}
+    assert "\U0001f600" * MAX_SUBJECT in {read(**said).subject, read(**said).id}
 
 
 FORM = r"Expected `str` matching regex '^[A-Za-z0-9._:@~*-]{1,128}\\Z' - at `$[...][0]`"

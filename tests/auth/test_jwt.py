@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.auth.claims import ClaimRules
-from sse_broadcast.auth.jwt import FOREIGN, Header, Verifier, claims_of, header_of, is_signed
+from sse_broadcast.auth.jwt import FOREIGN, TokenHeader, Verifier, claims_of, header_of, is_signed
 from sse_broadcast.auth.keys import Key, key_of_file, keys_of_jwks
 from sse_broadcast.errors import CredentialError
 from tests.support.signing import (
@@ -51,8 +51,8 @@ def refusal(text: str) -> str:
 
 def test_a_header_says_how_a_token_is_signed() -> None:
     """As far as it is asked."""
-    assert header_of(token("ES256", header={"kid": "a", "x": 1})) == Header("ES256", "a")
-    assert header_of(token("ES256")) == Header("ES256", None)
+    assert header_of(token("ES256", header={"kid": "a", "x": 1})) == TokenHeader("ES256", "a")
+    assert header_of(token("ES256")) == TokenHeader("ES256", None)
 
 
 def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:

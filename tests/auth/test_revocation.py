@@ -2,7 +2,7 @@
 
 import pytest
 
-from sse_broadcast.auth.principal import Kind, Principal
+from sse_broadcast.auth.principal import CredentialKind, Principal
 from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.errors import EventError, FullError
 from tests.support.signing import NOW
@@ -187,7 +187,7 @@ def test_a_list_that_fills_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_no_token_can_have_is_not_revoked(name: str) -> None:
     """An empty subject is that of every token that names none."""
     revocations = RevocationList()
-    kinds: tuple[Kind, ...] = ("subject", "id", "caller")
+    kinds: tuple[CredentialKind, ...] = ("subject", "id", "caller")
     for kind in kinds:
         with pytest.raises(EventError) as raised:
             revocations.revoke(kind, name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sse_broadcast.auth.secret_sources import MAX_FILE, read_bytes, read_text, read_variable
+from sse_broadcast.auth.secret_sources import MAX_FILE, read_bytes, read_secret_text, read_variable
 from sse_broadcast.errors import ConfigError
 
 
@@ -23,13 +23,13 @@ from sse_broadcast.errors import ConfigError
 def test_a_secret_is_what_is_in_its_file(tmp_path: Path, data: bytes, text: str) -> None:
     """But for the one line end that editors and echo put there."""
     (tmp_path / "secret").write_bytes(data)
-    assert read_text(str(tmp_path / "secret"), setting="token_file") == text
+    assert read_secret_text(str(tmp_path / "secret"), setting="token_file") == text
 
 
 def test_a_file_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) -> None:
     """So that one knows which of several is meant."""
     with pytest.raises(ConfigError) as raised:
-        read_text(f"{tmp_path}/none", setting="token_file")
+        read_secret_text(f"{tmp_path}/none", setting="token_file")
     assert str(raised.value) == f"token_file: '{tmp_path}/none' cannot be read: No such file or directory"
     with pytest.raises(ConfigError) as raised:
         read_bytes(str(tmp_path), setting="jwt_jwks")
@@ -43,7 +43,7 @@ def test_a_file_of_no_text_is_refused_without_showing_it(tmp_path: Path) -> None
     """It says where, and never what."""
     (tmp_path / "secret").write_bytes(b"ab\xffcd")
     with pytest.raises(ConfigError) as raised:
-        read_text(str(tmp_path / "secret"), setting="token_file")
+        read_secret_text(str(tmp_path / "secret"), setting="token_file")
     assert str(raised.value) == f"token_file: '{tmp_path}/secret' is not UTF-8 at byte 2"
 
 

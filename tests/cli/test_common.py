@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.cli import main
-from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, run
+from sse_broadcast.cli.common import Exit, default_url, exit_for, fail, given_token, run_client
 from sse_broadcast.config.schema import CallerRule, Endpoint
 from sse_broadcast.config.sources import ENV_PREFIX, SETTINGS
 from sse_broadcast.errors import (
@@ -116,7 +116,7 @@ def test_run_gives_what_the_coroutine_gives() -> None:
     async def answer() -> int:
         return 42
 
-    assert run(answer) == 42
+    assert run_client(answer) == 42
 
 
 def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
         raise ClientError("refused", status=403)
 
     with pytest.raises(SystemExit) as caught:
-        run(refused)
+        run_client(refused)
     assert caught.value.code == 1
     assert capsys.readouterr() == ("", "sse-broadcast: refused\n")
 
@@ -138,7 +138,7 @@ def test_run_hides_nobody_else_s_error() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(broken)
+        run_client(broken)
 
 
 def settled(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sse_broadcast.config.suggestions import LONGEST, SYNONYMS, meant, nearest
-from sse_broadcast.server.endpoints.publish_request import MEMBERS
+from sse_broadcast.config.suggestions import MAX_COMPARED, SYNONYMS, meant, nearest
+from sse_broadcast.server.endpoints.publish_request import EVENT_MEMBERS
 
 KNOWN = ("channel", "event", "id", "retry", "since")
 
@@ -58,14 +58,14 @@ def test_a_word_for_what_is_not_known_here_was_not_meant(name: str) -> None:
 @pytest.mark.parametrize(("word", "known"), SYNONYMS.items())
 def test_each_word_of_others_means_a_member_of_an_event(word: str, known: str) -> None:
     """And is none itself."""
-    assert known in MEMBERS
-    assert word not in MEMBERS
-    assert meant(word, MEMBERS) == known
+    assert known in EVENT_MEMBERS
+    assert word not in EVENT_MEMBERS
+    assert meant(word, EVENT_MEMBERS) == known
 
 
 def test_the_longest_name_that_is_compared() -> None:
     """A longer one is none that is known, however near."""
-    known = "k" * LONGEST
+    known = "k" * MAX_COMPARED
     assert nearest(known[1:] + "x", [known]) == known
     assert meant(known + "x", [known]) is None
     assert nearest(known + "x", [known]) is None

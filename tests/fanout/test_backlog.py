@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from sse_broadcast.fanout import backlog as census_module
-from sse_broadcast.fanout.backlog import PORTION, STEP, BacklogStats
+from sse_broadcast.fanout.backlog import COMPARED_AT_ONCE, SUBSCRIBERS_PER_TURN, BacklogStats
 from sse_broadcast.metrics import Distribution
 from tests.support.memory_sinks import connect, make_broadcaster
 from tests.support.sockets import until
@@ -75,7 +75,7 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
     broadcaster = make_broadcaster(subscribed_channels=100_000)
     # What is published waits as long as the collection takes: with nothing to compare that would be shorter.
     monkeypatch.setattr(broadcaster._delivery, "schedule_slice", lambda: None)
-    for number in range(2 * PORTION + STEP):
+    for number in range(2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE):
         connect(broadcaster)
         connect(broadcaster, f"c{number}")
     await broadcaster.broadcast("a")
@@ -86,23 +86,23 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
         await asyncio.sleep(0)
     backlog = taking.result()
     assert turns >= 4
-    assert backlog.queued_events.count == 2 * (2 * PORTION + STEP)
+    assert backlog.queued_events.count == 2 * (2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE)
 
 
 async def test_who_leaves_meanwhile_is_no_harm() -> None:
     """Subscribers, and the group as a whole, that are gone when it is their turn."""
     broadcaster = make_broadcaster()
-    outboxes = [connect(broadcaster)[0] for _ in range(2 * STEP)]
+    outboxes = [connect(broadcaster)[0] for _ in range(2 * COMPARED_AT_ONCE)]
     await broadcaster.broadcast("a")
     backlog = BacklogStats()
     steps = backlog._steps(tuple(broadcaster._hub.groups))
-    assert next(steps) == STEP
+    assert next(steps) == COMPARED_AT_ONCE
     for outbox in outboxes:
         broadcaster.disconnect(outbox)
-    assert list(steps) == [STEP, 1]
-    assert backlog.queued_events.count == STEP
+    assert list(steps) == [COMPARED_AT_ONCE, 1]
+    assert backlog.queued_events.count == COMPARED_AT_ONCE
 
 
 def test_a_portion_is_made_of_steps() -> None:
     """Or it would be larger than it says."""
-    assert census_module.PORTION % census_module.STEP == 0
+    assert census_module.SUBSCRIBERS_PER_TURN % census_module.COMPARED_AT_ONCE == 0

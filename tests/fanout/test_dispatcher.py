@@ -12,7 +12,7 @@ from sse_broadcast.cursor import Keyword
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.event import Event
 from sse_broadcast.fanout import dispatcher as dispatcher_module
-from sse_broadcast.fanout.dispatcher import SLICE, TURN, WRITE_LIMIT
+from sse_broadcast.fanout.dispatcher import SLICE_SECONDS, TURN, WRITE_LIMIT
 from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox
 from sse_broadcast.fanout.subscriber import CloseReason
@@ -792,7 +792,7 @@ async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
     assert len(late) > 1
     assert set(live) == {OUTBOXES_PER_TURN}
     assert all(TURN <= count * page < TURN + page for count in late)
-    assert SLICE <= clock.now < SLICE + OUTBOXES_PER_TURN * write + TURN + page
+    assert SLICE_SECONDS <= clock.now < SLICE_SECONDS + OUTBOXES_PER_TURN * write + TURN + page
 
 
 async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -822,7 +822,7 @@ async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
         connect(broadcaster, since="earliest", sink=CostlySink(name, clock, page, order))
     broadcaster._delivery._run_slice()
     assert "".join(order) == ("abc" * len(order))[: len(order)]
-    assert SLICE <= clock.now < SLICE + TURN + page
+    assert SLICE_SECONDS <= clock.now < SLICE_SECONDS + TURN + page
     assert broadcaster._delivery._next_slice is not None
     await settled()
     assert "".join(order) == "abc" * 30

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sse_broadcast.channels import Matcher, Selector, compile_patterns
 from sse_broadcast.fanout import pattern_index
-from sse_broadcast.fanout.pattern_index import BUCKET, MAX_CROWDED_STEPS, Pattern, PatternIndex
+from sse_broadcast.fanout.pattern_index import BUCKET, MAX_CROWDED_STEPS, IndexedPattern, PatternIndex
 
 names = st.text("ab.^$", min_size=1, max_size=12).map(lambda name: name.replace("^", "c").replace("$", "d"))
 patterns = st.lists(st.text("ab.*", max_size=10).map(lambda text: f"{text}*"), max_size=40)
@@ -17,9 +17,9 @@ class Filed:
 
     def __init__(self, *texts: str) -> None:
         self.index = PatternIndex()
-        self.patterns: dict[str, Pattern] = {}
+        self.patterns: dict[str, IndexedPattern] = {}
         for serial, text in enumerate(dict.fromkeys(texts), 1):
-            self.patterns[text] = Pattern(text, serial)
+            self.patterns[text] = IndexedPattern(text, serial)
             self.index.add(self.patterns[text])
 
     def matching(self, name: str) -> list[str]:
@@ -80,7 +80,7 @@ def test_what_a_new_channel_costs_is_bounded() -> None:
         text = "*" + "*".join(f"{number:014b}") + "*"
         if not filed.index.has_room([text]):
             break
-        filed.patterns[text] = pattern = Pattern(text, number)
+        filed.patterns[text] = pattern = IndexedPattern(text, number)
         filed.index.add(pattern)
         steps += text.count("*") + 1
     assert MAX_CROWDED_STEPS - 16 < steps - 2 * BUCKET * 16 <= MAX_CROWDED_STEPS

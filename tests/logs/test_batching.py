@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.logs.batching import PAUSE, BatchedLogger
+from sse_broadcast.logs.batching import BATCH_INTERVAL, BatchedLogger
 from tests.support.sockets import until
 
 logger = logging.getLogger("sse_broadcast.test")
@@ -100,5 +100,5 @@ async def test_the_end_loses_no_line(log: pytest.LogCaptureFixture) -> None:
     assert log.messages == ["before"]
     gathered.info("behind", FACTS)
     assert log.messages == ["before", "behind"]
-    await asyncio.sleep(2 * PAUSE)
+    await asyncio.sleep(2 * BATCH_INTERVAL)
     assert log.messages == ["before", "behind"]

@@ -9,7 +9,7 @@ import pytest
 
 from sse_broadcast.clock import utc_milliseconds
 from sse_broadcast.config.schema import Overflow
-from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts
+from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter, facts
 from sse_broadcast.quantity import Quantity
 
 WHEN = 1_795_381_966.0429
@@ -37,7 +37,7 @@ def raised() -> BaseException:
 
 def test_text_is_for_people() -> None:
     """When, how bad, who says it, and what."""
-    line = TextFormat().format(
+    line = TextFormatter().format(
         record("%(count)d of %(what)s", {"count": 3, "what": "x"}, level=logging.ERROR)
     )
     assert line == "2026-11-22T21:12:46.042Z ERROR sse_broadcast.x: 3 of x"
@@ -45,7 +45,7 @@ def test_text_is_for_people() -> None:
 
 def test_a_traceback_follows_its_text() -> None:
     """On lines of its own, as people are used to."""
-    lines = TextFormat().format(record("broken", fault=raised())).split("\n")
+    lines = TextFormatter().format(record("broken", fault=raised())).split("\n")
     assert lines[:2] == [
         "2026-11-22T21:12:46.042Z INFO sse_broadcast.x: broken",
         "Traceback (most recent call last):",
@@ -55,7 +55,7 @@ def test_a_traceback_follows_its_text() -> None:
 
 def test_a_traceback_moves_no_cursor() -> None:
     """What was raised may quote what a client has sent."""
-    text = TextFormat().format(record("broken", fault=ValueError("\x1b[2J\r\u202e")))
+    text = TextFormatter().format(record("broken", fault=ValueError("\x1b[2J\r\u202e")))
     assert text.endswith("\nValueError: \\x1b[2J\\r\\u202e")
 
 
@@ -70,12 +70,12 @@ def test_a_traceback_moves_no_cursor() -> None:
 )
 def test_what_a_message_quotes_stays_in_its_line(said: str, shown: str) -> None:
     """Nobody writes lines of their own into the log, or moves the terminal's cursor."""
-    assert TextFormat().format(record("%(said)s", {"said": said})).endswith(f": {shown}")
+    assert TextFormatter().format(record("%(said)s", {"said": said})).endswith(f": {shown}")
 
 
 def test_json_has_the_facts_as_members() -> None:
     """Behind what every line has, each as JSON has it."""
-    line = JsonFormat().format(
+    line = JsonFormatter().format(
         record(
             "%(id)s of %(channels)s",
             {"id": "a-1", "channels": ("b", "c"), "lag": None, "seconds": 0.5, "overflow": Overflow.CONFLATE},
@@ -90,7 +90,7 @@ def test_json_has_the_facts_as_members() -> None:
 
 def test_a_traceback_is_one_member() -> None:
     """So that a line is a record."""
-    line = JsonFormat().format(record("broken", fault=raised()))
+    line = JsonFormatter().format(record("broken", fault=raised()))
     assert "\n" not in line
     said = json.loads(line)
     assert list(said) == ["time", "level", "logger", "message", "exception"]
@@ -102,13 +102,13 @@ def test_a_stack_is_one_member() -> None:
     """Where somebody asked for it."""
     made = record("here")
     made.stack_info = "Stack (most recent call last):\n  x"
-    assert json.loads(JsonFormat().format(made))["stack"] == made.stack_info
-    assert TextFormat().format(made).endswith(f": here\n{made.stack_info}")
+    assert json.loads(JsonFormatter().format(made))["stack"] == made.stack_info
+    assert TextFormatter().format(made).endswith(f": here\n{made.stack_info}")
 
 
 def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
     """Whatever it is called."""
-    said = json.loads(JsonFormat().format(record("a %(level)s", {"level": "spirit", "time": 1, "x": 2})))
+    said = json.loads(JsonFormatter().format(record("a %(level)s", {"level": "spirit", "time": 1, "x": 2})))
     assert (said["level"], said["time"], said["message"], said["x"]) == (
         "info",
         utc_milliseconds(WHEN),
@@ -130,7 +130,7 @@ def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
 )
 def test_json_takes_any_fact(fact: Any, shown: Any) -> None:
     """In ASCII, which survives whatever carries it; what JSON has no form for is told in its own words."""
-    line = JsonFormat().format(record("%(x)s", {"x": fact}))
+    line = JsonFormatter().format(record("%(x)s", {"x": fact}))
     assert line.isascii()
     assert json.loads(line)["x"] == shown
 
@@ -140,11 +140,11 @@ def test_a_message_of_others_has_no_facts(args: tuple[object, ...]) -> None:
     """Only what is told by name."""
     made = record("%s " * len(args), *args)
     assert facts(made) == {}
-    assert len(json.loads(JsonFormat().format(made))) == 4
+    assert len(json.loads(JsonFormatter().format(made))) == 4
 
 
 def test_an_exception_that_was_none_is_not_told() -> None:
     """`exc_info=True` where nothing was raised."""
     made = record("x")
     made.exc_info = sys.exc_info()
-    assert TextFormat().format(made).endswith(": x")
+    assert TextFormatter().format(made).endswith(": x")

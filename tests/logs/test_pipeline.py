@@ -16,9 +16,9 @@ import pytest
 
 from sse_broadcast.config.schema import LogFormat, LogLevel
 from sse_broadcast.logs import pipeline as module
-from sse_broadcast.logs.formatters import JsonFormat, TextFormat
-from sse_broadcast.logs.pipeline import LIMITED, Handler, LogPipeline
-from sse_broadcast.logs.rate_limit import MOST
+from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter
+from sse_broadcast.logs.pipeline import LIMITED, LogPipeline, PipelineHandler
+from sse_broadcast.logs.rate_limit import MAX_LINES_A_SECOND
 from tests.support.sockets import PATIENCE
 
 logger = logging.getLogger("tests.logs")
@@ -76,10 +76,10 @@ def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("format", "terminal", "kind"),
     [
-        (LogFormat.AUTO, True, TextFormat),
-        (LogFormat.AUTO, False, JsonFormat),
-        (LogFormat.TEXT, False, TextFormat),
-        (LogFormat.JSON, True, JsonFormat),
+        (LogFormat.AUTO, True, TextFormatter),
+        (LogFormat.AUTO, False, JsonFormatter),
+        (LogFormat.TEXT, False, TextFormatter),
+        (LogFormat.JSON, True, JsonFormatter),
     ],
 )
 def test_text_is_for_a_terminal(format: LogFormat, kind: type, *, terminal: bool) -> None:
@@ -125,8 +125,8 @@ def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_line_that_cannot_be_formatted_is_told() -> None:
     """By its template, with the fault, and nobody who logs has it raised."""
     put: list[bytes] = []
-    handler = Handler(put.append)
-    handler.setFormatter(JsonFormat())
+    handler = PipelineHandler(put.append)
+    handler.setFormatter(JsonFormatter())
     for message, facts in (("%(missing)d", {"other": 1}), ("%(lines)d", {"lines": "many"}), ("after", {})):
         handler.handle(logging.makeLogRecord({"name": "tests.logs", "msg": message, "args": facts}))
     first, second, after = map(json.loads, put)
@@ -154,9 +154,9 @@ def test_lines_that_clients_cause_are_limited(capfd: pytest.CaptureFixture[str])
     loggers = [logging.getLogger(name) for name in LIMITED]
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for each in loggers:
-            for _ in range(MOST + 1):
+            for _ in range(MAX_LINES_A_SECOND + 1):
                 each.error("SSL handshake failed")
-    assert len(messages(capfd)) == MOST * len(LIMITED)
+    assert len(messages(capfd)) == MAX_LINES_A_SECOND * len(LIMITED)
     assert [each.filters for each in loggers] == [[]] * len(LIMITED)
 
 
@@ -183,7 +183,7 @@ def test_it_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_record_may_be_logged_while_another_is() -> None:
     """As a destructor does: there is no lock that its thread could be holding, or another's."""
     put: list[bytes] = []
-    handler = Handler(put.append)
+    handler = PipelineHandler(put.append)
 
     class Fact:
         def __str__(self) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.logs import writer as module
-from sse_broadcast.logs.writer import PIECE, TOO_MANY, BackgroundWriter
+from sse_broadcast.logs.writer import MAX_WRITE, TOO_MANY, BackgroundWriter
 from tests.support.sockets import PATIENCE
 
 Make = Callable[..., BackgroundWriter]
@@ -78,7 +78,7 @@ def pipe() -> Iterator[Pipe]:
 def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
     """Few or many, short or longer than what is written at once."""
     lines = [b"%d\n" % number for number in range(10_000)]
-    lines[5000:5000] = [b"x" * (3 * PIECE) + b"\n"]
+    lines[5000:5000] = [b"x" * (3 * MAX_WRITE) + b"\n"]
     writer = make(pipe.writing)
     for line in lines:
         writer.put(line)

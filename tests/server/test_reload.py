@@ -903,7 +903,7 @@ async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_other_reload(
     running = await reloadable()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    monkeypatch.setattr(reload, "PATIENCE", 0.05)
+    monkeypatch.setattr(reload, "READ_TIMEOUT", 0.05)
     with pytest.raises(ConfigError, match=r"^its files could not be read within 0\.05 seconds$"):
         await running.change(token_file=str(pipe))
     os.close(os.open(pipe, os.O_WRONLY))  # which lets the thread go that reads

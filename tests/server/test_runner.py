@@ -18,7 +18,7 @@ from sse_broadcast import broadcaster
 from sse_broadcast.config.schema import Config, Endpoint, EventLoop, ListenerRule
 from sse_broadcast.errors import ConfigError, ListenError
 from sse_broadcast.server import runner
-from sse_broadcast.server.http.health import DRAINING, READINESS
+from sse_broadcast.server.http.health import DRAINING_FAULT, READINESS
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.socket_activation import InheritedSocket
@@ -248,7 +248,7 @@ async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -
     await until(lambda: server.app[READINESS].draining)
     assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
     status, body = await (await connect(server)).ask("GET", "/readyz")
-    assert (status, json.loads(body)["detail"]) == (503, DRAINING)
+    assert (status, json.loads(body)["detail"]) == (503, DRAINING_FAULT)
     assert (await publisher.ask("POST", "/send", body=b"b"))[0] == 200
     await long.send_chunk(b"c\n")
     late = await connect(server)

@@ -12,7 +12,7 @@ from sse_broadcast.errors import SinkClosedError
 from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
-from sse_broadcast.metrics import Kind, Metrics
+from sse_broadcast.metrics import Metrics, SubscriberKind
 from sse_broadcast.publication import Publication, place
 from tests.support.internals import backend_of, set_clock
 
@@ -26,7 +26,7 @@ _places = itertools.count(100_001)
 class RecordingConsumer:
     """A consumer that records the calls of its subscriber."""
 
-    kind = Kind.HTTP
+    kind = SubscriberKind.HTTP
 
     def __init__(self) -> None:
         self.calls: list[str] = []

@@ -19,7 +19,7 @@ MOST_BUCKETS = 65_536
 PERMIT_BATCH = 16
 """Streams that are counted at once: to ask the limiter costs more than the rest of counting one."""
 
-PORTION = 0.05
+BATCH_SECONDS = 0.05
 """Seconds' worth of events that a publisher who is slowed publishes at once, so that they flow."""
 
 LONGEST_KEY = 256
@@ -153,7 +153,7 @@ class RateLimiter:
     def batch_size(self, most: int) -> int:
         """Give how many of so many events a publisher that may be slowed should publish at once."""
         rate = self._config.publish_rate
-        return max(1, min(most, int(rate * PORTION), self._config.publish_burst)) if rate else most
+        return max(1, min(most, int(rate * BATCH_SECONDS), self._config.publish_burst)) if rate else most
 
     def _more_permits(self) -> int:
         if not self._streams.take(EVERYONE, self._pack):

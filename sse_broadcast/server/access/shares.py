@@ -9,7 +9,7 @@ import logging
 import math
 from typing import TypeVar
 
-from sse_broadcast.auth.principal import Action, Kind, Principal
+from sse_broadcast.auth.principal import Action, CredentialKind, Principal
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import Config
 from sse_broadcast.metrics import Metrics, Share
@@ -23,7 +23,7 @@ logger = logging.getLogger("sse_broadcast.shares")
 
 T = TypeVar("T")
 
-CallerKey = str | tuple[Kind, str | None, str | None]
+CallerKey = str | tuple[CredentialKind, str | None, str | None]
 """An address as `client_address.key` gives it, or whose credential it is: `Principal.bearer`."""
 
 Callers = tuple[CallerKey, ...] | None

@@ -9,16 +9,16 @@ from sse_broadcast.server.http import query
 from sse_broadcast.server.http.responses import ChannelPage, answered
 from sse_broadcast.server.services import BROADCASTER, caller_of
 
-PARAMETERS = ("after", "limit", "prefix")
+CHANNELS_PARAMETERS = ("after", "limit", "prefix")
 
 
-async def channels(request: web.Request) -> web.Response:
+async def get_channels(request: web.Request) -> web.Response:
     """Answer with the channels that have history or readers, by name, a page at a time.
 
     Of them those that the caller may ask about.
     """
     require_any_channel(request, Action.INSPECT)
-    query.refuse_misspelt(request.query, PARAMETERS)
+    query.refuse_misspelt(request.query, CHANNELS_PARAMETERS)
     limit = query.limit(request)
     principal = request[PRINCIPAL]
     found = await request.app[BROADCASTER].list_channels(
@@ -34,7 +34,7 @@ async def channels(request: web.Request) -> web.Response:
     return answered(ChannelPage(page, page[-1].channel if len(found) > limit else None))
 
 
-async def channel(request: web.Request) -> web.Response:
+async def get_channel(request: web.Request) -> web.Response:
     """Answer with one channel, whether anything was ever published there or not."""
     require_any_channel(request, Action.INSPECT)
     (name,) = validate_channels((request.match_info["channel"],))

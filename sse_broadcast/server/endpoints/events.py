@@ -49,11 +49,11 @@ from sse_broadcast.server.streams.head import ALREADY_SENT, SseResponse, chunked
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.socket_options import tune_connection
+from sse_broadcast.wire import JSON_TYPE
 
 GONE = 499
 """nginx's status for a client that left before its answer; nobody reads it."""
 
-JSON = "application/json"
 
 BODY = 16_384
 """Bytes of a body of POST /events, beside the names of its channels."""
@@ -91,8 +91,8 @@ class Events:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
         require_any_channel(request, Action.SUBSCRIBE)
-        if request_body.type_of(request) != JSON:
-            detail = f"Content-Type: must be {JSON}, to subscribe as the body says; POST /send publishes"
+        if request_body.type_of(request) != JSON_TYPE:
+            detail = f"Content-Type: must be {JSON_TYPE}, to subscribe as the body says; POST /send publishes"
             raise Problem(415, detail, closes=True)
         request_body.require_plain_coding(request)
         if request.query.keys() - {IN_QUERY}:

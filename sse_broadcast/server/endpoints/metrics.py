@@ -26,7 +26,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.fanout.backlog import BacklogStats
 from sse_broadcast.fanout.subscriber import CloseReason
-from sse_broadcast.metrics import Distribution, Kind, Share, Timeout
+from sse_broadcast.metrics import Distribution, Share, SubscriberKind, Timeout
 from sse_broadcast.server.access.authorization import require_permission
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.services import services_of
@@ -38,10 +38,10 @@ Encode = Callable[[Collector], bytes]
 PREFIX = "sse_broadcast_"
 
 # The words that are known beforehand: a series that begins at its first event hides that one from `rate`.
-KINDS = tuple(Kind)
+KINDS = tuple(SubscriberKind)
 CLOSES = (
-    *((Kind.HTTP, reason) for reason in CloseReason),
-    *((Kind.STREAM, reason) for reason in (CloseReason.LEFT, CloseReason.SLOW, CloseReason.DRAIN)),
+    *((SubscriberKind.HTTP, reason) for reason in CloseReason),
+    *((SubscriberKind.STREAM, reason) for reason in (CloseReason.LEFT, CloseReason.SLOW, CloseReason.DRAIN)),
 )
 RESETS = tuple(ResetReason)
 TIMEOUTS = tuple(Timeout)
@@ -54,7 +54,7 @@ DROPS = (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
 """The policies that drop; the others disconnect, or replace what is no loss."""
 
 
-async def metrics(request: web.Request) -> web.Response:
+async def get_metrics(request: web.Request) -> web.Response:
     """Answer with all metrics, in the format that is asked for."""
     if not services_of(request).config.metrics:
         raise Problem(404, f"nothing is at {request.path[:80]}: metrics are switched off")
@@ -132,7 +132,9 @@ class Exposition:
 
     def _subscribers(self, backlog: BacklogStats) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
-        yield gauges("subscribers", "Subscribers", ("kind",), {kind: metrics.open(kind) for kind in Kind})
+        yield gauges(
+            "subscribers", "Subscribers", ("kind",), {kind: metrics.open(kind) for kind in SubscriberKind}
+        )
         yield gauge("replaying_subscribers", "Subscribers that are catching up", backlog.replaying)
         yield counters("opened_subscriptions", "Subscribers that came", ("kind",), metrics.opened_by, KINDS)
         yield counters(
@@ -181,7 +183,7 @@ class Exposition:
             "delivered_events",
             "Events times the subscribers that they were written to",
             ("kind",),
-            {Kind.HTTP: metrics.events_written, Kind.STREAM: metrics.events_taken},
+            {SubscriberKind.HTTP: metrics.events_written, SubscriberKind.STREAM: metrics.events_taken},
         )
         yield counter(
             "written_bytes",

@@ -26,8 +26,8 @@ from sse_broadcast.server.access.rate_limits import share_name
 from sse_broadcast.server.access.shares import UNCOUNTED
 from sse_broadcast.server.endpoints import request_body
 from sse_broadcast.server.endpoints.held_body import HeldBody
-from sse_broadcast.server.endpoints.publish_request import MEMBERS, DraftBuilder
-from sse_broadcast.server.endpoints.publish_stream import SLICE, LineStream
+from sse_broadcast.server.endpoints.publish_request import EVENT_MEMBERS, DraftBuilder
+from sse_broadcast.server.endpoints.publish_stream import LINES_PER_PUBLISH, LineStream
 from sse_broadcast.server.http import query
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.json_body import ESCAPED, largest_body, largest_event
@@ -36,14 +36,13 @@ from sse_broadcast.server.http.problem import Problem, given_several_times
 from sse_broadcast.server.http.responses import Sent, SentBatch, answered
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE
 from sse_broadcast.server.services import BATCH_LOCK, BROADCASTER, Services, confirm, services_of
+from sse_broadcast.wire import JSON_TYPE, NDJSON_TYPE
 
 OF_TEXT = ("event", "id", "key", "retry")
 """What a query says of a body that is text."""
 
-PARAMETERS = (*OF_TEXT, "channel", "stream")
+PUBLISH_PARAMETERS = (*OF_TEXT, "channel", "stream")
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 FORM = "application/x-www-form-urlencoded"
 
 LONGEST_SHOWN = 65_536
@@ -53,10 +52,10 @@ when the event has been published."""
 MOST_FIELDS = 32
 """Fields of a form that are looked at."""
 
-FIELDS = frozenset({*MEMBERS, "private", "topic", "topics", "type"})
+FIELDS = frozenset({*EVENT_MEMBERS, "private", "topic", "topics", "type"})
 """What forms of events have: our own members, and those of Mercure's."""
 
-MAX_KEY = 255
+MAX_IDEMPOTENCY_KEY = 255
 """Characters of an idempotency key."""
 
 _ARRAY = re.compile(rb"\s*\[")
@@ -71,11 +70,11 @@ class Prepared:
     idempotency_key: IdempotencyKey | None
 
 
-Prepare = Callable[[bytes], Prepared]
+PrepareBody = Callable[[bytes], Prepared]
 """Makes what is to be published of a body. Raises `Problem` or a `BroadcastError`."""
 
 
-async def send(request: web.Request) -> web.Response:
+async def post_send(request: web.Request) -> web.Response:
     """Publish the body to everyone who listens, and say how many they are."""
     require_any_channel(request, Action.PUBLISH)
     broadcaster, services = request.app[BROADCASTER], services_of(request)
@@ -87,7 +86,7 @@ async def send(request: web.Request) -> web.Response:
     _require_no_multipart(kind)
     to_utf8 = request_body.charset_of(request)
     if request.query_string:
-        query.refuse_unknown(request.query, PARAMETERS)
+        query.refuse_unknown(request.query, PUBLISH_PARAMETERS)
         _require_text_for_its_parameters(request, kind)
     if _is_stream(request):
         return await _line_stream(request, services, builder, kind, to_utf8).run()
@@ -96,19 +95,19 @@ async def send(request: web.Request) -> web.Response:
     length = request.content_length
     if length is not None and length <= UNCOUNTED:
         # As a rule: it counts for nothing, so that nothing need be counted.
-        data = await request_body.read(request, most=most, timeout=timeout)
+        data = await request_body.read_whole(request, most=most, timeout=timeout)
         return await _publish_body(request, services, kind, prepare, data)
     with HeldBody(request) as held:
-        data = await request_body.read(request, most=most, timeout=timeout, on_size=held.resize)
+        data = await request_body.read_whole(request, most=most, timeout=timeout, on_size=held.resize)
         return await _publish_body(request, services, kind, prepare, data)
 
 
 async def _publish_body(
-    request: web.Request, services: Services, kind: str, prepare: Prepare, data: bytes
+    request: web.Request, services: Services, kind: str, prepare: PrepareBody, data: bytes
 ) -> web.Response:
     if len(data) > LARGE:
         prepare = await _prepared_in_thread(request, services, prepare, data)
-    if kind == NDJSON or (kind == JSON and _ARRAY.match(data)):
+    if kind == NDJSON_TYPE or (kind == JSON_TYPE and _ARRAY.match(data)):
         return await _publish_batch(request, services, prepare, data)
     # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
     # published or has not. The same holds for a batch, behind its turn.
@@ -119,8 +118,8 @@ async def _publish_body(
 
 
 async def _prepared_in_thread(
-    request: web.Request, services: Services, prepare: Prepare, data: bytes
-) -> Prepare:
+    request: web.Request, services: Services, prepare: PrepareBody, data: bytes
+) -> PrepareBody:
     """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
     services.rate_limiter.require_some(
         address=key(services.proxies.client(request)), principal=request[PRINCIPAL]
@@ -130,7 +129,7 @@ async def _prepared_in_thread(
 
 
 async def _publish_batch(
-    request: web.Request, services: Services, prepare: Prepare, data: bytes
+    request: web.Request, services: Services, prepare: PrepareBody, data: bytes
 ) -> web.Response:
     # One in each turn of the loop: a batch is milliseconds of work, and readers that have all taken
     # what they were sent must not wait for those of every other publisher.
@@ -148,9 +147,9 @@ def _prepare(
     """Make drafts of a body. It reads the request and changes nothing, so that a thread may do it."""
     data = to_utf8(data)
     token = _idempotency_key(request, kind, data)
-    if kind == NDJSON:
+    if kind == NDJSON_TYPE:
         drafts = builder.from_ndjson(data)
-    elif kind != JSON:
+    elif kind != JSON_TYPE:
         drafts = [builder.from_event(_from_body(data, request, kind))]
     elif _ARRAY.match(data):
         drafts = builder.from_array(data)
@@ -204,11 +203,11 @@ def _answer_batch(receipt: Receipt) -> web.Response:
 
 
 def _most(config: Config, kind: str) -> int:
-    return largest_body(config) if kind in {JSON, NDJSON} else largest_event(config)
+    return largest_body(config) if kind in {JSON_TYPE, NDJSON_TYPE} else largest_event(config)
 
 
 def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
-    if kind != NDJSON and (kind != JSON or _is_stream(request)):
+    if kind != NDJSON_TYPE and (kind != JSON_TYPE or _is_stream(request)):
         return
     for name in OF_TEXT:
         if name in request.query:
@@ -308,9 +307,9 @@ def _line_stream(
     pace = functools.partial(limits.publish_wait, address=address, principal=request[PRINCIPAL])
     publisher = share_name(request[PRINCIPAL], address=address)
     begin = functools.partial(
-        LineStream, request, pace=pace, portion=limits.batch_size(SLICE), publisher=publisher
+        LineStream, request, pace=pace, portion=limits.batch_size(LINES_PER_PUBLISH), publisher=publisher
     )
-    if kind == NDJSON:
+    if kind == NDJSON_TYPE:
         most = largest_event(config)
         return begin(lambda line: builder.from_json(to_utf8(line)) if line.strip() else None, most=most)
     builder.from_event(_from_text(b"", request))  # what the query says is wrong before the first line is
@@ -324,8 +323,10 @@ def _idempotency_key(request: web.Request, kind: str, data: bytes) -> Idempotenc
     if len(keys) > 1:
         raise given_several_times("Idempotency-Key", len(keys))
     (key,) = keys
-    if not (1 <= len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
-        raise Problem(400, f"Idempotency-Key: must be 1 to {MAX_KEY} visible characters: {key[:80]!a}")
+    if not (1 <= len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
+        raise Problem(
+            400, f"Idempotency-Key: must be 1 to {MAX_IDEMPOTENCY_KEY} visible characters: {key[:80]!a}"
+        )
     said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
     said.update(data)
     principal = request[PRINCIPAL]

@@ -14,9 +14,9 @@ from sse_broadcast.event import DEFAULT_TYPE, LONGEST_RETRY, SHORTEST_RETRY, Eve
 from sse_broadcast.publication import Draft
 from sse_broadcast.server.http.json_body import JsonShape, decode_json, has_more_items, require_shallow
 from sse_broadcast.server.http.problem import Problem, status_of
+from sse_broadcast.server.http.responses import UNSET
 
 Unset = msgspec.UnsetType
-UNSET = msgspec.UNSET
 
 
 class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
         return Event(data, event_type, self.id, retry, self.key, json=True)
 
 
-MEMBERS = {
+EVENT_MEMBERS = {
     "message": "must be text{not}; JSON goes in data",
     "data": "must be JSON",
     "event": "must be text{not}",
@@ -68,7 +68,7 @@ MEMBERS = {
 }
 """What each member of an event must be."""
 
-_message = JsonShape(PublishBody, MEMBERS)
+_message = JsonShape(PublishBody, EVENT_MEMBERS)
 _text = msgspec.json.Decoder(str)
 _names = msgspec.json.Decoder(list[str] | None)
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")

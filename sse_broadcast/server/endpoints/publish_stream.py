@@ -26,7 +26,7 @@ from sse_broadcast.server.services import (
     services_of,
 )
 
-SLICE = 256
+LINES_PER_PUBLISH = 256
 """Lines published at once: then readers, and everyone else, have their turn."""
 
 STOPPING = "the server is shutting down"
@@ -68,7 +68,7 @@ class LineStream:
         *,
         most: int,
         pace: RateGate,
-        portion: int = SLICE,
+        portion: int = LINES_PER_PUBLISH,
         publisher: str = "",
     ) -> None:
         self._request = request

@@ -52,7 +52,7 @@ def require_plain_coding(request: web.Request) -> None:
         raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
 
 
-async def read(
+async def read_whole(
     request: web.Request,
     *,
     most: int,
@@ -113,7 +113,7 @@ async def read_text(
     """
     charset = charset_of(request)
     with HeldBody(request) as held:
-        return charset(await read(request, most=most, timeout=timeout, on_size=held.resize))
+        return charset(await read_whole(request, most=most, timeout=timeout, on_size=held.resize))
 
 
 ToUtf8 = Callable[[bytes], bytes]

@@ -10,7 +10,7 @@ from sse_broadcast.server.http.responses import ServerStatus, answered
 from sse_broadcast.server.services import BROADCASTER
 
 
-async def status(request: web.Request) -> web.Response:
+async def get_status(request: web.Request) -> web.Response:
     """Answer with the number of subscribers, and the counters since the start."""
     require_permission(request, Action.INSPECT)
     broadcaster = request.app[BROADCASTER]

@@ -27,9 +27,9 @@ from sse_broadcast.server.services import BROADCASTER
 CHANNEL_PARAMETERS = ("channel", "stream", "topic")
 """r3labs/sse adds `stream=` by itself, Mercure's clients say `topic=`: ignored, they would get `default`."""
 
-MEMBERS = ("channel", "event", "format", "heartbeat", last_event_id.PARAMETER, "since")
+SUBSCRIBE_MEMBERS = ("channel", "event", "format", "heartbeat", last_event_id.PARAMETER, "since")
 
-PARAMETERS = (*MEMBERS, IN_QUERY)
+SUBSCRIBE_PARAMETERS = (*SUBSCRIBE_MEMBERS, IN_QUERY)
 
 CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
 """Each format as HTTP/1.1 has it; HTTP/1.0 knows no chunks."""
@@ -77,7 +77,7 @@ def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
         return _PLAIN
     named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
     selector = _permitted(request, request.query, named, permit)
-    query.refuse_misspelt(request.query, (*PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
+    query.refuse_misspelt(request.query, (*SUBSCRIBE_PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
     return _wish(request, request.query, selector)
 
 
@@ -85,7 +85,7 @@ def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
     """Read the members of a JSON body as a query. Raises `Problem`, also beyond `most` channels or types."""
     members = json_body.decode_anything(data)
     if not isinstance(members, dict):
-        raise Problem(422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}")
+        raise Problem(422, f"body: must be a JSON object with some of {', '.join(SUBSCRIBE_MEMBERS)}")
     found = MultiDict[str]()
     for name, value in members.items():
         _require_member(name)
@@ -100,8 +100,8 @@ def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
 
 
 def _require_member(name: str) -> None:
-    if not (name in MEMBERS or name == "channels" or _is_alias(name)):
-        raise Problem(422, json_body.unknown_member(name, MEMBERS))
+    if not (name in SUBSCRIBE_MEMBERS or name == "channels" or _is_alias(name)):
+        raise Problem(422, json_body.unknown_member(name, SUBSCRIBE_MEMBERS))
 
 
 def _as_text(name: str, value: object) -> str:

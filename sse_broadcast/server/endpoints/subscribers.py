@@ -14,13 +14,13 @@ from sse_broadcast.server.http.responses import Disconnected, SubscriberPage, an
 from sse_broadcast.server.services import BROADCASTER
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY, SortKey, StreamEntry, Wanted
 
-PARAMETERS = ("after", "channel", "limit", "sort")
+SUBSCRIBERS_PARAMETERS = ("after", "channel", "limit", "sort")
 
 
-async def subscribers(request: web.Request) -> web.Response:
+async def get_subscribers(request: web.Request) -> web.Response:
     """Answer with the readers that are connected by HTTP: a page of all, or those that come first."""
     require_permission(request, Action.INSPECT)
-    query.refuse_misspelt(request.query, PARAMETERS)
+    query.refuse_misspelt(request.query, SUBSCRIBERS_PARAMETERS)
     limit = query.limit(request)
     wanted = _wanted(query.only(request.query, "channel"))
     sort, after = query.only(request.query, "sort"), query.only(request.query, "after")
@@ -35,13 +35,13 @@ async def subscribers(request: web.Request) -> web.Response:
     return answered(SubscriberPage(page, len(registry), page[-1].id if len(found) > limit else None))
 
 
-async def subscriber(request: web.Request) -> web.Response:
+async def get_subscriber(request: web.Request) -> web.Response:
     """Answer with one reader."""
     require_permission(request, Action.INSPECT)
     return answered(_reader(request).described())
 
 
-async def disconnect(request: web.Request) -> web.Response:
+async def delete_subscriber(request: web.Request) -> web.Response:
     """End the stream of one reader, behind what was published for it."""
     require_permission(request, Action.ADMIN)
     reader = _reader(request)

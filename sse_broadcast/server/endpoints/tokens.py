@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, TypeVar
 import msgspec
 from aiohttp import web
 
-from sse_broadcast.auth.claims import MAX_NAME, MAX_TIME
-from sse_broadcast.auth.principal import Action, Kind
+from sse_broadcast.auth.claims import MAX_SUBJECT, MAX_TIME
+from sse_broadcast.auth.principal import Action, CredentialKind
 from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.config.values import Pattern
 from sse_broadcast.errors import FullError
@@ -18,10 +18,11 @@ from sse_broadcast.server.http.json_body import JsonShape
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.responses import MintedToken, Revoked, answered
 from sse_broadcast.server.services import BROADCASTER, STREAM_EXPIRY, Services, confirm, services_of
+from sse_broadcast.wire import JSON_TYPE
 
 T = TypeVar("T")
 
-MOST = 65_536
+MAX_TOKEN_REQUEST = 65_536
 """Bytes of a body."""
 
 LIFETIME = 600.0
@@ -39,9 +40,8 @@ INSTEAD = (
 )
 """What helps then. A restart would forget all revocations."""
 
-JSON = "application/json"
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+TokenText = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SUBJECT)]
 
 
 class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +50,7 @@ class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema_name: ClassVar = "TokenWish"
 
     grants: dict[Action, tuple[Pattern, ...]]
-    subject: Text = "visitor"
+    subject: TokenText = "visitor"
     lifetime: Annotated[float, msgspec.Meta(ge=1, le=31_536_000)] = LIFETIME
 
 
@@ -62,9 +62,9 @@ class RevocationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     schema_name: ClassVar = "RevocationWish"
 
-    subject: Text | None = None
-    id: Text | None = None
-    caller: Text | None = None
+    subject: TokenText | None = None
+    id: TokenText | None = None
+    caller: TokenText | None = None
     expires: Annotated[float, msgspec.Meta(ge=RECENT, le=MAX_TIME)] | None = None
 
 
@@ -73,22 +73,22 @@ _wishes = JsonShape(
     {
         "grants": 'must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
         " under publish, subscribe and inspect",
-        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "subject": f"must be text of 1 to {MAX_SUBJECT} characters{{not}}",
         "lifetime": "must be seconds, from 1 to 31536000{not}",
     },
 )
 _revocations = JsonShape(
     RevocationRequest,
     {
-        "subject": f"must be text of 1 to {MAX_NAME} characters{{not}}",
-        "id": f"must be text of 1 to {MAX_NAME} characters{{not}}",
-        "caller": f"must be text of 1 to {MAX_NAME} characters{{not}}",
+        "subject": f"must be text of 1 to {MAX_SUBJECT} characters{{not}}",
+        "id": f"must be text of 1 to {MAX_SUBJECT} characters{{not}}",
+        "caller": f"must be text of 1 to {MAX_SUBJECT} characters{{not}}",
         "expires": "must be seconds since 1970{not}",
     },
 )
 
 
-async def tokens(request: web.Request) -> web.Response:
+async def post_tokens(request: web.Request) -> web.Response:
     """Make a token that may do a part of what its maker may."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
@@ -98,7 +98,7 @@ async def tokens(request: web.Request) -> web.Response:
     return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
 
 
-async def revoke(request: web.Request) -> web.Response:
+async def post_revoke(request: web.Request) -> web.Response:
     """Refuse a subject, a token or a caller from now on, and end its streams."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
@@ -124,8 +124,8 @@ def _full(error: FullError, revocations: RevocationList) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(wait)})
 
 
-def _revoked(wish: RevocationRequest) -> tuple[Kind, str]:
-    given: dict[Kind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
+def _revoked(wish: RevocationRequest) -> tuple[CredentialKind, str]:
+    given: dict[CredentialKind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
     named = [(kind, name) for kind, name in given.items() if name is not None]
     if len(named) != 1:
         raise Problem(422, "subject, id and caller: one of them must be given")
@@ -135,9 +135,9 @@ def _revoked(wish: RevocationRequest) -> tuple[Kind, str]:
 async def _read(request: web.Request, services: Services, shape: JsonShape[T]) -> T:
     request_body.require_plain_coding(request)
     kind = request_body.type_of(request)
-    if kind != JSON:
-        raise Problem(415, f"Content-Type: must be {JSON}, not {kind[:80]!a}", closes=True)
-    data = await request_body.read_text(request, most=MOST, timeout=services.config.body_timeout)
+    if kind != JSON_TYPE:
+        raise Problem(415, f"Content-Type: must be {JSON_TYPE}, not {kind[:80]!a}", closes=True)
+    data = await request_body.read_text(request, most=MAX_TOKEN_REQUEST, timeout=services.config.body_timeout)
     return shape.decode(data)
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger("sse_broadcast.proxies")
 SITE = 64
 """Bits of an IPv6 address that are a site's; its hosts choose the others as they like (RFC 4291, 2.5.1)."""
 
-UNIX = "unix"
+UNIX_PROXY = "unix"
 """What `trusted_proxies` calls whoever comes by a UNIX socket."""
 
 HOPS = 32
@@ -25,7 +25,7 @@ HOPS = 32
 LONGEST_NODE = 128
 """Characters of an address as a proxy writes it."""
 
-HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED)
+FORWARDING_HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -83,8 +83,8 @@ class Proxies:
 
     def __init__(self, config: Config) -> None:
         proxies = config.trusted_proxies
-        self._unix = UNIX in proxies
-        self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX]
+        self._unix = UNIX_PROXY in proxies
+        self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX_PROXY]
         self._header = config.proxy_header
         self._said = _SAID[config.proxy_header]
         # What there is to warn of: addresses of proxies that are counted as if they were clients'.
@@ -153,7 +153,7 @@ class Proxies:
             return
         if hdrs.X_FORWARDED_FOR not in headers and hdrs.FORWARDED not in headers:
             return
-        brought = next(header for header in HEADERS if header in headers)
+        brought = next(header for header in FORWARDING_HEADERS if header in headers)
         self._unwarned = False
         what = f"proxy_header is {self._header}" if trusted else "trusted_proxies does not name it"
         logger.warning(

@@ -8,7 +8,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.server.http.problem import Problem, answer
 from sse_broadcast.server.http.responses import Health, answered
 
-DRAINING = "draining: the server is shutting down"
+DRAINING_FAULT = "draining: the server is shutting down"
 
 
 class Readiness:
@@ -34,7 +34,7 @@ class Readiness:
     def fault(self) -> str | None:
         """Why it is not ready, fit to be shown to everyone; None if it is."""
         if self.draining:
-            return DRAINING
+            return DRAINING_FAULT
         trouble = self._broadcaster.outage
         return None if trouble is None else f"backend: {trouble}"
 
@@ -42,12 +42,12 @@ class Readiness:
 READINESS: web.AppKey[Readiness] = web.AppKey("sse_broadcast.readiness", Readiness)
 
 
-async def healthz(request: web.Request) -> web.Response:
+async def get_healthz(request: web.Request) -> web.Response:
     """Answer that the process is alive: it turns its loop."""
     return _alive(request.app[READINESS])
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def get_readyz(request: web.Request) -> web.Response:
     """Answer whether the server is able to serve now."""
     return _ready(request.app[READINESS])
 

@@ -37,7 +37,7 @@ KEPT_FROM = (
 QUOTE = re.compile(r"(?<!\w)(b|bytearray\(b)?[\"'].*", re.DOTALL)
 """Where a message of aiohttp's parser begins to quote the request, which may have a token in it."""
 
-HEADER = re.compile(r"(Missing|Duplicate) '[A-Za-z-]{1,40}' header [a-z ]+\.")
+KNOWN_HEADER_FAULT = re.compile(r"(Missing|Duplicate) '[A-Za-z-]{1,40}' header [a-z ]+\.")
 """What it says of a header that it knows by name."""
 
 
@@ -51,7 +51,7 @@ class OneLine(logging.Filter):
         """See `logging.Filter`."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            _tell(record, MALFORMED, {"address": _address(record), "reason": reason(error)})
+            _tell(record, MALFORMED, {"address": _address(record), "reason": fault_of(error)})
         elif isinstance(error, web.RequestPayloadError):
             _tell(record, BROKEN, {"reason": _unquoted(str(error))})
         return True
@@ -73,13 +73,13 @@ def _address(record: logging.LogRecord) -> object:
     return record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
 
 
-def reason(error: HttpProcessingError) -> str:
+def fault_of(error: HttpProcessingError) -> str:
     """Give what the parser found wrong with a request, without a word of the request."""
     kind = type(error).__name__
     if isinstance(error, InvalidURLError):
         return kind  # its message is the URL
     said = error.message
-    return f"{kind}: {said if HEADER.fullmatch(said) else _unquoted(said)}"
+    return f"{kind}: {said if KNOWN_HEADER_FAULT.fullmatch(said) else _unquoted(said)}"
 
 
 def _unquoted(said: str) -> str:

@@ -19,7 +19,7 @@ from sse_broadcast.errors import (
 )
 from sse_broadcast.server.http.refused_stream import RefusalReason
 
-CONTENT_TYPE = "application/problem+json"
+PROBLEM_TYPE = "application/problem+json"
 
 RETRY_AFTER = "5"
 """Seconds after which a client that met a 503 is asked to come back."""
@@ -112,7 +112,7 @@ def answer(problem: Problem) -> web.Response:
         status=problem.status,
         body=body(problem.status, problem.detail, **problem.more),
         headers=problem.headers,
-        content_type=CONTENT_TYPE,
+        content_type=PROBLEM_TYPE,
     )
     if problem.closes:
         response.force_close()

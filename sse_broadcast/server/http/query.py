@@ -9,8 +9,8 @@ from multidict import MultiMapping
 from sse_broadcast.config.suggestions import meant, nearest, similar
 from sse_broadcast.server.http.problem import Problem, given_several_times
 
-PAGE = 100
-MAX_PAGE = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
 """What an answer lists, if it is not said, and at most."""
 
 LOOKED_AT = 10
@@ -59,9 +59,9 @@ def limit(request: web.Request) -> int:
     """Return how many an answer may list. Raises `Problem`."""
     text = only(request.query, "limit")
     if text is None:
-        return PAGE
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE):
-        raise Problem(400, f"limit: must be 1 to {MAX_PAGE}, not {text[:80]!a}")
+        return DEFAULT_PAGE_SIZE
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE_SIZE):
+        raise Problem(400, f"limit: must be 1 to {MAX_PAGE_SIZE}, not {text[:80]!a}")
     return int(text)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import hdrs, web
 
-from sse_broadcast.auth.principal import Action, Kind
+from sse_broadcast.auth.principal import Action, CredentialKind
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.encoding import NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE
@@ -105,7 +105,7 @@ class ChannelPage(msgspec.Struct, frozen=True):
 class Caller(msgspec.Struct, frozen=True):
     """Whose credential it is: a configured caller's, or that of the subject of a signed token."""
 
-    kind: Kind
+    kind: CredentialKind
     name: str
 
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sse_broadcast.auth.principal import Action
-from sse_broadcast.server.endpoints.tokens import JSON, RevocationRequest, TokenRequest
+from sse_broadcast.server.endpoints.tokens import RevocationRequest, TokenRequest
 from sse_broadcast.server.http.responses import Disconnected, MintedToken, Reloaded, Revoked
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, end, problems, write
+from sse_broadcast.wire import JSON_TYPE
 
 _WISH = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
 _KINDS = ("subject", "id", "caller")
@@ -18,18 +19,18 @@ _REFUSED = problems(*GUARDED, 408, 413, 415, 422)
 
 def wish(schema: Mapping[str, Any]) -> Schema:
     """Give the schema of the token that is asked for, with what its types alone do not say."""
-    patterns = {"type": "array", "items": model.PATTERN}
+    patterns = {"type": "array", "items": model.PATTERN_SCHEMA}
     names = [action.value for action in Action if action is not Action.ADMIN]
     grants = {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": patterns}
     return {**schema, "properties": {**schema["properties"], "grants": grants}}
 
 
 def _json(schema: Schema, example: object) -> Body:
-    return Body({JSON: Media(schema, {"visitor": Example(example)})}, required=True)
+    return Body({JSON_TYPE: Media(schema, {"visitor": Example(example)})}, required=True)
 
 
 def _done(kind: type) -> Response:
-    return Response("It is done.", content={JSON: Media(model.kind(kind))})
+    return Response("It is done.", content={JSON_TYPE: Media(model.kind(kind))})
 
 
 _MINT = Operation(
@@ -63,7 +64,7 @@ _RELOAD = Operation(
     responses={"200": _done(Reloaded), **problems(*GUARDED, 422)},
 )
 
-PATHS = {
+ADMIN_PATHS = {
     "/tokens": write(_MINT),
     "/revoke": write(_REVOKE),
     "/reload": write(_RELOAD),

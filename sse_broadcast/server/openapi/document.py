@@ -31,10 +31,10 @@ not known are ignored, unless they are nearly one of those that are; to publish 
 one is refused."""
 
 PATHS: Mapping[Action, Mapping[str, Path]] = {
-    Action.SUBSCRIBE: subscribe.PATHS,
-    Action.PUBLISH: publish.PATHS,
-    Action.INSPECT: inspect.PATHS,
-    Action.ADMIN: admin.PATHS,
+    Action.SUBSCRIBE: subscribe.SUBSCRIBE_PATHS,
+    Action.PUBLISH: publish.PUBLISH_PATHS,
+    Action.INSPECT: inspect.INSPECT_PATHS,
+    Action.ADMIN: admin.ADMIN_PATHS,
 }
 
 TYPES = (
@@ -58,7 +58,7 @@ TYPES = (
 )
 
 
-async def openapi(request: web.Request) -> web.Response:
+async def get_openapi(request: web.Request) -> web.Response:
     """Answer with the contract."""
     require_any_channel(request, Action.INSPECT)
     return web.Response(body=services_of(request).openapi, content_type="application/json")
@@ -87,7 +87,7 @@ def _paths(terms: SecuritySchemes) -> Mapping[str, Path]:
         for name, path in of_action.items():
             needing = secured(path, terms.security(action))
             paths[name] = merge_paths(paths[name], needing) if name in paths else needing
-    return {**paths, **health.PATHS}
+    return {**paths, **health.HEALTH_PATHS}
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from sse_broadcast.server.http.responses import Health
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Media, Operation, Response
-from sse_broadcast.server.openapi.operations import ANYWHERE, problems, read
+from sse_broadcast.server.openapi.operations import ANYWHERE, problems, read_operations
 
 
 def _ask(name: str, summary: str) -> Operation:
@@ -18,7 +18,7 @@ def _ask(name: str, summary: str) -> Operation:
     )
 
 
-PATHS = {
-    "/healthz": read(_ask("alive", "Whether the process is alive")),
-    "/readyz": read(_ask("ready", "Whether the server is able to serve: 503 while it shuts down")),
+HEALTH_PATHS = {
+    "/healthz": read_operations(_ask("alive", "Whether the process is alive")),
+    "/readyz": read_operations(_ask("ready", "Whether the server is able to serve: 503 while it shuts down")),
 }

@@ -115,7 +115,7 @@ def several(items: Schema) -> Schema:
     return {"type": "array", "items": items, "minItems": 1}
 
 
-TEXT: Schema = {"type": "string"}
+TEXT_SCHEMA: Schema = {"type": "string"}
 
 
 def _channel(characters: str) -> Schema:
@@ -123,21 +123,21 @@ def _channel(characters: str) -> Schema:
     return text(rf"{NO_FOLDER}[{characters.removesuffix('-')}\-]{{1,{MAX_NAME_LENGTH}}}")
 
 
-CHANNEL = _channel(NAME_CHARACTERS)
+CHANNEL_SCHEMA = _channel(NAME_CHARACTERS)
 
-PATTERN = _channel(PATTERN_CHARACTERS)
+PATTERN_SCHEMA = _channel(PATTERN_CHARACTERS)
 
-TYPE = text(r"(?!\$|open$|error$)[^\u0000\r\n]+")
+TYPE_SCHEMA = text(r"(?!\$|open$|error$)[^\u0000\r\n]+")
 """The type of an event that anyone may publish: neither the server's own nor EventSource's."""
 
-KEY = text(rf"[^\u0000\r\n]{{1,{MAX_KEY}}}")
+KEY_SCHEMA = text(rf"[^\u0000\r\n]{{1,{MAX_KEY}}}")
 
 _MEANT = "earliest|last|[0-9]{1,9}(ms|s|m|h|d)|[0-9a-f]{8}-[0-9]{1,19}"
 
-ID = text(rf"(?!({_MEANT})$)[A-Za-z0-9._\-]{{1,{MAX_ID}}}")
+ID_SCHEMA = text(rf"(?!({_MEANT})$)[A-Za-z0-9._\-]{{1,{MAX_ID}}}")
 """An id of a publisher's own: neither of the form of ours nor a meaning of `since`."""
 
-RETRY: Schema = {"type": "integer", "minimum": SHORTEST_RETRY, "maximum": LONGEST_RETRY}
+RETRY_SCHEMA: Schema = {"type": "integer", "minimum": SHORTEST_RETRY, "maximum": LONGEST_RETRY}
 """Milliseconds."""
 
 

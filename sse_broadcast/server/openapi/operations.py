@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sse_broadcast.server.http.problem import CONTENT_TYPE, TITLES
+from sse_broadcast.server.http.problem import PROBLEM_TYPE, TITLES
 from sse_broadcast.server.http.responses import ProblemDetails
 from sse_broadcast.server.openapi.model import (
-    TEXT,
+    TEXT_SCHEMA,
     Header,
     Media,
     Operation,
@@ -41,11 +41,11 @@ WHEN: Mapping[int, str] = {
 
 _CHALLENGE = "The credential that is asked for, and what is wrong with the one that came (RFC 6750)."
 _COME_BACK = Header("Seconds after which to come back.", {"type": "integer", "minimum": 0}, required=True)
-_ALLOW = Header("The methods that are taken.", TEXT, required=True)
+_ALLOW = Header("The methods that are taken.", TEXT_SCHEMA, required=True)
 
-HEADERS: Mapping[int, Mapping[str, Header]] = {
-    401: {"WWW-Authenticate": Header(_CHALLENGE, TEXT, required=True)},
-    403: {"WWW-Authenticate": Header(_CHALLENGE, TEXT)},
+PROBLEM_HEADERS: Mapping[int, Mapping[str, Header]] = {
+    401: {"WWW-Authenticate": Header(_CHALLENGE, TEXT_SCHEMA, required=True)},
+    403: {"WWW-Authenticate": Header(_CHALLENGE, TEXT_SCHEMA)},
     405: {"Allow": _ALLOW},
     429: {"Retry-After": _COME_BACK},
     503: {"Retry-After": _COME_BACK},
@@ -69,10 +69,10 @@ def responses() -> Mapping[str, Response]:
 
 
 def _answer(status: int) -> Response:
-    content = {CONTENT_TYPE: Media(kind(ProblemDetails))}
+    content = {PROBLEM_TYPE: Media(kind(ProblemDetails))}
     if status == 400:
-        content["text/plain"] = Media(TEXT)
-    return Response(WHEN[status], HEADERS.get(status, {}), content)
+        content["text/plain"] = Media(TEXT_SCHEMA)
+    return Response(WHEN[status], PROBLEM_HEADERS.get(status, {}), content)
 
 
 def _name(status: int) -> str:
@@ -83,7 +83,7 @@ METHODS = ("get", "head", "put", "post", "delete")
 """The methods that may need a credential: a browser that asks beforehand, by OPTIONS, sends none."""
 
 
-def read(get: Operation, *parameters: Parameter) -> Path:
+def read_operations(get: Operation, *parameters: Parameter) -> Path:
     """Give a path that is read."""
     head = _like(get, "Head", "The same, without its body")
     return Path(parameters=parameters, get=get, head=head, options=_options(get, parameters))
@@ -139,7 +139,7 @@ def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Oper
         description="A browser's preflight is answered as `cors_origins` allows.",
         tags=operation.tags,
         # Whether there can be such a name is not looked at.
-        parameters=[msgspec.structs.replace(each, schema=TEXT) for each in parameters],
+        parameters=[msgspec.structs.replace(each, schema=TEXT_SCHEMA) for each in parameters],
         responses={"204": _ALLOWED, **problems(*ANYWHERE, *elsewhere)},
     )
 
@@ -147,9 +147,11 @@ def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Oper
 _ALLOWED = Response(
     "In `Allow`.",
     headers={
-        "Allow": Header("The methods that are taken.", TEXT, required=True),
-        "Access-Control-Allow-Origin": Header("The origin that asks, if its pages may use the server.", TEXT),
-        "Access-Control-Allow-Methods": Header("To a preflight, the methods that are taken.", TEXT),
-        "Access-Control-Allow-Headers": Header("To a preflight, the headers that may be sent.", TEXT),
+        "Allow": Header("The methods that are taken.", TEXT_SCHEMA, required=True),
+        "Access-Control-Allow-Origin": Header(
+            "The origin that asks, if its pages may use the server.", TEXT_SCHEMA
+        ),
+        "Access-Control-Allow-Methods": Header("To a preflight, the methods that are taken.", TEXT_SCHEMA),
+        "Access-Control-Allow-Headers": Header("To a preflight, the headers that may be sent.", TEXT_SCHEMA),
     },
 )

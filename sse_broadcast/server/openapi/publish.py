@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sse_broadcast.server.endpoints.publish import JSON, MAX_KEY, NDJSON
+from sse_broadcast.server.endpoints.publish import MAX_IDEMPOTENCY_KEY
 from sse_broadcast.server.endpoints.publish_request import PublishBody
 from sse_broadcast.server.http.responses import Sent, SentBatch
 from sse_broadcast.server.openapi import model
 from sse_broadcast.server.openapi.model import Body, Example, Media, Operation, Parameter, Response, Schema
 from sse_broadcast.server.openapi.operations import GUARDED, post_or_put, problems
+from sse_broadcast.wire import JSON_TYPE, NDJSON_TYPE
 
 _ONE = {"message": "EUR 1.08", "event": "price"}
 _MANY = '{"message":"one"}\n{"data":{"total":12},"event":"paid"}\n'
 
-_CHANNELS = model.several(model.CHANNEL)
+_CHANNELS = model.several(model.CHANNEL_SCHEMA)
 
 _NAMED = Parameter(
     "channels",
@@ -30,13 +31,16 @@ _PARAMETERS = [
         "event",
         "query",
         "The type, where the body is text.",
-        model.TYPE,
+        model.TYPE_SCHEMA,
         examples={"price": Example("price")},
     ),
-    Parameter("id", "query", "An id of the publisher's own, where the body is text.", model.ID),
-    Parameter("key", "query", "What the event replaces under the policy `conflate`.", model.KEY),
+    Parameter("id", "query", "An id of the publisher's own, where the body is text.", model.ID_SCHEMA),
+    Parameter("key", "query", "What the event replaces under the policy `conflate`.", model.KEY_SCHEMA),
     Parameter(
-        "retry", "query", "The time to reconnect that subscribers are told, in milliseconds.", model.RETRY
+        "retry",
+        "query",
+        "The time to reconnect that subscribers are told, in milliseconds.",
+        model.RETRY_SCHEMA,
     ),
     Parameter(
         "stream",
@@ -48,14 +52,14 @@ _PARAMETERS = [
         "Idempotency-Key",
         "header",
         "What is sent again with the same key is published once, and answered as the first time.",
-        model.text(rf"[!-~]([ -~]{{0,{MAX_KEY - 2}}}[!-~])?"),
+        model.text(rf"[!-~]([ -~]{{0,{MAX_IDEMPOTENCY_KEY - 2}}}[!-~])?"),
         examples={"order": Example("order-17")},
     ),
 ]
 
 _SENT = Response(
     "It is in the history, and has its place in the order. No subscriber is waited for.",
-    content={JSON: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
+    content={JSON_TYPE: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
 )
 
 
@@ -74,9 +78,9 @@ def _body(event: Schema) -> Body:
     examples = {"one": Example(_ONE), "batch": Example([_ONE, {"message": "two"}])}
     return Body(
         {
-            JSON: Media({"anyOf": [event, model.several(event)]}, examples),
-            NDJSON: Media(event, {"batch": Example(_MANY)}),  # a line each
-            "text/plain": Media(model.TEXT, {"text": Example("hello")}),
+            JSON_TYPE: Media({"anyOf": [event, model.several(event)]}, examples),
+            NDJSON_TYPE: Media(event, {"batch": Example(_MANY)}),  # a line each
+            "text/plain": Media(model.TEXT_SCHEMA, {"text": Example("hello")}),
         },
         "An event, or a batch of them: all or nothing. Of any other type it is the message itself, in UTF-8,"
         " or in ISO-8859-1 or US-ASCII where its `charset` says so. A form is no event.",
@@ -86,11 +90,11 @@ def _body(event: Schema) -> Body:
 def message(schema: Mapping[str, Any]) -> Schema:
     """Give the schema of an event as JSON, with what its types alone do not say."""
     narrower = {
-        "event": model.TYPE,
-        "id": model.ID,
-        "retry": model.RETRY,
-        "key": model.KEY,
-        "channel": model.CHANNEL,
+        "event": model.TYPE_SCHEMA,
+        "id": model.ID_SCHEMA,
+        "retry": model.RETRY_SCHEMA,
+        "key": model.KEY_SCHEMA,
+        "channel": model.CHANNEL_SCHEMA,
         "channels": _CHANNELS,
     }
     own = {name: model.or_null(field) for name, field in narrower.items()}
@@ -106,7 +110,7 @@ def message(schema: Mapping[str, Any]) -> Schema:
 _ANYWHERE = model.kind(PublishBody)
 _THERE = {**_ANYWHERE, "properties": {"channel": {"type": "null"}, "channels": {"type": "null"}}}
 
-PATHS = {
+PUBLISH_PATHS = {
     "/send": post_or_put(
         _publish("publish", "Publish to the channels that are named, or to `default`", _ANYWHERE)
     ),

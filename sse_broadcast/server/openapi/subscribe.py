@@ -5,8 +5,8 @@ import msgspec
 from sse_broadcast.server.endpoints.subscribe_request import CHANNEL_PARAMETERS
 from sse_broadcast.server.http.responses import Envelope, StreamEvent
 from sse_broadcast.server.openapi.model import (
-    PATTERN,
-    TEXT,
+    PATTERN_SCHEMA,
+    TEXT_SCHEMA,
     Body,
     Example,
     Header,
@@ -21,7 +21,7 @@ from sse_broadcast.server.openapi.model import (
     several,
     text,
 )
-from sse_broadcast.server.openapi.operations import GUARDED, problems, read
+from sse_broadcast.server.openapi.operations import GUARDED, problems, read_operations
 
 _LINES = (
     ": \n"
@@ -49,8 +49,8 @@ _STREAM = Response(
     " says why it ends. The id is the last line of each block. Whoever accepts `text/event-stream` and"
     " cannot be served now is given `$close` alone, which says when to come back.",
     headers={
-        "Cache-Control": Header("That nobody stores or changes the stream.", TEXT, required=True),
-        "Retry-After": Header("Of a stream that is refused: seconds after which to come back.", TEXT),
+        "Cache-Control": Header("That nobody stores or changes the stream.", TEXT_SCHEMA, required=True),
+        "Retry-After": Header("Of a stream that is refused: seconds after which to come back.", TEXT_SCHEMA),
     },
     content={
         "text/event-stream": Media(kind(StreamEvent), {"event": Example(_LINES)}),
@@ -63,14 +63,18 @@ _NAMED = Parameter(
     "path",
     "Channels, and patterns in which `*` is any characters; at most `max_channels`, of them at most"
     " `max_patterns` patterns, with those of the query.",
-    several(PATTERN),
+    several(PATTERN_SCHEMA),
     required=True,
     examples={"two": Example(["news", "orders.*"])},
 )
 
 _PARAMETERS = [
     Parameter(
-        "channel", "query", "As the list in the path.", several(PATTERN), examples={"one": Example(["news"])}
+        "channel",
+        "query",
+        "As the list in the path.",
+        several(PATTERN_SCHEMA),
+        examples={"one": Example(["news"])},
     ),
     Parameter(
         "event",
@@ -83,7 +87,7 @@ _PARAMETERS = [
         "since",
         "query",
         "Begin after this id, at an age, with `earliest`, or `last`, the newest event of each channel.",
-        TEXT,
+        TEXT_SCHEMA,
         examples={"word": Example("earliest"), "age": Example("10m"), "id": Example("0a1b2c3d-42")},
     ),
     Parameter(
@@ -91,13 +95,13 @@ _PARAMETERS = [
         "query",
         "The header of this name, for what can send no header; `lastEventId`, `Last-Event-ID` and the like"
         " are read as it. It wins over `since`.",
-        TEXT,
+        TEXT_SCHEMA,
     ),
     Parameter(
         "Last-Event-ID",
         "header",
         "The id to resume after. It wins over the query; of several, the last that is not empty.",
-        TEXT,
+        TEXT_SCHEMA,
     ),
     Parameter(
         "format",
@@ -116,7 +120,7 @@ _PARAMETERS = [
     ),
 ]
 
-_NAMES: Schema = {"anyOf": [PATTERN, several(PATTERN)]}
+_NAMES: Schema = {"anyOf": [PATTERN_SCHEMA, several(PATTERN_SCHEMA)]}
 
 _WISH: Schema = {
     "type": "object",
@@ -124,8 +128,8 @@ _WISH: Schema = {
     "properties": {
         **dict.fromkeys((*CHANNEL_PARAMETERS, "channels"), _NAMES),
         "event": {"anyOf": [{"type": "string", "minLength": 1}, several({"type": "string", "minLength": 1})]},
-        "since": TEXT,
-        **dict.fromkeys(("last_event_id", "lastEventId", "Last-Event-ID"), TEXT),
+        "since": TEXT_SCHEMA,
+        **dict.fromkeys(("last_event_id", "lastEventId", "Last-Event-ID"), TEXT_SCHEMA),
         "format": choice("text", "json"),
         "heartbeat": {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 60}, _HEARTBEAT]},
     },
@@ -159,9 +163,11 @@ def _with_body(path: Path) -> Path:
     return msgspec.structs.replace(path, post=_BY_BODY)
 
 
-PATHS = {
+SUBSCRIBE_PATHS = {
     "/events": _with_body(
-        read(_subscribe("subscribe", "Subscribe to the channel `default`, or to those of the query"))
+        read_operations(
+            _subscribe("subscribe", "Subscribe to the channel `default`, or to those of the query")
+        )
     ),
-    "/events/{channels}": read(_subscribe("subscribeTo", "Subscribe to channels"), _NAMED),
+    "/events/{channels}": read_operations(_subscribe("subscribeTo", "Subscribe to channels"), _NAMED),
 }

@@ -10,10 +10,10 @@ from typing import Self
 
 logger = logging.getLogger("sse_broadcast.process")
 
-PATIENCE = 0.5
+SEND_TIMEOUT = 0.5
 """Seconds that a supervisor has to take what it is told; but for that the loop turns, or it would not."""
 
-LONGEST = 20
+MAX_MICROSECOND_DIGITS = 20
 """Digits, of which no number of microseconds has so many: a timer could not be set."""
 
 
@@ -30,7 +30,9 @@ class SystemdNotifier:
         """Give the supervisor that the environment names, and by when it must hear of us."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
-        told = microseconds.isascii() and microseconds.isdecimal() and len(microseconds) < LONGEST
+        told = (
+            microseconds.isascii() and microseconds.isdecimal() and len(microseconds) < MAX_MICROSECOND_DIGITS
+        )
         watchdog = int(microseconds) / 1e6 if told and ours else None
         return cls(environ.get("NOTIFY_SOCKET", ""), watchdog=watchdog or None)
 
@@ -62,7 +64,7 @@ class SystemdNotifier:
         self._tell("WATCHDOG=1", patience=0.0)  # one that is not taken is followed by another
         self._barking = asyncio.get_running_loop().call_later(self._watchdog / 2, self._send_watchdog)
 
-    def _tell(self, *states: str, patience: float = PATIENCE) -> None:
+    def _tell(self, *states: str, patience: float = SEND_TIMEOUT) -> None:
         if not self._address:
             return
         try:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from sse_broadcast.auth.principal import Action, Kind, Principal
+from sse_broadcast.auth.principal import Action, CredentialKind, Principal
 from sse_broadcast.config.schema import Config
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.metrics import Share
@@ -19,9 +19,9 @@ from sse_broadcast.timeouts import Timeouts
 from sse_broadcast.work_queue import ITEMS_PER_SLICE, SlicedWork
 
 End = Callable[[CloseReason], None]
-CredentialKey = tuple[Kind, str | None, str | None]
+CredentialKey = tuple[CredentialKind, str | None, str | None]
 
-LOOK = 60.0
+CLOCK_CHECK_INTERVAL = 60.0
 """Seconds after which a clock that may have been set is asked again."""
 
 ENDING_COST = 128
@@ -88,7 +88,7 @@ class StreamExpiry:
         # The streams that were opened since, of each revocation that goes on.
         self._revoking: dict[int, set[TrackedStream]] = {}
         # A timer for each would be a tenth of what opening a stream costs.
-        self._distant = Timeouts[TrackedStream](LOOK, self._check)
+        self._distant = Timeouts[TrackedStream](CLOCK_CHECK_INTERVAL, self._check)
 
     def limit(self, config: Config) -> None:
         """Have a configuration say how many streams may be opened from now on, and how long those last."""
@@ -174,7 +174,7 @@ class StreamExpiry:
         if not self._addresses[address]:
             del self._addresses[address]
 
-    def revoke(self, kind: Kind, name: str) -> SlicedWork[int]:
+    def revoke(self, kind: CredentialKind, name: str) -> SlicedWork[int]:
         """End the streams of a `subject`, a token's `id` or a `caller`, and return how many they were.
 
         In pieces. Streams that were opened after the first are of tokens that are good, and go on.
@@ -211,7 +211,7 @@ class StreamExpiry:
             return
         if wait <= 0:
             session.end(reason)
-        elif wait > LOOK:
+        elif wait > CLOCK_CHECK_INTERVAL:
             self._distant.add(session)
         else:
             session.timer = loop.call_later(wait, self._check, session)

@@ -21,7 +21,7 @@ from sse_broadcast.server.http.responses import Caller, SubscriberState
 
 logger = logging.getLogger("sse_broadcast.streams")
 
-PORTION = 500
+ENTRIES_PER_TURN = 500
 """Readers that are looked at between two turns of the loop."""
 
 DESCRIBED = 100
@@ -30,7 +30,7 @@ DESCRIBED = 100
 NAMED = 10
 """Channels of a reader that a line of the log names."""
 
-FORMATS = {TEXT.format: "text", JSON.format: "json", NDJSON.format: "ndjson"}
+FORMAT_NAMES = {TEXT.format: "text", JSON.format: "json", NDJSON.format: "ndjson"}
 
 Wanted = Callable[[Selector], bool]
 
@@ -106,7 +106,7 @@ class StreamEntry:
             address=self.address,
             channels=selector.channels,
             types=None if selector.types is None else sorted(selector.types),
-            format=FORMATS[outbox.sink.encoding.format],
+            format=FORMAT_NAMES[outbox.sink.encoding.format],
             caller=self.caller,
             state=self.state,
             age=round(self.age, 3),
@@ -118,7 +118,7 @@ class StreamEntry:
         )
 
 
-FIRST: Mapping[SortKey, Callable[[StreamEntry], float]] = {
+SORT_VALUES: Mapping[SortKey, Callable[[StreamEntry], float]] = {
     SortKey.LAG: lambda reader: reader.outbox.lag,
     SortKey.QUEUE: lambda reader: reader.outbox.behind,
     SortKey.AGE: lambda reader: -reader.opened,
@@ -185,7 +185,7 @@ class StreamRegistry:
 
     async def top(self, order: SortKey, *, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
         """Give the streams that come first in an order, as they were when it was their turn."""
-        first, found = FIRST[order], list[tuple[float, int, StreamEntry]]()
+        first, found = SORT_VALUES[order], list[tuple[float, int, StreamEntry]]()
         async for some in self._portions(0, wanted):
             found += [(first(reader), -reader.id, reader) for reader in some]
             found = heapq.nlargest(limit, found)
@@ -194,8 +194,8 @@ class StreamRegistry:
     async def _portions(self, after: int, wanted: Wanted | None) -> AsyncIterator[list[StreamEntry]]:
         """Give those that are wanted, a few at a time, and let everyone else go on in between."""
         ids = list(self._open)
-        for first in range(bisect_right(ids, after), len(ids), PORTION):
-            found = map(self._open.get, ids[first : first + PORTION])
+        for first in range(bisect_right(ids, after), len(ids), ENTRIES_PER_TURN):
+            found = map(self._open.get, ids[first : first + ENTRIES_PER_TURN])
             yield [
                 reader
                 for reader in found

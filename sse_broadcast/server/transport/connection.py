@@ -11,7 +11,7 @@ from aiohttp.http import HttpProcessingError
 
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.http import client_address
-from sse_broadcast.server.http.log import http_logger, reason
+from sse_broadcast.server.http.log import fault_of, http_logger
 from sse_broadcast.server.http.problem import Problem, answer
 from sse_broadcast.server.http.responses import sign
 from sse_broadcast.server.http.targets import forget_targets
@@ -331,7 +331,7 @@ class Connection(RequestProtocol):
         """Give the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
         if isinstance(exc, HttpProcessingError):
             self._connection_counts.metrics.refused(RejectReason.MALFORMED)
-            message = reason(exc)
+            message = fault_of(exc)
             forget_targets()  # of one that is none no request is made, which would have it forgotten
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
             raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours

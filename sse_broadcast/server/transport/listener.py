@@ -16,7 +16,7 @@ from sse_broadcast.server.http.client_address import is_loopback_name
 from sse_broadcast.server.transport.admission import ACCEPTS, AcceptProtocol, AdmissionControl, host_of
 from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.socket_options import tune_listener
-from sse_broadcast.server.transport.tls import Certificate, reason
+from sse_broadcast.server.transport.tls import Certificate, tls_fault
 from sse_broadcast.server.transport.tls_accept import TlsAcceptor
 from sse_broadcast.server.transport.unix_socket import UnixFile
 
@@ -95,7 +95,7 @@ class Listener:
                 await self._open()
         except (OSError, ValueError) as error:  # a name may be one that Python cannot even ask for
             await self.close()
-            raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
+            raise ListenError(f"cannot listen on {self.name}: {tls_fault(error)}") from None
         for sock in self.sockets:
             tune_listener(
                 sock, send_buffer=self._config.send_buffer, write_timeout=self._config.write_timeout
@@ -115,7 +115,7 @@ class Listener:
                 sock.listen(BACKLOG)
                 await (self._serve if self._certificate is None else self._secure)(sock, admission)
             except OSError as error:  # two may bind what only one can listen on
-                raise ListenError(f"cannot listen on {self.name}: {reason(error)}") from None
+                raise ListenError(f"cannot listen on {self.name}: {tls_fault(error)}") from None
         if self._certificate is not None:
             self._certificate.watch()
 

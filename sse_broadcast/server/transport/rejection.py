@@ -233,7 +233,7 @@ def _rejected(sent: dict[str, str], target: str, reason: RejectReason) -> tuple[
     if wants_event_stream(sent.get("accept", "")):
         headers, block = refused_stream(close_reason, brought=brought_in_head(sent, target.partition("?")[2]))
         return 200, {**headers}, block
-    headers = {"Content-Type": problem.CONTENT_TYPE, "Retry-After": problem.RETRY_AFTER, **TYPED}
+    headers = {"Content-Type": problem.PROBLEM_TYPE, "Retry-After": problem.RETRY_AFTER, **TYPED}
     return status, headers, problem.body(status, detail)
 
 

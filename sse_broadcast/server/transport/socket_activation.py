@@ -15,12 +15,12 @@ from sse_broadcast.config.schema import Config, ListenerRule
 from sse_broadcast.errors import ListenError
 from sse_broadcast.unix_address import UNIX_PREFIX
 
-FIRST = 3
+FIRST_DESCRIPTOR = 3
 """The first descriptor that is handed down (SD_LISTEN_FDS_START)."""
 
 HANDED_DOWN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
-LONGEST = 10
+MAX_COUNT_DIGITS = 10
 """Digits, of which no number of descriptors has so many."""
 
 FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
@@ -57,10 +57,10 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[InheritedSocket]:
     pid, count, names = (environ.pop(name, "") for name in HANDED_DOWN)
     if pid != str(os.getpid()):
         return []  # they are for the one that started us, and none of our business
-    if not (count.isascii() and count.isdecimal() and len(count) < LONGEST):
+    if not (count.isascii() and count.isdecimal() and len(count) < MAX_COUNT_DIGITS):
         raise ListenError(f"LISTEN_FDS: {count[:80]!r} is no number")
     called = itertools.chain(names.split(":"), itertools.repeat(""))
-    places = range(FIRST, FIRST + int(count))
+    places = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     return [InheritedSocket(name, _taken(place)) for place, name in zip(places, called, strict=False)]
 
 

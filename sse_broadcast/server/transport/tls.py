@@ -9,7 +9,7 @@ from sse_broadcast.errors import CertificateError
 
 logger = logging.getLogger("sse_broadcast.tls")
 
-LOOK = 10.0
+REREAD_INTERVAL = 10.0
 """Seconds after which the files are looked at again."""
 
 Seen = tuple[tuple[int, int, int] | None, ...]
@@ -42,7 +42,7 @@ class Certificate:
 
     def watch(self) -> None:
         """Look at the files again and again, until `close`."""
-        self._timer = asyncio.get_running_loop().call_later(LOOK, self._watch)
+        self._timer = asyncio.get_running_loop().call_later(REREAD_INTERVAL, self._watch)
 
     def close(self) -> None:
         """Look at them no more."""
@@ -96,7 +96,7 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
         names = certificate + (f", {key}" if key else "")
         mismatch = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
         why = "the private key is another certificate's" if mismatch else _pem_fault(certificate, key)
-        raise CertificateError(f"certificate: cannot load {names}: {why or reason(error)}") from None
+        raise CertificateError(f"certificate: cannot load {names}: {why or tls_fault(error)}") from None
     return context
 
 
@@ -118,6 +118,6 @@ def _pem_fault(certificate: str, key: str) -> str | None:
     return None
 
 
-def reason(error: Exception) -> str:
+def tls_fault(error: Exception) -> str:
     """Give what the system says of an error, in lower case as our messages are."""
     return str(getattr(error, "strerror", None) or error).lower()

@@ -14,7 +14,7 @@ from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server.access.rate_limits import RateLimiter
-from sse_broadcast.server.endpoints.publish_stream import SLICE, end_line_streams
+from sse_broadcast.server.endpoints.publish_stream import LINES_PER_PUBLISH, end_line_streams
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import LINE_STREAMS
 from tests.conftest import Connect, Serve
@@ -208,8 +208,10 @@ async def test_a_line_that_is_nested_too_deeply_is_refused(server: Server, conne
 async def test_a_bad_line_far_into_a_stream_is_named(server: Server, connect: Connect) -> None:
     """Lines are counted over all pieces and slices."""
     publisher = await connect(server)
-    good = SLICE * 3 + 7
-    await stream(publisher, b"x\n" * SLICE, b"x\n" * (good - SLICE) + b"\xff\n" + b"x\n" * 10)
+    good = LINES_PER_PUBLISH * 3 + 7
+    await stream(
+        publisher, b"x\n" * LINES_PER_PUBLISH, b"x\n" * (good - LINES_PER_PUBLISH) + b"\xff\n" + b"x\n" * 10
+    )
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["detail"]) == (
         400,
@@ -565,7 +567,7 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     await until(lambda: bool(counted))
     client.close()
     await until(lambda: server.connections == 0)
-    assert max(counted) <= SLICE
+    assert max(counted) <= LINES_PER_PUBLISH
 
 
 # A publisher that is slowed: it comes from an address that may publish so much.

@@ -15,8 +15,8 @@ from sse_broadcast.server.endpoints.request_body import (
     broken,
     charset_of,
     lines,
-    read,
     read_text,
+    read_whole,
     require_empty,
     require_plain_coding,
     type_of,
@@ -141,14 +141,14 @@ async def test_what_breaks_off_in_a_line_is_no_line() -> None:
 @pytest.mark.parametrize("pieces", [[], [b"abc"], [b"a", b"b", b"c"]])
 async def test_a_body_is_read_whole(pieces: list[bytes]) -> None:
     """Whether it is all there or still arrives."""
-    assert await read(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
+    assert await read_whole(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
     """Nothing of it."""
     content = Content([b"abc", b"d"])
     with pytest.raises(Problem, match=r"^body: more than 3 bytes$"):
-        await read(request(content, content_length=4), most=3, timeout=1)
+        await read_whole(request(content, content_length=4), most=3, timeout=1)
     assert content.taken == 0
 
 
@@ -156,14 +156,14 @@ async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
     """What says no length is counted as it comes."""
     content = Content([b"ab"] * 100)
     with pytest.raises(Problem) as raised:
-        await read(request(content), most=3, timeout=1)
+        await read_whole(request(content), most=3, timeout=1)
     assert (raised.value.status, raised.value.closes, content.taken) == (413, True, 2)
 
 
 async def test_a_body_that_breaks_off_is_none() -> None:
     """Half of it is not a smaller one."""
     with pytest.raises(Problem, match=r"^body: connection lost$"):
-        await read(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
+        await read_whole(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
 
 
 def test_a_detail_is_bounded_whatever_the_parser_quotes() -> None:

@@ -22,7 +22,7 @@ from sse_broadcast.encoding import (
 )
 from sse_broadcast.errors import EventError
 from sse_broadcast.server.endpoints import subscribe_request as reading
-from sse_broadcast.server.endpoints.subscribe_request import MEMBERS, SubscribeRequest
+from sse_broadcast.server.endpoints.subscribe_request import SUBSCRIBE_MEMBERS, SubscribeRequest
 from sse_broadcast.server.http.problem import Problem
 
 ANYTHING = {"Accept": "*/*"}
@@ -321,13 +321,21 @@ def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) ->
     [
         (b"", 400, "body: is not JSON: Input data was truncated"),
         (b"\xff", 400, "body: is not UTF-8 at byte 0"),
-        (b"[]", 422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}"),
-        (b"1", 422, f"body: must be a JSON object with some of {', '.join(MEMBERS)}"),
+        (b"[]", 422, f"body: must be a JSON object with some of {', '.join(SUBSCRIBE_MEMBERS)}"),
+        (b"1", 422, f"body: must be a JSON object with some of {', '.join(SUBSCRIBE_MEMBERS)}"),
         (b'{"Channel": "a"}', 422, "Channel: unknown member; channel was meant?"),
         (b'{"room": "a"}', 422, "room: unknown member; channel was meant?"),
         (b'{"type": "t"}', 422, "type: unknown member; event was meant?"),
-        (b'{"access_token": "t"}', 422, f"access_token: unknown member; {', '.join(MEMBERS)} are known"),
-        (b'{"%b": 1}' % (b"x" * 100), 422, f"{'x' * 80}: unknown member; {', '.join(MEMBERS)} are known"),
+        (
+            b'{"access_token": "t"}',
+            422,
+            f"access_token: unknown member; {', '.join(SUBSCRIBE_MEMBERS)} are known",
+        ),
+        (
+            b'{"%b": 1}' % (b"x" * 100),
+            422,
+            f"{'x' * 80}: unknown member; {', '.join(SUBSCRIBE_MEMBERS)} are known",
+        ),
         (b'{"channel": %b}' % (b"1" * 5000), 422, "body: has a number that is too large"),
         (b'{"since": null}', 422, "since: must be text, or a list of texts"),
         (b'{"heartbeat": 4.5}', 422, "heartbeat: must be text, or a list of texts"),

@@ -11,7 +11,7 @@ import pytest
 from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Endpoint, ListenerRule
-from sse_broadcast.server.http.health import DRAINING, Readiness
+from sse_broadcast.server.http.health import DRAINING_FAULT, Readiness
 from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import load, process
@@ -26,7 +26,7 @@ async def test_a_server_is_ready_until_it_drains() -> None:
     readiness = Readiness(Broadcaster())
     assert (readiness.fault, readiness.draining) == (None, False)
     readiness.drain()
-    assert (readiness.fault, readiness.draining) == (DRAINING, True)
+    assert (readiness.fault, readiness.draining) == (DRAINING_FAULT, True)
 
 
 async def test_a_broadcaster_that_is_closed_drains() -> None:
@@ -34,7 +34,7 @@ async def test_a_broadcaster_that_is_closed_drains() -> None:
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     await broadcaster.close(timeout=1)
-    assert (readiness.fault, readiness.draining) == (DRAINING, True)
+    assert (readiness.fault, readiness.draining) == (DRAINING_FAULT, True)
 
 
 async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

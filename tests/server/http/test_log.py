@@ -14,9 +14,9 @@ from aiohttp.http_exceptions import (
 )
 
 from sse_broadcast.config.schema import ListenerRule
-from sse_broadcast.logs.formatters import JsonFormat, TextFormat, facts
-from sse_broadcast.logs.rate_limit import LEFT_OUT, MOST, RateLimitFilter
-from sse_broadcast.server.http.log import http_logger, reason, refusal_logger
+from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter, facts
+from sse_broadcast.logs.rate_limit import LEFT_OUT, MAX_LINES_A_SECOND, RateLimitFilter
+from sse_broadcast.server.http.log import fault_of, http_logger, refusal_logger
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
@@ -133,7 +133,7 @@ async def test_a_body_that_breaks_is_one_line(
 )
 def test_a_reason_has_no_word_of_the_request(error: HttpProcessingError, said: str) -> None:
     """Whichever of aiohttp's parsers it is that quotes it."""
-    assert reason(error) == said
+    assert fault_of(error) == said
 
 
 async def test_a_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,15 +150,15 @@ async def test_a_flood_of_them_is_a_few_lines_and_a_number(
     """Each is answered, whatever is logged; what was left out is told when the second is over."""
     caplog.set_level(logging.INFO, http_logger().name)
     server = await serve()
-    for _ in range(MOST + 30):
+    for _ in range(MAX_LINES_A_SECOND + 30):
         client = await connect(server)
         await client.send(REFUSED["no host"])
         assert (await client.head()).split(b" ")[1] == b"400"
     await until(lambda: caplog.records[-1].msg == LEFT_OUT)
     lines = [record for record in caplog.records if record.msg != LEFT_OUT]
     told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
-    assert len(lines) + sum(told) == MOST + 30
-    assert len(lines) <= MOST * (len(told) + 1)
+    assert len(lines) + sum(told) == MAX_LINES_A_SECOND + 30
+    assert len(lines) <= MAX_LINES_A_SECOND * (len(told) + 1)
     assert lines[0].args == {
         "address": "127.0.0.1",
         "reason": "BadHttpMessage: Missing 'Host' header in request.",
@@ -358,7 +358,7 @@ async def test_what_a_client_asks_for_is_shown_on_one_line(
     assert (await ask(server, "GET", path)).status == 404
     ((_, said),) = lines_of(caplog)
     assert said.startswith(f"refused 127.0.0.1: 404 GET {shown}: nothing is at ")
-    line = TextFormat().format(caplog.records[-1])
+    line = TextFormatter().format(caplog.records[-1])
     assert "\n" not in line
     assert line.isprintable()
 
@@ -375,7 +375,7 @@ async def test_a_refusal_tells_its_facts_by_name(server: Server, caplog: pytest.
         "status": 404,
         "detail": answer.detail,
     }
-    assert "SECRET" not in JsonFormat().format(record)
+    assert "SECRET" not in JsonFormatter().format(record)
 
 
 async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(
@@ -385,13 +385,13 @@ async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(
     server = await serve(token=STATIC)
     caplog.set_level(logging.INFO)
     client = await connect(server)
-    for _ in range(MOST + 10):
+    for _ in range(MAX_LINES_A_SECOND + 10):
         assert (await client.ask("GET", "/status"))[0] == 401
     await until(lambda: caplog.records[-1].msg == LEFT_OUT)
     lines = [record for record in caplog.records if record.msg != LEFT_OUT]
     told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
-    assert len(lines) + sum(told) == MOST + 10
-    assert len(lines) <= MOST * (len(told) + 1)
+    assert len(lines) + sum(told) == MAX_LINES_A_SECOND + 10
+    assert len(lines) <= MAX_LINES_A_SECOND * (len(told) + 1)
 
 
 # Pages that CORS shuts out.

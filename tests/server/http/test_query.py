@@ -6,10 +6,10 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from sse_broadcast.errors import EventError
-from sse_broadcast.server.endpoints.subscribe_request import PARAMETERS
+from sse_broadcast.server.endpoints.subscribe_request import SUBSCRIBE_PARAMETERS
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.query import (
-    PAGE,
+    DEFAULT_PAGE_SIZE,
     channels_of_path,
     limit,
     only,
@@ -34,7 +34,7 @@ from sse_broadcast.server.http.query import (
 def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) -> None:
     """A typing error must not subscribe to something else than was meant."""
     with pytest.raises(Problem) as raised:
-        refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, PARAMETERS)
+        refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, SUBSCRIBE_PARAMETERS)
     assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
@@ -43,7 +43,7 @@ def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) ->
 )
 def test_what_is_known_or_nobodys_business_passes(query: str) -> None:
     """Below a ratio of 0.8 a parameter is somebody else's, a proxy's or a cache's."""
-    refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, PARAMETERS)
+    refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, SUBSCRIBE_PARAMETERS)
 
 
 def test_the_ratio_is_eight_tenths() -> None:
@@ -128,7 +128,7 @@ def test_few_unknown_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("query", "most"), [("", PAGE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
+    ("query", "most"), [("", DEFAULT_PAGE_SIZE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
 )
 def test_an_answer_lists_so_many(query: str, most: int) -> None:
     """As many as are asked for, or a usual number."""

@@ -3,7 +3,7 @@
 import json
 
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.health import PATHS
+from sse_broadcast.server.openapi.health import HEALTH_PATHS
 from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.support.contract import operations
 
@@ -12,7 +12,7 @@ def test_whoever_asks_for_health_needs_no_credential() -> None:
     """Nor is turned away for any other reason than that there is no room."""
     told = operations(json.loads(document(SecuritySchemes(secured=True))))
     of_health = [operation for operation in told if operation.said["tags"] == ["health"]]
-    assert len(of_health) == 3 * len(PATHS)
+    assert len(of_health) == 3 * len(HEALTH_PATHS)
     for operation in of_health:
         assert "security" not in operation.said
         assert operation.statuses - {200, 204} == {400, 414, 417, 429, 431, 503}

@@ -8,7 +8,7 @@ import pytest
 from sse_broadcast.server.endpoints import channels, subscribers
 from sse_broadcast.server.http import query
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.inspect import PATHS
+from sse_broadcast.server.openapi.inspect import INSPECT_PATHS
 from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.streams.registry import SortKey
 from tests.support.contract import operations
@@ -19,19 +19,21 @@ OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(d
 
 def test_the_parameters_are_those_that_are_heard() -> None:
     """Of the two pages; the others take none."""
-    told = {name: [each.name for each in path.get.parameters] for name, path in PATHS.items() if path.get}
-    assert sorted(told.pop("/channels")) == sorted(channels.PARAMETERS)
-    assert sorted(told.pop("/subscribers")) == sorted(subscribers.PARAMETERS)
+    told = {
+        name: [each.name for each in path.get.parameters] for name, path in INSPECT_PATHS.items() if path.get
+    }
+    assert sorted(told.pop("/channels")) == sorted(channels.CHANNELS_PARAMETERS)
+    assert sorted(told.pop("/subscribers")) == sorted(subscribers.SUBSCRIBERS_PARAMETERS)
     assert set(map(tuple, told.values())) == {()}
 
 
 @pytest.mark.parametrize("path", ["/channels", "/subscribers"])
-@pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (query.MAX_PAGE, 200), (1001, 400)])
+@pytest.mark.parametrize(("limit", "status"), [(0, 400), (1, 200), (query.MAX_PAGE_SIZE, 200), (1001, 400)])
 async def test_a_limit_is_described_as_it_is_taken(
     client: RawClient, path: str, limit: int, status: int
 ) -> None:
     """At both of its ends."""
-    get = PATHS[path].get
+    get = INSPECT_PATHS[path].get
     assert get is not None
     (said,) = [each.schema for each in get.parameters if each.name == "limit"]
     assert (said["minimum"], said["maximum"]) == (1, 1000)

@@ -17,11 +17,11 @@ from sse_broadcast.server.openapi.model import Schema
 BROADCASTER = Broadcaster()
 
 TAKEN: dict[str, tuple[Schema, Callable[[str], object]]] = {
-    "channel": (model.CHANNEL, lambda text: validate_channels([text])),
-    "pattern": (model.PATTERN, Selector.parse),
-    "type": (model.TYPE, lambda text: BROADCASTER.draft(Event("x", text))),
-    "id": (model.ID, lambda text: BROADCASTER.draft(Event("x", id=text))),
-    "key": (model.KEY, lambda text: Event("x", key=text)),
+    "channel": (model.CHANNEL_SCHEMA, lambda text: validate_channels([text])),
+    "pattern": (model.PATTERN_SCHEMA, Selector.parse),
+    "type": (model.TYPE_SCHEMA, lambda text: BROADCASTER.draft(Event("x", text))),
+    "id": (model.ID_SCHEMA, lambda text: BROADCASTER.draft(Event("x", id=text))),
+    "key": (model.KEY_SCHEMA, lambda text: Event("x", key=text)),
 }
 
 TEXTS = st.one_of(
@@ -54,9 +54,9 @@ def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
     ("schema", "good", "bad"),
     [
         (model.choice("a", "b"), ["a", "b"], ["", "A", 1, None]),
-        (model.several(model.CHANNEL), [["a"], ["a", "b"]], [[], ["a", "*"], "a"]),
-        (model.or_null(model.KEY), [None, "k"], ["", 1]),
-        (model.RETRY, [500, 3_600_000, 3000.0], [499, 0, -1, 3_600_001, 1000.5, "1000"]),
+        (model.several(model.CHANNEL_SCHEMA), [["a"], ["a", "b"]], [[], ["a", "*"], "a"]),
+        (model.or_null(model.KEY_SCHEMA), [None, "k"], ["", 1]),
+        (model.RETRY_SCHEMA, [500, 3_600_000, 3000.0], [499, 0, -1, 3_600_001, 1000.5, "1000"]),
     ],
 )
 def test_a_schema_takes_these_and_not_those(schema: Schema, good: list[object], bad: list[object]) -> None:

@@ -7,7 +7,7 @@ from sse_broadcast.server.openapi.model import Operation, Parameter, Response
 from sse_broadcast.server.openapi.operations import (
     WHEN,
     problems,
-    read,
+    read_operations,
     responses,
 )
 
@@ -33,6 +33,6 @@ NAME = Parameter("name", "path", "Whose.", {}, required=True)
 def test_options_look_at_no_name() -> None:
     """Whatever stands in the path, the methods are the same."""
     narrow = msgspec.structs.replace(NAME, schema={"type": "string", "pattern": "^a$"})
-    path = read(OPERATION, narrow)
+    path = read_operations(OPERATION, narrow)
     assert path.options is not None
     assert [(each.name, each.schema) for each in path.options.parameters] == [("name", {"type": "string"})]

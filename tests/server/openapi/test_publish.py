@@ -12,7 +12,7 @@ from sse_broadcast.server.endpoints import publish
 from sse_broadcast.server.endpoints.publish_request import DraftBuilder
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.openapi.document import document
-from sse_broadcast.server.openapi.publish import PATHS
+from sse_broadcast.server.openapi.publish import PUBLISH_PATHS
 from sse_broadcast.server.openapi.security import SecuritySchemes
 from tests.support.contract import operations
 
@@ -79,11 +79,11 @@ def test_an_event_is_described_as_it_is_taken(value: dict[str, Any]) -> None:
 
 def test_the_parameters_are_those_that_are_heard() -> None:
     """For either method, and with channels in the path too."""
-    for path in PATHS.values():
+    for path in PUBLISH_PATHS.values():
         for operation in (path.post, path.put):
             assert operation is not None
             told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
-            assert told == set(publish.PARAMETERS)
+            assert told == set(publish.PUBLISH_PARAMETERS)
 
 
 def test_text_may_be_anything() -> None:

@@ -15,7 +15,7 @@ from sse_broadcast.server.access.authorization import IN_QUERY
 from sse_broadcast.server.endpoints import subscribe_request
 from sse_broadcast.server.endpoints.subscribe_request import (
     CHANNEL_PARAMETERS,
-    MEMBERS,
+    SUBSCRIBE_MEMBERS,
     SubscribeRequest,
     parse_subscribe,
     read_body,
@@ -24,14 +24,14 @@ from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.openapi.document import document
 from sse_broadcast.server.openapi.model import Response
 from sse_broadcast.server.openapi.security import SecuritySchemes
-from sse_broadcast.server.openapi.subscribe import PATHS
+from sse_broadcast.server.openapi.subscribe import SUBSCRIBE_PATHS
 from sse_broadcast.wire import Decoder
 from tests.server.blocks import opening
 from tests.support.contract import operations
 
 APP = create_app(Config())
 
-(OPERATION, *OTHERS) = [path.get for path in PATHS.values()]
+(OPERATION, *OTHERS) = [path.get for path in SUBSCRIBE_PATHS.values()]
 
 
 def stream() -> Response:
@@ -46,7 +46,7 @@ def test_the_parameters_are_those_that_are_heard() -> None:
     for operation in (OPERATION, *OTHERS):
         assert operation is not None
         told = {parameter.name for parameter in operation.parameters if parameter.place == "query"}
-        assert told | {IN_QUERY} == set(subscribe_request.PARAMETERS)
+        assert told | {IN_QUERY} == set(subscribe_request.SUBSCRIBE_PARAMETERS)
 
 
 def test_the_example_of_a_stream_is_one() -> None:
@@ -80,7 +80,7 @@ VALIDATOR = BY_BODY.validator(SCHEMA)
 
 def test_a_body_has_the_members_that_are_heard() -> None:
     """Those of the query, and the other names of channels and of ids that clients use."""
-    members = {*MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
+    members = {*SUBSCRIBE_MEMBERS, *CHANNEL_PARAMETERS, "channels", "lastEventId", "Last-Event-ID"}
     assert SCHEMA["properties"].keys() == members
     assert SCHEMA["additionalProperties"] is False
 

@@ -47,7 +47,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     # A clock that a test sets is looked at soon.
-    monkeypatch.setattr(expiry, "LOOK", 0.005)
+    monkeypatch.setattr(expiry, "CLOCK_CHECK_INTERVAL", 0.005)
 
 
 def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:

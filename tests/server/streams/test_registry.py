@@ -332,7 +332,7 @@ async def test_pages_are_in_the_order_of_opening(
     """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
     readers, registry = await three(server, connect), roster_of(server)
     for portion in (1, 2, 500):
-        monkeypatch.setattr(roster_module, "PORTION", portion)
+        monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
         assert ids(await registry.page(after=0, limit=10)) == ["1", "2", "3"]
         assert ids(await registry.page(after=0, limit=2)) == ["1", "2"]
         assert ids(await registry.page(after=2, limit=2)) == ["3"]
@@ -357,7 +357,7 @@ async def test_those_that_come_first_are_found(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, order: SortKey, portion: int
 ) -> None:
     """By what is asked for, whatever portions they are looked at in."""
-    monkeypatch.setattr(roster_module, "PORTION", portion)
+    monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
     server = await serve()
     one, two, both = await three(server, connect)
     two.opened -= 10
@@ -389,7 +389,7 @@ async def test_others_have_their_turn_while_many_are_looked_at(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that leaves meanwhile is not told of, and one that comes may be or not."""
-    monkeypatch.setattr(roster_module, "PORTION", 1)
+    monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", 1)
     server = await serve()
     readers, registry = await three(server, connect), roster_of(server)
     found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
@@ -548,4 +548,4 @@ async def test_a_line_names_a_few_channels(server: Server, connect: Connect, tol
 
 def test_the_formats_are_those_that_can_be_asked_for() -> None:
     """Each has a name of its own."""
-    assert sorted(roster_module.FORMATS.values()) == ["json", "ndjson", "text"]
+    assert sorted(roster_module.FORMAT_NAMES.values()) == ["json", "ndjson", "text"]

@@ -7,7 +7,7 @@ import pytest
 
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.server.http.cors import Cors
-from sse_broadcast.server.http.health import DRAINING, READINESS, Readiness
+from sse_broadcast.server.http.health import DRAINING_FAULT, READINESS, Readiness
 from sse_broadcast.server.transport import rejection
 from sse_broadcast.server.transport.counts import RejectReason
 from sse_broadcast.server.transport.rejection import rejection_response
@@ -141,7 +141,7 @@ async def test_a_health_check_beyond_the_limit_is_told_the_truth(
     server.app[READINESS].drain()
     head, _, said = (await told("GET /readyz")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert json.loads(said)["detail"] == DRAINING
+    assert json.loads(said)["detail"] == DRAINING_FAULT
     assert (await told("GET /healthz")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 

@@ -63,7 +63,7 @@ def test_they_are_taken_in_their_order(
     """With their names as far as they go, and no child of ours has them."""
     first = os.dup(sockets["local"].sock.fileno())
     assert os.dup(sockets["unix"].sock.fileno()) == first + 1
-    monkeypatch.setattr(socket_activation, "FIRST", first)
+    monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", first)
     os.set_inheritable(first, True)
     environ = {"LISTEN_PID": PID, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "web"}
     one, other = take_sockets(environ)
@@ -87,7 +87,7 @@ def test_more_than_there_can_be_are_said_at_the_first_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before there is anything to hold for each of them."""
-    monkeypatch.setattr(socket_activation, "FIRST", 1_000_000)
+    monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", 1_000_000)
     with pytest.raises(ListenError, match=r"^LISTEN_FDS: descriptor 1000000 cannot be used: "):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": "999999999"})
 
@@ -104,7 +104,7 @@ def test_what_is_no_listening_socket_is_said(monkeypatch: pytest.MonkeyPatch, tm
             (os.dup(datagrams.fileno()), "is no stream socket that listens"),
             (1 << 16, "cannot be used: bad file descriptor"),
         ):
-            monkeypatch.setattr(socket_activation, "FIRST", descriptor)
+            monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", descriptor)
             with pytest.raises(ListenError, match=f"^LISTEN_FDS: descriptor {descriptor} {reason}$"):
                 take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": "1"})
 

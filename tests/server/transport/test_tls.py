@@ -12,7 +12,7 @@ import trustme
 
 from sse_broadcast.errors import CertificateError
 from sse_broadcast.server.transport import tls as module
-from sse_broadcast.server.transport.tls import Certificate, reason, tls_context
+from sse_broadcast.server.transport.tls import Certificate, tls_context, tls_fault
 from tests.conftest import Serve
 from tests.support.certificates import write_certificate
 from tests.support.sockets import until
@@ -113,7 +113,7 @@ async def test_new_connections_are_given_the_new_certificate(
     serve: Serve, authenticator: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the old ones go on under the one they have."""
-    monkeypatch.setattr(module, "LOOK", 0.02)
+    monkeypatch.setattr(module, "REREAD_INTERVAL", 0.02)
     cert, key = write_certificate(authenticator, tmp_path)
     server = await serve(certificate=cert, key=key)
     context = ssl.create_default_context()
@@ -135,8 +135,8 @@ async def test_new_connections_are_given_the_new_certificate(
 
 def test_the_systems_words_are_lower_case() -> None:
     """Messages of ours begin small."""
-    assert reason(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"
-    assert reason(ValueError("No")) == "no"
+    assert tls_fault(OSError(errno.EADDRINUSE, "Address already in use")) == "address already in use"
+    assert tls_fault(ValueError("No")) == "no"
 
 
 def test_one_certificate_can_become_another(authenticator: trustme.CA, tmp_path: Path) -> None:
