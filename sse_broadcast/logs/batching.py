@@ -14,7 +14,7 @@ Facts = Callable[[], Mapping[str, object]]
 
 
 class BatchedLogger:
-    """Has a logger tell lines at INFO, in their order and with their own times, those of `PAUSE` at once.
+    """Logs lines at INFO, in their order and with their own times, those of `BATCH_INTERVAL` at once.
 
     After `close` each is told when it comes. Belongs to one event loop.
     """

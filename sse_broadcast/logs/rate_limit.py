@@ -44,7 +44,7 @@ class _Second:
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets `MOST` records of a kind through in a second, and tells how many more there were.
+    """Lets `MAX_LINES_A_SECOND` records of a kind through in a second, and tells how many more there were.
 
     It is for loggers, and not for handlers: what was left out is told by the logger, and at the level, of
     the kind. `clock` gives seconds; `later` has the running loop call back, so that the end of a flood is

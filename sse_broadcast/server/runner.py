@@ -227,7 +227,7 @@ class Server:
         self.admission.configure(capacity, self.services.cors, self.services.authorizer)
 
     def _prepare(self, config: Config) -> Commit:
-        """Read what listeners have in files, and see how many fit. See `Prepare`."""
+        """Read what listeners have in files, and see how many fit. See `PreparePart`."""
         rules = zip(self.listeners, config.listeners, strict=True)
         renewed = [(listener, listener.renewed(rule)) for listener, rule in rules]
         fitting = self._connection_limit(config)
