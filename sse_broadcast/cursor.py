@@ -1,4 +1,4 @@
-"""Cursor: what a reader says of where it was, and what an id may be.
+"""Cursor: where a subscriber is, as an id, an age or a keyword, and the grammar of ids.
 
 An id of ours is `<epoch>-<position>`: eight hexadecimal digits that name one life of a history,
 and a place in its one order. Any other id was chosen by a publisher, or is of somewhere else.

@@ -1,4 +1,4 @@
-"""Encoding: how a reader takes a stream, as a format in a transfer coding."""
+"""Encoding: a format (SSE, JSON, NDJSON) with or without chunked transfer coding."""
 
 import time
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""How deep JSON is nested. One bound of our own: a decoder's differs by interpreter, and by who calls it."""
+"""Bound the nesting of JSON. Decoders have bounds that differ by Python version and by stack depth."""
 
 import itertools
 import operator

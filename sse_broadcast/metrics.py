@@ -1,4 +1,4 @@
-"""What is counted, as verbs; what was counted, as one frozen value, and as distributions."""
+"""Metrics: counters and distributions, changed by verbs and read as one frozen value."""
 
 from bisect import bisect_left
 from collections import Counter

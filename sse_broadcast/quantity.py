@@ -1,4 +1,4 @@
-"""Count: how many of a thing, as people say it."""
+"""Quantity: a number with its noun, in the singular or plural."""
 
 from typing import Self
 

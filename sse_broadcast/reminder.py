@@ -1,4 +1,4 @@
-"""Reminder: what is logged once in a while, however often it happens."""
+"""Reminder: limit how often the same thing is logged."""
 
 import time
 

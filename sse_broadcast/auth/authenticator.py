@@ -1,4 +1,4 @@
-"""Authority: what a server knows of credentials, behind one face."""
+"""Authenticator: tell who the bearer of a token is, of whatever kind; issue and revoke tokens."""
 
 import math
 import time

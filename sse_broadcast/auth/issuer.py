@@ -1,4 +1,4 @@
-"""Mint: the server's own tokens, made and known again."""
+"""Token issuer: make the server's own tokens, signed with its secret, and verify them."""
 
 import math
 import secrets

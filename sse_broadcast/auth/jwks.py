@@ -1,4 +1,4 @@
-"""JWKS: keys that somebody else publishes, read from a file or a URL, and read again as they change."""
+"""JWKS: the public keys of another issuer, read from a file or a URL, and read again as they change."""
 
 import asyncio
 import ipaddress

@@ -1,4 +1,4 @@
-"""JWT: tokens that somebody signed, verified by PyJWT with keys of ours (RFC 7519, RFC 8725)."""
+"""JWT: verify signed tokens with PyJWT and our keys (RFC 7519, RFC 8725)."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Keys: what tokens are signed with. A key has one algorithm, which is its own and never a token's choice."""
+"""Keys that tokens are signed with. A key has one algorithm of its own; a token never chooses it."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""Access: what a caller may do where, and the one question that is asked of it."""
+"""Principal: who a caller is, and what it may do in which channels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

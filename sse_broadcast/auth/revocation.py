@@ -1,4 +1,4 @@
-"""Revocation: subjects and tokens that are refused though nothing else is wrong with them."""
+"""Revocation list: subjects, callers and tokens that are refused though their signature is good."""
 
 import heapq
 import logging

@@ -1,4 +1,4 @@
-"""Secret: what a file or a variable holds that nobody else may see."""
+"""Secrets from files and environment variables, read and never shown."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Verified: signed tokens that were good, so that one that comes back is not verified again."""
+"""Cache of verified tokens, so that a token that comes again is not verified again."""
 
 from collections import OrderedDict
 

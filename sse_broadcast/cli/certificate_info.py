@@ -1,4 +1,4 @@
-"""Identity: what a certificate says to a client, found out as one does: by a handshake."""
+"""Certificate info: the names and the expiry that a client sees, read by a handshake."""
 
 import ipaddress
 import ssl

@@ -1,4 +1,4 @@
-"""State: the cursor of a subscription, in a file that outlives it."""
+"""Cursor file: the last id of a subscription, kept over restarts of the command."""
 
 import contextlib
 import os

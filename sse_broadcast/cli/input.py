@@ -1,4 +1,4 @@
-"""Source: what is published, from an argument, a file or standard input, as it comes."""
+"""Input source: what is published, from an argument, a file or standard input."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Output: standard output, whose faults are told from all others."""
+"""Checked standard output: an error in writing to it is told apart from all others."""
 
 import contextlib
 import os

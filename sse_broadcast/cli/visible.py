@@ -1,4 +1,4 @@
-"""Text of others on a terminal: what would move its cursor, or turn its letters round, is shown instead."""
+"""Show untrusted text on a terminal: control characters appear as escapes."""
 
 import codecs
 import re

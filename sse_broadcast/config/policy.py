@@ -1,4 +1,4 @@
-"""Policy: what the settings come to for a channel, and for a reader of several."""
+"""Channel policies: the history, overflow and retry that hold for each channel."""
 
 import functools
 from collections.abc import Iterable

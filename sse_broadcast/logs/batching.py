@@ -1,4 +1,4 @@
-"""Gathered: lines that come in crowds, and are told a crowd at a time."""
+"""Batched logger: write the lines of many streams a batch at a time."""
 
 import asyncio
 import logging

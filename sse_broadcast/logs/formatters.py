@@ -1,4 +1,4 @@
-"""Formats: what a record of the log looks like as a line, for people and for programs."""
+"""Formatters: a log record as a line of text or of JSON."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Log: what a process that serves has to say, on its standard error."""
+"""Log pipeline: the handlers, filters and the writer of a serving process's log."""
 
 import functools
 import logging

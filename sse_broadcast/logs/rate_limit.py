@@ -1,4 +1,4 @@
-"""Flood: how many lines of a kind there may be, where others can cause as many as they like."""
+"""Rate limit of log lines that clients can cause."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Writer: lines on their way to a file, which a thread writes, so that nobody else waits for it."""
+"""Background writer: write lines to a descriptor from a thread, so that the loop never waits."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""What follows from a configuration, made whole before any of it holds."""
+"""Build the services of a configuration, completely, before any of them is used."""
 
 from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.config.schema import Config

@@ -1,4 +1,4 @@
-"""What handlers find in the application."""
+"""Services: what handlers find in the application."""
 
 import asyncio
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""Memory: a history in this process, gone with it."""
+"""The memory backend: a history in this process, lost when it ends."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Largest: of all who hold something together, who holds about the most.
+"""Find which of many holders holds about the most.
 
 Holders are kept in classes of about the same size, so that each change moves one holder at most. A heap was
 tried before: what had changed in it since was sorted out at the next question, all at once, and a publish

@@ -1,4 +1,4 @@
-"""A heap of things that change: what they counted for before stays in it for a while."""
+"""A heap whose outdated entries stay until they come first."""
 
 import heapq
 from collections.abc import Callable, Iterator

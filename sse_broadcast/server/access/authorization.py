@@ -1,4 +1,4 @@
-"""The gate: which caller a request is from, and whether it may come in at all."""
+"""Authorization: who a request is from, and what it may do."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

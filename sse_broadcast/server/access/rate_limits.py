@@ -1,4 +1,4 @@
-"""Limits: how many streams may be opened in a second, and how many events published."""
+"""Rate limits: streams opened and events published in a second."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Shares: of what all callers use together, how much one of them may hold.
+"""Shares: how much one caller may hold of what all callers use together.
 
 A caller is an address (of IPv6 its /64), and the credential that is shown from there: each has its share. It
 may hold as much as it leaves to others. So one can have a half, two can have a third each, and whoever comes

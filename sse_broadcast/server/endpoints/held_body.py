@@ -1,4 +1,4 @@
-"""What the body of a request holds in memory while it is read and published, of its caller's share."""
+"""Count the bytes of a request's body in its caller's share while it is read and published."""
 
 from types import TracebackType
 from typing import Self

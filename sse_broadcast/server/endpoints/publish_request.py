@@ -1,4 +1,4 @@
-"""The shapes a published body takes, and the drafts they become."""
+"""Published bodies: their shapes, and the drafts made of them."""
 
 import itertools
 import re

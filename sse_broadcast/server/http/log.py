@@ -1,4 +1,4 @@
-"""What the HTTP layer logs, fit for a server that the world talks to."""
+"""Log lines about requests: refusals, malformed requests, pages of foreign origins."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What is where: the hints of an answer that finds nothing at a path, or takes no such method there."""
+"""Hints in 404 and 405 answers: what the path or the method may have meant."""
 
 import re
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""The refusal of a stream: what has every client come back that can.
+"""The stream that refuses a subscriber, so that every client comes back that can.
 
 By the standard an EventSource stops for good at any status but 200, and so do half of the libraries that
 reconnect by themselves. So whoever asks for an event stream gets one, of a single block that says why and

@@ -1,4 +1,4 @@
-"""Request heads: what may stand in one once only, and in one form, since others act on it as well.
+"""Validate request heads: headers that may come once, hosts, targets and their encoding.
 
 A proxy, a browser and this server each read a head. What they could read differently is refused.
 """

@@ -1,4 +1,4 @@
-"""What the answers say, as types. Members may be added to them; none goes, and none changes its meaning."""
+"""Response types. Fields may be added; none is removed or redefined."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

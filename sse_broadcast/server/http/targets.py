@@ -1,4 +1,4 @@
-"""Request targets: what the library of URLs keeps of them, and until when."""
+"""Request targets: their bounds, and what yarl caches of them."""
 
 from collections.abc import Callable
 

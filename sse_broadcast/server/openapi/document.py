@@ -1,4 +1,4 @@
-"""GET /openapi.json: the contract of this server, as OpenAPI 3.1."""
+"""GET /openapi.json: the OpenAPI 3.1 document of this server."""
 
 import functools
 from collections.abc import Mapping

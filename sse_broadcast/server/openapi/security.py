@@ -1,4 +1,4 @@
-"""Terms: the credentials that a server asks for."""
+"""Security schemes: the credentials that the server accepts."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

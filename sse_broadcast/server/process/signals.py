@@ -1,4 +1,4 @@
-"""Signals: what each of them has a running server do."""
+"""Signal handlers of a running server."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Supervision: who started us is told how we are (sd_notify(3)), by systemd's protocol or nobody's."""
+"""systemd: tell the service manager how the server is (sd_notify(3))."""
 
 import asyncio
 import logging

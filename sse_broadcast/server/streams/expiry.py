@@ -1,4 +1,4 @@
-"""Sessions: open streams by the credential they came with, and when each of them must end."""
+"""Stream expiry: end each stream with its credential or its lifetime."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""Roster: the HTTP streams that are open, and what is known of each when somebody asks."""
+"""Stream registry: the open HTTP streams, for listings and for ending one."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Attendance: how many are connected, of which addresses, and what became of those that were not let in."""
+"""Connection counts: how many are open, in all and by address, and why others were rejected."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""The certificate of a listener, read again when its files change."""
+"""TLS certificates of a listener, read again when their files change."""
 
 import asyncio
 import logging
