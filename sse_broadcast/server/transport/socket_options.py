@@ -23,7 +23,6 @@ def tune_listener(sock: socket.socket, *, send_buffer: int, write_timeout: float
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer:
         limit_kernel(sock, send_buffer)
     _limit_unacknowledged(sock, write_timeout)

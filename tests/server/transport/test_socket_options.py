@@ -17,7 +17,6 @@ def test_accepted_sockets_have_the_options_of_the_one_that_listens() -> None:
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_500
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_without_a_limit_the_kernel_chooses_the_buffer() -> None:
