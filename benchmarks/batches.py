@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("batches", __doc__)
     parser.add_argument("--rounds", type=positive, default=5, help="the median of so many counts")
     parser.add_argument("--seconds", type=float, default=4, help="how long each publishes")
@@ -99,7 +99,7 @@ def arguments() -> argparse.Namespace:
 
 
 def work(name: str, chosen: argparse.Namespace) -> Publishers:
-    """Give how a server is published to: ours in batches, the other one by one."""
+    """Return how a server is published to: ours in batches, the other one by one."""
     if name == "ours":
         return Publishers(
             CONNECTIONS, chosen.seconds, 0, chosen.size, path="/send/default", batch=chosen.batch
@@ -138,7 +138,7 @@ def _in(server: Server, folder: Path, publishers: Publishers) -> Row:
 
 
 def over_rounds(rows: list[Row]) -> Row:
-    """Give the median of each measure, and of each loss the worst."""
+    """Return the median of each measure, and of each loss the worst."""
     return {name: _over_rounds(name, [row[name] for row in rows]) for name in rows[0]}
 
 
@@ -147,7 +147,7 @@ def _over_rounds(name: str, values: list[float]) -> float:
 
 
 def table(medians: Mapping[tuple[int, str], Row]) -> str:
-    """Give the medians as Markdown."""
+    """Return the medians as Markdown."""
     lines = ["| | ours, batches | nchan, single | ours / nchan |", "|---|---|---|---|"]
     for readers in (0, 1):
         for measure_, title, decimals in (

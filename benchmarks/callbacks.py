@@ -413,7 +413,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("callbacks", __doc__)
     known = [kind.name for kind in kinds(1)]
     parser.add_argument("--channels", type=positive, default=100_000, help="channels that are held")

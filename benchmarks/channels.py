@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("channels", __doc__)
     parser.add_argument("--rounds", type=positive, default=5, help="the median of so many counts")
     parser.add_argument("--seconds", type=float, default=2, help="how long each publishes")
@@ -205,7 +205,7 @@ def measure(folder: Path, server: Server, seconds: float) -> Row:
 
 
 def table(rows: dict[str, list[Row]]) -> str:
-    """Give the medians as Markdown."""
+    """Return the medians as Markdown."""
     lines = ["| | empty | alone | crowded | / empty | / alone |", "|---|---|---|---|---|---|"]
     for measure_, title in (
         ("cpu_us_per_post", "server CPU per POST, us"),
@@ -218,7 +218,7 @@ def table(rows: dict[str, list[Row]]) -> str:
 
 
 def ratio(rows: dict[str, list[Row]], measure_: str, name: str) -> float:
-    """Give the crowded server's measure in relation to another's of the same round: the median of that."""
+    """Return the crowded server's measure in relation to another's of the same round: the median of that."""
     turns = zip(rows["crowded"], rows[name], strict=True)
     return statistics.median(crowded[measure_] / other[measure_] for crowded, other in turns)
 

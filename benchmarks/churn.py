@@ -258,7 +258,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("churn", __doc__)
     parser.add_argument("--cycles", type=positive, default=50_000, help="how many connections come and go")
     parser.add_argument("--workers", type=positive, default=50, help="how many of them at one time")

@@ -205,7 +205,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("compare", __doc__)
     parser.add_argument(
         "--rounds",
@@ -244,7 +244,7 @@ def plans(folder: Path, python: str) -> list[Plan]:
 
 
 def over_rounds(rows: list[Row]) -> Row:
-    """Give the median of each measure, and of each loss the worst."""
+    """Return the median of each measure, and of each loss the worst."""
     return {name: _over_rounds(name, [row[name] for row in rows]) for name in rows[0]}
 
 
@@ -253,7 +253,7 @@ def _over_rounds(name: str, values: list[float]) -> float:
 
 
 def table(medians: Medians) -> str:
-    """Give the medians as Markdown."""
+    """Return the medians as Markdown."""
     head = ["| | ours | floor (C) | nchan (C) | ours / floor | ours / nchan |", "|---|---|---|---|---|---|"]
     return "\n".join(head + [_table_line(line, medians[line.work]) for line in LINES if line.work in medians])
 

@@ -206,7 +206,7 @@ def with_clock(plan: Plan, setting: Path) -> Plan:
 
 
 def jump(setting: Path) -> Callable[[threading.Event], None]:
-    """Give what sets the clock again and again."""
+    """Return what sets the clock again and again."""
     chosen = random.Random(1)
 
     def set_clock(over: threading.Event) -> None:

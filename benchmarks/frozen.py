@@ -124,18 +124,18 @@ class Crowd:
         return min(HISTORY_SIZE, RATE * self.seconds)
 
     def without_frozen(self) -> "Crowd":
-        """Give the same honest readers, alone."""
+        """Return the same honest readers, alone."""
         return Crowd(self.honest, 0, self.seconds)
 
     def process_bound(self, late: float) -> float:
-        """Give the bytes by which the server's process may grow."""
+        """Return the bytes by which the server's process may grow."""
         write = min(max(WRITE_LIMIT, FRAME), late * FRAME)
         per_frozen = write + QUEUE_SIZE * 8
         events = 2 * QUEUE_SIZE * 3 * FRAME + self.held * (2 * FRAME + 700)
         return (self.readers + OTHERS) * 16 * KIB + self.frozen * per_frozen + events + 4 * MIB
 
     def kernel_bound(self, late: float) -> float:
-        """Give the bytes by which the kernel's TCP memory may grow."""
+        """Return the bytes by which the kernel's TCP memory may grow."""
         buffer = FRAME + KIB
         full = 2 * (SEND_BUFFER + RECEIVE_BUFFER + buffer)
         processors = os.cpu_count() or 1
@@ -169,12 +169,12 @@ class Watch:
         self.samples.append(Sample(now, server.resident(), kernel_memory(), server.sockets(), status))
 
     def growth(self, measure: str) -> int:
-        """Give by how much a measure was above its first sample at most."""
+        """Return by how much a measure was above its first sample at most."""
         values = [int(getattr(sample, measure)) for sample in self.samples]
         return max(values) - values[0]
 
     def first(self, sockets: int, since: float) -> float:
-        """Give the seconds after `since` until no more than so many sockets were left."""
+        """Return the seconds after `since` until no more than so many sockets were left."""
         found = [
             sample.at - since for sample in self.samples if sample.at > since and sample.sockets <= sockets
         ]
@@ -231,7 +231,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("frozen", __doc__)
     parser.add_argument("--readers", type=positive, default=1000, help="all, the frozen ones included")
     parser.add_argument("--frozen", type=positive, default=500, help="how many of them never read")

@@ -85,7 +85,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("guarded", __doc__)
     parser.add_argument("--rounds", type=positive, metavar="N", default=5, help="the median of so many")
     add_python(parser)

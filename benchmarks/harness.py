@@ -47,7 +47,7 @@ def stop_on_sigterm() -> None:
 
 
 def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
-    """Give a parser for `python -m benchmarks.<name>`."""
+    """Return a parser for `python -m benchmarks.<name>`."""
     return argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}",
         description=description,
@@ -66,14 +66,14 @@ def add_check(parser: argparse.ArgumentParser, unless: str = "the bounds hold") 
 
 
 def positive(text: str) -> int:
-    """Give a count of at least one. Raises `argparse.ArgumentTypeError`."""
+    """Return a count of at least one. Raises `argparse.ArgumentTypeError`."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a number of at least 1, not {text!r}")
     return int(text)
 
 
 def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
-    """Give what reads a comma list of these names. It raises `argparse.ArgumentTypeError` for any other."""
+    """Return what reads a comma list of these names. It raises `argparse.ArgumentTypeError` for any other."""
 
     def read(text: str) -> list[str]:
         for name in text.split(","):
@@ -86,7 +86,7 @@ def some_of(known: Collection[str]) -> Callable[[str], list[str]]:
 
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """Give a temporary folder in which the C programs are built."""
+    """Yield a temporary folder in which the C programs are built."""
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         compiler = shutil.which("cc") or fail("cc is not installed: apt-get install gcc libc6-dev")
@@ -97,7 +97,7 @@ def workshop() -> Iterator[Path]:
 
 
 def free_port() -> int:
-    """Give a port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -131,19 +131,19 @@ class Server:
     headers: tuple[str, ...] = ()
 
     def cpu(self) -> float:
-        """Give the seconds of user and system time its processes have used."""
+        """Return the seconds of user and system time its processes have used."""
         return sum(map(_cpu, family(self.pid)))
 
     def resident(self) -> int:
-        """Give the resident bytes of its processes."""
+        """Return the resident bytes of its processes."""
         return sum(map(_resident, family(self.pid)))
 
     def descriptors(self) -> int:
-        """Give how many descriptors its first process has open."""
+        """Return how many descriptors its first process has open."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def sockets(self) -> int:
-        """Give how many connections its side still has, those that are being closed included."""
+        """Return how many connections its side still has, those that are being closed included."""
         return sum(1 for port, state in _connections() if port == self.port and state not in {"0A", "06"})
 
 
@@ -244,7 +244,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """Give a process and all its descendants."""
+    """Return a process and all its descendants."""
     pids = [pid]
     for parent in pids:
         with contextlib.suppress(OSError):
@@ -267,14 +267,14 @@ def _resident(pid: int) -> int:
 
 
 def _connections() -> Iterator[tuple[int, str]]:
-    """Give the local port and the state of each IPv4 socket: 0A listens, 06 is TIME_WAIT."""
+    """Yield the local port and the state of each IPv4 socket: 0A listens, 06 is TIME_WAIT."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *_ = line.split()
         yield int(local.rpartition(":")[2], 16), state
 
 
 def kernel_memory() -> int:
-    """Give the bytes all TCP sockets of this machine hold in the kernel."""
+    """Return the bytes all TCP sockets of this machine hold in the kernel."""
     found = re.search(r"^TCP: .* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * PAGE
@@ -293,7 +293,7 @@ class Status:
         self._connection.close()
 
     def ask(self) -> dict[str, Any]:
-        """Give the answer."""
+        """Return the answer."""
         self._connection.request("GET", "/status")
         with self._connection.getresponse() as response:
             content: dict[str, Any] = json.load(response)
@@ -344,13 +344,13 @@ class Load:
         self._process.communicate()
 
     def result(self) -> Row:
-        """Give what arrived, as sseload tells it."""
+        """Return what arrived, as sseload tells it."""
         out, _ = self._process.communicate(timeout=self._seconds + PATIENCE)
         row: Row = json.loads(out)
         return row
 
     def _ready(self, server: Server) -> float:
-        """Give the seconds until the last subscriber had its response head."""
+        """Return the seconds until the last subscriber had its response head."""
         out = self._process.stdout
         assert out is not None
         told, _, _ = select.select([out], [], [], 2 * PATIENCE)
@@ -399,7 +399,7 @@ def publish(folder: Path, server: Server, publishers: Publishers) -> Row:
 
 
 def missing(got: Row, sent: Row, *, readers: int) -> float:
-    """Give how many events readers did not get, by their numbers or in all; 0 if each got each."""
+    """Return how many events readers did not get, by their numbers or in all; 0 if each got each."""
     return got["gaps"] + sent["published"] * readers - got["events"]
 
 
@@ -432,7 +432,7 @@ def exactly(name: str, measured: int, asked: int) -> Check:
 
 
 def told(row: Row) -> str:
-    """Give measures as one line."""
+    """Return measures as one line."""
     return "  ".join(f"{name}={value:,.2f}" for name, value in row.items())
 
 
@@ -443,7 +443,7 @@ def print_checks(checks: Iterable[Check]) -> None:
 
 
 def exit_status(checks: Iterable[Check]) -> int:
-    """Give 1 if anything was missed, after naming it on standard error."""
+    """Return 1 if anything was missed, after naming it on standard error."""
     missed = [check for check in checks if not check.met]
     for check in missed:
         print(f"missed: {check.name}: {check.measured} ({check.asked})", file=sys.stderr)

@@ -138,7 +138,7 @@ class Client:
         return str(self._answer()["id"])
 
     def ask(self, channel: str = "default") -> dict[str, Any]:
-        """Give the state of a channel."""
+        """Return the state of a channel."""
         self._connection.request("GET", f"/channels/{channel}")
         return self._answer()
 
@@ -191,7 +191,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("history", __doc__)
     parser.add_argument(
         "--sizes", type=sizes, default=[50, 500, 5000], help="bytes of an event: a comma list"
@@ -204,7 +204,7 @@ def arguments() -> argparse.Namespace:
 
 
 def sizes(text: str) -> list[int]:
-    """Give the numbers of a comma list. Raises `argparse.ArgumentTypeError`."""
+    """Return the numbers of a comma list. Raises `argparse.ArgumentTypeError`."""
     return [positive(word) for word in text.split(",")]
 
 
@@ -269,11 +269,11 @@ class Scale:
         object.__setattr__(self, "before", self.server.resident())
 
     def frame(self) -> int:
-        """Give the bytes of an event's frame, as long as its id is now."""
+        """Return the bytes of an event's frame, as long as its id is now."""
         return self.size + len(f"id: {self.client.ask()['cursor']}\ndata: \n\n")
 
     def fits(self, total: int) -> int:
-        """Give how many events the history can count within its bound."""
+        """Return how many events the history can count within its bound."""
         return total // (2 * self.frame() + PUBLICATION_COST)
 
     def look(self, name: str, *, events: int = 0) -> Look:
@@ -298,7 +298,7 @@ def read_all(server: Server, client: Client, request: bytes) -> None:
 
 
 def bound(counted: float, *, channels: int) -> float:
-    """Give the bytes by which a process may grow whose history counts so many."""
+    """Return the bytes by which a process may grow whose history counts so many."""
     return (counted + channels * CHANNEL) * (1 + SLACK_SHARE) + SLACK
 
 

@@ -116,7 +116,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("memory", __doc__)
     parser.add_argument("--total", type=positive, default=8 * MIB, help="history_total, in bytes")
     parser.add_argument("--only", type=some_of(PARTS), default=list(PARTS), help="parts: a comma list")

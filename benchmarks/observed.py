@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("observed", __doc__)
     parser.add_argument(
         "--parts", type=some_of(PARTS), default=list(PARTS), help="a comma list: " + ",".join(PARTS)
@@ -124,7 +124,7 @@ def instructions(*, python: str) -> Check:
 
 
 def delivery(flags: tuple[str, ...], python: str) -> float:
-    """Give the instructions of a delivery, with its share of what the publish costs."""
+    """Return the instructions of a delivery, with its share of what the publish costs."""
     more = executed(flags, python, events=MANY) - executed(flags, python, events=FEW)
     return more / (MANY - FEW) / READERS
 
@@ -185,7 +185,7 @@ def compare(folder: Path, *, pairs: int, python: str) -> Check:
 
 
 def measure(folder: Path, plan: Plan) -> float:
-    """Give the microseconds that a delivery costs a server."""
+    """Return the microseconds that a delivery costs a server."""
     with running(plan) as server, scraped(server) if plan.name == "seen" else contextlib.nullcontext():
         return steady(folder, server)["cpu_us_per_delivery"]
 
@@ -244,7 +244,7 @@ def publish(server: Server) -> None:
 
 
 def lateness(text: str) -> dict[str, float]:
-    """Give how many looks at the loop found it how late at most, of a scrape."""
+    """Return how many looks at the loop found it how late at most, of a scrape."""
     found = re.findall(r'^sse_broadcast_loop_lag_seconds_bucket\{le="(.+)"\} (.+)$', text, re.MULTILINE)
     return {bound: float(count) for bound, count in found if bound in LATE}
 

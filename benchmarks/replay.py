@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Give the command line's choices."""
+    """Return the command line's choices."""
     parser = command_line("replay", __doc__)
     parser.add_argument("--rounds", type=positive, default=5, help="the median of so many counts")
     parser.add_argument("--readers", type=positive, default=1000, help="how many come back at once")
@@ -166,7 +166,7 @@ def _read_id(reader: socket.socket, heard: bytes) -> str:
 
 
 def table(rows: dict[str, list[Row]]) -> str:
-    """Give the medians as Markdown."""
+    """Return the medians as Markdown."""
     lines = ["| | ours | nchan | ours / nchan |", "|---|---|---|---|"]
     for measure_, title in (
         ("seconds", "until the last reader had everything, s"),

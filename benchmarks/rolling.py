@@ -153,7 +153,7 @@ async def roll(chosen: argparse.Namespace) -> Outcome:
 
 
 def served_by(descriptor: int) -> list[str]:
-    """Give the command of a server that gets a listening socket."""
+    """Return the command of a server that gets a listening socket."""
     flags = ("--drain-delay", str(DRAIN_DELAY), "--log-level", "warning", "--publish-rate", "0")
     return [sys.executable, "-c", HAND_DOWN, str(descriptor), *flags]
 

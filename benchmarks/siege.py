@@ -178,7 +178,7 @@ def guarded(folder: Path, python: str, private: int) -> Plan:
 
 
 def faults(log: Path) -> list[str]:
-    """Give the lines of a log that do not tell what anyone may cause; those of a traceback are such."""
+    """Return the lines of a log that do not tell what anyone may cause; those of a traceback are such."""
     with log.open(errors="replace") as lines:
         return [line for line in lines if " INFO " not in line and " WARNING " not in line]
 
@@ -286,7 +286,7 @@ class Watch:
         self._thread.start()
 
     def end(self) -> list[Row]:
-        """Give what every round found, when the last is over."""
+        """Return what every round found, when the last is over."""
         self._over.set()
         self._thread.join()
         return self.rows
@@ -410,7 +410,7 @@ def yielding() -> Iterator[None]:
 
 
 def p99(rows: list[Row]) -> float:
-    """Give the median of the rounds' 99th percentiles, in milliseconds."""
+    """Return the median of the rounds' 99th percentiles, in milliseconds."""
     return statistics.median(row["p99_ms"] for row in rows)
 
 

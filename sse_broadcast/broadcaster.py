@@ -118,7 +118,7 @@ class Broadcaster:
         self._newest = StartPoint(0)  # where whoever brings no cursor begins
         self._tidying: asyncio.TimerHandle | None = None
         self._closed = False
-        self._narrowing = 0  # reloads whose bounds not every audience goes by yet
+        self._narrowing = 0  # reloads whose bounds not every group goes by yet
         self.work = WorkQueue()
         """What takes long, in pieces, by turns among callers."""
 
@@ -200,7 +200,7 @@ class Broadcaster:
         """Check channels to publish to: each once, in their order. Raises `EventError`.
 
         Nothing is kept of them. A caller that was asked whether it may publish there passes them through
-        `interest.shared`.
+        `channels.shared`.
         """
         if len(channels) > self._config.max_channels and not isinstance(channels, str):
             self.require_few(len(channels))
@@ -237,7 +237,7 @@ class Broadcaster:
         last_event_id: str | None = None,
         events: Sequence[str] | None = None,
     ) -> Stream:
-        """Give a stream of the channels, or of `default`. See `Stream` for its life.
+        """Return a stream of the channels, or of `default`. See `Stream` for its life.
 
         A name with `*` in it is a pattern. `since` is an id, or `earliest`, `last` or an age such as
         `10m`, as over HTTP: the stream begins with what came after it. `last_event_id` is the id of the
@@ -274,7 +274,7 @@ class Broadcaster:
         return selector
 
     def room_for(self, selector: Selector) -> tuple[int, int]:
-        """Return how many of an interest's channels and patterns are new, and the room that is left then.
+        """Return how many of a selector's channels and patterns are new, and the room that is left then.
 
         That is negative if there is none for all of them.
         """
@@ -354,7 +354,7 @@ class Broadcaster:
         caller: Hashable = None,
         exempt: bool = False,
     ) -> Outbox:
-        """Deliver an interest to a sink, behind its `first_frames`, until `disconnect`.
+        """Deliver what a selector matches to a sink, behind its `first_frames`, until `disconnect`.
 
         What it has to catch up with is read by turns with other callers. Raises `ClosedError`, and
         `FullError` beyond `subscribed_channels` for one that is not `exempt`; nothing is to be undone then.
@@ -374,7 +374,7 @@ class Broadcaster:
     def end(self, outbox: Outbox, reason: CloseReason) -> None:
         """End a reader's stream, telling it why; behind what was published for it, unless it was revoked."""
         if reason in AFTER_QUEUE:
-            # It takes along what waits for it. To empty the log of its audience now would write to everyone.
+            # It takes along what waits for it. To empty the log of its group now would write to everyone.
             outbox.leave_to_own_queue()
         outbox.subscriber.close(reason)
 
@@ -404,7 +404,7 @@ class Broadcaster:
         self._narrowing -= 1
 
     def channel(self, name: str) -> ChannelState:
-        """Give the state of a channel, heard of or not. Raises `EventError` for a bad name."""
+        """Return the state of a channel, heard of or not. Raises `EventError` for a bad name."""
         (channel,) = validate_channels((name,))
         return self._state(channel)
 
@@ -414,7 +414,7 @@ class Broadcaster:
         return self._backend.usage()
 
     async def backlog(self) -> BacklogStats:
-        """Give what waits for how many subscribers. However many they are, the loop goes on turning."""
+        """Return what waits for how many subscribers. However many they are, the loop goes on turning."""
         backlog = BacklogStats()
         await backlog.collect(self._hub.groups)
         return backlog
@@ -669,6 +669,6 @@ def _in_pieces(names: Collection[str]) -> Iterator[Sequence[str]]:
 
 
 def wave(readers: int, *, over: float) -> int:
-    """Give how many of so many readers are let go at once, so that the last go within `over` seconds."""
+    """Return how many of so many readers are let go at once, so that the last go within `over` seconds."""
     waves = math.floor(over / PACE)
     return max(WAVE, math.ceil(readers / waves)) if waves else max(WAVE, readers)

@@ -43,7 +43,7 @@ _STARS = re.compile(r"\*{2,}")
 class Selector:
     """Channels by name and by pattern, and the event types wanted of them (None is all).
 
-    Normalised: who asks for the same in another order has the same interest.
+    Normalised: who asks for the same in another order has the same selector.
     """
 
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class Selector:
 
     @staticmethod
     def parse(*channels: str, types: Sequence[str] | None = None) -> "Selector":
-        """Return the interest in channels and patterns, which all share who ask for it at one time.
+        """Return the selector of channels and patterns, which all share who ask for it at one time.
 
         It takes time for each name: let the number be bounded before. Raises `EventError` for a bad name, and
         `TypeError` for what is none.
@@ -88,7 +88,7 @@ class Selector:
         return channel in self.names or (bool(self.patterns) and self._matched(channel))
 
     def first_match(self, channels: Sequence[str]) -> str | None:
-        """Give the first of a publisher's channels that is one of those asked for, or None."""
+        """Return the first of a publisher's channels that is one of those asked for, or None."""
         if len(channels) == 1 and not self.patterns:
             return channels[0] if channels[0] in self.names else None
         return next(filter(self.matches, channels), None)
@@ -101,7 +101,7 @@ class Selector:
         return matches(channel)
 
 
-# Weak, so that nothing stays of a request that is refused: an interest is here while somebody has it.
+# Weak, so that nothing stays of a request that is refused: a selector is here while somebody has it.
 _selectors: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Selector] = (
     weakref.WeakValueDictionary()
 )

@@ -148,7 +148,7 @@ def encode_line(
     key: str | None = None,
     retry: int | None = None,
 ) -> bytes:
-    """Give an event as a line for `publish_lines`. Raises `ClientError` for what has no UTF-8 form."""
+    """Return an event as a line for `publish_lines`. Raises `ClientError` for what has no UTF-8 form."""
     said = {"message": message, "event": event, "id": id, "key": key, "retry": retry}
     try:
         return msgspec.json.encode({name: value for name, value in said.items() if value is not None})
@@ -282,7 +282,7 @@ class Client:
             raise self._unreachable(error) from None
 
     async def status(self) -> dict[str, Any]:
-        """Give the server's status."""
+        """Return the server's status."""
         return await self._ask("GET", "/status")
 
     async def subscribers(
@@ -293,7 +293,7 @@ class Client:
         limit: int | None = None,
         after: str | None = None,
     ) -> dict[str, Any]:
-        """Give a page of the readers that are connected by HTTP, or those that come first by `sort`.
+        """Return a page of the readers that are connected by HTTP, or those that come first by `sort`.
 
         That is `lag`, `queue`, `age`, `events` or `drops`. `after` is the `next` of a page.
         """
@@ -514,7 +514,7 @@ class _RefusedError(AttemptError):
         return [], _located(self, batch)
 
     def _numbered(self, count: int) -> tuple[int, str]:
-        """Give which line of so many it is about, from 1, and what is wrong with it; 0 for none of them."""
+        """Return which line of so many it is about, from 1, and what is wrong with it; 0 for none of them."""
         said = _NUMBERED.match(self._detail)
         if said is not None and 1 <= int(said[1]) <= count:
             return int(said[1]), self._detail[said.end() :]
@@ -598,7 +598,7 @@ def _detail(text: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Give why there was no answer, in few words: aiohttp's own have the address once more."""
+    """Return why there was no answer, in few words: aiohttp's own have the address once more."""
     for kinds, reason in _REASONS:
         if isinstance(error, kinds):
             return reason
@@ -618,5 +618,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Give foreign text as one line that does nothing to a terminal."""
+    """Return foreign text as one line that does nothing to a terminal."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -23,11 +23,11 @@ class Clock:
         self._offset = 0.0
 
     def now(self) -> float:
-        """Give this moment."""
+        """Return this moment."""
         return self._began + time.clock_gettime(_STEADY)
 
     def to_wall_time(self, moment: float) -> float:
-        """Give what the clock of the day says of a moment: seconds since 1970, as it is set now."""
+        """Return what the clock of the day says of a moment: seconds since 1970, as it is set now."""
         offset = time.time() - self.now()
         # Read one after the other they never agree: a moment is told alike in every encoding.
         if abs(offset - self._offset) > MIN_CLOCK_STEP:

@@ -61,12 +61,12 @@ Cursor = EventId | CustomId | Age | Keyword
 
 
 def new_epoch() -> str:
-    """Give the name of a new life of a history."""
+    """Return the name of a new life of a history."""
     return secrets.token_hex(4)
 
 
 def format_id(epoch: str, position: int) -> str:
-    """Give the id of a position."""
+    """Return the id of a position."""
     return f"{epoch}-{position}"
 
 

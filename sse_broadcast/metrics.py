@@ -95,7 +95,7 @@ class Distribution:
         self.total += value * times
 
     def cumulated(self) -> Iterator[tuple[float, int]]:
-        """Give how many were at most each bound, of which the last is infinite."""
+        """Yield how many were at most each bound, of which the last is infinite."""
         upto = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             upto += count
@@ -260,11 +260,11 @@ class Metrics:
         self.backend_errors[name] += 1
 
     def open(self, kind: SubscriberKind) -> int:
-        """Give how many subscribers there are."""
+        """Return how many subscribers there are."""
         return self.opened_by[kind] - sum(self.closed_by[each] for each in self.closed_by if each[0] is kind)
 
     def counts(self) -> Counts:
-        """Give the state of the counters now."""
+        """Return the state of the counters now."""
         refused = self.refused_connections + _by_second(self.refused_requests)
         return Counts(
             self.events_published,

@@ -40,7 +40,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
     _frames: dict[Encoding | tuple[Encoding, str | None], bytes] | None = None
 
     def frame(self, encoding: Encoding, channel: str | None = None) -> bytes:
-        """Give the event in this encoding: made when first asked for, then the same object for all.
+        """Return the event in this encoding: made when first asked for, then the same object for all.
 
         `channel` is the one it came on, for formats that name it. What is kept is bounded: beyond text and
         one other format, or a few channels of that, a frame is made each time that it is asked for.
@@ -55,7 +55,7 @@ class Publication(msgspec.Struct, gc=False, eq=False):
                 self.event, id=self.id, channel=channel, time=clock.to_wall_time(self.time)
             )
             frame = encoding.frame(block)
-            # None that is kept makes room: where each audience asks for another, all would be made anew.
+            # None that is kept makes room: where each group asks for another, all would be made anew.
             if len(frames) < MAX_FRAMES:
                 room = 2 * self.size + KEPT_BYTES + (0 if channel is None else len(channel))
                 if len(frame) + sum(map(len, frames.values())) <= room:
@@ -64,13 +64,13 @@ class Publication(msgspec.Struct, gc=False, eq=False):
 
 
 def place(channels: tuple[str, ...], event: Event, *, epoch: str, position: int, time: float) -> Publication:
-    """Give an event its place: a position of this epoch, at this moment by `clock`."""
+    """Return an event its place: a position of this epoch, at this moment by `clock`."""
     id = event.id or format_id(epoch, position)
     return Publication(channels, event, position, time, id, wire.size(event, id))
 
 
 def cut(publications: Sequence[Publication], limit: int) -> Sequence[Publication]:
-    """Give the first publication, and those behind it that `limit` bytes hold as well."""
+    """Return the first publication, and those behind it that `limit` bytes hold as well."""
     for count, publication in enumerate(publications):
         limit -= publication.size
         if limit < 0:

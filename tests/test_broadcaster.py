@@ -692,7 +692,7 @@ async def test_channels_are_listed_in_pages() -> None:
 
 
 def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
-    """Give a broadcaster a clock of its own, and what puts it forward."""
+    """Return a broadcaster a clock of its own, and what puts it forward."""
     now = 1_700_000_000.0
 
     def forward(seconds: float) -> None:

@@ -70,7 +70,7 @@ async def wait_for(page: Page, condition: str) -> None:
 
 
 async def seen(page: Page, channel: str, last: str) -> list[str]:
-    """Give all that a stream has dispatched, once the last of it has come."""
+    """Return all that a stream has dispatched, once the last of it has come."""
     await wait_for(page, f"seen[{json.dumps(channel)}].includes({json.dumps(last)})")
     events: list[str] = await page.evaluate(f"seen[{json.dumps(channel)}]")
     return events

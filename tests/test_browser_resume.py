@@ -58,7 +58,7 @@ async def both_lost(page: Page) -> None:
 
 
 async def seen(page: Page, channel: str, last: str) -> list[list[str]]:
-    """Give all that a channel's source has dispatched, once the last of it has come."""
+    """Return all that a channel's source has dispatched, once the last of it has come."""
     await wait_for(page, f"seen.{channel}.some(event => event[1] === {json.dumps(last)})")
     async with asyncio.timeout(PATIENCE):  # playwright has none for this
         events: list[list[str]] = await page.evaluate(f"seen.{channel}")

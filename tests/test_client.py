@@ -62,12 +62,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def first(url: str, count: int) -> list[Event]:
-    """Give the first events that a client gets."""
+    """Return the first events that a client gets."""
     return [event for piece in await pieces(url, count) for event in piece.events]
 
 
 async def pieces(url: str, count: int) -> list[StreamChunk]:
-    """Give what a client gets up to and with its event number `count`."""
+    """Return what a client gets up to and with its event number `count`."""
     found: list[StreamChunk] = []
     async with asyncio.timeout(PATIENCE), Client(url) as client:
         async for piece in client.subscribe():
@@ -79,7 +79,7 @@ async def pieces(url: str, count: int) -> list[StreamChunk]:
 
 
 async def refusal(url: str) -> ClientError:
-    """Give the error that ends a client's stream."""
+    """Return the error that ends a client's stream."""
     with pytest.raises(ClientError) as caught:
         await pieces(url, 1)
     return caught.value
@@ -593,18 +593,18 @@ async def test_a_server_without_tls_is_not_talked_to_in_the_clear(server: Server
 
 
 async def in_pieces(*pieces: Sequence[str]) -> AsyncIterator[list[bytes]]:
-    """Give messages as lines, piece by piece."""
+    """Yield messages as lines, piece by piece."""
     for piece in pieces:
         yield [encode_line(message) for message in piece]
 
 
 async def raw(*lines: bytes) -> AsyncIterator[list[bytes]]:
-    """Give lines in one piece."""
+    """Yield lines in one piece."""
     yield list(lines)
 
 
 async def sent(stream: AsyncIterator[PublishResult]) -> tuple[list[int], str | None]:
-    """Give how many were published by each request, and the error in the end."""
+    """Return how many were published by each request, and the error in the end."""
     found: list[PublishResult] = []
     error: str | None = None
     try:
@@ -618,7 +618,7 @@ async def sent(stream: AsyncIterator[PublishResult]) -> tuple[list[int], str | N
 
 
 async def held(server: Server) -> list[str]:
-    """Give the data of all that was published."""
+    """Return the data of all that was published."""
     count = server.broadcaster.counts.published
     async with asyncio.timeout(PATIENCE), server.broadcaster.subscribe("*", since="earliest") as stream:
         return [(await anext(stream)).data for _ in range(count)]
@@ -775,7 +775,7 @@ async def test_a_piece_is_where_its_last_event_was(speak: Speak) -> None:
 
 
 def asked(script: Script) -> list[str]:
-    """Give what was asked for."""
+    """Return what was asked for."""
     return [head[0].split()[1] for head in script.heads]
 
 
@@ -833,7 +833,7 @@ def redirect(url: str, status: str = "307 Temporary Redirect") -> bytes:
 
 
 def shown_tokens(script: Script) -> list[list[str]]:
-    """Give what each request said of who asks, in its head anywhere."""
+    """Return what each request said of who asks, in its head anywhere."""
     return [
         [line for line in head if "authorization" in line.lower() or TOKEN in line] for head in script.heads
     ]
@@ -1171,7 +1171,7 @@ async def test_a_socket_is_as_good_as_an_address(speak: Speak, tmp_path: Path) -
 
 
 async def why(url: str) -> str:
-    """Give what is said of a server that cannot be reached, behind its name."""
+    """Return what is said of a server that cannot be reached, behind its name."""
     async with Client(url) as client:
         with pytest.raises(ClientError) as caught:
             await client.status()

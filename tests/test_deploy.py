@@ -72,7 +72,7 @@ POD = DEPLOYMENT["spec"]["template"]["spec"]
 
 
 def ours(environment: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables that are the server's."""
+    """Return the variables that are the server's."""
     return {name: value for name, value in environment.items() if name.startswith(ENV_PREFIX)}
 
 
@@ -169,7 +169,7 @@ def pod_config() -> Config:
 
 
 def longest_stop(config: Config) -> float:
-    """Give the seconds from SIGTERM to the exit at most."""
+    """Return the seconds from SIGTERM to the exit at most."""
     return config.drain_delay + config.drain_timeout + config.shutdown_timeout
 
 

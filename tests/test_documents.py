@@ -88,7 +88,7 @@ def test_the_example_configuration_is_every_default() -> None:
 
 
 def uncommented() -> str:
-    """Give the tables of the example, without the prose."""
+    """Return the tables of the example, without the prose."""
     lines = [line.removeprefix("# ") for line in TABLES.splitlines()]
     return "\n".join(line for line in lines if re.match(r"\[\[\w+\]\]$|\w+ = ", line))
 

@@ -34,19 +34,19 @@ NAME = re.compile(r"\b(?:sse_broadcast|process|python)_\w+")
 
 
 async def families() -> list[Metric]:
-    """Give all that is exposed."""
+    """Return all that is exposed."""
     exposition = Exposition(Broadcaster(Config(metrics_channels=("news",))))
     exposition.connection_counts = ConnectionCounts(Metrics())
     return list((await exposition.scrape()).collect())
 
 
 async def samples() -> set[str]:
-    """Give the names of all samples that there can be."""
+    """Return the names of all samples that there can be."""
     return {family.name + suffix for family in await families() for suffix in SUFFIXES[family.type]}
 
 
 def row(family: Metric) -> str:
-    """Give the line of a metric in the table."""
+    """Return the line of a metric in the table."""
     name = family.name + (SUFFIXES[family.type][0] if family.type in {"counter", "info"} else "")
     kind = {"gaugehistogram": "histogram of now", "info": "gauge"}.get(family.type, family.type)
     labels = () if family.type == "info" else getattr(family, "_labelnames", ())
@@ -61,7 +61,7 @@ async def test_the_table_has_every_metric() -> None:
 
 
 def expressions() -> Iterator[str]:
-    """Give what the dashboard asks Prometheus."""
+    """Yield what the dashboard asks Prometheus."""
     dashboard: Any = json.loads((DOCS / "grafana.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):

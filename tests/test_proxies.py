@@ -203,7 +203,7 @@ OF_THE_WAY = {
 
 
 async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str], bytes]:
-    """Give an answer: what it says of itself, and no more of what carries it."""
+    """Return an answer: what it says of itself, and no more of what carries it."""
     method, path, headers, body = REQUESTS[what]
     answer = await client.request(method, path, headers=headers, content=body)
     told = {name: value for name, value in answer.headers.items() if name not in OF_THE_WAY}

@@ -67,7 +67,7 @@ def an_interest(rng: random.Random) -> Want:
 
 
 def a_cursor(rng: random.Random) -> Callable[[Ledger], tuple[str, str]]:
-    """Give how a reader begins: with nothing, a word, or an id in its header or its URL."""
+    """Return how a reader begins: with nothing, a word, or an id in its header or its URL."""
     kind = rng.choice(("none", "none", "none", "earliest", "last", "1h", "own", "own", "named", "odd"))
     in_the_url = rng.random() < 0.5
     share = rng.random()
@@ -236,7 +236,7 @@ def require_answers_kept(publishers: Sequence[Publisher], ledger: Ledger) -> Non
 
 
 def wrong(everyone: Sequence[Reader]) -> list[WrongError]:
-    """Give what is wrong with what the readers saw, the first thing of each."""
+    """Return what is wrong with what the readers saw, the first thing of each."""
     found = []
     for reader in everyone:
         try:
@@ -255,7 +255,7 @@ def require_nothing_wrong(everyone: Sequence[Reader]) -> None:
 
 
 def resets(everyone: Sequence[Reader]) -> list[str]:
-    """Give the reasons of all losses that the readers were told of."""
+    """Return the reasons of all losses that the readers were told of."""
     return [
         json.loads(note.event.data)["reason"]
         for reader in everyone

@@ -39,7 +39,7 @@ class Block:
     code: str
 
     def at(self, port: int) -> str:
-        """Give the code with the port of a server that runs here."""
+        """Return the code with the port of a server that runs here."""
         return self.code.replace("localhost:8000", f"127.0.0.1:{port}")
 
 
@@ -60,7 +60,7 @@ async def bash(started: Programs, code: str, port: int) -> Process:
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """Give what a clone would have: the files git knows, or would take, as they are now."""
+    """Return what a clone would have: the files git knows, or would take, as they are now."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True,

@@ -42,12 +42,12 @@ def position_of(id: str) -> int:
 
 
 def seen(events: Sequence[Event]) -> list[Event]:
-    """Give the events that do not only move a cursor."""
+    """Return the events that do not only move a cursor."""
     return [event for event in events if event.type not in CURSOR_TYPES]
 
 
 def decoded(body: bytes) -> tuple[list[Event], str]:
-    """Give the events of a body but for moves of the cursor, and the id that its reader comes back with."""
+    """Return the events of a body but for moves of the cursor, and the id that its reader comes back with."""
     decoder = Decoder()
     return seen(decoder.feed(body)), decoder.last_event_id
 
@@ -96,7 +96,7 @@ async def subscribe(server: Server, connect: Connect, path: str, *, id: str = ""
 
 
 def resident() -> int:
-    """Give the bytes of memory that this process has in use."""
+    """Return the bytes of memory that this process has in use."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -105,7 +105,7 @@ def numbered(first: int, count: int) -> list[str]:
 
 
 def unsent(server: Server) -> int:
-    """Give the bytes that wait in front of the kernel, for the one connection there is."""
+    """Return the bytes that wait in front of the kernel, for the one connection there is."""
     (connection,) = web_server_of(server).connections
     assert connection.transport is not None
     return connection.transport.get_write_buffer_size()

@@ -30,7 +30,7 @@ DRAIN_DELAY = 0.6
 
 
 def place(id: str) -> tuple[str, int]:
-    """Give the epoch of an id, which is of one process, and its position there."""
+    """Return the epoch of an id, which is of one process, and its position there."""
     found = ID.fullmatch(id)
     assert found is not None, id
     return found[1], int(found[2])

@@ -23,7 +23,7 @@ EXPOSURE = 20
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
-    """Give what a unit says, by name; what is said twice as two."""
+    """Return what a unit says, by name; what is said twice as two."""
     found: dict[str, list[str]] = {}
     for line in unit.read_text().splitlines():
         if "=" in line and not line.startswith("#"):
@@ -34,7 +34,7 @@ def settings(unit: Path) -> dict[str, list[str]]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> tuple[Path, Path]:
-    """Give both units, with the command where it is here."""
+    """Return both units, with the command where it is here."""
     for unit in (SERVICE, SOCKET):
         text = unit.read_text().replace("/opt/sse-broadcast/bin/sse-broadcast", str(SCRIPT))
         (tmp_path / unit.name).write_text(text)

@@ -72,7 +72,7 @@ class Authenticator:
             await self._jwks.close()
 
     def cached(self, token: str) -> Principal | None:
-        """Give what the bearer of a token may do, or None of one that is yet to be verified.
+        """Return what the bearer of a token may do, or None of one that is yet to be verified.
 
         Raises `CredentialError`, which says why not.
         """
@@ -88,7 +88,7 @@ class Authenticator:
         return None if principal is None else self.require_good(principal)
 
     async def authenticate(self, token: str) -> Principal:
-        """Give what the bearer of a token may do. Raises `CredentialError`, which says why not."""
+        """Return what the bearer of a token may do. Raises `CredentialError`, which says why not."""
         principal = self.cached(token)
         if principal is not None:
             return principal

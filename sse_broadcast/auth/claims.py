@@ -47,7 +47,7 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 def access_of(claims: Mapping[str, Any], claim: str) -> Principal:
-    """Give what the bearer of a verified token may do, as the named claim says.
+    """Return what the bearer of a verified token may do, as the named claim says.
 
     A token without a subject is of the empty one. Raises `CredentialError` for claims of another shape.
     """
@@ -59,7 +59,7 @@ def access_of(claims: Mapping[str, Any], claim: str) -> Principal:
 
 
 def in_short(text: str) -> str:
-    """Give what a stranger may have written as a message tells it: ASCII, on one line, cut."""
+    """Return what a stranger may have written as a message tells it: ASCII, on one line, cut."""
     return ascii(text)[1:-1].replace("\\\\", "\\")[:120]
 
 

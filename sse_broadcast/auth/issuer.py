@@ -95,7 +95,7 @@ class TokenIssuer:
 
 
 def _configured_secret(config: Config) -> tuple[str, str] | None:
-    """Give the secret, and the setting it is from."""
+    """Return the secret, and the setting it is from."""
     if config.token_secret_file:
         setting = "token_secret_file"
         return setting, read_secret_text(config.token_secret_file, setting=setting)

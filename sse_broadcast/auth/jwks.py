@@ -134,7 +134,7 @@ class Jwks:
 
 
 async def fetch(url: str) -> bytes:
-    """Give what is at a URL. Raises `ConfigError` for all but a 200 in time and of a JWKS's size.
+    """Return what is at a URL. Raises `ConfigError` for all but a 200 in time and of a JWKS's size.
 
     It follows no redirect, which could lead anywhere.
     """

@@ -50,7 +50,7 @@ def is_signed(token: str) -> bool:
 
 
 def header_of(token: str) -> TokenHeader:
-    """Give a token's header. Raises `CredentialError` for one that is none, or that is not taken."""
+    """Return a token's header. Raises `CredentialError` for one that is none, or that is not taken."""
     try:
         import jwt  # noqa: PLC0415
     except ModuleNotFoundError:  # then there is no key either
@@ -85,7 +85,7 @@ class Verifier:
         self._source = source
 
     async def claims_of(self, token: str, header: TokenHeader) -> Claims:
-        """Give what a token says that is good now. Raises `CredentialError`, which says why it is not."""
+        """Return what a token says that is good now. Raises `CredentialError`, which says why it is not."""
         try:
             return claims_of(token, header, self._known(), self._rules)
         except UnsignedError:
@@ -102,7 +102,7 @@ class Verifier:
 
 
 def claims_of(token: str, header: TokenHeader, keys: Sequence[Key], rules: ClaimRules) -> Claims:
-    """Give what a token says that one of these keys has signed, and that is good now.
+    """Return what a token says that one of these keys has signed, and that is good now.
 
     Its `kid` chooses among our keys, and each of them has its own algorithm: what a token says of itself
     can only make it fail (RFC 8725, 3.1). Raises `CredentialError`, which says why it is not good.
@@ -122,7 +122,7 @@ def claims_of(token: str, header: TokenHeader, keys: Sequence[Key], rules: Claim
 
 
 def _decoded(token: str, key: Key, rules: ClaimRules) -> Claims | None:
-    """Give what a token says, or None for one that the key has not signed."""
+    """Return what a token says, or None for one that the key has not signed."""
     import jwt  # noqa: PLC0415
 
     try:

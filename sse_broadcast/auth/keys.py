@@ -55,7 +55,7 @@ def require_extra() -> None:
 
 
 def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:
-    """Give the key that an HS256 secret is. Raises `ConfigError`, also for what is a key of another kind."""
+    """Return the key made of an HS256 secret. Raises `ConfigError`, also for a key of another kind."""
     if len(text) < MIN_SECRET:
         raise ConfigError(f"{setting}: must have at least {MIN_SECRET} bytes, not {len(text)}")
     if _is_public_key(text):
@@ -64,7 +64,7 @@ def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:
 
 
 def key_of_file(path: str, *, setting: str) -> Key:
-    """Give the key in a file: a public key as PEM, or an HS256 secret. Raises `ConfigError`."""
+    """Return the key in a file: a public key as PEM, or an HS256 secret. Raises `ConfigError`."""
     text = read_secret_text(path, setting=setting)
     if "-----BEGIN " in text:
         return _key_of_pem(text, where=f"{setting}: {path!r}")
@@ -72,7 +72,7 @@ def key_of_file(path: str, *, setting: str) -> Key:
 
 
 def keys_of_jwks(data: bytes, *, secrets: bool) -> tuple[Key, ...]:
-    """Give the keys of a JWKS (RFC 7517) that tokens may be signed with; `secrets` takes HS256's too.
+    """Return the keys of a JWKS (RFC 7517) that tokens may be signed with; `secrets` takes HS256's too.
 
     Keys of other kinds and for other uses are left out. Raises `ValueError`, also if no key is left.
     """
@@ -102,7 +102,7 @@ def _key_of_pem(text: str, *, where: str) -> Key:
 
 
 def _key_of_jwk(jwk: object, *, secrets: bool) -> Key | None:
-    """Give the key of a JWK, or None for one that no token may be signed with."""
+    """Return the key of a JWK, or None for one that no token may be signed with."""
     if not isinstance(jwk, dict):
         return None
     try:
@@ -138,7 +138,7 @@ def _is_public_key(text: bytes) -> bool:
 
 
 def _algorithm_of(material: object) -> str | None:
-    """Give the algorithm of a secret or a public key, or None for one that tokens may not be signed with."""
+    """Return the algorithm of a secret or a public key; None if no token may be signed with it."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
 
     match material:

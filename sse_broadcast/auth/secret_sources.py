@@ -21,12 +21,12 @@ class KeyedDigest:
         self._key = secrets.token_bytes(32)
 
     def of(self, secret: str) -> bytes:
-        """Give the 32 bytes that stand for a secret."""
+        """Return the 32 bytes that stand for a secret."""
         return hashlib.blake2b(secret.encode(errors="surrogatepass"), key=self._key, digest_size=32).digest()
 
 
 def read_bytes(path: str, *, setting: str) -> bytes:
-    """Give what is in a file. Raises `ConfigError` naming the setting."""
+    """Return what is in a file. Raises `ConfigError` naming the setting."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -39,7 +39,7 @@ def read_bytes(path: str, *, setting: str) -> bytes:
 
 
 def read_secret_text(path: str, *, setting: str) -> str:
-    """Give the text in a file, without the line end that editors put there. Raises `ConfigError`."""
+    """Return the text in a file, without the line end that editors put there. Raises `ConfigError`."""
     data = read_bytes(path, setting=setting)
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
@@ -48,7 +48,7 @@ def read_secret_text(path: str, *, setting: str) -> str:
 
 
 def read_variable(name: str, *, setting: str) -> str:
-    """Give what an environment variable holds. Raises `ConfigError` for one that is not set."""
+    """Return what an environment variable holds. Raises `ConfigError` for one that is not set."""
     value = os.environ.get(name)
     if value is None:
         raise ConfigError(f"{setting}: the environment has no {name!r}")

@@ -31,7 +31,7 @@ class StaticTokens:
             self._add(where, self._digests.of(token), principal)
 
     def find(self, token: str) -> Principal | None:
-        """Give what the bearer of a token may do, or None for a token that is not here."""
+        """Return what the bearer of a token may do, or None for a token that is not here."""
         return self._known.get(self._digests.of(token))
 
     def _add(self, where: str, digest: bytes, principal: Principal) -> None:
@@ -41,7 +41,7 @@ class StaticTokens:
 
 
 def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Principal]]:
-    """Give each token, with where it is from and what its bearer may do."""
+    """Yield each token, with where it is from and what its bearer may do."""
     if config.token:
         yield "token", config.token, Principal(EVERYTHING, "token", static=True)
     if config.token_file:

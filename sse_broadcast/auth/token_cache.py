@@ -41,7 +41,7 @@ class VerifiedTokenCache:
         return len(self._held)
 
     def find(self, token: str) -> Principal | None:
-        """Give what the bearer of a token may do, or None for a token that is not here."""
+        """Return what the bearer of a token may do, or None for a token that is not here."""
         digest = self._digests.of(token)
         principal = self._held.get(digest)
         if principal is not None:

@@ -48,7 +48,7 @@ class StartPoint:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What a history can no longer give of an interest: something up to and including `position`."""
+    """What a history can no longer give of a selector: something up to and including `position`."""
 
     channels: tuple[str, ...]
     position: int
@@ -59,7 +59,7 @@ class ReplayPage:
     """A part of the answer to "what came after this?".
 
     `publications` in order, then the `gap` if there is one. With both of them the reader
-    has all there is of its interest up to the position `upto`; beyond that there may be more.
+    has all there is of its selector up to the position `upto`; beyond that there may be more.
     """
 
     publications: Sequence[Publication]
@@ -96,7 +96,7 @@ class HistoryUsage:
 
 
 Deliver = Callable[[Sequence[Publication]], int]
-"""Give publications to whoever wants them, now and in order; returns how many subscribers that are.
+"""Delivers publications to their subscribers, now and in order; returns how many those are.
 Never raises, never waits."""
 
 
@@ -161,7 +161,7 @@ class Backend(Protocol):
     def replay(
         self, selector: Selector, *, after: int, evictions_seen: int, limit: int
     ) -> SlicedWork[ReplayPage]:
-        """Return what of an interest came after a position, in pages of about `limit` bytes.
+        """Return what of a selector came after a position, in pages of about `limit` bytes.
 
         In pieces, whatever is published or evicted meanwhile: it is true when it is returned. One publication
         at least, however large, if any is left. Progress is certain: unless `upto` is the newest position, it
@@ -171,14 +171,14 @@ class Backend(Protocol):
     def replayable(self, selector: Selector, *, after: int) -> bool:
         """Return whether a subscriber that came back after this position would be told of no loss.
 
-        Where an interest has patterns, it may be False because of what other channels lost: the answer looks
+        Where a selector has patterns, it may be False because of what other channels lost: the answer looks
         at no names.
         """
 
     def oldest(self, selector: Selector, *, after: int) -> float | None:
         """Return when the oldest publication held after a position was published; None if none is.
 
-        Where an interest has patterns, or types, that may be one that it does not want: the answer never
+        Where a selector has patterns, or types, that may be one that it does not want: the answer never
         scans the history.
         """
 

@@ -174,7 +174,7 @@ def _reached(listener: Listener) -> Reached:
 
 
 def _trusting(rule: ListenerRule, host: str, port: str) -> tuple[list[str], str]:
-    """Give how curl knows the bearer of a certificate, and the name to call it by.
+    """Return how curl knows the bearer of a certificate, and the name to call it by.
 
     The token is for the bearer alone, and so the certificate is looked at; but it names whom it names.
     """

@@ -21,13 +21,13 @@ class CertificateInfo:
     expires: float
 
     def name_for(self, host: str) -> str:
-        """Give a name that a client may call the bearer by: the host if it is one, else the first."""
+        """Return a name that a client may call the bearer by: the host if it is one, else the first."""
         names = [name.replace("*", "www", 1) for name in self.names]
         return host if host in names or not names else names[0]
 
 
 def certificate_info_of(certificate: str, key: str) -> CertificateInfo:
-    """Give the identity that a client would find. Raises `CertificateError` for what none would take.
+    """Return the identity that a client would find. Raises `CertificateError` for what none would take.
 
     Who issued it is left open: it is compared with itself.
     """
@@ -52,7 +52,7 @@ def _plain(kind: str, name: str) -> str:
 
 
 def _shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
-    """Give the client's end of a connection that has nothing in between."""
+    """Return the client's end of a connection that has nothing in between."""
     here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(here, there)
     answering = server.wrap_bio(there, here, server_side=True)

@@ -52,7 +52,7 @@ class Exit(enum.IntEnum):
 
 
 def exit_for(error: BroadcastError) -> Exit:
-    """Give the exit code that says which kind of error it was."""
+    """Return the exit code that says which kind of error it was."""
     match error:
         case ConfigError():
             return Exit.USAGE
@@ -75,7 +75,7 @@ def fail(error: BroadcastError) -> NoReturn:
 
 
 def default_url(endpoint: Endpoint | None = None) -> str:
-    """Give where a server with this environment serves an endpoint, or anything.
+    """Return where a server with this environment serves an endpoint, or anything.
 
     So the image's health check finds its own server, and every command the one beside it.
     """
@@ -141,7 +141,7 @@ def _read_token(_: click.Context, __: click.Parameter, file: str | None) -> str 
 
 
 def given_token(file: str | None, environ: Mapping[str, str]) -> str | None:
-    """Give the token of a file or, where none is named, of the environment. Raises `ConfigError`."""
+    """Return the token of a file or, where none is named, of the environment. Raises `ConfigError`."""
     if file is not None:
         return _token_in(file, "--token-file")
     token, named = environ.get(TOKEN, ""), environ.get(TOKEN_FILE, "")

@@ -31,7 +31,7 @@ async def _health(client: Client) -> None:
 
 
 def anyone() -> ssl.SSLContext:
-    """Give a TLS context that takes every certificate."""
+    """Return a TLS context that takes every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -33,7 +33,7 @@ class InputSource:
         """Told how many bytes have been dealt with, each time more are asked for."""
 
     async def document(self) -> bytes:
-        """Give all of it. Raises `ClientError`."""
+        """Return all of it. Raises `ClientError`."""
         whole = bytearray()
         async for piece in self._pieces():
             whole += piece
@@ -42,7 +42,7 @@ class InputSource:
         return bytes(whole)
 
     async def lines(self) -> AsyncIterator[list[bytes]]:
-        """Give its lines without their ends, those together that have come together.
+        """Yield its lines without their ends, those together that have come together.
 
         A last line that has no end is one at the end. Raises `ClientError`.
         """
@@ -105,7 +105,7 @@ async def open_source(path: str | None) -> InputSource:
 
 
 def source_of(text: str) -> InputSource:
-    """Give what was typed; bytes that are not UTF-8 are as they were typed."""
+    """Return what was typed; bytes that are not UTF-8 are as they were typed."""
     data = text.encode("utf-8", "surrogateescape")
     return InputSource(io.BytesIO(data), name="MESSAGE", size=len(data))
 

@@ -123,7 +123,7 @@ def load_again(flags: Mapping[str, str | None], file: Path | None) -> Config:
 
 
 def shown_config(loaded: LoadedConfig) -> str:
-    """Give the configuration as TOML, each value with where it came from. Secrets are not shown."""
+    """Return the configuration as TOML, each value with where it came from. Secrets are not shown."""
     config, sources = loaded.config, loaded.sources
     names = [name for name in SETTINGS if not (config.listener and name in PLACE)]
     lines = [_line(name, SETTINGS[name].type, getattr(config, name)) for name in names]

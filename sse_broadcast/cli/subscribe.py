@@ -122,8 +122,8 @@ def subscribe(  # noqa: PLR0913 - an option each
 ) -> None:
     """Follow the stream, reconnecting when it breaks."""
     show = ExecForEach(command) if command is not None else PRINTERS[form]
-    wish = SubscribeOptions(channels, events, since)
-    run_client(lambda: _until_output_closes(_follow(Client(url, token=token), wish, show, count, file)))
+    options = SubscribeOptions(channels, events, since)
+    run_client(lambda: _until_output_closes(_follow(Client(url, token=token), options, show, count, file)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class SubscribeOptions:
 
 
 async def _follow(
-    client: Client, wish: SubscribeOptions, show: "Show", count: int | None, file: Path | None
+    client: Client, options: SubscribeOptions, show: "Show", count: int | None, file: Path | None
 ) -> None:
     state = None if file is None else CursorFile.open(file)
     cursor = "" if state is None else state.id
@@ -144,10 +144,10 @@ async def _follow(
     outage = Outage()
     async with client:
         stream = client.subscribe(
-            wish.channels,
-            since=wish.since,
+            options.channels,
+            since=options.since,
             last_event_id=cursor,
-            events=wish.events,
+            events=options.events,
             format=show.format,
             on_retry=outage.tell,
         )
@@ -192,7 +192,7 @@ class Show(Protocol):
         """What it asks the server for."""
 
     def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
-        """Give what it shows of a piece, of `room` events at most, in parts that are recorded one by one.
+        """Return what it shows of a piece, of `room` events at most, in parts that are recorded one by one.
 
         `cursor` is where the stream was before the piece.
         """
@@ -276,7 +276,7 @@ class ExecForEach:
 
 
 def first(piece: StreamChunk, cursor: str, room: int | None) -> StreamChunk:
-    """Give the beginning of a piece, up to and with its published event number `room`."""
+    """Return the beginning of a piece, up to and with its published event number `room`."""
     if room is None:
         return piece
     for index, event in enumerate(piece.events, 1):
@@ -289,7 +289,7 @@ def first(piece: StreamChunk, cursor: str, room: int | None) -> StreamChunk:
 
 
 def one_by_one(piece: StreamChunk, cursor: str) -> Iterator[StreamChunk]:
-    """Give a piece in parts of one event each, and where the stream is behind the last of them."""
+    """Yield a piece in parts of one event each, and where the stream is behind the last of them."""
     for event in piece.events:
         cursor = cursor if event.id is None else event.id
         yield StreamChunk(b"", [event], cursor)
@@ -357,7 +357,7 @@ def _environment(opened: Opened) -> dict[str, str]:
 
 
 def _published(piece: StreamChunk) -> list[Event]:
-    """Give the events that somebody published."""
+    """Return the events that somebody published."""
     return [event for event in piece.events if not event.reserved]
 
 

@@ -170,7 +170,7 @@ async def _admitted(config_file: Path | None, file: str | None) -> Principal:
 
 
 def _read(file: str | None) -> str:
-    """Give the token in a file or in standard input. Raises `ConfigError`, `CredentialError`."""
+    """Return the token in a file or in standard input. Raises `ConfigError`, `CredentialError`."""
     try:
         if file is None:
             data = sys.stdin.buffer.read(MAX_TOKEN + 3)

@@ -46,11 +46,11 @@ class ChannelPolicies:
         self._of = functools.lru_cache(maxsize=REMEMBERED)(self._first_match)
 
     def for_channel(self, channel: str) -> Policy:
-        """Give the policy of a channel."""
+        """Return the policy of a channel."""
         return self._of(channel) if self._rules else self._servers
 
     def for_subscriber(self, selector: Selector) -> tuple[Overflow, int]:
-        """Give a reader's overflow policy and its reconnection time: its channels', where they agree.
+        """Return a reader's overflow policy and its reconnection time: its channels', where they agree.
 
         Else they are the one that loses nothing, and the server's.
         """

@@ -73,12 +73,12 @@ class Setting:
         return f"{self.help[0].upper()}{self.help[1:]}."
 
     def parse(self, text: str, where: str) -> object:
-        """Give the value that a text says. Raises `ConfigError`, which says where it was said."""
+        """Return the value that a text says. Raises `ConfigError`, which says where it was said."""
         said = [each.strip() for each in text.split(",") if each.strip()] if self.several else text
         return convert(said, self.type, where, strict=False)
 
     def accept(self, value: object, where: str) -> object:
-        """Give a value that already has a type, if it is the right one. Raises `ConfigError`."""
+        """Return a value that already has a type, if it is the right one. Raises `ConfigError`."""
         return convert(value, self.type, where, strict=True)
 
 
@@ -138,7 +138,7 @@ class ConfigChange:
 
 
 def change_of(before: Config, after: Config) -> ConfigChange:
-    """Give what may be changed between two configurations while a server runs, and what may not."""
+    """Return what may be changed between two configurations while a server runs, and what may not."""
     names = [name for name in Config.__struct_fields__ if getattr(before, name) != getattr(after, name)]
     restart = tuple(name for name in names if _needs_restart(name, before, after))
     config = msgspec.structs.replace(after, **{name: getattr(before, name) for name in restart})
@@ -154,7 +154,7 @@ def _needs_restart(name: str, before: Config, after: Config) -> bool:
 
 
 def _bare_place(rule: ListenerRule) -> ListenerRule:
-    """Give a listener but for the files of its certificate: with TLS, or without."""
+    """Return a listener but for the files of its certificate: with TLS, or without."""
     return msgspec.structs.replace(rule, certificate="TLS" if rule.certificate else "", key="")
 
 

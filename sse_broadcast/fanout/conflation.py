@@ -53,7 +53,7 @@ class Conflated:
             self._claims[publication.position] = self._claims.get(publication.position, 0) + 1
 
     def first(self) -> Publication:
-        """Give the oldest, and leave it."""
+        """Return the oldest, and leave it."""
         return next(iter(self._items.values()))
 
     def popleft(self) -> Publication:

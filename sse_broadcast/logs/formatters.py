@@ -46,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def facts(record: logging.LogRecord) -> Mapping[str, Any]:
-    """Give what a message tells, by name; nothing if it was not told so."""
+    """Return what a message tells, by name; nothing if it was not told so."""
     return record.args if isinstance(record.args, Mapping) else {}
 
 
@@ -62,7 +62,7 @@ _plain = msgspec.json.Encoder(enc_hook=_other).encode
 
 
 def _encode(members: Mapping[str, object]) -> str:
-    """Give members as JSON in ASCII. Most are plain, and take a sixth of the time that any would."""
+    """Return members as JSON in ASCII. Most are plain, and take a sixth of the time that any would."""
     try:
         line = _plain(members)
     except (TypeError, ValueError):  # half of a surrogate pair, or a key that is no name
@@ -77,7 +77,7 @@ def _visible(text: str) -> str:
 
 
 def _details(format: logging.Formatter, record: logging.LogRecord) -> dict[str, str]:
-    """Give what the interpreter knows of where a record comes from, if the record has any of it."""
+    """Return what the interpreter knows of where a record comes from, if the record has any of it."""
     details = {}
     if record.exc_info and record.exc_info[0]:
         details["exception"] = format.formatException(record.exc_info)

@@ -125,7 +125,7 @@ class PipelineHandler(logging.Handler):
 
 
 def encoded(line: str) -> bytes:
-    """Give the bytes of a line; half of a surrogate pair, which is no UTF-8, is escaped."""
+    """Return the bytes of a line; half of a surrogate pair, which is no UTF-8, is escaped."""
     return f"{line}\n".encode(errors="backslashreplace")
 
 
@@ -140,7 +140,7 @@ def _notice(formatter: logging.Formatter, count: int, reason: str) -> bytes:
 
 
 def _standard_error() -> int:
-    """Give a descriptor of our own, since somebody else's may get the number of one that is closed."""
+    """Return a descriptor of our own, since somebody else's may get the number of one that is closed."""
     try:
         return os.dup(sys.__stderr__.fileno())  # type: ignore[union-attr]
     except (AttributeError, OSError):  # there is none, or none any more

@@ -148,6 +148,6 @@ def _write(descriptor: int, data: memoryview) -> int:
 
 
 def _missing(lines: Sequence[bytes], left: int) -> tuple[int, bool]:
-    """Give how many lines are not whole without the last so many bytes, and whether one was cut."""
+    """Return how many lines are not whole without the last so many bytes, and whether one was cut."""
     ends = [0, *itertools.accumulate(map(len, reversed(lines)))]
     return sum(end < left for end in ends[:-1]), left not in ends

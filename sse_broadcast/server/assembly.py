@@ -40,7 +40,7 @@ def build_services(
 
 
 def kept_token(config: Config, before: Services) -> str | None:
-    """Give the token that was made at the start, if it is good for another configuration too.
+    """Return the token that was made at the start, if it is good for another configuration too.
 
     It ends with the first credential that is configured, and does not come back. Raises `ConfigError` for a
     configuration that takes the last credential away or has grants beside none: half a file is one, and a

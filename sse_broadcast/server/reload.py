@@ -148,7 +148,7 @@ RELOADER: web.AppKey[Reloader] = web.AppKey("sse_broadcast.reloader", Reloader)
 
 
 async def _read(files: Callable[[], T]) -> T:
-    """Give what is made of files, or raise `ConfigError`: the next reload does not wait for a disk either."""
+    """Return what `files` returns, or raise `ConfigError`: the next reload waits for no disk either."""
     try:
         async with asyncio.timeout(READ_TIMEOUT):
             return await asyncio.to_thread(files)

@@ -151,7 +151,7 @@ class Server:
         return tuple(listener.url for listener in self.listeners)
 
     def anonymous_on(self, listener: Listener) -> Principal:
-        """Give what a caller without a token may do there."""
+        """Return what a caller without a token may do there."""
         return self.services.authorizer.anonymous_on(listener.info)
 
     @property
@@ -217,7 +217,7 @@ class Server:
         return connection_limit(config, fitting)
 
     def _apply_connection_limits(self) -> None:
-        """Have the door let in as many as the configuration says that is in force."""
+        """Admit as many connections as the active configuration allows."""
         capacity = ConnectionLimits(
             self.room,
             public=self.room - self.private_share,
@@ -361,7 +361,7 @@ async def _serve(
 
 
 def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: LogPipeline) -> Table:
-    """Give what each signal does."""
+    """Return what each signal does."""
     return {**dict.fromkeys(STOP, stop), signal.SIGHUP: hang_up, signal.SIGUSR1: log.switch_debug}
 
 

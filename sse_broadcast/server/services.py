@@ -54,7 +54,7 @@ ACTIVE_SERVICES: web.AppKey[ActiveServices] = web.AppKey("sse_broadcast.active_s
 
 
 def services_of(request: web.Request) -> Services:
-    """Give the setup that holds now."""
+    """Return the setup that holds now."""
     return request.app[ACTIVE_SERVICES].services
 
 

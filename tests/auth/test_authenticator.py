@@ -55,7 +55,7 @@ def authenticator(clock: Callable[[], float] | None = None, **settings: Any) -> 
 
 
 async def refusal(authenticator: Authenticator, text: str) -> str:
-    """Give what is said of a token that is not good; never the token, nor a part of it."""
+    """Return what is said of a token that is not good; never the token, nor a part of it."""
     with pytest.raises(CredentialError) as raised:
         await authenticator.authenticate(text)
     said = str(raised.value)
@@ -264,7 +264,7 @@ NUMBERS = ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000, '"\\ud800"', "1e308
 
 
 def bytes_of(usual: dict[str, Any], names: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
-    """Give what may stand where JSON should, as an issuer can sign it who is not careful, or means harm."""
+    """Return what may stand where JSON should, as an issuer can sign it who is not careful, or means harm."""
     members = st.dictionaries(names, VALUES, max_size=4)
     changed = members.map(lambda others: json.dumps({**usual, **others}))
     odd = st.tuples(names, st.sampled_from(NUMBERS)).map(

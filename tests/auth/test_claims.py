@@ -20,7 +20,7 @@ def read(claim: str = "grants", /, **claims: Any) -> Principal:
 
 
 def refusal(claim: str = "grants", /, **claims: Any) -> str:
-    """Give what is said of claims that are not good."""
+    """Return what is said of claims that are not good."""
     with pytest.raises(CredentialError) as raised:
         read(claim, **claims)
     return str(raised.value).removeprefix("token: ")

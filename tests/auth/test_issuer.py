@@ -36,12 +36,12 @@ def make(by: Principal = ROOT, grants: Grants = READ, **wanted: Any) -> IssuedTo
 
 
 def claims(made: IssuedToken) -> dict[str, Any]:
-    """Give what a token says, whoever has signed it."""
+    """Return what a token says, whoever has signed it."""
     return jwt.decode(made.token, options={"verify_signature": False})
 
 
 def principal(made: IssuedToken, keys: tuple[Key, ...]) -> Principal:
-    """Give what a token is good for by these keys."""
+    """Return what a token is good for by these keys."""
     return access_of(claims_of(made.token, header_of(made.token), keys, OWN_RULES), OWN_RULES.claim)
 
 

@@ -34,7 +34,7 @@ def key_of(folder: Path, algorithm: str, which: int = 0) -> Key:
 
 
 def fault_of(text: str, keys: Sequence[Key], rules: ClaimRules | None = None) -> str | None:
-    """Give what is wrong with a token, or None for a good one."""
+    """Return what is wrong with a token, or None for a good one."""
     try:
         claims_of(text, header_of(text), keys, ClaimRules() if rules is None else rules)
     except CredentialError as error:
@@ -43,7 +43,7 @@ def fault_of(text: str, keys: Sequence[Key], rules: ClaimRules | None = None) ->
 
 
 def refusal(text: str) -> str:
-    """Give what is said of a token whose header is not taken."""
+    """Return what is said of a token whose header is not taken."""
     with pytest.raises(CredentialError) as raised:
         header_of(text)
     return str(raised.value).removeprefix("token: ")

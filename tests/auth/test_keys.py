@@ -37,7 +37,7 @@ def knows(key: Key, text: str) -> bool:
 
 
 def refusal(folder: Path, data: bytes) -> str:
-    """Give what is said of a file that holds no key."""
+    """Return what is said of a file that holds no key."""
     file = folder / "key"
     file.write_bytes(data)
     with pytest.raises(ConfigError) as raised:

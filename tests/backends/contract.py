@@ -48,7 +48,7 @@ OpenBackend = Callable[[Config, ChannelPolicies, Deliver, Clock], Awaitable[Back
 
 
 def draft(channels: str = "a", data: str = "x", **fields: Any) -> Draft:
-    """Give an event for channels named in one string, with blanks between."""
+    """Return an event for channels named in one string, with blanks between."""
     return Draft(tuple(channels.split()), Event(data, **fields))
 
 

@@ -22,7 +22,7 @@ TOKEN = "a token of twenty-two or more characters".replace(" ", "-")
 
 
 def said(server: Server, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Give the lines that it says: what it is in four, `Try:`, and what to try."""
+    """Return the lines that it says: what it is in four, `Try:`, and what to try."""
     print_banner(server, server.config)
     lines = capsys.readouterr().out.splitlines()
     assert lines[4] == "Try:"

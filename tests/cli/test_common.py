@@ -144,7 +144,7 @@ def test_run_hides_nobody_else_s_error() -> None:
 def settled(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], endpoint: Endpoint | None = None
 ) -> str:
-    """Give where commands look for a server with this environment."""
+    """Return where commands look for a server with this environment."""
     for name in ("config", *SETTINGS):
         monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
     for name, value in environ.items():
@@ -307,7 +307,7 @@ ASKING = [("publish", "x"), ("subscribe",), ("status",), ("disconnect", "1"), ("
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Give a file with a token in it."""
+    """Return a file with a token in it."""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     return file

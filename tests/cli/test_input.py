@@ -22,7 +22,7 @@ class Pieces(io.BytesIO):
         self._pieces = iter(pieces)
 
     def read1(self, size: int | None = -1, /) -> bytes:
-        """Give the next piece."""
+        """Return the next piece."""
         return next(self._pieces, b"")
 
 
@@ -133,7 +133,7 @@ async def test_what_breaks_while_it_is_read_is_said() -> None:
 
     class Broken(Pieces):
         def read1(self, size: int | None = -1, /) -> bytes:
-            """Give the next piece, and then fail."""
+            """Return the next piece, and then fail."""
             if piece := super().read1(size):
                 return piece
             raise OSError(5, "Input/output error")

@@ -30,7 +30,7 @@ MISSING = f"422 {http.HTTPStatus(422).phrase}: line {{}}: message: is missing.*"
 
 
 async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
-    """Give the types and data of what came next."""
+    """Return the types and data of what came next."""
     return [(event.event, event.data) for event in [await anext(stream) for _ in range(count)]]
 
 
@@ -159,7 +159,7 @@ async def test_the_server_may_be_named_by_a_variable(server: Server, programs: P
 
 
 async def held(server: Server, *channels: str) -> list[Received]:
-    """Give all that was published, out of the history."""
+    """Return all that was published, out of the history."""
     count = server.broadcaster.counts.published
     async with (
         asyncio.timeout(PATIENCE),

@@ -71,7 +71,7 @@ async def open_raw() -> AsyncIterator[Open]:
 
 
 async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -> RawClient:
-    """Give a reader that has its opening."""
+    """Return a reader that has its opening."""
     client = await open_raw(serving, receive_buffer=receive_buffer)
     head = await client.subscribe()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -80,7 +80,7 @@ async def reader(open_raw: Open, serving: Serving, *, receive_buffer: int = 0) -
 
 
 async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
-    """Give a reader that will never read again, and is as full as it gets."""
+    """Return a reader that will never read again, and is as full as it gets."""
     client = await reader(open_raw, serving, receive_buffer=4096)
     publisher = await open_raw(serving)
     for _ in range(24):
@@ -93,7 +93,7 @@ async def frozen_reader(open_raw: Open, serving: Serving) -> RawClient:
 
 
 def refused(reason: str) -> bytes:
-    """Give the pattern of a refusal as a stream, up to the id that its reader brought."""
+    """Return the pattern of a refusal as a stream, up to the id that its reader brought."""
     return rb'event: \$close\nretry: \d{5}\ndata: \{"reason": "%b"\}\n' % reason.encode()
 
 
@@ -856,13 +856,13 @@ async def knock(client: RawClient, *, headers: str = "") -> str:
 
 
 async def next_data(client: RawClient) -> str:
-    """Give the data of a reader's next event."""
+    """Return the data of a reader's next event."""
     (event,) = await client.events(1)
     return event.data
 
 
 async def connected(publisher: RawClient) -> int:
-    """Give how many readers the server has."""
+    """Return how many readers the server has."""
     _, body = await publisher.ask("GET", "/status")
     return int(json.loads(body)["connected_clients"])
 
@@ -983,7 +983,7 @@ def with_token(token: str) -> str:
 
 
 async def next_message(process: Process) -> str:
-    """Give the message of the next line of a log that has warnings and errors, as JSON."""
+    """Return the message of the next line of a log that has warnings and errors, as JSON."""
     return str(json.loads(await process.error_line())["message"])
 
 

@@ -153,7 +153,7 @@ async def test_a_server_whose_output_is_closed_says_so_in_its_log(programs: Prog
 
 @pytest.fixture
 def full() -> Iterator[TextIO]:
-    """Give a file on a disk that is full."""
+    """Yield a file on a disk that is full."""
     raw = io.FileIO("/dev/full", "w")
     stream = io.TextIOWrapper(io.BufferedWriter(raw), write_through=True)
     yield stream

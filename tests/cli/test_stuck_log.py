@@ -37,7 +37,7 @@ async def publish(client: RawClient, times: int, path: str = "/send") -> None:
 
 
 async def lost(client: RawClient) -> int:
-    """Give how many lines the server says were lost."""
+    """Return how many lines the server says were lost."""
     _, body = await client.ask("GET", "/metrics")
     (count,) = re.findall(rb"^sse_broadcast_lost_log_lines_total (\S+)$", body, re.MULTILINE)
     return int(float(count))
@@ -68,7 +68,7 @@ async def see_it_serve(serving: Serving) -> int:
 
 
 async def see_it_stop(serving: Serving, *signals: signal.Signals) -> int:
-    """Give the exit code; nothing but the log has been on standard error."""
+    """Return the exit code; nothing but the log has been on standard error."""
     for number in signals:
         serving.process.send_signal(number)
     ended = await serving.process.ended()
@@ -107,7 +107,7 @@ async def test_a_full_disk_for_standard_output_stops_nothing(programs: Programs,
 
 
 async def read_until(log: Path, begin: str) -> list[dict[str, str]]:
-    """Give the lines of a log, up to one with a message that begins so."""
+    """Return the lines of a log, up to one with a message that begins so."""
     lines: list[dict[str, str]] = []
     async with asyncio.timeout(PATIENCE):
         while not (lines and lines[-1]["message"].startswith(begin)):
@@ -146,7 +146,7 @@ class Reader:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[Reader]:
-    """Give a pipe that nobody reads."""
+    """Yield a pipe that nobody reads."""
     reader = Reader(tmp_path / "pipe")
     yield reader
     reader.leave()

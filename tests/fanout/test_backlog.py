@@ -13,7 +13,7 @@ from tests.support.sockets import until
 
 
 def observed(distribution: Distribution) -> list[int]:
-    """Give how many are in each bucket by itself."""
+    """Return how many are in each bucket by itself."""
     upto = [count for _, count in distribution.cumulated()]
     return [upto[0], *(after - before for before, after in itertools.pairwise(upto))]
 

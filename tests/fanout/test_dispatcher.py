@@ -582,7 +582,7 @@ async def test_readers_that_join_and_block_at_any_moment_get_everything_once(see
 
 
 def pages_of(*sinks: MemorySink) -> int:
-    """Give how many objects there are among all that was written."""
+    """Return how many objects there are among all that was written."""
     return len({id(data) for sink in sinks for data in sink.written})
 
 

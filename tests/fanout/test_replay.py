@@ -48,7 +48,7 @@ class Reading:
 
 
 def shown(publications: Sequence[Publication]) -> list[int | str]:
-    """Give positions of events, and what a reset says."""
+    """Return positions of events, and what a reset says."""
     return [
         publication.event.data if publication.event.reserved else publication.position
         for publication in publications

@@ -407,7 +407,7 @@ def test_a_full_queue_takes_what_replaces_one_of_its_events() -> None:
 
 
 async def history(*data: str) -> MemoryBackend:
-    """Give a history of these events, each published on `default`."""
+    """Return a history of these events, each published on `default`."""
     config = Config()
     memory = open_memory(config, ChannelPolicies(config), lambda _: 0)
     for text in data:

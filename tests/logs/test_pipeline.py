@@ -42,7 +42,7 @@ def restored() -> Iterator[None]:
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """Give what is on standard error, which is all JSON."""
+    """Return what is on standard error, which is all JSON."""
     out, err = capfd.readouterr()
     assert out == ""
     return [json.loads(line) for line in err.splitlines()]

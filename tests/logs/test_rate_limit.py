@@ -28,7 +28,7 @@ class Flooded:
             self.logger.log(level, message, {"address": number})
 
     def take(self) -> list[str]:
-        """Give what was logged since it was asked last."""
+        """Return what was logged since it was asked last."""
         messages = self.said.messages.copy()
         self.said.clear()
         return messages
@@ -36,7 +36,7 @@ class Flooded:
 
 @pytest.fixture
 def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[Flooded]:
-    """Give a logger of this test's own."""
+    """Yield a logger of this test's own."""
     caplog.set_level(logging.DEBUG)
     made = Flooded(logging.getLogger("tests.flooded"), Clock(), caplog)
     flood = RateLimitFilter(clock=made.clock, later=lambda seconds, call: made.due.append((seconds, call)))

@@ -48,14 +48,14 @@ class Pipe:
         return os.write(self.writing, b"." * size)
 
     def read(self, size: int) -> bytes:
-        """Give exactly so many bytes."""
+        """Return exactly so many bytes."""
         data = b""
         while len(data) < size:
             data += os.read(self.reading, size - len(data))
         return data
 
     def rest(self) -> bytes:
-        """Give everything up to the end, which there is when nobody writes any more."""
+        """Return everything up to the end, which there is when nobody writes any more."""
         os.close(self.writing)
         self.writing = -1
         with os.fdopen(os.dup(self.reading), "rb") as file:
@@ -69,7 +69,7 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """Give a pipe."""
+    """Yield a pipe."""
     made = Pipe()
     yield made
     made.close()
@@ -199,7 +199,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Give a disk that is full."""
+    """Yield a disk that is full."""
     made = Disk(tmp_path / "log")
     yield made
     os.close(made.descriptor)

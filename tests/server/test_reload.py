@@ -54,7 +54,7 @@ OTHER = "another-static-token.0123456789"
 
 
 async def reader(server: Server, *, path: str = "/events/a", headers: str = "") -> RawClient:
-    """Give a reader that has its opening."""
+    """Return a reader that has its opening."""
     client = await RawClient.open(server.port)
     assert (await client.subscribe(path=path, headers=headers)).startswith(b"HTTP/1.1 200 OK\r\n")
     await client.chunk()
@@ -73,7 +73,7 @@ Probe = Callable[[Server], Coroutine[Any, Any, object]]
 
 
 def asked(method: str, path: str, headers: str = "", **options: Any) -> Probe:
-    """Give the status of a request."""
+    """Return the status of a request."""
 
     async def probe(server: Server) -> object:
         return (await ask(server, method, path, headers=headers, **options)).status
@@ -89,7 +89,7 @@ def seen(look: Callable[[Server], object]) -> Probe:
 
 
 def opened(count: int, *, headers: str = "") -> Probe:
-    """Give the statuses of so many readers that come and stay."""
+    """Return the statuses of so many readers that come and stay."""
 
     async def probe(server: Server) -> object:
         clients = [await RawClient.open(server.port) for _ in range(count)]
@@ -108,7 +108,7 @@ def opened(count: int, *, headers: str = "") -> Probe:
 
 
 def new_reader(look: Callable[[Any], object]) -> Probe:
-    """Give what a reader that comes now has for its terms."""
+    """Return what a reader that comes now has for its terms."""
 
     async def probe(server: Server) -> object:
         client = await reader(server)
@@ -121,21 +121,21 @@ def new_reader(look: Callable[[Any], object]) -> Probe:
 
 
 async def held(server: Server) -> object:
-    """Give how many of three events are held."""
+    """Return how many of three events are held."""
     for _ in range(3):
         await server.broadcaster.broadcast("x" * 50, channels=["a"])
     return server.broadcaster.channel("a").events
 
 
 async def aged(server: Server) -> object:
-    """Give how many are held a little after they were published."""
+    """Return how many are held a little after they were published."""
     await server.broadcaster.broadcast("x", channels=["a"])
     await asyncio.sleep(0.05)
     return server.broadcaster.channel("a").events
 
 
 async def minted(server: Server) -> object:
-    """Give how long a token is good for, at most, as good as in seconds."""
+    """Return how long a token is good for, at most, as good as in seconds."""
     before = server.services.authenticator.clock()
     body = b'{"grants": {}, "lifetime": 3600}'
     made = (await ask(server, "POST", "/tokens", headers=JSON, body=body)).json
@@ -590,7 +590,7 @@ EDDSA = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"], "subscribe": ["*
 
 
 def of(which: int) -> str:
-    """Give the header with a token of the old key, or of the new."""
+    """Return the header with a token of the old key, or of the new."""
     key = private_key("EdDSA", which)
     return bearer(token("EdDSA", EDDSA, key=key, header={"kid": ("old", "new")[which]}))
 
@@ -1022,7 +1022,7 @@ FILES = Path("/proc/self/fd")
 
 
 def timers() -> int:
-    """Give how many timers wait; uvloop does not say."""
+    """Return how many timers wait; uvloop does not say."""
     scheduled = getattr(asyncio.get_running_loop(), "_scheduled", ())
     return sum(not timer.cancelled() for timer in scheduled)
 

@@ -32,7 +32,7 @@ class Answer:
 
 
 def bearer(token: str) -> str:
-    """Give the header that carries a token."""
+    """Return the header that carries a token."""
     return f"Authorization: Bearer {token}\r\n"
 
 

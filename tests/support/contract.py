@@ -69,7 +69,7 @@ class Operation:
         return path
 
     def examples(self) -> Iterator[Asked]:
-        """Give a request for each example that the contract has, and one without any."""
+        """Yield a request for each example that the contract has, and one without any."""
         body = b"x" if "requestBody" in self.said else b""
         if not self.said.get("requestBody", {}).get("required", False):
             yield Asked(self.target, body=body)
@@ -145,7 +145,7 @@ class Operation:
             return False
 
     def validator(self, schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
-        """Give what checks a value against a schema of the document."""
+        """Return what checks a value against a schema of the document."""
         return jsonschema_rs.validator_for({**schema, "components": self._document["components"]})
 
     def _resolved(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -157,7 +157,7 @@ class Operation:
 
 
 def operations(document: Mapping[str, Any]) -> list[Operation]:
-    """Give every operation of a contract."""
+    """Return every operation of a contract."""
     pairs = itertools.product(document["paths"], METHODS)
     return [Operation(document, path, method) for path, method in pairs if method in document["paths"][path]]
 

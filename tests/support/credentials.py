@@ -24,12 +24,12 @@ GRANTS = {"subscribe": ["a"], "publish": ["a"], "inspect": ["*"], "admin": ["*"]
 
 
 def caller(name: str, **grants: Any) -> CallerRule:
-    """Give a caller whose token is `static(name)`."""
+    """Return a caller whose token is `static(name)`."""
     return CallerRule(name=name, token=static(name), **grants)
 
 
 def static(name: str) -> str:
-    """Give the static token of a caller."""
+    """Return the static token of a caller."""
     return f"{name}-token-0123456789"
 
 
@@ -41,7 +41,7 @@ def write_jwks(folder: Path) -> str:
 
 
 def claims(**others: Any) -> dict[str, Any]:
-    """Give the claims of a good token, with others in the place of some; None leaves one out."""
+    """Return the claims of a good token, with others in the place of some; None leaves one out."""
     now = time.time()
     good = {
         "iss": ISSUER,
@@ -57,29 +57,29 @@ def claims(**others: Any) -> dict[str, Any]:
 def signed(
     algorithm: str = "RS256", *, key: Any = None, header: dict[str, Any] | None = None, **others: Any
 ) -> str:
-    """Give a token of the issuer, good unless something else is said."""
+    """Return a token of the issuer, good unless something else is said."""
     return token(algorithm, claims(**others), key=key, header={"kid": algorithm, **(header or {})})
 
 
 def own(*, secret: str = OWN_SECRET, **others: Any) -> str:
-    """Give a token as the server makes them, by whoever knows its secret."""
+    """Return a token as the server makes them, by whoever knows its secret."""
     said = {"iss": OWN, "aud": None, "sub": "visitor", **others}
     return token("HS256", claims(**said), key=secret.encode(), header={"kid": OWN})
 
 
 def unsigned() -> str:
-    """Give a token that says of itself that it needs no signature."""
+    """Return a token that says of itself that it needs no signature."""
     header = json.dumps({"alg": "none", "typ": "JWT", "kid": "RS256"})
     return f"{part(header)}.{part(json.dumps(claims()))}."
 
 
 def confused() -> str:
-    """Give a token that takes the public key, which everyone has, for a secret (RFC 8725, 2.1)."""
+    """Return a token that takes the public key, which everyone has, for a secret (RFC 8725, 2.1)."""
     return signed("HS256", key=pem(private_key("RS256")), header={"kid": "RS256"})
 
 
 def altered(text: str, **others: Any) -> str:
-    """Give a token with other claims, and the signature of those it had."""
+    """Return a token with other claims, and the signature of those it had."""
     head, payload, signature = text.split(".")
     said = json.loads(base64.urlsafe_b64decode(payload + "=="))
     return f"{head}.{part(json.dumps({**said, **others}))}.{signature}"

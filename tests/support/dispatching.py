@@ -16,7 +16,7 @@ LARGE = "x" * 30_000
 
 
 def moved(position: int) -> bytes:
-    """Give the heartbeat that brings a cursor up to a position."""
+    """Return the heartbeat that brings a cursor up to a position."""
     return f"event: $heartbeat\ndata: {{}}\nid: {EPOCH}-{position}\n\n".encode()
 
 
@@ -31,7 +31,7 @@ def require_closed(data: bytes, reason: str, position: int) -> None:
 
 
 def blocks(*data: object, first: int = 1) -> bytes:
-    """Give the frames of what was published from a position on."""
+    """Return the frames of what was published from a position on."""
     return b"".join(itertools.starmap(block, enumerate(data, first)))
 
 

@@ -201,11 +201,11 @@ class Reader:
         self._buffer = b""
 
     async def block(self) -> bytes:
-        """Give what comes up to and with a blank line."""
+        """Return what comes up to and with a blank line."""
         return await self._up_to(b"\n\n")
 
     async def line(self) -> bytes:
-        """Give what comes up to and with the end of a line."""
+        """Return what comes up to and with the end of a line."""
         return await self._up_to(b"\n")
 
     async def end(self) -> None:
@@ -248,7 +248,7 @@ async def ask_for_stream(
 
 
 def replaced(text: str, changes: Mapping[str, str]) -> str:
-    """Give a text with other words in it; each that is to be replaced is there."""
+    """Return a text with other words in it; each that is to be replaced is there."""
     for old, new in changes.items():
         assert old in text, f"not in the file: {old!r}"
         text = text.replace(old, new)

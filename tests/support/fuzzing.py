@@ -23,13 +23,13 @@ BEGINNING = re.compile(r"(earliest|last|[0-9]{1,9}(ms|s|m|h|d)|[0-9a-f]{8}-[0-9]
 
 @schemathesis.serializer(NDJSON)
 def write_line(context: schemathesis.SerializationContext, value: Any) -> bytes:
-    """Give the one line of a body."""
+    """Return the one line of a body."""
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
 
 
 @schemathesis.deserializer(NDJSON)
 def read_lines(context: schemathesis.DeserializationContext, response: schemathesis.Response) -> list[Any]:
-    """Give the lines of a stream."""
+    """Return the lines of a stream."""
     return [json.loads(line) for line in response.content.splitlines() if line]
 
 

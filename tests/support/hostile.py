@@ -78,7 +78,7 @@ async def _read(sock: socket.socket, answered: bytearray) -> None:
 
 
 def statuses(answered: bytes) -> list[int]:
-    """Give the statuses of answers, of which the last may be cut off. Raises `IllFormedError`."""
+    """Return the statuses of answers, of which the last may be cut off. Raises `IllFormedError`."""
     if answered == HTTP_1_1_REQUIRED:  # to a client of HTTP/2, in its own language
         return []
     found = []

@@ -274,7 +274,7 @@ class Inventor:
         return self._random.choice(forms).encode("latin-1", "replace")
 
     def _body(self) -> tuple[bytes, list[bytes]]:
-        """Give a body as it is sent, and the lines that say how."""
+        """Return a body as it is sent, and the lines that say how."""
         body = self._random.choice(BODIES)
         kind = [b"Content-Type: " + self._random.choice(KINDS).encode()]
         ways: tuple[Callable[[bytes], tuple[bytes, list[bytes]]], ...] = (

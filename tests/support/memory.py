@@ -17,5 +17,5 @@ def uncollected() -> Iterator[None]:
 
 
 def held(*kinds: type) -> list[object]:
-    """Give the objects of these kinds that there are."""
+    """Return the objects of these kinds that there are."""
     return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]

@@ -105,7 +105,7 @@ def terms(
     queue_bytes: int = 1000,
     on_close: Callable[[Subscriber], None] | None = None,
 ) -> tuple[SubscriberOptions, Metrics, list[Subscriber]]:
-    """Give terms, what counts under them, and who is told of closings (unless it is `on_close`)."""
+    """Return terms, what counts under them, and who is told of closings (unless it is `on_close`)."""
     metrics, closed = Metrics(), list[Subscriber]()
     given = SubscriberOptions(
         queue_size=queue_size,
@@ -127,7 +127,7 @@ def publication(
     event: str = DEFAULT_TYPE,
     position: int | None = None,
 ) -> Publication:
-    """Give an event in its place, behind all that were placed here before unless a position is given."""
+    """Return an event in its place, behind all that were placed here before unless a position is given."""
     return place(
         channels or ("default",),
         Event(data, event, key=key),
@@ -142,7 +142,7 @@ def data_of(publications: Sequence[Publication]) -> list[str]:
 
 
 def make_broadcaster(**settings: object) -> Broadcaster:
-    """Give a broadcaster of the one epoch, whose clock stands still."""
+    """Return a broadcaster of the one epoch, whose clock stands still."""
     broadcaster = Broadcaster(Config(**settings))  # type: ignore[arg-type]
     backend_of(broadcaster).epoch = EPOCH
     set_clock(broadcaster, lambda: 1_700_000_000.0)
@@ -165,5 +165,5 @@ def connect(
 
 
 def block(position: int, data: object) -> bytes:
-    """Give the text frame of what was published at a position of the one epoch."""
+    """Return the text frame of what was published at a position of the one epoch."""
     return f"data: {data}\nid: {EPOCH}-{position}\n\n".encode()

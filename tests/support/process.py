@@ -56,7 +56,7 @@ class Process:
         return self._process.returncode is None
 
     async def line(self) -> bytes:
-        """Give the next line of its output."""
+        """Return the next line of its output."""
         async with asyncio.timeout(PATIENCE):
             line = await self._out.readline()
         if not line:
@@ -64,11 +64,11 @@ class Process:
         return line
 
     async def any_line(self) -> bytes:
-        """Give the next line of its output, however long that takes, or b"" at its end."""
+        """Return the next line of its output, however long that takes, or b"" at its end."""
         return await self._out.readline()
 
     async def error_line(self) -> bytes:
-        """Give the next line of its standard error."""
+        """Return the next line of its standard error."""
         async with asyncio.timeout(PATIENCE):
             return await self._err.readline()
 

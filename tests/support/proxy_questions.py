@@ -44,7 +44,7 @@ class Trial:
         return self.fronts.client(self.front, http2=http2)
 
     def published(self, count: int) -> Callable[[], bool]:
-        """Give whether so many have been published."""
+        """Return whether so many have been published."""
         return lambda: self.server.broadcaster.counts.published >= count
 
     async def comes(self, happened: Callable[[], bool]) -> bool:

@@ -126,14 +126,14 @@ class Ledger:
             heapq.heappop(self._due)[2]()
 
     def place_of(self, id: str) -> int | None:
-        """Give the position of an id, or None if no publication of this history can have it."""
+        """Return the position of an id, or None if no publication of this history can have it."""
         own = OWN_ID.fullmatch(id)
         if own is None:
             return self._named.get(id)
         return int(own[2]) if own[1] == self.epoch and int(own[2]) <= self.position else None
 
     def wanted(self, want: Want) -> list[int]:
-        """Give the positions of all that is for a reader."""
+        """Return the positions of all that is for a reader."""
         if want not in self._wanted or self._wanted[want][-1:] != [self.position + 1]:
             found = [publication.position for publication in self.published if want.wants(publication)]
             # How far was looked, as a position that does not exist.
@@ -155,11 +155,11 @@ class Ledger:
         return False
 
     def newest_loss(self, want: Want, now: int) -> int:
-        """Give the newest position evicted from a reader's channels."""
+        """Return the newest position evicted from a reader's channels."""
         return max((self._lost(channel, now) for channel in filter(want.covers, self._held)), default=0)
 
     def newest_of_each(self, want: Want, now: int) -> list[int]:
-        """Give the newest that each of a reader's channels held for it at some moment, in order."""
+        """Return the newest that each of a reader's channels held for it at some moment, in order."""
         found = set()
         for channel in filter(want.covers, self._held):
             positions = self._held[channel]
@@ -303,7 +303,7 @@ class Reader:
         return "\r\n".join([*lines, "", ""]).encode()
 
     def _beginning(self) -> str:
-        """Give what its URL says of where it begins. `since=` is no place for an id that may be unknown."""
+        """Return what its URL says of where it begins. `since=` is no place for an id that may be unknown."""
         said = self._since
         name = "since" if said in NO_IDS or OWN_ID.fullmatch(said) else "last_event_id"
         return f"{name}={said}"
@@ -555,7 +555,7 @@ class Judge:
         raise max(failed, key=lambda failure: failure[0])[1]
 
     def _ways(self, visit: Visit) -> tuple[list[Way], Sequence[Note]]:
-        """Give where a visit may have begun, and what of its notes comes after that."""
+        """Return where a visit may have begun, and what of its notes comes after that."""
         named = visit.brought or (visit.since if visit.since not in NO_IDS else "")
         if named:
             return [self._from_id(named, visit)], visit.notes

@@ -48,10 +48,10 @@ async def reloadables() -> AsyncIterator[Callable[..., Any]]:
 
 
 def tasks() -> int:
-    """Give how many tasks there are on this loop."""
+    """Return how many tasks there are on this loop."""
     return len(asyncio.all_tasks())
 
 
 def unchanged(config: Config) -> ConfigChange:
-    """Give what comes of a reload that finds everything as it was."""
+    """Return what comes of a reload that finds everything as it was."""
     return ConfigChange(config, (), ())

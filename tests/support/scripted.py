@@ -82,7 +82,7 @@ class Script:
         await writer.drain()
 
     def resumed_from(self) -> list[str | None]:
-        """Give the Last-Event-ID of each request."""
+        """Return the Last-Event-ID of each request."""
         name = "Last-Event-ID: "
         return [next((line[15:] for line in head if line.startswith(name)), None) for head in self.heads]
 

@@ -28,7 +28,7 @@ CLAIMS = {"sub": "ann", "jti": "t1", "iat": NOW - 60, "exp": END, "grants": {"su
 
 
 def private_key(algorithm: str, which: int = 0) -> Any:
-    """Give a private key of an algorithm, for each number another one; of HS256 a secret."""
+    """Return a private key of an algorithm, for each number another one; of HS256 a secret."""
     return _private_key(algorithm, which)
 
 
@@ -45,7 +45,7 @@ def _private_key(algorithm: str, which: int) -> Any:
 
 
 def pem(key: Any) -> bytes:
-    """Give the public half of a private key as PEM."""
+    """Return the public half of a private key as PEM."""
     return bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
@@ -58,7 +58,7 @@ def public_file(folder: Path, algorithm: str, which: int = 0) -> str:
 
 
 def jwk(algorithm: str, which: int = 0, **members: Any) -> dict[str, Any]:
-    """Give what verifies an algorithm's tokens as a JWK, with further members."""
+    """Return what verifies an algorithm's tokens as a JWK, with further members."""
     key = private_key(algorithm, which)
     how = jwt.get_algorithm_by_name(algorithm)
     public = key if isinstance(key, bytes) else key.public_key()
@@ -67,12 +67,12 @@ def jwk(algorithm: str, which: int = 0, **members: Any) -> dict[str, Any]:
 
 
 def jwks(*keys: dict[str, Any]) -> bytes:
-    """Give keys as a JWKS."""
+    """Return keys as a JWKS."""
     return json.dumps({"keys": keys}).encode()
 
 
 def part(data: bytes | str) -> str:
-    """Give a part of a token: base64url without padding."""
+    """Return a part of a token: base64url without padding."""
     return base64.urlsafe_b64encode(data.encode() if isinstance(data, str) else data).decode().rstrip("=")
 
 

@@ -104,7 +104,7 @@ class RawClient:
         await self.send(chunk(data))
 
     async def answer(self) -> tuple[int, bytes]:
-        """Give the status and body of an answer with a Content-Length."""
+        """Return the status and body of an answer with a Content-Length."""
         head = await self.head()
         size = next(
             int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
@@ -112,11 +112,11 @@ class RawClient:
         return int(head.split()[1]), await self.take(size)
 
     async def head(self) -> bytes:
-        """Give what comes up to and with the blank line."""
+        """Return what comes up to and with the blank line."""
         return await self.up_to(b"\r\n\r\n")
 
     async def up_to(self, mark: bytes) -> bytes:
-        """Give what comes up to and with the mark."""
+        """Return what comes up to and with the mark."""
         while mark not in self.buffer:
             await self.more()
         end = self.buffer.index(mark) + len(mark)
@@ -124,14 +124,14 @@ class RawClient:
         return taken
 
     async def take(self, size: int) -> bytes:
-        """Give exactly so many bytes."""
+        """Return exactly so many bytes."""
         while len(self.buffer) < size:
             await self.more()
         taken, self.buffer = self.buffer[:size], self.buffer[size:]
         return taken
 
     async def chunk(self) -> bytes:
-        """Give the next chunk of a chunked body; b"" is its end."""
+        """Return the next chunk of a chunked body; b"" is its end."""
         size = int(await self.up_to(b"\r\n"), 16)
         data = await self.take(size)
         assert await self.take(2) == b"\r\n"
@@ -156,7 +156,7 @@ class RawClient:
         return self._decoder.last_event_id
 
     async def rest(self) -> bytes:
-        """Give everything up to the connection's end."""
+        """Return everything up to the connection's end."""
         while await self.more(or_end=True):
             pass
         taken, self.buffer = self.buffer, b""

@@ -42,19 +42,19 @@ class Notices:
         self._sock.close()
 
     async def next(self) -> list[str]:
-        """Give what the next one says, a line each."""
+        """Return what the next one says, a line each."""
         async with asyncio.timeout(PATIENCE):
             data = await asyncio.get_running_loop().sock_recv(self._sock, 4096)
         return data.decode().split("\n")
 
     async def but_watchdog(self) -> list[str]:
-        """Give the next one that says more than that the loop turns."""
+        """Return the next one that says more than that the loop turns."""
         while (said := await self.next()) == ["WATCHDOG=1"]:
             pass
         return said
 
     def waiting(self) -> list[str]:
-        """Give what has come and was not asked for yet."""
+        """Return what has come and was not asked for yet."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:

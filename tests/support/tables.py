@@ -4,6 +4,6 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """Give a table in Markdown."""
+    """Return a table in Markdown."""
     first, *others = (f"| {' | '.join(map(str, cells))} |\n" for cells in (head, *rows))
     return "".join((first, f"|{'---|' * len(head)}\n", *others))

@@ -185,7 +185,7 @@ class MemoryBackend:
         return self._history.usage
 
     def _append(self, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
-        """Give positions, hold, announce: one ordered act, and nothing in it waits."""
+        """Return positions, hold, announce: one ordered act, and nothing in it waits."""
         epoch = self.epoch
         batch = [
             place(draft.channels, draft.event, epoch=epoch, position=position, time=now)

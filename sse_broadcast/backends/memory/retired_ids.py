@@ -66,7 +66,7 @@ class RetiredIds:
             self._forget_channel(channel)
 
     def oldest(self, id: str, selector: Selector, *, now: float) -> int | None:
-        """Return the oldest position that an interest's channels evicted under an id, or None."""
+        """Return the oldest position that a selector's channels evicted under an id, or None."""
         key = hash(id)
         channels = self._channels.get(key)
         if channels is None:

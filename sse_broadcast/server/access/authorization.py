@@ -18,7 +18,7 @@ from sse_broadcast.server.http.request_head import host_name, origin_of, request
 from sse_broadcast.server.transport.connection import ListenerInfo, listener_of
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("sse_broadcast.principal", Principal)
-"""What the caller of a request may do; the gate puts it there."""
+"""What the caller of a request may do; `guarded` puts it there."""
 
 IN_QUERY = "access_token"
 """The parameter that carries a token where a browser can send no header (RFC 6750, 2.3)."""
@@ -50,7 +50,7 @@ class Authorizer:
         """What a caller may do that shows no credential."""
 
     def identify(self, request: web.Request, endpoint: Endpoint, place: ListenerInfo) -> Principal | str:
-        """Give what the caller of a request may do, or the token that says so and is yet to be verified.
+        """Return what the caller of a request may do, or the token that says so and is yet to be verified.
 
         It came in at `place`. Raises `Problem` for one that may not.
         """
@@ -72,7 +72,7 @@ class Authorizer:
             raise unauthorized(str(error), error="invalid_token") from None
 
     async def authenticate(self, token: str) -> Principal:
-        """Give what the bearer of a token may do. Raises `Problem` for one that may not come in."""
+        """Return what the bearer of a token may do. Raises `Problem` for one that may not come in."""
         try:
             return await self._authenticator.authenticate(token)
         except CredentialError as error:
@@ -101,11 +101,11 @@ class Authorizer:
             return False
 
     def anonymous_on(self, place: ListenerInfo) -> Principal:
-        """Give what a caller that shows no credential may do where it came in."""
+        """Return what a caller that shows no credential may do where it came in."""
         return self._everyone if self._open and place.loopback else self.anonymous
 
     def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
-        """Give the token of the first place that has one. What is there counts, good or bad."""
+        """Return the token of the first place that has one. What is there counts, good or bad."""
         header = only(request.headers, hdrs.AUTHORIZATION)
         asked = self._in_query(request, endpoint) if request.query_string else None
         if header is not None:
@@ -167,7 +167,7 @@ class Authorizer:
 
 
 def require_endpoint(request: web.Request, endpoint: Endpoint | None) -> ListenerInfo:
-    """Give where a request came in, if the endpoint is served there. Raises `Problem`."""
+    """Return where a request came in, if the endpoint is served there. Raises `Problem`."""
     place = listener_of(request)
     if endpoint is not None and endpoint not in place.endpoints:
         raise _nothing_here(request)
@@ -179,7 +179,7 @@ def _nothing_here(request: web.Request) -> Problem:
 
 
 def require_permission(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Principal:
-    """Give what a caller may do, if it may do this in each of the channels and patterns.
+    """Return what a caller may do, if it may do this in each of the channels and patterns.
 
     `*` is the server too. Raises `Problem`.
     """
@@ -197,12 +197,12 @@ def require_any_channel(request: web.Request, action: Action) -> None:
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:
-    """Give the answer to a caller that must show another credential, or one at all (RFC 6750, 3)."""
+    """Return the answer to a caller that must show another credential, or one at all (RFC 6750, 3)."""
     return Problem(401, detail, headers=challenge(error))
 
 
 def challenge(error: str | None = None) -> Mapping[str, str]:
-    """Give the header that says what to show, and what was wrong with what was shown."""
+    """Return the header that says what to show, and what was wrong with what was shown."""
     return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
 
 
@@ -242,7 +242,7 @@ def _forced(config: Config) -> Grants:
 
 
 def _cookies(request: web.Request, name: str) -> Iterator[str]:
-    """Give the values of a cookie; `request.cookies` has the last of the first header alone."""
+    """Yield the values of a cookie; `request.cookies` has the last of the first header alone."""
     for header in request.headers.getall(hdrs.COOKIE, ()):
         for pair in header.split(";"):
             key, _, value = pair.partition("=")

@@ -54,7 +54,7 @@ class Buckets:
         return max(result.state.retry_after, INSTANT) if result.limited else 0.0
 
     def wait_for(self, key: str, count: int) -> float:
-        """Give the seconds until a bucket has so many, 0.0 if it has, and take none."""
+        """Return the seconds until a bucket has so many, 0.0 if it has, and take none."""
         state = self._limiter.peek(key)
         if state.remaining >= count:
             return 0.0
@@ -151,7 +151,7 @@ class RateLimiter:
         return late.seconds if late else 0.0
 
     def batch_size(self, most: int) -> int:
-        """Give how many of so many events a publisher that may be slowed should publish at once."""
+        """Return how many of so many events a publisher that may be slowed should publish at once."""
         rate = self._config.publish_rate
         return max(1, min(most, int(rate * BATCH_SECONDS), self._config.publish_burst)) if rate else most
 

@@ -107,7 +107,7 @@ class Events:
         return await self._open(request, parse_subscribe(request, said, self._permit(request)), said)
 
     async def _open(
-        self, request: web.Request, wish: SubscribeRequest, said: MultiMapping[str]
+        self, request: web.Request, asked: SubscribeRequest, said: MultiMapping[str]
     ) -> web.StreamResponse:
         principal = request[PRINCIPAL]
         session, follows = None, False
@@ -118,10 +118,10 @@ class Events:
             self._require_open(services, callers)
             session = self._sessions.track(principal, address=key(client))
             if callers:
-                new, left = self._broadcaster.room_for(wish.selector)
-                self._shares.follow(callers, wish.selector, new=new, left=left)
+                new, left = self._broadcaster.room_for(asked.selector)
+                self._shares.follow(callers, asked.selector, new=new, left=left)
                 follows = True
-            return await self._stream(request, wish, session, client, exempt=callers is None)
+            return await self._stream(request, asked, session, client, exempt=callers is None)
         except Problem as problem:
             self._turn_away(request, problem, said)
             raise
@@ -134,7 +134,7 @@ class Events:
             if session is not None:
                 self._sessions.close(session)
             if follows:
-                self._shares.unfollow(callers, wish.selector)
+                self._shares.unfollow(callers, asked.selector)
 
     def _turn_away(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> Problem:
         """Return the problem, with a stream in its place if the subscriber should come back and takes one."""
@@ -162,7 +162,7 @@ class Events:
     async def _stream(
         self,
         request: web.Request,
-        wish: SubscribeRequest,
+        asked: SubscribeRequest,
         session: TrackedStream | None,
         client: str | None,
         *,
@@ -171,25 +171,25 @@ class Events:
         broadcaster = self._broadcaster
         # What is published while the head is on its way is caught up with: the start says from where.
         caller = None
-        if wish.cursor is None:
-            start = broadcaster.start_point(wish.selector, None, exempt=exempt)
+        if asked.cursor is None:
+            start = broadcaster.start_point(asked.selector, None, exempt=exempt)
         else:
             caller = caller_of(request)
             start = await broadcaster.find_start_point(
-                wish.selector, wish.cursor, caller=caller, exempt=exempt
+                asked.selector, asked.cursor, caller=caller, exempt=exempt
             )
         # Behind all that may be refused: it makes the connection one that ends with its stream.
-        sink = TransportSink(request, wish.encoding)
-        heartbeat = broadcaster.heartbeat(seconds=wish.silence, as_event=wish.heartbeat_events)
-        frames = broadcaster.first_frames(wish.selector, wish.encoding, start, heartbeat)
+        sink = TransportSink(request, asked.encoding)
+        heartbeat = broadcaster.heartbeat(seconds=asked.silence, as_event=asked.heartbeat_events)
+        frames = broadcaster.first_frames(asked.selector, asked.encoding, start, heartbeat)
         headers = self._headers(request)
         response: web.StreamResponse = ALREADY_SENT
-        if self._tuned and wish.encoding.chunked:
-            sink.send_head(chunked_response_head(wish.encoding.format.content_type_header, headers), frames)
+        if self._tuned and asked.encoding.chunked:
+            sink.send_head(chunked_response_head(asked.encoding.format.content_type_header, headers), frames)
         else:
-            response = await self._begun_by_aiohttp(request, wish, headers, frames)
+            response = await self._begun_by_aiohttp(request, asked, headers, frames)
         try:
-            outbox = broadcaster.connect(sink, wish.selector, start, heartbeat, caller=caller, exempt=exempt)
+            outbox = broadcaster.connect(sink, asked.selector, start, heartbeat, caller=caller, exempt=exempt)
         except (ClosedError, FullError):
             # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
             await sink.end_body()
@@ -217,13 +217,13 @@ class Events:
         return headers
 
     async def _begun_by_aiohttp(
-        self, request: web.Request, wish: SubscribeRequest, headers: Mapping[str, str], frames: bytes
+        self, request: web.Request, asked: SubscribeRequest, headers: Mapping[str, str], frames: bytes
     ) -> SseResponse:
         """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
         if not self._tuned:
             config = self._active.services.config
             tune_connection(request, send_buffer=config.send_buffer, write_timeout=config.write_timeout)
-        response = SseResponse(wish.encoding.format.content_type_header)
+        response = SseResponse(asked.encoding.format.content_type_header)
         response.headers.extend(headers)
         await response.prepare(request)
         await response.write(frames)
@@ -232,10 +232,10 @@ class Events:
     async def head(self, request: web.Request) -> web.Response:
         """Answer HEAD: what GET would say of itself, without the stream."""
         require_any_channel(request, Action.SUBSCRIBE)
-        wish = read_subscribe(request, self._permit(request))
+        asked = read_subscribe(request, self._permit(request))
         return web.Response(
             headers={
-                hdrs.CONTENT_TYPE: wish.encoding.format.content_type_header,
+                hdrs.CONTENT_TYPE: asked.encoding.format.content_type_header,
                 hdrs.CACHE_CONTROL: "no-store, no-transform",
                 "X-Accel-Buffering": "no",
             }

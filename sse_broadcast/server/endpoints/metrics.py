@@ -67,13 +67,13 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 
 def encoder(accept: str) -> tuple[Encode, str]:
-    """Give what writes the format that an Accept header names, and its media type; else Prometheus's text."""
+    """Return what writes the format that an Accept header names, and its media type; else Prometheus text."""
     # Of OpenMetrics it would say that it writes whatever version is asked for.
     return choose_encoder(",".join(each for each in accept.split(",") if _version(each) in VERSIONS))
 
 
 def _version(accepted: str) -> str:
-    """Give the version in one of the types of an Accept header, or "" for any."""
+    """Return the version in one of the types of an Accept header, or "" for any."""
     parameters = (each.strip().partition("=") for each in accepted.split(";")[1:])
     return next((value for name, _, value in parameters if name == "version"), "")
 
@@ -281,7 +281,7 @@ EXPOSITION: web.AppKey[Exposition] = web.AppKey("sse_broadcast.exposition", Expo
 
 
 def build() -> dict[str, str]:
-    """Give the versions of what is running, and the event loop it runs on."""
+    """Return the versions of what is running, and the event loop it runs on."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return {
         "version": __version__,
@@ -292,14 +292,14 @@ def build() -> dict[str, str]:
 
 
 def counter(name: str, told: str, count: float) -> Metric:
-    """Give a number that only grows."""
+    """Return a number that only grows."""
     return CounterMetricFamily(PREFIX + name, told, value=count)
 
 
 def counters(
     name: str, told: str, labels: Sequence[str], counts: Mapping[Any, float], known: Sequence[object] = ()
 ) -> Metric:
-    """Give numbers that only grow, by words; of those that are `known` also before the first."""
+    """Return numbers that only grow, by words; of those that are `known` also before the first."""
     family = CounterMetricFamily(PREFIX + name, told, labels=labels)
     for words, count in {**dict.fromkeys(known, 0), **counts}.items():
         family.add_metric([words] if isinstance(words, str) else words, count)
@@ -307,12 +307,12 @@ def counters(
 
 
 def gauge(name: str, told: str, value: float) -> Metric:
-    """Give a number as it is now."""
+    """Return a number as it is now."""
     return GaugeMetricFamily(PREFIX + name, told, value=value)
 
 
 def gauges(name: str, told: str, labels: Sequence[str], values: Mapping[str, float]) -> Metric:
-    """Give numbers as they are now, by a word."""
+    """Return numbers as they are now, by a word."""
     family = GaugeMetricFamily(PREFIX + name, told, labels=labels)
     for word, value in values.items():
         family.add_metric([word], value)
@@ -320,14 +320,14 @@ def gauges(name: str, told: str, labels: Sequence[str], values: Mapping[str, flo
 
 
 def histogram(name: str, told: str, distribution: Distribution) -> Metric:
-    """Give what was observed since the start."""
+    """Return what was observed since the start."""
     return HistogramMetricFamily(
         PREFIX + name, told, buckets=_buckets(distribution), sum_value=distribution.total
     )
 
 
 def spread(name: str, told: str, distribution: Distribution) -> Metric:
-    """Give what is observed now."""
+    """Return what is observed now."""
     return GaugeHistogramMetricFamily(
         PREFIX + name, told, buckets=_buckets(distribution), gsum_value=distribution.total
     )

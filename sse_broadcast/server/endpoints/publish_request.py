@@ -39,7 +39,7 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
     channels: msgspec.Raw | Unset = UNSET
 
     def to_event(self) -> Event:
-        """Give the event that is meant. Raises `Problem` or `EventError`."""
+        """Return the event that is meant. Raises `Problem` or `EventError`."""
         event_type = DEFAULT_TYPE if self.event is None else self.event
         retry = None if self.retry is None else int(self.retry)
         if self.data is UNSET:
@@ -104,13 +104,13 @@ class DraftBuilder:
             self._require_places()
 
     def from_event(self, event: Event) -> Draft:
-        """Give an event for the channels of the address."""
+        """Return an event for the channels of the address."""
         if not self._permitted:
             self._require_places()
         return self._broadcaster.prepare(event, self._places)
 
     def from_message(self, message: PublishBody) -> Draft:
-        """Give a JSON event, for the channels it names itself if the address named none."""
+        """Return a JSON event, for the channels it names itself if the address named none."""
         if message.channel is None and message.channels is UNSET:
             return self.from_event(message.to_event())
         named = self._own_channels(message)
@@ -132,7 +132,7 @@ class DraftBuilder:
         return self._all(_message.decode_array(body), lambda index: f"item {index + 1}")
 
     def from_ndjson(self, body: bytes) -> list[Draft]:
-        """Give the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
+        """Return the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
         lines = list(itertools.islice(_LINE.finditer(body), self._most + 1))
         if len(lines) > self._most:
             raise self._too_many()
@@ -195,7 +195,7 @@ class DraftBuilder:
 
 
 def at_line(error: Problem | BroadcastError, place: str) -> Problem:
-    """Give an error as the problem it is, saying in which line or item."""
+    """Return an error as the problem it is, saying in which line or item."""
     if isinstance(error, Problem):
         return Problem(error.status, f"{place}: {error}", headers=error.headers)
     return Problem(status_of(error), f"{place}: {error}")

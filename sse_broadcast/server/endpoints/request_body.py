@@ -165,7 +165,7 @@ async def lines(
     timeout: float,  # noqa: ASYNC109 - a deadline to tell of
     on_size: OnSize = lambda _: None,
 ) -> AsyncIterator[list[bytes]]:
-    """Give the lines of a body as they arrive, without their ends: those of each piece together.
+    """Yield the lines of a body as they arrive, without their ends: those of each piece together.
 
     A last line that has no end is one once the body has ended. A line of more than `most` bytes is the
     last that is given, as far as it came. `on_size` is told how many bytes are held of what has come.
@@ -219,7 +219,7 @@ async def _next(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
 
 
 def broken(error: BaseException) -> Problem:
-    """Give the problem of a body that cannot be read to its end."""
+    """Return the problem of a body that cannot be read to its end."""
     return Problem(400, f"body: {error}"[:200], closes=True)
 
 

@@ -78,7 +78,7 @@ def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
     named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
     selector = _permitted(request, request.query, named, permit)
     query.refuse_misspelt(request.query, (*SUBSCRIBE_PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
-    return _wish(request, request.query, selector)
+    return _subscribe_request(request, request.query, selector)
 
 
 def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
@@ -120,10 +120,10 @@ def _is_alias(name: str) -> bool:
 
 def parse_subscribe(request: web.Request, said: MultiMapping[str], permit: Permit) -> SubscribeRequest:
     """Read what a body says as a query, and the headers, as `read_subscribe` does. Raises as that does."""
-    return _wish(request, said, _permitted(request, said, (), permit))
+    return _subscribe_request(request, said, _permitted(request, said, (), permit))
 
 
-def _wish(request: web.Request, said: MultiMapping[str], selector: Selector) -> SubscribeRequest:
+def _subscribe_request(request: web.Request, said: MultiMapping[str], selector: Selector) -> SubscribeRequest:
     encoding = _encoding(request, said)
     silence, as_events = _heartbeat(said)
     return SubscribeRequest(

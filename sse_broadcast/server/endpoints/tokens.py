@@ -68,7 +68,7 @@ class RevocationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     expires: Annotated[float, msgspec.Meta(ge=RECENT, le=MAX_TIME)] | None = None
 
 
-_wishes = JsonShape(
+_token_requests = JsonShape(
     TokenRequest,
     {
         "grants": 'must be an object such as {"subscribe": ["orders.*"]}: lists of channels and patterns,'
@@ -92,21 +92,23 @@ async def post_tokens(request: web.Request) -> web.Response:
     """Make a token that may do a part of what its maker may."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
-    wish = await _read(request, services, _wishes)
+    wanted = await _read(request, services, _token_requests)
     maker = confirm(request)
-    minted = services.authenticator.issue(wish.grants, subject=wish.subject, lifetime=wish.lifetime, by=maker)
-    return _answer(MintedToken(minted.token, minted.id, minted.subject, minted.expires, wish.grants))
+    issued = services.authenticator.issue(
+        wanted.grants, subject=wanted.subject, lifetime=wanted.lifetime, by=maker
+    )
+    return _answer(MintedToken(issued.token, issued.id, issued.subject, issued.expires, wanted.grants))
 
 
 async def post_revoke(request: web.Request) -> web.Response:
     """Refuse a subject, a token or a caller from now on, and end its streams."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
-    wish = await _read(request, services, _revocations)
-    kind, name = _revoked(wish)
+    wanted = await _read(request, services, _revocations)
+    kind, name = _revoked(wanted)
     confirm(request)
     try:
-        services.authenticator.revoke(kind, name, expires=wish.expires)
+        services.authenticator.revoke(kind, name, expires=wanted.expires)
     except FullError as error:
         raise _full(error, services.authenticator.revocations) from None
     # It goes on if its client leaves: a revocation that is half done would be none.
@@ -124,8 +126,12 @@ def _full(error: FullError, revocations: RevocationList) -> Problem:
     return Problem(503, detail, headers={"Retry-After": str(wait)})
 
 
-def _revoked(wish: RevocationRequest) -> tuple[CredentialKind, str]:
-    given: dict[CredentialKind, str | None] = {"subject": wish.subject, "id": wish.id, "caller": wish.caller}
+def _revoked(wanted: RevocationRequest) -> tuple[CredentialKind, str]:
+    given: dict[CredentialKind, str | None] = {
+        "subject": wanted.subject,
+        "id": wanted.id,
+        "caller": wanted.caller,
+    }
     named = [(kind, name) for kind, name in given.items() if name is not None]
     if len(named) != 1:
         raise Problem(422, "subject, id and caller: one of them must be given")

@@ -39,7 +39,7 @@ _PAIR = re.compile(r"""[ \t]*([\w!#$%&'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s",;=\\
 
 
 def key(host: str | None) -> str | None:
-    """Give what limits count this address by, or None when they do not count it.
+    """Return what limits count this address by, or None when they do not count it.
 
     IPv4 is itself, also when it comes as IPv6 (`::ffff:192.0.2.1`); other IPv6 is its /64, as
     `2001:db8::/64`. Loopback is not counted, nor is what is no address, such as the peer of a UNIX socket.
@@ -94,7 +94,7 @@ class Proxies:
         self._remembered = functools.lru_cache(maxsize=4096)(self._first_client)
 
     def client(self, request: web.Request) -> str | None:
-        """Give the client's address, or None of a UNIX socket's that no proxy speaks for.
+        """Return the client's address, or None of a UNIX socket's that no proxy speaks for.
 
         It is the peer's own if that is not trusted. Of proxies that are all trusted it is the first. What
         cannot be read, or names nobody (`unknown`, `_hidden`), ends the list: the address is then that of
@@ -107,7 +107,7 @@ class Proxies:
         return self._behind(request, peer) if trusted else peer
 
     def behind(self, request: web.Request) -> str | None:
-        """Give the address of a client for whom a proxy speaks; None of any other."""
+        """Return the address of a client for whom a proxy speaks; None of any other."""
         if not self._any:
             if self._unwarned:
                 self._warn(request, trusted=False)
@@ -120,7 +120,7 @@ class Proxies:
         return self._any and self._look_up(host)
 
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
-        """Give whom a proxy speaks for."""
+        """Return whom a proxy speaks for."""
         written = ",".join(request.headers.getall(self._header, ()))
         # Those of one address at most: a client can have its proxy write longer ones, each of them new.
         find = self._remembered if len(written) <= LONGEST_NODE else self._first_client
@@ -170,7 +170,7 @@ def _by_unix_socket(request: web.Request) -> bool:
 
 
 def _listed(written: str) -> Iterable[str]:
-    """Give the members of a header's list from its end; what lies beyond `HOPS` is one, and unreadable."""
+    """Return the members of a header's list from its end; what lies beyond `HOPS` is one, and unreadable."""
     return reversed(written.rsplit(",", HOPS))
 
 
@@ -185,7 +185,7 @@ def _forwarded(written: str) -> Iterable[str | None]:
 
 
 def _for(element: str) -> str | None:
-    """Give what an element of `Forwarded` says its `for` is; None if it is not well-formed, or says none."""
+    """Return the `for` of an element of `Forwarded`; None if it is not well-formed, or has none."""
     pairs = [_PAIR.fullmatch(pair) for pair in element.split(";")]
     said = [pair[2].strip('"') for pair in pairs if pair is not None and pair[1].lower() == "for"]
     return said[0] if None not in pairs and len(said) == 1 else None

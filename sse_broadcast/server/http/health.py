@@ -74,7 +74,7 @@ ASKED: Mapping[str, Callable[[Readiness], web.Response]] = {"/healthz": _alive, 
 
 
 def examined(path: str, readiness: Readiness) -> web.Response | None:
-    """Give the answer that a path here has, for whoever cannot be let in to ask; None of any other path."""
+    """Return the answer that a path here has, for whoever cannot be let in to ask; None of any other path."""
     ask = ASKED.get(path)
     if ask is None:
         return None

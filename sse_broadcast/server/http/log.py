@@ -69,12 +69,12 @@ def _tell(record: logging.LogRecord, message: str, facts: Mapping[str, object]) 
 
 
 def _address(record: logging.LogRecord) -> object:
-    """Give the address in what aiohttp says of a request that could not be read."""
+    """Return the address in what aiohttp says of a request that could not be read."""
     return record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
 
 
 def fault_of(error: HttpProcessingError) -> str:
-    """Give what the parser found wrong with a request, without a word of the request."""
+    """Return what the parser found wrong with a request, without a word of the request."""
     kind = type(error).__name__
     if isinstance(error, InvalidURLError):
         return kind  # its message is the URL
@@ -121,7 +121,7 @@ def refusal_logger() -> logging.Logger:
 
 
 def http_logger() -> logging.Logger:
-    """Give the logger for aiohttp's request handlers: what clients can cause is few lines, however often."""
+    """Return the logger for aiohttp's request handlers: clients can cause few lines, however often."""
     if not logger.filters:
         logger.addFilter(OneLine())
         logger.addFilter(RateLimitFilter())

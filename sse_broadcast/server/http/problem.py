@@ -81,12 +81,12 @@ def given_several_times(where: str, count: int, *, name: str = "") -> Problem:
 
 
 def problem_of(error: BroadcastError) -> Problem:
-    """Give the answer to an error of the nouns; one that no client can cause is raised again."""
+    """Return the answer to an error of the nouns; one that no client can cause is raised again."""
     return Problem(status_of(error), str(error), reason=REASONS.get(type(error)))
 
 
 def status_of(error: BroadcastError) -> int:
-    """Give the status that tells of an error of the nouns. One that no client can cause is raised again."""
+    """Return the status that tells of an error of the nouns. One that no client can cause is raised again."""
     if isinstance(error, EventError) and error.field in {"channel", "channels", "events", "since"}:
         return 400  # a part of the address, and not of the event
     for kind, status in STATUSES:
@@ -107,7 +107,7 @@ def json_line(content: object) -> bytes:
 
 
 def answer(problem: Problem) -> web.Response:
-    """Give the response that tells a client of a problem."""
+    """Return the response that tells a client of a problem."""
     response = web.Response(
         status=problem.status,
         body=body(problem.status, problem.detail, **problem.more),

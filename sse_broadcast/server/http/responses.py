@@ -34,7 +34,7 @@ def sign(response: web.StreamResponse) -> None:
 
 
 def answered(content: msgspec.Struct | ChannelState) -> web.Response:
-    """Give an answer as JSON."""
+    """Return an answer as JSON."""
     return web.Response(body=json_line(content), content_type="application/json")
 
 

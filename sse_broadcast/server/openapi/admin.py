@@ -17,8 +17,8 @@ _EITHER = [{"properties": {name: {"type": "string"}}, "required": [name]} for na
 _REFUSED = problems(*GUARDED, 408, 413, 415, 422)
 
 
-def wish(schema: Mapping[str, Any]) -> Schema:
-    """Give the schema of the token that is asked for, with what its types alone do not say."""
+def token_request_schema(schema: Mapping[str, Any]) -> Schema:
+    """Return the schema of the token that is asked for, with what its types alone do not say."""
     patterns = {"type": "array", "items": model.PATTERN_SCHEMA}
     names = [action.value for action in Action if action is not Action.ADMIN]
     grants = {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": patterns}

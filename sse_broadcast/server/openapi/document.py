@@ -65,7 +65,7 @@ async def get_openapi(request: web.Request) -> web.Response:
 
 
 def document(terms: SecuritySchemes) -> bytes:
-    """Give the contract of a server, as JSON."""
+    """Return the contract of a server, as JSON."""
     return json_line(
         {
             "openapi": "3.1.0",
@@ -98,5 +98,5 @@ def _schemas() -> Mapping[str, Any]:
         **schemas,  # of the types that these are made of
         **named,
         "Message": publish.message(named["Message"]),
-        "TokenWish": admin.wish(named["TokenWish"]),
+        "TokenWish": admin.token_request_schema(named["TokenWish"]),
     }

@@ -101,17 +101,17 @@ class Path(OpenApiObject, frozen=True):
 
 
 def text(pattern: str) -> Schema:
-    """Give the schema of texts that a pattern matches as a whole."""
+    """Return the schema of texts that a pattern matches as a whole."""
     return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def choice(*values: str) -> Schema:
-    """Give the schema of one of a few words."""
+    """Return the schema of one of a few words."""
     return {"type": "string", "enum": list(values)}
 
 
 def several(items: Schema) -> Schema:
-    """Give the schema of one or more of these."""
+    """Return the schema of one or more of these."""
     return {"type": "array", "items": items, "minItems": 1}
 
 
@@ -152,7 +152,7 @@ STREAM = Parameter(
 
 
 def kind(of: type) -> Schema:
-    """Give the reference to the schema of a type that is in the document."""
+    """Return the reference to the schema of a type that is in the document."""
     return {"$ref": f"#/components/schemas/{schema_name(of)}"}
 
 
@@ -162,5 +162,5 @@ def schema_name(of: type) -> str:
 
 
 def or_null(schema: Schema) -> Schema:
-    """Give a schema that takes null as well."""
+    """Return a schema that takes null as well."""
     return {"anyOf": [schema, {"type": "null"}]}

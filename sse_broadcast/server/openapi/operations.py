@@ -59,12 +59,12 @@ GUARDED = (*ANYWHERE, 401, 403, 404, 421)
 
 
 def problems(*statuses: int) -> Mapping[str, Ref]:
-    """Give the answers of these statuses, as what points to them."""
+    """Return the answers of these statuses, as what points to them."""
     return {str(status): Ref(f"#/components/responses/{_name(status)}") for status in sorted(statuses)}
 
 
 def responses() -> Mapping[str, Response]:
-    """Give the answers that are pointed to, by their names."""
+    """Return the answers that are pointed to, by their names."""
     return {_name(status): _answer(status) for status in WHEN}
 
 
@@ -84,29 +84,29 @@ METHODS = ("get", "head", "put", "post", "delete")
 
 
 def read_operations(get: Operation, *parameters: Parameter) -> Path:
-    """Give a path that is read."""
+    """Return a path that is read."""
     head = _like(get, "Head", "The same, without its body")
     return Path(parameters=parameters, get=get, head=head, options=_options(get, parameters))
 
 
 def write(post: Operation) -> Path:
-    """Give a path that is written to."""
+    """Return a path that is written to."""
     return Path(post=post, options=_options(post))
 
 
 def post_or_put(post: Operation, *parameters: Parameter) -> Path:
-    """Give a path that is written to, in one way by either method."""
+    """Return a path that is written to, in one way by either method."""
     put = _like(post, "Put", "The same, by the method that `curl -T` sends")
     return Path(parameters=parameters, put=put, post=post, options=_options(post, parameters))
 
 
 def end(delete: Operation, *parameters: Parameter) -> Path:
-    """Give a path at which something is ended."""
+    """Return a path at which something is ended."""
     return Path(parameters=parameters, delete=delete, options=_options(delete, parameters))
 
 
 def merge_paths(one: Path, other: Path) -> Path:
-    """Give a path at which two endpoints do something, by methods of their own."""
+    """Return a path at which two endpoints do something, by methods of their own."""
     assert one.options is not None
     assert other.options is not None
     tags = [*one.options.tags, *other.options.tags]
@@ -115,7 +115,7 @@ def merge_paths(one: Path, other: Path) -> Path:
 
 
 def secured(path: Path, security: Sequence[Requirement] | None) -> Path:
-    """Give a path whose methods need a credential."""
+    """Return a path whose methods need a credential."""
     operations = {method: getattr(path, method) for method in METHODS}
     needing = {
         method: msgspec.structs.replace(operation, security=security)

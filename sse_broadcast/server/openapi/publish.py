@@ -88,7 +88,7 @@ def _body(event: Schema) -> Body:
 
 
 def message(schema: Mapping[str, Any]) -> Schema:
-    """Give the schema of an event as JSON, with what its types alone do not say."""
+    """Return the schema of an event as JSON, with what its types alone do not say."""
     narrower = {
         "event": model.TYPE_SCHEMA,
         "id": model.ID_SCHEMA,

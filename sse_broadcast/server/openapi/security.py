@@ -21,7 +21,7 @@ class SecuritySchemes:
     cookie: str = ""
 
     def schemes(self) -> Mapping[str, Schema]:
-        """Give where a credential may be, by the names that `security` uses."""
+        """Return where a credential may be, by the names that `security` uses."""
         if not self.secured:
             return {}
         schemes: dict[str, Schema] = {
@@ -35,7 +35,7 @@ class SecuritySchemes:
         return schemes
 
     def security(self, action: Action) -> Sequence[Requirement] | None:
-        """Give what an action may be asked for with, each an alternative; None if nothing is needed."""
+        """Return what an action may be asked for with, each an alternative; None if nothing is needed."""
         if not self.secured:
             return None
         usable = [name for name in self.schemes() if name != QUERY or action is Action.SUBSCRIBE]

@@ -80,7 +80,7 @@ class DaemonThreadExecutor(ThreadPoolExecutor):
 
 
 def new_loop(choice: EventLoop) -> asyncio.AbstractEventLoop:
-    """Give an event loop of the kind that was chosen. Raises `ConfigError` without the extra."""
+    """Return an event loop of the kind that was chosen. Raises `ConfigError` without the extra."""
     if choice is not EventLoop.ASYNCIO:
         try:
             import uvloop  # noqa: PLC0415 - the extra `fast`

@@ -23,7 +23,7 @@ def install_handlers(table: Table) -> None:
 
 
 def hangup_handler(reload: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
-    """Give what SIGHUP does: `reload`, or `end` once the terminal is closed that the process began in.
+    """Return what SIGHUP does: `reload`, or `end` once the terminal is closed that the process began in.
 
     A window that is closed would leave a server behind that nobody sees. One that began without a terminal,
     or by nohup or setsid, is never ended by it.

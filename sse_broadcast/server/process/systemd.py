@@ -27,7 +27,7 @@ class SystemdNotifier:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
-        """Give the supervisor that the environment names, and by when it must hear of us."""
+        """Return the supervisor that the environment names, and by when it must hear of us."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
         told = (

@@ -98,7 +98,7 @@ class StreamEntry:
         return StreamState.LIVE if outbox.subscriber.catching_up is None else StreamState.CATCHING_UP
 
     def described(self) -> SubscriberState:
-        """Give all that is known of it now."""
+        """Return all that is known of it now."""
         outbox = self.outbox
         selector = outbox.subscriber.selector
         return SubscriberState(
@@ -171,11 +171,11 @@ class StreamRegistry:
         self._log.close()
 
     def find(self, id: str) -> StreamEntry | None:
-        """Give an open stream by its id."""
+        """Return an open stream by its id."""
         return self._open.get(int(id)) if id.isascii() and id.isdigit() and len(id) < 20 else None
 
     async def page(self, *, after: int, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
-        """Give the streams behind an id, in the order of their opening."""
+        """Return the streams behind an id, in the order of their opening."""
         found: list[StreamEntry] = []
         async for some in self._portions(after, wanted):
             found += some
@@ -184,7 +184,7 @@ class StreamRegistry:
         return await _described(found[:limit])
 
     async def top(self, order: SortKey, *, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
-        """Give the streams that come first in an order, as they were when it was their turn."""
+        """Return the streams that come first in an order, as they were when it was their turn."""
         first, found = SORT_VALUES[order], list[tuple[float, int, StreamEntry]]()
         async for some in self._portions(0, wanted):
             found += [(first(reader), -reader.id, reader) for reader in some]
@@ -192,7 +192,7 @@ class StreamRegistry:
         return await _described([reader for _, _, reader in found])
 
     async def _portions(self, after: int, wanted: Wanted | None) -> AsyncIterator[list[StreamEntry]]:
-        """Give those that are wanted, a few at a time, and let everyone else go on in between."""
+        """Yield those that are wanted, a few at a time, and let everyone else go on in between."""
         ids = list(self._open)
         for first in range(bisect_right(ids, after), len(ids), ENTRIES_PER_TURN):
             found = map(self._open.get, ids[first : first + ENTRIES_PER_TURN])

@@ -328,7 +328,7 @@ class Connection(RequestProtocol):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Give the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
+        """Return the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
         if isinstance(exc, HttpProcessingError):
             self._connection_counts.metrics.refused(RejectReason.MALFORMED)
             message = fault_of(exc)
@@ -363,7 +363,7 @@ def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
 
 
 def no_path_response(request: web.BaseRequest) -> web.Response:
-    """Give the answer to a request that no route is for, which there is for every path."""
+    """Return the answer to a request that no route is for, which there is for every path."""
     answer_as_http_1_0(request)
     response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
     sign(response)
@@ -371,7 +371,7 @@ def no_path_response(request: web.BaseRequest) -> web.Response:
 
 
 def listener_of(request: web.BaseRequest) -> ListenerInfo:
-    """Give where a request came in.
+    """Return where a request came in.
 
     In an application that another server runs, everything is served; the address that was called tells
     whether it was the loopback's.

@@ -37,7 +37,7 @@ class ConnectionCounts:
         self._of: dict[str, int] = {}
 
     def for_address(self, key: str) -> int:
-        """Give how many are of an address, by the key that limits count it by."""
+        """Return how many are of an address, by the key that limits count it by."""
         return self._of.get(key, 0)
 
     def add(self, key: str | None, *, private: bool) -> None:

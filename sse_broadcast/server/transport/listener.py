@@ -163,7 +163,7 @@ class Listener:
         return None if self._certificate is None else Certificate(rule.certificate, rule.key)
 
     def take(self, certificate: Certificate | None) -> None:
-        """Give new connections what `renewed` has read."""
+        """Use for new connections what `renewed` has read."""
         if self._certificate is not None and certificate is not None:
             self._certificate.replace_with(certificate)
 
@@ -211,7 +211,7 @@ def _close_server(server: asyncio.Server) -> None:
 
 
 def _doubles(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Iterator[socket.socket]:
-    """Give the further descriptors of a listening socket with which a loop accepts `ACCEPTS` in one turn.
+    """Yield the further descriptors of a listening socket with which a loop accepts `ACCEPTS` in one turn.
 
     asyncio's own needs none. uvloop accepts one connection from each, however many wait, and then polls,
     which is a tenth of what a connection costs in a crowd. One that comes alone costs as much more now, where

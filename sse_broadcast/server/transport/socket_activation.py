@@ -82,7 +82,7 @@ def _taken(descriptor: int) -> socket.socket:
 def matched(
     rules: Sequence[ListenerRule], inherited: Sequence[InheritedSocket]
 ) -> list[tuple[ListenerRule, InheritedSocket]]:
-    """Give each socket the listener whose rules hold for what comes in by it.
+    """Return each socket the listener whose rules hold for what comes in by it.
 
     That is the one of its name, which may have several; the others, in their order, are those of the
     listeners without a name, in theirs. Raises `ListenError` for what is left over.
@@ -104,7 +104,7 @@ def matched(
 def bind_to_inherited(
     config: Config, inherited: Sequence[InheritedSocket]
 ) -> tuple[Config, list[socket.socket | None]]:
-    """Give a configuration that listens where these sockets do, and for each of its listeners the socket.
+    """Return a configuration that listens where these sockets do, and for each of its listeners the socket.
 
     Without any it is as it was. What a listener says of an address, a mode and an owner is the
     supervisor's to say then; where we can be reached is told by the sockets alone. Raises `ListenError`.

@@ -84,7 +84,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def tls_context(certificate: str, key: str) -> ssl.SSLContext:
-    """Give the context of a server with this certificate chain and key. Raises `CertificateError`."""
+    """Return the context of a server with this certificate chain and key. Raises `CertificateError`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A client that makes the keys anew costs a handshake each time, within the one that was counted.
@@ -119,5 +119,5 @@ def _pem_fault(certificate: str, key: str) -> str | None:
 
 
 def tls_fault(error: Exception) -> str:
-    """Give what the system says of an error, in lower case as our messages are."""
+    """Return what the system says of an error, in lower case as our messages are."""
     return str(getattr(error, "strerror", None) or error).lower()

@@ -239,7 +239,7 @@ def at_once(case: Case, rows: Sequence[Row]) -> None:
 
 
 def case_of(limits: Callable[[str], HistoryLimits], *, max_channels: int = 100) -> tuple[Case, History]:
-    """Give a memory under test with the history that it keeps."""
+    """Return a memory under test with the history that it keeps."""
     case = Case(ChannelPolicies(Config()))
     history = History(limits, total=1 << 30, max_channels=max_channels)
     case.backend = MemoryBackend(history, case.deliver, window=1.0, clock=case.clock)

@@ -18,7 +18,7 @@ from tests.backends.memory.history_cases import (
 
 
 def log_of(count: int) -> ChannelLog:
-    """Give a log of positions from 1, each published at the time of its position."""
+    """Return a log of positions from 1, each published at the time of its position."""
     log = ChannelLog("a", HistoryLimits(1000, PLENTY, 50.0), watermark=0, share=PublisherShare(""), slot=0)
     run = [publication(position, time=float(position)) for position in range(1, count + 1)]
     log.extend(run, sum(map(weight, run)))

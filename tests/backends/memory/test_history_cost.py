@@ -81,7 +81,7 @@ def test_nothing_grows_with_what_has_passed(
 
 
 def some_names(chance: random.Random) -> set[str]:
-    """Give one or two channels, some of them far busier than others."""
+    """Return one or two channels, some of them far busier than others."""
     return {f"c{min(chance.randrange(30), chance.randrange(30))}" for _ in range(chance.choice([1, 1, 2]))}
 
 

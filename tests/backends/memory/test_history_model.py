@@ -52,7 +52,7 @@ class Model:
                 self.gone[name] = log.pop(0).position
 
     def read(self, selector: Selector, after: int) -> tuple[list[int], bool]:
-        """Give what a reader gets, and whether it is told of a loss."""
+        """Return what a reader gets, and whether it is told of a loss."""
         mine = [name for name in self.held if selector.matches(name)]
         newest_loss = max((self.gone[name] for name in mine), default=0)
         begin = max(after, newest_loss)
@@ -112,7 +112,7 @@ STEPS = st.lists(
 
 
 def batches_of(steps: list[Step]) -> Iterator[tuple[float, list[Publication]]]:
-    """Give what the steps say, with the time of each batch."""
+    """Yield what the steps say, with the time of each batch."""
     now, position = 0.0, 0
     for rows, passing in steps:
         now += passing
@@ -184,7 +184,7 @@ def test_a_batch_is_its_publications_one_by_one(steps: list[Step]) -> None:
 
 
 def state_of(history: History) -> object:
-    """Give all that a reader could ever see of it."""
+    """Return all that a reader could ever see of it."""
     return (
         {name: held(history, name) for name in NAMES},
         {selector: run_to_completion(history.watermarks.newest_loss(selector)) for selector in ASKED},

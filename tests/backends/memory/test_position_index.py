@@ -43,7 +43,7 @@ def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) 
 
 
 def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]:
-    """Give some of them in their order: from the beginning, in a row, here and there, or all."""
+    """Return some of them in their order: from the beginning, in a row, here and there, or all."""
     first = chance.randrange(len(kept)) if chance.random() < 0.5 else 0
     some = kept[first : first + chance.choice([1, 2, 5, 40, len(kept)])]
     if chance.random() < 0.4:

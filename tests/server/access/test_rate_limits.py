@@ -379,7 +379,7 @@ def test_admin_is_not_limited_by_what_strangers_have_of_its_address(clock: Clock
 
 
 def of(address: str) -> str:
-    """Give the header by which a trusted proxy names a client."""
+    """Return the header by which a trusted proxy names a client."""
     return f"X-Forwarded-For: {address}\r\n"
 
 

@@ -130,7 +130,7 @@ ENVELOPE = re.compile(
 
 
 def without_time(envelope: bytes) -> str:
-    """Give an envelope without its last member, which is the time of day."""
+    """Return an envelope without its last member, which is the time of day."""
     assert ENVELOPE.fullmatch(envelope), envelope
     return envelope.decode().rpartition(',"time":')[0] + "}"
 

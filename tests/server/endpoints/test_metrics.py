@@ -50,7 +50,7 @@ ANY = None
 
 
 async def scrape(client: RawClient, *, accept: str = "") -> bytes:
-    """Give what a scraper is told."""
+    """Return what a scraper is told."""
     headers = f"Accept: {accept}\r\n" if accept else ""
     status, body = await client.ask("GET", "/metrics", headers=headers)
     assert status == 200, body
@@ -58,7 +58,7 @@ async def scrape(client: RawClient, *, accept: str = "") -> bytes:
 
 
 async def samples(client: RawClient) -> Samples:
-    """Give every sample by its series. Of a distribution the count and the sum: its buckets follow."""
+    """Return every sample by its series. Of a distribution the count and the sum: its buckets follow."""
     lines = [line for line in (await scrape(client)).decode().splitlines() if not line.startswith("#")]
     found = {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
     return {
@@ -69,7 +69,7 @@ async def samples(client: RawClient) -> Samples:
 
 
 def moved(before: Samples, after: Samples) -> Samples:
-    """Give by how much each series has moved, but for those that the time moves."""
+    """Return by how much each series has moved, but for those that the time moves."""
     changes = {series: value - before.get(series, 0) for series, value in after.items()}
     changes |= {series: -value for series, value in before.items() if series not in after}
     return {series: change for series, change in changes.items() if change and not TIDE.match(series)}
@@ -640,7 +640,7 @@ async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
 
 
 def count(name: str, value: float | None = 1, **labels: str) -> Moves:
-    """Give by how much one series moves."""
+    """Return by how much one series moves."""
     said = ",".join(f'{label}="{text}"' for label, text in labels.items())
     return {f"{name}{{{said}}}": value}
 
@@ -830,7 +830,7 @@ async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
 
 
 async def settled(scene: Scene, before: Samples, expected: Moves) -> Samples:
-    """Give what has moved, when it is what should have, or when nothing more is to come."""
+    """Return what has moved, when it is what should have, or when nothing more is to come."""
     found: Samples = {}
     for _ in range(40):
         found = moved(before, await samples(scene.client))

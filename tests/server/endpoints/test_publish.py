@@ -898,17 +898,17 @@ async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
 
 
 def batch(name: str, size: int = 50) -> bytes:
-    """Give a batch whose events say which they are."""
+    """Return a batch whose events say which they are."""
     return json.dumps([{"message": text} for text in said(name, size=size)]).encode()
 
 
 def said(*names: str, size: int = 50) -> list[str]:
-    """Give what batches of these names say, one behind the other."""
+    """Return what batches of these names say, one behind the other."""
     return [f"{name}{number}" for name in names for number in range(size)]
 
 
 async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
-    """Give what was published since the beginning."""
+    """Return what was published since the beginning."""
     reader = await connect(server)
     await reader.subscribe(path="/events?since=earliest&format=json")
     return [json.loads(event.data)["data"] for event in await reader.events(count)]
@@ -920,7 +920,7 @@ async def queued(server: Server, count: int) -> None:
 
 
 async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:
-    """Give publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
+    """Return publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
     await server.app[BATCH_LOCK].acquire()
     publishers = [await connect(server) for _ in names]
     for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):

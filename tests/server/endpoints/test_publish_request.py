@@ -13,7 +13,7 @@ from sse_broadcast.server.http.problem import Problem
 
 
 def builder(*named: str, most: int = 1000) -> DraftBuilder:
-    """Give the desk of a request whose address names these channels."""
+    """Return the desk of a request whose address names these channels."""
     broadcaster = Broadcaster(Config(max_event=1000, max_channels=3))
     return DraftBuilder(broadcaster, named, most=most, permit=lambda _: None)
 

@@ -37,7 +37,7 @@ running = pytest.fixture(programs)
 
 
 def answer_of(server: Server, count: int, *, clients: int = 0) -> tuple[int, bytes]:
-    """Give the answer to a stream of so many lines, if they were the newest that was published."""
+    """Return the answer to a stream of so many lines, if they were the newest that was published."""
     id = f'"{server.broadcaster.cursor}"' if count else "null"
     return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}\n'.encode()
 
@@ -51,7 +51,7 @@ async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1"
 
 
 async def reading(server: Server, connect: Connect, path: str = "/events") -> RawClient:
-    """Give a reader that is counted already."""
+    """Return a reader that is counted already."""
     before = server.broadcaster.client_count
     reader = await connect(server)
     await reader.subscribe(path=path)
@@ -482,7 +482,7 @@ async def test_others_are_served_between_the_slices(serve: Serve, connect: Conne
 
 
 def resident(pid: int) -> int:
-    """Give the bytes of memory a process has."""
+    """Return the bytes of memory a process has."""
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
@@ -576,7 +576,7 @@ HERE = "X-Forwarded-For: 192.0.2.1\r\n"
 
 
 async def slowing(serve: Serve, **settings: Any) -> Server:
-    """Give a server where an address may publish 4 events at once, and then 8 in a second."""
+    """Return a server where an address may publish 4 events at once, and then 8 in a second."""
     limits = {"publish_rate": 8, "publish_burst": 4, "max_batch": 4}
     public = {"anonymous_publish": ("*",), "anonymous_subscribe": ("*",)}
     return await serve(**{"trusted_proxies": ("127.0.0.1",), **public, **limits, **settings})

@@ -29,12 +29,12 @@ ANYTHING = {"Accept": "*/*"}
 LINES = {"Accept": "application/x-ndjson"}
 
 
-def read_wish(request: web.Request) -> SubscribeRequest:
+def read_asked(request: web.Request) -> SubscribeRequest:
     """Read the wish of a caller that may subscribe to anything."""
     return reading.read_subscribe(request, lambda _: None)
 
 
-def parse_wish(request: web.Request, said: MultiMapping[str]) -> SubscribeRequest:
+def parse_asked(request: web.Request, said: MultiMapping[str]) -> SubscribeRequest:
     """Read what such a caller says in a body."""
     return reading.parse_subscribe(request, said, lambda _: None)
 
@@ -51,7 +51,7 @@ def request(
     version: HttpVersion = HttpVersion11,
     max_channels: int = 100,
 ) -> web.Request:
-    """Give a request as the router would hand it on: what is behind `/events/` names channels."""
+    """Return a request as the router would hand it on: what is behind `/events/` names channels."""
     named = target.partition("?")[0].removeprefix("/events").removeprefix("/")
     return make_mocked_request(
         "GET",
@@ -86,14 +86,14 @@ def request(
 )
 def test_channels_patterns_and_types_are_the_interest(target: str, selector: Selector) -> None:
     """Of the path's list and of `channel=` together, each once; `default` if none is named."""
-    assert read_wish(request(target)).selector == selector
+    assert read_asked(request(target)).selector == selector
 
 
 def test_max_channels_may_be_named_and_no_more() -> None:
     """In the path and the query together."""
-    assert read_wish(request("/events/a,b?channel=c", max_channels=3)).selector.names == ("a", "b", "c")
+    assert read_asked(request("/events/a,b?channel=c", max_channels=3)).selector.names == ("a", "b", "c")
     with pytest.raises(EventError, match=r"^channels: 4 are too many, 3 may be named$"):
-        read_wish(request("/events/a,b?channel=c&channel=d", max_channels=3))
+        read_asked(request("/events/a,b?channel=c&channel=d", max_channels=3))
 
 
 FORMATS: list[tuple[str, Mapping[str, str], Encoding, Encoding]] = [
@@ -124,8 +124,8 @@ def test_accept_and_format_choose_the_encoding(
     target: str, headers: Mapping[str, str], chunked: Encoding, bare: Encoding
 ) -> None:
     """In chunks for HTTP/1.1, bare for HTTP/1.0, which knows none."""
-    assert read_wish(request(target, headers)).encoding is chunked
-    assert read_wish(request(target, headers, version=HttpVersion10)).encoding is bare
+    assert read_asked(request(target, headers)).encoding is chunked
+    assert read_asked(request(target, headers, version=HttpVersion10)).encoding is bare
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_cursor_is_the_headers_before_the_querys(
     target: str, headers: Mapping[str, str], cursor: Cursor | None
 ) -> None:
     """A client that reconnects repeats its URL; an id wins over `since`, which alone has words and ages."""
-    assert read_wish(request(target, headers)).cursor == cursor
+    assert read_asked(request(target, headers)).cursor == cursor
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_heartbeats_may_be_events_and_as_often_as_is_asked_for(
     target: str, headers: Mapping[str, str], silence: int | None, *, as_events: bool
 ) -> None:
     """Events are for pages, which see no comment; the seconds are the server's if none are asked for."""
-    wish = read_wish(request(target, headers))
+    wish = read_asked(request(target, headers))
     assert (wish.silence, wish.heartbeat_events) == (silence, as_events)
 
 
@@ -195,8 +195,8 @@ def test_heartbeats_may_be_events_and_as_often_as_is_asked_for(
 def test_the_commonest_wish_is_the_same_however_it_is_read(version: HttpVersion) -> None:
     """What is read without looking at the query is what would have been found there."""
     short, long = request(version=version), request("/events?x=1", version=version)
-    assert read_wish(short) == read_wish(long)
-    assert isinstance(read_wish(short), SubscribeRequest)
+    assert read_asked(short) == read_asked(long)
+    assert isinstance(read_asked(short), SubscribeRequest)
 
 
 HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
@@ -258,7 +258,7 @@ NO_HEARTBEATS = (
 def test_what_cannot_be_wished_for_is_refused(target: str, detail: str) -> None:
     """400, naming the parameter and the value."""
     with pytest.raises(Problem) as raised:
-        read_wish(request(target))
+        read_asked(request(target))
     assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_wished_for_is_refused(target: str, detail: str) -> None:
 def test_a_name_that_is_none_is_refused(target: str, detail: str) -> None:
     """Naming the character."""
     with pytest.raises(EventError) as raised:
-        read_wish(request(target))
+        read_asked(request(target))
     assert str(raised.value) == detail
 
 
@@ -365,12 +365,12 @@ def test_what_is_said_is_wished_for_wherever_it_is_said(version: HttpVersion) ->
         9,
         heartbeat_events=True,
     )
-    assert read_wish(asked) == wish
-    assert parse_wish(posted, read_body(body)) == wish
-    assert read_wish(request(f"/events/a?{query}", version=version)) == wish
-    assert parse_wish(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == wish
+    assert read_asked(asked) == wish
+    assert parse_asked(posted, read_body(body)) == wish
+    assert read_asked(request(f"/events/a?{query}", version=version)) == wish
+    assert parse_asked(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == wish
 
 
 def test_a_wish_of_nothing_is_for_default() -> None:
     """By a body as by a query."""
-    assert parse_wish(request(), said()) == read_wish(request())
+    assert parse_asked(request(), said()) == read_asked(request())

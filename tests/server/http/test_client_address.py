@@ -36,7 +36,7 @@ class Tcp(asyncio.Transport):
 
 
 def request(remote: str, *headers: tuple[str, str]) -> web.Request:
-    """Give a request of a peer; headers may come more than once."""
+    """Return a request of a peer; headers may come more than once."""
     made = make_mocked_request("POST", "/send", headers=CIMultiDict(headers), transport=Tcp())
     return made.clone(remote=remote)
 

@@ -23,7 +23,7 @@ def origin(value: str) -> str:
 
 
 def told(answer: Answer) -> dict[str, str]:
-    """Give what an answer says to browsers."""
+    """Return what an answer says to browsers."""
     return {
         name: value
         for name, value in answer.headers.items()

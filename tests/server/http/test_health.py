@@ -110,7 +110,7 @@ LOAD = str(Path(load.__file__))
 
 
 def probe_timeout() -> float:
-    """Give the seconds that the image's health check may take."""
+    """Return the seconds that the image's health check may take."""
     found = re.search(r"^HEALTHCHECK .*--timeout=(\d+)s ", IMAGE.read_text(), re.MULTILINE)
     assert found is not None
     return float(found[1])
@@ -136,7 +136,7 @@ async def test_it_is_answered_in_time_under_full_load(programs: Programs) -> Non
 
 
 async def counted(serving: Serving, *, more_than: int) -> int:
-    """Give how many events were published, once they are more: the load is there, and goes on."""
+    """Return how many events were published, once they are more: the load is there, and goes on."""
     async with asyncio.timeout(PATIENCE), aiohttp.ClientSession(serving.url) as session:
         while True:
             async with session.get("/status") as answer:

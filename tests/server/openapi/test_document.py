@@ -70,7 +70,7 @@ def test_the_contract_is_openapi(terms: SecuritySchemes) -> None:
 
 
 def routes(app: web.Application) -> set[tuple[str, str]]:
-    """Give what the application answers, but the answers to what it does not take."""
+    """Return what the application answers, but the answers to what it does not take."""
     found = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     return {(method, path) for method, path in found if method != "*"}
 

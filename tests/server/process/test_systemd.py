@@ -24,7 +24,7 @@ PID = str(os.getpid())
 
 @pytest.fixture(params=["file", "abstract"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give an address to be told at, of both kinds that systemd uses."""
+    """Return an address to be told at, of both kinds that systemd uses."""
     return str(tmp_path / "notify") if request.param == "file" else f"@sse-notify-{PID}"
 
 

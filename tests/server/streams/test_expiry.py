@@ -51,7 +51,7 @@ def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
-    """Give a list, and what to call at the end of a stream to have the reason in it."""
+    """Return a list, and what to call at the end of a stream to have the reason in it."""
     found: list[CloseReason] = []
     return found, found.append
 

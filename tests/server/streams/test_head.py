@@ -20,7 +20,7 @@ OWN = re.compile(rb"(Date): [^\r]+")
 
 @pytest.fixture
 async def aiohttps() -> AsyncIterator[int]:
-    """Give the port of an application that another server runs, where aiohttp sends each head."""
+    """Yield the port of an application that another server runs, where aiohttp sends each head."""
     runner = web.AppRunner(create_app(Config(cors_origins=(ORIGIN,))))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -18,7 +18,7 @@ SMALL = {"send_buffer": 16_384, "queue_size": 20, "heartbeat": 3600.0}
 
 
 def kernel_sockets(server_port: int, client_port: int) -> list[str]:
-    """Give the states of the server's socket to this client, as the kernel has them."""
+    """Return the states of the server's socket to this client, as the kernel has them."""
     local, remote = f"0100007F:{server_port:04X}", f"0100007F:{client_port:04X}"
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[3] for row in rows if row[1] == local and row[2] == remote]
