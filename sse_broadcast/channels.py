@@ -70,7 +70,9 @@ class Selector:
         It takes time for each name: let the number be bounded before. Raises `EventError` for a bad name, and
         `TypeError` for what is none.
         """
-        _require_texts("channels", channels)
+        for name in channels:
+            if not isinstance(name, str):
+                _raise_not_text("channels", name)
         if isinstance(types, str):
             raise TypeError(f"events: must be a sequence of types, not the string {types!r}")
         asked = (channels, frozenset(types) if types else None)
@@ -231,10 +233,11 @@ def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(channels, str):
         raise TypeError(f"channels: must be a sequence of names, not the string {channels!r}")
-    _require_texts("channels", channels)
     if not channels:
         raise EventError("channels", "must name at least one")
     for name in channels:
+        if not isinstance(name, str):
+            _raise_not_text("channels", name)
         if not CHANNEL_NAME.fullmatch(name):
             _raise_invalid_name(name, _NOT_IN_A_NAME)
     return tuple(channels) if len(channels) == 1 else tuple(dict.fromkeys(channels))
@@ -254,15 +257,10 @@ def _one_name(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _require_texts(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if isinstance(name, str):
-            continue
-        given = type(name).__name__
-        hint = (
-            "; give the names one by one, or with a * before the list" if given in {"list", "tuple"} else ""
-        )
-        raise TypeError(f"{what}: a name must be text, not {given}{hint}")
+def _raise_not_text(what: str, name: object) -> NoReturn:
+    given = type(name).__name__
+    hint = "; give the names one by one, or with a * before the list" if given in {"list", "tuple"} else ""
+    raise TypeError(f"{what}: a name must be text, not {given}{hint}")
 
 
 def _raise_invalid_name(name: str, unwanted: re.Pattern[str]) -> NoReturn:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from typing import NoReturn
 
-from aiohttp import HttpVersion10, web
+from aiohttp import HttpVersion10, hdrs, web
 
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.broadcaster import Broadcaster
@@ -16,13 +16,14 @@ from sse_broadcast.server.access.shares import Shares
 from sse_broadcast.server.assembly import build_services
 from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import EXPOSITION, Exposition
+from sse_broadcast.server.endpoints.publish import Publishing
 from sse_broadcast.server.endpoints.publish_stream import end_line_streams
 from sse_broadcast.server.http.health import READINESS, Readiness
 from sse_broadcast.server.http.log import log_refusal
 from sse_broadcast.server.http.problem import Problem, answer, problem_of
 from sse_broadcast.server.http.request_head import require_valid_head
 from sse_broadcast.server.http.responses import sign
-from sse_broadcast.server.http.targets import forget_targets, require_fitting_target
+from sse_broadcast.server.http.targets import forget_targets
 from sse_broadcast.server.process.body_decoder import DECODER, BodyDecoder, close_decoder
 from sse_broadcast.server.process.loop import LoopLagMonitor
 from sse_broadcast.server.reload import RELOADER, Reloader
@@ -103,7 +104,7 @@ def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) ->
     def add(method: str, path: str, handler: Handler, endpoint: Endpoint | None) -> None:
         app.router.add_route(method, path, guarded(app, handler, endpoint), expect_handler=_expect)
 
-    add_routes(Events(app), add)
+    add_routes(Events(app), Publishing(app), add)
     app[EXPOSITION] = Exposition(app[BROADCASTER], services.authenticator.revocations)
     app.cleanup_ctx.append(_watch_loop)
     app.on_shutdown.append(end_streams)
@@ -124,8 +125,7 @@ def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -
     async def tell(request: web.Request) -> web.StreamResponse:
         try:
             place = _listener_of(request)
-            require_fitting_target(request, max_channels=active.services.config.max_channels)
-            require_valid_head(request)
+            require_valid_head(request, max_channels=active.services.config.max_channels)
             if endpoint is not None:
                 principal = active.services.authorizer.identify(request, endpoint, place)
                 if isinstance(principal, str):
@@ -194,18 +194,19 @@ def _finish_response(
 ) -> web.StreamResponse:
     if request.app[READINESS].draining:
         response.force_close()  # the client's next request then goes to another server
-    sign(response)
-    services.cors.tell(request, response.headers)
+    if hdrs.SERVER not in response.headers:  # `answered` has written all of them at once
+        sign(response)
+    if services.cors.enabled:
+        services.cors.tell(request, response.headers)
     return response
 
 
 def _listener_of(request: web.Request) -> ListenerInfo:
-    """Return the listener of a request, and mark its connection as active, which stops its time-outs."""
+    """Return the listener of a request whose version and size of head are served. Raises `Problem`."""
     protocol = request.protocol
     if not isinstance(protocol, Connection):
         _require_version(request)
         return listener_of(request)
-    protocol.mark_active()
     if request.version not in SUPPORTED_VERSIONS:
         _refuse_version(request)
     if protocol.had_much:
@@ -236,7 +237,7 @@ def _refuse_version(request: web.Request) -> NoReturn:
 async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
         _require_version(request)
-        require_valid_head(request)
+        require_valid_head(request, max_channels=services_of(request).config.max_channels)
         _require_continue(request)
     except Problem as problem:
         return _finish_response(request, _refused(request, request.app, problem, None), services_of(request))
@@ -260,6 +261,7 @@ async def _close_registry(app: web.Application) -> None:
 
 async def end_streams(app: web.Application) -> None:
     """End every publisher's stream and every subscription, within their share of the shutdown time."""
+    app[READINESS].drain()
     end_line_streams(app)
     config = app[ACTIVE_SERVICES].services.config
     await app[BROADCASTER].close(timeout=config.shutdown_timeout * CLOSING_SHARE, over=config.drain_timeout)

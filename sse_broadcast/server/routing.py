@@ -9,7 +9,7 @@ from sse_broadcast.server.access.authorization import require_endpoint
 from sse_broadcast.server.endpoints.channels import get_channel, get_channels
 from sse_broadcast.server.endpoints.events import Events
 from sse_broadcast.server.endpoints.metrics import get_metrics
-from sse_broadcast.server.endpoints.publish import post_send
+from sse_broadcast.server.endpoints.publish import Publishing
 from sse_broadcast.server.endpoints.status import get_status
 from sse_broadcast.server.endpoints.subscribers import delete_subscriber, get_subscriber, get_subscribers
 from sse_broadcast.server.endpoints.tokens import post_revoke, post_tokens
@@ -28,13 +28,13 @@ AddRoute = Callable[[str, str, Handler, Endpoint | None], None]
 """Registers one route: method, path, handler, and the endpoint it belongs to; None is open to all."""
 
 
-def add_routes(events: Events, add: AddRoute) -> None:
+def add_routes(events: Events, publishing: Publishing, add: AddRoute) -> None:
     """Register every path of the server, and at last a handler that answers all other paths with 404."""
     read: dict[str, Handler] = {"GET": events.get, "HEAD": events.head}
     _route(add, "/events", Endpoint.SUBSCRIBE, {**read, "POST": events.post})
     _route(add, "/events/{channels:[^/]+}", Endpoint.SUBSCRIBE, read)
     for path in ("/send", "/send/{channels:[^/]+}"):
-        _route(add, path, Endpoint.PUBLISH, {"POST": post_send, "PUT": post_send})
+        _route(add, path, Endpoint.PUBLISH, {"POST": publishing.post, "PUT": publishing.post})
     _route(add, "/channels", Endpoint.INSPECT, _reads(get_channels))
     _route(add, "/channels/{channel:[^/]+}", Endpoint.INSPECT, _reads(get_channel))
     _route(add, "/status", Endpoint.INSPECT, _reads(get_status))

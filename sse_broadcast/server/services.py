@@ -13,8 +13,9 @@ from sse_broadcast.config.schema import Config
 from sse_broadcast.server.access.authorization import PRINCIPAL, Authorizer
 from sse_broadcast.server.access.rate_limits import RateLimiter
 from sse_broadcast.server.access.shares import Shares
-from sse_broadcast.server.http.client_address import Proxies, key
+from sse_broadcast.server.http.client_address import Proxies
 from sse_broadcast.server.http.cors import Cors
+from sse_broadcast.server.http.json_body import largest_body, largest_event
 from sse_broadcast.server.streams.expiry import StreamExpiry
 
 BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
@@ -36,6 +37,14 @@ class Services:
     rate_limiter: RateLimiter
     openapi: bytes = field(repr=False)
     generated: str | None = field(repr=False)
+    largest_event: int = field(init=False, repr=False)
+    """Bytes of the largest body of one event."""
+    largest_body: int = field(init=False, repr=False)
+    """Bytes of the largest body of a publish."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "largest_event", largest_event(self.config))
+        object.__setattr__(self, "largest_body", largest_body(self.config))
 
 
 class ActiveServices:
@@ -66,7 +75,7 @@ def caller_of(request: web.Request) -> Hashable:
     principal = request[PRINCIPAL]
     if not principal.anonymous:
         return principal.bearer
-    return key(services_of(request).proxies.client(request))
+    return services_of(request).proxies.limit_key(request)
 
 
 STREAM_EXPIRY: web.AppKey[StreamExpiry] = web.AppKey("sse_broadcast.stream_expiry", StreamExpiry)

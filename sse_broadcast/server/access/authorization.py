@@ -1,5 +1,6 @@
 """Authorization: who a request is from, and what it may do."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from aiohttp import hdrs, web
@@ -43,6 +44,8 @@ class Authorizer:
         self._cookie = config.cookie
         self._origins = Origins(config.cors_origins)
         self._hosts = frozenset({*config.allowed_hosts, *(each.host.lower() for each in config.listeners)})
+        # 256 hosts of the 261 characters that `is_host` accepts: 100 KB at most.
+        self._is_ours = functools.lru_cache(maxsize=256)(self._names_this_server)
         self._open = config.open
         self._everyone = Principal(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
@@ -56,11 +59,8 @@ class Authorizer:
         """
         if endpoint not in place.endpoints:
             raise _nothing_here(request)
-        if self._open and place.loopback:
-            # Of what a proxy brings too: a page under a name that was rebound can say that it is one.
-            self._require_no_foreign_page(request, place)
-            if not _is_forwarded(request):
-                return self._everyone
+        if self._open and place.loopback and self._is_local(request, place):
+            return self._everyone
         if not self._authenticator.takes_tokens:
             return self.anonymous
         token = self._token(request, endpoint)
@@ -147,18 +147,32 @@ class Authorizer:
                 " cors_origins names those that may",
             )
 
-    def _require_no_foreign_page(self, request: web.Request, place: ListenerInfo) -> None:
-        host = requested_host(request)
+    def _is_local(self, request: web.Request, place: ListenerInfo) -> bool:
+        """Return whether a program on this machine asks, and no proxy for somebody else.
+
+        Raises `Problem` for a web page of another origin.
+        """
+        # Asked of what a proxy brings too: a page under a name that was rebound can say that it is one.
+        headers = request.headers
+        host = headers.get(hdrs.HOST) or requested_host(request)
         if not place.unix and not self._is_ours(host):
             raise Problem(
                 421,
                 f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
             )
-        origin = request.headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
+        origin = headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
         if origin is not None and not self._is_known(origin, request):
             raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
+        return not (
+            hdrs.X_FORWARDED_FOR in headers
+            or hdrs.X_FORWARDED_HOST in headers
+            or hdrs.X_FORWARDED_PROTO in headers
+            or hdrs.FORWARDED in headers
+            or hdrs.VIA in headers
+            or X_REAL_IP in headers
+        )
 
-    def _is_ours(self, host: str) -> bool:
+    def _names_this_server(self, host: str) -> bool:
         name = host_name(host)
         return name in self._hosts or is_loopback_name(name)
 
@@ -213,19 +227,6 @@ def _refusal(principal: Principal, action: Action, what: str) -> Problem:
             f"{what}: needs a token ({shown if action is Action.SUBSCRIBE else 'Authorization: Bearer ...'})"
         )
     return Problem(403, f"{what}: the token does not allow it", headers=challenge("insufficient_scope"))
-
-
-def _is_forwarded(request: web.Request) -> bool:
-    """Whether a proxy speaks for somebody: then who reaches us by the loopback is not on this machine."""
-    headers = request.headers
-    return (
-        hdrs.X_FORWARDED_FOR in headers
-        or hdrs.X_FORWARDED_HOST in headers
-        or hdrs.X_FORWARDED_PROTO in headers
-        or hdrs.FORWARDED in headers
-        or hdrs.VIA in headers
-        or X_REAL_IP in headers
-    )
 
 
 def _anonymous(config: Config) -> Grants:

@@ -91,15 +91,15 @@ class Events:
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
         require_any_channel(request, Action.SUBSCRIBE)
-        if request_body.type_of(request) != JSON_TYPE:
+        declared = request_body.body_type(request)
+        if declared.name != JSON_TYPE:
             detail = f"Content-Type: must be {JSON_TYPE}, to subscribe as the body says; POST /send publishes"
             raise Problem(415, detail, closes=True)
-        request_body.require_plain_coding(request)
         if request.query.keys() - {IN_QUERY}:
             raise Problem(400, "query: POST /events says everything in its body", closes=True)
         config = self._active.services.config
         most = BODY + (MAX_NAME_LENGTH + 4) * config.max_channels
-        data = await request_body.read_text(request, most=most, timeout=config.body_timeout)
+        data = await request_body.read_text(request, declared, most=most, timeout=config.body_timeout)
         # Above 256 KiB only where `max_channels` allows more than a thousand.
         read = functools.partial(read_body, data, most=config.max_channels)
         said = await request.app[DECODER].run(read, size=len(data))

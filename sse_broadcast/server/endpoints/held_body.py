@@ -7,7 +7,6 @@ from aiohttp import web
 
 from sse_broadcast.server.access.authorization import PRINCIPAL
 from sse_broadcast.server.access.shares import UNCOUNTED, Callers, callers_of
-from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.services import SHARES, services_of
 
 
@@ -44,7 +43,7 @@ class HeldBody:
             shares.release(self._callers, self._counted - counted)
         else:
             if not self._counted:
-                client = services_of(self._request).proxies.client(self._request)
-                self._callers = callers_of(self._request[PRINCIPAL], key(client))
+                address = services_of(self._request).proxies.limit_key(self._request)
+                self._callers = callers_of(self._request[PRINCIPAL], address)
             shares.hold(self._callers, counted - self._counted)
         self._counted = counted

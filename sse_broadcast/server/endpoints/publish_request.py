@@ -101,12 +101,12 @@ class DraftBuilder:
         self._places = broadcaster.validate_channels(tuple(named) or (DEFAULT_CHANNEL,))
         self._permitted = False
         if named:
-            self._require_places()
+            self._permit_places()
 
     def from_event(self, event: Event) -> Draft:
         """Return an event for the channels of the address."""
         if not self._permitted:
-            self._require_places()
+            self._permit_places()
         return self._broadcaster.prepare(event, self._places)
 
     def from_message(self, message: PublishBody) -> Draft:
@@ -143,11 +143,10 @@ class DraftBuilder:
             messages = [self._line(line) for line in lines]
         return self._all(messages, lambda index: _place_of(lines[index]))
 
-    def _require_places(self) -> None:
-        if not self._permitted:
-            self._permit(self._places)
-            self._places = shared(self._places)
-            self._permitted = True
+    def _permit_places(self) -> None:
+        self._permit(self._places)
+        self._places = shared(self._places)
+        self._permitted = True
 
     def _too_many(self) -> Problem:
         return Problem(413, f"batch: more than {self._most} events")

@@ -1,7 +1,8 @@
 """Bodies that are published: read whole, or line by line, bounded in size and time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
@@ -15,9 +16,6 @@ LINE_OVERHEAD = 40
 LONGEST_TYPE = 256
 """Characters of a Content-Type. aiohttp remembers what it makes of one, and takes 8 s for one of 32 KB."""
 
-OCTETS = "application/octet-stream"
-"""The type of a body that declares none (RFC 9110, 8.3)."""
-
 TYPE_PARAMETERS = 8
 """Parameters of a Content-Type: to read them takes the square of the time for one."""
 
@@ -29,25 +27,73 @@ class LateLineError(TimeoutError):
     """A line of a body was not finished in time."""
 
 
-def type_of(request: web.Request) -> str:
-    """Return the media type of the body, without its parameters. Raises `Problem`: 415.
+ToUtf8 = Callable[[bytes], bytes]
 
-    Ask it before `charset_of`.
+
+def _as_it_is(body: bytes) -> bytes:
+    return body
+
+
+def _from_latin_1(body: bytes) -> bytes:
+    # Spring's RestClient declares this charset for every String.
+    return body if body.isascii() else body.decode("latin-1").encode()
+
+
+def _from_ascii(body: bytes) -> bytes:
+    if not body.isascii():
+        place = next(place for place, byte in enumerate(body) if byte > 0x7F)
+        raise Problem(400, f"body: is not US-ASCII at byte {place}, though its charset says so")
+    return body
+
+
+# A table, and not Python's codecs: those look for a module of any name that they are asked for.
+_CHARSETS: Mapping[str, ToUtf8] = {
+    **dict.fromkeys(("utf-8", "utf8"), _as_it_is),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1"), _from_latin_1),
+    **dict.fromkeys(("us-ascii", "ascii"), _from_ascii),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BodyType:
+    """What a body is declared to be: its media type without parameters, and what makes UTF-8 of it."""
+
+    name: str
+    to_utf8: ToUtf8 = _as_it_is
+
+
+UNDECLARED = BodyType("application/octet-stream")
+"""The type of a body that declares none (RFC 9110, 8.3)."""
+
+
+def body_type(request: web.Request) -> BodyType:
+    """Return what the body of a request is declared to be.
+
+    Raises `Problem`, 415, for a compressed body, a charset other than UTF-8, ISO-8859-1 and US-ASCII, and a
+    Content-Type that is too long to be parsed.
     """
-    declared = request.headers.get(hdrs.CONTENT_TYPE)
+    headers = request.headers
+    if hdrs.CONTENT_ENCODING in headers:
+        _require_plain_coding(headers.getall(hdrs.CONTENT_ENCODING))
+    declared = headers.get(hdrs.CONTENT_TYPE)
     if declared is None:
-        return OCTETS
+        return UNDECLARED
     if len(declared) > LONGEST_TYPE or declared.count(";") > TYPE_PARAMETERS:
         allowed = f"{LONGEST_TYPE} characters and {TYPE_PARAMETERS} parameters"
         raise Problem(415, f"Content-Type: has more than {allowed}", closes=True)
-    return request.content_type
+    charset = "utf-8" if request.charset is None else request.charset
+    to_utf8 = _CHARSETS.get(charset.lower())
+    if to_utf8 is None:
+        raise Problem(
+            415,
+            f"Content-Type: charset {charset[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are",
+            closes=True,
+        )
+    return BodyType(request.content_type, to_utf8)
 
 
-def require_plain_coding(request: web.Request) -> None:
-    """Refuse a compressed body: what it would become cannot be bounded before it is made."""
-    if hdrs.CONTENT_ENCODING not in request.headers:
-        return
-    codings = request.headers.getall(hdrs.CONTENT_ENCODING)
+def _require_plain_coding(codings: Sequence[str]) -> None:
+    """Refuse a compressed body: its size cannot be bounded before it is decompressed."""
     if any(coding.lower() != "identity" for coding in codings):
         raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
 
@@ -57,7 +103,7 @@ async def read_whole(
     *,
     most: int,
     timeout: float,  # noqa: ASYNC109 - a deadline to tell of
-    on_size: OnSize = lambda _: None,
+    on_size: OnSize | None = None,
 ) -> bytes:
     """Return the whole body. `timeout` is in seconds.
 
@@ -69,8 +115,19 @@ async def read_whole(
         whole = request.content.read_nowait()
         if len(whole) > most:  # in chunks, it has said no length
             raise _too_large(most)
-        on_size(len(whole))
+        if on_size is not None:
+            on_size(len(whole))
         return whole
+    return await _read_pieces(request, most=most, timeout=timeout, on_size=on_size)
+
+
+async def _read_pieces(
+    request: web.Request,
+    *,
+    most: int,
+    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    on_size: OnSize | None,
+) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(timeout):
@@ -78,7 +135,8 @@ async def read_whole(
                 body += piece
                 if len(body) > most:
                     raise _too_large(most)
-                on_size(len(body))
+                if on_size is not None:
+                    on_size(len(body))
     except TimeoutError:
         raise _late(timeout) from None
     except (web.RequestPayloadError, ConnectionError) as error:
@@ -103,59 +161,14 @@ async def require_empty(request: web.Request, *, timeout: float) -> None:  # noq
 
 async def read_text(
     request: web.Request,
+    declared: BodyType,
     *,
     most: int,
     timeout: float,  # noqa: ASYNC109 - a deadline to tell of
 ) -> bytes:
-    """Read a body as `read` does, and return its text as UTF-8, by the charset that it declares.
-
-    Raises `Problem` for another charset than UTF-8, ISO-8859-1 and US-ASCII: 415.
-    """
-    charset = charset_of(request)
+    """Return the whole body as UTF-8. Raises as `read_whole` does."""
     with HeldBody(request) as held:
-        return charset(await read_whole(request, most=most, timeout=timeout, on_size=held.resize))
-
-
-ToUtf8 = Callable[[bytes], bytes]
-
-
-def charset_of(request: web.Request) -> ToUtf8:
-    """Return what makes UTF-8 of the request's body. Raises `Problem`: 415."""
-    declared = request.charset
-    if declared is None:
-        return _as_it_is
-    # By a table and not by Python's codecs, which look for a module of any name that they are asked for.
-    to_utf8 = _CHARSETS.get(declared.lower())
-    if to_utf8 is None:
-        raise Problem(
-            415,
-            f"Content-Type: charset {declared[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are",
-            closes=True,
-        )
-    return to_utf8
-
-
-def _as_it_is(body: bytes) -> bytes:
-    return body
-
-
-def _from_latin_1(body: bytes) -> bytes:
-    # Spring's RestClient declares this charset for every String.
-    return body if body.isascii() else body.decode("latin-1").encode()
-
-
-def _from_ascii(body: bytes) -> bytes:
-    if not body.isascii():
-        place = next(place for place, byte in enumerate(body) if byte > 0x7F)
-        raise Problem(400, f"body: is not US-ASCII at byte {place}, though its charset says so")
-    return body
-
-
-_CHARSETS: Mapping[str, ToUtf8] = {
-    **dict.fromkeys(("utf-8", "utf8"), _as_it_is),
-    **dict.fromkeys(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1"), _from_latin_1),
-    **dict.fromkeys(("us-ascii", "ascii"), _from_ascii),
-}
+        return declared.to_utf8(await read_whole(request, most=most, timeout=timeout, on_size=held.resize))
 
 
 async def lines(

@@ -139,11 +139,12 @@ def _revoked(wanted: RevocationRequest) -> tuple[CredentialKind, str]:
 
 
 async def _read(request: web.Request, services: Services, shape: JsonShape[T]) -> T:
-    request_body.require_plain_coding(request)
-    kind = request_body.type_of(request)
-    if kind != JSON_TYPE:
-        raise Problem(415, f"Content-Type: must be {JSON_TYPE}, not {kind[:80]!a}", closes=True)
-    data = await request_body.read_text(request, most=MAX_TOKEN_REQUEST, timeout=services.config.body_timeout)
+    declared = request_body.body_type(request)
+    if declared.name != JSON_TYPE:
+        raise Problem(415, f"Content-Type: must be {JSON_TYPE}, not {declared.name[:80]!a}", closes=True)
+    data = await request_body.read_text(
+        request, declared, most=MAX_TOKEN_REQUEST, timeout=services.config.body_timeout
+    )
     return shape.decode(data)
 
 

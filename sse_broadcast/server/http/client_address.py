@@ -102,18 +102,19 @@ class Proxies:
         """
         peer = request.remote or None
         trusted = self._any and self._believes(request, peer)
-        if self._unwarned:
+        if self._unwarned and (hdrs.X_FORWARDED_FOR in request.headers or hdrs.FORWARDED in request.headers):
             self._warn(request, trusted=trusted)
         return self._behind(request, peer) if trusted else peer
 
+    def limit_key(self, request: web.Request) -> str | None:
+        """Return what limits count the client of a request by, as `key` does."""
+        host = self.client(request)
+        return None if host is None else _key(host)
+
     def behind(self, request: web.Request) -> str | None:
         """Return the address of a client for whom a proxy speaks; None of any other."""
-        if not self._any:
-            if self._unwarned:
-                self._warn(request, trusted=False)
-            return None
         client = self.client(request)
-        return None if client == (request.remote or None) else client
+        return None if not self._any or client == (request.remote or None) else client
 
     def trusts(self, host: str) -> bool:
         """Whether this address is one of the proxies'."""
@@ -150,8 +151,6 @@ class Proxies:
         """Tell, once, of a proxy that is not believed: all of its clients have its own address."""
         headers = request.headers
         if trusted and self._header in headers:
-            return
-        if hdrs.X_FORWARDED_FOR not in headers and hdrs.FORWARDED not in headers:
             return
         brought = next(header for header in FORWARDING_HEADERS if header in headers)
         self._unwarned = False

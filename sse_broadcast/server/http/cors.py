@@ -54,6 +54,8 @@ class Cors:
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = Origins(origins)
+        self.enabled = bool(self._origins)
+        """Whether any origin is named: otherwise `tell` adds nothing."""
 
     def kept_from(self, request: web.BaseRequest) -> str | None:
         """Return the origin of the page that asks, if its browser will keep the answer from it; else None."""
@@ -64,12 +66,12 @@ class Cors:
 
     def tell(self, request: web.BaseRequest, headers: MutableMapping[str, str]) -> None:
         """Add the headers of any answer."""
-        if self._origins:
+        if self.enabled:
             self.tell_origin(origin_of(request), headers)
 
     def tell_origin(self, origin: str | None, headers: MutableMapping[str, str]) -> None:
         """Add the headers of any answer to a page of an origin."""
-        if not self._origins:
+        if not self.enabled:
             return
         headers[hdrs.VARY] = hdrs.ORIGIN
         if origin is not None and origin in self._origins:

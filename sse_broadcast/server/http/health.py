@@ -19,21 +19,17 @@ class Readiness:
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         self._broadcaster = broadcaster
-        self._draining = False
+        self.draining = False
+        """Whether the server is about to stop, or stopping."""
 
     def drain(self) -> None:
         """Be ready no more: the server is about to stop, though it goes on serving."""
-        self._draining = True
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is about to stop, or stopping."""
-        return self._draining or self._broadcaster.closed
+        self.draining = True
 
     @property
     def fault(self) -> str | None:
         """Why it is not ready, fit to be shown to everyone; None if it is."""
-        if self.draining:
+        if self.draining or self._broadcaster.closed:
             return DRAINING_FAULT
         trouble = self._broadcaster.outage
         return None if trouble is None else f"backend: {trouble}"

@@ -73,5 +73,7 @@ def channels_of_path(request: web.Request, require_few: Callable[[int], object])
     path = request.match_info.get("channels")
     if path is None:
         return []
+    if "," not in path:
+        return [path]
     require_few(path.count(",") + 1)
     return path.split(",")

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import HttpVersion11, hdrs, web
 
 from sse_broadcast.server.http.problem import Problem, given_several_times
+from sse_broadcast.server.http.targets import IMPOSSIBLE, SHORT_TARGET, require_fitting_target
 
 _NAME = r"[\w.~!$&'()*+,;=-]*+"
 
@@ -30,17 +31,23 @@ _ABSOLUTE = re.compile(r"https?://([^/?]*)(?:[/?].*)?", re.IGNORECASE | re.ASCII
 """A target with the name of the server in it (RFC 9112, 3.2.2), and that name."""
 
 
-def require_valid_head(request: web.BaseRequest) -> None:
-    """Refuse a request that another could read differently, or that is not UTF-8. Raises `Problem`."""
+def require_valid_head(request: web.Request, *, max_channels: int) -> None:
+    """Refuse a request that others may read differently, that is too long, or not UTF-8. Raises `Problem`.
+
+    Call it first: the target is measured before it is parsed.
+    """
+    target = request.raw_path
+    if len(target) > SHORT_TARGET or request.rel_url is IMPOSSIBLE:
+        require_fitting_target(request, max_channels=max_channels)
     headers = request.headers
     host = headers.get(hdrs.HOST)  # never two: the parser refuses those
-    if host is not None and not is_host(host):
+    # `is_host` without its call: this is asked of each request.
+    if host is not None and not (len(host) <= MAX_HOST_AND_PORT and _is_host(host)):
         raise Problem(400, f"Host: {_shown(host)} is not a host, or a host and a port")
     if hdrs.ORIGIN in headers and (count := len(headers.getall(hdrs.ORIGIN))) > 1:
         raise given_several_times(hdrs.ORIGIN, count)
     if hdrs.TRANSFER_ENCODING in headers:
         _require_chunks(request)
-    target = request.raw_path
     if "#" in target:
         raise Problem(400, "request line: has a fragment (#), which is for the client alone")
     if not target.startswith("/"):

@@ -12,7 +12,6 @@ from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.encoding import NDJSON, TEXT
 from sse_broadcast.event import DEFAULT_TYPE
 from sse_broadcast.metrics import Counts
-from sse_broadcast.server.http.problem import json_line
 
 SERVER = "sse-broadcast"
 """What the `Server` header says; without a version, which only an attacker would use."""
@@ -33,9 +32,14 @@ def sign(response: web.StreamResponse) -> None:
         response.headers.update(TYPED)
 
 
+JSON_HEADERS = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: SERVER, **TYPED}
+"""What `sign` would say of a JSON answer, written at once."""
+
+
 def answered(content: msgspec.Struct | ChannelState) -> web.Response:
-    """Return an answer as JSON."""
-    return web.Response(body=json_line(content), content_type="application/json")
+    """Return an answer as JSON, signed."""
+    # As `json_line` encodes it, without its call.
+    return web.Response(body=msgspec.json.encode(content) + b"\n", headers=JSON_HEADERS)
 
 
 class StreamEvent(msgspec.Struct, frozen=True):

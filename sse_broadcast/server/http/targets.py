@@ -33,9 +33,9 @@ OTHER_PARAMETERS = 100
 
 
 def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
-    """Refuse a target that is too long, or has too many parameters, before it is taken apart.
+    """Refuse a target that is too long, or has too many parameters, before it is parsed. Raises `Problem`.
 
-    Call it first. It also has the URL forgotten when its request is over. Raises `Problem`.
+    It also clears yarl's caches of a target that is too long to stay in them.
     """
     target = request.raw_path
     if request.rel_url is IMPOSSIBLE:
@@ -43,8 +43,6 @@ def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
         # Not repeated: a token that was put in the place of a host would be in the answer.
         detail = f"request line: its host is not valid, in a target of {len(target)} characters"
         raise Problem(400, detail, closes=True)
-    if len(target) <= SHORT_TARGET:
-        return
     asks = "?" in target
     if asks or len(target) > KEPT_PATH:
         forget_targets()

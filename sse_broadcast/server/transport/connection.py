@@ -172,7 +172,7 @@ class Connection(RequestProtocol):
         super().connection_made(transport)
         self.timeouts.head.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901 - in one piece: each request comes by here
         """See `asyncio.Protocol`."""
         if self._last:
             return
@@ -183,9 +183,22 @@ class Connection(RequestProtocol):
             self.had_much = True
         count, between = self.request_count, self._body.is_eof()
         super().data_received(data)
-        if self.queued and (self.current_request is not None or len(self.queued) > 1):
-            self._tell_of_broken_bodies()
-        self._count_head(len(data), begun=self.request_count > count or not between)
+        queued = self.queued
+        if queued:
+            if self.current_request is not None or len(queued) > 1:
+                self._tell_of_broken_bodies()
+            self._body = queued[-1][1]
+            if self._body is EMPTY_PAYLOAD:  # so is the body of an error
+                self.drop_error_frames()
+        elif self.current_request is not None:
+            self._body = self.current_request.content
+        if self.request_count > count:
+            # A head has come: the connection is neither new nor idle any more.
+            self.timeouts.head.discard(self)
+            self.timeouts.idle.discard(self)
+            self._head = 0
+        elif between and self._body.is_eof():
+            self._add_to_head(len(data))
 
     def _refuse_http_2(self) -> None:
         """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
@@ -213,19 +226,19 @@ class Connection(RequestProtocol):
             if self.transport is not None:
                 self.transport.resume_reading()
 
-    def _count_head(self, count: int, *, begun: bool) -> None:
+    def _add_to_head(self, count: int) -> None:
         """Cut a connection whose head has no end. aiohttp bounds its lines, and how many: to a megabyte."""
-        if self.queued:
-            self.drop_error_frames()
-            self._body = self.queued[-1][1]
-        elif self.current_request is not None:
-            self._body = self.current_request.content
-        if begun or not self._body.is_eof():
-            self._head = 0
-            return
         self._head += count
         if self._head > MOST_HEAD:
             self._cut(RejectReason.MALFORMED)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's
+        """Read on, if reading was paused.
+
+        aiohttp 3.14 calls this for every body that was read, and then feeds its parser nothing.
+        """
+        if self.reading_paused:
+            super().resume_reading(resume_parser)
 
     def _tell_of_broken_bodies(self) -> None:
         """Have whoever reads a body know that it is broken.
@@ -263,11 +276,6 @@ class Connection(RequestProtocol):
             self.timeouts.forget(self)
             # Bodies refer to their connection: break the cycle, since the collector runs seldom.
             self._body = self._answered = EMPTY_PAYLOAD
-
-    def mark_active(self) -> None:
-        """Be a new connection no longer, nor an idle one: it has asked something."""
-        self.timeouts.head.discard(self)
-        self.timeouts.idle.discard(self)
 
     def on_head_timeout(self) -> None:
         """Be cut for not having asked anything in time."""
@@ -315,7 +323,6 @@ class Connection(RequestProtocol):
         finished = await super().finish_response(request, resp, start_time)
         if self.queued:
             self.drop_error_frames()
-        self.mark_active()  # also what came to no handler: an expectation that is not taken
         if self._counted:
             self._answered = request.content
             self.timeouts.idle.add(self)

@@ -29,12 +29,12 @@ async def test_a_server_is_ready_until_it_drains() -> None:
     assert (readiness.fault, readiness.draining) == (DRAINING_FAULT, True)
 
 
-async def test_a_broadcaster_that_is_closed_drains() -> None:
+async def test_a_broadcaster_that_is_closed_is_not_ready() -> None:
     """As that of an application whose runner stops."""
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     await broadcaster.close(timeout=1)
-    assert (readiness.fault, readiness.draining) == (DRAINING_FAULT, True)
+    assert readiness.fault == DRAINING_FAULT
 
 
 async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

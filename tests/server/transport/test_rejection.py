@@ -146,8 +146,8 @@ async def test_a_health_check_beyond_the_limit_is_told_the_truth(
 
 
 HEALTHY = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: sse-broadcast\r\n"
+    b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n"
 )
 
