@@ -28,26 +28,26 @@ def run_to_completion(steps: SlicedWork[T]) -> T:
 class FairQueue(Generic[T]):
     """Things that wait, of several callers: each caller in its turn gives the next of its own."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        # The caller whose turn is next comes first.
-        self._waiting: dict[Hashable, deque[T]] = {}
+        self.waiting: dict[Hashable, deque[T]] = {}
+        """What waits, by its caller; the caller whose turn is next comes first."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     def append(self, thing: T, *, caller: Hashable) -> None:
         """Append a thing behind those of the same caller."""
-        self._waiting.setdefault(caller, deque()).append(thing)
+        self.waiting.setdefault(caller, deque()).append(thing)
 
     def popleft(self) -> T:
         """Remove and return the next thing."""
-        caller = next(iter(self._waiting))
-        things = self._waiting.pop(caller)
+        caller = next(iter(self.waiting))
+        things = self.waiting.pop(caller)
         thing = things.popleft()
         if things:
-            self._waiting[caller] = things  # behind all others
+            self.waiting[caller] = things  # behind all others
         return thing
 
 

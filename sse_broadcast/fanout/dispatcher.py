@@ -131,7 +131,8 @@ class Dispatcher:
         if not group.scheduled:
             group.scheduled = True
             self._ready.append(group)
-            self.schedule_slice()
+            if self._next_slice is None:
+                self._next_slice = asyncio.get_running_loop().call_soon(self._run_slice)
 
     def schedule_slice(self) -> None:
         """Run a slice in the event loop's next turn."""
@@ -141,7 +142,9 @@ class Dispatcher:
     def _run_slice(self) -> None:
         loop = asyncio.get_running_loop()
         groups, outboxes, due = self._ready, self._ready_outboxes, self._idle.due
-        replaying = self._replaying
+        # Of those that catch up the dict is asked, which costs no call.
+        replaying = self._replaying.waiting
+        alone = ((outboxes, outboxes), (replaying, self._replaying))
         now = loop.time()
         stop = now + SLICE_SECONDS
         while (groups or outboxes or replaying or due) and now < stop:
@@ -155,11 +158,11 @@ class Dispatcher:
                 else:
                     group.scheduled = False
                 now = loop.time()
-            for waiting in (outboxes, replaying):
+            for waiting, queue in alone:
                 turn = now + TURN
                 while waiting and now < turn:
                     self._now = now
-                    self._write_next(waiting.popleft())
+                    self._write_next(queue.popleft())
                     now = loop.time()
             if due:
                 self._idle.check(now)
@@ -172,7 +175,7 @@ class Dispatcher:
         """Go on with the group's pass, or begin one, by `OUTBOXES_PER_TURN` of it."""
         batch = group.batch or self._begin_pass(group)
         writer_list, data = group.writers, batch.data
-        if writer_list.done:
+        if batch.late_joiners and writer_list.done:
             self._write_late_joiners(group, batch)
         writers = writer_list.take(OUTBOXES_PER_TURN)
         going = True

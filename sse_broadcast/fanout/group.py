@@ -125,7 +125,8 @@ class SubscriberGroup(Generic[M]):
 
     def append(self, publication: Publication) -> None:
         """Take a publication for everyone. Called by the hub, in order; never raises."""
-        if self.following:
+        # One that has left during the pass may be counted here: its event is written to nobody.
+        if self.writers.members or self.late_joiners:
             log = self.log
             if len(log) >= self._max_events or self.waiting_bytes + publication.size > self._max_bytes:
                 self._scheduler.flush_group(self)
@@ -133,7 +134,7 @@ class SubscriberGroup(Generic[M]):
             self.waiting_bytes += publication.size
             if not self.publish_time_noted:
                 self.publish_time_noted = True
-                self.publish_times.append((self.end - 1, time.monotonic()))
+                self.publish_times.append((self.base + len(log) - 1, time.monotonic()))
             if len(log) == 1:
                 self._scheduler.schedule_group(self)
         if self.queued:
@@ -172,9 +173,10 @@ class SubscriberGroup(Generic[M]):
             self.waiting_bytes -= publication.size
         del self.log[:count]
         self.base += count
-        for member in self.late_joiners_before(self.base + 1):
-            del self.late_joiners[member]
-            self.writers.join(member)
+        if self.late_joiners:
+            for member in self.late_joiners_before(self.base + 1):
+                del self.late_joiners[member]
+                self.writers.join(member)
 
     def late_joiners_before(self, offset: int) -> list[M]:
         """Return the late joiners from before an offset.
@@ -210,7 +212,7 @@ class Batch(Generic[M]):
         self.end = group.base + len(self._publications)
         self.data = group.frames(self._publications)
         self.followed = group.following > 0  # False when all members left before the pass began
-        self.late_joiners = group.late_joiners_before(self.end)
+        self.late_joiners = group.late_joiners_before(self.end) if group.late_joiners else []
         self.failed = 0  # writes
 
     def remainder_from(self, offset: int) -> bytes:

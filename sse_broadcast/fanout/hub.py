@@ -168,8 +168,11 @@ class Hub:
             return 0
         for publication in publications:
             event_type = publication.event.type
-            for group in self._matching(publication.channels):
-                if group.selector.accepts_type(event_type):
+            channels = publication.channels
+            found = self._listening(channels[0]) if len(channels) == 1 else self._matching(channels)
+            for group in found:
+                selector = group.selector
+                if selector.types is None or selector.accepts_type(event_type):
                     reached.setdefault(group, group.members)
                     group.append(publication)
         return sum(reached.values())
@@ -178,8 +181,6 @@ class Hub:
     # caller iterates.
 
     def _matching(self, channels: Sequence[str]) -> Collection[OutboxGroup]:
-        if len(channels) == 1:
-            return self._listening(channels[0])
         found: dict[OutboxGroup, None] = {}
         for channel in channels:
             found.update(dict.fromkeys(self._listening(channel)))

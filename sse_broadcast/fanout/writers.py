@@ -43,10 +43,11 @@ class WriterList(Generic[M]):
     more.) Joining and leaving take constant time.
     """
 
-    __slots__ = ("_gaps", "_members", "_missed", "_passing", "_rest", "_writers")
+    __slots__ = ("_gaps", "_missed", "_passing", "_rest", "_writers", "members")
 
     def __init__(self) -> None:
-        self._members: list[M] = []
+        self.members: list[M] = []
+        """The members, and during a pass those that have left since it began."""
         self._writers: list[Writer] = []
         self._passing = False
         self._rest: Iterator[Writer] = iter(())  # what is left of the pass
@@ -54,16 +55,16 @@ class WriterList(Generic[M]):
         self._gaps: list[int] = []  # the indexes of all that left during the pass
 
     def __len__(self) -> int:
-        return len(self._members) - len(self._gaps)
+        return len(self.members) - len(self._gaps)
 
     def __iter__(self) -> Iterator[M]:
-        return (member for index, member in enumerate(self._members) if member.index == index)
+        return (member for index, member in enumerate(self.members) if member.index == index)
 
     def join(self, member: M) -> None:
         """Add a member. Never during a pass: its index would not tell what it has got of that."""
         assert not self._passing
-        member.index = len(self._members)
-        self._members.append(member)
+        member.index = len(self.members)
+        self.members.append(member)
         self._writers.append(member.writer)
 
     def leave(self, member: M) -> None:
@@ -100,7 +101,7 @@ class WriterList(Generic[M]):
     @property
     def last(self) -> M:
         """The member that the pass has reached last; it may have left."""
-        return self._members[self.next_index - 1]
+        return self.members[self.next_index - 1]
 
     def end(self) -> int:
         """End the pass, which is done, and return how many members it reached."""
@@ -113,7 +114,7 @@ class WriterList(Generic[M]):
 
     def _fill(self, index: int) -> None:
         """Move the last member to an index that is free. All free indexes behind it are filled already."""
-        member, writer = self._members.pop(), self._writers.pop()
-        if index < len(self._members):
+        member, writer = self.members.pop(), self._writers.pop()
+        if index < len(self.members):
             member.index = index
-            self._members[index], self._writers[index] = member, writer
+            self.members[index], self._writers[index] = member, writer

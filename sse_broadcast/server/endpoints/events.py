@@ -116,7 +116,7 @@ class Events:
         callers = callers_of(principal, key(client or request.remote))
         try:
             self._require_open(services, callers)
-            session = self._sessions.track(principal, address=key(client))
+            session = self._sessions.track(principal, address=None if client is None else key(client))
             if callers:
                 new, left = self._broadcaster.room_for(asked.selector)
                 self._shares.follow(callers, asked.selector, new=new, left=left)
@@ -211,7 +211,8 @@ class Events:
         """Return the headers that this stream has beside those of every stream."""
         headers: dict[str, str] = {}
         services = self._active.services
-        services.cors.tell(request, headers)
+        if services.cors.enabled:
+            services.cors.tell(request, headers)
         if hdrs.ORIGIN in request.headers and (origin := services.cors.kept_from(request)):
             log_foreign_page(request, address=services.proxies.client(request), origin=origin)
         return headers

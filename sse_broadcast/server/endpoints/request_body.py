@@ -30,8 +30,8 @@ class LateLineError(TimeoutError):
 ToUtf8 = Callable[[bytes], bytes]
 
 
-def _as_it_is(body: bytes) -> bytes:
-    return body
+_as_it_is: ToUtf8 = bytes
+"""Returns its argument, which is bytes already, and makes no copy."""
 
 
 def _from_latin_1(body: bytes) -> bytes:

@@ -57,8 +57,7 @@ class SubscribeRequest:
     heartbeat_events: bool = False
 
 
-_DEFAULT = Selector.parse(DEFAULT_CHANNEL)
-_PLAIN = SubscribeRequest(_DEFAULT, CHUNKED_TEXT)
+_NO_PARAMETERS: MultiMapping[str] = MultiDict()
 
 
 def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
@@ -66,16 +65,9 @@ def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
 
     First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
     """
-    plain = not request.query_string and "channels" not in request.match_info
-    if (
-        plain
-        and last_event_id.HEADER not in request.headers
-        and not _accepts_ndjson(request)
-        and request.version >= HttpVersion11
-    ):
-        permit(_DEFAULT.channels)
-        return _PLAIN
     named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
+    if not request.query_string:
+        return _subscribe_request(request, _NO_PARAMETERS, _permitted(request, _NO_PARAMETERS, named, permit))
     selector = _permitted(request, request.query, named, permit)
     query.refuse_misspelt(request.query, (*SUBSCRIBE_PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
     return _subscribe_request(request, request.query, selector)
@@ -124,11 +116,14 @@ def parse_subscribe(request: web.Request, said: MultiMapping[str], permit: Permi
 
 
 def _subscribe_request(request: web.Request, said: MultiMapping[str], selector: Selector) -> SubscribeRequest:
+    headers, chunked = request.headers, request.version >= HttpVersion11
+    if not said and last_event_id.HEADER not in headers and chunked and not _accepts_ndjson(request):
+        return SubscribeRequest(selector, CHUNKED_TEXT)  # what most subscribers ask for
     encoding = _encoding(request, said)
     silence, as_events = _heartbeat(said)
     return SubscribeRequest(
         selector,
-        CHUNKED[encoding] if request.version >= HttpVersion11 else encoding,
+        CHUNKED[encoding] if chunked else encoding,
         _cursor(request, said),
         silence,
         as_events,
@@ -138,8 +133,11 @@ def _subscribe_request(request: web.Request, said: MultiMapping[str], selector: 
 def _permitted(
     request: web.Request, said: MultiMapping[str], named: Sequence[str], permit: Permit
 ) -> Selector:
-    types = said.getall("event", [])
-    channels = [*named, *(value for name, value in said.items() if name in CHANNEL_PARAMETERS)]
+    types: Sequence[str] = ()
+    channels = list(named)
+    if said:
+        types = said.getall("event", [])
+        channels += [value for name, value in said.items() if name in CHANNEL_PARAMETERS]
     selector = request.app[BROADCASTER].selector(channels or [DEFAULT_CHANNEL], types=types)
     permit(selector.channels)
     if "" in types:
@@ -148,9 +146,8 @@ def _permitted(
 
 
 def _accepts_ndjson(request: web.Request) -> bool:
-    return any(
-        NDJSON.format.content_type in accept.lower() for accept in request.headers.getall(hdrs.ACCEPT, ())
-    )
+    accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+    return NDJSON.format.content_type in accept.lower()
 
 
 def _encoding(request: web.Request, said: MultiMapping[str]) -> Encoding:
