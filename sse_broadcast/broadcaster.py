@@ -33,6 +33,7 @@ from sse_broadcast.event import (
     OF_EVENT_SOURCE,
     SHORTEST_RETRY,
     Event,
+    jittered,
 )
 from sse_broadcast.fanout.backlog import BacklogStats
 from sse_broadcast.fanout.dispatcher import Dispatcher
@@ -41,7 +42,7 @@ from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.outbox import Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
-from sse_broadcast.fanout.system_events import jittered, reset_event, reset_publication
+from sse_broadcast.fanout.system_events import reset_event, reset_publication
 from sse_broadcast.metrics import Counts, Metrics, Share, SubscriberKind
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.reminder import Reminder

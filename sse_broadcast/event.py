@@ -1,5 +1,6 @@
 """Event: what a publisher says, and what it may not say."""
 
+import random
 import re
 
 import msgspec
@@ -117,3 +118,11 @@ def _require_utf8(field: str, text: str) -> None:
         raise EventError(
             field, f"has a lone surrogate, {text[error.start]!a}, at character {error.start}"
         ) from None
+
+
+def jittered(retry: int, *, spread: int = 0) -> int:
+    """Return a random reconnection time in milliseconds: subscribers cut together do not return together.
+
+    It begins at half of `retry`. Its range is `retry` or `spread`, whichever is longer.
+    """
+    return int(retry * 0.5 + random.random() * max(retry, spread))

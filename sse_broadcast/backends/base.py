@@ -39,11 +39,12 @@ class StartPoint:
     preloaded: tuple[Publication, ...] = ()
     reset_reason: ResetReason | None = None
     channels: tuple[str, ...] = ()
+    cursor: int = field(init=False, compare=False)
+    """The position just before the first event that the subscriber will be given."""
 
-    @property
-    def cursor(self) -> int:
-        """The position just before the first event that the subscriber will be given."""
-        return self.preloaded[0].position - 1 if self.preloaded else self.after
+    def __post_init__(self) -> None:
+        cursor = self.preloaded[0].position - 1 if self.preloaded else self.after
+        object.__setattr__(self, "cursor", cursor)
 
 
 @dataclass(frozen=True, slots=True)

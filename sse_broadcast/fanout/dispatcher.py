@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 
 from sse_broadcast.backends.base import Backend
 from sse_broadcast.cursor import format_id
+from sse_broadcast.event import jittered
 from sse_broadcast.fanout.group import Batch, SubscriberGroup
 from sse_broadcast.fanout.idle import IdleMonitor
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN, Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.subscriber import ANNOUNCED, CloseReason, Subscriber
-from sse_broadcast.fanout.system_events import close_frame, jittered
+from sse_broadcast.fanout.system_events import close_frame
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import ITEMS_PER_SLICE, FairQueue

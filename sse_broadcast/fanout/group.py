@@ -211,7 +211,8 @@ class Batch(Generic[M]):
         self.base = group.base
         self.end = group.base + len(self._publications)
         self.data = group.frames(self._publications)
-        self.followed = group.following > 0  # False when all members left before the pass began
+        # False when all members left before the pass began. No pass is on, so that the list is exact.
+        self.followed = bool(group.writers.members or group.late_joiners)
         self.late_joiners = group.late_joiners_before(self.end) if group.late_joiners else []
         self.failed = 0  # writes
 

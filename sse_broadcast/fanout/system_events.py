@@ -1,7 +1,6 @@
 """The events that the server itself sends to end a stream (`$close`) or to report a loss (`$reset`)."""
 
 import json
-import random
 from collections.abc import Sequence
 
 from sse_broadcast import clock
@@ -32,11 +31,3 @@ def reset_publication(
     """Return a `$reset` to be queued among other publications. The subscriber resumes after `position`."""
     event = reset_event(reason, channels, missed=missed)
     return place((), event, epoch=epoch, position=position, time=clock.now())
-
-
-def jittered(retry: int, *, spread: int = 0) -> int:
-    """Return a random reconnection time in milliseconds: subscribers cut together do not return together.
-
-    It begins at half of `retry`. Its range is `retry` or `spread`, whichever is longer.
-    """
-    return int(retry * 0.5 + random.random() * max(retry, spread))

@@ -21,9 +21,8 @@ from sse_broadcast.server.endpoints.publish_stream import end_line_streams
 from sse_broadcast.server.http.health import READINESS, Readiness
 from sse_broadcast.server.http.log import log_refusal
 from sse_broadcast.server.http.problem import Problem, answer, problem_of
-from sse_broadcast.server.http.request_head import require_valid_head
+from sse_broadcast.server.http.request_head import forget_targets, require_valid_head
 from sse_broadcast.server.http.responses import sign
-from sse_broadcast.server.http.targets import forget_targets
 from sse_broadcast.server.process.body_decoder import DECODER, BodyDecoder, close_decoder
 from sse_broadcast.server.process.loop import LoopLagMonitor
 from sse_broadcast.server.reload import RELOADER, Reloader

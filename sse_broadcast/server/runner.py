@@ -25,7 +25,7 @@ from sse_broadcast.server.app import build_app, end_streams
 from sse_broadcast.server.assembly import build_services
 from sse_broadcast.server.endpoints.metrics import EXPOSITION
 from sse_broadcast.server.http.health import READINESS
-from sse_broadcast.server.http.targets import checking_hosts
+from sse_broadcast.server.http.request_head import checking_hosts
 from sse_broadcast.server.process.loop import DaemonThreadExecutor, new_loop, tune_collector
 from sse_broadcast.server.process.signals import STOP, Table, hangup_handler, ignore, install_handlers
 from sse_broadcast.server.process.systemd import SystemdNotifier

@@ -4,9 +4,9 @@ import pytest
 
 from sse_broadcast.backends.base import ResetReason
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding, own_block
-from sse_broadcast.event import Event
+from sse_broadcast.event import Event, jittered
 from sse_broadcast.fanout.subscriber import CloseReason
-from sse_broadcast.fanout.system_events import close_event, jittered, reset_event, reset_publication
+from sse_broadcast.fanout.system_events import close_event, reset_event, reset_publication
 
 
 @pytest.mark.parametrize("encoding", [TEXT, JSON])

@@ -33,6 +33,7 @@ from sse_broadcast.server.http import query
 from sse_broadcast.server.http.json_body import ESCAPED
 from sse_broadcast.server.http.log import tell_published
 from sse_broadcast.server.http.problem import Problem, given_several_times
+from sse_broadcast.server.http.request_head import channels_of_path
 from sse_broadcast.server.http.responses import Sent, SentBatch, answered
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE
 from sse_broadcast.server.services import ACTIVE_SERVICES, BATCH_LOCK, BROADCASTER, Services, confirm
@@ -90,7 +91,7 @@ class Publishing:
         require_any_channel(request, Action.PUBLISH)
         services = self._active.services
         config = services.config
-        named = query.channels_of_path(request, self._broadcaster.require_few)
+        named = channels_of_path(request, self._broadcaster.require_few)
         if request.query_string:
             named += request.query.getall("channel", [])
         permit = functools.partial(require_permission, request, Action.PUBLISH)

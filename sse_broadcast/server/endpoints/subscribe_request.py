@@ -22,6 +22,7 @@ from sse_broadcast.fanout.subscriber import LONGEST_HEARTBEAT, SHORTEST_HEARTBEA
 from sse_broadcast.server.access.authorization import IN_QUERY
 from sse_broadcast.server.http import json_body, last_event_id, query
 from sse_broadcast.server.http.problem import Problem
+from sse_broadcast.server.http.request_head import channels_of_path
 from sse_broadcast.server.services import BROADCASTER
 
 CHANNEL_PARAMETERS = ("channel", "stream", "topic")
@@ -65,7 +66,7 @@ def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
 
     First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
     """
-    named = query.channels_of_path(request, request.app[BROADCASTER].require_few)
+    named = channels_of_path(request, request.app[BROADCASTER].require_few)
     if not request.query_string:
         return _subscribe_request(request, _NO_PARAMETERS, _permitted(request, _NO_PARAMETERS, named, permit))
     selector = _permitted(request, request.query, named, permit)

@@ -63,17 +63,3 @@ def limit(request: web.Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_PAGE_SIZE):
         raise Problem(400, f"limit: must be 1 to {MAX_PAGE_SIZE}, not {text[:80]!a}")
     return int(text)
-
-
-def channels_of_path(request: web.Request, require_few: Callable[[int], object]) -> list[str]:
-    """Return the channels of a path's comma list; there may be none.
-
-    `require_few` raises for a number that is too large, before they are taken apart.
-    """
-    path = request.match_info.get("channels")
-    if path is None:
-        return []
-    if "," not in path:
-        return [path]
-    require_few(path.count(",") + 1)
-    return path.split(",")

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from sse_broadcast import wire
-from sse_broadcast.fanout.system_events import close_event, jittered
+from sse_broadcast.event import jittered
+from sse_broadcast.fanout.system_events import close_event
 from sse_broadcast.server.http.last_event_id import fit_to_repeat
 
 COME_BACK = 20_000

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion, HttpVersion10, HttpVersion11, StreamReader, web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, RawRequestMessage
 
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.http import client_address
 from sse_broadcast.server.http.log import fault_of, http_logger
 from sse_broadcast.server.http.problem import Problem, answer
+from sse_broadcast.server.http.request_head import forget_targets
 from sse_broadcast.server.http.responses import sign
-from sse_broadcast.server.http.targets import forget_targets
 from sse_broadcast.server.transport.aiohttp_internals import (
     NO_KEEPALIVE_TIMER,
     RequestProtocol,
@@ -188,7 +188,7 @@ class Connection(RequestProtocol):
             if self.current_request is not None or len(queued) > 1:
                 self._tell_of_broken_bodies()
             self._body = queued[-1][1]
-            if self._body is EMPTY_PAYLOAD:  # so is the body of an error
+            if not isinstance(queued[-1][0], RawRequestMessage):
                 self.drop_error_frames()
         elif self.current_request is not None:
             self._body = self.current_request.content
@@ -217,6 +217,7 @@ class Connection(RequestProtocol):
         A stream lasts, and so would what its reader sends. The end of the connection is still seen, for
         which it must be read from.
         """
+        self.keepalive_timer = None  # there is nothing to cancel
         super().keep_alive(val)
         self.keepalive_timer = NO_KEEPALIVE_TIMER
         if not val:

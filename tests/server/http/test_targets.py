@@ -4,9 +4,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from yarl import URL, _url
 
-from sse_broadcast.server.http import targets
+from sse_broadcast.server.http import request_head
 from sse_broadcast.server.http.problem import Problem
-from sse_broadcast.server.http.targets import MAX_TARGET, forget_targets, require_fitting_target
+from sse_broadcast.server.http.request_head import MAX_TARGET, forget_targets, require_fitting_target
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.aiohttp_internals import URL_CACHES
 from tests.support.sockets import RawClient
@@ -22,7 +22,7 @@ def is_kept(target: str) -> bool:
 
 def test_the_caches_are_those_of_the_library() -> None:
     """One that has another name in another version would be filled by everybody."""
-    assert len(targets.CLEAR) == 1 + len(URL_CACHES)
+    assert len(request_head.CLEAR) == 1 + len(URL_CACHES)
 
 
 @pytest.mark.parametrize(
