@@ -66,6 +66,18 @@ UNDECLARED = BodyType("application/octet-stream")
 """The type of a body that declares none (RFC 9110, 8.3)."""
 
 
+# As most clients write them: they need not be parsed.
+_USUAL = {
+    name: BodyType(name)
+    for name in (
+        "application/json",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/x-ndjson",
+    )
+}
+
+
 def body_type(request: web.Request) -> BodyType:
     """Return what the body of a request is declared to be.
 
@@ -78,6 +90,9 @@ def body_type(request: web.Request) -> BodyType:
     declared = headers.get(hdrs.CONTENT_TYPE)
     if declared is None:
         return UNDECLARED
+    usual = _USUAL.get(declared)
+    if usual is not None:
+        return usual
     if len(declared) > LONGEST_TYPE or declared.count(";") > TYPE_PARAMETERS:
         allowed = f"{LONGEST_TYPE} characters and {TYPE_PARAMETERS} parameters"
         raise Problem(415, f"Content-Type: has more than {allowed}", closes=True)

@@ -60,7 +60,7 @@ class Endless(Content):
 def request(
     content: Content, *, content_length: int | None = None, charset: str | None = None
 ) -> web.Request:
-    headers = {} if charset is None else {"Content-Type": "text/plain"}
+    headers = {} if charset is None else {"Content-Type": "text/plain; charset=..."}
     said = {"content": content, "content_length": content_length, "charset": charset, "headers": headers}
     return cast(
         "web.Request",
