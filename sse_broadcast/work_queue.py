@@ -51,6 +51,49 @@ class FairQueue(Generic[T]):
         return thing
 
 
+class FairLock:
+    """A lock that is passed on from caller to caller: each caller's next waiter has its turn in the round.
+
+    `asyncio.Lock` serves waiters in their order, so that one caller's hundred requests delay everybody.
+    """
+
+    __slots__ = ("_locked", "_waiting")
+
+    def __init__(self) -> None:
+        self._locked = False
+        self._waiting = FairQueue[asyncio.Future[None]]()
+
+    def __len__(self) -> int:
+        return sum(not turn.done() for turns in self._waiting.waiting.values() for turn in turns)
+
+    def locked(self) -> bool:
+        """Return whether somebody has the lock."""
+        return self._locked
+
+    async def acquire(self, caller: Hashable) -> None:
+        """Wait for the lock. `release` it afterwards."""
+        if not self._locked:
+            self._locked = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn, caller=caller)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.release()  # the turn came together with the cancellation
+            raise
+
+    def release(self) -> None:
+        """Pass the lock on to the next waiter that was not cancelled."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._locked = False
+
+
 class Job:
     """Work that waits for its turns, and who waits for its result."""
 

@@ -1,11 +1,13 @@
 """Long work: one piece in each turn of the loop, for one caller after another."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 import pytest
 
-from sse_broadcast.work_queue import FairQueue, SlicedWork, WorkQueue, run_to_completion
+from sse_broadcast.work_queue import FairLock, FairQueue, SlicedWork, WorkQueue, run_to_completion
+from tests.support.sockets import until
 
 
 class Work:
@@ -150,3 +152,47 @@ def test_what_waits_is_given_by_turns() -> None:
     queue.append("b2", caller="b")
     assert [queue.popleft() for _ in range(4)] == ["c1", "a2", "b2", "a3"]
     assert not queue
+
+
+def waits_for_two(lock: FairLock) -> bool:
+    return len(lock) == 2
+
+
+async def acquired(lock: FairLock, caller: str, order: list[str], name: str) -> None:
+    """Note a name once the lock is held, and pass the lock on."""
+    await lock.acquire(caller)
+    order.append(name)
+    lock.release()
+
+
+async def test_a_fair_lock_goes_from_caller_to_caller() -> None:
+    """However many waiters one caller has, another caller's first waiter is next but one."""
+    lock, order = FairLock(), list[str]()
+    await lock.acquire("holder")
+    waiters = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1"), ("b", "b2")]
+    async with asyncio.TaskGroup() as group:
+        for caller, name in waiters:
+            group.create_task(acquired(lock, caller, order, name))
+        await until(lambda: len(lock) == len(waiters))
+        lock.release()
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert not lock.locked()
+
+
+async def test_a_cancelled_waiter_gives_its_turn_to_the_next() -> None:
+    """Whether it still waits, or has just been given the lock."""
+    for given in (False, True):
+        lock, order = FairLock(), list[str]()
+        await lock.acquire("holder")
+        leaving = asyncio.ensure_future(acquired(lock, "a", order, "leaving"))
+        staying = asyncio.ensure_future(acquired(lock, "b", order, "staying"))
+        await until(functools.partial(waits_for_two, lock))
+        if given:
+            lock.release()
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        if not given:
+            lock.release()
+        await staying
+        assert order == ["staying"]
+        assert not lock.locked()
