@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser, Page
 
+from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.streams import expiry
@@ -17,6 +18,7 @@ from tests.server.blocks import opening
 from tests.support.asking import ask, bearer
 from tests.support.browser import chromium
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.memory import inside
 from tests.support.sockets import until
 
 READER = caller("reader", subscribe=("*",), publish=("*",))
@@ -172,7 +174,7 @@ async def test_a_foreign_page_cannot_use_a_visitors_cookie(serve: Serve, browser
         answer = await send(page, f"{server.url}{path}", body="x", mode="no-cors", credentials="include")
         assert answer == {"type": "opaque", "status": 0}
     assert server.broadcaster.counts.published == 0
-    assert len(server.services.authenticator._revoked) == 0
+    assert [len(each) for each in inside(server.services.authenticator, RevocationList)] == [0]
     own_page = await page_at(browser, f"{server.url}/healthz")
     await own_page.context.add_cookies([{"name": "visitor", "value": STATIC, "url": server.url}])
     assert (await send(own_page, f"{server.url}/send", body="x"))["status"] == 200

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sse_broadcast.auth.authenticator import Authenticator
-from sse_broadcast.auth.keys import Key
 from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
+from tests.support.issuing import Issuer, issuers
 from tests.support.signing import (
     ALGORITHMS,
     CLAIMS,
@@ -34,6 +34,8 @@ from tests.support.signing import (
     public_file,
     token,
 )
+
+issuer = pytest.fixture(issuers)
 
 TOKEN = "correct-horse-battery"
 ANN = Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
@@ -527,17 +529,17 @@ async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> No
     assert await first.authenticate(token()) == ANN
 
 
-async def test_the_keys_of_the_same_jwks_are_known_to_the_next() -> None:
+async def test_the_keys_of_the_same_jwks_are_known_to_the_next(issuer: Issuer) -> None:
     """Of another one they are not; what could not be read is told."""
-    first = authenticator(jwt_jwks="http://127.0.0.1:9/")
-    assert first._jwks is not None
-    first._jwks._keys = keys = (Key("RS256", None, private_key("RS256").public_key()),)
-    same = in_place_of(first, jwt_jwks="http://127.0.0.1:9/", jwt_jwks_refresh=5.0)
+    first = authenticator(jwt_jwks=issuer.url)
+    await first.start()
+    await first.close()
+    same = in_place_of(first, jwt_jwks=issuer.url, jwt_jwks_refresh=5.0)
     other = in_place_of(first, jwt_jwks="http://127.0.0.1:9/other")
-    assert same._jwks is not None
-    assert other._jwks is not None
-    assert (same._jwks.keys, other._jwks.keys) == (keys, ())
+    signed = token("EdDSA", header={"kid": "old"})
+    assert (await same.authenticate(signed), issuer.asked) == (ANN, 1)
     other.require_keys()
+    assert await refusal(other, signed) == "is signed with a key that is not known"
     await other.start()
     with pytest.raises(ConfigError, match=r"^jwt_jwks: 'http://127.0.0.1:9/other' cannot be read: "):
         other.require_keys()

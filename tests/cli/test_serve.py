@@ -418,11 +418,10 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
     for _ in range(50):
         await publisher.ask("POST", "/send", body=b"x" * 50_000)
     serving.process.send_signal(signal.SIGTERM)
-    found: list[Event] = []
-    while data := await client.chunk():
-        found += client._decoder.feed(data)
-    assert [len(event.data) for event in found[:-1]] == [50_000] * 50
-    assert (found[-1].type, found[-1].data, found[-1].id) == ("$close", DRAIN, found[-2].id)
+    *found, end = await client.events(51)
+    assert [len(event.data) for event in found] == [50_000] * 50
+    assert (end.type, end.data, end.id) == ("$close", DRAIN, found[-1].id)
+    assert await client.chunk() == b""
     assert await serving.process.ended() == Ended(0)
 
 

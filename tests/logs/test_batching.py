@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -69,14 +70,20 @@ async def test_each_line_is_a_record_of_its_own(log: pytest.LogCaptureFixture) -
     assert [type(record) for record in log.records] == [Known, Known]
 
 
-async def test_those_that_come_later_are_told_later(log: pytest.LogCaptureFixture) -> None:
-    """By a timer that is set anew, and by none while nothing waits."""
+async def test_those_that_come_later_are_told_later(
+    log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a timer that is set anew, one for all that waits, and by none while nothing does."""
+    later = Mock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", later)
     gathered = BatchedLogger(logger)
-    for number in range(3):
+    for number in range(1, 4):
         gathered.info("x", FACTS)
-        assert gathered._timer is not None
-        await until(lambda count=number: len(log.messages) > count)  # type: ignore[misc]
-        assert gathered._timer is None
+        gathered.info("y", FACTS)
+        seconds, call = later.call_args.args
+        assert (later.call_count, seconds) == (number, BATCH_INTERVAL)
+        call()
+        assert log.messages == ["x", "y"] * number
 
 
 async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCaptureFixture) -> None:

@@ -6,17 +6,20 @@ from typing import Any
 import pytest
 
 from sse_broadcast.backends.memory import channel_index, custom_ids, position_index, watermarks
-from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.history import (
     History,
 )
-from sse_broadcast.backends.memory.position_index import PositionIndex
+from sse_broadcast.backends.memory.largest import Largest
+from sse_broadcast.backends.memory.lazy_heap import LazyHeap
+from sse_broadcast.backends.memory.position_index import Chunk, PositionIndex
+from sse_broadcast.backends.memory.retired_ids import RetiredIds
 from sse_broadcast.backends.memory.weights import CHANNEL_COST, PUBLISHER_COST, set_weights
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Publication, place
 from sse_broadcast.work_queue import run_to_completion
+from tests.support.memory import entries, inside
 
 PLENTY = 1 << 40
 ALL = 1 << 30
@@ -88,68 +91,65 @@ def require_bounded(history: History) -> None:
     logs = history.channel_index.logs
     everything = {one.position: one for log in logs.values() for one in log.after(0)}
     assert history.bytes == sum(map(weight, everything.values()))
-    assert len(logs) <= history._max_channels
-    require_bounded_order(history._position_index, everything.keys())
-    assert {place for place, one in history._position_index.after(0) if one} == everything.keys()
-    assert history._holders == {
-        position: sum(position in held(history, name) for name in one.channels)
-        for position, one in everything.items()
-        if len(one.channels) > 1
-    }
-    assert set(history.custom_ids._positions) <= {one.event.id for one in everything.values()}
-    slots = {slot: log for slot, log in enumerate(history.channel_index.slots) if log is not None}
-    assert slots == {log.slot: log for log in logs.values()}
-    assert sorted([*slots, *history.channel_index._free_slots]) == list(
-        range(len(history.channel_index.slots))
+    assert given_after(history, Selector.parse("*"), 0) == sorted(everything)
+    (order,) = inside(history, PositionIndex)
+    require_bounded_order(order, everything.keys())
+    assert history.custom_ids.count == sum(
+        one.event.id is not None for log in logs.values() for one in log.after(0)
     )
-    assert len(history.channel_index.slots) <= history._max_channels
+    assert len(logs) <= (most := history._max_channels)
+    slots = history.channel_index.slots
+    assert {slot: log for slot, log in enumerate(slots) if log} == {log.slot: log for log in logs.values()}
+    assert len(slots) <= most
     assert len(history.watermarks._recent) <= watermarks.MAX_RECENT_EVICTIONS
     require_shared(history)
-    assert {log for log in logs.values() if log.count} <= {log for _, _, log in history._expiring}
-    assert len(history._expiring) <= 3 * len(logs) + 130
+    (expiring,) = inside(history, LazyHeap)
+    assert {log for log in logs.values() if log.count} <= {log for _, _, log in expiring}
+    assert len(expiring) <= 3 * len(logs) + 130
     for log in logs.values():
-        require_bounded_log(log)
+        inside_it = list(log.after(0))
+        assert len(inside_it) <= log.limits.size
+        assert log.bytes == sum(map(weight, inside_it)) <= log.limits.bytes
+    (retired,) = inside(history, RetiredIds)
+    most_entries = (
+        200 + entries(order) + 4 * entries(retired) + sum(50 + 7 * log.count for log in logs.values())
+    )
+    assert entries(history) <= most_entries
 
 
 def require_bounded_order(order: PositionIndex, held: Collection[int]) -> None:
-    assert len(order) == len(held) == sum(chunk.live for chunk in order._chunks)
-    assert len(order._chunks) == len(order._firsts)
-    assert order._firsts == sorted(order._firsts)
-    for first, chunk in zip(order._firsts, order._chunks, strict=True):
-        assert first <= chunk.positions[0]
-        assert chunk.live == sum(one is not None for one in chunk.publications)
+    places = list(order.after(0))
+    assert len(order) == len(held)
+    assert [place for place, one in places if one] == sorted(held)
+    assert [place for place, _ in places] == sorted({place for place, _ in places})
+    chunks = inside(order, Chunk)
+    for chunk in chunks:
+        assert chunk.live == sum(one is not None for one in chunk.publications) > 0
         assert len(chunk.positions) == len(chunk.publications)
-        assert chunk.live
-        assert (
-            len(chunk.positions)
-            <= 2 * max(chunk.live, position_index.CHUNK_SIZE) + 2 * position_index.SPARE_HOLES
-        )
+        most = 2 * max(chunk.live, position_index.CHUNK_SIZE) + 2 * position_index.SPARE_HOLES
+        assert len(chunk.positions) <= most
+    assert entries(order) == 2 * len(places) + 2 * len(chunks)
 
 
 def require_shared(history: History) -> None:
     """Hold what publishers have to what there is, and that to the total."""
-    logs, shares = history.channel_index.logs, history._shares
+    logs = history.channel_index.logs
+    shares = {log.share.name: log.share for log in logs.values()}
     assert {name: log for share in shares.values() for name, log in share.channels.logs.items()} == logs
     empty = {name for share in shares.values() for name in share.channels.empty or ()}
     assert empty == {name for name in logs if not held(history, name)}
-    assert history._empty_channels == len(empty)
+    assert history.usage.channels == len(logs) - len(empty)
+    (retired,) = inside(history, RetiredIds)
     channels = sum(CHANNEL_COST + len(name) for name in logs)
-    assert history._overhead_bytes == channels + sum(PUBLISHER_COST + len(name) for name in shares)
-    assert history.bytes + history._overhead_bytes <= history._total
-    assert len(history._most_bytes) <= 2.5 * len(shares) + 130
-    assert len(history._most_channels) <= 2.5 * len(shares) + 130
+    overhead = channels + sum(PUBLISHER_COST + len(name) for name in shares)
+    assert history.usage.bytes == history.bytes + overhead + retired.bytes
+    assert history.bytes + overhead <= history._total
+    for largest in inside(history, Largest):
+        assert len(largest) <= len(logs)
     for name, share in shares.items():
         mine = share.channels.logs
         parts = sum(one.weight // len(one.channels) for log in mine.values() for one in log.after(0))
         assert share.bytes == parts + sum(CHANNEL_COST + len(each) for each in mine) + PUBLISHER_COST + len(
             name
         )
-        assert (share.name, share.channels.share, bool(mine)) == (name, share, True)
-        assert len(share.largest_log) <= 2.5 * len(mine) + 130
-
-
-def require_bounded_log(log: ChannelLog) -> None:
-    inside = list(log.after(0))
-    assert len(inside) <= log.limits.size
-    assert log.bytes == sum(map(weight, inside)) <= log.limits.bytes
-    assert len(log._items) <= 2 * len(inside) + 34
+        assert (share.channels.share, bool(mine)) == (share, True)

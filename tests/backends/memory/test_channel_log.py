@@ -15,6 +15,7 @@ from tests.backends.memory.history_cases import (
     publication,
     weight,
 )
+from tests.support.memory import entries, inside
 
 
 def log_of(count: int) -> ChannelLog:
@@ -88,8 +89,8 @@ def test_a_log_is_a_list_that_loses_its_beginning(steps: list[tuple[int, int]]) 
         assert list(log.after(0)) == kept
         assert list(log.backwards()) == kept[::-1]
         assert (log.count, log.bytes) == (len(kept), sum(map(weight, kept)))
-        assert len(log._items) <= 2 * len(kept) + 34
-        assert not {*log._items} & went, "what was let go of is kept in memory"
+        assert entries(log) <= 2 * len(kept) + 34
+        assert not {*inside(log, Publication)} & went, "what was let go of is kept in memory"
         if kept:
             assert (log.oldest, log.newest) == (kept[0], kept[-1])
             assert log.page(kept[0].position, ALL, most=PAGE_SCAN_LIMIT) == kept[1:]

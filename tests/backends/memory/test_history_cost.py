@@ -12,6 +12,8 @@ from sse_broadcast.backends.memory import watermarks
 from sse_broadcast.backends.memory.history import (
     History,
 )
+from sse_broadcast.backends.memory.largest import Largest
+from sse_broadcast.backends.memory.lazy_heap import LazyHeap
 from sse_broadcast.channels import Selector
 from sse_broadcast.publication import Publication
 from sse_broadcast.work_queue import run_to_completion
@@ -26,6 +28,7 @@ from tests.backends.memory.history_cases import (
     require_bounded,
     room,
 )
+from tests.support.memory import inside
 
 
 @pytest.mark.parametrize(
@@ -67,17 +70,7 @@ def test_nothing_grows_with_what_has_passed(
             require_bounded(history)
     history.expire(now + 40.0)
     require_bounded(history)
-    assert (
-        history.bytes,
-        channels_of(history.channel_index.names()),
-        history.custom_ids._positions,
-        history._holders,
-    ) == (
-        0,
-        [],
-        {},
-        {},
-    )
+    assert (history.bytes, channels_of(history.channel_index.names()), history.custom_ids.count) == (0, [], 0)
 
 
 def some_names(chance: random.Random) -> set[str]:
@@ -91,9 +84,8 @@ def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
     for position in range(1, 5001):
         history.expire(position / 10.0)
         history.extend([publication(position, time=position / 10.0, data="x" * (position % 97 * 20))])
-        (share,) = history._shares.values()
-        assert len(share.largest_log) <= len(history._most_bytes) + 66 <= 132
-        assert len(history._expiring) <= 67
+        assert all(len(largest) <= 1 for largest in inside(history, Largest))
+        assert [len(heap) <= 67 for heap in inside(history, LazyHeap)] == [True]
     require_bounded(history)
 
 

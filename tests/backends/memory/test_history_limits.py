@@ -21,9 +21,9 @@ from tests.backends.memory.history_cases import (
 class Changing:
     """Limits that a test changes."""
 
-    def __init__(self, limits: HistoryLimits) -> None:
+    def __init__(self, limits: HistoryLimits, *, max_channels: int = 1000) -> None:
         self.limits = limits
-        self.history = History(lambda _: self.limits, total=PLENTY, max_channels=1000)
+        self.history = History(lambda _: self.limits, total=PLENTY, max_channels=max_channels)
 
     def change(self, limits: HistoryLimits) -> None:
         self.limits = limits
@@ -56,11 +56,10 @@ def test_channels_are_looked_at_a_few_at_a_time() -> None:
 
     What is evicted counts as well.
     """
-    changing = Changing(HistoryLimits(10, PLENTY, FOREVER))
+    changing = Changing(HistoryLimits(10, PLENTY, FOREVER), max_channels=4)
     fill(changing.history, *"aabbccdd")
     changing.change(HistoryLimits(1, PLENTY, FOREVER))
-    changing.history._forget(changing.history.channel_index.logs["a"])
-    changing.history.extend([publication(9, "e"), publication(10, "e")])
+    fill(changing.history, *"ee", start=9)
     assert changing.history.apply_limits(4)
     assert sorted(len(held(changing.history, name)) for name in "bcd") == [1, 1, 2]
     assert not changing.history.apply_limits(4)

@@ -6,8 +6,9 @@ import pytest
 
 from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory import idempotency
-from sse_broadcast.backends.memory.idempotency import MAX_KEYS, IdempotencyKeys
+from sse_broadcast.backends.memory.idempotency import MAX_KEYS, IdempotencyKeys, PublisherKeys
 from sse_broadcast.errors import IdempotencyError
+from tests.support.memory import entries, inside
 
 WINDOW = 10.0
 
@@ -43,6 +44,11 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """Return a store that has room for ten keys."""
     monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
     return Store()
+
+
+def publishers(store: Store) -> list[str]:
+    """Return the publishers of which a key is remembered."""
+    return [each.name for each in inside(store.keys, PublisherKeys) if each.answers]
 
 
 def test_a_key_is_of_one_publisher(store: Store) -> None:
@@ -90,8 +96,8 @@ def test_keys_of_many_publishers_are_bounded(store: Store) -> None:
     """Where each has one the oldest goes, and the publisher with it."""
     for number in range(500):
         store.use("k", f"address {number}")
-    assert (len(store.keys), len(store.keys._publishers)) == (10, 10)
-    assert len(store.keys._expiring) <= 2 * 10 + 65
+    assert (len(store.keys), len(publishers(store))) == (10, 10)
+    assert len(inside(store.keys, PublisherKeys)) <= 2 * 10 + 65
     assert [store.use("k", f"address {number}") for number in range(490, 500)] == list(range(491, 501))
 
 
@@ -105,9 +111,9 @@ def test_keys_expire_whoever_used_them(store: Store) -> None:
         store.keys.expire(store.now)
         left.append(len(store.keys))
     assert left == [4, 3, 2, 1]
-    assert list(store.keys._publishers) == ["b"]
+    assert publishers(store) == ["b"]
     store.keys.expire(13.0)
-    assert (len(store.keys), store.keys._publishers, store.keys._expiring) == (0, {}, [])
+    assert (len(store.keys), entries(store.keys)) == (0, 0)
 
 
 @pytest.mark.parametrize("publishers", [1, 500])

@@ -2,9 +2,11 @@
 
 import itertools
 
+from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.history import (
     History,
 )
+from sse_broadcast.backends.memory.publisher_share import PublisherShare
 from sse_broadcast.backends.memory.weights import CHANNEL_COST
 from sse_broadcast.config.policy import HistoryLimits
 from tests.backends.memory.history_cases import (
@@ -42,6 +44,10 @@ class Shared:
             self.position += 1
             self.history.extend([publication(self.position, channels)], publisher)
         require_bounded(self.history)
+
+    @property
+    def shares(self) -> dict[str, PublisherShare[ChannelLog]]:
+        return {log.share.name: log.share for log in self.history.channel_index.logs.values()}
 
     def events(self, *channels: str) -> list[int]:
         return [len(held(self.history, channel)) for channel in channels]
@@ -102,7 +108,7 @@ def test_a_channel_of_several_publishers_counts_for_who_opened_it() -> None:
     shared.publish("first", "a")
     shared.publish("second", *["a"] * 300, "b")
     assert shared.events("b") == [1]
-    assert shared.history._shares.keys() == {"first", "second"}
+    assert shared.shares.keys() == {"first", "second"}
     assert {*shared.reported} == {("history_total", "first")}
 
 
@@ -111,8 +117,8 @@ def test_a_publication_in_several_channels_counts_by_parts() -> None:
     shared = Shared()
     shared.publish("one", *["a"] * 12)
     shared.publish("three", *["b c d"] * 12)
-    one, three = shared.history._shares["one"], shared.history._shares["three"]
-    assert one.bytes < three.bytes - 2 * CHANNEL_COST < 1.5 * one.bytes
+    one, three = shared.shares["one"].bytes, shared.shares["three"].bytes
+    assert one < three - 2 * CHANNEL_COST < 1.5 * one
 
 
 def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
@@ -120,6 +126,6 @@ def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
     shared = Shared(total=room(10, channels=10, publishers=10) + 200)
     for number in range(100):
         shared.publish(f"address {number}", f"c{number}")
-    kept = len(shared.history._shares)
+    kept = len(shared.shares)
     assert kept >= 8
     assert names(shared.history) == [f"c{number}" for number in range(100 - kept, 100)]

@@ -9,6 +9,7 @@ from sse_broadcast.backends.memory.retired_ids import (
     RetiredIds,
 )
 from sse_broadcast.channels import Selector
+from tests.support.memory import entries
 
 PLENTY = 1 << 40
 
@@ -48,7 +49,7 @@ def test_an_id_is_forgotten_when_its_time_has_come() -> None:
     retire(retired, "a", ("x", 9), until=40.0, now=21.0)
     assert oldest(retired, "x", "a", now=21.0) == 9
     retired.expire(40.0)
-    assert (len(retired), retired.bytes, retired._channels) == (0, 0, {})
+    assert (len(retired), retired.bytes, entries(retired)) == (0, 0, 0)
 
 
 def test_a_channel_remembers_so_many_and_takes_none_of_anothers() -> None:
