@@ -183,12 +183,10 @@ def test_every_module_has_a_place() -> None:
 
 
 def test_arrows_go_one_way() -> None:
-    """A module imports only what stands below it."""
     assert [line for name in MODULES for line in against(name)] == []
 
 
 def test_no_two_modules_need_each_other() -> None:
-    """Within a folder neither."""
     left = {name: ours(name) & MODULES.keys() for name in MODULES}
     while free := [name for name, needed in left.items() if not needed & left.keys()]:
         for name in free:
@@ -209,7 +207,6 @@ def drivers(name: str) -> set[str]:
 
 
 def test_the_core_knows_no_driver() -> None:
-    """aiohttp, click and the loops stay outside."""
     for name in MODULES:
         if any(within(name, place) for place in (*CORE, *GROUND, "logs")):
             assert not drivers(name), name
@@ -361,7 +358,6 @@ def test_a_private_name_of_aiohttp_is_found() -> None:
 
 
 def test_every_module_has_its_tests() -> None:
-    """Tests mirror modules."""
     missing = []
     for name in MODULES:
         *folders, module = name.split(".")

@@ -133,7 +133,6 @@ def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> N
 
 
 def test_a_date_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the client is."""
     with monkeypatch.context() as changed:
         changed.setenv("TZ", "America/New_York")
         time.tzset()
@@ -180,7 +179,6 @@ def test_a_publisher_s_time_counts_what_attempts_take() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, float("nan")])
 def test_a_publisher_without_time_is_told_at_once(seconds: float) -> None:
-    """And nobody is told that it tries again."""
     told: list[ClientError] = []
     with pytest.raises(AttemptError):
         RetryBudget(seconds, paced=True, on_retry=told.append).wait_after(failure())
@@ -189,14 +187,12 @@ def test_a_publisher_without_time_is_told_at_once(seconds: float) -> None:
 
 @pytest.mark.parametrize("error", [failure(unsure=True), failure(401, transient=False)])
 def test_a_publisher_does_not_repeat_what_may_be_done_or_will_never_be(error: AttemptError) -> None:
-    """However much time it has."""
     with pytest.raises(AttemptError) as caught:
         RetryBudget(60.0, paced=True).wait_after(error)
     assert caught.value is error
 
 
 def test_an_outage_is_told_once() -> None:
-    """With its first failure."""
     told: list[ClientError] = []
     budget, first = RetryBudget(60.0, paced=True, on_retry=told.append), failure()
     for error in (first, failure(), failure()):
@@ -217,7 +213,6 @@ def test_a_pace_is_no_outage() -> None:
 
 @pytest.mark.parametrize(("told", "wait"), [(0.0, FLOOR), (1e9, CEILING)])
 def test_a_pace_is_kept_within_reason(told: float, wait: float) -> None:
-    """Neither at once nor for ever."""
     assert RetryBudget(0.0, paced=True).wait_after(failure(429, retry_after=told)) == wait
 
 

@@ -64,7 +64,6 @@ async def test_a_page_may_listen_to_the_cursor(serve: Serve, browser: Browser) -
 
 
 async def test_closing_the_page_is_seen_at_once(server: Server, browser: Browser) -> None:
-    """A tab that goes takes its subscriber along."""
     page = await open_page(browser, server.url)
     await until(lambda: server.broadcaster.client_count == 1)
     await page.close()

@@ -102,7 +102,6 @@ async def test_a_foreign_page_cannot_read_a_stream(serve: Serve, browser: Browse
 
 
 async def test_a_page_of_an_allowed_origin_can(serve: Serve, browser: Browser, site: str) -> None:
-    """That one and no other."""
     server = await serve(**SETTINGS, anonymous_subscribe=("*",), cors_origins=(site,))
     page = await page_at(browser, site)
     await listen(page, f"{server.url}/events")
@@ -181,7 +180,6 @@ async def test_a_foreign_page_cannot_use_a_visitors_cookie(serve: Serve, browser
 
 
 async def test_a_page_shows_a_token_in_its_address(serve: Serve, browser: Browser, site: str) -> None:
-    """Where an EventSource can put one without a cookie."""
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     await listen(page, f"{server.url}/events?access_token=not-good-0123456789")
@@ -193,7 +191,6 @@ async def test_a_page_shows_a_token_in_its_address(serve: Serve, browser: Browse
 
 
 async def test_a_page_shows_a_token_in_a_header(serve: Serve, browser: Browser, site: str) -> None:
-    """After a preflight, which is answered."""
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     headers = {
@@ -231,7 +228,6 @@ async def test_a_foreign_page_publishes_nothing_to_this_machine(
 async def test_a_form_of_a_foreign_page_publishes_nothing(
     server: Server, browser: Browser, site: str
 ) -> None:
-    """It takes the browser there, and is told why."""
     page = await page_at(browser, site)
     await page.set_content(
         f'<form method=post enctype=text/plain action="{server.url}/send"><input name=a value=b></form>'
@@ -281,7 +277,6 @@ def end(server: Server, now: float) -> None:
 
 
 async def test_a_page_is_told_that_it_was_revoked(serve: Serve, browser: Browser, site: str) -> None:
-    """And does not come back."""
     server = await serve(**SETTINGS, retry=10, cors_origins=(site,))
     page = await page_at(browser, site)
     token = own(sub="ada", grants={"subscribe": ["*"]})

@@ -38,7 +38,6 @@ def test_a_name_may_have_this_character(character: str) -> None:
 
 @pytest.mark.parametrize("character", ILLEGAL)
 def test_a_name_may_not_have_this_character(character: str) -> None:
-    """Everything else is refused, and named in ASCII."""
     for refuse in (lambda name: validate_channels(["ok", name]), Selector.parse):
         with pytest.raises(EventError) as caught:
             refuse(f"a{character}")
@@ -64,7 +63,6 @@ def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["...", ".a", "a.", "a..b", "-", "~", "@", ":", "_", "1", DEFAULT_CHANNEL])
 def test_other_odd_names_are_names(name: str) -> None:
-    """Only what the rule says is refused."""
     assert validate_channels((name,)) == (name,)
     assert Selector.parse(name).names == (name,)
 
@@ -140,7 +138,6 @@ def test_only_names_that_may_be_published_to_are_shared() -> None:
 
 
 def test_no_types_are_all_types() -> None:
-    """An empty filter filters nothing."""
     assert Selector.parse("a", types=[]) == Selector.parse("a", types=None) == Selector.parse("a")
     assert Selector.parse("a").accepts_type("anything")
 
@@ -269,5 +266,4 @@ def test_nothing_is_kept_of_a_pattern() -> None:
 def test_the_first_of_a_publishers_channels_that_was_asked_for(
     channels: list[str], published: tuple[str, ...], first: str | None
 ) -> None:
-    """The publisher's order counts, and not the reader's."""
     assert Selector.parse(*channels).first_match(published) == first

@@ -86,7 +86,6 @@ async def refusal(url: str) -> ClientError:
 
 
 async def test_publish_and_status_give_the_server_s_answers(server: Server) -> None:
-    """A client's answers are the server's, whole."""
     async with server.broadcaster.subscribe() as stream, Client(server.url + "/") as client:
         answer = await client.publish('"a"\n\U0001f600', event="greeting")
         assert answer == {
@@ -122,7 +121,6 @@ async def test_subscribe_gives_bytes_and_events(serve: Serve) -> None:
 
 
 async def test_an_event_is_published_with_all_that_was_said(server: Server) -> None:
-    """Once, to each of its channels."""
     async with server.broadcaster.subscribe("a", "b.c") as stream, Client(server.url) as client:
         answer = await client.publish("x", event="e", channels=("b.c", "a"), id="own", key="k", retry=700)
         assert (answer["id"], answer["channel"], answer["channels"]) == ("own", "b.c", ["b.c", "a"])
@@ -243,7 +241,6 @@ async def test_another_content_type_is_a_client_error(speak: Speak) -> None:
 
 @pytest.mark.parametrize("body", ["[]", "<html>", ""])
 async def test_an_answer_that_is_no_json_object_is_a_client_error(speak: Speak, body: str) -> None:
-    """Neither a status nor a receipt."""
     script = await speak(plain("200 OK", "application/json", body))
     async with Client(script.url) as client:
         with pytest.raises(ClientError, match="/status: the answer is not a JSON object"):
@@ -444,7 +441,6 @@ async def test_a_refusal_by_stream_is_no_success(speak: Speak, waits: list[float
 
 
 async def test_an_opening_is_a_success(speak: Speak, waits: list[float]) -> None:
-    """Though no event follows: nothing was published."""
     script = await speak(BUSY, OPENED + END, OPENED, OPENED)
     await pieces(script.url, 3)
     assert script.resumed_from() == [None, None, "k3f9-1041", "k3f9-1041"]
@@ -454,7 +450,6 @@ async def test_an_opening_is_a_success(speak: Speak, waits: list[float]) -> None
 async def test_a_connection_that_lasted_is_a_success(
     monkeypatch: pytest.MonkeyPatch, speak: Speak, waits: list[float]
 ) -> None:
-    """Though it brought comments alone."""
     monkeypatch.setattr(reconnection, "STEADY", 0.0)
     script = await speak(*[STREAM + chunk(b": \n") + END] * 3, STREAM + chunk(b"data: one\n\n"))
     await first(script.url, 1)
@@ -581,7 +576,6 @@ async def test_tls_is_checked_against_the_given_context(serve: Serve, tmp_path: 
 
 
 async def test_a_server_without_tls_is_not_talked_to_in_the_clear(server: Server) -> None:
-    """Https stays https."""
     async with Client(server.url.replace("http", "https")) as client:
         with pytest.raises(
             ClientError, match=f"cannot reach https://127.0.0.1:{server.port}: no agreement on TLS: "
@@ -626,7 +620,6 @@ async def held(server: Server) -> list[str]:
 
 
 def test_a_line_is_an_event_as_the_server_takes_it() -> None:
-    """What was not said is not in it."""
     assert encode_line("a\n") == b'{"message":"a\\n"}'
     assert encode_line("a", event="e", id="i", key="k", retry=0) == (
         b'{"message":"a","event":"e","id":"i","key":"k","retry":0}'
@@ -661,7 +654,6 @@ async def test_a_request_is_bounded_in_events_and_in_bytes(
 
 
 async def test_a_request_is_within_what_a_server_takes_by_default() -> None:
-    """In events and in bytes."""
     assert Config().max_batch >= module.BATCH
     assert Config().max_body >= module.BATCH_BYTES
 
@@ -743,7 +735,6 @@ async def test_what_else_may_be_answered_is_an_error(speak: Speak, answer: bytes
 
 
 async def test_a_json_array_is_one_batch(server: Server) -> None:
-    """All of it, or nothing."""
     async with Client(server.url) as client:
         answer = await client.publish_json(b'[{"message": "a"}, {"data": [1, 2]}]', channels=["c"])
         assert (answer["count"], answer["id"]) == (2, server.broadcaster.cursor)
@@ -768,7 +759,6 @@ async def test_an_id_without_an_event_is_where_a_stream_is(speak: Speak, waits: 
 
 
 async def test_a_piece_is_where_its_last_event_was(speak: Speak) -> None:
-    """Whatever is in it."""
     script = await speak(STREAM + chunk(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\ndata: c\n\nid: 3\ndata: half"))
     (piece,) = await pieces(script.url, 3)
     assert [event.id for event in piece.events] == ["1", "2", None]
@@ -798,7 +788,6 @@ async def test_since_is_said_until_an_id_is_known(speak: Speak, waits: list[floa
 
 
 async def test_a_stream_may_begin_behind_an_id(speak: Speak, waits: list[float]) -> None:
-    """Which wins over since, from the first request on."""
     script = await speak(STREAM + chunk(b"retry: 700\n") + END, STREAM + chunk(b"data: one\n\n"))
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         async for piece in client.subscribe(since="earliest", last_event_id="7"):
@@ -893,7 +882,6 @@ async def test_the_same_origin_is_shown_it_again(speak: Speak) -> None:
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Header: y", "a\n", "é", "=a", '"a"'])
 def test_what_cannot_be_a_token_is_refused(token: str) -> None:
-    """Before anything is asked, and without saying it."""
     with pytest.raises(ClientError) as caught:
         Client(token=token)
     assert str(caught.value) == "token: has characters that no token has (RFC 6750)"
@@ -993,7 +981,6 @@ async def test_lines_wait_for_nothing_unsaid(speak: Speak, waits: list[float], a
 
 
 async def test_one_message_does_not_wait(speak: Speak) -> None:
-    """Whoever publishes one is told, and knows best."""
     script = await speak(later("1"))
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         with pytest.raises(ClientError, match=r"/send: 429 Too Many Requests$"):
@@ -1001,7 +988,6 @@ async def test_one_message_does_not_wait(speak: Speak) -> None:
 
 
 async def test_one_message_waits_if_it_is_told_to(speak: Speak, waits: list[float]) -> None:
-    """As lines do, for a document too."""
     script = await speak(later("1"), RECEIPT, DRAINING, RECEIPT)
     async with asyncio.timeout(PATIENCE), Client(script.url) as client:
         assert (await client.publish("x", retry_for=60))["id"] == "1"
@@ -1150,7 +1136,6 @@ async def test_a_refusal_may_come_in_pieces(speak: Speak) -> None:
 
 
 async def test_a_stream_over_a_limit_is_asked_for_again(speak: Speak, waits: list[float]) -> None:
-    """No sooner than it was told."""
     script = await speak(later("7"), STREAM + chunk(b"data: one\n\n"))
     assert await first(script.url, 1) == [Event("one")]
     assert waits == [8.75]
@@ -1193,7 +1178,6 @@ async def why(url: str) -> str:
     ],
 )
 async def test_why_nobody_answers_is_said_in_few_words(url: str, reason: str) -> None:
-    """The address is said once."""
     assert await why(url) == reason
 
 
@@ -1206,8 +1190,6 @@ async def test_why_nobody_answers_is_said_in_few_words(url: str, reason: str) ->
     ],
 )
 async def test_what_is_no_answer_is_said_in_few_words(answer: bytes, reason: str) -> None:
-    """Whatever it has in it."""
-
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -1224,7 +1206,6 @@ async def test_a_body_that_nobody_takes_is_said_in_few_words(monkeypatch: pytest
 
 
 async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:
-    """Whether something is there or not."""
     script = await speak(plain("403 Forbidden", "text/plain", "no"), socket=tmp_path / "sse.sock")
     assert str(await refusal(script.url)) == f"unix:{tmp_path}/sse.sock/events: 403 Forbidden: no"
     nowhere = f"unix:{tmp_path}/nowhere"
@@ -1233,7 +1214,6 @@ async def test_errors_name_the_socket(speak: Speak, tmp_path: Path) -> None:
 
 
 async def test_a_server_that_lives_says_so(server: Server) -> None:
-    """To anybody."""
     async with Client(server.url) as client:
         await client.health()
 
@@ -1256,7 +1236,6 @@ async def test_a_server_that_says_anything_else_is_not_well(speak: Speak, answer
 
 
 async def test_a_server_that_says_nothing_is_not_well(monkeypatch: pytest.MonkeyPatch, speak: Speak) -> None:
-    """It has some seconds."""
     monkeypatch.setattr(module, "ALIVE", 0.05)
     script = await speak(Held(b""))
     async with Client(script.url) as client:
@@ -1304,7 +1283,6 @@ async def test_a_list_that_is_none_is_an_error(speak: Speak) -> None:
 
 
 async def test_a_server_reloads_when_it_is_told_to(server: Server) -> None:
-    """And says what that has changed."""
     async with Client(server.url) as client:
         assert await client.reload() == {"status": "reloaded", "changed": [], "restart": []}
 
@@ -1320,6 +1298,5 @@ async def test_a_reload_that_is_none_is_an_error(speak: Speak, body: str) -> Non
 
 
 async def test_a_name_has_no_password() -> None:
-    """It is shown."""
     assert Client("http://ada:secret@push.example/").name == "http://push.example"
     assert Client("unix:/run/sse.sock").name == "unix:/run/sse.sock"

@@ -30,7 +30,6 @@ subscribe("/events", (event) => seen.push([event.type, event.data]));
 
 
 def test_every_program_is_run() -> None:
-    """By a test below."""
     assert set(BLOCKS) == {"loop", "watchdog"}
 
 

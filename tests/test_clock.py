@@ -64,7 +64,6 @@ def test_a_moment_is_told_alike_while_nobody_sets_the_date(clocks: Clocks) -> No
 
 
 def test_it_goes_on_as_the_machine_does() -> None:
-    """Without anything in the place of its clocks."""
     clock = Clock()
     before, date = clock.now(), time.time()
     assert clock.now() >= before
@@ -72,7 +71,6 @@ def test_it_goes_on_as_the_machine_does() -> None:
 
 
 def test_times_are_shown_in_utc() -> None:
-    """To the whole second, as people are told them."""
     assert utc(1_700_000_000.0) == "2023-11-14T22:13:20Z"
     assert utc(MAX_TIME) == "9999-12-31T23:59:59Z"
 

@@ -252,7 +252,6 @@ ROOM = 0.65
 
 
 def test_the_memory_of_the_readme_is_what_the_files_were_made_by() -> None:
-    """Number by number."""
     said = " ".join((ROOT / "README.md").read_text().split())
     assert (
         "**Memory**: process, 35 MiB; a connection, 16 KiB, with TLS 40 to 70; the history, with its ids"
@@ -304,7 +303,6 @@ def test_the_compose_file_says_what_it_seems_to_say() -> None:
 
 
 def test_proxies_wait_longer_than_a_heartbeat() -> None:
-    """By more than one that is lost."""
     waits = [
         *re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx.conf").read_text()),
         *re.findall(r"read_timeout (\d+)s\n", (DEPLOY / "Caddyfile").read_text()),
@@ -340,6 +338,5 @@ PLATFORMS = [
 
 
 def test_every_file_is_explained() -> None:
-    """In a row of its own."""
     told = set(re.findall(r"^\| \[([\w.-]+)\]\(\1\) \|", NOTES, re.MULTILINE))
     assert told == {path.name for path in DEPLOY.iterdir()} - {"README.md"}

@@ -343,7 +343,6 @@ GIVEN = {
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_no_line_is_there_for_nothing(kind: Kind) -> None:
-    """Each is given, or is tried above."""
     lines = [line.strip() for line in (DEPLOY / kind.file).read_text().splitlines()]
     tried = [line.text.split("\n")[0].strip() for line in TRIED if line.kind is kind]
     untold = [

@@ -110,14 +110,12 @@ def test_the_example_tables_load_and_say_all_there_is_to_say(tmp_path: Path) -> 
 
 
 def test_the_example_has_every_table_once_or_more_and_nothing_uncommented() -> None:
-    """What is not a comment is a setting."""
     settings = example_lines().removesuffix(TABLES)
     assert all(line.startswith("#") for line in TABLES.splitlines() if line)
     assert not any(line.startswith("# [[") for line in settings.splitlines())
 
 
 def test_the_readme_has_every_setting() -> None:
-    """Name, default and meaning, as the code has them."""
     assert table() in README
 
 
@@ -134,7 +132,6 @@ def test_the_help_has_every_setting() -> None:
 
 
 def test_the_exit_codes_are_told() -> None:
-    """In the README, each with its number."""
     for code in Exit:
         assert re.search(rf"^\| {code.value} \|", README, re.MULTILINE), code
 
@@ -145,7 +142,6 @@ def test_the_changelog_knows_this_version() -> None:
 
 
 def test_the_readme_names_every_public_name() -> None:
-    """A name that is promised is shown."""
     missing = [name for name in sse_broadcast.__all__ if f"`{name}`" not in README and name not in README]
     assert missing == []
 
@@ -155,7 +151,6 @@ HELD = re.compile(r"^- `(tests/[\w/]+\.py)::(?:\w+::)?(test_\w+)`$", re.MULTILIN
 
 @pytest.mark.parametrize("name", ["guarantees.md", "SECURITY.md", "operations.md"])
 def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> None:
-    """Each that is named is defined where it says."""
     page = (ROOT / "docs" / name).read_text()
     held = HELD.findall(page)
     assert 0 < len(held) == page.count("::test_")
@@ -167,7 +162,6 @@ def test_what_is_said_to_be_held_is_held_by_tests_that_there_are(name: str) -> N
     ("name", "unheld"), [("guarantees.md", ["What is not promised?"]), ("SECURITY.md", [])]
 )
 def test_every_guarantee_is_held(name: str, unheld: list[str]) -> None:
-    """Each answer names the tests that hold it."""
     guarantees = (ROOT / "docs" / name).read_text()
     questions = re.split(r"^\*\*", guarantees, flags=re.MULTILINE)[1:]
     without = [question.split("**")[0] for question in questions if "\nHeld by\n" not in question]
@@ -175,7 +169,6 @@ def test_every_guarantee_is_held(name: str, unheld: list[str]) -> None:
 
 
 def test_the_operations_page_names_what_needs_a_restart() -> None:
-    """Each setting, and no other."""
     reload = (ROOT / "docs" / "operations.md").read_text().partition("\n## Reload\n")[2].partition("\n## ")[0]
     (named,) = re.findall(r"until the server is started again: (.*?)\. All", reload, re.DOTALL)
     assert re.findall(r"`(\w+)`", named) == sorted(RESTART_ONLY)
@@ -205,7 +198,6 @@ def test_the_image_is_run_by_nobody_and_can_be_looked_after() -> None:
 
 
 def test_what_the_image_copies_is_what_its_build_needs() -> None:
-    """Everything else stays out of the context."""
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert kept == {"pyproject.toml", "README.md", "LICENSE", "sse_broadcast"}
     assert all((ROOT / name).exists() for name in kept)
@@ -239,12 +231,10 @@ def test_the_images_commands_install_a_server_that_runs(tmp_path: Path) -> None:
 
 
 def test_toml_of_the_example_has_no_unknown_key() -> None:
-    """And misses none."""
     assert list(tomllib.loads(example_lines())) == list(SETTINGS)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    """The one a reader copies."""
     script = f"source <(sed -n '/^readme()/,/^}}/p' {shlex.quote(str(ROOT / '.ci/run'))}); readme test"
     shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
     assert shown.stdout.strip().endswith("-m pytest")

@@ -45,10 +45,7 @@ def block(encoding: Encoding, event: Event, channel: str | None = "news") -> byt
                 b'"event":"t","data":"hello","time":1700000000.124}\nid: 0123abcd-7\n\n'
             ),
         ),
-        (
-            NDJSON,
-            b'{"channel":"news","id":"0123abcd-7","event":"t","data":"hello","time":1700000000.124}\n',
-        ),
+        (NDJSON, b'{"channel":"news","id":"0123abcd-7","event":"t","data":"hello","time":1700000000.124}\n'),
     ],
 )
 def test_an_event_in_each_format(encoding: Encoding, frame: bytes) -> None:
@@ -157,7 +154,6 @@ def test_the_servers_own_event_is_as_text_in_json_and_an_envelope_in_ndjson() ->
     ],
 )
 def test_an_event_may_have_no_id(encoding: Encoding, frame: bytes) -> None:
-    """Nothing moves the reader's cursor then."""
     event = Event('{"reason": "drain"}', type="$close", json=True)
     assert encoding.format.block(event, id=None, channel=None, time=0.0) == frame
 
@@ -243,7 +239,6 @@ def test_what_a_format_says_of_itself() -> None:
 
 
 def test_chunks_are_the_same_format_in_the_framing_of_http_1_1() -> None:
-    """Bare encodings leave a block as it is."""
     for bare, chunked in zip(BARE, CHUNKED, strict=True):
         assert bare.format is chunked.format
         assert (bare.chunked, chunked.chunked) == (False, True)

@@ -6,7 +6,6 @@ from sse_broadcast import errors
 
 
 def test_every_exception_is_of_one_tree() -> None:
-    """Whoever catches BroadcastError catches everything this package raises."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
     assert kinds
     assert all(issubclass(kind, errors.BroadcastError) for kind in kinds)
@@ -33,7 +32,6 @@ def test_idempotency_error_names_the_header() -> None:
 
 
 def test_client_error_has_the_status_of_the_answer() -> None:
-    """Or None, where there was none."""
     assert errors.ClientError("refused", status=403).status == 403
     assert errors.ClientError("no answer").status is None
 

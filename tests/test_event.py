@@ -76,7 +76,6 @@ def test_text_of_a_class_of_its_own_is_text(field: str) -> None:
 
 @pytest.mark.parametrize("retry", ["5", 5.0, True, b"5"], ids=repr)
 def test_a_retry_is_a_whole_number(retry: object) -> None:
-    """It is refused rather than guessed at."""
     problem = f"^retry: must be a whole number of milliseconds, not {re.escape(repr(retry))}$"
     with pytest.raises(TypeError, match=problem):
         Event("x", retry=retry)  # type: ignore[arg-type]
@@ -91,7 +90,6 @@ def test_what_a_publisher_may_not_say_is_an_event_all_the_same() -> None:
 
 @pytest.mark.parametrize("retry", [0, MAX_RETRY])
 def test_retry_takes_what_a_browser_keeps(retry: int) -> None:
-    """Both ends of the range are within it."""
     assert Event("x", retry=retry).retry == retry
 
 

@@ -31,7 +31,6 @@ def nested(depth: int) -> bytes:
 
 @given(value=VALUES, plain=st.booleans())
 def test_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
-    """Whatever is in its strings."""
     data = json.dumps(value, ensure_ascii=plain).encode()
     with pytest.MonkeyPatch.context() as patch:
         for most in range(6):
@@ -41,14 +40,12 @@ def test_depth_is_that_of_the_value(*, value: Any, plain: bool) -> None:
 
 @pytest.mark.parametrize("depth", [0, 1, MAX_DEPTH])
 def test_what_is_as_deep_as_it_may_be_is_not_too_deep(depth: int) -> None:
-    """However much of it there is."""
     assert not is_too_deep(nested(depth))
     assert not is_too_deep(b"[" + b",".join([nested(max(depth - 1, 0))] * 50) + b"]")
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 2000, 100_000])
 def test_what_is_deeper_is_too_deep(depth: int) -> None:
-    """Whatever the decoder of the interpreter would say."""
     assert is_too_deep(nested(depth))
     assert is_too_deep(b'{"a":"' + b"]" * depth + b'","b":' + nested(depth) + b"}")
     assert is_too_deep(b'["]",' * depth + b"1" + b"]" * depth)
@@ -56,7 +53,6 @@ def test_what_is_deeper_is_too_deep(depth: int) -> None:
 
 @pytest.mark.parametrize("data", [b"", b'"', b"]" * 100, b"[" * 64, b"\\", b'"\\', b"\xff" * 100])
 def test_what_is_no_json_has_some_depth(data: bytes) -> None:
-    """Whoever decodes it says what is wrong."""
     assert not is_too_deep(data)
 
 

@@ -20,7 +20,6 @@ async def test_the_module_is_the_command(programs: Programs) -> None:
 
 
 async def test_the_module_tells_usage_by_its_own_name(programs: Programs) -> None:
-    """What its usage says can be typed again."""
     module = await programs.start(sys.executable, "-m", "sse_broadcast", "status", "--nope")
     assert await module.ended() == Ended(
         2,

@@ -8,7 +8,6 @@ from sse_broadcast.metrics import SECONDS, Counts, Distribution, Metrics, Subscr
 
 
 def test_each_verb_counts_its_own() -> None:
-    """What was counted is one value, and a copy."""
     metrics = Metrics()
     metrics.published(3)
     metrics.published(0)
@@ -43,12 +42,10 @@ def test_each_verb_counts_its_own() -> None:
 
 
 def test_nothing_was_counted_at_first() -> None:
-    """Of no reason at all."""
     assert Metrics().counts() == Counts(0, 0, {}, {}, {}, 0, {})
 
 
 def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
-    """By status and by reason, of whatever endpoint."""
     metrics = Metrics()
     metrics.refused("full")
     metrics.refused_request(429, "publish")
@@ -58,7 +55,6 @@ def test_refusals_of_requests_and_of_connections_are_told_together() -> None:
 
 
 def test_who_is_open_came_and_did_not_go() -> None:
-    """By kind, whatever the reasons."""
     metrics = Metrics()
     for kind in (SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.HTTP, SubscriberKind.STREAM):
         metrics.opened(kind)
@@ -68,7 +64,6 @@ def test_who_is_open_came_and_did_not_go() -> None:
 
 
 def test_what_is_written_is_counted_apart_from_what_is_taken() -> None:
-    """Bytes are a connection's alone."""
     metrics = Metrics()
     metrics.wrote(3, 100)
     metrics.wrote(0, 2)
@@ -96,7 +91,6 @@ def test_channels_are_counted_by_name_only_where_they_are_looked_at() -> None:
 
 
 def test_a_slice_that_stops_is_counted_as_one_and_as_that() -> None:
-    """An interruption is a slice too."""
     metrics = Metrics()
     metrics.walked(interrupted=True)
     metrics.walked(interrupted=False)
@@ -104,7 +98,6 @@ def test_a_slice_that_stops_is_counted_as_one_and_as_that() -> None:
 
 
 def test_the_rest_is_counted_where_it_belongs() -> None:
-    """A verb each."""
     metrics = Metrics()
     metrics.beat()
     metrics.timed_out(Timeout.FULL)

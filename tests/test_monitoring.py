@@ -69,7 +69,6 @@ def expressions() -> Iterator[str]:
 
 
 async def test_every_metric_that_is_asked_for_exists() -> None:
-    """In the dashboard, and in the rules."""
     known = await samples()
     asked = [*expressions(), ALERTS]
     assert {name for text in asked for name in NAME.findall(text)} - known == set()
@@ -103,7 +102,6 @@ def promtool(program: Program, *arguments: str | Path) -> None:
 
 
 def test_the_rules_are_rules(program: Program) -> None:
-    """And nothing is said of them."""
     promtool(program, "check", "rules", DOCS / "alerts.yaml")
 
 

@@ -31,16 +31,7 @@ from tests.support.fronts import (
     free_port,
     reading,
 )
-from tests.support.proxy_kinds import (
-    CADDY,
-    HAPROXY,
-    KINDS,
-    NGINX,
-    SQUID,
-    VARNISH,
-    Kind,
-    Varnish,
-)
+from tests.support.proxy_kinds import CADDY, HAPROXY, KINDS, NGINX, SQUID, VARNISH, Kind, Varnish
 from tests.support.sockets import until
 
 EACH = pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -88,7 +79,6 @@ fronts = pytest.fixture(front_support.fronts)
 async def test_an_event_is_read_before_the_next_is_published(
     serve: Serve, fronts: Fronts, kind: Kind, *, http2: bool
 ) -> None:
-    """However small, while the stream is open."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=http2) as client, reading(client) as reader:
@@ -115,7 +105,6 @@ async def test_a_line_is_read_before_the_next_is_published(serve: Serve, fronts:
 
 @EACH
 async def test_nothing_is_compressed(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Even for a client that would like it."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
@@ -238,7 +227,6 @@ async def test_a_server_that_is_full_says_so_itself(serve: Serve, fronts: Fronts
 
 @EACH
 async def test_a_reader_goes_on_where_it_was(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Its Last-Event-ID is the server's."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     first, *_ = [(await server.broadcaster.broadcast(str(number))).id for number in range(2)]
@@ -273,7 +261,6 @@ async def test_a_client_of_a_proxy_is_not_of_this_machine(server: Server, fronts
 
 @EACH
 async def test_what_is_not_for_everyone_is_not_passed_on(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Whoever asks, and with whatever token."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front) as client:
@@ -321,7 +308,6 @@ async def test_lines_are_published_as_they_come(
 
 @EACH
 async def test_a_large_batch_is_published(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """As large as the server takes."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     line = json.dumps({"message": "x" * 30_000}).encode()
@@ -469,7 +455,6 @@ async def follow() -> AsyncIterator[Follow]:
 async def test_a_client_goes_on_when_its_proxy_cuts_it(
     serve: Serve, fronts: Fronts, follow: Follow, kind: Kind, how: str
 ) -> None:
-    """With all that was published meanwhile, once."""
     server = await serve(**SETTINGS, retry=100)
     front = await fronts.put(kind, server.port, CUTTING.get(kind.program))
     follower = follow(fronts, front)
@@ -509,7 +494,6 @@ async def test_a_reload_leaves_streams_alone(serve: Serve, fronts: Fronts, kind:
 
 
 async def test_workers_of_nginx_go_when_their_streams_have_ended(serve: Serve, fronts: Fronts) -> None:
-    """Those that a reload left behind."""
     server = await serve(**SETTINGS)
     front = await fronts.put(NGINX, server.port)
     async with fronts.client(front, http2=False) as client, reading(client) as reader:

@@ -38,7 +38,6 @@ def test_the_public_names() -> None:
 
 
 def test_the_signatures_of_the_library() -> None:
-    """What programs call."""
     names = ("broadcast", "publish", "draft", "publish_all", "subscribe", "channel", "channels", "close")
     signatures = {
         name: str(inspect.signature(getattr(sse_broadcast.Broadcaster, name))).replace(
@@ -92,7 +91,6 @@ def test_the_fields_of_the_values() -> None:
 
 
 def test_the_choices() -> None:
-    """As settings, answers and counters spell them."""
     assert list(sse_broadcast.Overflow) == ["disconnect", "drop-oldest", "drop-newest", "conflate"]
     reasons = ["left", "slow", "stalled", "drain", "expired", "revoked", "lifetime", "disconnected", "error"]
     assert list(sse_broadcast.CloseReason) == reasons

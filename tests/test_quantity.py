@@ -14,7 +14,6 @@ def logged(message: str, count: Quantity) -> str:
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 events"), (1, "1 event"), (2, "2 events")])
 def test_one_is_one_and_all_else_are_many(number: int, text: str) -> None:
-    """However it gets into a sentence."""
     count = Quantity(number, "event")
     assert (str(count), f"{count}", logged("%(count)s", count)) == (text, text, text)
 

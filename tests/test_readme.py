@@ -122,7 +122,6 @@ async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, pr
 
 
 async def test_curl_asks_for_the_status(serve: Serve, started: Programs, program: Program) -> None:
-    """And gets it."""
     program("curl")
     server = await serve()
     asking = await bash(started, BLOCKS["status"].at(server.port), server.port)
@@ -181,7 +180,6 @@ async def test_channels_are_followed_by_name_and_pattern(
 
 
 async def test_a_reader_begins_at_a_cursor(serve: Serve, started: Programs, program: Program) -> None:
-    """Right after it, or at the newest."""
     program("curl")
     server = await serve()
     ended = await (await bash(started, BLOCKS["resume"].at(server.port), server.port)).ended()
@@ -239,7 +237,6 @@ async def test_publishing_has_a_socket_of_its_own(
 
 
 async def test_the_news_of_a_loss_is_as_shown(serve: Serve, connect: Connect) -> None:
-    """But for the epoch and the position."""
     server = await serve(history_size=1)
     before = server.broadcaster.cursor
     for number in range(3):
@@ -265,7 +262,6 @@ async def test_a_stream_is_as_shown(server: Server, connect: Connect) -> None:
 
 
 async def test_the_library_program_runs(started: Programs) -> None:
-    """As it stands."""
     program = await started.start(sys.executable, "-c", BLOCKS["library"].code)
     ended = await program.ended()
     assert (ended.code, ended.err) == (0, b"")
@@ -293,7 +289,6 @@ async def test_the_mounted_application_serves(started: Programs) -> None:
 
 
 def test_the_configuration_loads(tmp_path: Path) -> None:
-    """And says what it seems to say."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["configuration"].code)
     config = load({}, environ={}, file=file).config
@@ -301,7 +296,6 @@ def test_the_configuration_loads(tmp_path: Path) -> None:
 
 
 def test_the_rules_load(tmp_path: Path) -> None:
-    """And say what they seem to say."""
     file = tmp_path / "config.toml"
     file.write_text(BLOCKS["rules"].code)
     (rule,) = load({}, environ={}, file=file).config.channel

@@ -57,7 +57,6 @@ async def curl(
 
 @pytest.mark.parametrize("what", MESSAGES)
 async def test_curl_publishes_and_curl_subscribes(server: Server, program: Program, what: str) -> None:
-    """What goes in with --data-binary comes out of -N."""
     async with curl(program, server, f"{server.url}/events") as reader:
         await until(lambda: server.broadcaster.client_count == 1)
         url = f"{server.url}/send?event=message"  # without a parameter an empty body is refused
@@ -115,7 +114,6 @@ async def test_httpx_sse_resumes(server: Server) -> None:
 
 @pytest.mark.parametrize("what", MESSAGES)
 async def test_aiohttp_gets_what_was_sent(server: Server, what: str) -> None:
-    """Through its chunk parser, in whatever pieces."""
     decoder = Decoder()
     events: list[Event] = []
     async with aiohttp.ClientSession(server.url) as session, session.get("/events") as response:

@@ -62,7 +62,6 @@ def test_silence_is_four_heartbeats(heartbeat: str, silence: float) -> None:
 
 @pytest.mark.parametrize("data", ["", "[]", "{}", "4"])
 def test_an_opening_of_another_form_is_one(data: str) -> None:
-    """Only that it says nothing of heartbeats."""
     connection = opened(f"event: $open\ndata: {data}\nid: 1\n\n".encode())
     assert (connection.silence, connection.worked) == (SILENCE, True)
 
@@ -91,7 +90,6 @@ def test_a_connection_works_when_it_lasts() -> None:
 
 
 def test_a_connection_gives_events_and_where_it_is() -> None:
-    """Of what has come whole."""
     connection = opened(OPENING)
     assert (connection.last_event_id, connection.retry) == ("k3f9-1041", 3.127)
     assert connection.feed(b"data: one\nid: k3f9-1042\n\ndata: half\nid: k3f9-1043\n") == [
@@ -101,7 +99,6 @@ def test_a_connection_gives_events_and_where_it_is() -> None:
 
 
 def test_the_next_connection_goes_on_where_the_last_one_was() -> None:
-    """Also where that brought nothing."""
     reconnections = Reconnections("a-7")
     assert reconnections.begin().last_event_id == "a-7"
     for data, id in (
@@ -141,7 +138,6 @@ def test_a_finished_stream_is_asked_about_soon_and_once() -> None:
 
 @pytest.mark.parametrize("data", ["", "{}", "finished", '"finished"', '{"reason": 7}', '{"reason": "drain"}'])
 def test_another_end_is_not_finished(data: str) -> None:
-    """Whatever stands where the reason should."""
     assert not opened(f"event: $close\ndata: {data}\n\n".encode()).finished
 
 

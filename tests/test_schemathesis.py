@@ -84,7 +84,6 @@ JSON = {"Content-Type": "application/json"}
 def test_what_is_good_as_it_was_sent_is_known(
     name: str, target: str, headers: Mapping[str, str], body: str | None
 ) -> None:
-    """However it was made up."""
     assert OPERATIONS[name].describes(f"http://localhost{target}", headers, body)
 
 

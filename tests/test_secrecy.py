@@ -288,7 +288,6 @@ async def test_a_token_that_was_made_is_shown_once(programs: Programs) -> None:
 
 
 async def test_the_configuration_is_shown_without_its_secrets(programs: Programs, tmp_path: Path) -> None:
-    """Where they come from is."""
     ended = await programs.run(
         "serve", "--config", str(configure(tmp_path)), "--show-config", env=ENVIRONMENT
     )
@@ -318,7 +317,6 @@ async def test_the_configuration_is_shown_without_its_secrets(programs: Programs
 async def test_a_start_that_fails_does_not_show_them_either(
     programs: Programs, tmp_path: Path, lines: str
 ) -> None:
-    """It names the setting, and not what it says."""
     file = tmp_path / "config.toml"
     file.write_text(lines)
     ended = await programs.run("serve", "--port", "0", "--config", str(file))

@@ -222,5 +222,4 @@ def test_each_row_says_what_is_kept_and_how_much() -> None:
     ],
 )
 def test_what_keeps_something_is_found(source: str, found: set[str]) -> None:
-    """However it is made."""
     assert Stores("m", ast.parse(source)).found == found

@@ -52,7 +52,6 @@ async def test_systemd_finds_nothing_wrong(
 async def test_systemd_calls_the_service_hardened(
     programs: Programs, program: Program, units: tuple[Path, Path]
 ) -> None:
-    """By its own measure."""
     command = ("security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(units[0]))
     security = await programs.start(program("systemd-analyze"), *command)
     ended = await security.ended()
@@ -71,7 +70,6 @@ def test_the_units_fit_each_other_and_the_server() -> None:
 
 @pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.suffix)
 def test_a_unit_says_what_it_is_for(unit: Path) -> None:
-    """In its first two lines."""
     first, second, *_ = unit.read_text().splitlines()
     assert all(re.fullmatch(r"# .{40,}", line) for line in (first, second))
 

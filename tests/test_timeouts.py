@@ -37,7 +37,6 @@ async def test_nothing_is_late_before_its_time() -> None:
 
 
 async def test_what_is_late_may_be_given_more_time() -> None:
-    """By the one who is told."""
     late: list[str] = []
 
     def again(name: str) -> None:
@@ -75,7 +74,6 @@ async def test_more_time_for_one_is_not_more_for_another() -> None:
 
 
 async def test_ten_thousand_have_one_timer() -> None:
-    """And none when the last has been waited for."""
     deadlines = Timeouts[int](0.02, lambda _: None)
     for number in range(10_000):
         deadlines.add(number)
@@ -88,7 +86,6 @@ async def test_ten_thousand_have_one_timer() -> None:
 
 
 async def test_closed_it_waits_for_nothing() -> None:
-    """Nobody is told any more."""
     late: list[str] = []
     deadlines = Timeouts[str](0.01, late.append)
     deadlines.add("a")

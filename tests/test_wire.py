@@ -126,7 +126,6 @@ def test_nothing_in_an_event_ends_its_block_early(event: Event) -> None:
 
 @given(st.binary())
 def test_the_decoder_takes_any_bytes(data: bytes) -> None:
-    """Nothing that arrives makes the decoder raise."""
     Decoder().feed(data + b"\n\n")
 
 

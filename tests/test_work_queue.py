@@ -92,7 +92,6 @@ async def test_work_ends_with_its_waiter() -> None:
 
 
 async def test_the_last_waiter_leaves_nothing_to_do() -> None:
-    """The loop is not asked for another turn."""
     queue, work = WorkQueue(), Work()
     waiting = asyncio.create_task(queue.run(work.steps("a", 9), caller="x"))
     await asyncio.sleep(0)
@@ -120,7 +119,6 @@ async def test_work_that_was_started_goes_on_without_a_waiter() -> None:
 
 @pytest.mark.parametrize("pieces", [0, 2])
 async def test_what_work_raises_is_its_waiters(pieces: int) -> None:
-    """The others go on."""
     queue, work = WorkQueue(), Work()
 
     def failing() -> SlicedWork[None]:

@@ -67,7 +67,6 @@ async def refusal(authenticator: Authenticator, text: str) -> str:
 
 
 async def test_a_static_token_is_its_callers() -> None:
-    """And another is nobody's."""
     callers = (CallerRule(name="page", token="page-page-page-page", subscribe=("news",)),)
     known = authenticator(token=TOKEN, caller=callers)
     assert await known.authenticate(TOKEN) == ROOT
@@ -102,7 +101,6 @@ async def test_a_generated_token_may_do_everything() -> None:
 def test_any_credential_is_a_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    """A server that has one is not open."""
     monkeypatch.chdir(tmp_path)
     Path("token").write_text(TOKEN)
     Path("secret").write_text(SECRET)
@@ -121,7 +119,6 @@ def test_without_a_credential_there_is_no_configuration() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorithm: str) -> None:
-    """Of each algorithm that is taken."""
     assert (
         await authenticator(jwt_key_file=public_file(tmp_path, algorithm)).authenticate(token(algorithm))
         == ANN
@@ -130,7 +127,6 @@ async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorit
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_signed_token_is_good_by_a_key_of_a_jwks(tmp_path: Path, algorithm: str) -> None:
-    """Of each algorithm that is taken."""
     (tmp_path / "jwks").write_bytes(jwks(jwk(algorithm, 1, kid="old"), jwk(algorithm, kid="new")))
     known = authenticator(jwt_jwks=f"{tmp_path}/jwks")
     assert await known.authenticate(token(algorithm, header={"kid": "new"})) == ANN
@@ -187,10 +183,7 @@ BAD = {
     "wrong key": (token("RS256", claims(), key=private_key("RS256", 1)), "its signature is wrong"),
     "alg none": (unsigned('{"alg": "none"}'), "is signed with none, which is not its key's algorithm"),
     "no alg": (unsigned("{}"), "is signed with no algorithm, which is not its key's algorithm"),
-    "key confusion": (
-        unsigned('{"alg": "HS256"}'),
-        "is signed with HS256, which is not its key's algorithm",
-    ),
+    "key confusion": (unsigned('{"alg": "HS256"}'), "is signed with HS256, which is not its key's algorithm"),
     "crit": (rs256({"crit": ["exp"]}), "is not taken: Unsupported critical extension: exp"),
     "a long crit": (
         rs256({"crit": ["\xe9\n" * 500]}),
@@ -326,7 +319,6 @@ async def test_a_configured_token_that_looks_signed_is_what_it_was_configured_as
 @settings(deadline=None)
 @given(st.text(st.characters(), max_size=60) | st.text("e.yJ=-_", max_size=60))
 def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:
-    """And never an error of another kind."""
     with pytest.raises(CredentialError):
         asyncio.run(authenticator(token=TOKEN, token_secret=SECRET).authenticate(text))
 
@@ -355,7 +347,6 @@ async def test_the_claim_that_grants_is_a_setting(tmp_path: Path) -> None:
 
 
 async def test_own_tokens_are_taken_whatever_is_asked_of_others(tmp_path: Path) -> None:
-    """Issuer and audience are those of somebody else's."""
     key = public_file(tmp_path, "RS256")
     known = authenticator(jwt_key_file=key, jwt_issuer="https://id.example.com", jwt_audience="sse")
     made = known.issue({Action.SUBSCRIBE: ("orders.*",)}, subject="v", lifetime=3600.0, by=ROOT)
@@ -386,7 +377,6 @@ async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
 
 
 async def test_own_tokens_are_not_known_before_there_are_any() -> None:
-    """Nor those of another server."""
     one, other = authenticator(token=TOKEN), authenticator(token=TOKEN)
     made = one.issue({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
     assert await refusal(other, made.token) == "is signed with a key that is not known"
@@ -394,7 +384,6 @@ async def test_own_tokens_are_not_known_before_there_are_any() -> None:
 
 
 async def test_a_token_of_a_token_is_narrower_still() -> None:
-    """And ends no later."""
     known = authenticator(token=TOKEN)
     by = Principal({Action.ADMIN: ("*",), Action.SUBSCRIBE: ("orders.*",)}, "shop", expires=NOW + 1800)
     made = known.issue({Action.SUBSCRIBE: ("orders.1",)}, subject="v", lifetime=3600.0, by=by)
@@ -493,7 +482,6 @@ async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.Monk
 
 
 async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
-    """Nor to close, however often."""
     known = authenticator(token=TOKEN)
     await known.start()
     await known.close()
@@ -521,7 +509,6 @@ async def test_what_was_revoked_is_known_to_the_next() -> None:
 
 
 async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> None:
-    """By the keys and rules that there are now."""
     first = authenticator(jwt_key_file=public_file(tmp_path, "RS256"))
     assert await first.authenticate(token()) == ANN
     second = in_place_of(first, jwt_key_file=public_file(tmp_path, "RS256"), jwt_issuer="somebody")

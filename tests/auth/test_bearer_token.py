@@ -10,7 +10,6 @@ from sse_broadcast.client import Client
 
 @given(token=st.from_regex(r"[A-Za-z0-9._~+/-]+=*", fullmatch=True))
 def test_what_can_be_a_token_is_taken(token: str) -> None:
-    """All that an Authorization header can carry."""
     assert is_token(token)
     Client(token=token)
 

@@ -27,7 +27,6 @@ def refusal(claim: str = "grants", /, **claims: Any) -> str:
 
 
 def test_claims_say_who_it_is_and_what_it_may_do() -> None:
-    """And from when until when."""
     assert read() == Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
 
 
@@ -39,7 +38,6 @@ def test_a_token_may_say_no_more_than_when_it_ends_and_what_it_is_for() -> None:
 
 
 def test_claims_nobody_asked_for_are_left_alone() -> None:
-    """Issuers put many there."""
     assert read(iss="anyone", email="ann@example.com", roles=["x"]) == read()
 
 
@@ -132,7 +130,6 @@ def test_a_token_without_its_claim_is_refused() -> None:
 
 
 def test_what_a_stranger_wrote_is_told_in_short() -> None:
-    """In ASCII, on one line."""
     assert in_short("it's \xe9\n\ud800") == r"it's \xe9\n\ud800"
     assert in_short("x" * 1000) == "x" * 120
     assert refusal(grants={"x\n" * 500: []}) == "claim 'grants': Invalid enum value '" + (r"x\n" * 40)[:100]
@@ -149,6 +146,5 @@ ANYTHING = st.recursive(
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["exp", "iat", "sub", "jti", "grants"]), ANYTHING))
 def test_whatever_is_claimed_is_read_or_refused(claims: dict[str, Any]) -> None:
-    """And never an error of another kind."""
     with contextlib.suppress(CredentialError):
         assert access_of({**CLAIMS, **claims}, "grants").expires is not None

@@ -46,7 +46,6 @@ def principal(made: IssuedToken, keys: tuple[Key, ...]) -> Principal:
 
 
 def test_a_token_that_was_made_is_known_again() -> None:
-    """As what it was made for."""
     maker = mint()
     made = maker.make({**READ, Action.INSPECT: ("*", "a.*")}, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert principal(made, maker.keys) == Principal(
@@ -73,7 +72,6 @@ def test_every_token_has_an_id_of_its_own() -> None:
 
 
 def test_a_token_is_not_shown() -> None:
-    """What is logged of it is its id."""
     made = make()
     assert repr(made) == f"IssuedToken(id='{made.id}', subject='visitor-1', expires={NOW + 60})"
 
@@ -111,12 +109,10 @@ def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
 def test_no_token_lasts_longer_than_its_maker_or_the_setting(
     by: Principal, lifetime: float, good_for: float
 ) -> None:
-    """What was made says when it ends."""
     assert make(by, lifetime=lifetime).expires == NOW + good_for
 
 
 def test_the_longest_a_token_lasts_is_a_setting() -> None:
-    """token_lifetime, in seconds."""
     assert mint(Config(token_lifetime=5.0)).make(READ, subject="a", lifetime=60.0, by=ROOT).expires == NOW + 5
 
 
@@ -149,7 +145,6 @@ def test_admin_is_not_handed_on(by: Principal) -> None:
 
 @pytest.mark.parametrize("grants", [{}, {Action.ADMIN: ()}, {Action.PUBLISH: ()}])
 def test_a_token_may_be_for_nothing(grants: Grants) -> None:
-    """It then says who somebody is, and no more."""
     assert make(Principal({}, "a"), grants).token
 
 
@@ -180,7 +175,6 @@ def test_what_cannot_be_a_channel_is_not_granted(grants: Grants, problem: str) -
     ],
 )
 def test_what_cannot_be_said_of_a_token_is_refused(wanted: dict[str, Any], problem: str) -> None:
-    """It says which part, and why."""
     with pytest.raises(EventError) as raised:
         make(**wanted)
     assert str(raised.value) == problem
@@ -195,7 +189,6 @@ def test_a_token_is_never_longer_than_one_may_be() -> None:
 
 
 def test_a_subject_may_be_any_text() -> None:
-    """It goes into JSON and comes back."""
     for subject in ("a" * 255, 'a "b" \\', "J\xf6rg \U0001f600"):
         made = make(subject=subject)
         assert claims(made)["sub"] == subject
@@ -252,7 +245,6 @@ def test_a_secret_that_was_made_is_made_once() -> None:
 
 
 def test_a_secret_that_is_configured_is_the_one() -> None:
-    """Whatever was configured before."""
     first = TokenIssuer(Config(token_secret=SECRET), now)
     made = first.make(READ, subject="visitor-1", lifetime=3600.0, by=ROOT)
     assert principal(made, TokenIssuer(Config(token_secret=SECRET), now, before=first).keys).id == made.id

@@ -46,7 +46,6 @@ def ids(keys: Jwks) -> list[str | None]:
 
 
 async def test_the_keys_of_a_url_are_there_once_it_was_read(issuer: Issuer, opened: Open) -> None:
-    """And not before."""
     assert ids(Jwks(issuer.url, refresh=3600.0)) == []
     assert ids(await opened(issuer.url)) == ["old"]
     assert issuer.asked == 1
@@ -67,7 +66,6 @@ async def test_secrets_of_a_url_are_left_out(issuer: Issuer, opened: Open) -> No
 
 
 async def test_keys_are_read_again_when_it_is_time(issuer: Issuer, opened: Open) -> None:
-    """Those that are gone are gone."""
     keys = await opened(issuer.url, refresh=0.01)
     issuer.body = jwks(NEW)
     asked = issuer.asked
@@ -76,7 +74,6 @@ async def test_keys_are_read_again_when_it_is_time(issuer: Issuer, opened: Open)
 
 
 async def test_a_file_is_read_again_when_it_is_time(tmp_path: Path, opened: Open) -> None:
-    """As a URL is."""
     file = tmp_path / "jwks"
     file.write_bytes(jwks(OLD))
     keys = await opened(str(file), refresh=0.01)
@@ -213,7 +210,6 @@ async def test_an_issuer_that_is_away_is_asked_again_soon(issuer: Issuer, opened
 async def test_a_server_that_is_not_there_is_a_failed_reading(
     opened: Open, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And no error of another kind."""
     keys = await opened(f"http://127.0.0.1:{unused_tcp_port}/jwks")
     assert ids(keys) == []
     (said,) = caplog.messages
@@ -253,7 +249,6 @@ async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
     issuer: Issuer, opened: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In all, however it spends the time."""
     monkeypatch.setattr(module, "TIMEOUT", 0.05)
     issuer.open.clear()
     keys = await opened(issuer.url)
@@ -306,7 +301,6 @@ async def test_an_answer_without_an_end_is_cut(issuer: Issuer) -> None:
 async def test_a_file_that_is_gone_leaves_its_keys(
     tmp_path: Path, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a URL that cannot be read."""
     file = tmp_path / "jwks"
     file.write_bytes(jwks(OLD))
     keys = await opened(str(file))
@@ -366,7 +360,6 @@ MUST = "must begin with https:// (http:// is for this machine alone)"
     ],
 )
 def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> None:
-    """Over TLS, or from this machine."""
     with pytest.raises(ConfigError) as raised:
         Jwks(url, refresh=3600.0)
     assert str(raised.value) == f"jwt_jwks: {problem}"
@@ -383,7 +376,6 @@ def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> N
     ],
 )
 def test_addresses_that_are_taken(url: str) -> None:
-    """Nothing is read before it is started."""
     assert Jwks(url, refresh=3600.0).keys == ()
 
 
@@ -425,7 +417,6 @@ async def test_a_token_of_a_new_key_is_good_as_soon_as_the_key_is_published(
 async def test_a_stampede_of_a_new_key_asks_the_issuer_once(
     issuer: Issuer, authenticator: Authenticator
 ) -> None:
-    """And all are admitted."""
     issuer.body = jwks(NEW)
     issuer.open.clear()
     asked = issuer.asked

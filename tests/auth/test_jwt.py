@@ -50,13 +50,11 @@ def refusal(text: str) -> str:
 
 
 def test_a_header_says_how_a_token_is_signed() -> None:
-    """As far as it is asked."""
     assert header_of(token("ES256", header={"kid": "a", "x": 1})) == TokenHeader("ES256", "a")
     assert header_of(token("ES256")) == TokenHeader("ES256", None)
 
 
 def test_what_is_said_of_a_token_is_what_it_says(tmp_path: Path) -> None:
-    """Once it is known to be good."""
     text = token("ES256")
     assert claims_of(text, header_of(text), [key_of(tmp_path, "ES256")], ClaimRules()) == CLAIMS
 
@@ -182,7 +180,6 @@ def test_a_public_key_is_no_secret_to_sign_with(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_signature_is_a_wrong_one(tmp_path: Path, algorithm: str) -> None:
-    """Whatever the header says it is."""
     unsigned = token(algorithm).rpartition(".")[0] + "."
     assert fault_of((unsigned), [key_of(tmp_path, algorithm)]) == "its signature is wrong"
 
@@ -250,7 +247,6 @@ def test_a_key_without_an_id_may_be_meant_by_any(tmp_path: Path) -> None:
 
 
 def test_without_keys_none_is_known() -> None:
-    """Of any kind."""
     assert fault_of((token("RS256")), []) == "is signed with a key that is not known"
 
 
@@ -260,7 +256,6 @@ GOOD = token("RS256", header={"kid": "a"})
 @settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.characters(max_codepoint=127))
 def test_a_token_with_one_character_changed_is_refused(index: int, character: str) -> None:
-    """Wherever it is."""
     text = GOOD[:index] + character + GOOD[index + 1 :]
     assert text == GOOD or not is_signed(text) or fault_of(text, KEYS)
 
@@ -268,14 +263,12 @@ def test_a_token_with_one_character_changed_is_refused(index: int, character: st
 @settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 1))
 def test_a_token_cut_short_is_refused(length: int) -> None:
-    """Wherever it was cut."""
     assert not is_signed(GOOD[:length]) or fault_of(GOOD[:length], KEYS)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("size", [0, 1, 31, 32, 63, 64, 65, 255, 256, 257, 3000])
 def test_a_signature_of_any_size_is_wrong(tmp_path: Path, algorithm: str, size: int) -> None:
-    """And never an error of another kind."""
     signed = token(algorithm).rpartition(".")[0]
     for byte in (b"\x00", b"\xff"):
         fault = fault_of(f"{signed}.{part(byte * size)}", [key_of(tmp_path, algorithm)])
@@ -338,7 +331,6 @@ async def test_a_token_that_is_wrong_for_the_key_it_names_is_wrong() -> None:
 
 
 async def test_a_key_that_is_not_known_again_is_refused() -> None:
-    """Once it was looked for."""
     source = Changing(KEYS[:1])
     with pytest.raises(CredentialError) as raised:
         await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
@@ -347,7 +339,6 @@ async def test_a_key_that_is_not_known_again_is_refused() -> None:
 
 
 async def test_keys_of_a_file_and_of_a_source_are_all_taken(tmp_path: Path) -> None:
-    """Whichever has signed it."""
     verifier = Verifier(ClaimRules(), [key_of(tmp_path, "HS256")], Changing(KEYS))
     await claims_by(verifier, token("HS256"))
     await claims_by(verifier, token("ES256", header={"kid": "c"}))

@@ -55,7 +55,6 @@ def test_a_file_holds_a_key_of_one_algorithm(tmp_path: Path, algorithm: str) -> 
 
 
 def test_a_key_is_not_shown(tmp_path: Path) -> None:
-    """Neither a secret nor what is made of it."""
     assert (
         repr(key_of_file(public_file(tmp_path, "HS256"), setting="x")) == "Key(algorithm='HS256', kid=None)"
     )
@@ -222,7 +221,6 @@ def test_a_private_key_in_a_jwks_is_left_out(algorithm: str) -> None:
 
 
 def test_short_rsa_keys_of_a_jwks_are_left_out() -> None:
-    """As those of a file are refused."""
     short = rsa.generate_private_key(65_537, 1024).public_key()
     made = jwt.get_algorithm_by_name("RS256").to_jwk(short, as_dict=True)
     made.pop("key_ops", None)
@@ -230,7 +228,6 @@ def test_short_rsa_keys_of_a_jwks_are_left_out() -> None:
 
 
 def test_secrets_are_not_taken_from_where_everyone_can_read_them() -> None:
-    """Those of a file are."""
     data = jwks(jwk("HS256", kid="secret"), GOOD)
     assert [key.kid for key in keys_of_jwks(data, secrets=False)] == ["good"]
     assert [key.kid for key in keys_of_jwks(data, secrets=True)] == ["secret", "good"]
@@ -253,14 +250,12 @@ def test_secrets_are_not_taken_from_where_everyone_can_read_them() -> None:
     ids=lambda value: str(value[:20]),
 )
 def test_a_jwks_without_a_key_is_none(data: bytes, problem: str) -> None:
-    """It says what is there instead."""
     with pytest.raises(ValueError) as raised:
         keys_of_jwks(data, secrets=False)
     assert str(raised.value) == problem
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what installs it."""
     require_extra()
     for module in ("jwt", "cryptography"):
         with monkeypatch.context() as patch:

@@ -56,7 +56,6 @@ def test_the_server_as_a_whole_is_the_star() -> None:
 
 
 def test_the_first_that_is_refused_is_named() -> None:
-    """In the order in which they were asked."""
     assert ORDERS.first_denied(Action.SUBSCRIBE, ["news", "b", "a"]) == "b"
     assert ORDERS.first_denied(Action.PUBLISH, ["b", "a"]) == "b"
     assert ORDERS.first_denied(Action.PUBLISH, []) is None

@@ -23,7 +23,6 @@ def principal(subject: str | None = "ann", id: str | None = None, issued: float 
 
 
 def test_nobody_is_revoked_at_first() -> None:
-    """Neither with a name nor without."""
     revocations = RevocationList()
     assert not any(
         revocations.refuses(each)
@@ -107,7 +106,6 @@ def test_as_many_are_held_as_may_be() -> None:
 
 
 def test_what_need_not_be_remembered_makes_room() -> None:
-    """As soon as it is needed."""
     clock = Clock()
     revocations = RevocationList(clock, most=2)
     revocations.revoke("id", "t1", until=NOW + 10)

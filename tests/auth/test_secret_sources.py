@@ -40,7 +40,6 @@ def test_a_file_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) ->
 
 
 def test_a_file_of_no_text_is_refused_without_showing_it(tmp_path: Path) -> None:
-    """It says where, and never what."""
     (tmp_path / "secret").write_bytes(b"ab\xffcd")
     with pytest.raises(ConfigError) as raised:
         read_secret_text(str(tmp_path / "secret"), setting="token_file")
@@ -61,7 +60,6 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 
 def test_a_variable_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its value is taken as it is."""
     monkeypatch.setenv("A_TOKEN", "secret\n")
     assert read_variable("A_TOKEN", setting="token_env") == "secret\n"
     monkeypatch.delenv("A_TOKEN")

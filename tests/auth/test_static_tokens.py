@@ -49,12 +49,10 @@ def test_a_caller_may_do_what_its_table_says(tmp_path: Path, monkeypatch: pytest
     "token", ["", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), f" {TOKEN}", f"{TOKEN}\n", "\udcff", "x" * 100_000]
 )
 def test_any_other_token_is_nobodys(token: str) -> None:
-    """However near it is."""
     assert StaticTokens(Config(token=TOKEN)).find(token) is None
 
 
 def test_without_tokens_none_is_anybodys() -> None:
-    """An empty one neither."""
     assert StaticTokens(Config()).find("") is None
 
 
@@ -91,7 +89,6 @@ def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str, problem: st
 
 
 def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
-    """It does not leave the server without one."""
     (tmp_path / "token").touch()
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(token_file=f"{tmp_path}/token"))
@@ -102,7 +99,6 @@ def test_an_empty_file_holds_no_token(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the caller whose it is."""
     monkeypatch.delenv("ROBOT_TOKEN", raising=False)
     with pytest.raises(ConfigError) as raised:
         StaticTokens(Config(caller=(CallerRule(name="robot", token_env="ROBOT_TOKEN"),)))

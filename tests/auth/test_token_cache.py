@@ -32,7 +32,6 @@ BOB = Principal({}, "bob", expires=END)
 
 
 def test_a_token_is_found_by_itself_alone() -> None:
-    """However near another is."""
     verified = VerifiedTokenCache()
     assert verified.find("a.b.c") is None
     verified.add("a.b.c", ANN)
@@ -41,7 +40,6 @@ def test_a_token_is_found_by_itself_alone() -> None:
 
 
 def test_no_token_is_kept() -> None:
-    """Nor what anybody else could tell it by."""
     verified, other = VerifiedTokenCache(), VerifiedTokenCache()
     verified.add("a.b.c", ANN)
     other.add("a.b.c", ANN)
@@ -148,7 +146,6 @@ async def refusal(authenticator: Authenticator, text: str) -> str:
 async def test_a_token_that_comes_back_is_not_verified_again(
     tmp_path: Path, verifications: Counter, algorithm: str
 ) -> None:
-    """It is good for what it was good for."""
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, algorithm)))
     first = await authenticator.authenticate(token(algorithm))
     # ES256 has chance in it: signed anew, it is another token.
@@ -161,7 +158,6 @@ async def test_a_token_that_comes_back_is_not_verified_again(
 
 
 async def test_an_own_token_that_comes_back_is_not_verified_again(verifications: Counter) -> None:
-    """As another's."""
     authenticator = Authenticator(Config(token_secret=SECRET))
     made = authenticator.issue({}, subject="v", lifetime=3600.0, by=Principal(EVERYTHING))
     assert await authenticator.authenticate(made.token) is await authenticator.authenticate(made.token)
@@ -169,7 +165,6 @@ async def test_an_own_token_that_comes_back_is_not_verified_again(verifications:
 
 
 async def test_a_token_that_comes_back_ends_when_it_says(tmp_path: Path) -> None:
-    """It is asked each time."""
     clock = Clock()
     authenticator = Authenticator(Config(jwt_key_file=public_file(tmp_path, "EdDSA")), clock=clock)
     await authenticator.authenticate(token("EdDSA"))
@@ -223,7 +218,6 @@ async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
 async def test_keys_that_stay_the_same_leave_what_was_verified(
     tmp_path: Path, verifications: Counter
 ) -> None:
-    """However often they are read."""
     file = tmp_path / "jwks"
     file.write_bytes(jwks(*(jwk(algorithm, kid=algorithm) for algorithm in ALGORITHMS)))
     authenticator = Authenticator(Config(jwt_jwks=str(file)))

@@ -64,7 +64,6 @@ async def test_a_start_is_five_lines_and_what_to_try(
 
 
 async def test_what_is_said_is_what_is_set(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """In units of two, where the numbers are such."""
     server = await serve(
         history_size=7,
         history_age=0.5,
@@ -105,7 +104,6 @@ async def test_an_exposed_server_shows_the_token_it_made(
 async def test_every_address_of_both_families_is_shown_as_one(
     serve: Serve, capsys: pytest.CaptureFixture[str], host: str, shown: str
 ) -> None:
-    """Which is tried by the name of this machine."""
     if not has_ipv6():
         pytest.skip("no IPv6 here")
     server = await serve(host=host)
@@ -117,7 +115,6 @@ async def test_every_address_of_both_families_is_shown_as_one(
 async def test_what_is_shown_works(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program
 ) -> None:
-    """As it is printed, and not without its token."""
     program("curl")
     server = await serve(host="0.0.0.0")
     publish = tries(server, capsys)[1]
@@ -137,7 +134,6 @@ async def answer(line: str, **env: str) -> dict[str, object]:
 
 
 async def test_a_server_with_credentials_shows_none(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where one is needed there is a variable."""
     server = await serve(token=TOKEN)
     lines = said(server, capsys)
     assert lines[3] == f"Open to everyone: nothing. {NEEDED}"
@@ -177,7 +173,6 @@ async def test_publishing_that_was_forced_open_is_said_so(
 async def test_a_token_that_is_also_for_subscribing_is_shown_once(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what only it can do."""
     server = await serve(host="0.0.0.0", anonymous_subscribe=("news",))
     assert tries(server, capsys) == [
         f"curl {header(server.token)} -d hello http://localhost:{server.port}/send"
@@ -250,7 +245,6 @@ async def test_a_token_that_was_made_is_always_shown(
 async def test_a_certificate_is_trusted_for_what_it_is(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path
 ) -> None:
-    """Whoever has issued it; as printed it works."""
     program("curl")
     certificate, key = write_certificate(trustme.CA(), tmp_path)
     server = await serve(certificate=certificate, key=key)
@@ -265,7 +259,6 @@ async def test_a_certificate_is_trusted_for_what_it_is(
 async def test_a_certificate_of_another_name_is_asked_by_that(
     serve: Serve, capsys: pytest.CaptureFixture[str], program: Program, tmp_path: Path, name: str, called: str
 ) -> None:
-    """And reached here all the same."""
     program("curl")
     certificate, key = write_certificate(trustme.CA(), tmp_path, name)
     server = await serve(host="0.0.0.0", certificate=certificate, key=key)
@@ -299,10 +292,7 @@ async def test_a_certificate_that_nobody_can_trust_is_warned_about(
     """It is served, and what is tried does not look at it."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
     server = await serve(certificate=certificate, key=key)
-    assert tries(server, capsys) == [
-        f"curl -N -k {server.url}/events",
-        f"curl -k -d hello {server.url}/send",
-    ]
+    assert tries(server, capsys) == [f"curl -N -k {server.url}/events", f"curl -k -d hello {server.url}/send"]
     warned = f"certificate: {certificate}: certificate has expired"
     assert [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING] == [warned]
 

@@ -29,14 +29,12 @@ def test_a_chain_is_known_by_its_first_certificate(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_is_over_is_none(tmp_path: Path) -> None:
-    """For any client."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, expires=LONG_AGO)
     with pytest.raises(CertificateError, match=rf"^certificate: {certificate}: certificate has expired$"):
         certificate_info_of(certificate, key)
 
 
 def test_a_certificate_that_cannot_be_loaded_is_said_so(tmp_path: Path) -> None:
-    """As it is where it is served."""
     with pytest.raises(CertificateError, match=r"^certificate: cannot load .*none\.pem: no such file"):
         certificate_info_of(str(tmp_path / "none.pem"), "")
 

@@ -40,7 +40,6 @@ async def test_what_is_good_is_told(programs: Programs) -> None:
 
 
 async def test_the_share_of_private_listeners_is_told(programs: Programs, tmp_path: Path) -> None:
-    """As a start would say it."""
     file = tmp_path / "c.toml"
     file.write_text("""
 max_connections = 100
@@ -96,7 +95,6 @@ host = "unix:/run/x.sock"
 
 
 async def test_it_works_beside_a_server(programs: Programs) -> None:
-    """Which has the port, and keeps it."""
     serving = await programs.serve()
     ended = await check(programs, "--port", str(serving.port))
     assert (ended.code, ended.err) == (0, b"")
@@ -105,7 +103,6 @@ async def test_it_works_beside_a_server(programs: Programs) -> None:
 
 
 async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
-    """And not made for this."""
     ended = await check(programs, "--host", "0.0.0.0")
     assert b"credentials: good, none: a token is made at each start\n" in ended.out
     assert b"Bearer" not in ended.out
@@ -133,7 +130,6 @@ async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
 async def test_a_fault_has_the_code_that_serve_has_for_it(
     programs: Programs, arguments: tuple[str, ...], code: int, before: int, told: str
 ) -> None:
-    """Behind what was good before it."""
     ended = await check(programs, *arguments)
     assert (ended.code, ended.err) == (code, f"sse-broadcast: {told}\n".encode())
     assert ended.out.count(b"\n") == before
@@ -171,7 +167,6 @@ async def test_keys_that_are_elsewhere_are_fetched(programs: Programs, tmp_path:
 
 
 async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs) -> None:
-    """As it is at the start."""
     ended = await check(programs, env={"SSE_BROADCAST_LOOP": "uvloop"})
     assert ended.code == 0
     (line,) = ended.err.splitlines()

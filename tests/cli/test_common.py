@@ -111,8 +111,6 @@ def test_an_error_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[st
 
 
 def test_run_gives_what_the_coroutine_gives() -> None:
-    """A command that went well goes on."""
-
     async def answer() -> int:
         return 42
 
@@ -120,8 +118,6 @@ def test_run_gives_what_the_coroutine_gives() -> None:
 
 
 def test_run_tells_an_error_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    """No traceback for what has a name."""
-
     async def refused() -> None:
         raise ClientError("refused", status=403)
 
@@ -326,7 +322,6 @@ def test_a_token_comes_from_a_file_or_the_environment(file: Path, tmp_path: Path
 
 
 def test_a_token_comes_from_one_variable() -> None:
-    """As for the server."""
     with pytest.raises(ConfigError) as caught:
         given_token(None, {"SSE_BROADCAST_TOKEN": TOKEN, "SSE_BROADCAST_TOKEN_FILE": "f"})
     assert str(caught.value) == (
@@ -336,7 +331,6 @@ def test_a_token_comes_from_one_variable() -> None:
 
 @pytest.mark.parametrize("content", ["", "\n", "two tokens", f"{TOKEN}\n{TOKEN}\n", "tokén", f" {TOKEN}"])
 def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
-    """By where it was said."""
     file.write_text(content)
     with pytest.raises(ConfigError) as caught:
         given_token(str(file), {})
@@ -352,7 +346,6 @@ def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
 
 @pytest.mark.parametrize("use", ASKING, ids=lambda use: use[0])
 async def test_a_token_file_that_is_not_there_is_2(programs: Programs, use: tuple[str, ...]) -> None:
-    """One line, before a server is asked."""
     ended = await programs.run(*use, "--token-file", "/nowhere", "--url", "http://not.used.invalid")
     assert ended == Ended(
         2, err=b"sse-broadcast: --token-file: '/nowhere' cannot be read: No such file or directory\n"
@@ -397,7 +390,6 @@ NEWS = CallerRule(name="news", token="the-token-for-news", publish=("news",), su
 async def test_who_may_do_something_else_is_told_in_one_line(
     serve: Serve, programs: Programs, use: tuple[str, ...]
 ) -> None:
-    """What it may not."""
     server = await serve(caller=(NEWS,))
     env = {"SSE_BROADCAST_TOKEN": "the-token-for-news"}
     ended = await programs.run(*use, "--url", server.url, env=env)

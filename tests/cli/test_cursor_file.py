@@ -10,7 +10,6 @@ from sse_broadcast.errors import ClientError, ConfigError
 
 
 def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
-    """With a line end, for whoever prints it."""
     file = tmp_path / "state"
     state = CursorFile.open(file)
     assert state.id == ""
@@ -24,7 +23,6 @@ def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["x", "x\n", "A.b_c-9\n", "x" * 128])
 def test_an_id_may_be_written_by_hand(tmp_path: Path, text: str) -> None:
-    """With a line end or without."""
     file = tmp_path / "state"
     file.write_text(text)
     assert CursorFile.open(file).id == text.removesuffix("\n")
@@ -41,7 +39,6 @@ def test_a_file_that_holds_no_id_is_refused_and_left(tmp_path: Path, text: str) 
 
 
 def test_bytes_that_are_no_text_are_no_id(tmp_path: Path) -> None:
-    """Nor does the error print them."""
     file = tmp_path / "state"
     file.write_bytes(b"\x1b[2J\xff")
     with pytest.raises(ConfigError, match=r": holds no id: '\\x1b\[2J\\ufffd'$"):
@@ -49,7 +46,6 @@ def test_bytes_that_are_no_text_are_no_id(tmp_path: Path) -> None:
 
 
 def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A directory, a pipe, a device."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(ConfigError, match=f"^--state: {path}: is no file$"):
@@ -57,7 +53,6 @@ def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
-    """And not with the first event."""
     file = tmp_path / "file"
     file.write_text("x")
     with pytest.raises(ConfigError, match=r"^--state: .*/none/state: No such file or directory$"):
@@ -67,7 +62,6 @@ def test_a_state_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
 
 
 def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> None:
-    """What was recorded before stays."""
     place = tmp_path / "place"
     place.mkdir()
     state = CursorFile.open(place / "state")
@@ -79,7 +73,6 @@ def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> 
 
 
 def test_an_id_that_stays_is_not_written_again(tmp_path: Path) -> None:
-    """Nor is none at all."""
     file = tmp_path / "state"
     state = CursorFile.open(file)
     state.record("")
@@ -93,7 +86,6 @@ def test_an_id_that_stays_is_not_written_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["a b", "é", "a\nb", "x" * 129])
 def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: str) -> None:
-    """No server of ours gives one."""
     state = CursorFile.open(tmp_path / "state")
     with pytest.raises(ClientError, match="is none that could be sent back"):
         state.record(id)
@@ -111,7 +103,6 @@ def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_no_hindrance(tmp_path: Path) -> None:
-    """Half a new file is written anew."""
     (tmp_path / "state").write_text("one\n")
     (tmp_path / "state.next").write_text("tw")
     state = CursorFile.open(tmp_path / "state")

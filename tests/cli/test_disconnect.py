@@ -30,7 +30,6 @@ async def test_a_reader_is_disconnected(serve: Serve, connect: Connect, programs
 
 
 async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, programs: Programs) -> None:
-    """And is told how it could."""
     server = await serve(token=STATIC, anonymous_subscribe=("*",))
     await (await connect(server)).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
@@ -43,6 +42,5 @@ async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, pr
 
 @pytest.mark.parametrize("id", ["", "x", "-1", "1/../2", "1?x", "\u0661"])
 async def test_what_is_no_id_is_not_asked_for(programs: Programs, id: str) -> None:
-    """It is bad usage."""
     ended = await programs.run("disconnect", "--url", "http://not.used.invalid", "--", id)
     assert (ended.code, b"is no id" in ended.err) == (2, True)

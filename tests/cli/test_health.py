@@ -32,7 +32,6 @@ async def test_a_server_that_lets_nobody_in_lives(serve: Serve, programs: Progra
 async def test_the_server_beside_it_is_found_by_its_environment(
     server: Server, programs: Programs, host: str
 ) -> None:
-    """As in the image, which listens on every address."""
     env = {"SSE_BROADCAST_HOST": host, "SSE_BROADCAST_PORT": str(server.port)}
     assert await programs.run("health", env=env) == Ended(0)
 
@@ -64,7 +63,6 @@ async def test_no_token_goes_to_a_server_whose_name_is_not_asked_for(programs: P
 
 
 async def test_no_server_is_1(programs: Programs, tmp_path: Path) -> None:
-    """With a line that says why."""
     url = f"unix:{tmp_path}/nowhere"
     ended = await programs.run("health", "--url", url)
     assert (ended.code, ended.out) == (1, b"")

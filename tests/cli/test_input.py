@@ -50,7 +50,6 @@ async def test_lines_that_come_together_are_given_together() -> None:
 
 
 async def test_whoever_asks_for_more_has_dealt_with_what_came() -> None:
-    """That is when it is counted."""
     counted: list[int] = []
     given = source(b"a\nb", b"c\n")
     given.on_taken = counted.append
@@ -73,7 +72,6 @@ async def test_a_line_without_end_is_not_read_without_end(monkeypatch: pytest.Mo
 
 
 async def test_a_document_is_all_of_it() -> None:
-    """Nothing at all, too."""
     assert await source(b"{\n", b"}").document() == b"{\n}"
     assert await source().document() == b""
 
@@ -116,14 +114,9 @@ async def test_a_pipe_that_is_empty_is_not_at_its_end() -> None:
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [
-        ("/none", "No such file or directory"),
-        ("/", "Is a directory"),
-        ("\0", "embedded null byte"),
-    ],
+    [("/none", "No such file or directory"), ("/", "Is a directory"), ("\0", "embedded null byte")],
 )
 async def test_what_cannot_be_opened_is_said(path: str, reason: str) -> None:
-    """As the setting that it is."""
     with pytest.raises(ConfigError, match=f"^--file: {path}: cannot be read: {reason}$"):
         await open_source(path)
 

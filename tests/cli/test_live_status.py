@@ -115,7 +115,6 @@ async def hang(_: web.Request) -> web.Response:
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 async def test_who_may_not_see_readers_sees_the_rest(speak: Speak, status: int) -> None:
-    """And what the server said of it."""
     url = await speak(status=saying(STATUS), subscribers=saying({}, status))
     async with Client(url) as client:
         seen = await take_snapshot(client)
@@ -238,7 +237,6 @@ async def test_a_pipe_gets_json_for_each_look(serve: Serve, connect: Connect, pr
 
 
 async def test_a_terminal_gets_json_if_it_is_asked_for(serve: Serve, terminal: Start) -> None:
-    """As in a pipe."""
     server = await serve()
     shown = await terminal("status", "--watch", "--json", "--interval", "0.1", "--url", server.url)
     await shown.shows(lambda lines: lines[0].startswith('{"time": '))
@@ -246,7 +244,6 @@ async def test_a_terminal_gets_json_if_it_is_asked_for(serve: Serve, terminal: S
 
 
 async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(serve: Serve, terminal: Start) -> None:
-    """As a pipe does."""
     server = await serve()
     env = {"TERM": "dumb"}
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url, env=env)

@@ -35,7 +35,6 @@ async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
 
 
 async def test_an_argument_is_published(server: Server, programs: Programs) -> None:
-    """And the command says how many got it."""
     async with server.broadcaster.subscribe() as stream:
         assert await programs.run("publish", "hello", "--url", server.url) == Ended(0, b"sent to 1 client\n")
         assert await received(stream, 1) == [("message", "hello")]
@@ -79,7 +78,6 @@ async def test_lines_are_published_as_they_come(
 
 
 async def test_lines_may_be_none(server: Server, programs: Programs) -> None:
-    """An empty input publishes nothing, which is no error."""
     assert await programs.run("publish", "-", "--url", server.url) == Ended(0, b"sent 0 lines\n")
     assert server.broadcaster.counts.published == 0
 
@@ -136,7 +134,6 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
 
 
 async def test_bytes_that_are_not_utf_8_are_one_line(server: Server, programs: Programs) -> None:
-    """Refused and not cleaned, whether typed or read."""
     assert await programs.run("publish", "-", "--url", server.url, stdin=b"ok\nab\xff\nok\n") == Ended(
         1, err=b"sse-broadcast: line 2: is not UTF-8 at byte 2; 1 published\n"
     )
@@ -184,14 +181,12 @@ async def test_an_event_may_go_to_several_channels(server: Server, programs: Pro
 
 
 async def test_lines_go_to_their_channel(server: Server, programs: Programs) -> None:
-    """As one message does."""
     ended = await programs.run("publish", "--channel", "logs", "--url", server.url, stdin=b"one\ntwo\n")
     assert ended == Ended(0, b"sent 2 lines\n")
     assert [event.data for event in await held(server, "logs")] == ["one", "two"]
 
 
 async def test_an_event_may_have_an_id_and_a_time_to_reconnect(server: Server, programs: Programs) -> None:
-    """Of its publisher."""
     ended = await programs.run("publish", "--id", "order-17", "--retry", "700", "x", "--url", server.url)
     assert ended == Ended(0, b"sent to 0 clients\n")
     assert await held(server) == [Received("default", "x", "message", "order-17", 700)]
@@ -271,7 +266,6 @@ async def test_json_is_one_event(server: Server, programs: Programs, tmp_path: P
 
 
 async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, programs: Programs) -> None:
-    """The error names the item."""
     arguments = ("publish", "--format", "json", "--channel", "c", "--url", server.url)
     async with server.broadcaster.subscribe("c") as stream:
         ended = await programs.run(*arguments, '[{"message": "one"}, {"message": "two"}]')
@@ -287,7 +281,6 @@ async def test_a_json_array_is_published_whole_or_not_at_all(server: Server, pro
 
 @pytest.mark.parametrize("text", ["", "{", "no JSON"])
 async def test_what_is_no_json_is_one_line(server: Server, programs: Programs, text: str) -> None:
-    """Nothing at all is none either."""
     ended = await programs.run("publish", "--format", "json", "--url", server.url, stdin=text.encode())
     assert (ended.code, ended.out) == (1, b"")
     told = f"sse-broadcast: {server.url}/send: 400 Bad Request: body: is not JSON: "
@@ -429,7 +422,6 @@ async def test_a_pipe_waits_for_a_server_that_is_away_as_long_as_it_is_told(prog
 async def test_one_message_waits_for_no_server_unless_it_is_told_to(
     programs: Programs, what: tuple[str, ...]
 ) -> None:
-    """Whoever typed it is told at once."""
     url = "http://127.0.0.1:1"
     away = f"sse-broadcast: cannot reach {url}: refused"
     assert await programs.run("publish", *what, "--url", url) == Ended(1, err=f"{away}\n".encode())
@@ -454,7 +446,6 @@ async def test_lines_that_may_have_been_published_are_named(speak: Speak, progra
 
 
 async def test_an_outage_is_told_behind_the_bar(programs: Programs, tmp_path: Path) -> None:
-    """On a line of its own."""
     file = tmp_path / "lines"
     file.write_text("one\n")
     url, script = "http://127.0.0.1:1", f'"$0" publish --retry-for 0.1 --url "$1" < {file}'
@@ -492,13 +483,11 @@ async def test_a_file_may_be_a_named_pipe(serve: Serve, programs: Programs, tmp_
 async def test_a_file_that_cannot_be_read_is_one_line(
     programs: Programs, form: str, path: str, reason: str
 ) -> None:
-    """And bad usage, found before a server is asked."""
     ended = await programs.run("publish", "--format", form, "--file", path)
     assert ended == Ended(2, err=f"sse-broadcast: --file: {reason}\n".encode())
 
 
 async def test_no_standard_input_is_one_line(programs: Programs) -> None:
-    """Of a daemon that was given none."""
     shell = await programs.start("sh", "-c", '"$0" publish <&-', str(process.SCRIPT))
     assert await shell.ended() == Ended(2, err=b"sse-broadcast: standard input is closed\n")
 
@@ -550,7 +539,6 @@ async def test_a_pipe_has_no_bar(server: Server, programs: Programs) -> None:
 
 
 async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, tmp_path: Path) -> None:
-    """On a line of its own."""
     file = tmp_path / "lines"
     file.write_text("{}\n")
     server = await serve()

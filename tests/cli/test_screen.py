@@ -62,7 +62,6 @@ def test_channels_have_what_room_there_is() -> None:
 
 
 def test_a_screen_of_few_lines_has_the_first_of_them() -> None:
-    """Nothing scrolls."""
     assert screen(SEEN, lines=3) == ["22:13:20  http://x, every 2 s", "", "subscribers 3"]
 
 
@@ -88,13 +87,11 @@ def test_a_server_that_is_gone_is_said_to_be() -> None:
 
 
 def test_readers_that_may_not_be_seen_are_said_not_to_be() -> None:
-    """With what the server said."""
     hidden = replace(SEEN, slowest=None, hidden="403: no")
     assert screen(hidden)[9:] == ["slowest readers: not to be seen: 403: no"]
 
 
 def test_nobody_is_a_heading() -> None:
-    """A server without readers has no slowest one."""
     assert len(screen(replace(SEEN, slowest=[]))) == 10
 
 
@@ -110,7 +107,6 @@ def test_nobody_is_a_heading() -> None:
     ],
 )
 def test_a_number_is_short(number: int, shown: str) -> None:
-    """Cut, so that it stands in its column."""
     assert short(number) == shown
 
 
@@ -225,7 +221,6 @@ async def test_a_server_that_comes_back_is_shown_again(terminal: Start) -> None:
 
 
 async def test_who_is_refused_is_told_on_the_terminal_as_it_was(serve: Serve, terminal: Start) -> None:
-    """Nothing is drawn."""
     server = await serve(token=STATIC)
     shown = await terminal("status", "--watch", "--url", server.url)
     assert await shown.ended() == 1
@@ -252,7 +247,6 @@ async def test_who_is_refused_later_is_told_on_the_terminal_as_it_was(serve: Ser
 
 
 async def test_what_a_server_says_does_nothing_to_a_terminal(speak: Speak, terminal: Start) -> None:
-    """Whatever it says."""
     evil = {**SLOWEST[0], "address": "\x1b[2J\x07", "channels": ["\x1b]0;title\x07"]}
     status = {"connected_clients": 1, "\x1b[31mred": 7, "closed": {"\x1b[5m": 1}}
     url = await speak(status=saying(status), subscribers=saying({"subscribers": [evil]}))

@@ -128,7 +128,6 @@ async def try_out(serving: Serving, programs: Programs, program: Program, *optio
 
 
 async def test_an_address_of_ipv6_is_said_as_a_url(programs: Programs, program: Program) -> None:
-    """In brackets, so that curl takes it."""
     if not has_ipv6():
         pytest.skip("no IPv6 here")
     serving = await programs.serve("--host", "::1", *QUIET)
@@ -300,7 +299,6 @@ async def test_tables_are_shown_without_their_secrets(programs: Programs, tmp_pa
 
 
 async def test_no_secret_of_a_url_is_shown(programs: Programs) -> None:
-    """Nor where it cannot be used."""
     env = {"SSE_BROADCAST_JWT_JWKS": "https://ann:s3cret@[/jwks?key=s3cret"}
     shown = await programs.run("serve", "--show-config", env=env)
     assert (shown.code, shown.err) == (0, b"")
@@ -622,7 +620,6 @@ async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
 
 
 async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
-    """For whoever sits there."""
     ours, terminal = pty.openpty()
     try:
         command = ("bash", "-c", f'exec "$@" 2>&{terminal}', "bash", str(process.SCRIPT), "serve")
@@ -640,7 +637,6 @@ async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: Open, loop: str) -> None:
-    """While it serves; each time it says so."""
     serving = await programs.serve("--event-loop", loop, *QUIET)
     publisher = await open_raw(serving)
     published = rb"DEBUG sse_broadcast\.published: published \S+ in default, by anyone: .*\n"
@@ -774,8 +770,7 @@ async def test_a_bad_setting_is_2(programs: Programs, arguments: tuple[str, ...]
 async def test_a_bad_variable_is_2(programs: Programs) -> None:
     """The line names the variable, since a flag would be looked for in the wrong place."""
     assert await programs.run("serve", env={"SSE_BROADCAST_PORT": "99999"}) == Ended(
-        2,
-        err=b"sse-broadcast: SSE_BROADCAST_PORT: expected a whole number from 0 to 65535, not '99999'\n",
+        2, err=b"sse-broadcast: SSE_BROADCAST_PORT: expected a whole number from 0 to 65535, not '99999'\n"
     )
 
 
@@ -963,7 +958,6 @@ async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Op
 
 
 async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: Programs) -> None:
-    """The server starts, with what fits."""
     serving = await programs.serve("--max-connections", "1000", *QUIET, descriptors=256)
     assert serving.room == 144
     serving.process.send_signal(signal.SIGTERM)

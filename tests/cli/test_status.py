@@ -44,7 +44,6 @@ async def test_the_server_may_be_named_by_a_variable(server: Server, programs: P
     ("value", "shown"), [({"left": 2, "slow": 1}, "2 left, 1 slow"), ({}, "none"), (3, "3"), ("x", "x")]
 )
 def test_counts_are_words(value: object, shown: str) -> None:
-    """What was counted by reason is told by reason."""
     assert _shown(value) == shown
 
 
@@ -57,7 +56,6 @@ def test_counts_are_words(value: object, shown: str) -> None:
     ],
 )
 async def test_an_interval_is_of_the_watch_alone(programs: Programs, options: list[str], told: bytes) -> None:
-    """And some time."""
     ended = await programs.run("status", *options)
     assert ended.code == 2
     assert told in ended.err

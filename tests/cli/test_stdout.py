@@ -27,13 +27,7 @@ TOLD = b"sse-broadcast: standard output: cannot be written to: %b\n"
 
 FULL, CLOSED = b"no space left on device", b"bad file descriptor"
 
-ALONE = [
-    ("--help",),
-    ("--version",),
-    ("serve", "--help"),
-    ("serve", "--check"),
-    ("serve", "--show-config"),
-]
+ALONE = [("--help",), ("--version",), ("serve", "--help"), ("serve", "--check"), ("serve", "--show-config")]
 """What is asked of no server."""
 
 ASKED = [
@@ -85,7 +79,6 @@ async def test_an_answer_that_cannot_be_printed_is_6(
 
 @pytest.mark.parametrize(("redirection", "why"), EACH)
 async def test_a_token_that_cannot_be_printed_is_6(programs: Programs, redirection: str, why: bytes) -> None:
-    """Made or checked."""
     made = await programs.run("token", "mint", "--subscribe", "a", env=SECRET)
     mint = await redirected(programs, redirection, "token", "mint", "--subscribe", "a", env=SECRET)
     assert await mint.ended() == Ended(6, err=TOLD % why)
@@ -98,7 +91,6 @@ async def test_a_token_that_cannot_be_printed_is_6(programs: Programs, redirecti
 async def test_an_event_that_cannot_be_printed_is_not_recorded(
     serve: Serve, programs: Programs, tmp_path: Path
 ) -> None:
-    """Whoever makes room and begins again is given it."""
     server, state = await serve(), tmp_path / "state"
     await server.broadcaster.broadcast("x")
     use = ("subscribe", "--since", "earliest", "--state", str(state), "--count", "1", "--url", server.url)
@@ -141,7 +133,6 @@ async def test_a_fault_keeps_its_code_where_streams_are_closed(
 
 
 async def test_a_server_whose_output_is_closed_says_so_in_its_log(programs: Programs) -> None:
-    """And serves."""
     flags = ("--port", "0", "--log-format", "text")
     command = await redirected(programs, ">&-", "serve", *flags)
     said = b" WARNING sse_broadcast.process: standard output: cannot be written to: %b\n"

@@ -176,7 +176,6 @@ async def test_a_pipe_that_nobody_reads_stops_nothing(programs: Programs, pipe: 
 async def test_a_pipe_that_nobody_reads_does_not_keep_a_second_signal(
     programs: Programs, pipe: Reader
 ) -> None:
-    """It exits at once, or nearly."""
     serving = await serve(programs, f"2>{pipe.path}", "--drain-delay", "3600")
     await overfill(serving)
     probe = await RawClient.open(serving.port)
@@ -210,7 +209,6 @@ async def test_a_pipe_that_is_read_again_has_what_waited_and_what_was_lost(
 
 @pytest.mark.parametrize("loop", LOOPS)
 async def test_a_pipe_whose_reader_is_gone_stops_nothing(programs: Programs, pipe: Reader, loop: str) -> None:
-    """As of any line that cannot be written."""
     serving = await serve(programs, f"2>{pipe.path}", "--event-loop", loop)
     pipe.leave()
     await see_it_serve(serving)

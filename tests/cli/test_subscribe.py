@@ -111,7 +111,6 @@ SHOWN = "a\\u001b[2J\\u001b]0;x\\u0007\\u009b31m\\u007f\\u000d\\u0008\\u202eb\tc
 async def test_a_terminal_is_shown_escapes_and_not_sent_them(
     server: Server, terminal: Start, form: str
 ) -> None:
-    """Whatever a publisher says, in data, type and id."""
     shown = await terminal("subscribe", "--url", server.url, "--format", form, "--count", "1")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.publish(Event(EVIL, "\x1b]52;c;x\x07"))
@@ -140,7 +139,6 @@ async def test_a_pipe_gets_control_characters_as_they_are(server: Server, progra
 
 
 async def test_it_ends_after_so_many_events(server: Server, programs: Programs) -> None:
-    """Not one more, though they arrive together."""
     as_text = await subscribe(programs, server, "--count", "3")
     as_json = await subscribe(programs, server, "--count", "3", "--format", "json")
     for number in range(10):
@@ -154,7 +152,6 @@ async def test_it_ends_after_so_many_events(server: Server, programs: Programs) 
 
 @pytest.mark.parametrize("count", ["0", "-1", "x"])
 async def test_a_count_is_a_number_from_1(programs: Programs, count: str) -> None:
-    """Anything else is bad usage."""
     ended = await programs.run("subscribe", "--count", count)
     assert (ended.code, ended.out) == (2, b"")
     assert b"\nError: Invalid value for '--count': " in ended.err
@@ -237,7 +234,6 @@ async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) 
 
 
 async def test_the_command_is_given_no_password_of_the_url(server: Server, programs: Programs) -> None:
-    """But the server that it is of."""
     env = {"SSE_BROADCAST_URL": server.url.replace("://", "://ann:s3cret@")}
     command = 'echo "$SSE_BROADCAST_URL"'
     subscribing = await programs.cli("subscribe", "--exec", command, "--count", "1", env=env)
@@ -255,7 +251,6 @@ async def test_it_ends_when_the_reader_of_its_output_has_left(server: Server, pr
 
 
 async def test_it_ends_when_nobody_ever_reads_its_output(server: Server, programs: Programs) -> None:
-    """Nor does it wait for a first one."""
     script = '{ "$0" subscribe --url "$1"; echo "exit $?" >&2; } | true'
     piped = await programs.start("sh", "-c", script, str(SCRIPT), server.url)
     assert await piped.ended() == Ended(0, err=b"exit 0\n")
@@ -272,7 +267,6 @@ async def test_its_output_may_be_a_file(serve: Serve, programs: Programs, tmp_pa
 
 
 async def test_ctrl_c_is_130(server: Server, programs: Programs) -> None:
-    """Without a traceback, as any interrupted command."""
     subscribing = await subscribe(programs, server)
     await server.broadcaster.broadcast("one")
     assert await subscribing.line() == b"one\n"
@@ -317,7 +311,6 @@ async def test_it_goes_on_after_a_restart(programs: Programs) -> None:
 
 
 async def test_it_goes_on_after_a_crash(programs: Programs) -> None:
-    """Nor need the server say that it leaves."""
     first = await programs.serve("--retry", "1")
     subscribing = await programs.cli("subscribe", "--url", first.url, "--format", "raw", "--count", "1")
     assert await subscribing.line() == b": \n"
@@ -351,7 +344,6 @@ async def test_no_stream_at_that_path_is_one_line(server: Server, programs: Prog
 
 
 async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
-    """SSE_BROADCAST_URL is where the server is."""
     subscribing = await programs.cli("subscribe", "--count", "1", env={"SSE_BROADCAST_URL": server.url})
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("one")
@@ -442,7 +434,6 @@ async def test_there_may_be_nothing_from_the_beginning(speak: Speak, programs: P
 
 
 async def test_a_refusal_by_stream_is_told_and_waited_for(speak: Speak, programs: Programs) -> None:
-    """It is the server's own word, and no event."""
     full = b'event: $close\nretry: 500\ndata: {"reason": "full"}\n\n'
     script = await speak(STREAM + chunk(full) + END, STREAM + chunk(b"data: one\n\n"))
     assert await programs.run("subscribe", "--count", "1", "--url", script.url) == Ended(
@@ -513,7 +504,6 @@ async def test_several_channels_are_told_apart(server: Server, programs: Program
 
 
 async def test_some_types_may_be_wanted_alone(server: Server, programs: Programs) -> None:
-    """The server's own come all the same."""
     subscribing = await subscribe(programs, server, "--event", "a", "--event", "message")
     for event_type in ("a", "b", "message"):
         await server.broadcaster.broadcast(event_type, event=event_type)
@@ -554,7 +544,6 @@ async def test_it_may_begin_in_the_past(server: Server, programs: Programs) -> N
 async def test_what_the_server_refuses_is_one_line(
     server: Server, programs: Programs, arguments: tuple[str, ...], path: str, reason: str
 ) -> None:
-    """In its own words."""
     assert await programs.run("subscribe", *arguments, "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/{path}: 400 Bad Request: {reason}\n".encode()
     )

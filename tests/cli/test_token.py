@@ -41,7 +41,6 @@ def without_time(ended: Ended) -> Ended:
 
 @pytest.mark.parametrize("command", ["mint", "check"])
 async def test_both_have_help_with_examples_and_exit_codes(programs: Programs, command: str) -> None:
-    """As every command has."""
     ended = await programs.run("token", command, "--help")
     assert (ended.code, ended.err) == (0, b"")
     assert f"Usage: sse-broadcast token {command} [OPTIONS]".encode() in ended.out
@@ -73,7 +72,6 @@ async def test_a_token_that_was_made_is_told_again(programs: Programs) -> None:
 async def test_a_token_is_good_for_as_long_as_is_said(
     programs: Programs, arguments: list[str], seconds: int
 ) -> None:
-    """Else for as long as a token may be."""
     before = int(time.time())
     made = await programs.run("token", "mint", "--inspect", "*", *arguments, env=ENV)
     said = MADE.fullmatch(made.err)
@@ -209,7 +207,6 @@ async def test_what_is_no_token_is_refused(programs: Programs, said: bytes, prob
 
 
 async def test_a_token_of_another_server_is_refused(programs: Programs) -> None:
-    """Its secret is another."""
     made = await mint(programs, "--inspect", "*")
     ended = await programs.run("token", "check", env={"SSE_BROADCAST_TOKEN_SECRET": OTHER_SECRET}, stdin=made)
     assert ended == Ended(1, err=b"sse-broadcast: token: its signature is wrong\n")
@@ -230,7 +227,6 @@ async def test_a_token_of_another_server_is_refused(programs: Programs) -> None:
 async def test_a_question_that_is_none_is_refused(
     programs: Programs, arguments: list[str], env: dict[str, str], problem: str
 ) -> None:
-    """As bad usage, or a bad setting."""
     ended = await programs.run("token", "check", *arguments, env=env, stdin=b"garbage")
     assert (ended.code, ended.out) == (2, b"")
     assert ended.err.decode().rstrip().endswith(problem)
@@ -242,7 +238,6 @@ async def test_a_token_is_no_argument(programs: Programs) -> None:
 
 
 async def test_a_signed_token_is_checked_by_the_key_of_its_issuer(programs: Programs, tmp_path: Path) -> None:
-    """As a server would."""
     claims = {"sub": "ann", "exp": time.time() + 60, "grants": {"publish": ["a"]}}
     env = {"SSE_BROADCAST_JWT_KEY_FILE": public_file(tmp_path, "EdDSA")}
     good = await programs.run("token", "check", env=env, stdin=token("EdDSA", claims).encode())

@@ -19,12 +19,10 @@ def test_what_would_act_on_a_terminal_is_shown(code: int) -> None:
     "text", ["a\tb\nc", "é", "\u0645\u06cc\u200c\u062e", "\U0001f468\u200d\U0001f469", "\\u001b"]
 )
 def test_what_people_write_is_left_alone(text: str) -> None:
-    """Joiners, which their letters need, too."""
     assert visible(text) == text
 
 
 def test_a_character_that_comes_in_pieces_is_whole() -> None:
-    """And what is none is shown by its bytes."""
     shown = VisibleBytes()
     data = "é\U0001f600\x9b".encode() + b"\x9b\xff."
     assert b"".join(shown.show(bytes([each])) for each in data).decode() == "é\U0001f600\\u009b\\x9b\\xff."

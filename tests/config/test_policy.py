@@ -45,12 +45,7 @@ def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
 def test_a_rule_may_change_everything() -> None:
     """Size, bytes, age, policy and reconnection time."""
     rule = ChannelRule(
-        match="a",
-        history_size=2,
-        history_bytes=3,
-        history_age=4.5,
-        overflow=Overflow.DROP_NEWEST,
-        retry=6,
+        match="a", history_size=2, history_bytes=3, history_age=4.5, overflow=Overflow.DROP_NEWEST, retry=6
     )
     assert policies(rule).for_channel("a") == Policy(HistoryLimits(2, 3, 4.5), Overflow.DROP_NEWEST, 6)
 
@@ -79,7 +74,6 @@ def test_a_rule_matches_whole_names() -> None:
 
 
 def test_a_policy_is_looked_for_once() -> None:
-    """The same channel has the same object each time."""
     settled = policies(ChannelRule(match="a*", history_size=1))
     assert settled.for_channel("ab") is settled.for_channel("ab") is settled.for_channel("ac")
 
@@ -111,7 +105,6 @@ def test_a_reader_has_what_its_channels_agree_on(channels: list[str], overflow: 
 
 
 def test_without_rules_every_reader_has_the_servers() -> None:
-    """Names and patterns alike."""
     settled = policies()
     for selector in (Selector.parse("a"), Selector.parse("a", "b"), Selector.parse("*")):
         assert settled.for_subscriber(selector) == (Overflow.DROP_OLDEST, 500)

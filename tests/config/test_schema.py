@@ -98,7 +98,6 @@ def test_the_defaults_are_these() -> None:
 
 
 def test_what_has_no_such_setting_is_refused() -> None:
-    """A misspelt argument is no setting."""
     with pytest.raises(TypeError, match="prot"):
         Config(prot=1)  # type: ignore[call-arg]
 
@@ -124,7 +123,6 @@ def test_every_list_has_a_form() -> None:
     ],
 )
 def test_a_table_is_as_strict(kind: type[msgspec.Struct], name: str, value: Any, complaint: str) -> None:
-    """In a program too."""
     good = {
         ChannelRule: {"match": "a"},
         CallerRule: {"name": "a", "token": TOKEN},
@@ -226,7 +224,6 @@ def test_no_secret_is_in_a_representation() -> None:
 
 
 def test_a_url_whose_secret_was_not_shown_is_refused() -> None:
-    """As a secret is."""
     assert "stands for a secret" in refused(Config, jwt_jwks=f"https://id.example.com/jwks?{HIDDEN}")
 
 
@@ -234,7 +231,6 @@ def test_a_url_whose_secret_was_not_shown_is_refused() -> None:
 
 
 def test_a_channel_rule_needs_a_pattern() -> None:
-    """In a program too."""
     assert refused(ChannelRule, match="a b") == f"match: 'a b' is not {PATTERN}"
 
 
@@ -249,7 +245,6 @@ def test_a_channel_rule_needs_a_pattern() -> None:
     ],
 )
 def test_a_caller_has_one_token(given: dict[str, str]) -> None:
-    """From one place."""
     assert refused(CallerRule, name="shop", **given) == "'shop' needs one of token, token_file and token_env"
 
 
@@ -281,14 +276,12 @@ def test_no_two_callers_have_one_name() -> None:
     ],
 )
 def test_a_socket_has_a_mode_and_an_owner(name: str, value: str, complaint: str) -> None:
-    """In the words of chmod and chown."""
     assert refused(ListenerRule, host="unix:/run/sse.sock", **{name: value}) == complaint
 
 
 @pytest.mark.parametrize("mode", ["660", "0660", "777", "000"])
 @pytest.mark.parametrize("owner", ["www-data", "www-data:adm", ":adm", "10001:10001"])
 def test_only_a_socket_has_them(mode: str, owner: str) -> None:
-    """An address has neither."""
     rule = ListenerRule(host="unix:/run/sse.sock", mode=mode, owner=owner)
     assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
     for said in ({"mode": mode}, {"owner": owner}):
@@ -312,7 +305,6 @@ def test_no_two_listeners_have_one_place(rules: list[ListenerRule], twice: str) 
 
 
 def test_two_listeners_may_ask_for_a_free_port_each() -> None:
-    """Or have the same port of different addresses."""
     for rules in (
         (ListenerRule(host="::1", port=0), ListenerRule(host="::1", port=0)),
         (ListenerRule(host="::1"), ListenerRule(host="127.0.0.1")),
@@ -334,13 +326,11 @@ def test_the_plain_settings_are_one_listener() -> None:
     ("host", "place"), [("[::1]", "::1"), ("[::]", "::"), ("::1", "::1"), ("*", "*"), ("[::1", "[::1")]
 )
 def test_an_address_may_be_written_as_in_a_url(host: str, place: str) -> None:
-    """Its brackets are no part of it."""
     assert ListenerRule(host=host).host == place
     assert [listener.host for listener in Config(host=host).listeners] == [place]
 
 
 def test_the_tables_say_where_to_listen() -> None:
-    """They alone."""
     rules = (
         ListenerRule(host="0.0.0.0", endpoints=(Endpoint.SUBSCRIBE,)),
         ListenerRule(host="unix:/run/sse.sock"),

@@ -65,7 +65,6 @@ def test_nothing_said_is_the_defaults() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_default_is_allowed(name: str) -> None:
-    """A default obeys the bounds of its setting."""
     setting = SETTINGS[name]
     assert setting.accept(setting.default, "here") == setting.default
 
@@ -211,10 +210,7 @@ def test_a_text_that_does_not_look_right_is_told_with_its_flag_or_variable(
         ('insecure_publish = "true"', "insecure_publish: expected true or false, not 'true'"),
         ('cors_origins = "https://a"', "cors_origins: expected a list of texts, not 'https://a'"),
         ("cors_origins = [1]", "cors_origins: expected a list of texts, not [1]"),
-        (
-            'cors_origins = ["https://a", "https://b/"]',
-            f"cors_origins: 'https://b/' is not {ORIGIN}",
-        ),
+        ('cors_origins = ["https://a", "https://b/"]', f"cors_origins: 'https://b/' is not {ORIGIN}"),
         ('heartbeat = "15"', f"heartbeat: {SECONDS}, not '15'"),
         ("heartbeat = nan", f"heartbeat: {SECONDS}, not nan"),
         ('overflow = "drop"', f"overflow: {POLICIES}, not 'drop'"),
@@ -243,7 +239,6 @@ def test_a_file_that_is_not_toml_is_told(file: Path, content: str, line: int) ->
 
 
 def test_a_file_that_is_not_utf_8_is_told(file: Path) -> None:
-    """The error names the file, and the byte."""
     file.write_bytes(b'host = "\xff"\n')
     assert refused(file=file) == f"{file}: is not UTF-8 at byte 8"
 
@@ -370,7 +365,6 @@ TOKEN = "a-token-of-somebody"
 
 @pytest.mark.parametrize("name", ["token", "token_secret"])
 def test_a_secret_comes_from_a_variable_or_the_file(file: Path, name: str) -> None:
-    """And from the nearer of them."""
     setting = SETTINGS[name]
     file.write_text(f'{name} = "{TOKEN}"\n')
     assert getattr(load({}, environ={}, file=file).config, name) == TOKEN
@@ -407,7 +401,6 @@ def test_a_secret_comes_from_a_variable_or_the_file(file: Path, name: str) -> No
     ],
 )
 def test_no_error_tells_a_secret(file: Path, text: str, expected: str) -> None:
-    """Whatever is wrong with it, or around it."""
     file.write_text(text + "\n")
     told = refused(file=file)
     assert "123456789" not in told
@@ -418,7 +411,6 @@ def test_no_error_tells_a_secret(file: Path, text: str, expected: str) -> None:
     "text", ["token = '123456789", "token = 123456789'", "token = '123456789' '123456789'"]
 )
 def test_no_error_tells_what_is_not_toml(file: Path, text: str) -> None:
-    """Only where it stands."""
     file.write_text(text + "\n")
     told = refused(file=file)
     assert told.startswith(f"{file}: is not TOML: ")
@@ -493,7 +485,6 @@ def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> N
 
 
 def test_the_settings_of_one_place_are_these() -> None:
-    """All that a table says of an address."""
     rule = {field.name for field in fields(ListenerRule)} - {"name", "mode", "owner", "endpoints"}
     assert set(PLACE) == rule == rule & SETTINGS.keys()
 
@@ -514,16 +505,8 @@ SETS = "expected a list of some of subscribe, publish, inspect, admin"
             'match = "a"\nhistory_sise = 1',
             "history_sise: no such setting; history_size was meant?",
         ),
-        (
-            "channel",
-            'match = "a"\nhistory_size = -1',
-            f"history_size: {COUNT}, not -1",
-        ),
-        (
-            "channel",
-            'match = "a"\nhistory_size = "1"',
-            f"history_size: {COUNT}, not '1'",
-        ),
+        ("channel", 'match = "a"\nhistory_size = -1', f"history_size: {COUNT}, not -1"),
+        ("channel", 'match = "a"\nhistory_size = "1"', f"history_size: {COUNT}, not '1'"),
         ("channel", 'match = "a"\nhistory_age = 0', "history_age: expected a number, at least 0.01, not 0"),
         ("channel", 'match = "a"\noverflow = "drop"', f"overflow: {POLICIES}, not 'drop'"),
         ("caller", 'name = "a b"\ntoken = "x"', "name: 'a b' is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"),
@@ -538,11 +521,7 @@ SETS = "expected a list of some of subscribe, publish, inspect, admin"
         ("listener", "port = 1", "host: is missing"),
         ("listener", 'host = ""', f"host: '' is not {HOST}"),
         ("listener", 'host = "::1"\nport = "1"', f"port: {PORT}, not '1'"),
-        (
-            "listener",
-            'host = "::1"\nport = 65536',
-            f"port: {PORT}, not 65536",
-        ),
+        ("listener", 'host = "::1"\nport = 65536', f"port: {PORT}, not 65536"),
         (
             "listener",
             'host = "::1"\nkey = "k"',
@@ -595,7 +574,6 @@ def test_a_change_is_what_may_change_and_what_may_not() -> None:
 
 
 def test_nothing_changes_where_all_is_the_same() -> None:
-    """Whoever says a default says nothing new."""
     assert change_of(Config(), Config(port=8000)) == ConfigChange(Config(), (), ())
 
 

@@ -26,7 +26,6 @@ def test_a_typing_error_is_of_the_nearest_name(name: str, known: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "x", "_", "topic", "RETRY", "idea", "retries", "channel" * 10])
 def test_a_name_that_is_near_to_none_is_no_typing_error(name: str) -> None:
-    """Nor is another word for the same."""
     assert nearest(name, KNOWN) is None
 
 
@@ -45,7 +44,6 @@ def test_a_name_that_is_near_to_none_is_no_typing_error(name: str) -> None:
     ],
 )
 def test_what_was_meant_is_a_typing_error_another_case_or_a_word_of_others(name: str, known: str) -> None:
-    """With hyphens or underscores."""
     assert meant(name, KNOWN) == known
 
 
@@ -57,7 +55,6 @@ def test_a_word_for_what_is_not_known_here_was_not_meant(name: str) -> None:
 
 @pytest.mark.parametrize(("word", "known"), SYNONYMS.items())
 def test_each_word_of_others_means_a_member_of_an_event(word: str, known: str) -> None:
-    """And is none itself."""
     assert known in EVENT_MEMBERS
     assert word not in EVENT_MEMBERS
     assert meant(word, EVENT_MEMBERS) == known

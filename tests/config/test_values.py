@@ -131,7 +131,6 @@ def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: 
     ],
 )
 def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> None:
-    """Nothing is cleaned."""
     said = {name: value}
     assert getattr(Config(**said), name) == value
 

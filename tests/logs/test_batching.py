@@ -38,7 +38,6 @@ async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixt
 async def test_a_line_has_the_time_at_which_it_was_said(
     log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not the one at which it was told."""
     gathered, clock = BatchedLogger(logger), [1_700_000_000.25]
     monkeypatch.setattr(time, "time", lambda: clock[0])
     gathered.info("x", FACTS)

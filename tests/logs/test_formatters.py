@@ -89,7 +89,6 @@ def test_json_has_the_facts_as_members() -> None:
 
 
 def test_a_traceback_is_one_member() -> None:
-    """So that a line is a record."""
     line = JsonFormatter().format(record("broken", fault=raised()))
     assert "\n" not in line
     said = json.loads(line)
@@ -99,7 +98,6 @@ def test_a_traceback_is_one_member() -> None:
 
 
 def test_a_stack_is_one_member() -> None:
-    """Where somebody asked for it."""
     made = record("here")
     made.stack_info = "Stack (most recent call last):\n  x"
     assert json.loads(JsonFormatter().format(made))["stack"] == made.stack_info
@@ -107,7 +105,6 @@ def test_a_stack_is_one_member() -> None:
 
 
 def test_a_fact_does_not_take_the_place_of_what_every_line_has() -> None:
-    """Whatever it is called."""
     said = json.loads(JsonFormatter().format(record("a %(level)s", {"level": "spirit", "time": 1, "x": 2})))
     assert (said["level"], said["time"], said["message"], said["x"]) == (
         "info",
@@ -137,7 +134,6 @@ def test_json_takes_any_fact(fact: Any, shown: Any) -> None:
 
 @pytest.mark.parametrize("args", [(), ("x",), (1, 2)])
 def test_a_message_of_others_has_no_facts(args: tuple[object, ...]) -> None:
-    """Only what is told by name."""
     made = record("%s " * len(args), *args)
     assert facts(made) == {}
     assert len(json.loads(JsonFormatter().format(made))) == 4

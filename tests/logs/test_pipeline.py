@@ -66,7 +66,6 @@ def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> N
 
 
 def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
-    """A line each."""
     with LogPipeline(LogLevel.WARNING, LogFormat.TEXT):
         logger.info("less")
         logger.warning("half of a pair: %(it)s", {"it": "\ud800"})
@@ -182,7 +181,6 @@ def test_where_there_is_no_standard_error_nothing_is_written(monkeypatch: pytest
 
 
 def test_it_keeps_no_descriptor(capfd: pytest.CaptureFixture[str]) -> None:
-    """Once it is closed."""
     before = descriptors()
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         assert (descriptors() - before).total() == 1

@@ -55,14 +55,12 @@ def lines(*numbers: int) -> list[str]:
 
 
 def test_few_lines_pass(flooded: Flooded) -> None:
-    """As they are, and nothing is told of them."""
     flooded.log(MAX_LINES_A_SECOND)
     assert flooded.take() == lines(*range(MAX_LINES_A_SECOND))
     assert flooded.due == []
 
 
 def test_more_than_that_in_a_second_are_counted(flooded: Flooded) -> None:
-    """And told at its end, once."""
     flooded.clock.forward(0.25)
     flooded.log(1)
     flooded.clock.forward(0.5)
@@ -132,7 +130,6 @@ def test_kinds_without_number_are_one(flooded: Flooded) -> None:
 
 
 async def test_the_end_of_a_flood_is_told_by_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """Though nothing else of its kind is logged."""
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.looped"), Clock()
     logger.addFilter(RateLimitFilter(clock=clock))
@@ -145,7 +142,6 @@ async def test_the_end_of_a_flood_is_told_by_the_loop(caplog: pytest.LogCaptureF
 
 
 def test_without_a_loop_the_next_line_tells_it(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody else could."""
     caplog.set_level(logging.INFO)
     logger, clock = logging.getLogger("tests.loopless"), Clock()
     logger.addFilter(RateLimitFilter(clock=clock))

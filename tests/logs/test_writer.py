@@ -87,7 +87,6 @@ def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
 
 
 def test_lines_of_several_threads_are_whole(make: Make, pipe: Pipe) -> None:
-    """Each in the order of its thread."""
     writer = make(pipe.writing)
 
     def put(letter: bytes) -> None:
@@ -145,7 +144,6 @@ def test_a_pipe_that_nobody_reads_does_not_keep_the_end(make: Make, pipe: Pipe) 
 def test_a_pipe_that_somebody_else_made_non_blocking_is_waited_for(
     make: Make, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it would be without that."""
     waiting, poll = threading.Event(), select.poll
 
     def wait() -> select.poll:
@@ -166,7 +164,6 @@ def test_a_pipe_that_somebody_else_made_non_blocking_is_waited_for(
 
 
 def test_a_pipe_whose_reader_is_gone_loses_lines(make: Make, pipe: Pipe) -> None:
-    """And nothing else happens."""
     os.close(pipe.reading)
     pipe.reading = -1
     writer = make(pipe.writing)
@@ -206,7 +203,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_full_disk_loses_lines_and_has_that_told(disk: Disk, make: Make) -> None:
-    """Behind the first line that it has room for."""
     lost = threading.Semaphore(0)
     writer = make(disk.descriptor)
     writer.on_lost = lambda count: [lost.release() for _ in range(count)]  # type: ignore[assignment,func-returns-value]
@@ -228,7 +224,6 @@ def test_a_full_disk_loses_lines_and_has_that_told(disk: Disk, make: Make) -> No
 def test_what_was_lost_is_told_though_nothing_more_is_logged(
     disk: Disk, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, as soon as there is room."""
     monkeypatch.setattr(module, "AGAIN", 0.01)
     writer = make(disk.descriptor)
     lost = threading.Event()

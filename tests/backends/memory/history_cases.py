@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.backends.memory import channel_index, custom_ids, position_index, watermarks
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.largest import Largest
 from sse_broadcast.backends.memory.lazy_heap import LazyHeap
 from sse_broadcast.backends.memory.position_index import Chunk, PositionIndex

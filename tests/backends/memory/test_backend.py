@@ -146,7 +146,6 @@ class TestMemory(Contract):
     async def test_a_token_that_is_used_again_pushes_out_no_other(
         self, opened: OpenCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Only a new one takes room."""
         monkeypatch.setattr(idempotency, "MAX_KEYS", 2)
         case = await opened()
         for key in ("one", "two", "one", "two", "one"):
@@ -168,7 +167,6 @@ class TestMemory(Contract):
         assert case.find("mine", "*").reset_reason == ResetReason.UNKNOWN
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
-        """All at once, with the next that is used."""
         case = await opened(idempotency_window=5.0)
         for number in range(30):
             await case.backend.publish([draft()], IdempotencyKey((str(number),), b""))
@@ -203,7 +201,6 @@ class TestMemory(Contract):
 
 
 def test_each_memory_is_a_life_of_its_own() -> None:
-    """An id of one is lost in the next."""
     config = Config()
     epochs = {open_memory(config, ChannelPolicies(config), nobody).epoch for _ in range(10)}
     assert len(epochs) == 10
@@ -262,14 +259,7 @@ def logs_of(history: History, selector: Selector) -> list[ChannelLog]:
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
-@given(
-    BATCHES,
-    st.integers(0, 6),
-    INTERESTS,
-    st.integers(0, 40),
-    st.integers(0, 500),
-    st.integers(1, 8),
-)
+@given(BATCHES, st.integers(0, 6), INTERESTS, st.integers(0, 40), st.integers(0, 500), st.integers(1, 8))
 def test_pages_of_any_size_are_the_same_replay(
     batches: list[list[Row]],
     size: int,

@@ -7,9 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sse_broadcast.backends.memory import channel_index
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.work_queue import SlicedWork, run_to_completion
@@ -49,11 +47,7 @@ def test_the_newest_of_each_channel_in_order() -> None:
         for one in run_to_completion(
             history.channel_index.newest_of_each(Selector.parse("*"), upto=9, most=10)
         )
-    ] == [
-        3,
-        4,
-        5,
-    ]
+    ] == [3, 4, 5]
     assert run_to_completion(history_of().channel_index.newest_of_each(selector, upto=9, most=10)) == []
     assert [
         one.position

@@ -9,12 +9,7 @@ from sse_broadcast.backends.memory.position_index import PAGE_SCAN_LIMIT
 from sse_broadcast.backends.memory.publisher_share import PublisherShare
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.publication import Publication
-from tests.backends.memory.history_cases import (
-    ALL,
-    PLENTY,
-    publication,
-    weight,
-)
+from tests.backends.memory.history_cases import ALL, PLENTY, publication, weight
 from tests.support.memory import entries, inside
 
 

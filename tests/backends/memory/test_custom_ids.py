@@ -3,13 +3,7 @@
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.work_queue import run_to_completion
-from tests.backends.memory.history_cases import (
-    FOREVER,
-    PLENTY,
-    fill,
-    history_of,
-    publication,
-)
+from tests.backends.memory.history_cases import FOREVER, PLENTY, fill, history_of, publication
 
 
 def test_a_publishers_id_is_found_and_forgotten() -> None:

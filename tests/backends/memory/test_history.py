@@ -34,7 +34,6 @@ def test_a_channel_holds_so_many_events() -> None:
 
 
 def test_each_channel_has_its_own_limits() -> None:
-    """What one lets go of, another keeps."""
     history = history_of(3, b=HistoryLimits(1, PLENTY, FOREVER), c=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, *["a b c"] * 4)
     assert [held(history, channel) for channel in "abc"] == [[2, 3, 4], [4], []]
@@ -87,7 +86,6 @@ def test_a_batch_larger_than_the_total_leaves_what_there_is_room_for() -> None:
 
 
 def test_a_batch_goes_to_each_of_its_channels() -> None:
-    """However they change from one event to the next."""
     history = history_of(2)
     rows = ["a", "a", "a b", "a b", "b", "a", "b a", "c"]
     history.extend([publication(position, row) for position, row in enumerate(rows, 1)])
@@ -98,7 +96,6 @@ def test_a_batch_goes_to_each_of_its_channels() -> None:
 
 
 def test_a_batch_of_nothing_changes_nothing() -> None:
-    """There is no event in it."""
     history = history_of()
     fill(history, "a")
     history.extend([])
@@ -133,7 +130,6 @@ def test_a_channel_holds_what_is_not_too_old() -> None:
 
 
 def test_a_channel_that_was_emptied_expires_again() -> None:
-    """Whatever emptied it: age, count or the total."""
     for emptied in (
         history_of(1, age=10.0),
         history_of(age=10.0, total=room(1, channels=1) * 65 // 64),
@@ -254,7 +250,6 @@ def test_a_publication_in_several_channels_counts_once() -> None:
 
 
 def test_a_publication_in_several_channels_is_given_once() -> None:
-    """In a merge of names, and for a pattern."""
     history = history_of()
     fill(history, "a b", "b", "c a b", "d", "a")
     assert given_after(history, Selector.parse("a", "b", "c"), 0) == [1, 2, 3, 5]
@@ -264,7 +259,6 @@ def test_a_publication_in_several_channels_is_given_once() -> None:
 
 
 def test_the_total_lets_go_of_every_copy() -> None:
-    """Channels that hold the same make room together."""
     history = history_of(total=room(10, channels=3))
     fill(history, *["a b c"] * 100)
     assert 0 < history.bytes <= 10 * WEIGHT + 100
@@ -283,7 +277,6 @@ def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None
 
 
 def test_however_many_channels_come_so_many_are_remembered() -> None:
-    """And what is held is of those alone."""
     history = history_of(max_channels=10)
     for position in range(1, 2000):
         history.extend([publication(position, f"c{position}")])
@@ -333,7 +326,6 @@ def test_a_gap_ends_just_before_what_is_still_held() -> None:
 
 
 def test_a_gap_with_nothing_behind_it_ends_at_the_loss() -> None:
-    """There is no event to stand before."""
     history = history_of(age=10.0)
     fill(history, "a", "b", "a")
     history.expire(10.0)

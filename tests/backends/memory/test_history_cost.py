@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.backends.memory import watermarks
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.largest import Largest
 from sse_broadcast.backends.memory.lazy_heap import LazyHeap
 from sse_broadcast.channels import Selector
@@ -118,9 +116,7 @@ def steps_of_appending(history: History, rows: list[Publication]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("total", "size"),
-    [(PLENTY, 1000), (PLENTY, 1), (PLENTY, 0)],
-    ids=["held", "replaced", "not held"],
+    ("total", "size"), [(PLENTY, 1000), (PLENTY, 1), (PLENTY, 0)], ids=["held", "replaced", "not held"]
 )
 def test_a_publish_takes_as_long_with_ten_thousand_channels(total: int, size: int) -> None:
     """As many steps beside ten thousand channels as beside ten."""

@@ -2,9 +2,7 @@
 
 import pytest
 
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.config.policy import HistoryLimits
 from tests.backends.memory.history_cases import (
     FOREVER,
@@ -103,7 +101,6 @@ def test_another_age_holds_for_what_is_held_already() -> None:
 
 
 def test_changing_limits_leaves_nothing_behind() -> None:
-    """However often, with what is held and without."""
     changing = Changing(HistoryLimits(10, PLENTY, 50.0))
     fill(changing.history, *"abcdeabcde")
     for turn in range(500):

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.weights import CHANNEL_COST, PUBLISHER_COST
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import HistoryLimits

@@ -60,7 +60,6 @@ def test_a_key_is_of_one_publisher(store: Store) -> None:
 
 
 def test_parts_of_a_scope_do_not_run_together() -> None:
-    """And None is no text."""
     keys = IdempotencyKeys()
     scopes = [("a", "b"), ("a", "b", ""), ("ab",), ("1:a", "b"), (None, "b"), ("None", "b"), ("\ud800",)]
     for position, scope in enumerate(scopes):

@@ -58,7 +58,6 @@ def test_one_that_changes_within_its_class_keeps_its_place() -> None:
 
 
 def test_it_can_be_emptied() -> None:
-    """It keeps nobody then."""
     largest, holder = Largest[Holder](), Holder()
     holder.held = 70_000
     largest.update(holder)

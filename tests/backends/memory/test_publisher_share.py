@@ -3,9 +3,7 @@
 import itertools
 
 from sse_broadcast.backends.memory.channel_log import ChannelLog
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.backends.memory.publisher_share import PublisherShare
 from sse_broadcast.backends.memory.weights import CHANNEL_COST
 from sse_broadcast.config.policy import HistoryLimits
@@ -67,7 +65,6 @@ def test_a_publisher_that_opens_channels_forgets_its_own() -> None:
 
 
 def test_a_publisher_alone_has_all_channels() -> None:
-    """And nothing is reported of its share."""
     shared = Shared(max_channels=5)
     shared.publish("shop", *(f"s{number}" for number in range(8)))
     assert (names(shared.history), shared.reported) == ([f"s{number}" for number in range(3, 8)], [])

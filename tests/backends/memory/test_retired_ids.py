@@ -25,7 +25,6 @@ def oldest(retired: RetiredIds, id: str, *channels: str, now: float = 0.0) -> in
 
 
 def test_an_id_is_of_the_channels_that_had_it() -> None:
-    """The oldest of those that an interest covers."""
     retired = RetiredIds(max_bytes=PLENTY)
     for channel, position in (("a", 5), ("b", 3), ("c.d", 8), ("a", 9)):
         retire(retired, channel, ("x", position))

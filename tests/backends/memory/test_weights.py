@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from sse_broadcast.backends.memory.history import (
-    History,
-)
+from sse_broadcast.backends.memory.history import History
 from sse_broadcast.config.policy import HistoryLimits
 from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
 from sse_broadcast.event import Event
