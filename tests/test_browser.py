@@ -3,7 +3,7 @@
 from sse_broadcast.config.schema import Config
 from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
-from tests.support.browser import Browser, Page
+from tests.support.browser import Browser, Page, seen
 from tests.support.sockets import RawClient, until
 from tests.test_real_clients import MESSAGES, arrives_as
 
@@ -19,16 +19,9 @@ source.onopen = () => { opened += 1; };
 
 
 async def open_page(browser: Browser, url: str) -> Page:
-    """Open the page, and wait until it is connected."""
     page = await browser.show(url, PAGE)
     await page.wait_for_function("opened > 0")
     return page
-
-
-async def seen(page: Page, count: int) -> list[list[str]]:
-    await page.wait_for_function(f"seen.length >= {count}")
-    events: list[list[str]] = await page.evaluate("seen")
-    return events
 
 
 async def test_an_event_source_gets_what_was_sent(serve: Serve, browser: Browser) -> None:

@@ -16,7 +16,7 @@ from sse_broadcast.server.streams import expiry
 from tests.conftest import Program, Serve
 from tests.server.blocks import opening
 from tests.support.asking import ask, bearer
-from tests.support.browser import chromium
+from tests.support.browser import chromium, seen
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.memory import inside
 from tests.support.sockets import until
@@ -72,18 +72,11 @@ async def listen(page: Page, url: str, **options: Any) -> None:
 
 
 async def refused(page: Page) -> None:
-    """Wait until the page's stream has failed for good."""
     await page.wait_for_function("source.readyState === EventSource.CLOSED")
 
 
 async def opened(page: Page) -> None:
     await page.wait_for_function("source.readyState === EventSource.OPEN")
-
-
-async def seen(page: Page, count: int) -> list[list[str]]:
-    await page.wait_for_function(f"seen.length >= {count}")
-    events: list[list[str]] = await page.evaluate("seen")
-    return events
 
 
 async def send(page: Page, url: str, **options: Any) -> dict[str, Any]:
@@ -116,7 +109,6 @@ async def test_a_page_of_an_allowed_origin_can(serve: Serve, browser: Browser, s
 async def test_a_page_of_an_origin_below_an_allowed_name_can(
     serve: Serve, browser: Browser, site: str
 ) -> None:
-    """Of one label in front of it or of several, and not the name itself."""
     below = site.replace("127.0.0.1", "*.localhost")
     server = await serve(**SETTINGS, anonymous_subscribe=("*",), cors_origins=(below,))
     for label in ("a", "b.a"):
@@ -149,7 +141,6 @@ async def test_a_page_may_subscribe_by_a_body(serve: Serve, browser: Browser, si
 
 
 async def test_a_page_shows_its_cookie(serve: Serve, browser: Browser, site: str) -> None:
-    """If its origin is allowed, and it says that it wants to."""
     server = await serve(**SETTINGS, cors_origins=(site,))
     page = await page_at(browser, site)
     await page.context.add_cookies([{"name": "visitor", "value": static("reader"), "url": server.url}])

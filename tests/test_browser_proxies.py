@@ -1,6 +1,5 @@
 """What is in `docs/deploy` for reverse proxies, with the real ones between a server and Chromium."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -13,10 +12,10 @@ from sse_broadcast.server.runner import Server
 from tests.conftest import Program, Serve
 from tests.support import fronts as front_support
 from tests.support import process
-from tests.support.browser import chromium, shown
+from tests.support.browser import chromium, publish, shown, wait_for
 from tests.support.fronts import CUTTING, HASTY, OVER_1_1, Fronts
 from tests.support.proxy_kinds import APACHE, CADDY, HAPROXY, NGINX, Kind
-from tests.support.sockets import PATIENCE, until
+from tests.support.sockets import until
 
 EACH = pytest.mark.parametrize("kind", [NGINX, CADDY], ids=str)
 
@@ -63,22 +62,11 @@ async def page_with(browser: Browser, url: str, *channels: str) -> Page:
     return page
 
 
-async def wait_for(page: Page, condition: str) -> None:
-    """Wait until something is so in the page."""
-    async with asyncio.timeout(PATIENCE):
-        await page.wait_for_function(condition)
-
-
 async def seen(page: Page, channel: str, last: str) -> list[str]:
     """Return all that a stream has dispatched, once the last of it has come."""
     await wait_for(page, f"seen[{json.dumps(channel)}].includes({json.dumps(last)})")
     events: list[str] = await page.evaluate(f"seen[{json.dumps(channel)}]")
     return events
-
-
-async def publish(server: Server, channel: str, *data: str) -> None:
-    for each in data:
-        await server.broadcaster.broadcast(each, channels=[channel])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +116,6 @@ async def test_a_page_has_six_streams_over_http_1_1(
 async def test_a_page_goes_on_when_its_proxy_was_away(
     serve: Serve, fronts: Fronts, browser: Browser, kind: Kind, how: str
 ) -> None:
-    """Stopped and started again, it sees all that was sent, once."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port, CUTTING.get(kind.program))
     page = await page_with(browser, front.url, "busy", "quiet")

@@ -9,7 +9,7 @@ from sse_broadcast.config.schema import Config
 from sse_broadcast.server.runner import Server
 from tests.conftest import Serve
 from tests.support import process
-from tests.support.browser import Browser, Page
+from tests.support.browser import Browser, Page, publish, wait_for
 from tests.support.process import Programs, Serving
 from tests.support.proxy import Proxy
 from tests.support.sockets import PATIENCE, RawClient, until
@@ -33,25 +33,16 @@ programs = pytest.fixture(process.programs)
 
 
 async def open_page(browser: Browser, url: str) -> Page:
-    """Open the page, and wait until it is connected."""
     page = await browser.show(url, PAGE)
     await both_open(page, 1)
     return page
 
 
-async def wait_for(page: Page, condition: str) -> None:
-    """Wait until something is so in the page."""
-    async with asyncio.timeout(PATIENCE):  # playwright's own relies on a browser that answers
-        await page.wait_for_function(condition)
-
-
 async def both_open(page: Page, times: int) -> None:
-    """Wait until both sources have been opened so many times."""
     await wait_for(page, f"opened.busy >= {times} && opened.quiet >= {times}")
 
 
 async def both_lost(page: Page) -> None:
-    """Wait until both sources know that they have no connection."""
     await wait_for(
         page, "Object.values(sources).every(source => source.readyState === EventSource.CONNECTING)"
     )
@@ -67,11 +58,6 @@ async def seen(page: Page, channel: str, last: str) -> list[list[str]]:
 
 def messages(*data: str) -> list[list[str]]:
     return [["message", each] for each in data]
-
-
-async def publish(server: Server, channel: str, *data: str) -> None:
-    for each in data:
-        await server.broadcaster.broadcast(each, channels=[channel])
 
 
 async def test_an_event_source_resumes_when_its_network_was_away(serve: Serve, browser: Browser) -> None:

@@ -74,7 +74,6 @@ def test_stars_in_a_row_are_one() -> None:
 
 
 def test_a_name_has_1_to_128_characters() -> None:
-    """128 are taken, 129 and none are not, and the message stays short."""
     longest = "x" * MAX_NAME_LENGTH
     assert validate_channels([longest]) == (longest,)
     assert Selector.parse(longest, "a" + "*" * (MAX_NAME_LENGTH - 1)).channels == (longest, "a*")
@@ -194,7 +193,6 @@ NAMES = st.text("ab.", min_size=1, max_size=12)
 
 @given(st.lists(PATTERNS, min_size=1, max_size=5), NAMES)
 def test_a_name_is_covered_if_one_of_the_patterns_matches(patterns: list[str], name: str) -> None:
-    """Alone or among others, the first or the last of them."""
     selector = Selector((), tuple(patterns))
     assert selector.matches(name) == any(naive_match(pattern, name) for pattern in patterns)
     assert bool(compile_patterns(*patterns)(name)) == selector.matches(name)

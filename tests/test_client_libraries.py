@@ -87,7 +87,6 @@ class Scenarios:
         return outcome
 
     async def cancel(self) -> None:
-        """Cancel the scenarios that are still running."""
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
@@ -136,7 +135,6 @@ class StreamGroup:
         return (stream for client, stream in self._streams.items() if client not in self._failed)
 
     def note_opened(self) -> None:
-        """Call `Stream.note_opened` of every stream."""
         for stream in self:
             stream.note_opened()
 
@@ -161,7 +159,6 @@ class StreamGroup:
 
 @asynccontextmanager
 async def own_server(drivers: Drivers, **settings: Any) -> AsyncIterator[tuple[Server, Site]]:
-    """Run a server in this process."""
     own = {"retry": RETRY, "history_size": HISTORY, "heartbeat": 2.0, "shutdown_timeout": 4.0}
     server = Server(Config(port=0, **(own | settings)))
     await server.start()
@@ -387,7 +384,6 @@ async def disconnected(drivers: Drivers, clients: Sequence[Client]) -> Outcomes:
 async def test_a_client_whose_stream_was_closed_comes_back_and_misses_nothing(
     scenarios: Scenarios, client: Client
 ) -> None:
-    """Every client reconnects after `$close` and a clean end of the body."""
     assert await scenarios.outcome(disconnected, client) == Verdict()
 
 

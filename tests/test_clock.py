@@ -77,7 +77,6 @@ def test_times_are_shown_in_utc() -> None:
 
 @pytest.fixture
 def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have local time be another than UTC."""
     with monkeypatch.context() as context:
         context.setenv("TZ", "XXX-13")
         time.tzset()

@@ -54,7 +54,6 @@ def test_an_epoch_is_eight_hexadecimal_digits_and_new_each_time() -> None:
     ],
 )
 def test_an_id_of_our_form_is_a_place(text: str, place: EventId) -> None:
-    """Eight digits of the epoch, a dash, at most nineteen of the position."""
     assert parse_id(text) == place
 
 
@@ -178,7 +177,6 @@ def test_a_publisher_may_choose_this_id(text: str) -> None:
     ],
 )
 def test_a_publisher_may_not_choose_this_id(text: str, problem: str) -> None:
-    """The message names the first thing that is wrong, in ASCII."""
     with pytest.raises(EventError) as caught:
         validate_custom_id(text)
     assert str(caught.value) == f"id: {problem}"

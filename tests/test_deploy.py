@@ -132,7 +132,6 @@ async def health(programs: Programs, env: Mapping[str, str]) -> int:
 
 
 async def test_the_health_check_of_the_image_finds_its_server(programs: Programs, server: Started) -> None:
-    """By the environment that both have; and not one that is not there."""
     assert await health(programs, server.env) == 0
     assert await health(programs, {**server.env, "SSE_BROADCAST_PORT": str(free_port())}) == 1
 
@@ -144,7 +143,6 @@ async def test_a_server_that_drains_is_healthy(programs: Programs, server: Start
 
 
 async def test_the_probes_say_what_the_server_is_at(server: Started) -> None:
-    """Ready and alive; while it drains alive alone; then nothing."""
     assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [200, 200]
     await server.drain()
     assert [await server.probe("readinessProbe"), await server.probe("livenessProbe")] == [503, 200]

@@ -88,7 +88,6 @@ def test_the_example_configuration_is_every_default() -> None:
 
 
 def uncommented() -> str:
-    """Return the tables of the example, without the prose."""
     lines = [line.removeprefix("# ") for line in TABLES.splitlines()]
     return "\n".join(line for line in lines if re.match(r"\[\[\w+\]\]$|\w+ = ", line))
 
@@ -120,7 +119,6 @@ def test_the_readme_has_every_setting() -> None:
 
 
 def test_the_help_has_every_setting() -> None:
-    """A flag each, with its help; what has none is told with its variable."""
     shown = " ".join(CliRunner().invoke(main, ["serve", "--help"], terminal_width=400).output.split())
     for setting in SETTINGS.values():
         if setting.secret:

@@ -217,7 +217,6 @@ def test_a_stream_begins_with_a_comment_and_the_time_to_come_back() -> None:
 def test_the_opening_says_the_seconds_of_silence_to_expect(
     monkeypatch: pytest.MonkeyPatch, heartbeat: float, data: bytes
 ) -> None:
-    """As a JSON number without superfluous digits, in each format."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     opening = opening_event(heartbeat)
     block = b"event: $open\ndata: " + data + b"\nid: 0123abcd-7\n\n"

@@ -57,7 +57,6 @@ async def lines_of(programs: Programs, form: str, tmp_path: Path) -> str:
 async def test_fail2ban_finds_who_was_refused(
     programs: Programs, program: Program, tmp_path: Path, form: str
 ) -> None:
-    """Each address that was answered with 401, whoever proxies for it, and no other."""
     log = tmp_path / "log"
     log.write_text(await lines_of(programs, form, tmp_path))
     found = await asyncio.create_subprocess_exec(

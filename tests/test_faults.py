@@ -40,7 +40,6 @@ def state_of(pid: int) -> str:
 async def test_a_process_that_is_stopped_goes_on_where_it_was(
     programs: Programs, clients: list[RawClient]
 ) -> None:
-    """A publish that came meanwhile is answered and delivered, and no stream has ended."""
     serving = await programs.serve("--heartbeat", "0.05", "--write-timeout", "0.05")
     reader, publisher = await connect(serving, clients), await connect(serving, clients)
     await reader.subscribe()

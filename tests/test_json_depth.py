@@ -19,7 +19,6 @@ VALUES = st.recursive(
 
 
 def depth_of(value: Any) -> int:
-    """Return how deep a value is nested, by recursion."""
     if isinstance(value, dict):
         value = list(value.values())
     return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
@@ -57,7 +56,6 @@ def test_what_is_no_json_has_some_depth(data: bytes) -> None:
 
 
 def test_the_item_that_is_too_deep_is_found() -> None:
-    """Among others that are not, whose strings may have brackets."""
     deep = b'{"data":%b}' % nested(MAX_DEPTH + 1)
     others = [b'{"message":"]}["}', b'{"data":{"a":[[]]}}']
     assert first_deep_item(b"[%b]" % b",".join([deep, *others])) == 1

@@ -90,7 +90,6 @@ class Answers:
 
 @asynccontextmanager
 async def stream(server: Server, *, headers: str = "", query: str = "") -> AsyncIterator[RawClient]:
-    """Subscribe to the channel `a`."""
     client = await RawClient.open(server.port)
     try:
         await client.subscribe(path=f"/events/a?{query}", headers=headers)
@@ -211,7 +210,6 @@ async def test_a_clean_end_anywhere_loses_nothing_untold(recording: Recording) -
 @pytest.mark.parametrize("brought", ["", "0123abcd-7", "order-7"])
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_refusal_takes_no_cursor_away(name: str, brought: str) -> None:
-    """Cut anywhere, it leaves a client with the id that it brought, and shows no message."""
     _, block = refused_stream(RefusalReason.FULL, brought=brought)
     client = CLIENTS[name](brought)
     for place, _ in enumerate(block):

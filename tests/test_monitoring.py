@@ -46,7 +46,6 @@ async def samples() -> set[str]:
 
 
 def row(family: Metric) -> str:
-    """Return the line of a metric in the table."""
     name = family.name + (SUFFIXES[family.type][0] if family.type in {"counter", "info"} else "")
     kind = {"gaugehistogram": "histogram of now", "info": "gauge"}.get(family.type, family.type)
     labels = () if family.type == "info" else getattr(family, "_labelnames", ())
@@ -54,14 +53,12 @@ def row(family: Metric) -> str:
 
 
 async def test_the_table_has_every_metric() -> None:
-    """Name, type, labels and what it is, as the code has them."""
     rows = "".join(row(family) for family in await families() if family.name.startswith(PREFIX))
     head = "| metric | type | labels | what it is |\n|---|---|---|---|\n"
     assert f"\n\n{head}{rows}\n" in (DOCS / "metrics.md").read_text()
 
 
 def expressions() -> Iterator[str]:
-    """Yield what the dashboard asks Prometheus."""
     dashboard: Any = json.loads((DOCS / "grafana.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
@@ -106,7 +103,6 @@ def test_the_rules_are_rules(program: Program) -> None:
 
 
 def test_every_alert_fires_for_its_cause_and_not_without(program: Program) -> None:
-    """By promtool's own tests, of which each alert has both kinds."""
     promtool(program, "test", "rules", DOCS / "alerts.test.yaml")
     alerts = re.findall(r"- alert: (\w+)", ALERTS)
     assert len(alerts) > 10

@@ -201,7 +201,6 @@ async def said(client: httpx.AsyncClient, what: str) -> tuple[int, dict[str, str
 
 @EACH
 async def test_what_the_server_answers_is_what_comes_out(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """Errors too: status, headers, CORS and cookies among them, and body."""
     server = await serve(**SETTINGS, cookie="visitor", cors_origins=(PAGE["Origin"],))
     front = await fronts.put(kind, server.port)
     async with httpx.AsyncClient(base_url=server.url) as direct, fronts.client(front) as client:
@@ -433,7 +432,6 @@ Follow = Callable[[Fronts, Front], Follower]
 
 @pytest.fixture
 async def follow() -> AsyncIterator[Follow]:
-    """Follow the default channel, until the test ends."""
     async with AsyncExitStack() as stack:
 
         def start(fronts: Fronts, front: Front) -> Follower:
@@ -477,7 +475,6 @@ async def test_a_client_goes_on_when_its_proxy_cuts_it(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.can.reloads], ids=str)
 async def test_a_reload_leaves_streams_alone(serve: Serve, fronts: Fronts, kind: Kind) -> None:
-    """They go on as they were, while whoever comes is served anew."""
     server = await serve(**SETTINGS)
     front = await fronts.put(kind, server.port)
     async with fronts.client(front, http2=False) as client, reading(client) as reader:

@@ -100,10 +100,9 @@ async def published(reader: Process, count: int) -> list[Event]:
     return events
 
 
-async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, program: Program) -> None:
+async def test_curl_subscribes_and_publishes(server: Server, started: Programs, program: Program) -> None:
     """What the one terminal sends the other shows, in order."""
     program("curl")
-    server = await serve()
     reader = await bash(started, BLOCKS["subscribe"].at(server.port), server.port)
     await until(lambda: server.broadcaster.client_count == 1)
     publisher = await bash(started, BLOCKS["publish"].at(server.port), server.port)
@@ -121,15 +120,13 @@ async def test_curl_subscribes_and_publishes(serve: Serve, started: Programs, pr
     ]
 
 
-async def test_curl_asks_for_the_status(serve: Serve, started: Programs, program: Program) -> None:
+async def test_curl_asks_for_the_status(server: Server, started: Programs, program: Program) -> None:
     program("curl")
-    server = await serve()
     asking = await bash(started, BLOCKS["status"].at(server.port), server.port)
     assert (await asking.ended()).out.startswith(b'{"connected_clients":0,"published":0,')
 
 
 async def test_the_page_shows_events(server: Server, program: Program) -> None:
-    """The page of the README, in Chromium, from the server's own origin."""
     async with chromium(program) as browser:
         page = await shown(browser, server.url, BLOCKS["browser"].code)
         await until(lambda: server.broadcaster.client_count == 1)
@@ -140,7 +137,6 @@ async def test_the_page_shows_events(server: Server, program: Program) -> None:
 
 
 async def test_the_commands_run(server: Server, started: Programs) -> None:
-    """Line by line; those that wait for events get some."""
     shown = []
     for line in BLOCKS["commands"].code.splitlines():
         joined = server.broadcaster.counts.opened
@@ -158,11 +154,10 @@ async def test_the_commands_run(server: Server, started: Programs) -> None:
 
 
 async def test_channels_are_followed_by_name_and_pattern(
-    serve: Serve, started: Programs, program: Program
+    server: Server, started: Programs, program: Program
 ) -> None:
     """The envelope says where each event came from; one for two channels comes once."""
     program("curl")
-    server = await serve()
     reader = await bash(started, BLOCKS["follow"].at(server.port), server.port)
     await until(lambda: server.broadcaster.client_count == 1)
     publisher = await bash(started, BLOCKS["channels"].at(server.port), server.port)
@@ -179,18 +174,15 @@ async def test_channels_are_followed_by_name_and_pattern(
     assert answers.endswith(f'{state}\n{{"channels":[{state}],"next":null}}\n'.encode())
 
 
-async def test_a_reader_begins_at_a_cursor(serve: Serve, started: Programs, program: Program) -> None:
+async def test_a_reader_begins_at_a_cursor(server: Server, started: Programs, program: Program) -> None:
     program("curl")
-    server = await serve()
     ended = await (await bash(started, BLOCKS["resume"].at(server.port), server.port)).ended()
     assert ended.code == 0
     assert ended.out.count(b"\n\ndata: published meanwhile\nid: ") == 2
 
 
-async def test_many_are_published(serve: Serve, started: Programs, program: Program) -> None:
-    """A batch, a stream of lines, and one that is sent twice and published once."""
+async def test_many_are_published(server: Server, started: Programs, program: Program) -> None:
     program("curl")
-    server = await serve()
     answers = (await (await bash(started, BLOCKS["many"].at(server.port), server.port)).ended()).out
     assert server.broadcaster.counts.published == 5
     batch, stream, first, again = (answers.replace(b"}{", b"}\n{")).splitlines()

@@ -94,7 +94,6 @@ async def test_httpx_sse_gets_what_was_sent(serve: Serve, what: str) -> None:
 
 
 async def test_httpx_sse_resumes(server: Server) -> None:
-    """With the last id it saw, which the opening repeats."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     async with (
         httpx.AsyncClient(base_url=server.url, timeout=30, trust_env=False) as client,

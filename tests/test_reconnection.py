@@ -163,7 +163,6 @@ def test_a_first_answer_that_passes_is_not_the_end() -> None:
 
 @pytest.mark.parametrize("before", ["now", "earlier"])
 def test_a_stream_that_had_begun_is_gone_on_with(before: str) -> None:
-    """Whatever breaks it, and however little it brought; but not against a refusal."""
     reconnections = Reconnections("")
     connection = opened()
     if before == "earlier":

@@ -8,7 +8,6 @@ from sse_broadcast.reminder import Reminder
 
 
 def test_each_thing_is_due_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first time, and when the time has passed since it was logged last."""
     now = 5.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     reminder = Reminder(60.0)

@@ -48,7 +48,6 @@ async def test_it_finds_nothing(
     settings: Mapping[str, Any],
     headers: tuple[str, ...],
 ) -> None:
-    """By any of its checks, nor has the server anything to complain of."""
     server = await serve(lifetime=0.02, **settings)  # it waits for each stream to end
     here = ("sh", "-c", 'cd "$0"; exec "$@"', str(tmp_path))  # where it leaves what it found
     process = await started.start(

@@ -258,8 +258,7 @@ async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path, form
     )
     token = json.loads(minted.partition("\r\n\r\n")[2])["token"]
     assert "200 OK" in await answered(serving.port, request(f"HEAD /events/a?access_token={token}"))
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert ended.code == 0
     said = (ended.out + ended.err + "".join(serving.tries).encode()).decode()
     assert debug in said
@@ -271,7 +270,6 @@ async def test_a_token_is_shown_nowhere(programs: Programs, tmp_path: Path, form
 
 
 async def test_a_token_that_was_made_is_shown_once(programs: Programs) -> None:
-    """Where the server says how to use it, and neither in its log nor in an answer."""
     soon = ("--body-timeout", "0.1", "--head-timeout", "0.2", "--lifetime", "0.05")
     process = await programs.cli("serve", "--host", "0.0.0.0", "--port", "0", "--log-level", "debug", *soon)
     said = b""

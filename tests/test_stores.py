@@ -132,7 +132,6 @@ def _changed(tree: ast.Module) -> Iterator[str]:
 
 
 def stores() -> set[str]:
-    """Return all that the package keeps."""
     found: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -173,14 +172,12 @@ FILLED_BY_NOBODY: Mapping[str, str] = {
 
 
 def rows() -> list[list[str]]:
-    """Return the cells of the table's rows."""
     _, _, behind = SECURITY.read_text().partition("\n**What is kept at all, and how much?**")
     lines = behind.partition("\nHeld by\n")[0].splitlines()
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
 
 
 def in_table() -> set[str]:
-    """Return the stores that the table says the place of."""
     return {name for row in rows() for name in re.findall(r"`([\w.\[\]()]+)`", row[-1])}
 
 

@@ -34,7 +34,6 @@ def settings(unit: Path) -> dict[str, list[str]]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> tuple[Path, Path]:
-    """Return both units, with the command where it is here."""
     for unit in (SERVICE, SOCKET):
         text = unit.read_text().replace("/opt/sse-broadcast/bin/sse-broadcast", str(SCRIPT))
         (tmp_path / unit.name).write_text(text)
@@ -44,7 +43,6 @@ def units(tmp_path: Path) -> tuple[Path, Path]:
 async def test_systemd_finds_nothing_wrong(
     programs: Programs, program: Program, units: tuple[Path, Path]
 ) -> None:
-    """No setting that it does not know, and no unit that is not there."""
     verify = await programs.start(program("systemd-analyze"), "verify", *map(str, units))
     assert await verify.ended() == Ended(0)
 

@@ -4,13 +4,11 @@ from sse_broadcast.unix_address import unix_path
 
 
 def test_the_path_follows_the_prefix() -> None:
-    """As it is, an abstract name's `@` included; the prefix alone has an empty one."""
     assert unix_path("unix:/run/sse.sock") == "/run/sse.sock"
     assert unix_path("unix:@sse") == "@sse"
     assert unix_path("unix:") == ""
 
 
 def test_another_address_has_no_path() -> None:
-    """Neither a host nor a URL, nor the prefix in the middle."""
     for address in ("", "unix", "localhost", "http://unix:80", "UNIX:/run/sse.sock"):
         assert unix_path(address) is None

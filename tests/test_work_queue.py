@@ -39,7 +39,6 @@ async def turns_of(loop_work: Callable[[], int]) -> list[int]:
 
 
 async def test_what_takes_one_piece_is_done_at_once() -> None:
-    """Nobody else goes on before it, and nothing is left of it."""
     queue, work = WorkQueue(), Work()
     turned = asyncio.get_running_loop().call_soon(work.done.append, "turn")
     assert await queue.run(work.steps("a", 1), caller="x") == "a"
@@ -49,7 +48,6 @@ async def test_what_takes_one_piece_is_done_at_once() -> None:
 
 
 async def test_a_turn_of_the_loop_does_one_piece() -> None:
-    """Whoever else there is goes on between two of them."""
     queue, work = WorkQueue(), Work()
     jobs = [queue.start(work.steps(name, 4), caller=name) for name in "abc"]
     assert work.done == ["a1", "b1", "c1"]
@@ -70,14 +68,12 @@ async def test_callers_take_turns() -> None:
 
 
 async def test_work_of_one_caller_goes_on_one_after_another() -> None:
-    """The next begins when the one before it has ended, and none is refused."""
     queue, work = WorkQueue(), Work()
     assert await asyncio.gather(*[queue.run(work.steps(name, 2), caller="x") for name in "abc"]) == [*"abc"]
     assert work.done == ["a1", "a2", "a.", "b1", "b2", "b.", "c1", "c2", "c."]
 
 
 async def test_work_ends_with_its_waiter() -> None:
-    """Between two pieces, and at once; what waits behind it is next."""
     queue, work = WorkQueue(), Work()
     waiting = [asyncio.create_task(queue.run(work.steps(name, 9), caller="x")) for name in "abc"]
     await asyncio.sleep(0)

@@ -18,6 +18,7 @@ from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
 from sse_broadcast.clock import utc
 from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError, CredentialError, ExtraError, ForbiddenError
+from tests.support.clock import Clock
 from tests.support.issuing import Issuer, issuers
 from tests.support.signing import (
     ALGORITHMS,
@@ -42,18 +43,8 @@ ANN = Principal({Action.SUBSCRIBE: ("orders.*",)}, "ann", "t1", NOW - 60, END)
 ROOT = Principal(EVERYTHING, "token", static=True)
 
 
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def authenticator(clock: Callable[[], float] | None = None, **settings: Any) -> Authenticator:
-    return Authenticator(Config(**settings), clock=Clock() if clock is None else clock)
+    return Authenticator(Config(**settings), clock=Clock(NOW) if clock is None else clock)
 
 
 async def refusal(authenticator: Authenticator, text: str) -> str:
@@ -119,10 +110,8 @@ def test_without_a_credential_there_is_no_configuration() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_signed_token_is_good_by_a_key_of_a_file(tmp_path: Path, algorithm: str) -> None:
-    assert (
-        await authenticator(jwt_key_file=public_file(tmp_path, algorithm)).authenticate(token(algorithm))
-        == ANN
-    )
+    found = await authenticator(jwt_key_file=public_file(tmp_path, algorithm)).authenticate(token(algorithm))
+    assert found == ANN
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -130,10 +119,8 @@ async def test_a_signed_token_is_good_by_a_key_of_a_jwks(tmp_path: Path, algorit
     (tmp_path / "jwks").write_bytes(jwks(jwk(algorithm, 1, kid="old"), jwk(algorithm, kid="new")))
     known = authenticator(jwt_jwks=f"{tmp_path}/jwks")
     assert await known.authenticate(token(algorithm, header={"kid": "new"})) == ANN
-    assert (
-        await known.authenticate(token(algorithm, key=private_key(algorithm, 1), header={"kid": "old"}))
-        == ANN
-    )
+    found = await known.authenticate(token(algorithm, key=private_key(algorithm, 1), header={"kid": "old"}))
+    assert found == ANN
     assert await known.authenticate(token(algorithm)) == ANN
 
 
@@ -222,7 +209,6 @@ BAD = {
 async def test_a_token_that_is_not_good_is_refused_and_said_why(
     tmp_path: Path, text: str, problem: str
 ) -> None:
-    """Each way in which one can be bad; the good one beside it is admitted."""
     known = authenticator(
         jwt_key_file=public_file(tmp_path, "RS256"),
         jwt_issuer="https://id.example.com",
@@ -324,7 +310,6 @@ def test_whatever_is_said_to_be_a_token_is_refused(text: str) -> None:
 
 
 async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_path: Path) -> None:
-    """By itself, named by the id of that key, and by our own."""
     (tmp_path / "jwks").write_bytes(jwks(jwk("RS256", kid="a")))
     known = authenticator(jwt_jwks=f"{tmp_path}/jwks", jwt_key_file=public_file(tmp_path, "RS256"))
     for kid in (None, "a", "sse-broadcast"):
@@ -369,7 +354,7 @@ async def test_an_issuer_cannot_pass_its_tokens_off_as_our_own(tmp_path: Path) -
 
 async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
     """Its visitors come as soon as they have one."""
-    ahead = Clock()
+    ahead = Clock(NOW)
     ahead.now += 3600
     one, other = authenticator(ahead, token_secret=SECRET), authenticator(token_secret=SECRET)
     made = one.issue({}, subject="v", lifetime=3600.0, by=ROOT)
@@ -394,7 +379,7 @@ async def test_a_token_of_a_token_is_narrower_still() -> None:
 
 async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
     """With each of its tokens; and admitted with one that was made since. A caller of its name is another."""
-    clock = Clock()
+    clock = Clock(NOW)
     callers = (CallerRule(name="v", token="page-page-page-page"),)
     known = authenticator(clock, caller=callers, token=TOKEN, jwt_key_file=public_file(tmp_path, "EdDSA"))
     made = [known.issue({}, subject="v", lifetime=3600.0, by=ROOT).token for _ in range(2)]
@@ -411,7 +396,7 @@ async def test_a_subject_that_was_revoked_is_refused(tmp_path: Path) -> None:
 
 async def test_a_token_that_was_revoked_is_refused_alone() -> None:
     """Until it would have ended by itself, which is then said."""
-    clock = Clock()
+    clock = Clock(NOW)
     known = authenticator(clock, token=TOKEN)
     one, other = (known.issue({}, subject="v", lifetime=3600.0, by=ROOT) for _ in range(2))
     known.revoke("id", one.id, expires=one.expires)
@@ -447,7 +432,6 @@ async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None
 def test_credentials_that_cannot_be_used_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
 ) -> None:
-    """When the server begins, and by the name of the setting."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
         authenticator(**settings)
@@ -471,7 +455,6 @@ def test_without_the_extra_what_needs_it_is_refused(
 
 
 async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing that is signed is known, and nothing can be."""
     monkeypatch.setitem(sys.modules, "jwt", None)
     monkeypatch.setitem(sys.modules, "cryptography", None)
     known = authenticator(token=TOKEN)
@@ -493,7 +476,7 @@ async def test_without_keys_elsewhere_there_is_nothing_to_start() -> None:
 
 
 def in_place_of(before: Authenticator, **settings: Any) -> Authenticator:
-    return Authenticator(Config(**settings), clock=Clock(), before=before)
+    return Authenticator(Config(**settings), clock=Clock(NOW), before=before)
 
 
 async def test_what_was_revoked_is_known_to_the_next() -> None:
@@ -517,7 +500,6 @@ async def test_a_token_that_was_verified_is_verified_again(tmp_path: Path) -> No
 
 
 async def test_the_keys_of_the_same_jwks_are_known_to_the_next(issuer: Issuer) -> None:
-    """Of another one they are not; what could not be read is told."""
     first = authenticator(jwt_jwks=issuer.url)
     await first.start()
     await first.close()

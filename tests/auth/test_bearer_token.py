@@ -16,5 +16,4 @@ def test_what_can_be_a_token_is_taken(token: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a b", "a\n", "\u00e9", "=a", "a=b", '"a"', "a!"])
 def test_what_cannot_be_a_token_is_refused(text: str) -> None:
-    """A header with it would be another header, or none."""
     assert not is_token(text)

@@ -116,7 +116,6 @@ def test_grants_are_patterns_by_action_and_nothing_else(grants: Any, problem: st
 
 
 def test_grants_may_be_none_at_all() -> None:
-    """Of an action, or of any: whoever it is, it may do nothing here."""
     assert read(grants={}).grants == {}
     assert not read(grants={"publish": []}).allows(Action.PUBLISH, "a")
 

@@ -16,6 +16,7 @@ from sse_broadcast.auth.keys import Key
 from sse_broadcast.auth.principal import EVERYTHING, Action, Grants, Principal
 from sse_broadcast.config.schema import Config
 from sse_broadcast.errors import ConfigError, CredentialError, EventError, ExtraError, ForbiddenError
+from tests.support.raising import exactly
 from tests.support.signing import END, NOW, OTHER_SECRET, SECRET
 
 ROOT = Principal(EVERYTHING, "token")
@@ -87,7 +88,6 @@ def test_a_server_without_a_secret_makes_one_that_ends_with_it() -> None:
 
 
 def test_servers_of_one_secret_know_each_others_tokens(tmp_path: Path) -> None:
-    """Given as itself or by a file, and from the beginning."""
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     maker, knower = mint(Config(token_secret=SECRET)), mint(Config(token_secret_file=f"{tmp_path}/secret"))
     made = maker.make(READ, subject="a", lifetime=3600.0, by=ROOT)
@@ -129,7 +129,6 @@ def test_the_longest_a_token_lasts_is_a_setting() -> None:
     ],
 )
 def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
-    """A part of the maker's own, and no more; it says what is too much."""
     with pytest.raises(ForbiddenError) as raised:
         make(SHOP, grants)
     assert str(raised.value) == f"{problem}: is beyond what the maker of the token may"
@@ -138,9 +137,8 @@ def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
 @pytest.mark.parametrize("by", [ROOT, SHOP])
 def test_admin_is_not_handed_on(by: Principal) -> None:
     """Whoever has it: a page's visitor makes no tokens."""
-    with pytest.raises(ForbiddenError) as raised:
+    with pytest.raises(ForbiddenError, match=exactly("admin: cannot be handed on")):
         make(by, {Action.ADMIN: ("a",)})
-    assert str(raised.value) == "admin: cannot be handed on"
 
 
 @pytest.mark.parametrize("grants", [{}, {Action.ADMIN: ()}, {Action.PUBLISH: ()}])
@@ -158,9 +156,8 @@ def test_a_token_may_be_for_nothing(grants: Grants) -> None:
 )
 def test_what_cannot_be_a_channel_is_not_granted(grants: Grants, problem: str) -> None:
     """The token would be refused when it comes back."""
-    with pytest.raises(EventError) as raised:
+    with pytest.raises(EventError, match=exactly(problem)):
         make(grants=grants)
-    assert str(raised.value) == problem
 
 
 @pytest.mark.parametrize(
@@ -175,9 +172,8 @@ def test_what_cannot_be_a_channel_is_not_granted(grants: Grants, problem: str) -
     ],
 )
 def test_what_cannot_be_said_of_a_token_is_refused(wanted: dict[str, Any], problem: str) -> None:
-    with pytest.raises(EventError) as raised:
+    with pytest.raises(EventError, match=exactly(problem)):
         make(**wanted)
-    assert str(raised.value) == problem
 
 
 def test_a_token_is_never_longer_than_one_may_be() -> None:
@@ -213,9 +209,8 @@ def test_a_secret_that_is_none_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("short\n")
     Path("empty").touch()
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ConfigError, match=exactly(problem)):
         mint(Config(**settings))  # type: ignore[arg-type]
-    assert str(raised.value) == problem
 
 
 def test_without_the_extra_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,6 @@ def test_everything_is_every_action_everywhere() -> None:
 
 
 def test_nobody_is_allowed_nothing() -> None:
-    """Who comes without a credential has only what the configuration gives."""
     assert Principal().anonymous
     assert not any(Principal().allows(action, "a") for action in Action)
     assert not Principal(subject="").anonymous

@@ -50,7 +50,6 @@ EVERYTHING = "Open to programs on this machine: everything."
 async def test_a_start_is_five_lines_and_what_to_try(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where it listens, what is on, which limits there are, what is open."""
     room = f"room for {server.room} connections, and 24 more for callers with admin"
     assert said(server, capsys) == [
         f"sse-broadcast listens on {server.url}, with {room}.",
@@ -300,10 +299,9 @@ async def test_a_certificate_that_nobody_can_trust_is_warned_about(
 # Where it cannot be said.
 
 
-async def test_a_start_is_logged_as_well(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_is_logged_as_well(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """In one line, which has the version and the places as facts."""
     caplog.set_level(logging.INFO, banner.logger.name)
-    server = await serve()
     print_banner(server, Config())
     (record,) = [record for record in caplog.records if record.name == banner.logger.name]
     assert record.getMessage() == f"started: version {sse_broadcast.__version__} listens on {server.url}"

@@ -14,7 +14,6 @@ SOON = dt.datetime(2100, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
 
 
 def test_a_certificate_is_for_its_names_until_its_end(tmp_path: Path) -> None:
-    """Whoever has issued it; addresses are as people write them."""
     files = write_certificate(trustme.CA(), tmp_path, "a.example.com", "::1", "127.0.0.1", expires=SOON)
     assert certificate_info_of(*files) == CertificateInfo(
         ("a.example.com", "::1", "127.0.0.1"), SOON.timestamp()

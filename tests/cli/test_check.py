@@ -30,7 +30,6 @@ async def check(programs: Programs, *arguments: str, **options: Any) -> Ended:
 
 
 async def test_what_is_good_is_told(programs: Programs) -> None:
-    """A line each, and what was not tried, with the reason."""
     room = f"room for {DESCRIPTORS - 112} connections, and 24 more for callers with admin"
     assert await check(programs) == Ended(
         0,
@@ -59,7 +58,6 @@ endpoints = ["publish", "admin"]
 
 
 async def test_all_that_a_start_needs_is_tried(programs: Programs, tmp_path: Path) -> None:
-    """Each file that is named anywhere; no secret is told."""
     certificate, key = write_certificate(trustme.CA(), tmp_path, "a.example.com", "b.example.com")
     (tmp_path / "token").write_text("a-token-of-somebody-else")
     file = tmp_path / "c.toml"

@@ -9,6 +9,11 @@ from sse_broadcast.cli.cursor_file import CursorFile
 from sse_broadcast.errors import ClientError, ConfigError
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
 def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     file = tmp_path / "state"
     state = CursorFile.open(file)
@@ -22,24 +27,21 @@ def test_an_id_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "x\n", "A.b_c-9\n", "x" * 128])
-def test_an_id_may_be_written_by_hand(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "state"
+def test_an_id_may_be_written_by_hand(file: Path, text: str) -> None:
     file.write_text(text)
     assert CursorFile.open(file).id == text.removesuffix("\n")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "a b", " a", "a\n\n", "a\nb", "x" * 129, "é", '{"a": 1}', "a\0"])
-def test_a_file_that_holds_no_id_is_refused_and_left(tmp_path: Path, text: str) -> None:
+def test_a_file_that_holds_no_id_is_refused_and_left(file: Path, text: str) -> None:
     """It is most often another file; and an empty one says nothing of where to begin."""
-    file = tmp_path / "state"
     file.write_bytes(text.encode())
     with pytest.raises(ConfigError, match=r"^--state: .*/state: holds no id: '"):
         CursorFile.open(file)
     assert file.read_bytes() == text.encode()
 
 
-def test_bytes_that_are_no_text_are_no_id(tmp_path: Path) -> None:
-    file = tmp_path / "state"
+def test_bytes_that_are_no_text_are_no_id(file: Path) -> None:
     file.write_bytes(b"\x1b[2J\xff")
     with pytest.raises(ConfigError, match=r": holds no id: '\\x1b\[2J\\ufffd'$"):
         CursorFile.open(file)
@@ -72,8 +74,7 @@ def test_a_state_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> 
     assert (tmp_path / "elsewhere" / "state").read_text() == "one\n"
 
 
-def test_an_id_that_stays_is_not_written_again(tmp_path: Path) -> None:
-    file = tmp_path / "state"
+def test_an_id_that_stays_is_not_written_again(file: Path) -> None:
     state = CursorFile.open(file)
     state.record("")
     assert not file.exists()
@@ -92,9 +93,8 @@ def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_the_file_is_replaced_as_a_whole(file: Path) -> None:
     """Whoever has it open reads the old id to its end."""
-    file = tmp_path / "state"
     state = CursorFile.open(file)
     state.record("one")
     with file.open() as before:

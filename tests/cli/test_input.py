@@ -22,7 +22,6 @@ class Pieces(io.BytesIO):
         self._pieces = iter(pieces)
 
     def read1(self, size: int | None = -1, /) -> bytes:
-        """Return the next piece."""
         return next(self._pieces, b"")
 
 

@@ -15,9 +15,10 @@ from sse_broadcast.cli import live_status
 from sse_broadcast.cli.live_status import JsonView, LineView, Snapshot, rates, span, take_snapshot
 from sse_broadcast.client import Client
 from sse_broadcast.errors import ClientError
+from sse_broadcast.server.runner import Server
 from tests.cli import snapshots
 from tests.cli.snapshots import SEEN, SLOWEST, STATUS, Speak, saying
-from tests.conftest import Connect, Serve
+from tests.conftest import Connect
 from tests.support import process
 from tests.support.process import Programs
 from tests.support.sockets import until
@@ -135,7 +136,6 @@ async def test_who_may_not_see_readers_sees_the_rest(speak: Speak, status: int) 
 async def test_a_look_that_fails_says_why(
     speak: Speak, monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], told: str
 ) -> None:
-    """In one error, also when nothing is said at all."""
     monkeypatch.setattr(live_status, "ALIVE", 0.1)
     async with Client(await speak(**answers)) as client:
         with pytest.raises(ClientError) as raised:
@@ -210,9 +210,7 @@ async def test_a_server_that_refuses_is_not_waited_for(speak: Speak, status: int
 LINE = re.compile(rb"\d\d:\d\d:\d\d subscribers 0, published (-|0\.0/s), .*\n")
 
 
-async def test_a_pipe_gets_a_line_for_each_look(serve: Serve, programs: Programs) -> None:
-    """The first without rates; nothing in them is for a terminal."""
-    server = await serve()
+async def test_a_pipe_gets_a_line_for_each_look(server: Server, programs: Programs) -> None:
     watched = await programs.cli("status", "--watch", "--interval", "0.1", "--url", server.url)
     found = [LINE.fullmatch(await watched.line()) for _ in range(3)]
     assert [each and each[1] for each in found] == [b"-", b"0.0/s", b"0.0/s"]
@@ -220,9 +218,8 @@ async def test_a_pipe_gets_a_line_for_each_look(serve: Serve, programs: Programs
     assert (await watched.ended()).code == 130
 
 
-async def test_a_pipe_gets_json_for_each_look(serve: Serve, connect: Connect, programs: Programs) -> None:
+async def test_a_pipe_gets_json_for_each_look(server: Server, connect: Connect, programs: Programs) -> None:
     """With --json: what the server said, and the rates."""
-    server = await serve()
     await (await connect(server)).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
     watched = await programs.cli("status", "--watch", "--json", "--interval", "0.1", "--url", server.url)
@@ -236,24 +233,21 @@ async def test_a_pipe_gets_json_for_each_look(serve: Serve, connect: Connect, pr
     assert (await watched.ended()).code == 130
 
 
-async def test_a_terminal_gets_json_if_it_is_asked_for(serve: Serve, terminal: Start) -> None:
-    server = await serve()
+async def test_a_terminal_gets_json_if_it_is_asked_for(server: Server, terminal: Start) -> None:
     shown = await terminal("status", "--watch", "--json", "--interval", "0.1", "--url", server.url)
     await shown.shows(lambda lines: lines[0].startswith('{"time": '))
     assert b"\x1b" not in shown.raw
 
 
-async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(serve: Serve, terminal: Start) -> None:
-    server = await serve()
+async def test_a_terminal_that_cannot_be_drawn_on_gets_lines(server: Server, terminal: Start) -> None:
     env = {"TERM": "dumb"}
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url, env=env)
     await shown.shows(lambda lines: LINE.fullmatch(f"{lines[1]}\n".encode()) is not None)
     assert b"\x1b" not in shown.raw
 
 
-async def test_a_pipe_that_closes_is_the_end(serve: Serve, programs: Programs) -> None:
+async def test_a_pipe_that_closes_is_the_end(server: Server, programs: Programs) -> None:
     """As of `head`, and nothing is said of it."""
-    server = await serve()
     command = f"'{process.SCRIPT}' status --watch --interval 0.1 --url {server.url} | head -n 1"
     piped = await programs.start("sh", "-c", command)
     ended = await piped.ended()

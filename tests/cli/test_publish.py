@@ -29,8 +29,12 @@ ODD = "\"quoted\" 'twice'\n\ntab\tbackslash \\n $HOME `x` \U0001f600 \u2028 é"
 MISSING = f"422 {http.HTTPStatus(422).phrase}: line {{}}: message: is missing.*"
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "lines"
+
+
 async def received(stream: Stream, count: int) -> list[tuple[str, str]]:
-    """Return the types and data of what came next."""
     return [(event.event, event.data) for event in [await anext(stream) for _ in range(count)]]
 
 
@@ -82,11 +86,9 @@ async def test_lines_may_be_none(server: Server, programs: Programs) -> None:
     assert server.broadcaster.counts.published == 0
 
 
-async def test_lines_may_be_a_file(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+async def test_lines_may_be_a_file(server: Server, programs: Programs, file: Path) -> None:
     """A file, which no event loop can wait for, is read as a pipe is."""
-    file = tmp_path / "lines"
     file.write_text("one\ntwo\n")
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         script = f'"$0" publish - --url "$1" < {file}'
         shell = await programs.start("sh", "-c", script, str(process.SCRIPT), server.url)
@@ -115,7 +117,6 @@ async def test_ctrl_c_ends_it_while_it_waits_for_a_line(server: Server, programs
 async def test_what_the_server_refuses_is_one_line(
     server: Server, programs: Programs, event: str, reason: str
 ) -> None:
-    """The line says what is wrong, in the server's words, and the exit code is 1."""
     status = f"422 {http.HTTPStatus(422).phrase}"
     assert await programs.run("publish", "--event", event, "x", "--url", server.url) == Ended(
         1, err=f"sse-broadcast: {server.url}/send: {status}: {reason}\n".encode()
@@ -124,7 +125,6 @@ async def test_what_the_server_refuses_is_one_line(
 
 
 async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -> None:
-    """A refusal in the middle of the lines ends the command; what came before it is published."""
     server = await serve(max_event=100)
     ended = await programs.run("publish", "-", "--url", server.url, stdin=b"one\n" + b"x" * 101 + b"\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
@@ -144,15 +144,6 @@ async def test_bytes_that_are_not_utf_8_are_one_line(server: Server, programs: P
         1, err=b"sse-broadcast: cannot publish a lone surrogate, '\\udcff', at character 2\n"
     )
     assert server.broadcaster.counts.published == 1
-
-
-async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
-    """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
-    env = {"SSE_BROADCAST_URL": server.url}
-    assert await programs.run("publish", "x", env=env) == Ended(0, b"sent to 0 clients\n")
-    env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
-    assert (await programs.run("publish", "y", "--url", server.url, env=env)).code == 0
-    assert server.broadcaster.counts.published == 2
 
 
 async def held(server: Server, *channels: str) -> list[Received]:
@@ -292,7 +283,6 @@ async def test_what_is_no_json_is_one_line(server: Server, programs: Programs, t
 
 
 async def test_ndjson_is_an_event_a_line(server: Server, programs: Programs) -> None:
-    """Each with its own type, id and channel; empty lines are none."""
     lines = (
         b'{"message": "one", "channel": "a"}\r\n\n'
         b'{"data": [2], "event": "n", "channels": ["b", "c"]}\n   \n'
@@ -335,7 +325,6 @@ async def test_ndjson_is_published_as_it_comes(server: Server, programs: Program
 async def test_a_bad_line_ends_it_where_it_stands(
     serve: Serve, programs: Programs, tmp_path: Path, bad: int, line: bytes, reason: str
 ) -> None:
-    """It is named, all before it are published and none behind it, wherever requests began and ended."""
     server = await serve(history_size=10_000)
     lines = [b'{"message": "%d"}' % number for number in range(1, 3001)]
     lines[bad - 1] = line
@@ -351,11 +340,10 @@ async def test_a_bad_line_ends_it_where_it_stands(
 @pytest.mark.parametrize("form", ["text", "ndjson"])
 @pytest.mark.parametrize("way", ["file", "pipe"])
 async def test_a_long_file_is_published_in_order(
-    serve: Serve, programs: Programs, tmp_path: Path, form: str, way: str
+    serve: Serve, programs: Programs, file: Path, form: str, way: str
 ) -> None:
     """20,000 lines, of which none is lost, in far fewer requests."""
     server = await serve(history_size=20_000, history_bytes=1 << 27)
-    file = tmp_path / "lines"
     made = '{{"message": "{}"}}\n' if form == "ndjson" else "{}\n"
     file.write_text("".join(made.format(number) for number in range(20_000)))
     given = f"--file {file}" if way == "file" else "-"
@@ -430,7 +418,6 @@ async def test_one_message_waits_for_no_server_unless_it_is_told_to(
 
 
 async def test_lines_that_may_have_been_published_are_named(speak: Speak, programs: Programs) -> None:
-    """The connection broke before the answer: they are not sent again, and nothing after them is."""
     receipt = plain("200 OK", "application/json", '{"clients": 0, "count": 1, "id": "a-1"}')
     script = await speak(receipt, b"", receipt)
     publishing = await programs.cli("publish", "--url", script.url)
@@ -445,8 +432,7 @@ async def test_lines_that_may_have_been_published_are_named(speak: Speak, progra
     assert len(script.heads) == 2
 
 
-async def test_an_outage_is_told_behind_the_bar(programs: Programs, tmp_path: Path) -> None:
-    file = tmp_path / "lines"
+async def test_an_outage_is_told_behind_the_bar(programs: Programs, file: Path) -> None:
     file.write_text("one\n")
     url, script = "http://127.0.0.1:1", f'"$0" publish --retry-for 0.1 --url "$1" < {file}'
     ended, shown = await on_a_terminal(programs, url, script)
@@ -458,11 +444,9 @@ async def test_an_outage_is_told_behind_the_bar(programs: Programs, tmp_path: Pa
 # Files.
 
 
-async def test_a_file_may_be_a_named_pipe(serve: Serve, programs: Programs, tmp_path: Path) -> None:
-    """What is written to it is published at once, and its writer's end is the end."""
+async def test_a_file_may_be_a_named_pipe(server: Server, programs: Programs, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    server = await serve()
     async with server.broadcaster.subscribe() as stream:
         publishing = await programs.cli("publish", "--file", str(pipe), "--url", server.url)
         writer = await asyncio.to_thread(pipe.open, "wb", buffering=0)
@@ -517,12 +501,9 @@ async def on_a_terminal(programs: Programs, url: str, script: str) -> tuple[Ende
 
 @pytest.mark.parametrize("given", ["--file {file}", "< {file}"])
 async def test_a_file_has_a_bar_on_a_terminal(
-    serve: Serve, programs: Programs, tmp_path: Path, given: str
+    server: Server, programs: Programs, file: Path, given: str
 ) -> None:
-    """On standard error, where it ends full; standard output has the one line it always has."""
-    file = tmp_path / "lines"
     file.write_text("x" * 99 + "\n" + "a line\n" * 50_000)
-    server = await serve()
     ended, shown = await on_a_terminal(
         programs, server.url, f'"$0" publish --url "$1" {given.format(file=file)}'
     )
@@ -538,10 +519,8 @@ async def test_a_pipe_has_no_bar(server: Server, programs: Programs) -> None:
     assert (ended, shown) == (Ended(0, b"sent 1 line\n"), b"")
 
 
-async def test_an_error_comes_behind_the_bar(serve: Serve, programs: Programs, tmp_path: Path) -> None:
-    file = tmp_path / "lines"
+async def test_an_error_comes_behind_the_bar(server: Server, programs: Programs, file: Path) -> None:
     file.write_text("{}\n")
-    server = await serve()
     ended, shown = await on_a_terminal(
         programs, server.url, f'"$0" publish --format ndjson --url "$1" < {file}'
     )

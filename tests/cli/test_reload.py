@@ -19,7 +19,6 @@ ENV = {"SSE_BROADCAST_TOKEN": STATIC}
 
 
 async def test_a_server_is_told_to_reload(reloadable: Start, programs: Programs) -> None:
-    """What is another now is said, by name, and what needs a restart."""
     running = await reloadable(token=STATIC)
     command = ("reload", "--url", running.server.url)
     assert await programs.run(*command, env=ENV) == Ended(0, b"changed: nothing\n")
@@ -31,7 +30,6 @@ async def test_a_server_is_told_to_reload(reloadable: Start, programs: Programs)
 
 
 async def test_what_cannot_be_used_is_told(reloadable: Start, programs: Programs) -> None:
-    """In one line, with exit code 1; who may not reload is told too."""
     running = await reloadable(token=STATIC)
     running.settings |= {"token": "short"}
     command = ("reload", "--url", running.server.url)

@@ -33,7 +33,6 @@ def screen(seen: Snapshot, rates: Mapping[str, float] | None = None, *, lines: i
 
 
 def test_a_screen_is_these_lines() -> None:
-    """What is counted in a second, why, and who is furthest behind."""
     assert screen(SEEN, {"published": 12.34, "closed": 0.5, "dropped": 0.0}) == [
         "22:13:20  http://x, every 2 s",
         "",
@@ -66,7 +65,6 @@ def test_a_screen_of_few_lines_has_the_first_of_them() -> None:
 
 
 def test_what_has_nothing_to_be_compared_with_has_no_rate() -> None:
-    """The first look, and the first at a server that began anew."""
     assert screen(SEEN)[5:7] == [
         "published                  -        1200",
         "closed                     -           5  4 left, 1 slow",
@@ -144,7 +142,6 @@ async def test_a_terminal_shows_rates_and_readers(server: Server, connect: Conne
 
 
 async def test_the_slowest_reader_comes_first(serve: Serve, connect: Connect, terminal: Start) -> None:
-    """With how far it is behind, in seconds, events and bytes."""
     server = await serve(
         send_buffer=16_384, heartbeat=3600.0, overflow=Overflow.DROP_OLDEST, queue_size=100, write_timeout=60
     )
@@ -184,7 +181,6 @@ async def test_a_terminal_may_change_its_size(server: Server, connect: Connect, 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 async def test_the_end_leaves_the_terminal_as_it_was(server: Server, terminal: Start, how: str) -> None:
-    """With its cursor and its first screen, and nothing is said."""
     shown = await terminal("status", "--watch", "--url", server.url)
     await until_drawn(shown)
     if how == "Ctrl-C":
@@ -232,7 +228,6 @@ async def test_who_is_refused_is_told_on_the_terminal_as_it_was(serve: Serve, te
 
 
 async def test_who_is_refused_later_is_told_on_the_terminal_as_it_was(serve: Serve, terminal: Start) -> None:
-    """The screen goes, and the cursor comes back, before it is said."""
     server = await serve(token=STATIC, caller=(caller("watcher", inspect=("*",)),))
     env = {"SSE_BROADCAST_TOKEN": static("watcher")}
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url, env=env)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from sse_broadcast import __version__
 from sse_broadcast.cli.serve import shown_config
+from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import RULES, SETTINGS, load
 from sse_broadcast.event import Event
 from sse_broadcast.server.transport.admission import ACCEPTS
@@ -55,6 +56,11 @@ OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-
 DRAIN = '{"reason": "drain"}'
 
 Open = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "c.toml"
 
 
 @pytest.fixture
@@ -105,7 +111,6 @@ FREEZING = ("--send-buffer", "16384", "--write-timeout", "600")
 
 
 async def test_it_says_where_it_listens_and_what_to_try(programs: Programs, program: Program) -> None:
-    """Two lines for curl, which work as they are printed."""
     serving = await programs.serve(*QUIET)
     assert serving.url == f"http://127.0.0.1:{serving.port}"
     assert serving.tries == (f"curl -N {serving.url}/events", f"curl -d hello {serving.url}/send")
@@ -113,7 +118,6 @@ async def test_it_says_where_it_listens_and_what_to_try(programs: Programs, prog
 
 
 async def try_out(serving: Serving, programs: Programs, program: Program, *options: str) -> None:
-    """Run what the server said to try."""
     curl = str(program("curl"))
     subscribe, publish = ([curl, "-sS", *options, *shlex.split(line)[1:]] for line in serving.tries)
     reading = await programs.start(*subscribe)
@@ -144,85 +148,40 @@ def has_ipv6() -> bool:
     return True
 
 
-async def test_the_configuration_is_shown_with_its_sources(programs: Programs, tmp_path: Path) -> None:
-    """Every setting, its value, and where that came from; nothing is started."""
-    file = tmp_path / "c.toml"
+async def test_the_configuration_is_shown_with_its_sources(programs: Programs, file: Path) -> None:
     file.write_text('overflow = "drop-oldest"\nretry = 1\n')
     flags = ("--retry", "5", "--cors-origins", "https://a.b, http://c:1")
-    shown = await programs.run(
-        "serve", "--config", str(file), *flags, "--show-config", env={"SSE_BROADCAST_PORT": "9000"}
-    )
-    assert shown == Ended(
-        0,
-        f"""\
-host = "127.0.0.1"                            # default
-port = 9000                                   # SSE_BROADCAST_PORT
-certificate = ""                              # default
-key = ""                                      # default
-token = ""                                    # default
-token_file = ""                               # default
-anonymous_subscribe = []                      # default
-anonymous_publish = []                        # default
-anonymous_inspect = []                        # default
-insecure_publish = false                      # default
-cookie = ""                                   # default
-jwt_key_file = ""                             # default
-jwt_jwks = ""                                 # default
-jwt_jwks_refresh = 300.0                      # default
-jwt_issuer = ""                               # default
-jwt_audience = ""                             # default
-jwt_claim = "grants"                          # default
-token_secret = ""                             # default
-token_secret_file = ""                        # default
-token_lifetime = 3600.0                       # default
-allowed_hosts = []                            # default
-cors_origins = ["https://a.b", "http://c:1"]  # --cors-origins
-trusted_proxies = []                          # default
-proxy_header = "x-forwarded-for"              # default
-queue_size = 1000                             # default
-queue_bytes = 4194304                         # default
-overflow = "drop-oldest"                      # {file}
-max_event = 1048576                           # default
-max_batch = 1000                              # default
-max_body = 4194304                            # default
-max_channels = 100                            # default
-max_patterns = 10                             # default
-history_size = 1000                           # default
-history_age = 3600.0                          # default
-history_bytes = 8388608                       # default
-history_total = 134217728                     # default
-history_channels = 131072                     # default
-idempotency_window = 300.0                    # default
-send_buffer = 131072                          # default
-write_timeout = 30.0                          # default
-heartbeat = 4.0                               # default
-retry = 5                                     # --retry
-max_connections = 0                           # default
-max_connections_per_address = 1000            # default
-max_connections_per_token = 10000             # default
-subscribe_rate = 5000                         # default
-subscribe_burst = 20000                       # default
-publish_rate = 5000                           # default
-publish_burst = 50000                         # default
-subscribed_channels = 131072                  # default
-lifetime = 0.0                                # default
-head_timeout = 10.0                           # default
-body_timeout = 10.0                           # default
-drain_delay = 0.0                             # default
-drain_timeout = 5.0                           # default
-shutdown_timeout = 3.0                        # default
-event_loop = "auto"                           # default
-log_level = "info"                            # default
-log_format = "auto"                           # default
-metrics = true                                # default
-metrics_channels = []                         # default
-""".encode(),
-    )
+    shown = await show_config(programs, "--config", str(file), *flags, env={"SSE_BROADCAST_PORT": "9000"})
+    lines = shown.out.decode().splitlines()
+    assert 'cors_origins = ["https://a.b", "http://c:1"]  # --cors-origins' in lines
+    assert {line[44:48] for line in lines} == {"  # "}
+    sources = {"port": "SSE_BROADCAST_PORT", "cors_origins": "--cors-origins", "retry": "--retry"}
+    sources["overflow"] = str(file)
+    assert [line[48:] for line in lines] == [sources.get(name, "default") for name in SETTINGS]
+    said = {
+        "port": 9000,
+        "cors_origins": ["https://a.b", "http://c:1"],
+        "overflow": "drop-oldest",
+        "retry": 5,
+    }
+    assert repr(tomllib.loads(shown.out.decode())) == repr({**as_toml(Config()), **said})
 
 
-async def test_the_shown_configuration_is_a_configuration_file(programs: Programs, tmp_path: Path) -> None:
-    """What --show-config prints has the same effect when it is read."""
-    file = tmp_path / "c.toml"
+async def show_config(programs: Programs, *arguments: str, env: dict[str, str] | None = None) -> Ended:
+    """Return what is shown of a configuration that can be used."""
+    shown = await programs.run("serve", *arguments, "--show-config", env=env)
+    assert (shown.code, shown.err) == (0, b"")
+    return shown
+
+
+def as_toml(config: Config) -> dict[str, object]:
+    """Return the plain settings of a configuration, as TOML has them."""
+    values = {name: getattr(config, name) for name in SETTINGS}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+    return values | {name: str(value) for name, value in values.items() if isinstance(value, str)} | lists
+
+
+async def test_the_shown_configuration_is_a_configuration_file(programs: Programs, file: Path) -> None:
     odd = 'a "quoted" \\ \U0001f600 é \t\x7f path'
     first = await programs.run("serve", "--certificate", odd, "--heartbeat", "0.01", "--show-config")
     file.write_bytes(first.out)
@@ -233,26 +192,21 @@ async def test_the_shown_configuration_is_a_configuration_file(programs: Program
     assert second.out.count(f"# {file}\n".encode()) == len(SETTINGS)
 
 
-async def test_the_shown_rules_can_be_loaded(programs: Programs, tmp_path: Path) -> None:
-    """In their order, with what they say and no more."""
-    file = tmp_path / "c.toml"
+async def test_the_shown_rules_can_be_loaded(programs: Programs, file: Path) -> None:
     first, second = 'match = "a.*"\noverflow = "conflate"\n', 'match = "*"\nhistory_age = 60.0\n'
     rules = f"[[channel]]\n{first}\n[[channel]]\n{second}"
     file.write_text(rules)
-    shown = await programs.run("serve", "--config", str(file), "--show-config")
-    assert (shown.code, shown.err) == (0, b"")
+    shown = await show_config(programs, "--config", str(file))
     assert shown.out.decode().endswith("\n" + rules.replace("[[channel]]", f"[[channel]]  # {file}"))
     assert tomllib.loads(shown.out.decode())["channel"] == tomllib.loads(rules)["channel"]
 
 
 @given(text=st.text(min_size=1), seconds=st.floats(0.01, 86_400, exclude_min=False))
 def test_any_value_is_shown_as_toml(text: str, seconds: float) -> None:
-    """Whatever a path may have in it, and however short a time is."""
     loaded = load({"certificate": text, "key": text, "heartbeat": repr(seconds)}, environ={})
     values = tomllib.loads(shown_config(loaded))
     assert list(values) == list(SETTINGS)
-    settled = {name: getattr(loaded.config, name) for name in SETTINGS}
-    assert {name: list(value) if value == () else value for name, value in settled.items()} == values
+    assert values == as_toml(loaded.config)
 
 
 TABLES = """\
@@ -286,12 +240,9 @@ endpoints = ["subscribe", "publish", "inspect", "admin"]
 """
 
 
-async def test_tables_are_shown_without_their_secrets(programs: Programs, tmp_path: Path) -> None:
-    """And instead of the settings that they take the place of."""
-    file = tmp_path / "c.toml"
+async def test_tables_are_shown_without_their_secrets(programs: Programs, file: Path) -> None:
     file.write_text(TABLES.replace("(not shown)", "a-token-of-the-shop"))
-    shown = await programs.run("serve", "--config", str(file), "--show-config")
-    assert (shown.code, shown.err) == (0, b"")
+    shown = await show_config(programs, "--config", str(file))
     text = shown.out.decode()
     assert text.endswith("\n\n" + re.sub(r"(?m)^(\[\[.*)$", rf"\1  # {file}", TABLES))
     places = ["host", "port", "certificate", "key"]
@@ -300,8 +251,7 @@ async def test_tables_are_shown_without_their_secrets(programs: Programs, tmp_pa
 
 async def test_no_secret_of_a_url_is_shown(programs: Programs) -> None:
     env = {"SSE_BROADCAST_JWT_JWKS": "https://ann:s3cret@[/jwks?key=s3cret"}
-    shown = await programs.run("serve", "--show-config", env=env)
-    assert (shown.code, shown.err) == (0, b"")
+    shown = await show_config(programs, env=env)
     assert b'jwt_jwks = "https://(not shown)@[/jwks?(not shown)"' in shown.out
     checked = await programs.run("serve", "--check", env=env)
     assert checked.code == 2
@@ -309,10 +259,8 @@ async def test_no_secret_of_a_url_is_shown(programs: Programs) -> None:
 
 
 async def test_no_secret_is_shown(programs: Programs) -> None:
-    """But where it came from; what stands in its place is not taken for it."""
     env = {"SSE_BROADCAST_TOKEN": "a-token-of-somebody", "SSE_BROADCAST_TOKEN_SECRET": "a-secret-of-ours" * 2}
-    shown = await programs.run("serve", "--show-config", env=env)
-    assert (shown.code, shown.err) == (0, b"")
+    shown = await show_config(programs, env=env)
     assert re.search(rb'^token = "\(not shown\)" +# SSE_BROADCAST_TOKEN$', shown.out, re.MULTILINE)
     assert re.search(
         rb'^token_secret = "\(not shown\)" +# SSE_BROADCAST_TOKEN_SECRET$', shown.out, re.MULTILINE
@@ -321,9 +269,8 @@ async def test_no_secret_is_shown(programs: Programs) -> None:
         assert secret.encode() not in shown.out
 
 
-async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, tmp_path: Path) -> None:
+async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, file: Path) -> None:
     """Its secret would be known to everyone who can read this."""
-    file = tmp_path / "c.toml"
     shown = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_TOKEN": "a-token-of-somebody"})
     file.write_bytes(shown.out)
     assert await programs.run("serve", "--config", str(file)) == Ended(
@@ -341,8 +288,7 @@ async def test_a_switch_has_no_value(programs: Programs) -> None:
         ([flag], "false", f"true +# {flag}"),
     ):
         env = {} if said is None else {variable: said}
-        shown = await programs.run("serve", *arguments, "--show-config", env=env)
-        assert (shown.code, shown.err) == (0, b"")
+        shown = await show_config(programs, *arguments, env=env)
         assert re.search(f"^insecure_publish = {line}$", shown.out.decode(), re.MULTILINE), line
     assert await programs.run("serve", env={variable: "yes"}) == Ended(
         2, err=f"sse-broadcast: {variable}: expected true or false, not 'yes'\n".encode()
@@ -359,8 +305,7 @@ async def test_a_variable_that_is_no_setting_is_warned_about(programs: Programs)
     """With what was meant: a typing error is not silent. The server starts all the same."""
     env = {"SSE_BROADCAST_QUEUESIZE": "5", "SSE_BROADCAST_SERVICE_HOST": "10.0.0.1", "SSE_BROADCAST_URL": "x"}
     serving = await programs.serve(*QUIET, env=env)
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
     assert re.fullmatch(LINE + MISSPELT, ended.err)
 
@@ -377,8 +322,7 @@ async def test_a_variable_that_is_no_setting_is_warned_about_where_settings_are_
 async def test_the_links_of_a_kubernetes_service_are_no_settings(programs: Programs) -> None:
     """A service named sse-broadcast gives every pod beside it variables that look like ours."""
     env = {"SSE_BROADCAST_PORT": "tcp://10.0.0.1:80", "SSE_BROADCAST_SERVICE_PORT": "80"}
-    shown = await programs.run("serve", "--show-config", env=env)
-    assert (shown.code, shown.err) == (0, b"")
+    shown = await show_config(programs, env=env)
     assert re.search(rb"^port = 8000 +# default$", shown.out, re.MULTILINE)
 
 
@@ -410,7 +354,6 @@ async def test_a_signal_ends_every_stream_cleanly(
 
 
 async def test_what_was_published_comes_before_the_end(programs: Programs, open_raw: Open) -> None:
-    """A stream ends behind all that was published before the signal."""
     serving = await programs.serve(*QUIET)
     client, publisher = await reader(open_raw, serving), await open_raw(serving)
     for _ in range(50):
@@ -424,10 +367,8 @@ async def test_what_was_published_comes_before_the_end(programs: Programs, open_
 
 
 async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> None:
-    """One line each: what it is, and how many readers there are and how to hurry."""
     serving = await programs.serve(*TEXT)
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
     started = f"started: version {__version__} listens on {serving.url}\n"
     stopping = "stopping: ending the streams of 0 readers; a second signal exits at once\n"
@@ -440,13 +381,11 @@ async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> Non
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_a_frozen_reader_does_not_keep_it(programs: Programs, open_raw: Open, loop: str) -> None:
-    """A reader that takes nothing is cut, and the server ends with 0 within `shutdown_timeout`."""
     serving = await programs.serve("--event-loop", loop, "--shutdown-timeout", "2", *FREEZING, *QUIET)
     frozen = await frozen_reader(open_raw, serving)
     clock = asyncio.get_running_loop().time
     told = clock()
-    serving.process.send_signal(signal.SIGTERM)
-    assert await serving.process.ended() == Ended(0)
+    assert await serving.stop() == Ended(0)
     # And what a busy machine takes to end a process.
     assert clock() - told < 2 + PATIENCE / 10
     with pytest.raises(ConnectionResetError):
@@ -497,14 +436,12 @@ async def test_it_says_that_it_is_not_ready_before_it_ends_anything(
 
 
 async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, open_raw: Open) -> None:
-    """Nor for anyone who would be let go after it."""
     serving = await programs.serve("--drain-delay", "3600", *QUIET)
     client, probe = await reader(open_raw, serving), await open_raw(serving)
     serving.process.send_signal(signal.SIGTERM)
     while (await probe.ask("GET", "/readyz"))[0] == 200:
         pass
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert ended.code == 5
     assert re.fullmatch(LINE + CUT, ended.err)
     assert b"$close" not in await client.rest()
@@ -513,15 +450,13 @@ async def test_a_second_signal_does_not_wait_for_a_delay(programs: Programs, ope
 async def test_a_second_signal_finds_all_that_was_logged_of_streams(
     programs: Programs, open_raw: Open
 ) -> None:
-    """Also of one that was opened at the last moment."""
     serving = await programs.serve("--drain-delay", "3600", *TEXT)
     probe = await open_raw(serving)
     serving.process.send_signal(signal.SIGTERM)
     while (await probe.ask("GET", "/readyz"))[0] == 200:
         pass
     await reader(open_raw, serving)
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert re.search(rb"stream 1 opened by 127\.0\.0\.1: default\n" + LINE + CUT + rb"\Z", ended.err)
 
 
@@ -607,8 +542,7 @@ async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
     """An object on each line, and nothing else on standard error; what is announced stays text."""
     serving = await programs.serve("--log-level", "debug", env={"SSE_BROADCAST_QUEUESIZE": "5"})
     assert serving.tries[0].startswith("curl -N ")
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     lines = [json.loads(line) for line in ended.err.splitlines()]
     assert all(list(line)[:4] == ["time", "level", "logger", "message"] for line in lines)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
@@ -625,8 +559,7 @@ async def test_a_log_on_a_terminal_is_text(programs: Programs) -> None:
         command = ("bash", "-c", f'exec "$@" 2>&{terminal}', "bash", str(process.SCRIPT), "serve")
         started = await programs.start(*command, "--port", "0", descriptors=[terminal])
         serving = await process.announced(started)
-        serving.process.send_signal(signal.SIGTERM)
-        assert await serving.process.ended() == Ended(0)
+        assert await serving.stop() == Ended(0)
         shown = os.read(ours, 65_536)
     finally:
         os.close(ours)
@@ -652,8 +585,7 @@ async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: O
         serving.process.send_signal(signal.SIGUSR1)
         while not re.fullmatch(LINE + off, line := await serving.process.error_line()):
             assert re.match(LINE + rb"DEBUG ", line)
-    serving.process.send_signal(signal.SIGTERM)
-    assert await serving.process.ended() == Ended(0)
+    assert await serving.stop() == Ended(0)
 
 
 # What it refuses.
@@ -739,10 +671,9 @@ async def test_a_key_with_a_pass_phrase_is_4(programs: Programs, tmp_path: Path)
     ids=["empty label", "long label", "NUL"],
 )
 async def test_a_name_that_cannot_be_is_one_line(
-    programs: Programs, tmp_path: Path, line: str, code: int, told: str
+    programs: Programs, file: Path, line: str, code: int, told: str
 ) -> None:
     """No host has an empty label or one of more than 63 letters, and no file a NUL in its name."""
-    file = tmp_path / "c.toml"
     file.write_text(f"port = 0\n{line}\n")
     ended = await programs.run("serve", "--config", str(file))
     assert (ended.code, ended.out) == (code, b"")
@@ -850,7 +781,6 @@ async def knock(client: RawClient, *, headers: str = "") -> str:
 
 
 async def next_data(client: RawClient) -> str:
-    """Return the data of a reader's next event."""
     (event,) = await client.events(1)
     return event.data
 
@@ -904,8 +834,7 @@ async def test_more_readers_than_descriptors_do_not_make_it_fail(
     await publisher.ask("POST", "/send", body=b"again")
     for client in [*before, late]:
         assert await next_data(client) == "again"
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
     assert re.fullmatch(rb"(" + LINE + FULL + rb")+", ended.err)
 
@@ -942,14 +871,12 @@ async def test_connections_that_say_nothing_do_not_make_it_fail(
     await publisher.ask("POST", "/send", body=b"again")
     for reading in (client, late):
         assert await next_data(reading) == "again"
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
     assert re.fullmatch(rb"(" + LINE + FULL + rb")*", ended.err)
 
 
 async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Open) -> None:
-    """A limit below what descriptors allow is the one that holds."""
     serving = await programs.serve("--max-connections", "2", *QUIET)
     assert serving.room == 2
     for _ in range(2):
@@ -960,8 +887,7 @@ async def test_max_connections_is_said_and_kept(programs: Programs, open_raw: Op
 async def test_max_connections_beyond_the_descriptors_is_warned_about(programs: Programs) -> None:
     serving = await programs.serve("--max-connections", "1000", *QUIET, descriptors=256)
     assert serving.room == 144
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     warning = rb"WARNING sse_broadcast\.process: max_connections: 1000 do not fit, 144 do\n"
     assert re.fullmatch(LINE + warning, ended.err)
 
@@ -982,10 +908,9 @@ async def next_message(process: Process) -> str:
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 async def test_sighup_has_the_file_read_again(
-    programs: Programs, open_raw: Open, tmp_path: Path, loop: str
+    programs: Programs, open_raw: Open, file: Path, loop: str
 ) -> None:
     """A new token is good and the old is not; a stream goes on; a flag still beats the file."""
-    file = tmp_path / "c.toml"
     file.write_text(f'token = "{FIRST}"\nlog_level = "warning"\nretry = 1000\n')
     serving = await programs.serve("--config", str(file), "--event-loop", loop, "--retry", "5")
     reading, asking = await open_raw(serving), await open_raw(serving)
@@ -1004,8 +929,7 @@ async def test_sighup_has_the_file_read_again(
     async with asyncio.timeout(PATIENCE):
         while (await asking.ask("POST", "/reload", headers=with_token(SECOND)))[1] != UNCHANGED:
             pass
-    serving.process.send_signal(signal.SIGTERM)
-    ended = await serving.process.ended()
+    ended = await serving.stop()
     assert (ended.code, b"stopping" in ended.err) == (0, False)
 
 
@@ -1033,10 +957,9 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
     ids=["TOML", "key", "type", "token", "variable", "token file", "empty", "bytes", "gone", "pipe"],
 )  # fmt: skip
 async def test_sighup_with_a_bad_file_changes_nothing(
-    programs: Programs, open_raw: Open, tmp_path: Path, loop: str, content: str | bytes | None, reason: str
+    programs: Programs, open_raw: Open, file: Path, loop: str, content: str | bytes | None, reason: str
 ) -> None:
     """One line says what is wrong, where, and which value; streams stay, and a good file is taken again."""
-    file = tmp_path / "c.toml"
     good = f'token = "{FIRST}"\nlog_level = "warning"\n'
     file.write_text(good)
     serving = await programs.serve("--config", str(file), "--event-loop", loop)
@@ -1058,8 +981,7 @@ async def test_sighup_with_a_bad_file_changes_nothing(
     file.unlink(missing_ok=True)
     file.write_text(good)
     assert await asking.ask("POST", "/reload", headers=with_token(FIRST)) == (200, UNCHANGED)
-    serving.process.send_signal(signal.SIGTERM)
-    assert await serving.process.ended() == Ended(0)
+    assert await serving.stop() == Ended(0)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -1075,14 +997,12 @@ async def test_a_file_that_cannot_be_read_to_its_end_does_not_put_off_the_exit(
     serving.process.send_signal(signal.SIGHUP)
     pipe = await opened_for_writing(file)
     try:
-        serving.process.send_signal(signal.SIGTERM)
-        assert await serving.process.ended() == Ended(0)
+        assert await serving.stop() == Ended(0)
     finally:
         os.close(pipe)
 
 
 async def opened_for_writing(pipe: Path) -> int:
-    """Open a named pipe as soon as somebody reads it."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:

@@ -32,14 +32,6 @@ async def test_status_as_json_is_the_server_s_answer(server: Server, programs: P
     )
 
 
-async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
-    """SSE_BROADCAST_URL is where the server is, unless --url says otherwise."""
-    env = {"SSE_BROADCAST_URL": server.url}
-    assert (await programs.run("status", env=env)).code == 0
-    env = {"SSE_BROADCAST_URL": "http://not.used.invalid"}
-    assert (await programs.run("status", "--url", server.url, env=env)).code == 0
-
-
 @pytest.mark.parametrize(
     ("value", "shown"), [({"left": 2, "slow": 1}, "2 left, 1 slow"), ({}, "none"), (3, "3"), ("x", "x")]
 )

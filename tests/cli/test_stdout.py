@@ -50,7 +50,6 @@ EACH = [pytest.param(">/dev/full", FULL, id="full"), pytest.param(">&-", CLOSED,
 async def redirected(
     programs: Programs, redirection: str, *arguments: str, env: dict[str, str] | None = None
 ) -> Process:
-    """Start the command with its streams as the shell is told."""
     return await programs.start(
         "sh", "-c", f'exec "$@" {redirection}', "sh", str(SCRIPT), *arguments, env=env
     )
@@ -61,7 +60,6 @@ async def redirected(
 async def test_what_cannot_be_printed_is_6(
     programs: Programs, use: tuple[str, ...], redirection: str, why: bytes
 ) -> None:
-    """In one line, and without a traceback; help and version too."""
     assert await (await redirected(programs, redirection, *use)).ended() == Ended(6, err=TOLD % why)
 
 
@@ -144,7 +142,6 @@ async def test_a_server_whose_output_is_closed_says_so_in_its_log(programs: Prog
 
 @pytest.fixture
 def full() -> Iterator[TextIO]:
-    """Yield a file on a disk that is full."""
     raw = io.FileIO("/dev/full", "w")
     stream = io.TextIOWrapper(io.BufferedWriter(raw), write_through=True)
     yield stream
@@ -158,7 +155,6 @@ def write(output: CheckedStdout, data: str | bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None:
-    """As text or as bytes, at once or at the flush."""
     output = CheckedStdout(full)
     for stream, data in ((output, "x" * size), (output.buffer, b"x" * size)):
         with pytest.raises(OutputError) as caught:
@@ -168,7 +164,6 @@ def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None
 
 
 def test_all_else_is_as_with_the_stream() -> None:
-    """What is asked of it, and faults that are the program's own."""
     kept = io.BytesIO()
     output = CheckedStdout(io.TextIOWrapper(kept, encoding="utf-8"))
     assert (output.write("é"), output.encoding) == (1, "utf-8")

@@ -37,7 +37,6 @@ async def publish(client: RawClient, times: int, path: str = "/send") -> None:
 
 
 async def lost(client: RawClient) -> int:
-    """Return how many lines the server says were lost."""
     _, body = await client.ask("GET", "/metrics")
     (count,) = re.findall(rb"^sse_broadcast_lost_log_lines_total (\S+)$", body, re.MULTILINE)
     return int(float(count))
@@ -138,7 +137,6 @@ class Reader:
         return data
 
     def leave(self) -> None:
-        """Read no more. It may be told so twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -146,7 +144,6 @@ class Reader:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[Reader]:
-    """Yield a pipe that nobody reads."""
     reader = Reader(tmp_path / "pipe")
     yield reader
     reader.leave()

@@ -32,6 +32,11 @@ TOKEN = "a-token-that-is-random-0123456789"
 ODD = '"quoted"\n\n\U0001f600 é\t\\'
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
 async def subscribe(programs: Programs, server: Server, *arguments: str) -> Process:
     """Start the command, and wait until the server has it among its readers."""
     before = server.broadcaster.client_count
@@ -56,7 +61,6 @@ async def reach(programs: Programs, url: str, message: str) -> None:
 
 
 async def test_text_is_the_data(server: Server, programs: Programs) -> None:
-    """Each event's data and a line end, as it comes."""
     subscribing = await subscribe(programs, server, "--count", "3")
     await server.broadcaster.broadcast("one")
     assert await subscribing.line() == b"one\n"
@@ -157,10 +161,9 @@ async def test_a_count_is_a_number_from_1(programs: Programs, count: str) -> Non
     assert b"\nError: Invalid value for '--count': " in ended.err
 
 
-async def test_a_command_runs_for_each_event(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+async def test_a_command_runs_for_each_event(server: Server, programs: Programs, tmp_path: Path) -> None:
     """One at a time, with the data on its standard input and the fields in its environment."""
     file = tmp_path / "seen"
-    server = await serve()
     fields = '"$SSE_CHANNEL" "$SSE_EVENT" "$SSE_DATA" "$SSE_ID"'
     command = f'{{ printf "%s|%s|%s|%s|" {fields}; cat; echo; }} >> {file}; echo ran'
     subscribing = await subscribe(programs, server, "--exec", command, "--count", "2")
@@ -175,7 +178,6 @@ async def test_a_command_runs_for_each_event(serve: Serve, programs: Programs, t
 
 
 async def test_commands_run_in_order(server: Server, programs: Programs) -> None:
-    """The next event waits for the command of the one before."""
     subscribing = await subscribe(programs, server, "--exec", "cat; echo .", "--count", "5")
     for number in range(10):
         await server.broadcaster.broadcast(str(number))
@@ -204,18 +206,16 @@ async def test_what_no_environment_holds_is_left_out(server: Server, programs: P
 
 
 async def test_the_command_s_environment_is_not_an_earlier_event_s(
-    serve: Serve, programs: Programs, monkeypatch: pytest.MonkeyPatch
+    server: Server, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left out is not there, though the command line itself was started by such a command."""
     monkeypatch.setenv("SSE_DATA", "of another")
-    server = await serve()
     subscribing = await subscribe(programs, server, "--exec", 'echo "${SSE_DATA-none}"', "--count", "1")
     await server.broadcaster.broadcast("x" * 300_000)
     assert await subscribing.ended() == Ended(0, b"none\n")
 
 
 async def test_the_command_is_given_no_secret(serve: Serve, programs: Programs) -> None:
-    """Neither the token that the command line shows nor any other; what only names a file stays."""
     server = await serve(token=TOKEN)
     jwks = "https://id.example.com/jwks?key=s3cret"
     said = {"TOKEN": TOKEN, "TOKEN_SECRET": "s3cret" * 6, "JWT_JWKS": jwks, "QUEUE_SIZE": "5"}
@@ -256,10 +256,9 @@ async def test_it_ends_when_nobody_ever_reads_its_output(server: Server, program
     assert await piped.ended() == Ended(0, err=b"exit 0\n")
 
 
-async def test_its_output_may_be_a_file(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+async def test_its_output_may_be_a_file(server: Server, programs: Programs, tmp_path: Path) -> None:
     """A file, which no event loop can watch, is written as a pipe is."""
     file = tmp_path / "out"
-    server = await serve()
     started = await shell(programs, server, f'"$0" subscribe --url "$1" --count 1 > {file}')
     await server.broadcaster.broadcast("one")
     assert await started.ended() == Ended(0)
@@ -343,13 +342,6 @@ async def test_no_stream_at_that_path_is_one_line(server: Server, programs: Prog
     )
 
 
-async def test_the_server_may_be_named_by_a_variable(server: Server, programs: Programs) -> None:
-    subscribing = await programs.cli("subscribe", "--count", "1", env={"SSE_BROADCAST_URL": server.url})
-    await until(lambda: server.broadcaster.client_count == 1)
-    await server.broadcaster.broadcast("one")
-    assert await subscribing.ended() == Ended(0, b"one\n")
-
-
 # Networks.
 
 
@@ -359,7 +351,6 @@ TOLD = b'sse-broadcast: $close {"reason": "finished"}\n'
 
 
 async def test_a_proxy_s_own_status_does_not_end_it(speak: Speak, programs: Programs) -> None:
-    """Whatever number it has; each outage is told, and the stream goes on behind its last event."""
     down = plain("521 Down", "text/plain", "")
     script = await speak(
         OPENED + chunk(RETRY + b"data: one\nid: a\n\n") + END,
@@ -453,10 +444,9 @@ ENVELOPE = b'{"channel":"default","id":"k3f9-1050","event":"message","data":"one
     ],
 )
 async def test_bookkeeping_is_not_shown_and_moves_the_cursor(
-    speak: Speak, programs: Programs, tmp_path: Path, how: tuple[str, str], data: bytes, shown: bytes
+    speak: Speak, programs: Programs, file: Path, how: tuple[str, str], data: bytes, shown: bytes
 ) -> None:
     """`$open` and `$heartbeat` are no news, and no events that `--count` counts."""
-    file = tmp_path / "state"
     script = await speak(Held(OPENED + chunk(b"data: %b\nid: k3f9-1050\n\n" % data + HEARTBEAT)))
     arguments = ("--url", script.url, "--state", str(file), "--count", "2", *how)
     subscribing = await programs.cli("subscribe", *arguments)
@@ -465,9 +455,8 @@ async def test_bookkeeping_is_not_shown_and_moves_the_cursor(
     assert await subscribing.ended() == Ended(130, shown)
 
 
-async def test_an_opening_alone_moves_the_cursor(speak: Speak, programs: Programs, tmp_path: Path) -> None:
+async def test_an_opening_alone_moves_the_cursor(speak: Speak, programs: Programs, file: Path) -> None:
     """Killed before the first event, it goes on from where it began."""
-    file = tmp_path / "state"
     script = await speak(Held(OPENED))
     subscribing = await programs.cli("subscribe", "--url", script.url, "--state", str(file))
     await recorded(file, "k3f9-1041")
@@ -553,17 +542,14 @@ async def test_what_the_server_refuses_is_one_line(
 
 
 async def recorded(file: Path, id: str) -> None:
-    """Wait until an id is in the file."""
     await until(lambda: file.exists() and file.read_text() == f"{id}\n")
 
 
 @pytest.mark.parametrize("form", ["text", "json", "raw"])
 async def test_a_restart_goes_on_where_it_was(
-    serve: Serve, programs: Programs, tmp_path: Path, form: str
+    server: Server, programs: Programs, file: Path, form: str
 ) -> None:
     """What was published while it did not run is shown when it runs again; what was shown is not."""
-    file = tmp_path / "state"
-    server = await serve()
     arguments = ("--state", str(file), "--format", form)
     subscribing = await subscribe(programs, server, *arguments, "--count", "1")
     receipt = await server.broadcaster.broadcast("one")
@@ -578,11 +564,9 @@ async def test_a_restart_goes_on_where_it_was(
 
 
 async def test_where_it_begins_is_remembered_before_anything_came(
-    serve: Serve, programs: Programs, tmp_path: Path
+    server: Server, programs: Programs, file: Path
 ) -> None:
     """Of a channel where nothing was ever published; killed then, it loses nothing."""
-    file = tmp_path / "state"
-    server = await serve()
     arguments = ("--state", str(file), "--channel", "quiet")
     subscribing = await subscribe(programs, server, *arguments)
     await recorded(file, server.broadcaster.cursor)
@@ -594,11 +578,9 @@ async def test_where_it_begins_is_remembered_before_anything_came(
 
 
 async def test_a_count_is_not_overstepped_by_what_is_remembered(
-    serve: Serve, programs: Programs, tmp_path: Path
+    server: Server, programs: Programs, file: Path
 ) -> None:
     """What arrived together with the last event shown is shown the next time."""
-    file = tmp_path / "state"
-    server = await serve()
     for number in range(7):
         await server.broadcaster.broadcast(str(number))
     arguments = ("subscribe", "--state", str(file), "--since", "earliest", "--url", server.url)
@@ -607,10 +589,8 @@ async def test_a_count_is_not_overstepped_by_what_is_remembered(
     assert file.read_text() == f"{server.broadcaster.cursor}\n"
 
 
-async def test_what_is_remembered_wins_over_since(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+async def test_what_is_remembered_wins_over_since(server: Server, programs: Programs, file: Path) -> None:
     """Which says where to begin only as long as there is nothing to go on from."""
-    file = tmp_path / "state"
-    server = await serve()
     one = await server.broadcaster.broadcast("one")
     await server.broadcaster.broadcast("two")
     file.write_text(one.id)
@@ -618,11 +598,8 @@ async def test_what_is_remembered_wins_over_since(serve: Serve, programs: Progra
     assert await programs.run(*arguments, "--url", server.url) == Ended(0, b"two\n")
 
 
-async def test_killed_at_any_moment_it_loses_nothing(
-    serve: Serve, programs: Programs, tmp_path: Path
-) -> None:
+async def test_killed_at_any_moment_it_loses_nothing(serve: Serve, programs: Programs, file: Path) -> None:
     """Each run goes on behind what the last one had recorded: never later, and nothing older again."""
-    file = tmp_path / "state"
     server = await serve(history_size=100_000, history_bytes=1 << 27)
     file.write_text(server.broadcaster.cursor)
     publishing = asyncio.create_task(publish_steadily(server))
@@ -655,10 +632,8 @@ async def publish_steadily(server: Server) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_each_run_shows_what_comes_next(serve: Serve, programs: Programs, tmp_path: Path) -> None:
+async def test_each_run_shows_what_comes_next(server: Server, programs: Programs, file: Path) -> None:
     """Killed between two events, it has recorded the first and shows the second when it runs again."""
-    file = tmp_path / "state"
-    server = await serve()
     arguments = ("--state", str(file))
     for number in range(3):
         subscribing = await programs.cli("subscribe", "--url", server.url, *arguments)
@@ -672,11 +647,9 @@ async def test_each_run_shows_what_comes_next(serve: Serve, programs: Programs, 
 
 
 async def test_an_event_is_remembered_when_its_command_has_ended(
-    serve: Serve, programs: Programs, tmp_path: Path
+    server: Server, programs: Programs, file: Path
 ) -> None:
     """Killed in the middle, it runs the command once more for that event, and not for those before."""
-    file = tmp_path / "state"
-    server = await serve()
     for number in range(1, 4):
         await server.broadcaster.broadcast(str(number))
     arguments = ("--state", str(file), "--since", "earliest", "--url", server.url)
@@ -690,9 +663,8 @@ async def test_an_event_is_remembered_when_its_command_has_ended(
     assert again == Ended(0, b"2\n3\n")
 
 
-async def test_a_loss_is_told_once_and_remembered(programs: Programs, tmp_path: Path) -> None:
+async def test_a_loss_is_told_once_and_remembered(programs: Programs, file: Path) -> None:
     """A new server does not know the id: it says so, and its own id is the one to go on from."""
-    file = tmp_path / "state"
     first = await programs.serve()
     subscribing = await programs.cli("subscribe", "--state", str(file), "--url", first.url, "--count", "1")
     await reach(programs, first.url, "one")
@@ -724,7 +696,6 @@ async def test_a_loss_is_told_once_and_remembered(programs: Programs, tmp_path: 
 async def test_a_state_that_cannot_be_used_is_2(
     programs: Programs, tmp_path: Path, path: str, reason: str
 ) -> None:
-    """One line, before a server is asked; the file stays as it was."""
     (tmp_path / "odd").write_text("not an id\n")
     (tmp_path / "empty").touch()
     file = tmp_path / path
@@ -753,13 +724,11 @@ RESET = Event("{}", "$reset", "r")
 def test_a_piece_is_cut_behind_its_last_event_shown(
     events: list[Event], room: int | None, shown: int, cursor: str
 ) -> None:
-    """And its cursor is that event's; the server's own events take no room."""
     piece = first(StreamChunk(b"raw", events, "end"), "begin", room)
     assert piece == StreamChunk(b"raw", events[:shown], cursor)
 
 
 def test_a_piece_may_be_shown_one_by_one() -> None:
-    """Each event with its own cursor, and in the end that of the piece."""
     piece = StreamChunk(b"raw", [Event("a"), Event("b", id="2"), Event("c")], "end")
     assert [(part.events, part.last_event_id) for part in one_by_one(piece, "begin")] == [
         ([Event("a")], "begin"),

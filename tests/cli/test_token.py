@@ -39,15 +39,6 @@ def without_time(ended: Ended) -> Ended:
     return Ended(ended.code, re.sub(rf"{TIME}, in -?\d+ s".encode(), b"TIME", ended.out), ended.err)
 
 
-@pytest.mark.parametrize("command", ["mint", "check"])
-async def test_both_have_help_with_examples_and_exit_codes(programs: Programs, command: str) -> None:
-    ended = await programs.run("token", command, "--help")
-    assert (ended.code, ended.err) == (0, b"")
-    assert f"Usage: sse-broadcast token {command} [OPTIONS]".encode() in ended.out
-    assert b"\n  Examples:\n    " in ended.out
-    assert b"\n  Exit codes: 0 " in ended.out
-
-
 async def test_a_token_that_was_made_is_told_again(programs: Programs) -> None:
     """It alone is on standard output, so that it can go into a file or a pipe."""
     made = await programs.run(
@@ -81,7 +72,6 @@ async def test_a_token_is_good_for_as_long_as_is_said(
 
 
 async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Path) -> None:
-    """From its file, and the secret from a file of its own."""
     (tmp_path / "secret").write_text(f"{SECRET}\n")
     (tmp_path / "server.toml").write_text(f'token_secret_file = "{tmp_path}/secret"\ntoken_lifetime = 60\n')
     config = ("--config", f"{tmp_path}/server.toml")
@@ -98,16 +88,8 @@ async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Pa
     ("arguments", "code", "problem"),
     [
         ([], 2, "Error: --subscribe, --publish, --inspect: at least one of them must be given."),
-        (
-            ["--subscribe", "a/b"],
-            2,
-            "Error: Invalid value for '--subscribe': channel: must not contain '/': 'a/b'",
-        ),
-        (
-            ["--inspect", ""],
-            2,
-            "Error: Invalid value for '--inspect': channel: must be 1 to 128 characters: ''",
-        ),
+        (["--subscribe", "a/b"], 2, "Invalid value for '--subscribe': channel: must not contain '/': 'a/b'"),
+        (["--inspect", ""], 2, "Invalid value for '--inspect': channel: must be 1 to 128 characters: ''"),
         (["--admin", "a"], 2, "Error: No such option '--admin'."),
         (["--publish", "a", "--lifetime", "10"], 2, "'10' is no time such as 90s, 10m or 8h"),
         (["--publish", "a", "--lifetime", "0s"], 2, "'0s' is no time such as 90s, 10m or 8h"),
@@ -120,7 +102,6 @@ async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Pa
 async def test_what_cannot_be_made_is_refused(
     programs: Programs, arguments: list[str], code: int, problem: str
 ) -> None:
-    """It says which part, and why; nothing is on standard output."""
     ended = await programs.run("token", "mint", *arguments, env=ENV)
     assert (ended.code, ended.out) == (code, b"")
     assert ended.err.decode().rstrip().endswith(problem)
@@ -156,10 +137,7 @@ async def test_a_static_token_is_told_too(programs: Programs, tmp_path: Path) ->
         (["--action", "subscribe", "--channel", "orders.*"], None),
         (["--action", "subscribe", "--channel", "news"], "subscribe 'news': the token does not allow it"),
         (["--action", "subscribe"], "subscribe '*': the token does not allow it"),
-        (
-            ["--action", "publish", "--channel", "orders.17"],
-            "publish 'orders.17': the token does not allow it",
-        ),
+        (["--action", "publish", "--channel", "a.b"], "publish 'a.b': the token does not allow it"),
         (["--action", "inspect"], None),
         (["--action", "admin"], "admin '*': the token does not allow it"),
     ],

@@ -31,7 +31,6 @@ def test_a_character_that_comes_in_pieces_is_whole() -> None:
 def test_a_program_gets_a_line_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a terminal what can be seen of it; so do messages, wherever they go."""
     say("a\x9bb")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     say("a\x9bb")

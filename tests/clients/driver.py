@@ -24,7 +24,6 @@ _output = threading.Lock()
 
 
 def say(key: str, saw: str, data: str, kind: str = "", id: str = "") -> None:
-    """Write one report."""
     line = json.dumps({"key": key, "saw": saw, "type": kind, "data": data, "id": id})
     with _output:
         sys.stdout.write(f"{line}\n")
@@ -45,7 +44,6 @@ class RunningClient:
         return not self.stopped.is_set()
 
     def see(self, data: str, kind: str | None, id: str | None) -> None:
-        """Report an event."""
         if self.wanted:
             say(self.key, "event", data, kind or "message", id or "")
 

@@ -36,7 +36,6 @@ def test_without_rules_every_channel_has_the_servers_policy() -> None:
 
 
 def test_a_rule_changes_what_it_names_and_leaves_the_rest() -> None:
-    """A setting that a rule does not name is the server's."""
     settled = policies(ChannelRule(match="prices.*", history_size=1, overflow=Overflow.CONFLATE))
     assert settled.for_channel("prices.eur") == Policy(HistoryLimits(1, 1000, 60.0), Overflow.CONFLATE, 500)
     assert settled.for_channel("prices") == settled.for_channel("other") == SERVERS
@@ -68,7 +67,6 @@ def test_the_first_rule_that_matches_is_the_one() -> None:
 
 
 def test_a_rule_matches_whole_names() -> None:
-    """A name without a star is that channel alone, and letters are compared as they are."""
     settled = policies(ChannelRule(match="a", history_size=1))
     assert [settled.for_channel(name).limits.size for name in ("a", "ab", "ba", "A")] == [1, 10, 10, 10]
 
@@ -117,7 +115,6 @@ def test_channels_without_a_rule_agree_with_a_rule_that_says_the_same() -> None:
 
 
 def test_another_configuration_is_gone_by_at_once() -> None:
-    """What was remembered of the one before is forgotten, with rules and without."""
     settled = policies(ChannelRule(match="a", history_size=1))
     assert settled.for_channel("a").limits.size == 1
     settled.reload(Config(history_size=7, channel=(ChannelRule(match="b", history_size=2),)))

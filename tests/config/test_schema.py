@@ -171,19 +171,15 @@ def test_a_table_that_is_refused_tells_no_secret(table: dict[str, str]) -> None:
 
 def test_a_queue_holds_one_event() -> None:
     """An event that may be published must fit into an empty queue."""
-    assert (
-        refused(Config, queue_bytes=100, max_event=101)
-        == "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
-    )
+    found = refused(Config, queue_bytes=100, max_event=101)
+    assert found == "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
     assert Config(queue_bytes=100, max_event=100).queue_bytes == 100
 
 
 def test_a_burst_passes_one_batch() -> None:
     """A batch that may be published must pass an idle limit; no limit lets all pass."""
-    assert (
-        refused(Config, publish_burst=99, max_batch=100)
-        == "publish_burst: 99 cannot pass one batch of max_batch, 100 events"
-    )
+    found = refused(Config, publish_burst=99, max_batch=100)
+    assert found == "publish_burst: 99 cannot pass one batch of max_batch, 100 events"
     assert Config(publish_burst=100, max_batch=100).publish_burst == 100
     assert Config(publish_rate=0, publish_burst=1).publish_burst == 1
 
@@ -198,10 +194,8 @@ def test_a_key_needs_a_certificate() -> None:
 @pytest.mark.parametrize("name", ["token", "token_secret"])
 def test_a_secret_is_given_once(name: str) -> None:
     """As itself or by its file; the error tells neither."""
-    assert (
-        refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
-        == f"{name} and {name}_file: only one of them may be given"
-    )
+    found = refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
+    assert found == f"{name} and {name}_file: only one of them may be given"
 
 
 @pytest.mark.parametrize("name", ["token", "token_secret"])
@@ -251,10 +245,8 @@ def test_a_caller_has_one_token(given: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "x" * 129])
 def test_a_caller_has_a_name(name: str) -> None:
     """Which can be written into a log."""
-    assert (
-        refused(CallerRule, name=name, token=TOKEN)
-        == f"name: {name!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"
-    )
+    found = refused(CallerRule, name=name, token=TOKEN)
+    assert found == f"name: {name!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"
 
 
 def test_no_two_callers_have_one_name() -> None:
@@ -285,10 +277,8 @@ def test_only_a_socket_has_them(mode: str, owner: str) -> None:
     rule = ListenerRule(host="unix:/run/sse.sock", mode=mode, owner=owner)
     assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
     for said in ({"mode": mode}, {"owner": owner}):
-        assert (
-            refused(ListenerRule, host="0.0.0.0", **said)
-            == "'0.0.0.0' has a mode or an owner, and is no UNIX socket"
-        )
+        found = refused(ListenerRule, host="0.0.0.0", **said)
+        assert found == "'0.0.0.0' has a mode or an owner, and is no UNIX socket"
 
 
 @pytest.mark.parametrize(

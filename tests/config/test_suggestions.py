@@ -20,7 +20,6 @@ KNOWN = ("channel", "event", "id", "retry", "since")
     ],
 )
 def test_a_typing_error_is_of_the_nearest_name(name: str, known: str) -> None:
-    """A letter too many, too few, in another place or another case."""
     assert nearest(name, KNOWN) == known
 
 

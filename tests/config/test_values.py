@@ -103,7 +103,6 @@ FORMS = [
 
 @pytest.mark.parametrize(("name", "text", "what"), FORMS)
 def test_a_text_that_does_not_look_right_is_refused(name: str, text: str, what: str) -> None:
-    """The error names the setting, the text, and what it should be; in a program too."""
     value = text if type(getattr(Config(), name)) is str else ("unix", text) if what is PROXY else (text,)
     assert refused(Config, **{name: value}) == f"{name}: {text!r} is not {what}"
 
@@ -176,7 +175,6 @@ WRONG_TYPES: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("name", "value", "complaint"), WRONG_TYPES)
 def test_a_value_of_another_type_is_refused(name: str, value: Any, complaint: str) -> None:
-    """With its unit and its bounds; a secret is not repeated."""
     assert refused(Config, **{name: value}) == f"{name}: {complaint}"
 
 

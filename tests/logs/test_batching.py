@@ -24,7 +24,6 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 async def test_lines_are_told_together_in_their_order(log: pytest.LogCaptureFixture) -> None:
-    """None at once, and all of them after a moment."""
     gathered = BatchedLogger(logger)
     for number in range(3):
         gathered.info("line %(n)d", {"n": number}.copy)
@@ -86,7 +85,6 @@ async def test_those_that_come_later_are_told_later(
 
 
 async def test_facts_are_not_asked_for_where_no_line_is_kept(log: pytest.LogCaptureFixture) -> None:
-    """Nor when the level is raised while the line waits."""
     gathered = BatchedLogger(logger)
 
     def facts() -> Mapping[str, object]:

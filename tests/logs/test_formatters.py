@@ -44,7 +44,6 @@ def test_text_is_for_people() -> None:
 
 
 def test_a_traceback_follows_its_text() -> None:
-    """On lines of its own, as people are used to."""
     lines = TextFormatter().format(record("broken", fault=raised())).split("\n")
     assert lines[:2] == [
         "2026-11-22T21:12:46.042Z INFO sse_broadcast.x: broken",

@@ -54,7 +54,6 @@ def messages(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_what_any_logger_says_is_written(capfd: pytest.CaptureFixture[str]) -> None:
-    """From the level on, in order, and all of it when the log is closed."""
     with LogPipeline(LogLevel.INFO, LogFormat.JSON):
         for number in range(1000):
             logger.info("line %(number)d", {"number": number})
@@ -85,7 +84,6 @@ def test_text_is_text(capfd: pytest.CaptureFixture[str]) -> None:
 def test_text_is_for_a_terminal(
     format: LogFormat, monkeypatch: pytest.MonkeyPatch, *, terminal: bool, json: bool
 ) -> None:
-    """And JSON for what is none, unless another is asked for."""
     reading, writing = pty.openpty() if terminal else os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as read, os.fdopen(writing, "w") as stderr:
         monkeypatch.setattr(sys, "__stderr__", stderr)
@@ -95,7 +93,6 @@ def test_text_is_for_a_terminal(
 
 
 def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None:
-    """It says so, also where the level alone would not show it."""
     with LogPipeline(LogLevel.ERROR, LogFormat.JSON) as log:
         for _ in range(2):
             logger.debug("hidden")
@@ -109,7 +106,6 @@ def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None
 
 
 def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """Unless debug is on: then it holds when that is off."""
     with LogPipeline(LogLevel.ERROR, LogFormat.JSON) as log:
         log.set_level(LogLevel.INFO)
         logger.info("shown")
@@ -125,7 +121,6 @@ def test_another_level_holds_at_once(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_that_cannot_be_formatted_is_told() -> None:
-    """By its template, with the fault, and nobody who logs has it raised."""
     put: list[bytes] = []
     handler = PipelineHandler(put.append)
     handler.setFormatter(JsonFormatter())

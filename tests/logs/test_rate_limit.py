@@ -37,7 +37,6 @@ class Flooded:
 
 @pytest.fixture
 def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[Flooded]:
-    """Yield a logger of this test's own."""
     caplog.set_level(logging.DEBUG)
     made = Flooded(logging.getLogger("tests.flooded"), Clock(), caplog)
     flood = RateLimitFilter(clock=made.clock, later=lambda seconds, call: made.due.append((seconds, call)))

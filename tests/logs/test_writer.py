@@ -24,7 +24,6 @@ def notice(count: int, reason: str) -> bytes:
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Make writers, and end them when the test ends."""
     made: list[BackgroundWriter] = []
 
     def make(descriptor: int, **options: int) -> BackgroundWriter:
@@ -48,7 +47,6 @@ class Pipe:
         return os.write(self.writing, b"." * size)
 
     def read(self, size: int) -> bytes:
-        """Return exactly so many bytes."""
         data = b""
         while len(data) < size:
             data += os.read(self.reading, size - len(data))
@@ -69,14 +67,12 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """Yield a pipe."""
     made = Pipe()
     yield made
     made.close()
 
 
 def test_lines_are_written_in_their_order(make: Make, pipe: Pipe) -> None:
-    """Few or many, short or longer than what is written at once."""
     lines = [b"%d\n" % number for number in range(10_000)]
     lines[5000:5000] = [b"x" * (3 * MAX_WRITE) + b"\n"]
     writer = make(pipe.writing)
@@ -132,7 +128,6 @@ def test_a_pipe_that_nobody_reads_keeps_nobody(make: Make, pipe: Pipe) -> None:
 
 
 def test_a_pipe_that_nobody_reads_does_not_keep_the_end(make: Make, pipe: Pipe) -> None:
-    """What waits is given up when the time is over."""
     pipe.fill()
     writer = make(pipe.writing)
     writer.put(b"line\n")
@@ -174,7 +169,6 @@ def test_a_pipe_whose_reader_is_gone_loses_lines(make: Make, pipe: Pipe) -> None
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end
@@ -196,7 +190,6 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Yield a disk that is full."""
     made = Disk(tmp_path / "log")
     yield made
     os.close(made.descriptor)

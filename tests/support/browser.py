@@ -15,6 +15,9 @@ from selenium import webdriver
 from selenium.webdriver.firefox.options import Options
 from selenium.webdriver.firefox.service import Service
 
+from sse_broadcast.server.runner import Server
+from tests.support.sockets import PATIENCE
+
 T = TypeVar("T")
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -51,6 +54,24 @@ class Browser(Protocol):
 
     async def show(self, url: str, html: str) -> Page:
         """Show a page as if the server at this address had served it."""
+
+
+async def wait_for(page: Page, condition: str) -> None:
+    """Wait until something is so in the page."""
+    async with asyncio.timeout(PATIENCE):  # playwright's own relies on a browser that answers
+        await page.wait_for_function(condition)
+
+
+async def seen(page: Page, count: int) -> list[list[str]]:
+    """Return what the page has in its list `seen`, once there is as much."""
+    await wait_for(page, f"seen.length >= {count}")
+    events: list[list[str]] = await page.evaluate("seen")
+    return events
+
+
+async def publish(server: Server, channel: str, *data: str) -> None:
+    for each in data:
+        await server.broadcaster.broadcast(each, channels=[channel])
 
 
 @asynccontextmanager

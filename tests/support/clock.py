@@ -5,10 +5,10 @@ import throttled
 
 
 class Clock:
-    """Seconds, from a sum of powers of two on: added to such, they are never rounded."""
+    """Seconds, by default from a sum of powers of two on: added to such, they are never rounded."""
 
-    def __init__(self) -> None:
-        self.now = 1024.0
+    def __init__(self, now: float = 1024.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

@@ -121,6 +121,11 @@ class Serving:
     room: int
     tries: tuple[str, str]
 
+    async def stop(self) -> Ended:
+        """Tell it to stop, and return how it ended."""
+        self.process.send_signal(signal.SIGTERM)
+        return await self.process.ended()
+
 
 async def announced(process: Process) -> Serving:
     """Wait until a server says where it listens."""

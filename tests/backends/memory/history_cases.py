@@ -58,7 +58,6 @@ def held(history: History, channel: str) -> list[int]:
 
 
 def weight(one: Publication) -> int:
-    """Return the bytes that a publication counts for."""
     return one.weight
 
 
@@ -79,7 +78,6 @@ def lost(history: History, *channels: str) -> int:
 
 
 def set_search_slice(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every search pause after so many steps."""
     for module in (channel_index, custom_ids, watermarks):
         monkeypatch.setattr(module, "SEARCH_SLICE", steps)
 
@@ -109,6 +107,8 @@ def require_bounded(history: History) -> None:
         assert len(inside_it) <= log.limits.size
         assert log.bytes == sum(map(weight, inside_it)) <= log.limits.bytes
     (retired,) = inside(history, RetiredIds)
+    named = {(one.event.id, log.channel) for log in logs.values() for one in log.after(0) if one.event.id}
+    assert entries(history.custom_ids) - entries(retired) <= len(named) + len({id for id, _ in named})
     most_entries = (
         200 + entries(order) + 4 * entries(retired) + sum(50 + 7 * log.count for log in logs.values())
     )

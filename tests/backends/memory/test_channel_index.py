@@ -58,7 +58,6 @@ def test_the_newest_of_each_channel_in_order() -> None:
 
 
 def test_the_first_of_an_interest_is_of_the_logs_that_hold_something() -> None:
-    """By name and by pattern, and of those that are not too old."""
     history = history_of(b=HistoryLimits(0, PLENTY, FOREVER))
     for position, (channel, time) in enumerate([("b", 0.0), ("c", 1.0), ("a", 2.0), ("cc", 3.0)], 1):
         history.extend([publication(position, channel, time=time)])
@@ -190,7 +189,6 @@ def test_so_many_are_looked_at_for_the_newest(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_only_log_of_an_interest() -> None:
-    """One name, every type, and something held; else there is none."""
     history = history_of(empty=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, "a", "b", "empty")
     log = history.channel_index.only_log(Selector.parse("a"))

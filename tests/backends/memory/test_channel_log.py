@@ -22,7 +22,6 @@ def log_of(count: int) -> ChannelLog:
 
 
 def test_a_log_is_read_from_a_time_forwards_and_backwards() -> None:
-    """The first of those not older, whatever was evicted before them."""
     log = log_of(100)
     assert [one.position for one in log.evict(60)] == list(range(1, 61))
     assert (log.oldest.position, log.newest.position, log.watermark, log.count) == (61, 100, 60, 40)
@@ -45,7 +44,6 @@ def test_a_log_knows_how_many_are_too_old(gone: int) -> None:
 
 @pytest.mark.parametrize("gone", [0, 5, 60])
 def test_a_page_of_a_log_is_bounded_in_bytes(gone: int) -> None:
-    """As many as the limit holds, one at least, and none behind the newest."""
     log = log_of(99)
     if gone:
         log.evict(gone)

@@ -74,7 +74,6 @@ def test_a_batch_may_be_larger_than_what_is_held(limits: HistoryLimits, kept: li
 
 
 def test_a_batch_larger_than_the_total_leaves_what_there_is_room_for() -> None:
-    """The newest of it, within the total when the batch is over."""
     history = history_of(total=room(20, channels=2))
     fill(history, "b")
     history.extend([publication(position, "a") for position in range(2, 302)])
@@ -103,7 +102,6 @@ def test_a_batch_of_nothing_changes_nothing() -> None:
 
 
 def test_a_large_event_pushes_out_many() -> None:
-    """And one that is larger than the limit pushes out all, itself included."""
     history = history_of(bytes=20 * WEIGHT)
     fill(history, *"aaaaa")
     history.extend([publication(6, data="x" * (8 * WEIGHT))])
@@ -114,7 +112,6 @@ def test_a_large_event_pushes_out_many() -> None:
 
 
 def test_a_channel_holds_what_is_not_too_old() -> None:
-    """By the clock it is told, each channel by its own age."""
     history = history_of(age=10.0, b=HistoryLimits(1000, PLENTY, 20.0))
     for position in range(1, 6):
         history.extend([publication(position, "a b", time=float(position))])
@@ -163,7 +160,6 @@ def test_a_channel_that_was_emptied_keeps_its_watermark() -> None:
 
 
 def test_a_history_of_nothing_tells_every_loss() -> None:
-    """With no room, each event is lost as it comes, and no trace of it takes room."""
     for history in (history_of(0), history_of(bytes=0), history_of(total=0)):
         for position in range(1, 200):
             history.extend([publication(position, "a b", id=str(position))])
@@ -179,7 +175,6 @@ def test_a_history_of_nothing_tells_every_loss() -> None:
 
 
 def test_the_noisiest_channel_gives_first() -> None:
-    """A quiet one keeps all its own as long as a noisy one holds more."""
     history = history_of(total=room(20, channels=2))
     fill(history, *["quiet"] * 5, *["noisy"] * 300)
     assert held(history, "quiet") == [1, 2, 3, 4, 5]
@@ -190,7 +185,6 @@ def test_the_noisiest_channel_gives_first() -> None:
 
 
 def test_channels_that_are_as_noisy_share_the_room() -> None:
-    """Each ends with about as much as the others, the small ones with all of theirs."""
     history = history_of(total=room(60, channels=4))
     fill(history, "small", *["a", "b", "c"] * 100)
     counts = [len(held(history, name)) for name in ("small", "a", "b", "c")]
@@ -200,7 +194,6 @@ def test_channels_that_are_as_noisy_share_the_room() -> None:
 
 
 def test_bytes_make_noise_and_not_events() -> None:
-    """One channel of few large events gives before one of many small ones."""
     history = history_of(total=room(40, channels=2))
     fill(history, *["small"] * 10)
     for position in range(11, 60):
@@ -210,7 +203,6 @@ def test_bytes_make_noise_and_not_events() -> None:
 
 
 def test_what_no_total_could_hold_is_not_held() -> None:
-    """An event larger than all there is pushes out everything, and the next begins anew."""
     history = history_of(total=room(10, channels=4))
     fill(history, *"abc")
     history.extend([publication(4, "d", data="x" * (20 * WEIGHT))])
@@ -269,7 +261,6 @@ def test_the_total_lets_go_of_every_copy() -> None:
 
 
 def test_an_empty_channel_is_forgotten_before_one_that_holds_something() -> None:
-    """Nothing is evicted as long as there is one that has nothing."""
     history = history_of(max_channels=3, b=HistoryLimits(0, PLENTY, FOREVER))
     fill(history, "a", "b", "c", "d")
     assert sorted(channels_of(history.channel_index.names())) == ["a", "c", "d"]
@@ -287,7 +278,6 @@ def test_however_many_channels_come_so_many_are_remembered() -> None:
 
 
 def test_channels_that_come_and_go_leave_nothing_behind() -> None:
-    """More channels than the total has room for: each is forgotten wholly."""
     history = history_of(total=5 * WEIGHT, max_channels=10)
     for position in range(1, 2000):
         fill(history, f"c{position}", start=position)
@@ -342,7 +332,6 @@ def test_a_gap_passes_over_what_other_channels_hold() -> None:
 
 
 def test_a_gap_of_a_pattern_names_the_pattern() -> None:
-    """A reader of patterns is told what it asked for."""
     history = history_of(1)
     fill(history, "a", "x.1", "x.1")
     gap = history.gap(Selector.parse("a", "x.*", "y*"), 0, 2)

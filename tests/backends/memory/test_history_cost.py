@@ -44,7 +44,6 @@ from tests.support.memory import inside
 def test_nothing_grows_with_what_has_passed(
     total: int, max_channels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After thousands of publishes, expiries and readers, every structure is bounded by what is held."""
     monkeypatch.setattr(watermarks, "MAX_RECENT_EVICTIONS", 4)
     chance = random.Random(7)
     history = history_of(size, age=40.0, total=total, max_channels=max_channels)
@@ -77,7 +76,6 @@ def some_names(chance: random.Random) -> set[str]:
 
 
 def test_a_busy_channel_does_not_crowd_the_heaps() -> None:
-    """One that is filled and emptied over and over has its place among the noisiest once."""
     history = history_of(total=room(50, channels=1), age=1.0)
     for position in range(1, 5001):
         history.expire(position / 10.0)
@@ -119,8 +117,6 @@ def steps_of_appending(history: History, rows: list[Publication]) -> int:
     ("total", "size"), [(PLENTY, 1000), (PLENTY, 1), (PLENTY, 0)], ids=["held", "replaced", "not held"]
 )
 def test_a_publish_takes_as_long_with_ten_thousand_channels(total: int, size: int) -> None:
-    """As many steps beside ten thousand channels as beside ten."""
-
     def taken(others: int) -> int:
         history = history_of(size, total=total, max_channels=100_000)
         fill(history, *(f"c{number}" for number in range(others)))
@@ -141,7 +137,6 @@ def test_evicting_takes_as_long_from_a_long_log() -> None:
 
 
 def test_a_batch_takes_fewer_steps_than_its_events_alone() -> None:
-    """What follows one another in the same channels is one step for each of them."""
     rows = [publication(position, "a b") for position in range(1, 1001)]
     alone, together = history_of(100), history_of(100)
     assert 4 * steps_of(lambda: together.extend(rows)) < steps_of_appending(alone, rows)

@@ -169,7 +169,6 @@ def test_it_is_what_the_naive_model_is(steps: list[Step], data: st.DataObject) -
 @settings(derandomize=True, deadline=None, max_examples=150)
 @given(STEPS)
 def test_a_batch_is_its_publications_one_by_one(steps: list[Step]) -> None:
-    """What is held, what was lost, and the number of evictions do not say how it came."""
     together, alone = (History(LIMITS.__getitem__, total=PLENTY, max_channels=1000) for _ in range(2))
     for now, batch in batches_of(steps):
         together.expire(now)

@@ -41,7 +41,6 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return a store that has room for ten keys."""
     monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
     return Store()
 
@@ -69,7 +68,6 @@ def test_parts_of_a_scope_do_not_run_together() -> None:
 
 
 def test_a_publisher_alone_has_all_the_room(store: Store) -> None:
-    """Beyond it the key goes that was used first; that is nothing to report."""
     for number in range(12):
         store.use(str(number), "a")
     assert len(store.keys) == 10
@@ -92,7 +90,6 @@ def test_a_publisher_of_many_keys_takes_no_room_of_others(store: Store) -> None:
 
 
 def test_keys_of_many_publishers_are_bounded(store: Store) -> None:
-    """Where each has one the oldest goes, and the publisher with it."""
     for number in range(500):
         store.use("k", f"address {number}")
     assert (len(store.keys), len(publishers(store))) == (10, 10)
@@ -101,7 +98,6 @@ def test_keys_of_many_publishers_are_bounded(store: Store) -> None:
 
 
 def test_keys_expire_whoever_used_them(store: Store) -> None:
-    """Each at its time, and a publisher that has none left is forgotten."""
     for now, key, publisher in [(0.0, "1", "a"), (1.0, "1", "b"), (2.0, "2", "a"), (3.0, "2", "b")]:
         store.now = now
         store.use(key, publisher)
@@ -117,7 +113,6 @@ def test_keys_expire_whoever_used_them(store: Store) -> None:
 
 @pytest.mark.parametrize("publishers", [1, 500])
 def test_a_key_takes_so_many_bytes(publishers: int) -> None:
-    """However long the path and the key are, and whatever was sent with it."""
     assert MAX_KEYS == 100_000
     keys, count = IdempotencyKeys(), 4000
     tracemalloc.start()

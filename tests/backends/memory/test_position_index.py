@@ -16,7 +16,6 @@ from tests.support.memory import entries
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.integers(0, 50), st.randoms(use_true_random=False))
 def test_an_order_gives_what_was_not_removed(count: int, chance: random.Random) -> None:
-    """From any place, in order, whatever went in the middle; holes are closed before they are many."""
     order, kept = PositionIndex(), list[Publication]()
     position = 0
     for _ in range(count):
@@ -64,7 +63,6 @@ def some_of(kept: list[Publication], chance: random.Random) -> list[Publication]
     ],
 )
 def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int]]) -> None:
-    """At the beginning, in the middle, around and between holes that are there already."""
     order = PositionIndex()
     order.extend([publication(position) for position in range(1, 6)])
     kept = {1, 2, 3, 4, 5}
@@ -80,7 +78,6 @@ def test_an_order_lets_go_by_runs_with_holes_and_without(removals: list[list[int
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.integers(0, 2**32))
 def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
-    """In chunks of any number, whose holes are closed up, and which are put together again."""
     chance = random.Random(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(position_index, "CHUNK_SIZE", 8)
@@ -104,7 +101,6 @@ def test_an_order_is_a_list_that_loses_any_of_its_own(seed: int) -> None:
 
 
 def test_no_eviction_touches_more_than_its_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many publications there are, closing up moves those of one or two chunks."""
     moved: list[int] = []
     compact = Chunk.compact
 

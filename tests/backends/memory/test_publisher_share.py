@@ -20,7 +20,6 @@ from tests.backends.memory.history_cases import (
 
 
 def names(history: History) -> list[str]:
-    """Return the channels that hold something."""
     return sorted(itertools.chain.from_iterable(history.channel_index.names()))
 
 
@@ -110,7 +109,6 @@ def test_a_channel_of_several_publishers_counts_for_who_opened_it() -> None:
 
 
 def test_a_publication_in_several_channels_counts_by_parts() -> None:
-    """An event in three channels is one event of its publisher."""
     shared = Shared()
     shared.publish("one", *["a"] * 12)
     shared.publish("three", *["b c d"] * 12)
@@ -119,7 +117,6 @@ def test_a_publication_in_several_channels_counts_by_parts() -> None:
 
 
 def test_many_publishers_of_a_channel_each_leave_no_more_than_fits() -> None:
-    """The newest stay, and nothing of those who were forgotten."""
     shared = Shared(total=room(10, channels=10, publishers=10) + 200)
     for number in range(100):
         shared.publish(f"address {number}", f"c{number}")

@@ -74,7 +74,6 @@ def test_an_id_of_many_channels_is_taken_for_one_of_any_pattern() -> None:
 
 
 def test_it_takes_what_it_counts() -> None:
-    """For many ids of one channel, and for one of each of many."""
     for channels, ids in ((1, 20_000), (20_000, 1)):
         names = [f"channel.{number}" for number in range(channels)]
         retired = RetiredIds(max_bytes=PLENTY)

@@ -20,7 +20,6 @@ from tests.backends.memory.history_cases import (
 
 
 def test_a_pattern_has_the_watermark_of_what_it_matches() -> None:
-    """Seen before or after the eviction, and before or after the channel."""
     history = history_of(1)
     assert lost(history, "x.*") == 0
     fill(history, "x.1", "y.1", "x.1", "y.1", "x.2", "y.1")
@@ -87,10 +86,8 @@ def test_what_was_evicted_before_is_no_news() -> None:
     assert history.watermarks.evictions == told + 1
     for selector in (both, Selector.parse("*"), Selector.parse("b"), Selector.parse("a", "b*")):
         assert run_to_completion(history.watermarks.newest_loss(selector, seen=told)) == 1
-        assert (
-            run_to_completion(history.watermarks.newest_loss(selector, seen=history.watermarks.evictions))
-            == 0
-        )
+        found = run_to_completion(history.watermarks.newest_loss(selector, seen=history.watermarks.evictions))
+        assert found == 0
     assert run_to_completion(history.watermarks.newest_loss(Selector.parse("a"), seen=told)) == 0
 
 
@@ -120,7 +117,6 @@ def test_a_channel_that_was_forgotten_meanwhile_is_news() -> None:
 
 
 def test_another_channel_that_is_forgotten_is_no_news() -> None:
-    """To who asked for channels by name that are all still remembered."""
     history = history_of(max_channels=3, a=HistoryLimits(2, PLENTY, FOREVER))
     fill(history, "x", "b", *"aaaa", "b", "x", "a", "b")
     both, told = Selector.parse("a", "b"), history.watermarks.evictions
