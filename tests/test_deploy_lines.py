@@ -116,6 +116,7 @@ OF_CADDY = [
 ]
 
 ERROR = 'http-error status {} content-type "text/event-stream; charset=utf-8" lf-string "${{REFUSAL}}{}\\n"'
+ANOTHER = "http-response set-header A"
 RESUMED = r"id: %[var(txn.id)]\n"
 
 OF_HAPROXY = [
@@ -139,22 +140,10 @@ OF_HAPROXY = [
             (ERROR.format(504, RESUMED), "", ask.comes_back_after_silence),
             (ERROR.format(503, ""), "", ask.comes_anew),
             ("http-after-response set-status 200 if away own sse", "", ask.comes_back),
-            ("http-after-response set-header Retry-After 5", "http-response set-header A 5", ask.told),
-            (
-                "http-after-response set-header Cache-Control no-store",
-                "http-response set-header A 5",
-                ask.told,
-            ),
-            (
-                "http-after-response set-header Access-Control-Allow-Origin",
-                "http-response set-header A",
-                ask.told,
-            ),
-            (
-                "http-after-response set-header Access-Control-Allow-Credentials",
-                "http-response set-header A",
-                ask.told,
-            ),
+            ("http-after-response set-header Retry-After 5", f"{ANOTHER} 5", ask.told),
+            ("http-after-response set-header Cache-Control no-store", f"{ANOTHER} 5", ask.told),
+            ("http-after-response set-header Access-Control-Allow-Origin", ANOTHER, ask.told),
+            ("http-after-response set-header Access-Control-Allow-Credentials", ANOTHER, ask.told),
         )
     ),
 ]

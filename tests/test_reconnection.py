@@ -45,13 +45,7 @@ def waits(reconnections: Reconnections, *brought: bytes) -> list[float]:
         ("60", 240.0),
         ("86400", 345_600.0),
         ("1e308", float("inf")),
-        ("0", SILENCE),
-        ("-1", SILENCE),
-        ("true", SILENCE),
-        ("null", SILENCE),
-        ('"4"', SILENCE),
-        ("1e999", SILENCE),
-        ("[", SILENCE),
+        *((text, SILENCE) for text in ("0", "-1", "true", "null", '"4"', "1e999", "[")),
     ],
 )
 def test_silence_is_four_heartbeats(heartbeat: str, silence: float) -> None:

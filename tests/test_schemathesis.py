@@ -19,17 +19,8 @@ SCRIPT = Path(sysconfig.get_path("scripts"), "schemathesis")
 ROOT = Path(__file__).parent.parent
 
 HOOKS = {"SCHEMATHESIS_HOOKS": "tests.support.fuzzing", "PYTHONPATH": str(ROOT)}
-HOW = [
-    "--checks",
-    "all",
-    "--max-examples",
-    "20",
-    "--seed",
-    "4",
-    "--generation-database",
-    "none",
-    "--no-color",
-]
+HOW = ["--checks", "all", "--max-examples", "20", "--seed", "4", "--generation-database", "none"]
+HOW += ["--no-color"]
 
 TOKEN = "a-token-that-may-do-everything"
 BEARER = ("--header", f"Authorization: Bearer {TOKEN}")

@@ -124,22 +124,19 @@ def batches_of(steps: list[Step]) -> Iterator[tuple[float, list[Publication]]]:
         yield now, batch
 
 
-ASKED = [
-    Selector.parse(*channels, types=types)
-    for channels in (
-        ["a"],
-        ["b"],
-        ["x.2"],
-        ["a", "b"],
-        ["a", "x", "none"],
-        ["none"],
-        NAMES,
-        ["x*"],
-        ["x.*", "a"],
-        ["*"],
-    )
-    for types in (None, ["t"])
+CHANNELS = [
+    ["a"],
+    ["b"],
+    ["x.2"],
+    ["a", "b"],
+    ["a", "x", "none"],
+    ["none"],
+    NAMES,
+    ["x*"],
+    ["x.*", "a"],
+    ["*"],
 ]
+ASKED = [Selector.parse(*channels, types=types) for channels in CHANNELS for types in (None, ["t"])]
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)

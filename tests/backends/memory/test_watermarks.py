@@ -23,23 +23,10 @@ def test_a_pattern_has_the_watermark_of_what_it_matches() -> None:
     history = history_of(1)
     assert lost(history, "x.*") == 0
     fill(history, "x.1", "y.1", "x.1", "y.1", "x.2", "y.1")
-    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
-        1,
-        4,
-        4,
-        4,
-        0,
-        0,
-    ]
+    patterns = ("x.*", "y.*", "*", "*.1", "*.2", "z*")
+    assert [lost(history, pattern) for pattern in patterns] == [1, 4, 4, 4, 0, 0]
     fill(history, "x.2", "z", "z", start=7)
-    assert [lost(history, pattern) for pattern in ("x.*", "y.*", "*", "*.1", "*.2", "z*")] == [
-        5,
-        4,
-        8,
-        4,
-        5,
-        8,
-    ]
+    assert [lost(history, pattern) for pattern in patterns] == [5, 4, 8, 4, 5, 8]
 
 
 @pytest.mark.parametrize("recent", [1, 2, 3, 100])
