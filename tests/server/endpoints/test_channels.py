@@ -201,7 +201,7 @@ async def test_many_channels_are_listed_in_pieces(
     assert [each["channel"] for each in page["channels"]] == [f"c{number:03}" for number in range(10, 60)]
     assert page["next"] == "c059"
     assert len(waiting) > 20
-    with held_up(server.broadcaster.work, monkeypatch):
+    with held_up(monkeypatch):
         await leaving.request("GET", "/channels?limit=50")
         await until(lambda: len(server.broadcaster.work) == 1)
         leaving.reset()

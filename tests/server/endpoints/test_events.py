@@ -511,7 +511,7 @@ async def test_where_to_begin_is_looked_for_in_pieces(
     epoch = server.broadcaster.cursor.partition("-")[0]
     path = f"/events/*x,c*3,c*4?since={f'{epoch}-20' if since == 'id' else since}"
     leaving, reader = await connect(server), await connect(server)
-    with held_up(server.broadcaster.work, monkeypatch):
+    with held_up(monkeypatch):
         await leaving.request("GET", path)
         await until(lambda: len(server.broadcaster.work) == 1)
         leaving.reset()
