@@ -1,13 +1,16 @@
-"""The census: what waits for whom, however many they are."""
+"""What waits for whom, however many they are."""
 
 import asyncio
 import itertools
 
 import pytest
 
-from sse_broadcast.fanout import backlog as census_module
-from sse_broadcast.fanout.backlog import COMPARED_AT_ONCE, SUBSCRIBERS_PER_TURN, BacklogStats
+from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.fanout import backlog as backlog_module
+from sse_broadcast.fanout.backlog import COMPARED_AT_ONCE, SUBSCRIBERS_PER_TURN
+from sse_broadcast.fanout.dispatcher import Dispatcher
 from sse_broadcast.metrics import Distribution
+from tests.support.dispatching import publish
 from tests.support.memory_sinks import connect, make_broadcaster
 from tests.support.sockets import until
 
@@ -19,14 +22,12 @@ def observed(distribution: Distribution) -> list[int]:
 
 
 async def test_nobody_is_counted_where_nobody_is() -> None:
-    """No subscriber, nothing that waits."""
     backlog = await make_broadcaster().backlog()
     assert (backlog.queued_events.count, backlog.queued_bytes.count, backlog.replaying) == (0, 0, 0)
 
 
-async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
+async def test_what_waits_in_a_log_is_counted_for_each_place_in_it(broadcaster: Broadcaster) -> None:
     """Outboxes that joined before, between and after two events that are yet to be written."""
-    broadcaster = make_broadcaster()
     connect(broadcaster)
     await broadcaster.broadcast("a")
     connect(broadcaster)
@@ -40,32 +41,28 @@ async def test_what_waits_in_a_log_is_counted_for_each_place_in_it() -> None:
     assert backlog.queued_bytes.total == one.size + 2 * other.size
 
 
-async def test_what_waits_in_a_queue_of_ones_own_is_counted() -> None:
+async def test_what_waits_in_a_queue_of_ones_own_is_counted(broadcaster: Broadcaster) -> None:
     """Of a reader whose socket is full, and of a program that does not iterate."""
-    broadcaster = make_broadcaster()
     outbox, sink = connect(broadcaster)
     stream = broadcaster.subscribe("default")
     async with stream:
         sink.takes_more = False
         await broadcaster.broadcast("a")
         await until(lambda: outbox.blocked)
-        await broadcaster.broadcast("b")
-        await broadcaster.broadcast("c")
+        await publish(broadcaster, "b", "c")
         backlog = await broadcaster.backlog()
     assert backlog.queued_events.total == 2 + 3
     assert backlog.queued_events.count == 2
     assert backlog.queued_bytes.total == sum(each.queued_bytes for each in (outbox.subscriber,)) / 2 * 5
 
 
-async def test_who_is_catching_up_is_counted_as_such() -> None:
+async def test_who_is_catching_up_is_counted_as_such(broadcaster: Broadcaster) -> None:
     """What it has yet to get is in the history, and nowhere else."""
-    broadcaster = make_broadcaster()
-    await broadcaster.broadcast("a")
-    connect(broadcaster, since="earliest")
+    await publish(broadcaster, "a")
+    outbox, _ = connect(broadcaster, since="earliest")
     backlog = await broadcaster.backlog()
     assert (backlog.replaying, backlog.queued_events.count) == (1, 0)
-    await until(lambda: not any(group.log for group in broadcaster._hub.groups))
-    await asyncio.sleep(0)
+    await until(lambda: outbox.following)
     backlog = await broadcaster.backlog()
     assert (backlog.replaying, backlog.queued_events.count) == (0, 1)
 
@@ -74,11 +71,11 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
     """A scrape is nobody's wait: neither of many subscribers of one channel nor of many channels."""
     broadcaster = make_broadcaster(subscribed_channels=100_000)
     # What is published waits as long as the collection takes: with nothing to compare that would be shorter.
-    monkeypatch.setattr(broadcaster._delivery, "schedule_slice", lambda: None)
+    monkeypatch.setattr(Dispatcher, "schedule_group", lambda *_: None)
     for number in range(2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE):
         connect(broadcaster)
         connect(broadcaster, f"c{number}")
-    await broadcaster.broadcast("a")
+    await publish(broadcaster, "a")
     turns = 0
     taking = asyncio.ensure_future(broadcaster.backlog())
     while not taking.done():
@@ -89,20 +86,21 @@ async def test_the_loop_turns_between_two_portions(monkeypatch: pytest.MonkeyPat
     assert backlog.queued_events.count == 2 * (2 * SUBSCRIBERS_PER_TURN + COMPARED_AT_ONCE)
 
 
-async def test_who_leaves_meanwhile_is_no_harm() -> None:
+async def test_who_leaves_meanwhile_is_no_harm(
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
+) -> None:
     """Subscribers, and the group as a whole, that are gone when it is their turn."""
-    broadcaster = make_broadcaster()
+    monkeypatch.setattr(Dispatcher, "schedule_group", lambda *_: None)
+    monkeypatch.setattr(backlog_module, "SUBSCRIBERS_PER_TURN", COMPARED_AT_ONCE)
     outboxes = [connect(broadcaster)[0] for _ in range(2 * COMPARED_AT_ONCE)]
-    await broadcaster.broadcast("a")
-    backlog = BacklogStats()
-    steps = backlog._steps(tuple(broadcaster._hub.groups))
-    assert next(steps) == COMPARED_AT_ONCE
+    await publish(broadcaster, "a")
+    taking = asyncio.ensure_future(broadcaster.backlog())
+    await asyncio.sleep(0)
     for outbox in outboxes:
         broadcaster.disconnect(outbox)
-    assert list(steps) == [COMPARED_AT_ONCE, 1]
-    assert backlog.queued_events.count == COMPARED_AT_ONCE
+    assert (await taking).queued_events.count == COMPARED_AT_ONCE
 
 
 def test_a_portion_is_made_of_steps() -> None:
     """Or it would be larger than it says."""
-    assert census_module.SUBSCRIBERS_PER_TURN % census_module.COMPARED_AT_ONCE == 0
+    assert backlog_module.SUBSCRIBERS_PER_TURN % backlog_module.COMPARED_AT_ONCE == 0

@@ -1,5 +1,6 @@
 """A queue in which the newest replaces."""
 
+import itertools
 import tracemalloc
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from sse_broadcast.channels import Selector
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.conflation import Conflated
+from sse_broadcast.fanout.conflation import ITEM, NAME, Conflated
 from sse_broadcast.publication import Publication, place
 
 
@@ -35,13 +36,6 @@ def positions(queue: Conflated) -> list[int]:
     return taken
 
 
-def test_the_newest_of_a_key_stands_at_its_own_place() -> None:
-    """Ids only rise: what replaces stands where it was published, not where the replaced one stood."""
-    queue = Conflated(Selector.parse("a"))
-    offer(queue, publication(1, key="x"), publication(2, key="y"), publication(3, key="x"))
-    assert positions(queue) == [2, 3]
-
-
 def test_what_is_replaced_gives_its_bytes_back() -> None:
     """As many as it counted for."""
     queue = Conflated(Selector.parse("a"))
@@ -51,37 +45,30 @@ def test_what_is_replaced_gives_its_bytes_back() -> None:
     assert len(queue) == 0
 
 
-def test_events_without_a_key_stay() -> None:
-    """They replace nothing and nothing replaces them."""
-    queue = Conflated(Selector.parse("a"))
-    assert offer(queue, *(publication(place, key=None) for place in range(1, 4)), publication(4)) == 0
-    assert positions(queue) == [1, 2, 3, 4]
-
-
-def test_keys_are_of_their_channel() -> None:
-    """The same key on another channel is another thing."""
-    queue = Conflated(Selector.parse("a", "b"))
-    assert offer(queue, publication(1, "a"), publication(2, "b")) == 0
-    assert positions(queue) == [1, 2]
-
-
 @pytest.mark.parametrize(
-    ("channels", "expected"),
+    ("offers", "expected"),
     [
-        (["ab", "a"], [1, 2]),
-        (["ab", "a", "b"], [2, 3]),
-        (["ab", "b", "b", "a"], [3, 4]),
-        (["ab", "ab"], [2]),
-        (["a", "ab", "b"], [2, 3]),
-        (["a", "b", "ab"], [3]),
-        (["abc", "c", "b"], [1, 2, 3]),
-        (["abc", "cb", "a"], [2, 3]),
+        (["a:x", "a:y", "a:x"], [2, 3]),
+        (["a", "a", "a", "a:k"], [1, 2, 3, 4]),
+        (["a:k", "b:k"], [1, 2]),
+        (["ab:k", "a:k"], [1, 2]),
+        (["ab:k", "a:k", "b:k"], [2, 3]),
+        (["ab:k", "b:k", "b:k", "a:k"], [3, 4]),
+        (["ab:k", "ab:k"], [2]),
+        (["a:k", "ab:k", "b:k"], [2, 3]),
+        (["a:k", "b:k", "ab:k"], [3]),
+        (["abc:k", "c:k", "b:k"], [1, 2, 3]),
+        (["abc:k", "cb:k", "a:k"], [2, 3]),
     ],
 )
-def test_one_in_several_channels_goes_once_each_has_a_newer(channels: list[str], expected: list[int]) -> None:
-    """As long as it is the newest of its key in one of them, it is news."""
+def test_an_event_goes_once_each_of_its_channels_has_a_newer_of_its_key(
+    offers: list[str], expected: list[int]
+) -> None:
+    """The newest stands at its own place; one without a key replaces nothing, and nothing replaces it."""
     queue = Conflated(Selector.parse("a", "b", "c"))
-    offer(queue, *(publication(place, names) for place, names in enumerate(channels, 1)))
+    for position, each in enumerate(offers, 1):
+        channels, _, key = each.partition(":")
+        offer(queue, publication(position, channels, key or None))
     assert positions(queue) == expected
 
 
@@ -110,7 +97,20 @@ def test_one_partly_replaced_when_it_is_taken_leaves_nothing_behind() -> None:
     assert offer(queue, publication(3, "b")) == 0
     assert offer(queue, publication(4, "a")) == publication(2, "a").size
     assert positions(queue) == [3, 4]
-    assert (queue._newest, queue._claims) == ({}, {})
+    assert queue.bytes == 0
+
+
+def test_a_queue_that_empties_again_and_again_takes_no_more() -> None:
+    """Nothing is kept of what was taken, whether it was replaced in some of its channels or not."""
+    queue = Conflated(Selector.parse("a", "b"))
+    came = [publication(position, "ab" if position % 2 else "a") for position in range(1, 2001)]
+    tracemalloc.start()
+    for first, second in itertools.pairwise(came):
+        offer(queue, first, second)
+        positions(queue)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 20 * ITEM
 
 
 @dataclass
@@ -154,12 +154,10 @@ def test_it_keeps_what_the_naive_way_keeps(steps: list[tuple[str, str | None, st
                 assert offer(queue, new) == naive.offer(new)
         elif naive.items:
             assert queue.popleft() is naive.items.pop(0)
-        assert list(queue._items.values()) == naive.items
         assert len(queue) == len(naive.items)
-        assert len(queue._claims) <= len(queue)
-        assert len(queue._newest) <= 3 * len(queue)
+        assert queue.bytes <= (ITEM + 3 * NAME) * len(queue)
     assert positions(queue) == [one.position for one in naive.items]
-    assert (queue._newest, queue._claims) == ({}, {})
+    assert queue.bytes == 0
 
 
 @pytest.mark.parametrize("channels", [1, 100])

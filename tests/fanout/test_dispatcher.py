@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import random
+import weakref
 
 import pytest
 
 from sse_broadcast import wire
+from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import ChannelRule, Overflow
 from sse_broadcast.cursor import Keyword
 from sse_broadcast.encoding import CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
@@ -22,8 +24,12 @@ from tests.support.dispatching import (
     LoopClock,
     beat,
     blocks,
+    deliver,
+    drain,
     pass_by,
+    publish,
     require_closed,
+    run_slice,
     runs,
     settled,
 )
@@ -31,68 +37,61 @@ from tests.support.memory_sinks import EPOCH, MemorySink, block, connect
 from tests.support.memory_sinks import make_broadcaster as make
 from tests.support.sockets import until
 
-NEAR = FAR_BEHIND - 1
-"""Positions that a cursor may be behind before a heartbeat brings it up."""
+
+@pytest.fixture
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a slice end behind one turn of a group."""
+    monkeypatch.setattr(dispatcher_module, "SLICE_SECONDS", 1e-6)
 
 
-async def test_every_outbox_gets_everything_in_order() -> None:
+async def test_every_outbox_gets_everything_in_order(broadcaster: Broadcaster) -> None:
     """More outboxes than a turn, more events than a pass."""
-    broadcaster = make()
     sinks = [connect(broadcaster)[1] for _ in range(3 * OUTBOXES_PER_TURN + 1)]
-    for number in range(5):
-        await broadcaster.broadcast(str(number))
+    await publish(broadcaster, *range(5))
     everything = blocks(*range(5))
     await until(lambda: all(len(sink.data) == len(everything) for sink in sinks))
     assert {sink.data for sink in sinks} == {everything}
 
 
-async def test_what_waits_leaves_in_one_write() -> None:
+async def test_what_waits_leaves_in_one_write(broadcaster: Broadcaster) -> None:
     """Events published before a slice are joined; those after it are not waited for."""
-    broadcaster = make()
     _, sink = connect(broadcaster)
-    await broadcaster.broadcast("a")
-    await broadcaster.broadcast("b")
+    await publish(broadcaster, "a", "b")
     await settled()
-    await broadcaster.broadcast("c")
-    await settled()
+    await deliver(broadcaster, "c")
     assert sink.written == [blocks("a", "b"), block(3, "c")]
 
 
-async def test_a_write_joins_a_bounded_number_of_bytes() -> None:
+async def test_a_write_joins_a_bounded_number_of_bytes(broadcaster: Broadcaster) -> None:
     """What is longer than a write goes in several, each of whole frames."""
-    broadcaster = make()
     _, sink = connect(broadcaster)
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 5)
     await until(lambda: sink.data == blocks(*[LARGE] * 5))
     assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
     assert all(len(data) <= WRITE_LIMIT for data in sink.written)
 
 
-async def test_who_joins_in_the_middle_gets_what_came_after() -> None:
+async def test_who_joins_in_the_middle_gets_what_came_after(broadcaster: Broadcaster) -> None:
     """An outbox that joins while events wait for others gets none of those, and all that follow."""
-    broadcaster = make()
     _, first = connect(broadcaster)
     await broadcaster.broadcast("a")
     _, second = connect(broadcaster)
-    await broadcaster.broadcast("b")
-    await settled()
+    await deliver(broadcaster, "b")
     assert first.data == blocks("a", "b")
     assert second.data == block(2, "b")
 
 
-async def test_a_crowd_may_join_in_the_middle() -> None:
+@pytest.mark.usefixtures("one_turn")
+async def test_a_crowd_may_join_in_the_middle(broadcaster: Broadcaster) -> None:
     """Each gets what came after it, a turn of them at a time; one that goes meanwhile gets nothing."""
-    broadcaster = make()
-    _, first = connect(broadcaster)
-    await broadcaster.broadcast("a")
+    outbox, first = connect(broadcaster)
+    await publish(broadcaster, "a")
     crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
-    await broadcaster.broadcast("b")
-    (group,) = broadcaster._hub.groups
-    dispatcher = broadcaster._delivery
+    await publish(broadcaster, "b")
+    group = outbox.group
     turns = 0
     while group.log:
-        dispatcher._advance_pass(group)
+        await run_slice()
         turns += 1
         if turns == 2:
             broadcaster.disconnect(crowd.pop()[0])
@@ -101,61 +100,52 @@ async def test_a_crowd_may_join_in_the_middle() -> None:
     assert {sink.data for _, sink in crowd} == {block(2, "b")}
     assert {outbox.offset for outbox, _ in crowd} == {group.end}
     assert (len(group.writers), group.late_joiners) == (1 + 2 * OUTBOXES_PER_TURN, {})
-    assert broadcaster._metrics.events_written == 2 + 2 * OUTBOXES_PER_TURN
+    assert broadcaster.metrics.events_written == 2 + 2 * OUTBOXES_PER_TURN
 
 
-async def test_one_that_is_filled_by_what_it_catches_up_with_has_it() -> None:
+async def test_one_that_is_filled_by_what_it_catches_up_with_has_it(broadcaster: Broadcaster) -> None:
     """It waits for nothing that it was written."""
-    broadcaster = make()
     connect(broadcaster)
     await broadcaster.broadcast("a")
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    await broadcaster.broadcast("b")
-    await settled()
+    outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "b")
     assert (sink.data, outbox.behind, outbox.following) == (block(2, "b"), 0, False)
-    sink.takes_more = True
-    outbox.on_drained()
-    await broadcaster.broadcast("c")
-    await settled()
+    sink.drain()
+    await deliver(broadcaster, "c")
     assert sink.data == block(2, "b") + block(3, "c")
 
 
-async def test_a_pass_that_nobody_waits_for_is_not_late() -> None:
+async def test_a_pass_that_nobody_waits_for_is_not_late(broadcaster: Broadcaster) -> None:
     """What they have yet to get goes with those who leave."""
-    broadcaster = make()
     for _ in range(2):
         outbox, _ = connect(broadcaster)
         await broadcaster.broadcast("a")
         broadcaster.disconnect(outbox)
         await settled()
-    assert broadcaster._metrics.delay.count == 0
+    assert broadcaster.metrics.delay.count == 0
 
 
-async def test_one_that_was_late_and_full_gets_nothing_twice() -> None:
+@pytest.mark.usefixtures("one_turn")
+async def test_one_that_was_late_and_full_gets_nothing_twice(broadcaster: Broadcaster) -> None:
     """It comes back while the pass is on that it had a part in, and has its end by then."""
-    broadcaster = make()
     connect(broadcaster)
-    await broadcaster.broadcast("a")
-    crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
-    await broadcaster.broadcast("b")
-    (group,) = broadcaster._hub.groups
-    dispatcher = broadcaster._delivery
-    dispatcher._advance_pass(group)
+    await publish(broadcaster, "a")
+    crowd = [connect(broadcaster) for _ in range(2 * OUTBOXES_PER_TURN + 1)]
+    await publish(broadcaster, "b")
     outbox, sink = crowd[-1]
+    await run_slice()
     outbox.on_full()
-    dispatcher._advance_pass(group)
     outbox.on_drained()
-    dispatcher._write_next(outbox)
+    await run_slice()
     assert (sink.data, outbox.following) == (block(2, "b"), True)
-    dispatcher._advance_pass(group)
-    assert not group.log
-    await broadcaster.broadcast("c")
+    assert outbox.group.batch is not None
     await settled()
-    assert {sink.data for _, sink in crowd} == {block(2, "b") + block(3, "c")}
+    assert not outbox.group.log
+    await deliver(broadcaster, "c")
+    assert {tuple(sink.written) for _, sink in crowd} == {(block(2, "b"), block(3, "c"))}
 
 
-async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
+async def test_a_sink_that_fills_and_then_fails_harms_nobody(broadcaster: Broadcaster) -> None:
     """It has left the writer list by the time that it fails; those behind it get theirs."""
 
     class Filling(MemorySink):
@@ -163,36 +153,28 @@ async def test_a_sink_that_fills_and_then_fails_harms_nobody() -> None:
             super().write(data)
             raise RuntimeError("broken")
 
-    broadcaster = make()
     sinks = [MemorySink(), Filling(), MemorySink()]
     for sink in sinks:
         connect(broadcaster, sink=sink)
     sinks[1].takes_more = False
-    await broadcaster.broadcast("a")
-    await settled()
+    await deliver(broadcaster, "a")
     assert [sink.data for sink in sinks] == [block(1, "a")] * 3
     assert broadcaster.counts.closed == {"error": 1}
-    assert broadcaster._metrics.events_written == 2
+    assert broadcaster.metrics.events_written == 2
 
 
-async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
+async def test_a_full_sink_is_not_written_to_until_it_has_emptied(broadcaster: Broadcaster) -> None:
     """Its events wait in its own queue, in order, while others go on; then it joins its group again."""
-    broadcaster = make()
     outbox, slow = connect(broadcaster)
     _, other = connect(broadcaster)
     slow.takes_more = False
-    await broadcaster.broadcast("a")
-    await settled()
-    await broadcaster.broadcast("b")
-    await broadcaster.broadcast("c")
+    await deliver(broadcaster, "a")
+    await publish(broadcaster, "b", "c")
     await settled()
     assert (slow.data, len(outbox.subscriber)) == (block(1, "a"), 2)
     assert other.data == blocks("a", "b", "c")
-    slow.takes_more = True
-    outbox.on_drained()
-    await settled()
-    await broadcaster.broadcast("d")
-    await settled()
+    await drain(slow)
+    await deliver(broadcaster, "d")
     assert slow.data == blocks("a", "b", "c", "d")
     assert outbox.following
 
@@ -200,14 +182,11 @@ async def test_a_full_sink_is_not_written_to_until_it_has_emptied() -> None:
 async def test_a_sink_that_fills_during_a_pass_loses_nothing_published_meanwhile() -> None:
     """What was logged behind the pass that filled it is in its queue."""
     broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for _ in range(4):
-        await broadcaster.broadcast(LARGE)
+    _outbox, sink = connect(broadcaster, takes_more=False)
+    await publish(broadcaster, *[LARGE] * 4)
     await settled()
     assert len(sink.written) == 1
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     await until(lambda: sink.data == blocks(*[LARGE] * 4))
 
 
@@ -215,52 +194,41 @@ async def test_a_burst_larger_than_the_queue_drops_nothing_of_a_reader_that_take
     """A program that publishes without pause disconnects no healthy reader."""
     broadcaster = make(queue_size=10, overflow=Overflow.DISCONNECT)
     _, sink = connect(broadcaster)
-    for number in range(1000):
-        await broadcaster.broadcast(str(number))
+    await publish(broadcaster, *range(1000))
     await settled()
     assert sink.data == blocks(*range(1000))
     assert broadcaster.client_count == 1
 
 
-async def test_a_broken_sink_harms_nobody_else() -> None:
-    """An exception from one sink cuts that one, counted as an error, and the pass goes on."""
-    broadcaster = make()
-    _, before = connect(broadcaster)
-    _, broken = connect(broadcaster)
-    _, after = connect(broadcaster)
-    broken.broken = True
-    await broadcaster.broadcast("a")
+@pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
+@pytest.mark.parametrize("since", [None, "earliest"])
+async def test_a_sink_that_fails_harms_nobody_else(
+    broadcaster: Broadcaster, fault: str, reason: str, since: str | None
+) -> None:
+    """It is let go at its next write, live or catching up, and its owner is told; the pass goes on."""
+    if since:
+        await publish(broadcaster, "a")
+    (_, before), (outbox, failing), (_, after) = [connect(broadcaster, since=since) for _ in range(3)]
+    setattr(failing, fault, True)
+    if not since:
+        await publish(broadcaster, "a")
     await settled()
-    assert before.data == after.data == block(1, "a")
-    assert broken.aborted == 1
-    assert broadcaster.counts.closed == {"error": 1}
-    assert broadcaster.client_count == 2
-
-
-async def test_a_lost_connection_is_let_go_at_its_next_write() -> None:
-    """Its subscriber has left, and its owner is told."""
-    broadcaster = make()
-    _, sink = connect(broadcaster)
-    sink.gone = True
-    await broadcaster.broadcast("a")
-    await settled()
-    assert broadcaster.counts.closed == {"left": 1}
-    assert sink.closed >= 1
+    assert broadcaster.counts.closed == {reason: 1}
+    assert (outbox.subscriber.catching_up, outbox.following, broadcaster.client_count) == (None, False, 2)
+    assert failing.aborted if fault == "broken" else failing.closed
+    await deliver(broadcaster, "b")
+    assert before.data == after.data == blocks("a", "b")
+    assert failing.written == []
 
 
 async def test_an_overflowing_subscriber_gets_close_if_it_still_takes_it() -> None:
     """Its queue is dropped, it gets `$close`, and its stream ends."""
     broadcaster = make(queue_size=1)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
-        await settled()
+    outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "a", "b", "c")
     assert outbox.subscriber.closed is CloseReason.SLOW
     assert (broadcaster.client_count, len(outbox.subscriber)) == (0, 0)
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
+    await drain(sink)
     assert sink.written[0] == block(1, "a")
     require_closed(sink.written[1], "slow", 1)
     assert (len(sink.written), sink.closed, sink.aborted) == (2, 1, 0)
@@ -270,14 +238,9 @@ async def test_an_overflowing_subscriber_gets_close_if_it_still_takes_it() -> No
 async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow) -> None:
     """What it gets is what was kept, and one `$reset` with the number of the rest."""
     broadcaster = make(queue_size=2, overflow=overflow)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for number in range(6):
-        await broadcaster.broadcast(str(number))
-        await settled()
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
+    _outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, *range(6))
+    await drain(sink)
     reset = b'event: $reset\ndata: {"reason": "slow", "channels": ["default"], "missed": 3}\n'
     kept = {
         Overflow.DROP_OLDEST: block(1, 0) + reset + b"id: 0123abcd-4\n\n" + blocks(4, 5, first=5),
@@ -287,9 +250,8 @@ async def test_a_reader_that_falls_behind_is_told_of_its_loss(overflow: Overflow
     assert broadcaster.counts.dropped == {overflow: 3}
 
 
-async def test_closing_gives_what_was_accepted_then_close() -> None:
+async def test_closing_gives_what_was_accepted_then_close(broadcaster: Broadcaster) -> None:
     """A server that stops loses nothing it has answered for."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
 
     async def publish_and_close() -> None:
@@ -307,17 +269,20 @@ async def test_closing_gives_what_was_accepted_then_close() -> None:
     assert broadcaster.counts.closed == {"drain": 1}
 
 
-async def test_a_burst_schedules_its_group_once() -> None:
-    """However often a log at its limits was emptied meanwhile, its group waits for one turn."""
+async def test_a_burst_schedules_its_group_once(clock: LoopClock) -> None:
+    """However often a log at its limits was emptied meanwhile, its group has one turn for each of another."""
+    order: list[str] = []
     broadcaster = make(queue_size=10)
-    _, sink = connect(broadcaster)
-    for number in range(95):
-        await broadcaster.broadcast(str(number))
-    assert len(broadcaster._delivery._ready) == 1
+    sinks = [CostlySink(name, clock, 0.0, order) for name in "ab" * 2 * OUTBOXES_PER_TURN]
+    for sink, name in zip(sinks, itertools.cycle("ab"), strict=False):
+        connect(broadcaster, name, sink=sink)
+    await publish(broadcaster, *range(95), channels=["a"])
+    await publish(broadcaster, 95, channels=["b"])
+    order.clear()
     await settled()
-    assert sink.data == blocks(*range(95))
-    assert not broadcaster._delivery._ready
-    assert all(sink.written)
+    assert runs(order) == [("a", OUTBOXES_PER_TURN), ("b", OUTBOXES_PER_TURN)] * 2
+    assert {sink.data for sink in sinks} == {blocks(*range(95)), block(96, 95)}
+    assert all(all(sink.written) for sink in sinks)
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
@@ -334,8 +299,7 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
         await broadcaster.broadcast(str(number))
         if number == 0:
             await settled()
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     for number in range(1 + queue_size, 4 + 3 * queue_size):
         await broadcaster.broadcast(str(number))
         assert not (outbox.following and len(outbox.subscriber))
@@ -345,18 +309,14 @@ async def test_an_event_that_finds_its_queue_full_and_its_sink_empty_keeps_its_p
     assert sink.data == everything
 
 
-async def test_the_end_is_written_once() -> None:
+async def test_the_end_is_written_once(broadcaster: Broadcaster) -> None:
     """An outbox that has just drained, or has a heartbeat due, and ends in the same turn ends once."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    await broadcaster.broadcast("a")
-    await settled()
+    outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "a")
     await broadcaster.broadcast("b")
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     outbox.heartbeat_due = True
-    broadcaster._delivery.schedule_outbox(outbox)
+    outbox.on_ready()
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await settled()
     assert sink.data.count(b"$close") == 1
@@ -368,15 +328,11 @@ async def test_the_end_is_written_once() -> None:
 async def test_a_conflating_reader_that_falls_behind_keeps_the_newest_of_each_key() -> None:
     """At the newest one's place, and without a word of a loss."""
     broadcaster = make(queue_size=2, overflow=Overflow.CONFLATE)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    await broadcaster.broadcast("first")
-    await settled()
+    _outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "first")
     for number in range(6):
         await broadcaster.broadcast(str(number), key=f"k{number % 2}")
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
+    await drain(sink)
     assert sink.data == block(1, "first") + block(6, 4) + block(7, 5)
     assert (broadcaster.counts.dropped, broadcaster.counts.resets) == ({}, {})
 
@@ -393,9 +349,8 @@ async def test_close_says_when_to_come_back_as_the_channels_rule_does(encoding: 
     closing.cancel()
 
 
-async def test_who_leaves_before_its_close_is_written_nothing() -> None:
+async def test_who_leaves_before_its_close_is_written_nothing(broadcaster: Broadcaster) -> None:
     """Its handler is over, and its sink is no longer ours to write to."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
     outbox.subscriber.close(CloseReason.DRAIN)
     broadcaster.disconnect(outbox)
@@ -403,19 +358,14 @@ async def test_who_leaves_before_its_close_is_written_nothing() -> None:
     assert sink.written == []
 
 
-async def test_readers_of_several_channels_are_told_which() -> None:
+async def test_readers_of_several_channels_are_told_which(broadcaster: Broadcaster) -> None:
     """Live, from a queue of their own, and from the history: the first that they asked for."""
-    broadcaster = make()
     line = b'{"channel":"b","id":"0123abcd-%d","event":"message","data":"%d","time":1700000000.0}\n'
-    outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
-    await broadcaster.broadcast("1", channels=["a", "b", "c"])
-    await settled()
+    _outbox, live = connect(broadcaster, "b", "c", sink=MemorySink(NDJSON))
+    await deliver(broadcaster, "1", channels=["a", "b", "c"])
     live.takes_more = False
-    for text in "23":
-        await broadcaster.broadcast(text, channels=["a", "b", "c"])
-        await settled()
-    live.takes_more = True
-    outbox.on_drained()
+    await deliver(broadcaster, *"23", channels=["a", "b", "c"])
+    live.drain()
     _, late = connect(broadcaster, "b*", since="earliest", sink=MemorySink(NDJSON))
     await settled()
     assert live.data == late.data == b"".join(line % (number, number) for number in (1, 2, 3))
@@ -424,40 +374,34 @@ async def test_readers_of_several_channels_are_told_which() -> None:
 # Catching up.
 
 
-async def test_a_reader_catches_up_in_pages_and_goes_live() -> None:
+async def test_a_reader_catches_up_in_pages_and_goes_live(broadcaster: Broadcaster) -> None:
     """What it has to get leaves as whole frames, in bounded writes; what comes then, as for anyone."""
-    broadcaster = make()
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 5)
     outbox, sink = connect(broadcaster, since="earliest")
     assert (outbox.following, broadcaster.client_count) == (False, 1)
     await until(lambda: outbox.following)
     assert sink.data == blocks(*[LARGE] * 5)
     assert [data.count(b"id: ") for data in sink.written] == [2, 2, 1]
     assert outbox.subscriber.catching_up is None
-    await broadcaster.broadcast("live")
-    await settled()
+    await deliver(broadcaster, "live")
     assert sink.written[3:] == [block(6, "live")]
 
 
-async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once() -> None:
+async def test_a_reader_with_nothing_to_catch_up_with_follows_at_once(broadcaster: Broadcaster) -> None:
     """With the newest id as with none."""
-    broadcaster = make()
     await broadcaster.broadcast("before")
     one, sink = connect(broadcaster)
     two, other = connect(broadcaster, since=broadcaster.cursor)
     assert one.following
     assert two.following
-    await broadcaster.broadcast("a")
-    await settled()
+    await deliver(broadcaster, "a")
     assert sink.data == other.data == block(2, "a")
 
 
 async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
     """And not before: a blocked reader has nothing queued, and keeps its place in the history."""
     broadcaster = make(queue_size=1)
-    for _ in range(3):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 3)
     outbox, sink = connect(broadcaster, since="earliest")
     _, other = connect(broadcaster)
     sink.takes_more = False
@@ -465,25 +409,21 @@ async def test_a_page_is_taken_when_the_sink_has_room_for_it() -> None:
     assert sink.data == blocks(LARGE, LARGE)
     for number in range(5):
         await broadcaster.broadcast(str(number))
-        broadcaster._delivery.schedule_outbox(outbox)
+        outbox.on_ready()
         await settled()
     assert sink.data == blocks(LARGE, LARGE)
     assert other.data == blocks(*range(5), first=4)
     assert (len(outbox.subscriber), outbox.subscriber.waiting, outbox.following) == (0, True, False)
     assert not outbox.group.queued
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     await until(lambda: outbox.following)
     assert sink.data == blocks(LARGE, LARGE, LARGE, *range(5))
 
 
-async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> None:
+async def test_what_is_published_between_pages_comes_once_and_in_its_place(broadcaster: Broadcaster) -> None:
     """However often the reader was about to go live, it does so once."""
-    broadcaster = make()
-    for number in range(3):
-        await broadcaster.broadcast(str(number))
-    outbox, sink = connect(broadcaster, since="earliest")
-    sink.takes_more = False
+    await publish(broadcaster, *range(3))
+    outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
     for number in range(3, 10):
         await settled()
         # It has everything there is, and its sink is full: it is not live, since it is not asked.
@@ -492,15 +432,13 @@ async def test_what_is_published_between_pages_comes_once_and_in_its_place() -> 
         await broadcaster.broadcast(str(number))
         outbox.on_drained()
     await settled()
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     assert outbox.following
-    await broadcaster.broadcast("live")
-    await settled()
+    await deliver(broadcaster, "live")
     assert sink.data == blocks(*range(10), "live")
 
 
-async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster) -> None:
     """Two turns for the same outbox are no two beginnings."""
     followed: list[Outbox] = []
     follow = Outbox.join_group
@@ -510,14 +448,11 @@ async def test_a_reader_goes_live_once(monkeypatch: pytest.MonkeyPatch) -> None:
         follow(outbox)
 
     monkeypatch.setattr(Outbox, "join_group", noted)
-    broadcaster = make()
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 5)
     outbox, sink = connect(broadcaster, since="earliest")
-    broadcaster._delivery.schedule_outbox(outbox)
+    outbox.on_ready()
     await until(lambda: outbox.following)
-    await broadcaster.broadcast("live")
-    await settled()
+    await deliver(broadcaster, "live")
     assert followed == [outbox]
     assert sink.data == blocks(*[LARGE] * 5, "live")
 
@@ -590,8 +525,7 @@ def pages_of(*sinks: MemorySink) -> int:
 async def test_readers_that_come_back_together_get_the_same_pages(encoding: Encoding) -> None:
     """The same bytes, object by object; a page is joined once for all of them."""
     broadcaster = make()
-    for _ in range(6):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 6)
     sinks = [connect(broadcaster, since="earliest", sink=MemorySink(encoding))[1] for _ in range(5)]
     await until(lambda: all(len(sink.written) == 3 for sink in sinks))
     assert len({sink.data for sink in sinks}) == 1
@@ -600,9 +534,8 @@ async def test_readers_that_come_back_together_get_the_same_pages(encoding: Enco
         assert sinks[0].data == blocks(*[LARGE] * 6)
 
 
-async def test_readers_of_something_else_never_share_a_page() -> None:
+async def test_readers_of_something_else_never_share_a_page(broadcaster: Broadcaster) -> None:
     """Though it begins and ends with the same events and has as many of them: each gets its own."""
-    broadcaster = make()
     rows = [("a", "t"), ("b", "t"), ("c", "u"), ("a", "u"), ("a", "t")]
     for number, (channel, kind) in enumerate(rows, 1):
         await broadcaster.broadcast(str(number), event=kind, channels=[channel])
@@ -642,29 +575,32 @@ async def test_a_page_that_lost_something_is_another_page() -> None:
     assert after.written == [block(1, "x") + block(3, "x"), large]
 
 
-async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster) -> None:
     """The oldest goes first, a frame alone is none of them, and with the last reader all are gone."""
     monkeypatch.setattr(dispatcher_module, "PAGES", 2)
-    broadcaster = make()
-    for number in range(10):
-        await broadcaster.broadcast(str(number))
-    pages = broadcaster._delivery._pages
-    outboxes = []
-    for since in range(10):
+    await publish(broadcaster, *range(10))
+    outboxes: list[Outbox] = []
+
+    async def page_since(since: int) -> bytes:
         outbox, sink = connect(broadcaster, since=f"{EPOCH}-{since}")
         outboxes.append(outbox)
         await settled()
         assert sink.written == [blocks(*range(since, 10), first=since + 1)]
-        assert len(pages) <= 2
-    assert [first for _, first, _, _ in pages] == [8, 9]
-    for outbox in outboxes:
-        broadcaster.disconnect(outbox)
-    assert pages == {}
+        return sink.written[0]
+
+    first, second, third = [await page_since(since) for since in (6, 7, 8)]
+    await page_since(9)
+    assert await page_since(7) is second
+    assert await page_since(8) is third
+    assert await page_since(6) is not first
+    async with broadcaster.subscribe():  # its group lasts longer than they do
+        for outbox in outboxes:
+            broadcaster.disconnect(outbox)
+        assert await page_since(8) is not third
 
 
-async def test_a_filter_is_a_filter_of_the_history_too() -> None:
+async def test_a_filter_is_a_filter_of_the_history_too(broadcaster: Broadcaster) -> None:
     """Catching up gives the channels and types asked for, and nothing else."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster, "a", types=["t"])
     for channel, event in (("a", "t"), ("a", "u"), ("b", "t"), ("a", "t")):
         await broadcaster.broadcast("x", event=event, channels=[channel])
@@ -683,8 +619,7 @@ async def test_a_reader_that_wants_nothing_of_a_long_history_still_goes_live() -
     outbox, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
     await until(lambda: outbox.following)
     assert sink.written == []
-    await broadcaster.broadcast("x", event="u", channels=["a"])
-    await settled()
+    await deliver(broadcaster, "x", event="u", channels=["a"])
     assert sink.data == b"event: u\ndata: x\nid: 0123abcd-5001\n\n"
 
 
@@ -693,8 +628,7 @@ async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held()
     broadcaster = make(history_size=2)
     await broadcaster.broadcast("0")
     outbox, sink = connect(broadcaster, since=f"{EPOCH}-0")
-    for number in range(1, 5):
-        await broadcaster.broadcast(str(number))
+    await publish(broadcaster, *range(1, 5))
     await settled()
     reset = b'event: $reset\ndata: {"reason": "evicted", "channels": ["default"], "missed": null}\n'
     assert sink.data == reset + b"id: 0123abcd-3\n\n" + blocks(3, 4, first=4)
@@ -704,26 +638,21 @@ async def test_a_loss_before_a_page_is_taken_is_told_before_what_is_still_held()
 async def test_a_loss_that_the_opening_told_is_not_told_again() -> None:
     """What follows is what is still held; the news are counted among what the reader was given."""
     broadcaster = make(history_size=2)
-    for number in range(5):
-        await broadcaster.broadcast(str(number))
+    await publish(broadcaster, *range(5))
     outbox, sink = connect(broadcaster, since=f"{EPOCH}-1")
     await settled()
     assert sink.data == blocks(3, 4, first=4)
     assert (outbox.following, outbox.given) == (True, 3)
 
 
-async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
+async def test_a_drain_ends_a_reader_that_is_catching_up_at_once(broadcaster: Broadcaster) -> None:
     """What it has yet to get is in its history: it comes back for it with the id it has."""
-    broadcaster = make()
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    sink.takes_more = False
+    await publish(broadcaster, *[LARGE] * 5)
+    outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
     await settled()
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await settled()
-    sink.takes_more = True
-    outbox.on_drained()
+    sink.drain()
     await until(lambda: sink.closed == 1)
     first, last = sink.written
     assert first == blocks(LARGE, LARGE)
@@ -733,9 +662,8 @@ async def test_a_drain_ends_a_reader_that_is_catching_up_at_once() -> None:
     await closing
 
 
-async def test_a_drain_before_the_first_page_is_close_alone() -> None:
+async def test_a_drain_before_the_first_page_is_close_alone(broadcaster: Broadcaster) -> None:
     """The slice that would have written the page writes the end, with the id of the first frames."""
-    broadcaster = make()
     await broadcaster.broadcast("a")
     outbox, sink = connect(broadcaster, since="earliest")
     outbox.subscriber.close(CloseReason.DRAIN)
@@ -743,48 +671,30 @@ async def test_a_drain_before_the_first_page_is_close_alone() -> None:
     require_closed(sink.data, "drain", 0)
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("gone", "left"), ("broken", "error")])
-async def test_a_sink_that_fails_while_catching_up_is_let_go(fault: str, reason: str) -> None:
-    """As at any other write, and the others go on."""
-    broadcaster = make()
-    await broadcaster.broadcast("a")
-    outbox, failing = connect(broadcaster, since="earliest")
-    _, other = connect(broadcaster, since="earliest")
-    setattr(failing, fault, True)
-    await settled()
-    assert broadcaster.counts.closed == {reason: 1}
-    assert (outbox.subscriber.catching_up, outbox.following, broadcaster.client_count) == (None, False, 1)
-    assert other.data == block(1, "a")
-    await broadcaster.broadcast("b")
-    await settled()
-    assert failing.written == []
-
-
-async def test_who_leaves_before_its_first_page_is_written_nothing() -> None:
-    """Its turn finds it gone."""
-    broadcaster = make()
-    await broadcaster.broadcast("a")
+async def test_who_leaves_before_its_first_page_is_written_nothing(broadcaster: Broadcaster) -> None:
+    """Its turn finds it gone, and nothing of it is kept."""
+    await publish(broadcaster, "a")
     outbox, sink = connect(broadcaster, since="earliest")
     broadcaster.disconnect(outbox)
     await settled()
     assert (sink.written, broadcaster.client_count) == ([], 0)
-    assert not broadcaster._delivery._ready_outboxes
+    left = weakref.ref(sink)
+    del outbox, sink
+    assert left() is None
 
 
 async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
-    monkeypatch: pytest.MonkeyPatch,
+    broadcaster: Broadcaster, clock: LoopClock
 ) -> None:
     """Within one slice they take turns: a turn of the one, then as long of the other as that may take."""
-    clock, order, write, page = LoopClock(monkeypatch), list[str](), 2.0**-17, 2.0**-13
-    broadcaster = make()
-    for _ in range(60):
-        await broadcaster.broadcast(LARGE)
+    order, write, page = list[str](), 2.0**-17, 2.0**-13
+    await publish(broadcaster, *[LARGE] * 60)
     for _ in range(3):
         connect(broadcaster, since="earliest", sink=CostlySink("late", clock, page, order))
     for _ in range(20 * OUTBOXES_PER_TURN):
         connect(broadcaster, sink=CostlySink("live", clock, write, order))
     await broadcaster.broadcast("x")
-    broadcaster._delivery._run_slice()
+    await run_slice()
     turns = runs(order)
     live = [count for name, count in turns if name == "live"]
     late = [count for name, count in turns if name == "late"]
@@ -795,35 +705,31 @@ async def test_groups_and_subscribers_that_catch_up_do_not_starve_one_another(
     assert SLICE_SECONDS <= clock.now < SLICE_SECONDS + OUTBOXES_PER_TURN * write + TURN + page
 
 
-async def test_callers_that_catch_up_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_callers_that_catch_up_take_turns(clock: LoopClock) -> None:
     """One with many streams has a page of one of them for each page of another caller."""
-    clock, order = LoopClock(monkeypatch), list[str]()
+    order: list[str] = []
     broadcaster = make()
-    for _ in range(60):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 60)
     selector = broadcaster.selector(["default"])
     start = broadcaster.start_point(selector, Keyword.EARLIEST)
     for name in [*["greedy"] * 10, "modest"]:
         sink = CostlySink(name, clock, 2.0**-20, order)
         broadcaster.connect(sink, selector, start, broadcaster.heartbeat(), caller=name)
-    broadcaster._delivery._run_slice()
+    await run_slice()
     assert order[:10] == ["greedy", "modest"] * 5
 
 
 async def test_readers_that_catch_up_take_turns_and_leave_the_loop_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+    broadcaster: Broadcaster, clock: LoopClock
 ) -> None:
     """A page each; and after a slice whatever else the loop has to do comes first."""
-    clock, order, page = LoopClock(monkeypatch), list[str](), 2.0**-13
-    broadcaster = make()
-    for _ in range(60):
-        await broadcaster.broadcast(LARGE)
+    order, page = list[str](), 2.0**-13
+    await publish(broadcaster, *[LARGE] * 60)
     for name in "abc":
         connect(broadcaster, since="earliest", sink=CostlySink(name, clock, page, order))
-    broadcaster._delivery._run_slice()
+    await run_slice()
     assert "".join(order) == ("abc" * len(order))[: len(order)]
     assert SLICE_SECONDS <= clock.now < SLICE_SECONDS + TURN + page
-    assert broadcaster._delivery._next_slice is not None
     await settled()
     assert "".join(order) == "abc" * 30
 
@@ -835,13 +741,12 @@ async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_giv
     """Never the newest: what was published elsewhere may yet be followed by what this reader wants."""
     broadcaster = make()
     given, sink = connect(broadcaster)
-    await broadcaster.broadcast("a")
-    await settled()
+    await deliver(broadcaster, "a")
     late, fresh = connect(broadcaster)
     await pass_by(broadcaster, 5)
     beaten, brought = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, beaten)
+    await beat(beaten)
     for outbox in (given, late, beaten):
         outbox.subscriber.close(CloseReason.LIFETIME)
     await settled()
@@ -850,50 +755,33 @@ async def test_the_end_of_a_stream_has_the_last_position_that_its_reader_was_giv
     require_closed(brought.written[-1], "lifetime", 6 + FAR_BEHIND)
 
 
-async def test_the_end_of_a_stream_has_the_id_of_what_was_queued_before_it() -> None:
-    """A graceful end comes behind the queue, and with the cursor of its last event."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for text in "abc":
-        await broadcaster.broadcast(text)
-        await settled()
-    outbox.subscriber.close(CloseReason.DRAIN)
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
-    assert sink.written[:-1] == [block(1, "a"), blocks("b", "c", first=2)]
-    require_closed(sink.written[-1], "drain", 3)
-
-
-async def test_a_revoked_reader_comes_back_to_what_it_was_not_given() -> None:
-    """Its queue is dropped, and the id of its end is that of the last event before."""
-    broadcaster = make()
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for text in "abc":
-        await broadcaster.broadcast(text)
-        await settled()
-    outbox.subscriber.close(CloseReason.REVOKED)
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
-    assert sink.written[0] == block(1, "a")
-    require_closed(sink.written[1], "revoked", 1)
+@pytest.mark.parametrize(("reason", "rest"), [(CloseReason.DRAIN, ["b", "c"]), (CloseReason.REVOKED, [])])
+async def test_the_end_of_a_stream_has_the_id_of_what_was_given_before_it(
+    broadcaster: Broadcaster, reason: CloseReason, rest: list[str]
+) -> None:
+    """A graceful end comes behind the queue; a revoked reader comes back to what it was not given."""
+    outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, *"abc")
+    outbox.subscriber.close(reason)
+    await drain(sink)
+    *given, last = sink.written
+    assert b"".join(given) == blocks("a", *rest)
+    require_closed(last, reason, 1 + len(rest))
     decoder = wire.Decoder()
     decoder.feed(sink.data)
     _, again = connect(broadcaster, since=decoder.last_event_id)
     await settled()
-    assert again.data == blocks("b", "c", first=2)
+    assert again.data == blocks(*"abc"[1 + len(rest) :], first=2 + len(rest))
 
 
-async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest() -> None:
+@pytest.mark.usefixtures("one_turn")
+async def test_a_reader_that_ends_in_the_middle_of_a_pass_comes_back_to_the_rest(
+    broadcaster: Broadcaster,
+) -> None:
     """Those whom the pass has reached were given what it brings, the others were not."""
-    broadcaster = make()
     crowd = [connect(broadcaster) for _ in range(OUTBOXES_PER_TURN + 1)]
     await broadcaster.broadcast("a")
-    (group,) = broadcaster._hub.groups
-    broadcaster._delivery._advance_pass(group)
+    await run_slice()
     for outbox, _ in crowd:
         outbox.subscriber.close(CloseReason.REVOKED)
     await settled()

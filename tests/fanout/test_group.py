@@ -5,74 +5,61 @@ import pytest
 from sse_broadcast.channels import Selector
 from sse_broadcast.encoding import CHUNKED_JSON, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.fanout.group import Batch
-from tests.support.groups import (
-    MANY,
-    add_outbox,
-    begin_pass,
-    end_pass,
-    make_group,
-    publish,
-)
+from tests.support.groups import MANY, RecordedGroup, begin_pass, end_pass
 from tests.support.memory_sinks import block, data_of, publication
 
 
-def test_publishing_schedules_the_group_once_and_touches_no_member() -> None:
+def test_publishing_schedules_the_group_once_and_touches_no_member(group: RecordedGroup) -> None:
     """However many publications wait, the group is scheduled once."""
-    group, scheduler = make_group()
-    outbox = add_outbox(group, scheduler)
-    publish(group, "a", "b")
-    assert scheduler.calls == ["schedule_group"]
+    outbox = group.add()
+    group.publish("a", "b")
+    assert group.scheduler.calls == ["schedule_group"]
     assert data_of(group.log) == ["a", "b"]
     assert (outbox.offset, group.end, group.waiting_bytes) == (0, 2, 48)
 
 
-def test_a_group_without_followers_logs_nothing() -> None:
-    """A group without followers keeps nothing."""
-    group, scheduler = make_group()
-    publish(group, "a")
-    assert (group.log, scheduler.calls) == ([], [])
+def test_a_group_without_followers_logs_nothing(group: RecordedGroup) -> None:
+    group.publish("a")
+    assert (group.log, group.scheduler.calls) == ([], [])
 
 
 @pytest.mark.parametrize("bounds", [{"queue_size": 2}, {"queue_bytes": 48}])
 def test_a_log_at_its_limits_is_emptied_before_it_grows(bounds: dict[str, int]) -> None:
     """A publisher faster than the dispatcher waits for it, and memory does not grow."""
-    group, scheduler = make_group(**bounds)  # type: ignore[arg-type]
-    add_outbox(group, scheduler)
-    publish(group, "a", "b", "c")
-    assert scheduler.calls == ["schedule_group", "flush_group", "schedule_group"]
+    group = RecordedGroup(**bounds)  # type: ignore[arg-type]
+    group.add()
+    group.publish("a", "b", "c")
+    assert group.scheduler.calls == ["schedule_group", "flush_group", "schedule_group"]
     assert data_of(group.log) == ["c"]
     assert group.waiting_bytes == 24
 
 
-def test_a_batch_has_the_same_bytes_for_each_member() -> None:
+def test_a_batch_has_the_same_bytes_for_each_member(group: RecordedGroup) -> None:
     """What waits is joined once, and a late joiner gets the remainder."""
-    group, scheduler = make_group()
-    add_outbox(group, scheduler)
-    publish(group, "a", "b", "c")
+    group.add()
+    group.publish("a", "b", "c")
     batch = Batch(group, limit=MANY)
     assert batch.data == block(1, "a") + block(2, "b") + block(3, "c")
     assert batch.remainder_from(1) == block(2, "b") + block(3, "c")
     assert (batch.base, batch.end) == (0, 3)
 
 
-def test_a_batch_is_limited_in_bytes_and_holds_one_publication_at_least() -> None:
+def test_a_batch_is_limited_in_bytes_and_holds_one_publication_at_least(group: RecordedGroup) -> None:
     """Frames of 24 bytes: a limit of 50 takes two, a limit of 5 takes one."""
-    group, scheduler = make_group()
-    add_outbox(group, scheduler)
-    publish(group, "a", "b", "c")
+    group.add()
+    group.publish("a", "b", "c")
     assert Batch(group, limit=50).end == 2
     assert Batch(group, limit=5).end == 1
 
 
-def test_an_outbox_that_joins_within_the_log_is_a_late_joiner() -> None:
+def test_an_outbox_that_joins_within_the_log_is_a_late_joiner(group: RecordedGroup) -> None:
     """Until the log is dropped up to there: then it is in the writer list."""
-    group, scheduler = make_group()
-    first = add_outbox(group, scheduler)
-    publish(group, "a")
-    second = add_outbox(group, scheduler)
-    publish(group, "b")
-    third = add_outbox(group, scheduler)
-    publish(group, "c")
+    first = group.add()
+    group.publish("a")
+    second = group.add()
+    group.publish("b")
+    third = group.add()
+    group.publish("c")
     assert (group.followers, group.following) == ([first, second, third], 3)
     assert (list(group.writers), group.late_joiners) == ([first], {second: 1, third: 2})
     assert [outbox.offset for outbox in group.followers] == [0, 1, 2]
@@ -93,8 +80,8 @@ def test_an_outbox_that_joins_within_the_log_is_a_late_joiner() -> None:
 
 def test_a_batch_names_the_channel_where_its_format_does() -> None:
     """The first of the publisher's channels that the group asked for; none for the server's own events."""
-    group, scheduler = make_group(Selector.parse("b", "c", "orders.*"), NDJSON)
-    add_outbox(group, scheduler)
+    group = RecordedGroup(Selector.parse("b", "c", "orders.*"), NDJSON)
+    group.add()
     group.append(publication("x", "a", "c", "b", position=1))
     group.append(publication("y", "a", "orders.eu", "b", position=2))
     group.append(publication("{}", "none of theirs", event="$reset", position=3))
@@ -109,49 +96,47 @@ def test_a_batch_names_the_channel_where_its_format_does() -> None:
 @pytest.mark.parametrize("encoding", [JSON, CHUNKED_JSON])
 def test_groups_of_the_same_channel_share_an_envelope(encoding: Encoding) -> None:
     """However different the rest of what they asked for is."""
-    one, _ = make_group(Selector.parse("a", "z"), encoding)
-    two, _ = make_group(Selector.parse("a"), encoding)
+    one = RecordedGroup(Selector.parse("a", "z"), encoding)
+    two = RecordedGroup(Selector.parse("a"), encoding)
     both = publication("x", "a", "b", position=1)
-    assert one.frames([both]) == two.frames([both]) == both.frame(encoding, "a")
-    assert both._frames is not None
-    assert len(both._frames) == 1
+    # A single frame is joined to itself.
+    assert one.frames([both]) is two.frames([both]) is both.frame(encoding, "a")
 
 
 def test_a_format_that_names_no_channel_is_asked_for_none() -> None:
     """One frame serves the subscribers of every channel."""
-    one, _ = make_group(Selector.parse("a"))
-    two, _ = make_group(Selector.parse("b"))
+    one = RecordedGroup(Selector.parse("a"))
+    two = RecordedGroup(Selector.parse("b"))
     both = publication("x", "a", "b", position=1)
-    assert one.frames([both]) == two.frames([both]) == block(1, "x")
-    assert both._frames is not None
-    assert list(both._frames) == [TEXT]
+    assert one.frames([both]) == block(1, "x")
+    assert one.frames([both]) is two.frames([both]) is both.frame(TEXT)
 
 
-def test_dropping_moves_the_base_and_not_the_end() -> None:
+def test_dropping_moves_the_base_and_not_the_end(group: RecordedGroup) -> None:
     """Offsets keep their meaning, and the newest dropped position is remembered."""
-    group, scheduler = make_group()
-    add_outbox(group, scheduler)
-    publish(group, "a", "b", "c")
+    group.add()
+    group.publish("a", "b", "c")
     assert group.last_position_sent == 0
     group.drop_delivered(2)
     assert (group.base, group.end, data_of(group.log), group.waiting_bytes) == (2, 3, ["c"], 24)
     assert group.last_position_sent == 2
 
 
-def test_a_batch_knows_when_its_oldest_was_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_knows_when_its_oldest_was_published(
+    group: RecordedGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or the first since another pass began: the clock is read once in a pass, not for each publish."""
     looks = iter([10.0, 20.0, 30.0])
     monkeypatch.setattr("sse_broadcast.fanout.group.time.monotonic", lambda: next(looks))
-    group, scheduler = make_group()
-    add_outbox(group, scheduler)
-    publish(group, "a", "b")  # looked at 10
+    group.add()
+    group.publish("a", "b")  # looked at 10
     batch = Batch(group, limit=1)
     assert (batch.published_at, batch.end - batch.base) == (10.0, 1)
-    publish(group, "c", "d")  # while that goes on, at 20
+    group.publish("c", "d")  # while that goes on, at 20
     group.drop_delivered(1)
     assert Batch(group, limit=1).published_at == 10.0  # of "b"
     group.drop_delivered(1)
-    publish(group, "e")  # at 30
+    group.publish("e")  # at 30
     assert Batch(group, limit=1).published_at == 20.0
     group.drop_delivered(1)
     assert Batch(group, limit=1).published_at == 20.0

@@ -2,29 +2,35 @@
 
 import asyncio
 import itertools
+import weakref
 
 import pytest
 
 from sse_broadcast import wire
 from sse_broadcast.backends.base import ResetReason
+from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import ChannelRule, Overflow
 from sse_broadcast.cursor import parse_id
 from sse_broadcast.encoding import CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT
 from sse_broadcast.event import Event
-from sse_broadcast.fanout.dispatcher import Dispatcher
+from sse_broadcast.fanout.dispatcher import SLICE_SECONDS
 from sse_broadcast.fanout.idle import FAR_BEHIND, HOUR
 from sse_broadcast.fanout.outbox import OUTBOXES_PER_TURN
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
-from sse_broadcast.metrics import Metrics
 from tests.support.dispatching import (
     LARGE,
+    TICK,
     CostlySink,
     LoopClock,
+    Timers,
     beat,
     blocks,
+    deliver,
+    drain,
     moved,
     pass_by,
-    pass_time,
+    publish,
+    run_slice,
     runs,
     settled,
 )
@@ -46,30 +52,29 @@ async def test_a_lost_connection_is_let_go_at_its_next_heartbeat() -> None:
     assert sink.closed >= 1
 
 
-async def test_a_silent_connection_gets_heartbeats() -> None:
-    """Comments of one line and a space, and nothing else."""
+@pytest.mark.parametrize(("as_event", "sign"), [(False, b": \n"), (True, moved(0))])
+async def test_a_silent_connection_gets_heartbeats(*, as_event: bool, sign: bytes) -> None:
+    """Comments of one line and a space, or events where it asked for those, and nothing else."""
     broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster)
+    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=as_event))
     await until(lambda: len(sink.written) >= 3)
-    assert set(sink.written) == {b": \n"}
+    assert set(sink.written) == {sign}
 
 
-async def test_a_connection_with_traffic_gets_no_heartbeat() -> None:
+async def test_a_connection_with_traffic_gets_no_heartbeat(clock: LoopClock) -> None:
     """Events are signs of life enough: silence is counted from the last of them."""
-    broadcaster = make(heartbeat=0.4)
+    broadcaster = make(heartbeat=4)
     _, busy = connect(broadcaster)
-    started = asyncio.get_running_loop().time()
-    while asyncio.get_running_loop().time() < started + 1.0:
-        await broadcaster.broadcast("x")
-        await asyncio.sleep(0.001)
+    while clock.now < 12:
+        await deliver(broadcaster, "x")
+        await clock.tick()
     assert b": \n" not in busy.written
 
 
 async def test_a_sink_that_stays_full_is_cut_after_its_deadline() -> None:
     """Whatever the policy: the socket is aborted, and the subscriber counted as stalled."""
     broadcaster = make(write_timeout=0.05, overflow=Overflow.DROP_OLDEST)
-    _, sink = connect(broadcaster)
-    sink.takes_more = False
+    _, sink = connect(broadcaster, takes_more=False)
     await broadcaster.broadcast("a")
     await until(lambda: sink.aborted == 1)
     counts = broadcaster.counts
@@ -92,31 +97,25 @@ async def test_thousands_of_full_sinks_are_cut_a_few_in_each_turn() -> None:
     assert broadcaster.counts.aborted == len(sinks)
 
 
-async def test_a_sink_that_empties_in_time_is_not_cut() -> None:
+async def test_a_sink_that_empties_in_time_is_not_cut(clock: LoopClock) -> None:
     """And the next time it fills it has the whole allowance again."""
-    broadcaster = make(write_timeout=1.0, heartbeat=60)
-    outbox, sink = connect(broadcaster)
-    loop = asyncio.get_running_loop()
-    sink.takes_more = False
-    started = loop.time()
-    while loop.time() < started + 1.5:
-        await broadcaster.broadcast("x")
-        await settled()
+    broadcaster = make(write_timeout=5, heartbeat=60)
+    outbox, sink = connect(broadcaster, takes_more=False)
+    while clock.now < 12:
+        await deliver(broadcaster, "x")
         assert outbox.blocked
         outbox.on_drained()
         await settled()
         outbox.on_drained()
+        await clock.tick()
     assert sink.aborted == 0
 
 
 async def test_an_overflowing_subscriber_that_takes_nothing_is_cut_by_the_same_deadline() -> None:
     """The allowance began when its socket was full, and the end of the stream is within it."""
     broadcaster = make(queue_size=1, write_timeout=0.05)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
-        await settled()
+    outbox, sink = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "a", "b", "c")
     await until(lambda: sink.aborted == 1)
     assert outbox.subscriber.closed is CloseReason.SLOW
     assert broadcaster.counts.closed == {"slow": 1}
@@ -132,42 +131,39 @@ async def test_an_end_that_is_not_taken_is_cut_too() -> None:
     closing.cancel()
 
 
-async def test_the_timer_rests_when_there_is_nobody() -> None:
+async def test_the_timer_rests_when_there_is_nobody(
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
+) -> None:
     """No outbox, no timer: nothing keeps an idle loop awake, nothing is left."""
-    broadcaster = make()
-    dispatcher = Dispatcher(broadcaster._backend, heartbeat=1, write_timeout=1, metrics=Metrics())
-    broadcaster._delivery = dispatcher
-    outbox, _ = connect(broadcaster)
-    assert dispatcher._idle._timer is not None
+    timers = Timers(monkeypatch)
+    outbox, sink = connect(broadcaster)
+    assert len(timers.pending) == 1
     broadcaster.disconnect(outbox)
-    assert dispatcher._idle._timer is None
-    assert not dispatcher._idle._watched
+    assert timers.pending == []
+    left = weakref.ref(sink)
+    del outbox, sink
+    assert left() is None
 
 
 @pytest.mark.parametrize("since", [None, "earliest"])
-async def test_an_end_has_no_allowance_of_its_own(monkeypatch: pytest.MonkeyPatch, since: str | None) -> None:
+async def test_an_end_has_no_allowance_of_its_own(since: str | None, clock: LoopClock) -> None:
     """A socket that was full when its stream began to end has until its first deadline, caught up or not."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(write_timeout=5)
-    for _ in range(3):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since=since)
-    sink.takes_more = False
-    await broadcaster.broadcast("a")
-    broadcaster._delivery._run_slice()
-    assert broadcaster._delivery._idle._deadlines == {outbox: 5}
+    await publish(broadcaster, *[LARGE] * 3)
+    outbox, sink = connect(broadcaster, since=since, takes_more=False)
+    await deliver(broadcaster, "a")
     clock.now = 3
     outbox.subscriber.close(CloseReason.DRAIN)
-    assert broadcaster._delivery._idle._deadlines == {outbox: 5}
+    while not sink.aborted:
+        await clock.tick()
+    assert 5 <= clock.now <= 5 + 2 * TICK
 
 
 async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
     """A peer that takes nothing is cut, however much it has asked for."""
     broadcaster = make(write_timeout=0.05)
-    for _ in range(5):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    sink.takes_more = False
+    await publish(broadcaster, *[LARGE] * 5)
+    outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
     await until(lambda: sink.aborted == 1)
     counts = broadcaster.counts
     assert (counts.closed, counts.aborted, broadcaster.client_count) == ({"stalled": 1}, 1, 0)
@@ -175,19 +171,14 @@ async def test_a_full_sink_has_its_deadline_while_catching_up() -> None:
     assert len(sink.written) == 1
 
 
-async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None:
+async def test_catching_up_for_longer_than_the_deadline_is_no_stalling(clock: LoopClock) -> None:
     """Each page that is taken in time earns the whole allowance again."""
-    broadcaster = make(write_timeout=0.2, heartbeat=60)
-    for _ in range(200):
-        await broadcaster.broadcast(LARGE)
-    outbox, sink = connect(broadcaster, since="earliest")
-    loop = asyncio.get_running_loop()
-    sink.takes_more = False
-    started = loop.time()
-    while loop.time() < started + 0.5:
-        await settled()
+    broadcaster = make(write_timeout=5, heartbeat=60)
+    await publish(broadcaster, *[LARGE] * 100)
+    outbox, sink = connect(broadcaster, since="earliest", takes_more=False)
+    while clock.now < 12:
+        await clock.tick()
         assert outbox.blocked
-        await asyncio.sleep(0.01)
         outbox.on_drained()
     assert sink.aborted == 0
     assert not outbox.following
@@ -196,19 +187,14 @@ async def test_catching_up_for_longer_than_the_deadline_is_no_stalling() -> None
 # Cursors of readers to whom nothing comes.
 
 
-async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat() -> None:
+async def test_a_cursor_that_falls_far_behind_is_brought_up_by_a_heartbeat(broadcaster: Broadcaster) -> None:
     """Once it is so many positions behind, and then not again until it is so again."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
-    await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
-    await pass_by(broadcaster, 1)
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, outbox)
-    await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, outbox)
+    for count in (NEAR, 1, 0, FAR_BEHIND):
+        await pass_by(broadcaster, count)
+        await beat(outbox)
     # A turn without a heartbeat that is due writes nothing.
-    broadcaster._delivery.schedule_outbox(outbox)
+    outbox.on_ready()
     await settled()
     assert sink.written == [b": \n", moved(FAR_BEHIND), b": \n", moved(2 * FAR_BEHIND)]
     assert outbox.following
@@ -225,24 +211,18 @@ async def test_a_silent_reader_is_brought_up_in_its_time() -> None:
     assert set(sink.written) == {b": \n", moved(FAR_BEHIND)}
 
 
-async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
+async def test_a_reader_that_was_given_an_event_is_not_far_behind(broadcaster: Broadcaster) -> None:
     """Its cursor is that event's, whether it followed its group or had a queue of its own."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, NEAR)
-    await broadcaster.broadcast("together")
-    await settled()
+    await deliver(broadcaster, "together")
     await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     sink.takes_more = False
-    for text in ("full", "alone"):
-        await broadcaster.broadcast(text)
-        await settled()
-    sink.takes_more = True
-    outbox.on_drained()
-    await settled()
+    await deliver(broadcaster, "full", "alone")
+    await drain(sink)
     await pass_by(broadcaster, NEAR)
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     assert sink.written == [
         block(NEAR + 1, "together"),
         b": \n",
@@ -252,26 +232,18 @@ async def test_a_reader_that_was_given_an_event_is_not_far_behind() -> None:
     ]
 
 
-async def test_a_reader_that_joins_is_not_far_behind() -> None:
-    """It was told in its opening where it is."""
-    broadcaster = make()
-    await pass_by(broadcaster, 2 * FAR_BEHIND)
-    outbox, sink = connect(broadcaster)
-    await beat(broadcaster, outbox)
-    assert sink.written == [b": \n"]
-
-
-async def test_a_reader_that_came_back_to_nothing_is_brought_up() -> None:
-    """Its cursor is where it was, though it has caught up with everything since."""
-    broadcaster = make()
+@pytest.mark.parametrize(
+    ("since", "sign"), [(None, b": \n"), (f"{EPOCH}-4", moved(FAR_BEHIND + 4)), (f"{EPOCH}-5", b": \n")]
+)
+async def test_a_reader_is_behind_where_it_began(
+    broadcaster: Broadcaster, since: str | None, sign: bytes
+) -> None:
+    """As its opening told it: one that joins is not, and one that came back to nothing is where it was."""
     await pass_by(broadcaster, FAR_BEHIND + 4)
-    outbox, sink = connect(broadcaster, since=f"{EPOCH}-4")
-    near, other = connect(broadcaster, since=f"{EPOCH}-5")
+    outbox, sink = connect(broadcaster, since=since)
     await settled()
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, near)
-    assert sink.written == [moved(FAR_BEHIND + 4)]
-    assert other.written == [b": \n"]
+    await beat(outbox)
+    assert sink.written == [sign]
 
 
 async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
@@ -281,12 +253,12 @@ async def test_a_cursor_that_could_not_be_resumed_is_brought_up() -> None:
     other, elsewhere = connect(broadcaster, "c")
     for _ in range(2):
         await broadcaster.broadcast("x", event="t", channels=["b"])
-        await beat(broadcaster, outbox)
-        await beat(broadcaster, other)
+        await beat(outbox)
+        await beat(other)
     # Of the first of two nothing was evicted yet, and then that first one was.
     assert sink.written == [b": \n", moved(2)]
     assert elsewhere.written == [b": \n", b": \n"]
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     assert sink.written[2:] == [b": \n"]
     broadcaster.disconnect(outbox)
     await broadcaster.broadcast("y", event="u", channels=["b"])
@@ -302,106 +274,102 @@ async def test_what_an_older_reader_was_given_moves_no_cursor_of_a_newer_one() -
     broadcaster = make(channel=(ChannelRule(match="b", history_size=0),))
     _, older = connect(broadcaster, "a", "b")
     await broadcaster.broadcast("x", channels=["a"])
-    for _ in range(5):
-        await broadcaster.broadcast("y", channels=["b"])
+    await publish(broadcaster, *["y"] * 5, channels=["b"])
     await settled()
     assert older.written[-1].endswith(f"id: {EPOCH}-6\n\n".encode())
     outbox, sink = connect(broadcaster, "a", "b", since="earliest")
     await settled()
     assert (sink.written, outbox.position) == ([block(1, "x")], 1)
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     assert sink.written[-1] == moved(6)
     assert outbox.position == 6
 
 
 @pytest.mark.parametrize("seconds", [4.0, 50.0])
-async def test_an_hour_of_comments_ends_with_an_event(seconds: float) -> None:
+async def test_an_hour_of_comments_ends_with_an_event(seconds: float, broadcaster: Broadcaster) -> None:
     """Clients that hold comments until a block ends are full after some hours; it moves no cursor."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster, heartbeat=Heartbeat(seconds))
     count = int(HOUR / seconds)
     for _ in range(2 * count + 1):
-        await beat(broadcaster, outbox)
+        await beat(outbox)
     hour = [b": \n"] * (count - 1) + [moved(0)]
     assert sink.written == [*hour, *hour, b": \n"]
 
 
-async def test_an_hour_of_silence_ends_with_an_event_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_hour_of_silence_ends_with_an_event_too(clock: LoopClock) -> None:
     """By the timer that breaks silences, where nothing else is owed."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(heartbeat=60)
     _, sink = connect(broadcaster)
     while len(sink.written) < 61:
-        pass_time(broadcaster, clock)
+        await clock.tick()
     assert sink.written == [b": \n"] * 59 + [moved(0), b": \n"]
-    assert broadcaster._metrics.heartbeats == 61
+    assert broadcaster.metrics.heartbeats == 61
     assert HOUR - 60 <= clock.now <= HOUR + 60
 
 
-async def test_heartbeats_leave_the_others_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_heartbeats_leave_the_others_their_turns(clock: LoopClock) -> None:
     """Between two turns of events there is one of heartbeats, however many are due at once."""
-    clock, order, write = LoopClock(monkeypatch), list[str](), 2.0**-17
+    order, write = list[str](), 2.0**-14
+    assert write * OUTBOXES_PER_TURN > SLICE_SECONDS  # one turn in each slice
     broadcaster = make(heartbeat=4)
+    for _ in range(8 * OUTBOXES_PER_TURN):
+        connect(broadcaster, sink=CostlySink("live", clock, write, order), heartbeat=Heartbeat(60))
     for _ in range(3 * OUTBOXES_PER_TURN):
-        sink = CostlySink("live", clock, write, order)
-        connect(broadcaster, sink=sink, heartbeat=Heartbeat(60))
-    await broadcaster.broadcast("x")
-    for _ in range(3 * OUTBOXES_PER_TURN):
-        connect(broadcaster, "quiet", sink=CostlySink("silent", clock, write, order))
-    while not broadcaster._delivery._idle.due:
-        clock.now += broadcaster._delivery._idle._tick_length
-        broadcaster._delivery._idle._tick()
-    while broadcaster._delivery._idle.due:
-        broadcaster._delivery._run_slice()
-    assert runs(order) == [("live", OUTBOXES_PER_TURN), ("silent", OUTBOXES_PER_TURN)] * 3
+        connect(broadcaster, "quiet", sink=CostlySink("silent", clock, 0.0, order))
+    clock.now = 4.0
+    await publish(broadcaster, "x")
+    while len(order) < 11 * OUTBOXES_PER_TURN:
+        await run_slice()
+    before, *turns, behind = runs(order)
+    assert turns == [
+        ("silent", OUTBOXES_PER_TURN),
+        *[("live", OUTBOXES_PER_TURN), ("silent", OUTBOXES_PER_TURN)] * 2,
+    ]
+    assert before[0] == behind[0] == "live"
 
 
-async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_who_leaves_when_its_heartbeat_is_due_is_written_nothing(clock: LoopClock) -> None:
     """Its sink is no longer ours to write to, nor is it looked at again; those who stay get theirs."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(heartbeat=4)
     outbox, gone = connect(broadcaster)
     _, stays = connect(broadcaster)
-    while not broadcaster._delivery._idle.due:
-        clock.now += broadcaster._delivery._idle._tick_length
-        broadcaster._delivery._idle._tick()
+    clock.now = 4.0
+    await run_slice()
+    await run_slice()
+    assert stays.written == []
     broadcaster.disconnect(outbox)
-    broadcaster._delivery._run_slice()
+    await run_slice()
     assert (gone.written, stays.written) == ([], [b": \n"])
-    assert not any(outbox in outboxes for outboxes in broadcaster._delivery._idle._watched.values())
+    left = weakref.ref(gone)
+    del outbox, gone
+    assert left() is None
 
 
-async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sink_that_fails_at_its_heartbeat_harms_nobody(clock: LoopClock) -> None:
     """It is cut, and counted as an error; what was not written is no heartbeat."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(heartbeat=4)
     sinks = [connect(broadcaster)[1] for _ in range(3)]
     sinks[1].broken = True
     while not sinks[0].written:
-        pass_time(broadcaster, clock)
+        await clock.tick()
     assert [sink.data for sink in sinks] == [b": \n", b"", b": \n"]
     assert sinks[1].aborted == 1
     assert broadcaster.counts.closed == {"error": 1}
-    assert broadcaster._metrics.heartbeats == 2
+    assert broadcaster.metrics.heartbeats == 2
 
 
-async def test_a_sink_that_its_heartbeat_fills_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sink_that_its_heartbeat_fills_is_full(clock: LoopClock) -> None:
     """What comes then waits for it alone, and it has no more heartbeats until it has emptied."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(heartbeat=4, write_timeout=100)
-    outbox, sink = connect(broadcaster)
-    sink.takes_more = False
+    outbox, sink = connect(broadcaster, takes_more=False)
     while clock.now < 20:
-        pass_time(broadcaster, clock)
+        await clock.tick()
     assert (sink.written, outbox.blocked, outbox.following) == ([b": \n"], True, False)
     await broadcaster.broadcast("a")
-    broadcaster._delivery._run_slice()
+    await settled()
     assert sink.written == [b": \n"]
-    sink.takes_more = True
-    outbox.on_drained()
-    broadcaster._delivery._run_slice()
+    sink.drain()
+    await settled()
     assert sink.data == b": \n" + block(1, "a")
 
 
@@ -409,57 +377,42 @@ async def test_who_asks_for_events_gets_each_heartbeat_as_one() -> None:
     """With the current cursor, however near that is."""
     broadcaster = make(heartbeat=4)
     outbox, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     await pass_by(broadcaster, 1)
-    await beat(broadcaster, outbox)
-    await beat(broadcaster, outbox)
+    await beat(outbox)
+    await beat(outbox)
     assert sink.written == [moved(0), moved(1), moved(1)]
 
 
-async def test_a_heartbeat_that_is_an_event_comes_in_its_time() -> None:
-    """As the comment would."""
-    broadcaster = make(heartbeat=0.02)
-    _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    await until(lambda: len(sink.written) >= 3)
-    assert set(sink.written) == {moved(0)}
-
-
 @pytest.mark.parametrize("asked", [3.0, 4.0, 25.0, 60.0])
-async def test_each_reader_has_the_heartbeat_that_it_asked_for(
-    monkeypatch: pytest.MonkeyPatch, asked: float
-) -> None:
+async def test_each_reader_has_the_heartbeat_that_it_asked_for(asked: float, clock: LoopClock) -> None:
     """Never later than after so many seconds of silence, and at most a tick earlier."""
-    clock = LoopClock(monkeypatch)
     broadcaster = make(heartbeat=15, write_timeout=30)
-    dispatcher = broadcaster._delivery
     _, sink = connect(broadcaster, heartbeat=broadcaster.heartbeat(seconds=asked))
     _, usual = connect(broadcaster)
     beats = {sink: [0.0], usual: [0.0]}
     while clock.now < 130:
-        pass_time(broadcaster, clock)
+        await clock.tick()
         for each, times in beats.items():
             if len(each.written) == len(times):
                 times.append(clock.now)
     for each, seconds in ((sink, asked), (usual, 15.0)):
         silences = [later - earlier for earlier, later in itertools.pairwise([*beats[each], clock.now])]
         assert len(silences) > 2
-        assert all(seconds - dispatcher._idle._tick_length <= silence <= seconds for silence in silences[:-1])
+        assert all(seconds - TICK <= silence <= seconds for silence in silences[:-1])
         assert silences[-1] < seconds
 
 
-async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent() -> None:
+async def test_a_cursor_is_not_brought_up_over_what_is_still_unsent(broadcaster: Broadcaster) -> None:
     """A reader cut behind that would never get it: while anything waits, it is told where it is."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
     told, events = connect(broadcaster, heartbeat=broadcaster.heartbeat(as_event=True))
-    for _ in range(2):
-        await broadcaster.broadcast(LARGE)
+    await publish(broadcaster, *[LARGE] * 2)
     await pass_by(broadcaster, FAR_BEHIND)
     await broadcaster.broadcast(LARGE)
     for each in (outbox, told):
         each.heartbeat_due = True
-        broadcaster._delivery.schedule_outbox(each)
-    broadcaster._delivery._run_slice()
+        each.on_ready()
     await settled()
     last = block(FAR_BEHIND + 3, LARGE)
     assert sink.written == [blocks(LARGE, LARGE), b": \n", last]
@@ -472,19 +425,18 @@ async def test_a_cursor_is_not_brought_up_over_what_is_still_in_the_history() ->
     await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["a"])] * 5000)
     await broadcaster.broadcast("wanted", event="u", channels=["a"])
     outbox, sink = connect(broadcaster, "a*", types=["u"], since="earliest")
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     await until(lambda: outbox.following)
     await settled()
     assert sink.written == [b"event: u\ndata: wanted\nid: 0123abcd-5001\n\n", b": \n"]
 
 
-async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() -> None:
+async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done(broadcaster: Broadcaster) -> None:
     """Its pages are signs of life, and the cursor is where they end."""
-    broadcaster = make()
     for _ in range(FAR_BEHIND + 4):
         await broadcaster.broadcast(LARGE)
     outbox, sink = connect(broadcaster, since="earliest")
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     await until(lambda: outbox.following)
     # Its silence was still owed a sign, which came when nothing was left to take.
     *pages, last = sink.written
@@ -494,7 +446,7 @@ async def test_a_reader_that_catches_up_owes_no_heartbeat_before_it_is_done() ->
 
 @pytest.mark.parametrize("as_event", [False, True])
 async def test_each_format_brings_up_a_cursor_in_its_own_way(
-    monkeypatch: pytest.MonkeyPatch, *, as_event: bool
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster, *, as_event: bool
 ) -> None:
     """In chunks where there are chunks, as a line of lines."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
@@ -502,7 +454,6 @@ async def test_each_format_brings_up_a_cursor_in_its_own_way(
         f'{{"channel":null,"id":"{EPOCH}-{FAR_BEHIND}","event":"$heartbeat","data":{{}},"time":7.0}}\n'
     ).encode()
     told = moved(FAR_BEHIND)
-    broadcaster = make()
     sinks = [
         (MemorySink(TEXT), told, b": \n"),
         (MemorySink(CHUNKED_TEXT), wire.chunk(told), b"3\r\n: \n\r\n"),
@@ -515,34 +466,34 @@ async def test_each_format_brings_up_a_cursor_in_its_own_way(
     await pass_by(broadcaster, FAR_BEHIND)
     for _ in range(2):
         for outbox in outboxes:
-            await beat(broadcaster, outbox)
+            await beat(outbox)
     assert [sink.written for sink, _, _ in sinks] == [
         [far, far if as_event else near] for _, far, near in sinks
     ]
 
 
 async def test_a_heartbeat_where_events_are_lines_has_the_current_time(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: LoopClock
 ) -> None:
     """Also of a cursor that has not moved since the last one; those of one tick are the same bytes."""
     times = iter([7.0, 11.0])
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: next(times))
     broadcaster = make()
     heartbeat = broadcaster.heartbeat(as_event=True)
-    outbox, sink = connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat)
+    readers = [connect(broadcaster, sink=MemorySink(NDJSON), heartbeat=heartbeat) for _ in range(2)]
     for _ in range(2):
-        await beat(broadcaster, outbox)
-        broadcaster._delivery._idle._ticked += 1
+        for outbox, _ in readers:
+            await beat(outbox)
+        await clock.tick()
     line = b'{"channel":null,"id":"0123abcd-0","event":"$heartbeat","data":{},"time":%b}\n'
-    assert sink.written == [line % b"7.0", line % b"11.0"]
+    assert [sink.written for _, sink in readers] == [[line % b"7.0", line % b"11.0"]] * 2
 
 
-async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with() -> None:
+async def test_a_cursor_that_was_brought_up_is_one_to_come_back_with(broadcaster: Broadcaster) -> None:
     """What it moves over is nothing that the reader wanted."""
-    broadcaster = make()
     outbox, sink = connect(broadcaster)
     await pass_by(broadcaster, FAR_BEHIND)
-    await beat(broadcaster, outbox)
+    await beat(outbox)
     broadcaster.disconnect(outbox)
     await broadcaster.broadcast("missed")
     decoder = wire.Decoder()

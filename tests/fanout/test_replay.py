@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from sse_broadcast.backends.base import StartPoint
-from sse_broadcast.backends.memory.backend import open_memory
+from sse_broadcast.backends.memory.backend import MemoryBackend
 from sse_broadcast.channels import Selector
-from sse_broadcast.config.policy import ChannelPolicies
-from sse_broadcast.config.schema import Config
 from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT
 from sse_broadcast.event import Event
@@ -17,17 +15,17 @@ from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication
 from sse_broadcast.work_queue import run_to_completion
+from tests.support.internals import set_clock
+from tests.support.memory_sinks import make_memory
 
 ALL = 1 << 30
 
 
 class Reading:
-    """A memory with a fixed epoch, and readers catching up with it."""
+    """A history, and subscribers that catch up with it."""
 
-    def __init__(self, **settings: Any) -> None:
-        config = Config(**settings)
-        self.backend = open_memory(config, ChannelPolicies(config), lambda publications: 0)
-        self.backend.epoch = "0123abcd"
+    def __init__(self, backend: MemoryBackend) -> None:
+        self.backend = backend
         self.metrics = Metrics()
 
     async def publish(self, channels: str = "a", count: int = 1) -> None:
@@ -35,16 +33,22 @@ class Reading:
             await self.backend.publish([Draft(tuple(channels.split()), Event("x"))])
 
     def begin(self, cursor: str | int, *channels: str) -> Replay:
-        """Begin at what a reader asks for, or behind a position that was good when it came."""
+        """Begin at what a subscriber asks for, or behind a position that was good when it came."""
         selector = Selector.parse(*(channels or ("a",)))
-        if isinstance(cursor, int):
-            return Replay(self.backend, selector, StartPoint(cursor), self.metrics)
-        return Replay(
-            self.backend,
-            selector,
-            run_to_completion(self.backend.find(parse_since(cursor), selector)),
-            self.metrics,
+        start = (
+            StartPoint(cursor)
+            if isinstance(cursor, int)
+            else run_to_completion(self.backend.find(parse_since(cursor), selector))
         )
+        return Replay(self.backend, selector, start, self.metrics)
+
+
+async def held(*counts: int | str, **settings: Any) -> Reading:
+    """Return a history of so many events on `a`, or of one on each of these channels in their order."""
+    reading = Reading(await make_memory(**settings))
+    for each in counts:
+        await (reading.publish(count=each) if isinstance(each, int) else reading.publish(each))
+    return reading
 
 
 def shown(publications: Sequence[Publication]) -> list[int | str]:
@@ -67,8 +71,7 @@ EVICTED = '{"reason": "evicted", "channels": ["a"], "missed": null}'
 
 async def test_it_gives_what_came_after_the_cursor_and_is_done() -> None:
     """Up to the newest position, and no further."""
-    reading = Reading()
-    await reading.publish(count=5)
+    reading = await held(5)
     catching_up = reading.begin(2)
     assert (catching_up.cursor, catching_up.done) == (2, False)
     assert shown(catching_up.take(ALL)) == [3, 4, 5]
@@ -77,8 +80,7 @@ async def test_it_gives_what_came_after_the_cursor_and_is_done() -> None:
 
 
 async def test_a_reader_at_the_newest_position_is_done_at_once() -> None:
-    """There is nothing to catch up with."""
-    reading = Reading()
+    reading = await held()
     assert reading.begin(0).done
     await reading.publish(count=2)
     assert reading.begin(2).done
@@ -87,8 +89,7 @@ async def test_a_reader_at_the_newest_position_is_done_at_once() -> None:
 
 async def test_it_goes_page_by_page() -> None:
     """Each of about as many bytes as asked for, and none twice."""
-    reading = Reading()
-    await reading.publish(count=4)
+    reading = await held(4)
     catching_up = reading.begin(0)
     size = len(b"data: x\nid: 0123abcd-1\n\n")
     assert shown(catching_up.take(2 * size)) == [1, 2]
@@ -101,8 +102,7 @@ async def test_it_goes_page_by_page() -> None:
 
 async def test_what_is_published_meanwhile_is_still_ahead() -> None:
     """A reader that was done is not, until it has that too."""
-    reading = Reading()
-    await reading.publish(count=2)
+    reading = await held(2)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
     await reading.publish(count=2)
@@ -116,8 +116,7 @@ async def test_what_is_published_meanwhile_is_still_ahead() -> None:
 @pytest.mark.parametrize("cursor", ["fedcba98-1", "0123abcd-99", "nobody's"])
 async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor: str) -> None:
     """Whoever opens the stream tells of it; what comes behind is what was published since."""
-    reading = Reading()
-    await reading.publish(count=3)
+    reading = await held(3)
     catching_up = reading.begin(cursor)
     assert catching_up.done
     await reading.publish(count=2)
@@ -127,8 +126,7 @@ async def test_an_id_that_cannot_be_used_leaves_nothing_to_catch_up_with(cursor:
 
 async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
     """What is still held comes at once, and only what is lost since is news."""
-    reading = Reading(history_size=3)
-    await reading.publish(count=4)
+    reading = await held(4, history_size=3)
     told, overtaken = reading.begin("0123abcd-0"), reading.begin("0123abcd-0")
     assert all_of(told) == [2, 3, 4]
     await reading.publish(count=2)
@@ -138,8 +136,7 @@ async def test_an_eviction_that_the_opening_told_is_not_told_again() -> None:
 
 async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
     """One reset, whose id is the place just before what is still held."""
-    reading = Reading(history_size=2)
-    await reading.publish(count=5)
+    reading = await held(5, history_size=2)
     catching_up = reading.begin(1)
     (told,) = catching_up.take(ALL)
     assert told.frame(TEXT) == b"event: $reset\ndata: " + EVICTED.encode() + b"\nid: 0123abcd-3\n\n"
@@ -150,8 +147,7 @@ async def test_a_cursor_behind_the_history_is_told_and_goes_on() -> None:
 
 async def test_eviction_that_overtakes_the_cursor_is_told_once() -> None:
     """Between two pages: exactly one reset, and then what is still held."""
-    reading = Reading(history_size=5)
-    await reading.publish(count=5)
+    reading = await held(5, history_size=5)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
     await reading.publish(count=5)
@@ -161,8 +157,7 @@ async def test_eviction_that_overtakes_the_cursor_is_told_once() -> None:
 
 async def test_each_loss_is_told_and_none_twice() -> None:
     """Overtaken again, a reader is told again: it was another loss."""
-    reading = Reading(history_size=2)
-    await reading.publish(count=2)
+    reading = await held(2, history_size=2)
     catching_up = reading.begin(0)
     assert shown(catching_up.take(1)) == [1]
     await reading.publish(count=3)
@@ -175,8 +170,7 @@ async def test_each_loss_is_told_and_none_twice() -> None:
 
 async def test_eviction_behind_the_cursor_is_no_loss() -> None:
     """What the reader has may go."""
-    reading = Reading(history_size=3)
-    await reading.publish(count=3)
+    reading = await held(3, history_size=3)
     catching_up = reading.begin(0)
     shown(catching_up.take(1))
     await reading.publish()
@@ -185,8 +179,7 @@ async def test_eviction_behind_the_cursor_is_no_loss() -> None:
 
 async def test_a_loss_overtaken_before_the_first_page_is_one_loss() -> None:
     """Behind the history when it came, and further behind when it reads: told once."""
-    reading = Reading(history_size=2)
-    await reading.publish(count=5)
+    reading = await held(5, history_size=2)
     catching_up = reading.begin(0)
     await reading.publish(count=5)
     assert all_of(catching_up) == [EVICTED, 9, 10]
@@ -195,8 +188,7 @@ async def test_a_loss_overtaken_before_the_first_page_is_one_loss() -> None:
 @pytest.mark.parametrize("cursor", ["earliest", "1h", "last"])
 async def test_who_asks_for_what_is_held_is_told_of_no_loss(cursor: str) -> None:
     """Though the history began before."""
-    reading = Reading(history_size=2)
-    await reading.publish(count=5)
+    reading = await held(5, history_size=2)
     taken = all_of(reading.begin(cursor))
     assert taken == ([5] if cursor == "last" else [4, 5])
     assert reading.metrics.counts().resets == {}
@@ -204,9 +196,7 @@ async def test_who_asks_for_what_is_held_is_told_of_no_loss(cursor: str) -> None
 
 async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
     """`first` is cut by the limit, one at least, and what comes live follows it."""
-    reading = Reading()
-    for name in ("a", "b", "c", "a"):
-        await reading.publish(name)
+    reading = await held("a", "b", "c", "a")
     catching_up = reading.begin("last", "a", "b", "c")
     size = len(b"data: x\nid: 0123abcd-1\n\n")
     assert shown(catching_up.take(2 * size)) == [2, 3]
@@ -220,9 +210,7 @@ async def test_the_newest_of_each_channel_come_in_pages_too() -> None:
 
 async def test_what_came_first_may_be_evicted_meanwhile() -> None:
     """It was found when the reader came, and is given though the history lets go of it."""
-    reading = Reading(history_size=1)
-    await reading.publish("a")
-    await reading.publish("b")
+    reading = await held("a", "b", history_size=1)
     catching_up = reading.begin("last", "a", "b")
     await reading.publish("b")
     assert all_of(catching_up, 1) == [1, 2, 3]
@@ -230,8 +218,7 @@ async def test_what_came_first_may_be_evicted_meanwhile() -> None:
 
 async def test_without_history_a_reader_is_told_of_each_loss() -> None:
     """And it comes to the end each time."""
-    reading = Reading(history_size=0)
-    await reading.publish(count=2)
+    reading = await held(2, history_size=0)
     catching_up = reading.begin(0)
     assert all_of(catching_up) == [EVICTED]
     await reading.publish()
@@ -243,11 +230,11 @@ def known(catching_up: Replay) -> tuple[int, float | None]:
     return catching_up.behind, catching_up.oldest
 
 
-async def test_what_is_left_is_known_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_left_is_known_without_being_read() -> None:
     """How many came after where it is, of whatever channels, and when the oldest of its own did."""
-    reading = Reading()
+    reading = await held()
     seconds = iter(range(100, 200))
-    monkeypatch.setattr(reading.backend, "_clock", lambda: float(next(seconds)))
+    set_clock(reading.backend, lambda: float(next(seconds)))
     for channels in ("a", "b", "a", "b"):
         await reading.publish(channels)
     catching_up = reading.begin(1, "a")
@@ -258,9 +245,7 @@ async def test_what_is_left_is_known_without_being_read(monkeypatch: pytest.Monk
 
 
 async def test_what_is_given_first_is_left_too() -> None:
-    """The newest events of `last`."""
-    reading = Reading()
-    await reading.publish()
+    reading = await held(1)
     begun = reading.begin("last")
     assert begun.behind == 1
     assert begun.oldest is not None

@@ -78,7 +78,6 @@ def test_a_pass_has_come_to_whom_it_is_writing() -> None:
 
 
 def test_a_pass_over_nobody_is_done_at_once() -> None:
-    """And came to nobody."""
     writers = WriterList[RecordingMember]()
     writers.begin()
     assert writers.done
@@ -86,7 +85,6 @@ def test_a_pass_over_nobody_is_done_at_once() -> None:
 
 
 def test_the_last_takes_the_index_of_a_member_that_leaves() -> None:
-    """Nobody else moves."""
     writers, members = make_list(4)
     writers.leave(members[1])
     assert [member.index for member in members] == [0, NOT_LISTED, 2, 1]
@@ -128,7 +126,6 @@ def test_a_member_that_leaves_in_the_middle_of_its_own_write_was_written_to() ->
 
 
 def test_all_members_may_leave_during_a_pass() -> None:
-    """In whatever order."""
     writers, members = make_list(4)
     writers.begin()
     advance(writers, 2)

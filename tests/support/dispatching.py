@@ -3,13 +3,20 @@
 import asyncio
 import itertools
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.event import Event
+from sse_broadcast.fanout.idle import TICKS
 from sse_broadcast.fanout.outbox import Outbox
+from sse_broadcast.fanout.subscriber import SHORTEST_HEARTBEAT
 from tests.support.memory_sinks import EPOCH, MemorySink, block
+
+TICK = SHORTEST_HEARTBEAT / TICKS
+"""Seconds between two ticks of the idle monitor, at most; exactly these if they divide its heartbeat."""
 
 LARGE = "x" * 30_000
 """Two of these fit into a write, and three do not."""
@@ -41,12 +48,70 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+async def run_slice() -> None:
+    """Let the event loop turn once: the dispatcher runs one slice, if it has anything to do."""
+    await asyncio.sleep(0)
+
+
+async def publish(broadcaster: Broadcaster, *data: object, **fields: Any) -> None:
+    """Publish events, with no slice between them."""
+    for each in data:
+        await broadcaster.broadcast(str(each), **fields)
+
+
+async def deliver(broadcaster: Broadcaster, *data: object, **fields: Any) -> None:
+    """Publish events, and let the dispatcher run behind each."""
+    for each in data:
+        await publish(broadcaster, each, **fields)
+        await settled()
+
+
+async def drain(sink: MemorySink) -> None:
+    """Empty a full sink, and let the dispatcher run."""
+    sink.drain()
+    await settled()
+
+
 class LoopClock:
-    """The loop's time, which passes only when sinks are written to."""
+    """The loop's time, which passes only when sinks are written to, or by `tick`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+    async def tick(self) -> None:
+        """Let the time of one tick of the idle monitor pass, and let the dispatcher run."""
+        self.now += TICK
+        await settled()
+
+
+class Timers:
+    """Records the timers that the server's code sets on the running loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._set: list[asyncio.TimerHandle] = []
+        self._call_at = loop.call_at
+        monkeypatch.setattr(loop, "call_at", self._record)
+
+    @property
+    def pending(self) -> list[asyncio.TimerHandle]:
+        """The timers that were neither cancelled nor have run."""
+        return [timer for timer in self._set if not timer.cancelled()]
+
+    def _record(
+        self, when: float, callback: Callable[..., object], *args: Any, **options: Any
+    ) -> asyncio.TimerHandle:
+        if not callback.__module__.startswith("sse_broadcast."):
+            return self._call_at(when, callback, *args, **options)
+
+        def run() -> None:
+            self._set.remove(timer)
+            callback(*args)
+
+        timer = self._call_at(when, run, **options)
+        self._set.append(timer)
+        return timer
 
 
 class CostlySink(MemorySink):
@@ -69,23 +134,14 @@ def runs(order: list[str]) -> list[tuple[str, int]]:
     return [(name, len(list(group))) for name, group in itertools.groupby(order)]
 
 
-async def beat(broadcaster: Broadcaster, outbox: Outbox) -> None:
+async def beat(outbox: Outbox) -> None:
     """Make a heartbeat due, as silence would, and let the dispatcher run."""
     outbox.heartbeat_due = True
-    broadcaster._delivery.schedule_outbox(outbox)
+    outbox.on_ready()
     await settled()
 
 
 async def pass_by(broadcaster: Broadcaster, count: int) -> None:
     """Publish so many events on a channel that nobody here reads."""
-    draft = broadcaster.draft(Event("x", "t"), ["elsewhere"])
     if count:
-        await broadcaster.publish_all([draft] * count)
-
-
-def pass_time(broadcaster: Broadcaster, clock: "LoopClock") -> None:
-    """Let a tick pass, and run a slice."""
-    dispatcher = broadcaster._delivery
-    clock.now += dispatcher._idle._tick_length
-    dispatcher._idle._tick()
-    dispatcher._run_slice()
+        await broadcaster.publish_all([broadcaster.draft(Event("x", "t"), ["elsewhere"])] * count)

@@ -43,33 +43,39 @@ class RecordingScheduler:
         self.calls.append(f"on_closed {reason}")
 
 
-def make_group(
-    selector: Selector = DEFAULT,
-    encoding: Encoding = TEXT,
-    *,
-    queue_size: int = 10,
-    queue_bytes: int = 1000,
-) -> tuple[OutboxGroup, RecordingScheduler]:
-    scheduler = RecordingScheduler()
-    group = SubscriberGroup(selector, encoding, scheduler, queue_size=queue_size, queue_bytes=queue_bytes)
-    return group, scheduler
+class RecordedGroup(SubscriberGroup[Outbox]):
+    """A group whose scheduler records its calls."""
 
+    def __init__(
+        self,
+        selector: Selector = DEFAULT,
+        encoding: Encoding = TEXT,
+        *,
+        queue_size: int = 10,
+        queue_bytes: int = 1000,
+    ) -> None:
+        self.scheduler = RecordingScheduler()
+        super().__init__(selector, encoding, self.scheduler, queue_size=queue_size, queue_bytes=queue_bytes)
 
-def make_outbox(
-    group: OutboxGroup, scheduler: RecordingScheduler, catching_up: Replay | None = None
-) -> Outbox:
-    subscriber = Subscriber(group.selector, terms()[0], catching_up)
-    sink = MemorySink()
-    outbox = Outbox(scheduler, group, subscriber, sink)
-    sink.attach(outbox)
-    subscriber.consumer = outbox
-    return outbox
+    def outbox(self, catching_up: Replay | None = None) -> Outbox:
+        """Return an outbox that does not follow the log yet."""
+        subscriber = Subscriber(self.selector, terms()[0], catching_up)
+        sink = MemorySink()
+        outbox = Outbox(self.scheduler, self, subscriber, sink)
+        sink.attach(outbox)
+        subscriber.consumer = outbox
+        return outbox
 
+    def add(self) -> Outbox:
+        """Return an outbox that follows the log from its end on."""
+        outbox = self.outbox()
+        outbox.join_group()
+        return outbox
 
-def add_outbox(group: OutboxGroup, scheduler: RecordingScheduler) -> Outbox:
-    outbox = make_outbox(group, scheduler)
-    outbox.join_group()
-    return outbox
+    def publish(self, *data: str) -> None:
+        """Publish at the positions 1, 2, 3, ..., with frames of 24 bytes for one character."""
+        for position, each in enumerate(data, self.end + 1):
+            self.append(publication(each, position=position))
 
 
 def begin_pass(group: OutboxGroup, *, limit: int, to: int) -> None:
@@ -87,10 +93,3 @@ def end_pass(group: OutboxGroup) -> None:
     group.writers.end()
     count, group.batch = group.batch.end - group.batch.base, None
     group.drop_delivered(count)
-
-
-def publish(group: OutboxGroup, *data: str) -> None:
-    """Publish at the positions 1, 2, 3, ..., with frames of 24 bytes for one character."""
-    first = group.end + 1
-    for position, each in enumerate(data, first):
-        group.append(publication(each, position=position))

@@ -4,7 +4,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Self
 
+from sse_broadcast.backends.memory.backend import MemoryBackend, open_memory
 from sse_broadcast.broadcaster import Broadcaster
+from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.cursor import parse_since
 from sse_broadcast.encoding import TEXT, Encoding
@@ -13,7 +15,7 @@ from sse_broadcast.event import DEFAULT_TYPE, Event
 from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.metrics import Metrics, SubscriberKind
-from sse_broadcast.publication import Publication, place
+from sse_broadcast.publication import Draft, Publication, place
 from tests.support.internals import backend_of, set_clock
 
 EPOCH = "0123abcd"
@@ -47,14 +49,15 @@ class RecordingConsumer:
 class MemorySink:
     """A sink that records its writes, and can be full, gone or broken."""
 
-    def __init__(self, encoding: Encoding = TEXT) -> None:
+    def __init__(self, encoding: Encoding = TEXT, *, takes_more: bool = True) -> None:
         self.encoding = encoding
         self.written: list[bytes] = []
-        self.takes_more = True
+        self.takes_more = takes_more
         self.gone = False
         self.broken = False
         self.closed = 0
         self.aborted = 0
+        self.outbox: Outbox | None = None
 
     @property
     def data(self) -> bytes:
@@ -75,6 +78,12 @@ class MemorySink:
         self.written.append(data)
         if not self.takes_more and self.outbox is not None:
             self.outbox.on_full()
+
+    def drain(self) -> None:
+        """Take all that was written, and more from now on."""
+        self.takes_more = True
+        assert self.outbox is not None
+        self.outbox.on_drained()
 
     def close(self) -> None:
         self.closed += 1
@@ -121,11 +130,7 @@ def terms(
 
 
 def publication(
-    data: str,
-    *channels: str,
-    key: str | None = None,
-    event: str = DEFAULT_TYPE,
-    position: int | None = None,
+    data: str, *channels: str, key: str | None = None, event: str = DEFAULT_TYPE, position: int | None = None
 ) -> Publication:
     """Return an event in its place, behind all that were placed here before unless a position is given."""
     return place(
@@ -149,6 +154,16 @@ def make_broadcaster(**settings: object) -> Broadcaster:
     return broadcaster
 
 
+async def make_memory(*data: str, **settings: object) -> MemoryBackend:
+    """Return a history of the one epoch that delivers to nobody, with these events on `default`."""
+    config = Config(**settings)  # type: ignore[arg-type]
+    memory = open_memory(config, ChannelPolicies(config), lambda _: 0)
+    memory.epoch = EPOCH
+    for each in data:
+        await memory.publish([Draft(("default",), Event(each))])
+    return memory
+
+
 def connect(
     broadcaster: Broadcaster,
     *channels: str,
@@ -156,9 +171,13 @@ def connect(
     types: Sequence[str] | None = None,
     sink: MemorySink | None = None,
     heartbeat: Heartbeat | None = None,
+    takes_more: bool = True,
 ) -> tuple[Outbox, MemorySink]:
-    """Connect a reader as the server does, from now on or from `since` on."""
-    sink = sink or MemorySink()
+    """Connect a subscriber as the server does, from now on or from `since` on.
+
+    With `takes_more` false its sink is full after the first write.
+    """
+    sink = sink or MemorySink(takes_more=takes_more)
     selector = broadcaster.selector(channels or ("default",), types=types)
     start = broadcaster.start_point(selector, None if since is None else parse_since(since))
     return broadcaster.connect(sink, selector, start, heartbeat or broadcaster.heartbeat()), sink
