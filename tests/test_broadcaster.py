@@ -3,9 +3,11 @@
 import asyncio
 import bisect
 import dataclasses
+import functools
 import gc
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -28,11 +30,25 @@ from sse_broadcast.cursor import Cursor, CustomId, EventId, Keyword, parse_id, p
 from sse_broadcast.encoding import CHUNKED_JSON, CHUNKED_NDJSON, CHUNKED_TEXT, JSON, NDJSON, TEXT, Encoding
 from sse_broadcast.errors import FullError, IdempotencyError
 from sse_broadcast.event import LONGEST_RETRY, SHORTEST_RETRY
+from sse_broadcast.fanout.outbox import Outbox, OutboxGroup
 from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat
-from tests.support.dispatching import settled
-from tests.support.internals import backend_of, hub_of, outboxes_of, set_clock
+from tests.support.dispatching import Timers, deliver, publish, settled
+from tests.support.internals import backend_of, hub_of, outboxes_of, patterns_of, routes_of, set_clock
 from tests.support.memory_sinks import EPOCH, MemorySink, block, connect, make_broadcaster
 from tests.support.sockets import PATIENCE, until
+
+
+@pytest.fixture
+def broadcaster() -> Broadcaster:
+    """Return a broadcaster of the default configuration, with the one epoch."""
+    return make_broadcaster()
+
+
+@pytest.fixture
+async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    """Record the timers, of which a broadcaster has one while anything is held."""
+    return Timers(monkeypatch)
+
 
 DEFAULT = Selector.parse("default")
 
@@ -47,9 +63,8 @@ BAD_NAMES = [
 ]
 
 
-async def test_the_receipt_says_what_was_published_and_who_wanted_it() -> None:
+async def test_the_receipt_says_what_was_published_and_who_wanted_it(broadcaster: Broadcaster) -> None:
     """HTTP readers and streams, each once; the channels in the publisher's order; the id."""
-    broadcaster = make_broadcaster()
     connect(broadcaster)
     stream = aiter(broadcaster.subscribe("default", "other"))
     both = await broadcaster.broadcast("x", channels=["other", "default", "other"])
@@ -61,22 +76,29 @@ async def test_the_receipt_says_what_was_published_and_who_wanted_it() -> None:
     del stream
 
 
-async def test_readers_who_filter_it_away_are_not_counted() -> None:
+async def test_readers_who_filter_it_away_are_not_counted(broadcaster: Broadcaster) -> None:
     """Clients are those who want the event, and not those who are there."""
-    broadcaster = make_broadcaster()
     connect(broadcaster, types=["t"])
     connect(broadcaster, "def*", types=["u"])
     receipts = [await broadcaster.broadcast("x", event=event) for event in ("t", "v", None)]
     assert [receipt.clients for receipt in receipts] == [1, 0, 0]
 
 
+async def require_refused(problem: str, **fields: Any) -> None:
+    """Fail unless an event is refused for this reason, before anything is published."""
+    broadcaster = Broadcaster()
+    with pytest.raises(EventError, match=problem):
+        await broadcaster.broadcast("x", **fields)
+    channels = fields.pop("channels", ["default"])
+    with pytest.raises(EventError, match=problem):
+        broadcaster.draft(Event("x", fields.pop("event", "message"), **fields), channels)
+    assert broadcaster.counts.published == 0
+
+
 @pytest.mark.parametrize(("channels", "problem"), [*BAD_NAMES, (["a*"], r"channel: must not contain '\*'")])
 async def test_a_bad_channel_name_is_refused(channels: list[str], problem: str) -> None:
     """Naming the character, publishing nothing; a pattern is no name to publish to."""
-    broadcaster = Broadcaster()
-    with pytest.raises(EventError, match=problem):
-        await broadcaster.broadcast("x", channels=channels)
-    assert broadcaster.counts.published == 0
+    await require_refused(problem, channels=channels)
 
 
 @pytest.mark.parametrize(("channels", "problem"), BAD_NAMES)
@@ -125,24 +147,17 @@ async def test_patterns_are_bounded_in_number_by_themselves() -> None:
 
 async def test_reserved_types_are_refused() -> None:
     """Nobody but the server says `$reset`."""
-    broadcaster = Broadcaster()
-    with pytest.raises(EventError, match=r"event: types beginning with \$ are the server's own: '\$reset'"):
-        await broadcaster.publish(Event("x", type="$reset"))
-    with pytest.raises(EventError, match="server's own"):
-        broadcaster.draft(Event("x", type="$"))
-    assert broadcaster.counts.published == 0
+    for event in ("$reset", "$"):
+        await require_refused(
+            rf"event: types beginning with \$ are the server's own: '\{event}'", event=event
+        )
 
 
 @pytest.mark.parametrize("event", ["open", "error"])
 async def test_the_types_of_event_source_itself_are_refused(event: str) -> None:
     """A page's handler of them would be called, or a Node process without one would end."""
-    broadcaster = Broadcaster()
     problem = f"^event: '{event}' is EventSource's own: browsers would call their handlers of it$"
-    with pytest.raises(EventError, match=problem):
-        await broadcaster.broadcast("x", event=event)
-    with pytest.raises(EventError, match=problem):
-        broadcaster.draft(Event("x", event))
-    assert broadcaster.counts.published == 0
+    await require_refused(problem, event=event)
 
 
 @pytest.mark.parametrize("event", ["message", "Open", "errors", "opened", "close"])
@@ -154,20 +169,14 @@ async def test_other_types_are_nobodys_own(event: str) -> None:
 @pytest.mark.parametrize("retry", [0, 499, 3_600_001, 2**31 - 1])
 async def test_a_retry_out_of_bounds_is_refused(retry: int) -> None:
     """Browsers would come back at once, or never; it is refused, and not replaced by another."""
-    broadcaster = Broadcaster()
-    problem = f"^retry: must be 500 to 3600000 milliseconds, not {retry}$"
-    with pytest.raises(EventError, match=problem):
-        await broadcaster.broadcast("x", retry=retry)
-    assert broadcaster.counts.published == 0
+    await require_refused(f"^retry: must be 500 to 3600000 milliseconds, not {retry}$", retry=retry)
 
 
 @pytest.mark.parametrize("retry", [SHORTEST_RETRY, LONGEST_RETRY])
-async def test_a_retry_at_its_bounds_is_taken(retry: int) -> None:
+async def test_a_retry_at_its_bounds_is_taken(retry: int, broadcaster: Broadcaster) -> None:
     """From half a second to an hour."""
-    broadcaster = make_broadcaster()
     _, sink = connect(broadcaster)
-    await broadcaster.broadcast("x", retry=retry)
-    await settled()
+    await deliver(broadcaster, "x", retry=retry)
     assert sink.data == f"retry: {retry}\ndata: x\nid: 0123abcd-1\n\n".encode()
 
 
@@ -188,16 +197,12 @@ async def test_a_retry_at_its_bounds_is_taken(retry: int) -> None:
 )
 async def test_an_id_that_could_be_taken_for_another_is_refused(id: str, problem: str) -> None:
     """A publisher's id is found again as itself, or not chosen at all."""
-    broadcaster = Broadcaster()
-    with pytest.raises(EventError, match=problem):
-        await broadcaster.broadcast("x", id=id)
-    assert broadcaster.counts.published == 0
+    await require_refused(problem, id=id)
 
 
 @pytest.mark.parametrize("id", ["0123abcd", "0123ABCD-1", "x" * 128, "first", "10", "0123abcd-1.", "10min"])
-async def test_any_other_id_is_taken(id: str) -> None:
+async def test_any_other_id_is_taken(id: str, broadcaster: Broadcaster) -> None:
     """And is what a reader sees, and may come back with."""
-    broadcaster = make_broadcaster()
     assert (await broadcaster.broadcast("x", id=id)).id == id
     await broadcaster.broadcast("y")
     _, sink = connect(broadcaster, since=id)
@@ -212,13 +217,11 @@ async def test_a_bad_key_is_refused(key: str) -> None:
         await Broadcaster().broadcast("x", key=key)
 
 
-async def test_what_is_published_says_all_that_it_was_given() -> None:
+async def test_what_is_published_says_all_that_it_was_given(broadcaster: Broadcaster) -> None:
     """Each field is the event's."""
-    broadcaster = make_broadcaster()
-    async with broadcaster.subscribe() as stream:
-        await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5000)
-        assert stream._subscriber is not None
-        (one,) = stream._subscriber.take(1)
+    outbox, _ = connect(broadcaster)
+    await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5000)
+    (one,) = outbox.group.log
     assert one.event == Event("x", "t", "mine", 5000, "k")
     assert (one.channels, one.id, one.position) == (("default",), "mine", 1)
 
@@ -259,9 +262,8 @@ def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> 
 # Drafts and batches.
 
 
-async def test_a_draft_is_checked_and_published_by_nobody() -> None:
+async def test_a_draft_is_checked_and_published_by_nobody(broadcaster: Broadcaster) -> None:
     """Everything that may be wrong is said before anything is published."""
-    broadcaster = make_broadcaster()
     draft = broadcaster.draft(Event("x"), ["b", "a", "b"])
     assert (draft.channels, draft.event) == (("b", "a"), Event("x"))
     assert broadcaster.draft(Event("x")).channels == ("default",)
@@ -270,9 +272,8 @@ async def test_a_draft_is_checked_and_published_by_nobody() -> None:
     assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
 
 
-async def test_a_batch_is_one_act() -> None:
+async def test_a_batch_is_one_act(broadcaster: Broadcaster) -> None:
     """In its order, at positions that follow one another, counted by its events and its readers."""
-    broadcaster = make_broadcaster()
     _, sink = connect(broadcaster, "a", "b")
     connect(broadcaster, "b")
     drafts = [
@@ -286,9 +287,8 @@ async def test_a_batch_is_one_act() -> None:
     assert (broadcaster.counts.published, broadcaster.cursor) == (3, "0123abcd-3")
 
 
-async def test_a_batch_of_nothing_is_refused() -> None:
+async def test_a_batch_of_nothing_is_refused(broadcaster: Broadcaster) -> None:
     """There is no event whose receipt it could have; nothing is counted, and a token stays free."""
-    broadcaster = make_broadcaster()
     token = IdempotencyKey(("k",), b"")
     for given in (None, token):
         with pytest.raises(EventError, match=r"^events: must be one at least$"):
@@ -327,9 +327,8 @@ async def test_places_are_checked_once_for_many_drafts() -> None:
             broadcaster.prepare(refused, ("a",))
 
 
-async def test_a_token_publishes_once() -> None:
+async def test_a_token_publishes_once(broadcaster: Broadcaster) -> None:
     """And is answered as the first time, whatever happened since."""
-    broadcaster = make_broadcaster()
     _, sink = connect(broadcaster)
     token = IdempotencyKey(("caller", "/send", "k"), b"digest")
     drafts = [broadcaster.draft(Event("x")), broadcaster.draft(Event("y"))]
@@ -342,9 +341,8 @@ async def test_a_token_publishes_once() -> None:
     assert broadcaster.counts.published == 3
 
 
-async def test_a_token_used_for_something_else_is_an_error() -> None:
+async def test_a_token_used_for_something_else_is_an_error(broadcaster: Broadcaster) -> None:
     """Nothing is published, and the token keeps its meaning; another scope has another."""
-    broadcaster = make_broadcaster()
     draft = broadcaster.draft(Event("x"))
     first = await broadcaster.publish_all([draft], IdempotencyKey(("a", "k"), b"one"))
     with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: it was used before"):
@@ -357,9 +355,8 @@ async def test_a_token_used_for_something_else_is_an_error() -> None:
 # Where readers begin.
 
 
-async def test_the_cursor_is_the_newest_position() -> None:
+async def test_the_cursor_is_the_newest_position(broadcaster: Broadcaster) -> None:
     """Who begins there misses nothing, and gets nothing that was before."""
-    broadcaster = make_broadcaster()
     assert broadcaster.cursor == "0123abcd-0"
     await broadcaster.broadcast("a", id="mine")
     cursor = broadcaster.cursor
@@ -417,9 +414,8 @@ async def test_a_since_that_means_nothing_is_shown_in_part() -> None:
         make_broadcaster().start_point(DEFAULT, parse_since("\x1b" + "x" * 200))
 
 
-async def test_a_since_of_another_life_is_a_loss_and_no_error() -> None:
+async def test_a_since_of_another_life_is_a_loss_and_no_error(broadcaster: Broadcaster) -> None:
     """It has the form of our ids: whoever says it was a reader here once."""
-    broadcaster = make_broadcaster()
     for since, lost in (("fedcba98-1", ResetReason.EPOCH), ("0123abcd-1", ResetReason.UNKNOWN)):
         assert broadcaster.start_point(DEFAULT, parse_since(since)) == StartPoint(0, reset_reason=lost)
 
@@ -444,8 +440,7 @@ async def test_what_is_published_between_a_start_and_its_connection_is_caught_up
     await broadcaster.broadcast("between")
     sink = MemorySink()
     broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
-    await broadcaster.broadcast("after")
-    await settled()
+    await deliver(broadcaster, "after")
     assert frames == OPENING % b"0123abcd-0"
     assert sink.data == block(1, "between") + block(2, "after")
 
@@ -456,16 +451,14 @@ async def test_what_is_published_between_a_start_and_its_connection_is_caught_up
 async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: str) -> None:
     """At the position at which the reader joined; nothing is replayed, and what follows is live."""
     broadcaster = make_broadcaster(retry=0)
-    await broadcaster.broadcast("a")
-    await broadcaster.broadcast("b")
+    await publish(broadcaster, "a", "b")
     start = broadcaster.start_point(DEFAULT, parse_id(id))
     told = b'{"reason": "%b", "channels": ["default"], "missed": null}' % reason.encode()
     assert opened(broadcaster, start) == RESET % (told, b"0123abcd-2", b"0123abcd-2")
     sink = MemorySink()
     outbox = broadcaster.connect(sink, DEFAULT, start, broadcaster.heartbeat())
     await settled()
-    await broadcaster.broadcast("c")
-    await settled()
+    await deliver(broadcaster, "c")
     assert sink.data == block(3, "c")
     assert outbox.given == 2
     assert broadcaster.counts.resets == {reason: 1}
@@ -474,8 +467,7 @@ async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: st
 async def test_an_id_whose_successors_are_gone_is_a_loss_told_first() -> None:
     """With the channels that lost something, and the id of the position just before what is still held."""
     broadcaster = make_broadcaster(history_size=2, retry=0)
-    for _ in range(4):
-        await broadcaster.broadcast("x")
+    await publish(broadcaster, *["x"] * 4)
     await broadcaster.broadcast("y", channels=["quiet"])
     selector = Selector.parse("quiet", "default")
     start = broadcaster.start_point(selector, parse_id("0123abcd-1"))
@@ -624,8 +616,7 @@ async def test_a_channels_history_is_bounded_by_its_rule() -> None:
     """The first that matches, and no other's."""
     broadcaster = make_broadcaster(history_size=3, channel=RULES)
     for channel in ("plain", "prices.eu", "other"):
-        for _ in range(5):
-            await broadcaster.broadcast("x", channels=[channel])
+        await publish(broadcaster, *["x"] * 5, channels=[channel])
     held = {state.channel: state.events for state in broadcaster.channels(limit=10)}
     assert held == {"other": 3, "plain": 1, "prices.eu": 3}
 
@@ -645,9 +636,8 @@ async def test_the_state_of_a_channel() -> None:
     assert broadcaster.channel("b") == ChannelState("b", 0, "0123abcd-4", 2, "0123abcd-3")
 
 
-async def test_a_channel_that_was_never_heard_of_has_a_state() -> None:
+async def test_a_channel_that_was_never_heard_of_has_a_state(broadcaster: Broadcaster) -> None:
     """Any legal name, and asking leaves nothing behind; no other name, and no pattern."""
-    broadcaster = make_broadcaster()
     assert broadcaster.channel("new") == ChannelState("new", 0, "0123abcd-0", 0, None)
     assert broadcaster.channels(limit=10) == []
     for bad in ("a b", "a*", "", ".."):
@@ -655,9 +645,8 @@ async def test_a_channel_that_was_never_heard_of_has_a_state() -> None:
             broadcaster.channel(bad)
 
 
-async def test_channels_with_history_or_readers_are_listed_by_name() -> None:
+async def test_channels_with_history_or_readers_are_listed_by_name(broadcaster: Broadcaster) -> None:
     """Each once; a pattern is none."""
-    broadcaster = make_broadcaster()
     connect(broadcaster, "read", "both", "p*")
     await broadcaster.broadcast("x", channels=["held", "both"])
     states = broadcaster.channels(limit=10)
@@ -668,9 +657,8 @@ async def test_channels_with_history_or_readers_are_listed_by_name() -> None:
     ]
 
 
-async def test_channels_are_listed_in_pages() -> None:
+async def test_channels_are_listed_in_pages(broadcaster: Broadcaster) -> None:
     """At most so many, behind the last of the page before, and those of a prefix alone."""
-    broadcaster = make_broadcaster()
     names = [f"{letter}.{number}" for letter in "ba" for number in range(5)]
     for name in names:
         await broadcaster.broadcast("x", channels=[name])
@@ -703,76 +691,70 @@ def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
     return forward
 
 
-def timer_of(broadcaster: Broadcaster) -> asyncio.TimerHandle | None:
-    """Return what looks for what is too old, while anything is held."""
-    return broadcaster._tidying
-
-
-async def test_what_is_too_old_goes_though_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_too_old_goes_though_nobody_comes(
+    monkeypatch: pytest.MonkeyPatch, timers: Timers
+) -> None:
     """As long as something is held a timer looks for it; then it rests until the next publish."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), backend_of(broadcaster)._history
-    assert timer_of(broadcaster) is None
+    forward = wound(broadcaster)
+    assert timers.pending == []
     for _ in range(2):
         await broadcaster.broadcast("x")
-        first = timer_of(broadcaster)
-        assert first is not None
+        (first,) = timers.pending
         await broadcaster.broadcast("x")
-        assert timer_of(broadcaster) is first
-        await until(lambda: timer_of(broadcaster) is not first)  # noqa: B023 - awaited at once
-        assert timer_of(broadcaster) is not None
+        assert timers.pending == [first]
+        await until(lambda: timers.pending != [first])  # noqa: B023 - awaited at once
+        assert len(timers.pending) == 1
         forward(9.0)
-        assert history.bytes > 0
+        assert broadcaster.history_usage.events == 2
         forward(1.0)
-        await until(lambda: timer_of(broadcaster) is None)
-        assert history.bytes == 0
+        await until(lambda: not timers.pending)
+        assert broadcaster.history_usage.events == 0
 
 
-async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyPatch, timers: Timers) -> None:
     """Also where no event is held."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_size=0, idempotency_window=10.0))
     forward = wound(broadcaster)
     await broadcaster.broadcast("x")
-    assert timer_of(broadcaster) is None
+    assert not timers.pending
     await broadcaster.publish_all([broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b""))
-    assert timer_of(broadcaster) is not None
+    assert timers.pending
     forward(10.0)
-    await until(lambda: timer_of(broadcaster) is None)
-    assert len(backend_of(broadcaster)._keys) == 0
+    await until(lambda: not timers.pending)
 
 
 async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, timers: Timers
 ) -> None:
     """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
     monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward, history = wound(broadcaster), backend_of(broadcaster)._history
-    good, calls = backend_of(broadcaster).evict_expired, 0
+    forward = wound(broadcaster)
+    calls = 0
 
     def bad() -> bool:
         nonlocal calls
         calls += 1
         raise RuntimeError("away")
 
-    monkeypatch.setattr(backend_of(broadcaster), "evict_expired", bad)
-    assert (await broadcaster.broadcast("x")).clients == 0
-    broadcaster.reload(Config(history_age=10.0))
-    await until(lambda: calls > 3)
-    monkeypatch.setattr(backend_of(broadcaster), "evict_expired", good)
+    with monkeypatch.context() as broken:
+        broken.setattr(backend_of(broadcaster), "evict_expired", bad)
+        assert (await broadcaster.broadcast("x")).clients == 0
+        broadcaster.reload(Config(history_age=10.0))
+        await until(lambda: calls > 3)
     forward(10.0)
-    await until(lambda: timer_of(broadcaster) is None)
-    assert history.bytes == 0
+    await until(lambda: not timers.pending)
+    assert broadcaster.history_usage.events == 0
     assert set(caplog.messages) == {"the history could not be tidied; tried again in 0.001 s"}
     assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"away"}
     assert len(caplog.records) == calls
 
 
-async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end() -> None:
+async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end(broadcaster: Broadcaster) -> None:
     """What was published last, and why the stream ends, is told to all who are there."""
-    broadcaster = make_broadcaster()
     (gone, lost), *others = [connect(broadcaster, channel) for channel in ("a", "b", "c")]
     await broadcaster.broadcast("x", channels=("a", "b", "c"))
     lost.gone = True
@@ -783,21 +765,32 @@ async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end() -> 
         broadcaster.disconnect(outbox)
 
 
-async def test_closing_leaves_no_timer() -> None:
-    """Though the history is still full."""
-    broadcaster = make_broadcaster()
-    await broadcaster.broadcast("x")
-    timer = timer_of(broadcaster)
-    assert timer is not None
+@pytest.mark.parametrize("held", [0, 1])
+async def test_closing_leaves_no_timer(
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster, timers: Timers, held: int
+) -> None:
+    """Though the history is still full, or is filled by a publish that was on its way."""
+    backend, on_its_way = backend_of(broadcaster), asyncio.Event()
+    now = backend.publish
+
+    async def late(*args: Any) -> Receipt:
+        await on_its_way.wait()
+        return await now(*args)
+
+    await publish(broadcaster, *range(held))
+    assert len(timers.pending) == held
+    monkeypatch.setattr(backend, "publish", late)
+    publishing = asyncio.ensure_future(broadcaster.broadcast("y"))
+    await settled()
     await broadcaster.close(timeout=1)
-    assert timer.cancelled()
-    broadcaster._tidy()
-    assert timer_of(broadcaster) is None
+    assert timers.pending == []
+    on_its_way.set()
+    assert (await publishing).id == f"{EPOCH}-{1 + held}"
+    assert timers.pending == []
 
 
-async def test_a_closed_broadcaster_publishes_nothing() -> None:
+async def test_a_closed_broadcaster_publishes_nothing(broadcaster: Broadcaster) -> None:
     """And takes nobody; what was sent with a token before is not answered for either."""
-    broadcaster = Broadcaster()
     drafts, token = [broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b"")
     await broadcaster.publish_all(drafts, token)
     start = broadcaster.start_point(DEFAULT, None)
@@ -812,9 +805,8 @@ async def test_a_closed_broadcaster_publishes_nothing() -> None:
     assert (broadcaster.counts.opened, broadcaster.client_count) == (0, 0)
 
 
-async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
+async def test_many_readers_join_and_leave_and_nothing_is_left(broadcaster: Broadcaster) -> None:
     """The count is exact, and every table is empty again, for those who were still catching up too."""
-    broadcaster = make_broadcaster()
     await broadcaster.broadcast("before")
     asked = (("default", None), ("def*", None), ("default", "earliest"))
     outboxes = [connect(broadcaster, channel, since=since)[0] for channel, since in asked * 30]
@@ -827,31 +819,23 @@ async def test_many_readers_join_and_leave_and_nothing_is_left() -> None:
     assert (broadcaster.counts.opened, broadcaster.counts.closed) == (90, {"left": 90})
     assert not outboxes_of(broadcaster)
     hub = hub_of(broadcaster)
-    assert (len(hub.groups), list(hub.channels), hub._patterns, hub._routes) == (0, [], {}, {})
+    assert (len(hub.groups), list(hub.channels), patterns_of(hub), routes_of(hub)) == (0, [], [], {})
 
 
 async def by_disconnecting(broadcaster: Broadcaster, channel: str) -> None:
     broadcaster.disconnect(connect(broadcaster, channel)[0])
 
 
-async def by_vanishing(broadcaster: Broadcaster, channel: str) -> None:
+async def by_a_fault(broadcaster: Broadcaster, channel: str, *, fault: str) -> None:
     _, sink = connect(broadcaster, channel)
-    sink.gone = True
-    await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
-
-
-async def by_breaking(broadcaster: Broadcaster, channel: str) -> None:
-    _, sink = connect(broadcaster, channel)
-    sink.broken = True
+    setattr(sink, fault, True)
     await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
 
 
 async def by_being_slow(broadcaster: Broadcaster, channel: str) -> None:
-    outbox, sink = connect(broadcaster, channel)
-    sink.takes_more = False
+    outbox, _sink = connect(broadcaster, channel, takes_more=False)
     for _ in range(4):
-        await broadcaster.broadcast("x", channels=[channel.rstrip("*")])
-        await settled()
+        await deliver(broadcaster, "x", channels=[channel.rstrip("*")])
     assert outbox.subscriber.closed is CloseReason.SLOW
 
 
@@ -878,8 +862,8 @@ async def by_being_garbage(broadcaster: Broadcaster, channel: str) -> None:
 
 LEAVING: list[Callable[[Broadcaster, str], Awaitable[None]]] = [
     by_disconnecting,
-    by_vanishing,
-    by_breaking,
+    functools.partial(by_a_fault, fault="gone"),
+    functools.partial(by_a_fault, fault="broken"),
     by_being_slow,
     by_being_revoked,
     by_closing_a_stream,
@@ -912,6 +896,11 @@ async def test_a_channel_makes_room_however_its_last_reader_leaves(
 # Letting go.
 
 
+def disconnect_all(broadcaster: Broadcaster, subscribers: Iterable[tuple[Outbox, MemorySink]]) -> None:
+    for outbox, _ in subscribers:
+        broadcaster.disconnect(outbox)
+
+
 def test_few_readers_are_one_wave_and_many_are_as_many_as_fit() -> None:
     """The last goes within the time, however many there are; none at all is over at once."""
     waves = 5.0 / PACE
@@ -923,11 +912,12 @@ def test_few_readers_are_one_wave_and_many_are_as_many_as_fit() -> None:
         assert wave(100_000, over=none) == 100_000
 
 
-async def test_readers_are_let_go_wave_by_wave(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_readers_are_let_go_wave_by_wave(
+    monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
+) -> None:
     """Those of later waves are readers until then, and all have what was published before."""
     monkeypatch.setattr(broadcaster_module, "WAVE", 2)
     monkeypatch.setattr(broadcaster_module, "PACE", 0.01)
-    broadcaster = make_broadcaster()
     readers = [connect(broadcaster) for _ in range(5)]
     await broadcaster.broadcast("x")
     left: list[int] = []
@@ -935,9 +925,7 @@ async def test_readers_are_let_go_wave_by_wave(monkeypatch: pytest.MonkeyPatch) 
     while not closing.done():
         if broadcaster.client_count not in left:
             left.append(broadcaster.client_count)
-        for outbox, sink in readers:
-            if sink.closed:
-                broadcaster.disconnect(outbox)
+        disconnect_all(broadcaster, (each for each in readers if each[1].closed))
         await asyncio.sleep(0)
     assert left == [5, 3, 1, 0]
     for _, sink in readers:
@@ -954,8 +942,7 @@ async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest
     with pytest.raises(ClosedError):
         await broadcaster.broadcast("x")
     closing.cancel()
-    for outbox, _ in readers:
-        broadcaster.disconnect(outbox)
+    disconnect_all(broadcaster, readers)
 
 
 async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -965,33 +952,32 @@ async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.Monke
     readers = [connect(broadcaster) for _ in range(100)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=3600, over=3600.0))
     await until(lambda: broadcaster.client_count < 100)
-    for outbox, _ in readers:
-        broadcaster.disconnect(outbox)
+    disconnect_all(broadcaster, readers)
     async with asyncio.timeout(PATIENCE):
         await closing
 
 
 async def test_waves_that_are_late_are_at_the_cost_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is too slow for its waves ends in time all the same: frozen readers are cut sooner."""
+    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
     broadcaster = make_broadcaster(write_timeout=86_400)
-    _, frozen = connect(broadcaster)
-    frozen.takes_more = False
-    await broadcaster.broadcast("x")
-    await settled()
-    loop = asyncio.get_running_loop()
-    real, let_go, lost = loop.time, broadcaster._let_go, 0.0
+    loop, lost = asyncio.get_running_loop(), 0.0
+    real = loop.time
 
-    async def late(over: float) -> None:
-        nonlocal lost
-        await let_go(over)
-        lost = 60.0
+    class Slow(MemorySink):
+        def write(self, data: bytes) -> None:
+            nonlocal lost
+            super().write(data)
+            lost += 60.0 * data.startswith(b"event: $close")
 
+    connect(broadcaster, sink=Slow())
+    _, frozen = connect(broadcaster, takes_more=False)
+    await deliver(broadcaster, "x")
     monkeypatch.setattr(loop, "time", lambda: real() + lost)
-    monkeypatch.setattr(broadcaster, "_let_go", late)
     began = real()
     await broadcaster.close(timeout=20, over=5)
     assert real() - began < 10
-    assert broadcaster.counts.aborted == 1
+    assert (lost, frozen.aborted) == (60.0, 1)
 
 
 async def test_many_readers_are_sent_away_for_longer() -> None:
@@ -1000,8 +986,7 @@ async def test_many_readers_are_sent_away_for_longer() -> None:
     readers = [connect(broadcaster) for _ in range(3000)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
     await until(lambda: all(sink.closed for _, sink in readers))
-    for outbox, _ in readers:
-        broadcaster.disconnect(outbox)
+    disconnect_all(broadcaster, readers)
     await closing
     retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in readers]
     assert max(retries) < 1000 * len(readers) / RETURNS
@@ -1013,8 +998,18 @@ async def test_many_readers_are_sent_away_for_longer() -> None:
 # Another configuration.
 
 
+async def longest_log(broadcaster: Broadcaster, group: OutboxGroup) -> int:
+    """Return how many events wait at most, if the dispatcher does not run meanwhile."""
+    longest = 0
+    for _ in range(10):
+        await broadcaster.broadcast("x", channels=["a"])
+        longest = max(longest, len(group.log))
+    await settled()
+    return longest
+
+
 async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
-    """Though they are in one audience, whose log is no longer than what any of them has room for."""
+    """Though they are in one group, whose log is no longer than what any of them has room for."""
     broadcaster = make_broadcaster(queue_size=5, retry=1, overflow=Overflow.DROP_OLDEST)
     old, _ = connect(broadcaster, "a")
     broadcaster.reload(Config(queue_size=50, retry=2))
@@ -1023,15 +1018,14 @@ async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
     terms = [outbox.subscriber.options for outbox in (old, new)]
     assert [(each.queue_size, each.retry) for each in terms] == [(5, 1), (50, 2)]
     assert [each.overflow for each in terms] == [Overflow.DROP_OLDEST, Overflow.DISCONNECT]
-    assert old.group._max_events == 5
+    assert await longest_log(broadcaster, old.group) == 5
     broadcaster.reload(Config(queue_size=3))
-    assert old.group._max_events == 3
+    assert await longest_log(broadcaster, old.group) == 3
     await broadcaster.close(timeout=1)
 
 
-async def test_bounds_are_the_new_ones_at_once() -> None:
+async def test_bounds_are_the_new_ones_at_once(broadcaster: Broadcaster) -> None:
     """Of events, of channels, and of what may be followed."""
-    broadcaster = make_broadcaster()
     connect(broadcaster, "a")
     broadcaster.reload(Config(max_event=100, max_channels=1, max_patterns=1, subscribed_channels=1))
     for refused in (
@@ -1049,13 +1043,14 @@ async def test_bounds_are_the_new_ones_at_once() -> None:
     await broadcaster.close(timeout=1)
 
 
-async def test_a_broadcaster_that_is_closed_holds_no_timer_after_a_reload() -> None:
+async def test_a_broadcaster_that_is_closed_holds_no_timer_after_a_reload(
+    broadcaster: Broadcaster, timers: Timers
+) -> None:
     """Nor does one more than one."""
-    broadcaster = make_broadcaster()
     await broadcaster.broadcast("x")
     for _ in range(3):
         broadcaster.reload(Config(history_size=5))
+    assert len(timers.pending) == 1
     await broadcaster.close(timeout=1)
     broadcaster.reload(Config(history_size=4))
-    loop = asyncio.get_running_loop()
-    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
+    assert timers.pending == []

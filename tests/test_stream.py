@@ -9,6 +9,7 @@ import pytest
 from sse_broadcast import Broadcaster, ClosedError, CloseReason, Config, Event, EventError, Overflow, Received
 from sse_broadcast.backends.memory import backend
 from sse_broadcast.stream import PAGE_BYTES, Stream
+from tests.support.dispatching import publish
 from tests.support.internals import set_clock
 from tests.support.memory_sinks import EPOCH, connect, make_broadcaster
 from tests.support.sockets import until
@@ -22,14 +23,14 @@ async def next_of(stream: Stream, count: int) -> list[Received]:
     return [await anext(stream) for _ in range(count)]
 
 
-async def publish(broadcaster: Broadcaster, *data: str) -> None:
-    for text in data:
-        await broadcaster.broadcast(text)
+@pytest.fixture
+def broadcaster() -> Broadcaster:
+    """Return a broadcaster of the default configuration, with the one epoch."""
+    return make_broadcaster()
 
 
-async def test_it_gives_what_is_published_from_its_first_use_on() -> None:
+async def test_it_gives_what_is_published_from_its_first_use_on(broadcaster: Broadcaster) -> None:
     """Nothing before, everything after, in order."""
-    broadcaster = make_broadcaster()
     stream = broadcaster.subscribe()
     await broadcaster.broadcast("before")
     assert broadcaster.client_count == 0
@@ -41,9 +42,7 @@ async def test_it_gives_what_is_published_from_its_first_use_on() -> None:
     assert await anext(iterator) == received(3, "b")
 
 
-async def test_it_waits_for_what_comes() -> None:
-    """A waiting task is woken by the publish."""
-    broadcaster = Broadcaster()
+async def test_it_waits_for_what_comes(broadcaster: Broadcaster) -> None:
     waiting = asyncio.ensure_future(anext(broadcaster.subscribe()))
     await until(lambda: broadcaster.client_count == 1)
     receipt = await broadcaster.broadcast("a")
@@ -51,29 +50,18 @@ async def test_it_waits_for_what_comes() -> None:
     assert (await waiting).data == "a"
 
 
-async def test_it_follows_its_channels() -> None:
+@pytest.mark.parametrize("asked", [("orders.eu", "orders.us"), ("orders.*",)])
+async def test_it_follows_its_channels_and_patterns(broadcaster: Broadcaster, asked: tuple[str, ...]) -> None:
     """One publication on several of its channels is one event, of the publisher's first that it follows."""
-    broadcaster = make_broadcaster()
-    async with broadcaster.subscribe("a", "b") as stream:
-        await broadcaster.broadcast("x", channels=["c", "b", "a"])
-        await broadcaster.broadcast("y", channels=["c"])
-        await broadcaster.broadcast("z", channels=["a"])
-        assert await next_of(stream, 2) == [received(1, "x", "b"), received(3, "z", "a")]
-
-
-async def test_it_follows_patterns() -> None:
-    """Each event names the channel that matched."""
-    broadcaster = make_broadcaster()
-    async with broadcaster.subscribe("orders.*") as stream:
-        await broadcaster.broadcast("x", channels=["prices", "orders.eu"])
+    async with broadcaster.subscribe(*asked) as stream:
+        await broadcaster.broadcast("x", channels=["prices", "orders.us", "orders.eu"])
         await broadcaster.broadcast("y", channels=["orders"])
-        await broadcaster.broadcast("z", channels=["orders.us"])
-        assert await next_of(stream, 2) == [received(1, "x", "orders.eu"), received(3, "z", "orders.us")]
+        await broadcaster.broadcast("z", channels=["orders.eu"])
+        assert await next_of(stream, 2) == [received(1, "x", "orders.us"), received(3, "z", "orders.eu")]
 
 
-async def test_it_gives_the_types_it_was_asked_for() -> None:
+async def test_it_gives_the_types_it_was_asked_for(broadcaster: Broadcaster) -> None:
     """Of the history and of what is live alike; and what it does not want does not count it."""
-    broadcaster = make_broadcaster()
     for event in ("t", "u", "v"):
         await broadcaster.broadcast("old", event=event)
     async with broadcaster.subscribe(since="earliest", events=["t", "v"]) as stream:
@@ -86,9 +74,8 @@ async def test_it_gives_the_types_it_was_asked_for() -> None:
         ]
 
 
-async def test_no_types_are_all_types() -> None:
+async def test_no_types_are_all_types(broadcaster: Broadcaster) -> None:
     """An empty list asks for nothing in particular."""
-    broadcaster = make_broadcaster()
     async with broadcaster.subscribe(events=[]) as stream:
         await broadcaster.broadcast("x", event="t")
         assert await anext(stream) == received(1, "x", event="t")
@@ -100,9 +87,8 @@ async def test_bad_channels_are_refused_before_the_first_use() -> None:
         Broadcaster().subscribe("a b")
 
 
-async def test_leaving_the_block_lets_it_go() -> None:
+async def test_leaving_the_block_lets_it_go(broadcaster: Broadcaster) -> None:
     """`async with` is the tidy way, with an exception too."""
-    broadcaster = Broadcaster()
 
     async def fail() -> None:
         async with broadcaster.subscribe():
@@ -115,20 +101,16 @@ async def test_leaving_the_block_lets_it_go() -> None:
     assert broadcaster.counts.closed == {"left": 1}
 
 
-async def test_aclose_lets_it_go_and_ends_it() -> None:
+async def test_aclose_lets_it_go_and_ends_it(broadcaster: Broadcaster) -> None:
     """Iterating a closed stream ends at once."""
-    broadcaster = Broadcaster()
-    stream = broadcaster.subscribe()
-    aiter(stream)
+    stream = aiter(broadcaster.subscribe())
     await broadcaster.broadcast("a")
     await stream.aclose()
     assert [each async for each in stream] == []
     assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
 
 
-async def test_a_cancelled_wait_lets_it_go() -> None:
-    """A task that is cancelled leaves nothing behind."""
-    broadcaster = Broadcaster()
+async def test_a_cancelled_wait_lets_it_go(broadcaster: Broadcaster) -> None:
     waiting = asyncio.ensure_future(anext(broadcaster.subscribe()))
     await until(lambda: broadcaster.client_count == 1)
     waiting.cancel()
@@ -137,9 +119,7 @@ async def test_a_cancelled_wait_lets_it_go() -> None:
     assert broadcaster.client_count == 0
 
 
-async def test_garbage_is_let_go() -> None:
-    """A stream that nobody holds any more has left."""
-    broadcaster = Broadcaster()
+async def test_garbage_is_let_go(broadcaster: Broadcaster) -> None:
 
     async def look_once() -> None:
         async for _ in broadcaster.subscribe():
@@ -154,22 +134,16 @@ async def test_garbage_is_let_go() -> None:
     assert broadcaster.counts.closed == {"left": 1}
 
 
-async def test_closing_one_that_was_never_used_is_nothing() -> None:
-    """Whatever became of its broadcaster."""
-    broadcaster = Broadcaster()
+async def test_closing_one_that_was_never_used_is_nothing(broadcaster: Broadcaster) -> None:
     stream = broadcaster.subscribe()
     await broadcaster.close(timeout=1)
     await stream.aclose()
     assert broadcaster.counts.opened == 0
 
 
-async def test_after_a_break_it_goes_on_queueing() -> None:
-    """A stream that is still held stays joined."""
-    broadcaster = Broadcaster()
-    stream = broadcaster.subscribe()
-    aiter(stream)
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
+async def test_after_a_break_it_goes_on_queueing(broadcaster: Broadcaster) -> None:
+    stream = aiter(broadcaster.subscribe())
+    await publish(broadcaster, "a", "b", "c")
     async for each in stream:
         assert each.data == "a"
         break
@@ -179,33 +153,26 @@ async def test_after_a_break_it_goes_on_queueing() -> None:
     assert [(await anext(stream)).data, (await anext(stream)).data] == ["b", "c"]
 
 
-async def test_closing_the_broadcaster_ends_it_after_what_was_queued() -> None:
-    """StopAsyncIteration when the hub closes it, and not an event too early."""
-    broadcaster = Broadcaster()
-    stream = broadcaster.subscribe()
-    aiter(stream)
-    await broadcaster.broadcast("a")
-    await broadcaster.close(timeout=1)
-    assert [each.data async for each in stream] == ["a"]
-    assert stream.closed is CloseReason.DRAIN
-
-
-async def test_closing_the_broadcaster_ends_a_wait() -> None:
-    """A task that waits is woken to the end."""
-    broadcaster = Broadcaster()
+@pytest.mark.parametrize("held", [[], ["a"]])
+async def test_closing_the_broadcaster_ends_it_after_what_was_queued(
+    broadcaster: Broadcaster, held: list[str]
+) -> None:
+    """StopAsyncIteration when the hub closes it, and not an event too early; a wait is woken to the end."""
 
     async def read(stream: Stream) -> list[str]:
         return [each.data async for each in stream]
 
-    reading = asyncio.ensure_future(read(broadcaster.subscribe()))
-    await until(lambda: broadcaster.client_count == 1)
+    stream = aiter(broadcaster.subscribe())
+    await publish(broadcaster, *held)
+    reading = asyncio.ensure_future(read(stream))
+    if not held:
+        await asyncio.sleep(0)  # it waits
     await broadcaster.close(timeout=1)
-    assert await reading == []
+    assert await reading == held
+    assert stream.closed is CloseReason.DRAIN
 
 
-async def test_a_closed_broadcaster_takes_no_stream() -> None:
-    """Using one raises."""
-    broadcaster = Broadcaster()
+async def test_a_closed_broadcaster_takes_no_stream(broadcaster: Broadcaster) -> None:
     await broadcaster.close(timeout=1)
     with pytest.raises(ClosedError, match="the broadcaster is closed"):
         aiter(broadcaster.subscribe())
@@ -214,10 +181,8 @@ async def test_a_closed_broadcaster_takes_no_stream() -> None:
 async def test_a_slow_program_is_disconnected() -> None:
     """By default a stream whose queue overflows ends, and says why."""
     broadcaster = Broadcaster(Config(queue_size=2))
-    stream = broadcaster.subscribe()
-    aiter(stream)
-    for text in ("a", "b", "c"):
-        await broadcaster.broadcast(text)
+    stream = aiter(broadcaster.subscribe())
+    await publish(broadcaster, "a", "b", "c")
     assert [each async for each in stream] == []
     assert stream.closed is CloseReason.SLOW
 
@@ -225,8 +190,7 @@ async def test_a_slow_program_is_disconnected() -> None:
 async def test_a_slow_program_is_told_what_it_missed() -> None:
     """With a policy that drops, by a `$reset`."""
     broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.DROP_OLDEST)
-    stream = broadcaster.subscribe()
-    aiter(stream)
+    stream = aiter(broadcaster.subscribe())
     await publish(broadcaster, "a", "b", "c")
     assert await next_of(stream, 3) == [
         received(1, '{"reason": "slow", "channels": ["default"], "missed": 1}', "", "$reset"),
@@ -238,8 +202,7 @@ async def test_a_slow_program_is_told_what_it_missed() -> None:
 async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> None:
     """And is told of no loss."""
     broadcaster = make_broadcaster(queue_size=2, overflow=Overflow.CONFLATE)
-    stream = broadcaster.subscribe()
-    aiter(stream)
+    stream = aiter(broadcaster.subscribe())
     for number in range(7):
         await broadcaster.broadcast(str(number), key=f"k{number % 2}")
     assert await next_of(stream, 2) == [received(6, "5"), received(7, "6")]
@@ -252,16 +215,14 @@ async def test_a_slow_program_that_conflates_gets_the_newest_of_each_key() -> No
     ("since", "first"),
     [("0123abcd-0", 1), ("0123abcd-2", 3), ("mine", 4), ("earliest", 1), ("last", 4), ("10m", 3), ("1h", 1)],
 )
-async def test_it_begins_where_it_is_told(since: str, first: int) -> None:
+async def test_it_begins_where_it_is_told(since: str, first: int, broadcaster: Broadcaster) -> None:
     """After an id of the server's or a publisher's, at a word or an age; then it is live."""
-    broadcaster = make_broadcaster()
     now = 1_700_000_000.0
     # The id `mine` is of the third: what came after it is the fourth alone.
     for number, age in ((1, 1800), (2, 1200), (3, 500), (4, 0)):
         set_clock(broadcaster, lambda at=now - age: at)  # type: ignore[misc]
         await broadcaster.broadcast(str(number), id="mine" if number == 3 else None)
-    stream = broadcaster.subscribe(since=since)
-    aiter(stream)
+    stream = aiter(broadcaster.subscribe(since=since))
     await publish(broadcaster, "5")
     given = await next_of(stream, 6 - first)
     assert [each.data for each in given] == [str(number) for number in range(first, 6)]
@@ -269,9 +230,8 @@ async def test_it_begins_where_it_is_told(since: str, first: int) -> None:
     assert await anext(stream) == received(6, "6")
 
 
-async def test_it_begins_when_it_is_first_used() -> None:
+async def test_it_begins_when_it_is_first_used(broadcaster: Broadcaster) -> None:
     """And not when it is made: `last` is the newest then, and an id has all that came since."""
-    broadcaster = make_broadcaster()
     await publish(broadcaster, "a")
     last, after = broadcaster.subscribe(since="last"), broadcaster.subscribe(since=broadcaster.cursor)
     await publish(broadcaster, "b", "c")
@@ -280,9 +240,8 @@ async def test_it_begins_when_it_is_first_used() -> None:
     assert await next_of(after, 2) == [received(2, "b"), received(3, "c")]
 
 
-async def test_last_is_the_newest_of_each_channel_and_then_live() -> None:
+async def test_last_is_the_newest_of_each_channel_and_then_live(broadcaster: Broadcaster) -> None:
     """A snapshot, in order, whatever else the channels hold."""
-    broadcaster = make_broadcaster()
     for channel in ("a", "b", "a", "c", "b"):
         await broadcaster.broadcast("x", channels=[channel])
     async with broadcaster.subscribe("a", "b", "none", since="last") as stream:
@@ -313,13 +272,13 @@ async def test_what_is_published_while_it_catches_up_comes_once_and_in_its_place
 
 
 async def test_catching_up_is_not_being_slow() -> None:
-    """Nothing is queued for it meanwhile, so that no bound is reached; and a page is all it holds."""
+    """Nothing is queued for it meanwhile, so that no bound is reached."""
     broadcaster = make_broadcaster(queue_size=2)
     await publish(broadcaster, *["x" * (PAGE_BYTES // 2 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
     await publish(broadcaster, *"abcdefgh")
-    assert (stream.queued, len(stream._page)) == (0, 1)
+    assert stream.queued == 0
     assert [each.data for each in await next_of(stream, 17)][-8:] == list("abcdefgh")
     assert stream.closed is None
 
@@ -350,32 +309,22 @@ async def test_a_stream_that_has_caught_up_waits_for_what_comes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "reset", "rest"),
+    ("since", "reason", "at", "rest"),
     [
-        (
-            f"{EPOCH}-1",
-            received(3, '{"reason": "evicted", "channels": ["default"], "missed": null}', "", "$reset"),
-            [received(4, "d"), received(5, "e")],
-        ),
-        (
-            "fedcba98-1",
-            received(5, '{"reason": "epoch", "channels": ["default"], "missed": null}', "", "$reset"),
-            [],
-        ),
-        (
-            f"{EPOCH}-99",
-            received(5, '{"reason": "unknown", "channels": ["default"], "missed": null}', "", "$reset"),
-            [],
-        ),
+        (f"{EPOCH}-1", "evicted", 3, [received(4, "d"), received(5, "e")]),
+        ("fedcba98-1", "epoch", 5, []),
+        (f"{EPOCH}-99", "unknown", 5, []),
     ],
 )
 async def test_a_loss_is_told_once_before_anything_newer(
-    since: str, reset: Received, rest: list[Received]
+    since: str, reason: str, at: int, rest: list[Received]
 ) -> None:
     """As an event of no channel, whose id is where to go on; then what is held, then what is live."""
     broadcaster = make_broadcaster(history_size=2)
     await publish(broadcaster, *"abcde")
     stream = broadcaster.subscribe(since=since)
+    told = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
+    reset = received(at, told, "", "$reset")
     assert await next_of(stream, 1 + len(rest)) == [reset, *rest]
     again = broadcaster.subscribe(since=reset.id)
     assert await next_of(again, len(rest)) == rest
@@ -384,9 +333,8 @@ async def test_a_loss_is_told_once_before_anything_newer(
     assert sum(broadcaster.counts.resets.values()) == 1
 
 
-async def test_a_loss_is_told_whatever_types_are_wanted() -> None:
+async def test_a_loss_is_told_whatever_types_are_wanted(broadcaster: Broadcaster) -> None:
     """The server's own events pass every filter."""
-    broadcaster = make_broadcaster()
     async with broadcaster.subscribe(since="fedcba98-1", events=["t"]) as stream:
         assert (await anext(stream)).event == "$reset"
         assert broadcaster.counts.resets == {"epoch": 1}
@@ -437,9 +385,8 @@ async def test_a_stream_is_given_no_opening_and_no_heartbeat() -> None:
     assert await waiting == received(1, "a")
 
 
-async def test_left_while_catching_up_it_gives_nothing_more() -> None:
+async def test_left_while_catching_up_it_gives_nothing_more(broadcaster: Broadcaster) -> None:
     """Neither of its page nor of the history behind that."""
-    broadcaster = make_broadcaster()
     await publish(broadcaster, *["x" * (PAGE_BYTES // 3)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
@@ -448,9 +395,8 @@ async def test_left_while_catching_up_it_gives_nothing_more() -> None:
     assert (broadcaster.client_count, stream.closed) == (0, CloseReason.LEFT)
 
 
-async def test_closing_the_broadcaster_ends_it_while_it_catches_up() -> None:
+async def test_closing_the_broadcaster_ends_it_while_it_catches_up(broadcaster: Broadcaster) -> None:
     """After the page it has; the rest is there for its last id when it comes back."""
-    broadcaster = make_broadcaster()
     await publish(broadcaster, *["x" * (PAGE_BYTES // 3 - 100)] * 10)
     stream = broadcaster.subscribe(since="earliest")
     await anext(stream)
@@ -503,9 +449,8 @@ async def test_a_stream_in_a_history_with_nothing_for_it_can_be_let_go(
     assert [each async for each in stream] == []
 
 
-async def test_garbage_that_was_catching_up_is_let_go() -> None:
+async def test_garbage_that_was_catching_up_is_let_go(broadcaster: Broadcaster) -> None:
     """Whatever it has yet to get."""
-    broadcaster = make_broadcaster()
     await publish(broadcaster, *["x" * PAGE_BYTES] * 3)
     async for _ in broadcaster.subscribe(since="earliest"):
         break
