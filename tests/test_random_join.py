@@ -31,7 +31,7 @@ from sse_broadcast.fanout.dispatcher import Dispatcher
 from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.outbox import Outbox, OutboxGroup, Sink
 from sse_broadcast.fanout.replay import Replay
-from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
+from sse_broadcast.fanout.subscriber import CloseReason, Heartbeat, Subscriber
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.publication import Draft, Publication, Receipt, place
 from sse_broadcast.server.process.loop import new_loop
@@ -407,79 +407,68 @@ def announces_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hub, "deliver", deliver_backwards)
 
 
-def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    take, first_frames = Replay.take, Broadcaster.first_frames
+def change_pages(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Sequence[Publication]], Sequence[Publication]]
+) -> None:
+    """Let a replay give other publications than it takes."""
+    take = Replay.take
+    monkeypatch.setattr(Replay, "take", lambda self, limit: change(take(self, limit)))
 
-    def take_without_news(self: Replay, limit: int) -> Sequence[Publication]:
-        return [each for each in take(self, limit) if not each.event.reserved]
 
-    def open_without_news(
+def change_opening(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Broadcaster, StartPoint], StartPoint]
+) -> None:
+    """Let the first frames of a stream be those of another start."""
+    first_frames = Broadcaster.first_frames
+
+    def open_elsewhere(
         self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
     ) -> bytes:
-        return first_frames(self, selector, encoding, replace(start, reset_reason=None), heartbeat)
+        return first_frames(self, selector, encoding, change(self, start), heartbeat)
 
-    monkeypatch.setattr(Replay, "take", take_without_news)
-    monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
+    monkeypatch.setattr(Broadcaster, "first_frames", open_elsewhere)
+
+
+def tells_of_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    change_pages(monkeypatch, lambda page: [each for each in page if not each.event.reserved])
+    change_opening(monkeypatch, lambda _, start: replace(start, reset_reason=None))
 
 
 def tells_of_each_loss_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    take = Replay.take
-
-    def take_the_news_twice(self: Replay, limit: int) -> Sequence[Publication]:
-        return [each for each in take(self, limit) for _ in range(1 + each.event.reserved)]
-
-    monkeypatch.setattr(Replay, "take", take_the_news_twice)
+    change_pages(monkeypatch, lambda page: [each for each in page for _ in range(1 + each.event.reserved)])
 
 
 def tells_of_each_loss_again_behind_the_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = Broadcaster.connect
 
     def connect_with_news(
-        self: Broadcaster,
-        sink: Sink,
-        selector: Selector,
-        start: StartPoint,
-        heartbeat: Heartbeat,
-        **more: Any,
+        self: Broadcaster, sink: Sink, selector: Selector, start: StartPoint, *rest: Any, **more: Any
     ) -> Outbox:
-        return connect(self, sink, selector, self._with_reset(selector, start), heartbeat, **more)
+        return connect(self, sink, selector, self._with_reset(selector, start), *rest, **more)
 
     monkeypatch.setattr(Broadcaster, "connect", connect_with_news)
 
 
 def opens_before_it_tells_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     tells_of_each_loss_again_behind_the_opening(monkeypatch)
-    first_frames = Broadcaster.first_frames
-
-    def open_without_news(
-        self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
-    ) -> bytes:
-        return first_frames(self, selector, encoding, replace(start, reset_reason=None), heartbeat)
-
-    monkeypatch.setattr(Broadcaster, "first_frames", open_without_news)
+    change_opening(monkeypatch, lambda _, start: replace(start, reset_reason=None))
 
 
 def opens_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    first_frames = Broadcaster.first_frames
+    def newest(here: Broadcaster, start: StartPoint) -> StartPoint:
+        return replace(start, after=int(here.cursor.partition("-")[2]))
 
-    def open_there(
-        self: Broadcaster, selector: Selector, encoding: Encoding, start: StartPoint, heartbeat: Heartbeat
-    ) -> bytes:
-        newest = replace(start, after=self._backend.position)
-        return first_frames(self, selector, encoding, newest, heartbeat)
-
-    monkeypatch.setattr(Broadcaster, "first_frames", open_there)
+    change_opening(monkeypatch, newest)
 
 
 def closes_where_everyone_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    final_frame = Dispatcher._final_frame
+    on_closed = Dispatcher.on_closed
 
-    def close_there(self: Dispatcher, outbox: Outbox) -> bytes:
-        if outbox.close_reason is not None:
-            outbox.last_position_sent = self._backend.position
-        return final_frame(self, outbox)
+    def close_there(self: Dispatcher, outbox: Outbox, reason: CloseReason) -> None:
+        on_closed(self, outbox, reason)
+        outbox.last_position_sent = self._backend.position
 
-    monkeypatch.setattr(Dispatcher, "_final_frame", close_there)
+    monkeypatch.setattr(Dispatcher, "on_closed", close_there)
 
 
 def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
