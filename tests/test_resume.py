@@ -171,18 +171,19 @@ async def never_ours(server: Server, connect: Connect) -> tuple[bytes, str]:
     return await with_an_odd_id(server, connect, "somebody-elses")
 
 
-async def fill(server: Server) -> None:
-    """Publish until the one reader's socket is full, and its own queue is in use."""
+async def fill(server: Server, **fields: Any) -> Subscriber:
+    """Publish until the one reader's socket is full, and its own queue is in use; return that reader."""
+    await until(lambda: server.broadcaster.client_count == 1)
     subscriber = the_subscriber(server)
     while not len(subscriber):
-        await publish(server, BIG)
+        await publish(server, BIG, **fields)
         await until(lambda: not any(group.log for group in hub_of(server.broadcaster).groups))
+    return subscriber
 
 
 async def slow(server: Server, connect: Connect) -> tuple[bytes, str]:
     begin = server.broadcaster.cursor
     body = await subscribe(server, connect, "/events", receive_buffer=4096)
-    await until(lambda: server.broadcaster.client_count == 1)
     await fill(server)
     last = await publish(server, *(f"event {number}" for number in range(10)))
     await body.until_id(last)
@@ -280,13 +281,18 @@ async def test_a_loss_and_the_opening_leave_in_one_piece(server: Server, connect
 # What loses nothing.
 
 
-async def test_overflow_with_disconnect_loses_nothing_that_is_held(serve: Serve, connect: Connect) -> None:
-    """A reader that was closed as too slow comes back with its last id, and goes on there."""
-    server = await serve(queue_size=3, history_size=10_000, **SMALL_BUFFERS)
+@pytest.mark.parametrize("overflow", [Overflow.DISCONNECT, Overflow.CONFLATE])
+async def test_overflow_with_disconnect_loses_nothing_that_is_held(
+    serve: Serve, connect: Connect, overflow: Overflow
+) -> None:
+    """A reader that was closed as too slow comes back with its last id, and goes on there.
+
+    Conflation closes one too: events without a key replace nothing.
+    """
+    server = await serve(overflow=overflow, queue_size=3, history_size=10_000, **SMALL_BUFFERS)
     begin = server.broadcaster.cursor
     client = await connect(server, receive_buffer=4096)
     await client.subscribe()
-    await until(lambda: server.broadcaster.client_count == 1)
     await fill(server)
     newest = await publish(server, *(f"event {number}" for number in range(10)))
     assert server.broadcaster.counts.closed == {"slow": 1}
@@ -323,11 +329,7 @@ async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Co
     """What a slow reader gets is the newest of each key, in the order of those, and no news of a loss."""
     server = await serve(overflow=Overflow.CONFLATE, queue_size=4, **SMALL_BUFFERS)
     body = await subscribe(server, connect, "/events", receive_buffer=4096)
-    await until(lambda: server.broadcaster.client_count == 1)
-    subscriber = the_subscriber(server)
-    while not len(subscriber):
-        await publish(server, BIG, key="filling")
-        await until(lambda: not any(group.log for group in hub_of(server.broadcaster).groups))
+    subscriber = await fill(server, key="filling")
     newest = ""
     for number in range(50):
         for key in ("b", "c", "a") if number else ("a", "b", "c"):
@@ -340,25 +342,6 @@ async def test_conflation_keeps_the_newest_of_each_key(serve: Serve, connect: Co
     assert places == sorted(set(places))
     assert server.broadcaster.client_count == 1
     assert server.broadcaster.counts.resets == {}
-
-
-async def test_what_conflation_cannot_bound_disconnects_and_is_resumed(
-    serve: Serve, connect: Connect
-) -> None:
-    """Events without a key replace nothing: the reader is closed, and comes back to all of them."""
-    server = await serve(overflow=Overflow.CONFLATE, queue_size=4, **SMALL_BUFFERS)
-    begin = server.broadcaster.cursor
-    client = await connect(server, receive_buffer=4096)
-    await client.subscribe()
-    await until(lambda: server.broadcaster.client_count == 1)
-    await fill(server)
-    newest = await publish(server, *(f"event {number}" for number in range(10)))
-    assert server.broadcaster.counts.closed == {"slow": 1}
-    events, last = decoded(Chunks().feed(await client.rest()))
-    before = [event for event in events if event.type != "$close"]
-    resumed = await subscribe(server, connect, "/events", id=last)
-    await resumed.until_id(newest)
-    require_nothing_missing(server, before + resumed.events, begin)
 
 
 @pytest.mark.parametrize(("path", "count"), [("/events?event=rare", 50), ("/events/quiet,q*", FAR_BEHIND)])
