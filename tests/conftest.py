@@ -4,10 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import pytest
 import uvloop
@@ -89,21 +89,37 @@ def missing(hint: str) -> NoReturn:
     pytest.skip(hint)
 
 
-Serve = Callable[..., Awaitable[Server]]
+class HasPort(Protocol):
+    """A server, of this process or of another, or an application under somebody's runner."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+
+class Serve:
+    """Starts servers on free ports, and clients of them; what was started ends with `stack`."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def __call__(self, **settings: Any) -> Server:
+        server = Server(Config(port=0, **{"shutdown_timeout": 4.0, "allowed_hosts": ("x",), **settings}))
+        await server.start()
+        self._stack.push_async_callback(server.stop)
+        return server
+
+    async def connected(self, **settings: Any) -> tuple[Server, RawClient]:
+        """Start a server, and open a raw socket to it."""
+        server = await self(**settings)
+        return server, await Connect(self._stack)(server)
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
     """Start servers on free ports, and stop them when the test ends."""
     async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> Server:
-            server = Server(Config(port=0, **{"shutdown_timeout": 4.0, "allowed_hosts": ("x",), **settings}))
-            await server.start()
-            stack.push_async_callback(server.stop)
-            return server
-
-        yield start
+        yield Serve(stack)
 
 
 @pytest.fixture
@@ -112,20 +128,43 @@ async def server(serve: Serve) -> Server:
     return await serve()
 
 
-Connect = Callable[..., Awaitable[RawClient]]
+class Connect:
+    """Opens raw sockets; what was opened is closed with `stack`."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def __call__(self, server: HasPort, **options: Any) -> RawClient:
+        client = await RawClient.open(server.port, **options)
+        self._stack.callback(client.close)
+        return client
+
+    async def subscriber(
+        self,
+        server: HasPort,
+        path: str = "/events",
+        *,
+        headers: str = "",
+        version: str = "1.1",
+        **options: Any,
+    ) -> RawClient:
+        """Open a socket, ask for a stream, and take the head of what is answered."""
+        client = await self(server, **options)
+        await client.subscribe(path=path, headers=headers, version=version)
+        return client
+
+    async def live(self, server: HasPort, path: str = "/events", **options: Any) -> RawClient:
+        """Open a stream, and take its head and its opening."""
+        client = await self.subscriber(server, path, **options)
+        await client.chunk()
+        return client
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Open raw sockets, and close them when the test ends."""
     async with AsyncExitStack() as stack:
-
-        async def open_socket(server: Server, **options: Any) -> RawClient:
-            client = await RawClient.open(server.port, **options)
-            stack.callback(client.close)
-            return client
-
-        yield open_socket
+        yield Connect(stack)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.config.schema import CallerRule
+from sse_broadcast.server.endpoints.metrics import EXPOSITION
 from sse_broadcast.server.http import client_address
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import LINE_STREAMS, STREAM_EXPIRY
@@ -25,7 +26,7 @@ from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.costly_requests import KINDS
 from tests.support.hostile import Tally, besiege, play, statuses
-from tests.support.internals import outboxes_of, web_server_of
+from tests.support.internals import addresses_of, outboxes_of, pipelined_of, web_server_of
 from tests.support.inventor import Ending, Inventor, Trick
 from tests.support.sockets import RawClient, until
 
@@ -157,7 +158,9 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
     await until(lambda: server.connections == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert server.broadcaster.client_count == 0
-    assert server._connection_counts._of == {}
+    counts = server.app[EXPOSITION].connection_counts
+    assert counts is not None
+    assert addresses_of(counts) == {}
     assert len(server.app[STREAM_EXPIRY]) == 0
     assert server.app[LINE_STREAMS] == set()
     assert not outboxes_of(server.broadcaster)
@@ -266,7 +269,7 @@ async def test_what_comes_behind_a_stream_is_not_kept(server: Server, client: Ra
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 8000) for number in range(100))
     for _ in range(50):
         await client.send(b"GET /status HTTP/1.1\r\n" + HOST + lines + b"\r\n")
-    assert len(found._messages) == 0
+    assert len(pipelined_of(found)) == 0
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await client.events(1)] == ["x"]
     client.close()
@@ -490,7 +493,7 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve, connect: Co
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await honest.events(1)] == ["x"]
     await until(lambda: server.broadcaster.counts.refused.get("silent", 0) == 20)
-    await until(lambda: server._connection_counts.for_address("127.0.0.2") == 0)
+    await until(lambda: server.connections == 2)
     for client in flood:
         client.close()
 

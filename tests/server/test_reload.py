@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import trustme
 from aiohttp import web
 
 from sse_broadcast import create_app
+from sse_broadcast.auth import authenticator as authenticator_module
+from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.config.schema import (
     ChannelRule,
     Config,
@@ -33,6 +36,8 @@ from sse_broadcast.server import reload
 from sse_broadcast.server.reload import RELOADER, Reloader
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import STREAM_EXPIRY
+from sse_broadcast.server.transport.admission import HandshakeProtocol
+from sse_broadcast.server.transport.connection import ListenerInfo
 from tests.server.blocks import opening_after_loss
 from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
@@ -107,6 +112,35 @@ def opened(count: int, *, headers: str = "") -> Probe:
     return probe
 
 
+def admitted(address: str, count: int) -> Probe:
+    """Return which of so many connections of an address would be let in."""
+
+    async def probe(server: Server) -> object:
+        listener = ListenerInfo(frozenset(), loopback=False, unix=False)
+        protocols = [server.admission.admit_to_handshake(listener, address) for _ in range(count)]
+        for protocol in protocols:
+            protocol.release()
+        return [isinstance(protocol, HandshakeProtocol) for protocol in protocols]
+
+    return probe
+
+
+def both(*probes: Probe) -> Probe:
+    async def probe(server: Server) -> object:
+        return [await each(server) for each in probes]
+
+    return probe
+
+
+async def tracked(server: Server) -> object:
+    """Return how many streams may be ended, when one that shows no token is open."""
+    client = await reader(server)
+    count = len(server.app[STREAM_EXPIRY])
+    client.close()
+    await until(lambda: server.connections == 0)
+    return count
+
+
 def new_reader(look: Callable[[Any], object]) -> Probe:
     """Return what a reader that comes now has for its terms."""
 
@@ -156,6 +190,7 @@ async def slow_body(server: Server) -> object:
         client.close()
 
 
+PROXIED = {"trusted_proxies": ("127.0.0.1",), "anonymous_subscribe": ("*",)}
 TWO = b'[{"message": "one"}, {"message": "two"}]'
 GUARDED = {"token": STATIC}
 WITH = bearer(STATIC)
@@ -206,21 +241,22 @@ ROWS = (
     row(
         "trusted_proxies",
         ("192.0.2.0/24",),
-        seen(
-            lambda server: (
-                server.services.proxies.trusts("192.0.2.7"),
-                server.admission._limits.excepted("192.0.2.7"),
-            )
+        both(
+            seen(lambda server: server.services.proxies.trusts("192.0.2.7")),
+            admitted("192.0.2.7", 2),
         ),
-        (False, False),
-        (True, True),
+        [False, [True, False]],
+        [True, [True, True]],
+        max_connections_per_address=1,
     ),
     row(
         "proxy_header",
         "forwarded",
-        seen(lambda server: str(server.services.proxies._header)),
-        "x-forwarded-for",
-        "forwarded",
+        opened(2, headers="Forwarded: for=192.0.2.1\r\n"),
+        [200, 200],
+        [200, 429],
+        max_connections_per_address=1,
+        **PROXIED,
     ),
     row("queue_size", 7, new_reader(lambda terms: terms.queue_size), 1000, 7),
     row("queue_bytes", 2_000_000, new_reader(lambda terms: terms.queue_bytes), 4_194_304, 2_000_000),
@@ -244,10 +280,11 @@ ROWS = (
     row("max_connections", 1, opened(2), [200, 200], [200, 503]),
     row(
         "max_connections_per_address",
-        3,
-        seen(lambda server: (server.admission._limits.per_address, server.app[STREAM_EXPIRY]._per_address)),
-        (1000, 1000),
-        (3, 3),
+        1,
+        both(admitted("192.0.2.1", 2), opened(2, headers="X-Forwarded-For: 192.0.2.1\r\n")),
+        [[True, True], [200, 200]],
+        [[True, False], [200, 429]],
+        **PROXIED,
     ),
     row("max_connections_per_token", 1, opened(2, headers=WITH), [200, 200], [200, 429], **GUARDED),
     row("subscribe_rate", 1, opened(2), [200, 200], [200, 429], subscribe_rate=0, subscribe_burst=1),
@@ -265,7 +302,7 @@ ROWS = (
     ),
     row("publish_burst", 1, published_twice, [200, 200], [200, 429], publish_rate=1, max_batch=1, **GUARDED),
     row("subscribed_channels", 1, opened(2), [200, 200], [200, 503]),
-    row("lifetime", 5.0, seen(lambda server: server.app[STREAM_EXPIRY]._lifetime), 0.0, 5.0),
+    row("lifetime", 5.0, tracked, 0, 1),
     row("body_timeout", 0.02, slow_body, 408, 408, body_timeout=0.03),
     row("drain_delay", 1.0, seen(lambda server: server.stopping_takes), 2.0, 3.0, drain_timeout=0.0),
     row("drain_timeout", 1.0, seen(lambda server: server.stopping_takes), 2.0, 3.0, drain_timeout=0.0),
@@ -396,6 +433,17 @@ def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
+@pytest.fixture
+def trusting(authenticator: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authenticator.configure_trust(context)
+    return context
+
+
+def serial(writer: asyncio.StreamWriter) -> object:
+    return writer.get_extra_info("peercert")["serialNumber"]
+
+
 def bad_file(content: str) -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         (folder / "bad").write_text(content)
@@ -425,6 +473,7 @@ def bad_file(content: str) -> Callable[[Path], str]:
 async def test_a_bad_configuration_changes_nothing(
     reloadable: Start,
     authenticator: trustme.CA,
+    trusting: ssl.SSLContext,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -438,28 +487,35 @@ async def test_a_bad_configuration_changes_nothing(
         certificate=cert, key=key, caller=(caller("old", subscribe=("*",), inspect=("*",)),), cors_origins=()
     )
     server = running.server
-    context = ssl.create_default_context()
-    authenticator.configure_trust(context)
     services, before = server.services, tasks()
-    reading, writing = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
-    writing.write(f"GET /events/a HTTP/1.1\r\nHost: x\r\n{bearer(static('old'))}\r\n".encode())
-    await reading.readuntil(b"\n\n")
-    terms = dict(server.broadcaster._terms)
-    contexts = [listener._certificate and listener._certificate.context for listener in server.listeners]
+
+    async def subscribe() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reading, writing = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+        writing.write(f"GET /events/a HTTP/1.1\r\nHost: x\r\n{bearer(static('old'))}\r\n".encode())
+        await reading.readuntil(b"\n\n")
+        return reading, writing
+
+    streams = [await subscribe()]
+    write_certificate(authenticator, tmp_path)
     given = {name: value(tmp_path) if callable(value) else value}
+    others = {"queue_size": 3, "overflow": "conflate", "history_size": 1}
     caplog.clear()
     with pytest.raises(BroadcastError, match=f"^{reason}$"):
-        await running.change(queue_size=3, overflow="conflate", cors_origins=("https://x.example",), **given)
+        await running.change(cors_origins=("https://x.example",), **others, **given)
     assert server.services is services
-    assert [each._certificate and each._certificate.context for each in server.listeners] == contexts
-    assert server.broadcaster._config is services.config
-    assert server.broadcaster._terms == terms
     ours = [message for message in caplog.messages if message.startswith("reload: ")]
     assert len(ours) == 1
     assert ours[0].startswith("reload: nothing has changed: ")
-    await server.broadcaster.broadcast("still here", channels=["a"])
-    assert b"data: still here\n" in await reading.readuntil(b"still here\n")
-    writing.transport.abort()
+    streams.append(await subscribe())
+    old, new = (subscriber.options for subscriber in hub_of(server.broadcaster))
+    assert new == old
+    assert len({serial(writing) for _, writing in streams}) == 1
+    for number in range(2):
+        await server.broadcaster.broadcast(f"still here {number}", channels=["a"])
+    assert server.broadcaster.channel("a").events == 2
+    for reading, writing in streams:
+        assert b"data: still here 1\n" in await reading.readuntil(b"still here 1\n")
+        writing.transport.abort()
     await until(lambda: server.connections == 0 and tasks() == before)
 
 
@@ -626,12 +682,14 @@ async def test_an_issuer_that_is_away_keeps_nobody_from_reloading(reloadable: St
     assert await asked("GET", "/status", of(0))(running.server) == 200
 
 
-async def test_who_waits_for_a_key_is_judged_by_what_holds_then(reloadable: Start, issuer: Issuer) -> None:
+async def test_who_waits_for_a_key_is_judged_by_what_holds_then(
+    reloadable: Start, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reload ends the reading that it waits for; to refuse it for that would end an EventSource."""
+    monkeypatch.setattr(authenticator_module, "Jwks", partial(Jwks, pause=0.0))
     running = await reloadable(jwt_jwks=issuer.url)
     server = running.server
     asked_before = issuer.asked
-    server.services.authenticator._jwks._read_at = -1e9  # type: ignore[union-attr]
     issuer.body = jwks(OLD, NEW)
     issuer.open.clear()
     waiting = asyncio.create_task(asked("GET", "/events/a", of(1))(server))
@@ -646,23 +704,24 @@ async def test_who_waits_for_a_key_is_judged_by_what_holds_then(reloadable: Star
 # Certificates.
 
 
-def serial(writer: asyncio.StreamWriter) -> object:
-    return writer.get_extra_info("peercert")["serialNumber"]
+async def serial_of(server: Server, trusting: ssl.SSLContext) -> object:
+    """Return the number of the certificate that a new connection is shown."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    writer.transport.abort()
+    return serial(writer)
 
 
 @pytest.mark.both_loops
 async def test_a_certificate_is_another_at_once(
-    reloadable: Start, authenticator: trustme.CA, tmp_path: Path
+    reloadable: Start, authenticator: trustme.CA, trusting: ssl.SSLContext, tmp_path: Path
 ) -> None:
     """In the same files or in others; what is connected goes on under the one it has."""
     cert, key = write_certificate(authenticator, tmp_path)
     running = await reloadable(certificate=cert, key=key)
     server = running.server
-    context = ssl.create_default_context()
-    authenticator.configure_trust(context)
 
     async def connect() -> asyncio.StreamWriter:
-        return (await asyncio.open_connection("127.0.0.1", server.port, ssl=context))[1]
+        return (await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting))[1]
 
     writers = [await connect()]
     write_certificate(authenticator, tmp_path)
@@ -684,7 +743,7 @@ async def test_a_certificate_is_another_at_once(
 
 @pytest.mark.both_loops
 async def test_the_certificates_of_listeners_are_others_at_once(
-    reloadable: Start, authenticator: trustme.CA, tmp_path: Path
+    reloadable: Start, authenticator: trustme.CA, trusting: ssl.SSLContext, tmp_path: Path
 ) -> None:
     """Theirs alone: what else is said of a listener needs a restart, and so does TLS where there was none."""
     (tmp_path / "other").mkdir()
@@ -696,10 +755,9 @@ async def test_the_certificates_of_listeners_are_others_at_once(
         return secure, ListenerRule(host="127.0.0.1", port=0, endpoints=endpoints or tuple(Endpoint))
 
     running = await reloadable(listener=listeners(cert, key))
-    context = running.server.listeners[0]._certificate.context  # type: ignore[union-attr]
+    before = await serial_of(running.server, trusting)
     assert (await running.change(listener=listeners(other, other_key))).changed == ("listener",)
-    renewed = running.server.listeners[0]._certificate.context  # type: ignore[union-attr]
-    assert renewed is not context
+    assert await serial_of(running.server, trusting) != before
     for rules in (listeners(cert, key, Endpoint.PUBLISH), listeners("", "")):
         assert (await running.change(listener=rules)).restart == ("listener",)
         assert running.config.listener == listeners(other, other_key)
@@ -824,12 +882,24 @@ async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: 
     assert len(loads) == 1
 
 
+def counted(reloader: Reloader, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list to which each reload that is asked for from now on adds a member."""
+    asked, reload = list[None](), reloader.reload
+
+    async def noted() -> ConfigChange:
+        asked.append(None)
+        return await reload()
+
+    monkeypatch.setattr(reloader, "reload", noted)
+    return asked
+
+
 async def test_whoever_asks_while_one_waits_is_answered_by_that(
     reloadable: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred requests at once are two reloads: the one that has begun, and one for all the others."""
     running = await reloadable()
-    reloader, loads, come = running.server.reloader, 0, 0
+    come, loads = counted(running.server.reloader, monkeypatch), 0
     begun, may_end = threading.Event(), threading.Event()
 
     def load() -> Config:
@@ -840,22 +910,16 @@ async def test_whoever_asks_while_one_waits_is_answered_by_that(
         assert may_end.wait(PATIENCE)
         return config
 
-    async def counted() -> ConfigChange:
-        nonlocal come
-        come += 1
-        return await Reloader.reload(reloader)
-
     def post() -> asyncio.Task[Answer]:
         return asyncio.create_task(ask(running.server, "POST", "/reload"))
 
-    monkeypatch.setattr(reloader, "reload", counted)
     running.load = load
     running.settings["queue_size"] = 5
     first = post()
     await until(begun.is_set)
     running.settings["retry"] = 1234
     others = [post() for _ in range(99)]
-    await until(lambda: come == 100)
+    await until(lambda: len(come) == 100)
     may_end.set()
     assert (await first).json["changed"] == ["queue_size"]
     assert [(await other).json["changed"] for other in others] == [["retry"]] * 99
@@ -863,11 +927,12 @@ async def test_whoever_asks_while_one_waits_is_answered_by_that(
 
 
 async def test_a_server_that_ends_reloads_no_more(
-    reloadable: Start, caplog: pytest.LogCaptureFixture
+    reloadable: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks for it is told, or has asked; a signal is passed over, and what has begun is given up."""
     running = await reloadable()
     server = running.server
+    come = counted(server.reloader, monkeypatch)
     loading, may_end = threading.Event(), threading.Event()
 
     def load() -> Config:
@@ -879,7 +944,7 @@ async def test_a_server_that_ends_reloads_no_more(
     begun = asyncio.create_task(running.change(queue_size=5))
     await until(loading.is_set)
     asked = asyncio.create_task(ask(server, "POST", "/reload"))
-    await until(lambda: len(server.reloader._tasks) == 2)
+    await until(lambda: len(come) == 2)
     await server.reloader.close()
     may_end.set()
     with pytest.raises(ClosedError, match=r"^the server is shutting down$"):
@@ -980,14 +1045,17 @@ async def test_post_reload_takes_no_body(reloadable: Start) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start) -> None:
+async def test_a_reload_goes_on_though_its_caller_hangs_up(
+    reloadable: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of one would be worse than either."""
     running = await reloadable()
+    come = counted(running.server.reloader, monkeypatch)
     client = await RawClient.open(running.server.port)
     async with running.server.reloader.turn:
         running.settings["queue_size"] = 5
         await client.request("POST", "/reload")
-        await until(lambda: len(running.server.reloader._tasks) == 1)
+        await until(lambda: len(come) == 1)
         client.reset()
         await until(lambda: running.server.connections == 0)
     await until(lambda: running.config.queue_size == 5)

@@ -173,7 +173,7 @@ async def test_tls_streams_and_cuts_a_frozen_reader(
     )
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.readexactly(1)
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
     while server.broadcaster.client_count:
         await server.broadcaster.broadcast("x" * 4000)
         await asyncio.sleep(0.001)

@@ -65,8 +65,8 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
 
 def state_of(server: Server) -> tuple[int, int, int]:
     """Return the state that each of the requests would have changed."""
-    authenticator = server.app[ACTIVE_SERVICES].services.authenticator
-    return server.broadcaster.counts.published, server.broadcaster.counts.opened, len(authenticator._revoked)
+    counts, revoked = server.broadcaster.counts, server.services.authenticator.revocations
+    return counts.published, counts.opened, len(revoked)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])

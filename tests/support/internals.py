@@ -3,16 +3,23 @@
 For what no observer could tell: whether anything is left of a reader, and how full a queue or a socket is.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
+from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.backends.memory.backend import MemoryBackend
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.fanout.hub import Hub
 from sse_broadcast.fanout.outbox import Outbox
+from sse_broadcast.server.access.shares import CallerKey, Shares
 from sse_broadcast.server.runner import Server
+from sse_broadcast.server.services import STREAM_EXPIRY
+from sse_broadcast.server.streams.expiry import TrackedStream
+from sse_broadcast.server.transport.counts import ConnectionCounts
 
 
 def outboxes_of(broadcaster: Broadcaster) -> Collection[Outbox]:
@@ -55,7 +62,12 @@ def forbid_iterating_channels(hub: Hub) -> None:
 
 def backend_of(broadcaster: Broadcaster) -> MemoryBackend:
     """Return the backend itself, which is not instrumented."""
-    return broadcaster._backend.inner
+    return instrumented_backend_of(broadcaster).inner
+
+
+def instrumented_backend_of(broadcaster: Broadcaster) -> InstrumentedBackend[MemoryBackend]:
+    """Return the backend that counts the calls of the other."""
+    return broadcaster._backend
 
 
 def set_clock(of: Broadcaster | MemoryBackend, clock: Callable[[], float]) -> None:
@@ -69,3 +81,34 @@ def web_server_of(server: Server) -> web.Server:
     found = server._runner.server
     assert found is not None
     return found
+
+
+def pipelined_of(connection: RequestHandler) -> Sized:
+    """Return the requests of a connection that were read and not yet begun."""
+    return connection._messages
+
+
+def waiters_of(lock: asyncio.Lock) -> Sized:
+    """Return those that wait for a lock."""
+    return lock._waiters or ()
+
+
+def tracked_streams_of(server: Server) -> Iterator[TrackedStream]:
+    """Yield the open streams that something may end."""
+    for streams in server.app[STREAM_EXPIRY]._open.values():
+        yield from streams
+
+
+def addresses_of(counts: ConnectionCounts) -> Mapping[str, int]:
+    """Return the addresses of which there are connections, and how many of each."""
+    return counts._of
+
+
+def followed_of(shares: Shares) -> list[list[str]]:
+    """Return the channels that each caller follows."""
+    return [sorted(follower.names) for follower in shares._followers.values()]
+
+
+def held_bytes_of(shares: Shares) -> Mapping[CallerKey, int]:
+    """Return the bytes of bodies that are counted for each caller."""
+    return shares._bytes

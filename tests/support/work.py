@@ -15,3 +15,15 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Job, "run_slice", lambda job: not held and run_slice(job))
     yield
     held = False
+
+
+def turns_of(work: WorkQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each turn from now on adds how much work is left behind it."""
+    turn, left = work._take_turn, list[int]()
+
+    def noted() -> None:
+        turn()
+        left.append(len(work))
+
+    monkeypatch.setattr(work, "_take_turn", noted)
+    return left

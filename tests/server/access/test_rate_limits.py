@@ -350,13 +350,13 @@ def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: pytest.MonkeyPat
     """It is dear beside all else of counting a stream."""
     limits = opening(5000, 20_000)
     asked: list[int] = []
-    take = limits._streams.take
+    take = Buckets.take
 
-    def taking(key: str, count: int) -> float:
+    def taking(buckets: Buckets, key: str, count: int) -> float:
         asked.append(count)
-        return take(key, count)
+        return take(buckets, key, count)
 
-    monkeypatch.setattr(limits._streams, "take", taking)
+    monkeypatch.setattr(Buckets, "take", taking)
     for _ in range(PERMIT_BATCH * 3):
         limits.stream()
     assert asked == [PERMIT_BATCH] * 3

@@ -16,6 +16,7 @@ from sse_broadcast.server.services import SHARES
 from tests.conftest import Connect, Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
+from tests.support.internals import followed_of, held_bytes_of
 from tests.support.sockets import until
 
 PROXY: dict[str, Any] = {"trusted_proxies": ("127.0.0.1",), "anonymous_subscribe": ("*",), "token": STATIC}
@@ -117,10 +118,10 @@ async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Ser
         )
     shares = server.app[SHARES]
     await until(lambda: server.broadcaster.client_count == 5)
-    assert [sorted(each.names) for each in shares._followers.values()] == [["a", "b", "c*"]] * 2
+    assert followed_of(shares) == [["a", "b", "c*"]] * 2
     for client in clients:
         client.close()
-    await until(lambda: not shares._followers)
+    await until(lambda: not followed_of(shares))
 
 
 async def test_bodies_that_are_being_read_are_shared() -> None:
@@ -137,7 +138,7 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     shares.release(None, total)
     shares.release(("a",), total // 2)
     shares.release(("b",), total // 4)
-    assert (shares.body_bytes, shares._bytes) == (0, {})
+    assert (shares.body_bytes, held_bytes_of(shares)) == (0, {})
 
 
 async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve, connect: Connect) -> None:

@@ -11,7 +11,7 @@ from sse_broadcast.backends.memory import channel_index
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
 from tests.support.sockets import RawClient, until
-from tests.support.work import held_up
+from tests.support.work import held_up, turns_of
 
 
 async def fill(server: Server, *channels: str) -> None:
@@ -188,14 +188,7 @@ async def test_many_channels_are_listed_in_pieces(
     monkeypatch.setattr(channel_index, "NAMES_PER_PAGE", 4)
     server = await serve()
     await fill(server, *(f"c{number:03}" for number in range(200)))
-    waiting: list[int] = []
-    turns = server.broadcaster.work._take_turn
-
-    def noted() -> None:
-        turns()
-        waiting.append(len(server.broadcaster.work))
-
-    monkeypatch.setattr(server.broadcaster.work, "_take_turn", noted)
+    waiting = turns_of(server.broadcaster.work, monkeypatch)
     client, leaving = await connect(server), await connect(server)
     page = await get(client, "/channels?limit=50&after=c009")
     assert [each["channel"] for each in page["channels"]] == [f"c{number:03}" for number in range(10, 60)]

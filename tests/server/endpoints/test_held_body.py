@@ -8,6 +8,7 @@ from sse_broadcast.metrics import Share
 from sse_broadcast.server.access.shares import UNCOUNTED
 from sse_broadcast.server.services import SHARES
 from tests.conftest import Connect, Serve
+from tests.support.internals import held_bytes_of
 from tests.support.sockets import RawClient, until
 
 pytestmark = pytest.mark.both_loops
@@ -26,7 +27,7 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connec
     await client.begin(path, headers=HOST + NDJSON)
     await client.send_chunk(b'{"message":"' + b"x" * 100_000)
     await until(lambda: shares.body_bytes == 100_012 - UNCOUNTED)
-    assert shares._bytes == {"192.0.2.1": 100_012 - UNCOUNTED}
+    assert held_bytes_of(shares) == {"192.0.2.1": 100_012 - UNCOUNTED}
     await client.send_chunk(b'"}\n')
     await client.send_chunk()
     assert (await client.answer())[0] == 200

@@ -29,7 +29,7 @@ from sse_broadcast.server.transport.connection import ListenerInfo
 from sse_broadcast.server.transport.reserve import MAX_REJECTING_PER_ADDRESS
 from sse_broadcast.work_queue import SlicedWork, run_to_completion
 from tests.conftest import Connect, Program, Serve
-from tests.support.internals import backend_of, hub_of, outboxes_of
+from tests.support.internals import backend_of, hub_of, instrumented_backend_of, outboxes_of
 from tests.support.memory_sinks import MemorySink, break_off
 from tests.support.memory_sinks import connect as attach
 from tests.support.sockets import RawClient, until
@@ -596,7 +596,7 @@ async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
 def failing(call: str) -> Cause:
     async def a_backend_that_fails(scene: Scene) -> AsyncIterator[None]:
         await scene.open()
-        backend = scene.broadcaster._backend
+        backend = instrumented_backend_of(scene.broadcaster)
 
         def fail(*_: Any, **__: Any) -> Any:
             raise OSError("away")

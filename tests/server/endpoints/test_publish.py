@@ -15,6 +15,7 @@ from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import BATCH_LOCK
 from tests.conftest import Connect, Serve
+from tests.support.internals import waiters_of
 from tests.support.sockets import RawClient, until
 
 JSON = "Content-Type: application/json\r\n"
@@ -916,7 +917,7 @@ async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
 
 async def queued(server: Server, count: int) -> None:
     """Wait until so many batches wait for their turn."""
-    await until(lambda: len(server.app[BATCH_LOCK]._waiters or ()) == count)
+    await until(lambda: len(waiters_of(server.app[BATCH_LOCK])) == count)
 
 
 async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:

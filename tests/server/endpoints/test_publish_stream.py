@@ -19,6 +19,7 @@ from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import LINE_STREAMS
 from tests.conftest import Connect, Serve
 from tests.support.clock import Clock, stopped
+from tests.support.internals import web_server_of
 from tests.support.process import Programs, programs
 from tests.support.sockets import RawClient, until
 
@@ -481,6 +482,11 @@ async def test_others_are_served_between_the_slices(serve: Serve, connect: Conne
     assert position < 100_001
 
 
+def transports_of(server: Server) -> list[asyncio.Transport]:
+    """Return the transports of the connections that are open."""
+    return [each.transport for each in web_server_of(server).connections if each.transport is not None]
+
+
 def resident(pid: int) -> int:
     """Return the bytes of memory a process has."""
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -505,7 +511,7 @@ async def test_a_publisher_waits_for_what_it_has_sent(
     publisher = await connect(server)
     await publisher.begin("/send?stream=1")
     sending = asyncio.ensure_future(send_until_cut(publisher, (b"x" * 999 + b"\n") * 1000, 50))
-    await until(lambda: any(content._protocol._reading_paused for content in server.app[LINE_STREAMS]))
+    await until(lambda: any(not transport.is_reading() for transport in transports_of(server)))
     (content,) = server.app[LINE_STREAMS]
     assert content.total_bytes < 2_000_000
     assert not sending.done()
@@ -521,7 +527,7 @@ async def test_a_fast_publisher_makes_nothing_grow(running: Programs) -> None:
     serving = await running.serve("--history-total", "1000000", "--history-bytes", "1000000")
     reader, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
     await reader.subscribe()
-    pid = serving.process._process.pid
+    pid = serving.process.id
     peaks = [resident(pid)]
     reads = asyncio.ensure_future(drain(reader))
     await publisher.begin("/send?stream=1")

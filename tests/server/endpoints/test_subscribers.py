@@ -85,10 +85,11 @@ async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
 
 async def test_those_that_come_first_are_no_page_of_many(server: Server, connect: Connect) -> None:
     """What was first may be second in a moment: there is nothing to go on after."""
-    await join(server, connect, "/events/a", "/events/b", "/events/c")
+    clients = await join(server, connect, "/events/a", "/events/b", "/events/c")
     for channels in (["c"], ["c"], ["b"]):
         await server.broadcaster.broadcast("x", channels=channels)
-    await until(lambda: not server.broadcaster._delivery._ready)
+    for client, count in zip(clients, (0, 1, 2), strict=True):
+        await client.events(count)
     page = await get(server, "?sort=events&limit=2")
     assert (ids(page), page["total"], page["next"]) == (["3", "2"], 3, None)
 

@@ -2,10 +2,13 @@
 
 import json
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
+from sse_broadcast.auth import authenticator
+from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.errors import ExtraError
 from sse_broadcast.server.runner import Server
 from tests.conftest import Connect, Serve
@@ -306,10 +309,10 @@ async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status
     assert (answer.status, answer.detail) == (status, detail)
 
 
-async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
+async def test_only_so_many_revocations_are_held(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
+    monkeypatch.setattr(authenticator, "RevocationList", partial(RevocationList, most=2))
     server = await serve(**SETTINGS)
-    server.services.authenticator._revoked._most = 2
     for number in range(2):
         assert (await post(server, "/revoke", {"id": f"{number}"})).status == 200
     answer = await post(server, "/revoke", {"id": "another"})
@@ -320,8 +323,8 @@ async def test_only_so_many_revocations_are_held(serve: Serve) -> None:
         " reload: that refuses them; DELETE /subscribers/{id} ends a stream"
     )
     assert (await post(server, "/revoke", {"id": "1"})).status == 200
-    server.services.authenticator._revoked._most = 3
-    soon = {"id": "2", "expires": time.time() + 60}
-    assert (await post(server, "/revoke", soon)).status == 200
+    server = await serve(**SETTINGS)
+    for body in ({"id": "1"}, {"id": "2", "expires": time.time() + 60}):
+        assert (await post(server, "/revoke", body)).status == 200
     answer = await post(server, "/revoke", {"id": "another"})
     assert 1 <= int(answer.headers["retry-after"]) <= 60

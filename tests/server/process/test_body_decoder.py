@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -93,29 +95,40 @@ async def test_a_large_batch_is_published_as_any(server: Server, connect: Connec
     assert server.broadcaster.counts.published == 100
 
 
-def hold_up(decoder: BodyDecoder) -> threading.Event:
-    """Block the decoder's thread until the returned event is set."""
-    authorizer = threading.Event()
-    decoder._pool.submit(authorizer.wait, 30)
-    return authorizer
+async def hold_up(decoder: BodyDecoder, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[int]]:
+    """Block the decoder's thread; return what lets it go on, and the sizes of what waits for it."""
+    go_on, run, waiting = threading.Event(), decoder.run, list[int]()
+    asyncio.get_running_loop().create_task(run(lambda: go_on.wait(30), size=LARGE + 1))
+    await asyncio.sleep(0)
+
+    def noted(decode: Callable[[], Any], *, size: int) -> Awaitable[Any]:
+        waiting.extend([size] if size > LARGE else [])
+        return run(decode, size=size)
+
+    monkeypatch.setattr(decoder, "run", noted)
+    return go_on, waiting
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_while_a_large_body_waits(server: Server, connect: Connect) -> None:
+async def test_others_are_served_while_a_large_body_waits(
+    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
-    authorizer = hold_up(server.app[DECODER])
+    go_on, waiting = await hold_up(server.app[DECODER], monkeypatch)
     large, other = await connect(server), await connect(server)
     await large.request("POST", "/send", body=batch(10), headers=JSON)
-    await until(lambda: server.app[DECODER]._pool._work_queue.qsize() == 1)
+    await until(lambda: len(waiting) == 1)
     assert (await other.ask("POST", "/send", body=b"small"))[0] == 200
     large.reset()
     await until(lambda: server.connections == 1)
-    authorizer.set()
+    go_on.set()
     assert (await other.ask("POST", "/send", body=batch(3), headers=JSON))[0] == 200
     assert server.broadcaster.counts.published == 4
 
 
-async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, connect: Connect) -> None:
+async def test_the_grant_and_the_rate_are_asked_before(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever may not publish there, or not now, makes no work for the thread."""
     server = await serve(
         caller=(caller("ann", publish=("a",)),), publish_rate=1, publish_burst=10, max_batch=10
@@ -123,10 +136,9 @@ async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, connect: Co
     client = await connect(server)
     headers = f"{JSON}Authorization: Bearer {static('ann')}\r\n"
     assert (await client.ask("POST", "/send", body=batch(10), headers=headers))[0] == 200
-    authorizer, waiting = hold_up(server.app[DECODER]), server.app[DECODER]._pool._work_queue.qsize
-    await until(lambda: not waiting())
+    go_on, waiting = await hold_up(server.app[DECODER], monkeypatch)
     status, answer = await client.ask("POST", "/send", body=batch(1), headers=headers)
     assert (status, b"publish_rate: one token may publish 1 event in a second" in answer) == (429, True)
     assert (await client.ask("POST", "/send/b", body=batch(1), headers=headers))[0] == 403
-    assert not waiting()
-    authorizer.set()
+    assert waiting == []
+    go_on.set()

@@ -14,7 +14,7 @@ from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import ACTIVE_SERVICES, STREAM_EXPIRY
+from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.streams import expiry
 from sse_broadcast.server.streams.expiry import StreamExpiry, TrackedStream
 from sse_broadcast.work_queue import ITEMS_PER_SLICE, run_to_completion
@@ -22,6 +22,7 @@ from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
+from tests.support.internals import tracked_streams_of
 from tests.support.sockets import RawClient, until
 
 JSON = "Content-Type: application/json\r\n"
@@ -156,8 +157,8 @@ async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
         await reader.chunk()
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
     assert run_to_completion(opened(server).revoke("subject", "ada")) == 1
-    for session in opened(server)._open["subject", "eve", "2"]:
-        session.end(CloseReason.EXPIRED)
+    (session,) = (each for each in tracked_streams_of(server) if each.principal.subject == "eve")
+    session.end(CloseReason.EXPIRED)
     assert close_block("revoked", start).fullmatch(await revoked.chunk())
     assert await expired.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     assert close_block("expired", receipt.id).fullmatch(await expired.chunk())
@@ -196,7 +197,7 @@ async def test_a_stream_lasts_as_long_as_it_may(serve: Serve, connect: Connect) 
     await until(lambda: len(opened(server)) == 1)
     await reader.chunk()
     receipt = await server.broadcaster.broadcast("last words")
-    ((session,),) = opened(server)._open.values()
+    (session,) = tracked_streams_of(server)
     session.until = 0.0  # the loop's clock has long been there
     assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
     assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
@@ -405,7 +406,7 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
     """Also while it waits for its turn among many."""
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
-    server.app[ACTIVE_SERVICES].services.rate_limiter._tokens.take("subject:7:visitor:", 1000)
+    server.services.rate_limiter.publish(1000, address=None, principal=Principal(subject="visitor"))
     publisher = await publish(server, connect, token)
     await publisher.send_chunk(b"line\n" * 500)
     await until(lambda: len(opened(server)) == 1)

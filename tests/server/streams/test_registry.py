@@ -14,7 +14,6 @@ from sse_broadcast.config.schema import ListenerRule, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.responses import Caller, SubscriberState
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.streams import registry as roster_module
 from sse_broadcast.server.streams.registry import (
     STREAM_REGISTRY,
@@ -27,7 +26,7 @@ from sse_broadcast.unix_address import UNIX_PREFIX
 from tests.conftest import Connect, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
-from tests.support.internals import set_clock
+from tests.support.internals import set_clock, tracked_streams_of
 from tests.support.memory_sinks import break_off
 from tests.support.sockets import RawClient, until
 
@@ -105,7 +104,7 @@ async def disconnected(server: Server, client: RawClient) -> None:
 
 
 async def aborted(server: Server, client: RawClient) -> None:
-    await server.broadcaster._delivery.abort()
+    reader_of(server).outbox.sink.abort()
     with pytest.raises(ConnectionError):
         await client.rest()
 
@@ -394,10 +393,12 @@ async def test_others_have_their_turn_while_many_are_looked_at(
     readers, registry = await three(server, connect), roster_of(server)
     found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
     await asyncio.sleep(0)
-    del registry._open[3]
+    registry.remove(readers[2])
     assert not found.done()
     assert ids(await found) == ["1", "2"]
-    registry._open[3] = readers[2]  # as its handler has it
+    monkeypatch.setattr(registry, "remove", lambda _: None)  # which its handler calls too
+    server.broadcaster.end(readers[2].outbox, CloseReason.DISCONNECTED)
+    await until(lambda: server.connections == 2)
 
 
 # What the log says.
@@ -446,7 +447,7 @@ async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
 
 
 async def expire(server: Server) -> None:
-    for session in next(iter(server.app[STREAM_EXPIRY]._open.values())):
+    for session in tracked_streams_of(server):
         session.end(CloseReason.EXPIRED)
 
 

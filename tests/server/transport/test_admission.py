@@ -2,15 +2,18 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sse_broadcast import reminder
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.metrics import Share
-from sse_broadcast.reminder import Reminder
+from sse_broadcast.server.endpoints.metrics import EXPOSITION
 from sse_broadcast.server.transport import admission, rejection, reserve
 from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, room
 from sse_broadcast.server.transport.listener import Listener
@@ -19,6 +22,8 @@ from tests.conftest import Connect, Serve
 from tests.server.blocks import close_block
 from tests.server.transport.conftest import ASK, Come, health, refused
 from tests.support.credentials import AUDIENCE, ISSUER, STATIC, caller, claims, static, write_jwks
+from tests.support.internals import addresses_of
+from tests.support.reloading import tasks
 from tests.support.signing import token
 from tests.support.sockets import RawClient, until
 
@@ -99,7 +104,9 @@ async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come,
         await until(lambda: server.connections == 1)
     keeper.close()
     await until(lambda: server.connections == 0)
-    assert server._connection_counts._of == {}
+    counts = server.app[EXPOSITION].connection_counts
+    assert counts is not None
+    assert addresses_of(counts) == {}
 
 
 @pytest.mark.usefixtures("no_loopback")
@@ -178,7 +185,7 @@ async def test_a_crowd_is_told_of_once(
     ]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
-    server.admission._reminder = Reminder(0.0)
+    monkeypatch.setattr(reminder, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
     assert await refused(await come(server, "127.0.0.4"))
     assert caplog.messages == [*told, told[1]]
 
@@ -405,10 +412,11 @@ async def test_a_token_that_takes_long_to_verify(
 
     monkeypatch.setattr(server.services.authorizer, "verify_admin", verify)
     await (await connect(server)).subscribe(path="/events/a")
-    client = await connect(server)
+    await until(lambda: server.broadcaster.client_count == 1)
+    client, before = await connect(server), tasks()
     await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
     await asked.wait()
-    assert len(server.admission._checks) == len(server.admission.reserve) == 1
+    assert len(server.admission.reserve) == 1
     if end == "closed":
         await server.stop()
     elif end == "late":
@@ -418,7 +426,7 @@ async def test_a_token_that_takes_long_to_verify(
         status, _ = await client.answer()
         assert status == (503 if end == "broken" else 200)
         assert ("a token could not be verified" in caplog.text) == (end == "broken")
-    await until(lambda: not server.admission._checks)
+    await until(lambda: tasks() <= before)
     if end in {"late", "closed"}:
         assert len(server.admission.reserve) == 0
 
@@ -464,7 +472,7 @@ async def test_a_private_listener_has_a_share_of_the_connections(serve: Serve, c
     others = [await come_by(private, "127.0.0.2") for _ in range(2)]
     for other in others:
         assert (await other.ask("POST", "/send/a", body=b"x", headers=NARROW))[0] == 200
-    assert server._connection_counts.count == 4
+    assert server.connections == 4
     full = await come_by(public, "127.0.0.2")
     assert (await full.subscribe(path="/events/a", headers=NARROW)).startswith(b"HTTP/1.1 503 ")
 

@@ -2,6 +2,7 @@
 
 from sse_broadcast.metrics import Metrics
 from sse_broadcast.server.transport.counts import ConnectionCounts
+from tests.support.internals import addresses_of
 
 
 def test_everyone_is_counted_and_an_address_by_itself() -> None:
@@ -29,4 +30,4 @@ def test_an_address_that_left_is_forgotten() -> None:
         connection_counts.add(f"192.0.2.{number}", private=False)
     for number in range(100):
         connection_counts.remove(f"192.0.2.{number}", private=False)
-    assert (connection_counts.count, connection_counts._of) == (0, {})
+    assert (connection_counts.count, addresses_of(connection_counts)) == (0, {})

@@ -18,7 +18,6 @@ import trustme
 from sse_broadcast.config.schema import Config, Endpoint, ListenerRule
 from sse_broadcast.errors import CertificateError, ListenError
 from sse_broadcast.server.runner import Server
-from sse_broadcast.server.transport import listener
 from sse_broadcast.server.transport.admission import ACCEPTS
 from sse_broadcast.server.transport.listener import is_local
 from tests.conftest import Connect, Serve
@@ -382,16 +381,16 @@ async def test_an_address_of_ipv6_may_be_written_as_in_a_url(serve: Serve) -> No
     assert server.urls == (f"http://[::1]:{server.port}",)
 
 
-def without_ipv6(code: int) -> Callable[..., socket.socket]:
-    """Return what binds a socket on a machine that has no IPv6."""
-    bind = listener._bound
+def without_ipv6(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Pretend that this machine has no IPv6: what binds a socket of it fails."""
+    bind = socket.socket.bind
 
-    def fail(family: int, *args: Any) -> socket.socket:
-        if family == socket.AF_INET6:
+    def fail(sock: socket.socket, address: Any) -> None:
+        if sock.family == socket.AF_INET6:
             raise OSError(code, os.strerror(code))
-        return bind(family, *args)
+        bind(sock, address)
 
-    return fail
+    monkeypatch.setattr(socket.socket, "bind", fail)
 
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
@@ -399,7 +398,7 @@ async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """For `*`; whoever names `::` wants it, and is told that there is none."""
-    monkeypatch.setattr(listener, "_bound", without_ipv6(code))
+    without_ipv6(monkeypatch, code)
     server = await serve(host="*", token=STATIC)
     assert bound(server) == [("0.0.0.0", server.port)]
     with pytest.raises(ListenError, match=rf"^cannot listen on :: port 0: {os.strerror(code).lower()}$"):
@@ -408,7 +407,7 @@ async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
 
 async def test_a_port_of_ipv6_that_is_taken_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not taken for a machine without IPv6."""
-    monkeypatch.setattr(listener, "_bound", without_ipv6(errno.EADDRINUSE))
+    without_ipv6(monkeypatch, errno.EADDRINUSE)
     with pytest.raises(ListenError, match=r"^cannot listen on \* port 0: address already in use$"):
         await Server(Config(host="*", port=0, token=STATIC)).start()
 

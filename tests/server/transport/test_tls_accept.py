@@ -24,7 +24,7 @@ from tests.conftest import Serve
 from tests.support import process
 from tests.support.certificates import write_certificate
 from tests.support.credentials import caller, static
-from tests.support.internals import outboxes_of
+from tests.support.internals import outboxes_of, web_server_of
 from tests.support.memory import held, uncollected
 from tests.support.process import Programs
 from tests.support.sockets import RawClient, until
@@ -111,6 +111,16 @@ async def test_a_handshake_takes_a_place(
     assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+def is_cut(client: RawClient) -> bool:
+    """Whether a connection on which nothing is answered has ended."""
+    try:
+        return client.sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
 async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     serve: Serve,
     files: dict[str, str],
@@ -121,13 +131,12 @@ async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
     """Those that never come to an end make room for it, also where there is none, and are cut."""
     monkeypatch.setattr(tls_accept, "REJECTION_TIMEOUT", 600.0)
     server = await serve(max_connections=1, head_timeout=600.0, **files)
-    await crowd(server.port, 1 + MAX_REJECTING + 5)
+    clients = await crowd(server.port, 1 + MAX_REJECTING + 5)
     answer = await ask(server.port, trusting, path="/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"status":"alive"}\n')
     assert server.connections == 1
-    (agreeing,) = server.listeners[0]._handshakes
-    await until(lambda: len(agreeing) <= 1 + MAX_REJECTING)
+    await until(lambda: sum(map(is_cut, clients)) >= 5)
 
 
 async def publish_as(port: int, context: ssl.SSLContext, caller: str) -> bytes:
@@ -168,17 +177,19 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
     """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
     server = await serve(max_connections=1, head_timeout=600.0, **files)
-    clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=HELLO)
-    (agreeing,) = server.listeners[0]._handshakes
-    pending = server.admission.reserve
+    hello = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        trusting.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
+    clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=hello.read())
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_REJECTING + 5)
-    assert len(agreeing) <= 2
-    assert len(pending) == MAX_REJECTING
+    assert len(server.admission.reserve) == MAX_REJECTING
     async with asyncio.timeout(5):
         await server.stop()
+    signed = 0
     for client in clients:
         with suppress(ConnectionResetError):
-            assert await client.rest() == b""
+            signed += await client.rest() != b""
+    assert 1 <= signed <= 2
 
 
 @pytest.mark.asyncio_loop
@@ -445,7 +456,8 @@ async def test_what_is_agreed_upon_is_sent_at_once(
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
-    (outbox,) = outboxes_of(server.broadcaster)
-    sock = outbox.sink._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    (found,) = web_server_of(server).connections
+    assert found.transport is not None
+    sock = found.transport.get_extra_info("socket")
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     writer.transport.abort()

@@ -1,0 +1,45 @@
+"""Our application inside somebody's, under aiohttp's default runner, which cancels no handlers."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
+
+
+class Mounted:
+    """An application below `/push`, and the runner of the one that it is in."""
+
+    def __init__(self, runner: web.AppRunner, app: web.Application) -> None:
+        self.runner = runner
+        self.app = app
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        return self.app[BROADCASTER]
+
+    @property
+    def port(self) -> int:
+        return int(self.runner.addresses[0][1])
+
+    @property
+    def server(self) -> web.Server:
+        """aiohttp's server, before the runner is cleaned up."""
+        assert self.runner.server is not None
+        return self.runner.server
+
+
+@contextlib.asynccontextmanager
+async def mounted(**settings: Any) -> AsyncIterator[Mounted]:
+    """Mount an application at a free port of the loopback, and clean its runner up in the end."""
+    inner, outer = create_app(Config(**settings)), web.Application()
+    outer.add_subapp("/push/", inner)
+    runner = web.AppRunner(outer)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Mounted(runner, inner)
+    finally:
+        await runner.cleanup()
