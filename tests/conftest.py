@@ -4,10 +4,10 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import pytest
 import uvloop
@@ -15,7 +15,7 @@ import uvloop
 from sse_broadcast.config.schema import Config
 from sse_broadcast.server.runner import Server
 from tests.support.browser import Browser, Chromium, Firefox, chromium, firefox
-from tests.support.sockets import RawClient
+from tests.support.sockets import RawClient, Reachable
 
 PROGRAMS = {
     "/usr/lib/lighttpd/mod_magnet.so": "lighttpd-modules-lua",
@@ -89,12 +89,16 @@ def missing(hint: str) -> NoReturn:
     pytest.skip(hint)
 
 
-class HasPort(Protocol):
-    """A server, of this process or of another, or an application under somebody's runner."""
+Caplog = pytest.LogCaptureFixture
+Patch = pytest.MonkeyPatch
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
+
+class LiveServer(Server, Reachable):
+    """A server on a free port, and clients of it."""
+
+    def __init__(self, config: Config, clients: AsyncExitStack) -> None:
+        super().__init__(config)
+        self.clients = clients
 
 
 class Serve:
@@ -103,16 +107,17 @@ class Serve:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def __call__(self, **settings: Any) -> Server:
-        server = Server(Config(port=0, **{"shutdown_timeout": 4.0, "allowed_hosts": ("x",), **settings}))
+    async def __call__(self, **settings: Any) -> LiveServer:
+        config = Config(port=0, **{"shutdown_timeout": 4.0, "allowed_hosts": ("x",), **settings})
+        server = LiveServer(config, self._stack)
         await server.start()
         self._stack.push_async_callback(server.stop)
         return server
 
-    async def connected(self, **settings: Any) -> tuple[Server, RawClient]:
+    async def connected(self, **settings: Any) -> tuple[LiveServer, RawClient]:
         """Start a server, and open a raw socket to it."""
         server = await self(**settings)
-        return server, await Connect(self._stack)(server)
+        return server, await server.connect()
 
 
 @pytest.fixture
@@ -123,54 +128,31 @@ async def serve() -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-async def server(serve: Serve) -> Server:
+async def server(serve: Serve) -> LiveServer:
     """Start a server of which nothing is configured."""
     return await serve()
 
 
-class Connect:
-    """Opens raw sockets; what was opened is closed with `stack`."""
-
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack = stack
-
-    async def __call__(self, server: HasPort, **options: Any) -> RawClient:
-        client = await RawClient.open(server.port, **options)
-        self._stack.callback(client.close)
-        return client
-
-    async def subscriber(
-        self,
-        server: HasPort,
-        path: str = "/events",
-        *,
-        headers: str = "",
-        version: str = "1.1",
-        **options: Any,
-    ) -> RawClient:
-        """Open a socket, ask for a stream, and take the head of what is answered."""
-        client = await self(server, **options)
-        await client.subscribe(path=path, headers=headers, version=version)
-        return client
-
-    async def live(self, server: HasPort, path: str = "/events", **options: Any) -> RawClient:
-        """Open a stream, and take its head and its opening."""
-        client = await self.subscriber(server, path, **options)
-        await client.chunk()
-        return client
+Connect = Callable[..., Awaitable[RawClient]]
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Open raw sockets, and close them when the test ends."""
     async with AsyncExitStack() as stack:
-        yield Connect(stack)
+
+        async def open_socket(server: Server, **options: Any) -> RawClient:
+            client = await RawClient.open(server.port, **options)
+            stack.callback(client.close)
+            return client
+
+        yield open_socket
 
 
 @pytest.fixture
-async def client(server: Server, connect: Connect) -> RawClient:
+async def client(server: LiveServer) -> RawClient:
     """Open a raw socket to a server of which nothing is configured."""
-    return await connect(server)
+    return await server.connect()
 
 
 @pytest.fixture(scope="session")

@@ -5,25 +5,20 @@ import asyncio
 import pytest
 
 from sse_broadcast.server.services import BATCH_LOCK
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Serve
 from tests.support.asking import ask
 from tests.support.internals import pipelined_of, waiters_of, web_server_of
-from tests.support.sockets import until
+from tests.support.sockets import RawClient, until
 
 
-async def test_raw_bytes_in_a_target_are_refused(serve: Serve, connect: Connect) -> None:
+async def test_raw_bytes_in_a_target_are_refused(server: LiveServer, client: RawClient) -> None:
     """A byte that is not UTF-8 never reaches a handler, whoever refuses it."""
-    server = await serve()
-    client = await connect(server)
     await client.send(b"POST /send?event=\xff HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
     assert (await client.answer())[0] == 400
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_target_of_utf8_is_taken(serve: Serve, connect: Connect) -> None:
-    """Percent-encoded or bare."""
-    server = await serve()
-    client = await connect(server)
+async def test_a_target_of_utf8_is_taken(client: RawClient) -> None:
     assert (await client.ask("GET", "/status?x=%C3%A9"))[0] == 200
 
 
@@ -32,11 +27,9 @@ async def test_a_target_of_utf8_is_taken(serve: Serve, connect: Connect) -> None
     [("POST", "/send"), ("POST", "/send/a"), ("GET", "/status"), ("GET", "/send"), ("GET", "/nope")],
 )
 async def test_an_expectation_that_is_not_known_is_a_problem(
-    serve: Serve, connect: Connect, method: str, path: str
+    server: LiveServer, client: RawClient, method: str, path: str
 ) -> None:
     """417, whatever is at the path or is not; `100-continue` in any case is known everywhere."""
-    server = await serve()
-    client = await connect(server)
     body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not taken"}\n'
     await client.request(method, path, headers="Expect: a-miracle\r\n")
     head = (await client.head()).decode()
@@ -52,10 +45,7 @@ async def test_an_expectation_that_is_not_known_is_a_problem(
     assert server.broadcaster.counts.published == (method == "POST")
 
 
-async def test_a_browsers_methods_on_one_connection(serve: Serve, connect: Connect) -> None:
-    """A refusal in between costs nobody the connection."""
-    server = await serve()
-    client = await connect(server)
+async def test_a_browsers_methods_on_one_connection(client: RawClient) -> None:
     statuses = [
         (await client.ask(method, path))[0]
         for method, path in (
@@ -99,11 +89,8 @@ async def test_a_target_has_16_kibibytes_at_most(serve: Serve, start: str) -> No
 
 
 async def test_a_target_that_is_too_long_is_counted_and_costs_no_connection(
-    serve: Serve, connect: Connect
+    server: LiveServer, client: RawClient
 ) -> None:
-    """It is refused as any other request is."""
-    server = await serve()
-    client = await connect(server)
     assert (await client.ask("GET", padded("/events?x=", to=20_000)))[0] == 414
     assert (await client.ask("POST", padded("/send?x=", to=20_000), body=b"x"))[0] == 414
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -119,10 +106,9 @@ def head_of(size: int, *, more: str = "") -> bytes:
     return f"GET /status HTTP/1.1\r\n{said}{''.join(fields)}\r\n".encode()
 
 
-async def test_a_head_has_32_kibibytes_at_most(serve: Serve, connect: Connect) -> None:
+async def test_a_head_has_32_kibibytes_at_most(serve: Serve) -> None:
     """431 beyond, as a problem that a page of an allowed origin may read; the connection goes on."""
-    server = await serve(cors_origins=(PAGE,))
-    client = await connect(server)
+    _, client = await serve.connected(cors_origins=(PAGE,))
     await client.send(head_of(32_768, more=FOREIGN))
     assert (await client.answer())[0] == 200
     await client.send(head_of(32_769, more=FOREIGN))
@@ -138,10 +124,8 @@ async def test_a_head_has_32_kibibytes_at_most(serve: Serve, connect: Connect) -
     assert (await client.ask("GET", "/status"))[0] == 200
 
 
-async def test_a_head_that_comes_in_pieces_is_measured_whole(serve: Serve, connect: Connect) -> None:
+async def test_a_head_that_comes_in_pieces_is_measured_whole(client: RawClient) -> None:
     """However many; and what came before it on the connection is none of it."""
-    server = await serve()
-    client = await connect(server)
     for _ in range(3):
         assert (await client.ask("POST", "/send", body=b"x" * 30_000))[0] == 200
     for size, status in ((32_768, 200), (32_769, 431), (40_000, 431), (30_000, 200)):
@@ -152,10 +136,7 @@ async def test_a_head_that_comes_in_pieces_is_measured_whole(serve: Serve, conne
         assert (await client.answer())[0] == status
 
 
-async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(serve: Serve, connect: Connect) -> None:
-    """Whatever arrives with it."""
-    server = await serve()
-    client = await connect(server)
+async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(client: RawClient) -> None:
     assert (await client.ask("POST", "/send", body=b"x" * 60_000))[0] == 200
     ask_twice = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
     await client.send(ask_twice)
@@ -164,11 +145,8 @@ async def test_a_short_head_in_front_of_a_long_body_is_no_long_head(serve: Serve
 
 
 async def test_a_long_head_that_waited_for_another_answer_is_measured_too(
-    serve: Serve, connect: Connect
+    server: LiveServer, client: RawClient
 ) -> None:
-    """Though a short one has come behind it meanwhile."""
-    server = await serve()
-    client = await connect(server)
     await server.app[BATCH_LOCK].acquire()
     body = b'[{"message":"x"}]'
     await client.request("POST", "/send", body=body, headers="Content-Type: application/json\r\n")

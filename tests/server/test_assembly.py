@@ -19,7 +19,6 @@ GRANTS: dict[str, Any] = {"anonymous_subscribe": ("a",)}
 
 
 def test_everything_follows_from_one_configuration() -> None:
-    """And says nothing of its secrets."""
     config = Config(token=STATIC, cors_origins=("https://a.example",), cookie="c", publish_rate=200)
     services = build_services(config)
     assert services.config is config
@@ -34,7 +33,6 @@ def test_everything_follows_from_one_configuration() -> None:
 def test_the_token_that_was_made_ends_with_the_first_credential(
     before: dict[str, Any], credentials: dict[str, Any]
 ) -> None:
-    """Whatever there was."""
     assert kept_token(Config(**credentials), build_services(Config(**before), generated=MADE)) is None
 
 
@@ -45,7 +43,6 @@ def test_the_token_that_was_made_ends_with_the_first_credential(
 def test_it_is_kept_as_long_as_there_is_none(
     before: dict[str, Any], after: dict[str, Any], generated: str | None
 ) -> None:
-    """With grants for everyone and without."""
     assert kept_token(Config(**after), build_services(Config(**before), generated=generated)) == generated
 
 

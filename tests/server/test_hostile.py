@@ -18,11 +18,10 @@ import pytest
 from sse_broadcast.config.schema import CallerRule
 from sse_broadcast.server.endpoints.metrics import EXPOSITION
 from sse_broadcast.server.http import client_address
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import LINE_STREAMS, STREAM_EXPIRY
 from sse_broadcast.server.transport import connection
 from sse_broadcast.server.transport.connection import MOST_HEAD, OPTIONS
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support.asking import ask, bearer
 from tests.support.costly_requests import KINDS
 from tests.support.hostile import Tally, besiege, play, statuses
@@ -45,7 +44,7 @@ SMUGGLED = b"GET /status HTTP/1.1\r\n" + HOST + b"\r\n"
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def hasty(monkeypatch: Patch) -> None:
     """Have what takes seconds take a part of one."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.5)
     options = {**OPTIONS, "lingering_time": 0.3}
@@ -53,7 +52,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_loopback(monkeypatch: Patch) -> None:
     """Have the loopback's addresses counted as any other's."""
     monkeypatch.setattr(client_address, "key", lambda host: host)
     monkeypatch.setattr(client_address, "is_loopback", lambda _: False)
@@ -65,7 +64,7 @@ def no_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 class Honest:
     """Readers that want every event, and who publishes them."""
 
-    def __init__(self, server: Server, readers: list[RawClient], publisher: RawClient) -> None:
+    def __init__(self, server: LiveServer, readers: list[RawClient], publisher: RawClient) -> None:
         self._server = server
         self._readers = readers
         self._publisher = publisher
@@ -73,7 +72,7 @@ class Honest:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, server: Server, count: int) -> AsyncIterator["Honest"]:
+    async def connected(cls, server: LiveServer, count: int) -> AsyncIterator["Honest"]:
         async with AsyncExitStack() as stack:
             clients = [await RawClient.open(server.port) for _ in range(count + 1)]
             for client in clients:
@@ -109,10 +108,7 @@ class Honest:
 @pytest.mark.parametrize("settings", [{}, CREDENTIALS], ids=["open", "with credentials"])
 @pytest.mark.usefixtures("hasty")
 async def test_a_siege_harms_nobody(
-    serve: Serve,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: Mapping[str, Any],
+    serve: Serve, caplog: Caplog, monkeypatch: Patch, settings: Mapping[str, Any]
 ) -> None:
     """Thousands of requests as nobody should send them: no fault of ours, nothing lost, nothing left."""
     if settings:
@@ -134,10 +130,7 @@ async def test_a_siege_harms_nobody(
     assert [record.getMessage() for record in caplog.records if is_fault(record)] == []
 
 
-async def test_costly_requests_are_answered_as_the_contract_has_it(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One of each kind, and nothing is left."""
+async def test_costly_requests_are_answered_as_the_contract_has_it(serve: Serve, caplog: Caplog) -> None:
     spender = CallerRule(name="spender", token=NARROW, subscribe=("spend.*",), publish=("spend.*",))
     server = await serve(head_timeout=0.5, body_timeout=0.3, caller=(spender,), anonymous_subscribe=("a",))
     tasks = len(asyncio.all_tasks())
@@ -154,7 +147,7 @@ def is_fault(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or bool(record.exc_info) or "Traceback" in record.getMessage()
 
 
-async def nothing_is_left(server: Server, tasks: int) -> None:
+async def nothing_is_left(server: LiveServer, tasks: int) -> None:
     await until(lambda: server.connections == 0)
     await until(lambda: len(asyncio.all_tasks()) <= tasks)
     assert server.broadcaster.client_count == 0
@@ -170,7 +163,7 @@ async def nothing_is_left(server: Server, tasks: int) -> None:
 # What a head may be.
 
 
-async def test_a_head_without_end_is_cut(server: Server, client: RawClient) -> None:
+async def test_a_head_without_end_is_cut(server: LiveServer, client: RawClient) -> None:
     """Long before it is a megabyte, which aiohttp would take, twice; and it is counted."""
     lines = b"".join(b"X%d: %b\r\n" % (number, b"x" * 4000) for number in range(120))
     with contextlib.suppress(ConnectionError):
@@ -188,10 +181,9 @@ async def test_a_head_of_some_size_is_taken(client: RawClient) -> None:
         assert (await client.ask("GET", "/healthz", headers=lines))[0] == 200
 
 
-async def test_a_body_is_no_head(serve: Serve, connect: Connect) -> None:
+async def test_a_body_is_no_head(serve: Serve) -> None:
     """However long it is, and also when it is refused and read no further."""
-    server = await serve(token=GOOD)
-    client = await connect(server)
+    server, client = await serve.connected(token=GOOD)
     body = b"x" * (4 * MOST_HEAD)
     for _ in range(3):
         assert (await client.ask("POST", "/send", body=body, headers=bearer(GOOD)))[0] == 200
@@ -200,8 +192,7 @@ async def test_a_body_is_no_head(serve: Serve, connect: Connect) -> None:
     assert "malformed" not in server.broadcaster.counts.refused
 
 
-async def test_a_hundred_thousand_headers_are_refused(server: Server, client: RawClient) -> None:
-    """After the first of them."""
+async def test_a_hundred_thousand_headers_are_refused(server: LiveServer, client: RawClient) -> None:
     with contextlib.suppress(ConnectionError):
         await client.send(b"GET /healthz HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 100_000 + b"\r\n")
     with contextlib.suppress(ConnectionError):
@@ -213,7 +204,6 @@ async def test_a_hundred_thousand_headers_are_refused(server: Server, client: Ra
 @pytest.mark.parametrize("version", ["0.9", "2.0"])
 @pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"], ids=["plain", "expecting"])
 async def test_another_version_is_not_spoken(client: RawClient, version: str, more: str) -> None:
-    """The answer is one of HTTP/1.0, and the connection ends."""
     await client.send(f"GET /healthz HTTP/{version}\r\nHost: localhost\r\n{more}\r\n".encode())
     head, body = (await client.rest()).split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.0 400 Bad Request\r\n")
@@ -254,7 +244,6 @@ async def test_what_has_no_path_is_told_so(client: RawClient, first: str, versio
 
 @pytest.mark.parametrize("path", ["/events", "/events/a%2Cb", "/%65vents", "//events", "/./events"])
 async def test_a_path_is_guarded_however_it_is_written(serve: Serve, path: str) -> None:
-    """Only a caller that may gets what is there."""
     server = await serve(token=GOOD)
     assert (await ask(server, "GET", path)).status in {400, 401, 404}
 
@@ -262,7 +251,7 @@ async def test_a_path_is_guarded_however_it_is_written(serve: Serve, path: str) 
 # What comes behind a stream, or instead of a body.
 
 
-async def test_what_comes_behind_a_stream_is_not_kept(server: Server, client: RawClient) -> None:
+async def test_what_comes_behind_a_stream_is_not_kept(server: LiveServer, client: RawClient) -> None:
     """It is read, so that the reader's end is seen, and nothing of it is answered."""
     await client.subscribe()
     (found,) = web_server_of(server).connections
@@ -276,7 +265,7 @@ async def test_what_comes_behind_a_stream_is_not_kept(server: Server, client: Ra
     await until(lambda: server.connections == 0)
 
 
-async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: Server, client: RawClient) -> None:
+async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: LiveServer, client: RawClient) -> None:
     """A hundred requests in one piece with it, and no HTTP behind: its reader is still seen to leave."""
     await client.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n" + SMUGGLED * 100)
     await client.head()
@@ -302,12 +291,9 @@ async def test_a_crowd_behind_a_stream_does_not_keep_it_open(server: Server, cli
     ],
     ids=["none", "half", "no chunk", "half a chunk", "an extension", "a trailer"],
 )
-async def test_a_body_that_stalls_is_not_waited_for(
-    serve: Serve, connect: Connect, path: str, begins: bytes
-) -> None:
+async def test_a_body_that_stalls_is_not_waited_for(serve: Serve, path: str, begins: bytes) -> None:
     """It is answered with 408 when its time is over; a stream of lines takes as long as it takes."""
-    server = await serve(body_timeout=0.1)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=0.1)
     await client.send(f"POST {path} HTTP/1.1\r\nContent-Type: application/json\r\n".encode() + HOST + begins)
     if "stream" in path:
         await until(lambda: len(server.app[LINE_STREAMS]) == 1)
@@ -318,10 +304,9 @@ async def test_a_body_that_stalls_is_not_waited_for(
     await until(lambda: server.connections == 0)
 
 
-async def test_a_body_that_drips_is_not_waited_for(serve: Serve, connect: Connect) -> None:
+async def test_a_body_that_drips_is_not_waited_for(serve: Serve) -> None:
     """A byte now and then does not make the time longer."""
-    server = await serve(body_timeout=0.2)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=0.2)
     await client.send(b"POST /send HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\n")
 
     async def drip() -> None:
@@ -337,13 +322,13 @@ async def test_a_body_that_drips_is_not_waited_for(serve: Serve, connect: Connec
     await until(lambda: server.connections == 0)
 
 
-async def test_a_bomb_is_not_unpacked(server: Server, connect: Connect) -> None:
+async def test_a_bomb_is_not_unpacked(server: LiveServer) -> None:
     """415 to whatever is compressed: what it would become is not known before it is."""
-    client = await connect(server)
+    client = await server.connect()
     bomb = zlib.compress(bytes(20_000_000))
     headers = "Content-Encoding: deflate\r\nContent-Type: application/json\r\n"
     for path in ("/send", "/tokens", "/send?stream=1"):
-        client = await connect(server)
+        client = await server.connect()
         assert (await client.ask("POST", path, body=bomb, headers=headers))[0] == 415
 
 
@@ -375,12 +360,9 @@ async def test_a_bomb_is_not_unpacked(server: Server, connect: Connect) -> None:
         b"Transfer-Encoding: chunked\r\n\r\n1;\nx\r\n0\r\n\r\n",
     ],
 )
-async def test_what_two_may_read_differently_is_not_read(
-    serve: Serve, connect: Connect, framing: bytes
-) -> None:
+async def test_what_two_may_read_differently_is_not_read(serve: Serve, framing: bytes) -> None:
     """A request that a proxy in front may see the end of elsewhere is the last on its connection."""
-    server = await serve(body_timeout=0.2)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=0.2)
     await client.send(b"POST /send HTTP/1.1\r\n" + HOST + framing + SMUGGLED)
     answered = await client.rest()
     assert re.findall(rb"HTTP/1\.[01] (\d+)", answered) == [b"400"], answered
@@ -393,7 +375,7 @@ NO_UTF8 = (b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\xc0\x80")
 
 
 @pytest.mark.parametrize("bad", NO_UTF8)
-async def test_no_utf8_is_taken_anywhere(server: Server, connect: Connect, bad: bytes) -> None:
+async def test_no_utf8_is_taken_anywhere(server: LiveServer, bad: bytes) -> None:
     """Not in a path or a query, quoted or as it is, and not in a body."""
     quoted = b"".join(b"%%%02x" % byte for byte in bad)
     requests = [
@@ -407,14 +389,10 @@ async def test_no_utf8_is_taken_anywhere(server: Server, connect: Connect, bad: 
     whole = [request % (form, HOST) for request in requests for form in (bad, quoted)]
     for kind in (b"text/plain", b"application/json", b"application/x-ndjson"):
         body = b'{"message": "%b"}' % bad
-        head = b"POST /send HTTP/1.1\r\n%bContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (
-            HOST,
-            kind,
-            len(body),
-        )
-        whole.append(head + body)
+        head = b"POST /send HTTP/1.1\r\n%bContent-Type: %b\r\n" % (HOST, kind)
+        whole.append(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     for request in whole:
-        client = await connect(server)
+        client = await server.connect()
         await client.send(request)
         assert (await client.head()).startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 ")), request
     assert server.broadcaster.counts.published == 0
@@ -429,13 +407,11 @@ async def test_no_utf8_is_taken_anywhere(server: Server, connect: Connect, bad: 
         "Access-Control-Request-Method", "X-Any",
     ],
 )  # fmt: skip
-async def test_no_utf8_in_a_header_is_no_fault_of_ours(
-    serve: Serve, connect: Connect, name: str, bad: bytes
-) -> None:
+async def test_no_utf8_in_a_header_is_no_fault_of_ours(serve: Serve, name: str, bad: bytes) -> None:
     """It is answered, as is every header that says what nobody knows."""
     server = await serve(**CREDENTIALS, trusted_proxies=("127.0.0.1",))
     for method, path in (("GET", "/events"), ("POST", "/send"), ("POST", "/tokens"), ("OPTIONS", "/send")):
-        client = await connect(server)
+        client = await server.connect()
         said = {"Authorization": b"Bearer " + bad, "Cookie": b"session=" + bad}.get(name, bad)
         lines = HOST + name.encode() + b": " + said + b"\r\n"
         if name != "Authorization":
@@ -447,10 +423,9 @@ async def test_no_utf8_in_a_header_is_no_fault_of_ours(
 # Readers that do not read.
 
 
-async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve, connect: Connect) -> None:
-    """Its queue is bounded, and so is its time."""
+async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve) -> None:
     server = await serve(write_timeout=0.2, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
-    honest, greedy = await connect(server), await connect(server, receive_buffer=4096)
+    honest, greedy = await server.connect(), await server.connect(receive_buffer=4096)
     await honest.subscribe()
     await greedy.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
     await until(lambda: server.broadcaster.client_count == 2)
@@ -462,10 +437,10 @@ async def test_who_never_reads_is_cut_and_nobody_waits(serve: Serve, connect: Co
     await until(lambda: server.connections == 1)
 
 
-async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve, connect: Connect) -> None:
+async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve) -> None:
     """What it takes is less than what is published: its queue fills up, and that ends it."""
     server = await serve(write_timeout=0.3, send_buffer=4096, queue_bytes=100_000, max_event=50_000)
-    greedy = await connect(server, receive_buffer=4096)
+    greedy = await server.connect(receive_buffer=4096)
     await greedy.send(b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
     for number in range(40):
@@ -481,14 +456,13 @@ async def test_who_reads_a_byte_now_and_then_is_cut(serve: Serve, connect: Conne
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_flood_from_one_address_harms_no_other(serve: Serve, connect: Connect) -> None:
+async def test_a_flood_from_one_address_harms_no_other(serve: Serve) -> None:
     """It gets as many connections as it may; the others get theirs, and their events."""
     server = await serve(max_connections_per_address=20, head_timeout=0.3)
-    honest = await connect(server, source="127.0.0.3")
-    await honest.subscribe()
-    flood = [await connect(server, source="127.0.0.2") for _ in range(200)]
+    honest = await server.subscriber(source="127.0.0.3")
+    flood = [await server.connect(source="127.0.0.2") for _ in range(200)]
     await until(lambda: server.broadcaster.counts.refused.get("address", 0) == 180)
-    other = await connect(server, source="127.0.0.4")
+    other = await server.connect(source="127.0.0.4")
     assert (await other.ask("GET", "/healthz"))[0] == 200
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await honest.events(1)] == ["x"]
@@ -498,10 +472,10 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve, connect: Co
         client.close()
 
 
-async def test_of_a_long_head_that_is_refused_little_is_looked_at(serve: Serve, connect: Connect) -> None:
+async def test_of_a_long_head_that_is_refused_little_is_looked_at(serve: Serve) -> None:
     """Its first eight kilobytes; a quarter of a megabyte would take a tenth of a second."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
+    await (await server.connect()).subscribe()
+    late = await server.connect()
     await late.send(b"GET / HTTP/1.1\r\n" + b"a:\r\n" * 10_000 + b"Accept: text/event-stream\r\n\r\n")
     assert (await late.head()).startswith(b"HTTP/1.1 503 ")

@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import web
 
-from sse_broadcast import create_app
 from sse_broadcast.auth import authenticator as authenticator_module
 from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.config.schema import (
@@ -38,6 +36,7 @@ from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.transport.admission import HandshakeProtocol
 from sse_broadcast.server.transport.connection import ListenerInfo
+from tests.conftest import Caplog, Patch
 from tests.server.blocks import opening_after_loss
 from tests.support import issuing, reloading
 from tests.support.asking import Answer, ask, bearer
@@ -45,6 +44,7 @@ from tests.support.certificates import write_certificate
 from tests.support.credentials import AUDIENCE, ISSUER, OWN_SECRET, STATIC, caller, own, static
 from tests.support.internals import hub_of
 from tests.support.issuing import NEW, OLD, Issuer
+from tests.support.mounting import mounted
 from tests.support.reloading import Reloadable, tasks
 from tests.support.signing import END, jwks, pem, private_key, public_file, token
 from tests.support.sockets import PATIENCE, RawClient, until
@@ -219,6 +219,8 @@ def row(setting: str, value: object, probe: Probe, *found: object, **before: Any
     return Row(setting, value, probe, (found[0], found[1]), before)
 
 
+ONCE = ([200, 200], [200, 429])
+
 ROWS = (
     row("token", OTHER, asked("GET", "/status", bearer(OTHER)), 401, 200, **GUARDED),
     row(
@@ -241,10 +243,7 @@ ROWS = (
     row(
         "trusted_proxies",
         ("192.0.2.0/24",),
-        both(
-            seen(lambda server: server.services.proxies.trusts("192.0.2.7")),
-            admitted("192.0.2.7", 2),
-        ),
+        both(seen(lambda server: server.services.proxies.trusts("192.0.2.7")), admitted("192.0.2.7", 2)),
         [False, [True, False]],
         [True, [True, True]],
         max_connections_per_address=1,
@@ -262,13 +261,7 @@ ROWS = (
     row("queue_bytes", 2_000_000, new_reader(lambda terms: terms.queue_bytes), 4_194_304, 2_000_000),
     row("overflow", Overflow.CONFLATE, new_reader(lambda terms: terms.overflow), "disconnect", "conflate"),
     row("retry", 500, new_reader(lambda terms: terms.retry), 3000, 500),
-    row(
-        "channel",
-        (ChannelRule(match="a", retry=9, history_size=1),),
-        new_reader(lambda terms: terms.retry),
-        3000,
-        9,
-    ),
+    row("channel", (ChannelRule(match="a", retry=9),), new_reader(lambda terms: terms.retry), 3000, 9),
     row("history_size", 2, held, 3, 2),
     row("history_bytes", 2000, held, 3, 2),
     row("history_age", 0.01, aged, 1, 0),
@@ -289,17 +282,7 @@ ROWS = (
     row("max_connections_per_token", 1, opened(2, headers=WITH), [200, 200], [200, 429], **GUARDED),
     row("subscribe_rate", 1, opened(2), [200, 200], [200, 429], subscribe_rate=0, subscribe_burst=1),
     row("subscribe_burst", 1, opened(2), [200, 200], [200, 429], subscribe_rate=1),
-    row(
-        "publish_rate",
-        1,
-        published_twice,
-        [200, 200],
-        [200, 429],
-        publish_rate=0,
-        publish_burst=1,
-        max_batch=1,
-        **GUARDED,
-    ),
+    row("publish_rate", 1, published_twice, *ONCE, publish_rate=0, publish_burst=1, max_batch=1, **GUARDED),
     row("publish_burst", 1, published_twice, [200, 200], [200, 429], publish_rate=1, max_batch=1, **GUARDED),
     row("subscribed_channels", 1, opened(2), [200, 200], [200, 503]),
     row("lifetime", 5.0, tracked, 0, 1),
@@ -325,7 +308,6 @@ ELSEWHERE = {
 
 
 def test_every_setting_is_shown_to_change_or_to_need_a_restart() -> None:
-    """Whoever adds one says which it is, and shows it."""
     shown = {row.setting for row in ROWS} | ELSEWHERE.keys()
     assert len(ROWS) + len(ELSEWHERE) == len(shown)
     assert shown | RESTART_ONLY == {*SETTINGS, *RULES}
@@ -373,7 +355,6 @@ ALL = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}}
 
 
 async def test_the_rules_for_jwts_are_others_at_once(reloadable: Start, tmp_path: Path) -> None:
-    """Issuer, audience and claim, each for itself."""
     running = await reloadable(jwt_key_file=public_file(tmp_path, "RS256"))
     claims = {"sub": "ann", "exp": END, "grants": {"inspect": ["*"]}, "may": {"inspect": ["*"]}}
     for name, value, others in (
@@ -412,7 +393,7 @@ OTHERS: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("name", sorted(RESTART_ONLY))
 async def test_a_setting_that_needs_a_restart_is_named_and_stays(
-    reloadable: Start, caplog: pytest.LogCaptureFixture, name: str
+    reloadable: Start, caplog: Caplog, name: str
 ) -> None:
     """Every time, in a warning and to whoever asked, and the others change all the same."""
     running = await reloadable()
@@ -475,7 +456,7 @@ async def test_a_bad_configuration_changes_nothing(
     authenticator: trustme.CA,
     trusting: ssl.SSLContext,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    caplog: Caplog,
     name: str,
     value: Any,
     reason: str,
@@ -519,9 +500,7 @@ async def test_a_bad_configuration_changes_nothing(
     await until(lambda: server.connections == 0 and tasks() == before)
 
 
-async def test_a_reload_that_fails_unforeseen_changes_nothing(
-    reloadable: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reload_that_fails_unforeseen_changes_nothing(reloadable: Start, caplog: Caplog) -> None:
     """It is told with its traceback, since nobody may be waiting for it; the next one is tried."""
     running = await reloadable()
     services = running.server.services
@@ -558,7 +537,6 @@ async def test_streams_outlive_the_credentials_they_came_with(reloadable: Start)
 
 
 async def test_what_was_revoked_stays_so(reloadable: Start) -> None:
-    """A reload is no amnesty."""
     running = await reloadable(token=STATIC, token_secret=OWN_SECRET, caller=(caller("a", inspect=("*",)),))
     visitor = own(grants={"inspect": ["*"]})
     for body in (b'{"caller": "a"}', b'{"subject": "visitor"}'):
@@ -584,7 +562,7 @@ async def test_tokens_that_were_made_stay_good(reloadable: Start) -> None:
 
 
 async def test_the_generated_token_ends_with_the_first_that_is_configured(
-    reloadable: Start, caplog: pytest.LogCaptureFixture
+    reloadable: Start, caplog: Caplog
 ) -> None:
     """The log says so, and it never comes back; until then it is kept."""
     running = await reloadable(host="0.0.0.0")
@@ -661,10 +639,8 @@ async def test_a_jwks_is_another_at_once(reloadable: Start, issuer: Issuer, tmp_
     assert (await running.change(jwt_jwks=str(file))).changed == ("jwt_jwks",)
     assert [await asked("GET", "/status", of(which))(server) for which in (0, 1)] == [401, 200]
     assert issuer.asked == 1
-    assert (await running.change(jwt_jwks=issuer.url, jwt_jwks_refresh=0.02)).changed == (
-        "jwt_jwks",
-        "jwt_jwks_refresh",
-    )
+    change = await running.change(jwt_jwks=issuer.url, jwt_jwks_refresh=0.02)
+    assert change.changed == ("jwt_jwks", "jwt_jwks_refresh")
     await issuer.until_asked(4)
     assert [await asked("GET", "/status", of(which))(server) for which in (0, 1)] == [200, 401]
     await running.change(jwt_jwks="", jwt_jwks_refresh=300.0, token=STATIC)
@@ -683,7 +659,7 @@ async def test_an_issuer_that_is_away_keeps_nobody_from_reloading(reloadable: St
 
 
 async def test_who_waits_for_a_key_is_judged_by_what_holds_then(
-    reloadable: Start, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    reloadable: Start, issuer: Issuer, monkeypatch: Patch
 ) -> None:
     """A reload ends the reading that it waits for; to refuse it for that would end an EventSource."""
     monkeypatch.setattr(authenticator_module, "Jwks", partial(Jwks, pause=0.0))
@@ -866,7 +842,6 @@ async def test_reloads_come_one_after_another(reloadable: Start) -> None:
 
 
 async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: Start) -> None:
-    """A storm of signals is a reload, or two."""
     running = await reloadable()
     loads: list[None] = []
 
@@ -882,7 +857,7 @@ async def test_what_is_asked_for_again_before_it_began_is_done_once(reloadable: 
     assert len(loads) == 1
 
 
-def counted(reloader: Reloader, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+def counted(reloader: Reloader, monkeypatch: Patch) -> list[None]:
     """Return a list to which each reload that is asked for from now on adds a member."""
     asked, reload = list[None](), reloader.reload
 
@@ -895,7 +870,7 @@ def counted(reloader: Reloader, monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
 
 async def test_whoever_asks_while_one_waits_is_answered_by_that(
-    reloadable: Start, monkeypatch: pytest.MonkeyPatch
+    reloadable: Start, monkeypatch: Patch
 ) -> None:
     """A hundred requests at once are two reloads: the one that has begun, and one for all the others."""
     running = await reloadable()
@@ -927,7 +902,7 @@ async def test_whoever_asks_while_one_waits_is_answered_by_that(
 
 
 async def test_a_server_that_ends_reloads_no_more(
-    reloadable: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    reloadable: Start, caplog: Caplog, monkeypatch: Patch
 ) -> None:
     """Who asks for it is told, or has asked; a signal is passed over, and what has begun is given up."""
     running = await reloadable()
@@ -962,7 +937,7 @@ async def test_a_server_that_ends_reloads_no_more(
 
 
 async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_other_reload(
-    reloadable: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reloadable: Start, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A disk that is away: nothing has changed, and that is said."""
     running = await reloadable()
@@ -1024,7 +999,6 @@ async def test_post_reload_says_why_nothing_has(reloadable: Start) -> None:
 
 
 async def test_only_an_admin_may_reload(reloadable: Start) -> None:
-    """And by a listener that serves admin."""
     callers = (
         caller("boss", admin=("*",)),
         caller("other", publish=("*",), inspect=("*",), subscribe=("*",)),
@@ -1045,9 +1019,7 @@ async def test_post_reload_takes_no_body(reloadable: Start) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_reload_goes_on_though_its_caller_hangs_up(
-    reloadable: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reload_goes_on_though_its_caller_hangs_up(reloadable: Start, monkeypatch: Patch) -> None:
     """Half of one would be worse than either."""
     running = await reloadable()
     come = counted(running.server.reloader, monkeypatch)
@@ -1065,22 +1037,15 @@ async def test_a_mounted_application_reads_its_files_again(tmp_path: Path) -> No
     """It has no configuration file, but those that its configuration names."""
     file = tmp_path / "token"
     file.write_text(STATIC)
-    push = create_app(Config(token_file=str(file)))
-    app = web.Application()
-    app.add_subapp("/push", push)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    client = await RawClient.open(site.port)
-    file.write_text(OTHER)
-    assert (await client.ask("POST", "/push/reload", headers=WITH))[0] == 200
-    assert (await client.ask("GET", "/push/status", headers=WITH))[0] == 401
-    assert (await client.ask("GET", "/push/status", headers=bearer(OTHER)))[0] == 200
-    client.close()
-    await runner.cleanup()
+    async with mounted(token_file=str(file)) as push:
+        client = await RawClient.open(push.port)
+        file.write_text(OTHER)
+        assert (await client.ask("POST", "/push/reload", headers=WITH))[0] == 200
+        assert (await client.ask("GET", "/push/status", headers=WITH))[0] == 401
+        assert (await client.ask("GET", "/push/status", headers=bearer(OTHER)))[0] == 200
+        client.close()
     with pytest.raises(ClosedError):
-        await push[RELOADER].reload()
+        await push.app[RELOADER].reload()
 
 
 # Under load.

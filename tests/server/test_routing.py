@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import Connect, Serve
+from tests.support.sockets import RawClient
 
 READ = "GET, HEAD, OPTIONS"
 PUBLISH = "POST, PUT, OPTIONS"
@@ -19,18 +19,12 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
         ("GET", "/nope", 404, f"nothing is at /nope; {BOTH}", None),
         ("DELETE", "/", 404, f"nothing is at /; {BOTH}", None),
         ("GET", "/" + "x" * 100, 404, f"nothing is at /{'x' * 79}; {BOTH}", None),
-        (
-            "GET",
-            "/send",
-            405,
-            "/send does not take GET, but POST, PUT, OPTIONS; GET /events subscribes",
-            PUBLISH,
-        ),
+        ("GET", "/send", 405, f"/send does not take GET, but {PUBLISH}; GET /events subscribes", PUBLISH),
         (
             "HEAD",
             "/send/a",
             405,
-            "/send/a does not take HEAD, but POST, PUT, OPTIONS; GET /events/a subscribes",
+            f"/send/a does not take HEAD, but {PUBLISH}; GET /events/a subscribes",
             PUBLISH,
         ),
         (
@@ -78,11 +72,9 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
     ],
 )
 async def test_what_is_not_there_is_a_problem(
-    serve: Serve, connect: Connect, method: str, path: str, status: int, detail: str, allow: str | None
+    client: RawClient, method: str, path: str, status: int, detail: str, allow: str | None
 ) -> None:
     """application/problem+json, with Allow and with what was probably meant; JSON ends its line."""
-    server = await serve()
-    client = await connect(server)
     await client.send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     head = (await client.head()).decode()
     assert int(head.split()[1]) == status
@@ -110,10 +102,7 @@ async def test_what_is_not_there_is_a_problem(
         ("/status", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_every_route_says_what_it_takes(serve: Serve, connect: Connect, path: str, allow: str) -> None:
-    """204 with Allow, under a name and without."""
-    server = await serve()
-    client = await connect(server)
+async def test_every_route_says_what_it_takes(client: RawClient, path: str, allow: str) -> None:
     await client.send(f"OPTIONS {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 204 No Content\r\n")

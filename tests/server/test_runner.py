@@ -22,7 +22,7 @@ from sse_broadcast.server.http.health import DRAINING_FAULT, READINESS
 from sse_broadcast.server.process.loop import new_loop
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.socket_activation import InheritedSocket
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.server.blocks import close_block
 from tests.support.certificates import write_certificate
 from tests.support.internals import web_server_of
@@ -32,7 +32,7 @@ from tests.support.supervision import tcp_socket, unix_socket
 pytestmark = pytest.mark.both_loops
 
 
-async def test_a_lost_connection_cancels_its_handler(server: Server) -> None:
+async def test_a_lost_connection_cancels_its_handler(server: LiveServer) -> None:
     """So that readers that left are let go of at once."""
     assert web_server_of(server).handler_cancellation
 
@@ -80,10 +80,8 @@ def test_a_token_is_made_within_the_reach_of_others(settings: dict[str, Any]) ->
     assert first != second
 
 
-async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve, connect: Connect) -> None:
-    """And without it anyone may subscribe, and no more."""
-    server = await serve(**EXPOSED)
-    client = await connect(server)
+async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve) -> None:
+    server, client = await serve.connected(**EXPOSED)
     bearer = f"Authorization: Bearer {server.token}\r\n"
     for method, path in (("POST", "/send"), ("GET", "/status")):
         assert (await client.ask(method, path, body=b"x" if method == "POST" else b""))[0] == 401
@@ -93,13 +91,11 @@ async def test_the_token_that_was_made_opens_what_is_shut(serve: Serve, connect:
 
 
 def test_credentials_that_cannot_be_used_are_found_out_first() -> None:
-    """Before anything listens."""
     with pytest.raises(ConfigError):
         Server(Config(token="short"))
 
 
-async def test_a_port_in_use_is_said_so(server: Server) -> None:
-    """Naming the address, and leaving no socket behind."""
+async def test_a_port_in_use_is_said_so(server: LiveServer) -> None:
     with pytest.raises(
         ListenError, match=rf"cannot listen on 127.0.0.1 port {server.port}: address already in use"
     ):
@@ -107,7 +103,6 @@ async def test_a_port_in_use_is_said_so(server: Server) -> None:
 
 
 async def test_an_address_that_is_not_ours_is_said_so() -> None:
-    """And so is a name that has none."""
     with pytest.raises(ListenError, match=r"cannot listen on 192.0.2.1 port 1: "):
         await Server(Config(host="192.0.2.1", port=1)).start()
     with pytest.raises(ListenError, match=r"cannot listen on nowhere.invalid port 1: "):
@@ -205,13 +200,10 @@ async def test_stopping_ends_the_streams_of_a_thousand_readers(serve: Serve) -> 
         client.close()
 
 
-async def test_a_request_that_crosses_the_stop_is_answered(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_that_crosses_the_stop_is_answered(serve: Serve, monkeypatch: Patch) -> None:
     """On a kept connection, though all else has ended: its publisher knows that nothing was published."""
     monkeypatch.setattr(runner, "LINGER", PATIENCE)
-    server = await serve(shutdown_timeout=PATIENCE / runner.RUNNER_SHARE)
-    publisher = await connect(server)
+    server, publisher = await serve.connected(shutdown_timeout=PATIENCE / runner.RUNNER_SHARE)
     assert (await publisher.ask("POST", "/send", body=b"one"))[0] == 200
     stopping = asyncio.create_task(server.stop())
     for _ in range(100):  # turns in which there is nothing else left to do
@@ -223,10 +215,9 @@ async def test_a_request_that_crosses_the_stop_is_answered(
         await stopping
 
 
-async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, connect: Connect) -> None:
+async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve) -> None:
     """A publisher in the middle of its body is given its share of the time, and cut."""
-    server = await serve(shutdown_timeout=1.0, body_timeout=600)
-    client = await connect(server)
+    server, client = await serve.connected(shutdown_timeout=1.0, body_timeout=600)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     await until(lambda: server.connections == 1)
     async with asyncio.timeout(20):
@@ -237,31 +228,30 @@ async def test_stopping_does_not_wait_for_a_body_that_stalls(serve: Serve, conne
 # Before the end.
 
 
-async def test_a_server_that_retires_serves_on(serve: Serve, connect: Connect) -> None:
+async def test_a_server_that_retires_serves_on(serve: Serve) -> None:
     """Not ready any more, and otherwise as before: for those who are there, and those who still come."""
     server = await serve(drain_delay=3600.0)
-    reader, publisher, long = [await connect(server) for _ in range(3)]
+    reader, publisher, long = [await server.connect() for _ in range(3)]
     await reader.subscribe()
     await long.begin("/send?stream=1")
     await long.send_chunk(b"a\n")
     retiring = asyncio.ensure_future(server.begin_drain())
     await until(lambda: server.app[READINESS].draining)
-    assert (await (await connect(server)).ask("GET", "/healthz"))[0] == 200
-    status, body = await (await connect(server)).ask("GET", "/readyz")
+    assert (await (await server.connect()).ask("GET", "/healthz"))[0] == 200
+    status, body = await (await server.connect()).ask("GET", "/readyz")
     assert (status, json.loads(body)["detail"]) == (503, DRAINING_FAULT)
     assert (await publisher.ask("POST", "/send", body=b"b"))[0] == 200
     await long.send_chunk(b"c\n")
-    late = await connect(server)
-    await late.subscribe()
+    await server.subscriber()
     assert [event.data for event in await reader.events(3)] == ["a", "b", "c"]
     assert server.broadcaster.client_count == 2
     assert not retiring.done()
     retiring.cancel()
 
 
-async def test_answers_are_the_last_of_their_connections_then(server: Server, connect: Connect) -> None:
+async def test_answers_are_the_last_of_their_connections_then(server: LiveServer) -> None:
     """So that whoever asks again asks the next server; nothing of what was asked is refused for it."""
-    publisher, other = await connect(server), await connect(server)
+    publisher, other = await server.connect(), await server.connect()
     assert (await publisher.ask("POST", "/send", body=b"a"))[0] == 200
     await other.ask("GET", "/status")
     await server.begin_drain()
@@ -286,8 +276,7 @@ async def test_a_delay_is_no_longer_than_it_says(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_a_connection_that_crosses_the_stop_is_closed(server: Server, turns: int) -> None:
-    """Wherever its acceptance stands at that moment."""
+async def test_a_connection_that_crosses_the_stop_is_closed(server: LiveServer, turns: int) -> None:
     client = RawClient(socket.create_connection(("127.0.0.1", server.port)))  # before the loop's next turn
     client.sock.setblocking(False)
     for _ in range(turns):
@@ -316,9 +305,7 @@ async def assert_is_closed(client: RawClient) -> None:
     client.close()
 
 
-async def test_a_listener_that_has_stopped_refuses(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_a_listener_that_has_stopped_refuses(serve: Serve, monkeypatch: Patch, tmp_path: Path) -> None:
     """With TLS and without, from the first wave on: nobody waits in a queue that will never be read."""
     monkeypatch.setattr(broadcaster, "WAVE", 1)
     certificate, key = write_certificate(trustme.CA(), tmp_path)
@@ -329,7 +316,7 @@ async def test_a_listener_that_has_stopped_refuses(
     )
     server = await serve(listener=rules, drain_timeout=3600.0)
     places = [sock.getsockname() for listener in server.listeners for sock in listener.sockets]
-    readers = [await connect(server) for _ in range(100)]
+    readers = [await server.connect() for _ in range(100)]
     for reader in readers:
         await reader.subscribe()
     stopping = asyncio.ensure_future(server.stop())
@@ -344,16 +331,14 @@ async def test_a_listener_that_has_stopped_refuses(
     await stopping
 
 
-async def test_readers_go_in_waves_and_are_whole(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_readers_go_in_waves_and_are_whole(serve: Serve, monkeypatch: Patch) -> None:
     """Each has all that was answered before, the reason, and a clean end; those behind it still wait."""
     monkeypatch.setattr(broadcaster, "WAVE", 3)
     server = await serve(drain_timeout=1.0)
-    readers = [await connect(server) for _ in range(10)]
+    readers = [await server.connect() for _ in range(10)]
     for reader in readers:
         await reader.subscribe()
-    publisher = await connect(server)
+    publisher = await server.connect()
     await publisher.ask("POST", "/send", body=b"x" * 100_000)
     left: list[int] = []
     stopping = asyncio.ensure_future(server.stop())
@@ -369,7 +354,7 @@ async def test_readers_go_in_waves_and_are_whole(
         assert re.search(last + rb"$", data)
 
 
-async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path) -> None:
+async def test_an_inherited_socket_is_left_at_once(tmp_path: Path) -> None:
     """What connects from then on is for the next process, whatever the delay; the file of a socket stays."""
     with tcp_socket() as tcp, unix_socket(tmp_path / "s") as unix:
         inherited = [InheritedSocket("", sock.dup()) for sock in (tcp, unix)]
@@ -394,7 +379,7 @@ async def test_an_inherited_socket_is_left_at_once(serve: Serve, tmp_path: Path)
             client.close()
 
 
-def test_the_loop_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_is_the_one_that_was_chosen(monkeypatch: Patch) -> None:
     """uvloop where it is installed; without it, `auto` does without and `uvloop` says what to install."""
     for choice, module in (
         (EventLoop.ASYNCIO, "asyncio"),
@@ -412,9 +397,7 @@ def test_the_loop_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) ->
         new_loop(EventLoop.UVLOOP)
 
 
-async def test_a_limit_that_does_not_fit_is_lowered(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_limit_that_does_not_fit_is_lowered(monkeypatch: Patch, caplog: Caplog) -> None:
     """And said: the descriptors decide."""
     monkeypatch.setattr(runner, "raise_descriptor_limit", lambda: 256)
     server = Server(Config(port=0, max_connections=10_000))

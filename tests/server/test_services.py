@@ -8,10 +8,9 @@ import pytest
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import ACTIVE_SERVICES, BATCH_LOCK, LINE_STREAMS, OWN_LISTENER
 from sse_broadcast.server.streams.registry import STREAM_REGISTRY
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.sockets import RawClient
@@ -43,11 +42,11 @@ WAYS: list[tuple[str, str, str, bytes]] = [
 
 
 async def begun(
-    server: Server, connect: Connect, way: tuple[str, str, str, bytes], token: str = static("narrow")
+    server: LiveServer, way: tuple[str, str, str, bytes], token: str = static("narrow")
 ) -> RawClient:
     """Send a head, and wait until its handler waits for the body."""
     method, path, headers, _ = way
-    client = await connect(server)
+    client = await server.connect()
     told = f"{headers}{bearer(token)}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"
     await client.send(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{told}\r\n".encode())
     assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -63,7 +62,7 @@ async def finish(client: RawClient, way: tuple[str, str, str, bytes]) -> tuple[i
     return status, json.loads(answer).get("detail", "").partition(";")[0]
 
 
-def state_of(server: Server) -> tuple[int, int, int]:
+def state_of(server: LiveServer) -> tuple[int, int, int]:
     """Return the state that each of the requests would have changed."""
     counts, revoked = server.broadcaster.counts, server.services.authenticator.revocations
     return counts.published, counts.opened, len(revoked)
@@ -71,11 +70,11 @@ def state_of(server: Server) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
 async def test_what_was_asked_before_a_revocation_is_not_done_after_it(
-    serve: Serve, connect: Connect, way: tuple[str, str, str, bytes]
+    serve: Serve, way: tuple[str, str, str, bytes]
 ) -> None:
     """Whatever was waited for in between: the caller is asked for again right before the act."""
     server = await serve(**SETTINGS)
-    client = await begun(server, connect, way)
+    client = await begun(server, way)
     answer = await ask(server, "POST", "/revoke", headers=bearer(STATIC) + JSON, body=b'{"caller":"narrow"}')
     assert answer.status == 200
     before = state_of(server)
@@ -85,13 +84,12 @@ async def test_what_was_asked_before_a_revocation_is_not_done_after_it(
 
 @pytest.mark.parametrize("way", WAYS, ids=[f"{method} {path}" for method, path, _, _ in WAYS])
 async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
-    serve: Serve, connect: Connect, way: tuple[str, str, str, bytes]
+    serve: Serve, way: tuple[str, str, str, bytes]
 ) -> None:
-    """As with a revocation, and by the same clock."""
     server = await serve(**SETTINGS)
     end = int(time.time()) + 1000
     grants = {name: list(channels) for name, channels in GRANTS.items()}
-    client = await begun(server, connect, way, own(grants=grants, exp=end))
+    client = await begun(server, way, own(grants=grants, exp=end))
     before = state_of(server)
     server.app[ACTIVE_SERVICES].services.authenticator.clock = lambda: end + 1.0
     status, detail = await finish(client, way)
@@ -99,12 +97,9 @@ async def test_what_was_asked_before_a_token_expired_is_not_done_after_it(
     assert state_of(server) == before
 
 
-@pytest.mark.parametrize(
-    ("change", "status"),
-    [("revoke", 401), ("nothing", 200)],
-)
+@pytest.mark.parametrize(("change", "status"), [("revoke", 401), ("nothing", 200)])
 async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_told(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, change: str, status: int
+    serve: Serve, monkeypatch: Patch, change: str, status: int
 ) -> None:
     """A listing lets others have their turn while it is made."""
     server = await serve(**SETTINGS)
@@ -120,7 +115,6 @@ async def test_what_was_found_for_a_caller_that_was_revoked_meanwhile_is_not_tol
 
 
 async def test_each_application_has_its_own_broadcaster() -> None:
-    """Two mounted in one process do not hear each other."""
     config = Config(queue_size=5)
     one, two = create_app(config), create_app()
     assert isinstance(one, web.Application)

@@ -7,22 +7,24 @@ from typing import Any
 from aiohttp import web
 
 from sse_broadcast import BROADCASTER, Broadcaster, Config, create_app
+from tests.support.sockets import Reachable
 
 
-class Mounted:
+class Mounted(Reachable):
     """An application below `/push`, and the runner of the one that it is in."""
 
-    def __init__(self, runner: web.AppRunner, app: web.Application) -> None:
+    def __init__(self, runner: web.AppRunner, app: web.Application, clients: contextlib.ExitStack) -> None:
         self.runner = runner
+        self.clients = clients
         self.app = app
-
-    @property
-    def broadcaster(self) -> Broadcaster:
-        return self.app[BROADCASTER]
 
     @property
     def port(self) -> int:
         return int(self.runner.addresses[0][1])
+
+    @property
+    def broadcaster(self) -> Broadcaster:
+        return self.app[BROADCASTER]
 
     @property
     def server(self) -> web.Server:
@@ -40,6 +42,7 @@ async def mounted(**settings: Any) -> AsyncIterator[Mounted]:
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Mounted(runner, inner)
+        with contextlib.ExitStack() as clients:
+            yield Mounted(runner, inner, clients)
     finally:
         await runner.cleanup()

@@ -1,9 +1,11 @@
 """A client that is nothing but a socket, for what real clients would not do."""
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any, Self
 
 from sse_broadcast.event import Event
@@ -85,6 +87,18 @@ class RawClient:
         """Make a request on this connection and give the answer's status and body."""
         await self.request(method, path, body=body, headers=headers)
         return await self.answer()
+
+    async def refused(
+        self, method: str, path: str, *, body: bytes = b"", headers: str = ""
+    ) -> tuple[int, str]:
+        """Make a request on this connection and return the status and the detail of the problem it gets."""
+        await self.request(method, path, body=body, headers=headers)
+        return await self.refusal()
+
+    async def refusal(self) -> tuple[int, str]:
+        """Return the status and the detail of an answer that is a problem."""
+        status, body = await self.answer()
+        return status, json.loads(body)["detail"]
 
     async def request(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> None:
         """Make a request on this connection, and wait for nothing."""
@@ -182,3 +196,42 @@ class RawClient:
     def close(self) -> None:
         """Close with a FIN."""
         self.sock.close()
+
+
+class Reachable:
+    """What listens at a port, and the clients that were opened to it, which are closed with `clients`."""
+
+    clients: ExitStack | AsyncExitStack
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        raise NotImplementedError
+
+    async def connect(self, **options: Any) -> RawClient:
+        """Open a socket; see `RawClient.open`."""
+        client = await RawClient.open(self.port, **options)
+        self.clients.callback(client.close)
+        return client
+
+    async def subscriber(
+        self, path: str = "/events", *, headers: str = "", version: str = "1.1", **options: Any
+    ) -> RawClient:
+        """Open a socket, ask for a stream, and take the head of what is answered."""
+        client = await self.connect(**options)
+        await client.subscribe(path=path, headers=headers, version=version)
+        return client
+
+    async def live(self, path: str = "/events", **options: Any) -> RawClient:
+        """Open a stream, and take its head and its opening."""
+        client = await self.subscriber(path, **options)
+        await client.chunk()
+        return client
+
+
+LEAVING: dict[str, Callable[[RawClient], None]] = {
+    "FIN": RawClient.close,
+    "RST": RawClient.reset,
+    "half-close": RawClient.half_close,
+}
+"""The ways in which a client can leave."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sse_broadcast.work_queue import Job
+from sse_broadcast.work_queue import Job, WorkQueue
 
 
 @contextlib.contextmanager

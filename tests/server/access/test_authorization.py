@@ -12,14 +12,12 @@ from urllib.parse import quote
 
 import pytest
 import trustme
-from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp import ClientSession, ClientTimeout
 
-from sse_broadcast import create_app
-from sse_broadcast.config.schema import Config, Endpoint, ListenerRule
+from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.server.http.client_address import is_loopback_name
 from sse_broadcast.server.http.request_head import host_name
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.certificates import write_certificate
 from tests.support.credentials import (
@@ -37,6 +35,7 @@ from tests.support.credentials import (
     unsigned,
     write_jwks,
 )
+from tests.support.mounting import mounted
 from tests.support.signing import private_key
 from tests.support.tables import table
 
@@ -57,7 +56,7 @@ class Doing:
     def __str__(self) -> str:
         return f"`{self.method} {self.path}`"
 
-    async def at(self, server: Server | Path, headers: str = "", **others: Any) -> Answer:
+    async def at(self, server: LiveServer | Path, headers: str = "", **others: Any) -> Answer:
         """Do it."""
         headers = self.headers + headers
         return await ask(server, self.method, self.path, headers=headers, body=self.body, **others)
@@ -74,6 +73,8 @@ DOINGS = (SUBSCRIBE, PUBLISH, INSPECT, STATUS, TOKENS, REVOKE)
 ALL = (200,) * 6
 ANONYMOUS = REFUSED = (401,) * 6
 FORBIDDEN = (403,) * 6
+FOR_B = {action: ["b"] for action in GRANTS}
+EVIL = "evil.example"
 
 
 ALIKE = (
@@ -88,48 +89,53 @@ ALIKE = (
 """What gets the same as another, and what it gets if that gets 200: there is no such reader."""
 
 
-async def require_alike(server: Server | Path, headers: str, gets: tuple[int, ...]) -> None:
+async def require_alike(server: LiveServer | Path, headers: str, gets: tuple[int, ...]) -> None:
     """Hold what has no column of its own to that of what is like it."""
     for doing, like, allowed in ALIKE:
         expected = gets[DOINGS.index(like)]
         assert (await doing.at(server, headers)).status == (allowed if expected == 200 else expected), doing
 
 
-async def statuses(server: Server | Path, headers: str = "") -> tuple[int, ...]:
+async def statuses(server: LiveServer | Path, headers: str = "") -> tuple[int, ...]:
     """Do all of it, and give what each got."""
     return tuple([(await doing.at(server, headers)).status for doing in DOINGS])
 
 
 # Who, with what credential, doing what, gets what.
 
-Credential = Callable[[Server], str | Awaitable[str]]
+Credential = Callable[[LiveServer], str | Awaitable[str]]
 """Makes a token that is shown to this server."""
 
 
-async def mint(server: Server, **grants: Sequence[str]) -> tuple[str, str]:
+async def mint(server: LiveServer, **grants: Sequence[str]) -> tuple[str, str]:
     """Have a token made, and give it with its id."""
     body = json.dumps({"grants": grants}).encode()
     made = (await ask(server, "POST", "/tokens", headers=JSON + bearer(STATIC), body=body)).json
     return made["token"], made["id"]
 
 
-async def revoke(server: Server, **whom: str) -> None:
+async def revoke(server: LiveServer, **whom: str) -> None:
     body = json.dumps(whom).encode()
     assert (await ask(server, "POST", "/revoke", headers=JSON + bearer(STATIC), body=body)).status == 200
 
 
-async def minted(server: Server) -> str:
+async def minted(server: LiveServer) -> str:
     return (await mint(server, subscribe=["a"], publish=["a"], inspect=["a"]))[0]
 
 
-async def minted_and_revoked(server: Server) -> str:
+async def minted_and_revoked(server: LiveServer) -> str:
     token, id = await mint(server, subscribe=["a"])
     await revoke(server, id=id)
     return token
 
 
+def of(name: str) -> Credential:
+    """Return the static token of a caller."""
+    return lambda _: static(name)
+
+
 def but_revoked(credential: Credential, **whom: str) -> Credential:
-    async def made(server: Server) -> str:
+    async def made(server: LiveServer) -> str:
         token = credential(server)
         text = await token if inspect.isawaitable(token) else token
         await revoke(server, **whom)
@@ -138,7 +144,7 @@ def but_revoked(credential: Credential, **whom: str) -> Credential:
     return made
 
 
-async def issued_anew(server: Server) -> str:
+async def issued_anew(server: LiveServer) -> str:
     await revoke(server, subject="ada")
     return signed(iat=time.time())
 
@@ -166,28 +172,22 @@ class Row:
 ROWS = (
     Row("none", None, ANONYMOUS),
     Row("static: `token`", lambda _: STATIC, ALL),
-    Row("static: everything, everywhere", lambda _: static("everyone"), ALL),
-    Row('static: `subscribe = ["a"]`', lambda _: static("subscriber"), (200, 403, 403, 403, 403, 403)),
-    Row('static: `publish = ["a"]`', lambda _: static("publisher"), (403, 200, 403, 403, 403, 403)),
-    Row('static: `inspect = ["a"]`', lambda _: static("inspector"), (403, 403, 200, 403, 403, 403)),
-    Row('static: `inspect = ["*"]`', lambda _: static("watcher"), (403, 403, 200, 200, 403, 403)),
-    Row('static: `admin = ["*"]`', lambda _: static("maker"), (403, 403, 403, 403, 200, 200)),
-    Row("static: for `b` and `a.*`, not for `a`", lambda _: static("elsewhere"), FORBIDDEN),
-    Row("static: of nobody", lambda _: static("nobody"), REFUSED),
+    Row("static: everything, everywhere", of("everyone"), ALL),
+    Row('static: `subscribe = ["a"]`', of("subscriber"), (200, 403, 403, 403, 403, 403)),
+    Row('static: `publish = ["a"]`', of("publisher"), (403, 200, 403, 403, 403, 403)),
+    Row('static: `inspect = ["a"]`', of("inspector"), (403, 403, 200, 403, 403, 403)),
+    Row('static: `inspect = ["*"]`', of("watcher"), (403, 403, 200, 200, 403, 403)),
+    Row('static: `admin = ["*"]`', of("maker"), (403, 403, 403, 403, 200, 200)),
+    Row("static: for `b` and `a.*`, not for `a`", of("elsewhere"), FORBIDDEN),
+    Row("static: of nobody", of("nobody"), REFUSED),
     Row("static: truncated", lambda _: STATIC[:-1], REFUSED),
-    Row("static: revoked", but_revoked(lambda _: static("everyone"), caller="everyone"), REFUSED),
-    Row(
-        "static: a subject of its name revoked",
-        but_revoked(lambda _: static("everyone"), subject="everyone"),
-        ALL,
-    ),
+    Row("static: revoked", but_revoked(of("everyone"), caller="everyone"), REFUSED),
+    Row("static: a subject of its name revoked", but_revoked(of("everyone"), subject="everyone"), ALL),
     Row("JWT: RS256", lambda _: signed("RS256"), ALL),
     Row("JWT: ES256", lambda _: signed("ES256"), ALL),
     Row("JWT: EdDSA", lambda _: signed("EdDSA"), ALL),
     Row("JWT: HS256", lambda _: signed("HS256"), ALL),
-    Row(
-        "JWT: for `b`, not for `a`", lambda _: signed(grants={action: ["b"] for action in GRANTS}), FORBIDDEN
-    ),
+    Row("JWT: for `b`, not for `a`", lambda _: signed(grants=FOR_B), FORBIDDEN),
     Row("JWT: for nothing", lambda _: signed(grants={}), FORBIDDEN),
     Row("JWT: says nothing of grants", lambda _: signed(grants=None), REFUSED),
     Row("JWT: expired", lambda _: signed(exp=time.time() - 1), REFUSED),
@@ -219,7 +219,6 @@ ROWS = (
 
 
 def test_the_table_of_credentials_is_in_the_documents() -> None:
-    """Row by row, as it is tested here."""
     assert table(["credential", *DOINGS], [(row.who, *row.gets) for row in ROWS]) in SECURITY
 
 
@@ -348,27 +347,23 @@ async def test_a_publisher_may_do_all_that_it_asks_for_or_nothing_is_published(
     assert server.broadcaster.counts.published == (status == 200)
 
 
-async def test_a_publisher_who_may_publish_nowhere_is_not_listened_to(serve: Serve, connect: Connect) -> None:
+async def test_a_publisher_who_may_publish_nowhere_is_not_listened_to(serve: Serve) -> None:
     """It is refused by its head: its body need not come, and nothing else is looked at."""
     server = await serve(caller=(caller("reader", subscribe=("*",)),))
     headers = f"Host: x\r\nContent-Length: 1000000\r\n{bearer(static('reader'))}"
-    client = await connect(server)
+    client = await server.connect()
     await client.send(f"POST /send/%20 HTTP/1.1\r\n{headers}\r\n".encode())
-    status, body = await client.answer()
-    assert (status, json.loads(body)["detail"]) == (403, "publish: the token does not allow it")
+    assert await client.refusal() == (403, "publish: the token does not allow it")
 
 
-async def test_a_subscriber_who_may_subscribe_nowhere_is_not_listened_to(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_a_subscriber_who_may_subscribe_nowhere_is_not_listened_to(serve: Serve) -> None:
     """It is refused by its head, whatever its body would be, and whatever is wrong with its query."""
     server = await serve(caller=(caller("publisher", publish=("*",)),))
     for first in ("POST /events", "POST /events?x=1", "GET /events", "GET /events?format=x"):
-        client = await connect(server)
+        client = await server.connect()
         headers = f"Host: x\r\nContent-Length: 1000000\r\n{bearer(static('publisher'))}"
         await client.send(f"{first} HTTP/1.1\r\n{headers}\r\n".encode())
-        status, body = await client.answer()
-        assert (status, json.loads(body)["detail"]) == (403, "subscribe: the token does not allow it")
+        assert await client.refusal() == (403, "subscribe: the token does not allow it")
 
 
 async def test_a_token_in_the_url_may_subscribe_by_a_body(serve: Serve) -> None:
@@ -381,7 +376,6 @@ async def test_a_token_in_the_url_may_subscribe_by_a_body(serve: Serve) -> None:
 
 
 async def test_only_channels_that_one_may_ask_about_are_listed(serve: Serve) -> None:
-    """A page of those alone, and the next is of those too."""
     server = await serve(caller=(caller("inspector", inspect=("a.*",)),))
     for channel in ("a.1", "a.2", "b", "secret"):
         await server.broadcaster.broadcast("x", channels=[channel])
@@ -413,10 +407,16 @@ class Mode:
     headers: str = ""
 
 
+ONLY_INSPECT = (401, 401, 200, 200, 401, 401)
+ONLY_SERVED = (200, 404, 404, 404, 404, 404)
+ONLY_PUBLISH = (401, 200, 401, 401, 401, 401)
+INSECURE = (200, 200, 401, 401, 401, 401)
 ELSEWHERE = {"host": "0.0.0.0"}
 UNKNOWN = bearer("a-token-that-nobody-has-given")
 SUBSCRIBER = (200, 401, 401, 401, 401, 401)
 BY_PROXY = "X-Forwarded-For: 192.0.2.1\r\n"
+
+TOKEN = {"token": STATIC}
 
 MODES = (
     Mode("loopback", "nothing", ALL, {}),
@@ -428,45 +428,19 @@ MODES = (
     Mode("another address", "nothing", SUBSCRIBER, ELSEWHERE),
     Mode("another address", "the token it printed", ALL, ELSEWHERE, "printed"),
     Mode("another address", "any other token", REFUSED, ELSEWHERE, UNKNOWN),
-    Mode(
-        "another address, `insecure_publish`",
-        "nothing",
-        (200, 200, 401, 401, 401, 401),
-        {**ELSEWHERE, "insecure_publish": True},
-    ),
-    Mode(
-        'another address, `endpoints = ["subscribe"]`',
-        "nothing",
-        (200, 404, 404, 404, 404, 404),
-        {"listener": "subscribe"},
-    ),
+    Mode("another address, `insecure_publish`", "nothing", INSECURE, {**ELSEWHERE, "insecure_publish": True}),
+    Mode('another address, `endpoints = ["subscribe"]`', "nothing", ONLY_SERVED, {"listener": "subscribe"}),
     Mode('any, `anonymous_subscribe = ["a"]`', "nothing", SUBSCRIBER, {"anonymous_subscribe": ("a",)}),
     Mode('any, `anonymous_subscribe = ["b"]`', "nothing", ANONYMOUS, {"anonymous_subscribe": ("b",)}),
-    Mode(
-        'any, `anonymous_publish = ["a"]`',
-        "nothing",
-        (401, 200, 401, 401, 401, 401),
-        {"anonymous_publish": ("a",)},
-    ),
-    Mode(
-        'any, `anonymous_inspect = ["*"]`',
-        "nothing",
-        (401, 401, 200, 200, 401, 401),
-        {"anonymous_inspect": ("*",)},
-    ),
+    Mode('any, `anonymous_publish = ["a"]`', "nothing", ONLY_PUBLISH, {"anonymous_publish": ("a",)}),
+    Mode('any, `anonymous_inspect = ["*"]`', "nothing", ONLY_INSPECT, {"anonymous_inspect": ("*",)}),
     Mode("any, `token`", "nothing", ANONYMOUS, {"token": STATIC}),
     Mode("a UNIX socket, `token`", "nothing", ANONYMOUS, {"token": STATIC, "listener": "unix"}),
-    Mode(
-        "any, `token`, `insecure_publish`",
-        "nothing",
-        (401, 200, 401, 401, 401, 401),
-        {"token": STATIC, "insecure_publish": True},
-    ),
+    Mode("any, `token`, `insecure_publish`", "nothing", ONLY_PUBLISH, {**TOKEN, "insecure_publish": True}),
 )
 
 
 def test_the_table_of_modes_is_in_the_documents() -> None:
-    """Row by row, as it is tested here."""
     assert table(["called by", "with", *DOINGS], [(m.called, m.shown, *m.gets) for m in MODES]) in SECURITY
 
 
@@ -484,13 +458,13 @@ async def test_who_gets_what_by_which_way(serve: Serve, socket_path: Path, mode:
     assert await statuses(called, headers) == mode.gets
     await require_alike(called, headers, mode.gets)
     for path in ("/healthz", "/readyz"):
-        assert (await ask(called, "GET", path, headers=headers, host="evil.example")).status == 200
+        assert (await ask(called, "GET", path, headers=headers, host=EVIL)).status == 200
 
 
 @pytest.mark.parametrize(
     "header", ["Forwarded: for=192.0.2.1", "x-forwarded-for: 192.0.2.1", "Via: 1.1 proxy", "X-Real-IP:"]
 )
-async def test_whoever_a_proxy_brings_is_not_on_this_machine(server: Server, header: str) -> None:
+async def test_whoever_a_proxy_brings_is_not_on_this_machine(server: LiveServer, header: str) -> None:
     """Any of the headers that proxies write will do; a web page that writes one has gained nothing."""
     assert await statuses(server, f"{header}\r\n") == SUBSCRIBER
     for said, host, status in ((f"Origin: {FOREIGN}\r\n", "localhost", 403), ("", "evil.example", 421)):
@@ -531,20 +505,12 @@ async def test_each_listener_serves_its_own_endpoints(serve: Serve, socket_path:
 
 async def test_a_mounted_application_is_open_to_the_loopback_too() -> None:
     """It is asked by what address it was called, since the listening socket is another's."""
-    main = web.Application()
-    main.add_subapp("/push", create_app(Config()))
-    runner = web.AppRunner(main)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        async with ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-            async with session.post("/push/send", data="x") as answer:
-                assert answer.status == 200
-            async with session.post("/push/send", data="x", headers={"Host": "evil.example"}) as answer:
-                assert answer.status == 421
-    finally:
-        await runner.cleanup()
+    async with mounted() as push:
+        client = await push.connect()
+        assert (await client.ask("POST", "/push/send", body=b"x"))[0] == 200
+        await client.send(b"POST /push/send HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1\r\n\r\nx")
+        assert (await client.answer())[0] == 421
+        client.close()
 
 
 # Where a token can be.
@@ -576,6 +542,8 @@ def query(token: str) -> str:
     return f"/events/a?access_token={token}"
 
 
+STOLEN, RIDING = cookie(GOOD, FOREIGN), cookie(BAD, FOREIGN)
+
 SHOWN = (
     Shown("`Authorization: Bearer`", SUBSCRIBE, 200, bearer(GOOD)),
     Shown("`Authorization: bearer`, in any case", SUBSCRIBE, 200, f"Authorization: bEARER {GOOD}\r\n"),
@@ -601,9 +569,7 @@ SHOWN = (
     Shown("a cookie of another name", SUBSCRIBE, 401, f"Cookie: session={GOOD}\r\n"),
     Shown("the cookie, from a page of our own origin", SUBSCRIBE, 200, cookie(GOOD, OURS)),
     Shown("the cookie, from a page of an allowed origin", SUBSCRIBE, 200, cookie(GOOD, APP)),
-    Shown(
-        "the cookie, from a foreign page, which gets nothing to read", SUBSCRIBE, 200, cookie(GOOD, FOREIGN)
-    ),
+    Shown("the cookie, from a foreign page, which gets nothing to read", SUBSCRIBE, 200, STOLEN),
     Shown("the cookie, from a page of our own origin", PUBLISH, 200, cookie(GOOD, OURS)),
     Shown("the cookie, from a page of an allowed origin", PUBLISH, 200, cookie(GOOD, APP)),
     Shown("the cookie, from a foreign page", PUBLISH, 403, cookie(GOOD, FOREIGN)),
@@ -616,19 +582,13 @@ SHOWN = (
     Shown("`Authorization` and `access_token=`, both good", SUBSCRIBE, 400, bearer(GOOD), query(GOOD)),
     Shown("`Authorization`, good; the cookie, bad", SUBSCRIBE, 200, bearer(GOOD) + cookie(BAD)),
     Shown("`Authorization`, bad; the cookie, good", SUBSCRIBE, 401, bearer(BAD) + cookie(GOOD)),
-    Shown(
-        "`Authorization`, good; the cookie, from a foreign page",
-        PUBLISH,
-        200,
-        bearer(GOOD) + cookie(BAD, FOREIGN),
-    ),
+    Shown("`Authorization`, good; the cookie, from a foreign page", PUBLISH, 200, bearer(GOOD) + RIDING),
     Shown("`access_token=`, good; the cookie, bad", SUBSCRIBE, 200, cookie(BAD), query(GOOD)),
     Shown("`access_token=`, bad; the cookie, good", SUBSCRIBE, 401, cookie(GOOD), query(BAD)),
 )
 
 
 def test_the_table_of_places_is_in_the_documents() -> None:
-    """Row by row, as it is tested here."""
     assert table(["where the token is", "of", "gets"], [(s.what, s.doing, s.gets) for s in SHOWN]) in SECURITY
 
 
@@ -723,7 +683,7 @@ PAGES = (
     page("`Host: [::1]:8000`", 200, host="[::1]:8000"),
     page("`Host: LocalHost.:8000`", 200, host="LocalHost.:8000"),
     page("`Host: app.localhost`", 200, host="app.localhost"),
-    page("`Host: evil.example`, by DNS rebinding", 421, host="evil.example"),
+    page("`Host: evil.example`, by DNS rebinding", 421, host=EVIL),
     page("`Host: localhost.evil.example`", 421, host="localhost.evil.example"),
     page("`Host: evil-localhost`", 421, host="evil-localhost"),
     page("`Host: 127.0.0.1.evil.example`", 421, host="127.0.0.1.evil.example"),
@@ -736,16 +696,11 @@ PAGES = (
     page("`Origin: https://evil.example`", 403, origin="https://evil.example"),
     page("`Origin: null`", 403, origin="null"),
     page("`Origin: https://app.example`, one of `cors_origins`", 200, origin=APP, cors_origins=(APP,)),
-    page(
-        "Host and Origin of evil.example, by DNS rebinding",
-        421,
-        host="evil.example",
-        origin="http://evil.example",
-    ),
+    page("Host and Origin of evil.example, by DNS rebinding", 421, host=EVIL, origin=f"http://{EVIL}"),
     page(
         "any of these, where credentials are configured, with a good one",
         200,
-        host="evil.example",
+        host=EVIL,
         origin=FOREIGN,
         token=STATIC,
     ),
@@ -753,7 +708,6 @@ PAGES = (
 
 
 def test_the_table_of_pages_is_in_the_documents() -> None:
-    """Row by row, as it is tested here."""
     assert table(["request", "gets"], [(page.called, page.gets) for page in PAGES]) in SECURITY
 
 
@@ -769,7 +723,7 @@ async def test_which_web_pages_an_open_server_takes_requests_of(serve: Serve, pa
     assert server.broadcaster.counts.published == (page.gets == 200)
 
 
-async def test_a_request_without_a_host_is_refused(server: Server) -> None:
+async def test_a_request_without_a_host_is_refused(server: LiveServer) -> None:
     """HTTP/1.0 may have none, and no browser speaks that."""
     assert (await PUBLISH.at(server, host=None, version="1.0")).status == 421
     assert (await PUBLISH.at(server, host=None)).status == 400
@@ -783,8 +737,7 @@ async def test_a_unix_socket_has_no_name_to_be_called_by(serve: Serve, socket_pa
     assert (await PUBLISH.at(socket_path, f"Origin: {FOREIGN}\r\n")).status == 403
 
 
-async def test_what_is_refused_is_told(server: Server) -> None:
-    """With what was sent, and what to set."""
+async def test_what_is_refused_is_told(server: LiveServer) -> None:
     assert (await STATUS.at(server, host="evil.example:8000")).detail == (
         "Host: 'evil.example:8000' is not this server's; allowed_hosts names others, or give it a token"
     )

@@ -14,8 +14,7 @@ from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.server.access import rate_limits as limits_module
 from sse_broadcast.server.access.rate_limits import PERMIT_BATCH, Buckets, RateLimiter, share_name
 from sse_broadcast.server.http.problem import Problem
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.server import blocks
 from tests.support.clock import Clock, stopped
 from tests.support.sockets import RawClient, until
@@ -110,7 +109,6 @@ def test_who_has_neither_is_not_limited() -> None:
 
 
 def test_a_rate_of_0_is_none() -> None:
-    """Neither of events nor of streams."""
     limits = RateLimiter(Config(publish_rate=0, subscribe_rate=0, publish_burst=1, subscribe_burst=1))
     assert taken(lambda: limits.publish(1000, address=HERE, principal=ONE)) == 10_000
     assert taken(limits.stream) == 10_000
@@ -129,7 +127,6 @@ def test_a_rate_of_0_is_none() -> None:
     ],
 )
 def test_tokens_are_told_apart_by_subject_and_id(clock: Clock, one: Principal, other: Principal) -> None:
-    """However these are written, and however long."""
     limits = publishing(burst=10)
     assert left(limits, None, one) == 10
     assert left(limits, None, other) == 10
@@ -274,7 +271,7 @@ def test_no_way_of_asking_gives_more_than_burst_and_rate(
             assert max(given_to.values()) <= most
 
 
-def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: Patch) -> None:
     """The one that was not asked for the longest is forgotten, and is full again; the others are not."""
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     buckets = Buckets(1, 10)
@@ -286,7 +283,7 @@ def test_so_many_buckets_are_remembered(clock: Clock, monkeypatch: pytest.Monkey
     assert [buckets.wait_for(key, 10) > 0.0 for key in "abc"] == [True, False, True]
 
 
-def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: Patch) -> None:
     """However many there are: a token that has published its events waits, wherever it comes from."""
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     limits = publishing(burst=10)
@@ -296,7 +293,7 @@ def test_addresses_do_not_have_tokens_forgotten(clock: Clock, monkeypatch: pytes
     assert left(limits, THERE, ONE) == 0
 
 
-def test_who_is_refused_makes_nobody_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_refused_makes_nobody_forgotten(clock: Clock, monkeypatch: Patch) -> None:
     """To be refused takes no place in the table."""
     monkeypatch.setattr(limits_module, "MOST_BUCKETS", 3)
     limits = publishing(burst=10)
@@ -330,7 +327,6 @@ def test_streams_are_opened_in_a_burst_and_then_at_the_rate(clock: Clock, burst:
 
 
 def test_a_refused_stream_is_told_when(clock: Clock) -> None:
-    """429, the settings, and a second or more."""
     limits = opening(2, 10)
     taken(limits.stream)
     with pytest.raises(Problem) as refused:
@@ -346,7 +342,7 @@ def test_a_refused_stream_is_told_when(clock: Clock) -> None:
     assert taken(limits.stream) == 1
 
 
-def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limiter_is_asked_for_a_pack_at_a_time(monkeypatch: Patch) -> None:
     """It is dear beside all else of counting a stream."""
     limits = opening(5000, 20_000)
     asked: list[int] = []
@@ -387,7 +383,7 @@ def bearing(token: str) -> str:
     return f"Authorization: Bearer {token}\r\n"
 
 
-async def behind_a_proxy(serve: Serve, **settings: Any) -> Server:
+async def behind_a_proxy(serve: Serve, **settings: Any) -> LiveServer:
     return await serve(
         **{
             "host": "127.0.0.1",
@@ -407,12 +403,10 @@ REFUSED = (
 )
 
 
-async def test_an_address_that_publishes_too_much_is_told_to_wait(
-    serve: Serve, connect: Connect, clock: Clock
-) -> None:
+async def test_an_address_that_publishes_too_much_is_told_to_wait(serve: Serve, clock: Clock) -> None:
     """429, with the time in the head; nothing is published, its connection stays, and others publish on."""
     server = await behind_a_proxy(serve)
-    client = await connect(server)
+    client = await server.connect()
     for _ in range(20):
         assert (await client.ask("POST", "/send", body=b"x", headers=of(HERE)))[0] == 200
     await client.request("POST", "/send", body=b"x", headers=of(HERE))
@@ -433,12 +427,10 @@ async def test_an_address_that_publishes_too_much_is_told_to_wait(
         (NDJSON, b'{"message":"x"}\n' * 15),
     ],
 )
-async def test_a_batch_counts_as_its_events(
-    serve: Serve, connect: Connect, clock: Clock, headers: str, body: bytes
-) -> None:
+async def test_a_batch_counts_as_its_events(serve: Serve, clock: Clock, headers: str, body: bytes) -> None:
     """All of them or none; a bad one is refused for what it is, and counts nothing."""
     server = await behind_a_proxy(serve)
-    client = await connect(server)
+    client = await server.connect()
     headers += of("2001:db8::7")
     assert (await client.ask("POST", "/send", body=body.replace(b"message", b"massage"), headers=headers))[
         0
@@ -451,21 +443,19 @@ async def test_a_batch_counts_as_its_events(
     assert server.broadcaster.counts.published == 20
 
 
-async def test_this_machine_is_not_limited_by_address(serve: Serve, connect: Connect, clock: Clock) -> None:
+async def test_this_machine_is_not_limited_by_address(serve: Serve, clock: Clock) -> None:
     """A back end beside the server publishes what it likes."""
     server = await behind_a_proxy(serve, trusted_proxies=())
-    client = await connect(server)
+    client = await server.connect()
     for _ in range(30):
         assert (await client.ask("POST", "/send", body=b"x"))[0] == 200
 
 
-async def test_a_token_is_limited_wherever_it_comes_from(
-    serve: Serve, connect: Connect, clock: Clock
-) -> None:
+async def test_a_token_is_limited_wherever_it_comes_from(serve: Serve, clock: Clock) -> None:
     """From this machine too; another token is another's business."""
     callers = tuple(CallerRule(name=name, token=name * 20, publish=("*",)) for name in "ab")
     server = await behind_a_proxy(serve, caller=callers)
-    client = await connect(server)
+    client = await server.connect()
     for number in range(20):
         headers = bearing("a" * 20) + (of(f"192.0.2.{number}") if number % 2 else "")
         assert (await client.ask("POST", "/send", body=b"x", headers=headers))[0] == 200
@@ -475,14 +465,14 @@ async def test_a_token_is_limited_wherever_it_comes_from(
     assert (await client.ask("POST", "/send", body=b"x", headers=bearing("b" * 20)))[0] == 200
 
 
-async def test_streams_beyond_the_rate_are_refused(serve: Serve, connect: Connect, clock: Clock) -> None:
+async def test_streams_beyond_the_rate_are_refused(serve: Serve, clock: Clock) -> None:
     """429 to a program, a time to come back to a browser; and whoever is there notices nothing."""
     server = await serve(subscribe_rate=1, subscribe_burst=2)
-    readers = [await connect(server), await connect(server)]
+    readers = [await server.connect(), await server.connect()]
     for reader in readers:
         assert (await reader.subscribe()).startswith(b"HTTP/1.1 200")
         await reader.chunk()
-    program, browser = await connect(server), await connect(server)
+    program, browser = await server.connect(), await server.connect()
     await program.request("GET", "/events")
     head = await program.head()
     assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
@@ -498,14 +488,13 @@ async def test_streams_beyond_the_rate_are_refused(serve: Serve, connect: Connec
     assert server.broadcaster.counts.opened == 2
 
 
-async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, connect: Connect) -> None:
+async def test_more_channels_than_may_be_followed_are_refused(serve: Serve) -> None:
     """503 to a program, a time to come back to a browser, until a reader has gone; others notice nothing."""
     server = await serve(subscribed_channels=3)
-    reader, gone = await connect(server), await connect(server)
-    await reader.subscribe(path="/events/a,b*")
+    reader, gone = await server.subscriber("/events/a,b*"), await server.connect()
     await gone.subscribe(path="/events/c")
     await until(lambda: server.broadcaster.client_count == 2)
-    program, browser, third = [await connect(server) for _ in range(3)]
+    program, browser, third = [await server.connect() for _ in range(3)]
     await program.request("GET", "/events/a,d")
     head = await program.head()
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -522,7 +511,7 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, conn
     for leaving in (gone, third):
         RawClient.reset(leaving)
     await until(lambda: server.broadcaster.client_count == 1)
-    fourth = await connect(server)
+    fourth = await server.connect()
     assert (await fourth.subscribe(path="/events/d")).startswith(b"HTTP/1.1 200 OK\r\n")
     await until(lambda: server.broadcaster.client_count == 2)
     await reader.chunk()
@@ -531,9 +520,7 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve, conn
 
 
 @pytest.mark.both_loops
-async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(serve: Serve, monkeypatch: Patch) -> None:
     """Others took it meanwhile: the body ends, and whoever comes again is told why."""
     server = await serve(subscribed_channels=1)
     other = server.broadcaster.subscribe("other")
@@ -544,25 +531,25 @@ async def test_a_stream_that_finds_no_room_behind_its_head_is_ended(
         return first_frames(*args)
 
     monkeypatch.setattr(server.broadcaster, "first_frames", meanwhile)
-    reader = await connect(server)
+    reader = await server.connect()
     assert (await reader.subscribe(path="/events/mine")).startswith(b"HTTP/1.1 200 OK\r\n")
     assert blocks.opening(id=server.broadcaster.cursor).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
     assert (server.broadcaster.client_count, server.broadcaster.counts.opened) == (1, 1)
-    again = await connect(server)
+    again = await server.connect()
     assert (await again.ask("GET", "/events/mine"))[0] == 503
     await other.aclose()
 
 
-async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve, connect: Connect) -> None:
+async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve) -> None:
     """As many as connections may have without one; a browser is told to come back, and others stay."""
     server = await behind_a_proxy(serve, max_connections_per_address=1, anonymous_subscribe=("*",))
-    first, second, other = await connect(server), await connect(server), await connect(server)
+    first, second, other = await server.connect(), await server.connect(), await server.connect()
     await first.subscribe(headers=of("192.0.2.1"))
     status, answer = await second.ask("GET", "/events", headers=of("192.0.2.1"))
     detail = "max_connections_per_address: this address has 1 stream, as many as it may"
     assert (status, json.loads(answer)["detail"]) == (429, detail)
-    browser = await connect(server)
+    browser = await server.connect()
     head = await browser.subscribe(headers=f"{of('192.0.2.1')}Accept: text/event-stream\r\n")
     assert b" 200 OK\r\n" in head
     assert b"\r\nConnection: close\r\n" in head
@@ -570,13 +557,11 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve,
     await other.subscribe(headers=of("192.0.2.2"))
     first.close()
     await until(lambda: server.broadcaster.client_count == 1)
-    again = await connect(server)
-    await again.subscribe(headers=of("192.0.2.1"))
+    await server.subscriber(headers=of("192.0.2.1"))
     assert server.broadcaster.client_count == 2
 
 
 def test_what_was_taken_is_remembered_where_the_rates_are_the_same(clock: Clock) -> None:
-    """Those of events and those of streams each by themselves."""
     config = Config(publish_rate=8, publish_burst=4, max_batch=1, subscribe_rate=8, subscribe_burst=4)
     before = RateLimiter(config)
     assert left(before, HERE, ONE) == 4

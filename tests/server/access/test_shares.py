@@ -13,7 +13,7 @@ from sse_broadcast.server.access.shares import BODIES, Shares, callers_of, name_
 from sse_broadcast.server.http.json_body import largest_body
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.services import SHARES
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
 from tests.support.internals import followed_of, held_bytes_of
@@ -44,14 +44,14 @@ def test_a_request_counts_for_its_address_and_its_credential() -> None:
     ]
 
 
-async def follow_all(serve: Serve, connect: Connect, hosts: list[str]) -> tuple[Any, dict[str, int]]:
+async def follow_all(serve: Serve, hosts: list[str]) -> tuple[Any, dict[str, int]]:
     """Follow one more channel from each address in turn until all are refused; return how many each has."""
     server = await serve(**PROXY, subscribed_channels=30)
     held, left = dict.fromkeys(hosts, 0), set(hosts)
     while left:
         for host in sorted(left):
             number = sum(held.values())
-            client = await connect(server)
+            client = await server.connect()
             head = await client.subscribe(path=f"/events/c{number}", headers=from_address(host))
             if head.startswith(b"HTTP/1.1 200"):
                 held[host] += 1
@@ -62,13 +62,11 @@ async def follow_all(serve: Serve, connect: Connect, hosts: list[str]) -> tuple[
     return server, held
 
 
-async def test_two_addresses_do_not_take_all_channels(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_two_addresses_do_not_take_all_channels(serve: Serve, caplog: Caplog) -> None:
     """A third finds as much as each has; what was refused is counted, and told once, by whose it is."""
     hosts = ["192.0.2.1", "192.0.2.2"]
     with caplog.at_level(logging.WARNING, "sse_broadcast.shares"):
-        server, held = await follow_all(serve, connect, hosts)
+        server, held = await follow_all(serve, hosts)
     assert list(held.values()) == [10, 10]
     answer = await ask(server, "GET", "/events/other", headers=from_address(hosts[0]))
     told = "subscribed_channels: this address would follow 11 different channels and patterns"
@@ -76,9 +74,9 @@ async def test_two_addresses_do_not_take_all_channels(
         429,
         f"{told}, and leave room for 9; it may follow no more than it leaves room for",
     )
-    third = await connect(server)
+    third = await server.connect()
     assert b" 200 " in await third.subscribe(path="/events/mine", headers=from_address("192.0.2.3"))
-    shared = await connect(server)
+    shared = await server.connect()
     assert b" 200 " in await shared.subscribe(path="/events/c0,c1", headers=from_address(hosts[1]))
     assert server.broadcaster.metrics.shares_reached == {Share.CHANNELS: 3}
     assert [record.getMessage() for record in caplog.records] == [
@@ -86,7 +84,7 @@ async def test_two_addresses_do_not_take_all_channels(
     ]
 
 
-async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve, connect: Connect) -> None:
+async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve) -> None:
     """Channels and streams, rates and the room of its address are none of its limits."""
     server = await serve(
         **PROXY,
@@ -97,22 +95,20 @@ async def test_an_admin_is_never_refused_for_what_others_took(serve: Serve, conn
         publish_burst=1000,
     )
     for number in range(2):
-        stranger = await connect(server)
-        await stranger.subscribe(path=f"/events/c{number}")
+        await server.subscriber(f"/events/c{number}")
     await until(lambda: server.broadcaster.client_count == 2)
     assert (await ask(server, "GET", "/events/new")).status in {429, 503}
     for number in range(3):
-        root = await connect(server)
+        root = await server.connect()
         head = await root.subscribe(path=f"/events/r{number},*", headers=bearer(STATIC))
         assert head.startswith(b"HTTP/1.1 200")
 
 
-async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Serve, connect: Connect) -> None:
-    """Nothing of it is left, however it came and went."""
+async def test_what_a_caller_followed_is_its_own_again_when_it_leaves(serve: Serve) -> None:
     server = await serve(**PROXY, subscribed_channels=30, caller=(caller("one", subscribe=("*",)),))
     clients = []
     for channels in ("a", "a", "a,b", "a,b", "b,c*"):
-        clients.append(await connect(server))
+        clients.append(await server.connect())
         await clients[-1].subscribe(
             path=f"/events/{channels}", headers=from_address("192.0.2.1") + bearer(static("one"))
         )
@@ -141,16 +137,15 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     assert (shares.body_bytes, held_bytes_of(shares)) == (0, {})
 
 
-async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve, connect: Connect) -> None:
-    """It is told to come back, and another is let in."""
+async def test_one_address_does_not_take_the_rate_of_streams(serve: Serve) -> None:
     server = await serve(**PROXY, subscribe_rate=4, subscribe_burst=8)
     found: list[Answer] = []
     for host in ["192.0.2.1"] * 2:
-        client = await connect(server)
+        client = await server.connect()
         assert b" 200 " in await client.subscribe(headers=from_address(host))
     found.append(await ask(server, "GET", "/events", headers=from_address("192.0.2.1")))
     assert (found[0].status, found[0].headers["retry-after"]) == (429, "1")
-    client = await connect(server)
+    client = await server.connect()
     assert b" 200 " in await client.subscribe(headers=from_address("192.0.2.2"))
 
 

@@ -8,13 +8,12 @@ import pytest
 
 from sse_broadcast import broadcaster
 from sse_broadcast.backends.memory import channel_index
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.sockets import RawClient, until
 from tests.support.work import held_up, turns_of
 
 
-async def fill(server: Server, *channels: str) -> None:
+async def fill(server: LiveServer, *channels: str) -> None:
     """Publish an event to each of these channels."""
     for channel in channels:
         await server.broadcaster.broadcast("x", channels=[channel])
@@ -26,13 +25,11 @@ async def get(client: RawClient, path: str) -> Any:
     return json.loads(body)
 
 
-async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
+async def test_a_page_is_these_bytes(server: LiveServer) -> None:
     """Channels with history and channels with readers, by name."""
     await fill(server, "b", "b", "a")
     epoch = server.broadcaster.cursor.partition("-")[0]
-    reader, client = await connect(server), await connect(server)
-    await reader.subscribe(path="/events/b,c")
-    await reader.chunk()
+    _, client = await server.live("/events/b,c"), await server.connect()
     assert await client.ask("GET", "/channels") == (
         200,
         (
@@ -45,18 +42,15 @@ async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
     )
 
 
-async def test_a_server_without_channels_has_an_empty_page(server: Server, connect: Connect) -> None:
-    """A pattern is no channel."""
-    reader, client = await connect(server), await connect(server)
-    await reader.subscribe(path="/events/*")
-    await reader.chunk()
+async def test_a_server_without_channels_has_an_empty_page(server: LiveServer) -> None:
+    _, client = await server.live("/events/*"), await server.connect()
     assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}\n')
 
 
-async def test_a_channel_is_these_bytes(server: Server, connect: Connect) -> None:
+async def test_a_channel_is_these_bytes(server: LiveServer) -> None:
     """With a publisher's own id where the oldest event has one."""
     await server.broadcaster.broadcast("x", id="mine", channels=["a"])
-    client = await connect(server)
+    client = await server.connect()
     cursor = server.broadcaster.cursor
     assert await client.ask("GET", "/channels/a") == (
         200,
@@ -65,7 +59,7 @@ async def test_a_channel_is_these_bytes(server: Server, connect: Connect) -> Non
 
 
 @pytest.mark.parametrize("name", ["default", "never-heard-of", "AZaz09._:@~-", "x" * 128, "...", "%61"])
-async def test_any_legal_name_has_an_answer(server: Server, client: RawClient, name: str) -> None:
+async def test_any_legal_name_has_an_answer(server: LiveServer, client: RawClient, name: str) -> None:
     """Published to or not; asking makes no channel."""
     assert await get(client, f"/channels/{name}") == {
         "channel": name.replace("%61", "a"),
@@ -97,15 +91,14 @@ async def test_any_legal_name_has_an_answer(server: Server, client: RawClient, n
 )
 async def test_what_cannot_be_asked_is_refused(client: RawClient, path: str, detail: str) -> None:
     """400, naming the parameter, the value and the character."""
-    status, body = await client.ask("GET", path)
-    assert (status, json.loads(body)["detail"]) == (400, detail)
+    assert await client.refused("GET", path) == (400, detail)
 
 
-async def test_pages_follow_one_another(server: Server, connect: Connect) -> None:
+async def test_pages_follow_one_another(server: LiveServer) -> None:
     """`next` is what `after` takes; null on the last page, though that be a full one."""
     names = [f"n{number:03}" for number in range(250)]
     await fill(server, *reversed(names))
-    client = await connect(server)
+    client = await server.connect()
     for limit, sizes in (("", [100, 100, 50]), ("limit=125", [125, 125]), ("limit=1000", [250])):
         seen: list[str] = []
         after: str | None = ""
@@ -118,10 +111,10 @@ async def test_pages_follow_one_another(server: Server, connect: Connect) -> Non
         assert (seen, after) == (names, None)
 
 
-async def test_a_prefix_is_a_prefix_and_no_pattern(server: Server, connect: Connect) -> None:
+async def test_a_prefix_is_a_prefix_and_no_pattern(server: LiveServer) -> None:
     """It pages as the whole does, and what begins no channel has an empty page."""
     await fill(server, "orders.2", "order", "orders.10", "prices.1", "x.orders.3")
-    client = await connect(server)
+    client = await server.connect()
 
     async def names(query: str) -> tuple[list[str], str | None]:
         page = await get(client, f"/channels?{query}")
@@ -137,10 +130,10 @@ async def test_a_prefix_is_a_prefix_and_no_pattern(server: Server, connect: Conn
     assert await names("prefix=&after=&limit=1") == (["order"], "order")
 
 
-async def test_a_channels_cursor_is_where_to_begin(server: Server, connect: Connect) -> None:
+async def test_a_channels_cursor_is_where_to_begin(server: LiveServer) -> None:
     """`since` with it starts right after what was published before it was asked for."""
     await fill(server, "a")
-    client, reader = await connect(server), await connect(server)
+    client, reader = await server.connect(), await server.connect()
     cursor = (await get(client, "/channels/a"))["cursor"]
     await server.broadcaster.broadcast("elsewhere")
     await server.broadcaster.broadcast("next", channels=["a"])
@@ -148,28 +141,25 @@ async def test_a_channels_cursor_is_where_to_begin(server: Server, connect: Conn
     assert [event.data for event in await reader.events(1)] == ["next"]
 
 
-async def test_what_is_evicted_is_held_no_more(serve: Serve, connect: Connect) -> None:
+async def test_what_is_evicted_is_held_no_more(serve: Serve) -> None:
     """The count and the oldest id say what a reader could still get."""
     server = await serve(history_size=3)
     await fill(server, *["a"] * 10)
-    client = await connect(server)
+    client = await server.connect()
     state = await get(client, "/channels/a")
     assert (state["events"], state["oldest"]) == (3, state["cursor"].replace("-10", "-8"))
 
 
-async def test_subscribers_are_those_whose_patterns_match_too(server: Server, connect: Connect) -> None:
+async def test_subscribers_are_those_whose_patterns_match_too(server: LiveServer) -> None:
     """Each once, whatever types of event it wants."""
     for path in ("/events/orders.1", "/events/orders.*", "/events/*,orders.1?event=x", "/events/orders.2"):
-        reader = await connect(server)
-        await reader.subscribe(path=path)
-        await reader.chunk()
-    client = await connect(server)
+        await server.live(path)
+    client = await server.connect()
     assert (await get(client, "/channels/orders.1"))["subscribers"] == 3
 
 
 @pytest.mark.parametrize("path", ["/channels", "/channels/a"])
 async def test_head_is_answered_without_a_body(client: RawClient, path: str) -> None:
-    """And other methods are named in what refuses them."""
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -179,9 +169,7 @@ async def test_head_is_answered_without_a_body(client: RawClient, path: str) -> 
     assert re.search(rb"\r\nAllow: GET, HEAD, OPTIONS\r\n", refused)
 
 
-async def test_many_channels_are_listed_in_pieces(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_channels_are_listed_in_pieces(serve: Serve, monkeypatch: Patch) -> None:
     """The page is the same, what is new in between may be in it, and who leaves ends the work."""
     monkeypatch.setattr(broadcaster, "ITEMS_PER_SLICE", 8)
     monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
@@ -189,7 +177,7 @@ async def test_many_channels_are_listed_in_pieces(
     server = await serve()
     await fill(server, *(f"c{number:03}" for number in range(200)))
     waiting = turns_of(server.broadcaster.work, monkeypatch)
-    client, leaving = await connect(server), await connect(server)
+    client, leaving = await server.connect(), await server.connect()
     page = await get(client, "/channels?limit=50&after=c009")
     assert [each["channel"] for each in page["channels"]] == [f"c{number:03}" for number in range(10, 60)]
     assert page["next"] == "c059"

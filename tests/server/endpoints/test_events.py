@@ -5,25 +5,24 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-from aiohttp import web
 
-from sse_broadcast import BROADCASTER, Config, create_app
 from sse_broadcast.backends.memory import channel_index, custom_ids, watermarks
 from sse_broadcast.event import Event
 from sse_broadcast.fanout.idle import FAR_BEHIND
 from sse_broadcast.fanout.outbox import Outbox
 from sse_broadcast.fanout.subscriber import Heartbeat, Subscriber
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport.connection import Connection
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.server.blocks import close_block, opening, opening_after_loss
+from tests.support import mounting
 from tests.support.internals import outboxes_of
 from tests.support.memory import held, uncollected
-from tests.support.sockets import RawClient, until
+from tests.support.mounting import Mounted
+from tests.support.sockets import LEAVING, RawClient, until
 from tests.support.work import held_up
 
 HEAD = re.compile(
@@ -48,12 +47,9 @@ LINES = "Accept: application/x-ndjson\r\n"
 
 
 @pytest.mark.both_loops
-async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(serve: Serve) -> None:
     """No buffering, no caching, and a jittered time to reconnect before any event."""
-    server = await serve(retry=2000)
-    reader = await connect(server)
+    server, reader = await serve.connected(retry=2000)
     assert HEAD.fullmatch(await reader.subscribe())
     given = OPENING.fullmatch(await reader.chunk())
     assert given
@@ -61,36 +57,30 @@ async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(
     assert given[2].decode() == server.broadcaster.cursor
 
 
-async def test_events_are_these_bytes(server: Server, connect: Connect) -> None:
-    """A chunk a frame, and the id as its last line."""
-    reader = await connect(server)
-    await reader.subscribe()
-    await reader.chunk()
+async def test_events_are_these_bytes(server: LiveServer) -> None:
+    reader = await server.live()
     receipt = await server.broadcaster.publish(Event("a\nb", "t", retry=700))
     frame = f"34\r\nevent: t\nretry: 700\ndata: a\ndata: b\nid: {receipt.id}\n\n\r\n".encode()
     assert await reader.take(len(frame)) == frame
 
 
 @pytest.mark.both_loops
-async def test_http_1_0_gets_bare_frames_and_a_close(server: Server, connect: Connect) -> None:
+async def test_http_1_0_gets_bare_frames_and_a_close(server: LiveServer, client: RawClient) -> None:
     """Without chunks, and with keep-alive asked for too: the stream's end is the connection's."""
-    reader = await connect(server)
-    head = await reader.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
+    head = await client.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
     assert b"Transfer-Encoding" not in head
     assert b"keep-alive" not in head
-    assert OPENING.fullmatch(await reader.up_to(b"\n\n"))
+    assert OPENING.fullmatch(await client.up_to(b"\n\n"))
     receipt = await server.broadcaster.broadcast("x")
-    assert await reader.up_to(b"\n\n") == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert await client.up_to(b"\n\n") == f"data: x\nid: {receipt.id}\n\n".encode()
     await server.broadcaster.close(timeout=5)
-    assert close_block("drain", receipt.id).fullmatch(await reader.rest())
+    assert close_block("drain", receipt.id).fullmatch(await client.rest())
 
 
 @pytest.mark.both_loops
-async def test_the_end_of_a_stream_is_clean(server: Server, connect: Connect) -> None:
+async def test_the_end_of_a_stream_is_clean(server: LiveServer) -> None:
     """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
-    reader = await connect(server)
-    await reader.subscribe()
-    await reader.chunk()
+    reader = await server.live()
     receipt = await server.broadcaster.broadcast("last words")
     await server.broadcaster.close(timeout=5)
     assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
@@ -101,17 +91,15 @@ async def test_the_end_of_a_stream_is_clean(server: Server, connect: Connect) ->
 
 
 @pytest.mark.both_loops
-async def test_silence_is_broken_by_heartbeats(serve: Serve, connect: Connect) -> None:
+async def test_silence_is_broken_by_heartbeats(serve: Serve) -> None:
     """A comment, which no client takes for an event."""
-    server = await serve(heartbeat=0.05)
-    reader = await connect(server)
+    _, reader = await serve.connected(heartbeat=0.05)
     await reader.subscribe()
     await reader.chunk()
     assert [await reader.chunk() for _ in range(3)] == [b": \n"] * 3
 
 
-async def test_head_says_what_get_would(server: Server, client: RawClient) -> None:
-    """Without opening a stream, and the connection goes on."""
+async def test_head_says_what_get_would(server: LiveServer, client: RawClient) -> None:
     await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -135,31 +123,24 @@ def without_time(envelope: bytes) -> str:
     return envelope.decode().rpartition(',"time":')[0] + "}"
 
 
-async def test_json_format_is_these_bytes(server: Server, connect: Connect) -> None:
+async def test_json_format_is_these_bytes(server: LiveServer, client: RawClient) -> None:
     """Frames as in text, and in each the data is an envelope that says where it came from."""
-    reader = await connect(server)
-    assert HEAD.fullmatch(await reader.subscribe(path="/events/a,b?format=json"))
-    assert OPENING.fullmatch(await reader.chunk())
+    assert HEAD.fullmatch(await client.subscribe(path="/events/a,b?format=json"))
+    assert OPENING.fullmatch(await client.chunk())
     before = time.time()
     receipt = await server.broadcaster.publish(Event("x\r\ny", "t", retry=900), ["b"])
-    head, _, rest = (await reader.chunk()).partition(b"data: ")
+    head, _, rest = (await client.chunk()).partition(b"data: ")
     data, _, last = rest.partition(b"\n")
     assert (head, last) == (b"event: t\nretry: 900\n", f"id: {receipt.id}\n\n".encode())
     assert without_time(data) == f'{{"channel":"b","id":"{receipt.id}","event":"t","data":"x\\r\\ny"}}'
     assert before - 1 <= json.loads(data)["time"] <= time.time() + 1
 
 
-async def test_json_values_stay_values_in_an_envelope(server: Server, connect: Connect) -> None:
+async def test_json_values_stay_values_in_an_envelope(server: LiveServer) -> None:
     """`data` is what was published: JSON as JSON, text as text, even text that looks like JSON."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe(path="/events?format=json")
-    for body in (
-        b'{"data": {"b" : [1.50, null]}}',
-        b'{"data": "[1]"}',
-        b'{"message": "{}"}',
-        b'{"data": null}',
-    ):
-        await publisher.ask("POST", "/send", body=body, headers="Content-Type: application/json\r\n")
+    reader, publisher = await server.subscriber("/events?format=json"), await server.connect()
+    for body in (b'"data": {"b" : [1.50, null]}', b'"data": "[1]"', b'"message": "{}"', b'"data": null'):
+        await publisher.ask("POST", "/send", body=b"{%b}" % body, headers=JSON)
     found = [event.data.partition('"data":')[2].rpartition(',"time":')[0] for event in await reader.events(4)]
     assert found == ['{"b":[1.50,null]}', '"[1]"', '"{}"', "null"]
 
@@ -169,24 +150,22 @@ def open_line(cursor: str) -> str:
     return f'{{"channel":null,"id":"{cursor}","event":"$open","data":{{"heartbeat": 4}}}}'
 
 
-async def test_ndjson_is_these_bytes(server: Server, connect: Connect) -> None:
+async def test_ndjson_is_these_bytes(server: LiveServer, client: RawClient) -> None:
     """An envelope a line, and the first is the opening, of no channel."""
     await server.broadcaster.broadcast("before")
-    reader = await connect(server)
-    assert NDJSON_HEAD.fullmatch(await reader.subscribe(headers=LINES))
-    assert without_time((await reader.chunk())[:-1]) == open_line(server.broadcaster.cursor)
+    assert NDJSON_HEAD.fullmatch(await client.subscribe(headers=LINES))
+    assert without_time((await client.chunk())[:-1]) == open_line(server.broadcaster.cursor)
     receipt = await server.broadcaster.broadcast("a\r\nb", event="t")
-    line = await reader.chunk()
+    line = await client.chunk()
     assert line.endswith(b"}\n")
     assert without_time(line[:-1]) == (
         f'{{"channel":"default","id":"{receipt.id}","event":"t","data":"a\\r\\nb"}}'
     )
 
 
-async def test_the_servers_own_events_are_of_no_channel(server: Server, connect: Connect) -> None:
+async def test_the_servers_own_events_are_of_no_channel(server: LiveServer) -> None:
     """In NDJSON an envelope with null. A loss comes first, in one chunk with the opening."""
-    reader = await connect(server)
-    await reader.subscribe(path="/events?last_event_id=nobody-knows", headers=LINES)
+    reader = await server.subscriber("/events?last_event_id=nobody-knows", headers=LINES)
     cursor = server.broadcaster.cursor
     loss, start = (await reader.chunk()).splitlines()
     assert without_time(loss) == (
@@ -201,10 +180,9 @@ async def test_the_servers_own_events_are_of_no_channel(server: Server, connect:
     assert await reader.chunk() == b""
 
 
-async def test_the_servers_own_events_are_no_envelopes_in_json(server: Server, connect: Connect) -> None:
+async def test_the_servers_own_events_are_no_envelopes_in_json(server: LiveServer) -> None:
     """Their data is JSON already."""
-    reader = await connect(server)
-    await reader.subscribe(path="/events?last_event_id=nobody-knows&format=json")
+    reader = await server.subscriber("/events?last_event_id=nobody-knows&format=json")
     loss = '{"reason": "unknown", "channels": ["default"], "missed": null}'
     assert opening_after_loss(loss, server.broadcaster.cursor).fullmatch(await reader.chunk())
 
@@ -229,11 +207,9 @@ async def test_the_servers_own_events_are_no_envelopes_in_json(server: Server, c
     ids=["text", "json", "ndjson"],
 )
 async def test_each_format_is_bare_in_http_1_0(
-    server: Server, connect: Connect, path: str, headers: str, first: bytes, frame: bytes
+    server: LiveServer, client: RawClient, path: str, headers: str, first: bytes, frame: bytes
 ) -> None:
-    """Without a chunk's frame around anything."""
-    reader = await connect(server)
-    assert b"Transfer-Encoding" not in await reader.subscribe(version="1.0", path=path, headers=headers)
+    assert b"Transfer-Encoding" not in await client.subscribe(version="1.0", path=path, headers=headers)
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.publish(Event("x", id="mine"), ["a"])
     await server.broadcaster.close(timeout=5)
@@ -242,7 +218,7 @@ async def test_each_format_is_bare_in_http_1_0(
     if headers:
         end = rb'{"channel":null,"id":"%b","event":"\$close","data":{"reason": "drain"},"time":[\d.]+}\n'
         end = end % cursor.encode()
-    assert re.fullmatch(first + frame + end, await reader.rest())
+    assert re.fullmatch(first + frame + end, await client.rest())
 
 
 @pytest.mark.parametrize(
@@ -260,15 +236,11 @@ async def test_each_format_is_bare_in_http_1_0(
         ),
     ],
 )
-async def test_each_format_has_its_heartbeat(
-    serve: Serve, connect: Connect, path: str, headers: str, heartbeat: str
-) -> None:
+async def test_each_format_has_its_heartbeat(serve: Serve, path: str, headers: str, heartbeat: str) -> None:
     """A comment, an empty line, or an event with the cursor for pages that must notice silence."""
     server = await serve(heartbeat=0.05)
     await server.broadcaster.broadcast("before")
-    reader = await connect(server)
-    await reader.subscribe(path=path, headers=headers)
-    await reader.chunk()
+    reader = await server.live(path, headers=headers)
     pattern = heartbeat.format(id=server.broadcaster.cursor).encode()
     for _ in range(3):
         assert re.fullmatch(pattern, await reader.chunk())
@@ -279,11 +251,10 @@ async def test_each_format_has_its_heartbeat(
     [("", "4"), ("?heartbeat=event", "4"), ("?heartbeat=3", "3"), ("?heartbeat=60,event", "60")],
 )
 async def test_the_opening_says_how_long_a_silence_lasts(
-    server: Server, connect: Connect, asked: str, seconds: str
+    server: LiveServer, asked: str, seconds: str
 ) -> None:
     """The seconds of this subscriber, the server's or its own."""
-    reader = await connect(server)
-    await reader.subscribe(path=f"/events{asked}")
+    reader = await server.subscriber(f"/events{asked}")
     assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
 
 
@@ -297,11 +268,11 @@ async def test_the_opening_says_how_long_a_silence_lasts(
     ],
 )
 async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
-    serve: Serve, connect: Connect, asked: str, heartbeat: Heartbeat
+    serve: Serve, asked: str, heartbeat: Heartbeat
 ) -> None:
     """The server's seconds, as a comment, are for whoever asks for no other."""
     server = await serve(heartbeat=7.5)
-    await (await connect(server)).subscribe(path=f"/events{asked}")
+    await (await server.connect()).subscribe(path=f"/events{asked}")
     (outbox,) = outboxes_of(server.broadcaster)
     assert outbox.subscriber.options.heartbeat == heartbeat
 
@@ -315,9 +286,8 @@ async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
     ],
 )
 async def test_head_knows_the_formats(
-    server: Server, client: RawClient, path: str, headers: str, content_type: bytes
+    server: LiveServer, client: RawClient, path: str, headers: str, content_type: bytes
 ) -> None:
-    """The content type that GET would have."""
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -327,7 +297,6 @@ async def test_head_knows_the_formats(
 
 @pytest.mark.parametrize("path", ["/events/a%20b", "/events?sinse=1", "/events?format=xml", "/events/%ff"])
 async def test_head_refuses_what_get_would(client: RawClient, path: str) -> None:
-    """With the same status, and without a body."""
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -360,11 +329,10 @@ async def test_head_refuses_what_get_would(client: RawClient, path: str) -> None
     ],
 )
 async def test_a_reader_gets_its_channels_and_no_others(
-    server: Server, connect: Connect, path: str, seen: list[str]
+    server: LiveServer, path: str, seen: list[str]
 ) -> None:
     """Each event once, in the one order of all of them, live and from the history alike."""
-    live = await connect(server)
-    await live.subscribe(path=path)
+    live = await server.subscriber(path)
     for data, channels, kind in [
         ("d", ["default"], "message"),
         ("a", ["a"], "message"),
@@ -375,8 +343,7 @@ async def test_a_reader_gets_its_channels_and_no_others(
         ("ax", ["a"], "x"),
     ]:
         await server.broadcaster.publish(Event(data, kind), channels)
-    late = await connect(server)
-    await late.subscribe(path=path + ("&" if "?" in path else "?") + "since=earliest")
+    late = await server.subscriber(path + ("&" if "?" in path else "?") + "since=earliest")
     await until(lambda: server.broadcaster.client_count == 2)
     await server.broadcaster.close(timeout=5)
     for reader in (live, late):
@@ -398,10 +365,10 @@ async def test_a_reader_gets_its_channels_and_no_others(
 )
 @pytest.mark.parametrize("headers", ["", LINES], ids=["json", "ndjson"])
 async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_asked_for(
-    server: Server, connect: Connect, path: str, channel: str, headers: str
+    server: LiveServer, path: str, channel: str, headers: str
 ) -> None:
     """Published to b, a, c: in the publisher's order, whatever the reader's."""
-    live, late = await connect(server), await connect(server)
+    live, late = await server.connect(), await server.connect()
     await live.subscribe(path=f"{path}?format=json", headers=headers)
     await server.broadcaster.publish(Event("x"), ["b", "a", "c"])
     await late.subscribe(path=f"{path}?format=json&since=earliest", headers=headers)
@@ -412,10 +379,8 @@ async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_
         assert json.loads(envelope)["channel"] == channel
 
 
-async def test_types_that_are_the_servers_own_pass_every_filter(server: Server, connect: Connect) -> None:
-    """A reader of one type is told of a loss, and of the end."""
-    reader = await connect(server)
-    await reader.subscribe(path="/events?event=x&last_event_id=nobody-knows")
+async def test_types_that_are_the_servers_own_pass_every_filter(server: LiveServer) -> None:
+    reader = await server.subscriber("/events?event=x&last_event_id=nobody-knows")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("not wanted")
     await server.broadcaster.close(timeout=5)
@@ -426,7 +391,7 @@ async def test_types_that_are_the_servers_own_pass_every_filter(server: Server, 
 # Cursors.
 
 
-async def test_the_opening_repeats_an_id_that_was_brought(server: Server, connect: Connect) -> None:
+async def test_the_opening_repeats_an_id_that_was_brought(server: LiveServer) -> None:
     """Its position is the one after which the subscriber is given events."""
     first = await server.broadcaster.broadcast("1")
     second = await server.broadcaster.broadcast("2")
@@ -436,29 +401,26 @@ async def test_the_opening_repeats_an_id_that_was_brought(server: Server, connec
         (f"/events?last_event_id={first.id}", ""),
         ("/events?since=earliest&last_event_id=&event=message", f"Last-Event-ID: {first.id}\r\n"),
     ):
-        reader = await connect(server)
-        await reader.subscribe(path=path, headers=headers)
+        reader = await server.subscriber(path, headers=headers)
         assert opening(id=first.id).fullmatch(await reader.chunk())
         assert await reader.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
 
 
-async def test_the_opening_gives_a_publishers_id_as_ours(server: Server, connect: Connect) -> None:
+async def test_the_opening_gives_a_publishers_id_as_ours(server: LiveServer) -> None:
     """The position of the event that is held under it, which a later event of the same id cannot move."""
     await server.broadcaster.publish(Event("1", id="mine"))
     position = server.broadcaster.cursor
     await server.broadcaster.publish(Event("2", id="theirs"))
-    reader = await connect(server)
-    await reader.subscribe(path="/events?since=mine")
+    reader = await server.subscriber("/events?since=mine")
     assert opening(id=position).fullmatch(await reader.chunk())
     assert await reader.chunk() == b"data: 2\nid: theirs\n\n"
 
 
-async def test_the_header_wins_over_the_query(server: Server, connect: Connect) -> None:
+async def test_the_header_wins_over_the_query(server: LiveServer) -> None:
     """An EventSource that reconnects repeats its URL, and has seen more since."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
     for query in ("since=earliest", f"since={ids[0]}", f"last_event_id={ids[0]}", "since=last", "since=1h"):
-        reader = await connect(server)
-        await reader.subscribe(path=f"/events?{query}", headers=f"Last-Event-ID: {ids[1]}\r\n")
+        reader = await server.subscriber(f"/events?{query}", headers=f"Last-Event-ID: {ids[1]}\r\n")
         assert [event.data for event in await reader.events(2)] == ["2", "3"]
 
 
@@ -473,14 +435,13 @@ async def test_the_header_wins_over_the_query(server: Server, connect: Connect) 
     ],
 )
 async def test_words_and_ages_begin_where_they_say(
-    server: Server, connect: Connect, since: str, first: int, seen: list[str]
+    server: LiveServer, since: str, first: int, seen: list[str]
 ) -> None:
     """And the opening's id stands just before the first event that comes."""
     epoch = server.broadcaster.cursor.partition("-")[0]
     for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c")):
         await server.broadcaster.broadcast(data, channels=[channel])
-    reader = await connect(server)
-    await reader.subscribe(path=f"/events/a,b?since={since}")
+    reader = await server.subscriber(f"/events/a,b?since={since}")
     given = OPENING.fullmatch(await reader.chunk())
     assert given
     assert given[2].decode() == f"{epoch}-{first}"
@@ -496,7 +457,7 @@ HELD = ["13", "14", "23", "24", "33", "34", "43", "44"]
     ("since", "seen"), [("earliest", HELD), ("1h", HELD), ("last", HELD[4:]), ("id", HELD[2:])]
 )
 async def test_where_to_begin_is_looked_for_in_pieces(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, since: str, seen: list[str]
+    serve: Serve, monkeypatch: Patch, since: str, seen: list[str]
 ) -> None:
     """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
     for module in (channel_index, custom_ids, watermarks):
@@ -510,7 +471,7 @@ async def test_where_to_begin_is_looked_for_in_pieces(
         await server.broadcaster.broadcast("x", channels=["busy"])
     epoch = server.broadcaster.cursor.partition("-")[0]
     path = f"/events/*x,c*3,c*4?since={f'{epoch}-20' if since == 'id' else since}"
-    leaving, reader = await connect(server), await connect(server)
+    leaving, reader = await server.connect(), await server.connect()
     with held_up(monkeypatch):
         await leaving.request("GET", path)
         await until(lambda: len(server.broadcaster.work) == 1)
@@ -528,33 +489,26 @@ async def test_where_to_begin_is_looked_for_in_pieces(
 
 
 @pytest.mark.parametrize("since", ["earliest", "last", "1h"])
-async def test_words_and_ages_are_no_loss_where_there_is_nothing(
-    serve: Serve, connect: Connect, since: str
-) -> None:
+async def test_words_and_ages_are_no_loss_where_there_is_nothing(serve: Serve, since: str) -> None:
     """A channel nobody ever published to, and one whose history is evicted already."""
     server = await serve(history_size=1)
     for number in range(5):
         await server.broadcaster.broadcast(str(number))
     for path, seen in ((f"/events/quiet?since={since}", []), (f"/events?since={since}", ["4"])):
-        reader = await connect(server)
-        await reader.subscribe(path=path)
+        reader = await server.subscriber(path)
         await server.broadcaster.broadcast("live", channels=["quiet", "other"])
         events = await reader.events(len(seen) + ("quiet" in path))
         assert [event.data for event in events] == [*seen, *(["live"] if "quiet" in path else [])]
 
 
-async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
-    server: Server, connect: Connect
-) -> None:
-    """The opening's id is enough, though no event ever came."""
-    reader = await connect(server)
-    await reader.subscribe(path="/events/quiet")
+async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(server: LiveServer) -> None:
+    reader = await server.subscriber("/events/quiet")
     given = OPENING.fullmatch(await reader.chunk())
     assert given
     reader.reset()
     await server.broadcaster.broadcast("elsewhere")
     await server.broadcaster.broadcast("missed", channels=["quiet"])
-    again = await connect(server)
+    again = await server.connect()
     await again.subscribe(path="/events/quiet", headers=f"Last-Event-ID: {given[2].decode()}\r\n")
     assert [event.data for event in await again.events(1)] == ["missed"]
 
@@ -575,18 +529,17 @@ async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(
     ],
 )
 async def test_an_id_that_is_not_ours_is_told_of(
-    server: Server, connect: Connect, id: bytes, reason: str
+    server: LiveServer, client: RawClient, id: bytes, reason: str
 ) -> None:
     """One `$reset`, before the opening, with the position at which the subscriber joined; then live."""
     await server.broadcaster.broadcast("before")
     cursor = server.broadcaster.cursor
-    reader = await connect(server)
-    await reader.send(b"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + id + b"\r\n\r\n")
-    assert (await reader.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+    await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + id + b"\r\n\r\n")
+    assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
     loss = f'{{"reason": "{reason}", "channels": ["default"], "missed": null}}'
-    assert opening_after_loss(loss, cursor).fullmatch(await reader.chunk())
+    assert opening_after_loss(loss, cursor).fullmatch(await client.chunk())
     receipt = await server.broadcaster.broadcast("after")
-    assert await reader.chunk() == f"data: after\nid: {receipt.id}\n\n".encode()
+    assert await client.chunk() == f"data: after\nid: {receipt.id}\n\n".encode()
 
 
 @pytest.mark.parametrize(
@@ -599,13 +552,10 @@ async def test_an_id_that_is_not_ours_is_told_of(
         ("Last-Event-ID: nobody-knows\r\nLAST-EVENT-ID: {2}\r\n", ["3"]),
     ],
 )
-async def test_the_last_of_several_ids_counts(
-    server: Server, connect: Connect, headers: str, seen: list[str]
-) -> None:
+async def test_the_last_of_several_ids_counts(server: LiveServer, headers: str, seen: list[str]) -> None:
     """In headers of their own, or joined by a proxy with commas: the client learnt the last one."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
-    reader = await connect(server)
-    await reader.subscribe(headers=headers.format(*ids))
+    reader = await server.subscriber(headers=headers.format(*ids))
     assert [event.data for event in await reader.events(len(seen))] == seen
 
 
@@ -622,47 +572,43 @@ async def test_the_last_of_several_ids_counts(
         "evs_last_event_id",
     ],
 )
-async def test_an_id_has_each_name_that_clients_send(server: Server, connect: Connect, name: str) -> None:
+async def test_an_id_has_each_name_that_clients_send(server: LiveServer, name: str) -> None:
     """In the query, and the names of real clients are no typing errors; `since` gives way to it."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     for query in (f"{name}={ids[1]}", f"since=earliest&{name}={ids[1]}", f"{name}=&{name}={ids[1]}"):
-        reader = await connect(server)
-        await reader.subscribe(path=f"/events?{query}")
+        reader = await server.subscriber(f"/events?{query}")
         assert opening(id=ids[1]).fullmatch(await reader.chunk())
         assert await reader.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
-async def test_an_id_of_the_future_is_unknown(server: Server, connect: Connect) -> None:
+async def test_an_id_of_the_future_is_unknown(server: LiveServer) -> None:
     """A position that was never given, though the epoch is right."""
     epoch = server.broadcaster.cursor.partition("-")[0]
     for position in ("1", "9" * 19):
-        reader = await connect(server)
-        await reader.subscribe(headers=f"Last-Event-ID: {epoch}-{position}\r\n")
+        reader = await server.subscriber(headers=f"Last-Event-ID: {epoch}-{position}\r\n")
         (event,) = await reader.events(1)
         assert (event.type, json.loads(event.data)["reason"]) == ("$reset", "unknown")
         assert reader.last_event_id == f"{epoch}-0"
 
 
-async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve, connect: Connect) -> None:
+async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve) -> None:
     """One `$reset`, with the position just before the first event still held; a cut there resumes there."""
     server = await serve(history_size=2)
     epoch = server.broadcaster.cursor.partition("-")[0]
     for number in range(1, 6):
         await server.broadcaster.broadcast(str(number), channels=["a"])
-    reader = await connect(server)
-    await reader.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
+    reader = await server.subscriber("/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
     loss = '{"reason": "evicted", "channels": ["a"], "missed": null}'
     assert opening_after_loss(loss, f"{epoch}-3").fullmatch(await reader.chunk())
     assert [event.data for event in await reader.events(2)] == ["4", "5"]
-    again = await connect(server)
-    await again.subscribe(path="/events/a,b", headers=f"Last-Event-ID: {epoch}-3\r\n")
+    again = await server.subscriber("/events/a,b", headers=f"Last-Event-ID: {epoch}-3\r\n")
     assert [event.data for event in await again.events(2)] == ["4", "5"]
 
 
-async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve, connect: Connect) -> None:
+async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve) -> None:
     """By an event with the newest id, once; a cursor that is nearer stays with its comment."""
     server = await serve(heartbeat=0.05)
-    text, lines, events = [await connect(server) for _ in range(3)]
+    text, lines, events = [await server.connect() for _ in range(3)]
     await text.subscribe(path="/events/quiet")
     await lines.subscribe(path="/events/quiet", headers=LINES)
     await events.subscribe(path="/events/quiet?heartbeat=event")
@@ -689,20 +635,16 @@ async def behind(reader: RawClient, heartbeat: bytes) -> bytes:
     return data
 
 
-async def test_a_cursor_that_would_be_lost_is_brought_up_by_a_heartbeat(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_a_cursor_that_would_be_lost_is_brought_up_by_a_heartbeat(serve: Serve) -> None:
     """Where the history drops what the subscriber's filter passes over; it comes back without a loss."""
-    server = await serve(heartbeat=0.05, history_size=2)
-    reader = await connect(server)
+    server, reader = await serve.connected(heartbeat=0.05, history_size=2)
     await reader.subscribe(path="/events/a?event=wanted")
     await reader.chunk()
     draft = server.broadcaster.draft(Event("x"), ["a"])
     await server.broadcaster.publish_all([draft] * 3)
     cursor = server.broadcaster.cursor
     assert await behind(reader, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
-    again = await connect(server)
-    await again.subscribe(path="/events/a?event=wanted", headers=f"Last-Event-ID: {cursor}\r\n")
+    again = await server.subscriber("/events/a?event=wanted", headers=f"Last-Event-ID: {cursor}\r\n")
     assert opening(heartbeat="0.05", id=cursor).fullmatch(await again.chunk())
 
 
@@ -725,14 +667,10 @@ NO_SINCE = (
         ("/events/a,b%0A", "channel: must not contain '\\n': 'b\\n'"),
         ("/events/%2E%2E", "channel: must not be '..', which clients take for a folder"),
         ("/events/a,,b", "channel: must be 1 to 128 characters: ''"),
-        ("/events?channel=", "channel: must be 1 to 128 characters: ''"),
-        ("/events?channel=a,b", "channel: must not contain ',': 'a,b'"),
         ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
         ("/events/" + ",".join("abcd"), "channels: 4 are too many, 3 may be named"),
         ("/events/a*,b*?channel=c*", "channels: 3 patterns are too many, 2 may be named"),
         ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
-        ("/events?event=", "event: must not be empty"),
-        ("/events?format=xml", "format: must be one of text, json, not 'xml'"),
         ("/events?heartbeat=1", f"heartbeat: must be {HEARTBEATS}, not '1'"),
         *[(f"/events?since={since}", f"since: '{since}' is {NO_SINCE}") for since in NO_SINCES],
         (f"/events?since={'x' * 1000}", f"since: '{'x' * 80}' is {NO_SINCE}"),
@@ -741,12 +679,9 @@ NO_SINCE = (
         ("/events?channel=a%ed%a0%80", "query: is not UTF-8 in 'channel'"),
     ],
 )
-async def test_what_cannot_be_subscribed_to_is_refused(
-    serve: Serve, connect: Connect, path: str, detail: str
-) -> None:
+async def test_what_cannot_be_subscribed_to_is_refused(serve: Serve, path: str, detail: str) -> None:
     """400, naming the parameter, the value and the character; nobody is counted as a reader."""
-    server = await serve(max_channels=3, max_patterns=2)
-    client = await connect(server)
+    server, client = await serve.connected(max_channels=3, max_patterns=2)
     path = path.replace(" ", "%20")
     body = json.dumps({"title": "Bad Request", "status": 400, "detail": detail}, separators=(",", ":"))
     assert await client.ask("GET", path) == (400, body.encode() + b"\n")
@@ -782,16 +717,14 @@ async def test_a_connection_goes_on_behind_what_was_refused(
 
 @pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
 async def test_a_path_that_names_no_channels_is_none_of_ours(client: RawClient, path: str) -> None:
-    """404: an empty list is no list."""
     assert (await client.ask("GET", path))[0] == 404
 
 
-async def test_a_name_of_every_character_is_one(serve: Serve, connect: Connect) -> None:
-    """128 of them, as they are or percent-encoded."""
+async def test_a_name_of_every_character_is_one(serve: Serve) -> None:
     name = "AZaz09._:@~-".ljust(128, "x")
     server = await serve()
     for path in (f"/events/{name}", "/events/" + "".join(f"%{ord(letter):02X}" for letter in name)):
-        reader = await connect(server)
+        reader = await server.connect()
         assert HEAD.fullmatch(await reader.subscribe(path=path))
         await until(lambda: server.broadcaster.channel(name).subscribers == 1)
         reader.close()
@@ -802,7 +735,6 @@ async def test_a_name_of_every_character_is_one(serve: Serve, connect: Connect) 
 
 
 async def test_options_names_the_methods(client: RawClient) -> None:
-    """204 with Allow."""
     await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
 
@@ -823,7 +755,7 @@ NO_BODY = b'{"title":"Bad Request","status":400,"detail":"GET /events takes no b
     ids=["with a length", "with a length alone", "in chunks", "in chunks without an end"],
 )
 async def test_a_get_with_a_body_is_refused(
-    server: Server, client: RawClient, headers: str, body: bytes
+    server: LiveServer, client: RawClient, headers: str, body: bytes
 ) -> None:
     """At its first byte: a body where none belongs is how requests are smuggled."""
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body)
@@ -835,72 +767,63 @@ async def test_a_get_with_a_body_is_refused(
 
 
 @pytest.mark.parametrize("headers", [CHUNKED, "Content-Length: 0\r\n"])
-async def test_a_get_with_an_empty_body_is_served(server: Server, connect: Connect, headers: str) -> None:
+async def test_a_get_with_an_empty_body_is_served(
+    server: LiveServer, client: RawClient, headers: str
+) -> None:
     """Some proxies make an empty chunked body of none."""
-    reader = await connect(server)
-    await reader.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+    await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     if headers is CHUNKED:
-        await reader.send(b"0\r\n\r\n")
-    assert HEAD.fullmatch(await reader.head())
-    assert OPENING.fullmatch(await reader.chunk())
+        await client.send(b"0\r\n\r\n")
+    assert HEAD.fullmatch(await client.head())
+    assert OPENING.fullmatch(await client.chunk())
     receipt = await server.broadcaster.broadcast("x")
-    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert await client.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
 
 
 @pytest.mark.both_loops
-async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve, connect: Connect) -> None:
+async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve) -> None:
     """Neither its first byte nor its end within `body_timeout`."""
-    server = await serve(body_timeout=0.05)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=0.05)
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n".encode())
-    status, answer = await client.answer()
-    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+    assert await client.refusal() == (408, "body: did not arrive within 0.05 s")
     assert server.broadcaster.counts.opened == 0
 
 
 @pytest.mark.both_loops
-async def test_what_is_pipelined_behind_a_stream_is_never_served(server: Server, connect: Connect) -> None:
+async def test_what_is_pipelined_behind_a_stream_is_never_served(
+    server: LiveServer, client: RawClient
+) -> None:
     """The stream goes on undisturbed, and the connection ends with it, as its head said."""
-    reader = await connect(server)
-    await reader.send(
+    await client.send(
         b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100
     )
-    await reader.head()
-    await reader.chunk()
-    await reader.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" * 100)
+    await client.head()
+    await client.chunk()
+    await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" * 100)
     await server.broadcaster.broadcast("y")
-    assert [event.data for event in await reader.events(1)] == ["y"]
+    assert [event.data for event in await client.events(1)] == ["y"]
     await server.broadcaster.close(timeout=5)
-    assert b"$close" in await reader.chunk()
-    assert await reader.chunk() == b""
+    assert b"$close" in await client.chunk()
+    assert await client.chunk() == b""
     assert server.broadcaster.counts.published == 1
 
 
 @pytest.mark.both_loops
-async def test_rubbish_behind_a_stream_harms_nothing(server: Server, connect: Connect) -> None:
+async def test_rubbish_behind_a_stream_harms_nothing(server: LiveServer) -> None:
     """Bytes that are no request wait until the stream is over, and are thrown away."""
-    reader = await connect(server)
-    await reader.subscribe()
+    reader = await server.subscriber()
     await reader.send(b"\0\xff rubbish\r\n\r\n" * 10)
     await server.broadcaster.broadcast("y")
     assert [event.data for event in await reader.events(1)] == ["y"]
 
 
-LEAVING: dict[str, Callable[[RawClient], None]] = {
-    "FIN": RawClient.close,
-    "RST": RawClient.reset,
-    "half-close": RawClient.half_close,
-}
-
-
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connect, how: str) -> None:
+async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, how: str) -> None:
     """By FIN, RST or half-close, without any event or heartbeat; its socket and tasks go too."""
     server = await serve(heartbeat=3600, write_timeout=3600)
     tasks = len(asyncio.all_tasks())
-    reader = await connect(server)
-    await reader.subscribe()
+    reader = await server.subscriber()
     await until(lambda: server.broadcaster.client_count == 1)
     LEAVING[how](reader)
     await until(lambda: server.broadcaster.client_count == 0)
@@ -910,7 +833,7 @@ async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, connect: Connec
 
 
 @pytest.mark.both_loops
-async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(server: Server) -> None:
+async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(server: LiveServer) -> None:
     """A connection that is reset right behind its request is no error."""
     for _ in range(50):
         client = await RawClient.open(server.port)
@@ -921,9 +844,9 @@ async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(se
 
 
 @pytest.mark.both_loops
-async def test_a_draining_server_turns_readers_away(server: Server, connect: Connect) -> None:
+async def test_a_draining_server_turns_readers_away(server: LiveServer) -> None:
     """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
-    browser, program = await connect(server), await connect(server)
+    browser, program = await server.connect(), await server.connect()
     await browser.send(b"")
     await server.broadcaster.close(timeout=1)
     head = await browser.subscribe(headers="Accept: text/event-stream\r\n")
@@ -935,12 +858,12 @@ async def test_a_draining_server_turns_readers_away(server: Server, connect: Con
     assert f"\r\nCache-Control: no-store\r\nRetry-After: {seconds}\r\n".encode() in head
     assert b"\r\nConnection: close\r\n" in head
     for accept in ("*/*", "application/x-ndjson", "application/json"):
-        program = await connect(server)
+        program = await server.connect()
         assert await program.ask("GET", "/events", headers=f"Accept: {accept}\r\n") == (
             503,
             b'{"title":"Service Unavailable","status":503,"detail":"the server is shutting down"}\n',
         )
-    publisher = await connect(server)
+    publisher = await server.connect()
     assert (await publisher.ask("POST", "/send", body=b"x"))[0] == 503
 
 
@@ -963,19 +886,17 @@ EVENT_STREAM = "Accept: text/event-stream\r\n"
     ],
 )
 async def test_a_refusal_repeats_the_id_that_was_brought(
-    server: Server, connect: Connect, path: str, headers: str, id: str | None
+    server: LiveServer, client: RawClient, path: str, headers: str, id: str | None
 ) -> None:
     """Unchanged if it is well-formed; a client that brought none, or another, is given none."""
-    browser = await connect(server)
     await server.broadcaster.close(timeout=1)
-    await browser.subscribe(path=path, headers=EVENT_STREAM + headers)
-    assert close_block("drain", id).fullmatch(await browser.rest())
+    await client.subscribe(path=path, headers=EVENT_STREAM + headers)
+    assert close_block("drain", id).fullmatch(await client.rest())
 
 
-async def test_the_last_block_has_the_position_of_its_subscriber(server: Server, connect: Connect) -> None:
+async def test_the_last_block_has_the_position_of_its_subscriber(server: LiveServer) -> None:
     """And never the newest: a subscriber that is cut in front of what it was to be given comes back to it."""
-    quiet, busy = await connect(server), await connect(server)
-    await quiet.subscribe(path="/events/quiet")
+    quiet, busy = await server.subscriber("/events/quiet"), await server.connect()
     await busy.subscribe(path="/events/a,b")
     start = server.broadcaster.cursor
     for reader in (quiet, busy):
@@ -993,21 +914,20 @@ async def test_the_last_block_has_the_position_of_its_subscriber(server: Server,
 JSON = "Content-Type: application/json\r\n"
 
 
-async def test_a_body_subscribes_as_a_query_does(server: Server, connect: Connect) -> None:
+async def test_a_body_subscribes_as_a_query_does(server: LiveServer, client: RawClient) -> None:
     """Head and opening are those of GET, and the connection ends with the stream."""
     for number in range(3):
         await server.broadcaster.broadcast(str(number), channels=["a"])
     cursor = server.broadcaster.cursor
-    reader = await connect(server)
-    await reader.request("POST", "/events", body=b'{"channel": "a"}', headers=JSON)
-    assert HEAD.fullmatch(await reader.head())
-    assert opening(id=cursor).fullmatch(await reader.chunk())
+    await client.request("POST", "/events", body=b'{"channel": "a"}', headers=JSON)
+    assert HEAD.fullmatch(await client.head())
+    assert opening(id=cursor).fullmatch(await client.chunk())
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
-    assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
+    assert await client.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     await server.broadcaster.close(timeout=5)
-    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
-    assert await reader.chunk() == b""
-    assert await reader.rest() == b""
+    assert close_block("drain", receipt.id).fullmatch(await client.chunk())
+    assert await client.chunk() == b""
+    assert await client.rest() == b""
 
 
 @pytest.mark.parametrize(
@@ -1028,12 +948,12 @@ async def test_a_body_subscribes_as_a_query_does(server: Server, connect: Connec
     ],
 )
 async def test_each_member_of_a_body_is_a_parameter_of_a_query(
-    server: Server, connect: Connect, members: dict[str, object], path: str
+    server: LiveServer, members: dict[str, object], path: str
 ) -> None:
     """Two subscribers, one by each way, are given the same bytes."""
     for number, channel in enumerate(("a", "b", "c", "d", "7", "orders.1", "default"), 1):
         await server.broadcaster.publish(Event(channel, id=f"order-{number}"), [channel])
-    posting, getting = await connect(server), await connect(server)
+    posting, getting = await server.connect(), await server.connect()
     await posting.request("POST", "/events", body=json.dumps(members).encode(), headers=JSON)
     assert await posting.head() == await getting.subscribe(path=path)
     await until(lambda: server.broadcaster.client_count == 2)
@@ -1047,46 +967,45 @@ async def test_each_member_of_a_body_is_a_parameter_of_a_query(
 
 
 @pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
-async def test_a_body_may_ask_for_a_heartbeat(
-    server: Server, connect: Connect, heartbeat: object, seconds: str
-) -> None:
-    """As a number too."""
-    reader = await connect(server)
+async def test_a_body_may_ask_for_a_heartbeat(client: RawClient, heartbeat: object, seconds: str) -> None:
     body = json.dumps({"heartbeat": heartbeat}).encode()
-    await reader.request("POST", "/events", body=body, headers=JSON)
-    await reader.head()
-    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+    await client.request("POST", "/events", body=body, headers=JSON)
+    await client.head()
+    assert opening(heartbeat=seconds).fullmatch(await client.chunk())
 
 
-async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(server: Server, connect: Connect) -> None:
+async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(
+    server: LiveServer, client: RawClient
+) -> None:
     """The header wins over the body: a client that reconnects sends the same body again."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
-    reader = await connect(server)
     body = json.dumps({"last_event_id": ids[0]}).encode()
     headers = f"{JSON}{LINES}Last-Event-ID: {ids[1]}\r\n"
-    await reader.request("POST", "/events", body=body, headers=headers)
-    assert NDJSON_HEAD.fullmatch(await reader.head())
-    assert without_time((await reader.chunk())[:-1]) == open_line(ids[1])
-    assert json.loads(await reader.chunk())["id"] == ids[2]
+    await client.request("POST", "/events", body=body, headers=headers)
+    assert NDJSON_HEAD.fullmatch(await client.head())
+    assert without_time((await client.chunk())[:-1]) == open_line(ids[1])
+    assert json.loads(await client.chunk())["id"] == ids[2]
 
 
-async def test_a_body_may_name_more_channels_than_a_url(server: Server, connect: Connect) -> None:
+async def test_a_body_may_name_more_channels_than_a_url(server: LiveServer) -> None:
     """As many as may be named, each as long as it may be; one byte more than that is 413."""
     names = [f"{number:03}".ljust(128, "x") for number in range(100)]
     body = json.dumps({"channels": names}, separators=(",", ":")).encode()
     most = 16_384 + (128 + 4) * 100
-    reader = await connect(server)
+    reader = await server.connect()
     await reader.request("POST", "/events", body=body.ljust(most), headers=JSON)
     assert HEAD.fullmatch(await reader.head())
     await until(lambda: server.broadcaster.channel(names[-1]).subscribers == 1)
-    too_long = await connect(server)
-    status, answer = await too_long.ask("POST", "/events", body=body.ljust(most + 1), headers=JSON)
-    assert (status, json.loads(answer)["detail"]) == (413, f"body: more than {most} bytes")
+    too_long = await server.connect()
+    found = await too_long.refused("POST", "/events", body=body.ljust(most + 1), headers=JSON)
+    assert found == (413, f"body: more than {most} bytes")
 
 
 MEMBERS = "channel, event, format, heartbeat, last_event_id, since"
 
 OTHER_TYPE = "Content-Type: must be application/json, to subscribe as the body says; POST /send publishes"
+
+SURROGATE = "body: has a lone surrogate, which no event can carry"
 
 OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are"
 
@@ -1101,19 +1020,12 @@ OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 
         ("/events", "Content-Type: application/json; charset=utf-16\r\n", b"{}", 415, OTHER_CHARSET),
         ("/events", f"{JSON}Content-Encoding: gzip\r\n", b"{}", 415, "Content-Encoding: 'gzip' is not taken"),
         ("/events?x=1", JSON, b"{}", 400, "query: POST /events says everything in its body"),
-        ("/events", JSON, b"", 400, "body: is not JSON: Input data was truncated"),
         ("/events", JSON, b'{"channel":"\xff"}', 400, "body: is not UTF-8 at byte 12"),
         ("/events", JSON, b"[]", 422, f"body: must be a JSON object with some of {MEMBERS}"),
         ("/events", JSON, b'{"chanel":"a"}', 422, "chanel: unknown member; channel was meant?"),
         ("/events", JSON, b'{"channel":null}', 422, "channel: must be text, or a list of texts"),
         ("/events", JSON, b'{"since":"1h","since":null}', 422, "since: must be text, or a list of texts"),
-        (
-            "/events",
-            JSON,
-            b'{"event":"\\ud800"}',
-            422,
-            "body: has a lone surrogate, which no event can carry",
-        ),
+        ("/events", JSON, b'{"event":"\\ud800"}', 422, SURROGATE),
         ("/events", JSON, b'{"channel":"a b"}', 400, "channel: must not contain ' ': 'a b'"),
         ("/events", JSON, b'{"channels":["a","b","c","d"]}', 400, "channels: 4 are too many, 3 may be named"),
         ("/events", JSON, b'{"format":["json","json"]}', 400, "format: is given 2 times"),
@@ -1122,13 +1034,11 @@ OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 
     ],
 )
 async def test_a_body_that_cannot_be_subscribed_with_is_refused(
-    serve: Serve, connect: Connect, path: str, headers: str, body: bytes, status: int, detail: str
+    serve: Serve, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
     """Saying what is wrong, and nobody is counted as a subscriber."""
-    server = await serve(max_channels=3)
-    client = await connect(server)
-    answered, answer = await client.ask("POST", path, body=body, headers=headers)
-    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    server, client = await serve.connected(max_channels=3)
+    assert await client.refused("POST", path, body=body, headers=headers) == (status, detail)
     assert server.broadcaster.counts.opened == 0
 
 
@@ -1142,41 +1052,34 @@ async def test_an_empty_list_in_a_body_is_refused(client: RawClient, body: bytes
 async def test_a_body_that_is_nested_too_deeply_is_refused(client: RawClient) -> None:
     """Deeper than a parser goes, within the length that a body may have."""
     body = b'{"channel":%b}' % (b"[" * 12_000 + b"]" * 12_000)
-    status, answer = await client.ask("POST", "/events", body=body, headers=JSON)
-    assert (status, json.loads(answer)["detail"]) == (422, "body: is nested more than 64 deep")
+    found = await client.refused("POST", "/events", body=body, headers=JSON)
+    assert found == (422, "body: is nested more than 64 deep")
 
 
 async def test_a_number_that_nothing_can_hold_is_refused(client: RawClient) -> None:
-    """It is no fault of ours."""
     status, answer = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
     assert (status, json.loads(answer)["detail"][:11]) == (422, "body: has a")
 
 
-async def test_a_body_is_read_by_its_charset(server: Server, connect: Connect) -> None:
-    """As those of published events are."""
-    reader = await connect(server)
+async def test_a_body_is_read_by_its_charset(server: LiveServer, client: RawClient) -> None:
     headers = "Content-Type: application/json; charset=ISO-8859-1\r\n"
-    await reader.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
-    assert HEAD.fullmatch(await reader.head())
-    await reader.chunk()
+    await client.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
+    assert HEAD.fullmatch(await client.head())
+    await client.chunk()
     await server.broadcaster.broadcast("other")
     receipt = await server.broadcaster.broadcast("x", event="\u00e9t\u00e9")
-    assert await reader.chunk() == f"event: \u00e9t\u00e9\ndata: x\nid: {receipt.id}\n\n".encode()
+    assert await client.chunk() == f"event: \u00e9t\u00e9\ndata: x\nid: {receipt.id}\n\n".encode()
 
 
 @pytest.mark.both_loops
-async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
-    """After `body_timeout`."""
-    server = await serve(body_timeout=0.05)
-    client = await connect(server)
+async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve) -> None:
+    _, client = await serve.connected(body_timeout=0.05)
     await client.send(f"POST /events HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 10\r\n\r\n{{".encode())
-    status, answer = await client.answer()
-    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.05 s")
+    assert await client.refusal() == (408, "body: did not arrive within 0.05 s")
 
 
-async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: Server, connect: Connect) -> None:
-    """Or that of its header, which wins."""
-    posting, both = await connect(server), await connect(server)
+async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: LiveServer) -> None:
+    posting, both = await server.connect(), await server.connect()
     await server.broadcaster.close(timeout=1)
     body = b'{"lastEventId":"order-7"}'
     await posting.request("POST", "/events", body=body, headers=JSON + EVENT_STREAM)
@@ -1187,89 +1090,43 @@ async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: Server, co
     assert close_block("drain", "new").fullmatch(await both.rest())
 
 
-class Mounted:
-    """Our application inside somebody's, under aiohttp's default runner."""
-
-    def __init__(self, runner: web.AppRunner, inner: web.Application) -> None:
-        self.runner = runner
-        self.broadcaster = inner[BROADCASTER]
-
-    @property
-    def port(self) -> int:
-        return int(self.runner.addresses[0][1])
-
-    @property
-    def connections(self) -> int:
-        assert self.runner.server is not None
-        return len(self.runner.server.connections)
-
-
 @pytest.fixture
-async def mounted() -> Mounted:  # type: ignore[misc]
-    inner = create_app(Config(heartbeat=0.1, shutdown_timeout=4, send_buffer=16_384))
-    outer = web.Application()
-    outer.add_subapp("/push/", inner)
-    runner = web.AppRunner(outer)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield Mounted(runner, inner)
-    await runner.cleanup()
-
-
-async def open_mounted(mounted: Mounted) -> RawClient:
-    client = await RawClient.open(mounted.port)
-    await client.subscribe(path="/push/events")
-    return client
+async def mounted() -> AsyncIterator[Mounted]:
+    async with mounting.mounted(heartbeat=0.1, shutdown_timeout=4, send_buffer=16_384) as mounted:
+        yield mounted
 
 
 @pytest.mark.both_loops
 async def test_a_mounted_application_serves(mounted: Mounted) -> None:
     """Streams, publishes, errors: under a prefix, with the runner's defaults."""
-    reader, publisher = await open_mounted(mounted), await RawClient.open(mounted.port)
+    reader, publisher = await mounted.subscriber("/push/events"), await mounted.connect()
     assert (await publisher.ask("POST", "/push/send", body=b"x"))[0] == 200
     assert (await reader.events(1))[0].data == "x"
     assert (await publisher.ask("GET", "/push/nope"))[0] == 404
     await mounted.broadcaster.broadcast("from the program")
     assert (await reader.events(1))[0].data == "from the program"
-    reader.close()
-    publisher.close()
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(
-    mounted: Mounted, how: str
+    mounted: Mounted, caplog: Caplog, how: str, version: str
 ) -> None:
-    """Though aiohttp by default tells no handler that its client is gone."""
-    reader = await open_mounted(mounted)
+    """Though aiohttp by default tells no handler that its client is gone; it is no fault of ours.
+
+    In HTTP/1.0 the end of a stream has no bytes, and so does not show that nobody is there to take it.
+    """
+    reader = await mounted.subscriber("/push/events", version=version)
     await until(lambda: mounted.broadcaster.client_count == 1)
     LEAVING[how](reader)
-    await until(lambda: mounted.broadcaster.client_count == 0)
-    await until(lambda: mounted.connections == 0)
-    reader.close()
-
-
-@pytest.mark.both_loops
-@pytest.mark.parametrize("how", LEAVING)
-async def test_a_mounted_application_finds_no_fault_in_who_left_in_http_1_0(
-    mounted: Mounted, how: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Where the end of a stream has no bytes, and so does not show that nobody is there to take it."""
-    reader = await RawClient.open(mounted.port)
-    await reader.subscribe(version="1.0", path="/push/events")
-    await until(lambda: mounted.broadcaster.client_count == 1)
-    LEAVING[how](reader)
-    await until(lambda: mounted.connections == 0)
-    await until(lambda: mounted.broadcaster.client_count == 0)
-    reader.close()
+    await until(lambda: mounted.broadcaster.client_count == len(mounted.server.connections) == 0)
     assert "Unhandled exception" not in caplog.text
 
 
 @pytest.mark.both_loops
 async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
-    """With `$close`, like the server itself."""
-    reader = await open_mounted(mounted)
-    await reader.chunk()
+    reader = await mounted.live("/push/events")
     stopping = asyncio.ensure_future(mounted.runner.cleanup())
     assert b"$close" in await reader.chunk()
     assert await reader.chunk() == b""
@@ -1280,15 +1137,14 @@ async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(moun
 @pytest.mark.both_loops
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
 async def test_a_stream_that_is_over_leaves_no_cycle(
-    server: Server, connect: Connect, leave: Callable[[RawClient], None]
+    server: LiveServer, client: RawClient, leave: Callable[[RawClient], None]
 ) -> None:
     """What it was made of goes at once: the collector looks seldom."""
-    reader = await connect(server)
     with uncollected():
-        await reader.subscribe()
+        await client.subscribe()
         await until(lambda: server.broadcaster.client_count == 1)
-        leave(reader)
-        reader.close()
+        leave(client)
+        client.close()
         await until(lambda: server.connections == 0)
         await until(lambda: not held(Connection, Outbox, Subscriber, TransportSink))
 
@@ -1299,15 +1155,12 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
     "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
 )
 async def test_a_stream_that_is_refused_leaves_no_cycle(
-    serve: Serve, connect: Connect, settings: dict[str, int], headers: str
+    serve: Serve, settings: dict[str, int], headers: str
 ) -> None:
-    """Though it is refused by what is raised."""
-    server = await serve(**settings)
-    first = await connect(server)
+    server, first = await serve.connected(**settings)
     await first.subscribe()
     with uncollected():
-        reader = await connect(server)
-        await reader.subscribe(path="/events/other", headers=headers)
+        reader = await server.subscriber("/events/other", headers=headers)
         reader.close()
         await until(lambda: len(held(Connection)) == 1)
 
@@ -1315,7 +1168,7 @@ async def test_a_stream_that_is_refused_leaves_no_cycle(
 @pytest.mark.both_loops
 async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
     """A thousand readers leaving in every way: the count is exact, no task or socket stays."""
-    server: Server = await serve()
+    server: LiveServer = await serve()
     tasks = len(asyncio.all_tasks())
 
     async def come_and_go(number: int) -> None:

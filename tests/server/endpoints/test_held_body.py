@@ -7,7 +7,7 @@ import pytest
 from sse_broadcast.metrics import Share
 from sse_broadcast.server.access.shares import UNCOUNTED
 from sse_broadcast.server.services import SHARES
-from tests.conftest import Connect, Serve
+from tests.conftest import Serve
 from tests.support.internals import held_bytes_of
 from tests.support.sockets import RawClient, until
 
@@ -19,11 +19,11 @@ HOST = "X-Forwarded-For: 192.0.2.1\r\n"
 
 
 @pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
-async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connect, path: str) -> None:
+async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, path: str) -> None:
     """For its caller, until it is published or broken off; a short one does not count."""
     server = await serve(**SETTINGS)
     shares = server.app[SHARES]
-    client = await connect(server)
+    client = await server.connect()
     await client.begin(path, headers=HOST + NDJSON)
     await client.send_chunk(b'{"message":"' + b"x" * 100_000)
     await until(lambda: shares.body_bytes == 100_012 - UNCOUNTED)
@@ -32,7 +32,7 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connec
     await client.send_chunk()
     assert (await client.answer())[0] == 200
     await until(lambda: shares.body_bytes == 0)
-    client = await connect(server)
+    client = await server.connect()
     await client.begin(path, headers=HOST + NDJSON)
     await client.send_chunk(b"x" * 50_000)
     await until(lambda: shares.body_bytes == 50_000 - UNCOUNTED)
@@ -40,7 +40,7 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, connect: Connec
     await until(lambda: shares.body_bytes == 0)
 
 
-async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect: Connect) -> None:
+async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve) -> None:
     """The stream that goes beyond its share is ended, and says how much it has published."""
     server = await serve(**SETTINGS, max_event=20_000, max_body=20_000, queue_bytes=20_000)
     shares = server.app[SHARES]
@@ -49,7 +49,7 @@ async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect:
     clients: list[RawClient] = []
     while not refused:
         assert len(clients) < most // (80_000 - UNCOUNTED)
-        clients.append(await connect(server))
+        clients.append(await server.connect())
         await clients[-1].begin("/send?stream=1", headers=HOST + NDJSON)
         before = shares.body_bytes
         await clients[-1].send_chunk(b'{"message":"' + b"x" * 79_988)
@@ -63,6 +63,6 @@ async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve, connect:
     assert shares.body_bytes <= most // 2
     status, answer = await clients[-1].answer()
     assert (status, json.loads(answer)["published"]) == (429, 0)
-    other = await connect(server)
+    other = await server.connect()
     body = b'{"message":"' + b"x" * 10_000 + b'"}\n'
     assert (await other.ask("POST", "/send", body=body, headers="X-Forwarded-For: 192.0.2.2\r\n"))[0] == 200

@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import isgenerator
 from typing import Any, cast
@@ -23,12 +23,12 @@ from sse_broadcast.event import Event
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.metrics import Share
 from sse_broadcast.server.endpoints.metrics import PREFIX, encoder
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import BROADCASTER, SHARES
-from sse_broadcast.server.transport.connection import ListenerInfo
+from sse_broadcast.server.transport.connection import Connection, ListenerInfo
+from sse_broadcast.server.transport.rejection import RejectionProtocol
 from sse_broadcast.server.transport.reserve import MAX_REJECTING_PER_ADDRESS
 from sse_broadcast.work_queue import SlicedWork, run_to_completion
-from tests.conftest import Connect, Program, Serve
+from tests.conftest import LiveServer, Patch, Program, Serve
 from tests.support.internals import backend_of, hub_of, instrumented_backend_of, outboxes_of
 from tests.support.memory_sinks import MemorySink, break_off
 from tests.support.memory_sinks import connect as attach
@@ -84,42 +84,88 @@ class Scene:
     """A server, who scrapes it, and who else is there."""
 
     serve: Serve
-    connect: Connect
     patch: pytest.MonkeyPatch
-    settings: dict[str, Any] = field(default_factory=dict)
-    server: Server = field(init=False)
+    server: LiveServer = field(init=False)
     client: RawClient = field(init=False)
 
-    async def open(self) -> "Scene":
-        self.server = await self.serve(**{**BRIEF, **self.settings})
-        self.client = await self.connect(self.server)
+    async def open(self, **settings: Any) -> None:
+        self.server = await self.serve(**{**BRIEF, **settings})
+        self.client = await self.server.connect()
         await samples(self.client)
-        return self
 
     @property
     def broadcaster(self) -> Broadcaster:
         return self.server.broadcaster
 
+    async def ask(self, method: str, path: str, *, body: bytes = b"", headers: str = "") -> None:
+        assert (await self.client.ask(method, path, body=body, headers=headers))[0] == 200
+
     async def publish(self, body: bytes = b"x", *, path: str = "/send", headers: str = "") -> None:
-        assert (await self.client.ask("POST", path, body=body, headers=headers))[0] == 200
+        await self.ask("POST", path, body=body, headers=headers)
+
+    async def publish_by(self, publisher: str, *drafts: tuple[str, str]) -> None:
+        """Publish texts in channels, all at once, as somebody."""
+        made = [self.broadcaster.draft(Event(text), (channel,)) for text, channel in drafts]
+        await self.broadcaster.publish_all(made, publisher=publisher)
 
     async def read(self, path: str = "/events", **options: Any) -> RawClient:
-        reader = await self.connect(self.server, **options)
-        await reader.subscribe(path=path)
-        return reader
+        return await self.server.subscriber(path, **options)
 
-    async def fill(self, **settings: Any) -> RawClient:
+    async def events(self, path: str, count: int) -> None:
+        await (await self.read(path)).events(count)
+
+    async def fill(self) -> RawClient:
         """Have a reader that takes nothing, and something that waits for it."""
-        self.settings |= {"send_buffer": 4096, **settings}
-        await self.open()
         reader = await self.read(receive_buffer=4096)
         while not any(group.queued for group in hub_of(self.broadcaster).groups):
             await self.publish(b"x" * 65_536)
         return reader
 
+    async def fill_up(self) -> RawClient:
+        """Have a reader whose queue is full."""
+        reader = await self.fill()
+        (group,) = hub_of(self.broadcaster).groups
+        (subscriber,) = group.queued
+        while len(subscriber) < subscriber.options.queue_size:
+            await self.publish()
+        return reader
+
 
 Cause = Callable[[Scene], AsyncIterator[None]]
 """Prepares a scene, gives it away to be looked at, and then does what is to be counted."""
+
+Act = Callable[[Scene], Awaitable[object] | None]
+"""One thing that is done."""
+
+
+def given(**settings: Any) -> Callable[[Cause], Cause]:
+    """Have the server of a cause configured."""
+
+    def mark(cause: Cause) -> Cause:
+        cause.settings = settings  # type: ignore[attr-defined]
+        return cause
+
+    return mark
+
+
+def after(before: Act, act: Act, **settings: Any) -> Cause:
+    """Do one thing, and count what comes of another."""
+
+    async def cause(scene: Scene) -> AsyncIterator[None]:
+        for each in (before, act):
+            doing = each(scene)
+            if doing is not None:
+                await doing
+            if each is before:
+                yield
+
+    return given(**settings)(cause)
+
+
+def once(act: Act, **settings: Any) -> Cause:
+    """Count what comes of one thing that is done."""
+    return after(lambda _: None, act, **settings)
+
 
 Moves = dict[str, float | None]
 """By how much each series moves."""
@@ -154,55 +200,7 @@ WENT: Moves = {
 }
 
 
-async def nothing(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-
-
-async def a_publish(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    await scene.publish()
-
-
-async def a_batch(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    lines = b'{"message":"a"}\n{"message":"b"}\n{"message":"c"}\n'
-    await scene.publish(lines, headers="Content-Type: application/x-ndjson\r\n")
-
-
-async def the_same_publish_again(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    await scene.publish(headers="Idempotency-Key: k\r\n")
-    yield
-    await scene.publish(headers="Idempotency-Key: k\r\n")
-
-
-async def a_publish_that_evicts(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"history_size": 1}
-    await scene.open()
-    await scene.publish(b"short")
-    yield
-    await scene.publish(b"longer than that")
-
-
-async def a_publish_in_a_channel_with_a_name(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= NAMED
-    await scene.open()
-    yield
-    await scene.publish(path="/send/news,others")
-
-
-async def a_reader_of_a_channel_with_a_name(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= NAMED
-    await scene.open()
-    yield
-    await scene.read("/events/news,others")
-
-
 async def a_publish_to_two_readers(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     readers = [await scene.read() for _ in range(2)]
     yield
     await scene.publish()
@@ -210,36 +208,20 @@ async def a_publish_to_two_readers(scene: Scene) -> AsyncIterator[None]:
         await reader.events(1)
 
 
-async def a_reader_that_comes(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    await scene.read()
-
-
 async def a_reader_that_leaves(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     reader = await scene.read()
     yield
     reader.close()
 
 
-async def a_connection(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    await scene.connect(scene.server)
-
-
 async def a_stream(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     stream = scene.broadcaster.subscribe("default")
     yield
-    async with asyncio.timeout(30):
-        stream.__aiter__()
+    stream.__aiter__()
     scene.patch.setattr(scene, "stream", stream, raising=False)
 
 
 async def a_stream_that_takes_an_event(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     async with scene.broadcaster.subscribe("default") as stream:
         yield
         await scene.publish()
@@ -248,116 +230,58 @@ async def a_stream_that_takes_an_event(scene: Scene) -> AsyncIterator[None]:
 
 
 async def a_stream_that_is_closed(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    stream = scene.broadcaster.subscribe("default")
-    async with stream:
+    async with scene.broadcaster.subscribe("default"):
         yield
 
 
+@given(queue_size=1)
 async def a_stream_that_is_too_slow(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"queue_size": 1}
-    await scene.open()
     async with scene.broadcaster.subscribe("default"):
         await scene.publish()
         yield
         await scene.publish()
 
 
-async def a_replay(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    await scene.publish()
-    await scene.publish()
-    yield
-    await (await scene.read("/events?since=earliest")).events(2)
-
-
+@given(send_buffer=4096)
 async def a_replay_that_waits(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"send_buffer": 4096}
-    await scene.open()
     for _ in range(30):
         await scene.publish(b"x" * 65_536)
     yield
     await scene.read("/events?since=earliest", receive_buffer=4096)
 
 
-async def an_id_that_is_not_known(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    await (await scene.read("/events?last_event_id=nobody-knows")).events(1)
-
-
-async def an_id_of_another_epoch(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    await (await scene.read("/events?last_event_id=01234567-1")).events(1)
-
-
+@given(history_size=1)
 async def an_id_that_is_too_old(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"history_size": 1}
-    await scene.open()
     old = scene.broadcaster.cursor
     await scene.publish()
     await scene.publish()
     yield
-    await (await scene.read(f"/events?last_event_id={old}")).events(2)
-
-
-def full(scene: Scene) -> bool:
-    (group,) = hub_of(scene.broadcaster).groups
-    (subscriber,) = group.queued
-    return len(subscriber) >= subscriber.options.queue_size
+    await scene.events(f"/events?last_event_id={old}", 2)
 
 
 def dropping(policy: str) -> Cause:
-    async def a_drop(scene: Scene) -> AsyncIterator[None]:
-        await scene.fill(queue_size=2, overflow=policy)
-        while not full(scene):
-            await scene.publish()
-        yield
-        await scene.publish()
-
-    return a_drop
+    return after(Scene.fill_up, Scene.publish, send_buffer=4096, queue_size=2, overflow=policy)
 
 
+@given(send_buffer=4096, queue_size=2, overflow="drop-newest")
 async def a_loss_that_is_told(scene: Scene) -> AsyncIterator[None]:
-    reader = await scene.fill(queue_size=2, overflow="drop-newest")
-    while not full(scene):
-        await scene.publish()
+    reader = await scene.fill_up()
     await scene.publish()
     yield
-    await until_event(reader, "$reset")
-
-
-async def until_event(reader: RawClient, kind: str) -> None:
-    while (await reader.events(1))[0].type != kind:
+    while (await reader.events(1))[0].type != "$reset":
         pass
 
 
-async def a_reader_that_is_too_slow(scene: Scene) -> AsyncIterator[None]:
-    await scene.fill(queue_size=1)
-    while not full(scene):
-        await scene.publish()
-    yield
-    await scene.publish()
-
-
-async def a_reader_that_stays_full(scene: Scene) -> AsyncIterator[None]:
-    await scene.fill(write_timeout=0.5)
-    yield
-
-
+@given(heartbeat=0.2)
 async def a_reader_that_has_gone_unseen(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"heartbeat": 0.2}
-    await scene.open()
     outbox, sink = attach(scene.broadcaster)
     yield
     sink.gone = True
     await until(lambda: outbox.subscriber.closed is not None)
 
 
+@given(heartbeat=0.1)
 async def a_heartbeat(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"heartbeat": 0.1}
-    await scene.open()
     reader = await scene.read()
     yield
     await reader.chunk()
@@ -365,11 +289,8 @@ async def a_heartbeat(scene: Scene) -> AsyncIterator[None]:
 
 
 async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     await scene.read()
-
     (outbox,) = outboxes_of(scene.broadcaster)
-
     break_off(outbox)
     yield
     await scene.publish()
@@ -377,7 +298,6 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
 
 def ending(reason: CloseReason) -> Cause:
     async def an_end(scene: Scene) -> AsyncIterator[None]:
-        await scene.open()
         reader = await scene.read()
         (outbox,) = outboxes_of(scene.broadcaster)
         yield
@@ -388,7 +308,6 @@ def ending(reason: CloseReason) -> Cause:
 
 
 async def a_drain_of_a_stream(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     async with scene.broadcaster.subscribe("default"):
         yield
         (subscriber,) = hub_of(scene.broadcaster)
@@ -396,8 +315,6 @@ async def a_drain_of_a_stream(scene: Scene) -> AsyncIterator[None]:
 
 
 async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-
     class Slow(MemorySink):
         def write(self, data: bytes) -> None:
             time.sleep(0.005)
@@ -409,30 +326,19 @@ async def a_walk_that_takes_long(scene: Scene) -> AsyncIterator[None]:
     await until(lambda: all(sink.written for sink in sinks))
 
 
-async def a_revocation(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    headers = "Content-Type: application/json\r\n"
-    assert (await scene.client.ask("POST", "/revoke", body=b'{"id":"x"}', headers=headers))[0] == 200
+def refused(target: str, method: str = "GET") -> Cause:
+    async def ask(scene: Scene) -> None:
+        assert (await scene.client.ask(method, target))[0] >= 400
+
+    return once(ask)
 
 
-def refused(target: str, headers: str = "", method: str = "GET", **settings: Any) -> Cause:
-    async def a_refusal(scene: Scene) -> AsyncIterator[None]:
-        scene.settings |= settings
-        await scene.open()
-        yield
-        assert (await scene.client.ask(method, target, headers=headers))[0] >= 400
-
-    return a_refusal
-
-
+@given(subscribe_rate=1, subscribe_burst=1)
 async def a_browser_that_is_turned_away(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"subscribe_rate": 1, "subscribe_burst": 1}
-    await scene.open()
     (await scene.read()).close()
     await until(lambda: scene.server.connections == 1)
     yield
-    client = await scene.connect(scene.server)
+    client = await scene.server.connect()
     assert b" 200 OK\r\n" in await client.subscribe(headers="Accept: text/event-stream\r\n")
     await client.rest()
 
@@ -441,58 +347,42 @@ SERVER_SHARES = (Share.CHANNELS, Share.STREAMS, Share.STREAM_RATE, Share.BODY_BY
 
 
 def a_share_that_is_reached(share: Share) -> Cause:
-    async def reach(scene: Scene) -> AsyncIterator[None]:
-        await scene.open()
-        yield
-        scene.server.app[SHARES].reached(share, "192.0.2.1")
-
-    return reach
+    return once(lambda scene: scene.server.app[SHARES].reached(share, "192.0.2.1"))
 
 
-async def a_connection_too_many(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"max_connections": 1}
-    await scene.open()
-    yield
-    client = await scene.connect(scene.server)
-    await client.subscribe()
-    await client.rest()
+async def a_connection_too_many(scene: Scene) -> None:
+    await (await scene.read()).rest()
 
 
-async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"max_connections_per_address": 1}
-    await scene.open()
+def admit(scene: Scene) -> Connection | RejectionProtocol:
     place = ListenerInfo(frozenset(), loopback=False, unix=False)
-    first = scene.server.admission.admit(place, "192.0.2.1")
-    assert first is not None
+    return scene.server.admission.admit(place, "192.0.2.1")
+
+
+@given(max_connections_per_address=1)
+async def a_connection_too_many_of_an_address(scene: Scene) -> AsyncIterator[None]:
+    first = admit(scene)
     yield
-    refusal = scene.server.admission.admit(place, "192.0.2.1")
-    assert refusal is not None
+    refusal = admit(scene)
+    assert refusal is not first
     refusal.release()
 
 
+@given(max_connections=1)
 async def an_address_with_its_share_of_the_reserve(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"max_connections": 1}
-    await scene.open()
-    place = ListenerInfo(frozenset(), loopback=False, unix=False)
     for _ in range(MAX_REJECTING_PER_ADDRESS):
-        scene.server.admission.admit(place, "192.0.2.1")
+        admit(scene)
     yield
-    scene.server.admission.admit(place, "192.0.2.1")
+    admit(scene)
 
 
-async def a_publisher_with_most_channels(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"history_channels": 2}
-    await scene.open()
-    drafts = [scene.broadcaster.draft(Event("x"), (channel,)) for channel in "abc"]
-    await scene.broadcaster.publish_all(drafts[:1])
-    await scene.broadcaster.publish_all(drafts[1:2], publisher="other")
-    yield
-    await scene.broadcaster.publish_all(drafts[2:], publisher="other")
+async def a_publisher_with_most_channels(scene: Scene) -> None:
+    await scene.publish_by("", ("x", "a"))
+    await scene.publish_by("other", ("x", "b"))
 
 
 async def a_publisher_with_most_keys(scene: Scene) -> AsyncIterator[None]:
     scene.patch.setattr(idempotency, "MAX_KEYS", 2)
-    await scene.open()
     drafts = [scene.broadcaster.draft(Event("x"))]
     for key, publisher in [("1", ""), ("1", "other")]:
         await scene.broadcaster.publish_all(drafts, IdempotencyKey((key,), b""), publisher=publisher)
@@ -500,72 +390,30 @@ async def a_publisher_with_most_keys(scene: Scene) -> AsyncIterator[None]:
     await scene.broadcaster.publish_all(drafts, IdempotencyKey(("2",), b""), publisher="other")
 
 
-async def a_publisher_with_most_bytes(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"history_total": 20_000}
-    await scene.open()
-    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x"), ("a",))], publisher="other")
-    yield
-    await scene.broadcaster.publish_all([scene.broadcaster.draft(Event("x" * 10_000))])
-
-
-async def a_handshake_that_fails(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    scene.server.admission.count_failure()
-
-
-async def a_connection_that_says_nothing(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"head_timeout": 0.2}
-    await scene.open()
-    yield
-    await (await scene.connect(scene.server)).rest()
+async def a_connection_that_says_nothing(scene: Scene) -> None:
+    await (await scene.server.connect()).rest()
 
 
 async def a_connection_that_speaks_no_http(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    client = await scene.connect(scene.server)
+    client = await scene.server.connect()
     yield
     await client.send(b"EHLO example.com\r\n\r\n")
     await client.rest()
 
 
-async def a_connection_that_does_not_take_its_answers(scene: Scene) -> AsyncIterator[None]:
-    scene.settings |= {"write_timeout": 0.2, "send_buffer": 4096}
-    await scene.open()
-    yield
-    client = await scene.connect(scene.server, receive_buffer=4096)
+async def a_connection_that_does_not_take_its_answers(scene: Scene) -> None:
+    client = await scene.server.connect(receive_buffer=4096)
     asking = asyncio.create_task(client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20_000))
     await until(lambda: scene.broadcaster.counts.refused != {})
     asking.cancel()
 
 
-async def a_line_of_the_log_that_is_lost(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    scene.broadcaster.metrics.log_lines_lost(2)
-
-
-def asking(target: str) -> Cause:
-    async def a_question(scene: Scene) -> AsyncIterator[None]:
-        await scene.open()
-        yield
-        assert (await scene.client.ask("GET", target))[0] == 200
-
-    return a_question
-
-
-async def a_reload(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-    yield
-    scene.broadcaster.reload(scene.server.config)
-
-
+@given(send_buffer=4096)
 async def a_question_about_a_reader_that_catches_up(scene: Scene) -> AsyncIterator[None]:
-    replay = a_replay_that_waits(scene)
-    async for _ in replay:
+    async for _ in a_replay_that_waits(scene):
         pass
     yield
-    assert (await scene.client.ask("GET", "/subscribers"))[0] == 200
+    await scene.ask("GET", "/subscribers")
 
 
 ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -578,12 +426,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 }
 
 
-METHODS = {
-    "tidy": "evict_expired",
-    "relimit": "reload_limits",
-    "holding": "channel_usage",
-    "extent": "usage",
-}
+METHODS = {"tidy": "evict_expired", "relimit": "reload_limits", "holding": "channel_usage", "extent": "usage"}
 """What metrics call a method of the backend, where that has another name."""
 
 
@@ -595,7 +438,6 @@ async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
 
 def failing(call: str) -> Cause:
     async def a_backend_that_fails(scene: Scene) -> AsyncIterator[None]:
-        await scene.open()
         backend = instrumented_backend_of(scene.broadcaster)
 
         def fail(*_: Any, **__: Any) -> Any:
@@ -613,20 +455,17 @@ def failing(call: str) -> Cause:
 
 
 async def a_publish_that_fails(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
-
     async def fail(*_: Any) -> Any:
         raise OSError("away")
 
     scene.patch.setattr(backend_of(scene.broadcaster), "publish", fail)
     yield
-    client = await scene.connect(scene.server)
+    client = await scene.server.connect()
     await client.request("POST", "/send", body=b"x")
     assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
 
 
 async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
-    await scene.open()
     await scene.publish()
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -696,11 +535,7 @@ STREAM_CAME: Moves = {
     "queued_events_gcount": 1,
     "queued_bytes_gcount": 1,
 }
-STREAM_WENT: Moves = {
-    'subscribers{kind="stream"}': -1,
-    "queued_events_gcount": -1,
-    "queued_bytes_gcount": -1,
-}
+STREAM_WENT: Moves = {'subscribers{kind="stream"}': -1, "queued_events_gcount": -1, "queued_bytes_gcount": -1}
 FOUND = called("find") | called("replay", ANY)
 REPLAYED = FOUND | {"replay_events_count": 1, "replay_duration_seconds_count": 1}
 ONE_LESS: Moves = {"queued_events_gsum": -1, "queued_bytes_gsum": ANY}
@@ -709,40 +544,72 @@ FAREWELL: Moves = {"written_bytes_total": ANY, "delivery_slices_total": ANY}
 ONE_PASS: Moves = {"delivery_slices_total": 1, "delivery_delay_seconds_count": 1}
 LONG_PASS: Moves = {"delivery_interruptions_total": ANY, "delivery_delay_seconds_count": 1}
 
+
+async def publish_with_a_key(scene: Scene) -> None:
+    await scene.publish(headers="Idempotency-Key: k\r\n")
+
+
+async def publish_twice(scene: Scene) -> None:
+    await scene.publish()
+    await scene.publish()
+
+
+BATCH = b'{"message":"a"}\n{"message":"b"}\n{"message":"c"}\n'
+NDJSON = "Content-Type: application/x-ndjson\r\n"
+JSON = "Content-Type: application/json\r\n"
+
 CAUSES: list[tuple[Cause, Moves]] = [
-    (nothing, {}),
-    (a_publish, FIRST),
-    (a_batch, FIRST | {"published_events_total": 3, "history_events": 3}),
-    (the_same_publish_again, called("publish")),
-    (a_publish_that_evicts, without(PUBLISHED, "history_events")),
+    (once(lambda _: None), {}),
+    (once(Scene.publish), FIRST),
     (
-        a_publish_in_a_channel_with_a_name,
+        once(lambda scene: scene.publish(BATCH, headers=NDJSON)),
+        FIRST | {"published_events_total": 3, "history_events": 3},
+    ),
+    (after(publish_with_a_key, publish_with_a_key), called("publish")),
+    (
+        after(lambda scene: scene.publish(b"short"), Scene.publish, history_size=1),
+        without(PUBLISHED, "history_events"),
+    ),
+    (
+        once(lambda scene: scene.publish(path="/send/news,others"), **NAMED),
         FIRST | LOOKED | {"history_channels": 2} | of_news("published_events_total", "history_events"),
     ),
-    (a_reader_of_a_channel_with_a_name, CAME | LOOKED | of_news("subscribers")),
+    (once(lambda scene: scene.read("/events/news,others"), **NAMED), CAME | LOOKED | of_news("subscribers")),
     (a_publish_to_two_readers, FIRST | WRITTEN | delivered(2) | ONE_PASS),
-    (a_reader_that_comes, CAME),
+    (once(Scene.read), CAME),
     (a_reader_that_leaves, gone("left")),
-    (a_connection, {"connections": 1}),
+    (once(lambda scene: scene.server.connect()), {"connections": 1}),
     (a_stream, STREAM_CAME),
     (a_stream_that_takes_an_event, FIRST | delivered(1, "stream")),
     (a_stream_that_is_closed, STREAM_WENT | closed("left", "stream")),
     (a_stream_that_is_too_slow, PUBLISHED | STREAM_WENT | ONE_LESS | closed("slow", "stream")),
-    (a_replay, CAME | WRITTEN | REPLAYED | delivered(2) | {"replay_events_sum": 2}),
+    (
+        after(publish_twice, lambda scene: scene.events("/events?since=earliest", 2)),
+        CAME | WRITTEN | REPLAYED | delivered(2) | {"replay_events_sum": 2},
+    ),
     (
         a_replay_that_waits,
         without(CAME, "queued_events_gcount", "queued_bytes_gcount")
         | (WRITTEN | FOUND | delivered(ANY) | {"replaying_subscribers": 1}),
     ),
-    (an_id_that_is_not_known, CAME | called("find") | reset("unknown")),
-    (an_id_of_another_epoch, CAME | called("find") | reset("epoch")),
+    (
+        once(lambda scene: scene.events("/events?last_event_id=nobody-knows", 1)),
+        CAME | called("find") | reset("unknown"),
+    ),
+    (
+        once(lambda scene: scene.events("/events?last_event_id=01234567-1", 1)),
+        CAME | called("find") | reset("epoch"),
+    ),
     (an_id_that_is_too_old, CAME | WRITTEN | REPLAYED | {"replay_events_sum": 1} | reset("evicted")),
     (dropping("drop-newest"), PUBLISHED | count("dropped_events_total", policy="drop-newest")),
     (dropping("drop-oldest"), PUBLISHED | count("dropped_events_total", policy="drop-oldest")),
     (a_loss_that_is_told, WRITTEN | delivered(ANY) | TWO_LESS | reset("slow")),
-    (a_reader_that_is_too_slow, PUBLISHED | without(gone("slow"), "connections") | ONE_LESS),
     (
-        a_reader_that_stays_full,
+        after(Scene.fill_up, Scene.publish, send_buffer=4096, queue_size=1),
+        PUBLISHED | without(gone("slow"), "connections") | ONE_LESS,
+    ),
+    (
+        after(Scene.fill, lambda _: None, send_buffer=4096, write_timeout=0.5),
         gone("stalled") | count("heartbeat_timeouts_total", cause="full") | {"aborted_connections_total": 1},
     ),
     (
@@ -766,25 +633,39 @@ CAUSES: list[tuple[Cause, Moves]] = [
     (refused("/send/a!b", method="POST"), not_served("publish", "400")),
     (refused("/channels/a!b"), not_served("inspect", "400")),
     (a_browser_that_is_turned_away, not_served("subscribe", "429")),
-    (a_revocation, {"revocations": 1}),
+    (once(lambda scene: scene.ask("POST", "/revoke", body=b'{"id":"x"}', headers=JSON)), {"revocations": 1}),
     *((a_share_that_is_reached(share), shared(share)) for share in SERVER_SHARES),
-    (a_connection_too_many, turned_away("full", "connections")),
+    (once(a_connection_too_many, max_connections=1), turned_away("full", "connections")),
     (a_connection_too_many_of_an_address, turned_away("address", "connections")),
     (an_address_with_its_share_of_the_reserve, turned_away("full", "connections", "reserve")),
     (
-        a_publisher_with_most_channels,
+        after(
+            a_publisher_with_most_channels,
+            lambda scene: scene.publish_by("other", ("x", "c")),
+            history_channels=2,
+        ),
         without(PUBLISHED, "history_events", "history_bytes") | shared("history_channels"),
     ),
     (a_publisher_with_most_keys, PUBLISHED | shared("idempotency_keys")),
-    (a_publisher_with_most_bytes, without(PUBLISHED, "history_events") | shared("history_total")),
-    (a_handshake_that_fails, turned_away("handshake")),
-    (a_connection_that_says_nothing, turned_away("silent")),
+    (
+        after(
+            lambda scene: scene.publish_by("other", ("x", "a")),
+            lambda scene: scene.publish_by("", ("x" * 10_000, "default")),
+            history_total=20_000,
+        ),
+        without(PUBLISHED, "history_events") | shared("history_total"),
+    ),
+    (once(lambda scene: scene.server.admission.count_failure()), turned_away("handshake")),
+    (once(a_connection_that_says_nothing, head_timeout=0.2), turned_away("silent")),
     (a_connection_that_speaks_no_http, {"connections": -1} | turned_away("malformed")),
-    (a_connection_that_does_not_take_its_answers, turned_away("stalled")),
-    (a_line_of_the_log_that_is_lost, {"lost_log_lines_total": 2}),
-    (asking("/channels"), called("channels")),
-    (asking("/channels/a"), called("holding")),
-    (a_reload, called("relimit")),
+    (
+        once(a_connection_that_does_not_take_its_answers, write_timeout=0.2, send_buffer=4096),
+        turned_away("stalled"),
+    ),
+    (once(lambda scene: scene.broadcaster.metrics.log_lines_lost(2)), {"lost_log_lines_total": 2}),
+    (once(lambda scene: scene.ask("GET", "/channels")), called("channels")),
+    (once(lambda scene: scene.ask("GET", "/channels/a")), called("holding")),
+    (once(lambda scene: scene.broadcaster.reload(scene.server.config)), called("relimit")),
     (a_question_about_a_reader_that_catches_up, called("oldest", ANY)),
     *((failing(call), failed(call)) for call in CALLS),
     (a_publish_that_fails, failed("publish") | not_served("publish", "500")),
@@ -807,17 +688,17 @@ def agree(found: Samples, expected: Moves) -> bool:
 @pytest.mark.parametrize(
     ("cause", "expected"),
     CAUSES,
-    ids=[f"{number}-{cause.__name__}" for number, (cause, _) in enumerate(CAUSES)],
+    ids=[
+        f"{number}-{next(iter(moves), 'nothing').partition('{')[0]}"
+        for number, (_, moves) in enumerate(CAUSES)
+    ],
 )
 async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
-    cause: Cause,
-    expected: Moves,
-    serve: Serve,
-    connect: Connect,
-    monkeypatch: pytest.MonkeyPatch,
+    cause: Cause, expected: Moves, serve: Serve, monkeypatch: Patch
 ) -> None:
     """All series before and after, but for those that the time moves."""
-    scene = Scene(serve, connect, monkeypatch)
+    scene = Scene(serve, monkeypatch)
+    await scene.open(**getattr(cause, "settings", {}))
     steps = cause(scene)
     await anext(steps)
     before = await samples(scene.client)
@@ -841,10 +722,10 @@ async def settled(scene: Scene, before: Samples, expected: Moves) -> Samples:
     return moved(before, await samples(scene.client))
 
 
-async def test_every_series_has_its_cause(serve: Serve, connect: Connect) -> None:
+async def test_every_series_has_its_cause(serve: Serve) -> None:
     """All that is exposed is in the table above, but for what the time moves and what never moves."""
     server = await serve(**NAMED)
-    found = await samples(await connect(server))
+    found = await samples(await server.connect())
     known = {series for _, expected in CAUSES for series in expected}
     without_cause = {
         series
@@ -856,10 +737,9 @@ async def test_every_series_has_its_cause(serve: Serve, connect: Connect) -> Non
     assert words - {series.partition("{")[0] for series in found} == {"refused_requests_total"}
 
 
-async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Connect) -> None:
+async def test_what_waits_is_told_by_how_much_it_is(serve: Serve) -> None:
     """A reader for whom nothing waits, and one for whom three events do."""
-    server = await serve(**BRIEF)
-    client = await connect(server)
+    server, client = await serve.connected(**BRIEF)
     attach(server.broadcaster)
     outbox, sink = attach(server.broadcaster)
     sink.takes_more = False
@@ -892,10 +772,9 @@ async def test_what_waits_is_told_by_how_much_it_is(serve: Serve, connect: Conne
     ]
 
 
-async def test_promtool_finds_nothing_to_say(serve: Serve, connect: Connect, program: Program) -> None:
+async def test_promtool_finds_nothing_to_say(serve: Serve, program: Program) -> None:
     """Names, units and the text itself, when much has happened and when nothing has."""
-    server = await serve(**NAMED)
-    client = await connect(server)
+    server, client = await serve.connected(**NAMED)
     for _ in range(2):
         done = subprocess.run(
             [program("promtool"), "check", "metrics"],
@@ -905,8 +784,7 @@ async def test_promtool_finds_nothing_to_say(serve: Serve, connect: Connect, pro
             timeout=30,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-        reader = await connect(server)
-        await reader.subscribe(path="/events?since=earliest")
+        reader = await server.subscriber("/events?since=earliest")
         await client.ask("POST", "/send/a!b", body=b"x")
         await client.ask("POST", "/send", body=b"x")
         await reader.events(1)
@@ -955,7 +833,6 @@ def test_a_type_of_several_lines_is_none() -> None:
 
 
 async def test_head_tells_of_the_answer_and_options_of_the_methods(client: RawClient) -> None:
-    """As at every other path."""
     await client.request("HEAD", "/metrics")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -963,9 +840,9 @@ async def test_head_tells_of_the_answer_and_options_of_the_methods(client: RawCl
     assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in await client.head()
 
 
-async def test_metrics_are_switched_off(serve: Serve, connect: Connect) -> None:
+async def test_metrics_are_switched_off(serve: Serve) -> None:
     """Then nothing is there, and what is counted is still in the status."""
-    client = await connect(await serve(metrics=False))
+    client = await (await serve(metrics=False)).connect()
     for method in ("GET", "HEAD"):
         await client.request(method, "/metrics")
         head = await client.head()
@@ -979,15 +856,15 @@ async def test_metrics_are_switched_off(serve: Serve, connect: Connect) -> None:
     assert b'"refused":{"404":2}' in (await client.ask("GET", "/status"))[1]
 
 
-async def test_two_servers_of_a_process_count_for_themselves(serve: Serve, connect: Connect) -> None:
+async def test_two_servers_of_a_process_count_for_themselves(serve: Serve) -> None:
     """And neither in prometheus_client's registry of the process."""
     one, other = await serve(), await serve()
     await one.broadcaster.broadcast("x")
-    found = [await samples(await connect(server)) for server in (one, other)]
+    found = [await samples(await server.connect()) for server in (one, other)]
     assert [each["publishes_total"] for each in found] == [1, 0]
 
 
-async def test_an_application_that_is_mounted_tells_what_it_can(connect: Connect) -> None:
+async def test_an_application_that_is_mounted_tells_what_it_can() -> None:
     """All but the connections, which are not its own; its loop is looked at while it runs."""
     app = create_app(Config())
     runner = web.AppRunner(app)
@@ -1011,10 +888,9 @@ async def test_an_application_that_is_mounted_tells_what_it_can(connect: Connect
     assert metrics.loop_lag.count == looks
 
 
-async def test_channels_are_looked_at_anew_after_a_reload(serve: Serve, connect: Connect) -> None:
+async def test_channels_are_looked_at_anew_after_a_reload(serve: Serve) -> None:
     """What was counted of those that stay goes on; others have series no more."""
-    server = await serve(metrics_channels=("a", "b"))
-    client = await connect(server)
+    server, client = await serve.connected(metrics_channels=("a", "b"))
     await server.broadcaster.broadcast("x", channels=("a", "b"))
     server.broadcaster.reload(Config(metrics_channels=("b", "c")))
     found = await samples(client)

@@ -2,21 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.backends.memory import idempotency
 from sse_broadcast.config.schema import CallerRule
 from sse_broadcast.event import Event
-from sse_broadcast.publication import Draft, Receipt
-from sse_broadcast.server.runner import Server
+from sse_broadcast.publication import Draft
 from sse_broadcast.server.services import BATCH_LOCK
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support.internals import waiters_of
-from tests.support.sockets import RawClient, until
+from tests.support.publishing import before_publishing
+from tests.support.sockets import LEAVING, RawClient, until
 
 JSON = "Content-Type: application/json\r\n"
 NDJSON = "Content-Type: application/x-ndjson\r\n"
@@ -26,10 +25,16 @@ MISSING = "message: is missing; it is the text to publish, data any JSON"
 MEMBERS = "message, data, event, id, retry, key, channel, channels"
 PARAMETERS = "channel, event, id, key, retry, stream"
 OF_EVENT_SOURCE = "event: 'open' is EventSource's own: browsers would call their handlers of it"
+LINES, STREAM = "application/x-ndjson", "/send?stream=1"
+SPACED = b'{"b" : [1.50, null,  "\\u00e9"], "a": 1}'
+MANY = ",".join(f"c{n}" for n in range(101))
+OUR_TYPE = "event: types beginning with $ are the server's own: '$close'"
+RETRY = "retry: must be"
+TYPE = "Content-Type: "
 CUT = "is not JSON: Input data was truncated"
 SURROGATE = "has a lone surrogate, which no event can carry"
 A_SPACE = "channel: must not contain ' ': 'b b'"
-NAMED_ALREADY = "the address of the request names the channels already"
+NAMED_ALREADY = "channel: the address of the request names the channels already"
 EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
 A_FORM = (
     "body: is a form, with the members of an event as its fields; send them as JSON, with"
@@ -69,22 +74,15 @@ def key(text: str) -> str:
         ("/send", JSON, b'{"message": ""}', Event("")),
         ("/send", JSON, b'{"message": "x", "id": "order-7", "key": "k"}', Event("x", id="order-7")),
         ("/send", JSON, b'{"data": "text"}', Event("text")),
-        (
-            "/send",
-            JSON,
-            b'{"data": {"b" : [1.50, null,  "\\u00e9"], "a": 1}}',
-            Event('{"b":[1.50,null,"\\u00e9"],"a":1}'),
-        ),
+        ("/send", JSON, b'{"data": %b}' % SPACED, Event('{"b":[1.50,null,"\\u00e9"],"a":1}')),
         ("/send", JSON, b'{"data": null}', Event("null")),
         ("/send", "Content-Type: application/json; charset=utf-8\r\n", b'{"message": "x"}', Event("x")),
     ],
 )
 async def test_a_body_becomes_this_event(
-    server: Server, connect: Connect, path: str, headers: str, body: bytes, event: Event
+    server: LiveServer, path: str, headers: str, body: bytes, event: Event
 ) -> None:
-    """As it was sent, with line ends as LF."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe()
+    reader, publisher = await server.subscriber(), await server.connect()
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert status == 200, answer
     (received,) = await reader.events(1)
@@ -95,7 +93,7 @@ async def test_a_body_becomes_this_event(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_the_answer_says_who_got_it(server: Server, client: RawClient, method: str) -> None:
+async def test_the_answer_says_who_got_it(server: LiveServer, client: RawClient, method: str) -> None:
     """With PUT too, which `curl -T` sends."""
     status, answer = await client.ask(method, "/send", body=b"hello\n")
     assert (status, answer.decode()) == (
@@ -120,7 +118,7 @@ LONGEST_SHOWN = {
 
 @pytest.mark.parametrize("character", LONGEST_SHOWN)
 async def test_a_long_message_is_left_out_of_the_answer(
-    server: Server, client: RawClient, character: str
+    server: LiveServer, client: RawClient, character: str
 ) -> None:
     """Above 64 KiB as JSON, which a control character fills six times as fast; the rest is as ever."""
     for more, shown in ((0, True), (1, False)):
@@ -137,7 +135,7 @@ async def test_a_long_message_is_left_out_of_the_answer(
 
 
 async def test_an_answer_to_a_message_of_control_characters_is_short(
-    server: Server, client: RawClient
+    server: LiveServer, client: RawClient
 ) -> None:
     """The largest there is: as JSON it would be six mebibytes."""
     status, answer = await client.ask("POST", "/send", body=b"\x01" * 1_000_000)
@@ -148,7 +146,7 @@ async def test_an_answer_to_a_message_of_control_characters_is_short(
     )
 
 
-async def test_the_answer_to_a_batch_counts_it(server: Server, connect: Connect) -> None:
+async def test_the_answer_to_a_batch_counts_it(server: LiveServer) -> None:
     """With the id of the last, and whoever wanted any of it counted once."""
     clients = {
         "/events/a": 1,
@@ -158,9 +156,9 @@ async def test_the_answer_to_a_batch_counts_it(server: Server, connect: Connect)
         "/events/b?event=no": 3,
     }
     body = b'[{"message":"1"},{"message":"2","channels":["a","b"]},{"message":"3","event":"t","channel":"b"}]'
-    publisher = await connect(server)
+    publisher = await server.connect()
     for path, count in clients.items():
-        await (reader := await connect(server)).subscribe(path=path)
+        await (reader := await server.connect()).subscribe(path=path)
         await reader.chunk()
         assert await publisher.ask("POST", "/send", body=body, headers=JSON) == (
             200,
@@ -186,7 +184,7 @@ async def test_the_answer_to_a_batch_counts_it(server: Server, connect: Connect)
     ],
 )
 async def test_a_publish_is_one_publication_in_its_channels(
-    server: Server, client: RawClient, path: str, headers: str, body: bytes, channels: list[str]
+    server: LiveServer, client: RawClient, path: str, headers: str, body: bytes, channels: list[str]
 ) -> None:
     """One id, however many channels; the answer names them as the publisher did, each once."""
     status, answer = await client.ask("POST", path, body=body, headers=headers)
@@ -212,28 +210,25 @@ async def test_a_publish_is_one_publication_in_its_channels(
     ],
 )
 async def test_a_publishers_own_id_is_kept_and_found(
-    server: Server, connect: Connect, path: str, headers: str, body: bytes
+    server: LiveServer, path: str, headers: str, body: bytes
 ) -> None:
     """It is what a reader sees, and what a resuming one goes on from; the oldest with it wins."""
-    reader, publisher = await connect(server), await connect(server)
+    reader, publisher = await server.connect(), await server.connect()
     await publisher.ask("POST", "/send?id=other", body=b"an older one")
     await reader.subscribe(path="/events?since=last")
     await reader.events(1)
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert (status, json.loads(answer)["id"]) == (200, "mine")
     await publisher.ask("POST", "/send", body=b"after")
-    again = await connect(server)
-    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    again = await server.subscriber(headers="Last-Event-ID: mine\r\n")
     assert [event.data for event in await again.events(1)] == ["after"]
     await publisher.ask("POST", "/send?id=mine", body=b"used again")
-    again = await connect(server)
-    await again.subscribe(headers="Last-Event-ID: mine\r\n")
+    again = await server.subscriber(headers="Last-Event-ID: mine\r\n")
     assert [event.data for event in await again.events(2)] == ["after", "used again"]
 
 
-async def test_the_answers_id_is_where_to_begin(server: Server, connect: Connect) -> None:
-    """`since` with it starts right after what was published."""
-    publisher, reader = await connect(server), await connect(server)
+async def test_the_answers_id_is_where_to_begin(server: LiveServer) -> None:
+    publisher, reader = await server.connect(), await server.connect()
     id = json.loads((await publisher.ask("POST", "/send/a", body=b"x"))[1])["id"]
     await publisher.ask("POST", "/send/a", body=b"next")
     await reader.subscribe(path=f"/events/a?since={id}")
@@ -247,13 +242,8 @@ async def test_the_answers_id_is_where_to_begin(server: Server, connect: Connect
         (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":900}'),
     ],
 )
-async def test_a_batch_is_its_events_in_order(
-    server: Server, connect: Connect, headers: str, body: bytes
-) -> None:
-    """One after the other, each with an id of its own."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe()
-    await reader.chunk()
+async def test_a_batch_is_its_events_in_order(server: LiveServer, headers: str, body: bytes) -> None:
+    reader, publisher = await server.live(), await server.connect()
     assert (await publisher.ask("POST", "/send", body=body, headers=headers))[0] == 200
     epoch = server.broadcaster.cursor.partition("-")[0]
     frames = (
@@ -274,34 +264,26 @@ async def test_a_batch_is_its_events_in_order(
         (NDJSON, b'{"message":"x"}\r\n\r\n{}\r\n', 422, f"line 3: {MISSING}"),
         (JSON, b'[{"message":"x"},{"message":"y","channel":"b b"}]', 400, f"item 2: {A_SPACE}"),
         (NDJSON, b'{"message":"x"}\n{"message":"y","event":"open"}\n', 422, f"line 2: {OF_EVENT_SOURCE}"),
-        (JSON, b'[{"message":"x"}', 400, f"body: {CUT}"),
-        (NDJSON, b'{"message":"x"}\n\n{"mess', 400, f"line 3: body: {CUT}"),
-        (JSON, b'[{"message":"x"},{"message":"\xff"}]', 400, "body: is not UTF-8 at byte 29"),
-        (NDJSON, b'{"message":"x"}\n{"message":"\xff"}', 400, "line 2: body: is not UTF-8 at byte 12"),
         (JSON, b'[{"message":"x"},{"data":["\\ud800"]}]', 422, f"body: {SURROGATE}"),
         (NDJSON, b'{"message":"x"}\n{"data":["\\ud800"]}', 422, f"line 2: body: {SURROGATE}"),
     ],
 )
 async def test_half_a_batch_is_not_published(
-    serve: Serve, connect: Connect, headers: str, body: bytes, status: int, detail: str
+    serve: Serve, headers: str, body: bytes, status: int, detail: str
 ) -> None:
     """All or nothing, and the item or the line is named; the connection goes on."""
-    server = await serve(max_batch=3)
-    client = await connect(server)
-    answered, answer = await client.ask("POST", "/send", body=body, headers=headers)
-    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    server, client = await serve.connected(max_batch=3)
+    assert await client.refused("POST", "/send", body=body, headers=headers) == (status, detail)
     assert server.broadcaster.counts.published == 0
     assert (await client.ask("POST", "/send", body=b'{"message":"x"}\n' * 3, headers=NDJSON))[0] == 200
 
 
 @pytest.mark.parametrize(("headers", "most"), [("", 10_096), (JSON, 20_000), (NDJSON, 20_000)])
-async def test_a_batch_may_be_larger_than_an_event(
-    serve: Serve, connect: Connect, headers: str, most: int
-) -> None:
+async def test_a_batch_may_be_larger_than_an_event(serve: Serve, headers: str, most: int) -> None:
     """`max_body` is of JSON alone; text is one event. What is too large is refused by what it says it is."""
     server = await serve(max_event=1000, max_body=20_000)
     for size, status in ((most, {400, 413}), (most + 1, {413})):
-        client = await connect(server)
+        client = await server.connect()
         answered, answer = await client.ask("POST", "/send", body=b"x" * size, headers=headers)
         assert answered in status
         assert (json.loads(answer)["detail"] == f"body: more than {most} bytes") == (size > most)
@@ -310,9 +292,8 @@ async def test_a_batch_may_be_larger_than_an_event(
 @pytest.mark.parametrize("headers", [JSON, NDJSON])
 @pytest.mark.parametrize("parameter", ["event", "id", "key", "retry"])
 async def test_what_json_says_itself_is_not_said_in_the_query(
-    server: Server, client: RawClient, headers: str, parameter: str
+    server: LiveServer, client: RawClient, headers: str, parameter: str
 ) -> None:
-    """Of two places one would be ignored."""
     path, body = f"/send?{parameter}=7", b'{"message":"x"}'
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     assert status == 400
@@ -325,56 +306,19 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
     ("path", "headers", "body", "status", "detail"),
     [
         ("/send", "", b"\xff", 400, "body: is not UTF-8 at byte 0"),
-        ("/send", JSON, b'{"message": "\xff"}', 400, "body: is not UTF-8 at byte 13"),
         ("/send", JSON, b'{"message":', 400, f"body: {CUT}"),
-        ("/send", JSON, b"", 400, f"body: {CUT}"),
-        ("/send", JSON, b'{"message": "a\\ud800"}', 422, f"body: {SURROGATE}"),
         ("/send", JSON, b"null", 422, "must be a JSON object, not null"),
-        ("/send", JSON, b"{}", 422, MISSING),
-        (
-            "/send",
-            JSON,
-            b'{"message": "x", "chanel": "a"}',
-            422,
-            "chanel: unknown member; channel was meant?",
-        ),
         ("/send", JSON, b'{"message": "x", "x": 1}', 422, f"x: unknown member; {MEMBERS} are known"),
-        (
-            "/send",
-            JSON,
-            b'{"message": "x", "event": "a\\u0000"}',
-            422,
-            "event: must not contain NUL: 'a\\x00'",
-        ),
-        ("/send/a", JSON, b'{"message": "x", "channel": "a"}', 422, f"channel: {NAMED_ALREADY}"),
-        (
-            "/send?channel=a",
-            JSON,
-            b'[{"message": "x", "channels": ["a"]}]',
-            422,
-            f"item 1: channel: {NAMED_ALREADY}",
-        ),
-        ("/send", JSON, b'{"message": "x", "channels": []}', 400, "channels: must name at least one"),
+        ("/send/a", JSON, b'{"message": "x", "channel": "a"}', 422, NAMED_ALREADY),
+        ("/send?channel=a", JSON, b'[{"message": "x", "channels": ["a"]}]', 422, f"item 1: {NAMED_ALREADY}"),
         ("/send/b%20b", JSON, b"[{", 400, A_SPACE),
         ("/send/a?channel=", NDJSON, b"{}", 400, "channel: must be 1 to 128 characters: ''"),
         ("/send?event=", "", b"x", 422, "event: must not be empty"),
         ("/send?event=a%0Db", "", b"x", 422, "event: must not contain CR: 'a\\rb'"),
-        (
-            "/send?event=%24close",
-            "",
-            b"x",
-            422,
-            "event: types beginning with $ are the server's own: '$close'",
-        ),
+        ("/send?event=%24close", "", b"x", 422, OUR_TYPE),
         ("/send?event=%ff", "", b"x", 400, "query: is not UTF-8 in 'event'"),
         ("/send?retry=soon", "", b"x", 400, "retry: must be a number of milliseconds, not 'soon'"),
-        (
-            "/send?retry=9999999999999",
-            "",
-            b"x",
-            422,
-            "retry: must be 0 to 2147483647 milliseconds, not 2147483648",
-        ),
+        ("/send?retry=9999999999999", "", b"x", 422, f"{RETRY} 0 to 2147483647 milliseconds, not 2147483648"),
         ("/send?retry=499", "", b"x", 422, "retry: must be 500 to 3600000 milliseconds, not 499"),
         ("/send?retry=-1", "", b"x", 400, "retry: must be a number of milliseconds, not '-1'"),
         ("/send?event=open", "", b"x", 422, OF_EVENT_SOURCE),
@@ -394,13 +338,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send?event=n", FORM, b"data=", 422, A_FORM),
         ("/send", FORM, b"message=a&message=b&private=on&topic=x&type=y&id=1&retry=5&key=k", 422, A_FORM),
         ("/send", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
-        (
-            "/send/a",
-            "Content-Type: Multipart/Mixed\r\n",
-            b"x",
-            415,
-            A_MULTIPART.replace("form-data", "mixed"),
-        ),
+        ("/send/a", f"{TYPE}Multipart/Mixed\r\n", b"x", 415, A_MULTIPART.replace("form-data", "mixed")),
         ("/send?stream=1", "Content-Type: multipart/form-data; boundary=x\r\n", b"--x--", 415, A_MULTIPART),
         ("/send?id=", "", b"x", 422, "id: must be 1 to 128 characters: ''"),
         ("/send?id=" + "7" * 129, "", b"x", 422, f"id: must be 1 to 128 characters: '{'7' * 80}'"),
@@ -420,20 +358,14 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send/a%20b", "", b"x", 400, "channel: must not contain ' ': 'a b'"),
         ("/send/%2e%2e", "", b"x", 400, "channel: must not be '..', which clients take for a folder"),
         ("/send/%ff", "", b"x", 400, "path: is not UTF-8: '/send/%ff'"),
-        (
-            "/send/" + ",".join(f"c{n}" for n in range(101)),
-            "",
-            b"x",
-            400,
-            "channels: 101 are too many, 100 may be named",
-        ),
+        (f"/send/{MANY}", "", b"x", 400, "channels: 101 are too many, 100 may be named"),
         ("/send", "Idempotency-Key: a\r\n" * 2, b"x", 400, "Idempotency-Key: is given 2 times"),
         ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
     ],
 )
 async def test_what_cannot_be_an_event_is_refused(
-    server: Server, client: RawClient, path: str, headers: str, body: bytes, status: int, detail: str
+    server: LiveServer, client: RawClient, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
     """Saying what is wrong, where, and which value; and nothing is published."""
     answered, answer = await client.ask("POST", path, body=body, headers=headers)
@@ -460,11 +392,10 @@ async def test_what_cannot_be_an_event_is_refused(
     ],
 )
 async def test_a_body_that_only_looks_like_a_form_is_a_message(
-    server: Server, connect: Connect, headers: str, body: bytes
+    server: LiveServer, headers: str, body: bytes
 ) -> None:
     """curl declares a form of whatever it is told to post: what may have been meant as text is text."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe()
+    reader, publisher = await server.subscriber(), await server.connect()
     status, answer = await publisher.ask("POST", "/send", body=body, headers=headers)
     assert status == 200, answer
     assert [event.data for event in await reader.events(1)] == [body.decode()]
@@ -486,11 +417,10 @@ LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
 )
 @pytest.mark.parametrize("charset", LATIN)
 async def test_a_body_is_read_by_its_charset(
-    server: Server, connect: Connect, charset: str, kind: str, path: str, body: bytes
+    server: LiveServer, charset: str, kind: str, path: str, body: bytes
 ) -> None:
     """ISO-8859-1, which Spring's RestClient declares of every String; not its cousin windows-1252."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe()
+    reader, publisher = await server.subscriber(), await server.connect()
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert status == 200, answer
@@ -498,7 +428,6 @@ async def test_a_body_is_read_by_its_charset(
 
 
 async def test_the_answer_says_what_a_charset_made_of_a_message(client: RawClient) -> None:
-    """In UTF-8, as everything that is answered."""
     headers = "Content-Type: text/plain;charset=ISO-8859-1\r\n"
     status, answer = await client.ask("POST", "/send", body=b"\xe9", headers=headers)
     assert (status, json.loads(answer)["message"]) == (200, "\u00e9")
@@ -511,33 +440,20 @@ async def test_the_answer_says_what_a_charset_made_of_a_message(client: RawClien
         ("text/plain", "/send", b"abc\xe9", "body: is not US-ASCII at byte 3"),
         ("text/plain", "/send", "\u00e9".encode(), "body: is not US-ASCII at byte 0"),
         ("application/json", "/send", b'{"message":"\xe9"}', "body: is not US-ASCII at byte 12"),
-        (
-            "application/x-ndjson",
-            "/send",
-            b'{"message":"a"}\n{"message":"\xe9"}',
-            "body: is not US-ASCII at byte 28",
-        ),
+        (LINES, "/send", b'{"message":"a"}\n{"message":"\xe9"}', "body: is not US-ASCII at byte 28"),
         ("text/plain", "/send?stream=1", b"abc\n\xe9\n", "line 2: body: is not US-ASCII at byte 0"),
-        (
-            "application/x-ndjson",
-            "/send?stream=1",
-            b'{"message":"a"}\n{"message":"\xe9"}\n',
-            "line 2: body: is not US-ASCII at byte 12",
-        ),
+        (LINES, STREAM, b'{"message":"a"}\n{"message":"\xe9"}\n', "line 2: body: is not US-ASCII at byte 12"),
     ],
 )
 async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
-    serve: Serve, connect: Connect, charset: str, kind: str, path: str, body: bytes, detail: str
+    server: LiveServer, client: RawClient, charset: str, kind: str, path: str, body: bytes, detail: str
 ) -> None:
     """Naming the byte; the lines of a stream before that are published. What is ASCII is taken."""
     detail += ", though its charset says so" + "; 1 published" * ("stream" in path)
-    server = await serve()
-    client = await connect(server)
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
-    status, answer = await client.ask("POST", path, body=body, headers=headers)
-    assert (status, json.loads(answer)["detail"]) == (400, detail)
+    assert await client.refused("POST", path, body=body, headers=headers) == (400, detail)
     assert server.broadcaster.counts.published == ("stream" in path)
-    good = await connect(server)
+    good = await server.connect()
     assert (await good.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
 
 
@@ -556,9 +472,8 @@ async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
 @pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-ndjson"])
 @pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
 async def test_another_charset_is_refused(
-    server: Server, client: RawClient, path: str, kind: str, charset: str, said: str
+    server: LiveServer, client: RawClient, path: str, kind: str, charset: str, said: str
 ) -> None:
-    """With those that are taken, whatever the body is."""
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     status, answer = await client.ask("POST", path, body=b'{"message":"x"}', headers=headers)
     detail = f"Content-Type: charset '{said}' is not taken; utf-8, iso-8859-1 and us-ascii are"
@@ -568,7 +483,6 @@ async def test_another_charset_is_refused(
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", "utf8", '"utf-8"'])
 async def test_utf8_may_be_declared(client: RawClient, charset: str) -> None:
-    """It is what a body is anyway."""
     headers = f"Content-Type: text/plain; charset={charset}\r\n"
     body = "\u20ac".encode()
     status, answer = await client.ask("POST", "/send", body=body, headers=headers)
@@ -586,12 +500,12 @@ async def test_utf8_may_be_declared(client: RawClient, charset: str) -> None:
     ],
 )
 async def test_json_that_is_nested_too_deeply_is_refused(
-    server: Server, client: RawClient, headers: str, body: bytes, place: str
+    server: LiveServer, client: RawClient, headers: str, body: bytes, place: str
 ) -> None:
     """Deeper than a parser goes, whether it would become anything or not."""
     deep = body % (b"[" * 100_000 + b"]" * 100_000)
-    status, answer = await client.ask("POST", "/send", body=deep, headers=headers)
-    assert (status, json.loads(answer)["detail"]) == (422, f"{place}body: is nested more than 64 deep")
+    found = await client.refused("POST", "/send", body=deep, headers=headers)
+    assert found == (422, f"{place}body: is nested more than 64 deep")
     assert server.broadcaster.counts.published == 0
 
 
@@ -606,7 +520,7 @@ async def test_json_that_is_nested_too_deeply_is_refused(
     ],
 )
 async def test_a_value_that_is_not_utf8_is_refused(
-    server: Server, client: RawClient, path: str, headers: str, body: bytes
+    server: LiveServer, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
     """As text, and deep within other JSON; it is said what is wrong with it."""
     status, answer = await client.ask("POST", path, body=body, headers=headers)
@@ -614,58 +528,47 @@ async def test_a_value_that_is_not_utf8_is_refused(
     assert server.broadcaster.counts.published == 0
 
 
+NEWLINES = ((b"\n" * 137, 200), (b"\n" * 138, 413))
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
-    [
-        (b"x" * 959, 200),
-        (b"x" * 960, 413),
-        (b"x" * 1001, 413),
-        (b"\n" * 137, 200),
-        (b"\n" * 138, 413),
-        (b"x" * 20_000, 413),
-    ],
+    [*((b"x" * size, 200 if size < 960 else 413) for size in (959, 960, 1001, 20_000)), *NEWLINES],
 )
-async def test_an_event_is_bounded(serve: Serve, connect: Connect, body: bytes, status: int) -> None:
-    """As data, as a frame, and as a body, each on its own."""
-    server = await serve(max_event=1000)
-    client = await connect(server)
+async def test_an_event_is_bounded(serve: Serve, body: bytes, status: int) -> None:
+    server, client = await serve.connected(max_event=1000)
     assert (await client.ask("POST", "/send", body=body))[0] == status
     assert server.broadcaster.counts.published == (status == 200)
 
 
 @pytest.mark.both_loops
-async def test_a_body_of_unknown_length_is_bounded_as_it_comes(serve: Serve, connect: Connect) -> None:
+async def test_a_body_of_unknown_length_is_bounded_as_it_comes(serve: Serve) -> None:
     """A chunked body is refused once it is too long, and not read to its end."""
-    server = await serve(max_event=1000)
-    client = await connect(server)
+    _, client = await serve.connected(max_event=1000)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     await client.send(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
-    status, answer = await client.answer()
-    assert (status, json.loads(answer)["detail"]) == (413, "body: more than 10096 bytes")
+    assert await client.refusal() == (413, "body: more than 10096 bytes")
 
 
-async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve, connect: Connect) -> None:
-    """A body may be six times its event."""
-    server = await serve(max_event=1000)
-    client = await connect(server)
+async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve) -> None:
+    _, client = await serve.connected(max_event=1000)
     body = b'{"message": "' + b"\\u0041" * 950 + b'"}'
     assert (await client.ask("POST", "/send", body=body, headers=JSON))[0] == 200
 
 
 @pytest.mark.both_loops
-async def test_a_body_that_stalls_is_answered_408(serve: Serve, connect: Connect) -> None:
+async def test_a_body_that_stalls_is_answered_408(serve: Serve) -> None:
     """aiohttp has no deadline for bodies; this server has."""
-    server = await serve(body_timeout=0.1)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=0.1)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
-    status, answer = await client.answer()
-    assert (status, json.loads(answer)["detail"]) == (408, "body: did not arrive within 0.1 s")
+    assert await client.refusal() == (408, "body: did not arrive within 0.1 s")
     assert server.broadcaster.counts.published == 0
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(server: Server, client: RawClient) -> None:
-    """Half a body is no event."""
+async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(
+    server: LiveServer, client: RawClient
+) -> None:
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     client.close()
     async with asyncio.timeout(30):
@@ -676,7 +579,6 @@ async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(server: Serve
 
 @pytest.mark.both_loops
 async def test_expect_100_continue_is_answered(client: RawClient) -> None:
-    """curl asks before it sends a large body."""
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
     assert await client.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     await client.send(b"hello")
@@ -702,17 +604,15 @@ ONCE: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("headers", "body", "path"), ONCE)
-async def test_a_key_publishes_once(
-    server: Server, connect: Connect, headers: str, body: bytes, path: str
-) -> None:
+async def test_a_key_publishes_once(server: LiveServer, headers: str, body: bytes, path: str) -> None:
     """The answer is the first one, to the byte, whoever came to listen meanwhile; a batch is one publish."""
-    client = await connect(server)
+    client = await server.connect()
     first = await client.ask("POST", path, body=body, headers=headers + key("k"))
     assert first[0] == 200
     published = server.broadcaster.counts.published
-    await (await connect(server)).subscribe(path="/events/*")
+    await (await server.connect()).subscribe(path="/events/*")
     await server.broadcaster.broadcast("between")
-    other = await connect(server)
+    other = await server.connect()
     assert await other.ask("PUT", path, body=body, headers=headers + key("k")) == first
     assert server.broadcaster.counts.published == published + 1
 
@@ -729,7 +629,7 @@ async def test_a_key_publishes_once(
     ],
 )
 async def test_a_key_is_of_one_body(
-    server: Server, client: RawClient, path: str, headers: str, body: bytes
+    server: LiveServer, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
     """What its type and its query say is a part of it; anything else is 422, and nothing is published."""
     first = await client.ask("POST", "/send", body=b"x", headers=key("k"))
@@ -744,12 +644,9 @@ async def test_a_key_is_of_one_body(
     assert await client.ask("POST", "/send", body=b"x", headers=key("k")) == first
 
 
-async def test_a_key_is_of_one_path(server: Server, client: RawClient) -> None:
-    """And other keys are others, down to their case."""
+async def test_a_key_is_of_one_path(server: LiveServer, client: RawClient) -> None:
     for path, text in (
-        ("/send", "k"),
-        ("/send/a", "k"),
-        ("/send/a,b", "k"),
+        *((path, "k") for path in ("/send", "/send/a", "/send/a,b")),
         ("/send", "K"),
         ("/send", "k k"),
     ):
@@ -757,10 +654,9 @@ async def test_a_key_is_of_one_path(server: Server, client: RawClient) -> None:
     assert server.broadcaster.counts.published == 5
 
 
-async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve, connect: Connect) -> None:
+async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve) -> None:
     """Of IPv6 its /64, as limits count it: nobody gets the answer of another, or has a key refused for it."""
-    server = await serve(trusted_proxies=("127.0.0.1",), anonymous_publish=("*",))
-    client = await connect(server)
+    server, client = await serve.connected(trusted_proxies=("127.0.0.1",), anonymous_publish=("*",))
 
     async def publish(address: str, body: bytes) -> tuple[int, bytes]:
         headers = f"X-Forwarded-For: {address}\r\n{key('k')}"
@@ -777,13 +673,12 @@ async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve, c
 
 
 async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, monkeypatch: Patch, caplog: Caplog
 ) -> None:
     """Neither the others' history nor their keys; it is counted, and told once a minute."""
     monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
     callers = tuple(CallerRule(name=name, token=name * 16, publish=("*",)) for name in ("shop", "flood"))
-    server = await serve(caller=callers, anonymous_subscribe=("*",), history_channels=10)
-    client = await connect(server)
+    server, client = await serve.connected(caller=callers, anonymous_subscribe=("*",), history_channels=10)
 
     async def publish(caller: str, channel: str, text: str) -> tuple[int, bytes]:
         headers = f"Authorization: Bearer {caller * 16}\r\n{key(text)}"
@@ -803,10 +698,8 @@ async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
     ]
 
 
-async def test_errors_are_not_remembered(serve: Serve, connect: Connect) -> None:
-    """A key that met one is as good as new."""
-    server = await serve(max_event=1000)
-    client = await connect(server)
+async def test_errors_are_not_remembered(serve: Serve) -> None:
+    server, client = await serve.connected(max_event=1000)
     for path, headers, body, status in (
         ("/send", "", b"\xff", 400),
         ("/send", JSON, b"{}", 422),
@@ -819,10 +712,8 @@ async def test_errors_are_not_remembered(serve: Serve, connect: Connect) -> None
     assert server.broadcaster.counts.published == 1
 
 
-async def test_a_key_is_forgotten_after_its_window(serve: Serve, connect: Connect) -> None:
-    """Then it publishes again."""
-    server = await serve(idempotency_window=0.05)
-    client = await connect(server)
+async def test_a_key_is_forgotten_after_its_window(serve: Serve) -> None:
+    server, client = await serve.connected(idempotency_window=0.05)
     async with asyncio.timeout(30):
         while server.broadcaster.counts.published < 2:
             assert (await client.ask("POST", "/send", body=b"x", headers=key("k")))[0] == 200
@@ -843,9 +734,8 @@ async def test_a_key_is_forgotten_after_its_window(serve: Serve, connect: Connec
     ],
 )
 async def test_a_key_is_visible_characters(
-    server: Server, client: RawClient, text: bytes, status: int
+    server: LiveServer, client: RawClient, text: bytes, status: int
 ) -> None:
-    """1 to 255 of them."""
     await client.send(
         b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nIdempotency-Key: " + text + b"\r\n\r\nx"
     )
@@ -858,9 +748,9 @@ async def test_a_key_is_visible_characters(
 
 
 @pytest.mark.parametrize("body", [b"xx", b"xy"])
-async def test_whoever_is_whole_first_is_the_first(server: Server, connect: Connect, body: bytes) -> None:
+async def test_whoever_is_whole_first_is_the_first(server: LiveServer, body: bytes) -> None:
     """A second that arrives while the first's body is still being sent; one of the two is published."""
-    slow, fast = await connect(server), await connect(server)
+    slow, fast = await server.connect(), await server.connect()
     await slow.send(f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n{key('k')}\r\nx".encode())
     first = await fast.ask("POST", "/send", body=body, headers=key("k"))
     assert first[0] == 200
@@ -870,9 +760,8 @@ async def test_whoever_is_whole_first_is_the_first(server: Server, connect: Conn
     assert server.broadcaster.counts.published == 1
 
 
-async def test_many_with_one_key_at_once_publish_once(server: Server, connect: Connect) -> None:
-    """All get one answer."""
-    clients = [await connect(server) for _ in range(20)]
+async def test_many_with_one_key_at_once_publish_once(server: LiveServer) -> None:
+    clients = [await server.connect() for _ in range(20)]
     answers = await asyncio.gather(
         *(client.ask("POST", "/send", body=b"x", headers=key("k")) for client in clients)
     )
@@ -881,18 +770,16 @@ async def test_many_with_one_key_at_once_publish_once(server: Server, connect: C
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_behind_its_body_has_published(
-    server: Server, connect: Connect
-) -> None:
+async def test_a_publisher_that_hangs_up_behind_its_body_has_published(server: LiveServer) -> None:
     """Whole or not at all: whoever asks again with the key learns of it, and publishes nothing twice."""
     for number in range(20):
-        client = await connect(server)
+        client = await server.connect()
         await client.send(
             f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{key(str(number))}\r\nx".encode()
         )
         client.half_close()
     await until(lambda: server.connections == 0)
-    again = await connect(server)
+    again = await server.connect()
     for number in range(20):
         assert (await again.ask("POST", "/send", body=b"x", headers=key(str(number))))[0] == 200
     assert server.broadcaster.counts.published == 20
@@ -908,53 +795,49 @@ def said(*names: str, size: int = 50) -> list[str]:
     return [f"{name}{number}" for name in names for number in range(size)]
 
 
-async def data_of(server: Server, connect: Connect, count: int) -> list[str]:
+async def data_of(server: LiveServer, count: int) -> list[str]:
     """Return what was published since the beginning."""
-    reader = await connect(server)
-    await reader.subscribe(path="/events?since=earliest&format=json")
+    reader = await server.subscriber("/events?since=earliest&format=json")
     return [json.loads(event.data)["data"] for event in await reader.events(count)]
 
 
-async def queued(server: Server, count: int) -> None:
+async def queued(server: LiveServer, count: int) -> None:
     """Wait until so many batches wait for their turn."""
     await until(lambda: len(waiters_of(server.app[BATCH_LOCK])) == count)
 
 
-async def take_turns(server: Server, connect: Connect, *names: str) -> list[RawClient]:
+async def take_turns(server: LiveServer, *names: str) -> list[RawClient]:
     """Return publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
     await server.app[BATCH_LOCK].acquire()
-    publishers = [await connect(server) for _ in names]
+    publishers = [await server.connect() for _ in names]
     for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):
         await publisher.request("POST", "/send", body=batch(name), headers=JSON)
         await queued(server, place)
     return publishers
 
 
-async def test_batches_wait_for_their_turn(server: Server, connect: Connect) -> None:
+async def test_batches_wait_for_their_turn(server: LiveServer) -> None:
     """Each is published whole, in the order they came in, and answered."""
-    publishers = await take_turns(server, connect, "a", "b", "c")
+    publishers = await take_turns(server, "a", "b", "c")
     assert server.broadcaster.counts.published == 0
     server.app[BATCH_LOCK].release()
     epoch = server.broadcaster.cursor.partition("-")[0]
     for publisher, last in zip(publishers, (50, 100, 150), strict=True):
         body = f'{{"status":"sent","count":50,"clients":0,"id":"{epoch}-{last}"}}\n'
         assert await publisher.answer() == (200, body.encode())
-    assert await data_of(server, connect, 150) == said("a", "b", "c")
+    assert await data_of(server, 150) == said("a", "b", "c")
     assert not server.app[BATCH_LOCK].locked()
 
 
 async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, monkeypatch: Patch
 ) -> None:
     """However many come at once: readers have the loop in between."""
-    publish_all, found = server.broadcaster.publish_all, set[int]()
+    found = set[int]()
     now = 0
 
-    async def publish_and_note(
-        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
-    ) -> Receipt:
+    async def note(_: Sequence[Draft]) -> None:
         found.add(now)
-        return await publish_all(drafts, token, publisher=publisher)
 
     async def count() -> None:
         nonlocal now
@@ -962,9 +845,9 @@ async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
             now += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(server.broadcaster, "publish_all", publish_and_note)
+    before_publishing(server.broadcaster, monkeypatch, note)
     names = "abcdefghij"
-    publishers = [await connect(server) for _ in names]
+    publishers = [await server.connect() for _ in names]
     for publisher in publishers:
         assert (await publisher.ask("GET", "/status"))[0] == 200
     counting = asyncio.ensure_future(count())
@@ -973,15 +856,14 @@ async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
     assert {(await publisher.answer())[0] for publisher in publishers} == {200}
     counting.cancel()
     assert len(found) == len(names)
-    seen = await data_of(server, connect, 50 * len(names))
+    seen = await data_of(server, 50 * len(names))
     assert seen == said(*(text[0] for text in seen[::50]))
     assert {text[0] for text in seen} == set(names)
 
 
-async def test_one_event_waits_for_no_batch(server: Server, connect: Connect) -> None:
-    """Nor do the lines of a stream."""
-    (publisher,) = await take_turns(server, connect, "a")
-    other = await connect(server)
+async def test_one_event_waits_for_no_batch(server: LiveServer) -> None:
+    (publisher,) = await take_turns(server, "a")
+    other = await server.connect()
     for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
         assert (await other.ask("POST", path, body=b'{"message":"x"}', headers=headers))[0] == 200
     assert server.broadcaster.counts.published == 4
@@ -989,51 +871,41 @@ async def test_one_event_waits_for_no_batch(server: Server, connect: Connect) ->
     assert (await publisher.answer())[0] == 200
 
 
-async def test_a_bad_batch_gives_its_turn_on(server: Server, connect: Connect) -> None:
-    """To the next that waits."""
+async def test_a_bad_batch_gives_its_turn_on(server: LiveServer) -> None:
     await server.app[BATCH_LOCK].acquire()
-    bad, good = await connect(server), await connect(server)
+    bad, good = await server.connect(), await server.connect()
     await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
     await queued(server, 1)
     await good.request("POST", "/send", body=batch("a"), headers=JSON)
     await queued(server, 2)
     server.app[BATCH_LOCK].release()
     assert [(await client.answer())[0] for client in (bad, good)] == [422, 200]
-    assert await data_of(server, connect, 50) == said("a")
+    assert await data_of(server, 50) == said("a")
 
 
-async def test_batches_of_one_key_that_wait_publish_once(server: Server, connect: Connect) -> None:
-    """The second is answered as the first was."""
+async def test_batches_of_one_key_that_wait_publish_once(server: LiveServer) -> None:
     await server.app[BATCH_LOCK].acquire()
-    clients = [await connect(server) for _ in range(3)]
+    clients = [await server.connect() for _ in range(3)]
     for place, client in enumerate(clients, 1):
         await client.request("POST", "/send", body=batch("a"), headers=JSON + key("k"))
         await queued(server, place)
     server.app[BATCH_LOCK].release()
     assert len({await client.answer() for client in clients}) == 1
-    assert await data_of(server, connect, 50) == said("a")
+    assert await data_of(server, 50) == said("a")
     assert server.broadcaster.counts.published == 50
-
-
-LEAVING: dict[str, Callable[[RawClient], None]] = {
-    "FIN": RawClient.close,
-    "RST": RawClient.reset,
-    "half-close": RawClient.half_close,
-}
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
-    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+    server: LiveServer, caplog: Caplog, how: str
 ) -> None:
-    """And keeps nobody's turn."""
-    first, gone, last = await take_turns(server, connect, "a", "b", "c")
+    first, gone, last = await take_turns(server, "a", "b", "c")
     LEAVING[how](gone)
     await until(lambda: server.connections == 2)
     server.app[BATCH_LOCK].release()
     assert [(await publisher.answer())[0] for publisher in (first, last)] == [200, 200]
-    assert await data_of(server, connect, 100) == said("a", "c")
+    assert await data_of(server, 100) == said("a", "c")
     assert not server.app[BATCH_LOCK].locked()
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -1041,27 +913,23 @@ async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch, how: str
+    server: LiveServer, monkeypatch: Patch, how: str
 ) -> None:
-    """Though its batch were never taken."""
-    publish_all, asked = server.broadcaster.publish_all, list[str]()
+    asked = list[str]()
 
-    async def publish_all_but_the_first(
-        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
-    ) -> Receipt:
+    async def hold_the_first(drafts: Sequence[Draft]) -> None:
         asked.append(drafts[0].event.data)
         if asked == ["b0"]:
             await asyncio.Event().wait()
-        return await publish_all(drafts, token, publisher=publisher)
 
-    monkeypatch.setattr(server.broadcaster, "publish_all", publish_all_but_the_first)
-    gone, last = await take_turns(server, connect, "b", "c")
+    before_publishing(server.broadcaster, monkeypatch, hold_the_first)
+    gone, last = await take_turns(server, "b", "c")
     server.app[BATCH_LOCK].release()
     await until(lambda: bool(asked))
     assert server.app[BATCH_LOCK].locked()
     LEAVING[how](gone)
     assert (await last.answer())[0] == 200
-    assert await data_of(server, connect, 50) == said("c")
+    assert await data_of(server, 50) == said("c")
     assert asked == ["b0", "c0"]
     assert not server.app[BATCH_LOCK].locked()
 
@@ -1069,10 +937,10 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
-    server: Server, connect: Connect, how: str
+    server: LiveServer, how: str
 ) -> None:
     """At whatever moment of their turn or before it; the next one has its own."""
-    publishers = [await connect(server) for _ in range(20)]
+    publishers = [await server.connect() for _ in range(20)]
     for publisher in publishers:
         assert (await publisher.ask("GET", "/status"))[0] == 200
     for number, publisher in enumerate(publishers):
@@ -1081,16 +949,15 @@ async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
             await asyncio.sleep(0)
         LEAVING[how](publisher)
     await until(lambda: server.connections == 0)
-    last = await connect(server)
+    last = await server.connect()
     assert (await last.ask("POST", "/send", body=batch("last."), headers=JSON))[0] == 200
-    seen = await data_of(server, connect, server.broadcaster.counts.published)
+    seen = await data_of(server, server.broadcaster.counts.published)
     assert seen == said(*(text[:-1] for text in seen[::50]))
     assert seen[-50:] == said("last.")
 
 
-async def test_a_batch_that_waited_into_a_drain_is_refused(server: Server, connect: Connect) -> None:
-    """503, and nothing of it is published."""
-    publishers = await take_turns(server, connect, "a", "b")
+async def test_a_batch_that_waited_into_a_drain_is_refused(server: LiveServer) -> None:
+    publishers = await take_turns(server, "a", "b")
     await server.broadcaster.close(timeout=5)
     server.app[BATCH_LOCK].release()
     assert [(await publisher.answer())[0] for publisher in publishers] == [503, 503]

@@ -10,6 +10,7 @@ from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft
 from sse_broadcast.server.endpoints.publish_request import DraftBuilder, at_line
 from sse_broadcast.server.http.problem import Problem
+from tests.support.problems import refused
 
 
 def builder(*named: str, most: int = 1000) -> DraftBuilder:
@@ -55,7 +56,6 @@ def test_an_object_becomes_this_draft(content: str, event: Event, channels: tupl
 
 
 def test_channels_of_the_address_are_those_of_every_event() -> None:
-    """Text and JSON alike, each once and in their order."""
     assert builder("b", "a", "b").from_event(Event("x")) == Draft(("b", "a"), Event("x"))
     assert builder("b", "a").from_json(b'{"message": "x", "channel": null}').channels == ("b", "a")
     assert builder().from_event(Event("x")) == Draft(("default",), Event("x"))
@@ -92,6 +92,8 @@ RESERVED = "event: types beginning with $ are the server's own"
 RETRY = "retry: must be whole milliseconds from 500 to 3600000"
 
 KNOWN = "message, data, event, id, retry, key, channel, channels"
+
+A = '{"message":"a"}'
 
 SHAPES = [
     (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
@@ -145,10 +147,8 @@ SHAPES = [
 
 @pytest.mark.parametrize(("content", "status", "detail"), SHAPES)
 def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detail: str) -> None:
-    """400 for what is no JSON, 422 for JSON that is no event."""
-    with pytest.raises(Problem) as raised:
+    with refused(status, detail):
         builder().from_json(content)
-    assert (raised.value.status, raised.value.detail) == (status, detail)
 
 
 @pytest.mark.parametrize("content", [b'{"data": %s}', b'{"id": "x", "data": %s}'])
@@ -161,12 +161,8 @@ def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int)
         (builder().from_array, b'[{"message": "]["}, %s]' % body, "item 2: "),
         (builder().from_ndjson, b"\n%s" % body, "line 2: "),
     ):
-        with pytest.raises(Problem) as raised:
+        with refused(422, f"{place}body: is nested more than 64 deep"):
             give(said)
-        assert (raised.value.status, raised.value.detail) == (
-            422,
-            f"{place}body: is nested more than 64 deep",
-        )
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
@@ -180,12 +176,8 @@ def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) ->
 @pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])
 def test_channels_are_named_in_one_place(member: str) -> None:
     """In the address or in the JSON: with both, one of them would be ignored."""
-    with pytest.raises(Problem) as raised:
+    with refused(422, "channel: the address of the request names the channels already"):
         builder("a").from_json(f'{{"message": "x", {member}}}'.encode())
-    assert (raised.value.status, raised.value.detail) == (
-        422,
-        "channel: the address of the request names the channels already",
-    )
 
 
 @pytest.mark.parametrize(
@@ -193,6 +185,7 @@ def test_channels_are_named_in_one_place(member: str) -> None:
     [
         ('{"message": "x", "event": ""}', "event: must not be empty"),
         ('{"message": "x", "event": "a\\nb"}', "event: must not contain LF: 'a\\nb'"),
+        ('{"message": "x", "event": "a\\u0000"}', "event: must not contain NUL: 'a\\x00'"),
         ('{"message": "x", "event": "$close"}', f"{RESERVED}: '$close'"),
         ('{"message": "x", "event": "open"}', f"event: 'open' {OF_EVENT_SOURCE}"),
         ('{"message": "x", "event": "error"}', f"event: 'error' {OF_EVENT_SOURCE}"),
@@ -212,7 +205,6 @@ def test_channels_are_named_in_one_place(member: str) -> None:
     ],
 )
 def test_what_an_event_may_not_say_is_an_error(content: str, detail: str) -> None:
-    """Naming the field and the value."""
     with pytest.raises(EventError) as raised:
         builder().from_json(content.encode())
     assert str(raised.value) == detail
@@ -232,7 +224,6 @@ def test_an_array_is_its_events_in_order() -> None:
 
 
 def test_lines_are_events_and_empty_ones_are_none() -> None:
-    """LF or CRLF, and the last with an end or without."""
     body = b'\n{"message":"a"}\r\n\r\n  \n{"data":[1],"channel":"b"}'
     assert builder().from_ndjson(body) == [
         Draft(("default",), Event("a")),
@@ -242,7 +233,6 @@ def test_lines_are_events_and_empty_ones_are_none() -> None:
 
 @pytest.mark.parametrize("items", [1, 3])
 def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
-    """Empty lines are no events, and are not counted."""
     many = builder(most=items)
     objects = ['{"message":"x"}'] * (items + 1)
     for count in (0, items + 1):
@@ -251,9 +241,8 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
             (many.from_array, f" [ {','.join(objects[:count])} ] "),
             (many.from_ndjson, "\n\r\n \n".join(["", *objects[:count], ""])),
         ):
-            with pytest.raises(Problem) as raised:
+            with refused(status, detail):
                 give(body.encode())
-            assert (raised.value.status, raised.value.detail) == (status, detail)
     assert len(many.from_array(f"[{','.join(objects[:items])}]".encode())) == items
     assert len(many.from_ndjson("\n\r\n \n".join(["", *objects[:items], ""]).encode())) == items
 
@@ -266,31 +255,15 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
         (["[]"], 422, "1: must be a JSON object, not a list"),
         (['{"message":"a"}', "{}"], 422, f"2: {MISSING}"),
         (['{"message":"a","chanel":"b"}'], 422, "1: chanel: unknown member; channel was meant?"),
-        (
-            ['{"message":"a"}', '{"message":"b","unknown":1}'],
-            422,
-            f"2: unknown: unknown member; {KNOWN} are known",
-        ),
+        (['{"message":"a"}', '{"message":"b","x":1}'], 422, f"2: x: unknown member; {KNOWN} are known"),
         (['{"message":"a"}', '{"message":"b","retry":9}'], 422, f"2: {RETRY}"),
         (['{"message":"a","event":"error"}'], 422, f"1: event: 'error' {OF_EVENT_SOURCE}"),
         (['{"message":"a"}', '{"message":"b","event":"$x"}'], 422, f"2: {RESERVED}: '$x'"),
         (['{"message":"b","channel":"b b"}', "1"], 422, "2: must be a JSON object, not a number"),
-        (
-            ['{"message":"a"}', '{"message":"b","channel":"b b"}'],
-            400,
-            "2: channel: must not contain ' ': 'b b'",
-        ),
-        (
-            ['{"message":"a"}', '{"message":"a","id":"earliest"}'],
-            422,
-            "2: id: 'earliest' has a meaning for `since`",
-        ),
+        ([A, '{"message":"b","channel":"b b"}'], 400, "2: channel: must not contain ' ': 'b b'"),
+        ([A, '{"message":"a","id":"earliest"}'], 422, "2: id: 'earliest' has a meaning for `since`"),
         (['{"message":"a"}', '{"message":"b","channels":[]}'], 400, "2: channels: must name at least one"),
-        (
-            ['{"message":"b","channels":["a","b","c","d"]}'],
-            400,
-            "1: channels: 4 are too many, 3 may be named",
-        ),
+        (['{"channels":["a","b","c","d"],"message":""}'], 400, "1: channels: 4 are too many, 3 may be named"),
         (['{"message":"b","channel":"a","channels":["a"]}'], 422, f"1: channel and channels: {ONE_OF_THEM}"),
         (['{"message":"a"}', '{"message":"b","data":1}'], 422, f"2: message and data: {ONE_OF_THEM}"),
         (['{"message":"' + "x" * 1001 + '"}'], 413, "1: data: is 1001 bytes, and an event may be 1000"),
@@ -298,13 +271,11 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
 )
 def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> None:
     """The item, or the line, that is to blame is named; blank lines count as lines."""
-    with pytest.raises(Problem) as raised:
+    with refused(status, f"item {detail}"):
         builder().from_array(f"[{','.join(items)}]".encode())
-    assert (raised.value.status, raised.value.detail) == (status, f"item {detail}")
     number, _, said = detail.partition(":")
-    with pytest.raises(Problem) as raised:
+    with refused(status, f"line {2 * int(number) + 1}:{said}"):
         builder().from_ndjson("\n\r\n".join(["", *items]).encode())
-    assert (raised.value.status, raised.value.detail) == (status, f"line {2 * int(number) + 1}:{said}")
 
 
 @pytest.mark.parametrize(
@@ -318,14 +289,11 @@ def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> Non
     ],
 )
 def test_an_array_that_is_none_has_no_item_to_blame(body: bytes, detail: str) -> None:
-    """The body as a whole is not JSON."""
-    with pytest.raises(Problem) as raised:
+    with refused(400, detail):
         builder().from_array(body)
-    assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
 def test_a_line_that_is_not_json_is_named() -> None:
-    """By its number among all lines, from one."""
     for line, status, detail in (
         (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
         (b'{"message":"a\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
@@ -333,9 +301,8 @@ def test_a_line_that_is_not_json_is_named() -> None:
         (b'{"message":\n"a"}', 400, "body: is not JSON: Input data was truncated"),
         (b'{"message":"a"}{"message":"b","event":"$x"}', 400, f"{MALFORMED}: trailing characters (byte 16)"),
     ):
-        with pytest.raises(Problem) as raised:
+        with refused(status, f"line 3: {detail}"):
             builder().from_ndjson(b'{"message":"a"}\n\n' + line + b"\n")
-        assert (raised.value.status, raised.value.detail) == (status, f"line 3: {detail}")
 
 
 @pytest.mark.parametrize(
@@ -348,12 +315,10 @@ def test_a_line_that_is_not_json_is_named() -> None:
     ],
 )
 def test_a_place_leaves_an_error_its_status(error: Problem | BroadcastError, status: int) -> None:
-    """And stands before what it says."""
     problem = at_line(error, "line 7")
     assert (problem.status, problem.detail) == (status, f"line 7: {error}")
 
 
 def test_an_error_no_client_can_cause_has_no_place() -> None:
-    """It is raised as it is."""
     with pytest.raises(ListenError):
         at_line(ListenError("x"), "line 7")

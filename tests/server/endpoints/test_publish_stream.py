@@ -3,25 +3,23 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from sse_broadcast import BROADCASTER, Config, create_app
-from sse_broadcast.backends.base import IdempotencyKey
-from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.publication import Draft
 from sse_broadcast.server.access.rate_limits import RateLimiter
 from sse_broadcast.server.endpoints.publish_stream import LINES_PER_PUBLISH, end_line_streams
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.services import LINE_STREAMS
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support.clock import Clock, stopped
 from tests.support.internals import web_server_of
+from tests.support.mounting import mounted
 from tests.support.process import Programs, programs
-from tests.support.sockets import RawClient, until
+from tests.support.publishing import before_publishing
+from tests.support.sockets import LEAVING, RawClient, until
 
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 CUT = "is not JSON: Input data was truncated"
@@ -37,7 +35,7 @@ clock = pytest.fixture(stopped)
 running = pytest.fixture(programs)
 
 
-def answer_of(server: Server, count: int, *, clients: int = 0) -> tuple[int, bytes]:
+def answer_of(server: LiveServer, count: int, *, clients: int = 0) -> tuple[int, bytes]:
     """Return the answer to a stream of so many lines, if they were the newest that was published."""
     id = f'"{server.broadcaster.cursor}"' if count else "null"
     return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}\n'.encode()
@@ -51,11 +49,19 @@ async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1"
     await client.send_chunk()
 
 
-async def reading(server: Server, connect: Connect, path: str = "/events") -> RawClient:
+async def begun(server: LiveServer, sent: bytes, *, published: int, headers: str = "") -> RawClient:
+    """Return a publisher that goes on, when so many lines of what it has sent are published."""
+    publisher = await server.connect()
+    await publisher.begin("/send?stream=1", headers=headers)
+    await publisher.send_chunk(sent)
+    await until(lambda: server.broadcaster.counts.published == published)
+    return publisher
+
+
+async def reading(server: LiveServer, path: str = "/events") -> RawClient:
     """Return a reader that is counted already."""
     before = server.broadcaster.client_count
-    reader = await connect(server)
-    await reader.subscribe(path=path)
+    reader = await server.subscriber(path)
     await until(lambda: server.broadcaster.client_count == before + 1)
     return reader
 
@@ -65,9 +71,9 @@ async def data_of(reader: RawClient, count: int) -> list[str]:
 
 
 @pytest.mark.both_loops
-async def test_a_line_is_published_before_the_next_is_sent(server: Server, connect: Connect) -> None:
+async def test_a_line_is_published_before_the_next_is_sent(server: LiveServer) -> None:
     """As `curl -T -` sends it: a chunked PUT without a type, that asks first."""
-    reader, publisher = await reading(server, connect, "/events/logs"), await connect(server)
+    reader, publisher = await reading(server, "/events/logs"), await server.connect()
     await publisher.begin("/send/logs?stream=1", headers="Expect: 100-continue\r\n")
     assert await publisher.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     for number in range(20):
@@ -78,9 +84,8 @@ async def test_a_line_is_published_before_the_next_is_sent(server: Server, conne
     assert (await publisher.ask("GET", "/status"))[0] == 200
 
 
-async def test_ndjson_lines_are_events(server: Server, connect: Connect) -> None:
-    """Each with what it says of itself; empty lines are none."""
-    reader, publisher = await reading(server, connect, "/events/*?format=json"), await connect(server)
+async def test_ndjson_lines_are_events(server: LiveServer) -> None:
+    reader, publisher = await reading(server, "/events/*?format=json"), await server.connect()
     await publisher.begin("/send?stream=1", headers=NDJSON)
     await publisher.send_chunk(b'{"message":"a","event":"t","channel":"one"}\r\n\r\n \n')
     first = json.loads((await data_of(reader, 1))[0])
@@ -106,16 +111,12 @@ TEXTS: list[tuple[list[bytes], list[str]]] = [
 
 
 @pytest.mark.parametrize(("pieces", "found"), TEXTS, ids=range(len(TEXTS)))
-async def test_lines_of_text_are_text(
-    server: Server, connect: Connect, pieces: list[bytes], found: list[str]
-) -> None:
+async def test_lines_of_text_are_text(server: LiveServer, pieces: list[bytes], found: list[str]) -> None:
     """Without their ends, LF or CRLF; in whatever pieces, and with more lines than a slice."""
-    publisher = await connect(server)
+    publisher = await server.connect()
     await stream(publisher, *pieces)
     assert await publisher.answer() == answer_of(server, len(found))
-    reader = await connect(server)
-    await reader.subscribe(path="/events?since=earliest")
-    await reader.chunk()
+    reader = await server.live("/events?since=earliest")
     seen: list[str] = []
     while len(seen) < len(found):
         seen += [
@@ -125,28 +126,26 @@ async def test_lines_of_text_are_text(
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-www-form-urlencoded"])
-async def test_any_other_type_is_text(server: Server, connect: Connect, kind: str) -> None:
-    """JSON too, whose lines are no values of its own."""
-    reader, publisher = await reading(server, connect), await connect(server)
+async def test_any_other_type_is_text(server: LiveServer, kind: str) -> None:
+    reader, publisher = await reading(server), await server.connect()
     await stream(publisher, b'[{"message":\n1]\n', headers=f"Content-Type: {kind}\r\n")
     assert await data_of(reader, 2) == ['[{"message":', "1]"]
     assert await publisher.answer() == answer_of(server, 2, clients=1)
 
 
-async def test_a_stream_may_have_a_length_and_may_be_empty(server: Server, connect: Connect) -> None:
+async def test_a_stream_may_have_a_length_and_may_be_empty(server: LiveServer, client: RawClient) -> None:
     """Nothing was published, and that is an answer too."""
-    publisher = await connect(server)
-    assert await publisher.ask("POST", "/send?stream=1", body=b"a\nb") == answer_of(server, 2)
-    assert await publisher.ask("PUT", "/send?stream=1") == answer_of(server, 0)
-    await stream(publisher)
-    assert await publisher.answer() == answer_of(server, 0)
-    await stream(publisher, b"\n\r\n", headers=NDJSON)
-    assert await publisher.answer() == answer_of(server, 0)
+    assert await client.ask("POST", "/send?stream=1", body=b"a\nb") == answer_of(server, 2)
+    assert await client.ask("PUT", "/send?stream=1") == answer_of(server, 0)
+    await stream(client)
+    assert await client.answer() == answer_of(server, 0)
+    await stream(client, b"\n\r\n", headers=NDJSON)
+    assert await client.answer() == answer_of(server, 0)
 
 
-async def test_what_the_query_says_holds_for_every_line(server: Server, connect: Connect) -> None:
+async def test_what_the_query_says_holds_for_every_line(server: LiveServer) -> None:
     """Type, key and time; and channels, of the path and of `channel=`."""
-    reader, publisher = await reading(server, connect, "/events/b"), await connect(server)
+    reader, publisher = await reading(server, "/events/b"), await server.connect()
     await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=700&key=k")
     events = await reader.events(2)
     assert [(event.data, event.type, event.retry) for event in events] == [("x", "t", 700), ("y", "t", 700)]
@@ -163,13 +162,7 @@ async def test_what_the_query_says_holds_for_every_line(server: Server, connect:
         (NDJSON, b'{"message":"a"}\n{"message":"\xff"}\n', 400, 1, "line 2: body: is not UTF-8 at byte 12"),
         (NDJSON, b"[]\n", 422, 0, "line 1: must be a JSON object, not a list"),
         (NDJSON, b'{"message":"a"}\n{"mesage":"b"}\n', 422, 1, f"line 2: {MISSPELT}"),
-        (
-            NDJSON,
-            b'{"message":"a"}\n{"message":"b","event":""}\n{"message":"c"}',
-            422,
-            1,
-            f"line 2: {NO_TYPE}",
-        ),
+        (NDJSON, b'{"message":"a"}\n{"message":"b","event":""}\n{}', 422, 1, f"line 2: {NO_TYPE}"),
         (NDJSON, b'{"message":"a"}\n{"message":"b","channel":"b b"}\n', 400, 1, f"line 2: {A_SPACE}"),
         (NDJSON, b'{"message":"a\\ud800"}\n', 422, 0, f"line 1: body: {SURROGATE}"),
         ("", b"a\n" + b"x" * 990 + b"\n", 413, 1, f"line 2: data: {TOO_LARGE}"),
@@ -177,11 +170,10 @@ async def test_what_the_query_says_holds_for_every_line(server: Server, connect:
     ],
 )
 async def test_a_bad_line_ends_the_stream(
-    serve: Serve, connect: Connect, headers: str, body: bytes, status: int, published: int, detail: str
+    serve: Serve, headers: str, body: bytes, status: int, published: int, detail: str
 ) -> None:
     """Saying which line and how many were published; those stay, and the connection is closed."""
-    server = await serve(max_event=1000)
-    publisher = await connect(server)
+    server, publisher = await serve.connected(max_event=1000)
     await stream(publisher, body, headers=headers)
     head = await publisher.head()
     assert head.startswith(f"HTTP/1.1 {status} ".encode())
@@ -194,48 +186,32 @@ async def test_a_bad_line_ends_the_stream(
     assert server.broadcaster.counts.published == published
 
 
-async def test_a_line_that_is_nested_too_deeply_is_refused(server: Server, connect: Connect) -> None:
+async def test_a_line_that_is_nested_too_deeply_is_refused(client: RawClient) -> None:
     """Whether it would become anything or not; a parser's depth is no fault of ours."""
-    publisher = await connect(server)
     deep = b'{"message":"a"}\n{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
-    await stream(publisher, deep, headers=NDJSON)
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (
-        422,
-        "line 2: body: is nested more than 64 deep; 1 published",
-    )
+    await stream(client, deep, headers=NDJSON)
+    assert await client.refusal() == (422, "line 2: body: is nested more than 64 deep; 1 published")
 
 
-async def test_a_bad_line_far_into_a_stream_is_named(server: Server, connect: Connect) -> None:
-    """Lines are counted over all pieces and slices."""
-    publisher = await connect(server)
+async def test_a_bad_line_far_into_a_stream_is_named(server: LiveServer, client: RawClient) -> None:
     good = LINES_PER_PUBLISH * 3 + 7
     await stream(
-        publisher, b"x\n" * LINES_PER_PUBLISH, b"x\n" * (good - LINES_PER_PUBLISH) + b"\xff\n" + b"x\n" * 10
+        client, b"x\n" * LINES_PER_PUBLISH, b"x\n" * (good - LINES_PER_PUBLISH) + b"\xff\n" + b"x\n" * 10
     )
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (
-        400,
-        f"line {good + 1}: body: is not UTF-8 at byte 0; {good} published",
-    )
+    assert await client.refusal() == (400, f"line {good + 1}: body: is not UTF-8 at byte 0; {good} published")
     assert server.broadcaster.counts.published == good
 
 
 @pytest.mark.parametrize(("headers", "most"), [("", 1_048_576), (NDJSON, 6 * 1_048_576 + 4096)])
 async def test_a_line_of_ten_megabytes_is_refused(
-    server: Server, connect: Connect, headers: str, most: int
+    server: LiveServer, client: RawClient, headers: str, most: int
 ) -> None:
     """413 before it has ended, and what came before it is published."""
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1", headers=headers)
-    await publisher.send_chunk(b'{"message":"a"}\n')
-    sending = asyncio.ensure_future(send_until_cut(publisher, b"x" * 65_536, 160))
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (
-        413,
-        f"line 2: more than {most} bytes; 1 published",
-    )
-    publisher.half_close()
+    await client.begin("/send?stream=1", headers=headers)
+    await client.send_chunk(b'{"message":"a"}\n')
+    sending = asyncio.ensure_future(send_until_cut(client, b"x" * 65_536, 160))
+    assert await client.refusal() == (413, f"line 2: more than {most} bytes; 1 published")
+    client.half_close()
     await sending
     assert server.broadcaster.counts.published == 1
 
@@ -272,41 +248,27 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
     ],
 )
 async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
-    server: Server, connect: Connect, path: str, headers: str, status: int, detail: str
+    server: LiveServer, client: RawClient, path: str, headers: str, status: int, detail: str
 ) -> None:
-    """The publisher need not have sent anything."""
-    publisher = await connect(server)
-    await publisher.begin(path, headers=headers)
-    answered, answer = await publisher.answer()
-    assert (answered, json.loads(answer)["detail"]) == (status, detail)
+    await client.begin(path, headers=headers)
+    assert await client.refusal() == (status, detail)
     assert server.broadcaster.counts.published == 0
 
 
-async def test_stream_0_is_no_stream(server: Server, connect: Connect) -> None:
-    """The whole body is one event."""
-    reader, publisher = await reading(server, connect), await connect(server)
+async def test_stream_0_is_no_stream(server: LiveServer) -> None:
+    reader, publisher = await reading(server), await server.connect()
     await stream(publisher, b"a\nb\n", path="/send?stream=0")
     assert await data_of(reader, 1) == ["a\nb\n"]
-
-
-LEAVING: dict[str, Callable[[RawClient], None]] = {
-    "FIN": RawClient.close,
-    "RST": RawClient.reset,
-    "half-close": RawClient.half_close,
-}
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
-    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, how: str
+    server: LiveServer, caplog: Caplog, how: str
 ) -> None:
     """And not the half one; nothing of it stays, and it is no error of ours."""
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    await publisher.send_chunk(b"a\nb\nhalf")
-    await until(lambda: server.broadcaster.counts.published == 2)
-    LEAVING[how](publisher)
+    client = await begun(server, b"a\nb\nhalf", published=2)
+    LEAVING[how](client)
     await until(lambda: server.connections == 0)
     assert server.app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
@@ -319,13 +281,12 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     [(b"x\n" * 5000 + b"half", 5000), (b"x\n" * 3000 + b"\xff\n" + b"x\n" * 2000, 3000)],
 )
 async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken(
-    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture, lines: bytes, published: int
+    server: LiveServer, client: RawClient, caplog: Caplog, lines: bytes, published: int
 ) -> None:
     """However many slices they are, up to the first bad one; it is no error of ours."""
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    await publisher.send_chunk(lines)
-    publisher.close()
+    await client.begin("/send?stream=1")
+    await client.send_chunk(lines)
+    client.close()
     await until(lambda: server.broadcaster.counts.published >= published and not server.app[LINE_STREAMS])
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.published == published
@@ -333,17 +294,12 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
 
 
 @pytest.mark.both_loops
-async def test_what_follows_a_broken_chunk_is_not_published(
-    server: Server, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_follows_a_broken_chunk_is_not_published(server: LiveServer, caplog: Caplog) -> None:
     """The whole lines before it are; the stream is over once its publisher has gone."""
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    await publisher.send_chunk(b"a\nb\nhalf")
-    await until(lambda: server.broadcaster.counts.published == 2)
-    await publisher.send(b"no size\r\nc\n\r\n")
-    await publisher.send_chunk(b"d\n")
-    publisher.close()
+    client = await begun(server, b"a\nb\nhalf", published=2)
+    await client.send(b"no size\r\nc\n\r\n")
+    await client.send_chunk(b"d\n")
+    client.close()
     await until(lambda: server.connections == 0)
     assert server.app[LINE_STREAMS] == set()
     assert server.broadcaster.counts.published == 2
@@ -352,35 +308,25 @@ async def test_what_follows_a_broken_chunk_is_not_published(
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("path", ["/push/send", "/push/send?stream=1"])
-async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(
-    caplog: pytest.LogCaptureFixture, path: str
-) -> None:
+async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(caplog: Caplog, path: str) -> None:
     """A runner that cancels no handlers reads to the break."""
-    inner, outer = create_app(Config()), web.Application()
-    outer.add_subapp("/push/", inner)
-    runner = web.AppRunner(outer)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    publisher = await RawClient.open(runner.addresses[0][1])
-    await publisher.send(
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\na\nb".encode()
-    )
-    await until(lambda: bool(runner.server and runner.server.requests_count))
-    publisher.reset()
-    await until(lambda: not (runner.server and runner.server.connections))
-    await runner.cleanup()
-    assert inner[LINE_STREAMS] == set()
-    assert inner[BROADCASTER].counts.published == ("stream" in path)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+    async with mounted() as inner:
+        publisher = await RawClient.open(inner.port)
+        await publisher.send(f"{head}a\nb".encode())
+        await until(lambda: inner.server.requests_count == 1)
+        publisher.reset()
+        await until(lambda: not inner.server.connections)
+    assert inner.app[LINE_STREAMS] == set()
+    assert inner.broadcaster.counts.published == ("stream" in path)
     assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.both_loops
-async def test_a_drain_answers_a_stream_that_is_open_and_silent(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_drain_answers_a_stream_that_is_open_and_silent(serve: Serve, caplog: Caplog) -> None:
     """503 with the count, at once and not at a deadline; the half line is nothing."""
     server = await serve(shutdown_timeout=3600)
-    chunked, sized = await connect(server), await connect(server)
+    chunked, sized = await server.connect(), await server.connect()
     await chunked.begin("/send?stream=1")
     await chunked.send_chunk(b"a\nb\nhalf")
     await sized.send(b"POST /send?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
@@ -399,15 +345,12 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(
 
 
 @pytest.mark.both_loops
-async def test_a_line_after_the_close_is_not_published(server: Server, connect: Connect) -> None:
+async def test_a_line_after_the_close_is_not_published(server: LiveServer) -> None:
     """A drain that has begun is told with the next line, whatever else it still waits for."""
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    await publisher.send_chunk(b"a\n")
-    await until(lambda: server.broadcaster.counts.published == 1)
+    client = await begun(server, b"a\n", published=1)
     await server.broadcaster.close(timeout=5)
-    await publisher.send_chunk(b"b\nc\n")
-    assert await publisher.answer() == (
+    await client.send_chunk(b"b\nc\n")
+    assert await client.answer() == (
         503,
         (
             b'{"title":"Service Unavailable","status":503,'
@@ -417,22 +360,17 @@ async def test_a_line_after_the_close_is_not_published(server: Server, connect: 
 
 
 @pytest.mark.both_loops
-async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(serve: Serve, caplog: Caplog) -> None:
     """A reader that takes nothing keeps the server from stopping, and not the publisher from its answer."""
     stopping_takes = {"drain_timeout": 1, "shutdown_timeout": 1}
     server = await serve(**stopping_takes, send_buffer=16_384, overflow="drop-oldest", write_timeout=60)
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     await frozen.request("GET", "/events")
     await until(lambda: server.broadcaster.client_count == 1)
     for _ in range(200):
         await server.broadcaster.broadcast("x" * 4000)
         await asyncio.sleep(0)
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    await publisher.send_chunk(b"a\n")
-    await until(lambda: server.broadcaster.counts.published == 201)
+    publisher = await begun(server, b"a\n", published=201)
     stopping = asyncio.ensure_future(server.stop())
     status, answer = await publisher.answer()
     assert (status, json.loads(answer)["published"]) == (503, 1)
@@ -442,34 +380,27 @@ async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(
 
 
 @pytest.mark.both_loops
-async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(caplog: Caplog) -> None:
     """503 with the count, as from the server itself, whoever reads meanwhile."""
-    inner, outer = create_app(Config(shutdown_timeout=4)), web.Application()
-    outer.add_subapp("/push/", inner)
-    runner = web.AppRunner(outer)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    reader, publisher = [await RawClient.open(runner.addresses[0][1]) for _ in range(2)]
-    await reader.subscribe(path="/push/events")
-    await publisher.begin("/push/send?stream=1")
-    await publisher.send_chunk(b"a\nhalf")
-    await until(lambda: inner[BROADCASTER].counts.published == 1)
-    stopping = asyncio.ensure_future(runner.cleanup())
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["published"]) == (503, 1)
-    reader.close()
-    publisher.close()
-    await stopping
+    async with mounted(shutdown_timeout=4) as inner:
+        reader, publisher = await inner.subscriber("/push/events"), await inner.connect()
+        await publisher.begin("/push/send?stream=1")
+        await publisher.send_chunk(b"a\nhalf")
+        await until(lambda: inner.broadcaster.counts.published == 1)
+        stopping = asyncio.ensure_future(inner.runner.cleanup())
+        status, answer = await publisher.answer()
+        assert (status, json.loads(answer)["published"]) == (503, 1)
+        reader.close()
+        publisher.close()
+        await stopping
     assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_between_the_slices(serve: Serve, connect: Connect) -> None:
+async def test_others_are_served_between_the_slices(serve: Serve) -> None:
     """A publisher of very many lines does not keep the loop to itself: another's event comes in between."""
     server = await serve(history_size=200_000, history_bytes=10**9, history_total=10**9)
-    many, one = await connect(server), await connect(server)
+    many, one = await server.connect(), await server.connect()
     await many.begin("/send/many?stream=1")
     sending = asyncio.ensure_future(send_until_cut(many, b"x\n" * 5000, 20))
     await until(lambda: server.broadcaster.counts.published > 0)
@@ -482,7 +413,7 @@ async def test_others_are_served_between_the_slices(serve: Serve, connect: Conne
     assert position < 100_001
 
 
-def transports_of(server: Server) -> list[asyncio.Transport]:
+def transports_of(server: LiveServer) -> list[asyncio.Transport]:
     """Return the transports of the connections that are open."""
     return [each.transport for each in web_server_of(server).connections if each.transport is not None]
 
@@ -496,29 +427,25 @@ def resident(pid: int) -> int:
 
 @pytest.mark.both_loops
 async def test_a_publisher_waits_for_what_it_has_sent(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, client: RawClient, monkeypatch: Patch
 ) -> None:
     """While nothing can be published nothing more is read of it; then it goes on, and nothing is lost."""
-    publish_all, away = server.broadcaster.publish_all, asyncio.Event()
+    away = asyncio.Event()
 
-    async def publish_later(
-        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
-    ) -> Receipt:
+    async def publish_later(drafts: Sequence[Draft]) -> None:
         await away.wait()
-        return await publish_all(drafts, token, publisher=publisher)
 
-    monkeypatch.setattr(server.broadcaster, "publish_all", publish_later)
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1")
-    sending = asyncio.ensure_future(send_until_cut(publisher, (b"x" * 999 + b"\n") * 1000, 50))
+    before_publishing(server.broadcaster, monkeypatch, publish_later)
+    await client.begin("/send?stream=1")
+    sending = asyncio.ensure_future(send_until_cut(client, (b"x" * 999 + b"\n") * 1000, 50))
     await until(lambda: any(not transport.is_reading() for transport in transports_of(server)))
     (content,) = server.app[LINE_STREAMS]
     assert content.total_bytes < 2_000_000
     assert not sending.done()
     away.set()
     await sending
-    await publisher.send_chunk()
-    assert await publisher.answer() == answer_of(server, 50_000)
+    await client.send_chunk()
+    assert await client.answer() == answer_of(server, 50_000)
 
 
 @pytest.mark.both_loops
@@ -554,20 +481,16 @@ async def drain(reader: RawClient) -> None:
 
 @pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, monkeypatch: Patch
 ) -> None:
     """What it had sent is published as ever, a slice in each turn."""
     counted: list[int] = []
-    publish_all = server.broadcaster.publish_all
 
-    async def counting(
-        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
-    ) -> Receipt:
+    async def counting(drafts: Sequence[Draft]) -> None:
         counted.append(len(drafts))
-        return await publish_all(drafts, token, publisher=publisher)
 
-    monkeypatch.setattr(server.broadcaster, "publish_all", counting)
-    client = await connect(server)
+    before_publishing(server.broadcaster, monkeypatch, counting)
+    client = await server.connect()
     await client.begin("/send?stream=1")
     await client.send_chunk(b"\n" * 50_000)
     await until(lambda: bool(counted))
@@ -581,7 +504,7 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
 HERE = "X-Forwarded-For: 192.0.2.1\r\n"
 
 
-async def slowing(serve: Serve, **settings: Any) -> Server:
+async def slowing(serve: Serve, **settings: Any) -> LiveServer:
     """Return a server where an address may publish 4 events at once, and then 8 in a second."""
     limits = {"publish_rate": 8, "publish_burst": 4, "max_batch": 4}
     public = {"anonymous_publish": ("*",), "anonymous_subscribe": ("*",)}
@@ -589,12 +512,10 @@ async def slowing(serve: Serve, **settings: Any) -> Server:
 
 
 @pytest.mark.parametrize("rest", [[b"3\n4\n5\n6\n7\n8\n9\n"], [b"3\n4\n5\n", b"6\n7", b"\n8\n9"]])
-async def test_a_publisher_that_is_too_fast_is_slowed(
-    serve: Serve, connect: Connect, clock: Clock, rest: list[bytes]
-) -> None:
+async def test_a_publisher_that_is_too_fast_is_slowed(serve: Serve, clock: Clock, rest: list[bytes]) -> None:
     """And not refused, while its address has no events left for others either; nothing of it is lost."""
     server = await slowing(serve)
-    reader, publisher, other = await reading(server, connect), await connect(server), await connect(server)
+    reader, publisher, other = await reading(server), await server.connect(), await server.connect()
     await publisher.begin("/send?stream=1", headers=HERE)
     for piece in (b"0\n1\n2\n", *rest):
         await publisher.send_chunk(piece)
@@ -611,31 +532,23 @@ async def test_a_publisher_that_is_too_fast_is_slowed(
     assert await data_of(reader, 10) == [str(number) for number in range(10)]
 
 
-async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, connect: Connect, clock: Clock) -> None:
-    """When it is its turn, with the number of those before it."""
+async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, clock: Clock) -> None:
     server = await slowing(serve)
-    publisher = await connect(server)
+    publisher = await server.connect()
     await stream(publisher, b"x\n" * 6 + b"\xff\n", headers=HERE)
     await until(lambda: server.broadcaster.counts.published == 4)
     clock.forward(1)
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (
-        400,
-        "line 7: body: is not UTF-8 at byte 0; 6 published",
-    )
+    assert await publisher.refusal() == (400, "line 7: body: is not UTF-8 at byte 0; 6 published")
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 async def test_a_publisher_that_hangs_up_while_slowed_is_over(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, clock: Clock, how: str
+    serve: Serve, caplog: Caplog, clock: Clock, how: str
 ) -> None:
     """At once, with what was published by then, and it is no error of ours."""
     server = await slowing(serve)
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1", headers=HERE)
-    await publisher.send_chunk(b"x\n" * 1000)
-    await until(lambda: server.broadcaster.counts.published == 4)
+    publisher = await begun(server, b"x\n" * 1000, published=4, headers=HERE)
     LEAVING[how](publisher)
     await until(lambda: server.connections == 0 and not server.app[LINE_STREAMS])
     clock.forward(10)
@@ -646,23 +559,19 @@ async def test_a_publisher_that_hangs_up_while_slowed_is_over(
 
 @pytest.mark.both_loops
 async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
-    serve: Serve, connect: Connect, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, clock: Clock, monkeypatch: Patch
 ) -> None:
     """What may be published at once of what it had sent is, and no more."""
     server = await slowing(serve)
-    publish_all = server.broadcaster.publish_all
 
-    async def hanging_up(
-        drafts: Sequence[Draft], token: IdempotencyKey | None = None, *, publisher: str = ""
-    ) -> Receipt:
+    async def hanging_up(drafts: Sequence[Draft]) -> None:
         if not server.broadcaster.counts.published:
             task = asyncio.current_task()
             assert task is not None
             task.cancel()  # as the server does when it notices, and here it is in the middle of its work
-        return await publish_all(drafts, token, publisher=publisher)
 
-    monkeypatch.setattr(server.broadcaster, "publish_all", hanging_up)
-    publisher = await connect(server)
+    before_publishing(server.broadcaster, monkeypatch, hanging_up)
+    publisher = await server.connect()
     await publisher.begin("/send?stream=1", headers=HERE)
     await publisher.send_chunk(b"x\n" * 1000)
     assert await publisher.rest() == b""
@@ -672,16 +581,13 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
 
 @pytest.mark.both_loops
 async def test_a_drain_answers_a_publisher_that_is_slowed(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, caplog: Caplog, monkeypatch: Patch
 ) -> None:
     """503 with the count, at once, however long it would have waited."""
     allowed = iter([0.0, 0.0])
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
     server = await slowing(serve, shutdown_timeout=3600)
-    publisher = await connect(server)
-    await publisher.begin("/send?stream=1", headers=HERE)
-    await publisher.send_chunk(b"x\n" * 5)
-    await until(lambda: server.broadcaster.counts.published == 2)
+    publisher = await begun(server, b"x\n" * 5, published=2, headers=HERE)
     async with asyncio.timeout(30):
         await server.stop()
     head = await publisher.head()
@@ -691,56 +597,46 @@ async def test_a_drain_answers_a_publisher_that_is_slowed(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is told like the others, and holds nobody up."""
+async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(serve: Serve, monkeypatch: Patch) -> None:
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 3600.0)
     server = await slowing(serve)
-    publisher = await connect(server)
+    publisher = await server.connect()
     await publisher.ask("GET", "/status")
     end_line_streams(server.app)
     await stream(publisher, b"x\n", headers=HERE)
-    status, answer = await publisher.answer()
-    assert (status, json.loads(answer)["detail"]) == (503, "the server is shutting down; 0 published")
+    assert await publisher.refusal() == (503, "the server is shutting down; 0 published")
 
 
 @pytest.mark.both_loops
 async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: Caplog, monkeypatch: Patch
 ) -> None:
     """Though the runner cancels no handlers, and all of its lines had been read."""
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 0.001)
-    inner, outer = create_app(Config()), web.Application()
-    outer.add_subapp("/push/", inner)
-    runner = web.AppRunner(outer)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    publisher = await RawClient.open(runner.addresses[0][1])
-    await publisher.begin("/push/send?stream=1")
-    await publisher.send_chunk(b"a\nb\n")
-    await until(lambda: bool(inner[LINE_STREAMS]))
-    publisher.reset()
-    await until(lambda: not inner[LINE_STREAMS])
-    await runner.cleanup()
-    assert inner[BROADCASTER].counts.published == 0
+    async with mounted() as inner:
+        publisher = await RawClient.open(inner.port)
+        await publisher.begin("/push/send?stream=1")
+        await publisher.send_chunk(b"a\nb\n")
+        await until(lambda: bool(inner.app[LINE_STREAMS]))
+        publisher.reset()
+        await until(lambda: not inner.app[LINE_STREAMS])
+    assert inner.broadcaster.counts.published == 0
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_this_machine_is_not_slowed(serve: Serve, connect: Connect, clock: Clock) -> None:
-    """It has no address that would be counted."""
+async def test_this_machine_is_not_slowed(serve: Serve, clock: Clock) -> None:
     server = await slowing(serve)
-    publisher = await connect(server)
+    publisher = await server.connect()
     await stream(publisher, b"x\n" * 1000)
     assert await publisher.answer() == answer_of(server, 1000)
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("headers", ["", NDJSON])
-async def test_a_line_that_drips_is_ended(serve: Serve, connect: Connect, headers: str) -> None:
+async def test_a_line_that_drips_is_ended(serve: Serve, headers: str) -> None:
     """A line has `body_timeout` to come whole, however it drips; between two lines there is any time."""
     server = await serve(body_timeout=0.2)
-    idle, publisher = await connect(server), await connect(server)
+    idle, publisher = await server.connect(), await server.connect()
     await idle.begin("/send?stream=1", headers=headers)
     await publisher.begin("/send?stream=1", headers=headers)
     await publisher.send_chunk(b'{"message":"x"}\n')
@@ -760,10 +656,10 @@ async def test_a_line_that_drips_is_ended(serve: Serve, connect: Connect, header
     assert (await idle.answer())[0] == 200
 
 
-async def test_streams_of_publishers_count_for_their_caller(serve: Serve, connect: Connect) -> None:
+async def test_streams_of_publishers_count_for_their_caller(serve: Serve) -> None:
     """For its token and, behind a proxy, for its address, as those of subscribers do."""
     server = await serve(trusted_proxies=("127.0.0.1",), insecure_publish=True, max_connections_per_address=1)
-    first, second = await connect(server), await connect(server)
+    first, second = await server.connect(), await server.connect()
     for client in (first, second):
         await client.begin("/send?stream=1", headers="X-Forwarded-For: 192.0.2.1\r\n")
         await client.send_chunk(b"x\n")

@@ -1,7 +1,6 @@
 """GET /status."""
 
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect
+from tests.conftest import LiveServer
 from tests.support.sockets import RawClient, until
 
 
@@ -14,9 +13,8 @@ async def test_status_is_these_bytes(client: RawClient) -> None:
     )
 
 
-async def test_what_befell_readers_is_told_by_its_reason(server: Server, connect: Connect) -> None:
-    """Those told of a loss, and those that are gone."""
-    reader, client = await connect(server), await connect(server)
+async def test_what_befell_readers_is_told_by_its_reason(server: LiveServer) -> None:
+    reader, client = await server.connect(), await server.connect()
     await reader.subscribe(path="/events?last_event_id=nobody-knows")
     assert (await reader.events(1))[0].type == "$reset"
     assert await client.ask("GET", "/status") == (
@@ -31,7 +29,7 @@ async def test_what_befell_readers_is_told_by_its_reason(server: Server, connect
     assert b'"closed":{"left":1}' in (await client.ask("GET", "/status"))[1]
 
 
-async def test_a_batch_counts_each_of_its_events(server: Server, client: RawClient) -> None:
+async def test_a_batch_counts_each_of_its_events(server: LiveServer, client: RawClient) -> None:
     """And an event that an idempotency key kept from being published again counts once."""
     for _ in range(2):
         await client.ask(

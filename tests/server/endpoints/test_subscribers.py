@@ -8,30 +8,28 @@ from typing import Any
 import pytest
 
 from sse_broadcast.config.schema import Endpoint, ListenerRule, Overflow
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
 from tests.support.sockets import RawClient, until
 
 
-def is_joined(server: Server, count: int) -> bool:
+def is_joined(server: LiveServer, count: int) -> bool:
     return server.broadcaster.client_count == count
 
 
-async def join(server: Server, connect: Connect, *paths: str) -> list[RawClient]:
+async def join(server: LiveServer, *paths: str) -> list[RawClient]:
     """Open a stream each."""
     clients = []
     for path in paths:
-        client = await connect(server)
-        await client.subscribe(path=path)
+        client = await server.subscriber(path)
         clients.append(client)
         await until(partial(is_joined, server, len(clients)))
     return clients
 
 
-async def get(server: Server, query: str = "") -> Any:
+async def get(server: LiveServer, query: str = "") -> Any:
     answer = await ask(server, "GET", f"/subscribers{query}")
     assert answer.status == 200, answer
     return answer.json
@@ -41,9 +39,8 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [each["id"] for each in page["subscribers"]]
 
 
-async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
-    """All that is known of each, and how many there are."""
-    await join(server, connect, "/events/a,x.*?event=t")
+async def test_a_page_is_these_bytes(server: LiveServer) -> None:
+    await join(server, "/events/a,x.*?event=t")
     answer = await ask(server, "GET", "/subscribers")
     age = answer.json["subscribers"][0]["age"]
     assert answer.body == (
@@ -54,14 +51,13 @@ async def test_a_page_is_these_bytes(server: Server, connect: Connect) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-async def test_nobody_is_an_empty_page(server: Server) -> None:
-    """And no error."""
+async def test_nobody_is_an_empty_page(server: LiveServer) -> None:
     assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}\n'
 
 
-async def test_pages_follow_one_another(server: Server, connect: Connect) -> None:
+async def test_pages_follow_one_another(server: LiveServer) -> None:
     """By `next`, until there is none; who left in between leaves no hole."""
-    clients = await join(server, connect, *["/events"] * 5)
+    clients = await join(server, *["/events"] * 5)
     page = await get(server, "?limit=2")
     assert (ids(page), page["total"], page["next"]) == (["1", "2"], 5, "2")
     clients[2].close()
@@ -70,11 +66,8 @@ async def test_pages_follow_one_another(server: Server, connect: Connect) -> Non
     assert (ids(page), page["total"], page["next"]) == (["4", "5"], 4, None)
 
 
-async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
-    server: Server, connect: Connect
-) -> None:
-    """By its name, or by a pattern."""
-    await join(server, connect, "/events/a", "/events/b", "/events/a,b", "/events/a*", "/events/*b")
+async def test_those_of_a_channel_are_those_that_get_what_is_published_there(server: LiveServer) -> None:
+    await join(server, "/events/a", "/events/b", "/events/a,b", "/events/a*", "/events/*b")
     for channel, found in (("a", ["1", "3", "4"]), ("ab", ["4", "5"]), ("c", [])):
         assert ids(await get(server, f"?channel={channel}")) == found
         assert ids(await get(server, f"?channel={channel}&sort=age")) == found
@@ -83,9 +76,9 @@ async def test_those_of_a_channel_are_those_that_get_what_is_published_there(
     assert ids(await get(server, "?channel=a&limit=2&after=3")) == ["4"]
 
 
-async def test_those_that_come_first_are_no_page_of_many(server: Server, connect: Connect) -> None:
+async def test_those_that_come_first_are_no_page_of_many(server: LiveServer) -> None:
     """What was first may be second in a moment: there is nothing to go on after."""
-    clients = await join(server, connect, "/events/a", "/events/b", "/events/c")
+    clients = await join(server, "/events/a", "/events/b", "/events/c")
     for channels in (["c"], ["c"], ["b"]):
         await server.broadcaster.broadcast("x", channels=channels)
     for client, count in zip(clients, (0, 1, 2), strict=True):
@@ -113,15 +106,13 @@ async def test_those_that_come_first_are_no_page_of_many(server: Server, connect
         ("channels=a", "channels: unknown parameter; channel was meant?"),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(server: Server, query: str, detail: str) -> None:
-    """With what is wrong, where, and which value."""
+async def test_what_cannot_be_asked_is_refused(server: LiveServer, query: str, detail: str) -> None:
     answer = await ask(server, "GET", f"/subscribers?{query}")
     assert (answer.status, answer.detail) == (400, detail)
 
 
-async def test_one_reader_can_be_asked_about(server: Server, connect: Connect) -> None:
-    """As it stands on a page."""
-    await join(server, connect, "/events/a", "/events/b")
+async def test_one_reader_can_be_asked_about(server: LiveServer) -> None:
+    await join(server, "/events/a", "/events/b")
     one = (await ask(server, "GET", "/subscribers/2")).json
     (_, listed) = (await get(server))["subscribers"]
     assert {**one, "age": 0} == {**listed, "age": 0}
@@ -130,9 +121,8 @@ async def test_one_reader_can_be_asked_about(server: Server, connect: Connect) -
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("id", ["2", "x", "%20", "1" * 200, "%C2%B9"])
-async def test_nobody_is_not_found(server: Server, connect: Connect, method: str, id: str) -> None:
-    """Whether there may be such a one or not; nothing is ended."""
-    await join(server, connect, "/events")
+async def test_nobody_is_not_found(server: LiveServer, method: str, id: str) -> None:
+    await join(server, "/events")
     answer = await ask(server, method, f"/subscribers/{id}")
     assert answer.status == 404
     if method != "HEAD":
@@ -141,14 +131,14 @@ async def test_nobody_is_not_found(server: Server, connect: Connect, method: str
     assert server.broadcaster.client_count == 1
 
 
-async def disconnect(server: Server, id: str) -> Answer:
+async def disconnect(server: LiveServer, id: str) -> Answer:
     return await ask(server, "DELETE", f"/subscribers/{id}")
 
 
 @pytest.mark.both_loops
-async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: Server, connect: Connect) -> None:
+async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: LiveServer) -> None:
     """Behind what was published for it, and with a time to come back; the others stay."""
-    one, other = await join(server, connect, "/events", "/events")
+    one, other = await join(server, "/events", "/events")
     receipt = await server.broadcaster.broadcast("last words")
     assert (await disconnect(server, "1")).body == b'{"status":"disconnected","id":"1"}\n'
     await one.chunk()
@@ -164,12 +154,12 @@ async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: Server,
 
 
 @pytest.mark.both_loops
-async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve, connect: Connect) -> None:
+async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve) -> None:
     """It is still on its way out meanwhile, and may be disconnected again: that changes nothing."""
     server = await serve(
         send_buffer=16_384, heartbeat=3600.0, write_timeout=0.5, overflow=Overflow.DROP_OLDEST, queue_size=3
     )
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     await frozen.request("GET", "/events")
     await until(lambda: server.broadcaster.client_count == 1)
     while not server.broadcaster.counts.dropped:
@@ -182,7 +172,7 @@ async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve,
     assert ids(await get(server)) == []
 
 
-async def statuses(server: Server, headers: str, *asked: tuple[str, str]) -> list[int]:
+async def statuses(server: LiveServer, headers: str, *asked: tuple[str, str]) -> list[int]:
     return [(await ask(server, method, path, headers=headers)).status for method, path in asked]
 
 
@@ -200,11 +190,11 @@ ASKED = (("GET", "/subscribers"), ("GET", "/subscribers/1"), ("DELETE", "/subscr
     ],
 )
 async def test_addresses_are_for_who_may_ask_about_the_server_itself(
-    serve: Serve, connect: Connect, grants: dict[str, Sequence[str]], gets: list[int]
+    serve: Serve, grants: dict[str, Sequence[str]], gets: list[int]
 ) -> None:
     """And only who may administer it ends a stream; whether there is one is not told to others."""
     server = await serve(caller=(caller("one", **grants),), anonymous_subscribe=("*",))
-    await join(server, connect, "/events")
+    await join(server, "/events")
     assert await statuses(server, bearer(static("one")), *ASKED) == gets
     assert await statuses(server, "", *ASKED) == [401, 401, 401]
     assert await statuses(server, "", ("GET", "/subscribers/2"), ("DELETE", "/subscribers/2")) == [401, 401]
@@ -239,10 +229,8 @@ async def test_a_listener_takes_the_methods_of_what_it_serves(
     reader.close()
 
 
-async def test_the_answer_has_nothing_of_a_token(serve: Serve, connect: Connect) -> None:
-    """Wherever the reader had it."""
-    server = await serve(token=STATIC)
-    client = await connect(server)
+async def test_the_answer_has_nothing_of_a_token(serve: Serve) -> None:
+    server, client = await serve.connected(token=STATIC)
     await client.subscribe(path=f"/events?access_token={STATIC}")
     await until(lambda: server.broadcaster.client_count == 1)
     answer = await ask(server, "GET", "/subscribers", headers=bearer(STATIC))

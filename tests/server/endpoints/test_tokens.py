@@ -10,8 +10,7 @@ import pytest
 from sse_broadcast.auth import authenticator
 from sse_broadcast.auth.revocation import RevocationList
 from sse_broadcast.errors import ExtraError
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 
@@ -26,19 +25,21 @@ SETTINGS = {
 }
 
 
-async def post(server: Server, path: str, wish: object, *, by: str = STATIC, headers: str = JSON) -> Answer:
+async def post(
+    server: LiveServer, path: str, wish: object, *, by: str = STATIC, headers: str = JSON
+) -> Answer:
     body = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
     return await ask(server, "POST", path, headers=headers + bearer(by), body=body)
 
 
-async def mint(server: Server, wish: dict[str, Any], *, by: str = STATIC) -> dict[str, Any]:
+async def mint(server: LiveServer, wish: dict[str, Any], *, by: str = STATIC) -> dict[str, Any]:
     answer = await post(server, "/tokens", wish, by=by)
     assert answer.status == 200, answer.detail
     made: dict[str, Any] = answer.json
     return made
 
 
-async def admitted(server: Server, token: str, path: str = "/events/news") -> int:
+async def admitted(server: LiveServer, token: str, path: str = "/events/news") -> int:
     return (await ask(server, "GET", path, headers=bearer(token))).status
 
 
@@ -62,7 +63,6 @@ async def test_a_token_is_made_and_good(serve: Serve) -> None:
 
 
 async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
-    """A visitor, for ten minutes."""
     server = await serve(**SETTINGS)
     before = time.time()
     made = await mint(server, {"grants": {"subscribe": ["news"]}})
@@ -71,7 +71,6 @@ async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
 
 
 async def test_every_token_is_another(serve: Serve) -> None:
-    """Asked for in the same words."""
     server = await serve(**SETTINGS)
     made = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(3)]
     assert len({each["token"] for each in made}) == len({each["id"] for each in made}) == 3
@@ -104,14 +103,12 @@ async def test_a_token_lives_no_longer_than_it_may(serve: Serve) -> None:
 async def test_nobody_hands_on_more_than_he_has(
     serve: Serve, grants: dict[str, list[str]], detail: str
 ) -> None:
-    """403, naming the first that is too much."""
     server = await serve(**SETTINGS)
     answer = await post(server, "/tokens", {"grants": grants}, by=static("maker"))
     assert (answer.status, answer.detail) == (403, detail)
 
 
 async def test_a_token_that_was_made_makes_none(serve: Serve) -> None:
-    """However much it may do."""
     server = await serve(**SETTINGS)
     everything = {action: ["*"] for action in ("subscribe", "publish", "inspect")}
     token = (await mint(server, {"grants": everything}))["token"]
@@ -138,20 +135,12 @@ BAD = [
     (b'{"grants": {"publish": [""]}}', 422, GRANTS),
     (b'{"grants": {"publish": [7]}}', 422, GRANTS),
     (b'{"grants": {}, "subject": ""}', 422, "subject: must be text of 1 to 255 characters"),
-    (
-        b'{"grants": {}, "subject": "%s"}' % (b"x" * 256),
-        422,
-        "subject: must be text of 1 to 255 characters",
-    ),
+    (b'{"grants": {}, "subject": "%s"}' % (b"x" * 256), 422, "subject: must be text of 1 to 255 characters"),
     (b'{"grants": {}, "subject": 7}', 422, "subject: must be text of 1 to 255 characters, not a number"),
     (b'{"grants": {}, "lifetime": 0}', 422, "lifetime: must be seconds, from 1 to 31536000"),
     (b'{"grants": {}, "lifetime": 1e300}', 422, "lifetime: must be seconds, from 1 to 31536000"),
     (b'{"grants": {}, "lifetime": 1e999}', 422, "lifetime: must be seconds, from 1 to 31536000"),
-    (
-        b'{"grants": {}, "lifetime": "600"}',
-        422,
-        "lifetime: must be seconds, from 1 to 31536000, not text",
-    ),
+    (b'{"grants": {}, "lifetime": "600"}', 422, "lifetime: must be seconds, from 1 to 31536000, not text"),
     (b'{"grants": {}, "expires": 1}', 422, "expires: unknown member; grants, subject, lifetime are known"),
     (b'{"grant": {}}', 422, "grant: unknown member; grants was meant?"),
 ]
@@ -183,19 +172,17 @@ async def test_a_wish_is_plain_json(serve: Serve, path: str, headers: str, statu
 
 
 @pytest.mark.parametrize("path", ["/tokens", "/revoke"])
-async def test_a_wish_has_its_bounds(serve: Serve, connect: Connect, path: str) -> None:
-    """64 KiB, and `body_timeout`."""
+async def test_a_wish_has_its_bounds(serve: Serve, path: str) -> None:
     server = await serve(**SETTINGS, body_timeout=0.05)
     answer = await post(server, path, b" " * 65_537)
     assert (answer.status, answer.detail) == (413, "body: more than 65536 bytes")
     headers = f"{JSON}{bearer(STATIC)}Transfer-Encoding: chunked\r\n"
-    client = await connect(server)
+    client = await server.connect()
     await client.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n1\r\n{{\r\n".encode())
     assert (await client.answer())[0] == 408
 
 
 async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> None:
-    """It could never be shown."""
     server = await serve(**SETTINGS)
     grants = {"subscribe": [f"{number:0128}" for number in range(60)]}
     answer = await post(server, "/tokens", {"grants": grants})
@@ -203,7 +190,7 @@ async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> 
     assert answer.detail.startswith("grants: make a token of ")
 
 
-async def test_an_open_server_makes_tokens_that_nobody_needs(server: Server) -> None:
+async def test_an_open_server_makes_tokens_that_nobody_needs(server: LiveServer) -> None:
     """So that what uses them can be tried."""
     made = await ask(server, "POST", "/tokens", headers=JSON, body=b'{"grants": {"subscribe": ["a"]}}')
     assert made.status == 200
@@ -220,8 +207,7 @@ async def test_without_a_secret_a_token_is_good_for_one_process(serve: Serve) ->
     assert (await admitted(one, token), await admitted(two, token)) == (200, 200)
 
 
-async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """501, which says what to install; the rest goes on."""
+async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: Patch) -> None:
     server = await serve(token=STATIC)
 
     def missing() -> None:
@@ -229,10 +215,8 @@ async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: pyt
 
     monkeypatch.setattr("sse_broadcast.auth.issuer.require_extra", missing)
     answer = await post(server, "/tokens", {"grants": {}})
-    assert (answer.status, answer.detail) == (
-        501,
-        "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'",
-    )
+    detail = "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+    assert (answer.status, answer.detail) == (501, detail)
     assert await admitted(server, STATIC) == 200
 
 
@@ -240,7 +224,6 @@ async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: pyt
 
 
 async def test_a_token_is_revoked_by_its_id(serve: Serve) -> None:
-    """That one, and no other of its subject."""
     server = await serve(**SETTINGS)
     one, two = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(2)]
     answer = await post(server, "/revoke", {"id": one["id"], "expires": one["expires"]}, by=static("maker"))
@@ -261,7 +244,6 @@ async def test_a_subjects_tokens_are_revoked_that_there_are(serve: Serve) -> Non
 
 
 async def test_a_subject_of_any_length_can_be_revoked(serve: Serve) -> None:
-    """As long as a token can have."""
     server = await serve(**SETTINGS)
     token = own(sub="s" * 255, grants={"subscribe": ["news"]})
     assert await admitted(server, token) == 200
@@ -303,13 +285,12 @@ async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
     ],
 )
 async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
-    """Nobody is revoked by half a question."""
     server = await serve(**SETTINGS)
     answer = await post(server, "/revoke", body)
     assert (answer.status, answer.detail) == (status, detail)
 
 
-async def test_only_so_many_revocations_are_held(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_revocations_are_held(serve: Serve, monkeypatch: Patch) -> None:
     """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
     monkeypatch.setattr(authenticator, "RevocationList", partial(RevocationList, most=2))
     server = await serve(**SETTINGS)

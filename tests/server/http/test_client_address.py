@@ -17,6 +17,7 @@ from multidict import CIMultiDict
 
 from sse_broadcast.config.schema import Config, ProxyHeader
 from sse_broadcast.server.http.client_address import HOPS, Proxies, key
+from tests.conftest import Caplog
 from tests.support.sockets import RawClient
 
 PROXY = "10.0.0.1"
@@ -68,7 +69,6 @@ def test_an_address_is_counted_by_this(host: str | None, counted: str | None) ->
 @pytest.mark.parametrize("remote", ["192.0.2.1", "127.0.0.1", "2001:db8::1"])
 @pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8", "unix")])
 def test_who_is_no_trusted_proxy_speaks_for_itself(remote: str, trusted: tuple[str, ...]) -> None:
-    """Whatever it says, in either header."""
     said = request(remote, (XFF, "203.0.113.9"), ("Forwarded", "for=203.0.113.9"))
     for header in ProxyHeader:
         assert proxies(*trusted, proxy_header=header).client(said) == remote
@@ -110,7 +110,6 @@ FORWARDED_FOR: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("lines", "client"), FORWARDED_FOR, ids=range(len(FORWARDED_FOR)))
 def test_a_trusted_proxy_names_its_client_in_x_forwarded_for(lines: list[str], client: str) -> None:
-    """Alone or behind others, on one line or on several."""
     said = request(PROXY, *((XFF, line) for line in lines))
     assert proxies(*TRUSTED).client(said) == client
 
@@ -188,7 +187,6 @@ def test_so_many_proxies_may_be_in_a_row() -> None:
     ],
 )
 def test_an_address_is_a_proxys_if_a_network_has_it(remote: str, trusted: bool) -> None:  # noqa: FBT001
-    """As it is, and as IPv6 has it."""
     assert proxies(*TRUSTED).trusts(remote) is trusted
     assert proxies().trusts(remote) is False
     client = proxies(*TRUSTED).client(request(remote, (XFF, "203.0.113.9")))
@@ -233,7 +231,6 @@ async def test_who_comes_by_a_unix_socket_has_no_address(tmp_path: Path) -> None
 
 @pytest.mark.both_loops
 async def test_who_comes_by_tcp_is_no_unix_socket() -> None:
-    """Though it is so far gone that it has no address."""
     assert proxies("unix").client(request("", (XFF, "203.0.113.9"))) is None
     assert proxies("unix").client(request("192.0.2.1", (XFF, "203.0.113.9"))) == "192.0.2.1"
 
@@ -339,7 +336,7 @@ def test_no_header_is_too_much_for_it(sent: Headers) -> None:
     ],
 )
 def test_a_proxy_that_is_not_believed_is_told_of_once(
-    caplog: pytest.LogCaptureFixture, trusted: tuple[str, ...], remote: str, header: str, why: str
+    caplog: Caplog, trusted: tuple[str, ...], remote: str, header: str, why: str
 ) -> None:
     """Who it is, what it sent and which setting would have it believed; and none of what it said."""
     believing = proxies(*trusted)
@@ -353,7 +350,7 @@ def test_a_proxy_that_is_not_believed_is_told_of_once(
     )
 
 
-def test_nothing_is_told_of_where_nothing_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_told_of_where_nothing_is_wrong(caplog: Caplog) -> None:
     """No such header, a proxy that is believed, or no limit by address that it would matter to."""
     said = (XFF, "203.0.113.9")
     proxies().client(request("192.0.2.1"))

@@ -5,7 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.server.http.cors import Cors, Origins, is_same_origin
-from tests.conftest import Connect, Serve
+from tests.conftest import Serve
 from tests.support.asking import Answer, ask, bearer
 from tests.support.credentials import STATIC, caller, static
 from tests.support.sockets import RawClient, until
@@ -132,7 +132,6 @@ async def test_a_foreign_page_reads_nothing(
     ],
 )
 async def test_an_origin_is_exactly_one_of_those(serve: Serve, value: str) -> None:
-    """Byte for byte, as browsers send it."""
     server = await serve(**ORIGINS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert told(answer) == {"vary": "Origin"}
@@ -144,7 +143,6 @@ async def test_an_origin_is_exactly_one_of_those(serve: Serve, value: str) -> No
 async def test_it_is_closed_by_default(
     serve: Serve, method: str, path: str, headers: str, body: bytes, status: int
 ) -> None:
-    """Not a word of it to anyone, even of our own origin."""
     server = await serve(token=STATIC)
     for value in (APP, "http://localhost", "null"):
         answer = await ask(server, method, path, headers=headers + bearer(STATIC) + origin(value), body=body)
@@ -156,7 +154,6 @@ APPS = ("capacitor://localhost", "chrome-extension://abcdefghijklmnop", "ionic:/
 
 @pytest.mark.parametrize("value", APPS)
 async def test_an_app_may_be_an_origin(serve: Serve, value: str) -> None:
-    """As it is, in the scheme of its own."""
     server = await serve(cors_origins=APPS, token=STATIC)
     answer = await ask(server, "GET", "/status", headers=bearer(STATIC) + origin(value))
     assert told(answer) == {**OPENED, "access-control-allow-origin": value}
@@ -225,14 +222,12 @@ async def test_an_origin_that_is_not_below_a_name_is_foreign(serve: Serve, value
 
 
 async def test_a_page_below_a_name_may_use_an_open_server(serve: Serve) -> None:
-    """Where a foreign one is refused."""
     server = await serve(**BELOW)
     for value, status in (("https://a.example.com", 200), ("https://example.com", 403), ("null", 403)):
         assert (await ask(server, "GET", "/status", headers=origin(value))).status == status
 
 
 def test_origins_are_those_that_are_named() -> None:
-    """None of them is false."""
     assert not Origins(())
     assert Origins((APP,))
     assert Origins(("https://*.example.com",))
@@ -269,7 +264,6 @@ def test_a_page_of_our_own_address_is_of_the_same_origin(
 
 
 def test_a_client_that_names_no_origin_is_kept_from_nothing() -> None:
-    """It is no page."""
     assert Cors((APP,)).kept_from(make_mocked_request("GET", "/", {"Host": "x"})) is None
 
 
@@ -315,7 +309,6 @@ async def test_a_preflight_is_answered(serve: Serve, path: str, methods: str) ->
 
 
 async def test_a_preflight_of_a_foreign_page_allows_nothing(serve: Serve) -> None:
-    """So that the browser does not send what it asked for."""
     server = await serve(**ORIGINS)
     for said in (asking(FOREIGN, "POST"), asking("null", "PUT"), "Access-Control-Request-Method: POST\r\n"):
         answer = await ask(server, "OPTIONS", "/send", headers=said)
@@ -329,14 +322,12 @@ async def test_a_question_for_options_is_no_preflight(serve: Serve) -> None:
 
 
 async def test_a_preflight_for_what_is_not_there_is_told(serve: Serve) -> None:
-    """404, which the page may know."""
     server = await serve(**ORIGINS)
     answer = await ask(server, "OPTIONS", "/nope", headers=asking(APP, "POST"))
     assert (answer.status, told(answer)) == (404, OPENED)
 
 
 async def test_what_another_listener_serves_is_not_there_for_pages_either(serve: Serve) -> None:
-    """404 for the request itself."""
     listener = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(**ORIGINS, listener=(listener,))
     answer = await ask(server, "POST", "/send", headers=origin(APP), body=b"x")
@@ -347,12 +338,9 @@ async def test_what_another_listener_serves_is_not_there_for_pages_either(serve:
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_whoever_has_too_many_streams_is_told_across_origins(
-    serve: Serve, connect: Connect, accept: str
-) -> None:
+async def test_whoever_has_too_many_streams_is_told_across_origins(serve: Serve, accept: str) -> None:
     """An EventSource that could not read its answer would never come back."""
-    server = await serve(**ORIGINS, token=STATIC, max_connections_per_token=1)
-    reader = await connect(server)
+    server, reader = await serve.connected(**ORIGINS, token=STATIC, max_connections_per_token=1)
     await reader.subscribe(headers=bearer(STATIC))
     await until(lambda: server.broadcaster.client_count == 1)
     headers = f"Accept: {accept}\r\n{bearer(STATIC)}{origin(APP)}"
@@ -360,8 +348,7 @@ async def test_whoever_has_too_many_streams_is_told_across_origins(
     assert (answer.status, told(answer)) == (200 if "event-stream" in accept else 429, OPENED)
 
 
-async def test_a_server_that_stops_tells_it_across_origins(serve: Serve, connect: Connect) -> None:
-    """503, with when to come back."""
+async def test_a_server_that_stops_tells_it_across_origins(serve: Serve) -> None:
     server = await serve(**ORIGINS)
     await server.broadcaster.close(timeout=1)
     answer = await ask(server, "GET", "/events", headers=origin(APP))
@@ -370,10 +357,9 @@ async def test_a_server_that_stops_tells_it_across_origins(serve: Serve, connect
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
-async def test_a_full_server_tells_it_across_origins(serve: Serve, connect: Connect, accept: str) -> None:
+async def test_a_full_server_tells_it_across_origins(serve: Serve, accept: str) -> None:
     """Who is not let in at all is answered by the door, which knows the origins too."""
-    server = await serve(**ORIGINS, max_connections=1)
-    keeper = await connect(server)
+    server, keeper = await serve.connected(**ORIGINS, max_connections=1)
     await keeper.subscribe()
     for said, expected in ((origin(APP), OPENED), (origin(FOREIGN), {"vary": "Origin"})):
         client = await RawClient.open(server.port)

@@ -13,7 +13,7 @@ from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.config.schema import Endpoint, ListenerRule
 from sse_broadcast.server.http.health import DRAINING_FAULT, Readiness
 from sse_broadcast.server.runner import Server
-from tests.conftest import Serve
+from tests.conftest import Patch, Serve
 from tests.support import load, process
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
@@ -22,7 +22,6 @@ from tests.support.sockets import PATIENCE, RawClient
 
 
 async def test_a_server_is_ready_until_it_drains() -> None:
-    """From the moment it is told to, and for good."""
     readiness = Readiness(Broadcaster())
     assert (readiness.fault, readiness.draining) == (None, False)
     readiness.drain()
@@ -30,15 +29,13 @@ async def test_a_server_is_ready_until_it_drains() -> None:
 
 
 async def test_a_broadcaster_that_is_closed_is_not_ready() -> None:
-    """As that of an application whose runner stops."""
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     await broadcaster.close(timeout=1)
     assert readiness.fault == DRAINING_FAULT
 
 
-async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its own words; connections stay meanwhile."""
+async def test_a_backend_that_is_away_is_a_fault_and_comes_back(monkeypatch: Patch) -> None:
     broadcaster = Broadcaster()
     readiness = Readiness(broadcaster)
     away: list[str | None] = ["connection refused"]
@@ -90,7 +87,7 @@ async def test_a_server_that_stops_is_alive_and_not_ready(server: Server, client
     assert answer.detail == "draining: the server is shutting down"
 
 
-async def test_a_backend_that_is_away_is_told_of(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_backend_that_is_away_is_told_of(server: Server, monkeypatch: Patch) -> None:
     """Not ready, with the reason; alive all the same, since starting anew would not bring it back."""
     monkeypatch.setattr(InstrumentedBackend, "outage", property(lambda _: "no answer in 5 s"))
     answer = await ask(server, "GET", "/readyz")

@@ -31,7 +31,6 @@ from sse_broadcast.server.http.last_event_id import (
     ],
 )
 def test_each_name_by_which_clients_send_an_id_is_known(name: str) -> None:
-    """Whatever its case, with hyphens, underscores or neither."""
     assert is_name(name)
 
 
@@ -52,7 +51,6 @@ def test_each_name_by_which_clients_send_an_id_is_known(name: str) -> None:
     ],
 )
 def test_another_name_is_none(name: str) -> None:
-    """Nor is a known one that is drawn out, however long."""
     assert not is_name(name)
 
 
@@ -112,13 +110,11 @@ def test_an_id_of_a_header_wins_over_one_of_the_query(
     ],
 )
 def test_an_id_in_a_query_that_nobody_decoded_is_decoded(query: str, id: str) -> None:
-    """As the parser of requests would."""
     assert brought_in_head({}, query) == id
 
 
 @pytest.mark.parametrize("id", ["0", "0123abcd-7", "order-7", "A.b_c-9", "x" * 128])
 def test_a_well_formed_id_may_be_repeated(id: str) -> None:
-    """1 to 128 of the characters that an id may have."""
     assert fit_to_repeat(id) == id
 
 

@@ -17,8 +17,7 @@ from sse_broadcast.config.schema import ListenerRule
 from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter, facts
 from sse_broadcast.logs.rate_limit import LEFT_OUT, MAX_LINES_A_SECOND, RateLimitFilter
 from sse_broadcast.server.http.log import fault_of, http_logger, refusal_logger
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.internals import web_server_of
@@ -47,9 +46,7 @@ REFUSED = {
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("what", REFUSED)
-async def test_what_the_parser_refuses_is_one_line(
-    client: RawClient, caplog: pytest.LogCaptureFixture, what: str
-) -> None:
+async def test_what_the_parser_refuses_is_one_line(client: RawClient, caplog: Caplog, what: str) -> None:
     """400 for the client, at most a line for the log, and no traceback."""
     await client.send(REFUSED[what])
     assert (await client.head()).split(b" ")[1] == b"400"
@@ -82,12 +79,10 @@ TELLING = {
 
 @pytest.mark.parametrize("what", TELLING)
 async def test_nothing_that_a_client_sent_is_logged_or_repeated(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, what: str
+    client: RawClient, caplog: Caplog, what: str
 ) -> None:
     """A request that cannot be read may have a token in it anywhere."""
     caplog.set_level(logging.DEBUG)
-    server = await serve()
-    client = await connect(server)
     await client.send(TELLING[what].replace(b"%b", SECRET))
     answer = await client.rest()
     assert b" 400 Bad Request\r\n" in answer
@@ -100,10 +95,7 @@ async def test_nothing_that_a_client_sent_is_logged_or_repeated(
 
 
 @pytest.mark.both_loops
-async def test_a_body_that_breaks_is_one_line(
-    server: Server, client: RawClient, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Though aiohttp finds out when its answer is on the way."""
+async def test_a_body_that_breaks_is_one_line(server: LiveServer, client: RawClient, caplog: Caplog) -> None:
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     await until(lambda: web_server_of(server).requests_count == 1)
     caplog.set_level(logging.INFO)
@@ -112,14 +104,14 @@ async def test_a_body_that_breaks_is_one_line(
     assert caplog.messages == ["Error reading a body: is not in chunks, as Transfer-Encoding says"]
 
 
+NO_HOST = "Missing 'Host' header in request."
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (BadHttpMessage("Too many headers received"), "BadHttpMessage: Too many headers received"),
-        (
-            BadHttpMessage("Missing 'Host' header in request."),
-            "BadHttpMessage: Missing 'Host' header in request.",
-        ),
+        (BadHttpMessage(NO_HOST), f"BadHttpMessage: {NO_HOST}"),
         (BadHttpMessage("Duplicate 'Host' header found."), "BadHttpMessage: Duplicate 'Host' header found."),
         (BadHttpMessage("Expected CRLF:\n\n  b'secret'\n   ^"), "BadHttpMessage: Expected CRLF"),
         (BadHttpMessage('it can\'t be:  "secret"'), "BadHttpMessage: it can't be"),
@@ -137,7 +129,7 @@ def test_a_reason_has_no_word_of_the_request(error: HttpProcessingError, said: s
     assert fault_of(error) == said
 
 
-async def test_a_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_ours_keeps_its_traceback(caplog: Caplog) -> None:
     """The filter touches nothing but what a client did."""
     http_logger().error("Error handling request", exc_info=RuntimeError("ours"))
     (record,) = caplog.records
@@ -145,14 +137,12 @@ async def test_a_fault_of_ours_keeps_its_traceback(caplog: pytest.LogCaptureFixt
     assert record.levelno == logging.ERROR
 
 
-async def test_a_flood_of_them_is_a_few_lines_and_a_number(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_flood_of_them_is_a_few_lines_and_a_number(serve: Serve, caplog: Caplog) -> None:
     """Each is answered, whatever is logged; what was left out is told when the second is over."""
     caplog.set_level(logging.INFO, http_logger().name)
     server = await serve()
     for _ in range(MAX_LINES_A_SECOND + 30):
-        client = await connect(server)
+        client = await server.connect()
         await client.send(REFUSED["no host"])
         assert (await client.head()).split(b" ")[1] == b"400"
     await until(lambda: caplog.records[-1].msg == LEFT_OUT)
@@ -160,10 +150,7 @@ async def test_a_flood_of_them_is_a_few_lines_and_a_number(
     told = [facts(record)["left_out"] for record in caplog.records if record.msg == LEFT_OUT]
     assert len(lines) + sum(told) == MAX_LINES_A_SECOND + 30
     assert len(lines) <= MAX_LINES_A_SECOND * (len(told) + 1)
-    assert lines[0].args == {
-        "address": "127.0.0.1",
-        "reason": "BadHttpMessage: Missing 'Host' header in request.",
-    }
+    assert lines[0].args == {"address": "127.0.0.1", "reason": f"BadHttpMessage: {NO_HOST}"}
 
 
 # Requests that are refused.
@@ -175,7 +162,7 @@ STREAM = "Accept: text/event-stream\r\n"
 APP, FOREIGN = "https://app.example", "https://evil.example"
 
 
-def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
+def lines_of(caplog: Caplog) -> list[tuple[int, str]]:
     """Return the level and the text of what was logged of refusals."""
     records = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
     return [(record.levelno, record.getMessage()) for record in records]
@@ -185,25 +172,14 @@ NO_SINCE = (
     "neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an event that is held"
 )
 
+NOT_GET = "/send/a does not take GET, but POST, PUT, OPTIONS; GET /events/a subscribes"
+EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
+
 REFUSALS = [
     ("GET", "/nope", "", b"", 404, "nothing is at /nope; GET /events subscribes, POST /send publishes"),
-    (
-        "GET",
-        "/send/a",
-        "",
-        b"",
-        405,
-        "/send/a does not take GET, but POST, PUT, OPTIONS; GET /events/a subscribes",
-    ),
+    ("GET", "/send/a", "", b"", 405, NOT_GET),
     ("GET", "/events?since=yesterday&x=1", "", b"", 400, f"since: 'yesterday' is {NO_SINCE}"),
-    (
-        "POST",
-        "/send",
-        "",
-        b"",
-        422,
-        "body: is empty, and is the message; with ?event=TYPE an event may do without any",
-    ),
+    ("POST", "/send", "", b"", 422, EMPTY),
     ("POST", "/send", "", b"x" * 20_000, 413, "body: more than 10096 bytes"),
     ("POST", "/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
     ("POST", "/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
@@ -224,14 +200,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("method", "path", "headers", "body", "status", "detail"), REFUSALS)
 async def test_a_refusal_is_a_line_at_debug(
-    serve: Serve,
-    caplog: pytest.LogCaptureFixture,
-    method: str,
-    path: str,
-    headers: str,
-    body: bytes,
-    status: int,
-    detail: str,
+    serve: Serve, caplog: Caplog, method: str, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
     """First the address, then the status, then what was asked, without the query, and what was answered."""
     server = await serve(max_event=1000)
@@ -252,7 +221,7 @@ async def test_a_refusal_is_a_line_at_debug(
     ],
 )
 async def test_a_refusal_of_a_credential_is_a_line_at_info(
-    serve: Serve, caplog: pytest.LogCaptureFixture, path: str, headers: str, status: int, detail: str | None
+    serve: Serve, caplog: Caplog, path: str, headers: str, status: int, detail: str | None
 ) -> None:
     """Who tries tokens is seen by default; nothing of the token is."""
     server = await serve(caller=(READER,))
@@ -268,9 +237,7 @@ async def test_a_refusal_of_a_credential_is_a_line_at_info(
     assert static("reader") not in caplog.text
 
 
-async def test_a_name_that_is_not_ours_is_a_line_at_info(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_name_that_is_not_ours_is_a_line_at_info(server: LiveServer, caplog: Caplog) -> None:
     """421: a page that has its name point to us."""
     caplog.set_level(logging.INFO)
     answer = await ask(server, "GET", "/status", host="evil.example")
@@ -278,10 +245,7 @@ async def test_a_name_that_is_not_ours_is_a_line_at_info(
     assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 421 GET /status: {answer.detail}")]
 
 
-async def test_other_refusals_are_not_told_by_default(
-    server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A typing error is its publisher's business."""
+async def test_other_refusals_are_not_told_by_default(server: LiveServer, caplog: Caplog) -> None:
     caplog.set_level(logging.INFO)
     for method, path in (("GET", "/nope"), ("GET", "/send"), ("POST", "/send"), ("GET", "/events?sinse=1")):
         assert (await ask(server, method, path)).status >= 400
@@ -296,16 +260,10 @@ async def test_other_refusals_are_not_told_by_default(
     ],
 )
 async def test_a_refusal_that_is_a_stream_is_told_by_what_it_stands_for(
-    serve: Serve,
-    connect: Connect,
-    caplog: pytest.LogCaptureFixture,
-    settings: dict[str, int],
-    status: int,
-    detail: str,
+    serve: Serve, caplog: Caplog, settings: dict[str, int], status: int, detail: str
 ) -> None:
-    """429 or 503, though its status is 200."""
     server = await serve(**settings)
-    await (await connect(server)).subscribe()
+    await (await server.connect()).subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
     caplog.set_level(logging.DEBUG)
     for headers in (STREAM, ""):
@@ -317,9 +275,7 @@ async def test_a_refusal_that_is_a_stream_is_told_by_what_it_stands_for(
         assert said.startswith(f"refused 127.0.0.1: {status} GET /events/other: {detail}")
 
 
-async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(serve: Serve, caplog: Caplog) -> None:
     """And no client makes itself out to be another."""
     caplog.set_level(logging.INFO)
     forwarded = "X-Forwarded-For: 192.0.2.7\r\n"
@@ -331,9 +287,8 @@ async def test_a_refusal_names_the_client_that_a_proxy_speaks_for(
 
 
 async def test_a_refusal_at_a_unix_socket_names_no_address(
-    serve: Serve, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    serve: Serve, caplog: Caplog, tmp_path: Path
 ) -> None:
-    """There is none."""
     path = tmp_path / "s"
     await serve(token=STATIC, listener=(ListenerRule(host=f"unix:{path}"),))
     caplog.set_level(logging.INFO)
@@ -352,7 +307,7 @@ async def test_a_refusal_at_a_unix_socket_names_no_address(
     ],
 )
 async def test_what_a_client_asks_for_is_shown_on_one_line(
-    server: Server, caplog: pytest.LogCaptureFixture, path: str, shown: str
+    server: LiveServer, caplog: Caplog, path: str, shown: str
 ) -> None:
     """In ASCII and cut: it makes no line of its own, nor moves a terminal's cursor."""
     caplog.set_level(logging.DEBUG)
@@ -364,8 +319,7 @@ async def test_what_a_client_asks_for_is_shown_on_one_line(
     assert line.isprintable()
 
 
-async def test_a_refusal_tells_its_facts_by_name(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """For a log in JSON."""
+async def test_a_refusal_tells_its_facts_by_name(server: LiveServer, caplog: Caplog) -> None:
     caplog.set_level(logging.DEBUG)
     answer = await ask(server, "GET", "/nope?access_token=SECRET")
     (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
@@ -379,13 +333,10 @@ async def test_a_refusal_tells_its_facts_by_name(server: Server, caplog: pytest.
     assert "SECRET" not in JsonFormatter().format(record)
 
 
-async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever is tried how often."""
+async def test_a_flood_of_refusals_is_a_few_lines_and_a_number(serve: Serve, caplog: Caplog) -> None:
     server = await serve(token=STATIC)
     caplog.set_level(logging.INFO)
-    client = await connect(server)
+    client = await server.connect()
     for _ in range(MAX_LINES_A_SECOND + 10):
         assert (await client.ask("GET", "/status"))[0] == 401
     await until(lambda: caplog.records[-1].msg == LEFT_OUT)
@@ -402,7 +353,7 @@ def origin(value: str) -> str:
     return f"Origin: {value}\r\n"
 
 
-async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: Caplog) -> None:
     """With its origin, where what it is told does not name the setting; at most 80 characters of it."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.DEBUG)
@@ -420,7 +371,7 @@ async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: pytest.LogC
 
 
 async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
-    server: Server, caplog: pytest.LogCaptureFixture
+    server: LiveServer, caplog: Caplog
 ) -> None:
     """An open server says why it takes no foreign page."""
     caplog.set_level(logging.INFO)
@@ -430,10 +381,7 @@ async def test_a_page_that_is_told_the_setting_is_not_told_it_twice(
     assert lines_of(caplog) == [(logging.INFO, f"refused 127.0.0.1: 403 GET /status: {answer.detail}")]
 
 
-async def test_a_page_that_may_read_its_refusal_is_not_named(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One of an allowed origin, or of our own."""
+async def test_a_page_that_may_read_its_refusal_is_not_named(serve: Serve, caplog: Caplog) -> None:
     server = await serve(token=STATIC, cors_origins=(APP, "https://*.example.org"))
     caplog.set_level(logging.DEBUG)
     for value in (APP, "https://a.b.example.org", "http://localhost"):
@@ -448,32 +396,28 @@ KEPT = (
 )
 
 
-@pytest.mark.parametrize("value", [FOREIGN, "null", "https://app.example:8443"])
-async def test_a_stream_that_a_browser_keeps_from_its_page_is_told(
-    serve: Serve, caplog: pytest.LogCaptureFixture, value: str
+@pytest.mark.parametrize(
+    ("method", "path", "more", "value"),
+    [
+        *(("GET", "/events", bearer(STATIC), value) for value in (FOREIGN, "null", f"{APP}:8443")),
+        ("OPTIONS", "/send/a", "Access-Control-Request-Method: POST\r\n", FOREIGN),
+    ],
+)
+async def test_what_a_browser_keeps_from_its_page_is_told(
+    serve: Serve, caplog: Caplog, method: str, path: str, more: str, value: str
 ) -> None:
-    """At info: the page sees an error without a word, and nobody else would say why."""
+    """At info: the page sees an error without a word, and nobody else would say why.
+
+    A stream, and a preflight that allows nothing, behind which what the page wants to send is never sent.
+    """
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.INFO)
-    headers = bearer(STATIC) + origin(value)
-    assert (await ask(server, "GET", "/events?since=earliest", headers=headers)).status == 200
-    assert lines_of(caplog) == [(logging.INFO, KEPT.format("GET", "/events", value))]
+    answer = await ask(server, method, f"{path}?since=earliest", headers=origin(value) + more)
+    assert answer.status == (204 if method == "OPTIONS" else 200)
+    assert lines_of(caplog) == [(logging.INFO, KEPT.format(method, path, value))]
 
 
-async def test_a_preflight_that_allows_nothing_is_told(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What the page wants to send is never sent."""
-    server = await serve(token=STATIC, cors_origins=(APP,))
-    caplog.set_level(logging.INFO)
-    asking = "Access-Control-Request-Method: POST\r\n"
-    assert (await ask(server, "OPTIONS", "/send/a", headers=origin(FOREIGN) + asking)).status == 204
-    assert lines_of(caplog) == [(logging.INFO, KEPT.format("OPTIONS", "/send/a", FOREIGN))]
-
-
-async def test_a_page_that_may_read_its_answer_is_not_told_of(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_page_that_may_read_its_answer_is_not_told_of(serve: Serve, caplog: Caplog) -> None:
     """Nor is a client that is no page, nor one that only asks which methods there are."""
     server = await serve(token=STATIC, cors_origins=(APP,))
     caplog.set_level(logging.DEBUG)
@@ -487,42 +431,27 @@ async def test_a_page_that_may_read_its_answer_is_not_told_of(
 
 # What is published.
 
+PUBLISHED = "published {id} in default, by anyone"
+
 PUBLISHES = [
     ("/send", "", b"DATA", "published {id} in default, by anyone: 1 event of 4 bytes for 1 client"),
-    (
-        "/send/a,b?id=mine",
-        "",
-        b"DATA",
-        "published mine in a,b, by anyone: 1 event of 4 bytes for 0 clients",
-    ),
+    ("/send/a,b?id=mine", "", b"DATA", "published mine in a,b, by anyone: 1 event of 4 bytes for 0 clients"),
     (
         "/send",
         "Content-Type: application/x-ndjson\r\n",
         b'{"message":"DATA"}\n{"message":"DATA"}\n',
         "published {id} in default, by anyone: 2 events of 38 bytes for 1 client",
     ),
-    (
-        "/send?stream=1",
-        "",
-        b"DATA\nDATA\nDATA\n",
-        "published {id} in default, by anyone: 3 events of 12 bytes for 1 client",
-    ),
+    ("/send?stream=1", "", b"DATA\n" * 3, f"{PUBLISHED}: 3 events of 12 bytes for 1 client"),
 ]
 
 
 @pytest.mark.parametrize(("path", "headers", "body", "line"), PUBLISHES)
 async def test_a_publish_is_told_at_debug(
-    server: Server,
-    connect: Connect,
-    caplog: pytest.LogCaptureFixture,
-    path: str,
-    headers: str,
-    body: bytes,
-    line: str,
+    server: LiveServer, caplog: Caplog, path: str, headers: str, body: bytes, line: str
 ) -> None:
     """Where, how much and for how many, and nothing of what it says."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe()
+    _, publisher = await server.subscriber(), await server.connect()
     await until(lambda: server.broadcaster.client_count == 1)
     caplog.set_level(logging.INFO)
     assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
@@ -530,20 +459,15 @@ async def test_a_publish_is_told_at_debug(
     caplog.set_level(logging.DEBUG)
     assert (await publisher.ask("POST", path, body=body, headers=headers))[0] == 200
     (record,) = [record for record in caplog.records if record.name == "sse_broadcast.published"]
-    assert (record.levelno, record.getMessage()) == (
-        logging.DEBUG,
-        line.format(id=server.broadcaster.cursor),
-    )
+    assert (record.levelno, record.getMessage()) == (logging.DEBUG, line.format(id=server.broadcaster.cursor))
     assert "DATA" not in caplog.text
 
 
-async def test_a_publish_names_who_it_is_from(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_publish_names_who_it_is_from(serve: Serve, caplog: Caplog) -> None:
     """The configured caller, or the subject that a signed token has, and no token."""
     server = await serve(caller=(caller("shop", publish=("*",)),), token_secret=OWN_SECRET)
     caplog.set_level(logging.DEBUG)
-    publisher = await connect(server)
+    publisher = await server.connect()
     for token, by in ((static("shop"), "caller shop"), (own(sub="eve"), "subject eve")):
         caplog.clear()
         bearer = f"Authorization: Bearer {token}\r\n"

@@ -86,25 +86,21 @@ def test_a_listener_tells_of_nothing_that_it_does_not_serve(
 def test_a_method_that_is_not_taken_is_answered_with_the_path_that_takes_it(
     path: str, method: str, said: str
 ) -> None:
-    """For the same channels."""
     assert other_method(path, method, EVERYTHING) == said
 
 
 def test_another_path_is_not_named_where_it_is_not_served() -> None:
-    """By this listener."""
     assert other_method("/events/a", "POST", {Endpoint.SUBSCRIBE}) == ""
     assert other_method("/send/a", "GET", {Endpoint.PUBLISH}) == ""
 
 
 def test_a_long_path_is_cut() -> None:
-    """It is the client's own."""
     said = other_method("/events/" + "x" * 1000, "POST", EVERYTHING)
     assert said == f"; POST /send/{'x' * 74} publishes"
 
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_each_place_is_there(serve: Serve, place: str) -> None:
-    """By the method that its sentence names."""
     server = await serve(metrics=True)
     method = PLACES[place][1].split()[0]
     assert f"{method} {place} " in f"{PLACES[place][1]} "
@@ -115,7 +111,6 @@ async def test_each_place_is_there(serve: Serve, place: str) -> None:
 
 @pytest.mark.parametrize(("word", "place"), ELSEWHERE.items())
 async def test_each_word_of_other_products_leads_to_a_place(serve: Serve, word: str, place: str) -> None:
-    """And is nothing here."""
     server = await serve(metrics=True)
     answer = await ask(server, "GET", f"/{word}")
     assert (answer.status, answer.detail) == (404, f"nothing is at /{word}; {PLACES[place][1]}")

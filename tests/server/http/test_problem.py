@@ -63,13 +63,11 @@ def test_an_error_that_passes_has_a_reason_for_subscribers(
 
 
 def test_an_error_no_client_can_cause_is_not_told_to_one() -> None:
-    """It is a fault of ours, and goes the way of those."""
     with pytest.raises(ListenError):
         problem_of(ListenError("x"))
 
 
 def test_a_problem_is_these_bytes() -> None:
-    """RFC 9457, with a time to come back at a 503."""
     response = answer(Problem(503, "full"))
     assert response.body == b'{"title":"Service Unavailable","status":503,"detail":"full"}\n'
     assert response.headers["Retry-After"] == "5"
@@ -77,13 +75,11 @@ def test_a_problem_is_these_bytes() -> None:
 
 
 def test_only_a_503_says_when_to_come_back() -> None:
-    """And one that has a time of its own keeps it."""
     assert "Retry-After" not in answer(Problem(400, "x")).headers
     assert answer(Problem(503, "x", headers={"Retry-After": "60"})).headers["Retry-After"] == "60"
 
 
 def test_more_members_stand_behind_those_of_the_standard() -> None:
-    """In the order they were given."""
     response = answer(Problem(400, "x", more={"published": 3, "line": 4}))
     assert response.body == b'{"title":"Bad Request","status":400,"detail":"x","published":3,"line":4}\n'
 
@@ -108,7 +104,6 @@ def test_json_ends_its_line() -> None:
 
 
 def test_what_a_detail_quotes_is_escaped() -> None:
-    """JSON, whatever a client sent."""
     assert json.loads(body(400, 'a "b"\n\u2028\x00'))["detail"] == 'a "b"\n\u2028\x00'
 
 

@@ -10,6 +10,8 @@ from sse_broadcast.server.endpoints.subscribe_request import SUBSCRIBE_PARAMETER
 from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.query import DEFAULT_PAGE_SIZE, limit, only, refuse_misspelt, refuse_unknown
 from sse_broadcast.server.http.request_head import channels_of_path
+from tests.conftest import Patch
+from tests.support.problems import refused
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,8 @@ from sse_broadcast.server.http.request_head import channels_of_path
 )
 def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) -> None:
     """A typing error must not subscribe to something else than was meant."""
-    with pytest.raises(Problem) as raised:
+    with refused(400, detail):
         refuse_misspelt(make_mocked_request("GET", f"/events?{query}").query, SUBSCRIBE_PARAMETERS)
-    assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
 @pytest.mark.parametrize(
@@ -67,16 +68,14 @@ def test_a_parameter_that_is_known_elsewhere_is_not_compared() -> None:
 )
 def test_an_unknown_parameter_of_a_publish_is_refused(query: str, detail: str) -> None:
     """Also another product's word, and what nobody knows: what is published cannot be taken back."""
-    with pytest.raises(Problem) as raised:
+    with refused(400, detail):
         refuse_unknown(make_mocked_request("POST", f"/send?{query}").query, ("channel", "event", "id"))
-    assert (raised.value.status, raised.value.detail) == (400, detail)
 
 
 @pytest.mark.parametrize(
     ("query", "value"), [("", None), ("since=", ""), ("since=1", "1"), ("since=a+b", "a b")]
 )
 def test_a_parameter_may_be_there_once(query: str, value: str | None) -> None:
-    """Not there is None, and empty is empty."""
     assert only(make_mocked_request("GET", f"/events?{query}").query, "since") == value
 
 
@@ -90,7 +89,6 @@ def test_a_parameter_that_is_given_twice_is_refused() -> None:
     ("path", "named"), [(None, []), ("a", ["a"]), ("a,b", ["a", "b"]), ("a,,b", ["a", "", "b"])]
 )
 def test_channels_of_a_path_are_parted_by_its_commas(path: str | None, named: list[str]) -> None:
-    """Nothing is cleaned or left out."""
     match_info = {} if path is None else {"channels": path}
     request, counted = make_mocked_request("GET", "/events", match_info=match_info), list[int]()
     assert channels_of_path(request, counted.append) == named
@@ -98,8 +96,6 @@ def test_channels_of_a_path_are_parted_by_its_commas(path: str | None, named: li
 
 
 def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
-    """They are counted first."""
-
     def refuse(count: int) -> None:
         raise EventError("channels", str(count))
 
@@ -108,7 +104,7 @@ def test_a_path_of_too_many_channels_is_not_taken_apart() -> None:
         channels_of_path(request, refuse)
 
 
-def test_few_unknown_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_unknown_parameters_are_compared(monkeypatch: Patch) -> None:
     """Of names that could be near two, however many there are; those that cannot do not count."""
     compared: list[str] = []
 
@@ -125,13 +121,10 @@ def test_few_unknown_parameters_are_compared(monkeypatch: pytest.MonkeyPatch) ->
     ("query", "most"), [("", DEFAULT_PAGE_SIZE), ("limit=1", 1), ("limit=1000", 1000), ("limit=007", 7)]
 )
 def test_an_answer_lists_so_many(query: str, most: int) -> None:
-    """As many as are asked for, or a usual number."""
     assert limit(make_mocked_request("GET", f"/channels?{query}")) == most
 
 
 @pytest.mark.parametrize("text", ["0", "1001", "-1", "1.0", "", "x", "\u00b2", "10000", "0000000019"])
 def test_an_answer_lists_no_other_number(text: str) -> None:
-    """With the value that it was."""
-    with pytest.raises(Problem) as raised:
+    with refused(400, f"limit: must be 1 to 1000, not {text!a}"):
         limit(make_mocked_request("GET", f"/channels?limit={text}"))
-    assert (raised.value.status, raised.value.detail) == (400, f"limit: must be 1 to 1000, not {text!a}")

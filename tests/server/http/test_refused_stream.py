@@ -24,7 +24,6 @@ from tests.server.blocks import close_block
     ],
 )
 def test_a_client_that_names_the_type_wants_an_event_stream(accept: str) -> None:
-    """In any case, and beside others."""
     assert wants_event_stream(accept)
 
 
@@ -64,7 +63,6 @@ def test_a_refusal_is_one_block_that_says_why_and_when_to_come_back(reason: Refu
 
 
 def test_every_reason_is_in_the_test_above() -> None:
-    """A new one is a new word of the contract."""
     assert set(RefusalReason) == {"full", "address", "token", "rate", "drain", "backend"}
 
 
@@ -72,7 +70,6 @@ def test_every_reason_is_in_the_test_above() -> None:
     ("brought", "id"), [("", None), ("0123abcd-7", "0123abcd-7"), ("a b", None), ("a\n\ndata: x", None)]
 )
 def test_the_id_that_was_brought_is_repeated(brought: str, id: str | None) -> None:
-    """As the last line, if it may stand in one."""
     _, block = refused_stream(RefusalReason.RATE, brought=brought)
     assert close_block("rate", id).fullmatch(block)
 

@@ -11,8 +11,7 @@ from multidict import CIMultiDict
 
 from sse_broadcast.config.schema import ListenerRule
 from sse_broadcast.server.http.request_head import is_host, origin_of, requested_host
-from sse_broadcast.server.runner import Server
-from tests.conftest import Serve
+from tests.conftest import LiveServer, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import STATIC
 from tests.support.sockets import RawClient
@@ -36,12 +35,11 @@ def test_a_host_is_a_name_or_an_address_maybe_with_a_port(host: str) -> None:
 
 @pytest.mark.parametrize("host", [*NO_PORTS, *USERS, *NO_NAMES, *NO_ADDRESSES], ids=ascii)
 def test_what_is_more_or_less_is_no_host(host: str) -> None:
-    """Nor is a part of it taken for one."""
     assert not is_host(host)
 
 
 @pytest.mark.parametrize("host", ["localhost:80@evil.example", "localhost:evil", "[::1]x"])
-async def test_a_request_for_what_is_no_host_is_refused(server: Server, host: str) -> None:
+async def test_a_request_for_what_is_no_host_is_refused(server: LiveServer, host: str) -> None:
     """Whatever is configured, and wherever it came in (RFC 9112, 3.2)."""
     answer = await ask(server, "POST", "/send", body=b"x", host=host)
     shown = "user@" if "@" in host else f"'{host}'"
@@ -80,14 +78,14 @@ async def test_it_is_refused_where_nobody_looks_at_the_name(serve: Serve) -> Non
     ],
 )
 async def test_a_target_with_a_host_is_for_that_host(
-    server: Server, target: str, host: str | None, status: int
+    server: LiveServer, target: str, host: str | None, status: int
 ) -> None:
     """Which must be the one that `Host` names, if there is a Host."""
     version = "1.0" if host is None else "1.1"
     assert (await ask(server, "GET", target, host=host, version=version)).status == status
 
 
-async def test_a_password_in_a_host_is_not_repeated(server: Server) -> None:
+async def test_a_password_in_a_host_is_not_repeated(server: LiveServer) -> None:
     """Some clients leave the user of their URL there."""
     user = "me:pass-word@localhost"
     for target, host in (("/status", user), (f"http://{user}/status", None)):
@@ -101,14 +99,12 @@ async def test_a_password_in_a_host_is_not_repeated(server: Server) -> None:
 
 
 def test_the_host_of_a_request_is_that_of_its_target_or_its_header() -> None:
-    """Or none."""
     assert requested_host(make_mocked_request("GET", "/x", headers={"Host": "a:1"})) == "a:1"
     assert requested_host(make_mocked_request("GET", "http://b:2/x")) == "b:2"
     assert requested_host(make_mocked_request("GET", "/x")) == ""
 
 
 def test_of_several_origins_none_is_the_origin() -> None:
-    """Neither the first nor the last."""
     assert origin_of(make_mocked_request("GET", "/x", headers={"Origin": APP})) == APP
     assert origin_of(make_mocked_request("GET", "/x")) is None
     two = make_mocked_request("GET", "/x", headers=CIMultiDict([("Origin", APP), ("Origin", FOREIGN)]))
@@ -120,7 +116,6 @@ def test_of_several_origins_none_is_the_origin() -> None:
 async def test_a_request_of_two_origins_is_refused(
     serve: Serve, origins: tuple[str, str], settings: dict[str, str]
 ) -> None:
-    """And no page may read that, since nobody knows whose it is."""
     server = await serve(**settings, cors_origins=(APP,))
     headers = bearer(STATIC) + "".join(f"Origin: {origin}\r\n" for origin in origins)
     for method, path in (("POST", "/send"), ("OPTIONS", "/send"), ("GET", "/events"), ("GET", "/nope")):
@@ -130,7 +125,7 @@ async def test_a_request_of_two_origins_is_refused(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_header_that_is_a_list_is_read_in_all_its_lines(server: Server) -> None:
+async def test_a_header_that_is_a_list_is_read_in_all_its_lines(server: LiveServer) -> None:
     """Its first line alone would let a compressed body through, and an expectation that nobody meets."""
     twice = "Content-Encoding: identity\r\nContent-Encoding: "
     assert (await ask(server, "POST", "/send", body=b"x", headers=f"{twice}identity\r\n")).status == 200
@@ -148,7 +143,7 @@ CHUNKS = b"\r\n5\r\nhello\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r
 @pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n"])
 @pytest.mark.parametrize("coding", [b"chunked", b"gzip, chunked", b""])
 async def test_a_body_of_http_1_0_is_in_no_chunks(
-    server: Server, client: RawClient, more: bytes, coding: bytes
+    server: LiveServer, client: RawClient, more: bytes, coding: bytes
 ) -> None:
     """A proxy of HTTP/1.0 sees another end (RFC 9112, 6.1): nothing is read, and nothing behind it."""
     head = b"POST /send HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: " + coding + b"\r\n" + more
@@ -166,7 +161,7 @@ async def test_a_body_of_http_1_0_is_in_no_chunks(
     ],
 )
 async def test_only_chunks_are_decoded(
-    server: Server, client: RawClient, coding: str, status: int, detail: str
+    server: LiveServer, client: RawClient, coding: str, status: int, detail: str
 ) -> None:
     """What else has been done to a body is not published as if it were its text."""
     head = f"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: {coding}\r\n"
@@ -177,7 +172,7 @@ async def test_only_chunks_are_decoded(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_length_beside_an_empty_coding_is_refused(server: Server, client: RawClient) -> None:
+async def test_a_length_beside_an_empty_coding_is_refused(server: LiveServer, client: RawClient) -> None:
     """The parser takes the length, and another may take the chunks."""
     await client.send(
         b"POST /send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding:\r\nContent-Length: 15\r\n" + CHUNKS
@@ -194,10 +189,8 @@ async def test_http_1_0_is_sent_no_interim_answer(client: RawClient) -> None:
     assert re.findall(rb"HTTP/1\.[01] (\d+)", await client.rest()) == [b"200"]
 
 
-async def test_a_target_has_no_fragment(server: Server) -> None:
+async def test_a_target_has_no_fragment(server: LiveServer) -> None:
     """Whoever has it cut off would look at another path than whoever has not."""
     answer = await ask(server, "GET", "/status#/healthz")
-    assert (answer.status, answer.detail) == (
-        400,
-        "request line: has a fragment (#), which is for the client alone",
-    )
+    detail = "request line: has a fragment (#), which is for the client alone"
+    assert (answer.status, answer.detail) == (400, detail)

@@ -7,8 +7,7 @@ import pytest
 
 from sse_broadcast.server.http import responses
 from sse_broadcast.server.http.problem import body
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Serve
 from tests.support.asking import ask
 from tests.support.sockets import RawClient
 
@@ -42,7 +41,6 @@ async def test_an_answer_is_these_members_and_no_others(
 
 @pytest.mark.parametrize("more", [{}, {"published": 3}])
 def test_a_problem_is_these_members_and_no_others(more: dict[str, int]) -> None:
-    """With what was published before it, where that is lines."""
     problem = body(400, "x", **more)
     assert msgspec.json.encode(msgspec.json.decode(problem, type=responses.ProblemDetails)) + b"\n" == problem
 
@@ -84,7 +82,7 @@ async def test_an_answer_is_only_what_its_type_says(
         ("application/x-ndjson", "application/x-ndjson"),
     ],
 )
-async def test_a_stream_has_a_type_that_is_never_another(server: Server, kind: str, said: str) -> None:
+async def test_a_stream_has_a_type_that_is_never_another(server: LiveServer, kind: str, said: str) -> None:
     """By WHATWG MIME Sniffing, 7, so that its head need not say it; HEAD says what GET does."""
     for method in ("GET", "HEAD"):
         answer = await ask(server, method, "/events", headers=f"Accept: {kind}\r\n")
@@ -92,11 +90,10 @@ async def test_a_stream_has_a_type_that_is_never_another(server: Server, kind: s
         assert SNIFF not in answer.headers
 
 
-async def test_a_line_of_a_stream_is_an_envelope(serve: Serve, connect: Connect) -> None:
-    """An event's and the server's own."""
+async def test_a_line_of_a_stream_is_an_envelope(serve: Serve) -> None:
     server = await serve(lifetime=0.1)
     await server.broadcaster.broadcast("x", channels=["news"])
-    reader = await connect(server)
+    reader = await server.connect()
     await reader.subscribe(path="/events/news?since=earliest", headers="Accept: application/x-ndjson\r\n")
     lines = []
     while chunk := await reader.chunk():

@@ -47,7 +47,6 @@ async def test_a_long_target_is_forgotten(client: RawClient, target: str, status
     "line", [f"CONNECT {'x' * 5000}:1", f"CONNECT {'x:' * 500}", f"GET http://x:y{'z' * 999}/"]
 )
 async def test_what_no_route_is_for_is_forgotten(client: RawClient, line: str) -> None:
-    """It comes to no handler."""
     forget_targets()
     await client.send(f"{line} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     await client.rest()
@@ -66,7 +65,6 @@ def test_parameters_are_counted_before_they_are_taken_apart() -> None:
 
 
 def test_a_target_has_so_many_bytes() -> None:
-    """414 says what takes more."""
     require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET, "x")), max_channels=1)
     with pytest.raises(Problem, match=r"^request line: is 16385 bytes, and may be 16384; POST /events takes"):
         require_fitting_target(make_mocked_request("GET", "/".ljust(MAX_TARGET + 1, "x")), max_channels=1)

@@ -72,7 +72,6 @@ REVOCATIONS = [
 async def test_what_may_be_asked_is_described_as_it_is_taken(
     client: RawClient, name: str, path: str, bodies: list[object]
 ) -> None:
-    """Neither more nor less."""
     schema = OPERATIONS[name].said["requestBody"]["content"]["application/json"]["schema"]
     validator = OPERATIONS[name].validator(schema)
     taken = []

@@ -18,7 +18,6 @@ OPERATIONS = {each.said["operationId"]: each for each in operations(json.loads(d
 
 
 def test_the_parameters_are_those_that_are_heard() -> None:
-    """Of the two pages; the others take none."""
     told = {
         name: [each.name for each in path.get.parameters] for name, path in INSPECT_PATHS.items() if path.get
     }
@@ -32,7 +31,6 @@ def test_the_parameters_are_those_that_are_heard() -> None:
 async def test_a_limit_is_described_as_it_is_taken(
     client: RawClient, path: str, limit: int, status: int
 ) -> None:
-    """At both of its ends."""
     get = INSPECT_PATHS[path].get
     assert get is not None
     (said,) = [each.schema for each in get.parameters if each.name == "limit"]
@@ -51,7 +49,6 @@ async def test_a_limit_is_described_as_it_is_taken(
 async def test_what_readers_are_asked_for_by_is_described_as_it_is_taken(
     client: RawClient, name: str, value: str
 ) -> None:
-    """Neither more nor less."""
     status, _ = await client.ask("GET", f"/subscribers?{urlencode({name: value})}")
     asked = OPERATIONS["subscribers"].describes(f"http://x/subscribers?{urlencode({name: value})}", {}, None)
     assert (status == 200) == asked

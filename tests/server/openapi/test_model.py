@@ -60,6 +60,5 @@ def test_a_pattern_takes_what_its_noun_takes(name: str, text: str) -> None:
     ],
 )
 def test_a_schema_takes_these_and_not_those(schema: Schema, good: list[object], bad: list[object]) -> None:
-    """At its edges."""
     assert [value for value in good if not jsonschema_rs.is_valid(dict(schema), value)] == []
     assert [value for value in bad if jsonschema_rs.is_valid(dict(schema), value)] == []

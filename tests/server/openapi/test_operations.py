@@ -4,16 +4,10 @@ import msgspec
 
 from sse_broadcast.server.http.problem import STATUSES
 from sse_broadcast.server.openapi.model import Operation, Parameter, Response
-from sse_broadcast.server.openapi.operations import (
-    WHEN,
-    problems,
-    read_operations,
-    responses,
-)
+from sse_broadcast.server.openapi.operations import WHEN, problems, read_operations, responses
 
 
 def test_whatever_is_pointed_to_is_there() -> None:
-    """Once."""
     named = {ref.to.removeprefix("#/components/responses/") for ref in problems(*WHEN).values()}
     assert named == set(responses())
     assert len(named) == len(WHEN)
@@ -31,7 +25,6 @@ NAME = Parameter("name", "path", "Whose.", {}, required=True)
 
 
 def test_options_look_at_no_name() -> None:
-    """Whatever stands in the path, the methods are the same."""
     narrow = msgspec.structs.replace(NAME, schema={"type": "string", "pattern": "^a$"})
     path = read_operations(OPERATION, narrow)
     assert path.options is not None

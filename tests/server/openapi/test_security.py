@@ -8,7 +8,6 @@ from sse_broadcast.server.openapi.security import SecuritySchemes
 
 @pytest.mark.parametrize("action", Action)
 def test_an_open_server_asks_for_none(action: Action) -> None:
-    """Nor does it say where one could be."""
     terms = SecuritySchemes(cookie="session")
     assert terms.security(action) is None
     assert terms.schemes() == {}

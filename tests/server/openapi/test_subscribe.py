@@ -50,7 +50,6 @@ def test_the_parameters_are_those_that_are_heard() -> None:
 
 
 def test_the_example_of_a_stream_is_one() -> None:
-    """The opening, as the server writes it, and an event."""
     example = stream().content["text/event-stream"].examples["event"].value
     assert isinstance(example, str)
     head, first, second = example.encode().partition(b"event: price\n")
@@ -61,7 +60,6 @@ def test_the_example_of_a_stream_is_one() -> None:
 
 
 def test_the_example_of_a_line_is_one() -> None:
-    """As its schema has it."""
     media = stream().content["application/x-ndjson"]
     example = media.examples["event"].value
     assert isinstance(example, str)
@@ -124,7 +122,6 @@ def test_a_body_as_it_is_described_is_taken(value: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", [*range(-1, 5), *range(58, 63), "event", "event,4", "60,event", "x", "2"])
 def test_a_heartbeat_is_described_as_it_is_taken(value: object) -> None:
-    """As a number or as text, neither more nor less."""
     request = make_mocked_request("POST", "/events", {}, app=APP)
     described = VALIDATOR.is_valid({"heartbeat": value})
     try:

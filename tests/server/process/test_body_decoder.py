@@ -10,8 +10,7 @@ from aiohttp import web
 
 from sse_broadcast.server.app import create_app
 from sse_broadcast.server.process.body_decoder import DECODER, LARGE, BodyDecoder
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.credentials import caller, static
 from tests.support.sockets import until
 
@@ -57,7 +56,6 @@ async def test_what_is_cancelled_before_its_turn_is_not_decoded() -> None:
 
 
 async def test_a_closed_decoder_decodes_nothing_more() -> None:
-    """What was waiting is cancelled."""
     decoder, authorizer = BodyDecoder(), threading.Event()
     first = asyncio.ensure_future(decoder.run(lambda: authorizer.wait(30), size=LARGE + 1))
     second = asyncio.ensure_future(decoder.run(lambda: True, size=LARGE + 1))
@@ -70,7 +68,6 @@ async def test_a_closed_decoder_decodes_nothing_more() -> None:
 
 
 async def test_an_application_closes_its_own() -> None:
-    """A program that runs it has no thread left of it."""
     runner = web.AppRunner(app := create_app())
     await runner.setup()
     assert await app[DECODER].run(threading.get_ident, size=LARGE + 1) != threading.get_ident()
@@ -80,10 +77,8 @@ async def test_an_application_closes_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
-async def test_a_large_batch_is_published_as_any(server: Server, connect: Connect, kind: str) -> None:
-    """In its order, all of it or nothing, however it is decoded."""
-    reader, publisher = await connect(server), await connect(server)
-    await reader.subscribe(path="/events/a")
+async def test_a_large_batch_is_published_as_any(server: LiveServer, kind: str) -> None:
+    reader, publisher = await server.subscriber("/events/a"), await server.connect()
     body = batch(100) if kind == JSON else b"\n".join([*(EVENT % each for each in range(100)), b" " * LARGE])
     status, answer = await publisher.ask("POST", "/send", body=body, headers=kind)
     assert (status, b'"count":100,"clients":1' in answer) == (200, True)
@@ -95,7 +90,7 @@ async def test_a_large_batch_is_published_as_any(server: Server, connect: Connec
     assert server.broadcaster.counts.published == 100
 
 
-async def hold_up(decoder: BodyDecoder, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[int]]:
+async def hold_up(decoder: BodyDecoder, monkeypatch: Patch) -> tuple[threading.Event, list[int]]:
     """Block the decoder's thread; return what lets it go on, and the sizes of what waits for it."""
     go_on, run, waiting = threading.Event(), decoder.run, list[int]()
     asyncio.get_running_loop().create_task(run(lambda: go_on.wait(30), size=LARGE + 1))
@@ -110,12 +105,10 @@ async def hold_up(decoder: BodyDecoder, monkeypatch: pytest.MonkeyPatch) -> tupl
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_while_a_large_body_waits(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_are_served_while_a_large_body_waits(server: LiveServer, monkeypatch: Patch) -> None:
     """And a publisher that hangs up meanwhile has published nothing: neither all of it nor a part."""
     go_on, waiting = await hold_up(server.app[DECODER], monkeypatch)
-    large, other = await connect(server), await connect(server)
+    large, other = await server.connect(), await server.connect()
     await large.request("POST", "/send", body=batch(10), headers=JSON)
     await until(lambda: len(waiting) == 1)
     assert (await other.ask("POST", "/send", body=b"small"))[0] == 200
@@ -126,14 +119,12 @@ async def test_others_are_served_while_a_large_body_waits(
     assert server.broadcaster.counts.published == 4
 
 
-async def test_the_grant_and_the_rate_are_asked_before(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_grant_and_the_rate_are_asked_before(serve: Serve, monkeypatch: Patch) -> None:
     """Whoever may not publish there, or not now, makes no work for the thread."""
     server = await serve(
         caller=(caller("ann", publish=("a",)),), publish_rate=1, publish_burst=10, max_batch=10
     )
-    client = await connect(server)
+    client = await server.connect()
     headers = f"{JSON}Authorization: Bearer {static('ann')}\r\n"
     assert (await client.ask("POST", "/send", body=batch(10), headers=headers))[0] == 200
     go_on, waiting = await hold_up(server.app[DECODER], monkeypatch)

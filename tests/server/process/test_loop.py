@@ -16,7 +16,6 @@ pytestmark = pytest.mark.both_loops
 
 
 async def test_a_loop_that_was_held_up_was_late() -> None:
-    """By as much as it was held up beyond the next look."""
     metrics = Metrics()
     lag = LoopLagMonitor(metrics)
     lag.start()
@@ -40,7 +39,6 @@ async def test_a_server_has_its_loop_looked_at_until_it_stops(server: Server) ->
 
 
 async def test_one_that_was_never_started_can_be_stopped() -> None:
-    """Nothing is to be undone then."""
     LoopLagMonitor(Metrics()).stop()
 
 
@@ -50,7 +48,6 @@ def call(do: Callable[[], object]) -> asyncio.Future[object]:
 
 
 async def test_what_a_call_gives_is_given() -> None:
-    """By another thread than the loop's."""
     assert await call(threading.get_ident) != threading.get_ident()
 
 

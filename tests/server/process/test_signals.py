@@ -23,7 +23,6 @@ def restored() -> Iterator[None]:
 
 
 async def test_each_signal_has_its_own_meaning() -> None:
-    """And is heard as often as it comes."""
     heard: list[str] = []
     install_handlers(
         {signal.SIGUSR1: lambda: heard.append("one"), signal.SIGUSR2: lambda: heard.append("two")}
@@ -41,7 +40,6 @@ async def test_each_signal_has_its_own_meaning() -> None:
 
 
 def test_a_terminal_that_is_not_its_own_ends_nothing() -> None:
-    """As by setsid; nor does one that is gone."""
     ours, terminal = pty.openpty()
     before = os.dup(0)
     done: list[str] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.server.process.systemd import SystemdNotifier
+from tests.conftest import Caplog
 from tests.support import process
 from tests.support.process import Programs
 from tests.support.sockets import PATIENCE
@@ -86,7 +87,6 @@ async def test_the_loop_tells_that_it_turns(address: str) -> None:
     ],
 )
 async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ: dict[str, str]) -> None:
-    """Nor does one that was not asked for."""
     with Notices(address) as notices:
         supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": address, **environ})
         supervisor.ready("x")
@@ -96,7 +96,7 @@ async def test_a_watchdog_that_is_not_for_us_hears_nothing(address: str, environ
 
 
 async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
-    address: str, caplog: pytest.LogCaptureFixture
+    address: str, caplog: Caplog
 ) -> None:
     """A supervisor that takes nothing more is not waited for."""
     with Notices(address) as notices, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
@@ -114,8 +114,7 @@ async def test_telling_that_the_loop_turns_does_not_keep_it_from_turning(
     assert "NOTIFY_SOCKET: [Errno 11] Resource temporarily unavailable" in caplog.text
 
 
-async def test_without_a_supervisor_nobody_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """And nothing is wrong."""
+async def test_without_a_supervisor_nobody_is_told(caplog: Caplog) -> None:
     supervisor = SystemdNotifier.of({"WATCHDOG_USEC": "1000"})
     supervisor.ready("x")
     supervisor.reloading()
@@ -124,10 +123,7 @@ async def test_without_a_supervisor_nobody_is_told(caplog: pytest.LogCaptureFixt
     assert not caplog.records
 
 
-async def test_a_supervisor_that_is_gone_stops_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is logged, and the server goes on."""
+async def test_a_supervisor_that_is_gone_stops_nobody(tmp_path: Path, caplog: Caplog) -> None:
     supervisor = SystemdNotifier.of({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
     supervisor.ready("x")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

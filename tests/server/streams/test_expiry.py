@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sse_broadcast.auth.principal import EVERYTHING, Action, Principal
+from sse_broadcast.auth.principal import EVERYTHING, Action, CredentialKind, Principal
 from sse_broadcast.config.schema import Config, Overflow
 from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.server.http.problem import Problem
@@ -18,7 +18,7 @@ from sse_broadcast.server.services import STREAM_EXPIRY
 from sse_broadcast.server.streams import expiry
 from sse_broadcast.server.streams.expiry import StreamExpiry, TrackedStream
 from sse_broadcast.work_queue import ITEMS_PER_SLICE, run_to_completion
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.server.blocks import close_block
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
@@ -46,7 +46,7 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+def attentive(monkeypatch: Patch) -> None:
     # A clock that a test sets is looked at soon.
     monkeypatch.setattr(expiry, "CLOCK_CHECK_INTERVAL", 0.005)
 
@@ -57,29 +57,27 @@ def ends() -> tuple[list[CloseReason], Callable[[CloseReason], None]]:
     return found, found.append
 
 
-def opened(server: Server) -> StreamExpiry:
+def opened(server: LiveServer) -> StreamExpiry:
     return server.app[STREAM_EXPIRY]
 
 
-def set_clock(server: Server) -> Clock:
+def set_clock(server: LiveServer) -> Clock:
     """Have the time of open streams set by the test. That of new tokens is the real one."""
     clock = Clock()
     opened(server).clock = clock
     return clock
 
 
-async def read(
-    server: Server, connect: Connect, token: str, path: str = "/events", **options: Any
-) -> RawClient:
+async def read(server: LiveServer, token: str, path: str = "/events", **options: Any) -> RawClient:
     """Open a stream, and wait until it is registered."""
     before = server.broadcaster.client_count
-    reader = await connect(server, **options)
+    reader = await server.connect(**options)
     assert (await reader.subscribe(path=path, headers=bearer(token))).startswith(b"HTTP/1.1 200")
     await until(lambda: server.broadcaster.client_count > before)
     return reader
 
 
-async def revoke(server: Server, **whom: object) -> int:
+async def revoke(server: LiveServer, **whom: object) -> int:
     """Revoke over HTTP, and give how many streams that ended."""
     answer = await ask(
         server, "POST", "/revoke", headers=JSON + bearer(STATIC), body=json.dumps(whom).encode()
@@ -88,7 +86,7 @@ async def revoke(server: Server, **whom: object) -> int:
     return int(answer.json["streams"])
 
 
-async def gone(server: Server) -> None:
+async def gone(server: LiveServer) -> None:
     """Wait until nothing of any stream is left."""
     await until(lambda: server.connections == 0 and len(opened(server)) == 0)
     assert server.broadcaster.client_count == 0
@@ -103,11 +101,11 @@ def ids_of(rest: bytes) -> list[str]:
 # The ends of streams.
 
 
-async def test_a_stream_ends_when_its_token_expires(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_ends_when_its_token_expires(serve: Serve) -> None:
     """Behind what was published for it; with the reason, and the connection with it."""
     server = await serve(**SETTINGS)
     clock = set_clock(server)
-    reader = await read(server, connect, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
+    reader = await read(server, own(exp=clock.now + 3600, grants={"subscribe": ["default"]}))
     await reader.chunk()
     clock.now += 3599
     first = await server.broadcaster.broadcast("good")
@@ -125,12 +123,10 @@ async def test_a_stream_ends_when_its_token_expires(serve: Serve, connect: Conne
 
 
 @pytest.mark.parametrize("whom", [{"subject": "ada"}, {"id": "one"}])
-async def test_a_stream_ends_when_its_token_is_revoked(
-    serve: Serve, connect: Connect, whom: dict[str, str]
-) -> None:
+async def test_a_stream_ends_when_its_token_is_revoked(serve: Serve, whom: dict[str, str]) -> None:
     """Now: what it has is what it got before."""
     server = await serve(**SETTINGS)
-    reader = await read(server, connect, own(sub="ada", jti="one"), path="/events/a")
+    reader = await read(server, own(sub="ada", jti="one"), path="/events/a")
     await reader.chunk()
     receipt = await server.broadcaster.broadcast("good", channels=["a"])
     assert await reader.chunk() == f"data: good\nid: {receipt.id}\n\n".encode()
@@ -142,33 +138,30 @@ async def test_a_stream_ends_when_its_token_is_revoked(
     assert server.broadcaster.counts.closed == {"revoked": 1}
 
 
-async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_what_was_not_yet_sent_is_not_sent_to_one_that_was_revoked(serve: Serve) -> None:
     """Published before, in the same turn of the loop: the one before it ends, the other with it.
 
     Each is given the id of its own last position, so that with another token it gets what it did not.
     """
     server = await serve(**SETTINGS)
     start = server.broadcaster.cursor
-    revoked = await read(server, connect, own(sub="ada", jti="1"), path="/events/a")
-    expired = await read(server, connect, own(sub="eve", jti="2"), path="/events/a")
-    for reader in (revoked, expired):
+    mine = await read(server, own(sub="ada", jti="1"), path="/events/a")
+    expired = await read(server, own(sub="eve", jti="2"), path="/events/a")
+    for reader in (mine, expired):
         await reader.chunk()
     receipt = await server.broadcaster.broadcast("x", channels=["a"])
-    assert run_to_completion(opened(server).revoke("subject", "ada")) == 1
+    assert revoked(opened(server), "subject", "ada") == 1
     (session,) = (each for each in tracked_streams_of(server) if each.principal.subject == "eve")
     session.end(CloseReason.EXPIRED)
-    assert close_block("revoked", start).fullmatch(await revoked.chunk())
+    assert close_block("revoked", start).fullmatch(await mine.chunk())
     assert await expired.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     assert close_block("expired", receipt.id).fullmatch(await expired.chunk())
 
 
-async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve, connect: Connect) -> None:
-    """And those of others do not."""
+async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve) -> None:
     server = await serve(**SETTINGS)
-    mine = [await read(server, connect, static("reader")) for _ in range(3)]
-    other = await read(server, connect, STATIC)
+    mine = [await read(server, static("reader")) for _ in range(3)]
+    other = await read(server, STATIC)
     assert await revoke(server, caller="reader") == 3
     for reader in mine:
         await reader.chunk()
@@ -180,19 +173,17 @@ async def test_a_static_tokens_streams_end_when_its_name_is_revoked(serve: Serve
     assert (await ask(server, "GET", "/events", headers=bearer(static("reader")))).status == 401
 
 
-async def test_a_stream_is_counted_once_however_often_it_is_revoked(serve: Serve, connect: Connect) -> None:
-    """One that is ending is not ended again."""
+async def test_a_stream_is_counted_once_however_often_it_is_revoked(serve: Serve) -> None:
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
-    await freeze(server, connect, static("reader"))
+    await freeze(server, static("reader"))
     assert await revoke(server, caller="reader") == 1
     assert await revoke(server, caller="reader") == 0
     assert server.broadcaster.counts.closed == {"revoked": 1}
 
 
-async def test_a_stream_lasts_as_long_as_it_may(serve: Serve, connect: Connect) -> None:
+async def test_a_stream_lasts_as_long_as_it_may(serve: Serve) -> None:
     """Whoever reads it; it ends behind what was published, and may be opened again at once."""
-    server = await serve(lifetime=3600)
-    reader = await connect(server)
+    server, reader = await serve.connected(lifetime=3600)
     await reader.subscribe()
     await until(lambda: len(opened(server)) == 1)
     await reader.chunk()
@@ -203,14 +194,12 @@ async def test_a_stream_lasts_as_long_as_it_may(serve: Serve, connect: Connect) 
     assert close_block("lifetime", receipt.id).fullmatch(await reader.chunk())
     assert await reader.rest() == b"0\r\n\r\n"
     await gone(server)
-    again = await connect(server)
+    again = await server.connect()
     assert b"200 OK" in await again.subscribe()
 
 
-async def test_a_short_lifetime_is_kept(serve: Serve, connect: Connect) -> None:
-    """By the real clock too."""
-    server = await serve(lifetime=0.05)
-    reader = await connect(server)
+async def test_a_short_lifetime_is_kept(serve: Serve) -> None:
+    server, reader = await serve.connected(lifetime=0.05)
     await reader.subscribe()
     await reader.chunk()
     assert close_block("lifetime", server.broadcaster.cursor).fullmatch(await reader.chunk())
@@ -231,12 +220,11 @@ async def test_a_short_lifetime_is_kept(serve: Serve, connect: Connect) -> None:
     ],
 )
 async def test_the_end_is_told_in_each_format(
-    serve: Serve, connect: Connect, path: str, headers: str, version: str, close: str | None
+    serve: Serve, path: str, headers: str, version: str, close: str | None
 ) -> None:
-    """As the server's other words are."""
     server = await serve(**SETTINGS)
     clock = set_clock(server)
-    reader = await connect(server)
+    reader = await server.connect()
     token = own(exp=clock.now + 60, grants={"subscribe": ["*"]})
     await reader.subscribe(path=path, version=version, headers=headers + bearer(token))
     await until(lambda: len(opened(server)) == 1)
@@ -251,9 +239,9 @@ async def test_the_end_is_told_in_each_format(
 # Readers that do not read, or have far to go.
 
 
-async def freeze(server: Server, connect: Connect, token: str) -> RawClient:
+async def freeze(server: LiveServer, token: str) -> RawClient:
     """Open a stream that nobody reads, and publish until its socket has long been full."""
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     await frozen.request("GET", "/events", headers=bearer(token))
     await until(lambda: server.broadcaster.client_count >= 1)
     for _ in range(100):
@@ -262,32 +250,30 @@ async def freeze(server: Server, connect: Connect, token: str) -> RawClient:
     return frozen
 
 
-async def expire(server: Server) -> None:
+async def expire(server: LiveServer) -> None:
     clock = set_clock(server)
     clock.now += 7200
 
 
-async def revoke_all(server: Server) -> None:
+async def revoke_all(server: LiveServer) -> None:
     assert await revoke(server, subject="visitor") == 1
 
 
 @pytest.mark.parametrize("end_it", [expire, revoke_all])
 async def test_a_frozen_reader_is_cut_when_its_stream_has_ended(
-    serve: Serve, connect: Connect, end_it: Callable[[Server], Any]
+    serve: Serve, end_it: Callable[[Server], Any]
 ) -> None:
     """After `write_timeout`, as any other: its session goes with its socket."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=0.3)
-    await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    await freeze(server, own(grants={"subscribe": ["default"]}))
     await end_it(server)
     await gone(server)
 
 
-async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expired(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expired(serve: Serve) -> None:
     """It was published while the token was good."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
-    frozen = await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    frozen = await freeze(server, own(grants={"subscribe": ["default"]}))
     await expire(server)
     await until(lambda: server.broadcaster.client_count == 0)
     await server.broadcaster.broadcast("too late")
@@ -298,12 +284,10 @@ async def test_a_frozen_reader_that_wakes_up_gets_what_waited_if_its_token_expir
     await gone(server)
 
 
-async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_revoked(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_revoked(serve: Serve) -> None:
     """What its socket held already is all."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
-    frozen = await freeze(server, connect, own(grants={"subscribe": ["default"]}))
+    frozen = await freeze(server, own(grants={"subscribe": ["default"]}))
     await revoke_all(server)
     rest = await frozen.rest()
     count = rest.count(MESSAGE.encode())
@@ -316,13 +300,13 @@ async def test_a_frozen_reader_that_wakes_up_gets_nothing_that_waited_if_it_was_
 
 @pytest.mark.parametrize("end_it", [expire, revoke_all])
 async def test_a_reader_that_catches_up_ends_where_it_is(
-    serve: Serve, connect: Connect, end_it: Callable[[Server], Any]
+    serve: Serve, end_it: Callable[[Server], Any]
 ) -> None:
     """With another token it goes on from there: every event once, whatever cut it."""
     server = await serve(**SETTINGS, **SMALL, write_timeout=60)
     ids = [(await server.broadcaster.broadcast(MESSAGE)).id for _ in range(300)]
     token = own(grants={"subscribe": ["default"]})
-    reader = await read(server, connect, token, path="/events?since=earliest", receive_buffer=4096)
+    reader = await read(server, token, path="/events?since=earliest", receive_buffer=4096)
     await end_it(server)
     await until(lambda: server.broadcaster.client_count == 0)
     rest = await reader.rest()
@@ -330,7 +314,7 @@ async def test_a_reader_that_catches_up_ends_where_it_is(
     assert 0 < len(got) < 300
     assert last == got[-1]
     assert b"event: $close\n" in rest
-    again = await connect(server)
+    again = await server.connect()
     await again.subscribe(headers=f"Last-Event-ID: {got[-1]}\r\n{bearer(static('reader'))}")
     got += [await next_id(again) for _ in range(300 - len(got))]
     assert got == ids
@@ -341,10 +325,9 @@ async def next_id(reader: RawClient) -> str:
     return reader.last_event_id
 
 
-async def test_every_way_of_leaving_leaves_nothing(serve: Serve, connect: Connect) -> None:
-    """FIN, RST, half a close, a refused request, HEAD."""
+async def test_every_way_of_leaving_leaves_nothing(serve: Serve) -> None:
     server = await serve(**SETTINGS, lifetime=3600)
-    readers = [await read(server, connect, static("reader")) for _ in range(3)]
+    readers = [await read(server, static("reader")) for _ in range(3)]
     assert len(opened(server)) == 3
     readers[0].close()
     readers[1].reset()
@@ -355,10 +338,8 @@ async def test_every_way_of_leaving_leaves_nothing(serve: Serve, connect: Connec
     await gone(server)
 
 
-async def test_a_stream_that_nothing_can_end_is_not_held(server: Server, connect: Connect) -> None:
-    """An anonymous one, without a lifetime."""
-    reader = await connect(server)
-    await reader.subscribe()
+async def test_a_stream_that_nothing_can_end_is_not_held(server: LiveServer) -> None:
+    await server.subscriber()
     await until(lambda: server.broadcaster.client_count == 1)
     assert len(opened(server)) == 0
 
@@ -366,9 +347,9 @@ async def test_a_stream_that_nothing_can_end_is_not_held(server: Server, connect
 # Publishers whose request is a stream.
 
 
-async def publish(server: Server, connect: Connect, token: str, *lines: bytes, **settings: Any) -> RawClient:
+async def publish(server: LiveServer, token: str, *lines: bytes, **settings: Any) -> RawClient:
     """Begin a stream of lines that is not at its end."""
-    publisher = await connect(server)
+    publisher = await server.connect()
     await publisher.begin("/send/a?stream=1", headers=f"Content-Type: text/plain\r\n{bearer(token)}")
     before = server.broadcaster.counts.published
     for line in lines:
@@ -381,11 +362,11 @@ async def publish(server: Server, connect: Connect, token: str, *lines: bytes, *
     ("end_it", "why"), [(expire, "token: has expired"), (revoke_all, "token: was revoked")]
 )
 async def test_a_publishers_stream_ends_with_its_token_too(
-    serve: Serve, connect: Connect, end_it: Callable[[Server], Any], why: str
+    serve: Serve, end_it: Callable[[Server], Any], why: str
 ) -> None:
     """401, with how many lines were published; what comes after is nobody's."""
     server = await serve(**SETTINGS)
-    publisher = await publish(server, connect, own(grants={"publish": ["a"]}), b"one\n", b"two\n")
+    publisher = await publish(server, own(grants={"publish": ["a"]}), b"one\n", b"two\n")
     await end_it(server)
     head = (await publisher.head()).decode()
     assert head.startswith("HTTP/1.1 401 Unauthorized\r\n")
@@ -400,14 +381,11 @@ async def test_a_publishers_stream_ends_with_its_token_too(
     assert server.broadcaster.counts.published == 2
 
 
-async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
-    serve: Serve, connect: Connect
-) -> None:
-    """Also while it waits for its turn among many."""
+async def test_what_a_revoked_publisher_has_sent_already_is_not_published(serve: Serve) -> None:
     server = await serve(**SETTINGS, publish_rate=1, publish_burst=1000)
     token = own(grants={"publish": ["a"]})
     server.services.rate_limiter.publish(1000, address=None, principal=Principal(subject="visitor"))
-    publisher = await publish(server, connect, token)
+    publisher = await publish(server, token)
     await publisher.send_chunk(b"line\n" * 500)
     await until(lambda: len(opened(server)) == 1)
     await revoke_all(server)
@@ -416,12 +394,11 @@ async def test_what_a_revoked_publisher_has_sent_already_is_not_published(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_a_publishers_stream_has_no_lifetime(serve: Serve, connect: Connect) -> None:
+async def test_a_publishers_stream_has_no_lifetime(serve: Serve) -> None:
     """A pipe lasts as long as what is poured into it."""
     server = await serve(**SETTINGS, lifetime=0.02)
-    publisher = await publish(server, connect, STATIC, b"one\n")
-    reader = await connect(server)
-    await reader.subscribe(headers=bearer(STATIC))
+    publisher = await publish(server, STATIC, b"one\n")
+    reader = await server.subscriber(headers=bearer(STATIC))
     assert close_block("lifetime", server.broadcaster.cursor).search(await reader.rest())
     await publisher.send_chunk(b"two\n")
     await publisher.send_chunk()
@@ -431,10 +408,9 @@ async def test_a_publishers_stream_has_no_lifetime(serve: Serve, connect: Connec
     await gone(server)
 
 
-async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve, connect: Connect) -> None:
+async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve) -> None:
     """Nothing can end it but itself."""
-    server = await serve(anonymous_publish=("a",), lifetime=3600)
-    publisher = await connect(server)
+    server, publisher = await serve.connected(anonymous_publish=("a",), lifetime=3600)
     await publisher.begin("/send/a?stream=1", headers="Content-Type: text/plain\r\n")
     await publisher.send_chunk(b"one\n")
     await until(lambda: server.broadcaster.counts.published == 1)
@@ -444,14 +420,14 @@ async def test_an_anonymous_publishers_stream_is_not_held(serve: Serve, connect:
 # As many as one token may have.
 
 
-async def test_a_token_has_only_so_many_streams(serve: Serve, connect: Connect) -> None:
+async def test_a_token_has_only_so_many_streams(serve: Serve) -> None:
     """More are told to come later, a browser so that it does; those that are open never notice."""
     server = await serve(**SETTINGS, max_connections_per_token=2)
-    readers = [await read(server, connect, static("reader")) for _ in range(2)]
+    readers = [await read(server, static("reader")) for _ in range(2)]
     refused = await ask(server, "GET", "/events", headers=bearer(static("reader")))
     assert (refused.status, refused.headers["retry-after"]) == (429, "5")
     assert refused.detail == "max_connections_per_token: this token has 2 streams, as many as it may"
-    browser = await connect(server)
+    browser = await server.connect()
     headers = f"Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n{bearer(static('reader'))}"
     head = await browser.subscribe(headers=headers)
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -464,14 +440,14 @@ async def test_a_token_has_only_so_many_streams(serve: Serve, connect: Connect) 
         assert await reader.chunk() == f"data: x\nid: {receipt.id}\n\n".encode()
     readers[0].reset()
     await until(lambda: len(opened(server)) == 1)
-    await read(server, connect, static("reader"))
+    await read(server, static("reader"))
 
 
-async def test_nobody_is_not_one_token(serve: Serve, connect: Connect) -> None:
+async def test_nobody_is_not_one_token(serve: Serve) -> None:
     """Anonymous readers are limited by their addresses, and in all."""
     server = await serve(max_connections_per_token=1, lifetime=3600)
     for _ in range(3):
-        reader = await connect(server)
+        reader = await server.connect()
         assert b"200 OK" in await reader.subscribe()
     await until(lambda: len(opened(server)) == 3)
 
@@ -490,6 +466,11 @@ def holding(*, clock: Callable[[], float] = time.time, **settings: Any) -> Strea
     )
 
 
+def revoked(held: StreamExpiry, kind: CredentialKind, name: str) -> int:
+    """Revoke, and give how many streams that ended."""
+    return run_to_completion(held.revoke(kind, name))
+
+
 def begun(
     held: StreamExpiry, principal: Principal, end: Callable[[CloseReason], None]
 ) -> TrackedStream | None:
@@ -500,7 +481,6 @@ def begun(
 
 
 async def test_a_credential_ends_when_the_clock_says_so() -> None:
-    """Also when that was set meanwhile, and not before."""
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -514,7 +494,6 @@ async def test_a_credential_ends_when_the_clock_says_so() -> None:
 
 
 async def test_what_has_expired_already_ends_at_once() -> None:
-    """Between its admission and its beginning."""
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -526,7 +505,6 @@ async def test_what_has_expired_already_ends_at_once() -> None:
 
 
 async def test_the_earlier_end_is_the_one() -> None:
-    """Of the credential's and the stream's."""
     clock = Clock()
     held = holding(lifetime=3600, clock=clock)
     found, note = ends()
@@ -538,7 +516,7 @@ async def test_the_earlier_end_is_the_one() -> None:
     await until(lambda: found == [CloseReason.EXPIRED, CloseReason.LIFETIME])
 
 
-async def test_lifetimes_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lifetimes_are_spread(monkeypatch: Patch) -> None:
     """Over a tenth: those that began together do not come back together."""
     held = holding(lifetime=1000)
     now = asyncio.get_running_loop().time()
@@ -561,11 +539,7 @@ async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
     if begun:
         session.begin(found.append)
     assert session.end(CloseReason.EXPIRED)
-    assert (
-        run_to_completion(held.revoke("subject", "visitor"))
-        == run_to_completion(held.revoke("subject", "visitor"))
-        == 0
-    )
+    assert revoked(held, "subject", "visitor") == revoked(held, "subject", "visitor") == 0
     if not begun:
         session.begin(found.append)
     assert found == [CloseReason.EXPIRED, CloseReason.REVOKED][not begun :]
@@ -573,27 +547,18 @@ async def test_one_that_is_ending_may_still_be_revoked(*, begun: bool) -> None:
 
 
 async def test_it_ends_once() -> None:
-    """Whatever comes after the first reason."""
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
     begun(held, principal(expires=clock.now + 60), note)
-    assert [
-        run_to_completion(held.revoke("subject", "ada")),
-        run_to_completion(held.revoke("id", "one")),
-        run_to_completion(held.revoke("subject", "ada")),
-    ] == [
-        1,
-        0,
-        0,
-    ]
+    ended = [revoked(held, "subject", "ada"), revoked(held, "id", "one"), revoked(held, "subject", "ada")]
+    assert ended == [1, 0, 0]
     clock.now += 60
     await asyncio.sleep(0.05)
     assert found == [CloseReason.REVOKED]
 
 
 async def test_what_is_closed_ends_no_more() -> None:
-    """A stream that is over is forgotten."""
     clock = Clock()
     held = holding(clock=clock)
     found, note = ends()
@@ -602,7 +567,7 @@ async def test_what_is_closed_ends_no_more() -> None:
     held.close(session)
     clock.now += 60
     await asyncio.sleep(0.05)
-    assert (found, run_to_completion(held.revoke("subject", "ada")), len(held)) == ([], 0, 0)
+    assert (found, revoked(held, "subject", "ada"), len(held)) == ([], 0, 0)
 
 
 async def test_revoking_many_ends_a_few_in_each_piece() -> None:
@@ -622,24 +587,18 @@ async def test_revoking_many_ends_a_few_in_each_piece() -> None:
 
 
 async def test_revoking_ends_what_is_meant_and_no_more() -> None:
-    """All tokens of a subject, or one of them."""
     held = holding(lifetime=3600)
     found: dict[tuple[str | None, str | None], list[CloseReason]] = {}
     for subject, id in (("ada", "one"), ("ada", "two"), ("ada", None), ("eve", "three"), (None, None)):
         found[subject, id], note = ends()
         begun(held, Principal(EVERYTHING, subject=subject, id=id), note)
-    assert run_to_completion(held.revoke("id", "two")) == 1
-    assert (
-        run_to_completion(held.revoke("subject", "nobody"))
-        == run_to_completion(held.revoke("id", "ada"))
-        == 0
-    )
-    assert run_to_completion(held.revoke("subject", "ada")) == 2
+    assert revoked(held, "id", "two") == 1
+    assert revoked(held, "subject", "nobody") == revoked(held, "id", "ada") == 0
+    assert revoked(held, "subject", "ada") == 2
     assert [bool(reasons) for reasons in found.values()] == [True, True, True, False, False]
 
 
 async def test_a_token_has_room_again_when_one_of_its_streams_is_closed() -> None:
-    """Each subject and id by itself."""
     held = holding(max_connections_per_token=1)
     session = begun(held, principal(), lambda _: None)
     assert session is not None
@@ -668,7 +627,6 @@ async def test_an_address_behind_a_proxy_has_room_again_when_one_of_its_streams_
 
 
 async def test_admin_is_not_limited_by_what_strangers_have_of_its_address() -> None:
-    """They may share a proxy; its token's own limit holds."""
     held = holding(max_connections_per_address=1, max_connections_per_token=2)
     held.track(Principal(), address="192.0.2.1")
     for _ in range(2):
@@ -683,7 +641,7 @@ async def test_what_is_revoked_before_it_has_a_stream_never_gets_one() -> None:
     found, note = ends()
     session = held.track(principal())
     assert session is not None
-    assert run_to_completion(held.revoke("subject", "ada")) == 1
+    assert revoked(held, "subject", "ada") == 1
     assert found == []
     session.begin(note)
     assert found == [CloseReason.REVOKED]

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from sse_broadcast import Config, create_app
 from sse_broadcast.server.streams.head import ALREADY_SENT, chunked_response_head
-from tests.conftest import Connect, Serve
+from tests.conftest import Patch, Serve
 from tests.support.sockets import RawClient
 
 ORIGIN = "https://example.org"
@@ -31,11 +31,11 @@ async def aiohttps() -> AsyncIterator[int]:
 @pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
 @pytest.mark.parametrize("origin", ["", f"Origin: {ORIGIN}\r\n"])
 async def test_it_is_aiohttps_own_byte_for_byte(
-    serve: Serve, connect: Connect, aiohttps: int, accept: str, origin: str
+    serve: Serve, aiohttps: int, accept: str, origin: str
 ) -> None:
     """In every format, for a page of an origin and for a client that is none."""
     server = await serve(cors_origins=(ORIGIN,))
-    ours, theirs = await connect(server), await RawClient.open(aiohttps)
+    ours, theirs = await server.connect(), await RawClient.open(aiohttps)
     headers = f"Accept: {accept}\r\n{origin}"
     made = [await client.subscribe(headers=headers) for client in (ours, theirs)]
     theirs.close()
@@ -43,7 +43,7 @@ async def test_it_is_aiohttps_own_byte_for_byte(
     assert made[0].startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_the_date_is_of_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_date_is_of_its_second(monkeypatch: Patch) -> None:
     """It is made once for each second, and not kept beyond it."""
     clock = [784_111_777.9]
     monkeypatch.setattr(time, "time", lambda: clock[0])

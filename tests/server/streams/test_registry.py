@@ -23,7 +23,7 @@ from sse_broadcast.server.streams.registry import (
     StreamState,
 )
 from sse_broadcast.unix_address import UNIX_PREFIX
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support.asking import ask, bearer
 from tests.support.credentials import OWN_SECRET, STATIC, caller, own, static
 from tests.support.internals import set_clock, tracked_streams_of
@@ -35,17 +35,17 @@ SMALL = {"send_buffer": 16_384, "heartbeat": 3600.0}
 """Of a server whose readers are soon full, and stay."""
 
 
-def roster_of(server: Server) -> StreamRegistry:
+def roster_of(server: LiveServer) -> StreamRegistry:
     return server.app[STREAM_REGISTRY]
 
 
-def reader_of(server: Server, id: int = 1) -> StreamEntry:
+def reader_of(server: LiveServer, id: int = 1) -> StreamEntry:
     reader = roster_of(server).find(str(id))
     assert reader is not None
     return reader
 
 
-async def join(server: Server, client: RawClient, path: str = "/events", **options: Any) -> StreamEntry:
+async def join(server: LiveServer, client: RawClient, path: str = "/events", **options: Any) -> StreamEntry:
     """Open a stream, and give what the roster has of it."""
     before = len(roster_of(server))
     await client.subscribe(path=path, **options)
@@ -53,9 +53,9 @@ async def join(server: Server, client: RawClient, path: str = "/events", **optio
     return reader_of(server, max(reader.id for reader in roster_of(server)))
 
 
-async def freeze(server: Server, connect: Connect, **options: Any) -> RawClient:
+async def freeze(server: LiveServer, **options: Any) -> RawClient:
     """Open a stream that nobody reads, and publish until its socket has long been full."""
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     before = len(roster_of(server))
     await frozen.request("GET", "/events", **options)
     await until(lambda: len(roster_of(server)) > before)
@@ -92,24 +92,24 @@ async def half(_: Server, client: RawClient) -> None:
     client.half_close()
 
 
-async def drained(server: Server, client: RawClient) -> None:
+async def drained(server: LiveServer, client: RawClient) -> None:
     await server.broadcaster.close(timeout=5)
     assert b'"reason": "drain"' in await client.rest()
 
 
-async def disconnected(server: Server, client: RawClient) -> None:
+async def disconnected(server: LiveServer, client: RawClient) -> None:
     reader = reader_of(server)
     server.broadcaster.end(reader.outbox, CloseReason.DISCONNECTED)
     assert b'"reason": "disconnected"' in await client.rest()
 
 
-async def aborted(server: Server, client: RawClient) -> None:
+async def aborted(server: LiveServer, client: RawClient) -> None:
     reader_of(server).outbox.sink.abort()
     with pytest.raises(ConnectionError):
         await client.rest()
 
 
-async def broken(server: Server, client: RawClient) -> None:
+async def broken(server: LiveServer, client: RawClient) -> None:
     break_off(reader_of(server).outbox)
     await server.broadcaster.broadcast("x")
 
@@ -117,9 +117,8 @@ async def broken(server: Server, client: RawClient) -> None:
 @pytest.mark.parametrize("end", [fin, rst, half, drained, disconnected, aborted, broken])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_no_stream_is_kept_after_its_end(
-    server: Server, client: RawClient, end: Callable[[Server, RawClient], Any], version: str
+    server: LiveServer, client: RawClient, end: Callable[[Server, RawClient], Any], version: str
 ) -> None:
-    """However it came, and whoever ended it."""
     await join(server, client, version=version)
     await end(server, client)
     await until(lambda: len(roster_of(server)) == 0)
@@ -127,51 +126,46 @@ async def test_no_stream_is_kept_after_its_end(
     assert list(roster_of(server)) == []
 
 
-async def test_a_frozen_reader_is_gone_when_its_time_is_over(serve: Serve, connect: Connect) -> None:
-    """Cut by `write_timeout`."""
+async def test_a_frozen_reader_is_gone_when_its_time_is_over(serve: Serve) -> None:
     server = await serve(**SMALL, write_timeout=0.2, overflow=Overflow.DROP_OLDEST)
-    await freeze(server, connect)
+    await freeze(server)
     await until(lambda: len(roster_of(server)) == 0)
 
 
-async def test_who_is_refused_is_not_on_it(serve: Serve, connect: Connect) -> None:
+async def test_who_is_refused_is_not_on_it(serve: Serve) -> None:
     """Nor who is told to come back, nor who asks for the head alone."""
     server = await serve(subscribed_channels=1)
-    await join(server, await connect(server))
+    await join(server, await server.connect())
     for path in ("/events/another", "/events?format=x"):
-        assert (await (await connect(server)).ask("GET", path))[0] in {400, 503}
-    refused = await connect(server)
-    await refused.subscribe(path="/events/another", headers="Accept: text/event-stream\r\n")
-    head = await connect(server)
+        assert (await (await server.connect()).ask("GET", path))[0] in {400, 503}
+    await server.subscriber("/events/another", headers="Accept: text/event-stream\r\n")
+    head = await server.connect()
     await head.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await head.head()
     assert len(roster_of(server)) == 1
 
 
-async def test_an_id_is_given_once(server: Server, connect: Connect) -> None:
+async def test_an_id_is_given_once(server: LiveServer) -> None:
     """Who comes after one that has left is another."""
-    client = await connect(server)
+    client = await server.connect()
     assert (await join(server, client)).id == 1
     client.close()
     await until(lambda: len(roster_of(server)) == 0)
-    assert (await join(server, await connect(server))).id == 2
+    assert (await join(server, await server.connect())).id == 2
     assert roster_of(server).find("1") is None
 
 
 @pytest.mark.parametrize("id", ["", "0", "2", "-1", "1.0", "x", "1" * 30, "1" * 5000, "²", "\u0661"])
-async def test_what_is_no_id_finds_nothing(server: Server, connect: Connect, id: str) -> None:
-    """Whatever it looks like."""
-    await join(server, await connect(server))
+async def test_what_is_no_id_finds_nothing(server: LiveServer, id: str) -> None:
+    await join(server, await server.connect())
     assert roster_of(server).find(id) is None
 
 
 # What is known.
 
 
-async def test_all_that_is_known_of_a_reader(serve: Serve, connect: Connect) -> None:
-    """As it asked, as it is called, and what it was given."""
-    server = await serve(caller=(caller("shop", subscribe=("*",)),))
-    client = await connect(server)
+async def test_all_that_is_known_of_a_reader(serve: Serve) -> None:
+    server, client = await serve.connected(caller=(caller("shop", subscribe=("*",)),))
     reader = await join(
         server, client, "/events/b,a,x.*?event=t&event=s&format=json", headers=bearer(static("shop"))
     )
@@ -208,24 +202,22 @@ async def test_all_that_is_known_of_a_reader(serve: Serve, connect: Connect) -> 
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 async def test_a_format_has_its_name(
-    server: Server, connect: Connect, path: str, headers: str, format: str, version: str
+    server: LiveServer, path: str, headers: str, format: str, version: str
 ) -> None:
-    """In whatever chunks it goes."""
-    reader = await join(server, await connect(server), path, headers=headers, version=version)
+    reader = await join(server, await server.connect(), path, headers=headers, version=version)
     assert reader.described().format == format
 
 
-async def test_a_signed_token_has_a_subject(serve: Serve, connect: Connect) -> None:
+async def test_a_signed_token_has_a_subject(serve: Serve) -> None:
     """It is another kind of caller, and nothing of the token but that is known."""
     server = await serve(token_secret=OWN_SECRET)
     token = own(sub="ada", jti="one", grants={"subscribe": ["*"]})
-    reader = await join(server, await connect(server), headers=bearer(token))
+    reader = await join(server, await server.connect(), headers=bearer(token))
     assert reader.caller == Caller("subject", "ada")
 
 
-async def test_who_showed_nothing_is_nobody(server: Server, connect: Connect) -> None:
-    """A server that asks for no credential knows no caller."""
-    assert (await join(server, await connect(server))).caller is None
+async def test_who_showed_nothing_is_nobody(server: LiveServer) -> None:
+    assert (await join(server, await server.connect())).caller is None
 
 
 @pytest.mark.parametrize(
@@ -233,11 +225,10 @@ async def test_who_showed_nothing_is_nobody(server: Server, connect: Connect) ->
     [((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.7"), (("192.0.2.0/24",), "127.0.0.1")],
 )
 async def test_the_address_is_the_clients_as_trusted_proxies_have_it(
-    serve: Serve, connect: Connect, trusted: tuple[str, ...], address: str
+    serve: Serve, trusted: tuple[str, ...], address: str
 ) -> None:
     """What anybody else says of it is not believed."""
-    server = await serve(trusted_proxies=trusted, anonymous_subscribe=("*",))
-    client = await connect(server)
+    server, client = await serve.connected(trusted_proxies=trusted, anonymous_subscribe=("*",))
     reader = await join(server, client, headers="X-Forwarded-For: 203.0.113.5, 192.0.2.7\r\n")
     assert reader.address == address
     client.close()
@@ -246,7 +237,6 @@ async def test_the_address_is_the_clients_as_trusted_proxies_have_it(
 
 
 async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> None:
-    """Unless a proxy that is trusted by it says one."""
     path = tmp_path / "s"
     rule = ListenerRule(host=f"{UNIX_PREFIX}{path}")
     server = await serve(listener=(rule,), trusted_proxies=("unix",), anonymous_subscribe=("*",))
@@ -261,12 +251,12 @@ async def test_a_unix_socket_has_no_address(serve: Serve, tmp_path: Path) -> Non
     assert reader.address == "203.0.113.5"
 
 
-async def test_a_reader_that_catches_up_says_so(serve: Serve, connect: Connect) -> None:
+async def test_a_reader_that_catches_up_says_so(serve: Serve) -> None:
     """It is behind by what the history has, and was given what it took of that."""
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST)
     for _ in range(200):
         await server.broadcaster.broadcast(MESSAGE)
-    client = await connect(server, receive_buffer=4096)
+    client = await server.connect(receive_buffer=4096)
     await client.request("GET", "/events?since=earliest")
     await until(lambda: len(roster_of(server)) == 1)
     reader = reader_of(server)
@@ -281,10 +271,10 @@ async def test_a_reader_that_catches_up_says_so(serve: Serve, connect: Connect) 
     reader.outbox.blocked = True
 
 
-async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> None:
+async def test_a_reader_that_is_full_says_so(serve: Serve) -> None:
     """What waits is behind it, and what it lost is counted."""
     server = await serve(**SMALL, queue_size=3, overflow=Overflow.DROP_OLDEST)
-    await freeze(server, connect)
+    await freeze(server)
     reader = reader_of(server)
     given = reader.outbox.given
     for _ in range(5):
@@ -297,11 +287,9 @@ async def test_a_reader_that_is_full_says_so(serve: Serve, connect: Connect) -> 
     assert reader.described().state == StreamState.ENDING
 
 
-async def test_the_lag_is_that_of_the_oldest_event_that_waits(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_lag_is_that_of_the_oldest_event_that_waits(server: LiveServer, monkeypatch: Patch) -> None:
     """Not of the newest, nor of the last that was given."""
-    reader = await join(server, await connect(server))
+    reader = await join(server, await server.connect())
     now = 1_700_000_000.0
     monkeypatch.setattr("sse_broadcast.clock.now", lambda: now)
     for later in (0.0, 10.0):
@@ -317,19 +305,17 @@ async def test_the_lag_is_that_of_the_oldest_event_that_waits(
 # In which order.
 
 
-async def three(server: Server, connect: Connect) -> list[StreamEntry]:
-    return [await join(server, await connect(server), f"/events/{name}") for name in ("a", "b", "a,b")]
+async def three(server: LiveServer) -> list[StreamEntry]:
+    return [await join(server, await server.connect(), f"/events/{name}") for name in ("a", "b", "a,b")]
 
 
 def ids(found: Sequence[SubscriberState]) -> list[str]:
     return [each.id for each in found]
 
 
-async def test_pages_are_in_the_order_of_opening(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_pages_are_in_the_order_of_opening(server: LiveServer, monkeypatch: Patch) -> None:
     """Whatever portions they are looked at in; what is wanted of them is on the page, and nothing else."""
-    readers, registry = await three(server, connect), roster_of(server)
+    readers, registry = await three(server), roster_of(server)
     for portion in (1, 2, 500):
         monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
         assert ids(await registry.page(after=0, limit=10)) == ["1", "2", "3"]
@@ -353,12 +339,12 @@ ORDERS = {
 @pytest.mark.parametrize("portion", [1, 2, 500])
 @pytest.mark.parametrize("order", SortKey)
 async def test_those_that_come_first_are_found(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, order: SortKey, portion: int
+    serve: Serve, monkeypatch: Patch, order: SortKey, portion: int
 ) -> None:
     """By what is asked for, whatever portions they are looked at in."""
     monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", portion)
     server = await serve()
-    one, two, both = await three(server, connect)
+    one, two, both = await three(server)
     two.opened -= 10
     clock = itertools.count(1_700_000_000)
     set_clock(server.broadcaster, lambda: float(next(clock)))
@@ -378,19 +364,17 @@ async def test_those_that_come_first_are_found(
         assert ids(wanted) == ["1"]
 
 
-async def test_who_is_alike_comes_in_the_order_of_opening(server: Server, connect: Connect) -> None:
+async def test_who_is_alike_comes_in_the_order_of_opening(server: LiveServer) -> None:
     """So that a view of those that come first stands still."""
-    await three(server, connect)
+    await three(server)
     assert ids(await roster_of(server).top(SortKey.DROPS, limit=2)) == ["1", "2"]
 
 
-async def test_others_have_their_turn_while_many_are_looked_at(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_have_their_turn_while_many_are_looked_at(serve: Serve, monkeypatch: Patch) -> None:
     """A reader that leaves meanwhile is not told of, and one that comes may be or not."""
     monkeypatch.setattr(roster_module, "ENTRIES_PER_TURN", 1)
     server = await serve()
-    readers, registry = await three(server, connect), roster_of(server)
+    readers, registry = await three(server), roster_of(server)
     found = asyncio.ensure_future(registry.top(SortKey.DROPS, limit=10))
     await asyncio.sleep(0)
     registry.remove(readers[2])
@@ -404,12 +388,12 @@ async def test_others_have_their_turn_while_many_are_looked_at(
 # What the log says.
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def lines(caplog: Caplog) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "sse_broadcast.streams"]
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+def told(caplog: Caplog) -> Callable[[], list[logging.LogRecord]]:
     caplog.set_level(logging.INFO, "sse_broadcast.streams")
     return lambda: lines(caplog)
 
@@ -418,9 +402,8 @@ Told = Callable[[], list[logging.LogRecord]]
 
 
 async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
-    server: Server, client: RawClient, told: Told
+    server: LiveServer, client: RawClient, told: Told
 ) -> None:
-    """In words, and as facts for who reads logs by machine."""
     await join(server, client, "/events/b,a?since=earliest")
     await server.broadcaster.broadcast("x", channels=["a"])
     await client.events(1)
@@ -446,22 +429,22 @@ async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
     )
 
 
-async def expire(server: Server) -> None:
+async def expire(server: LiveServer) -> None:
     for session in tracked_streams_of(server):
         session.end(CloseReason.EXPIRED)
 
 
-async def revoke(server: Server) -> None:
+async def revoke(server: LiveServer) -> None:
     body = b'{"caller": "token"}'
     headers = f"Content-Type: application/json\r\n{bearer(STATIC)}"
     assert (await ask(server, "POST", "/revoke", headers=headers, body=body)).status == 200
 
 
-async def disconnect(server: Server) -> None:
+async def disconnect(server: LiveServer) -> None:
     assert (await ask(server, "DELETE", "/subscribers/1", headers=bearer(STATIC))).status == 200
 
 
-async def drain(server: Server) -> None:
+async def drain(server: LiveServer) -> None:
     await server.broadcaster.close(timeout=0.1)
 
 
@@ -470,11 +453,9 @@ async def drain(server: Server) -> None:
     [(expire, "expired"), (revoke, "revoked"), (disconnect, "disconnected"), (drain, "drain")],
 )
 async def test_a_line_says_why_a_stream_was_ended(
-    serve: Serve, connect: Connect, told: Told, end: Callable[[Server], Any], reason: str
+    serve: Serve, told: Told, end: Callable[[Server], Any], reason: str
 ) -> None:
-    """The reason that its reader is told, and that is counted."""
-    server = await serve(token=STATIC)
-    client = await connect(server)
+    server, client = await serve.connected(token=STATIC)
     await join(server, client, headers=bearer(STATIC))
     await end(server)
     assert f'"reason": "{reason}"'.encode() in await client.rest()
@@ -492,11 +473,11 @@ async def test_a_line_says_why_a_stream_was_ended(
     ],
 )
 async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
-    serve: Serve, connect: Connect, told: Told, settings: dict[str, Any], reason: str
+    serve: Serve, told: Told, settings: dict[str, Any], reason: str
 ) -> None:
     """At the moment it was given up: what waited is not there any more."""
     server = await serve(**SMALL, **settings, queue_size=3)
-    await freeze(server, connect)
+    await freeze(server)
     reader = reader_of(server)
     for _ in range(5):
         await server.broadcaster.broadcast(MESSAGE)
@@ -511,23 +492,20 @@ async def test_a_line_says_what_a_slow_reader_was_behind_and_what_it_lost(
 
 
 async def test_nothing_is_found_out_where_nothing_is_logged(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: LiveServer, client: RawClient, monkeypatch: Patch, caplog: Caplog
 ) -> None:
     """To name the peer costs a microsecond, and to format a line more."""
     caplog.set_level(logging.WARNING, "sse_broadcast.streams")
     monkeypatch.setattr(StreamEntry, "address", property(lambda _: pytest.fail("was asked for")))
-    server = await serve()
-    client = await connect(server)
     await join(server, client)
     client.close()
     await until(lambda: len(roster_of(server)) == 0)
     assert lines(caplog) == []
 
 
-async def test_a_line_has_no_token_and_no_query(serve: Serve, connect: Connect, told: Told) -> None:
+async def test_a_line_has_no_token_and_no_query(serve: Serve, told: Told) -> None:
     """Wherever the token was, and whatever was asked for beside the channels."""
-    server = await serve(token=STATIC)
-    client = await connect(server)
+    server, client = await serve.connected(token=STATIC)
     await join(server, client, f"/events/a?access_token={STATIC}&event=secret&last_event_id=secret")
     client.close()
     await until(lambda: len(told()) == 2)
@@ -538,15 +516,14 @@ async def test_a_line_has_no_token_and_no_query(serve: Serve, connect: Connect, 
         assert "?" not in said
 
 
-async def test_a_line_names_a_few_channels(server: Server, connect: Connect, told: Told) -> None:
+async def test_a_line_names_a_few_channels(server: LiveServer, told: Told) -> None:
     """A reader may have a hundred, each of a hundred characters."""
     names = [f"c{number:02}" for number in range(12)]
-    await join(server, await connect(server), f"/events/{','.join(names)}")
+    await join(server, await server.connect(), f"/events/{','.join(names)}")
     await until(lambda: bool(told()))
     (opened,) = told()
     assert opened.getMessage() == f"stream 1 opened by 127.0.0.1: {','.join(names[:10])} and 2 more"
 
 
 def test_the_formats_are_those_that_can_be_asked_for() -> None:
-    """Each has a name of its own."""
     assert sorted(roster_module.FORMAT_NAMES.values()) == ["json", "ndjson", "text"]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sse_broadcast.config.schema import Overflow
-from sse_broadcast.server.runner import Server
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.internals import outboxes_of
 from tests.support.sockets import RawClient, until
 
@@ -24,9 +23,9 @@ def kernel_sockets(server_port: int, client_port: int) -> list[str]:
     return [row[3] for row in rows if row[1] == local and row[2] == remote]
 
 
-async def freeze(server: Server, connect: Connect, *, messages: int) -> RawClient:
+async def freeze(server: LiveServer, *, messages: int) -> RawClient:
     """Open a reader that never reads, and publish until its socket has long been full."""
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count >= 1)
     for _ in range(messages):
@@ -36,12 +35,10 @@ async def freeze(server: Server, connect: Connect, *, messages: int) -> RawClien
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(
-    serve: Serve, connect: Connect, overflow: Overflow
-) -> None:
+async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(serve: Serve, overflow: Overflow) -> None:
     """Whatever the policy: out of the hub, out of aiohttp, and out of the kernel."""
     server = await serve(**SMALL, overflow=overflow, write_timeout=0.3)
-    frozen = await freeze(server, connect, messages=200)
+    frozen = await freeze(server, messages=200)
     await until(lambda: server.connections == 0)
     assert server.broadcaster.client_count == 0
     counts = server.broadcaster.counts
@@ -52,12 +49,11 @@ async def test_a_frozen_reader_is_cut_and_its_socket_goes_too(
     assert kernel_sockets(server.port, frozen.port) == []
 
 
-async def test_a_frozen_reader_hurts_nobody(serve: Serve, connect: Connect) -> None:
+async def test_a_frozen_reader_hurts_nobody(serve: Serve) -> None:
     """The other reader gets every event, in order."""
-    server = await serve(**SMALL, write_timeout=30)
-    reader = await connect(server)
+    server, reader = await serve.connected(**SMALL, write_timeout=30)
     await reader.subscribe()
-    await freeze(server, connect, messages=0)
+    await freeze(server, messages=0)
     await until(lambda: server.broadcaster.client_count == 2)
     for number in range(300):
         await server.broadcaster.broadcast(f"{number} {MESSAGE}")
@@ -67,14 +63,10 @@ async def test_a_frozen_reader_hurts_nobody(serve: Serve, connect: Connect) -> N
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
-async def test_a_reader_that_wakes_up_is_told_what_it_missed(
-    serve: Serve, connect: Connect, overflow: Overflow
-) -> None:
+async def test_a_reader_that_wakes_up_is_told_what_it_missed(serve: Serve, overflow: Overflow) -> None:
     """What it got and what it was told it missed is all there was, in order."""
     server = await serve(**SMALL, overflow=overflow, write_timeout=30)
-    sleeper = await connect(server, receive_buffer=4096)
-    await sleeper.subscribe()
-    await sleeper.chunk()
+    sleeper = await server.live(receive_buffer=4096)
     for number in range(200):
         await server.broadcaster.broadcast(f"{number} {MESSAGE}")
         await asyncio.sleep(0)
@@ -87,10 +79,10 @@ async def test_a_reader_that_wakes_up_is_told_what_it_missed(
     assert seen == [number for number in range(200) if number not in gap]
 
 
-async def test_partial_progress_buys_no_time(serve: Serve, connect: Connect) -> None:
+async def test_partial_progress_buys_no_time(serve: Serve) -> None:
     """A reader that takes a byte now and then is cut by the deadline all the same."""
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=0.5)
-    miser = await freeze(server, connect, messages=200)
+    miser = await freeze(server, messages=200)
     loop = asyncio.get_running_loop()
     while server.broadcaster.client_count:
         await asyncio.sleep(0.01)
@@ -100,22 +92,20 @@ async def test_partial_progress_buys_no_time(serve: Serve, connect: Connect) -> 
     assert server.broadcaster.counts.closed == {"stalled": 1}
 
 
-async def test_the_end_of_a_stream_to_a_frozen_reader_is_bounded(serve: Serve, connect: Connect) -> None:
+async def test_the_end_of_a_stream_to_a_frozen_reader_is_bounded(serve: Serve) -> None:
     """Closing waits for a frozen reader as long as it is told to, and no longer."""
     server = await serve(**SMALL, overflow=Overflow.DROP_OLDEST, write_timeout=60)
-    frozen = await freeze(server, connect, messages=200)
+    frozen = await freeze(server, messages=200)
     await server.broadcaster.close(timeout=0.2)
     await until(lambda: server.connections == 0)
     assert kernel_sockets(server.port, frozen.port) == []
 
 
-async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_sink_that_is_full_before_its_stream_begins_says_so(serve: Serve, monkeypatch: Patch) -> None:
     """Nothing is piled up behind a head that the kernel has not taken whole."""
     server = await serve(**SMALL, write_timeout=30, overflow=Overflow.DROP_OLDEST)
     monkeypatch.setattr(server.broadcaster, "first_frames", lambda *_: b":" * 3_000_000 + b"\n")
-    frozen = await connect(server, receive_buffer=4096)
+    frozen = await server.connect(receive_buffer=4096)
     await frozen.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
     (outbox,) = outboxes_of(server.broadcaster)
@@ -127,11 +117,10 @@ async def test_a_sink_that_is_full_before_its_stream_begins_says_so(
     assert len(outbox.subscriber) == 20
 
 
-async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Connect) -> None:
+async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve) -> None:
     """A megabyte through a small pipe arrives whole, and the next event behind it."""
     server = await serve(send_buffer=16_384)
-    reader = await connect(server, receive_buffer=4096)
-    await reader.subscribe()
+    reader = await server.subscriber(receive_buffer=4096)
     data = "0123456789" * 100_000
     await server.broadcaster.broadcast(data)
     await server.broadcaster.broadcast("next")
@@ -139,13 +128,10 @@ async def test_a_slow_reader_gets_all_of_a_large_event(serve: Serve, connect: Co
     assert [event.data for event in events] == [data, "next"]
 
 
-async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(
-    serve: Serve, connect: Connect
-) -> None:
+async def test_a_slow_reader_of_a_fast_stream_gets_everything_it_can_hold(serve: Serve) -> None:
     """Filling and emptying many times, between its own queue and the shared log, loses nothing."""
     server = await serve(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
-    reader = await connect(server, receive_buffer=4096)
-    await reader.subscribe()
+    reader = await server.subscriber(receive_buffer=4096)
 
     async def publish() -> None:
         for number in range(5000):

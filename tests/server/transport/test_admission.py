@@ -18,9 +18,9 @@ from sse_broadcast.server.transport import admission, rejection, reserve
 from sse_broadcast.server.transport.admission import ACCEPTS, OWN_DESCRIPTORS, private_share, room
 from sse_broadcast.server.transport.listener import Listener
 from sse_broadcast.server.transport.reserve import MAX_LET_IN, MAX_REJECTING, MAX_REJECTING_PER_ADDRESS
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, Patch, Serve
 from tests.server.blocks import close_block
-from tests.server.transport.conftest import ASK, Come, health, refused
+from tests.server.transport.conftest import ASK, health, refused
 from tests.support.credentials import AUDIENCE, ISSUER, STATIC, caller, claims, static, write_jwks
 from tests.support.internals import addresses_of
 from tests.support.reloading import tasks
@@ -28,12 +28,10 @@ from tests.support.signing import token
 from tests.support.sockets import RawClient, until
 
 
-async def test_a_place_that_is_free_again_is_given_again(serve: Serve, connect: Connect) -> None:
-    """The limit is of connections at one time."""
+async def test_a_place_that_is_free_again_is_given_again(serve: Serve) -> None:
     server = await serve(max_connections=2)
     for _ in range(5):
-        first, second = await connect(server), await connect(server)
-        await first.subscribe()
+        first, second = await server.subscriber(), await server.connect()
         await second.subscribe()
         first.close()
         second.close()
@@ -56,17 +54,17 @@ TOO_MANY = (
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_an_address_has_as_many_connections_as_it_may(serve: Serve, come: Come) -> None:
+async def test_an_address_has_as_many_connections_as_it_may(serve: Serve) -> None:
     """Its next is told to come later; nobody else notices."""
     server = await serve(max_connections_per_address=2)
-    readers = [await come(server, "127.0.0.2") for _ in range(2)]
+    readers = [await server.connect(source="127.0.0.2") for _ in range(2)]
     for reader in readers:
         await reader.subscribe()
     for _ in range(3):
-        late = await come(server, "127.0.0.2")
+        late = await server.connect(source="127.0.0.2")
         await late.send(ASK)
         assert await late.rest() == TOO_MANY
-    other = await come(server, "127.0.0.3")
+    other = await server.connect(source="127.0.0.3")
     assert (await other.ask("GET", "/healthz"))[0] == 200
     await server.broadcaster.broadcast("still here")
     for reader in readers:
@@ -75,11 +73,11 @@ async def test_an_address_has_as_many_connections_as_it_may(serve: Serve, come: 
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve, come: Come) -> None:
+async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve) -> None:
     """As EventSource understands it."""
     server = await serve(max_connections_per_address=1)
-    await (await come(server, "127.0.0.2")).subscribe()
-    late = await come(server, "127.0.0.2")
+    await (await server.connect(source="127.0.0.2")).subscribe()
+    late = await server.connect(source="127.0.0.2")
     head = await late.subscribe(headers="Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
     assert close_block("address", "order-7").fullmatch(await late.rest())
@@ -87,13 +85,13 @@ async def test_a_browser_of_a_crowded_address_is_told_to_come_back(serve: Serve,
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "silent", "malformed"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come, leave: str) -> None:
+async def test_an_address_gets_back_what_it_gives_back(serve: Serve, leave: str) -> None:
     """However a connection ended, and when none is left nothing of it is kept."""
     server = await serve(max_connections_per_address=2, head_timeout=0.05 if leave == "silent" else 10)
-    keeper = await come(server, "127.0.0.2")
+    keeper = await server.connect(source="127.0.0.2")
     await keeper.subscribe()
     for _ in range(10):
-        client = await come(server, "127.0.0.2")
+        client = await server.connect(source="127.0.0.2")
         await until(lambda: server.connections == 2)
         if leave == "fin":
             client.close()
@@ -110,30 +108,28 @@ async def test_an_address_gets_back_what_it_gives_back(serve: Serve, come: Come,
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_trusted_proxy_has_any_number(serve: Serve, come: Come) -> None:
-    """It brings everyone."""
+async def test_a_trusted_proxy_has_any_number(serve: Serve) -> None:
     server = await serve(max_connections_per_address=1, trusted_proxies=("127.0.0.2/31",))
     for source in ("127.0.0.2", "127.0.0.2", "127.0.0.3"):
-        assert (await (await come(server, source)).ask("GET", "/healthz"))[0] == 200
-    first, second = await come(server, "127.0.0.4"), await come(server, "127.0.0.4")
+        assert (await (await server.connect(source=source)).ask("GET", "/healthz"))[0] == 200
+    first, second = await server.connect(source="127.0.0.4"), await server.connect(source="127.0.0.4")
     assert (await first.ask("GET", "/healthz"))[0] == 200
     await second.send(ASK)
     assert await second.rest() == TOO_MANY
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_no_limit_is_none(serve: Serve, come: Come) -> None:
-    """0 is any number."""
+async def test_no_limit_is_none(serve: Serve) -> None:
     server = await serve(max_connections_per_address=0)
     for _ in range(5):
-        assert (await (await come(server, "127.0.0.2")).ask("GET", "/healthz"))[0] == 200
+        assert (await (await server.connect(source="127.0.0.2")).ask("GET", "/healthz"))[0] == 200
 
 
-async def test_this_machine_has_any_number(serve: Serve, come: Come) -> None:
+async def test_this_machine_has_any_number(serve: Serve) -> None:
     """Its loopback is where proxies and tools come from."""
     server = await serve(max_connections_per_address=1)
     for _ in range(5):
-        assert (await (await come(server, "127.0.0.1")).ask("GET", "/healthz"))[0] == 200
+        assert (await (await server.connect(source="127.0.0.1")).ask("GET", "/healthz"))[0] == 200
 
 
 async def test_an_address_of_a_network_is_counted(serve: Serve) -> None:
@@ -164,39 +160,34 @@ def own_address() -> str:
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_is_told_of_once(
-    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crowd_is_told_of_once(serve: Serve, caplog: Caplog, monkeypatch: Patch) -> None:
     """For a while: otherwise whoever is refused could fill the log."""
     server = await serve(max_connections=2, max_connections_per_address=1)
-    await (await come(server, "127.0.0.2")).subscribe()
+    await (await server.connect(source="127.0.0.2")).subscribe()
     for _ in range(3):
-        assert await refused(await come(server, "127.0.0.2"))
-    await (await come(server, "127.0.0.3")).subscribe()
+        assert await refused(await server.connect(source="127.0.0.2"))
+    await (await server.connect(source="127.0.0.3")).subscribe()
     for _ in range(3):
-        assert await refused(await come(server, "127.0.0.4"))
+        assert await refused(await server.connect(source="127.0.0.4"))
     of_one = (
         "127.0.0.2: 1 connection (max_connections_per_address), more are refused;"
         " if it is a proxy, trusted_proxies must name it"
     )
-    told = [
-        of_one,
-        "full: 2 connections (max_connections), more are refused",
-    ]
+    told = [of_one, "full: 2 connections (max_connections), more are refused"]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
     monkeypatch.setattr(reminder, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
-    assert await refused(await come(server, "127.0.0.4"))
+    assert await refused(await server.connect(source="127.0.0.4"))
     assert caplog.messages == [*told, told[1]]
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_of_one_address_is_bounded(serve: Serve, come: Come) -> None:
+async def test_a_crowd_of_one_address_is_bounded(serve: Serve) -> None:
     """Those who send nothing are closed unanswered once the reserve is full, and none is counted."""
     server = await serve(max_connections_per_address=1)
-    reader = await come(server, "127.0.0.2")
+    reader = await server.connect(source="127.0.0.2")
     await reader.subscribe()
-    crowd = [await come(server, "127.0.0.2") for _ in range(MAX_REJECTING * 2)]
+    crowd = [await server.connect(source="127.0.0.2") for _ in range(MAX_REJECTING * 2)]
     ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     assert server.connections == 1
@@ -234,29 +225,29 @@ async def publishes(client: RawClient, headers: str, *, path: str = "/send/a") -
 
 @pytest.mark.parametrize("reason", ["full", "address"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, come: Come, reason: str) -> None:
+async def test_a_caller_with_admin_publishes_beyond_the_limit(serve: Serve, reason: str) -> None:
     """One request a connection, which leaves no place taken; a token without `admin` is refused."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**ADMIN, **limits)
-    reader = await come(server, "127.0.0.2")
+    reader = await server.connect(source="127.0.0.2")
     await reader.subscribe(path="/events/a", headers=OPERATOR)
     for _ in range(3):
         for headers in (OPERATOR, OPERATOR.lower(), showing(STATIC)):
-            assert await publishes(await come(server, "127.0.0.2"), headers) == 200
+            assert await publishes(await server.connect(source="127.0.0.2"), headers) == 200
             assert (await reader.events(1))[0].data == "x"
         for headers in (NARROW, showing("of-nobody.0123456789"), showing("e30.e30.e30"), ""):
-            refused_client = await come(server, "127.0.0.2")
+            refused_client = await server.connect(source="127.0.0.2")
             await refused_client.request("POST", "/send/a", body=b"x", headers=headers)
             assert b"connection limit" in await refused_client.rest()
     await until(lambda: server.connections == 1)
     assert server.broadcaster.counts.refused == {reason: 12}
 
 
-async def test_a_request_of_admin_may_come_in_pieces(serve: Serve, connect: Connect) -> None:
+async def test_a_request_of_admin_may_come_in_pieces(serve: Serve) -> None:
     """Its head, and its body behind that; what is pipelined is not served."""
     server = await serve(**ADMIN, max_connections=1)
-    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
-    client = await connect(server)
+    await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
+    client = await server.connect()
     head = f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{OPERATOR}\r\n".encode()
     for piece in (head[:20], head[20:-3], head[-3:] + b"he", b"llo" + ASK):
         await client.send(piece)
@@ -268,31 +259,30 @@ async def test_a_request_of_admin_may_come_in_pieces(serve: Serve, connect: Conn
 
 
 @pytest.mark.parametrize("path", ["/events", "/events/a", "http://any.example/events/a?x=1"])
-async def test_the_reserve_is_not_for_streams(serve: Serve, connect: Connect, path: str) -> None:
-    """They stay."""
+async def test_the_reserve_is_not_for_streams(serve: Serve, path: str) -> None:
     server = await serve(**ADMIN, max_connections=1)
-    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
-    head = await (await connect(server)).subscribe(path=path, headers=OPERATOR)
+    await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
+    head = await (await server.connect()).subscribe(path=path, headers=OPERATOR)
     assert head.startswith(b"HTTP/1.1 503 ")
 
 
-async def test_nobody_has_admin_without_a_credential(serve: Serve, connect: Connect) -> None:
+async def test_nobody_has_admin_without_a_credential(serve: Serve) -> None:
     """On a server that is open to its machine whoever comes is refused: none of them is the operator."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    assert await refused(await connect(server))
+    await (await server.connect()).subscribe()
+    assert await refused(await server.connect())
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
+async def test_a_crowd_keeps_no_operator_out(serve: Serve) -> None:
     """Who is slow to ask is not cut for strangers that come meanwhile, however many."""
     server = await serve(**ADMIN, max_connections=1)
-    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
-    operator = await come(server, "127.0.0.9")
+    await (await server.connect(source="127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    operator = await server.connect(source="127.0.0.9")
     await operator.send(b"POST /send/a HTTP/1.1\r\n")
     await until(lambda: len(server.admission.reserve) == 1)
     for number in range(3 * MAX_REJECTING):
-        await (await come(server, f"127.0.0.{2 + number % 3}")).send(b"GET")
+        await (await server.connect(source=f"127.0.0.{2 + number % 3}")).send(b"GET")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == 1 + 3 * MAX_REJECTING)
     assert len(server.admission.reserve) <= MAX_REJECTING
     await operator.send(f"Host: x\r\nContent-Length: 1\r\n{OPERATOR}\r\nx".encode())
@@ -300,7 +290,7 @@ async def test_a_crowd_keeps_no_operator_out(serve: Serve, come: Come) -> None:
 
 
 async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, monkeypatch: Patch
 ) -> None:
     """A burst of strangers is accepted in one turn of the loop, in which nothing of the operator is read."""
     monkeypatch.setattr(reserve, "MAX_REJECTING", 4)
@@ -325,14 +315,12 @@ async def test_a_head_that_has_come_is_read_before_its_connection_is_cut(
 
 
 @pytest.mark.usefixtures("no_loopback")
-async def test_what_an_operator_sees_of_a_share(
-    serve: Serve, come: Come, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_an_operator_sees_of_a_share(serve: Serve, caplog: Caplog) -> None:
     """Counts, and a line a minute that names the address and the setting."""
     server = await serve(**ADMIN, max_connections=1)
-    await (await come(server, "127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
+    await (await server.connect(source="127.0.0.2")).subscribe(path="/events/a", headers=OPERATOR)
     for _ in range(MAX_REJECTING_PER_ADDRESS + 3):
-        await come(server, "127.0.0.3")
+        await server.connect(source="127.0.0.3")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.RESERVE] == 3)
     assert caplog.messages == [
         "full: 1 connection (max_connections), more are refused",
@@ -341,20 +329,20 @@ async def test_what_an_operator_sees_of_a_share(
 
 
 async def test_so_many_operators_are_let_in_at_one_time(
-    serve: Serve, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, caplog: Caplog, monkeypatch: Patch
 ) -> None:
     """There are descriptors for so many; probes are still answered."""
     monkeypatch.setattr(admission, "MAX_LET_IN", 2)
     server = await serve(**ADMIN, max_connections=1)
-    await (await connect(server)).subscribe(path="/events/a", headers=OPERATOR)
-    slow = [await connect(server) for _ in range(2)]
+    await (await server.connect()).subscribe(path="/events/a", headers=OPERATOR)
+    slow = [await server.connect() for _ in range(2)]
     for client in slow:
         await client.send(f"POST /send/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n{OPERATOR}\r\n".encode())
     await until(lambda: server.connections == 3)
-    late = await connect(server)
+    late = await server.connect()
     await late.request("POST", "/send/a", body=b"x", headers=OPERATOR)
     assert b"connection limit reached" in await late.rest()
-    assert await health(connect, server) == 200
+    assert await health(server) == 200
     assert caplog.messages[1:] == [
         "callers with admin have 2 connections beyond max_connections, more are refused"
     ]
@@ -362,7 +350,7 @@ async def test_so_many_operators_are_let_in_at_one_time(
         await client.send(b"x")
         assert (await client.answer())[0] == 200
         assert await client.rest() == b""
-    assert await publishes(await connect(server), OPERATOR) == 200
+    assert await publishes(await server.connect(), OPERATOR) == 200
 
 
 @pytest.fixture
@@ -375,28 +363,21 @@ def signed(grants: dict[str, list[str]]) -> str:
     return showing(token("RS256", claims(grants=grants), header={"kid": "RS256"}))
 
 
-async def test_a_signed_token_is_verified_before_it_is_let_in(
-    serve: Serve, connect: Connect, issued: dict[str, str]
-) -> None:
+async def test_a_signed_token_is_verified_before_it_is_let_in(serve: Serve, issued: dict[str, str]) -> None:
     """Which may take a while, of a key that is elsewhere; one that has no `admin` is refused."""
     server = await serve(**issued, max_connections=1, anonymous_subscribe=("a",))
-    await (await connect(server)).subscribe(path="/events/a")
+    await (await server.connect()).subscribe(path="/events/a")
     operator = signed({"publish": ["a"], "admin": ["*"]})
     for _ in range(2):
-        assert await publishes(await connect(server), operator) == 200
-    other = await connect(server)
+        assert await publishes(await server.connect(), operator) == 200
+    other = await server.connect()
     await other.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"]}))
     assert b"connection limit reached" in await other.rest()
 
 
 @pytest.mark.parametrize("end", ["verified", "late", "closed", "broken"])
 async def test_a_token_that_takes_long_to_verify(
-    serve: Serve,
-    connect: Connect,
-    issued: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    end: str,
+    serve: Serve, issued: dict[str, str], monkeypatch: Patch, caplog: Caplog, end: str
 ) -> None:
     """It keeps its place no longer than any other, and nothing is left of it."""
     monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.1 if end == "late" else 600)
@@ -411,9 +392,9 @@ async def test_a_token_that_takes_long_to_verify(
         return True
 
     monkeypatch.setattr(server.services.authorizer, "verify_admin", verify)
-    await (await connect(server)).subscribe(path="/events/a")
+    await (await server.connect()).subscribe(path="/events/a")
     await until(lambda: server.broadcaster.client_count == 1)
-    client, before = await connect(server), tasks()
+    client, before = await server.connect(), tasks()
     await client.request("POST", "/send/a", body=b"x", headers=signed({"publish": ["a"], "admin": ["*"]}))
     await asked.wait()
     assert len(server.admission.reserve) == 1

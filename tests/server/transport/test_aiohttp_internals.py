@@ -27,7 +27,6 @@ def test_a_name_that_is_missing_stops_the_import() -> None:
 
 
 def test_a_name_that_a_module_lacks_is_named_with_its_module() -> None:
-    """That of a library is told in the same words."""
     with pytest.raises(UnsupportedLibraryError, match=r"^yarl \S+ has no yarl\._url\._gone: yarl"):
         require("yarl", SimpleNamespace(__name__="yarl._url"), "_gone")
 

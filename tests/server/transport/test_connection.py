@@ -17,7 +17,6 @@ from h2.events import ConnectionTerminated, RemoteSettingsChanged, StreamReset
 
 from sse_broadcast import create_app
 from sse_broadcast.config.schema import Endpoint
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.streams.sink import TransportSink
 from sse_broadcast.server.transport import connection
 from sse_broadcast.server.transport.aiohttp_internals import NO_KEEPALIVE_TIMER
@@ -29,7 +28,7 @@ from sse_broadcast.server.transport.connection import (
     listener_of,
 )
 from sse_broadcast.server.transport.socket_options import kernel_timeout
-from tests.conftest import Connect, Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support.internals import web_server_of
 from tests.support.memory import held, uncollected
 from tests.support.sockets import RawClient, until
@@ -40,24 +39,22 @@ ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
-def connections(server: Server) -> list[Connection]:
+def connections(server: LiveServer) -> list[Connection]:
     return [each for each in web_server_of(server).connections if isinstance(each, Connection)]
 
 
 # Its place, and what aiohttp is told of it.
 
 
-async def test_the_settings_of_connections_arrive(server: Server, connect: Connect) -> None:
-    """As they are declared, and not aiohttp's own."""
-    await (await connect(server)).subscribe()
+async def test_the_settings_of_connections_arrive(server: LiveServer) -> None:
+    await (await server.connect()).subscribe()
     (found,) = connections(server)
     assert found.timeouts.idle.seconds == KEEP_ALIVE
     assert found.access_logger is None
 
 
-async def test_a_connection_knows_its_place(server: Server, connect: Connect) -> None:
-    """That of the listener where it came in."""
-    await (await connect(server)).subscribe()
+async def test_a_connection_knows_its_place(server: LiveServer) -> None:
+    await (await server.connect()).subscribe()
     (found,) = connections(server)
     assert found.listener_info == ListenerInfo(EVERYTHING, loopback=True, unix=False)
 
@@ -105,7 +102,6 @@ async def test_a_request_of_another_server_is_placed_by_its_address(
 async def test_a_request_of_another_servers_unix_socket_is_placed_so(
     run_elsewhere: Callable[..., Awaitable[web.BaseSite]], places: list[ListenerInfo], tmp_path: Path
 ) -> None:
-    """It is for this machine too."""
     await run_elsewhere(str(tmp_path / "other.sock"))
     client = await RawClient.open_unix(str(tmp_path / "other.sock"))
     assert (await client.ask("GET", "/"))[0] == 200
@@ -140,7 +136,6 @@ def test_any_address_of_another_server_has_a_place(sockname: object, *, loopback
 
 @pytest.mark.parametrize("leave", ["fin", "rst", "half-close", "refused", "malformed", "cut", "close"])
 async def test_whoever_leaves_is_counted_out(serve: Serve, leave: str) -> None:
-    """Once, however it goes."""
     server = await serve(head_timeout=0.1 if leave == "cut" else 10)
     for _ in range(20):
         client = await RawClient.open(server.port)
@@ -151,7 +146,7 @@ async def test_whoever_leaves_is_counted_out(serve: Serve, leave: str) -> None:
     await until(lambda: not connections(server))
 
 
-async def leave_by(way: str, client: RawClient, server: Server) -> None:
+async def leave_by(way: str, client: RawClient, server: LiveServer) -> None:
     if way == "fin":
         await client.subscribe()
         client.close()
@@ -172,10 +167,9 @@ async def leave_by(way: str, client: RawClient, server: Server) -> None:
 
 
 @pytest.mark.parametrize("head", [b"", b"G", ASK[:-2]], ids=["silent", "a letter", "all but the end"])
-async def test_who_asks_nothing_is_cut(serve: Serve, connect: Connect, head: bytes) -> None:
+async def test_who_asks_nothing_is_cut(serve: Serve, head: bytes) -> None:
     """When `head_timeout` is over, and counted."""
-    server = await serve(head_timeout=0.1)
-    client = await connect(server)
+    server, client = await serve.connected(head_timeout=0.1)
     await client.send(head)
     assert await gone(client)
     await until(lambda: server.connections == 0)
@@ -190,10 +184,9 @@ async def gone(client: RawClient) -> bool:
         return True
 
 
-async def test_a_head_that_drips_is_cut(serve: Serve, connect: Connect) -> None:
+async def test_a_head_that_drips_is_cut(serve: Serve) -> None:
     """A byte now and then does not make the time longer."""
-    server = await serve(head_timeout=0.2)
-    client = await connect(server)
+    server, client = await serve.connected(head_timeout=0.2)
 
     async def drip() -> None:
         for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 10_000:
@@ -207,11 +200,9 @@ async def test_a_head_that_drips_is_cut(serve: Serve, connect: Connect) -> None:
     dripping.cancel()
 
 
-async def test_who_has_asked_once_may_be_silent(serve: Serve, connect: Connect) -> None:
-    """A reader, and one that will ask again."""
+async def test_who_has_asked_once_may_be_silent(serve: Serve) -> None:
     server = await serve(head_timeout=0.1)
-    reader, asker, silent = await connect(server), await connect(server), await connect(server)
-    await reader.subscribe()
+    reader, asker, silent = await server.subscriber(), await server.connect(), await server.connect()
     await asker.ask("GET", "/status")
     await gone(silent)
     await asyncio.sleep(0.15)
@@ -221,18 +212,11 @@ async def test_who_has_asked_once_may_be_silent(serve: Serve, connect: Connect) 
     assert server.broadcaster.counts.refused == {"silent": 1}
 
 
-@pytest.mark.parametrize(
-    "first",
-    [ASK, UPGRADE],
-    ids=["plain", "upgrade"],
-)
-async def test_a_later_head_that_drips_is_cut(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, first: bytes
-) -> None:
+@pytest.mark.parametrize("first", [ASK, UPGRADE], ids=["plain", "upgrade"])
+async def test_a_later_head_that_drips_is_cut(serve: Serve, monkeypatch: Patch, first: bytes) -> None:
     """Whatever has come of it, when the time of an idle connection is over."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
-    server = await serve()
-    client = await connect(server)
+    server, client = await serve.connected()
     await client.send(first)
     await client.answer()
 
@@ -249,11 +233,10 @@ async def test_a_later_head_that_drips_is_cut(
 
 @pytest.mark.parametrize("full", [False, True])
 async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
-    serve: Serve, connect: Connect, *, full: bool, caplog: pytest.LogCaptureFixture
+    serve: Serve, *, full: bool, caplog: Caplog
 ) -> None:
     """Nobody cancels it: neither while it sleeps, nor while it waits for a full socket to empty."""
-    server = await serve(send_buffer=4096, queue_size=100_000)
-    client = await connect(server)
+    server, client = await serve.connected(send_buffer=4096, queue_size=100_000)
     await client.subscribe()
     (found,) = connections(server)
     assert found.current_request is not None
@@ -273,14 +256,11 @@ async def test_the_handler_of_a_stream_whose_reader_left_ends_by_itself(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-async def test_an_idle_connection_is_closed(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_connection_is_closed(serve: Serve, monkeypatch: Patch) -> None:
     """Its time begins anew with each answer; a request that takes longer is none of it, nor is a stream."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.3)
     server = await serve()
-    reader, publisher, asker = await connect(server), await connect(server), await connect(server)
-    await reader.subscribe()
+    reader, publisher, asker = await server.subscriber(), await server.connect(), await server.connect()
     await publisher.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
     for _ in range(4):
         assert (await asker.ask("GET", "/status"))[0] == 200
@@ -294,9 +274,8 @@ async def test_an_idle_connection_is_closed(
     assert server.broadcaster.counts.refused == {}
 
 
-async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: Server, connect: Connect) -> None:
-    """No timer of aiohttp's, and nothing at all once it is over."""
-    asker, leaver = await connect(server), await connect(server)
+async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: LiveServer) -> None:
+    asker, leaver = await server.connect(), await server.connect()
     await asker.ask("GET", "/status")
     (found,) = [each for each in connections(server) if each.next_request and each.request_count]
     assert found.keepalive_timer is NO_KEEPALIVE_TIMER
@@ -314,13 +293,10 @@ async def test_an_idle_connection_is_one_for_whom_nothing_is_kept(server: Server
     assert (len(found.timeouts.idle), len(found.timeouts.head)) == (0, 0)
 
 
-async def test_a_request_that_has_come_whole_by_then_is_answered(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_request_that_has_come_whole_by_then_is_answered(serve: Serve, monkeypatch: Patch) -> None:
     """Though the loop was busy when the time of the idle connection was over, and for longer."""
     monkeypatch.setattr(connection, "KEEP_ALIVE", 0.2)
-    server = await serve()
-    client = await connect(server)
+    server, client = await serve.connected()
     for message in (b"a", b"b"):
         await client.ask("GET", "/status")
         await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n" + message)
@@ -330,12 +306,10 @@ async def test_a_request_that_has_come_whole_by_then_is_answered(
     assert await gone(client)
 
 
-async def test_who_leaves_before_its_answer_is_not_waited_for(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_leaves_before_its_answer_is_not_waited_for(server: LiveServer, monkeypatch: Patch) -> None:
     """The answer is made ready all the same, and nobody is waited for behind it."""
     monkeypatch.setattr(web_server_of(server), "handler_cancellation", False)
-    client = await connect(server)
+    client = await server.connect()
     await client.send(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
     await until(lambda: any(found.current_request for found in connections(server)))
     (found,) = connections(server)
@@ -345,10 +319,10 @@ async def test_who_leaves_before_its_answer_is_not_waited_for(
     assert len(found.timeouts.idle) == 0
 
 
-async def test_who_expects_what_is_not_done_has_asked(serve: Serve, connect: Connect) -> None:
+async def test_who_expects_what_is_not_done_has_asked(serve: Serve) -> None:
     """And may ask again, when a new connection would have been too long silent."""
     server = await serve(head_timeout=0.1)
-    client, silent = await connect(server), await connect(server)
+    client, silent = await server.connect(), await server.connect()
     await client.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\n\r\n")
     assert (await client.answer())[0] == 417
     assert await gone(silent)
@@ -367,7 +341,7 @@ async def test_who_does_not_take_its_answers_is_cut(serve: Serve) -> None:
     client.close()
 
 
-async def test_who_takes_its_answers_slowly_is_not_cut(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_takes_its_answers_slowly_is_not_cut(serve: Serve, monkeypatch: Patch) -> None:
     """As long as it takes a good piece of them each time, nor when it has taken them and is idle."""
     monkeypatch.setattr(connection, "PROGRESS", 1)
     server = await serve(write_timeout=0.1, send_buffer=4096)
@@ -397,10 +371,8 @@ CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("path", [b"/send", b"/send?stream=1"])
-async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, connect: Connect, path: bytes) -> None:
-    """Whoever reads it is told, and does not wait for the rest."""
-    server = await serve(body_timeout=600)
-    client = await connect(server)
+async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, path: bytes) -> None:
+    server, client = await serve.connected(body_timeout=600)
     await client.send(b"POST %b HTTP/1.1\r\n" % path + CHUNKED + b"3\r\nab\n\r\n")
     await until(lambda: any(found.current_request for found in connections(server)))
     await client.send(b"no chunk\r\n")
@@ -408,12 +380,9 @@ async def test_a_body_that_breaks_is_answered_at_once(serve: Serve, connect: Con
 
 
 @pytest.mark.parametrize("path", [b"/send", b"/send?stream=1"])
-async def test_a_body_that_breaks_before_it_is_read_is_answered(
-    serve: Serve, connect: Connect, path: bytes
-) -> None:
+async def test_a_body_that_breaks_before_it_is_read_is_answered(serve: Serve, path: bytes) -> None:
     """Both pieces may come before the handler has its turn."""
-    server = await serve(body_timeout=600)
-    client = await connect(server)
+    server, client = await serve.connected(body_timeout=600)
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
     await asyncio.sleep(0)
@@ -424,9 +393,8 @@ async def test_a_body_that_breaks_before_it_is_read_is_answered(
 
 @pytest.mark.parametrize("length", [b"Content-Length: 300000", b"Transfer-Encoding: chunked"])
 async def test_a_large_piece_that_ends_a_body_is_no_head(
-    server: Server, client: RawClient, length: bytes
+    server: LiveServer, client: RawClient, length: bytes
 ) -> None:
-    """However much of the body it is that came at once."""
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
     await asyncio.sleep(0)
@@ -441,14 +409,14 @@ async def test_a_large_piece_that_ends_a_body_is_no_head(
     assert server.broadcaster.counts.refused == {}
 
 
-async def told_of_broken_chunks(client: RawClient, server: Server) -> None:
+async def told_of_broken_chunks(client: RawClient, server: LiveServer) -> None:
     head, body = (await client.rest()).split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert json.loads(body)["detail"].startswith("body: is not in chunks, as Transfer-Encoding says")
     assert server.broadcaster.counts.refused["malformed"] == 1
 
 
-async def test_what_is_no_http_is_counted_and_not_repeated(server: Server, client: RawClient) -> None:
+async def test_what_is_no_http_is_counted_and_not_repeated(server: LiveServer, client: RawClient) -> None:
     """A plain 400 that says what is wrong, and not what was said."""
     await client.send(b"GET /events?access_token=secret HTTP/9.9\r\nHost: x\r\n\r\n")
     answer = await client.rest()
@@ -470,9 +438,9 @@ def http_2(path: str = "/events") -> H2Connection:
     return client
 
 
-async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: Server, connect: Connect) -> None:
+async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: LiveServer) -> None:
     """In frames of HTTP/2: its request is reset and its connection ended, with HTTP_1_1_REQUIRED."""
-    client, asker = http_2(), await connect(server)
+    client, asker = http_2(), await server.connect()
     await asker.send(client.data_to_send())
     answer = await asker.rest()
     assert answer == HTTP_1_1_REQUIRED
@@ -488,65 +456,57 @@ async def test_a_client_of_http_2_is_told_to_use_http_1_1(server: Server, connec
     assert server.broadcaster.counts.opened == 0
 
 
-async def test_httpx_says_that_http_1_1_is_required(server: Server) -> None:
+async def test_httpx_says_that_http_1_1_is_required(server: LiveServer) -> None:
     """A real client of HTTP/2, which shows the error's number and not a fault in a head."""
     async with httpx.AsyncClient(http1=False, http2=True) as client:
         with pytest.raises(httpx.RemoteProtocolError, match=r"error_code:(13|ErrorCodes.HTTP_1_1_REQUIRED)"):
             await client.get(f"{server.url}/status")
 
 
-async def test_what_a_client_of_http_2_sends_on_is_not_read(server: Server, connect: Connect) -> None:
+async def test_what_a_client_of_http_2_sends_on_is_not_read(server: LiveServer, client: RawClient) -> None:
     """It has its answer all the same: no reset takes that away."""
-    asker = await connect(server)
-    await asker.send(http_2().data_to_send())
+    await client.send(http_2().data_to_send())
     await until(lambda: server.broadcaster.counts.refused == {"malformed": 1})
     for _ in range(10):
-        await asker.send(bytes(20_000))
-    assert await asker.rest() == HTTP_1_1_REQUIRED
-    asker.close()
+        await client.send(bytes(20_000))
+    assert await client.rest() == HTTP_1_1_REQUIRED
+    client.close()
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.refused == {"malformed": 1}
 
 
-async def test_a_client_of_http_2_that_stays_is_cut(serve: Serve, connect: Connect) -> None:
+async def test_a_client_of_http_2_that_stays_is_cut(serve: Serve) -> None:
     """When `head_timeout` is over: it has asked nothing."""
-    server = await serve(head_timeout=0.1)
-    asker = await connect(server)
+    server, asker = await serve.connected(head_timeout=0.1)
     await asker.send(http_2().data_to_send())
     await until(lambda: server.broadcaster.counts.refused == {"malformed": 1, "silent": 1})
     await until(lambda: server.connections == 0)
 
 
-async def test_a_client_of_http_2_leaves_no_cycle(server: Server, connect: Connect) -> None:
-    """Nor anything else."""
-    asker = await connect(server)
+async def test_a_client_of_http_2_leaves_no_cycle(server: LiveServer, client: RawClient) -> None:
     with uncollected():
-        await asker.send(http_2().data_to_send())
-        await asker.rest()
-        asker.close()
+        await client.send(http_2().data_to_send())
+        await client.rest()
+        client.close()
         await until(lambda: server.connections == 0)
         await until(lambda: not held(Connection))
 
 
-async def test_http_2_is_begun_by_the_first_bytes_alone(server: Server, connect: Connect) -> None:
-    """Behind a request it is no request, and answered as that."""
-    asker = await connect(server)
-    await asker.send(ASK)
-    assert (await asker.answer())[0] == 200
-    await asker.send(http_2().data_to_send())
-    assert (await asker.rest()).startswith(b"HTTP/1.0 400 Bad Request\r\n")
+async def test_http_2_is_begun_by_the_first_bytes_alone(client: RawClient) -> None:
+    await client.send(ASK)
+    assert (await client.answer())[0] == 200
+    await client.send(http_2().data_to_send())
+    assert (await client.rest()).startswith(b"HTTP/1.0 400 Bad Request\r\n")
 
 
-async def test_a_fault_of_ours_is_aiohttps_to_answer(
-    server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_fault_of_ours_is_aiohttps_to_answer(server: LiveServer, monkeypatch: Patch) -> None:
     """500, which nothing that a client sends may cause; it is counted like any other answer."""
 
     def fail() -> None:
         raise RuntimeError("ours")
 
     monkeypatch.setattr(type(server.broadcaster), "counts", property(lambda _: fail()))
-    client = await connect(server)
+    client = await server.connect()
     status, body = await client.ask("GET", "/status")
     monkeypatch.undo()
     assert (status, body[:3]) == (500, b"500")
@@ -568,7 +528,7 @@ ENDED = {
 
 @pytest.mark.parametrize("said", ENDED.values(), ids=ENDED)
 async def test_a_connection_that_is_over_leaves_no_cycle(
-    server: Server, client: RawClient, said: bytes
+    server: LiveServer, client: RawClient, said: bytes
 ) -> None:
     """Whatever it said goes with it at once: the collector looks seldom."""
     with uncollected():
@@ -579,9 +539,8 @@ async def test_a_connection_that_is_over_leaves_no_cycle(
         await until(lambda: not held(Connection))
 
 
-async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: Server, connect: Connect) -> None:
-    """It is lost before anybody could say what is wrong with it."""
-    await connect(server)
+async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: LiveServer) -> None:
+    await server.connect()
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
     with uncollected():
@@ -599,10 +558,10 @@ async def test_what_is_refused_and_never_answered_leaves_no_cycle(server: Server
 )
 @pytest.mark.parametrize("length", [b"Content-Length: 300", b"Transfer-Encoding: chunked"])
 async def test_what_is_cut_short_is_not_published(
-    server: Server, connect: Connect, turns: int, before: bytes, length: bytes
+    server: LiveServer, turns: int, before: bytes, length: bytes
 ) -> None:
     """Whenever its connection is lost: before anybody has looked at it, or while it is read."""
-    await connect(server)
+    await server.connect()
     await until(lambda: len(connections(server)) == 1)
     (found,) = connections(server)
     if before:

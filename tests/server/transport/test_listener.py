@@ -20,7 +20,7 @@ from sse_broadcast.errors import CertificateError, ListenError
 from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport.admission import ACCEPTS
 from sse_broadcast.server.transport.listener import is_local
-from tests.conftest import Connect, Serve
+from tests.conftest import LiveServer, Patch, Serve
 from tests.support.asking import bearer
 from tests.support.certificates import write_certificate
 from tests.support.credentials import STATIC
@@ -88,7 +88,6 @@ async def test_a_unix_socket_serves_all_that_a_port_does(
 async def test_whoever_leaves_a_unix_socket_is_counted_out(
     serve: Serve, connect_unix: ConnectUnix, path: Path, leave: str
 ) -> None:
-    """As of any other."""
     server = await serve(listener=(unix(path),), head_timeout=0.1 if leave == "silent" else 10)
     for _ in range(5):
         client = await connect_unix(path)
@@ -162,7 +161,6 @@ async def test_a_server_that_was_killed_leaves_nothing_in_the_way(serve: Serve, 
 async def test_a_unix_socket_of_a_living_server_is_refused(
     serve: Serve, connect_unix: ConnectUnix, path: Path
 ) -> None:
-    """And left to it."""
     server = await serve(listener=(unix(path),))
     with pytest.raises(ListenError, match=rf"^cannot listen on unix:{path}: address already in use$"):
         await Server(Config(listener=(unix(path),))).start()
@@ -182,7 +180,6 @@ async def test_a_unix_socket_of_a_living_server_is_refused(
 async def test_a_unix_socket_that_cannot_be_is_said_so(
     path: Path, options: dict[str, Any], reason: str
 ) -> None:
-    """In one line, with nothing left behind."""
     rule = ListenerRule(**{"host": f"unix:{path}", **options})
     with pytest.raises(ListenError, match=rf"^cannot listen on {re.escape(rule.host)}: ({reason})$"):
         await Server(Config(listener=(rule,))).start()
@@ -212,11 +209,8 @@ async def test_each_listener_serves_its_own_endpoints(
     assert [await ask(private, path) for path in ("/events", "/status", "/readyz")] == [404, 200, 200]
     assert await ask(private, "/send", method="POST") == 200
     client = await connect_unix(path)
-    assert [(await client.ask("GET", path))[0] for path in ("/status", "/events", "/healthz")] == [
-        200,
-        404,
-        200,
-    ]
+    found = [(await client.ask("GET", path))[0] for path in ("/status", "/events", "/healthz")]
+    assert found == [200, 404, 200]
     assert (await client.ask("POST", "/send", body=b"x"))[0] == 404
 
 
@@ -270,7 +264,6 @@ async def test_one_port_twice_is_said_so() -> None:
 
 
 async def test_a_certificate_that_is_bad_leaves_nothing_listening(path: Path) -> None:
-    """It is found out before anything is bound."""
     with pytest.raises(CertificateError):
         await Server(Config(listener=(unix(path), tcp(certificate="/none.pem")))).start()
     assert not path.exists()
@@ -318,12 +311,12 @@ def test_a_listener_is_local_by_what_it_is_called(host: str, *, local: bool) -> 
     assert is_local(ListenerRule(host=host)) is local
 
 
-async def test_a_wildcard_is_not_the_loopback(serve: Serve, connect: Connect) -> None:
+async def test_a_wildcard_is_not_the_loopback(serve: Serve) -> None:
     """Also for a caller that comes by the loopback: it may be a proxy, with the world behind it."""
     server = await serve(host="0.0.0.0")
     (listener,) = server.listeners
     assert not listener.info.loopback
-    client = await connect(server)
+    client = await server.connect()
     assert (await client.ask("GET", "/status"))[0] == 401
 
 
@@ -340,7 +333,7 @@ def ipv6() -> None:
         pytest.skip("this machine has no IPv6")
 
 
-def bound(server: Server) -> list[tuple[str, int]]:
+def bound(server: LiveServer) -> list[tuple[str, int]]:
     """Return where the sockets of the first listener are, by address and port."""
     return [sock.getsockname()[:2] for sock in server.listeners[0].sockets]
 
@@ -375,13 +368,12 @@ async def test_a_client_of_every_address_is_seen_by_its_own(serve: Serve, host: 
 
 @pytest.mark.usefixtures("ipv6")
 async def test_an_address_of_ipv6_may_be_written_as_in_a_url(serve: Serve) -> None:
-    """In brackets, which it has there again."""
     server = await serve(host="[::1]", token=STATIC)
     assert bound(server) == [("::1", server.port)]
     assert server.urls == (f"http://[::1]:{server.port}",)
 
 
-def without_ipv6(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def without_ipv6(monkeypatch: Patch, code: int) -> None:
     """Pretend that this machine has no IPv6: what binds a socket of it fails."""
     bind = socket.socket.bind
 
@@ -395,7 +387,7 @@ def without_ipv6(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 @pytest.mark.parametrize("code", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
 async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, code: int
+    serve: Serve, monkeypatch: Patch, code: int
 ) -> None:
     """For `*`; whoever names `::` wants it, and is told that there is none."""
     without_ipv6(monkeypatch, code)
@@ -405,8 +397,7 @@ async def test_a_machine_without_ipv6_has_every_address_of_ipv4(
         await Server(Config(host="::", port=0, token=STATIC)).start()
 
 
-async def test_a_port_of_ipv6_that_is_taken_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not taken for a machine without IPv6."""
+async def test_a_port_of_ipv6_that_is_taken_is_said_so(monkeypatch: Patch) -> None:
     without_ipv6(monkeypatch, errno.EADDRINUSE)
     with pytest.raises(ListenError, match=r"^cannot listen on \* port 0: address already in use$"):
         await Server(Config(host="*", port=0, token=STATIC)).start()
@@ -430,10 +421,7 @@ async def test_a_crowd_comes_in_by_eights(serve: Serve, path: Path, kind: str) -
     assert turns <= 20 + 3
 
 
-async def test_a_socket_that_cannot_be_watched_is_one_that_cannot_be_listened_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nothing is left open of it."""
+async def test_a_socket_that_cannot_be_watched_is_one_that_cannot_be_listened_on(monkeypatch: Patch) -> None:
     server = Server(Config(port=0))
 
     def exhausted(*_: object) -> None:

@@ -12,19 +12,18 @@ from sse_broadcast.server.transport import rejection
 from sse_broadcast.server.transport.counts import RejectReason
 from sse_broadcast.server.transport.rejection import rejection_response
 from sse_broadcast.server.transport.reserve import MAX_REJECTING
-from tests.conftest import Connect, Serve
+from tests.conftest import Patch, Serve
 from tests.server.blocks import close_block
-from tests.server.transport.conftest import ASK, Come, health, refused
+from tests.server.transport.conftest import ASK, health, refused
 from tests.support.sockets import RawClient
 
 
-async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connect) -> None:
-    """Accepted, told when to come back, and closed."""
+async def test_beyond_the_limit_a_program_gets_503(serve: Serve) -> None:
     server = await serve(max_connections=2)
-    readers = [await connect(server) for _ in range(2)]
+    readers = [await server.connect() for _ in range(2)]
     for reader in readers:
         await reader.subscribe()
-    late = await connect(server)
+    late = await server.connect()
     await late.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
     assert await late.rest() == (
         b"HTTP/1.1 503 Service Unavailable\r\n"
@@ -42,11 +41,11 @@ async def test_beyond_the_limit_a_program_gets_503(serve: Serve, connect: Connec
     assert server.broadcaster.client_count == 2
 
 
-async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, connect: Connect) -> None:
+async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve) -> None:
     """With 200, since EventSource stops for good at anything else."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
+    await (await server.connect()).subscribe()
+    late = await server.connect()
     head = await late.subscribe(headers="Accept: text/event-stream\r\n")
     block = await late.rest()
     refusal_block = close_block("full", None).fullmatch(block)
@@ -63,13 +62,12 @@ async def test_beyond_the_limit_a_browser_is_told_to_come_back(serve: Serve, con
     )
 
 
-async def test_rejected_connections_are_bounded(serve: Serve, connect: Connect) -> None:
+async def test_rejected_connections_are_bounded(serve: Serve) -> None:
     """Beyond the maximum, the oldest is cut for each new one; the others are still answered."""
-    server = await serve(max_connections=1)
-    reader = await connect(server)
+    server, reader = await serve.connected(max_connections=1)
     await reader.subscribe()
-    beyond = [await connect(server) for _ in range(MAX_REJECTING)]
-    waiting = [await connect(server) for _ in range(MAX_REJECTING)]
+    beyond = [await server.connect() for _ in range(MAX_REJECTING)]
+    waiting = [await server.connect() for _ in range(MAX_REJECTING)]
     ended = await asyncio.gather(*(client.rest() for client in beyond), return_exceptions=True)
     assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
     for client in waiting:
@@ -78,27 +76,22 @@ async def test_rejected_connections_are_bounded(serve: Serve, connect: Connect) 
     assert (await reader.events(1))[0].data == "x"
 
 
-async def test_a_rejected_client_that_sends_nothing_is_closed(
-    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_rejected_client_that_sends_nothing_is_closed(serve: Serve, monkeypatch: Patch) -> None:
     """When `REJECTION_TIMEOUT` is over."""
     monkeypatch.setattr(rejection, "REJECTION_TIMEOUT", 0.05)
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
+    await (await server.connect()).subscribe()
     for _ in range(3):
-        crowd = [await connect(server) for _ in range(MAX_REJECTING)]
+        crowd = [await server.connect() for _ in range(MAX_REJECTING)]
         ended = await asyncio.gather(*(client.rest() for client in crowd), return_exceptions=True)
         assert all(end == b"" or isinstance(end, ConnectionError) for end in ended)
 
 
 @pytest.mark.parametrize("piece", [b"G", b"GET /events HTTP/1.1\r\nAccept: text/ev"])
-async def test_a_request_in_pieces_is_answered_when_it_is_whole(
-    serve: Serve, connect: Connect, piece: bytes
-) -> None:
-    """However the head arrives."""
+async def test_a_request_in_pieces_is_answered_when_it_is_whole(serve: Serve, piece: bytes) -> None:
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
+    await (await server.connect()).subscribe()
+    late = await server.connect()
     whole = b"GET /events HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n"
     await late.send(piece)
     await asyncio.sleep(0)
@@ -106,27 +99,25 @@ async def test_a_request_in_pieces_is_answered_when_it_is_whole(
     assert (await late.head()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_an_endless_head_is_answered_and_not_kept(serve: Serve, connect: Connect) -> None:
+async def test_an_endless_head_is_answered_and_not_kept(serve: Serve) -> None:
     """What may be of a head is enough to know."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    late = await connect(server)
+    await (await server.connect()).subscribe()
+    late = await server.connect()
     await late.send(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 6000)
     assert (await late.head()).startswith(b"HTTP/1.1 503 ")
 
 
 @pytest.mark.parametrize("reason", ["full", "address"])
 @pytest.mark.usefixtures("no_loopback")
-async def test_a_health_check_beyond_the_limit_is_told_the_truth(
-    serve: Serve, come: Come, reason: str
-) -> None:
+async def test_a_health_check_beyond_the_limit_is_told_the_truth(serve: Serve, reason: str) -> None:
     """Being full is no illness, and what is one is said; a path that is in a whole URL is a path still."""
     limits = {"max_connections": 1} if reason == "full" else {"max_connections_per_address": 1}
     server = await serve(**limits)
-    await (await come(server, "127.0.0.2")).subscribe()
+    await (await server.connect(source="127.0.0.2")).subscribe()
 
     async def told(request: str) -> bytes:
-        client = await come(server, "127.0.0.2")
+        client = await server.connect(source="127.0.0.2")
         await client.send(f"{request} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         return await client.rest()
 
@@ -152,27 +143,27 @@ HEALTHY = (
 )
 
 
-async def test_a_health_check_is_answered_in_any_crowd(serve: Serve, connect: Connect) -> None:
+async def test_a_health_check_is_answered_in_any_crowd(serve: Serve) -> None:
     """It asks at once: those who say nothing make room for it, and those who do not take their answers."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
+    await (await server.connect()).subscribe()
     for saying in (b"", ASK):
         for _ in range(MAX_REJECTING + 5):
-            await (await connect(server)).send(saying)
-        assert await health(connect, server) == 200
+            await (await server.connect()).send(saying)
+        assert await health(server) == 200
 
 
-async def test_an_answer_to_a_rejected_client_is_not_taken_back(serve: Serve, connect: Connect) -> None:
+async def test_an_answer_to_a_rejected_client_is_not_taken_back(serve: Serve) -> None:
     """Those who have theirs go first, before anyone who has still to ask; they have it all the same."""
     server = await serve(max_connections=1)
-    await (await connect(server)).subscribe()
-    silent = await connect(server)
-    answered = [await connect(server) for _ in range(MAX_REJECTING - 1)]
+    await (await server.connect()).subscribe()
+    silent = await server.connect()
+    answered = [await server.connect() for _ in range(MAX_REJECTING - 1)]
     for client in answered:
         await client.send(ASK)
     heads = [await client.head() for client in answered]
     for _ in answered:
-        await health(connect, server)
+        await health(server)
     assert all(head.startswith(b"HTTP/1.1 503 ") for head in heads)
     for client in answered:
         assert b"connection limit reached" in await client.rest()
@@ -192,7 +183,6 @@ def test_an_accept_header_is_found_in_any_case() -> None:
 
 
 def test_a_repeated_accept_header_is_read_whole() -> None:
-    """It is a list, however it is written."""
     head = b"GET / HTTP/1.1\r\nAccept: text/html\r\nAccept: text/event-stream\r\n\r\n"
     assert refused_as(head, RejectReason.ADDRESS).startswith(b"HTTP/1.1 200")
 

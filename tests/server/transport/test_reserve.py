@@ -7,6 +7,7 @@ import pytest
 
 from sse_broadcast.server.transport import reserve
 from sse_broadcast.server.transport.reserve import MAX_REJECTING, MAX_REJECTING_PER_ADDRESS, Reserve
+from tests.conftest import Patch
 from tests.support.sockets import until
 
 
@@ -67,7 +68,6 @@ def test_the_address_that_has_most_gives_when_the_reserve_is_full(held: Held) ->
 
 
 def test_those_that_are_answered_give_first(held: Held) -> None:
-    """They lose nothing."""
     held.add(None, MAX_REJECTING - 1)
     answered = held.add("a", answered=True)
     held.add("b")
@@ -75,14 +75,13 @@ def test_those_that_are_answered_give_first(held: Held) -> None:
 
 
 def test_closing_cuts_everyone(held: Held) -> None:
-    """None is left."""
     pending = held.add("a", 3)
     held.reserve.close()
     assert held.cut == pending
     assert len(held.reserve) == 0
 
 
-async def test_handshakes_have_turns(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_handshakes_have_turns(held: Held, monkeypatch: Patch) -> None:
     """One begins at once, and the next when its time has come: of the address that has fewest, the first."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 0.01)
     begun: list[Waiting] = []

@@ -21,7 +21,7 @@ from sse_broadcast.server.transport.socket_activation import (
     matched,
     take_sockets,
 )
-from tests.conftest import Program
+from tests.conftest import Patch, Program
 from tests.support import process
 from tests.support.certificates import write_certificate
 from tests.support.process import Ended, Programs
@@ -57,9 +57,7 @@ def test_none_are_taken_that_are_for_another_process() -> None:
     assert take_sockets({}) == []
 
 
-def test_they_are_taken_in_their_order(
-    sockets: dict[str, InheritedSocket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_are_taken_in_their_order(sockets: dict[str, InheritedSocket], monkeypatch: Patch) -> None:
     """With their names as far as they go, and no child of ours has them."""
     first = os.dup(sockets["local"].sock.fileno())
     assert os.dup(sockets["unix"].sock.fileno()) == first + 1
@@ -78,21 +76,18 @@ def test_they_are_taken_in_their_order(
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u0661", "9" * 10, "9" * 80])
 def test_a_number_that_is_none_is_said(count: str) -> None:
-    """With its value."""
     with pytest.raises(ListenError, match=rf"^LISTEN_FDS: '{re.escape(count)}' is no number$"):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": count})
 
 
-def test_more_than_there_can_be_are_said_at_the_first_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_more_than_there_can_be_are_said_at_the_first_that_is_not_there(monkeypatch: Patch) -> None:
     """Before there is anything to hold for each of them."""
     monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", 1_000_000)
     with pytest.raises(ListenError, match=r"^LISTEN_FDS: descriptor 1000000 cannot be used: "):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": "999999999"})
 
 
-def test_what_is_no_listening_socket_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_no_listening_socket_is_said(monkeypatch: Patch, tmp_path: Path) -> None:
     """By its number: a file, a socket that was not made to listen, a datagram socket, nothing at all."""
     with ExitStack() as stack:
         file = stack.enter_context((tmp_path / "file").open("wb"))
@@ -172,7 +167,6 @@ def test_a_listener_with_several_sockets_is_several(sockets: dict[str, Inherited
 
 
 def test_without_any_it_listens_where_it_is_told_to() -> None:
-    """As it was."""
     config = Config(port=9)
     assert bind_to_inherited(config, []) == (config, [None])
 
@@ -200,9 +194,7 @@ async def test_each_serves_what_its_listener_says(
     sockets: dict[str, InheritedSocket], tmp_path: Path
 ) -> None:
     """Its endpoints alone; and who may do what is as by any other socket."""
-    config = Config(
-        listener=(rule("public", "x", Endpoint.SUBSCRIBE), rule("unix", "y", Endpoint.INSPECT)),
-    )
+    config = Config(listener=(rule("public", "x", Endpoint.SUBSCRIBE), rule("unix", "y", Endpoint.INSPECT)))
     server = Server(config, inherited=[sockets["unix"], sockets["public"]])
     await server.start()
     port = sockets["public"].sock.getsockname()[1]

@@ -28,7 +28,6 @@ def test_without_a_limit_the_kernel_chooses_the_buffer() -> None:
 
 
 def test_a_unix_socket_has_none_of_them(tmp_path: Path) -> None:
-    """It has no vanished peers, and hands nothing down."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         tune_listener(listening, send_buffer=20_000, write_timeout=7)

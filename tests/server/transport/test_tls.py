@@ -13,7 +13,7 @@ import trustme
 from sse_broadcast.errors import CertificateError
 from sse_broadcast.server.transport import tls as module
 from sse_broadcast.server.transport.tls import Certificate, tls_context, tls_fault
-from tests.conftest import Serve
+from tests.conftest import Caplog, Patch, Serve
 from tests.support.certificates import write_certificate
 from tests.support.sockets import until
 
@@ -25,7 +25,6 @@ def authenticator() -> trustme.CA:
 
 @pytest.mark.parametrize("content", [None, "not a certificate"])
 def test_a_certificate_that_cannot_be_loaded_is_named(tmp_path: Path, content: str | None) -> None:
-    """A missing file and a wrong one alike, and the key with it."""
     file = tmp_path / "cert.pem"
     if content is not None:
         file.write_text(content)
@@ -43,7 +42,7 @@ def test_nothing_older_than_tls_1_2_is_spoken(authenticator: trustme.CA, tmp_pat
 
 
 def test_files_that_changed_are_read_once_they_rest(
-    authenticator: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    authenticator: trustme.CA, tmp_path: Path, caplog: Caplog
 ) -> None:
     """Two looks that find the same: a certificate and its key are not written at the same time."""
     caplog.set_level(logging.INFO)
@@ -64,9 +63,8 @@ def test_files_that_changed_are_read_once_they_rest(
 
 @pytest.mark.parametrize("spoil", ["other key", "garbage", "gone"])
 def test_what_cannot_be_used_is_told_once_and_not_used(
-    authenticator: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: str
+    authenticator: trustme.CA, tmp_path: Path, caplog: Caplog, spoil: str
 ) -> None:
-    """The old one serves on, until there is one that can be."""
     cert, key = write_certificate(authenticator, tmp_path)
     certificate = Certificate(cert, key)
     first = certificate.context
@@ -110,9 +108,8 @@ def serial(writer: asyncio.StreamWriter) -> str:
 
 
 async def test_new_connections_are_given_the_new_certificate(
-    serve: Serve, authenticator: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, authenticator: trustme.CA, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """While the old ones go on under the one they have."""
     monkeypatch.setattr(module, "REREAD_INTERVAL", 0.02)
     cert, key = write_certificate(authenticator, tmp_path)
     server = await serve(certificate=cert, key=key)
@@ -140,7 +137,6 @@ def test_the_systems_words_are_lower_case() -> None:
 
 
 def test_one_certificate_can_become_another(authenticator: trustme.CA, tmp_path: Path) -> None:
-    """And looks at the other's files from then on."""
     (tmp_path / "other").mkdir()
     certificate = Certificate(*write_certificate(authenticator, tmp_path))
     other = Certificate(*write_certificate(authenticator, tmp_path / "other"))

@@ -7,9 +7,10 @@ import socket
 import ssl
 import tracemalloc
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 import trustme
@@ -17,11 +18,11 @@ from aiohttp.http_parser import HttpRequestParser
 
 from sse_broadcast.config.schema import Overflow
 from sse_broadcast.metrics import Share
-from sse_broadcast.server.runner import Server
 from sse_broadcast.server.transport import reserve, tls_accept
 from sse_broadcast.server.transport.reserve import MAX_REJECTING
-from tests.conftest import Serve
+from tests.conftest import Caplog, LiveServer, Patch, Serve
 from tests.support import process
+from tests.support.asking import bearer
 from tests.support.certificates import write_certificate
 from tests.support.credentials import caller, static
 from tests.support.internals import outboxes_of, web_server_of
@@ -31,7 +32,14 @@ from tests.support.sockets import RawClient, until
 
 programs = pytest.fixture(process.programs)
 
-Secure = Callable[..., Awaitable[Server]]
+
+class HasPort(Protocol):
+    """A server, of this process or of another."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
 
 HELLO = bytes.fromhex("16030100c8010000c40303") + b"\0" * 40
 """The beginning of a handshake."""
@@ -42,17 +50,44 @@ def authenticator() -> trustme.CA:
     return trustme.CA()
 
 
+class Secure:
+    """Starts servers that speak TLS, and asks them."""
+
+    def __init__(self, serve: Serve, files: Mapping[str, str], context: ssl.SSLContext) -> None:
+        self._serve = serve
+        self.files = files
+        self.context = context
+
+    async def __call__(self, **settings: Any) -> LiveServer:
+        return await self._serve(**self.files, **settings)
+
+    async def open(
+        self, server: HasPort, **options: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Shake hands."""
+        return await asyncio.open_connection("127.0.0.1", server.port, ssl=self.context, **options)
+
+    async def send(self, server: HasPort, request: bytes) -> bytes:
+        """Send a request, and return all that comes until the server hangs up."""
+        reader, writer = await self.open(server)
+        writer.write(request)
+        try:
+            return await reader.read()
+        finally:
+            writer.transport.abort()
+
+    async def ask(self, server: HasPort, path: str = "/status", *, headers: str = "") -> bytes:
+        """Ask, and have the connection closed behind the answer."""
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
+        return await self.send(server, head.encode())
+
+
 @pytest.fixture
-def trusting(authenticator: trustme.CA) -> ssl.SSLContext:
+def secure(serve: Serve, authenticator: trustme.CA, tmp_path: Path) -> Secure:
+    certificate, key = write_certificate(authenticator, tmp_path)
     context = ssl.create_default_context()
     authenticator.configure_trust(context)
-    return context
-
-
-@pytest.fixture
-def files(authenticator: trustme.CA, tmp_path: Path) -> dict[str, str]:
-    certificate, key = write_certificate(authenticator, tmp_path)
-    return {"certificate": certificate, "key": key}
+    return Secure(serve, {"certificate": certificate, "key": key}, context)
 
 
 Crowd = Callable[..., Awaitable[list[RawClient]]]
@@ -73,42 +108,27 @@ async def crowd() -> AsyncIterator[Crowd]:
         yield come
 
 
-async def ask(port: int, context: ssl.SSLContext, *, headers: str = "", path: str = "/status") -> bytes:
-    """Ask through TLS, and give all that comes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
-    try:
-        return await reader.read()
-    finally:
-        writer.transport.abort()
-
-
-async def test_what_is_agreed_upon_is_let_in(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
-    """One after another, and nothing is left of any."""
-    server = await serve(**files)
+async def test_what_is_agreed_upon_is_let_in(secure: Secure) -> None:
+    server = await secure()
     for _ in range(20):
-        assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
     await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.refused == {}
 
 
 @pytest.mark.parametrize("saying", [b"", HELLO], ids=["silent", "half a hello"])
-async def test_a_handshake_takes_a_place(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, saying: bytes
-) -> None:
+async def test_a_handshake_takes_a_place(secure: Secure, crowd: Crowd, saying: bytes) -> None:
     """From its accept: those that never come to an end fill the server, and the next is told so."""
-    server = await serve(max_connections=3, **files)
+    server = await secure(max_connections=3)
     clients = await crowd(server.port, 3, saying=saying)
     await until(lambda: server.connections == 3)
-    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert (await secure.ask(server)).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     event_stream = "Accept: text/event-stream\r\n"
-    later = await ask(server.port, trusting, headers=event_stream)
+    later = await secure.ask(server, headers=event_stream)
     assert later.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n")
     clients[0].close()
     await until(lambda: server.connections == 2)
-    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def is_cut(client: RawClient) -> bool:
@@ -122,64 +142,47 @@ def is_cut(client: RawClient) -> bool:
 
 
 async def test_a_health_check_is_answered_in_a_crowd_of_handshakes(
-    serve: Serve,
-    files: dict[str, str],
-    trusting: ssl.SSLContext,
-    crowd: Crowd,
-    monkeypatch: pytest.MonkeyPatch,
+    secure: Secure, crowd: Crowd, monkeypatch: Patch
 ) -> None:
     """Those that never come to an end make room for it, also where there is none, and are cut."""
     monkeypatch.setattr(tls_accept, "REJECTION_TIMEOUT", 600.0)
-    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    server = await secure(max_connections=1, head_timeout=600.0)
     clients = await crowd(server.port, 1 + MAX_REJECTING + 5)
-    answer = await ask(server.port, trusting, path="/healthz")
+    answer = await secure.ask(server, "/healthz")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"status":"alive"}\n')
     assert server.connections == 1
     await until(lambda: sum(map(is_cut, clients)) >= 5)
 
 
-async def publish_as(port: int, context: ssl.SSLContext, caller: str) -> bytes:
-    """Publish through TLS with a caller's token, and give all that comes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-    writer.write(
-        b"POST /send/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
-        b"Authorization: Bearer %b\r\n\r\nx" % static(caller).encode()
-    )
-    try:
-        return await reader.read()
-    finally:
-        writer.transport.abort()
+async def publish_as(secure: Secure, server: HasPort, caller: str) -> bytes:
+    """Publish with a caller's token, and give all that comes."""
+    head = f"POST /send/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n{bearer(static(caller))}\r\n"
+    return await secure.send(server, f"{head}x".encode())
 
 
-async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
-) -> None:
+async def test_a_caller_with_admin_publishes_in_a_crowd_of_handshakes(secure: Secure, crowd: Crowd) -> None:
     """Beyond the limit, and beside those that never come to an end; its connection is like any other then."""
     callers = (caller("operator", publish=["a"], admin=["*"]), caller("narrow", publish=["a"]))
-    server = await serve(max_connections=1, head_timeout=600.0, caller=callers, **files)
+    server = await secure(max_connections=1, head_timeout=600.0, caller=callers)
     await crowd(server.port, 1 + MAX_REJECTING + 5)
     for _ in range(3):
-        answer = await publish_as(server.port, trusting, "operator")
+        answer = await publish_as(secure, server, "operator")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert b"\r\nConnection: close\r\n" in answer
-    assert b"connection limit reached" in await publish_as(server.port, trusting, "narrow")
+    assert b"connection limit reached" in await publish_as(secure, server, "narrow")
     await until(lambda: server.connections == 1)
 
 
 async def test_handshakes_beyond_the_limit_wait_for_their_turn(
-    serve: Serve,
-    files: dict[str, str],
-    trusting: ssl.SSLContext,
-    crowd: Crowd,
-    monkeypatch: pytest.MonkeyPatch,
+    secure: Secure, crowd: Crowd, monkeypatch: Patch
 ) -> None:
     """A crowd costs no more signatures than there are turns; who waits for one keeps no descriptor long."""
     monkeypatch.setattr(reserve, "HANDSHAKE_INTERVAL", 600.0)
-    server = await serve(max_connections=1, head_timeout=600.0, **files)
+    server = await secure(max_connections=1, head_timeout=600.0)
     hello = ssl.MemoryBIO()
     with suppress(ssl.SSLWantReadError):
-        trusting.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
+        secure.context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1").do_handshake()
     clients = await crowd(server.port, 1 + MAX_REJECTING + 5, saying=hello.read())
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.CONNECTIONS] == MAX_REJECTING + 5)
     assert len(server.admission.reserve) == MAX_REJECTING
@@ -193,11 +196,9 @@ async def test_handshakes_beyond_the_limit_wait_for_their_turn(
 
 
 @pytest.mark.asyncio_loop
-async def test_a_connection_with_tls_keeps_no_large_buffer(
-    serve: Serve, files: dict[str, str], crowd: Crowd
-) -> None:
+async def test_a_connection_with_tls_keeps_no_large_buffer(secure: Secure, crowd: Crowd) -> None:
     """asyncio's own would be 256 KiB for each of those that say nothing. Of uvloop's no page is touched."""
-    server = await serve(**files)
+    server = await secure()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -210,11 +211,9 @@ async def test_a_connection_with_tls_keeps_no_large_buffer(
     assert (after - before) / 20 < 65_536
 
 
-async def test_a_handshake_that_fails_leaves_no_cycle(
-    serve: Serve, files: dict[str, str], crowd: Crowd
-) -> None:
+async def test_a_handshake_that_fails_leaves_no_cycle(secure: Secure, crowd: Crowd) -> None:
     """Not of ours, whatever asyncio's own TLS does: the collector looks seldom."""
-    server = await serve(**files)
+    server = await secure()
     with uncollected():
         (client,) = await crowd(server.port, 1, saying=HELLO)
         await until(lambda: server.connections == 1)
@@ -224,11 +223,8 @@ async def test_a_handshake_that_fails_leaves_no_cycle(
 
 
 @pytest.mark.parametrize("fail", ["fin", "rst", "half-close", "no TLS", "cut hello", "late"])
-async def test_a_handshake_that_fails_gives_its_place_back(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd, fail: str
-) -> None:
-    """However it does, and is counted."""
-    server = await serve(max_connections=2, head_timeout=0.1 if fail == "late" else 600, **files)
+async def test_a_handshake_that_fails_gives_its_place_back(secure: Secure, crowd: Crowd, fail: str) -> None:
+    server = await secure(max_connections=2, head_timeout=0.1 if fail == "late" else 600)
     for _ in range(5):
         clients = await crowd(server.port, 2, saying=HELLO if fail == "cut hello" else b"")
         await until(lambda: server.connections == 2)
@@ -236,7 +232,7 @@ async def test_a_handshake_that_fails_gives_its_place_back(
             await end(client, fail)
         await until(lambda: server.connections == 0)
     assert server.broadcaster.counts.refused == {"handshake": 10}
-    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def end(client: RawClient, way: str) -> None:
@@ -250,25 +246,21 @@ async def end(client: RawClient, way: str) -> None:
         client.close()
 
 
-async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_who_leaves_in_the_moment_of_agreement_is_counted_out(secure: Secure) -> None:
     """Its last bytes of the handshake and its end may come together."""
-    server = await serve(**files)
+    server = await secure()
     for _ in range(20):
-        _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+        _, writer = await secure.open(server)
         writer.transport.abort()
     await until(lambda: server.connections == 0)
 
 
-async def test_a_request_behind_the_handshake_is_answered(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_a_request_behind_the_handshake_is_answered(secure: Secure) -> None:
     """Though it came in the same piece as the end of the handshake."""
-    server = await serve(**files)
-    trusting.maximum_version = ssl.TLSVersion.TLSv1_3
+    server = await secure()
+    secure.context.maximum_version = ssl.TLSVersion.TLSv1_3
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    tls = secure.context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     client = await RawClient.open(server.port)
     while True:
         try:
@@ -293,12 +285,10 @@ async def test_a_request_behind_the_handshake_is_answered(
     client.close()
 
 
-async def test_a_silent_one_is_cut_after_its_handshake_too(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_a_silent_one_is_cut_after_its_handshake_too(secure: Secure) -> None:
     """`head_timeout` is also for those that have agreed, and say nothing."""
-    server = await serve(head_timeout=0.2, **files)
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    server = await secure(head_timeout=0.2)
+    reader, writer = await secure.open(server)
     with pytest.raises((ConnectionResetError, ssl.SSLError, asyncio.IncompleteReadError)):
         await reader.readexactly(1)
     await until(lambda: server.connections == 0)
@@ -306,26 +296,23 @@ async def test_a_silent_one_is_cut_after_its_handshake_too(
     writer.transport.abort()
 
 
-async def test_an_old_tls_is_not_agreed_upon(serve: Serve, files: dict[str, str]) -> None:
+async def test_an_old_tls_is_not_agreed_upon(secure: Secure) -> None:
     """1.1 is as good as none (RFC 8996)."""
-    server = await serve(**files)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server = await secure()
+    context = secure.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("ALL:@SECLEVEL=0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        await ask(server.port, context)
+        await secure.ask(server)
     context.maximum_version = context.minimum_version = ssl.TLSVersion.TLSv1_2
-    assert (await ask(server.port, context)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_stopping_does_not_wait_for_a_handshake(
-    serve: Serve, files: dict[str, str], crowd: Crowd
-) -> None:
-    """It is cut."""
-    server = await serve(**files)
+async def test_stopping_does_not_wait_for_a_handshake(secure: Secure, crowd: Crowd) -> None:
+    server = await secure()
     clients = await crowd(server.port, 5, saying=HELLO)
     await until(lambda: server.connections == 5)
     async with asyncio.timeout(5):
@@ -337,15 +324,11 @@ async def test_stopping_does_not_wait_for_a_handshake(
 
 
 async def test_without_descriptors_it_rests_and_goes_on(
-    serve: Serve,
-    files: dict[str, str],
-    trusting: ssl.SSLContext,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    secure: Secure, monkeypatch: Patch, caplog: Caplog
 ) -> None:
     """The next that leaves makes room for those that wait."""
     monkeypatch.setattr(tls_accept, "ACCEPT_PAUSE", 0.05)
-    server = await serve(**files)
+    server = await secure()
     accept = socket.socket.accept
     failed: list[socket.socket] = []
 
@@ -357,7 +340,7 @@ async def test_without_descriptors_it_rests_and_goes_on(
         return accept(sock)
 
     monkeypatch.setattr(socket.socket, "accept", fail_once)
-    assert (await ask(server.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
     assert caplog.messages == ["accept: Too many open files"]
 
 
@@ -367,24 +350,24 @@ FULL = (
 
 
 async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
-    programs: Programs, files: dict[str, str], trusting: ssl.SSLContext, crowd: Crowd
+    programs: Programs, secure: Secure, crowd: Crowd
 ) -> None:
     """With 256 descriptors: a reader gets its events, and when they are gone there is room."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
-    options = [f"--{name}={value}" for name, value in files.items()]
+    options = [f"--{name}={value}" for name, value in secure.files.items()]
     options += ["--log-level", "warning", "--log-format", "text"]
     serving = await programs.serve(*options, "--event-loop", loop, "--head-timeout", "1", descriptors=256)
     assert serving.room == 144
-    reader, writer = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    reader, writer = await secure.open(serving)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\n\n")
     clients = await crowd(serving.port, 400)
     assert re.fullmatch(FULL, await serving.process.error_line())
     for client in clients:
         client.close()
-    while not (await ask(serving.port, trusting)).startswith(b"HTTP/1.1 200 OK\r\n"):
+    while not (await secure.ask(serving)).startswith(b"HTTP/1.1 200 OK\r\n"):
         await asyncio.sleep(0.01)
-    publisher, publishing = await asyncio.open_connection("127.0.0.1", serving.port, ssl=trusting)
+    publisher, publishing = await secure.open(serving)
     publishing.write(b"POST /send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello")
     assert (await publisher.readline()) == b"HTTP/1.1 200 OK\r\n"
     assert (await reader.readuntil(b"data: hello\n")).endswith(b"data: hello\n")
@@ -392,14 +375,10 @@ async def test_more_handshakes_than_descriptors_do_not_make_it_fail(
         each.transport.abort()
 
 
-async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(secure: Secure) -> None:
     """What its socket does not take waits in its queue, and not in TLS; none of it is lost."""
-    server = await serve(**files, send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
-    )
+    server = await secure(send_buffer=16_384, queue_size=100_000, queue_bytes=100_000_000)
+    reader, writer = await secure.open(server, server_hostname="127.0.0.1", limit=1024)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     await reader.readuntil(b"\n\n")
@@ -421,21 +400,12 @@ async def test_a_reader_behind_tls_that_is_full_and_reads_again_gets_everything(
     writer.transport.abort()
 
 
-async def test_a_frozen_reader_behind_tls_is_cut(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_a_frozen_reader_behind_tls_is_cut(secure: Secure) -> None:
     """As one without TLS is, and what it is not given piles up nowhere."""
-    server = await serve(
-        **files,
-        send_buffer=16_384,
-        queue_size=20,
-        heartbeat=3600.0,
-        overflow=Overflow.DROP_OLDEST,
-        write_timeout=0.3,
+    server = await secure(
+        send_buffer=16_384, queue_size=20, heartbeat=3600.0, overflow=Overflow.DROP_OLDEST, write_timeout=0.3
     )
-    _, writer = await asyncio.open_connection(
-        "127.0.0.1", server.port, ssl=trusting, server_hostname="127.0.0.1", limit=1024
-    )
+    _, writer = await secure.open(server, server_hostname="127.0.0.1", limit=1024)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)
     # Until the buffers on its side, of which there are several, take no more either.
@@ -447,12 +417,10 @@ async def test_a_frozen_reader_behind_tls_is_cut(
     writer.transport.abort()
 
 
-async def test_what_is_agreed_upon_is_sent_at_once(
-    serve: Serve, files: dict[str, str], trusting: ssl.SSLContext
-) -> None:
+async def test_what_is_agreed_upon_is_sent_at_once(secure: Secure) -> None:
     """Without Nagle's algorithm, which would keep an event until the one before is acknowledged."""
-    server = await serve(**files)
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting)
+    server = await secure()
+    reader, writer = await secure.open(server)
     writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     await until(lambda: server.broadcaster.client_count == 1)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sse_broadcast.server.transport.unix_socket import UnixFile
+from tests.conftest import Caplog, Patch
 
 
 @pytest.fixture
@@ -55,14 +56,12 @@ def test_the_file_has_the_owner_that_was_asked_for(path: Path) -> None:
 
 @pytest.mark.parametrize("owner", ["no-such-user-here", ":no-such-group-here"])
 def test_an_owner_that_is_not_known_leaves_nothing_behind(path: Path, owner: str) -> None:
-    """And is named."""
     with pytest.raises(ValueError, match=rf"owner: '{owner}': "):
         bind(path, owner=owner)
     assert not path.exists()
 
 
 def test_a_dead_socket_is_replaced(path: Path) -> None:
-    """One that a server left behind which was killed."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
         dead.listen()
@@ -117,7 +116,6 @@ def test_the_socket_of_another_is_not_removed(path: Path) -> None:
 
 
 def test_removing_twice_removes_once(path: Path) -> None:
-    """Nor is it an error when the file is gone."""
     file, sock = bind(path)
     path.unlink()
     file.remove()
@@ -125,7 +123,7 @@ def test_removing_twice_removes_once(path: Path) -> None:
     sock.close()
 
 
-def swap_after_bind(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object]) -> None:
+def swap_after_bind(monkeypatch: Patch, swap: Callable[[], object]) -> None:
     """Let another user act the moment the file is there."""
     bind = socket.socket.bind
 
@@ -139,7 +137,7 @@ def swap_after_bind(monkeypatch: pytest.MonkeyPatch, swap: Callable[[], object])
 @pytest.mark.parametrize("how", ["link", "file"])
 @pytest.mark.parametrize("owner", [None, f"{os.getuid()}:{os.getgid()}"])
 def test_what_takes_the_place_of_a_new_socket_is_left_alone(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, owner: str | None
+    path: Path, tmp_path: Path, monkeypatch: Patch, how: str, owner: str | None
 ) -> None:
     """Neither its mode nor its owner is changed, nor is it removed."""
     precious = tmp_path / "precious"
@@ -174,7 +172,7 @@ def test_a_mode_is_the_sockets_alone(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o755, False), (0o1777, False), (0o775, True), (0o777, True)])
 def test_a_directory_that_others_may_write_to_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, *, warned: bool
+    tmp_path: Path, caplog: Caplog, mode: int, *, warned: bool
 ) -> None:
     """Unless its sticky bit keeps them from the files of others, as that of /tmp does."""
     directory = tmp_path / "directory"
