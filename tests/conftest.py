@@ -58,6 +58,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let all be found by its referrers again: hypothesis looks for them if only its report imports it."""
+    gc.unfreeze()
+
+
 BOTH_LOOPS = ("tests/server/transport/", "tests/server/streams/")
 """Folders whose tests run on both event loops, like those marked `both_loops`."""
 

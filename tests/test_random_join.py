@@ -44,6 +44,9 @@ TYPES = ("alert", "message", "price")
 CHANNELS = (*(f"room-{number}" for number in range(12)), "orders.eu", "orders.us", "prices.x", "quiet")
 PATTERNS = ("orders.*", "*.us", "room-1*", "*", "qui*")
 
+READERS = 400
+"""With half as many, each of the wrong orders below is seen."""
+
 PUBLISHERS = 8
 ARRIVING = 8
 """Readers that may be on their way in while somebody publishes."""
@@ -280,10 +283,12 @@ def test_every_reader_sees_the_log_from_its_cursor_on(
     """While the history holds all there was, no reader misses, repeats or reorders anything, or is reset."""
     ledger = Ledger()
     ledger.keep(monkeypatch)
-    everyone = run(loop, ledger, seed=1, readers=1000, publications=600, settings={**LARGE, "queue_size": 20})
+    everyone = run(
+        loop, ledger, seed=1, readers=READERS, publications=600, settings={**LARGE, "queue_size": 20}
+    )
     require_nothing_wrong(everyone)
     assert set(resets(everyone)) <= {"epoch", "unknown"}
-    assert sum(len(reader.visits) for reader in everyone) > 1500
+    assert sum(len(reader.visits) for reader in everyone) > READERS * 3 // 2
 
 
 @LOOPS
@@ -292,9 +297,11 @@ def test_every_loss_is_told_once_and_truly(loop: EventLoop, monkeypatch: pytest.
     ledger = Ledger()
     ledger.keep(monkeypatch)
     small_pages(monkeypatch)
-    everyone = run(loop, ledger, seed=2, readers=1000, publications=800, settings={**SMALL, "queue_size": 20})
+    everyone = run(
+        loop, ledger, seed=2, readers=READERS, publications=800, settings={**SMALL, "queue_size": 20}
+    )
     require_nothing_wrong(everyone)
-    assert resets(everyone).count("evicted") > 100
+    assert resets(everyone).count("evicted") > READERS // 10
 
 
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
