@@ -47,7 +47,7 @@ def test_claims_nobody_asked_for_are_left_alone() -> None:
     [
         ("1700000060", "Expected `float{}`, got `str`"),
         (True, "Expected `float{}`, got `bool`"),
-        ([NOW], "Expected `float{}`, got `array`"),
+        ([1], "Expected `float{}`, got `array`"),
         ({"a": 1}, "Expected `float{}`, got `object`"),
         (-1, "Expected `float` >= 0.0"),
         (float("nan"), "Expected `float` >= 0.0"),

@@ -25,6 +25,7 @@ def test_nobody_is_revoked_at_first() -> None:
 @pytest.mark.parametrize(
     ("issued", "refused"),
     [(None, True), (NOW - 1, True), (NOW, True), (NOW + 0.001, False), (NOW + 60, False)],
+    ids=["unknown", "before", "then", "just after", "later"],
 )
 def test_a_subject_is_refused_what_was_issued_by_then(issued: float | None, *, refused: bool) -> None:
     """A token made afterwards is good; one that does not say when it was made counts as old."""
