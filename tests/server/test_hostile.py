@@ -461,12 +461,17 @@ async def test_a_flood_from_one_address_harms_no_other(serve: Serve) -> None:
     server = await serve(max_connections_per_address=20, head_timeout=0.3)
     honest = await server.subscriber(source="127.0.0.3")
     flood = [await server.connect(source="127.0.0.2") for _ in range(200)]
-    await until(lambda: server.broadcaster.counts.refused.get("address", 0) == 180)
     other = await server.connect(source="127.0.0.4")
     assert (await other.ask("GET", "/healthz"))[0] == 200
     await server.broadcaster.broadcast("x")
     assert [event.data for event in await honest.events(1)] == ["x"]
-    await until(lambda: server.broadcaster.counts.refused.get("silent", 0) == 20)
+
+    # On a slow machine some are cut as silent before the last have come, and leave them room.
+    def refused(reason: str) -> int:
+        return server.broadcaster.counts.refused.get(reason, 0)
+
+    await until(lambda: refused("address") + refused("silent") == 200)
+    assert refused("silent") >= 20
     await until(lambda: server.connections == 2)
     for client in flood:
         client.close()
