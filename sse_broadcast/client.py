@@ -186,7 +186,7 @@ class Client:
         if not is_token(token):
             raise ClientError("token: has characters that no token has (RFC 6750)")
         if _USER.search(self._url):
-            raise ClientError(f"{self._name}: a user in the URL and a token: only one of them may be given")
+            raise ClientError(f"{self._name}: a user in the URL and a token: set only one of them")
         # aiohttp takes it out of what it sends to another origin.
         return {"Authorization": f"Bearer {token}"}
 

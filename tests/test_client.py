@@ -903,9 +903,7 @@ def test_a_user_and_a_token_are_one_too_many() -> None:
     """Since a request has one Authorization."""
     with pytest.raises(ClientError) as caught:
         Client("http://me:password@127.0.0.1", token=TOKEN)
-    assert str(caught.value) == (
-        "http://127.0.0.1: a user in the URL and a token: only one of them may be given"
-    )
+    assert str(caught.value) == ("http://127.0.0.1: a user in the URL and a token: set only one of them")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sse_broadcast.version import __version__
 
 
 class Commands(click.Group):
-    """All of them, and what holds for each, down to its help: what cannot be printed is one line."""
+    """The command group. An output that cannot be written ends every command alike, `--help` included."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as click has it
         """Run the command that is asked for."""
@@ -37,7 +37,7 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
-    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 it cannot be printed; 130 Ctrl-C.",
+    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 output cannot be written; 130 Ctrl-C.",
 )
 @click.version_option(__version__, prog_name="sse-broadcast")
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
       sse-broadcast serve
       sse-broadcast subscribe          (or: curl -N localhost:8000/events)
       sse-broadcast publish hello      (or: curl -d hello localhost:8000/send)
-    """  # noqa: D301 - click wants the character itself
+    """  # noqa: D301 - click reads the control character
 
 
 for command in (serve, publish, subscribe, status, disconnect, reload, health, token):

@@ -1,4 +1,4 @@
-"""What `sse-broadcast serve` says once it listens."""
+"""Banner: the lines that `sse-broadcast serve` prints once it listens."""
 
 import asyncio
 import logging
@@ -31,31 +31,30 @@ TRIES = {
     Action.INSPECT: ([], ANY, [], "/status"),
     Action.ADMIN: ([], ANY, [*JSON_HEADER_FLAGS, "-d", '{"grants": {"subscribe": ["*"]}}'], "/tokens"),
 }
-"""What there is to try: curl's flags, the channel it is done in, curl's options, and the path."""
+"""The curl command for each action: its flags, the channel, its options, and the path."""
 
 Reached = tuple[list[str], str]
-"""How curl reaches a listener from this machine: its options, and the URL without a path."""
+"""The curl options for a listener, from this machine, and its URL without a path."""
 
 BEYOND = (Action.PUBLISH, Action.INSPECT, Action.ADMIN)
-"""What needs a token where subscribing needs none. The first that is served is shown, and what is open
-before it."""
+"""Actions shown after `SUBSCRIBE`, up to the first one that needs a token."""
 
 DOINGS = {Action.SUBSCRIBE: "subscribe to", Action.PUBLISH: "publish to", Action.INSPECT: "ask about"}
 
-NEEDED = "All else needs a token."
+NEEDED = "Everything else needs a token."
 
-MADE = "All else needs the token below, new at each start; token_file has the server take one that stays."
+MADE = "Everything else needs the token below. It changes at each start; to keep one, set token_file."
 
-FORCED = "Whoever reaches it may publish (insecure_publish)."
+FORCED = "Every client may publish without a token (insecure_publish)."
 
 
 def print_banner(server: Server, config: Config) -> None:
-    """Print where the server listens, what it is like, and what to try: there is the token that it made.
+    """Print the addresses, the limits and commands to try, and log that the server started.
 
-    That is for people, on standard output; the log has a line without the token. Where it cannot be printed
-    the server serves all the same.
+    A token made at this start appears in the commands. It goes to standard output only, never to the log.
     """
     lines = [_where(server), _on(config), _limits(config), _open(server, config), "Try:", *_tries(server)]
+    # The server is already listening: a closed or full standard output must not stop it.
     try:
         click.echo("\n".join(lines))
     except (BrokenPipeError, OutputError) as error:
@@ -71,8 +70,8 @@ def _where(server: Server) -> str:
 
 
 def room_for(connections: int, private: int) -> str:
-    """Return a line with the number of connections that fit, and for whom some are kept."""
-    share = f", {private} of them for private listeners alone" if private else ""
+    """Return the connection limit as text, with the share that only private listeners may use."""
+    share = f", {private} of them only for private listeners" if private else ""
     return (
         f"room for {Quantity(connections, 'connection')}{share}, and {MAX_LET_IN} more for callers with admin"
     )
@@ -93,7 +92,9 @@ def _on(config: Config) -> str:
 
 
 def _limits(config: Config) -> str:
-    waiting = f"{Quantity(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a reader"
+    waiting = (
+        f"{Quantity(config.queue_size, 'event')} or {_size(config.queue_bytes)} waiting for a subscriber"
+    )
     most = config.max_connections_per_address
     of_one = Quantity(most, "connection") if most else "any number of connections"
     return (
@@ -133,7 +134,7 @@ def _doings(granted: Grants, listeners: Sequence[Listener]) -> str:
 def _tries(server: Server) -> list[str]:
     reached = {listener: _reached(listener) for listener in server.listeners}
     lines = [_try(server, Action.SUBSCRIBE, reached)]
-    # A token that was made is shown where it is needed.
+    # A generated token is shown where it is required. On a local listener this machine's programs need none.
     guarded = {each: how for each, how in reached.items() if server.token is None or not each.local}
     for action in BEYOND:
         line = _try(server, action, guarded)
@@ -151,7 +152,7 @@ def _try(server: Server, action: Action, reached: Mapping[Listener, Reached]) ->
     credential = []
     if not server.anonymous_on(listener).allows(action, channel):
         if server.token is not None and action is Action.SUBSCRIBE:
-            return None  # it would be shown twice
+            return None  # the next command shows the token: one command with it is enough
         credential = ["-H", _bearer(server.token)]
     words, url = reached[listener]
     return " ".join(["curl", *flags, *words, *credential, *map(shlex.quote, options), f"{url}{path}"])
@@ -174,10 +175,9 @@ def _reached(listener: Listener) -> Reached:
 
 
 def _trusting(rule: ListenerRule, host: str, port: str) -> tuple[list[str], str]:
-    """Return how curl knows the bearer of a certificate, and the name to call it by.
-
-    The token is for the bearer alone, and so the certificate is looked at; but it names whom it names.
-    """
+    """Return the curl options that verify the certificate, and the host name that it is valid for."""
+    # The command may send a token, so curl verifies the server. --connect-to reaches the listener under a
+    # name from the certificate, which need not resolve to this machine.
     try:
         name = certificate_info_of(rule.certificate, rule.key).name_for(host)
     except CertificateError as error:

@@ -10,30 +10,34 @@ from sse_broadcast.errors import CertificateError
 from sse_broadcast.server.transport.tls import tls_context
 
 FLIGHTS = 4
-"""How often each side has something to say, at most, before both agree."""
+"""Maximum number of handshake turns per side."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateInfo:
-    """The names and addresses that a certificate is for, and the second since 1970 at which it ends."""
+    """The names and addresses of a certificate, and when it expires, in seconds since 1970."""
 
     names: tuple[str, ...]
     expires: float
 
     def name_for(self, host: str) -> str:
-        """Return a name that a client may call the bearer by: the host if it is one, else the first."""
+        """Return `host` if the certificate names it, else the certificate's first name.
+
+        A wildcard is replaced by `www`. A certificate without names returns `host`.
+        """
         names = [name.replace("*", "www", 1) for name in self.names]
         return host if host in names or not names else names[0]
 
 
 def certificate_info_of(certificate: str, key: str) -> CertificateInfo:
-    """Return the identity that a client would find. Raises `CertificateError` for what none would take.
+    """Return the names and the expiry of a certificate file, as a client's handshake reads them.
 
-    Who issued it is left open: it is compared with itself.
+    Raises `CertificateError` for a certificate that no client would accept now.
     """
     server = tls_context(certificate, key)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
+    # The issuer is not checked here: the certificate is its own trust anchor.
     client.load_verify_locations(certificate)
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
@@ -52,7 +56,7 @@ def _plain(kind: str, name: str) -> str:
 
 
 def _shaken(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
-    """Return the client's end of a connection that has nothing in between."""
+    """Return the client's side of a TLS handshake made in memory."""
     here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(here, there)
     answering = server.wrap_bio(there, here, server_side=True)

@@ -1,4 +1,4 @@
-"""`sse-broadcast serve --check`: everything that a start would need, tried without listening."""
+"""`sse-broadcast serve --check`: try everything that a start needs, without listening."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -21,23 +21,26 @@ CREDENTIALS = ("token", "token_file", "jwt_key_file", "jwt_jwks", "token_secret"
 
 
 def check_all(loaded: LoadedConfig) -> None:
-    """Print what is good, a line each, up to the first fault. Raises `ConfigError`, `CertificateError`."""
+    """Print one line for each check that passes, up to the first fault.
+
+    Raises `ConfigError`, `CertificateError`, `CredentialError`.
+    """
     for line in checked(loaded):
         click.echo(line)
 
 
 def checked(loaded: LoadedConfig) -> Iterator[str]:
-    """Try one thing after the other, and give a line for each that is good. Raises as `check_all` does."""
+    """Run the checks in order and yield one line for each that passes. Raises as `check_all` does."""
     config = loaded.config
-    yield f"settings: good, from {_sources(loaded.sources)}"
+    yield f"settings: good, from {_sources(loaded.sources)}"  # a fault was raised when they were loaded
     _build(config)
     yield f"credentials: good, {_credentials(config)}"
     for rule in config.listeners:
         if rule.certificate:
             yield _certificate(rule)
-    yield "backend: good, memory, which needs nothing"
+    yield "backend: good, memory, no server to reach"
     yield f"connections: {_room(config)}"
-    yield f"listeners: not tried, since a server may be running there: {_places(config)}"
+    yield f"listeners: not tried, a server may be running there: {_places(config)}"
 
 
 def _room(config: Config) -> str:
@@ -49,7 +52,7 @@ def _room(config: Config) -> str:
 
 
 def _build(config: Config) -> None:
-    """Build what serves, on the loop that it would run on, and have it read keys that are elsewhere."""
+    """Build the server on its event loop, and fetch verification keys from their URL."""
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         Server(config)
         runner.run(_reach(Authenticator(config)))
@@ -65,7 +68,7 @@ async def _reach(authenticator: Authenticator) -> None:
 
 def _sources(sources: Mapping[str, str]) -> str:
     said = dict.fromkeys(source for source in sources.values() if source != "default")
-    return ", ".join(said) or "defaults alone"
+    return ", ".join(said) or "defaults only"
 
 
 def _credentials(config: Config) -> str:
@@ -74,12 +77,12 @@ def _credentials(config: Config) -> str:
         given.append(f"{len(config.caller)} of [[caller]]")
     if given:
         return ", ".join(given)
-    return "none: a token is made at each start" if needs_token(config) else "none are needed"
+    return "none: each start makes a new token" if needs_token(config) else "none are needed"
 
 
 def _certificate(rule: ListenerRule) -> str:
     identity = certificate_info_of(rule.certificate, rule.key)
-    names = ", ".join(identity.names) or "nobody"
+    names = ", ".join(identity.names) or "no name"
     return f"certificate: good until {utc_milliseconds(identity.expires)}, {rule.certificate} for {names}"
 
 

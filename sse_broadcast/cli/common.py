@@ -1,4 +1,4 @@
-"""What commands share: exit codes, how errors are told, and the server's address."""
+"""Shared by the commands: exit codes, error output, the server's address, the token."""
 
 import contextlib
 import enum
@@ -32,14 +32,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 TOKEN = ENV_PREFIX + "TOKEN"
 TOKEN_FILE = ENV_PREFIX + "TOKEN_FILE"
-"""The server's settings of these names: what it takes is what is shown to it."""
+"""The server's own settings: a client command beside the server sends the token that the server accepts."""
 
 SAME_MACHINE = dict.fromkeys(("0.0.0.0", "::", "*"), "127.0.0.1")  # noqa: S104 - nothing is bound here
-"""Where a server that listens on every address is reached from beside it."""
+"""Addresses that mean every interface, and the address that reaches such a listener from this machine."""
 
 
 class Exit(enum.IntEnum):
-    """The exit codes; `--help` tells them."""
+    """Exit codes, as `--help` lists them."""
 
     DONE = 0
     FAILED = 1
@@ -52,7 +52,7 @@ class Exit(enum.IntEnum):
 
 
 def exit_for(error: BroadcastError) -> Exit:
-    """Return the exit code that says which kind of error it was."""
+    """Return the exit code for a kind of error."""
     match error:
         case ConfigError():
             return Exit.USAGE
@@ -66,8 +66,8 @@ def exit_for(error: BroadcastError) -> Exit:
 
 
 def fail(error: BroadcastError) -> NoReturn:
-    """Tell the error in one line on standard error, and exit with its code."""
-    with contextlib.suppress(OSError):  # of a disk that is full, where the code still tells what it was
+    """Print the error as one line on standard error, and exit with its code."""
+    with contextlib.suppress(OSError):  # standard error may be a file on a full disk: the exit code remains
         tell(str(error))
     if isinstance(error, OutputError):
         close_quietly()
@@ -75,15 +75,15 @@ def fail(error: BroadcastError) -> NoReturn:
 
 
 def default_url(endpoint: Endpoint | None = None) -> str:
-    """Return where a server with this environment serves an endpoint, or anything.
+    """Return the URL of the first listener in this environment that serves `endpoint`, or of any listener.
 
-    So the image's health check finds its own server, and every command the one beside it.
+    The image's health check finds its own server by it, and every command the server beside it.
     """
     file = os.environ.get(ENV_PREFIX + "CONFIG")
     try:
         listeners = load({}, file=Path(file) if file else None).config.listeners
     except ConfigError:
-        return DEFAULT_URL
+        return DEFAULT_URL  # a fault in the server's file must not stop a command that was given --url
     return _url_of(next((each for each in listeners if endpoint in each.endpoints), listeners[0]))
 
 
@@ -97,7 +97,7 @@ def _url_of(listener: ListenerRule) -> str:
 
 def _require_address(_: click.Context, __: click.Parameter, url: str) -> str:
     if not unix_path(url) and not _is_http(url):
-        raise click.BadParameter(f"{url!r} is no http:// or https:// address, and no unix:/path")
+        raise click.BadParameter(f"{url!r} is neither an http:// or https:// address nor unix:/path")
     return url
 
 
@@ -105,12 +105,12 @@ def _is_http(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname)
-    except ValueError:  # half a bracket
+    except ValueError:  # an unclosed bracket, "http://[::1"
         return False
 
 
 def url_option(endpoint: Endpoint | None = None) -> Callable[[Command], Command]:
-    """Add `--url`, of a server that serves the endpoint."""
+    """Add `--url`. Its default is the server beside the command that serves `endpoint`."""
     return click.option(
         "--url",
         default=lambda: default_url(endpoint),
@@ -118,18 +118,18 @@ def url_option(endpoint: Endpoint | None = None) -> Callable[[Command], Command]
         show_default=DEFAULT_URL,
         show_envvar=True,
         callback=_require_address,
-        help="Where the server is: an http:// or https:// address, or unix: and the path of its socket.",
+        help="The server's address: http://, https://, or unix: and the path of its socket.",
     )
 
 
 def token_option(command: Command) -> Command:
-    """Add `--token-file`; the command gets the `token`, which is never an argument itself."""
+    """Add `--token-file`. The command gets its content as `token`: a token is never an argument itself."""
     return click.option(
         "--token-file",
         "token",
         metavar="FILE",
         callback=_read_token,
-        help=f"A file with the token to show the server, instead of {TOKEN}.",
+        help=f"A file with the token to send to the server, instead of {TOKEN}.",
     )(command)
 
 
@@ -141,12 +141,12 @@ def _read_token(_: click.Context, __: click.Parameter, file: str | None) -> str 
 
 
 def given_token(file: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the token of a file or, where none is named, of the environment. Raises `ConfigError`."""
+    """Return the token from `file`, or from the environment if there is no file. Raises `ConfigError`."""
     if file is not None:
         return _token_in(file, "--token-file")
     token, named = environ.get(TOKEN, ""), environ.get(TOKEN_FILE, "")
     if token and named:
-        raise ConfigError(f"{TOKEN} and {TOKEN_FILE}: only one of them may be given")
+        raise ConfigError(f"{TOKEN} and {TOKEN_FILE}: set only one of them")
     if named:
         return _token_in(named, TOKEN_FILE)
     return _checked(token, TOKEN) if token else None
@@ -158,13 +158,13 @@ def _token_in(file: str, source: str) -> str:
 
 def _checked(token: str, where: str) -> str:
     if not is_token(token):
-        raise ConfigError(f"{where}: holds no token (RFC 6750)")
+        raise ConfigError(f"{where}: does not hold a token (RFC 6750)")
     return token
 
 
 def run_client(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's coroutine: errors become one line, Ctrl-C and a closed pipe a quiet exit."""
-    import asyncio  # noqa: PLC0415 - `--help` does without
+    """Run a command's coroutine. An error becomes one line; Ctrl-C and a closed pipe exit quietly."""
+    import asyncio  # noqa: PLC0415 - `--help` starts faster without it
 
     try:
         return asyncio.run(main())
@@ -181,5 +181,5 @@ def _with_advice(error: BroadcastError) -> BroadcastError:
     context = click.get_current_context(silent=True)
     tokenless = context is not None and context.params.get("token", "") is None
     if isinstance(error, ClientError) and error.status == 401 and tokenless:
-        return ClientError(f"{error}; give one by {TOKEN} or --token-file", status=401)
+        return ClientError(f"{error}; set {TOKEN} or --token-file", status=401)
     return error

@@ -9,7 +9,7 @@ from sse_broadcast.config.schema import Endpoint
 
 def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
     if not (id.isascii() and id.isdigit()):
-        raise click.BadParameter(f"{id!r} is no id; status --watch shows them, and so does the server's log")
+        raise click.BadParameter(f"{id!r} is not an id; `status --watch` and the server's log show the ids")
     return id
 
 
@@ -18,10 +18,10 @@ def _require_id(_: click.Context, __: click.Parameter, id: str) -> str:
 Examples:
   sse-broadcast disconnect 17
 
-The subscriber is told that it was `disconnected`, and comes back after a while unless it was told not to;
-what keeps it away is to revoke its credential. One that takes no bytes is cut after write_timeout.
+The subscriber gets the event `$close` with the reason `disconnected`. Browsers reconnect after a while:
+to keep a subscriber away, revoke its token. A connection that takes no bytes is cut after write_timeout.
 
-Exit codes: 0 it is ended; 1 there is none, the server did not answer, or refused; 2 bad usage."""
+Exit codes: 0 disconnected; 1 no such subscriber, the server refused or did not answer; 2 bad usage."""
 )
 @click.argument("id", callback=_require_id)
 @token_option

@@ -14,14 +14,14 @@ Examples:
   sse-broadcast health
   sse-broadcast health --url unix:/run/sse.sock || systemctl restart sse-broadcast
 
-It needs no token, and shows none. Of a certificate it does not ask whose it is, as the probes of
-Kubernetes do not: it asks the server beside it, most often by an address that no certificate names.
+The command sends no token and does not verify the server's certificate, like the probes of Kubernetes:
+it usually reaches the server beside it by an address that the certificate does not name.
 
-Exit codes: 0 the server is alive; 1 it is not, or does not say so within {ALIVE:.0f} seconds; 2 bad usage."""
+Exit codes: 0 the server is alive; 1 it is not, or does not answer within {ALIVE:.0f} seconds; 2 bad usage."""
 )
 @url_option()
 def health(url: str) -> None:
-    """Ask whether the server is alive, and say nothing if it is."""
+    """Ask whether the server is alive. Print nothing if it is."""
     run_client(lambda: _health(Client(url, tls=anyone())))
 
 
@@ -31,7 +31,7 @@ async def _health(client: Client) -> None:
 
 
 def anyone() -> ssl.SSLContext:
-    """Return a TLS context that takes every certificate."""
+    """Return a TLS context that accepts every certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

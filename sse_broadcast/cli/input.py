@@ -1,4 +1,4 @@
-"""Input source: what is published, from an argument, a file or standard input."""
+"""Input source: the bytes to publish, from an argument, a file or standard input."""
 
 import asyncio
 import io
@@ -16,24 +16,24 @@ from sse_broadcast.errors import ClientError, ConfigError
 T = TypeVar("T")
 
 READ = 1 << 17
-"""Bytes read at once: twice what a pipe holds."""
+"""Bytes per read: twice the size of a Linux pipe's buffer."""
 
 MAX_LINE = 1 << 26
-"""Bytes of a line, or of a document, beyond which it is not read: far more than a server takes."""
+"""Maximum bytes of a line or a document. A server's own limits are far lower."""
 
 
 class InputSource:
-    """Bytes on their way in. `size` says how many they are, or None where nobody knows."""
+    """A source of bytes. `size` is their number, or None for a pipe or a terminal."""
 
     def __init__(self, file: BinaryIO, *, name: str, size: int | None) -> None:
         self._file = file
         self._name = name
         self.size = size
         self.on_taken: Callable[[int], object] = lambda _: None
-        """Told how many bytes have been dealt with, each time more are asked for."""
+        """Called with the number of bytes that have been handled, each time more are read."""
 
     async def document(self) -> bytes:
-        """Return all of it. Raises `ClientError`."""
+        """Return all bytes. Raises `ClientError` above `MAX_LINE`."""
         whole = bytearray()
         async for piece in self._pieces():
             whole += piece
@@ -42,11 +42,11 @@ class InputSource:
         return bytes(whole)
 
     async def lines(self) -> AsyncIterator[list[bytes]]:
-        """Yield its lines without their ends, those together that have come together.
+        """Yield the lines, without line ends, in lists: each list holds the lines of one read.
 
-        A last line that has no end is one at the end. Raises `ClientError`.
+        The last line needs no line end. Raises `ClientError` for a line above `MAX_LINE`.
         """
-        tail: list[bytes] = []  # joined once, so that a long line costs its length
+        tail: list[bytes] = []  # joined once: joining at every read would make a long line quadratic
         number, size = 1, 0
         async for piece in self._pieces():
             first, *rest = piece.split(b"\n")
@@ -63,7 +63,7 @@ class InputSource:
             yield [b"".join(tail)]
 
     def close(self) -> None:
-        """Let go of a file."""
+        """Close the file, unless it is standard input."""
         if self._file is not _stdin():
             self._file.close()
 
@@ -84,7 +84,8 @@ class InputSource:
             select.select([self._file], [], [])
             return read()
 
-        # What has a size is there, and no event loop can wait for it. Of all else a thread reads.
+        # A regular file is read here: reads do not wait, and event loops cannot poll it. Anything else may
+        # wait for its writer, so a thread reads it.
         return read() if self.size is not None else await _in_thread(wait_and_read)
 
 
@@ -96,7 +97,7 @@ async def open_source(path: str | None) -> InputSource:
             raise ConfigError("standard input is closed")
         return InputSource(file, name="standard input", size=_size_of(file))
     try:
-        # In a thread, since a named pipe opens when somebody writes to it.
+        # In a thread: opening a named pipe waits for its writer.
         file = await _in_thread(lambda: Path(path).open("rb"))  # noqa: SIM115 - the source closes it
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -105,7 +106,7 @@ async def open_source(path: str | None) -> InputSource:
 
 
 def source_of(text: str) -> InputSource:
-    """Return what was typed; bytes that are not UTF-8 are as they were typed."""
+    """Return a source with the bytes of an argument, also those that are not UTF-8."""
     data = text.encode("utf-8", "surrogateescape")
     return InputSource(io.BytesIO(data), name="MESSAGE", size=len(data))
 
@@ -123,5 +124,5 @@ async def _in_thread(do: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(do)
     except asyncio.CancelledError:
-        # Ctrl-C. The thread waits for what may never come, and asyncio would wait for it.
+        # Ctrl-C. asyncio joins its threads at exit, and this one may wait for input that never comes.
         os._exit(Exit.INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Live status: ask a server for its status again and again, and show each snapshot as a line or as JSON."""
+"""Live status: query a server repeatedly, and show each snapshot as a line or as JSON."""
 
 import asyncio
 import json
@@ -15,10 +15,10 @@ from sse_broadcast.client import ALIVE, Client
 from sse_broadcast.errors import ClientError
 
 MAX_LISTED = 100
-"""Slowest subscribers that are asked for: more than a screen has lines."""
+"""Maximum number of slowest subscribers to query: more than a screen has lines."""
 
 LIST_REFUSED = frozenset({401, 403, 404})
-"""Statuses for a caller that may not list subscribers, and from a server that cannot list them."""
+"""Statuses for a caller that may not list subscribers, and from a server that has no such endpoint."""
 
 
 Rates = Mapping[str, float]
@@ -27,10 +27,11 @@ Rates = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """State of a server at one moment: its status, and its slowest subscribers or the reason they are hidden.
+    """State of a server at one moment: its status and its slowest subscribers.
 
-    `at` is in seconds of the monotonic clock, `time` in seconds since 1970. While the server does not answer,
-    `trouble` says why and `since` says since when; everything else is as it was in the snapshot before.
+    `hidden` is why the subscribers are not listed. `at` is in seconds of the monotonic clock, `time` in
+    seconds since 1970. While the server does not answer, `trouble` is the reason and `since` the time of the
+    first failure. All other fields then keep the values of the snapshot before.
     """
 
     at: float
@@ -43,7 +44,7 @@ class Snapshot:
 
 
 class View(Protocol):
-    """Shows snapshots. A context manager that is open as long as any is shown."""
+    """A display of snapshots. It is also a context manager, open while snapshots are shown."""
 
     def __enter__(self) -> Self: ...
 
@@ -52,17 +53,17 @@ class View(Protocol):
     ) -> None: ...
 
     def show(self, snapshot: Snapshot, rates: Rates | None) -> None:
-        """Show a snapshot, with rates if there is an earlier one to compare it with."""
+        """Show a snapshot. `rates` is None if there is no earlier snapshot to compare with."""
 
     async def rest(self, seconds: float) -> None:
         """Sleep until the next snapshot is due."""
 
 
 async def watch(client: Client, view: View, *, interval: float) -> None:
-    """Show a snapshot of a server every `interval` seconds, for ever.
+    """Show a snapshot of a server every `interval` seconds, without end.
 
-    Raises `ClientError` when the first snapshot fails, and when a later one is refused. A server that stops
-    answering is asked again.
+    Raises `ClientError` when the first query fails, and when the server refuses a later one. A server that
+    stops answering is queried again.
     """
     async with client:
         seen, before = await take_snapshot(client), None
@@ -74,7 +75,7 @@ async def watch(client: Client, view: View, *, interval: float) -> None:
 
 
 async def take_snapshot(client: Client) -> Snapshot:
-    """Ask a server for everything that is shown. Raises `ClientError`."""
+    """Query a server once. Raises `ClientError`."""
     try:
         async with asyncio.timeout(ALIVE):
             status = await client.status()
@@ -105,20 +106,17 @@ async def _next_snapshot(client: Client, before: Snapshot) -> Snapshot:
 
 
 def rates(before: Snapshot | None, now: Snapshot) -> Rates | None:
-    """Return the counts per second between two snapshots; None if they cannot be compared.
-
-    A server that restarted in between has counted less than before.
-    """
+    """Return the counts per second between two snapshots, or None if they cannot be compared."""
     if before is None or now.trouble or now.at <= before.at:
         return None
     counted = {name: total - totals(before.status).get(name, 0) for name, total in totals(now.status).items()}
     if min(counted.values(), default=0) < 0:
-        return None
+        return None  # the server restarted in between, and counts from zero
     return {name: count / (now.at - before.at) for name, count in counted.items()}
 
 
 def totals(status: Mapping[str, Any]) -> Mapping[str, int]:
-    """Return each counter of a status, summed over its reasons; `connected_clients` is no counter."""
+    """Return each counter of a status, summed over its reasons. `connected_clients` is not a counter."""
     found = {name: _total(value) for name, value in status.items() if name != "connected_clients"}
     return {name: total for name, total in found.items() if total is not None}
 
@@ -130,12 +128,12 @@ def _total(value: object) -> int | None:
 
 
 def printable(text: str) -> str:
-    """Return a text with a question mark for each character that a terminal might act on."""
+    """Return a text with "?" for each character that a terminal could interpret."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def time_of_day(seconds: float) -> str:
-    """Return a time since 1970 as hours, minutes and seconds of the local day."""
+    """Return a time since 1970 as HH:MM:SS in the local time zone."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
@@ -150,7 +148,7 @@ def span(seconds: float) -> str:
 
 
 class LineView:
-    """Prints a line for each snapshot, for a file or a pipe."""
+    """A view that prints a line for each snapshot, for a file or a pipe."""
 
     def __enter__(self) -> Self:
         return self
@@ -165,7 +163,7 @@ class LineView:
         click.echo(printable(self.line(snapshot, rates)))
 
     def line(self, snapshot: Snapshot, rates: Rates | None) -> str:
-        """Return the line."""
+        """Return the line for a snapshot."""
         now = time_of_day(snapshot.time)
         if snapshot.trouble:
             return f"{now} no answer since {time_of_day(snapshot.since)}: {snapshot.trouble}"
@@ -188,10 +186,10 @@ def _slowest(snapshot: Snapshot) -> Iterator[str]:
 
 
 class JsonView(LineView):
-    """Prints a JSON object for each snapshot."""
+    """A view that prints a JSON object for each snapshot."""
 
     def line(self, snapshot: Snapshot, rates: Rates | None) -> str:
-        """Return the object."""
+        """Return the JSON object for a snapshot."""
         return json.dumps(
             {
                 "time": round(snapshot.time, 3),

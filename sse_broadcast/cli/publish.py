@@ -20,14 +20,14 @@ from sse_broadcast.quantity import Quantity
 STDIN = "-"
 
 RETRY_FOR = 60.0
-"""Seconds that lines wait for a server that is away, unless it is said: longer than a restart takes."""
+"""Default of --retry-for for lines, in seconds: longer than a restart of the server takes."""
 
 MAX_RETRY_FOR = 86_400
-"""Seconds: a day."""
+"""Maximum of --retry-for, in seconds: a day."""
 
 
 class Options(TypedDict):
-    """What every publish of a client is told beside its events."""
+    """Arguments of the client that are the same for every publish."""
 
     channels: Sequence[str]
     retry_for: float
@@ -44,25 +44,25 @@ Examples:
   sse-broadcast publish --channel orders --format ndjson --file orders.ndjson
 
 \b
-Formats, of MESSAGE, of --file or of standard input:
-  text    MESSAGE is one event, however many lines it has; of a file or of standard
-          input each line is one
-  json    an event as an object, or an array of them: all are published, or none
-  ndjson  an event as an object on each line
+Formats of MESSAGE, of --file and of standard input:
+  text    MESSAGE is one event, with all its lines; in a file or standard input
+          each line is one event
+  json    one event as an object, or an array of events: all are published, or none
+  ndjson  one event as an object on each line
 
-Lines are published as they come: each by itself when they come slowly, many in a request
-when they come fast. The first line that is refused ends it. The error names that line, and
-says how many were published: all before it, and none behind it. Where the server has had enough
-for now (429), lines wait as long as it says.
+Lines are published as they arrive: one in a request when they arrive slowly, many when they arrive
+fast. The command stops at the first line that the server refuses. The error names that line and
+the number of lines published: all lines before it, and none after it. If the server answers 429,
+the command waits as long as the answer's Retry-After asks.
 
-A server that is restarted does not end a pipe. Lines that were certainly not published are sent
-again, in their order, for as long as --retry-for says: the server cannot be reached, or says that
-it published nothing (408, 425, 429, or a 503 of its own). Standard error says so once. Lines that
-may have been published are not sent again: the connection broke before the answer came, or the
-answer is any other 5xx that may pass. The error names those lines.
+A restart of the server does not end a pipe. Lines that were certainly not published are sent again,
+in order, for the time of --retry-for: the server cannot be reached, or it answers that it published
+nothing (408, 425, 429, or a 503 of its own). Standard error says so once. Lines that may have been
+published are not sent again: the connection broke before the answer, or the answer is another
+temporary 5xx. The error names those lines.
 
-Exit codes: 0 published; 1 refused, or no server there for as long as --retry-for says; 2 bad usage;
-6 published, but that cannot be printed; 130 Ctrl-C."""
+Exit codes: 0 published; 1 refused, or no server within --retry-for; 2 bad usage;
+6 published, but output cannot be written; 130 Ctrl-C."""
 )
 @click.argument("message", required=False)
 @click.option(
@@ -70,18 +70,22 @@ Exit codes: 0 published; 1 refused, or no server there for as long as --retry-fo
     "channels",
     multiple=True,
     metavar="NAME",
-    help="Publish to this channel instead of `default`; may be repeated.",
+    help="Publish to this channel instead of `default`. May be repeated.",
 )
-@click.option("--event", metavar="TYPE", help="The event's type; browsers get it by addEventListener(TYPE).")
-@click.option("--id", metavar="ID", help="An id of your own, of one event.")
 @click.option(
-    "--key", metavar="KEY", help="What the event replaces, for subscribers with the policy `conflate`."
+    "--event", metavar="TYPE", help="The event's type. Browsers receive it with addEventListener(TYPE)."
+)
+@click.option("--id", metavar="ID", help="The event's id, instead of one that the server makes.")
+@click.option(
+    "--key",
+    metavar="KEY",
+    help="For subscribers with the policy `conflate`: replace waiting events of this key.",
 )
 @click.option(
     "--retry",
     type=click.IntRange(SHORTEST_RETRY, LONGEST_RETRY),
     metavar="MS",
-    help="Milliseconds after which a subscriber that is cut off reconnects.",
+    help="Milliseconds that a subscriber waits before it reconnects.",
 )
 @click.option(
     "--format",
@@ -89,19 +93,19 @@ Exit codes: 0 published; 1 refused, or no server there for as long as --retry-fo
     type=click.Choice(["text", "json", "ndjson"]),
     default="text",
     show_default=True,
-    help="What is published; see below.",
+    help="The format of the input (described below).",
 )
-@click.option("--file", metavar="PATH", help="Publish what is in a file, or with - in standard input.")
+@click.option("--file", metavar="PATH", help="Publish the content of a file, or of standard input for -.")
 @click.option(
     "--retry-for",
     type=click.FloatRange(min=0, max=MAX_RETRY_FOR),
     metavar="SECONDS",
-    help="Send again what was not published, while the server is away or takes nothing.  "
+    help="How long to send again what was not published, while the server is away or refuses for now.  "
     f"[default: {RETRY_FOR:g} for lines; 0 for MESSAGE and json]",
 )
 @token_option
 @url_option(Endpoint.PUBLISH)
-def publish(  # noqa: PLR0913 - an option each
+def publish(  # noqa: PLR0913 - one parameter per option
     *,
     message: str | None,
     channels: tuple[str, ...],
@@ -112,17 +116,20 @@ def publish(  # noqa: PLR0913 - an option each
     token: str | None,
     **fields: str | int | None,
 ) -> None:
-    """Publish MESSAGE, or with - (or nothing) each line of standard input as it comes."""
+    """Publish MESSAGE. Without it, or for -, publish each line of standard input as it arrives."""
     said = {name: value for name, value in fields.items() if value is not None}
     if message is not None and file is not None:
-        raise click.UsageError("MESSAGE and --file: only one of them may be given.")
+        raise click.UsageError("MESSAGE and --file: give only one of them.")
     if form != "text" and said:
-        raise click.UsageError(f"--{next(iter(said))}: is said in the JSON of each event.")
+        raise click.UsageError(
+            f"--{next(iter(said))}: not with this --format, put it in the JSON of each event."
+        )
     typed = None if message == STDIN else message
     if "id" in said and typed is None:
-        raise click.UsageError("--id: cannot be that of every line.")
+        raise click.UsageError("--id: needs MESSAGE, since every line cannot have the same id.")
     lines = form == "ndjson" or (form == "text" and typed is None)
-    # One message is typed by somebody who looks, or sent by a program that knows better.
+    # One MESSAGE is not sent again by default: the person or program that runs the command sees the error at
+    # once. A pipe of lines would lose what its writer has already sent.
     seconds = retry_for if retry_for is not None else RETRY_FOR if lines else 0.0
     publisher = Publisher(Client(url, token=token), channels, seconds)
     if form == "text" and typed is not None:
@@ -134,7 +141,7 @@ def publish(  # noqa: PLR0913 - an option each
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """Publishes to channels, and waits `retry_for` seconds for a server that is away."""
+    """A client, the channels to publish to, and how many seconds to try again."""
 
     client: Client
     channels: Sequence[str]
@@ -146,7 +153,7 @@ class Publisher:
             _tell_clients(await client.publish(message, **self._options(), **said))
 
     async def source(self, given: InputSource | str | None, form: str, said: dict[str, Any]) -> None:
-        """Publish what a source, a file or standard input has."""
+        """Publish the content of a source, of the file `given`, or of standard input for None."""
         source = given if isinstance(given, InputSource) else await open_source(given)
         with contextlib.closing(source):
             async with self.client:
@@ -193,7 +200,10 @@ def _tell_clients(receipt: dict[str, Any]) -> None:
 async def _as_events(
     lines: AsyncIterable[Sequence[bytes]], said: dict[str, Any]
 ) -> AsyncIterator[list[bytes]]:
-    """Make an event of each line. Raises `ClientError` when those before a bad one have been taken."""
+    """Encode each line as an event.
+
+    Raises `ClientError` for a line that is not UTF-8, after the lines before it have been yielded.
+    """
     number = 0
     async for some in lines:
         made: list[bytes] = []

@@ -13,16 +13,16 @@ from sse_broadcast.config.schema import Endpoint
 Examples:
   sse-broadcast reload
 
-It prints which settings are others now, and which only a restart can change. Where the configuration
-cannot be used nothing changes, and it is said why.
+The command prints the settings that changed, and those that need a restart. If the configuration
+has a fault, the server keeps the one it has, and the command prints the fault.
 
-Exit codes: 0 it was taken; 1 it cannot be used, the server did not answer, or refused; 2 bad usage;
-6 it was taken, but that cannot be printed."""
+Exit codes: 0 reloaded; 1 the configuration has a fault, the server refused or did not answer;
+2 bad usage; 6 reloaded, but output cannot be written."""
 )
 @token_option
 @url_option(Endpoint.ADMIN)
 def reload(url: str, token: str | None) -> None:
-    """Have the server read its configuration again."""
+    """Make the server read its configuration again."""
     run_client(lambda: _reload(Client(url, token=token)))
 
 

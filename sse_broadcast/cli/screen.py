@@ -1,4 +1,4 @@
-"""Screen: draw the live status of a server on a terminal."""
+"""Screen: a view that draws the live status of a server on a terminal."""
 
 import asyncio
 import os
@@ -11,19 +11,19 @@ from typing import Any, Self
 from sse_broadcast.cli.live_status import Rates, Snapshot, printable, span, time_of_day, totals
 
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-"""Switch to the alternate screen and hide the cursor; show the cursor and switch back."""
+"""Terminal codes: switch to the alternate screen and hide the cursor; show the cursor and switch back."""
 
 HOME, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 DEFAULT_SIZE = os.terminal_size((80, 24))
-"""Used where the terminal does not tell its size."""
+"""Columns and rows for a terminal that reports no size."""
 
 NUMBER_WIDTH = 6
-"""Maximum characters of a subscriber's numbers, except its id: so columns keep their places."""
+"""Width of the columns of numbers, in characters: fixed, so that columns do not move between snapshots."""
 
 
 class Screen:
-    """A `View` that draws on the whole terminal, at its present size. Nothing ever scrolls."""
+    """A `View` that draws on the whole terminal, at its current size, without scrolling."""
 
     def __init__(self, url: str, interval: float) -> None:
         self._url = url
@@ -32,7 +32,8 @@ class Screen:
         self._drawn: tuple[Snapshot, Rates | None] | None = None
 
     def __enter__(self) -> Self:
-        # Raises KeyboardInterrupt, as Ctrl-C does: SIGTERM would otherwise leave the terminal as it is now.
+        # SIGTERM raises KeyboardInterrupt, as Ctrl-C does. Its default action would end the process without
+        # `__exit__`, and leave the terminal on the alternate screen.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         asyncio.get_running_loop().add_signal_handler(signal.SIGWINCH, self._resized.set)
         _write(ENTER)
@@ -44,16 +45,16 @@ class Screen:
         _write(LEAVE)
 
     def show(self, snapshot: Snapshot, rates: Rates | None) -> None:
-        """Draw a snapshot over the one before."""
+        """Draw a snapshot over the previous one."""
         self._drawn = snapshot, rates
         size = _size()
         lines = render(snapshot, rates, title=f"{self._url}, every {self._interval:g} s", size=size)
-        # Clearing the rest of a line would erase a character in the last column.
+        # The last column stays free: after a character there, CLEAR_LINE would erase that character.
         drawn = (printable(line)[: size.columns - 1] + CLEAR_LINE for line in lines)
         _write(HOME + "\r\n".join(drawn) + CLEAR_REST)
 
     async def rest(self, seconds: float) -> None:
-        """Sleep until the next snapshot is due. When the terminal is resized, draw the present one again."""
+        """Sleep until the next snapshot is due. Redraw the current one when the terminal is resized."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
@@ -68,7 +69,7 @@ class Screen:
 
 
 def can_draw() -> bool:
-    """Return whether the output is a terminal on which a cursor can be moved."""
+    """Return whether the output is a terminal whose cursor can be moved."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -78,13 +79,14 @@ def _write(text: str) -> None:
 
 
 def _size() -> os.terminal_size:
-    """Return the size of the terminal itself: COLUMNS and LINES do not follow when it is resized."""
+    """Return the size that the terminal reports."""
+    # Not shutil.get_terminal_size(): it prefers COLUMNS and LINES, which do not change with a resize.
     size = os.get_terminal_size(sys.stdout.fileno())
     return size if size.columns and size.lines else DEFAULT_SIZE
 
 
 def render(snapshot: Snapshot, rates: Rates | None, *, title: str, size: os.terminal_size) -> list[str]:
-    """Return the lines of a screen: no more than its height, but possibly longer than its width."""
+    """Return the lines of a screen. They fit its height, but may be longer than its width."""
     lines = [f"{time_of_day(snapshot.time)}  {title}", ""]
     if snapshot.trouble:
         lines += [f"NO ANSWER since {time_of_day(snapshot.since)}: {snapshot.trouble}", ""]
@@ -95,7 +97,7 @@ def render(snapshot: Snapshot, rates: Rates | None, *, title: str, size: os.term
 
 
 def _counters(status: Mapping[str, Any], rates: Rates | None) -> Iterator[str]:
-    yield f"{'':<16}{'a second':>12}{'in all':>12}"
+    yield f"{'':<16}{'per second':>12}{'total':>12}"
     for name, total in totals(status).items():
         rate = "-" if rates is None else f"{rates.get(name, 0.0):.1f}"
         row = f"{name.replace('_', ' '):<16}{rate:>12}{total:>12}  {_reasons(status[name])}"
@@ -110,11 +112,11 @@ def _reasons(value: object) -> str:
 
 def _slowest_rows(snapshot: Snapshot) -> Iterator[str]:
     if snapshot.slowest is None:
-        yield f"slowest readers: not to be seen: {snapshot.hidden}"
+        yield f"slowest subscribers: not available: {snapshot.hidden}"
         return
     rows = [("slowest", "lag", "behind", "bytes", "drops", "age", "state", "address", "channels")]
     rows += map(_cells, snapshot.slowest)
-    # As narrow as their cells: channels, the last column, get the rest of the line.
+    # Columns are as wide as their cells. Channels come last, since their list may be longer than the line.
     *widths, state, address, _ = (max(NUMBER_WIDTH, *map(len, column)) for column in zip(*rows, strict=True))
     for row in rows:
         numbers = " ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False))
@@ -136,7 +138,7 @@ def _cells(subscriber: Mapping[str, Any]) -> tuple[str, str, str, str, str, str,
 
 
 def short(number: int) -> str:
-    """Return a number in few characters, rounded down: 99999, 100k, 99999k, 100M."""
+    """Return a number in at most 6 characters, rounded down: 99999, 100k, 99999k, 100M."""
     for unit in ("", "k", "M"):
         if number < 100_000:
             return f"{number}{unit}"

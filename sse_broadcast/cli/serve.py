@@ -44,22 +44,22 @@ Examples:
   {ENV_PREFIX}PORT=9000 sse-broadcast serve
 
 Every setting is also an environment variable ({ENV_PREFIX}QUEUE_SIZE) and a key of the TOML file
-(queue_size). A flag beats the variable, the variable the file, the file the default. A list has
-commas between its values; in the file it is an array. The file may have tables too: [[channel]],
-[[caller]] and [[listener]].
+(queue_size). A flag overrides the variable, the variable overrides the file, and the file overrides
+the default. Separate the values of a list with commas; in the file, write an array. The file may
+also have the tables [[channel]], [[caller]] and [[listener]].
 
 \b
-Secrets have no flag, since everyone on this machine can read one, but a
-variable and a key:
+Secrets have no flag, since every user of this machine can read the flags of a
+process. They have a variable and a key:
   {", ".join(f"{setting.variable} ({setting.name})" for setting in SECRETS)}
 
 Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3 cannot listen;
-4 the certificate cannot be loaded or, with --check, is none that a client takes now; 5 stopped by a
-second signal; 6 what --check or --show-config has to say cannot be printed."""
+4 the certificate cannot be loaded or, with --check, no client would accept it now; 5 stopped by a
+second signal; 6 the output of --check or --show-config cannot be written."""
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag for each setting, in the order of their declaration."""
+    """Add a flag for each setting that is not secret, in the order of their declaration."""
     for setting in reversed(list(SETTINGS.values())):
         if not setting.secret:
             command = _option(setting)(command)
@@ -86,10 +86,12 @@ def _option(setting: Setting) -> Callable[[Callable[..., None]], Callable[..., N
     metavar="FILE",
     help="Read settings from a TOML file.",
 )
-@click.option("--show-config", is_flag=True, help="Print every setting and where it came from, and exit.")
-@click.option("--check", is_flag=True, help="Try what can be tried without listening, and exit.")
+@click.option("--show-config", is_flag=True, help="Print every setting with its source, and exit.")
+@click.option(
+    "--check", is_flag=True, help="Check settings, keys and certificates without listening, and exit."
+)
 def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | None) -> None:
-    """Run the server until it is told to stop."""
+    """Run the server until a signal stops it."""
     try:
         loaded = load(flags, file=file)
         with LogPipeline(loaded.config.log_level, loaded.config.log_format) as log:
@@ -113,17 +115,15 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
 
 
 def load_again(flags: Mapping[str, str | None], file: Path | None) -> Config:
-    """Settle every setting as at the start. Raises `ConfigError`.
-
-    A pipe is refused: what it gave is gone, and a server would be left with no credentials at all.
-    """
+    """Load every setting again, from the same flags, variables and file. Raises `ConfigError`."""
+    # A pipe (`--config <(...)`) is empty the second time: the server would go on without credentials.
     if file is not None and file.exists() and not file.is_file():
-        raise ConfigError(f"{file}: is no file that can be read again")
+        raise ConfigError(f"{file}: is not a file that can be read again")
     return load(flags, file=file).config
 
 
 def shown_config(loaded: LoadedConfig) -> str:
-    """Return the configuration as TOML, each value with where it came from. Secrets are not shown."""
+    """Return the configuration as TOML, each value with its source. Secrets are masked."""
     config, sources = loaded.config, loaded.sources
     names = [name for name in SETTINGS if not (config.listener and name in PLACE)]
     lines = [_line(name, SETTINGS[name].type, getattr(config, name)) for name in names]
@@ -147,11 +147,11 @@ def _line(name: str, kind: object, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    # JSON's strings and numbers are TOML's, but for surrogate pairs and a bare DEL.
+    # TOML takes JSON's strings and numbers, except surrogate pairs and an unescaped DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _exit_at_once(log: LogPipeline) -> NoReturn:
-    logger.warning("stopped by a second signal: streams were cut")
+    logger.warning("stopped by a second signal: open streams were aborted")
     log.close()
     os._exit(Exit.FORCED)

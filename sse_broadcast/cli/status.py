@@ -13,7 +13,7 @@ from sse_broadcast.client import Client
 from sse_broadcast.config.schema import Endpoint
 
 INTERVAL = 2.0
-"""Seconds between two looks, if it is not said."""
+"""Default of --interval, in seconds."""
 
 
 @click.command(
@@ -24,25 +24,25 @@ Examples:
   sse-broadcast status --watch
   sse-broadcast status --watch --interval 60 >> status.log
 
---watch shows on a terminal what is counted in a second, and the subscribers that are furthest behind;
-elsewhere it prints a line for each look, with --json a JSON object. A server that goes away is
-waited for.
+On a terminal, --watch shows the counts per second and the subscribers that are furthest behind.
+Elsewhere it prints one line for each query, or a JSON object with --json. If the server stops
+answering, --watch keeps trying.
 
-Exit codes: 0 the server answered; 1 it did not, or refused; 2 bad usage; 6 it cannot be printed;
-130 Ctrl-C."""
+Exit codes: 0 the server answered; 1 it did not answer, or refused; 2 bad usage;
+6 output cannot be written; 130 Ctrl-C."""
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-@click.option("--watch", "watched", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--watch", "watched", is_flag=True, help="Query repeatedly, until Ctrl-C.")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1, max=86_400.0),
     metavar="SECONDS",
-    help=f"Time between two looks of --watch.  [default: {INTERVAL:g}]",
+    help=f"Time between two queries of --watch.  [default: {INTERVAL:g}]",
 )
 @token_option
 @url_option(Endpoint.INSPECT)
 def status(url: str, token: str | None, *, as_json: bool, watched: bool, interval: float | None) -> None:
-    """Show how many listen, and what was counted."""
+    """Show how many subscribers are connected, and the server's counters."""
     if interval is not None and not watched:
         raise click.UsageError("--interval: needs --watch")
     if watched:

@@ -1,4 +1,4 @@
-"""Checked standard output: an error in writing to it is told apart from all others."""
+"""Checked standard output: errors in writing to it are told apart from all other errors."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from sse_broadcast.server.transport.tls import tls_fault
 
 
 class CheckedStdout:
-    """A stream whose faults are raised as `OutputError`: anybody else's of the system are no such thing.
+    """A wrapper of standard output that raises `OutputError` where the stream raises `OSError`.
 
-    But for a closed pipe, which is a `BrokenPipeError` still: its reader has had enough, which is no fault.
+    A closed pipe still raises `BrokenPipeError`.
     """
 
     def __init__(self, stream: IO[Any]) -> None:
@@ -21,16 +21,16 @@ class CheckedStdout:
 
     @property
     def buffer(self) -> "CheckedStdout":
-        """What takes bytes."""
+        """The stream of bytes below, checked in the same way."""
         return CheckedStdout(cast("TextIO", self._stream).buffer)
 
     def write(self, data: str | bytes) -> int:
-        """Write, as a file does. Raises `OutputError`."""
+        """Write to the stream. Raises `OutputError`."""
         with _told():
             return self._stream.write(data)
 
     def flush(self) -> None:
-        """Write what waits to be written. Raises `OutputError`."""
+        """Flush the stream. Raises `OutputError`."""
         with _told():
             self._stream.flush()
 
@@ -43,25 +43,23 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        raise
+        raise  # `| head -1`: its reader has all it wants, which is no fault
     except OSError as error:
         raise OutputError(tls_fault(error)) from None
 
 
 def install() -> None:
-    """Have all that is printed from now on raise `OutputError` where it cannot be written.
-
-    Standard streams that are closed have their places taken: what is opened next would get their numbers,
-    and be printed into, or abort the process when it is closed (by libuv, uvloop's).
-    """
+    """Replace `sys.stdout` by a `CheckedStdout`, and open descriptors 0 to 2 if they are closed."""
+    # With standard streams closed (`>&-`), the next file or socket would get their numbers: prints would go
+    # into it, and libuv, below uvloop, aborts the process when it closes such a descriptor.
     while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= 2:
         pass
     os.close(descriptor)
-    # One that is closed cannot be written to, and neither can what has its place.
+    # Python sets sys.stdout to None for a closed stream. The placeholder is read-only, so writes still fail.
     stream = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open
     sys.stdout = cast("TextIO", CheckedStdout(stream))
 
 
 def close_quietly() -> None:
-    """Let the interpreter's last flush of standard output go nowhere: it cannot be written to."""
+    """Point standard output at the null device, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import click
 import msgspec
+from typing_extensions import override
 
 from sse_broadcast.cli.common import run_client, token_option, url_option
 from sse_broadcast.cli.cursor_file import CursorFile
@@ -22,17 +23,17 @@ from sse_broadcast.errors import ClientError
 from sse_broadcast.event import Event
 
 BOOKKEEPING = frozenset({"$open", "$heartbeat"})
-"""Events that only say where the stream is, and that it lives."""
+"""The server's own events that carry a cursor or keep the connection alive, and nothing for people."""
 
 URL = ENV_PREFIX + "URL"
 
 KEPT_FROM_COMMANDS = frozenset(setting.variable for setting in SETTINGS.values() if setting.private)
-"""Variables that the command of --exec is not given. It may print its environment, or hand it on."""
+"""Variables removed from the environment of --exec: a command may print its environment or pass it on."""
 
 _ON_TERMINAL = VisibleBytes()
 
 MAX_VARIABLE = 100_000
-"""Bytes of a field that are put into an environment variable; the kernel takes 128 KiB."""
+"""Maximum bytes of a field in an environment variable: Linux refuses to start a command above 128 KiB."""
 
 
 @click.command(
@@ -44,37 +45,37 @@ Examples:
   sse-broadcast subscribe --count 1
   sse-broadcast subscribe --state cursor --exec 'notify-send "$SSE_CHANNEL" "$SSE_DATA"'
 
---since takes an id, `earliest` (all that is held), `last` (the newest event of each channel,
-then what is new) or an age: 500ms, 30s, 10m, 2h, 7d.
+--since takes an id, `earliest` (the whole history), `last` (the newest event of each channel,
+then new events) or an age: 500ms, 30s, 10m, 2h, 7d.
 
---state keeps the last id in FILE, each time events have been shown, and begins there when it
-is run again: nothing is lost, and what was shown but not yet recorded when it was killed is
-shown again. --since counts only while there is no FILE. Where something is lost all the same
-the server says so: `$reset`, on standard error, or among the objects of --format json.
+--state records the id of the last event shown in FILE, and the next run continues after that
+event. No event is lost. Events shown just before the command was killed may be shown again. If
+FILE exists, --since has no effect. If the server no longer has the missed events, it sends
+`$reset`: on standard error, or among the objects of --format json.
 
-A stream that ends or breaks is opened again, and goes on where it was. The wait is the server's
-`retry` at first, and grows to a minute while no attempt succeeds; standard error says once why.
-Answers that pass are waited for, the very first one too: 408, 425, 429 and every 5xx except those
-that say how a server is built (501, 505, 506, 508, 510). Any other refusal ends the command, and so
-does a first attempt that finds no server. The command ends with 0 when the server says that nothing
-more will come (204), as it does once all the channels are finished.
+When a stream ends or breaks, the command reconnects and continues after the last event. The wait
+is the server's `retry` at first, and grows to a minute while attempts fail; standard error names
+the reason once. Temporary answers are tried again, even the first one: 408, 425, 429 and every 5xx
+except 501, 505, 506, 508 and 510. Any other refusal ends the command, and so does a first attempt
+that cannot reach the server. The command exits with 0 when the server answers 204: all channels
+are finished, and no more events will come.
 
-On a terminal, control characters of an event are shown as \\u001b and the like, since they could
-do anything to it. Files and pipes get every byte as it was published.
+On a terminal, control characters of an event are shown as escapes such as \\u001b, since a terminal
+would interpret them. Files and pipes get every byte as it was published.
 
 --format json prints {"channel", "id", "event", "data", "time"}, with data as it was published:
-text, or any JSON. What opens a stream and keeps it alive, `$open` and `$heartbeat`, is shown by
---format raw alone, and not counted by --count.
+text, or any JSON. The server's `$open` and `$heartbeat` events appear only in --format raw, and
+--count does not count them.
 
-The command of --exec runs once for each event, one at a time, with the data on its standard
-input and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below
+The command of --exec runs once for each event, one at a time. It gets the data on its standard
+input, and SSE_CHANNEL, SSE_EVENT, SSE_DATA and SSE_ID in its environment (each only below
 100 kB). SSE_BROADCAST_TOKEN, SSE_BROADCAST_TOKEN_SECRET, SSE_BROADCAST_JWT_JWKS and a user in
-SSE_BROADCAST_URL are taken out of it: a command that publishes needs SSE_BROADCAST_TOKEN_FILE, or
-a token of its own. Data is a stranger's text: write "$SSE_DATA" with its quotes. With --state an
-event is recorded when its command has ended, whatever its exit code.
+SSE_BROADCAST_URL are removed from its environment: a command that publishes needs
+SSE_BROADCAST_TOKEN_FILE, or a token of its own. Data is untrusted text: write "$SSE_DATA" with its
+quotes. With --state, an event is recorded when its command has ended, with any exit code.
 
-Exit codes: 0 --count reached, nothing more to come, or the output's reader left; 1 refused, or no
-server there; 2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is
+Exit codes: 0 --count reached, no more events, or the output's pipe was closed; 1 refused, or no
+server; 2 bad usage, or a state file that cannot be used; 6 an event cannot be printed, and is
 not recorded; 130 Ctrl-C."""
 )
 @click.option(
@@ -82,17 +83,19 @@ not recorded; 130 Ctrl-C."""
     "channels",
     multiple=True,
     metavar="NAME",
-    help="Follow this channel, or those of a pattern such as 'orders.*', instead of `default`; "
-    "may be repeated.",
+    help="Subscribe to this channel, or to a pattern such as 'orders.*', instead of `default`. "
+    "May be repeated.",
 )
-@click.option("--event", "events", multiple=True, metavar="TYPE", help="Only this type; may be repeated.")
-@click.option("--since", metavar="WHEN", help="Begin in the past; see below.")
+@click.option(
+    "--event", "events", multiple=True, metavar="TYPE", help="Show only this type. May be repeated."
+)
+@click.option("--since", metavar="WHEN", help="Start in the history (described below).")
 @click.option(
     "--state",
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Remember in a file where it was, and go on from there.",
+    help="Record the last event in a file, and continue after that event.",
 )
 @click.option(
     "--format",
@@ -100,7 +103,7 @@ not recorded; 130 Ctrl-C."""
     type=click.Choice(["text", "json", "raw"]),
     default="text",
     show_default=True,
-    help="Print the data; or a JSON object a line; or the stream's own bytes.",
+    help="Print the data, a JSON object on each line, or the bytes of the stream.",
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
 @click.option(
@@ -108,7 +111,7 @@ not recorded; 130 Ctrl-C."""
 )
 @token_option
 @url_option(Endpoint.SUBSCRIBE)
-def subscribe(  # noqa: PLR0913 - an option each
+def subscribe(  # noqa: PLR0913 - one parameter per option
     *,
     channels: tuple[str, ...],
     events: tuple[str, ...],
@@ -120,7 +123,7 @@ def subscribe(  # noqa: PLR0913 - an option each
     url: str,
     token: str | None,
 ) -> None:
-    """Follow the stream, reconnecting when it breaks."""
+    """Print the events of a stream. Reconnect when the stream breaks."""
     show = ExecForEach(command) if command is not None else PRINTERS[form]
     options = SubscribeOptions(channels, events, since)
     run_client(lambda: _until_output_closes(_follow(Client(url, token=token), options, show, count, file)))
@@ -128,7 +131,7 @@ def subscribe(  # noqa: PLR0913 - an option each
 
 @dataclass(frozen=True, slots=True)
 class SubscribeOptions:
-    """What is followed."""
+    """The channels, the event types and the start of a subscription."""
 
     channels: tuple[str, ...]
     events: tuple[str, ...]
@@ -155,7 +158,7 @@ async def _follow(
             outage.end()
             for piece in show.parts(whole, cursor, left):
                 await show(piece)
-                # Only now: what is recorded is never given again.
+                # Recorded after it was shown: a recorded event is never sent again.
                 cursor = piece.last_event_id
                 if state is not None:
                     state.record(cursor)
@@ -166,81 +169,81 @@ async def _follow(
 
 
 class Outage:
-    """What standard error has been told of a server that is away: each reason once."""
+    """The reasons already printed while the server is away: each is printed once."""
 
     def __init__(self) -> None:
         self._told: set[int | str] = set()
 
     def tell(self, error: ClientError) -> None:
-        """Print why the last attempt failed, if that is news."""
-        # Of an answer the status: what a proxy writes under it may differ each time.
+        """Print why the last attempt failed, unless that reason was printed before."""
+        # Answers are compared by status: a proxy may write a different text under it each time.
         reason = str(error) if error.status is None else error.status
         if reason not in self._told:
             self._told.add(reason)
             tell(f"{error}; trying again")
 
     def end(self) -> None:
-        """Note that the stream goes on: from now on every reason is news."""
+        """Forget the printed reasons: the stream works again."""
         self._told.clear()
 
 
 class Show(Protocol):
-    """Shows what comes of a stream. `format` is the one it asks the server for."""
+    """An output format of the command. `format` is the one to request from the server."""
 
     @property
     def format(self) -> str:
-        """What it asks the server for."""
+        """The value of the `format` parameter: `text` or `json`."""
 
     def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
-        """Return what it shows of a piece, of `room` events at most, in parts that are recorded one by one.
+        """Return at most `room` events of a chunk, in parts that are recorded one by one.
 
-        `cursor` is where the stream was before the piece.
+        `cursor` is the last id before the chunk.
         """
 
     async def __call__(self, piece: StreamChunk) -> None:
-        """Show a part. What it has shown is out of this process when it returns."""
+        """Show a part. When this returns, the part has been written, not only buffered."""
 
 
-class TextPrinter:
-    """Prints the data of each event; what the server itself says goes to standard error."""
+class TextPrinter(Show):
+    """An output of the data of each event. The server's own events go to standard error."""
 
     format = "text"
 
+    @override
     def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
-        """See `Show`."""
         return (first(piece, cursor, room),)
 
+    @override
     async def __call__(self, piece: StreamChunk) -> None:
-        """See `Show`."""
         _tell(piece)
         _write(b"".join(event.data.encode() + b"\n" for event in _published(piece)))
 
 
-class JsonPrinter:
-    """Prints each event as a JSON object, the server's own included."""
+class JsonPrinter(Show):
+    """An output of each event as a JSON object, the server's own events included."""
 
     format = "json"
 
+    @override
     def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
-        """See `Show`."""
         return (first(piece, cursor, room),)
 
+    @override
     async def __call__(self, piece: StreamChunk) -> None:
-        """See `Show`."""
         _write(b"".join(_as_json(event) + b"\n" for event in piece.events if event.type not in BOOKKEEPING))
 
 
-class RawPrinter:
-    """Prints what arrived, as it arrived: a read is not cut, so more than `room` events may show."""
+class RawPrinter(Show):
+    """An output of the bytes as they arrived. A read is not cut, so more than `room` events may show."""
 
     format = "text"
 
-    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:  # noqa: ARG002
-        """See `Show`."""
+    @override
+    def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
         return (piece,)
 
+    @override
     async def __call__(self, piece: StreamChunk) -> None:
-        """See `Show`."""
         _tell(piece)
         _write(piece.raw)
 
@@ -250,17 +253,17 @@ PRINTERS: dict[str, Show] = {"text": TextPrinter(), "json": JsonPrinter(), "raw"
 
 @dataclass(frozen=True, slots=True)
 class ExecForEach:
-    """Runs a shell command for each event, and waits for it."""
+    """An output that runs a shell command for each event, and waits until the command ends."""
 
     command: str
-    format: str = "json"  # which alone says the channel
+    format: str = "json"  # only this format names the channel of an event
 
     def parts(self, piece: StreamChunk, cursor: str, room: int | None) -> Iterable[StreamChunk]:
-        """See `Show`. An event each, since a command may take long."""
+        """Return parts of one event each: the state is recorded after each command."""
         return one_by_one(first(piece, cursor, room), cursor)
 
     async def __call__(self, piece: StreamChunk) -> None:
-        """See `Show`."""
+        """Run the command for each published event, and print the server's own events."""
         _tell(piece)
         for event in _published(piece):
             await self._run(_opened(event))
@@ -276,7 +279,7 @@ class ExecForEach:
 
 
 def first(piece: StreamChunk, cursor: str, room: int | None) -> StreamChunk:
-    """Return the beginning of a piece, up to and with its published event number `room`."""
+    """Return the start of a chunk, up to and including its published event number `room`."""
     if room is None:
         return piece
     for index, event in enumerate(piece.events, 1):
@@ -289,7 +292,7 @@ def first(piece: StreamChunk, cursor: str, room: int | None) -> StreamChunk:
 
 
 def one_by_one(piece: StreamChunk, cursor: str) -> Iterator[StreamChunk]:
-    """Yield a piece in parts of one event each, and where the stream is behind the last of them."""
+    """Yield a chunk in parts of one event each, each with the cursor after that event."""
     for event in piece.events:
         cursor = cursor if event.id is None else event.id
         yield StreamChunk(b"", [event], cursor)
@@ -297,7 +300,7 @@ def one_by_one(piece: StreamChunk, cursor: str) -> Iterator[StreamChunk]:
 
 
 class ReceivedEnvelope(msgspec.Struct):
-    """What the server's `format=json` says of an event, beside what is in the event itself."""
+    """The fields of the server's `format=json` that the SSE event itself does not have."""
 
     channel: str
     data: msgspec.Raw
@@ -305,7 +308,7 @@ class ReceivedEnvelope(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An event out of its envelope, and the channel it came on."""
+    """An event taken out of its JSON envelope, and its channel."""
 
     channel: str
     event: Event
@@ -323,7 +326,7 @@ def _opened(event: Event) -> Opened:
 
 def _as_json(event: Event) -> bytes:
     try:
-        # Line by line: JSON that was published with line ends in it has none here.
+        # indent=-1 removes line ends that the publisher put into the JSON: one object is one line.
         data = msgspec.json.format(event.data.encode(), indent=-1)
     except msgspec.DecodeError:
         raise _not_ours(event) from None
@@ -334,11 +337,14 @@ def _as_json(event: Event) -> bytes:
 
 
 def _not_ours(event: Event) -> ClientError:
-    return ClientError(f"the server does not know format=json: {event.data[:80]!a}")
+    return ClientError(f"the server does not support format=json: {event.data[:80]!a}")
 
 
 def _environment(opened: Opened) -> dict[str, str]:
-    """Return our environment without its secrets, and with the event's fields that a variable can hold."""
+    """Return this process's environment without its secrets, and with the fields of the event.
+
+    A field is left out if it is too long for a variable or holds a NUL.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in KEPT_FROM_COMMANDS}
     if URL in environment:
         environment[URL] = Client(environment[URL]).name
@@ -357,12 +363,12 @@ def _environment(opened: Opened) -> dict[str, str]:
 
 
 def _published(piece: StreamChunk) -> list[Event]:
-    """Return the events that somebody published."""
+    """Return the events of a chunk that a publisher sent, without the server's own."""
     return [event for event in piece.events if not event.reserved]
 
 
 def _tell(piece: StreamChunk) -> None:
-    """Print on standard error what the server itself says to people: `$reset` and `$close`."""
+    """Print the server's own `$reset` and `$close` events on standard error."""
     for event in piece.events:
         if event.reserved and event.type not in BOOKKEEPING:
             tell(f"{event.type} {event.data}")
@@ -375,14 +381,14 @@ def _write(data: bytes) -> None:
 
 
 async def _until_output_closes(following: Awaitable[None]) -> None:
-    """Follow until that ends, or whoever reads our output has left (`| head -1`)."""
+    """Wait until the stream ends, or the program that reads standard output exits (`| head -1`)."""
     follower = asyncio.ensure_future(following)
     loop = asyncio.get_running_loop()
     output = sys.stdout.fileno()
     piped = stat.S_ISFIFO(os.fstat(output).st_mode)
     if piped:
-        # The writing end of a pipe becomes "readable" when its reader is gone: no need to wait
-        # for the next event to find out.
+        # The writing end of a pipe polls as readable once its reader is gone. Without this the command would
+        # notice only at the next event.
         loop.add_reader(output, follower.cancel)
     try:
         await follower

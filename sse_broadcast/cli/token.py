@@ -28,7 +28,7 @@ def _seconds(_: click.Context, __: click.Parameter, text: str | None) -> float |
         return None
     age = parse_since(text) if text else None
     if not isinstance(age, Age) or not age.seconds:
-        raise click.BadParameter(f"{text!r} is no time such as 90s, 10m or 8h")
+        raise click.BadParameter(f"{text!r} is not a time such as 90s, 10m or 8h")
     return age.seconds
 
 
@@ -44,9 +44,9 @@ def _pattern(context: click.Context, option: click.Parameter, given: str | None)
 
 
 def pattern_option(flag: str, text: str) -> Callable[[Command], Command]:
-    """Add an option of channels and patterns, that may be repeated."""
+    """Add an option of channels and patterns that may be repeated."""
     return click.option(
-        flag, multiple=True, callback=_patterns, metavar="PATTERN", help=f"{text}; may be repeated."
+        flag, multiple=True, callback=_patterns, metavar="PATTERN", help=f"{text}. May be repeated."
     )
 
 
@@ -69,12 +69,12 @@ Examples:
   sse-broadcast token check --file visitor.token
   sse-broadcast token mint --publish logs | sse-broadcast token check --action publish --channel logs
 
-Both go by the server's own settings, from --config FILE and its variables, and ask no server.
+Both commands use the server's settings, from --config FILE and its variables. They contact no server.
 
-Exit codes: 0 made, or good; 1 refused; 2 bad usage or setting; 6 that cannot be printed."""
+Exit codes: 0 made, or valid; 1 refused; 2 bad usage or setting; 6 output cannot be written."""
 )
 def token() -> None:
-    """Make tokens, and tell what one is good for."""
+    """Make tokens, and check what a token allows."""
 
 
 @token.command(
@@ -83,27 +83,33 @@ Examples:
   {SECRET_VARIABLE}=... sse-broadcast token mint --subscribe 'orders.*'
   sse-broadcast token mint --config server.toml --subject robot --publish logs --lifetime 8h
 
-The token is printed on standard output, and what to know of it on standard error. It is signed with
-the server's token_secret, and every server that has the same one takes it.
+The token is printed on standard output, its id and expiry on standard error. It is signed with the
+server's token_secret, and every server with the same secret accepts it.
 
-Exit codes: 0 made; 1 refused; 2 bad usage or setting; 6 it cannot be printed."""
+Exit codes: 0 made; 1 refused; 2 bad usage or setting; 6 output cannot be written."""
 )
-@click.option("--subject", default="minted", show_default=True, metavar="NAME", help="Whose token it is.")
+@click.option(
+    "--subject",
+    default="minted",
+    show_default=True,
+    metavar="NAME",
+    help="The name of the token's bearer, for the log.",
+)
 @click.option(
     "--lifetime",
     callback=_seconds,
     metavar="TIME",
-    help="How long it is good, such as 10m; token_lifetime if not given.",
+    help="How long the token is valid, such as 10m. The default is token_lifetime.",
 )
-@pattern_option("--subscribe", "Channels to read")
-@pattern_option("--publish", "Channels to publish to")
-@pattern_option("--inspect", "Channels to ask about, * for the server too")
+@pattern_option("--subscribe", "A channel that the token may subscribe to")
+@pattern_option("--publish", "A channel that the token may publish to")
+@pattern_option("--inspect", "A channel that the token may inspect, or * for the server too")
 @config_option
 def mint(config_file: Path | None, subject: str, lifetime: float | None, **patterns: tuple[str, ...]) -> None:
-    """Make a token, signed with the configured token_secret."""
+    """Make a token and sign it with the configured token_secret."""
     grants = {Action(name): given for name, given in patterns.items() if given}
     if not grants:
-        raise click.UsageError("--subscribe, --publish, --inspect: at least one of them must be given.")
+        raise click.UsageError("--subscribe, --publish, --inspect: give at least one of them.")
     try:
         minted = _minted(load({}, file=config_file).config, grants, subject, lifetime)
     except BroadcastError as error:
@@ -114,7 +120,7 @@ def mint(config_file: Path | None, subject: str, lifetime: float | None, **patte
 
 def _minted(config: Config, grants: Grants, subject: str, lifetime: float | None) -> IssuedToken:
     if not (config.token_secret or config.token_secret_file):
-        raise ConfigError(f"token_secret: is not configured, by {SECRET_VARIABLE} or by --config FILE")
+        raise ConfigError(f"token_secret: is not set, set {SECRET_VARIABLE} or give --config FILE")
     seconds = config.token_lifetime if lifetime is None else lifetime
     if seconds > config.token_lifetime:
         raise ConfigError(
@@ -130,24 +136,26 @@ Examples:
   sse-broadcast token check < visitor.token
   sse-broadcast token check --file visitor.token --action subscribe --channel orders.17
 
-It knows nothing of tokens that a running server has revoked.
+The command does not know which tokens a running server has revoked.
 
-Exit codes: 0 it is good, and allows what is asked; 1 it does not, saying why; 2 bad usage or setting;
-6 that cannot be printed."""
+Exit codes: 0 the token is valid and allows the action; 1 it is not or does not; 2 bad usage or
+setting; 6 output cannot be written."""
 )
 @click.option("--file", metavar="PATH", help="Read the token from a file instead of standard input.")
 @click.option(
-    "--action", type=click.Choice([str(each) for each in Action]), help="Ask whether it allows this."
+    "--action",
+    type=click.Choice([str(each) for each in Action]),
+    help="Check that the token allows this action.",
 )
 @click.option(
     "--channel",
     callback=_pattern,
     metavar="PATTERN",
-    help="In this channel, or in all of a pattern.  [default: *]",
+    help="The channel of the action, or a pattern for all its channels.  [default: *]",
 )
 @config_option
 def check(config_file: Path | None, file: str | None, action: str | None, channel: str | None) -> None:
-    """Tell who the bearer of a token is, and what the server would let it do."""
+    """Print who the bearer of a token is, and what the token allows."""
     if channel is not None and action is None:
         raise click.UsageError("--channel: needs --action.")
     principal = run_client(lambda: _admitted(config_file, file))
@@ -160,7 +168,7 @@ def check(config_file: Path | None, file: str | None, action: str | None, channe
 async def _admitted(config_file: Path | None, file: str | None) -> Principal:
     authenticator = Authenticator(load({}, file=config_file).config)
     if not authenticator.takes_tokens:
-        raise ConfigError("token: no credential is configured, so no token is good")
+        raise ConfigError("token: the server has no credentials configured, so it accepts no token")
     text = _read(file)
     try:
         await authenticator.start()
@@ -170,7 +178,7 @@ async def _admitted(config_file: Path | None, file: str | None) -> Principal:
 
 
 def _read(file: str | None) -> str:
-    """Return the token in a file or in standard input. Raises `ConfigError`, `CredentialError`."""
+    """Return the token from a file or from standard input. Raises `ConfigError`, `CredentialError`."""
     try:
         if file is None:
             data = sys.stdin.buffer.read(MAX_TOKEN + 3)

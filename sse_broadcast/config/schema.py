@@ -403,7 +403,7 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in ("token", "token_secret"):
             _require_not_hidden(self, name)
             if getattr(self, name) and getattr(self, f"{name}_file"):
-                raise ConfigError(f"{name} and {name}_file: only one of them may be given")
+                raise ConfigError(f"{name} and {name}_file: set only one of them")
         _require_different("caller", [repr(caller.name) for caller in self.caller])
         # Each port 0 is another.
         places = [place for listener in self.listener if (place := _place(listener)) is not None]

@@ -42,7 +42,7 @@ VARIABLE = '-H "Authorization: Bearer $TOKEN"'
 
 VERSION = f"Version {sse_broadcast.__version__} on asyncio: "
 
-LIMITS = "Limits: {} an event; {} waiting for a reader, then {}; {} connections an address."
+LIMITS = "Limits: {} an event; {} waiting for a subscriber, then {}; {} connections an address."
 
 EVERYTHING = "Open to programs on this machine: everything."
 
@@ -195,8 +195,8 @@ async def test_every_listener_is_named(
     lines = said(server, capsys)
     assert lines[0] == (
         f"sse-broadcast listens on {world} (subscribe), unix:{path}, {private} (inspect, admin), "
-        f"with room for {server.room} connections, {server.private_share} of them for private listeners"
-        " alone, and 24 more for callers with admin."
+        f"with room for {server.room} connections, {server.private_share} of them only for private"
+        " listeners, and 24 more for callers with admin."
     )
     assert lines[3] == "Open to programs on this machine: everything; to everyone: subscribe to *."
     assert lines[5:] == [

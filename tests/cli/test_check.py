@@ -17,12 +17,12 @@ from tests.support.process import Ended, Programs
 
 programs = pytest.fixture(process.programs)
 
-BACKEND = "backend: good, memory, which needs nothing\n"
+BACKEND = "backend: good, memory, no server to reach\n"
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 """As many as a server may have."""
 
-LISTENERS = "listeners: not tried, since a server may be running there: "
+LISTENERS = "listeners: not tried, a server may be running there: "
 
 
 async def check(programs: Programs, *arguments: str, **options: Any) -> Ended:
@@ -33,7 +33,7 @@ async def test_what_is_good_is_told(programs: Programs) -> None:
     room = f"room for {DESCRIPTORS - 112} connections, and 24 more for callers with admin"
     assert await check(programs) == Ended(
         0,
-        f"settings: good, from defaults alone\ncredentials: good, none are needed\n{BACKEND}"
+        f"settings: good, from defaults only\ncredentials: good, none are needed\n{BACKEND}"
         f"connections: {room}, with {DESCRIPTORS} descriptors\n{LISTENERS}127.0.0.1 port 8000\n".encode(),
     )
 
@@ -52,7 +52,7 @@ host = "unix:/run/x.sock"
 endpoints = ["publish", "admin"]
 """)
     room = (
-        b"room for 100 connections, 6 of them for private listeners alone, and 24 more for callers with admin"
+        b"room for 100 connections, 6 of them only for private listeners, and 24 more for callers with admin"
     )
     assert b"\nconnections: " + room + b", with " in (await check(programs, "--config", str(file))).out
 
@@ -102,7 +102,7 @@ async def test_it_works_beside_a_server(programs: Programs) -> None:
 
 async def test_a_token_that_will_be_made_is_told_of(programs: Programs) -> None:
     ended = await check(programs, "--host", "0.0.0.0")
-    assert b"credentials: good, none: a token is made at each start\n" in ended.out
+    assert b"credentials: good, none: each start makes a new token\n" in ended.out
     assert b"Bearer" not in ended.out
 
 

@@ -265,7 +265,7 @@ async def test_a_url_that_is_none_is_said_so(programs: Programs, use: tuple[str,
     # click says where the value may have come from.
     *_, told = ended.err.decode().splitlines()
     assert told.startswith("Error: Invalid value for '--url'")
-    assert told.endswith(f": {url!r} is no http:// or https:// address, and no unix:/path")
+    assert told.endswith(f": {url!r} is neither an http:// or https:// address nor unix:/path")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://a..b", f"http://{'x' * 64}.invalid"])
@@ -332,9 +332,7 @@ def test_a_token_comes_from_a_file_or_the_environment(file: Path, tmp_path: Path
 def test_a_token_comes_from_one_variable() -> None:
     with pytest.raises(ConfigError) as caught:
         given_token(None, {"SSE_BROADCAST_TOKEN": TOKEN, "SSE_BROADCAST_TOKEN_FILE": "f"})
-    assert str(caught.value) == (
-        "SSE_BROADCAST_TOKEN and SSE_BROADCAST_TOKEN_FILE: only one of them may be given"
-    )
+    assert str(caught.value) == ("SSE_BROADCAST_TOKEN and SSE_BROADCAST_TOKEN_FILE: set only one of them")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "two tokens", f"{TOKEN}\n{TOKEN}\n", "tokén", f" {TOKEN}"])
@@ -344,7 +342,7 @@ def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
         given_token(str(file), {})
     with pytest.raises(ConfigError) as caught:
         given_token(None, {"SSE_BROADCAST_TOKEN_FILE": str(file)})
-    assert str(caught.value) == f"SSE_BROADCAST_TOKEN_FILE: {str(file)!r}: holds no token (RFC 6750)"
+    assert str(caught.value) == f"SSE_BROADCAST_TOKEN_FILE: {str(file)!r}: does not hold a token (RFC 6750)"
     if content:
         with pytest.raises(ConfigError, match=exactly("SSE_BROADCAST_TOKEN: holds no token (RFC 6750)")):
             given_token(None, {"SSE_BROADCAST_TOKEN": content})
@@ -376,7 +374,7 @@ async def test_who_may_not_is_told_in_one_line(
     server = await serve(token=TOKEN)
     ended = await programs.run(*use, "--url", server.url)
     assert (ended.code, ended.out) == (1, b"")
-    advice = "; give one by SSE_BROADCAST_TOKEN or --token-file"
+    advice = "; set SSE_BROADCAST_TOKEN or --token-file"
     assert re.fullmatch(
         f"sse-broadcast: {server.url}/[a-z/1]+: 401 Unauthorized: [^;\n]+{advice}\n".encode(), ended.err
     )

@@ -36,21 +36,21 @@ def test_an_id_may_be_written_by_hand(file: Path, text: str) -> None:
 def test_a_file_that_holds_no_id_is_refused_and_left(file: Path, text: str) -> None:
     """It is most often another file; and an empty one says nothing of where to begin."""
     file.write_bytes(text.encode())
-    with pytest.raises(ConfigError, match=r"^--state: .*/state: holds no id: '"):
+    with pytest.raises(ConfigError, match=r"^--state: .*/state: does not hold an event id: '"):
         CursorFile.open(file)
     assert file.read_bytes() == text.encode()
 
 
 def test_bytes_that_are_no_text_are_no_id(file: Path) -> None:
     file.write_bytes(b"\x1b[2J\xff")
-    with pytest.raises(ConfigError, match=r": holds no id: '\\x1b\[2J\\ufffd'$"):
+    with pytest.raises(ConfigError, match=r": does not hold an event id: '\\x1b\[2J\\ufffd'$"):
         CursorFile.open(file)
 
 
 def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(ConfigError, match=f"^--state: {path}: is no file$"):
+        with pytest.raises(ConfigError, match=f"^--state: {path}: is not a file$"):
             CursorFile.open(path)
 
 
@@ -88,7 +88,7 @@ def test_an_id_that_stays_is_not_written_again(file: Path) -> None:
 @pytest.mark.parametrize("id", ["a b", "é", "a\nb", "x" * 129])
 def test_an_id_that_could_not_be_read_again_is_not_written(tmp_path: Path, id: str) -> None:
     state = CursorFile.open(tmp_path / "state")
-    with pytest.raises(ClientError, match="is none that could be sent back"):
+    with pytest.raises(ClientError, match="cannot be sent back as Last-Event-ID"):
         state.record(id)
     assert list(tmp_path.iterdir()) == []
 

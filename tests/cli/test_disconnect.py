@@ -36,11 +36,11 @@ async def test_who_may_not_disconnects_nobody(serve: Serve, connect: Connect, pr
     ended = await programs.run("disconnect", "1", "--url", server.url)
     assert ended.code == 1
     assert b"401 Unauthorized: admin '*': needs a token" in ended.err
-    assert b"give one by SSE_BROADCAST_TOKEN" in ended.err
+    assert b"set SSE_BROADCAST_TOKEN" in ended.err
     assert server.broadcaster.client_count == 1
 
 
 @pytest.mark.parametrize("id", ["", "x", "-1", "1/../2", "1?x", "\u0661"])
 async def test_what_is_no_id_is_not_asked_for(programs: Programs, id: str) -> None:
     ended = await programs.run("disconnect", "--url", "http://not.used.invalid", "--", id)
-    assert (ended.code, b"is no id" in ended.err) == (2, True)
+    assert (ended.code, b"is not an id" in ended.err) == (2, True)

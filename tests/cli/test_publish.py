@@ -219,12 +219,18 @@ async def test_a_bad_channel_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--id", "x"), "--id: cannot be that of every line."),
-        (("--id", "x", "-"), "--id: cannot be that of every line."),
-        (("--id", "x", "--file", "f"), "--id: cannot be that of every line."),
-        (("--file", "f", "x"), "MESSAGE and --file: only one of them may be given."),
-        (("--format", "json", "--event", "x", "{}"), "--event: is said in the JSON of each event."),
-        (("--format", "ndjson", "--retry", "700"), "--retry: is said in the JSON of each event."),
+        (("--id", "x"), "--id: needs MESSAGE, since every line cannot have the same id."),
+        (("--id", "x", "-"), "--id: needs MESSAGE, since every line cannot have the same id."),
+        (("--id", "x", "--file", "f"), "--id: needs MESSAGE, since every line cannot have the same id."),
+        (("--file", "f", "x"), "MESSAGE and --file: give only one of them."),
+        (
+            ("--format", "json", "--event", "x", "{}"),
+            "--event: not with this --format, put it in the JSON of each event.",
+        ),
+        (
+            ("--format", "ndjson", "--retry", "700"),
+            "--retry: not with this --format, put it in the JSON of each event.",
+        ),
         (
             ("--retry-for", "-1", "x"),
             "Invalid value for '--retry-for': -1.0 is not in the range 0<=x<=86400.",

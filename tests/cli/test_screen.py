@@ -38,7 +38,7 @@ def test_a_screen_is_these_lines() -> None:
         "",
         "subscribers 3",
         "",
-        "                    a second      in all",
+        "                  per second       total",
         "published               12.3        1200",
         "closed                   0.5           5  4 left, 1 slow",
         "dropped                  0.0           0",
@@ -86,7 +86,7 @@ def test_a_server_that_is_gone_is_said_to_be() -> None:
 
 def test_readers_that_may_not_be_seen_are_said_not_to_be() -> None:
     hidden = replace(SEEN, slowest=None, hidden="403: no")
-    assert screen(hidden)[9:] == ["slowest readers: not to be seen: 403: no"]
+    assert screen(hidden)[9:] == ["slowest subscribers: not available: 403: no"]
 
 
 def test_nobody_is_a_heading() -> None:
@@ -129,7 +129,7 @@ async def test_a_terminal_shows_rates_and_readers(server: Server, connect: Conne
     shown = await terminal("status", "--watch", "--interval", "0.1", "--url", server.url)
     lines = await until_drawn(shown)
     assert re.fullmatch(rf"\d\d:\d\d:\d\d  {server.url}, every 0\.1 s", lines[0])
-    assert lines[1:5] == ["", "subscribers 2", "", "                    a second      in all"]
+    assert lines[1:5] == ["", "subscribers 2", "", "                  per second       total"]
     assert rows(lines) == [
         ("1", "0.0s", "0", "0", "0", "live", "a"),
         ("2", "0.0s", "0", "0", "0", "live", "b"),

@@ -47,7 +47,7 @@ QUIET = ("--log-level", "warning", *TEXT)
 LINE = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 """What a logged line begins with."""
 
-CUT = rb"WARNING sse_broadcast\.process: stopped by a second signal: streams were cut\n"
+CUT = rb"WARNING sse_broadcast\.process: stopped by a second signal: open streams were aborted\n"
 """What a server says last that was told twice to stop."""
 
 OPENING = rb': \nretry: \d+\nevent: \$open\ndata: \{"heartbeat": 4\}\nid: [0-9a-f]{8}-\d+\n\n'
@@ -952,7 +952,7 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
         ("", "token: no credential or grant is configured any more, which takes a restart"),
         (b"\xff", "{file}: is not UTF-8 at byte 0"),
         (None, "{file}: cannot be read: No such file or directory"),
-        ("pipe", "{file}: is no file that can be read again"),
+        ("pipe", "{file}: is not a file that can be read again"),
     ],
     ids=["TOML", "key", "type", "token", "variable", "token file", "empty", "bytes", "gone", "pipe"],
 )  # fmt: skip

@@ -687,10 +687,10 @@ async def test_a_loss_is_told_once_and_remembered(programs: Programs, file: Path
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        (".", "is no file"),
+        (".", "is not a file"),
         ("none/state", "No such file or directory"),
-        ("odd", "holds no id: 'not an id'"),
-        ("empty", "holds no id: ''"),
+        ("odd", "does not hold an event id: 'not an id'"),
+        ("empty", "does not hold an event id: ''"),
     ],
 )
 async def test_a_state_that_cannot_be_used_is_2(

@@ -91,10 +91,10 @@ async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Pa
         (["--subscribe", "a/b"], 2, "Invalid value for '--subscribe': channel: must not contain '/': 'a/b'"),
         (["--inspect", ""], 2, "Invalid value for '--inspect': channel: must be 1 to 128 characters: ''"),
         (["--admin", "a"], 2, "Error: No such option '--admin'."),
-        (["--publish", "a", "--lifetime", "10"], 2, "'10' is no time such as 90s, 10m or 8h"),
-        (["--publish", "a", "--lifetime", "0s"], 2, "'0s' is no time such as 90s, 10m or 8h"),
-        (["--publish", "a", "--lifetime", ""], 2, "'' is no time such as 90s, 10m or 8h"),
-        (["--publish", "a", "--lifetime", "-1s"], 2, "'-1s' is no time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "10"], 2, "'10' is not a time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "0s"], 2, "'0s' is not a time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", ""], 2, "'' is not a time such as 90s, 10m or 8h"),
+        (["--publish", "a", "--lifetime", "-1s"], 2, "'-1s' is not a time such as 90s, 10m or 8h"),
         (["--publish", "a", "--lifetime", "2h"], 2, "--lifetime: 7200 s is more than token_lifetime, 3600 s"),
         (["--publish", "a", "--subject", ""], 1, "subject: must be 1 to 255 characters, not 0"),
     ],
@@ -111,8 +111,8 @@ async def test_without_a_secret_nothing_is_made(programs: Programs) -> None:
     """No server would know it again."""
     assert await programs.run("token", "mint", "--publish", "a") == Ended(
         2,
-        err=b"sse-broadcast: token_secret: is not configured, by SSE_BROADCAST_TOKEN_SECRET "
-        b"or by --config FILE\n",
+        err=b"sse-broadcast: token_secret: is not set, set SSE_BROADCAST_TOKEN_SECRET "
+        b"or give --config FILE\n",
     )
 
 
@@ -197,7 +197,7 @@ async def test_a_token_of_another_server_is_refused(programs: Programs) -> None:
         (["--action", "delete"], ENV, "'delete' is not one of 'publish', 'subscribe', 'inspect', 'admin'."),
         (["--action", "publish", "--channel", "a/b"], ENV, "channel: must not contain '/': 'a/b'"),
         (["--file", "/none"], ENV, "--file: /none: cannot be read: No such file or directory"),
-        ([], {}, "token: no credential is configured, so no token is good"),
+        ([], {}, "token: the server has no credentials configured, so it accepts no token"),
         ([], {"SSE_BROADCAST_TOKEN_SECRET": "x"}, "token_secret: must have at least 32 bytes, not 1"),
         (["--config", "/none"], ENV, "/none: cannot be read: No such file or directory"),
     ],

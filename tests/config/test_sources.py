@@ -273,7 +273,7 @@ def test_contradictions_are_refused_whatever_they_come_from(file: Path) -> None:
     """Values of two sources are held against one another."""
     file.write_text('token = "a-token-of-somebody"\nmax_event = 101\n')
     assert refused(environ={"SSE_BROADCAST_TOKEN_FILE": "f"}, file=file) == (
-        "token and token_file: only one of them may be given"
+        "token and token_file: set only one of them"
     )
     assert refused(flags={"queue_bytes": "100"}, file=file) == (
         "queue_bytes: 100 cannot hold one event of max_event, 101 bytes"
