@@ -1,1 +1,1 @@
-"""Settings: what they are, where they come from, and which hold for a channel."""
+"""Configuration: the settings, their sources, and the policy of each channel."""

@@ -1,4 +1,4 @@
-"""Channel policies: the history, overflow and retry that hold for each channel."""
+"""Channel policies: the history limits, the overflow and the retry of each channel."""
 
 import functools
 from collections.abc import Iterable
@@ -11,12 +11,12 @@ from sse_broadcast.config.schema import ChannelRule, Config, Overflow
 T = TypeVar("T")
 
 REMEMBERED = 131_072
-"""Channels whose policy is remembered."""
+"""Maximum number of channels whose policy is cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryLimits:
-    """What the history of one channel may hold: events, bytes, and seconds of age."""
+    """Maximum events, bytes, and age in seconds of the history of one channel."""
 
     size: int
     bytes: int
@@ -25,7 +25,7 @@ class HistoryLimits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What holds for one channel. `retry` is in milliseconds."""
+    """The settings of one channel. `retry` is in milliseconds."""
 
     limits: HistoryLimits
     overflow: Overflow
@@ -33,13 +33,13 @@ class Policy:
 
 
 class ChannelPolicies:
-    """The policies of a configuration. The first rule that matches a channel is the one."""
+    """The policies of a configuration. The first `[[channel]]` table that matches a channel holds for it."""
 
     def __init__(self, config: Config) -> None:
         self.reload(config)
 
     def reload(self, config: Config) -> None:
-        """Go by a configuration from now on."""
+        """Replace the policies by those of another configuration."""
         self._rules = [(compile_patterns(rule.match), _policy(config, rule)) for rule in config.channel]
         self._servers = _policy(config, ChannelRule(match="*"))
         self._readers = self._servers.overflow, self._servers.retry
@@ -50,12 +50,14 @@ class ChannelPolicies:
         return self._of(channel) if self._rules else self._servers
 
     def for_subscriber(self, selector: Selector) -> tuple[Overflow, int]:
-        """Return a reader's overflow policy and its reconnection time: its channels', where they agree.
+        """Return the overflow and the retry of a subscriber: those of its channels, if they all agree.
 
-        Else they are the one that loses nothing, and the server's.
+        Otherwise the overflow is `disconnect`, and the retry is the server's.
         """
         if not self._rules or selector.patterns:
             return self._readers
+        # One queue serves all channels of a subscriber. `disconnect` is the policy that loses no event: the
+        # subscriber comes back and gets what it missed from the history.
         policies = [self._of(name) for name in selector.names]
         return (
             _agreed((policy.overflow for policy in policies), Overflow.DISCONNECT),

@@ -1,7 +1,7 @@
-"""Schema of the configuration: `Config`, its tables and their choices. Every setting is declared once.
+"""Schema of the configuration: `Config`, its tables and their choices. Each setting is declared once.
 
-The flag, environment variable, TOML key, help, line in `config.example.toml` and README row of a setting
-all follow from its declaration here (see `sources`).
+The flag, the environment variable, the TOML key, the help, the line in `config.example.toml` and the row in
+the documentation all follow from the declaration (see `sources`).
 """
 
 from enum import StrEnum
@@ -43,7 +43,7 @@ MOST_LABELLED = 100
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of `Config` and of its tables: as strict in a program as in a file."""
+    """Base of `Config` and of its tables. A program's values are checked as strictly as a file's."""
 
     def __post_init__(self) -> None:
         """Convert each value to its declared type. Raises `ConfigError`."""
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Overflow(StrEnum):
-    """What happens to an event for which a slow subscriber's queue has no room."""
+    """What the server does when an event does not fit into a subscriber's queue."""
 
     DISCONNECT = "disconnect"
     DROP_OLDEST = "drop-oldest"
@@ -66,7 +66,7 @@ class Overflow(StrEnum):
 
 
 class EventLoop(StrEnum):
-    """Which event loop serves. `auto` is uvloop where it is installed."""
+    """The event loop of the server. `auto` is uvloop if it is installed."""
 
     AUTO = "auto"
     ASYNCIO = "asyncio"
@@ -74,20 +74,20 @@ class EventLoop(StrEnum):
 
 
 class Endpoint(StrEnum):
-    """A set of endpoints that a listener serves, named by what they are for."""
+    """A set of endpoints that a listener serves, named by its purpose."""
 
     SUBSCRIBE = "subscribe"
     """`/events`"""
     PUBLISH = "publish"
     """`/send`"""
     INSPECT = "inspect"
-    """`/status`, `/channels` and what else tells of the server"""
+    """`/status`, `/channels` and other endpoints that report on the server"""
     ADMIN = "admin"
-    """`/tokens`, `/revoke`, `/reload` and what else changes something of the server"""
+    """`/tokens`, `/revoke`, `/reload` and other endpoints that change the server's state"""
 
 
 class ProxyHeader(StrEnum):
-    """The header in which a trusted proxy names the client: it appends the address it was reached from."""
+    """The header in which a trusted proxy names the client. Each proxy appends its peer's address."""
 
     X_FORWARDED_FOR = "x-forwarded-for"
     FORWARDED = "forwarded"
@@ -95,7 +95,7 @@ class ProxyHeader(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least severe line that is logged."""
+    """The lowest severity that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -104,7 +104,7 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """What a line of the log looks like. `auto` is text on a terminal, and JSON elsewhere."""
+    """The format of a log line. `auto` is text on a terminal, and JSON elsewhere."""
 
     AUTO = "auto"
     TEXT = "text"
@@ -112,9 +112,9 @@ class LogFormat(StrEnum):
 
 
 class ChannelRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[[channel]]` table: settings of the channels that match a pattern. None leaves the server's.
+    """A `[[channel]]` table: settings of the channels that match a pattern. None keeps the server's value.
 
-    Raises `ConfigError` for a pattern that is none.
+    Raises `ConfigError` for an invalid pattern.
     """
 
     match: Pattern
@@ -129,14 +129,14 @@ class ChannelRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 OWN_SUBJECTS = frozenset({"token", "generated"})
-"""Whom the setting `token`, and the token that is made where there is none, are of."""
+"""Subjects of the tokens that belong to no `[[caller]]`: the setting `token`, and the generated token."""
 
 
 class CallerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[[caller]]` table: a static token, and the channels in which its bearer may do what.
+    """A `[[caller]]` table: a static token, and the channels that its bearer may use for each action.
 
-    The token is given in one of three ways: as itself, by the file or by the environment variable
-    that holds it. Raises `ConfigError` for none of them or several.
+    The token is given directly, by a file, or by an environment variable that holds it. Raises `ConfigError`
+    unless exactly one of the three is set.
     """
 
     name: CallerName
@@ -158,20 +158,20 @@ class CallerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True
         super().__post_init__()
         given = [self.token, self.token_file, self.token_env]
         if sum(each is not None for each in given) != 1:
-            raise ConfigError(f"{self.name!r} needs one of token, token_file and token_env")
+            raise ConfigError(f"{self.name!r}: set exactly one of token, token_file and token_env")
         if self.name in OWN_SUBJECTS:
-            raise ConfigError(f"name: {self.name!r} is that of the server's own token")
+            raise ConfigError(f"name: {self.name!r} is reserved for the server's own token")
         if self.admin not in {(), ("*",)}:
-            raise ConfigError("admin: must be ['*'] or nothing, since it is of the server as a whole")
+            raise ConfigError("admin: must be ['*'] or empty, since it applies to the whole server")
         _require_not_hidden(self, "token")
 
 
 class ListenerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `[[listener]]` table: one place to listen, and which endpoints are served there.
+    """A `[[listener]]` table: an address to listen on, and the endpoints served there.
 
-    `host` is an address or, as `unix:/path`, a UNIX socket, which alone has a `mode` (octal digits) and an
-    `owner` (`user`, `user:group` or `:group`). `name` is what a supervisor that opens its socket calls it.
-    Raises `ConfigError` for what contradicts itself.
+    `host` is an address, or `unix:/path` for a UNIX socket. Only a UNIX socket has a `mode` (octal digits)
+    and an `owner` (`user`, `user:group` or `:group`). `name` is the supervisor's name for a socket that it
+    opened. Raises `ConfigError` for contradictions.
     """
 
     host: Host
@@ -185,25 +185,25 @@ class ListenerRule(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.host.startswith("[") and self.host.endswith("]"):  # as in a URL
+        if self.host.startswith("[") and self.host.endswith("]"):  # IPv6 is written so in URLs
             msgspec.structs.force_setattr(self, "host", self.host[1:-1])
         _require_certificate(self)
         if self.path is None and (self.mode or self.owner):
-            raise ConfigError(f"{self.host!r} has a mode or an owner, and is no UNIX socket")
+            raise ConfigError(f"{self.host!r} has a mode or an owner, but is not a UNIX socket")
 
     @property
     def private(self) -> bool:
-        """Whether it is for operators: a listener that serves no subscribers."""
+        """Whether the listener is for operators: it serves no subscribers."""
         return Endpoint.SUBSCRIBE not in self.endpoints
 
     @property
     def path(self) -> str | None:
-        """The path of a UNIX socket; None of an address."""
+        """The path of a UNIX socket, or None for an address."""
         return unix_path(self.host)
 
 
 class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a server behaves. Sizes are in bytes, times in seconds unless the name says otherwise.
+    """Settings of a server. Sizes are in bytes, times in seconds unless the name says otherwise.
 
     Raises `ConfigError` for values that contradict one another.
     """
@@ -212,11 +212,11 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Host,
         Meta(description="address to listen on, * for every address, or unix:/path for a UNIX socket"),
     ] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="port to listen on; 0 takes a free one")] = 8000
+    port: Annotated[Port, Meta(description="port to listen on; 0 chooses a free port")] = 8000
     certificate: Annotated[str, Meta(description="TLS certificate chain, a PEM file; empty serves HTTP")] = ""
     key: Annotated[str, Meta(description="private key of the certificate, a PEM file")] = ""
-    token: Annotated[str, Meta(description="token whose bearer may do everything", extra=SECRET_MARK)] = ""
-    token_file: Annotated[str, Meta(description="file with a token whose bearer may do everything")] = ""
+    token: Annotated[str, Meta(description="token that allows everything", extra=SECRET_MARK)] = ""
+    token_file: Annotated[str, Meta(description="file with a token that allows everything")] = ""
     anonymous_subscribe: Annotated[
         Patterns, Meta(description="channels and patterns that anyone may subscribe to")
     ] = ()
@@ -224,45 +224,44 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Patterns, Meta(description="channels and patterns that anyone may publish to")
     ] = ()
     anonymous_inspect: Annotated[
-        Patterns, Meta(description="channels and patterns that anyone may ask about; * is the server too")
+        Patterns,
+        Meta(description="channels and patterns that anyone may inspect; * includes the server's status"),
     ] = ()
     insecure_publish: Annotated[
-        bool, Meta(description="let everyone who reaches the server publish, to every channel")
+        bool, Meta(description="let every client publish to every channel, without a token")
     ] = False
     cookie: Annotated[
-        Cookie, Meta(description="name of a cookie that may carry a token; empty takes none")
+        Cookie, Meta(description="name of a cookie that may carry a token; empty accepts no cookie")
     ] = ""
     jwt_key_file: Annotated[
-        str, Meta(description="key that JWTs are signed with: a public key as PEM, or an HS256 secret")
+        str, Meta(description="file with the key that verifies JWTs: a public key as PEM, or an HS256 secret")
     ] = ""
     jwt_jwks: Annotated[
-        str, Meta(description="JWKS that JWTs are signed with: a file, or an https URL", extra=ADDRESS)
+        str, Meta(description="JWKS with the keys that verify JWTs: a file, or an https URL", extra=ADDRESS)
     ] = ""
-    jwt_jwks_refresh: Annotated[Seconds, Meta(description="seconds after which a JWKS is read again")] = 300.0
-    jwt_issuer: Annotated[str, Meta(description="issuer that JWTs must be of (iss); empty takes any")] = ""
+    jwt_jwks_refresh: Annotated[Seconds, Meta(description="seconds between two reads of the JWKS")] = 300.0
+    jwt_issuer: Annotated[str, Meta(description="issuer that JWTs must name (iss); empty accepts any")] = ""
     jwt_audience: Annotated[
         str,
-        Meta(description="audience that JWTs must be for (aud); empty takes those for nobody in particular"),
+        Meta(description="audience that JWTs must name (aud); empty accepts only JWTs without one"),
     ] = ""
-    jwt_claim: Annotated[Claim, Meta(description="claim of a JWT that says what its bearer may do")] = (
-        "grants"
-    )
+    jwt_claim: Annotated[Claim, Meta(description="claim of a JWT that holds its grants")] = "grants"
     token_secret: Annotated[
         str,
         Meta(
-            description="secret that the server's own tokens are signed with; empty makes one",
+            description="secret that signs the server's own tokens; empty makes a new one at each start",
             extra=SECRET_MARK,
         ),
     ] = ""
     token_secret_file: Annotated[
-        str, Meta(description="file with the secret that the server's own tokens are signed with")
+        str, Meta(description="file with the secret that signs the server's own tokens")
     ] = ""
     token_lifetime: Annotated[
-        Seconds, Meta(description="seconds that a token the server makes is good for, at most")
+        Seconds, Meta(description="maximum seconds that a token made by the server is valid")
     ] = 3600.0
     allowed_hosts: Annotated[
         tuple[HostName, ...],
-        Meta(description="names, beside loopback's, by which a server without tokens is called"),
+        Meta(description="host names accepted while no credentials are set, besides loopback names"),
     ] = ()
     cors_origins: Annotated[
         tuple[Origin, ...],
@@ -272,128 +271,150 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
     trusted_proxies: Annotated[
         tuple[Proxy, ...],
-        Meta(description="proxies believed about a client's address: addresses, networks, or unix"),
+        Meta(description="proxies trusted to report a client's address: addresses, networks, or unix"),
     ] = ()
     proxy_header: Annotated[
         ProxyHeader,
-        Meta(description="header, and the only one, they are believed in: x-forwarded-for or forwarded"),
+        Meta(description="the only header in which proxies are trusted: x-forwarded-for or forwarded"),
     ] = ProxyHeader.X_FORWARDED_FOR
-    queue_size: Annotated[Count, Meta(description="events that may wait for one subscriber")] = 1000
-    queue_bytes: Annotated[Bytes, Meta(description="bytes of events that may wait for one subscriber")] = (
-        4_194_304
-    )
+    queue_size: Annotated[Count, Meta(description="maximum events that wait for one subscriber")] = 1000
+    queue_bytes: Annotated[
+        Bytes, Meta(description="maximum bytes of events that wait for one subscriber")
+    ] = 4_194_304
     overflow: Annotated[
         Overflow,
-        Meta(description="what a full queue does: disconnect, drop-oldest, drop-newest or conflate"),
+        Meta(
+            description="what happens when a queue is full: disconnect, drop-oldest, drop-newest or conflate"
+        ),
     ] = Overflow.DISCONNECT
-    max_event: Annotated[Bytes, Meta(description="bytes of one event, as data and as an encoded frame")] = (
-        1_048_576
-    )
-    max_batch: Annotated[Count, Meta(description="events of one batch")] = 1000
-    max_body: Annotated[Bytes, Meta(description="bytes of a published batch")] = 4_194_304
+    max_event: Annotated[
+        Bytes, Meta(description="maximum bytes of one event, as data and as an encoded frame")
+    ] = 1_048_576
+    max_batch: Annotated[Count, Meta(description="maximum events of one batch")] = 1000
+    max_body: Annotated[Bytes, Meta(description="maximum bytes of a published batch")] = 4_194_304
     max_channels: Annotated[
-        Count, Meta(description="channels and patterns of one subscriber, channels of one publish")
+        Count,
+        Meta(description="maximum channels and patterns of one subscriber, and channels of one publish"),
     ] = 100
-    max_patterns: Annotated[Count, Meta(description="patterns among the channels of one subscriber")] = 10
-    history_size: Annotated[
-        int, Meta(ge=0, description="events held of each channel for subscribers that come back")
-    ] = 1000
+    max_patterns: Annotated[
+        Count, Meta(description="maximum patterns among the channels of one subscriber")
+    ] = 10
+    history_size: Annotated[int, Meta(ge=0, description="maximum events in the history of each channel")] = (
+        1000
+    )
     history_age: Annotated[
-        float, Meta(ge=0.01, le=31_536_000, description="seconds an event is held at most")
+        float, Meta(ge=0.01, le=31_536_000, description="maximum seconds that an event stays in the history")
     ] = 3600.0
     history_bytes: Annotated[
-        int, Meta(ge=0, description="bytes of memory for the history of each channel")
+        int, Meta(ge=0, description="maximum bytes of memory for the history of each channel")
     ] = 8_388_608
     history_total: Annotated[
-        int, Meta(ge=0, description="bytes of memory for all history; the fullest channel gives first")
+        int,
+        Meta(
+            ge=0,
+            description="maximum bytes of memory for all history; the largest channel loses events first",
+        ),
     ] = 134_217_728
-    history_channels: Annotated[Count, Meta(description="channels whose history is remembered")] = 131_072
+    history_channels: Annotated[Count, Meta(description="maximum channels that have a history")] = 131_072
     idempotency_window: Annotated[
-        Seconds, Meta(description="seconds in which an Idempotency-Key publishes once")
+        Seconds, Meta(description="seconds during which an Idempotency-Key publishes only once")
     ] = 300.0
     send_buffer: Annotated[
         int,
         Meta(
             ge=0,
             le=2**31 - 1,
-            description="bytes the kernel may hold for one subscriber (SO_SNDBUF); 0 lets it decide",
+            description="bytes that the kernel may buffer for one subscriber (SO_SNDBUF); 0 for its default",
         ),
     ] = 131_072
-    write_timeout: Annotated[Seconds, Meta(description="seconds a subscriber's socket may stay full")] = 30.0
+    write_timeout: Annotated[
+        Seconds, Meta(description="maximum seconds that a subscriber's socket may stay full")
+    ] = 30.0
     heartbeat: Annotated[
         Seconds,
-        Meta(description="seconds of silence before a heartbeat, where a subscriber asks for no other"),
+        Meta(description="seconds without an event before a heartbeat, unless the subscriber sets it"),
     ] = 4.0
     retry: Annotated[
         int,
         Meta(
             ge=0,
             le=86_400_000,
-            description="milliseconds after which a subscriber reconnects, give or take half",
+            description="milliseconds that a subscriber waits before it reconnects, 50 % more or less",
         ),
     ] = 3000
     max_connections: Annotated[
-        int, Meta(ge=0, description="connections at one time; 0 is as many as descriptors allow")
+        int, Meta(ge=0, description="maximum connections; 0 is as many as file descriptors allow")
     ] = 0
     max_connections_per_address: Annotated[
-        Limit, Meta(description="connections of one address, or of one /64 of IPv6; 0 for any number")
+        Limit,
+        Meta(description="maximum connections of one address, or of one /64 network of IPv6; 0 for no limit"),
     ] = 1000
     max_connections_per_token: Annotated[
-        Limit, Meta(description="streams of one token at one time; 0 for any number")
+        Limit, Meta(description="maximum open streams of one token; 0 for no limit")
     ] = 10_000
     subscribe_rate: Annotated[
-        Limit, Meta(description="streams opened in a second, by everyone together; 0 for any number")
+        Limit, Meta(description="maximum streams opened per second, of all clients together; 0 for no limit")
     ] = 5000
-    subscribe_burst: Annotated[Count, Meta(description="streams opened at once before that rate holds")] = (
+    subscribe_burst: Annotated[Count, Meta(description="streams opened at once before that rate applies")] = (
         20_000
     )
     publish_rate: Annotated[
         Limit,
-        Meta(description="events published in a second by one address, and by one token; 0 for any number"),
+        Meta(
+            description="maximum events published per second by one address, and by one token; 0 for no limit"
+        ),
     ] = 5000
-    publish_burst: Annotated[Count, Meta(description="events published at once before that rate holds")] = (
+    publish_burst: Annotated[Count, Meta(description="events published at once before that rate applies")] = (
         50_000
     )
     subscribed_channels: Annotated[
-        Count, Meta(description="different channels and patterns that subscribers follow, all together")
+        Count, Meta(description="maximum different channels and patterns of all subscribers together")
     ] = 131_072
     lifetime: Annotated[
         float,
         Meta(
-            ge=0, le=31_536_000, description="seconds a stream lasts at most, less up to a tenth; 0 for ever"
+            ge=0,
+            le=31_536_000,
+            description="maximum seconds of a stream, minus a random part up to a tenth; 0 for no limit",
         ),
     ] = 0.0
-    head_timeout: Annotated[Seconds, Meta(description="seconds a new connection may take to ask")] = 10.0
-    body_timeout: Annotated[Seconds, Meta(description="seconds a published body may take to arrive")] = 10.0
+    head_timeout: Annotated[
+        Seconds, Meta(description="maximum seconds until a request's head has arrived")
+    ] = 10.0
+    body_timeout: Annotated[
+        Seconds, Meta(description="maximum seconds until a published body has arrived")
+    ] = 10.0
     drain_delay: Annotated[
-        Span, Meta(description="seconds of serving on after the stop signal, while /readyz says no")
+        Span, Meta(description="seconds to keep serving after the stop signal, while /readyz answers 503")
     ] = 0.0
-    drain_timeout: Annotated[Span, Meta(description="seconds over which subscribers are let go at most")] = (
-        5.0
-    )
-    shutdown_timeout: Annotated[Seconds, Meta(description="seconds that what is left may take then")] = 3.0
+    drain_timeout: Annotated[
+        Span, Meta(description="maximum seconds over which subscribers are disconnected at a stop")
+    ] = 5.0
+    shutdown_timeout: Annotated[
+        Seconds, Meta(description="maximum seconds for the remaining requests after that")
+    ] = 3.0
     event_loop: Annotated[EventLoop, Meta(description="event loop: auto, asyncio or uvloop")] = EventLoop.AUTO
     log_level: Annotated[
-        LogLevel, Meta(description="least severe line logged: debug, info, warning or error")
+        LogLevel, Meta(description="lowest severity to log: debug, info, warning or error")
     ] = LogLevel.INFO
     log_format: Annotated[
         LogFormat,
-        Meta(description="form of a logged line: text, json, or auto: text on a terminal, else json"),
+        Meta(description="format of a log line: text, json, or auto (text on a terminal, else json)"),
     ] = LogFormat.AUTO
-    metrics: Annotated[bool, Meta(description="tell Prometheus, at GET /metrics, what was counted")] = True
+    metrics: Annotated[bool, Meta(description="serve metrics for Prometheus at GET /metrics")] = True
     metrics_channels: Annotated[
         tuple[Channel, ...],
-        Meta(max_length=MOST_LABELLED, description="channels that have metrics of their own, 100 at most"),
+        Meta(max_length=MOST_LABELLED, description="channels with metrics of their own, at most 100"),
     ] = ()
     channel: tuple[ChannelRule, ...] = ()
     caller: tuple[CallerRule, ...] = ()
     listener: tuple[ListenerRule, ...] = ()
 
     def __repr__(self) -> str:
-        return "Config(...)"  # there are secrets in it
+        return "Config(...)"  # a traceback or a log may show this, and the settings hold secrets
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        return []  # what rich and IPython would print instead
+        return []  # rich and IPython print these pairs instead of the repr
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -405,38 +426,41 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if getattr(self, name) and getattr(self, f"{name}_file"):
                 raise ConfigError(f"{name} and {name}_file: set only one of them")
         _require_different("caller", [repr(caller.name) for caller in self.caller])
-        # Each port 0 is another.
+        # Listeners on port 0 do not clash: each gets a free port of its own.
         places = [place for listener in self.listener if (place := _place(listener)) is not None]
         _require_different("listener", places)
         _require_different("listener", [repr(listener.name) for listener in self.listener if listener.name])
 
     @property
     def has_credentials(self) -> bool:
-        """Whether any token can be told from another by what is configured."""
+        """Whether any kind of token is configured."""
         static = self.token or self.token_file or self.caller
         signed = self.jwt_key_file or self.jwt_jwks or self.token_secret or self.token_secret_file
         return bool(static or signed)
 
     @property
     def has_anonymous_grants(self) -> bool:
-        """Whether it is said what may be done without a token."""
+        """Whether the settings grant anything to clients without a token."""
         return bool(self.anonymous_subscribe or self.anonymous_publish or self.anonymous_inspect)
 
     @property
     def open(self) -> bool:
-        """Whether nothing tells callers apart: whoever comes by the loopback may do everything."""
+        """Whether neither credentials nor anonymous grants are set: loopback clients may do everything."""
         return not (self.has_credentials or self.has_anonymous_grants)
 
     @property
     def listeners(self) -> tuple[ListenerRule, ...]:
-        """Where to listen: the tables, or the one place that the plain settings say."""
+        """The `[[listener]]` tables, or the one listener of `host`, `port`, `certificate` and `key`."""
         if self.listener:
             return self.listener
         return (ListenerRule(host=self.host, port=self.port, certificate=self.certificate, key=self.key),)
 
 
 def config_or_default(config: Config | None) -> Config:
-    """Return a program's configuration, or the default one. Raises `TypeError` for what is none."""
+    """Return the configuration that a program gave, or the default one.
+
+    Raises `TypeError` for anything but a `Config` or None.
+    """
     if not (config is None or isinstance(config, Config)):
         kind = type(config).__name__
         raise TypeError(f"config: must be a Config, not {kind}; Config(queue_size=200) makes one")
@@ -445,7 +469,7 @@ def config_or_default(config: Config | None) -> Config:
 
 def _require_certificate(place: Config | ListenerRule) -> None:
     if place.key and not place.certificate:
-        raise ConfigError(f"key: {place.key!r} is given without a certificate, the setting beside it")
+        raise ConfigError(f"key: {place.key!r} is set without certificate")
 
 
 def _require_room(config: Config) -> None:
@@ -461,14 +485,14 @@ def _require_room(config: Config) -> None:
 
 
 def _require_not_hidden(settings: msgspec.Struct, name: str) -> None:
-    # Whoever starts a server with what --show-config printed would share its secret with everyone.
+    # A server started with the output of --show-config would have a token that everyone knows.
     if HIDDEN in (getattr(settings, name) or ""):
-        raise ConfigError(f"{name}: {HIDDEN!r} stands for a secret, and is none")
+        raise ConfigError(f"{name}: {HIDDEN!r} stands for a secret, and is not one")
 
 
 def _require_different(table: str, names: list[str]) -> None:
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"[[{table}]]: {min(twice)} is there twice")
+        raise ConfigError(f"[[{table}]]: {min(twice)} appears twice")
 
 
 def _place(listener: ListenerRule) -> str | None:

@@ -1,7 +1,4 @@
-"""Settings: each under its names, and what a server's configuration is settled from.
-
-A flag beats an environment variable, that beats a key of the TOML file, that beats the default.
-"""
+"""Sources of the settings: a flag overrides a variable, then comes the TOML file, then the default."""
 
 import os
 import re
@@ -21,31 +18,31 @@ from sse_broadcast.errors import ConfigError
 ENV_PREFIX = "SSE_BROADCAST_"
 
 SETTING_SIMILARITY = 0.75
-"""A setting's own ratio (`suggestions.nearest`): `prot` is `port`."""
+"""difflib's ratio for names of settings, lower than elsewhere: `prot` must suggest `port`."""
 
 _SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_\w+)")
-"""What Kubernetes puts into the environment of every pod beside a service named sse-broadcast."""
+"""Variables that Kubernetes sets in every pod beside a service named sse-broadcast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting under each of its names."""
+    """One setting, with its name in each source."""
 
     name: str
     type: Any
     default: Any
     help: str
     secret: bool = False
-    """Whether it is shown nowhere, and taken from no command line, which everyone on the machine can read."""
+    """Whether the value is never shown. It has no flag: every user of the machine can read the flags."""
 
     @property
     def private(self) -> bool:
-        """Whether its value is a secret, or may have one in it."""
+        """Whether the value is a secret, or may contain one."""
         return self.secret or may_be_address(self.type)
 
     @property
     def switch(self) -> bool:
-        """Whether its flag takes no value: it switches on what is off."""
+        """Whether the flag takes no value: it switches on a setting that is off by default."""
         return self.default is False
 
     @property
@@ -54,31 +51,31 @@ class Setting:
 
     @property
     def several(self) -> bool:
-        """Whether it is a list; a flag and a variable have its values between commas."""
+        """Whether the setting is a list. A flag and a variable separate the values with commas."""
         return get_origin(self._kind) is tuple
 
     @property
     def flag(self) -> str:
-        """The name on the command line."""
+        """The option on the command line, with its dashes."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """The name in the environment."""
+        """The environment variable."""
         return ENV_PREFIX + self.name.upper()
 
     @property
     def sentence(self) -> str:
-        """The help as a sentence."""
+        """The help with a capital letter and a full stop."""
         return f"{self.help[0].upper()}{self.help[1:]}."
 
     def parse(self, text: str, where: str) -> object:
-        """Return the value that a text says. Raises `ConfigError`, which says where it was said."""
+        """Convert a text from a flag or a variable. Raises `ConfigError`; its message starts with `where`."""
         said = [each.strip() for each in text.split(",") if each.strip()] if self.several else text
         return convert(said, self.type, where, strict=False)
 
     def accept(self, value: object, where: str) -> object:
-        """Return a value that already has a type, if it is the right one. Raises `ConfigError`."""
+        """Check a value of a file, which already has a type. Raises `ConfigError`."""
         return convert(value, self.type, where, strict=True)
 
 
@@ -92,14 +89,14 @@ RULES: Mapping[str, type[msgspec.Struct]] = {
     "caller": CallerRule,
     "listener": ListenerRule,
 }
-"""The tables, by their keys: `[[channel]]` and so on. They are set in the file alone."""
+"""The tables, by their keys: `[[channel]]` and so on. Only the file can have them."""
 
 SETTINGS: Mapping[str, Setting] = {
     field.name: _describe(field) for field in msgspec.structs.fields(Config) if field.name not in RULES
 }
 
 PLACE = ("host", "port", "certificate", "key")
-"""The settings that say where to listen, if no `[[listener]]` does."""
+"""The settings of the one listener, without `[[listener]]` tables."""
 
 
 RESTART_ONLY = frozenset(
@@ -121,15 +118,14 @@ RESTART_ONLY = frozenset(
         "metrics_channels",
     }
 )
-"""The settings that only a restart changes. A reload changes all others, in what is opened and asked from
-then on."""
+"""Settings that only a restart changes. A reload changes all others, for new streams and requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigChange:
-    """What a reload comes to: the configuration that is in force then, and the names of what was said anew.
+    """The result of a reload: the configuration now in force, and the names of the settings that differ.
 
-    The settings of `restart` are in it as they were.
+    `restart` names the settings that only a restart changes: `config` has their old values.
     """
 
     config: Config
@@ -138,7 +134,7 @@ class ConfigChange:
 
 
 def change_of(before: Config, after: Config) -> ConfigChange:
-    """Return what may be changed between two configurations while a server runs, and what may not."""
+    """Split the differences between two configurations by whether a reload may apply them."""
     names = [name for name in Config.__struct_fields__ if getattr(before, name) != getattr(after, name)]
     restart = tuple(name for name in names if _needs_restart(name, before, after))
     config = msgspec.structs.replace(after, **{name: getattr(before, name) for name in restart})
@@ -154,13 +150,13 @@ def _needs_restart(name: str, before: Config, after: Config) -> bool:
 
 
 def _bare_place(rule: ListenerRule) -> ListenerRule:
-    """Return a listener but for the files of its certificate: with TLS, or without."""
+    """Return a listener without its certificate files: they may change, but TLS stays on or off."""
     return msgspec.structs.replace(rule, certificate="TLS" if rule.certificate else "", key="")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A configuration, and where each of its values came from (`default`, a flag, a variable, a file)."""
+    """A configuration, and the source of each value: `default`, a flag, a variable or a file."""
 
     config: Config
     sources: Mapping[str, str]
@@ -169,10 +165,10 @@ class LoadedConfig:
 def load(
     flags: Mapping[str, str | None], *, environ: Mapping[str, str] | None = None, file: Path | None = None
 ) -> LoadedConfig:
-    """Settle every setting: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
+    """Merge the sources: a flag, then `SSE_BROADCAST_*`, then the TOML file, then the default.
 
-    `flags` maps setting names to what was typed, or None. Raises `ConfigError` naming the
-    source, the setting and the value that cannot be used.
+    `flags` maps setting names to the text given, or None. Raises `ConfigError`, naming the source, the
+    setting and the value.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(SETTINGS, "default")
@@ -189,12 +185,12 @@ def load(
 
 
 def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:
-    # An image may say in its environment where it listens if nothing else is said.
+    # A container image sets SSE_BROADCAST_HOST as its default: [[listener]] tables silently override it.
     unsaid = {"default", *(SETTINGS[name].variable for name in PLACE)}
     for name in PLACE:
         if config.listener and sources[name] not in unsaid:
             raise ConfigError(
-                f"{name}: is given by {sources[name]}, and [[listener]] tables say where to listen"
+                f"{name}: is given by {sources[name]}, but there are [[listener]] tables too: remove one of them"
             )
 
 
@@ -221,7 +217,7 @@ def _from_environ(environ: Mapping[str, str]) -> Layer:
 
 
 def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the variables that look like settings and are none, each with what was meant, or ""."""
+    """Return the variables that look like settings but are not, each with a suggestion or ""."""
     known = {setting.variable for setting in SETTINGS.values()} | {ENV_PREFIX + "CONFIG", ENV_PREFIX + "URL"}
     return {
         name: _meant(name, known)
@@ -231,8 +227,8 @@ def unknown_variables(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    """Return the name that was probably meant by one that is not known, or ""."""
-    # Without the prefix that all variables have: by that alone each would be near to every other.
+    """Return the known name that is most similar to an unknown one, or ""."""
+    # Compared without the common prefix, which would make every variable similar to every other.
     names = {each.removeprefix(ENV_PREFIX).lower(): each for each in known}
     said = name.removeprefix(ENV_PREFIX).lower().replace("-", "_")
     near = nearest(said, names, ratio=SETTING_SIMILARITY)
@@ -245,7 +241,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def _is_service_link(setting: Setting, text: str) -> bool:
-    # With them SSE_BROADCAST_PORT=tcp://10.0.0.1:80, an address of the service and no port of ours.
+    # Kubernetes also sets SSE_BROADCAST_PORT=tcp://10.0.0.1:80: the service's address, not a port of ours.
     return setting.name == "port" and text.startswith("tcp://")
 
 

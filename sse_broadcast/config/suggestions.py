@@ -1,13 +1,13 @@
-"""What was meant by a name that is not known: a typing error, or the word of another product."""
+"""Suggestions: the known name that an unknown one was probably meant to be."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 SIMILARITY = 0.8
-"""difflib's ratio from which a name is taken for a typing error."""
+"""difflib's ratio from which a name counts as a typing error."""
 
 MAX_COMPARED = 32
-"""Characters of a name that is compared. A longer one is too far from each that is known."""
+"""Maximum characters of a name to compare. Known names are all shorter."""
 
 SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("topic", "topics", "stream", "room", "queue", "to", "subject"), "channel"),
@@ -18,20 +18,19 @@ SYNONYMS: Mapping[str, str] = {
     **dict.fromkeys(("retry_ms", "reconnect"), "retry"),
     **dict.fromkeys(("conflation_key", "collapse_key", "tag"), "key"),
 }
-"""Words of Mercure, Centrifugo, ntfy, nchan, Pusher and of Server-Sent Events themselves."""
+"""Words of Mercure, Centrifugo, ntfy, nchan, Pusher and Server-Sent Events, and ours for each."""
 
 
 def nearest(name: str, known: Iterable[str], *, ratio: float = SIMILARITY) -> str | None:
-    """Return the known name of which this one is a typing error, or None."""
+    """Return the known name that is most similar to `name`, or None if none is similar enough."""
     near = difflib.get_close_matches(name, similar(name, known, ratio=ratio), n=1, cutoff=ratio)
     return near[0] if near else None
 
 
 def similar(name: str, known: Iterable[str], *, ratio: float = SIMILARITY) -> list[str]:
-    """Return the known names that are worth comparing with this one: difflib takes 30 us for each.
-
-    The ratio is at most what it would be if all letters that both have stood in the same order.
-    """
+    """Return the known names that can reach the ratio: those whose length and letters allow it."""
+    # difflib takes 30 us for each comparison. Its ratio is at most that of the letters common to both names,
+    # in any order, which is cheap to count.
     if len(name) > MAX_COMPARED:
         return []
     size = len(name)
@@ -40,7 +39,7 @@ def similar(name: str, known: Iterable[str], *, ratio: float = SIMILARITY) -> li
 
 
 def _common(name: str, other: str) -> int:
-    """Return how many letters both have, wherever they stand."""
+    """Return how many letters both names have, in any order."""
     before = len(other)
     for letter in name:
         if letter in other:

@@ -1,4 +1,4 @@
-"""Kinds of values that settings have: how a value is checked, converted and shown."""
+"""Value formats: how a setting's value is checked, converted and shown."""
 
 import ipaddress
 import re
@@ -26,14 +26,14 @@ HIDDEN = "(not shown)"
 """Shown in place of a secret. Never a secret itself."""
 
 _SECRETS_OF_URL = re.compile(r"(?<=://)[^?#]*(?=@)|(?<=\?)[^#]+|(?<=#).+", re.DOTALL)
-"""User and password, query, fragment. A password may contain a slash that should have been quoted."""
+"""User and password, query, fragment. A password may contain a slash that should have been escaped."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValueFormat:
-    """Format of a text. `what` describes a good one for error messages; `good` returns a true value for it.
+    """The format of a text. `what` describes a valid one in error messages; `good` is true for a valid one.
 
-    `hints` pairs bad texts that people often try with an explanation.
+    `hints` pairs invalid texts that people often try with an explanation.
     """
 
     what: str
@@ -41,7 +41,10 @@ class ValueFormat:
     hints: tuple[tuple[str, str], ...] = ()
 
     def require(self, name: str, value: object) -> None:
-        """Raise `ConfigError` if a text, or one in a list of texts, does not match; `name` is the setting."""
+        """Raise `ConfigError` if a text, or one in a list of texts, is not valid.
+
+        `name` is the setting, for the message.
+        """
         for text in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(text, str) and not self.good(text):
                 hint = next((f"; {hint}" for tried, hint in self.hints if tried == text), "")
@@ -89,7 +92,7 @@ def shown_url(text: str) -> str:
 
 
 def convert(value: object, kind: object, where: str, *, strict: bool) -> object:
-    """Convert a value to its declared type. Raises `ConfigError`; its message begins with `where`.
+    """Convert a value to its declared type. Raises `ConfigError`; its message starts with `where`.
 
     Without `strict` a text may stand for a number or a boolean, as on a command line.
     """
@@ -128,7 +131,7 @@ def _number(kind: object, *, whole: bool) -> str:
     """Describe a number: its unit, which is never written after the value, and its bounds."""
     limits = metas(kind)
     said = next((meta.description for meta in limits if meta.description), "")
-    unit = next((f" of {unit}" for unit in _UNITS if said.startswith(unit)), "")
+    unit = next((f" of {unit}" for unit in _UNITS if said.removeprefix("maximum ").startswith(unit)), "")
     least = next((meta.ge for meta in limits if meta.ge is not None), None)
     most = next((meta.le for meta in limits if meta.le is not None), None)
     bounds = "" if least is None else f", at least {least:g}"
@@ -222,9 +225,7 @@ Host = Annotated[
         lambda text: text not in {"", UNIX_PREFIX} and "\0" not in text,
     ),
 ]
-HostName = Annotated[
-    str, ValueFormat("the name of a host, in small letters and without a port", _is_host_name)
-]
+HostName = Annotated[str, ValueFormat("a host name in lower case, without a port", _is_host_name)]
 Origin = Annotated[
     str,
     ValueFormat(
@@ -234,9 +235,9 @@ Origin = Annotated[
         (
             (
                 "*",
-                "a browser shares no credentials with *: name each origin, or all below a name",
+                "browsers send no credentials to *: name each origin, or https://*. and a domain",
             ),
-            ("null", "sandboxed pages and local files of anybody send it"),
+            ("null", "every sandboxed page and every local file sends it"),
         ),
     ),
 ]

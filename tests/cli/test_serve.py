@@ -274,7 +274,7 @@ async def test_what_is_shown_of_a_secret_starts_no_server(programs: Programs, fi
     shown = await programs.run("serve", "--show-config", env={"SSE_BROADCAST_TOKEN": "a-token-of-somebody"})
     file.write_bytes(shown.out)
     assert await programs.run("serve", "--config", str(file)) == Ended(
-        2, err=b"sse-broadcast: token: '(not shown)' stands for a secret, and is none\n"
+        2, err=b"sse-broadcast: token: '(not shown)' stands for a secret, and is not one\n"
     )
 
 
@@ -688,7 +688,7 @@ async def test_a_name_that_cannot_be_is_one_line(
             ("--overflow", "drop"),
             "--overflow: expected one of disconnect, drop-oldest, drop-newest, conflate, not 'drop'",
         ),
-        (("--key", "key.pem"), "key: 'key.pem' is given without a certificate, the setting beside it"),
+        (("--key", "key.pem"), "key: 'key.pem' is set without certificate"),
         (("--queue-bytes", "9"), "queue_bytes: 9 cannot hold one event of max_event, 1048576 bytes"),
         (("--config", "/none.toml"), "/none.toml: cannot be read: No such file or directory"),
     ],

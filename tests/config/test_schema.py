@@ -186,7 +186,7 @@ def test_a_burst_passes_one_batch() -> None:
 
 def test_a_key_needs_a_certificate() -> None:
     """Whoever names a key wants TLS, and must not get HTTP; a certificate's file may hold its key."""
-    told = "key: 'key.pem' is given without a certificate, the setting beside it"
+    told = "key: 'key.pem' is set without certificate"
     assert refused(Config, key="key.pem") == refused(ListenerRule, host="::1", key="key.pem") == told
     assert Config(certificate="both.pem").key == ""
 
@@ -201,7 +201,7 @@ def test_a_secret_is_given_once(name: str) -> None:
 @pytest.mark.parametrize("name", ["token", "token_secret"])
 def test_what_stands_for_a_secret_is_none(name: str) -> None:
     """A server that is started with what `--show-config` printed must not have a secret that all can read."""
-    assert refused(Config, **{name: HIDDEN}) == f"{name}: '(not shown)' stands for a secret, and is none"
+    assert refused(Config, **{name: HIDDEN}) == f"{name}: '(not shown)' stands for a secret, and is not one"
     assert "stands for a secret" in refused(CallerRule, name="shop", token=HIDDEN)
 
 
@@ -252,7 +252,7 @@ def test_a_caller_has_a_name(name: str) -> None:
 def test_no_two_callers_have_one_name() -> None:
     """What is revoked by name is one caller's."""
     callers = [CallerRule(name=name, token=TOKEN) for name in ("b", "a", "a", "b")]
-    assert refused(Config, caller=tuple(callers)) == "[[caller]]: 'a' is there twice"
+    assert refused(Config, caller=tuple(callers)) == "[[caller]]: 'a' appears twice"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_only_a_socket_has_them(mode: str, owner: str) -> None:
 )
 def test_no_two_listeners_have_one_place(rules: list[ListenerRule], twice: str) -> None:
     """Since only the first could listen."""
-    assert refused(Config, listener=tuple(rules)) == f"[[listener]]: {twice} is there twice"
+    assert refused(Config, listener=tuple(rules)) == f"[[listener]]: {twice} appears twice"
 
 
 def test_two_listeners_may_ask_for_a_free_port_each() -> None:

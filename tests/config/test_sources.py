@@ -167,7 +167,7 @@ def test_a_file_has_typed_values(file: Path, line: str, value: object) -> None:
             "'a b' is not a channel or a pattern: 1 to 128 of A-Z a-z 0-9 . _ : @ ~ - *",
         ),
         ("cors_origins", "https://a,https://b/", f"'https://b/' is not {ORIGIN}"),
-        ("allowed_hosts", "A", "'A' is not the name of a host, in small letters and without a port"),
+        ("allowed_hosts", "A", "'A' is not a host name in lower case, without a port"),
         ("trusted_proxies", "x", "'x' is not an address, a network such as 10.0.0.0/8, or unix"),
         ("cookie", "a b", "'a b' is not the name of a cookie"),
         ("jwt_claim", "", "'' is not the name of a claim"),
@@ -448,7 +448,7 @@ def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> N
     """Whoever says it twice learns by what; the default is not said by anybody."""
     setting = SETTINGS[name]
     tables = '[[listener]]\nhost = "::1"\n'
-    complaint = f"{name}: is given by {{}}, and [[listener]] tables say where to listen"
+    complaint = f"{name}: is given by {{}}, but there are [[listener]] tables too: remove one of them"
     file.write_text(tables)
     assert load({}, environ={}, file=file).config.listeners == (ListenerRule(host="::1"),)
     assert refused(flags={name: text}, file=file) == complaint.format(setting.flag)
@@ -486,7 +486,7 @@ SETS = "expected a list of some of subscribe, publish, inspect, admin"
         ("channel", 'match = "a"\nhistory_age = 0', "history_age: expected a number, at least 0.01, not 0"),
         ("channel", 'match = "a"\noverflow = "drop"', f"overflow: {POLICIES}, not 'drop'"),
         ("caller", 'name = "a b"\ntoken = "x"', "name: 'a b' is not a name: 1 to 128 of A-Z a-z 0-9 . _ @ -"),
-        ("caller", 'name = "a"', "'a' needs one of token, token_file and token_env"),
+        ("caller", 'name = "a"', "'a': set exactly one of token, token_file and token_env"),
         ("caller", 'name = "a"\ntoken = "x"\npublish = "b"', "publish: expected a list of texts, not 'b'"),
         (
             "caller",
@@ -501,9 +501,9 @@ SETS = "expected a list of some of subscribe, publish, inspect, admin"
         (
             "listener",
             'host = "::1"\nkey = "k"',
-            "key: 'k' is given without a certificate, the setting beside it",
+            "key: 'k' is set without certificate",
         ),
-        ("listener", 'host = "::1"\nmode = "660"', "'::1' has a mode or an owner, and is no UNIX socket"),
+        ("listener", 'host = "::1"\nmode = "660"', "'::1' has a mode or an owner, but is not a UNIX socket"),
         ("listener", 'host = "unix:/a"\nmode = 660', "mode: expected text, not 660"),
         ("listener", 'host = "unix:/a"\nmode = "rw"', "mode: 'rw' is not octal digits, such as \"0660\""),
         (

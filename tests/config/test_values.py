@@ -8,7 +8,7 @@ from sse_broadcast.config.schema import Config
 from sse_broadcast.config.values import shown_url
 from tests.config.refusals import PATTERN, refused
 
-HOST_NAME = "the name of a host, in small letters and without a port"
+HOST_NAME = "a host name in lower case, without a port"
 
 
 HOST = "an address, * for every address, or unix: and a path"
@@ -137,8 +137,8 @@ def test_a_text_that_looks_right_is_taken_as_it_is(name: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("origin", "hint"),
     [
-        ("*", "a browser shares no credentials with *: name each origin, or all below a name"),
-        ("null", "sandboxed pages and local files of anybody send it"),
+        ("*", "browsers send no credentials to *: name each origin, or https://*. and a domain"),
+        ("null", "every sandboxed page and every local file sends it"),
     ],
 )
 def test_an_origin_that_people_try_is_refused_with_the_reason(origin: str, hint: str) -> None:

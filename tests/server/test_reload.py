@@ -437,7 +437,7 @@ def bad_file(content: str) -> Callable[[Path], str]:
     ("name", "value", "reason"),
     [
         ("token", "short", "token: must have 16 to 8192 characters, not 5"),
-        ("caller", (caller("a"), caller("a", inspect=("*",))), r"\[\[caller\]\]: 'a' is there twice"),
+        ("caller", (caller("a"), caller("a", inspect=("*",))), r"\[\[caller\]\]: 'a' appears twice"),
         ("token_file", lambda _: "/none", "token_file: '/none' cannot be read: No such file or directory"),
         ("token_file", bad_file("a b" * 9), "token_file: has a character that no token may have .*"),
         ("token_secret", "short", "token_secret: .*"),
