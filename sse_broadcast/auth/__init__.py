@@ -1,1 +1,1 @@
-"""Who may do what: credentials, and what they grant."""
+"""Authentication: credentials, and the actions that they grant."""

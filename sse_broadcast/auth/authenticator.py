@@ -1,4 +1,4 @@
-"""Authenticator: tell who the bearer of a token is, of whatever kind; issue and revoke tokens."""
+"""Authenticator: verify tokens of every kind, issue tokens and revoke them."""
 
 import math
 import time
@@ -19,12 +19,12 @@ from sse_broadcast.errors import ConfigError, CredentialError, ExtraError
 
 
 class Authenticator:
-    """Tells who the bearer of a token is and what it may do; makes tokens, and revokes them.
+    """Verifies tokens and returns their principals; issues and revokes tokens.
 
-    `generated` is a token that may do everything, made for a server that has none. In the place of one that
-    was there `before` it knows what was revoked, takes the tokens that were made with a secret which nobody
-    configured, and has the keys of the same JWKS. `clock` gives seconds since 1970; PyJWT, which reads the
-    times of a token that comes first, has its own. Raises `ConfigError` for credentials that cannot be used.
+    `generated` is a token that allows everything, made for a server without one. `before` is the
+    authenticator that a reload replaces: its revocations, its generated secret and the keys of the same JWKS
+    are taken over. `clock` gives seconds since 1970; PyJWT checks the times of a token seen for the first
+    time by its own clock. Raises `ConfigError` for credentials that cannot be used.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Authenticator:
     ) -> None:
         _require_keys_for_rules(config)
         self.clock = clock
-        """Gives the time of the day, in seconds since 1970."""
+        """The current time, in seconds since 1970."""
         self._takes_tokens = config.has_credentials or generated is not None
         self._static = StaticTokens(config, generated=generated)
         self._revoked: RevocationList = RevocationList(clock) if before is None else before._revoked  # noqa: SLF001
@@ -53,72 +53,74 @@ class Authenticator:
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether there is any token to be told from another: one configured, or generated."""
+        """Whether any token could be valid: credentials are configured, or a token was generated."""
         return self._takes_tokens
 
     async def start(self) -> None:
-        """Read keys that are elsewhere, and go on doing so. That they cannot be read is logged alone."""
+        """Fetch the JWKS, and keep it up to date. A failure is only logged."""
         if self._jwks is not None:
             await self._jwks.start()
 
     def require_keys(self) -> None:
-        """Raise `ConfigError` if keys that are elsewhere could not be read."""
+        """Raise `ConfigError` if the last fetch of the JWKS failed."""
         if self._jwks is not None and self._jwks.fault is not None:
             raise self._jwks.fault
 
     async def close(self) -> None:
-        """Read them no more."""
+        """Stop fetching the JWKS."""
         if self._jwks is not None:
             await self._jwks.close()
 
     def cached(self, token: str) -> Principal | None:
-        """Return what the bearer of a token may do, or None of one that is yet to be verified.
+        """Return the principal of a token, or None for a signed token that has not been verified yet.
 
-        Raises `CredentialError`, which says why not.
+        Raises `CredentialError` with the reason for a token that is not valid.
         """
         if len(token) > MAX_TOKEN:
             raise CredentialError(f"token: is longer than {MAX_TOKEN} characters")
         if not token.isascii():
-            raise CredentialError("token: has a character that no token may have")
+            raise CredentialError("token: contains a character that is not ASCII")
         signed = is_signed(token)
-        # What is configured is never verified, and so not found there in the place of what it is.
+        # Static tokens are never added to the cache of verified tokens, so the order cannot confuse the two.
         principal = (self._verified.find(token) if signed else None) or self._static.find(token)
         if principal is None and not signed:
             raise CredentialError("token: is not known")
         return None if principal is None else self.require_good(principal)
 
     async def authenticate(self, token: str) -> Principal:
-        """Return what the bearer of a token may do. Raises `CredentialError`, which says why not."""
+        """Return the principal of a token. Raises `CredentialError` with the reason if it is not valid."""
         principal = self.cached(token)
         if principal is not None:
             return principal
         principal = await self._verify(token)
-        # Between this and the keys that it was verified with there is nothing to wait for.
+        # No await between the verification and this: keys that change in between would clear the cache first,
+        # and a token of a removed key would stay in it.
         self._verified.add(token, principal)
         return self.require_good(principal)
 
     def issue(self, grants: Grants, *, subject: str, lifetime: float, by: Principal) -> IssuedToken:
-        """Make a token that may do a part of what `by` may, for `lifetime` seconds at most.
+        """Issue a token with a subset of the grants of `by`, valid for at most `lifetime` seconds.
 
-        Raises `ForbiddenError` for more than that, `EventError` for what cannot be in a token, `ExtraError`.
+        Raises `ForbiddenError` for grants that `by` does not have, `EventError` for an invalid subject,
+        lifetime or pattern, and `ExtraError` without the extra `jwt`.
         """
         return self._mint.make(grants, subject=subject, lifetime=lifetime, by=by)
 
     @property
     def revocations(self) -> RevocationList:
-        """What was revoked, the same over any number of reloads."""
+        """The revocations, kept across reloads."""
         return self._revoked
 
     def revoke(self, kind: CredentialKind, name: str, *, expires: float | None = None) -> None:
-        """Refuse a `subject`'s tokens that were issued by now, a token by its `id`, or a `caller`.
+        """Refuse the tokens of a `subject` issued until now, the token with an `id`, or a `caller`.
 
-        It is remembered until `expires`, in seconds since 1970, or as long as the process runs. Raises
-        `EventError` for what is no name, `FullError`.
+        The revocation is kept until `expires`, in seconds since 1970, or until the process ends. Raises
+        `EventError` for an invalid name, `FullError` if no more revocations can be held.
         """
         self._revoked.revoke(kind, name, until=math.inf if expires is None else expires)
 
     def require_good(self, principal: Principal) -> Principal:
-        """Return the caller. Raises `CredentialError` if its token has expired, or was revoked."""
+        """Return the principal. Raises `CredentialError` if its token has expired or was revoked."""
         if principal.expires is not None and principal.expires <= self.clock():
             raise CredentialError(f"token: expired at {utc(principal.expires)}")
         if self._revoked.refuses(principal):
@@ -137,7 +139,7 @@ class Authenticator:
 def _require_keys_for_rules(config: Config) -> None:
     for name in ("jwt_issuer", "jwt_audience"):
         if getattr(config, name) and not (config.jwt_key_file or config.jwt_jwks):
-            raise ConfigError(f"{name}: is given without jwt_key_file or jwt_jwks")
+            raise ConfigError(f"{name}: is set without jwt_key_file or jwt_jwks")
 
 
 def _keys(config: Config) -> tuple[Key, ...]:

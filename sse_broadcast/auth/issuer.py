@@ -1,4 +1,4 @@
-"""Token issuer: make the server's own tokens, signed with its secret, and verify them."""
+"""Token issuer: make the server's own tokens, and hold the key that verifies them."""
 
 import math
 import secrets
@@ -19,15 +19,15 @@ from sse_broadcast.errors import EventError, ForbiddenError
 OWN_ISSUER = "sse-broadcast"
 
 OWN_RULES = ClaimRules(issuer=OWN_ISSUER, dated=False)
-"""What must be so of the server's own tokens, whatever is asked of others.
+"""Rules for the server's own tokens, whatever the rules for other issuers are.
 
-A page may come with one to another server the moment it was made, and that server's clock is another.
+`iat` is not checked: a page may show a new token at once to another server, whose clock may be behind.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token that was made. `expires` is in seconds since 1970."""
+    """A token just issued. `expires` is in seconds since 1970."""
 
     token: str = field(repr=False)
     id: str
@@ -36,7 +36,7 @@ class IssuedToken:
 
 
 class _Secret:
-    """A secret, and its key; of one that nobody configured nobody has a token before the first is made."""
+    """A secret and its key. The key of a generated secret is made with the first token."""
 
     def __init__(self, text: bytes | None = None, setting: str = "") -> None:
         self.text = secrets.token_bytes(MIN_SECRET) if text is None else text
@@ -44,10 +44,10 @@ class _Secret:
 
 
 class TokenIssuer:
-    """Makes tokens, signed with the configured secret or with one that ends with this process.
+    """Issues tokens, signed with the configured secret or with one generated for this process.
 
-    That one is made once: it is that of the mint which was there `before`, if there was one. `clock` gives
-    seconds since 1970. Raises `ConfigError` and `ExtraError` for a secret that cannot be used.
+    A generated secret is taken over from the issuer `before` a reload. `clock` gives seconds since 1970.
+    Raises `ConfigError` and `ExtraError` for a secret that cannot be used.
     """
 
     def __init__(
@@ -61,16 +61,17 @@ class TokenIssuer:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The key, once there is one."""
+        """The key that verifies the tokens, or nothing before the first token."""
         return () if self._secret.key is None else (self._secret.key,)
 
     def make(self, grants: Grants, *, subject: str, lifetime: float, by: Principal) -> IssuedToken:
-        """Make a token that may do a part of what `by` may.
+        """Make a token with a subset of the grants of `by`.
 
-        It is good for `lifetime` seconds, or less where `token_lifetime` or the end of `by` comes before.
-        PyJWT reads its end as a whole second, so that it may be refused up to one earlier.
-        Raises `ForbiddenError` for grants beyond those of `by`, `EventError` for a subject, lifetime or
-        pattern that cannot be one, `ExtraError` where tokens cannot be signed.
+        It is valid for `lifetime` seconds, or less if `token_lifetime` or the expiry of `by` comes first.
+        PyJWT rounds the expiry down to a second, so the token may be refused up to a second earlier.
+
+        Raises `ForbiddenError` for grants that `by` does not have, `EventError` for an invalid subject,
+        lifetime or pattern, and `ExtraError` without the extra `jwt`.
         """
         _require_subject(subject)
         _require_lifetime(lifetime)
@@ -95,7 +96,7 @@ class TokenIssuer:
 
 
 def _configured_secret(config: Config) -> tuple[str, str] | None:
-    """Return the secret, and the setting it is from."""
+    """Return the name of the setting and the secret, or None if there is none."""
     if config.token_secret_file:
         setting = "token_secret_file"
         return setting, read_secret_text(config.token_secret_file, setting=setting)
@@ -122,8 +123,8 @@ def _require_within(grants: Grants, by: Principal) -> None:
         if patterns:
             Selector.parse(*patterns)
     if grants.get(Action.ADMIN):
-        raise ForbiddenError("admin: cannot be handed on")
+        raise ForbiddenError("admin: a token cannot grant it")
     for action, patterns in grants.items():
         beyond = by.first_denied(action, patterns)
         if beyond is not None:
-            raise ForbiddenError(f"{action} {beyond!r}: is beyond what the maker of the token may")
+            raise ForbiddenError(f"{action} {beyond!r}: the maker of the token is not allowed to grant it")

@@ -1,4 +1,4 @@
-"""JWKS: the public keys of another issuer, read from a file or a URL, and read again as they change."""
+"""JWKS: the public keys of another issuer, read from a file or a URL and refreshed."""
 
 import asyncio
 import ipaddress
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from typing_extensions import override
 
 from sse_broadcast.auth.keys import Key, keys_of_jwks
 from sse_broadcast.auth.secret_sources import MAX_FILE, read_bytes
@@ -19,20 +20,20 @@ from sse_broadcast.errors import ConfigError
 logger = logging.getLogger("sse_broadcast.keys")
 
 MIN_REFRESH_INTERVAL = 10.0
-"""Seconds between two readings that were not due: a token can name any key it likes."""
+"""Minimum seconds between two extra reads. A token with an unknown key causes one, and anyone can send it."""
 
 TIMEOUT = 5.0
-"""Seconds that a URL has to answer in full."""
+"""Seconds for the whole answer of a URL."""
 
 SETTING = "jwt_jwks"
 
 
 class Jwks:
-    """The keys of a JWKS. A reading that fails is logged, and leaves those that there are.
+    """The keys of a JWKS. A failed read is logged, and the present keys stay.
 
-    `source` is a file, which is read at once, or a URL, of which there are no keys before `start` but those
-    that are `known`; `refresh` and `pause` are in seconds; `changed` is called when the keys are others.
-    Raises `ConfigError` for a file or a URL that cannot be used.
+    `source` is a file, read at once, or a URL, read at `start`. `known` are keys to use until then. `refresh`
+    and `pause` are in seconds. `changed` is called when a read brings other keys. Raises `ConfigError` for a
+    file or a URL that cannot be used.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Jwks:
         self.source = source
         self._name = shown_url(source)
         self.fault: ConfigError | None = None
-        """Why they could not be read, the last time that was tried."""
+        """Why the last read failed, or None."""
         self._remote = "://" in source
         self._refresh = refresh
         self._pause = pause
@@ -63,17 +64,17 @@ class Jwks:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The keys, as they were read last."""
+        """The keys of the last successful read."""
         return self._keys
 
     async def start(self) -> None:
-        """Read the keys of a URL for the first time, and all again whenever `refresh` has passed."""
+        """Read the keys of a URL for the first time, and read again every `refresh` seconds."""
         if self._remote:
             await self._join_refresh()
         self._refreshing = asyncio.create_task(self._keep_fresh())
 
     async def close(self) -> None:
-        """End what is being read, and read no more."""
+        """Cancel the current read, and read no more."""
         self._pause = math.inf
         tasks = [task for task in (self._refreshing, self._reading) if task is not None]
         for task in tasks:
@@ -81,7 +82,7 @@ class Jwks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Read the keys again now, unless that was done just before. All who wait share one reading."""
+        """Read the keys again, unless that was done within `pause`. Concurrent callers share one read."""
         recently = asyncio.get_running_loop().time() - self._read_at < self._pause
         if self._is_reading or not recently:
             await self._join_refresh()
@@ -94,7 +95,7 @@ class Jwks:
         if self._reading is None or self._reading.done():
             self._read_at = asyncio.get_running_loop().time()
             self._reading = asyncio.create_task(self._read())
-        # Waited for and not awaited: one that is cancelled meanwhile leaves the reading to the others.
+        # asyncio.wait(), not await: a caller that is cancelled must not cancel the read of the others.
         await asyncio.wait([self._reading])
 
     async def _keep_fresh(self) -> None:
@@ -106,9 +107,9 @@ class Jwks:
         try:
             self._take(self._parsed(await self._fetched()))
         except ConfigError as error:
-            # Said once: an outage has as many readings as it lasts.
+            # A warning once per outage: reads fail again and again until it ends.
             level = logging.DEBUG if self.fault else logging.WARNING
-            logger.log(level, "%(fault)s; the keys stay as they are", {"fault": str(error)})
+            logger.log(level, "%(fault)s; the present keys stay in use", {"fault": str(error)})
             self.fault = error
             return
         if self.fault:
@@ -127,17 +128,18 @@ class Jwks:
 
     def _parsed(self, data: bytes) -> tuple[Key, ...]:
         try:
-            # What anyone can read is no secret: those of HS256 are taken from a file alone.
+            # HS256 keys are secrets. A URL that anyone can read does not keep one, so they need a file.
             return keys_of_jwks(data, secrets=not self._remote)
         except ValueError as error:
             raise ConfigError(f"{SETTING}: {self._name!r} {error}") from None
 
 
 async def fetch(url: str) -> bytes:
-    """Return what is at a URL. Raises `ConfigError` for all but a 200 in time and of a JWKS's size.
+    """Return the body of a URL.
 
-    It follows no redirect, which could lead anywhere.
+    Raises `ConfigError` for any answer but a 200 of at most `MAX_FILE` bytes that arrives in time.
     """
+    # Redirects are not followed: they could lead to an address inside the server's own network.
     name = shown_url(url)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
@@ -158,16 +160,15 @@ async def fetch(url: str) -> bytes:
         raise ConfigError(f"{SETTING}: {name!r} cannot be read: {_reason(error)}") from None
 
 
+# Not aiohttp's ThreadedResolver: it calls loop.getaddrinfo(), which uvloop runs in libuv's own threads.
+# The process waits for them at its end, for as long as no name server answers.
 class Resolver(AbstractResolver):
-    """Asks for addresses in a thread of the loop's executor, whatever the loop.
+    """A resolver that runs getaddrinfo in a thread of the loop's executor."""
 
-    uvloop has threads of its own, which the process waits for at its end: as long as no name server answers.
-    """
-
+    @override
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """See `AbstractResolver`."""
         infos = await asyncio.to_thread(
             socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
@@ -183,14 +184,14 @@ class Resolver(AbstractResolver):
             for found, _, proto, _, address in infos
         ]
 
-    async def close(self) -> None:
-        """See `AbstractResolver`."""
+    @override
+    async def close(self) -> None: ...
 
 
 def _reason(error: aiohttp.ClientError) -> str:
-    # Two of aiohttp's errors say the whole URL.
+    # Two of aiohttp's errors print the whole URL, which may hold a secret in its query.
     if isinstance(error, aiohttp.InvalidURL):
-        return "it is no URL"
+        return "not a valid URL"
     return error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
 
 
@@ -209,12 +210,12 @@ def _require_url(url: str) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
         private = parts.username is not None or parts.password is not None
-    except ValueError:  # half a bracket
-        raise ConfigError(f"{SETTING}: {name!r} is no address") from None
+    except ValueError:  # an unclosed bracket, "https://[::1"
+        raise ConfigError(f"{SETTING}: {name!r} is not a URL") from None
     if private:
-        raise ConfigError(f"{SETTING}: an address with a user or a password in it is not taken")
+        raise ConfigError(f"{SETTING}: a URL with a user or a password is not allowed")
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
-        raise ConfigError(f"{SETTING}: {name!r} must begin with https:// (http:// is for this machine alone)")
+        raise ConfigError(f"{SETTING}: {name!r} must start with https:// (http:// only for this machine)")
 
 
 def _is_loopback(host: str) -> bool:

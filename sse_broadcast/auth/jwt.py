@@ -1,4 +1,4 @@
-"""JWT: verify signed tokens with PyJWT and our keys (RFC 7519, RFC 8725)."""
+"""JWT: verify signed tokens with PyJWT and the configured keys (RFC 7519, RFC 8725)."""
 
 import base64
 import contextlib
@@ -16,44 +16,44 @@ OWN_KID = "sse-broadcast"
 """The id of the key that the server itself signs with."""
 
 FOREIGN = ("jku", "jwk", "x5c", "x5u")
-"""Members of a header that would have us believe a key of the token's own."""
+"""Header members that bring a key of the token's own: they are refused (RFC 8725, 3.10)."""
 
 Claims = Mapping[str, Any]
 
 
 class UnsignedError(CredentialError):
-    """A token that none of our keys has signed."""
+    """A token that none of the known keys has signed."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenHeader:
-    """What a token says of its signature, before anyone has looked whether that is so."""
+    """The algorithm and the key id that a token claims, before verification."""
 
     algorithm: object
     kid: str | None
 
 
 class KeySource(Protocol):
-    """Keys that may change."""
+    """A source of keys that may change."""
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The keys, as far as they are known now."""
+        """The keys known now."""
 
     async def refresh(self) -> None:
-        """Look whether there are others. Never raises, and may have looked too lately to look again."""
+        """Read the keys again. Never raises, and may do nothing if the last read was recent."""
 
 
 def is_signed(token: str) -> bool:
-    """Whether a token has the three parts of one that was signed."""
+    """Return whether a token has the three parts of a signed token."""
     return token.count(".") == 2
 
 
 def header_of(token: str) -> TokenHeader:
-    """Return a token's header. Raises `CredentialError` for one that is none, or that is not taken."""
+    """Return the header of a token. Raises `CredentialError` if it is malformed or not accepted."""
     try:
         import jwt  # noqa: PLC0415
-    except ModuleNotFoundError:  # then there is no key either
+    except ModuleNotFoundError:  # without the extra no key can be configured, so no token can be valid
         raise UnsignedError(UNKNOWN_KEY) from None
 
     if any(is_too_deep(part) for part in _decoded_parts(token)):
@@ -62,22 +62,22 @@ def header_of(token: str) -> TokenHeader:
     try:
         header = jwt.get_unverified_header(token)
     except jwt.PyJWTError as error:
-        raise CredentialError(f"token: is not taken: {in_short(str(error))}") from None
+        raise CredentialError(f"token: is not valid: {in_short(str(error))}") from None
     for name in FOREIGN:
         if name in header:
-            raise CredentialError(f"token: its header has {name}, which is not taken")
+            raise CredentialError(f"token: its header has {name}, which is not accepted")
     return TokenHeader(header.get("alg"), header.get("kid"))
 
 
 def _decoded_parts(token: str) -> Iterator[bytes]:
-    """Yield the JSON of the header and of the claims, without parts that PyJWT refuses to decode."""
+    """Yield the JSON of the header and of the claims. Parts that are not base64 are skipped."""
     for part in token.split(".")[:2]:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # PyJWT refuses such a part itself, with its reason
             yield base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 class Verifier:
-    """Verifies tokens with these keys, or with those of a source that changes, and by these rules."""
+    """Verifies tokens by the given rules, with fixed keys and those of a source that may change."""
 
     def __init__(self, rules: ClaimRules, keys: Sequence[Key] = (), source: KeySource | None = None) -> None:
         self._rules = rules
@@ -85,12 +85,13 @@ class Verifier:
         self._source = source
 
     async def claims_of(self, token: str, header: TokenHeader) -> Claims:
-        """Return what a token says that is good now. Raises `CredentialError`, which says why it is not."""
+        """Return the claims of a valid token. Raises `CredentialError` with the reason otherwise."""
         try:
             return claims_of(token, header, self._known(), self._rules)
         except UnsignedError:
             if self._source is None or self._is_named(header.kid):
                 raise
+        # The issuer may have changed its keys since the last read.
         await self._source.refresh()
         return claims_of(token, header, self._known(), self._rules)
 
@@ -102,11 +103,12 @@ class Verifier:
 
 
 def claims_of(token: str, header: TokenHeader, keys: Sequence[Key], rules: ClaimRules) -> Claims:
-    """Return what a token says that one of these keys has signed, and that is good now.
+    """Return the claims of a token that is signed with one of the keys and valid now.
 
-    Its `kid` chooses among our keys, and each of them has its own algorithm: what a token says of itself
-    can only make it fail (RFC 8725, 3.1). Raises `CredentialError`, which says why it is not good.
+    Raises `CredentialError` with the reason otherwise.
     """
+    # A token's `kid` only chooses among our keys, and each key has one algorithm of its own: the token cannot
+    # choose one (RFC 8725, 3.1).
     meant = [key for key in keys if key.kid is None or header.kid is None or key.kid == header.kid]
     fitting = [key for key in meant if key.algorithm == header.algorithm]
     if not meant:
@@ -122,7 +124,7 @@ def claims_of(token: str, header: TokenHeader, keys: Sequence[Key], rules: Claim
 
 
 def _decoded(token: str, key: Key, rules: ClaimRules) -> Claims | None:
-    """Return what a token says, or None for one that the key has not signed."""
+    """Return the claims of a token, or None if the key did not sign it."""
     import jwt  # noqa: PLC0415
 
     try:
@@ -143,25 +145,25 @@ def _decoded(token: str, key: Key, rules: ClaimRules) -> Claims | None:
 
 
 def _reason(error: Exception, token: str) -> str:
-    """Say why a token is not good that is signed as it should be."""
+    """Return why a correctly signed token is not valid."""
     import jwt  # noqa: PLC0415
 
     tell = _REASONS.get(type(error).__name__)
     if tell is None:
-        return f"is not taken: {in_short(str(error))}"
+        return f"is not valid: {in_short(str(error))}"
     return tell(jwt.decode(token, options={"verify_signature": False}))
 
 
-UNKNOWN_KEY = "token: is signed with a key that is not known"
+UNKNOWN_KEY = "token: is signed with an unknown key"
 
-# By the names of PyJWT's exceptions, which is not there before a token is.
+# Keyed by the names of PyJWT's exceptions: PyJWT is an extra, imported only when a signed token arrives.
 _REASONS: dict[str, Callable[[Claims], str]] = {
     "ExpiredSignatureError": lambda claims: f"expired at {_time(claims, 'exp')}",
     "ImmatureSignatureError": lambda claims: (
-        f"is not good yet (nbf {_time(claims, 'nbf')}, iat {_time(claims, 'iat')})"
+        f"is not valid yet (nbf {_time(claims, 'nbf')}, iat {_time(claims, 'iat')})"
     ),
     "InvalidIssuerError": lambda claims: f"is of another issuer: {_names(claims['iss'])}",
-    "InvalidAudienceError": lambda claims: f"is for somebody else: {_names(claims['aud'])} (aud)",
+    "InvalidAudienceError": lambda claims: f"is for another audience: {_names(claims['aud'])} (aud)",
 }
 
 
@@ -171,7 +173,7 @@ def _time(claims: Claims, name: str) -> str:
     try:
         return utc(float(claims[name]))
     except (TypeError, ValueError, OverflowError, OSError):
-        return "a time that is none"
+        return "an invalid time"
 
 
 def _names(value: object) -> str:

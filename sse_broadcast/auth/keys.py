@@ -1,4 +1,4 @@
-"""Keys that tokens are signed with. A key has one algorithm of its own; a token never chooses it."""
+"""Keys that verify tokens. Each key has one algorithm; a token never chooses it."""
 
 import base64
 import binascii
@@ -13,18 +13,18 @@ from sse_broadcast.errors import ConfigError, ExtraError
 from sse_broadcast.json_depth import TOO_DEEP, is_too_deep
 
 MIN_SECRET = 32
-"""Bytes of an HS256 secret (RFC 7518, 3.2)."""
+"""Minimum bytes of an HS256 secret (RFC 7518, 3.2)."""
 
 MIN_RSA = 2048
-"""Bits of an RSA key (RFC 7518, 3.3)."""
+"""Minimum bits of an RSA key (RFC 7518, 3.3)."""
 
 MOST_KEYS = 100
-"""Keys of a JWKS: a token that names none of them is tried with each."""
+"""Maximum keys of a JWKS. A token without a key id is tried with each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key, with its algorithm and the id that tokens name it by, if it has one."""
+    """A key with its algorithm, and the id (`kid`) that tokens may name it by."""
 
     algorithm: str
     kid: str | None
@@ -36,7 +36,7 @@ class _Jwks(msgspec.Struct, frozen=True):
 
 
 class _Use(msgspec.Struct, frozen=True):
-    """What a JWK says of its use (RFC 7517, 4)."""
+    """The members of a JWK that restrict its use (RFC 7517, 4)."""
 
     kty: str
     use: Literal["sig"] = "sig"
@@ -46,20 +46,20 @@ class _Use(msgspec.Struct, frozen=True):
 
 
 def require_extra() -> None:
-    """Refuse to go on without what the extra `jwt` installs. Raises `ExtraError`."""
+    """Raise `ExtraError` if the extra `jwt` is not installed."""
     try:
         import cryptography  # noqa: F401, PLC0415
         import jwt  # noqa: F401, PLC0415
     except ModuleNotFoundError:
-        raise ExtraError("signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'") from None
+        raise ExtraError("signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'") from None
 
 
 def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:
-    """Return the key made of an HS256 secret. Raises `ConfigError`, also for a key of another kind."""
+    """Return the key for an HS256 secret. Raises `ConfigError` for a short one or a key of another kind."""
     if len(text) < MIN_SECRET:
         raise ConfigError(f"{setting}: must have at least {MIN_SECRET} bytes, not {len(text)}")
     if _is_public_key(text):
-        raise ConfigError(f"{setting}: is a key in a form that is no HS256 secret")
+        raise ConfigError(f"{setting}: is a public or private key, not an HS256 secret")
     return Key("HS256", kid, text)
 
 
@@ -72,16 +72,16 @@ def key_of_file(path: str, *, setting: str) -> Key:
 
 
 def keys_of_jwks(data: bytes, *, secrets: bool) -> tuple[Key, ...]:
-    """Return the keys of a JWKS (RFC 7517) that tokens may be signed with; `secrets` takes HS256's too.
+    """Return the usable keys of a JWKS (RFC 7517). `secrets` allows HS256 keys too.
 
-    Keys of other kinds and for other uses are left out. Raises `ValueError`, also if no key is left.
+    Keys of other kinds or for other uses are skipped. Raises `ValueError`, also if no key is left.
     """
     if is_too_deep(data):
         raise ValueError(TOO_DEEP)
     listed = msgspec.json.decode(data, type=_Jwks).keys
     keys = [key for each in listed if (key := _key_of_jwk(each, secrets=secrets)) is not None]
     if not keys:
-        raise ValueError("has no key that tokens may be signed with (RS256, ES256, EdDSA)")
+        raise ValueError("has no key that can verify tokens (RS256, ES256, EdDSA)")
     return tuple(keys)
 
 
@@ -94,7 +94,7 @@ def _key_of_pem(text: str, *, where: str) -> Key:
     try:
         material = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{where}: holds a public key that cannot be read") from None
+        raise ConfigError(f"{where}: the public key cannot be read") from None
     algorithm = _algorithm_of(material)
     if algorithm is None:
         raise ConfigError(f"{where}: must be RSA of {MIN_RSA} bits or more, EC of P-256 or Ed25519")
@@ -102,7 +102,7 @@ def _key_of_pem(text: str, *, where: str) -> Key:
 
 
 def _key_of_jwk(jwk: object, *, secrets: bool) -> Key | None:
-    """Return the key of a JWK, or None for one that no token may be signed with."""
+    """Return the key of a JWK, or None if it cannot verify tokens."""
     if not isinstance(jwk, dict):
         return None
     try:
@@ -115,17 +115,18 @@ def _key_of_jwk(jwk: object, *, secrets: bool) -> Key | None:
 
     try:
         made = jwt.PyJWK(jwk)
-    except (jwt.PyJWTError, KeyError):  # a member that is missing is the one or the other
+    except (jwt.PyJWTError, KeyError):  # PyJWT raises either for a missing member
         return None
-    # What is private, too short or of another curve is none of ours.
+    # Private keys, short RSA keys and other curves have no algorithm here.
     own = _algorithm_of(made.key)
     return Key(own, use.kid, made.key) if own == made.algorithm_name else None
 
 
 def _is_public_key(text: bytes) -> bool:
-    """Whether a secret is a key of another kind, or a PEM's inside, as issuers show it."""
+    """Return whether a secret is in fact a key in PEM, OpenSSH or DER form, perhaps in base64."""
     import jwt  # noqa: PLC0415
 
+    # Issuers show public keys without the PEM lines too. An HS256 key that is public lets anyone sign.
     forms = [text]
     with contextlib.suppress(binascii.Error):
         forms.append(base64.b64decode(b"".join(text.split()), validate=True))
@@ -138,7 +139,7 @@ def _is_public_key(text: bytes) -> bool:
 
 
 def _algorithm_of(material: object) -> str | None:
-    """Return the algorithm of a secret or a public key; None if no token may be signed with it."""
+    """Return the algorithm for a secret or a public key, or None if it cannot verify tokens."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
 
     match material:

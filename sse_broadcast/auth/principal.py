@@ -1,4 +1,4 @@
-"""Principal: who a caller is, and what it may do in which channels."""
+"""Principal: the identity of a caller, and its grants."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,34 +9,31 @@ from sse_broadcast.channels import ANY, Matcher, compile_patterns
 
 
 class Action(StrEnum):
-    """What a caller may be allowed to do."""
+    """An action that a grant can allow."""
 
     PUBLISH = "publish"
     SUBSCRIBE = "subscribe"
     INSPECT = "inspect"
-    """Ask about channels; with `*`, about the server itself: its status, metrics and readers."""
+    """Inspect channels; with `*` the server too: its status, its metrics and its subscribers."""
     ADMIN = "admin"
-    """Make tokens and revoke them, end streams, have the configuration read again."""
+    """Issue and revoke tokens, disconnect subscribers, reload the configuration."""
 
 
 Grants = Mapping[Action, tuple[str, ...]]
-"""Channels and patterns, by what may be done in them. An action that is not there is not allowed."""
+"""Channels and patterns by action. An action that is missing is not allowed."""
 
 CredentialKind = Literal["caller", "subject", "id"]
-"""What a revocation names: a configured caller, the subject of signed tokens, or one of them by its id."""
+"""What a revocation names: a configured caller, the subject of signed tokens, or the id of one token."""
 
 EVERYTHING: Grants = dict.fromkeys(Action, (ANY,))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """What a caller is allowed, and who it is.
+    """The identity and the grants of a caller.
 
-    `subject` is None for the anonymous caller; `id` is the token's own (jti), if it has one. Tokens of one
-    subject that have none count as one token, and so do all that name neither: what is limited by token
-    is limited for them together. `static` is the bearer of a configured token: whoever signs tokens chooses
-    their subjects, and one that is called like a configured caller is somebody else. `issued` and `expires`
-    are seconds since 1970.
+    `subject` is None for the anonymous caller, `id` is the token's `jti`. `static` marks the bearer of a
+    configured token. `issued` and `expires` are in seconds since 1970.
     """
 
     grants: Grants = field(default_factory=dict)
@@ -46,27 +43,26 @@ class Principal:
     expires: float | None = None
     static: bool = False
     bearer: tuple[CredentialKind, str | None, str | None] = field(init=False, repr=False, compare=False)
-    """Who is limited and remembered as one: the same token, or one that cannot be told from it."""
-    # Made when first asked, of the grants alone: what is asked about is kept nowhere.
+    """The key for limits per token. Tokens of one subject without `jti` share it: they look the same."""
+    # Built at first use and from the grants only: channel names of requests are not stored.
     _matchers: dict[Action, Matcher] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # Issuers choose their subjects: a subject named like a configured caller is not that caller.
         kind: CredentialKind = "caller" if self.static else "subject"
         object.__setattr__(self, "bearer", (kind, self.subject, self.id))
 
     def allows(self, action: Action, channel: str = ANY) -> bool:
-        """Whether the caller may do this in a channel, or in every channel of a pattern.
+        """Return whether the caller may do this in a channel, or in every channel of a pattern.
 
-        `*`, the default, is the server as a whole.
+        The default `*` stands for the whole server.
         """
         return self.first_denied(action, (channel,)) is None
 
     def first_denied(self, action: Action, channels: Sequence[str]) -> str | None:
-        """Return the first of the channels in which the caller may not do this, or None.
-
-        A pattern is matched as it is written: its stars are characters that only a star matches, so
-        what is between them may be anything.
-        """
+        """Return the first of the channels in which the caller may not do this, or None."""
+        # A pattern is matched like a name: "*" is not in the alphabet of names, so only a star of a grant
+        # matches it, and then matches everything that the pattern can.
         granted = self.grants.get(action, ())
         if ANY in granted:
             return None
@@ -84,7 +80,7 @@ class Principal:
 
     @property
     def anonymous(self) -> bool:
-        """Whether it came with no credential."""
+        """Whether the request carried no credential."""
         return self.subject is None
 
 

@@ -1,4 +1,4 @@
-"""Revocation list: subjects, callers and tokens that are refused though their signature is good."""
+"""Revocation list: subjects, callers and token ids that are refused despite a valid signature."""
 
 import heapq
 import logging
@@ -14,32 +14,32 @@ from sse_broadcast.errors import EventError, FullError
 logger = logging.getLogger("sse_broadcast.revocations")
 
 MAX_REVOCATIONS = 100_000
-"""Revocations held at one time."""
+"""Maximum number of revocations."""
 
 NEARLY_FULL = 0.8
-"""Of those, how many are held when the log says so: there is still time to find out who revokes so much."""
+"""Share of that number from which a warning is logged, early enough to find the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """When something was revoked, and until when that is remembered, in seconds since 1970."""
+    """The time of a revocation and the end of its validity, in seconds since 1970."""
 
     moment: float
     until: float
 
 
 class RevocationList:
-    """What was revoked since this process began.
+    """The revocations of this process, at most `most`.
 
-    `clock` gives seconds since 1970; `most` are held at one time. What has passed goes first. When
-    all that is held is still needed the next one is refused: to forget another would let that one in again.
+    `clock` gives seconds since 1970. Expired revocations are dropped first. If none has expired, the next
+    revocation is refused.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, *, most: int = MAX_REVOCATIONS) -> None:
         self._clock = clock
         self._most = most
         self._held: dict[tuple[CredentialKind, str], Revocation] = {}
-        # When each that passes may be dropped, the earliest first: all of them are looked through never.
+        # A heap of the revocations that expire, earliest first: dropping them never scans all.
         self._passing: list[tuple[float, tuple[CredentialKind, str]]] = []
         self._warned = False
 
@@ -47,9 +47,9 @@ class RevocationList:
         return len(self._held)
 
     def revoke(self, kind: CredentialKind, name: str, *, until: float = math.inf) -> None:
-        """Refuse every token of a `subject` that was issued by now, a token by its `id`, or a `caller`.
+        """Refuse the tokens of a `subject` issued until now, the token with an `id`, or a `caller`.
 
-        Raises `EventError` for what is no name, `FullError`.
+        Raises `EventError` for an invalid name, `FullError` if no more can be held.
         """
         if not 1 <= len(name) <= MAX_SUBJECT:
             raise EventError(kind, f"must be 1 to {MAX_SUBJECT} characters, not {len(name)}")
@@ -64,11 +64,11 @@ class RevocationList:
         self._warn()
 
     def seconds_to_room(self) -> float | None:
-        """How long it takes until another can be held, if it is full: None if all are kept for good."""
+        """Return the seconds until the first revocation expires, or None if none of them expires."""
         return max(0.0, self._passing[0][0] - self._clock()) if self._passing else None
 
     def refuses(self, principal: Principal) -> bool:
-        """Whether a caller's token was revoked; one that does not say when it was issued counts as old."""
+        """Return whether a token was revoked. A token without `iat` counts as older than the revocation."""
         if not self._held:
             return False
         kind, name, id = principal.bearer
@@ -87,21 +87,20 @@ class RevocationList:
             until = self._held[key].until
             if until <= now:
                 del self._held[key]
-            elif until < math.inf:  # it was revoked again, for longer
+            elif until < math.inf:  # revoked again meanwhile, with a later end
                 heapq.heappush(self._passing, (until, key))
 
     def _require_room(self) -> None:
+        # Full: the new one is refused. Dropping another would let a revoked token in again.
         if len(self._held) >= self._most:
-            logger.error(
-                "revocations: one was refused: %(most)s are held, as many as there may be", self._facts
-            )
-            raise FullError(f"revocations: {self._most} are held, as many as there may be")
+            logger.error("revocations: refused one more, the limit of %(most)s is reached", self._facts)
+            raise FullError(f"revocations: the limit of {self._most} is reached")
 
     def _warn(self) -> None:
-        """Log once that it is nearly full, and once more when it has been less since."""
+        """Log once when the list is nearly full, and again only after it was less full."""
         nearly = len(self._held) >= NEARLY_FULL * self._most
         if nearly and not self._warned:
-            logger.warning("revocations: %(held)s are held, of %(most)s that there may be", self._facts)
+            logger.warning("revocations: %(held)s of at most %(most)s are held", self._facts)
         self._warned = nearly
 
     @property

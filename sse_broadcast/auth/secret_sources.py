@@ -1,4 +1,4 @@
-"""Secrets from files and environment variables, read and never shown."""
+"""Secret sources: files and environment variables that hold secrets."""
 
 import hashlib
 import os
@@ -8,25 +8,24 @@ from pathlib import Path
 from sse_broadcast.errors import ConfigError
 
 MAX_FILE = 65_536
-"""Bytes of a file of secrets or keys."""
+"""Maximum bytes of a file of secrets or keys."""
 
 
 class KeyedDigest:
-    """Digests of secrets under a key of its own, by which they are known again and never shown.
-
-    How long it takes to find one tells nothing of a secret: nobody outside knows the key.
-    """
+    """Digests of secrets under a random key of this process."""
 
     def __init__(self) -> None:
+        # A look-up by digest leaks nothing through its duration: the key is secret, so nobody can compute the
+        # digest of a guess.
         self._key = secrets.token_bytes(32)
 
     def of(self, secret: str) -> bytes:
-        """Return the 32 bytes that stand for a secret."""
+        """Return the digest of a secret, 32 bytes."""
         return hashlib.blake2b(secret.encode(errors="surrogatepass"), key=self._key, digest_size=32).digest()
 
 
 def read_bytes(path: str, *, setting: str) -> bytes:
-    """Return what is in a file. Raises `ConfigError` naming the setting."""
+    """Return the content of a file. Raises `ConfigError` naming the setting, also above `MAX_FILE` bytes."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -39,7 +38,7 @@ def read_bytes(path: str, *, setting: str) -> bytes:
 
 
 def read_secret_text(path: str, *, setting: str) -> str:
-    """Return the text in a file, without the line end that editors put there. Raises `ConfigError`."""
+    """Return the text of a file without its last line end. Raises `ConfigError`."""
     data = read_bytes(path, setting=setting)
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
@@ -48,8 +47,8 @@ def read_secret_text(path: str, *, setting: str) -> str:
 
 
 def read_variable(name: str, *, setting: str) -> str:
-    """Return what an environment variable holds. Raises `ConfigError` for one that is not set."""
+    """Return the value of an environment variable. Raises `ConfigError` if it is not set."""
     value = os.environ.get(name)
     if value is None:
-        raise ConfigError(f"{setting}: the environment has no {name!r}")
+        raise ConfigError(f"{setting}: the environment variable {name!r} is not set")
     return value

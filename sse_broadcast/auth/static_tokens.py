@@ -1,4 +1,4 @@
-"""Static tokens: credentials that a configuration names one by one."""
+"""Static tokens: the tokens that a configuration lists."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,17 @@ from sse_broadcast.config.schema import CallerRule, Config
 from sse_broadcast.errors import ConfigError
 
 MIN_TOKEN = 16
-"""Characters of a token: fewer can be guessed."""
+"""Minimum characters of a token: shorter ones can be guessed."""
 
 MAX_TOKEN = 8192
-"""Characters of a token: as many as a line of a request may have."""
+"""Maximum characters of a token: aiohttp's limit for a header line."""
 
 
 class StaticTokens:
-    """The tokens of a configuration, kept as digests under a key of this process.
+    """The configured tokens, kept as digests under a key of this process.
 
-    How long a look-up takes tells nothing of a token: nobody knows which digest a guess has. `generated` is
-    one more, that may do everything. Raises `ConfigError` for a token that cannot be one, or that is two
-    callers'.
+    `generated` is one more token, which allows everything. Raises `ConfigError` for an invalid token, and for
+    a token that two callers share.
     """
 
     def __init__(self, config: Config, *, generated: str | None = None) -> None:
@@ -31,17 +30,17 @@ class StaticTokens:
             self._add(where, self._digests.of(token), principal)
 
     def find(self, token: str) -> Principal | None:
-        """Return what the bearer of a token may do, or None for a token that is not here."""
+        """Return the principal of a token, or None for an unknown one."""
         return self._known.get(self._digests.of(token))
 
     def _add(self, where: str, digest: bytes, principal: Principal) -> None:
         if digest in self._known:
-            raise ConfigError(f"{where}: is the token of {self._known[digest].subject!r} too")
+            raise ConfigError(f"{where}: is also the token of {self._known[digest].subject!r}")
         self._known[digest] = principal
 
 
 def _tokens(config: Config, generated: str | None) -> Iterator[tuple[str, str, Principal]]:
-    """Yield each token, with where it is from and what its bearer may do."""
+    """Yield each token with its source and its principal."""
     if config.token:
         yield "token", config.token, Principal(EVERYTHING, "token", static=True)
     if config.token_file:
@@ -77,4 +76,4 @@ def _require_token(where: str, token: str) -> None:
     if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
         raise ConfigError(f"{where}: must have {MIN_TOKEN} to {MAX_TOKEN} characters, not {len(token)}")
     if not is_token(token):
-        raise ConfigError(f"{where}: has a character that no token may have (A-Z a-z 0-9 . _ ~ + / - alone)")
+        raise ConfigError(f"{where}: contains a character other than A-Z a-z 0-9 . _ ~ + / -")

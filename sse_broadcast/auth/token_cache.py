@@ -1,4 +1,4 @@
-"""Cache of verified tokens, so that a token that comes again is not verified again."""
+"""Cache of verified tokens, so that each token is verified once."""
 
 from collections import OrderedDict
 
@@ -7,27 +7,26 @@ from sse_broadcast.auth.secret_sources import KeyedDigest
 from sse_broadcast.channels import ANY
 
 MAX_CACHED_TOKENS = 4096
-"""Tokens that are remembered: of one more, that which was not seen for longest is forgotten."""
+"""Maximum number of cached tokens. The least recently used one goes first."""
 
 MAX_CACHE_BYTES = 16_777_216
-"""Bytes of what they may do, likewise: a token of 8 KB may name 1,500 channels."""
+"""Maximum bytes of their principals: a token of 8 KB may name 1,500 channels."""
 
 TOKEN_COST = 1200
-"""Bytes that a token takes beside the patterns of its grants."""
+"""Bytes of a cached token without the patterns of its grants."""
 
 PATTERN_COST = 64
-"""Bytes that each of those takes beside its characters."""
+"""Bytes of a pattern without its characters."""
 
 OF_MATCHER = 700
-"""Bytes of what matches one that has a star, made when it is first asked."""
+"""Bytes of the compiled matcher for a pattern with a star, built at first use."""
 
 
 class VerifiedTokenCache:
-    """What the bearers of verified tokens may do, by digests of the tokens.
+    """The principals of verified tokens, by digests of the tokens.
 
-    It knows nothing of time and of revocation, which whoever finds something here asks again. `most` are
-    remembered, of `most_bytes` together, and none beyond the keys that they were verified with: `forget` all
-    when those change.
+    The cache does not check expiry and revocation: its caller must. It holds at most `most` tokens of
+    `most_bytes` in total. Call `forget` when the keys change.
     """
 
     def __init__(self, *, most: int = MAX_CACHED_TOKENS, most_bytes: int = MAX_CACHE_BYTES) -> None:
@@ -41,7 +40,7 @@ class VerifiedTokenCache:
         return len(self._held)
 
     def find(self, token: str) -> Principal | None:
-        """Return what the bearer of a token may do, or None for a token that is not here."""
+        """Return the principal of a token, or None if it is not cached."""
         digest = self._digests.of(token)
         principal = self._held.get(digest)
         if principal is not None:
@@ -49,7 +48,7 @@ class VerifiedTokenCache:
         return principal
 
     def add(self, token: str, principal: Principal) -> None:
-        """Remember a token that was verified just now."""
+        """Cache a token that was just verified."""
         digest = self._digests.of(token)
         self._drop(self._held.pop(digest, None))
         self._held[digest] = principal
@@ -58,7 +57,7 @@ class VerifiedTokenCache:
             self._drop(self._held.popitem(last=False)[1])
 
     def forget(self) -> None:
-        """Forget all of them."""
+        """Empty the cache."""
         self._held.clear()
         self._bytes = 0
 
@@ -68,7 +67,7 @@ class VerifiedTokenCache:
 
 
 def size_of(principal: Principal) -> int:
-    """Return the bytes that a token's access takes, about."""
+    """Return the approximate bytes of a principal."""
     names = [name for patterns in principal.grants.values() for name in patterns]
     texts = (principal.subject or "", principal.id or "", *names)
     starred = sum(ANY in name for name in names)

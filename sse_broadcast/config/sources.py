@@ -190,7 +190,7 @@ def _require_one_place(config: Config, sources: Mapping[str, str]) -> None:
     for name in PLACE:
         if config.listener and sources[name] not in unsaid:
             raise ConfigError(
-                f"{name}: is given by {sources[name]}, but there are [[listener]] tables too: remove one of them"
+                f"{name}: is given by {sources[name]}, and there are [[listener]] tables: remove one of them"
             )
 
 

@@ -137,26 +137,26 @@ def unsigned(header: str) -> str:
     return f"{part(header)}.{part(json.dumps(claims()))}."
 
 
-NO_EXP = "is not taken: Expiration Time claim (exp) must be an integer."
+NO_EXP = "is not valid: Expiration Time claim (exp) must be an integer."
 GARBAGE = (
-    "is not taken: Invalid header string: "
+    "is not valid: Invalid header string: "
     "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
 )
-NO_GRANTS = "has no claim 'grants', which says what its bearer may do"
+NO_GRANTS = "has no claim 'grants', which holds its grants"
 
 BAD = {
     "expired": (rs256(exp=NOW - 1), f"expired at {utc(NOW - 1)}"),
     "without an end": (rs256(exp=...), "has no exp"),
-    "an end of no number": (rs256(exp=[]), "is not taken: Expiration Time claim (exp) must be an integer."),
-    "an end as text": (rs256(exp=str(END)), "is not taken: Expiration Time claim (exp) must be an integer."),
+    "an end of no number": (rs256(exp=[]), "is not valid: Expiration Time claim (exp) must be an integer."),
+    "an end as text": (rs256(exp=str(END)), "is not valid: Expiration Time claim (exp) must be an integer."),
     "an end as whole text": (rs256(exp=f"{END:.0f}"), "claims: Expected `float`, got `str` - at `$.exp`"),
     "an end beyond all": (rs256(exp=1e300), "claims: Expected `float` <= 253402300799.0 - at `$.exp`"),
-    "an end before all": (rs256(exp=-1e300), "expired at a time that is none"),
-    "not yet valid": (rs256(nbf=END), f"is not good yet (nbf {utc(END)}, iat {utc(NOW - 60)})"),
-    "of the future": (rs256(iat=END), f"is not good yet (nbf none, iat {utc(END)})"),
-    "wrong audience": (rs256(aud="other"), "is for somebody else: 'other' (aud)"),
-    "wrong audiences": (rs256(aud=["other", "SSE"]), "is for somebody else: 'other, SSE' (aud)"),
-    "an audience of no text": (rs256(aud={"sse": 1}), "is for somebody else: '' (aud)"),
+    "an end before all": (rs256(exp=-1e300), "expired at an invalid time"),
+    "not yet valid": (rs256(nbf=END), f"is not valid yet (nbf {utc(END)}, iat {utc(NOW - 60)})"),
+    "of the future": (rs256(iat=END), f"is not valid yet (nbf none, iat {utc(END)})"),
+    "wrong audience": (rs256(aud="other"), "is for another audience: 'other' (aud)"),
+    "wrong audiences": (rs256(aud=["other", "SSE"]), "is for another audience: 'other, SSE' (aud)"),
+    "an audience of no text": (rs256(aud={"sse": 1}), "is for another audience: '' (aud)"),
     "no audience": (rs256(aud=...), "has no aud"),
     "another issuer": (rs256(iss="https://evil.example"), "is of another issuer: 'https://evil.example'"),
     "an issuer of no text": (
@@ -164,7 +164,7 @@ BAD = {
         "is of another issuer: 'https://id.example.com'",
     ),
     "no issuer": (rs256(iss=...), "has no iss"),
-    "subject of no text": (rs256(sub=5), "is not taken: Subject must be a string"),
+    "subject of no text": (rs256(sub=5), "is not valid: Subject must be a string"),
     "no grants": (rs256(grants=...), NO_GRANTS),
     "bad grants": (rs256(grants=["*"]), "claim 'grants': Expected `object`, got `array`"),
     "wrong key": (token("RS256", claims(), key=private_key("RS256", 1)), "its signature is wrong"),
@@ -174,25 +174,25 @@ BAD = {
     "crit": (rs256({"crit": ["exp"]}), "is not taken: Unsupported critical extension: exp"),
     "a long crit": (
         rs256({"crit": ["\xe9\n" * 500]}),
-        "is not taken: " + ("Unsupported critical extension: " + "\\xe9\\n" * 99)[:120],
+        "is not valid: " + ("Unsupported critical extension: " + "\\xe9\\n" * 99)[:120],
     ),
-    "jku": (rs256({"jku": "https://evil.example"}), "its header has jku, which is not taken"),
-    "jwk": (rs256({"jwk": jwk("RS256", 1)}), "its header has jwk, which is not taken"),
-    "x5u": (rs256({"x5u": "https://evil.example"}), "its header has x5u, which is not taken"),
-    "x5c": (rs256({"x5c": ["AAAA"]}), "its header has x5c, which is not taken"),
+    "jku": (rs256({"jku": "https://evil.example"}), "its header has jku, which is not accepted"),
+    "jwk": (rs256({"jwk": jwk("RS256", 1)}), "its header has jwk, which is not accepted"),
+    "x5u": (rs256({"x5u": "https://evil.example"}), "its header has x5u, which is not accepted"),
+    "x5c": (rs256({"x5c": ["AAAA"]}), "its header has x5c, which is not accepted"),
     "kid of a path": (rs256({"kid": "/dev/null"}, exp=NOW - 1), f"expired at {utc(NOW - 1)}"),
-    "kid of ours": (rs256({"kid": "sse-broadcast"}), "is signed with a key that is not known"),
-    "kid of no text": (rs256({"kid": 5}), "is not taken: Key ID header parameter must be a string"),
+    "kid of ours": (rs256({"kid": "sse-broadcast"}), "is signed with an unknown key"),
+    "kid of no text": (rs256({"kid": 5}), "is not valid: Key ID header parameter must be a string"),
     "no signature": (f"{rs256().rpartition('.')[0]}.", "its signature is wrong"),
     "truncated": (rs256()[:-2], "its signature is wrong"),
     "truncated to two parts": (rs256().rpartition(".")[0], "is not known"),
     "five parts": (f"{rs256()}.a.b", "is not known"),
     "garbage": ("garbage", "is not known"),
     "garbage of three parts": (f"{part(b'{')}.age0.garb", GARBAGE),
-    "padded": (f"{rs256()}===", "is not taken: Invalid crypto padding"),
-    "an end of line": (f"{rs256()}\n", "is not taken: Invalid crypto padding"),
-    "no ascii": ("\xe9.\xe9.\xe9", "has a character that no token may have"),
-    "surrogates": ("\udcff", "has a character that no token may have"),
+    "padded": (f"{rs256()}===", "is not valid: Invalid crypto padding"),
+    "an end of line": (f"{rs256()}\n", "is not valid: Invalid crypto padding"),
+    "no ascii": ("\xe9.\xe9.\xe9", "contains a character that is not ASCII"),
+    "surrogates": ("\udcff", "contains a character that is not ASCII"),
     "huge": ("x" * 8193, "is longer than 8192 characters"),
     "huge and signed": (rs256(filling="x" * 8000), "is longer than 8192 characters"),
     "empty": ("", "is not known"),
@@ -200,7 +200,7 @@ BAD = {
     "1e400": (token("RS256", '{"exp": 1e400}'), NO_EXP),
     "a payload of no object": (
         token("RS256", '"text"'),
-        "is not taken: Invalid payload string: must be a json object",
+        "is not valid: Invalid payload string: must be a json object",
     ),
 }
 
@@ -318,7 +318,7 @@ async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_pat
         digest = hmac.new(pem(private_key("RS256")), signed.encode(), hashlib.sha256).digest()
         assert await refusal(known, f"{signed}.{part(digest)}") in {
             "is signed with HS256, which is not its key's algorithm",
-            "is signed with a key that is not known",
+            "is signed with an unknown key",
         }
 
 
@@ -364,7 +364,7 @@ async def test_own_tokens_are_taken_by_a_server_whose_clock_is_behind() -> None:
 async def test_own_tokens_are_not_known_before_there_are_any() -> None:
     one, other = authenticator(token=TOKEN), authenticator(token=TOKEN)
     made = one.issue({Action.SUBSCRIBE: ("a",)}, subject="v", lifetime=3600.0, by=ROOT)
-    assert await refusal(other, made.token) == "is signed with a key that is not known"
+    assert await refusal(other, made.token) == "is signed with an unknown key"
     assert (await one.authenticate(made.token)).subject == "v"
 
 
@@ -422,11 +422,11 @@ async def test_a_subject_that_is_called_like_a_caller_is_somebody_else() -> None
     [
         ({"token": "short"}, "token: must have 16 to 8192 characters, not 5"),
         ({"token_secret": "short"}, "token_secret: must have at least 32 bytes, not 5"),
-        ({"jwt_issuer": "x"}, "jwt_issuer: is given without jwt_key_file or jwt_jwks"),
-        ({"jwt_audience": "x", "token": TOKEN}, "jwt_audience: is given without jwt_key_file or jwt_jwks"),
+        ({"jwt_issuer": "x"}, "jwt_issuer: is set without jwt_key_file or jwt_jwks"),
+        ({"jwt_audience": "x", "token": TOKEN}, "jwt_audience: is set without jwt_key_file or jwt_jwks"),
         ({"jwt_key_file": "none"}, "jwt_key_file: 'none' cannot be read: No such file or directory"),
         ({"jwt_jwks": "none"}, "jwt_jwks: 'none' cannot be read: No such file or directory"),
-        ({"jwt_jwks": "http://id.example.com"}, "jwt_jwks: 'http://id.example.com' must begin with https://"),
+        ({"jwt_jwks": "http://id.example.com"}, "jwt_jwks: 'http://id.example.com' must start with https://"),
     ],
 )
 def test_credentials_that_cannot_be_used_are_refused(
@@ -451,7 +451,7 @@ def test_without_the_extra_what_needs_it_is_refused(
     monkeypatch.setitem(sys.modules, "jwt", None)
     with pytest.raises(ConfigError) as raised:
         authenticator(**settings)
-    assert str(raised.value) == "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+    assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
 
 
 async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,7 +459,7 @@ async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cryptography", None)
     known = authenticator(token=TOKEN)
     assert await known.authenticate(TOKEN) == ROOT
-    assert await refusal(known, token("RS256")) == "is signed with a key that is not known"
+    assert await refusal(known, token("RS256")) == "is signed with an unknown key"
     with pytest.raises(ExtraError):
         known.issue({}, subject="v", lifetime=3600.0, by=ROOT)
 

@@ -122,9 +122,9 @@ def test_grants_may_be_none_at_all() -> None:
 
 def test_a_token_without_its_claim_is_refused() -> None:
     """It was not made for this server, or the setting is wrong."""
-    assert refusal(grants=...) == "has no claim 'grants', which says what its bearer may do"
+    assert refusal(grants=...) == "has no claim 'grants', which holds its grants"
     other = "https://example.com/sse"
-    assert refusal(other) == f"has no claim '{other}', which says what its bearer may do"
+    assert refusal(other) == f"has no claim '{other}', which holds its grants"
     assert read(other, grants=..., **{other: {"subscribe": ["orders.*"]}}) == read()
 
 

@@ -131,7 +131,10 @@ def test_the_longest_a_token_lasts_is_a_setting() -> None:
 def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
     with pytest.raises(ForbiddenError) as raised:
         make(SHOP, grants)
-    assert str(raised.value) == f"{problem}: is beyond what the maker of the token may"
+    assert (
+        str(raised.value)
+        == f"{problem}: the maker of the token is not allowed to grant it"
+    )
 
 
 @pytest.mark.parametrize("by", [ROOT, SHOP])
@@ -220,7 +223,7 @@ def test_without_the_extra_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     for call in calls:
         with pytest.raises(ExtraError) as raised:
             call()
-        assert str(raised.value) == "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+        assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
     assert mint().keys == ()
 
 

@@ -249,7 +249,7 @@ async def test_an_issuer_that_does_not_answer_is_waited_for_so_long(
     keys = await opened(issuer.url)
     assert ids(keys) == []
     assert caplog.messages == [
-        f"jwt_jwks: '{issuer.url}' did not answer within 0.05 s; the keys stay as they are"
+        f"jwt_jwks: '{issuer.url}' did not answer within 0.05 s; the present keys stay in use"
     ]
 
 
@@ -302,7 +302,7 @@ async def test_a_file_that_is_gone_leaves_its_keys(
     await keys.refresh()
     assert ids(keys) == ["old"]
     assert caplog.messages == [
-        f"jwt_jwks: '{file}' cannot be read: No such file or directory; the keys stay as they are"
+        f"jwt_jwks: '{file}' cannot be read: No such file or directory; the present keys stay in use"
     ]
 
 
@@ -330,7 +330,7 @@ async def test_a_reading_that_goes_on_ends_too(issuer: Issuer) -> None:
     issuer.open.set()
 
 
-MUST = "must begin with https:// (http:// is for this machine alone)"
+MUST = "must start with https:// (http:// only for this machine)"
 
 
 UNSAFE = ["http://id.example.com/jwks", "http://127.0.0.1.example.com/", "http://localhost.example.com/"]

@@ -74,7 +74,7 @@ def test_what_decoders_skip_is_refused(index: int, change: str) -> None:
     parts = token("EdDSA").split(".")
     parts[index] = change.format(parts[index])
     assert (
-        refusal(".".join(parts)) == f"is not taken: Invalid {('header', 'payload', 'crypto')[index]} padding"
+        refusal(".".join(parts)) == f"is not valid: Invalid {('header', 'payload', 'crypto')[index]} padding"
     )
 
 
@@ -83,18 +83,18 @@ def test_bits_that_say_nothing_are_none() -> None:
     text = token("EdDSA")  # of 64 bytes: two bits of the last character are of the signature, four of nothing
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     other = alphabet[alphabet.index(text[-1]) ^ 1]
-    assert refusal(text[:-1] + other) == "is not taken: Invalid crypto padding"
+    assert refusal(text[:-1] + other) == "is not valid: Invalid crypto padding"
 
 
-NO_OBJECT = "is not taken: Invalid header string: must be a json object"
-KID = "is not taken: Key ID header parameter must be a string"
-CRIT = "is not taken: Unsupported critical extension: "
+NO_OBJECT = "is not valid: Invalid header string: must be a json object"
+KID = "is not valid: Key ID header parameter must be a string"
+CRIT = "is not valid: Unsupported critical extension: "
 
 
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("", "is not taken: Invalid header string: Expecting value: line 1 column 1 (char 0)"),
+        ("", "is not valid: Invalid header string: Expecting value: line 1 column 1 (char 0)"),
         ("[]", NO_OBJECT),
         ('"RS256"', NO_OBJECT),
         ('{"alg": "RS256", "kid": 5}', KID),
@@ -104,10 +104,10 @@ CRIT = "is not taken: Unsupported critical extension: "
         ('{"alg": "RS256", "crit": ["exp"], "exp": 1}', f"{CRIT}exp"),
         ('{"alg": "RS256", "crit": ["a\\n\\u00e9"]}', f"{CRIT}a\\n\\xe9"),
         (f'{{"alg": "RS256", "crit": ["{"x" * 500}"]}}', (CRIT + "x" * 500)[:134]),
-        ('{"alg": "RS256", "crit": []}', "is not taken: Invalid 'crit' header: must be a non-empty list"),
+        ('{"alg": "RS256", "crit": []}', "is not valid: Invalid 'crit' header: must be a non-empty list"),
         (
             '{"alg": "RS256", "b64": false}',
-            "is not taken: Payload segment must be empty when 'b64' is false.",
+            "is not valid: Payload segment must be empty when 'b64' is false.",
         ),
     ],
 )
@@ -138,7 +138,7 @@ def test_an_algorithm_that_no_key_has_is_refused(tmp_path: Path, algorithm: obje
 def test_a_header_that_brings_its_own_key_is_refused(name: str, value: Any) -> None:
     """Nobody looks where it points (RFC 8725, 3.10), whatever it says there."""
     text = token("RS256", header={name: value})
-    assert refusal(text) == f"its header has {name}, which is not taken"
+    assert refusal(text) == f"its header has {name}, which is not accepted"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -208,13 +208,13 @@ KEYS = keys_of_jwks(
         ({}, 1, None),
         ({"kid": "b"}, 0, "its signature is wrong"),
         ({"kid": "c"}, 0, "is signed with RS256, which is not its key's algorithm"),
-        ({"kid": "d"}, 0, "is signed with a key that is not known"),
-        ({"kid": ""}, 0, "is signed with a key that is not known"),
-        ({"kid": "A"}, 0, "is signed with a key that is not known"),
-        ({"kid": "../../etc/passwd"}, 0, "is signed with a key that is not known"),
-        ({"kid": "https://evil.example/key"}, 0, "is signed with a key that is not known"),
-        ({"kid": "a' OR '1'='1"}, 0, "is signed with a key that is not known"),
-        ({"kid": "x" * 3000}, 0, "is signed with a key that is not known"),
+        ({"kid": "d"}, 0, "is signed with an unknown key"),
+        ({"kid": ""}, 0, "is signed with an unknown key"),
+        ({"kid": "A"}, 0, "is signed with an unknown key"),
+        ({"kid": "../../etc/passwd"}, 0, "is signed with an unknown key"),
+        ({"kid": "https://evil.example/key"}, 0, "is signed with an unknown key"),
+        ({"kid": "a' OR '1'='1"}, 0, "is signed with an unknown key"),
+        ({"kid": "x" * 3000}, 0, "is signed with an unknown key"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -73,7 +73,7 @@ def test_a_file_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, pem(private_key("RS256")) * 2) == ONE_KEY
     assert refusal(tmp_path, b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n") == ONE_KEY
     broken = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
-    assert refusal(tmp_path, broken) == "holds a public key that cannot be read"
+    assert refusal(tmp_path, broken) == "the public key cannot be read"
     assert refusal(tmp_path, pem(rsa.generate_private_key(65_537, 1024))) == OTHER_KIND
     assert refusal(tmp_path, pem(ec.generate_private_key(ec.SECP384R1()))) == OTHER_KIND
     assert refusal(tmp_path, pem(ec.generate_private_key(ec.SECP256K1()))) == OTHER_KIND
@@ -93,7 +93,7 @@ def test_a_public_key_is_never_taken_for_a_secret(tmp_path: Path, before: bytes)
     assert key.algorithm == "RS256"
 
 
-NO_SECRET = "is a key in a form that is no HS256 secret"
+NO_SECRET = "is a public or private key, not an HS256 secret"
 
 
 def test_other_forms_of_a_key_are_never_taken_for_a_secret(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_secrets_are_not_taken_from_where_everyone_can_read_them() -> None:
         (b'{"keys": {}}', "Expected `array`, got `object` - at `$.keys`"),
         (b'{"keys": ' + b"[" * 100_000, "is nested more than 64 deep"),
         (b'{"keys": [%s]}' % (b"[" * 63 + b"]" * 63), "is nested more than 64 deep"),
-        (b'{"keys": []}', "has no key that tokens may be signed with (RS256, ES256, EdDSA)"),
-        (jwks(jwk("HS256")), "has no key that tokens may be signed with (RS256, ES256, EdDSA)"),
+        (b'{"keys": []}', "has no key that can verify tokens (RS256, ES256, EdDSA)"),
+        (jwks(jwk("HS256")), "has no key that can verify tokens (RS256, ES256, EdDSA)"),
         (jwks(*[jwk("EdDSA")] * 101), "Expected `array` of length <= 100 - at `$.keys`"),
     ],
     ids=lambda value: str(value[:16]),
@@ -256,4 +256,4 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             patch.setitem(sys.modules, module, None)
             with pytest.raises(ExtraError) as raised:
                 require_extra()
-        assert str(raised.value) == "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+        assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"

@@ -163,8 +163,8 @@ def test_a_list_that_fills_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     for name in ("another", "one more"):
         with pytest.raises(FullError):
             revocations.revoke("id", name)
-    nearly = "revocations: 4 are held, of 5 that there may be"
-    refused = "revocations: one was refused: 5 are held, as many as there may be"
+    nearly = "revocations: 4 of at most 5 are held"
+    refused = "revocations: refused one more, the limit of 5 is reached"
     assert caplog.messages == [nearly, refused, refused]
     clock.now = NOW + 10
     for number in range(4):

@@ -946,7 +946,7 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
         ('token = "short"\n', "token: must have 16 to 8192 characters, not 5"),
         (
             '[[caller]]\nname = "a"\ntoken_env = "NONE"\n',
-            "[[caller]] 'a': token_env: the environment has no 'NONE'",
+            "[[caller]] 'a': token_env: the environment variable 'NONE' is not set",
         ),
         ('token_file = "/none"\n', "token_file: '/none' cannot be read: No such file or directory"),
         ("", "token: no credential or grant is configured any more, which takes a restart"),

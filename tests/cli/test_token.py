@@ -172,10 +172,10 @@ async def test_a_token_that_has_ended_is_refused(programs: Programs) -> None:
         (b"", "token: none is given"),
         (b"\n", "token: none is given"),
         (b"garbage\n", "token: is not known"),
-        (b"a.b.c", "token: is not taken: Invalid header padding"),
-        (b"\xff\xfe", "token: has a character that no token may have"),
+        (b"a.b.c", "token: is not valid: Invalid header padding"),
+        (b"\xff\xfe", "token: contains a character that is not ASCII"),
         (b"x" * 100_000, "token: is longer than 8192 characters"),
-        (token("RS256").encode(), "token: is signed with a key that is not known"),
+        (token("RS256").encode(), "token: is signed with an unknown key"),
     ],
 )
 async def test_what_is_no_token_is_refused(programs: Programs, said: bytes, problem: str) -> None:
@@ -226,7 +226,7 @@ async def test_a_signed_token_is_checked_by_the_key_of_its_issuer(programs: Prog
     )
     other = {**claims, "aud": "somebody"}
     bad = await programs.run("token", "check", env=env, stdin=token("EdDSA", other).encode())
-    assert bad == Ended(1, err=b"sse-broadcast: token: is for somebody else: 'somebody' (aud)\n")
+    assert bad == Ended(1, err=b"sse-broadcast: token: is for another audience: 'somebody' (aud)\n")
 
 
 AUTHORITY = trustme.CA()
@@ -267,6 +267,6 @@ async def test_keys_are_taken_from_a_server_that_is_trusted(
     assert "certificate verify failed" in warning
     assert (ended.code, refusal, end) == (
         1,
-        "sse-broadcast: token: is signed with a key that is not known",
+        "sse-broadcast: token: is signed with an unknown key",
         "",
     )

@@ -448,7 +448,7 @@ def test_tables_say_where_to_listen_alone(file: Path, name: str, text: str) -> N
     """Whoever says it twice learns by what; the default is not said by anybody."""
     setting = SETTINGS[name]
     tables = '[[listener]]\nhost = "::1"\n'
-    complaint = f"{name}: is given by {{}}, but there are [[listener]] tables too: remove one of them"
+    complaint = f"{name}: is given by {{}}, and there are [[listener]] tables: remove one of them"
     file.write_text(tables)
     assert load({}, environ={}, file=file).config.listeners == (ListenerRule(host="::1"),)
     assert refused(flags={name: text}, file=file) == complaint.format(setting.flag)
