@@ -1,1 +1,1 @@
-"""Logs: what a line looks like, who writes it, and how many of a kind there may be."""
+"""Logs: formatting, writing and rate-limiting of log lines."""

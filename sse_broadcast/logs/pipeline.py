@@ -1,4 +1,4 @@
-"""Log pipeline: the handlers, filters and the writer of a serving process's log."""
+"""Log pipeline: the handler, the filters and the writer of a serving process's log."""
 
 import functools
 import logging
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
+from typing_extensions import override
+
 from sse_broadcast.config.schema import LogFormat, LogLevel
 from sse_broadcast.logs.formatters import JsonFormatter, TextFormatter
 from sse_broadcast.logs.rate_limit import RateLimitFilter
@@ -16,17 +18,17 @@ from sse_broadcast.logs.writer import BackgroundWriter
 logger = logging.getLogger("sse_broadcast.logs")
 
 FLUSH = 0.5
-"""Seconds that what was logged last may take to be written, at the end."""
+"""Maximum seconds to write the last lines when the process ends."""
 
 LIMITED = ("aiohttp.internal", "aiohttp.server", "aiohttp.web", "asyncio", "sse_broadcast.delivery")
-"""Loggers, most of them others' own, of whose lines clients can cause any number."""
+"""Loggers, most of them of libraries, whose lines clients can cause in any number: they are rate-limited."""
 
 
 class LogPipeline:
-    """What every logger of the process says, on standard error, between `start` and `close`.
+    """The log of the process, on standard error, between `start` and `close`.
 
-    A thread writes it (see `BackgroundWriter`): whoever logs never waits. It is for a process that is the
-    server's own; a program that has the server in it has a log of its own.
+    It configures the root logger, so it is for the server's own process: a program that embeds the server has
+    its own logging.
     """
 
     def __init__(self, level: LogLevel, format: LogFormat) -> None:
@@ -49,7 +51,7 @@ class LogPipeline:
         self.close()
 
     def start(self) -> None:
-        """Take what is logged, and what Python warns of."""
+        """Handle the records of all loggers, and Python's warnings."""
         root = logging.getLogger()
         root.addHandler(self._handler)
         root.setLevel(self._level.upper())
@@ -59,7 +61,7 @@ class LogPipeline:
             logging.getLogger(name).addFilter(self._flood)
 
     def close(self) -> None:
-        """Take no more, and have what was logged written: in `FLUSH` seconds, or not at all."""
+        """Stop handling records, and write what is queued within `FLUSH` seconds or drop it."""
         logging.captureWarnings(capture=False)
         for name in LIMITED:
             logging.getLogger(name).removeFilter(self._flood)
@@ -68,64 +70,66 @@ class LogPipeline:
             os.close(self._descriptor)
 
     def count_lost(self, count: Callable[[int], None]) -> None:
-        """Have lines that are lost counted, by a function that is given how many; it may not log."""
+        """Call `count` with the number of lines each time lines are lost. It must not log."""
         self._writer.on_lost = count
 
     def set_level(self, level: LogLevel) -> None:
-        """Log what is at least so severe; from the next `switch_debug` on, if debug is on."""
+        """Set the lowest severity to log. While debug is on, it takes effect at the next `switch_debug`."""
         self._level = level
         if not self._debug:
             logging.getLogger().setLevel(level.upper())
 
     def switch_debug(self) -> None:
-        """Log everything, or again no more than the level that was set. It says so."""
+        """Switch between logging everything and the level that is set, and log the switch."""
         if self._debug:
-            # While it is still logged, whatever the level is.
+            # Logged before the switch, while INFO is certainly enabled.
             logger.info("debug is off: the level is %(level)s", {"level": self._level.value})
         self._debug = not self._debug
         logging.getLogger().setLevel(logging.DEBUG if self._debug else self._level.upper())
         if self._debug:
-            logger.info("debug is on, until it is switched off again")
+            logger.info("debug is on: everything is logged until it is switched off")
 
 
 def _skip_unused_record_fields() -> None:
-    """Have records not know what no line tells, as logging's own HOWTO has it ("Optimization")."""
-    logging._srcfile = None  # noqa: SLF001 - else the stack is searched for the caller
+    """Do not collect record fields that no line shows (Python's logging HOWTO, "Optimization")."""
+    logging._srcfile = None  # noqa: SLF001 - otherwise each record walks the stack to find its caller
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined]  # since 3.12
 
 
 class PipelineHandler(logging.Handler):
-    """Hands lines on to a function that never waits."""
+    """A handler that formats lines and passes them to a function that never waits."""
 
     def __init__(self, put: Callable[[bytes], None]) -> None:
         super().__init__()
         self._put = put
 
+    @override
     def handle(self, record: logging.LogRecord) -> bool:
-        """See `logging.Handler`. It takes no lock, which a thread could hold that is interrupted to log."""
+        # Without the handler's lock: a destructor may log while its own thread holds that lock.
         self.emit(record)
         return True
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - whatever a value does when it is asked for its text
+        except Exception:  # noqa: BLE001 - the __str__ of a logged value may raise anything
             self.handleError(record)
         else:
             self._put(encoded(line))
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - its name in logging
-        """Tell of a record that cannot be told; not on `sys.stderr`, which waits."""
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        # The default prints to sys.stderr, which waits if its reader does nothing.
         args = {"template": str(record.msg), "of": record.name}
-        fault = _record(logging.ERROR, "a line of %(of)s cannot be formatted: %(template)s", args)
+        fault = _record(logging.ERROR, "cannot format a line of the logger %(of)s: %(template)s", args)
         fault.exc_info = sys.exc_info()
         self._put(encoded(self.format(fault)))
 
 
 def encoded(line: str) -> bytes:
-    """Return the bytes of a line; half of a surrogate pair, which is no UTF-8, is escaped."""
+    """Return the bytes of a line. An unpaired surrogate, which UTF-8 cannot encode, is escaped."""
     return f"{line}\n".encode(errors="backslashreplace")
 
 
@@ -140,10 +144,11 @@ def _notice(formatter: logging.Formatter, count: int, reason: str) -> bytes:
 
 
 def _standard_error() -> int:
-    """Return a descriptor of our own, since somebody else's may get the number of one that is closed."""
+    """Return a duplicate of standard error's descriptor."""
+    # A duplicate: if descriptor 2 is closed, the next file opened gets its number, and would get the log.
     try:
         return os.dup(sys.__stderr__.fileno())  # type: ignore[union-attr]
-    except (AttributeError, OSError):  # there is none, or none any more
+    except (AttributeError, OSError):  # the process was started without it, or it was closed
         return os.open(os.devnull, os.O_WRONLY)
 
 

@@ -1,4 +1,4 @@
-"""Rate limit of log lines that clients can cause."""
+"""Rate limit for log lines that clients can cause."""
 
 import asyncio
 import functools
@@ -8,35 +8,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 MAX_LINES_A_SECOND = 5
-"""Lines of a kind in a second."""
+"""Maximum lines of one kind in a second."""
 
 SECOND = 1.0
 
 MOST_KINDS = 100
-"""Kinds that are told apart in a second. There are a few in the code, but some loggers make theirs up."""
+"""Maximum number of kinds in a second. The code has few, but some libraries put values into the message."""
 
 LONGEST_KIND = 200
-"""Characters by which a kind is told: some loggers put a whole request into what they say."""
+"""Characters of a message that identify its kind: some libraries put a whole request into it."""
 
 OTHERS = "of other kinds"
 
 Later = Callable[[float, Callable[[], None]], None]
-"""Has something called after so many seconds, if it can."""
+"""Schedules a call after some seconds, or does nothing where no event loop runs."""
 
 
-LEFT_OUT = "%(left_out)d more lines in a second were left out: %(kind)s"
+LEFT_OUT = "left out %(left_out)d more lines in a second: %(kind)s"
 
 VALUE = re.compile(r"%(\(\w+\))?[a-z]")
-"""Where a value is put into what is said."""
+"""A placeholder in a message."""
 
 LineKind = tuple[str, int, str]
-"""A logger, a level, and what is said before the values are in it."""
+"""The logger, the level, and the message with its placeholders."""
 
 
 @dataclass(slots=True)
 class _Second:
-    """What came of a kind since `begun`."""
+    """The lines of a kind since `begun`."""
 
     begun: float
     count: int = 0
@@ -44,11 +46,11 @@ class _Second:
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets `MAX_LINES_A_SECOND` records of a kind through in a second, and tells how many more there were.
+    """Passes `MAX_LINES_A_SECOND` records of a kind in a second, then logs how many were left out.
 
-    It is for loggers, and not for handlers: what was left out is told by the logger, and at the level, of
-    the kind. `clock` gives seconds; `later` has the running loop call back, so that the end of a flood is
-    told as well. Where no loop runs, the next record of the kind has it told.
+    Add it to loggers, not to handlers: the count is logged by the same logger at the same level. `clock`
+    gives seconds. `later` schedules the count for the end of the second; without a running loop the next
+    record of the kind triggers it.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, later: Later | None = None) -> None:
@@ -57,8 +59,8 @@ class RateLimitFilter(logging.Filter):
         self._later = later or _later
         self._seconds: dict[LineKind, _Second] = {}
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
         if record.msg is LEFT_OUT:
             return True
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Background writer: write lines to a descriptor from a thread, so that the loop never waits."""
+"""Background writer: write log lines from a thread, so that the event loop never waits."""
 
 import itertools
 import os
@@ -8,29 +8,28 @@ import threading
 from collections.abc import Callable, Sequence
 
 MAX_WAITING_BYTES = 4_194_304
-"""Bytes of lines that may wait to be written."""
+"""Maximum bytes of lines that wait to be written."""
 
 MAX_WRITE = 65_536
-"""Bytes that are written at once, or one line."""
+"""Maximum bytes of one write, unless a single line is longer."""
 
 WRITE_INTERVAL = 0.05
-"""Seconds for which lines are gathered: a thread that woke for each of them would take turns with the loop,
-and cost it more than all else that a line does (measured: 150 us instead of 20)."""
+"""Seconds for which lines are collected. A thread that wakes for each line takes turns with the event loop,
+and costs it 150 us instead of 20 us per line (measured)."""
 
 AGAIN = 1.0
-"""Seconds after which it is tried again to tell of lines that were lost."""
+"""Seconds between attempts to write how many lines were lost."""
 
 TOO_MANY = "more than could be written"
-"""Why a line was lost for which there was no room to wait."""
+"""The reason for lines lost because too many were waiting."""
 
 
 class BackgroundWriter:
-    """Writes lines to a file descriptor, in their order, from a thread of its own.
+    """Writes lines to a file descriptor, in order, from a thread of its own.
 
-    What cannot be written is lost: a disk may be full, a pipe's reader gone. So is what comes while `most`
-    bytes wait, since a pipe's reader may do nothing at all. Of each loss `on_lost` is called with a number
-    of lines, never by two threads at once; as soon as something can be written again, `notice` gives the
-    line that tells how many were lost, and why the last one was.
+    A line is lost if it cannot be written, or if `most` bytes already wait. `on_lost` is called with the
+    number of lost lines, never by two threads at once. When writing works again, `notice` returns the line
+    that reports how many lines were lost, and why the last of them was.
     """
 
     def __init__(
@@ -41,10 +40,10 @@ class BackgroundWriter:
         self._most = most
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._closing = threading.Event()
-        # What has come and what has gone, counted by one side each: their difference waits.
+        # Bytes put and bytes written. Each is changed by one side only, so no lock is needed.
         self._come = 0
         self._gone = 0
-        # Whoever loses a line may be interrupted, by a destructor that logs, and lose another.
+        # Reentrant: a destructor may log while its thread holds the lock, and lose a line too.
         self._losing = threading.RLock()
         self._lost = 0
         self._told = 0
@@ -52,17 +51,17 @@ class BackgroundWriter:
         self._why = ""
         self._torn = False
         self.on_lost: Callable[[int], None] = lambda _: None
-        # A daemon, since one that waits for a pipe's reader would keep the process from its end.
+        # A daemon: a thread that waits for a pipe's reader would keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     @property
     def lost(self) -> int:
-        """How many lines were lost since it was made."""
+        """The number of lines lost so far."""
         return self._lost
 
     def put(self, line: bytes) -> None:
-        """Have a line written, or lose it. Never waits, and may be called by any thread."""
+        """Queue a line, or lose it. Never waits, and any thread may call it."""
         if self._come - self._gone + len(line) > self._most:
             self._lose(1, TOO_MANY)
             return
@@ -70,9 +69,9 @@ class BackgroundWriter:
         self._queue.put(line)
 
     def close(self, *, timeout: float) -> bool:
-        """Have what waits written, within `timeout` seconds, and say whether it was.
+        """Write the queued lines within `timeout` seconds, and return whether all were written.
 
-        Nothing may be put behind it.
+        Call `put` no more afterwards.
         """
         self._queue.put(None)
         self._closing.set()
@@ -94,11 +93,11 @@ class BackgroundWriter:
             if missing:
                 self._lose(missing, self._why)
             elif self._lost > self._told and self._queue.empty():
-                # Behind all that waited, which is older than what was lost for want of room.
+                # After all queued lines: they are older than the lines lost while the queue was full.
                 self._tell()
 
     def _next(self) -> tuple[list[bytes], bool]:
-        """Wait for lines, and give those that are there, and whether they are the last."""
+        """Wait for lines. Return those that are queued, and whether they are the last."""
         lines: list[bytes] = []
         size = 0
         try:
@@ -121,8 +120,8 @@ class BackgroundWriter:
             self._told += count
 
     def _push(self, lines: Sequence[bytes]) -> int:
-        """Write lines, and give how many of them could not be."""
-        # A line that was cut in the middle, by a disk that was full, is ended first.
+        """Write lines, and return how many of them were not written."""
+        # If the last write was cut inside a line (a full disk), end that line first.
         rest = memoryview(b"".join([b"\n", *lines] if self._torn and lines else lines))
         try:
             while rest:
@@ -137,17 +136,17 @@ class BackgroundWriter:
 
 
 def _write(descriptor: int, data: memoryview) -> int:
-    """Write some of the data, waiting until that is possible, and give how much. Raises `OSError`."""
+    """Write as much as the descriptor takes, and return the number of bytes. Raises `OSError`."""
     while True:
         try:
             return os.write(descriptor, data)
-        except BlockingIOError:  # another process that has the same file wants it so
+        except BlockingIOError:  # another process with the same file made it non-blocking
             ready = select.poll()
             ready.register(descriptor, select.POLLOUT)
             ready.poll()
 
 
 def _missing(lines: Sequence[bytes], left: int) -> tuple[int, bool]:
-    """Return how many lines are not whole without the last so many bytes, and whether one was cut."""
+    """Return how many lines are incomplete without the last `left` bytes, and whether one was cut."""
     ends = [0, *itertools.accumulate(map(len, reversed(lines)))]
     return sum(end < left for end in ends[:-1]), left not in ends

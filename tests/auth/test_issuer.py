@@ -131,10 +131,7 @@ def test_the_longest_a_token_lasts_is_a_setting() -> None:
 def test_nobody_gives_what_it_has_not(grants: Grants, problem: str) -> None:
     with pytest.raises(ForbiddenError) as raised:
         make(SHOP, grants)
-    assert (
-        str(raised.value)
-        == f"{problem}: the maker of the token is not allowed to grant it"
-    )
+    assert str(raised.value) == f"{problem}: the maker of the token is not allowed to grant it"
 
 
 @pytest.mark.parametrize("by", [ROOT, SHOP])

@@ -101,7 +101,7 @@ def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None
             log.switch_debug()
         logger.warning("hidden")
         logger.error("shown")
-    on, off = "debug is on, until it is switched off again", "debug is off: the level is error"
+    on, off = "debug is on: everything is logged until it is switched off", "debug is off: the level is error"
     assert messages(capfd) == [on, "shown", off, on, "shown", off, "shown"]
 
 
@@ -127,7 +127,7 @@ def test_a_line_that_cannot_be_formatted_is_told() -> None:
     for message, facts in (("%(missing)d", {"other": 1}), ("%(lines)d", {"lines": "many"}), ("after", {})):
         handler.handle(logging.makeLogRecord({"name": "tests.logs", "msg": message, "args": facts}))
     first, second, after = map(json.loads, put)
-    assert first["message"] == "a line of tests.logs cannot be formatted: %(missing)d"
+    assert first["message"] == "cannot format a line of the logger tests.logs: %(missing)d"
     assert (first["level"], first["logger"]) == ("error", "sse_broadcast.logs")
     assert first["exception"].endswith("KeyError: 'missing'")
     assert "TypeError" in second["exception"]

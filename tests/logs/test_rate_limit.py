@@ -46,7 +46,7 @@ def flooded(caplog: pytest.LogCaptureFixture) -> Iterator[Flooded]:
 
 
 def told(count: int, kind: str = "...: refused") -> str:
-    return f"{count} more lines in a second were left out: {kind}"
+    return f"left out {count} more lines in a second: {kind}"
 
 
 def lines(*numbers: int) -> list[str]:
