@@ -1,1 +1,1 @@
-"""The OpenAPI document, a file per group of operations."""
+"""The OpenAPI document: a file for each group of operations."""

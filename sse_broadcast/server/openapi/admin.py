@@ -1,4 +1,4 @@
-"""POST /tokens and /revoke: what can be asked about tokens. DELETE /subscribers/{id}: the end of a stream."""
+"""OpenAPI operations on tokens, on the configuration, and to disconnect a subscriber."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ _REFUSED = problems(*GUARDED, 408, 413, 415, 422)
 
 
 def token_request_schema(schema: Mapping[str, Any]) -> Schema:
-    """Return the schema of the token that is asked for, with what its types alone do not say."""
+    """Return the schema of a token request, narrowed by the rules that its types do not express."""
     patterns = {"type": "array", "items": model.PATTERN_SCHEMA}
     names = [action.value for action in Action if action is not Action.ADMIN]
     grants = {"type": "object", "propertyNames": {"enum": names}, "additionalProperties": patterns}
@@ -30,12 +30,12 @@ def _json(schema: Schema, example: object) -> Body:
 
 
 def _done(kind: type) -> Response:
-    return Response("It is done.", content={JSON_TYPE: Media(model.kind(kind))})
+    return Response("Done.", content={JSON_TYPE: Media(model.kind(kind))})
 
 
 _MINT = Operation(
     "mint",
-    "Make a token that may do a part of what its maker may",
+    "Issue a token with a subset of the caller's grants",
     tags=["admin"],
     request_body=_json(model.kind(TokenRequest), _WISH),
     responses={"200": _done(MintedToken), **_REFUSED, **problems(501)},
@@ -43,7 +43,7 @@ _MINT = Operation(
 
 _REVOKE = Operation(
     "revoke",
-    "Refuse a subject, a token or a caller from now on, and end its streams",
+    "Revoke the tokens of a subject, one token or a caller, and close its streams",
     tags=["admin"],
     request_body=_json({**model.kind(RevocationRequest), "oneOf": _EITHER}, {"subject": "visitor-1"}),
     responses={"200": _done(Revoked), **_REFUSED},
@@ -51,15 +51,16 @@ _REVOKE = Operation(
 
 _DISCONNECT = Operation(
     "disconnect",
-    "End the stream of a subscriber, which may come back",
+    "Close the stream of a subscriber; the subscriber may reconnect",
     tags=["admin"],
     responses={"200": _done(Disconnected), **problems(*GUARDED)},
 )
 
 _RELOAD = Operation(
     "reload",
-    "Read the configuration again, and go by it",
-    description="All of it, or nothing. Streams stay open. `restart` names settings that need one.",
+    "Reload the configuration",
+    description="The whole configuration is applied, or none of it. Streams stay open. `restart` lists"
+    " changed settings that need a restart.",
     tags=["admin"],
     responses={"200": _done(Reloaded), **problems(*GUARDED, 422)},
 )

@@ -21,14 +21,13 @@ from sse_broadcast.server.openapi.security import SecuritySchemes
 from sse_broadcast.server.services import services_of
 
 VERSION = "1"
-"""Of the contract, not of the server: another one would be another meaning of what is there."""
+"""The version of the HTTP interface, not of the server. It changes with the meaning of something existing."""
 
 DESCRIPTION = """\
-Publish and subscribe with plain HTTP, read with any client of `text/event-stream`. \
-Every error is an `application/problem+json` that says what is wrong, where, and which value; nothing is \
-published then. A method that a path does not take is answered with 405 and `Allow`. Parameters that are \
-not known are ignored, unless they are nearly one of those that are; to publish with \
-one is refused."""
+Publish and subscribe with plain HTTP and any client of `text/event-stream`. \
+Every error is an `application/problem+json` that names the fault, its place and the value; nothing is \
+published then. A method that a path does not support is answered with 405 and `Allow`. Unknown query \
+parameters are ignored, unless they resemble a known one; a publish with any unknown parameter is refused."""
 
 PATHS: Mapping[Action, Mapping[str, Path]] = {
     Action.SUBSCRIBE: subscribe.SUBSCRIBE_PATHS,
@@ -59,18 +58,20 @@ TYPES = (
 
 
 async def get_openapi(request: web.Request) -> web.Response:
-    """Answer with the contract."""
+    """Answer with the OpenAPI document."""
     require_any_channel(request, Action.INSPECT)
     return web.Response(body=services_of(request).openapi, content_type="application/json")
 
 
 def document(terms: SecuritySchemes) -> bytes:
-    """Return the contract of a server, as JSON."""
+    """Return the OpenAPI document of a server, as JSON."""
     return json_line(
         {
             "openapi": "3.1.0",
             "info": {"title": "sse-broadcast", "version": VERSION, "description": DESCRIPTION},
-            "servers": [{"url": "."}],  # wherever the application is mounted
+            "servers": [
+                {"url": "."}
+            ],  # relative to the document: an application may be mounted under a prefix
             "paths": _paths(terms),
             "components": {
                 "schemas": _schemas(),
@@ -95,7 +96,7 @@ def _schemas() -> Mapping[str, Any]:
     _, schemas = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
     named = {schema_name(kind): {**schemas.pop(kind.__name__), "title": schema_name(kind)} for kind in TYPES}
     return {
-        **schemas,  # of the types that these are made of
+        **schemas,  # types that appear only inside the named ones
         **named,
         "Message": publish.message(named["Message"]),
         "TokenWish": admin.token_request_schema(named["TokenWish"]),

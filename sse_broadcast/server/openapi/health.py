@@ -1,4 +1,4 @@
-"""GET /healthz and /readyz: what supervisors are told, and everyone else."""
+"""OpenAPI operations of the probes GET /healthz and /readyz."""
 
 from sse_broadcast.server.http.responses import Health
 from sse_broadcast.server.openapi import model
@@ -12,13 +12,15 @@ def _ask(name: str, summary: str) -> Operation:
         summary,
         tags=["health"],
         responses={
-            "200": Response("It is.", content={"application/json": Media(model.kind(Health))}),
+            "200": Response("Yes.", content={"application/json": Media(model.kind(Health))}),
             **problems(*ANYWHERE),
         },
     )
 
 
 HEALTH_PATHS = {
-    "/healthz": read_operations(_ask("alive", "Whether the process is alive")),
-    "/readyz": read_operations(_ask("ready", "Whether the server is able to serve: 503 while it shuts down")),
+    "/healthz": read_operations(_ask("alive", "Check that the process is alive")),
+    "/readyz": read_operations(
+        _ask("ready", "Check that the server accepts requests: 503 while it shuts down")
+    ),
 }

@@ -1,4 +1,4 @@
-"""GET /status, /channels, /subscribers and /openapi.json: what can be asked about the server."""
+"""OpenAPI operations that inspect the server: status, channels, subscribers, metrics and this document."""
 
 from sse_broadcast.broadcaster import ChannelState
 from sse_broadcast.server.http.query import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
@@ -11,7 +11,7 @@ from sse_broadcast.server.streams.registry import SortKey
 _LIMIT = Parameter(
     "limit",
     "query",
-    f"At most so many; {DEFAULT_PAGE_SIZE} if it is not said.",
+    f"The maximum number of entries. The default is {DEFAULT_PAGE_SIZE}.",
     {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE},
     examples={"ten": Example(10)},
 )
@@ -20,14 +20,14 @@ _PAGES = [
     Parameter(
         "prefix",
         "query",
-        "Only those whose names begin so.",
+        "List only channels whose names start with this.",
         model.TEXT_SCHEMA,
         examples={"orders": Example("orders.")},
     ),
     Parameter(
         "after",
         "query",
-        "Only those whose names come after this one: the `next` of a page.",
+        "List only channels after this name: the `next` of the page before.",
         model.TEXT_SCHEMA,
     ),
     _LIMIT,
@@ -37,21 +37,21 @@ _SUBSCRIBERS = [
     Parameter(
         "sort",
         "query",
-        "Those that come first by this, with the most of it, instead of all in the order of their opening.",
+        "List the subscribers with the highest value first. The default is the order of their opening.",
         model.choice(*SortKey),
         examples={"slowest": Example("lag"), "loss": Example("drops")},
     ),
     Parameter(
         "channel",
         "query",
-        "Only those that get what is published there, by its name or by a pattern.",
+        "List only subscribers of this channel, by its name or by a pattern.",
         model.CHANNEL_SCHEMA,
         examples={"news": Example("news")},
     ),
     Parameter(
         "after",
         "query",
-        "Only those that came after this one: the `next` of a page. Not together with `sort`.",
+        "List only subscribers after this id: the `next` of the page before. Not allowed with `sort`.",
         model.text("[0-9]{1,19}"),
         examples={"first": Example("0")},
     ),
@@ -61,7 +61,7 @@ _SUBSCRIBERS = [
 _CHANNEL = Parameter(
     "channel",
     "path",
-    "The channel, whether anything was ever published there or not.",
+    "The channel. It need not have any events.",
     model.CHANNEL_SCHEMA,
     required=True,
     examples={"news": Example("news")},
@@ -75,7 +75,7 @@ def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Ope
         tags=["inspect"],
         parameters=parameters,
         responses={
-            "200": Response("As it is now.", content={"application/json": Media(schema)}),
+            "200": Response("The current state.", content={"application/json": Media(schema)}),
             **problems(*GUARDED),
         },
     )
@@ -83,11 +83,11 @@ def _ask(name: str, summary: str, schema: Schema, *parameters: Parameter) -> Ope
 
 _METRICS = Operation(
     "metrics",
-    "What was counted, and how things are, for Prometheus; 404 where it is switched off",
+    "Read the metrics for Prometheus; 404 if the setting `metrics` is off",
     tags=["inspect"],
     responses={
         "200": Response(
-            "The text format of Prometheus, or OpenMetrics where that is asked for.",
+            "The text format of Prometheus, or OpenMetrics if `Accept` asks for that.",
             content={
                 kind: Media(model.TEXT_SCHEMA) for kind in ("text/plain", "application/openmetrics-text")
             },
@@ -97,19 +97,24 @@ _METRICS = Operation(
 )
 
 INSPECT_PATHS = {
-    "/status": read_operations(_ask("status", "Who listens, and what was counted", model.kind(ServerStatus))),
+    "/status": read_operations(
+        _ask("status", "Read the number of subscribers and the counters", model.kind(ServerStatus))
+    ),
     "/channels": read_operations(
-        _ask("channels", "Channels with history or subscribers", model.kind(ChannelPage), *_PAGES)
+        _ask(
+            "channels", "List the channels that have history or subscribers", model.kind(ChannelPage), *_PAGES
+        )
     ),
     "/channels/{channel}": read_operations(
-        _ask("channel", "Who listens to a channel, and what is held", model.kind(ChannelState)), _CHANNEL
+        _ask("channel", "Read the subscribers and the history of a channel", model.kind(ChannelState)),
+        _CHANNEL,
     ),
     "/subscribers": read_operations(
-        _ask("subscribers", "Subscribers that are connected", model.kind(SubscriberPage), *_SUBSCRIBERS)
+        _ask("subscribers", "List the connected subscribers", model.kind(SubscriberPage), *_SUBSCRIBERS)
     ),
     "/subscribers/{id}": read_operations(
-        _ask("subscriber", "One subscriber that is connected", model.kind(SubscriberState)), model.STREAM
+        _ask("subscriber", "Read one connected subscriber", model.kind(SubscriberState)), model.STREAM
     ),
     "/metrics": read_operations(_METRICS),
-    "/openapi.json": read_operations(_ask("contract", "This document", {"type": "object"})),
+    "/openapi.json": read_operations(_ask("contract", "Read this document", {"type": "object"})),
 }

@@ -1,4 +1,4 @@
-"""The OpenAPI document's own types, and the schemas of channels, ids and the like."""
+"""Types of the OpenAPI document, and the schemas of channels, ids and other common values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,35 +13,35 @@ Schema = Mapping[str, object]
 """A JSON schema, draft 2020-12."""
 
 Requirement = Mapping[str, Sequence[str]]
-"""Security schemes that are needed together; an empty one is no credential at all."""
+"""Security schemes that are needed together. An empty mapping means that none is needed."""
 
 
 class OpenApiObject(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """An object of the document."""
+    """Base of the objects of the document."""
 
 
 class Ref(OpenApiObject, frozen=True):
-    """What stands elsewhere in the document, under `components`."""
+    """A reference to an object under `components`."""
 
     to: str = msgspec.field(name="$ref")
 
 
 class Example(OpenApiObject, frozen=True):
-    """A value that works."""
+    """A valid value."""
 
     value: object
     summary: str = ""
 
 
 class Media(OpenApiObject, frozen=True):
-    """A body in one media type."""
+    """A body of one media type."""
 
     schema: Schema
     examples: Mapping[str, Example] = {}
 
 
 class Header(OpenApiObject, frozen=True):
-    """A header of an answer."""
+    """A header of a response."""
 
     description: str
     schema: Schema
@@ -49,7 +49,7 @@ class Header(OpenApiObject, frozen=True):
 
 
 class Response(OpenApiObject, frozen=True):
-    """An answer, which OpenAPI calls a response."""
+    """A response."""
 
     description: str
     headers: Mapping[str, Header] = {}
@@ -65,7 +65,10 @@ class Body(OpenApiObject, frozen=True):
 
 
 class Parameter(OpenApiObject, frozen=True):
-    """What a request says beside its body. A path's list has commas, a query's is repeated."""
+    """A parameter in the path, the query or a header.
+
+    A list in the path is separated by commas; in the query the parameter is repeated.
+    """
 
     name: str
     place: Literal["path", "query", "header"] = msgspec.field(name="in")
@@ -76,7 +79,7 @@ class Parameter(OpenApiObject, frozen=True):
 
 
 class Operation(OpenApiObject, frozen=True):
-    """What one method does at one path. `security` is None where no credential is asked for."""
+    """One method of one path. `security` is None if no credential is needed."""
 
     operation_id: str
     summary: str
@@ -89,7 +92,7 @@ class Operation(OpenApiObject, frozen=True):
 
 
 class Path(OpenApiObject, frozen=True):
-    """What can be done at one path."""
+    """The methods of one path."""
 
     parameters: Sequence[Parameter] = ()
     get: Operation | None = None
@@ -101,17 +104,17 @@ class Path(OpenApiObject, frozen=True):
 
 
 def text(pattern: str) -> Schema:
-    """Return the schema of texts that a pattern matches as a whole."""
+    """Return the schema of a string that matches a pattern as a whole."""
     return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def choice(*values: str) -> Schema:
-    """Return the schema of one of a few words."""
+    """Return the schema of one of some strings."""
     return {"type": "string", "enum": list(values)}
 
 
 def several(items: Schema) -> Schema:
-    """Return the schema of one or more of these."""
+    """Return the schema of a list with at least one item."""
     return {"type": "array", "items": items, "minItems": 1}
 
 
@@ -119,7 +122,7 @@ TEXT_SCHEMA: Schema = {"type": "string"}
 
 
 def _channel(characters: str) -> Schema:
-    # The hyphen is escaped: JavaScript compiles patterns with the flag `v`, which takes no bare one.
+    # The hyphen is escaped: with the flag `v`, JavaScript refuses a bare one in a character class.
     return text(rf"{NO_FOLDER}[{characters.removesuffix('-')}\-]{{1,{MAX_NAME_LENGTH}}}")
 
 
@@ -128,14 +131,14 @@ CHANNEL_SCHEMA = _channel(NAME_CHARACTERS)
 PATTERN_SCHEMA = _channel(PATTERN_CHARACTERS)
 
 TYPE_SCHEMA = text(r"(?!\$|open$|error$)[^\u0000\r\n]+")
-"""The type of an event that anyone may publish: neither the server's own nor EventSource's."""
+"""An event type for publishers. Types with `$` are the server's, `open` and `error` are EventSource's."""
 
 KEY_SCHEMA = text(rf"[^\u0000\r\n]{{1,{MAX_KEY}}}")
 
 _MEANT = "earliest|last|[0-9]{1,9}(ms|s|m|h|d)|[0-9a-f]{8}-[0-9]{1,19}"
 
 ID_SCHEMA = text(rf"(?!({_MEANT})$)[A-Za-z0-9._\-]{{1,{MAX_ID}}}")
-"""An id of a publisher's own: neither of the form of ours nor a meaning of `since`."""
+"""An event id that a publisher may choose: not in the server's own form, and not a value of `since`."""
 
 RETRY_SCHEMA: Schema = {"type": "integer", "minimum": SHORTEST_RETRY, "maximum": LONGEST_RETRY}
 """Milliseconds."""
@@ -144,7 +147,7 @@ RETRY_SCHEMA: Schema = {"type": "integer", "minimum": SHORTEST_RETRY, "maximum":
 STREAM = Parameter(
     "id",
     "path",
-    "The stream, by the id that `GET /subscribers` and the log give it.",
+    "The id of the stream, as in `GET /subscribers` and in the log.",
     text("[0-9]{1,19}"),
     required=True,
     examples={"first": Example("1")},
@@ -152,15 +155,17 @@ STREAM = Parameter(
 
 
 def kind(of: type) -> Schema:
-    """Return the reference to the schema of a type that is in the document."""
+    """Return a reference to the schema of a type that the document contains."""
     return {"$ref": f"#/components/schemas/{schema_name(of)}"}
 
 
 def schema_name(of: type) -> str:
-    """Return the name of a type's schema. It is part of the interface: clients are generated from it."""
+    """Return the name of a type's schema."""
+    # Part of the interface: generated clients name their classes so. Renaming a class of ours must not
+    # rename its schema.
     return getattr(of, "schema_name", of.__name__)
 
 
 def or_null(schema: Schema) -> Schema:
-    """Return a schema that takes null as well."""
+    """Return a schema that also allows null."""
     return {"anyOf": [schema, {"type": "null"}]}

@@ -1,4 +1,4 @@
-"""Operations and their problems: what the endpoints have in common."""
+"""Operations: the forms that paths share, and the error responses."""
 
 import http
 from collections.abc import Mapping, Sequence
@@ -21,27 +21,29 @@ from sse_broadcast.server.openapi.model import (
 )
 
 WHEN: Mapping[int, str] = {
-    400: "A channel, a parameter or a body that cannot be; bytes that are not UTF-8 or (told as text) HTTP.",
-    401: "No credential where one is needed, or one that is not good.",
-    403: "The credential does not allow it, or the page that asks is a foreign one.",
-    404: "Nothing is there, or nothing that this listener serves.",
-    405: "Another method is taken there.",
+    400: "The channel, a parameter or the body is invalid, or not UTF-8. Malformed HTTP is answered as text.",
+    401: "A credential is needed and missing, or the credential is not valid.",
+    403: "The credential does not allow the request, or the page's origin is not allowed.",
+    404: "The path does not exist, or this listener does not serve it.",
+    405: "The path does not support the method.",
     408: "The body did not arrive in time.",
     413: "The body, one event or the batch is too large.",
-    414: "The request line is too long; `POST /events` takes a long list of channels in its body.",
-    415: "A coding, a type or a charset of the body that is not taken.",
-    417: "An expectation other than `100-continue`.",
-    421: "The Host is not this server's (DNS rebinding).",
-    422: "JSON of the wrong shape, an event that cannot be, or a key that published something else.",
-    429: "Over a rate, or over a limit of connections.",
+    414: "The request line is too long. Send a long list of channels in the body of `POST /events`.",
+    415: "The coding, the type or the charset of the body is not supported.",
+    417: "The expectation is not `100-continue`.",
+    421: "The Host is not one of this server's names (DNS rebinding).",
+    422: "The JSON has the wrong shape, the event is invalid, or the Idempotency-Key published another body.",
+    429: "A rate limit or a limit of connections is reached.",
     431: "The head of the request is too large.",
-    501: "The server was installed without what this needs.",
-    503: "Shutting down, or full.",
+    501: "The server was installed without an extra that this needs.",
+    503: "The server is shutting down, or full.",
 }
 
-_CHALLENGE = "The credential that is asked for, and what is wrong with the one that came (RFC 6750)."
-_COME_BACK = Header("Seconds after which to come back.", {"type": "integer", "minimum": 0}, required=True)
-_ALLOW = Header("The methods that are taken.", TEXT_SCHEMA, required=True)
+_CHALLENGE = "The kind of credential needed, and the fault of the one that was sent (RFC 6750)."
+_COME_BACK = Header(
+    "Seconds to wait before the next attempt.", {"type": "integer", "minimum": 0}, required=True
+)
+_ALLOW = Header("The supported methods.", TEXT_SCHEMA, required=True)
 
 PROBLEM_HEADERS: Mapping[int, Mapping[str, Header]] = {
     401: {"WWW-Authenticate": Header(_CHALLENGE, TEXT_SCHEMA, required=True)},
@@ -52,19 +54,19 @@ PROBLEM_HEADERS: Mapping[int, Mapping[str, Header]] = {
 }
 
 ANYWHERE = (400, 414, 417, 429, 431, 503)
-"""What a request may be answered with whatever it asks for: it cannot be read, or is one too many."""
+"""Statuses that any request may get: it cannot be parsed, or a limit is reached."""
 
 GUARDED = (*ANYWHERE, 401, 403, 404, 421)
-"""And where not everyone may come in."""
+"""Statuses of operations that may need a credential."""
 
 
 def problems(*statuses: int) -> Mapping[str, Ref]:
-    """Return the answers of these statuses, as what points to them."""
+    """Return references to the error responses of these statuses."""
     return {str(status): Ref(f"#/components/responses/{_name(status)}") for status in sorted(statuses)}
 
 
 def responses() -> Mapping[str, Response]:
-    """Return the answers that are pointed to, by their names."""
+    """Return the error responses, by their names."""
     return {_name(status): _answer(status) for status in WHEN}
 
 
@@ -80,33 +82,33 @@ def _name(status: int) -> str:
 
 
 METHODS = ("get", "head", "put", "post", "delete")
-"""The methods that may need a credential: a browser that asks beforehand, by OPTIONS, sends none."""
+"""The methods that may need a credential. OPTIONS is not one: a browser's preflight sends no credential."""
 
 
 def read_operations(get: Operation, *parameters: Parameter) -> Path:
-    """Return a path that is read."""
-    head = _like(get, "Head", "The same, without its body")
+    """Return a path with GET, HEAD and OPTIONS."""
+    head = _like(get, "Head", "The same as GET, without the body")
     return Path(parameters=parameters, get=get, head=head, options=_options(get, parameters))
 
 
 def write(post: Operation) -> Path:
-    """Return a path that is written to."""
+    """Return a path with POST and OPTIONS."""
     return Path(post=post, options=_options(post))
 
 
 def post_or_put(post: Operation, *parameters: Parameter) -> Path:
-    """Return a path that is written to, in one way by either method."""
-    put = _like(post, "Put", "The same, by the method that `curl -T` sends")
+    """Return a path with POST, PUT and OPTIONS, where PUT does the same as POST."""
+    put = _like(post, "Put", "The same as POST, for `curl -T`")
     return Path(parameters=parameters, put=put, post=post, options=_options(post, parameters))
 
 
 def end(delete: Operation, *parameters: Parameter) -> Path:
-    """Return a path at which something is ended."""
+    """Return a path with DELETE and OPTIONS."""
     return Path(parameters=parameters, delete=delete, options=_options(delete, parameters))
 
 
 def merge_paths(one: Path, other: Path) -> Path:
-    """Return a path at which two endpoints do something, by methods of their own."""
+    """Return a path with the methods of both. Both must have OPTIONS, and no other method in common."""
     assert one.options is not None
     assert other.options is not None
     tags = [*one.options.tags, *other.options.tags]
@@ -115,7 +117,7 @@ def merge_paths(one: Path, other: Path) -> Path:
 
 
 def secured(path: Path, security: Sequence[Requirement] | None) -> Path:
-    """Return a path whose methods need a credential."""
+    """Return a path whose methods have these security requirements."""
     operations = {method: getattr(path, method) for method in METHODS}
     needing = {
         method: msgspec.structs.replace(operation, security=security)
@@ -135,23 +137,23 @@ def _options(operation: Operation, parameters: Sequence[Parameter] = ()) -> Oper
     elsewhere = (404,) if "404" in operation.responses else ()
     return Operation(
         f"{operation.operation_id}Options",
-        "Ask which methods are taken",
-        description="A browser's preflight is answered as `cors_origins` allows.",
+        "Read which methods are supported",
+        description="The setting `cors_origins` decides the answer to a browser's preflight.",
         tags=operation.tags,
-        # Whether there can be such a name is not looked at.
+        # OPTIONS answers without validating the parameters.
         parameters=[msgspec.structs.replace(each, schema=TEXT_SCHEMA) for each in parameters],
         responses={"204": _ALLOWED, **problems(*ANYWHERE, *elsewhere)},
     )
 
 
 _ALLOWED = Response(
-    "In `Allow`.",
+    "The methods, in `Allow`.",
     headers={
-        "Allow": Header("The methods that are taken.", TEXT_SCHEMA, required=True),
+        "Allow": _ALLOW,
         "Access-Control-Allow-Origin": Header(
-            "The origin that asks, if its pages may use the server.", TEXT_SCHEMA
+            "The origin of the request, if its pages may use the server.", TEXT_SCHEMA
         ),
-        "Access-Control-Allow-Methods": Header("To a preflight, the methods that are taken.", TEXT_SCHEMA),
-        "Access-Control-Allow-Headers": Header("To a preflight, the headers that may be sent.", TEXT_SCHEMA),
+        "Access-Control-Allow-Methods": Header("For a preflight: the supported methods.", TEXT_SCHEMA),
+        "Access-Control-Allow-Headers": Header("For a preflight: the headers that may be sent.", TEXT_SCHEMA),
     },
 )

@@ -1,4 +1,4 @@
-"""POST /send: what can be published, and how that is answered."""
+"""OpenAPI operations of POST and PUT /send."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,46 +19,56 @@ _CHANNELS = model.several(model.CHANNEL_SCHEMA)
 _NAMED = Parameter(
     "channels",
     "path",
-    "The channels, at most `max_channels`, with those of the query; what goes to several is one event.",
+    "The channels, at most `max_channels` together with those of the query. All get the same event.",
     _CHANNELS,
     required=True,
     examples={"two": Example(["news", "alerts"])},
 )
 
 _PARAMETERS = [
-    Parameter("channel", "query", "As the list in the path.", _CHANNELS, examples={"one": Example(["news"])}),
+    Parameter("channel", "query", "A channel to publish to.", _CHANNELS, examples={"one": Example(["news"])}),
     Parameter(
         "event",
         "query",
-        "The type, where the body is text.",
+        "The event's type, if the body is text.",
         model.TYPE_SCHEMA,
         examples={"price": Example("price")},
     ),
-    Parameter("id", "query", "An id of the publisher's own, where the body is text.", model.ID_SCHEMA),
-    Parameter("key", "query", "What the event replaces under the policy `conflate`.", model.KEY_SCHEMA),
+    Parameter(
+        "id",
+        "query",
+        "The event's id, if the body is text. The default is an id of the server.",
+        model.ID_SCHEMA,
+    ),
+    Parameter(
+        "key",
+        "query",
+        "With the policy `conflate`, the event replaces waiting events of this key.",
+        model.KEY_SCHEMA,
+    ),
     Parameter(
         "retry",
         "query",
-        "The time to reconnect that subscribers are told, in milliseconds.",
+        "Milliseconds that subscribers wait before they reconnect.",
         model.RETRY_SCHEMA,
     ),
     Parameter(
         "stream",
         "query",
-        "With 1 the lines of the body are published as they arrive: NDJSON as events, others as text.",
+        "With 1, each line of the body is published as it arrives: NDJSON as an event, otherwise as text.",
         model.choice("1", "0"),
     ),
     Parameter(
         "Idempotency-Key",
         "header",
-        "What is sent again with the same key is published once, and answered as the first time.",
+        "A repeated request with the same key is not published again, and gets the first answer.",
         model.text(rf"[!-~]([ -~]{{0,{MAX_IDEMPOTENCY_KEY - 2}}}[!-~])?"),
         examples={"order": Example("order-17")},
     ),
 ]
 
 _SENT = Response(
-    "It is in the history, and has its place in the order. No subscriber is waited for.",
+    "The event is in the history, with its place in the order. Subscribers may not have it yet.",
     content={JSON_TYPE: Media({"anyOf": [model.kind(Sent), model.kind(SentBatch)]})},
 )
 
@@ -79,16 +89,16 @@ def _body(event: Schema) -> Body:
     return Body(
         {
             JSON_TYPE: Media({"anyOf": [event, model.several(event)]}, examples),
-            NDJSON_TYPE: Media(event, {"batch": Example(_MANY)}),  # a line each
+            NDJSON_TYPE: Media(event, {"batch": Example(_MANY)}),  # an event on each line
             "text/plain": Media(model.TEXT_SCHEMA, {"text": Example("hello")}),
         },
-        "An event, or a batch of them: all or nothing. Of any other type it is the message itself, in UTF-8,"
-        " or in ISO-8859-1 or US-ASCII where its `charset` says so. A form is no event.",
+        "An event, or a batch of events: all are published, or none. A body of any other type is the message"
+        " itself, in UTF-8, or in ISO-8859-1 or US-ASCII if its `charset` names that. Forms are refused.",
     )
 
 
 def message(schema: Mapping[str, Any]) -> Schema:
-    """Return the schema of an event as JSON, with what its types alone do not say."""
+    """Return the schema of an event as JSON, narrowed by the rules that its types do not express."""
     narrower = {
         "event": model.TYPE_SCHEMA,
         "id": model.ID_SCHEMA,
@@ -112,7 +122,7 @@ _THERE = {**_ANYWHERE, "properties": {"channel": {"type": "null"}, "channels": {
 
 PUBLISH_PATHS = {
     "/send": post_or_put(
-        _publish("publish", "Publish to the channels that are named, or to `default`", _ANYWHERE)
+        _publish("publish", "Publish to the channels of the query or the body, or to `default`", _ANYWHERE)
     ),
     "/send/{channels}": post_or_put(_publish("publishTo", "Publish to channels", _THERE), _NAMED),
 }

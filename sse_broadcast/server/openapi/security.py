@@ -14,28 +14,26 @@ COOKIE = "cookie"
 
 @dataclass(frozen=True, slots=True)
 class SecuritySchemes:
-    """Whether there are credentials (`secured`), what is done without one, and the cookie for them."""
+    """Whether credentials are configured, the actions allowed without one, and the name of the cookie."""
 
     secured: bool = False
     anonymous: Collection[Action] = ()
     cookie: str = ""
 
     def schemes(self) -> Mapping[str, Schema]:
-        """Return where a credential may be, by the names that `security` uses."""
+        """Return the places of a credential, by the names that `security` uses."""
         if not self.secured:
             return {}
         schemes: dict[str, Schema] = {
             BEARER: {"type": "http", "scheme": "bearer", "description": "A static token, or a JWT."},
-            QUERY: _in("query", IN_QUERY, "The token, where a browser can send no header."),
+            QUERY: _in("query", IN_QUERY, "The token, for browsers, whose EventSource cannot send headers."),
         }
         if self.cookie:
-            schemes[COOKIE] = _in(
-                "cookie", self.cookie, "The token; to publish, an Origin that is let in as well."
-            )
+            schemes[COOKIE] = _in("cookie", self.cookie, "The token. A publish also needs an allowed Origin.")
         return schemes
 
     def security(self, action: Action) -> Sequence[Requirement] | None:
-        """Return what an action may be asked for with, each an alternative; None if nothing is needed."""
+        """Return the alternative requirements of an action, or None if no credentials are configured."""
         if not self.secured:
             return None
         usable = [name for name in self.schemes() if name != QUERY or action is Action.SUBSCRIBE]

@@ -1,4 +1,4 @@
-"""GET /events: what a subscriber may ask for, and what it is given."""
+"""OpenAPI operations of GET and POST /events."""
 
 import msgspec
 
@@ -43,14 +43,14 @@ _LINE = """\
 _SECONDS = "([3-9]|[1-5][0-9]|60)"
 _HEARTBEAT = text(f"(event|(event,)?{_SECONDS}|{_SECONDS},event)")
 
-# Of a sequence, one item is described: OpenAPI 3.2 has a word of its own for that, 3.1 has not.
+# The schema describes one event: OpenAPI 3.1 cannot describe a sequence of them, 3.2 can (`itemSchema`).
 _STREAM = Response(
-    "The stream. `$open` gives its cursor, `$heartbeat` moves it, one `$reset` tells of a loss, and `$close`"
-    " says why it ends. The id is the last line of each block. Whoever accepts `text/event-stream` and"
-    " cannot be served now is given `$close` alone, which says when to come back.",
+    "The stream. `$open` carries the cursor, `$heartbeat` moves it, one `$reset` reports lost events, and"
+    " `$close` names the reason of the end. The id is the last line of each event. If the server cannot serve"
+    " a client that accepts `text/event-stream` now, it sends only `$close`, with the time to reconnect.",
     headers={
-        "Cache-Control": Header("That nobody stores or changes the stream.", TEXT_SCHEMA, required=True),
-        "Retry-After": Header("Of a stream that is refused: seconds after which to come back.", TEXT_SCHEMA),
+        "Cache-Control": Header("Forbids proxies to store or change the stream.", TEXT_SCHEMA, required=True),
+        "Retry-After": Header("For a refused stream: seconds to wait before the next attempt.", TEXT_SCHEMA),
     },
     content={
         "text/event-stream": Media(kind(StreamEvent), {"event": Example(_LINES)}),
@@ -61,8 +61,8 @@ _STREAM = Response(
 _NAMED = Parameter(
     "channels",
     "path",
-    "Channels, and patterns in which `*` is any characters; at most `max_channels`, of them at most"
-    " `max_patterns` patterns, with those of the query.",
+    "Channels, and patterns in which `*` stands for any characters. Together with those of the query at most"
+    " `max_channels`, and at most `max_patterns` patterns.",
     several(PATTERN_SCHEMA),
     required=True,
     examples={"two": Example(["news", "orders.*"])},
@@ -72,49 +72,49 @@ _PARAMETERS = [
     Parameter(
         "channel",
         "query",
-        "As the list in the path.",
+        "A channel or a pattern to subscribe to.",
         several(PATTERN_SCHEMA),
         examples={"one": Example(["news"])},
     ),
     Parameter(
         "event",
         "query",
-        "Only events of these types; types beginning with `$` always pass.",
+        "Send only events of these types. Types that start with `$` are always sent.",
         several({"type": "string", "minLength": 1}),
         examples={"two": Example(["price", "news"])},
     ),
     Parameter(
         "since",
         "query",
-        "Begin after this id, at an age, with `earliest`, or `last`, the newest event of each channel.",
+        "Start after this id, at an age, at the `earliest` event, or at the `last` of each channel.",
         TEXT_SCHEMA,
         examples={"word": Example("earliest"), "age": Example("10m"), "id": Example("0a1b2c3d-42")},
     ),
     Parameter(
         "last_event_id",
         "query",
-        "The header of this name, for what can send no header; `lastEventId`, `Last-Event-ID` and the like"
-        " are read as it. It wins over `since`.",
+        "The header `Last-Event-ID`, for clients that cannot send headers. Overrides `since`. Other spellings"
+        " such as `lastEventId` are accepted.",
         TEXT_SCHEMA,
     ),
     Parameter(
         "Last-Event-ID",
         "header",
-        "The id to resume after. It wins over the query; of several, the last that is not empty.",
+        "The id to resume after. Overrides the query. Of several headers the last that is not empty counts.",
         TEXT_SCHEMA,
     ),
     Parameter(
         "format",
         "query",
-        "What the data is: that which was published, or JSON that says where each event came from.",
+        "The data of each event: as published (`text`), or in a JSON object with its channel (`json`).",
         choice("text", "json"),
         examples={"json": Example("json")},
     ),
     Parameter(
         "heartbeat",
         "query",
-        "`event` asks for heartbeats as events, for pages that must notice a dead connection; a number, for"
-        " so many seconds of silence before one.",
+        "`event` sends heartbeats as events, for pages that must notice a dead connection. A number sets the"
+        " seconds without an event before a heartbeat.",
         _HEARTBEAT,
         examples={"event": Example("event"), "seconds": Example("60"), "both": Example("event,4")},
     ),
@@ -134,7 +134,7 @@ _WISH: Schema = {
         "heartbeat": {"anyOf": [{"type": "integer", "minimum": 3, "maximum": 60}, _HEARTBEAT]},
     },
 }
-"""What a body says: the parameters of the query, as members."""
+"""The body of POST /events: the parameters of the query, as members."""
 
 
 def _subscribe(name: str, summary: str) -> Operation:
@@ -149,7 +149,7 @@ def _subscribe(name: str, summary: str) -> Operation:
 
 _BY_BODY = Operation(
     "subscribeByBody",
-    "Subscribe to what the body names, for lists too long for a URL",
+    "Subscribe to the channels in the body, for lists too long for a URL",
     tags=["subscribe"],
     request_body=Body(
         {"application/json": Media(_WISH, {"two": Example({"channel": ["news", "orders.*"]})})}, required=True
@@ -159,15 +159,13 @@ _BY_BODY = Operation(
 
 
 def _with_body(path: Path) -> Path:
-    """Return a path that can be read by POST as well."""
+    """Return a path with POST added."""
     return msgspec.structs.replace(path, post=_BY_BODY)
 
 
 SUBSCRIBE_PATHS = {
     "/events": _with_body(
-        read_operations(
-            _subscribe("subscribe", "Subscribe to the channel `default`, or to those of the query")
-        )
+        read_operations(_subscribe("subscribe", "Subscribe to the channels of the query, or to `default`"))
     ),
     "/events/{channels}": read_operations(_subscribe("subscribeTo", "Subscribe to channels"), _NAMED),
 }
