@@ -1,1 +1,1 @@
-"""The process: its event loop, its signals, its service manager."""
+"""The process: its event loop, its signals, its service manager, its decoding thread."""

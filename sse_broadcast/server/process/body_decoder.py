@@ -1,4 +1,4 @@
-"""Large bodies: decoded in a thread, so that connections, heartbeats and other requests do not wait."""
+"""Body decoder: decode large bodies in a thread, so that the event loop stays free."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,38 +10,38 @@ from aiohttp import web
 T = TypeVar("T")
 
 LARGE = 262_144
-"""Bytes of a body beyond which it is decoded in the thread. To decode so many takes 1 to 4 ms."""
+"""Maximum bytes of a body that is decoded on the event loop. Decoding that many takes 1 to 4 ms."""
 
 
 class BodyDecoder:
     """Decodes large bodies, one after the other, in one thread.
 
-    One: decoding is work for the processor, and Python does one thing at a time. What waits for it is a body
-    of a request that waits too. A request that is cancelled before its turn is never decoded.
+    A request that is cancelled before its turn is not decoded.
     """
 
     def __init__(self) -> None:
-        # Its thread begins with the first large body.
+        # One thread: decoding needs the interpreter lock, so a second would gain nothing. The thread starts
+        # with the first large body.
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
 
     async def run(self, decode: Callable[[], T], *, size: int) -> T:
-        """Return what `decode` returns of a body of `size` bytes: at once, or in the thread if it is large.
+        """Call `decode` and return its result: at once, or in the thread if `size` is above `LARGE` bytes.
 
-        Only a large body is waited for: whatever was asked before has to be asked again then.
+        Only the thread is waited for. A caller must check again afterwards what it checked before.
         """
         if size <= LARGE:
             return decode()
         return await asyncio.get_running_loop().run_in_executor(self._pool, decode)
 
     def close(self) -> None:
-        """Decode nothing more. What is being decoded comes to its end, for nobody."""
+        """Cancel the bodies that wait. The one being decoded is finished, and its result dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 DECODER: web.AppKey[BodyDecoder] = web.AppKey("sse_broadcast.decoder", BodyDecoder)
-"""Where large bodies of an application are decoded."""
+"""The decoder of an application."""
 
 
 async def close_decoder(app: web.Application) -> None:
-    """Close the decoder of an application, behind its last request."""
+    """Close the decoder of an application after its last request."""
     app[DECODER].close()

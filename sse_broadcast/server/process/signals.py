@@ -9,25 +9,25 @@ from collections.abc import Callable, Iterable, Mapping
 logger = logging.getLogger("sse_broadcast.process")
 
 STOP = (signal.SIGTERM, signal.SIGINT)
-"""What a supervisor sends, and what a terminal does at Ctrl-C."""
+"""The signals that stop the server: of a supervisor, and of Ctrl-C."""
 
 Table = Mapping[signal.Signals, Callable[[], None]]
-"""What is called for a signal: between two turns of the loop, so it may neither wait nor raise."""
+"""The handler of each signal. The event loop calls it, so it must neither wait nor raise."""
 
 
 def install_handlers(table: Table) -> None:
-    """Have the running loop call what the table says, until it is closed."""
+    """Install the handlers on the running loop, until the loop is closed."""
     loop = asyncio.get_running_loop()
     for number, act in table.items():
         loop.add_signal_handler(number, act)
 
 
 def hangup_handler(reload: Callable[[], None], end: Callable[[], None]) -> Callable[[], None]:
-    """Return what SIGHUP does: `reload`, or `end` once the terminal is closed that the process began in.
+    """Return the handler of SIGHUP: it calls `reload`, or `end` if the process's terminal was closed.
 
-    A window that is closed would leave a server behind that nobody sees. One that began without a terminal,
-    or by nohup or setsid, is never ended by it.
+    A process started without a terminal, or by nohup or setsid, always reloads.
     """
+    # A closed terminal window sends SIGHUP too. A reload would leave a server running that nobody sees.
     if not _has_terminal():
         return reload
 
@@ -42,7 +42,7 @@ def hangup_handler(reload: Callable[[], None], end: Callable[[], None]) -> Calla
 
 
 def _has_terminal() -> bool:
-    """Whether standard input is the process's own terminal, and still open."""
+    """Return whether standard input is the process's controlling terminal, and still open."""
     try:
         os.tcgetpgrp(0)
     except OSError:
@@ -51,6 +51,7 @@ def _has_terminal() -> bool:
 
 
 def ignore(numbers: Iterable[signal.Signals]) -> None:
-    """Do nothing at these signals from now on. A loop that closes leaves them to end the process."""
+    """Ignore these signals from now on."""
+    # A closed loop restores the default action: a second signal would interrupt the last steps of a stop.
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

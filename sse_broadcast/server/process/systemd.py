@@ -1,4 +1,4 @@
-"""systemd: tell the service manager how the server is (sd_notify(3))."""
+"""systemd: notify the service manager of the server's state (sd_notify(3))."""
 
 import asyncio
 import logging
@@ -11,23 +11,26 @@ from typing import Self
 logger = logging.getLogger("sse_broadcast.process")
 
 SEND_TIMEOUT = 0.5
-"""Seconds that a supervisor has to take what it is told; but for that the loop turns, or it would not."""
+"""Seconds that a send to the service manager may block, except for the watchdog's."""
 
 MAX_MICROSECOND_DIGITS = 20
-"""Digits, of which no number of microseconds has so many: a timer could not be set."""
+"""Numbers of microseconds with this many digits are ignored: no timer can be set so far ahead."""
 
 
 class SystemdNotifier:
-    """Who is told how we are. Without an address nobody is."""
+    """Sends states to the service manager at `address`, or nothing if it is empty.
+
+    `watchdog` is the number of seconds within which the service manager expects a sign of life.
+    """
 
     def __init__(self, address: str, *, watchdog: float | None = None) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._watchdog = watchdog
-        self._barking: asyncio.TimerHandle | None = None
+        self._watchdog_timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
-        """Return the supervisor that the environment names, and by when it must hear of us."""
+        """Return a notifier for `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of the environment."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID") in {None, str(os.getpid())}
         told = (
@@ -37,39 +40,39 @@ class SystemdNotifier:
         return cls(environ.get("NOTIFY_SOCKET", ""), watchdog=watchdog or None)
 
     def ready(self, status: str) -> None:
-        """Tell that we serve, in words too; from now on also that the loop turns, as often as is asked."""
+        """Notify that the server serves. From the first call on, also keep the watchdog informed."""
         self._tell("READY=1", f"STATUS={status}")
-        if self._barking is None:
+        if self._watchdog_timer is None:
             self._send_watchdog()
 
     def reloading(self) -> None:
-        """Tell that the configuration is read again; `ready` ends that."""
+        """Notify that a reload has started. `ready` ends it."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str, *, within: float) -> None:
-        """Tell that we stop, and within how many seconds."""
+        """Notify that the server stops, and within how many seconds."""
         self._tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     def close(self) -> None:
-        """Tell nothing more."""
-        if self._barking is not None:
-            self._barking.cancel()
-            self._barking = None
+        """Send no more notifications."""
+        if self._watchdog_timer is not None:
+            self._watchdog_timer.cancel()
+            self._watchdog_timer = None
         self._address = ""
 
     def _send_watchdog(self) -> None:
-        """Tell that the loop turns, which this is called by, and be called again in time."""
+        """Notify that the event loop runs, and schedule the next call."""
         if self._watchdog is None or not self._address:
             return
-        self._tell("WATCHDOG=1", patience=0.0)  # one that is not taken is followed by another
-        self._barking = asyncio.get_running_loop().call_later(self._watchdog / 2, self._send_watchdog)
+        self._tell("WATCHDOG=1", timeout=0.0)  # never block the loop: the next one follows soon
+        self._watchdog_timer = asyncio.get_running_loop().call_later(self._watchdog / 2, self._send_watchdog)
 
-    def _tell(self, *states: str, patience: float = SEND_TIMEOUT) -> None:
+    def _tell(self, *states: str, timeout: float = SEND_TIMEOUT) -> None:
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(patience)
+                sock.settimeout(timeout)
                 sock.sendto("\n".join(states).encode(), self._address)
         except OSError as error:
             logger.warning("NOTIFY_SOCKET: %(fault)s", {"fault": str(error)})
