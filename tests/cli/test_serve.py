@@ -751,7 +751,7 @@ async def test_a_certificate_serves_https(
 
 CROWD = 400
 
-FULL = rb"WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), more are refused\n"
+FULL = rb"WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), rejecting more\n"
 
 BROWSER = "Accept: text/event-stream\r\n"
 

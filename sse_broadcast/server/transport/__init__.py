@@ -1,1 +1,1 @@
-"""Connections, before a request exists."""
+"""Transport: listeners and connections, before a request exists."""

@@ -1,9 +1,8 @@
 """Admission of connections: count each one when it is accepted, and admit or reject it.
 
-At the descriptor limit `accept` itself fails, for everyone. So the connection limit is lower, and the
-descriptors between are for rejected connections, which get an answer (see `rejection`). A connection of an
-address that has as many as it may is rejected likewise. A caller with `admin` is admitted beyond the limit,
-for one request.
+At the descriptor limit `accept` itself fails, for every client. So the connection limit is lower, and the
+descriptors in between serve rejected connections, which get an answer (see `rejection`). A connection beyond
+the limit of its address is rejected too. A caller with `admin` is admitted beyond the limit, for one request.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ from sse_broadcast.server.transport.socket_options import limit_kernel
 logger = logging.getLogger("sse_broadcast.connections")
 
 ACCEPTS = 8
-"""Connections that are accepted from one socket in one turn of the loop, before any of them is counted."""
+"""Connections accepted from one socket in one turn of the loop, before any of them is counted."""
 
 OWN_DESCRIPTORS = 64
 """Descriptors for everything else: the loop, logs, files, uvloop's duplicates of the first listening socket,
@@ -60,7 +59,7 @@ def raise_descriptor_limit() -> int:
 
 def room(descriptors: int, *, sockets: int) -> int:
     """Return how many connections fit under a descriptor limit, for a number of listening sockets."""
-    # Of each further socket: uvloop's duplicates of it, and what was accepted and is not counted yet.
+    # For each further socket: uvloop's duplicates of it, and connections accepted but not counted yet.
     others = 2 * ACCEPTS * (sockets - 1)
     return max(1, descriptors - MAX_REJECTING - MAX_LET_IN - OWN_DESCRIPTORS - others)
 
@@ -72,9 +71,9 @@ def private_share(connections: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections are admitted: in all, by public listeners, and of one address (0: no limit).
+    """Maximum connections: in total, of public listeners, and of one address (0: no limit).
 
-    `excepted` returns whether an address is exempt from the last: a trusted proxy brings many clients.
+    `excepted` returns whether an address is exempt from the last limit: a trusted proxy brings many clients.
     """
 
     connections: int
@@ -87,7 +86,7 @@ class AdminCheck(Protocol):
     """Checks whether a token has the `admin` permission."""
 
     def is_admin(self, token: str) -> bool | None:
-        """Return whether it has; None if the token must be verified first."""
+        """Return whether the token has `admin`, or None if it must be verified first."""
 
     async def verify_admin(self, token: str) -> bool:
         """Verify a token, and return whether it has `admin`."""
@@ -118,21 +117,21 @@ class AdmissionControl:
         """Whether `close` was called."""
 
     def configure(self, limits: ConnectionLimits, cors: Cors, admins: AdminCheck) -> None:
-        """Set the limits, the origins whose pages may read a rejection, and who is admitted beyond them."""
+        """Set the limits, the origins whose pages may read a rejection, and the check for `admin`."""
         self._limits = limits
         self._cors = cors
         self._admins = admins
 
     async def close(self) -> None:
-        """Abort the connections in the reserve, and from now on each new one."""
+        """Abort the connections in the reserve, and abort each new connection from now on."""
         self.is_closed = True
         self.reserve.close()
         await asyncio.gather(*self._checks, return_exceptions=True)
 
     def admit(self, listener_info: ListenerInfo, peer: str | None) -> Connection | RejectionProtocol:
-        """Return the protocol of a connection that was just accepted from `peer`, its address if it has one.
+        """Return the protocol of a connection just accepted from `peer`, or from a UNIX socket for None.
 
-        It is counted already: call `connection_made` in the same turn of the loop.
+        The connection is counted already: call `connection_made` in the same turn of the loop.
         """
         key = None if listener_info.loopback else self._key(listener_info, peer)
         reason = self._reject_reason(listener_info, key)
@@ -143,9 +142,9 @@ class AdmissionControl:
     def admit_to_handshake(
         self, listener_info: ListenerInfo, peer: str | None
     ) -> "HandshakeProtocol | RejectionProtocol":
-        """Return the protocol of a connection that was just accepted, and begins with a TLS handshake.
+        """Return the protocol of a connection just accepted that starts with a TLS handshake.
 
-        It is counted already: call its `release` if it never gets as far as `connection_made`.
+        The connection is counted already: call `release` if `connection_made` is never called.
         """
         key = None if listener_info.loopback else self._key(listener_info, peer)
         reason = self._reject_reason(listener_info, key)
@@ -154,7 +153,7 @@ class AdmissionControl:
         return HandshakeProtocol(self, self._connection_counts, listener_info=listener_info, key=key)
 
     def connection(self, listener_info: ListenerInfo, key: str | None, *, once: bool = False) -> Connection:
-        """Return the protocol of an admitted connection; see `Connection`."""
+        """Return the protocol of an admitted connection (`Connection`)."""
         return Connection(
             self._server,
             listener_info=listener_info,
@@ -179,7 +178,7 @@ class AdmissionControl:
         self._connection_counts.metrics.refused(RejectReason.HANDSHAKE)
 
     def _key(self, listener_info: ListenerInfo, peer: str | None) -> str | None:
-        """Return the key that an address is counted by: one of its own for private listeners."""
+        """Return the key that an address is counted by. Private listeners have keys of their own."""
         key = client_address.key(peer)
         if key is None or self._limits.excepted(cast("str", peer)):
             return None
@@ -197,12 +196,12 @@ class AdmissionControl:
         if reason is RejectReason.FULL:
             most = self._limits.connections if listener_info.private else self._limits.public
             facts = {"connections": Quantity(most, "connection")}
-            logger.warning("full: %(connections)s (max_connections), more are refused", facts)
+            logger.warning("full: %(connections)s (max_connections), rejecting more", facts)
         else:
             facts = {"connections": Quantity(self._limits.per_address, "connection")}
-            hint = "if it is a proxy, trusted_proxies must name it"
+            hint = "if this is a proxy, add it to trusted_proxies"
             logger.warning(
-                "%(address)s: %(connections)s (max_connections_per_address), more are refused; %(hint)s",
+                "%(address)s: %(connections)s (max_connections_per_address), rejecting more; %(hint)s",
                 {**facts, "address": peer, "hint": hint},
             )
 
@@ -210,13 +209,12 @@ class AdmissionControl:
         self._connection_counts.metrics.share_reached(Share.RESERVE)
         if self._reminder.is_due(Share.RESERVE):
             logger.warning(
-                "%(address)s: its share of the connections beyond max_connections is reached, the first of"
-                " them is cut",
+                "%(address)s: too many connections beyond max_connections, aborting its oldest",
                 {"address": pending.key},
             )
 
     def answer(self, protocol: RejectionProtocol, data: bytes) -> None:
-        """Answer or admit a connection beyond the limit, of which a whole head has come."""
+        """Answer or admit a connection beyond the limit whose head is complete."""
         token = token_of_admin_request(data)
         admin = False if token is None else self._admins.is_admin(token)
         if admin is None:
@@ -233,12 +231,12 @@ class AdmissionControl:
         try:
             admin = await self._admins.verify_admin(token)
         except Exception:
-            logger.exception("a token could not be verified")
+            logger.exception("cannot verify the token of a connection beyond max_connections")
         self._answer(protocol, data, admin=admin)
 
     def _answer(self, protocol: RejectionProtocol, data: bytes, *, admin: bool) -> None:
         if admin and self._connection_counts.count < self._limits.connections + MAX_LET_IN:
-            # For one request: behind it a proxy may send those of other clients.
+            # For one request only: a proxy may send the requests of other clients on the same connection.
             info, key = protocol.listener_info, protocol.key
             protocol.let_in(lambda: self.connection(info, key, once=True), data)
             return
@@ -247,7 +245,7 @@ class AdmissionControl:
             if self._reminder.is_due("admin"):
                 most = Quantity(MAX_LET_IN, "connection")
                 logger.warning(
-                    "callers with admin have %(connections)s beyond max_connections, more are refused",
+                    "callers with admin have %(connections)s beyond max_connections, rejecting more",
                     {"connections": most},
                 )
         self.count_refusal(protocol.reason)
@@ -257,17 +255,15 @@ class AdmissionControl:
         )
 
     def count_refusal(self, reason: RejectReason) -> None:
-        """Count a connection that was not let in."""
+        """Count a connection that was rejected."""
         self._connection_counts.metrics.refused(reason)
 
 
 class HandshakeProtocol(asyncio.Protocol):
-    """The protocol of an admitted connection until its TLS handshake is done. It is counted until `release`.
+    """The protocol of an admitted connection during its TLS handshake. It is counted until `release`."""
 
-    It stands in for a `Connection`, which is a reference cycle with its parser until its end: if a handshake
-    fails, the cycle would be left to the collector, which runs seldom.
-    """
-
+    # It stands in for a `Connection`, which forms a reference cycle with its parser until it ends. After a
+    # failed handshake that cycle would stay until the collector runs, and the collector runs seldom.
     __slots__ = ("_admission", "_counted", "_counts", "_key", "_listener_info", "connected")
 
     def __init__(
@@ -288,7 +284,7 @@ class HandshakeProtocol(asyncio.Protocol):
         counts.add(key, private=listener_info.private)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Replace this protocol by that of a connection, which is counted in its place."""
+        """Replace this protocol by a `Connection`, which takes over its count."""
         self.connected = True
         self.release()
         connection = self._admission.connection(self._listener_info, self._key)
@@ -296,7 +292,7 @@ class HandshakeProtocol(asyncio.Protocol):
         connection.connection_made(transport)
 
     def release(self) -> None:
-        """Stop counting it. Any call but the first does nothing."""
+        """Stop counting the connection. Only the first call has an effect."""
         if self._counted:
             self._counted = False
             self._counts.remove(self._key, private=self._listener_info.private)
@@ -305,8 +301,8 @@ class HandshakeProtocol(asyncio.Protocol):
 class AcceptProtocol(asyncio.Protocol):
     """The protocol of a connection between its accept and its admission.
 
-    It keeps no state of a connection, so that one serves a whole listening socket. `send_buffer` is SO_SNDBUF
-    for sockets that do not inherit it from the listening one, 0 for the others.
+    It holds no state of a connection, so one object serves a listening socket. `send_buffer` is SO_SNDBUF for
+    sockets that do not inherit it from the listening one, 0 for the others.
     """
 
     __slots__ = ("_admission", "_listener_info", "_send_buffer")
@@ -317,9 +313,9 @@ class AcceptProtocol(asyncio.Protocol):
         self._send_buffer = send_buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Replace this protocol by that of an admitted or of a rejected connection."""
+        """Replace this protocol by that of an admitted or a rejected connection."""
         if self._admission.is_closed:
-            # The loop had accepted it when its listener closed, and nobody else would ever close it.
+            # The loop accepted it just before the listener closed. Nothing else would close it.
             cast("asyncio.Transport", transport).abort()
             return
         if self._send_buffer:

@@ -60,38 +60,39 @@ class RequestProtocol(web.RequestHandler):
     __slots__ = ()
 
     request_count: int = _of_handler("_request_count")
-    """Requests, and parser errors, that have come. Without it the first bytes of a connection, which may be
-    HTTP/2's, and the beginning of a head cannot be told from what follows."""
+    """The number of requests and parser errors received. Without it the first bytes of a connection, which
+    may be HTTP/2's, and the start of a head look like any other bytes."""
 
     queued: "deque[tuple[Any, StreamReader]]" = _of_handler("_messages")
-    """What the parser has found and nobody has handled: requests with their bodies, and parser errors.
+    """The parser's results that are not handled yet: requests with their bodies, and parser errors.
 
-    Without it a body that breaks is waited for until `body_timeout`, a stream keeps what its client sends on,
-    and a parser error keeps the received bytes."""
+    Without it the handler of a broken body waits until `body_timeout`, a stream stores everything that its
+    client sends, and a parser error keeps the received bytes in memory."""
 
     current_request: web.BaseRequest | None = _of_handler("_current_request")
-    """The request that is being handled. Without it nobody can end its body when that proves to be broken."""
+    """The request that is being handled. Without it a broken body cannot be ended for its handler."""
 
     reading_paused: bool = _of_handler("_reading_paused")
     """Whether the transport is paused for a body that nobody reads. Without it the parser is fed nothing, and
     the transport resumed, for each body that was read: 3 us of a request."""
 
     next_request: Any = _of_handler("_waiter")
-    """The future on which an idle connection waits. Without it a timeout would cut a request that has come
-    whole, since aiohttp says nowhere whether a connection is idle."""
+    """The future on which an idle connection waits. Without it a timeout would abort complete requests too:
+    aiohttp has no other sign that a connection is idle."""
 
     keepalive_timer: Any = _of_handler("_keepalive_handle")
     """aiohttp's timer of an idle connection. With `NO_KEEPALIVE_TIMER` in its place aiohttp starts none.
     Without that each connection has a timer of its own."""
 
     handler_task: Any = _of_handler("_task_handler")
-    """The task that handles the requests of the connection, which aiohttp cancels when that is lost.
+    """The task that handles the requests of the connection. aiohttp cancels it when the connection is lost.
 
-    With None in its place it cancels none. Without that, a client that leaves in the middle of an unwanted
-    body leaves a reference cycle of task, exception and frame; and a stream's end costs a quarter more."""
+    With None in its place aiohttp cancels nothing. Without that, a client that leaves in the middle of an
+    unread body leaves a reference cycle of task, exception and frame, and a stream's end costs a quarter
+    more."""
 
     def drop_error_frames(self) -> None:
-        """Drop the traceback of the parser error that came last, if one did.
+        """Drop the traceback of the last queued parser error, if the last result is an error.
 
         Its frames hold the received bytes and the error: a reference cycle. aiohttp queues an error as an
         undocumented object with `exc`. Without this, the bytes stay until the collector runs.
@@ -108,7 +109,7 @@ require("aiohttp", RawRequestMessage, "_replace")
 
 
 def set_request_version(request: web.BaseRequest, version: HttpVersion) -> None:
-    """Have a request answered as if it were of another version.
+    """Make a request look like one of another HTTP version, for its answer.
 
     aiohttp's parser takes any version, and its answer repeats the request's. Without this, a request of
     HTTP/0.9 or 2.0 is answered in a version that the server does not implement.
@@ -118,17 +119,17 @@ def set_request_version(request: web.BaseRequest, version: HttpVersion) -> None:
 
 
 def has_no_route(request: web.BaseRequest) -> bool:
-    """Return whether the router has found that no route is for a request.
+    """Return whether the router found no route for a request.
 
-    `Request.match_info` asserts that the router was asked, which it was not before an error of the parser.
-    Without this, an `Expect` that cannot be answered is answered with a traceback in the log.
+    `Request.match_info` asserts that the router ran, which it did not before an error of the parser. Without
+    this, an `Expect` that cannot be answered is answered with a traceback in the log.
     """
     found = request._match_info if isinstance(request, web.Request) else None  # noqa: SLF001
     return found is not None and found.http_exception is not None
 
 
 def with_url(message: RawRequestMessage, url: URL) -> RawRequestMessage:
-    """Return what the parser found, with another URL.
+    """Return the parser's result with another URL.
 
     Without this, a request whose host aiohttp cannot decode gets no answer, and a traceback is logged.
     """
@@ -144,10 +145,10 @@ URL_CACHES: tuple[Any, ...] = tuple(
         (_parse, "split_netloc"),
     )
 )
-"""The caches that aiohttp fills with each request target, beside those that `yarl.cache_clear` clears.
+"""Caches that aiohttp fills with each request target, besides those that `yarl.cache_clear` clears.
 
-Each keeps the last 128 targets with all that was parsed of them: 200 KB for 8 KB of parameters. They have no
-setting. Without clearing them, targets that anyone sends stay in memory, tokens in queries too.
+Each keeps the last 128 targets with everything parsed from them: 200 KB for 8 KB of parameters. They have no
+setting. Without clearing them, the targets of all clients stay in memory, with the tokens in their queries.
 """
 
 CLEAR_URL_CACHES: tuple[Callable[[], None], ...] = tuple(

@@ -25,55 +25,54 @@ from sse_broadcast.server.transport.counts import ConnectionCounts, RejectReason
 from sse_broadcast.timeouts import Timeouts
 
 KEEP_ALIVE = 75.0
-"""Seconds after an answer in which the next request must be whole, however many of its bytes have come:
-longer than the 60 of the load balancers in front, and than the 10 in which aiohttp reads the rest of a body
-that nobody wants."""
+"""Seconds between an answer and the end of the next request. Longer than the 60 of common load balancers, and
+than the 10 in which aiohttp reads the rest of an unread body."""
 
 MOST_HEAD = 65_536
-"""Bytes of a head, and of one of its lines, beyond which a connection is cut."""
+"""Maximum bytes of a head, and of one of its lines. Beyond it the connection is aborted."""
 
 MAX_HEAD = 32_768
-"""Bytes of a head that is answered. A browser's has two thousand, cookies and all."""
+"""Maximum bytes of a head that is answered. A browser's has about 2,000, with its cookies."""
 
 HTTP_2 = b"PRI * HTTP/2.0\r\n\r\n"
-"""How a client begins that takes the server to speak HTTP/2 (RFC 9113, 3.4)."""
+"""The first bytes of a client that starts with HTTP/2 without asking (RFC 9113, 3.4)."""
 
 HTTP_1_1_REQUIRED = (
-    b"\0\0\0\4\0\0\0\0\0"  # SETTINGS, as any server must begin
+    b"\0\0\0\4\0\0\0\0\0"  # SETTINGS, the first frame of every server
     b"\0\0\4\3\0\0\0\0\1\0\0\0\r"  # RST_STREAM of the first request: error 0xd
-    b"\0\0\x08\7\0\0\0\0\0\0\0\0\1\0\0\0\r"  # GOAWAY, likewise
+    b"\0\0\x08\7\0\0\0\0\0\0\0\0\1\0\0\0\r"  # GOAWAY with the same error
 )
-"""The answer to it, as frames of HTTP/2: "use HTTP/1.1" (RFC 9113, 7)."""
+"""The answer to HTTP/2, in its frames: HTTP_1_1_REQUIRED (RFC 9113, 7)."""
 
 OPTIONS: Mapping[str, Any] = {
-    "keepalive_timeout": 0.0,  # a timer for each; `ConnectionTimeouts` has one for all
-    "tcp_keepalive": False,  # handed down by the listening socket
+    "keepalive_timeout": 0.0,  # aiohttp has a timer per connection; `ConnectionTimeouts` has one for all
+    "tcp_keepalive": False,  # inherited from the listening socket
     "auto_decompress": False,
-    # The limits of http-api.md are lower: what is above them is told as a problem, with CORS headers.
+    # Above the limits of http-api.md: heads beyond those get a problem with CORS headers.
     "max_line_size": MOST_HEAD,
     "max_field_size": MOST_HEAD,
     "access_log": None,
     "logger": http_logger(),
 }
-"""What aiohttp is told about each connection."""
+"""aiohttp's options of each connection."""
 
 SUPPORTED_VERSIONS = (HttpVersion11, HttpVersion10)
 
 PROGRESS = 65_536
-"""Bytes of its answer that a reader must take in each period of the write timeout."""
+"""Bytes of its answer that a client must read in each period of the write timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerInfo:
-    """Where a connection came in: what is served there, and who can be at the other end."""
+    """Properties of the listener that accepted a connection."""
 
     endpoints: frozenset[Endpoint]
     loopback: bool
-    """Whether only this machine can reach it, by the loopback or by a UNIX socket."""
+    """Whether only this machine can reach the listener, by a loopback address or a UNIX socket."""
     unix: bool
 
     private: bool = field(init=False, compare=False)
-    """Whether it is an operators' listener: one that serves no subscribers."""
+    """Whether the listener is for operators: it serves no subscribers."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "private", Endpoint.SUBSCRIBE not in self.endpoints)
@@ -83,10 +82,10 @@ ALL_ENDPOINTS = frozenset(Endpoint)
 
 
 class ConnectionTimeouts:
-    """How long connections may keep us waiting, in seconds.
+    """Time limits of all connections, in seconds.
 
-    `head` is for a new one to ask something; `answer` for one that has stopped taking its answer; `idle`
-    for one that has been answered to ask again.
+    `head` is the time for the first request of a connection, `answer` the time for progress of a client that
+    has stopped reading, `idle` the time for the next request.
     """
 
     def __init__(self, *, head: float, answer: float) -> None:
@@ -95,30 +94,30 @@ class ConnectionTimeouts:
         self.idle = Timeouts[Connection](KEEP_ALIVE, Connection.on_idle_timeout)
 
     def close(self) -> None:
-        """Wait for nobody any more."""
+        """Cancel all timeouts."""
         for each in (self.head, self.answer, self.idle):
             each.close()
 
     def forget(self, connection: "Connection") -> None:
-        """Wait for this one no more."""
+        """Cancel the timeouts of a connection."""
         for each in (self.head, self.answer, self.idle):
             each.discard(connection)
 
 
 class Streaming(Protocol):
-    """What writes a stream to a connection, and sleeps while it lasts."""
+    """The writer of a stream, which sleeps while the stream is open."""
 
     def fill(self) -> None:
-        """Take note that the transport is full."""
+        """Handle that the transport's buffer is full."""
 
     def close(self) -> None:
-        """Take note that the stream is over."""
+        """Handle that the connection is lost."""
 
 
 class Connection(RequestProtocol):
     """aiohttp's protocol of a connection, with its listener, its count and its timeouts.
 
-    It is counted from its construction until `release`, which the end of the connection calls. So call
+    The connection is counted from construction until `release`, which `connection_lost` calls. So call
     `connection_made` in the same turn of the loop. With `once` it is closed after its first answer.
     """
 
@@ -138,7 +137,7 @@ class Connection(RequestProtocol):
         "timeouts",
     )
 
-    def __init__(  # noqa: PLR0913 - what it is counted by
+    def __init__(  # noqa: PLR0913 - everything that counts and limits the connection
         self,
         server: web.Server,
         *,
@@ -151,24 +150,24 @@ class Connection(RequestProtocol):
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self.listener_info = listener_info
         self.had_much = False
-        """Whether so much has come at one time that a head may have been longer than `MAX_HEAD`."""
+        """Whether a head may have been longer than `MAX_HEAD`, judged by the bytes received at one time."""
         self.stream: Streaming | None = None
-        """What hears that the transport is full, and that it is lost, if a stream is written to it."""
+        """The stream written to this connection, if there is one."""
         self._connection_counts = connection_counts
         self.timeouts = timeouts
         self._key = key
         self._once = once
         self.keepalive_timer = NO_KEEPALIVE_TIMER
-        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request that has come
-        self._answered: StreamReader = EMPTY_PAYLOAD  # of the last that was answered
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the last request received
+        self._answered: StreamReader = EMPTY_PAYLOAD  # of the last request answered
         self._head = 0
         self._last = False
         self._unsent = 0
         self._counted = True
         connection_counts.add(key, private=listener_info.private)
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self.timeouts.head.add(self)
 
@@ -201,13 +200,13 @@ class Connection(RequestProtocol):
             self._add_to_head(len(data))
 
     def _refuse_http_2(self) -> None:
-        """Answer a client of HTTP/2 with a refusal that names HTTP/1.1, and read nothing more."""
+        """Tell a client of HTTP/2 to use HTTP/1.1, and read nothing more."""
         self._connection_counts.metrics.refused(RejectReason.MALFORMED)
         self._last = True
         assert self.transport is not None
         self.transport.write(HTTP_1_1_REQUIRED)
-        # The client closes when it has read that. A close with unread bytes would be a reset, and take the
-        # answer with it; one that does not close is cut as silent.
+        # Half-close only: closing with unread bytes would send a reset, and the client would lose the answer.
+        # The client closes after reading; one that does not is aborted by the head timeout.
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -221,9 +220,12 @@ class Connection(RequestProtocol):
         super().keep_alive(val)
         self.keepalive_timer = NO_KEEPALIVE_TIMER
         if not val:
+            # The last answer of the connection may be a stream, which lasts. Drop what its client sends
+            # meanwhile, or it would collect in memory.
             self._last = True
             self.queued.clear()
-            # aiohttp may have paused it for what has just been dropped.
+            # Reading goes on, or nobody would see the client leave. aiohttp may have paused it because of the
+            # requests just dropped.
             if self.transport is not None:
                 self.transport.resume_reading()
 
@@ -242,11 +244,9 @@ class Connection(RequestProtocol):
             super().resume_reading(resume_parser)
 
     def _tell_of_broken_bodies(self) -> None:
-        """Have whoever reads a body know that it is broken.
-
-        aiohttp puts what its parser found behind the request that is being answered, and that one would
-        wait for the rest of its body: nothing else can come behind a body that is not whole.
-        """
+        """Raise an error in handlers that read a broken body."""
+        # aiohttp queues the parser's error behind the request being answered, and that request would wait for
+        # the rest of its body until body_timeout. Nothing else can follow an incomplete body.
         bodies = [body for _, body in self.queued][:-1]
         if self.current_request is not None:
             bodies.append(self.current_request.content)
@@ -255,68 +255,69 @@ class Connection(RequestProtocol):
                 self._connection_counts.metrics.refused(RejectReason.MALFORMED)
                 body.set_exception(web.RequestPayloadError("is not in chunks, as Transfer-Encoding says"))
 
+    @override
     def connection_lost(self, exc: BaseException | None) -> None:
-        """See `asyncio.Protocol`."""
         if self.stream is not None:
-            # Its handler is told to end. To cancel it costs a quarter more.
+            # The handler of a stream ends by itself. Cancelling it costs a quarter more.
             self.stream.close()
             self.handler_task = None
         elif self._body is self._answered and not self._body.is_eof():
-            # aiohttp is reading the rest of a body that no handler wanted. Let that end too: if it is
-            # cancelled, task, exception and frame are a reference cycle.
+            # aiohttp is reading the rest of an unread body. End it instead of cancelling it: cancelled, the
+            # task, its exception and its frame form a reference cycle.
             self._body.feed_eof()
             self.handler_task = None
         super().connection_lost(exc)
         self.release()
 
     def release(self) -> None:
-        """Stop counting it and waiting for it. Any call but the first does nothing."""
+        """Stop counting the connection, and cancel its timeouts. Only the first call has an effect."""
         if self._counted:
             self._counted = False
             self._connection_counts.remove(self._key, private=self.listener_info.private)
             self.timeouts.forget(self)
-            # Bodies refer to their connection: break the cycle, since the collector runs seldom.
+            # Bodies refer to their connection. Break the reference cycle: the collector runs seldom.
             self._body = self._answered = EMPTY_PAYLOAD
 
     def on_head_timeout(self) -> None:
-        """Be cut for not having asked anything in time."""
+        """Abort a connection without a request in time."""
         self._cut(RejectReason.SILENT)
 
     def on_idle_timeout(self) -> None:
-        """Be closed for not having asked anything more in time.
+        """Close a connection without a further request in time.
 
-        What has come whole by then is answered, and its time begins anew behind that.
+        A request that is complete by then is still answered, and the time starts again after its answer.
         """
         if self.next_request is not None and not self.next_request.done():
             self.force_close()
 
+    @override
     def pause_writing(self) -> None:
-        """See `asyncio.Protocol`."""
         super().pause_writing()
         self._unsent = self._size()
         self.timeouts.answer.add(self)
         if self.stream is not None:
             self.stream.fill()
 
+    @override
     def resume_writing(self) -> None:
-        """See `asyncio.Protocol`."""
         super().resume_writing()
         self.timeouts.answer.discard(self)
 
     def on_write_timeout(self) -> None:
-        """Be cut for taking next to nothing of an answer, or be given as long again for the rest of it."""
+        """Abort a connection whose client read less than `PROGRESS` bytes, or extend its time."""
         before, self._unsent = self._unsent, self._size()
         if before - self._unsent < PROGRESS:
             self._cut(RejectReason.STALLED)
         else:
             self.timeouts.answer.add(self)
 
+    @override
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """See `web.RequestHandler`. What has no path is found by no route: `CONNECT x:1`, `OPTIONS *`."""
         if isinstance(resp, web.HTTPException):
-            resp.__traceback__ = None  # whose frames have the request, which has it
+            # Targets without a path match no route: `CONNECT x:1`, `OPTIONS *`.
+            resp.__traceback__ = None  # its frames hold the request, which holds the response: a cycle
             resp = no_path_response(request)
             forget_targets()
         if self._once:
@@ -336,15 +337,15 @@ class Connection(RequestProtocol):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to what is no HTTP, counted and not repeated; the rest is aiohttp's."""
+        """Return the answer to malformed HTTP, or aiohttp's answer to other errors."""
         if isinstance(exc, HttpProcessingError):
             self._connection_counts.metrics.refused(RejectReason.MALFORMED)
             message = fault_of(exc)
-            forget_targets()  # of one that is none no request is made, which would have it forgotten
+            forget_targets()  # a handled request clears its target itself, but this one is never handled
         elif isinstance(exc, ConnectionError) and (self.transport is None or self.transport.is_closing()):
-            raise exc  # it left while it was written to, and aiohttp knows that for no fault of ours
+            raise exc  # the client left while it was written to: aiohttp logs no error for it
         elif has_no_route(request):
-            return no_path_response(request)  # aiohttp's own answer to its Expect cannot say what is no UTF-8
+            return no_path_response(request)  # aiohttp's answer fails on an Expect that is not UTF-8
         response = super().handle_error(request, status, exc, message)
         sign(response)
         return response
@@ -359,10 +360,8 @@ class Connection(RequestProtocol):
 
 
 def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
-    """Have a request answered in a version we speak, and give the one it said if it is another.
-
-    The parser takes 0.9 and 2.0 too, and aiohttp begins its answer with what the request said.
-    """
+    """Answer a request as HTTP/1.0 if its version is not supported, and return its own version then."""
+    # aiohttp's parser accepts 0.9 and 2.0 too, and its answer starts with the version of the request.
     if request.version in SUPPORTED_VERSIONS:
         return None
     said = request.version
@@ -371,7 +370,7 @@ def answer_as_http_1_0(request: web.BaseRequest) -> HttpVersion | None:
 
 
 def no_path_response(request: web.BaseRequest) -> web.Response:
-    """Return the answer to a request that no route is for, which there is for every path."""
+    """Return the answer to a request whose target has no path."""
     answer_as_http_1_0(request)
     response = answer(Problem(404, f"{request.method} needs a path here", closes=True))
     sign(response)
@@ -379,10 +378,10 @@ def no_path_response(request: web.BaseRequest) -> web.Response:
 
 
 def listener_of(request: web.BaseRequest) -> ListenerInfo:
-    """Return where a request came in.
+    """Return the properties of the listener that a request came in by.
 
-    In an application that another server runs, everything is served; the address that was called tells
-    whether it was the loopback's.
+    In an application that another server runs, every endpoint is served, and the local address decides
+    whether the request came by the loopback.
     """
     protocol = request.protocol
     if isinstance(protocol, Connection):

@@ -1,4 +1,4 @@
-"""Connection counts: how many are open, in all and by address, and why others were rejected."""
+"""Connection counts: open connections, in total and by address, and the reasons for rejections."""
 
 from enum import StrEnum
 
@@ -6,24 +6,24 @@ from sse_broadcast.metrics import Metrics
 
 
 class RejectReason(StrEnum):
-    """Why a connection was not let in, or did not get so far as to ask something."""
+    """Why a connection was rejected, or ended before its first request."""
 
     FULL = "full"
-    """There were as many connections as the server takes."""
+    """The connection limit was reached."""
     ADDRESS = "address"
-    """There were as many from its address as may be."""
+    """The connection limit of its address was reached."""
     HANDSHAKE = "handshake"
-    """TLS was not agreed upon."""
+    """The TLS handshake failed."""
     SILENT = "silent"
-    """It had not asked anything when `head_timeout` was over."""
+    """The client sent no complete request within `head_timeout`."""
     MALFORMED = "malformed"
-    """What it sent is no HTTP."""
+    """The client sent something that is not HTTP."""
     STALLED = "stalled"
-    """It did not take its answer."""
+    """The client did not read its answer."""
 
 
 class ConnectionCounts:
-    """The connections of all listeners, counted from their accept to their end: those in a handshake too."""
+    """The open connections of all listeners, counted from accept to end, including TLS handshakes."""
 
     __slots__ = ("_of", "count", "limit", "metrics", "public")
 
@@ -31,24 +31,24 @@ class ConnectionCounts:
         self.metrics = metrics
         self.count = 0
         self.public = 0
-        """How many of them came in by public listeners."""
+        """Connections of public listeners among them."""
         self.limit = 0
-        """How many are let in; 0 before anything is listened to."""
+        """The connection limit; 0 before the first listener accepts."""
         self._of: dict[str, int] = {}
 
     def for_address(self, key: str) -> int:
-        """Return how many are of an address, by the key that limits count it by."""
+        """Return the open connections of an address, by the key that limits use for it."""
         return self._of.get(key, 0)
 
     def add(self, key: str | None, *, private: bool) -> None:
-        """Count one in. None is an address that is not counted by itself."""
+        """Count a connection that opened. None as the key stands for an address without a count."""
         self.count += 1
         self.public += not private
         if key is not None:
             self._of[key] = self._of.get(key, 0) + 1
 
     def remove(self, key: str | None, *, private: bool) -> None:
-        """Count one out; an address of which none is left is forgotten."""
+        """Count a connection that ended."""
         self.count -= 1
         self.public -= not private
         if key is None:
@@ -56,5 +56,5 @@ class ConnectionCounts:
         left = self._of[key] - 1
         if left:
             self._of[key] = left
-        else:
+        else:  # without this the map would grow with every address ever seen
             del self._of[key]

@@ -1,4 +1,4 @@
-"""Listeners: the addresses where the server accepts connections, by TCP or a UNIX socket, with TLS or not."""
+"""Listeners: the addresses that accept connections, TCP or UNIX socket, with or without TLS."""
 
 import asyncio
 import errno
@@ -20,38 +20,38 @@ from sse_broadcast.server.transport.tls import Certificate, tls_fault
 from sse_broadcast.server.transport.tls_accept import TlsAcceptor
 from sse_broadcast.server.transport.unix_socket import UnixFile
 
-EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what `*` and `::` ask for
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - the user configured it, as `*` or `::`
 
 NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
-"""What a machine without IPv6 says. `*` does without it, `::` does not."""
+"""Errors on a machine without IPv6. `*` ignores them, `::` does not."""
 
 BACKLOG = 4096
-"""Connections the kernel holds for us: after a restart everyone comes at once."""
+"""Connections that wait in the kernel to be accepted: after a restart all clients reconnect at once."""
 
 LEFT: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""Has a loop leave the file of a UNIX socket, which is ours to remove, or theirs who handed it down."""
+"""Keeps the event loop from removing a UNIX socket's file: `UnixFile` does it, or the supervisor owns it."""
 
 
 def is_local(rule: ListenerRule) -> bool:
-    """Whether a listener is only for this machine, by what it is called."""
+    """Return whether only this machine can reach a listener, judged by its host or path."""
     return rule.path is not None or is_loopback_name(rule.host.lower())
 
 
 def socket_count(rule: ListenerRule) -> int:
-    """Return how many sockets a listener takes, as far as its host tells without being looked up."""
+    """Return how many sockets a listener needs, as far as its host tells without a name look-up."""
     return len(EVERY_ADDRESS) if rule.host in {"*", "::"} else 1
 
 
 class Listener:
-    """One address to listen on. Call `bind`, `accept`, `stop`, `close`, in this order.
+    """One address to listen on. Call `bind`, `accept`, `stop` and `close` in this order.
 
-    `inherited` is a socket that listens there already. Raises `CertificateError`.
+    `inherited` is a socket that already listens there. Raises `CertificateError`.
     """
 
     def __init__(self, rule: ListenerRule, config: Config, *, inherited: socket.socket | None = None) -> None:
         self.rule = rule
         self.inherited = inherited is not None
-        """Whether its socket stays open in the process that opened it, for those that come after us."""
+        """Whether a supervisor opened the socket, and keeps it open for the next process."""
         self._config = config
         self._certificate = Certificate(rule.certificate, rule.key) if rule.certificate else None
         self._file: UnixFile | None = None
@@ -61,17 +61,17 @@ class Listener:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The address as messages show it."""
         return self.rule.host if self.rule.path else f"{self.rule.host} port {self.rule.port}"
 
     @property
     def port(self) -> int | None:
-        """The port it listens on, also when it was told to take a free one; None of a UNIX socket."""
+        """The port, also if the kernel chose it; None for a UNIX socket."""
         return None if self.rule.path else int(self.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Where it is reached; of a UNIX socket `unix:` and its path."""
+        """The URL of the listener; `unix:` and the path for a UNIX socket."""
         host = "0.0.0.0" if self.rule.host == "*" else self.rule.host  # noqa: S104
         if self.rule.path:
             return host
@@ -80,20 +80,20 @@ class Listener:
 
     @property
     def local(self) -> bool:
-        """Whether it is only for this machine."""
+        """Whether only this machine can reach the listener."""
         return is_local(self.rule)
 
     @property
     def info(self) -> ListenerInfo:
-        """What connections of its first socket are told about it."""
+        """The properties that connections of its first socket get."""
         return self._info_of(self.sockets[0])
 
     async def bind(self) -> None:
-        """Take the address, and accept nobody yet. Raises `ListenError`."""
+        """Bind the address without accepting connections. Raises `ListenError`."""
         try:
             if not self.inherited:
                 await self._open()
-        except (OSError, ValueError) as error:  # a name may be one that Python cannot even ask for
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded for DNS
             await self.close()
             raise ListenError(f"cannot listen on {self.name}: {tls_fault(error)}") from None
         for sock in self.sockets:
@@ -109,12 +109,14 @@ class Listener:
         self.sockets = [self._file.bind(mode=self.rule.mode, owner=self.rule.owner)]
 
     async def accept(self, admission: AdmissionControl) -> None:
-        """Accept connections, which `admission` admits or rejects. Raises `ListenError`."""
+        """Accept connections. `admission` admits or rejects each. Raises `ListenError`."""
         for sock in self.sockets:
             try:
                 sock.listen(BACKLOG)
                 await (self._serve if self._certificate is None else self._secure)(sock, admission)
-            except OSError as error:  # two may bind what only one can listen on
+            except (
+                OSError
+            ) as error:  # with SO_REUSEADDR two sockets may bind an address, but only one listens
                 raise ListenError(f"cannot listen on {self.name}: {tls_fault(error)}") from None
         if self._certificate is not None:
             self._certificate.watch()
@@ -130,8 +132,8 @@ class Listener:
 
         for each in itertools.chain([sock], _doubles(sock, loop)):
             self._accepting.append(await serve(protocol_factory, sock=each, backlog=ACCEPTS, **options))
-        # A loop accepts as many connections in one turn as its backlog says, before it counts one; how
-        # many the kernel holds for us meanwhile is another thing, and the loop has set both.
+        # A loop uses `backlog` twice: as the number of accepts in one turn, and as the kernel's queue. Set
+        # the queue again: it must be longer.
         sock.listen(BACKLOG)
 
     async def _secure(self, sock: socket.socket, admission: AdmissionControl) -> None:
@@ -149,26 +151,27 @@ class Listener:
         self._handshakes.append(handshakes)
 
     def _own_send_buffer(self, info: ListenerInfo) -> int:
-        """Return the SO_SNDBUF to set on each connection; 0 where it inherits the listener's."""
+        """Return the SO_SNDBUF to set on each connection, or 0 if it inherits the listener's."""
         return self._config.send_buffer if info.unix else 0
 
     def _info_of(self, sock: socket.socket) -> ListenerInfo:
         host = host_of(sock.getsockname())
-        # By its name too: what is called by one that others may know is not for this machine alone.
+        # By its configured name too: a host name of this machine may resolve to the loopback here, and to an
+        # outside address elsewhere.
         loopback = host is None or (is_local(self.rule) and client_address.is_loopback(host))
         return ListenerInfo(frozenset(self.rule.endpoints), loopback=loopback, unix=host is None)
 
     def renewed(self, rule: ListenerRule) -> Certificate | None:
-        """Read the certificate that a rule names for this listener, and change nothing."""
+        """Load the certificate that a rule names for this listener. Change nothing yet."""
         return None if self._certificate is None else Certificate(rule.certificate, rule.key)
 
     def take(self, certificate: Certificate | None) -> None:
-        """Use for new connections what `renewed` has read."""
+        """Use a certificate from `renewed` for new connections."""
         if self._certificate is not None and certificate is not None:
             self._certificate.replace_with(certificate)
 
     def stop(self) -> None:
-        """Accept no more; those that are connected stay, and others are refused, or left to who is next."""
+        """Stop accepting. Open connections stay. New ones are refused, or wait for the next process."""
         if self._file is not None:
             self._file.remove()
         for accepting in self._accepting:
@@ -176,12 +179,13 @@ class Listener:
         self._accepting.clear()
         for handshakes in self._handshakes:
             handshakes.stop()
-        # A loop's own server closes its socket. Of the others the kernel would go on taking connections.
+        # A loop's server closes its own socket. Sockets of TLS listeners are ours to close: until then the
+        # kernel accepts connections on them.
         if self._handshakes:
             self._release()
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Stop, cancel the handshakes, and close the sockets."""
         self.stop()
         await asyncio.sleep(0)  # `_close_server` needs the sockets for one more turn
         for handshakes in self._handshakes:
@@ -196,11 +200,9 @@ class Listener:
 
 
 def _close_server(server: asyncio.Server) -> None:
-    """Close a loop's server, once the connections that the loop has accepted have their transports.
-
-    asyncio's makes a transport one turn after it accepts, and forgets a connection whose server has been
-    closed in between: its socket would stay open until it is collected.
-    """
+    """Close a loop's server after the connections that the loop has accepted have their transports."""
+    # asyncio makes the transport one turn after the accept, and drops a connection whose server was closed in
+    # between: its socket would stay open until the collector finds it.
     loop = asyncio.get_running_loop()
     if not isinstance(loop, asyncio.BaseEventLoop):
         server.close()
@@ -211,23 +213,19 @@ def _close_server(server: asyncio.Server) -> None:
 
 
 def _doubles(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Iterator[socket.socket]:
-    """Yield the further descriptors of a listening socket with which a loop accepts `ACCEPTS` in one turn.
-
-    asyncio's own needs none. uvloop accepts one connection from each, however many wait, and then polls,
-    which is a tenth of what a connection costs in a crowd. One that comes alone costs as much more now, where
-    it matters less (both measured).
-    """
+    """Yield further descriptors of a listening socket, so that a loop accepts `ACCEPTS` in one turn."""
+    # asyncio needs none. uvloop accepts one connection per descriptor and then polls, which is a tenth of
+    # the cost of a connection in a crowd. A connection that comes alone costs a tenth more instead (both
+    # measured).
     if not isinstance(loop, asyncio.BaseEventLoop):
         for _ in range(ACCEPTS - 1):
             yield sock.dup()
 
 
 async def _bind(host: str, port: int, *, into: list[socket.socket]) -> None:
-    """Bind a socket to each address of a host, all to one port.
-
-    Every address takes two: one socket for both families would see IPv4 clients by mapped addresses
-    (`::ffff:192.0.2.1`), which limits and `trusted_proxies` would take for others.
-    """
+    """Bind a socket to each address of a host, all to the same port."""
+    # Two sockets for `*`: one for both families would report IPv4 clients by mapped addresses
+    # (`::ffff:192.0.2.1`). Limits and `trusted_proxies` would not recognise them.
     for each in EVERY_ADDRESS if host in {"*", "::"} else (host,):
         infos = await asyncio.get_running_loop().getaddrinfo(
             each, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

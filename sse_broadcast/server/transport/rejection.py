@@ -1,7 +1,7 @@
-"""Connections that are not let in: read one request head of each, and answer it.
+"""Rejected connections: read one request head of each, and answer it.
 
-A browser gets a stream that tells it when to come back, any other client a problem with `Retry-After`. Health
-checks get the real answer. A caller with `admin` is let in after all, for one request.
+A browser gets a stream that says when to reconnect, any other client a problem with `Retry-After`. Health
+checks get the real answer. A caller with `admin` is admitted after all, for one request.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from sse_broadcast.server.transport.counts import RejectReason
 from sse_broadcast.server.transport.reserve import Reserve
 
 REJECTION_TIMEOUT = 2.0
-"""Seconds that a rejected client has to send its request, and then to take the answer. Also the time for its
+"""Seconds for a rejected client to send its request, and then to read the answer. Also the time limit of its
 TLS handshake."""
 
 _BEARER = re.compile(
@@ -37,23 +37,23 @@ _BEARER = re.compile(
 
 
 class Rejecting(Protocol):
-    """What a `RejectionProtocol` needs of the admission control that made it."""
+    """The part of the admission control that a `RejectionProtocol` needs."""
 
     reserve: Reserve
     is_closed: bool
 
     def answer(self, protocol: "RejectionProtocol", data: bytes) -> None:
-        """Answer or admit the connection, of which a whole head, or as much as a head may be, has come."""
+        """Answer or admit the connection. `data` has a whole head, or more than `MAX_HEAD` bytes."""
 
     def count_refusal(self, reason: RejectReason) -> None:
-        """Count a connection that was not let in."""
+        """Count a connection that was rejected."""
 
 
 class RejectionProtocol(asyncio.Protocol):
-    """One connection beyond the limit, whose head is read. It is rejected and closed, or admitted.
+    """One connection beyond the limit: its head is read, then it is rejected or admitted.
 
-    It is in the reserve from its construction until `release`, which the end of the connection calls too.
-    Its admission control answers it.
+    It is in the reserve from construction until `release`, which the end of the connection calls too. Its
+    admission control answers it.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class RejectionProtocol(asyncio.Protocol):
         self.listener_info = listener_info
         self.key = key
         self.cancel_handshake: Callable[[], object] | None = None
-        """Ends the connection while it has no transport. Set by whoever does its TLS handshake."""
+        """Ends the connection while it has no transport. The TLS acceptor sets it."""
         admission.reserve.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the time in which the request must come and the answer be taken."""
+        """Start the time limit for the request and the answer."""
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         if self._deadline is not None:
@@ -88,7 +88,7 @@ class RejectionProtocol(asyncio.Protocol):
         self._admission.reserve.queue_handshake(self, begin)
 
     def data_received(self, data: bytes) -> None:
-        """Collect the head, and have it answered when it is whole or as long as one may be."""
+        """Collect the head, and pass it on when it is complete or too long."""
         if self._transport is None or self._data is None:
             return
         self._data += data
@@ -97,28 +97,28 @@ class RejectionProtocol(asyncio.Protocol):
             self._admission.answer(self, whole)
 
     def wait_for(self, check: "asyncio.Task[None]") -> None:
-        """Stop reading until the credential is verified. The deadline stays."""
+        """Stop reading until the token is verified. The time limit stays."""
         assert self._transport is not None
         self._check = check
         self._transport.pause_reading()
 
     def refuse(self, answer: bytes) -> None:
-        """Write the whole answer, and close once the client has read it."""
+        """Write the whole answer, and close after the client has read it."""
         self._counted = True
         transport = self._transport
         if transport is None or transport.is_closing():
             return
         self._resume()
         transport.write(answer)
-        # Half of the close now, the other half when the client has read: a close with
-        # unread bytes in the kernel would be a reset, and take the answer with it.
+        # Half-close only, until the client closes: closing with unread bytes in the kernel would send a
+        # reset, and the client would lose the answer.
         if transport.can_write_eof():
             transport.write_eof()
         else:
             transport.close()
 
     def let_in(self, connect: Callable[[], Connection], data: bytes) -> None:
-        """Hand the transport over to a connection, with all bytes received so far."""
+        """Pass the transport to a `Connection`, with all bytes received so far."""
         self._counted = True
         transport = self._transport
         if transport is None or transport.is_closing():
@@ -142,18 +142,18 @@ class RejectionProtocol(asyncio.Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether it has a transport, so that `connection_lost` will be called."""
+        """Whether there is a transport, so that `connection_lost` will be called."""
         return self._transport is not None
 
     @property
     def answered(self) -> bool:
-        """Whether all that is left is for the client to take its answer."""
+        """Whether the answer is written and only the client has to read it."""
         return self._data is None and self._check is None
 
     def cut(self) -> None:
-        """End at once to make room for another, unless a whole head of an admitted caller has come.
+        """End at once to make room for another connection, unless a complete head admits this one.
 
-        What the kernel holds of an answer is still sent.
+        The kernel still sends what it holds of an answer.
         """
         self._read_what_came()
         if self._left:
@@ -164,17 +164,19 @@ class RejectionProtocol(asyncio.Protocol):
         self.release()
 
     def _read_what_came(self) -> None:
-        """Read what the kernel holds: a burst is accepted in one turn of the loop, and read in the next."""
+        """Read the bytes that the kernel holds."""
+        # A burst of connections is accepted in one turn of the loop and read in the next. Without this, the
+        # burst would push out an operator whose request has already arrived.
         transport = self._transport
         if transport is None or self._data is None or self._admission.is_closed or transport.is_closing():
             return
         if transport.get_extra_info("sslcontext") is not None:
-            return  # what the kernel has is encrypted
+            return  # the kernel holds encrypted bytes
         with contextlib.suppress(OSError):
             self.data_received(os.read(transport.get_extra_info("socket").fileno(), MAX_HEAD))
 
     def release(self) -> None:
-        """Leave the reserve and cancel what is pending. Any call but the first does nothing."""
+        """Leave the reserve and cancel what is pending. Only the first call has an effect."""
         self._left = True
         self._admission.reserve.remove(self)
         if self._deadline is not None:
@@ -194,13 +196,13 @@ REJECTIONS = {
         RefusalReason.ADDRESS,
     ),
 }
-"""Status and detail for any client, and the close reason for one that asked for an event stream."""
+"""Status and detail for any client, and the close reason for a client of an event stream."""
 
 
 def rejection_response(head: bytes, *, reason: RejectReason, cors: Cors, readiness: Readiness) -> bytes:
-    """Return the whole answer to a request that is not let in.
+    """Return the whole answer to a rejected request.
 
-    A client that asks for an event stream gets one that tells it when to reconnect.
+    A client that accepts an event stream gets one that tells it when to reconnect.
     """
     method, target = _request_line(head)
     sent = _headers(head)
@@ -214,16 +216,14 @@ def rejection_response(head: bytes, *, reason: RejectReason, cors: Cors, readine
 
 
 def token_of_admin_request(data: bytes) -> str | None:
-    """Return the bearer token of a request that its `admin` permission would admit, or None.
-
-    Streams are not admitted: they stay, and would fill the reserve, which is for requests.
-    """
+    """Return the bearer token of a request that could be admitted for `admin`, or None."""
     head, end, _ = data.partition(b"\r\n\r\n")
     if not end or len(head) > MAX_HEAD:
         return None
     found = _BEARER.search(head + b"\r\n")
     if found is None:
         return None
+    # Streams are not admitted: they stay open, and would fill the reserve, which is for requests.
     path = _path(_request_line(head)[1])
     return None if path == "/events" or path.startswith("/events/") else found[1].decode()
 
@@ -243,7 +243,7 @@ def _parts(response: web.Response) -> tuple[int, dict[str, str], bytes]:
 
 
 def _request_line(head: bytes) -> tuple[str, str]:
-    """Return the method and the target of a request; empty where there is none."""
+    """Return the method and the target of a request; empty strings if the line has none."""
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     return method, rest.partition(" ")[0]
 
@@ -254,7 +254,7 @@ def _path(target: str) -> str:
         return target.partition("?")[0]
     try:
         return urlsplit(target).path
-    except ValueError:  # half a bracket
+    except ValueError:  # an unclosed bracket, "http://[::1"
         return ""
 
 

@@ -1,7 +1,7 @@
-"""The reserve: connections beyond the limit, each kept while one request head of it is read.
+"""The reserve: a few connections beyond the limit, each kept while one request head of it is read.
 
-A few at a time, so that probes and operators are answered when strangers fill the server. Strangers come here
-as well, so the reserve is shared by address: a newcomer takes the place of one whose address has most.
+So probes and operators get answers while strangers fill the server. Strangers reach the reserve too, so
+addresses share it: a new connection replaces one of the address that has most.
 """
 
 import asyncio
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 MAX_REJECTING = 24
-"""Connections whose head is read, or that take their answer, at one time. For one more another is cut."""
+"""Maximum number of rejected connections being read or answered at once. Beyond it one is aborted."""
 
 MAX_REJECTING_PER_ADDRESS = 8
-"""Those of one address, or of one /64 of IPv6. Addresses that limits do not count share the whole."""
+"""Maximum of one address, or of one /64 network of IPv6. Addresses exempt from limits have no maximum."""
 
 MAX_LET_IN = 24
-"""Connections beyond the limit that were let in at one time: of callers with `admin`."""
+"""Maximum number of connections of callers with `admin` beyond the limit."""
 
 HANDSHAKE_INTERVAL = 0.005
 """Seconds between two TLS handshakes of connections beyond the limit. A signature with an RSA key of 2,048
-bits takes nearly a millisecond: these take a fifth of a core at most, however many are refused."""
+bits takes nearly a millisecond, so all of them take at most a fifth of a core."""
 
 
 class Pending(Protocol):
@@ -28,33 +28,33 @@ class Pending(Protocol):
 
     @property
     def key(self) -> str | None:
-        """What its address is counted by; None of one that is not counted."""
+        """The key that its address is counted by, or None for an address without a count."""
 
     @property
     def answered(self) -> bool:
-        """Whether all that is left for it to do is to take its answer."""
+        """Whether the answer is written and only the client has to read it."""
 
     def cut(self) -> None:
         """Leave the reserve at once."""
 
 
 class Reserve:
-    """The connections beyond the limit, and the turns of their handshakes. Belongs to one event loop.
+    """The connections beyond the limit, and the order of their TLS handshakes. Belongs to one event loop.
 
-    `on_share_reached` is called when an address that has its share brings one more.
+    `on_share_reached` is called when an address already has its maximum and one more connection arrives.
     """
 
     def __init__(self, on_share_reached: Callable[[Pending], None]) -> None:
         self._on_share_reached = on_share_reached
-        self._pending: dict[Pending, None] = {}  # in the order in which they came
-        self._handshakes: dict[Pending, Callable[[], None]] = {}  # those that wait for their turn
-        self._timer: asyncio.TimerHandle | None = None  # while nobody else may begin
+        self._pending: dict[Pending, None] = {}  # in the order of arrival
+        self._handshakes: dict[Pending, Callable[[], None]] = {}  # not started yet
+        self._timer: asyncio.TimerHandle | None = None  # runs until the next handshake may start
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def add(self, pending: Pending) -> None:
-        """Take one in, and cut another where there is no room: nobody who has still to ask, if possible."""
+        """Add a connection, and abort another if there is no room, if possible one that is answered."""
         held = self._held()
         if pending.key is not None and held[pending.key] >= MAX_REJECTING_PER_ADDRESS:
             self._on_share_reached(pending)
@@ -66,18 +66,18 @@ class Reserve:
         self._pending[pending] = None
 
     def remove(self, pending: Pending) -> None:
-        """Forget one, whether it is here or not."""
+        """Remove a connection, if it is there."""
         self._pending.pop(pending, None)
         self._handshakes.pop(pending, None)
 
     def queue_handshake(self, pending: Pending, begin: Callable[[], None]) -> None:
-        """Call `begin` when it is the turn of this one, unless it has left by then."""
+        """Call `begin` when it is the connection's turn, unless it has left by then."""
         self._handshakes[pending] = begin
         if self._timer is None:
             self._begin_handshake()
 
     def close(self) -> None:
-        """Cut everyone."""
+        """Abort all connections."""
         for pending in tuple(self._pending):
             pending.cut()
         if self._timer is not None:
@@ -91,7 +91,7 @@ class Reserve:
         next((pending for pending in of if pending.answered), of[0]).cut()
 
     def _begin_handshake(self) -> None:
-        """Begin the handshake of one whose address has fewest here, of several the first; then wait."""
+        """Start the first handshake of the address with fewest connections here, then wait."""
         self._timer = None
         if not self._handshakes:
             return

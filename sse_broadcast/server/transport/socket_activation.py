@@ -1,6 +1,6 @@
-"""Inherited sockets: those that a supervisor has opened and hands down to us (sd_listen_fds(3)).
+"""Inherited sockets: listening sockets that a supervisor opened and passes to us (sd_listen_fds(3)).
 
-They stay open while one process stops and the next one starts, so that nobody is refused in between.
+They stay open while one process stops and the next one starts, so that no client is refused in between.
 """
 
 import itertools
@@ -16,19 +16,19 @@ from sse_broadcast.errors import ListenError
 from sse_broadcast.unix_address import UNIX_PREFIX
 
 FIRST_DESCRIPTOR = 3
-"""The first descriptor that is handed down (SD_LISTEN_FDS_START)."""
+"""The first inherited descriptor (SD_LISTEN_FDS_START)."""
 
 HANDED_DOWN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 MAX_COUNT_DIGITS = 10
-"""Digits, of which no number of descriptors has so many."""
+"""Numbers with this many digits are not numbers of descriptors."""
 
 FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 @dataclass(frozen=True, slots=True)
 class InheritedSocket:
-    """A listening socket, and what the supervisor calls it; "" if it does not."""
+    """A listening socket, and its name at the supervisor, or ""."""
 
     name: str
     sock: socket.socket
@@ -39,9 +39,9 @@ class InheritedSocket:
 
     @property
     def address(self) -> tuple[str, int | None]:
-        """Where it listens, as a `ListenerRule` says it: a host and a port, or `unix:` and its path.
+        """The address in the form of a `ListenerRule`: a host and a port, or `unix:` and a path.
 
-        A UNIX socket without a file has `@` for its first byte, as people write it.
+        The path of an abstract UNIX socket starts with `@`, as in systemd's units.
         """
         name = self.sock.getsockname()
         if self.sock.family != socket.AF_UNIX:
@@ -50,15 +50,15 @@ class InheritedSocket:
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[InheritedSocket]:
-    """Take the sockets that were handed down to this process, in their order, and the variables that say so.
+    """Return the sockets that this process inherited, in order, and remove their variables.
 
-    Raises `ListenError` for what is no stream socket that listens.
+    Raises `ListenError` for a descriptor that is not a listening stream socket.
     """
     pid, count, names = (environ.pop(name, "") for name in HANDED_DOWN)
     if pid != str(os.getpid()):
-        return []  # they are for the one that started us, and none of our business
+        return []  # the variables were meant for the parent process
     if not (count.isascii() and count.isdecimal() and len(count) < MAX_COUNT_DIGITS):
-        raise ListenError(f"LISTEN_FDS: {count[:80]!r} is no number")
+        raise ListenError(f"LISTEN_FDS: {count[:80]!r} is not a number")
     called = itertools.chain(names.split(":"), itertools.repeat(""))
     places = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     return [InheritedSocket(name, _taken(place)) for place, name in zip(places, called, strict=False)]
@@ -73,7 +73,7 @@ def _taken(descriptor: int) -> socket.socket:
         raise ListenError(f"LISTEN_FDS: descriptor {descriptor} cannot be used: {said}") from None
     if not listens or sock.type != socket.SOCK_STREAM or sock.family not in FAMILIES:
         sock.close()
-        raise ListenError(f"LISTEN_FDS: descriptor {descriptor} is no stream socket that listens")
+        raise ListenError(f"LISTEN_FDS: descriptor {descriptor} is not a listening stream socket")
     sock.set_inheritable(False)
     sock.setblocking(False)
     return sock
@@ -82,32 +82,32 @@ def _taken(descriptor: int) -> socket.socket:
 def matched(
     rules: Sequence[ListenerRule], inherited: Sequence[InheritedSocket]
 ) -> list[tuple[ListenerRule, InheritedSocket]]:
-    """Return each socket the listener whose rules hold for what comes in by it.
+    """Return each inherited socket with the listener whose settings apply to it.
 
-    That is the one of its name, which may have several; the others, in their order, are those of the
-    listeners without a name, in theirs. Raises `ListenError` for what is left over.
+    Sockets go to the listener of their name, which may get several. The others go to the listeners without a
+    name, in order. Raises `ListenError` for a socket or a listener that is left over.
     """
     named = {rule.name: rule for rule in rules if rule.name}
     pairs = [(named[each.name], each) for each in inherited if each.name in named]
     found = {rule.name for rule, _ in pairs}
     if missing := [name for name in named if name not in found]:
-        raise ListenError(f"[[listener]]: {missing[0]!r}: no socket of this name is handed down")
+        raise ListenError(f"[[listener]]: {missing[0]!r}: no socket of this name was inherited")
     others = [each for each in inherited if each.name not in named]
     unnamed = [rule for rule in rules if not rule.name]
     if len(others) > len(unnamed):
         raise ListenError(f"LISTEN_FDS: socket {others[len(unnamed)]}: there is no listener for it")
     if len(unnamed) > len(others):
-        raise ListenError(f"[[listener]]: {unnamed[len(others)].host!r}: no socket is handed down for it")
+        raise ListenError(f"[[listener]]: {unnamed[len(others)].host!r}: no socket was inherited for it")
     return [*pairs, *zip(unnamed, others, strict=True)]
 
 
 def bind_to_inherited(
     config: Config, inherited: Sequence[InheritedSocket]
 ) -> tuple[Config, list[socket.socket | None]]:
-    """Return a configuration that listens where these sockets do, and for each of its listeners the socket.
+    """Return the configuration with the addresses of the inherited sockets, and the socket of each listener.
 
-    Without any it is as it was. What a listener says of an address, a mode and an owner is the
-    supervisor's to say then; where we can be reached is told by the sockets alone. Raises `ListenError`.
+    Without inherited sockets the configuration is unchanged. The supervisor decides address, mode and owner
+    of a socket, so those settings are ignored. Raises `ListenError`.
     """
     if not inherited:
         return config, [None] * len(config.listeners)

@@ -1,7 +1,7 @@
-"""Accept TLS connections, which are counted from their accept and not from the end of their handshake.
+"""TLS acceptor: accept TLS connections, counted from their accept.
 
-A loop's own server reports a connection when its handshake is done, and one that fails never. Many handshakes
-at once would then hold more descriptors than there are.
+A loop's own server reports a connection only after its handshake, and never reports one that fails. Many
+handshakes at once would then use more descriptors than there are.
 """
 
 import asyncio
@@ -20,27 +20,26 @@ from sse_broadcast.server.transport.tls import Certificate
 logger = logging.getLogger("sse_broadcast.connections")
 
 SHUTDOWN = 5.0
-"""Seconds in which a peer must take what is left for it, and answer the end of TLS (close_notify)."""
+"""Seconds for a peer to read the rest, and to answer the end of TLS (close_notify)."""
 
 ACCEPT_PAUSE = 1.0
 """Seconds to stop accepting when the process or the system has no descriptors left."""
 
 READ_BUFFER = 16_384
-"""Bytes that asyncio reads from a TLS connection at one time: one record of TLS. For each connection it fills
-a buffer of this size with zeros, so all of it is in memory; asyncio's own choice is 256 KiB. uvloop's buffer
-is touched only as far as it is used."""
+"""Bytes of asyncio's read buffer per TLS connection: one TLS record. asyncio fills the buffer with zeros, so
+it is all in memory; its default is 256 KiB. uvloop's buffer is touched only as far as it is used."""
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class TlsAcceptor:
-    """Accepts the connections of one listening socket, and does their TLS handshakes.
+    """Accepts the connections of one listening socket, and makes their TLS handshakes.
 
     A handshake may take `handshake_timeout` seconds. `send_buffer` is SO_SNDBUF for sockets that do not
     inherit it from the listening one, 0 for the others.
     """
 
-    def __init__(  # noqa: PLR0913 - what a listener has
+    def __init__(  # noqa: PLR0913 - the parts of a listener
         self,
         listener: socket.socket,
         certificate: Certificate,
@@ -64,19 +63,19 @@ class TlsAcceptor:
         return len(self._handshaking)
 
     def start(self) -> None:
-        """Accept from now on. It sets the size of asyncio's TLS buffers for the whole process."""
+        """Start accepting. This sets the size of asyncio's TLS buffers for the whole process."""
         sslproto.SSLProtocol.max_size = READ_BUFFER
         self._loop.add_reader(self._listener, self._accept)
 
     def stop(self) -> None:
-        """Stop accepting. It may be called again, also when the socket is closed."""
+        """Stop accepting. May be called again, and after the socket is closed."""
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener)
         if self._paused is not None:
             self._paused.cancel()
 
     async def close(self) -> None:
-        """Cancel the handshakes that are not done."""
+        """Cancel the handshakes in progress."""
         handshaking = tuple(self._handshaking)
         for task in handshaking:
             task.cancel()
@@ -92,11 +91,11 @@ class TlsAcceptor:
                 if error.errno in EXHAUSTED:
                     self._pause(error)
                     return
-                continue  # one that left before it was accepted
+                continue  # this client left before it was accepted
             self._receive(sock, host_of(peer))
 
     def _pause(self, error: OSError) -> None:
-        logger.warning("accept: %(reason)s", {"reason": error.strerror})
+        logger.warning("cannot accept connections for a moment: %(reason)s", {"reason": error.strerror})
         self._loop.remove_reader(self._listener)
         self._paused = self._loop.call_later(ACCEPT_PAUSE, self.start)
 

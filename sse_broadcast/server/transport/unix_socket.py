@@ -1,4 +1,4 @@
-"""The file of a UNIX socket: made with its mode and owner, and removed if it is still ours."""
+"""The file of a UNIX socket: created with its mode and owner, and removed if it is still ours."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ from pathlib import Path
 logger = logging.getLogger("sse_broadcast.connections")
 
 PERMISSIONS = 0o777
-"""All that a mode of a socket may have; the kernel takes the umask off it when the file is made."""
+"""All permission bits of a socket's file. The kernel removes those of the umask when it creates the file."""
 
 
 class UnixFile:
-    """The file through which a UNIX socket is reached.
+    """The file of a listening UNIX socket.
 
-    It must be removed before the socket is closed: until then no other file can have its inode.
+    Remove it before the socket is closed: until then no other file can get its inode.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,11 +28,11 @@ class UnixFile:
         self._ours: tuple[int, int] | None = None
 
     def bind(self, *, mode: str | None, owner: str | None) -> socket.socket:
-        """Make the file, and give the socket behind it, to which nobody can connect before it listens.
+        """Create the file, and return its socket. Clients cannot connect before the socket listens.
 
-        A socket that nobody listens on any more is replaced. `mode` is in octal digits, `owner` as
-        `user`, `user:group` or `:group`. Nothing but the new file is changed, whatever takes its place
-        meanwhile. Raises `OSError` and `ValueError`.
+        A socket without a listener is replaced. `mode` is in octal digits, `owner` as `user`, `user:group` or
+        `:group`. Only the new file is changed, even if another takes its place meanwhile. Raises `OSError`
+        and `ValueError`.
         """
         ids = None if owner is None else _ids(owner)
         self._clear()
@@ -57,25 +57,25 @@ class UnixFile:
         self._ours = None
 
     def _take_over(self, ids: tuple[int, int] | None) -> None:
-        """Note which file was made, and give it to its owner. Raises `OSError` if another is there now."""
+        """Remember which file was created, and set its owner. Raises `OSError` if another is there now."""
         with _held(self._path) as held:
             found = held.stat(follow_symlinks=held != self._path)
-            # Another user's socket may stand there as well, and must not be given away.
+            # Another user may have put a socket there in between. Its owner must not be changed.
             strange = ids is not None and found.st_uid != os.geteuid()
             if strange or not stat.S_ISSOCK(found.st_mode):
-                raise OSError(errno.EEXIST, "another file has taken the place of the socket")
+                raise OSError(errno.EEXIST, "another file replaced the socket")
             self._ours = found.st_dev, found.st_ino
             if ids is not None:
                 os.chown(held, *ids, follow_symlinks=held != self._path)
 
     def _clear(self) -> None:
-        """Make way for a new socket. Raises `OSError` if something is there that is needed."""
+        """Remove a socket that is no longer used. Raises `OSError` if the file is in use or not a socket."""
         try:
             found = self._path.lstat()
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(found.st_mode):
-            raise OSError(errno.EEXIST, "a file is there that is no socket")
+            raise OSError(errno.EEXIST, "the file exists and is not a socket")
         if _answers(self._path):
             raise OSError(errno.EADDRINUSE, "address already in use")
         with contextlib.suppress(FileNotFoundError):
@@ -90,7 +90,8 @@ class UnixFile:
 
 
 def _answers(path: Path) -> bool:
-    """Whether somebody listens on a socket: a dead one refuses, a busy one would have us wait."""
+    """Return whether a process listens on a socket."""
+    # Non-blocking: a dead socket refuses at once, and a listener with a full backlog would block.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
@@ -104,9 +105,9 @@ def _answers(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _umask(mode: str | None) -> Iterator[None]:
-    """Create files with a mode inside the `with`. It holds for the whole process: await nothing there."""
-    # And not chmod behind it, which follows a link: whoever can write to the directory could put one in
-    # the place of the socket, and have the mode of another file changed.
+    """Create files with a mode inside the `with`. It affects the whole process: do not await inside."""
+    # Not chmod afterwards: it follows links. A user who can write to the directory could replace the socket
+    # by a link, and so change the mode of another file.
     if mode is None:
         yield
         return
@@ -119,10 +120,8 @@ def _umask(mode: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[Path]:
-    """Yield a path that keeps naming the file that is at a path now; the path itself without O_PATH.
-
-    A descriptor of the socket will not do: what it tells, and what fchown changes, is not the file.
-    """
+    """Yield a path that keeps naming the file that is now at `path`; without O_PATH the path itself."""
+    # Not the socket's own descriptor: fstat and fchown on it concern the socket, not its file.
     if not hasattr(os, "O_PATH"):  # macOS
         yield path
         return
@@ -144,14 +143,12 @@ def _ids(owner: str) -> tuple[int, int]:
 
 
 def _warn_of_other_writers(directory: Path) -> None:
-    """Log that others may replace the files of a directory. Raises `OSError` if there is none.
-
-    A warning and no refusal: an emptyDir of Kubernetes is like that, and shared by one pod alone.
-    """
+    """Log a warning if other users may replace a directory's files. Raises `OSError` if it is missing."""
+    # A warning, not an error: an emptyDir of Kubernetes is like that, and only one pod can reach it.
     found = directory.stat()
     others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
     if others or found.st_uid not in {0, os.geteuid()}:
         logger.warning(
-            "%(directory)s: others than the server's user may write to it, and replace the UNIX socket there",
+            "%(directory)s: other users may write to this folder, and replace the UNIX socket in it",
             {"directory": str(directory)},
         )

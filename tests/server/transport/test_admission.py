@@ -170,8 +170,8 @@ async def test_a_crowd_is_told_of_once(serve: Serve, caplog: Caplog, monkeypatch
     for _ in range(3):
         assert await refused(await server.connect(source="127.0.0.4"))
     of_one = (
-        "127.0.0.2: 1 connection (max_connections_per_address), more are refused;"
-        " if it is a proxy, trusted_proxies must name it"
+        "127.0.0.2: 1 connection (max_connections_per_address), rejecting more;"
+        " if this is a proxy, add it to trusted_proxies"
     )
     told = [of_one, "full: 2 connections (max_connections), more are refused"]
     assert caplog.messages == told
@@ -323,8 +323,8 @@ async def test_what_an_operator_sees_of_a_share(serve: Serve, caplog: Caplog) ->
         await server.connect(source="127.0.0.3")
     await until(lambda: server.broadcaster.metrics.shares_reached[Share.RESERVE] == 3)
     assert caplog.messages == [
-        "full: 1 connection (max_connections), more are refused",
-        "127.0.0.3: its share of the connections beyond max_connections is reached, the first of them is cut",
+        "full: 1 connection (max_connections), rejecting more",
+        "127.0.0.3: too many connections beyond max_connections, aborting its oldest",
     ]
 
 
@@ -344,7 +344,7 @@ async def test_so_many_operators_are_let_in_at_one_time(
     assert b"connection limit reached" in await late.rest()
     assert await health(server) == 200
     assert caplog.messages[1:] == [
-        "callers with admin have 2 connections beyond max_connections, more are refused"
+        "callers with admin have 2 connections beyond max_connections, rejecting more"
     ]
     for client in slow:
         await client.send(b"x")

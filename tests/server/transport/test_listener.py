@@ -173,7 +173,7 @@ async def test_a_unix_socket_of_a_living_server_is_refused(
     [
         ({"host": "unix:/no/such/folder/x"}, "no such file or directory"),
         ({"host": "unix:/" + "x" * 200}, "af_unix path too long|file name too long"),
-        ({"host": "unix:/tmp"}, "a file is there that is no socket"),
+        ({"host": "unix:/tmp"}, "the file exists and is not a socket"),
         ({"owner": "no-such-user-here"}, "owner: 'no-such-user-here': .*"),
     ],
 )

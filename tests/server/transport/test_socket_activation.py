@@ -95,8 +95,8 @@ def test_what_is_no_listening_socket_is_said(monkeypatch: Patch, tmp_path: Path)
         datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for descriptor, reason in (
             (file.fileno(), "cannot be used: socket operation on non-socket"),
-            (os.dup(deaf.fileno()), "is no stream socket that listens"),
-            (os.dup(datagrams.fileno()), "is no stream socket that listens"),
+            (os.dup(deaf.fileno()), "is not a listening stream socket"),
+            (os.dup(datagrams.fileno()), "is not a listening stream socket"),
             (1 << 16, "cannot be used: bad file descriptor"),
         ):
             monkeypatch.setattr(socket_activation, "FIRST_DESCRIPTOR", descriptor)
@@ -131,10 +131,10 @@ def test_what_is_left_over_is_said(sockets: dict[str, InheritedSocket]) -> None:
         ListenError, match=rf"^LISTEN_FDS: socket 'local' \(127.0.0.1 port {port}\): there is no listener"
     ):
         matched([rule()], [public, local])
-    with pytest.raises(ListenError, match=r"^\[\[listener\]\]: 'second': no socket is handed down for it$"):
+    with pytest.raises(ListenError, match=r"^\[\[listener\]\]: 'second': no socket was inherited for it$"):
         matched([rule(), rule(host="second")], [public])
     with pytest.raises(
-        ListenError, match=r"^\[\[listener\]\]: 'admin': no socket of this name is handed down$"
+        ListenError, match=r"^\[\[listener\]\]: 'admin': no socket of this name was inherited$"
     ):
         matched([rule("admin"), rule()], [public])
 

@@ -58,7 +58,7 @@ def test_files_that_changed_are_read_once_they_rest(
     assert second is not first
     certificate.refresh()
     assert certificate.context is second
-    assert caplog.messages == [f"certificate: {tmp_path / 'cert.pem'} was read again"]
+    assert caplog.messages == [f"certificate: reloaded {tmp_path / 'cert.pem'}"]
 
 
 @pytest.mark.parametrize("spoil", ["other key", "garbage", "gone"])
@@ -79,7 +79,7 @@ def test_what_cannot_be_used_is_told_once_and_not_used(
     assert certificate.context is first
     (message,) = caplog.messages
     assert message.startswith(f"certificate: cannot load {cert}, {key}: ")
-    assert message.endswith("; the one from before is kept")
+    assert message.endswith("; the previous certificate stays in use")
     write_certificate(authenticator, tmp_path)
     for _ in range(2):
         certificate.refresh()

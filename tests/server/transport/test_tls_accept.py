@@ -344,9 +344,7 @@ async def test_without_descriptors_it_rests_and_goes_on(
     assert caplog.messages == ["accept: Too many open files"]
 
 
-FULL = (
-    rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), more are refused\n"
-)
+FULL = rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), rejecting more\n"
 
 
 async def test_more_handshakes_than_descriptors_do_not_make_it_fail(

@@ -97,7 +97,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     link.symlink_to(file)
     directory.mkdir()
     for path in (file, link, directory):
-        with pytest.raises(OSError, match="a file is there that is no socket"):
+        with pytest.raises(OSError, match="the file exists and is not a socket"):
             bind(path)
     assert file.read_text() == "precious"
     assert link.is_symlink()
@@ -153,7 +153,7 @@ def test_what_takes_the_place_of_a_new_socket_is_left_alone(
 
     before = precious.stat().st_ctime_ns if how == "link" else None
     swap_after_bind(monkeypatch, swap)
-    with pytest.raises(OSError, match="another file has taken the place of the socket"):
+    with pytest.raises(OSError, match="another file replaced the socket"):
         bind(path, mode="0666", owner=owner)
     found = precious.stat()
     assert stat.S_IMODE(found.st_mode) == 0o600
@@ -182,5 +182,5 @@ def test_a_directory_that_others_may_write_to_is_warned_of(
         file, sock = bind(directory / "sse.sock")
     with contextlib.closing(sock):
         file.remove()
-    expected = f"{directory}: others than the server's user may write to it, and replace"
+    expected = f"{directory}: other users may write to this folder, and replace"
     assert caplog.messages == ([f"{expected} the UNIX socket there"] if warned else [])
