@@ -81,8 +81,8 @@ async def test_a_target_has_16_kibibytes_at_most(serve: Serve, start: str) -> No
     answer = await ask(server, "GET", padded(start, to=16_385), headers=FOREIGN)
     assert (answer.status, answer.headers["content-type"]) == (414, "application/problem+json")
     assert answer.body == (
-        b'{"title":"URI Too Long","status":414,"detail":"request line: is 16385 bytes, and may be 16384;'
-        b' POST /events takes a long list of channels in its body"}\n'
+        b'{"title":"URI Too Long","status":414,"detail":"request line: has 16385 bytes, more than 16384;'
+        b' send a long list of channels in the body of POST /events"}\n'
     )
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert answer.headers["access-control-allow-credentials"] == "true"

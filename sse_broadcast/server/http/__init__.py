@@ -1,1 +1,1 @@
-"""Requests and responses: no sockets, no state."""
+"""HTTP: requests and responses, without sockets and state."""

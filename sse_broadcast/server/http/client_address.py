@@ -1,4 +1,4 @@
-"""Whose request it is: the client's address through trusted proxies, and what limits count it by."""
+"""Client address: the address of a client, also behind trusted proxies, and its key for limits."""
 
 import functools
 import ipaddress
@@ -14,16 +14,16 @@ from sse_broadcast.config.schema import Config, ProxyHeader
 logger = logging.getLogger("sse_broadcast.proxies")
 
 SITE = 64
-"""Bits of an IPv6 address that are a site's; its hosts choose the others as they like (RFC 4291, 2.5.1)."""
+"""Bits of an IPv6 address that name a network. Its hosts choose the others freely (RFC 4291, 2.5.1)."""
 
 UNIX_PROXY = "unix"
-"""What `trusted_proxies` calls whoever comes by a UNIX socket."""
+"""The name for clients of UNIX sockets in `trusted_proxies`."""
 
 HOPS = 32
-"""Proxies that a request may have come through. Beyond, a header is not read."""
+"""Maximum number of proxies in a header. Addresses before them are not read."""
 
 LONGEST_NODE = 128
-"""Characters of an address as a proxy writes it."""
+"""Maximum characters of an address in a header."""
 
 FORWARDING_HEADERS = (hdrs.X_FORWARDED_FOR, hdrs.FORWARDED)
 
@@ -32,23 +32,23 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NODE = re.compile(
     r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9.]{7,15}))(?::[\w.-]{1,64})?|([0-9A-Fa-f:.]{2,45})", re.ASCII
 )
-"""An address as proxies write it, maybe with a port."""
+"""An address in a header, with or without a port."""
 
 _PAIR = re.compile(r"""[ \t]*([\w!#$%&'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s",;=\\]+)[ \t]*""", re.ASCII)
-"""A pair of an element of `Forwarded` (RFC 7239, 4); brackets and colons are taken without quotes too."""
+"""A pair of a `Forwarded` element (RFC 7239, 4). Brackets and colons are accepted without quotes too."""
 
 
 def key(host: str | None) -> str | None:
-    """Return what limits count this address by, or None when they do not count it.
+    """Return the key that limits count an address by, or None if they do not count it.
 
-    IPv4 is itself, also when it comes as IPv6 (`::ffff:192.0.2.1`); other IPv6 is its /64, as
-    `2001:db8::/64`. Loopback is not counted, nor is what is no address, such as the peer of a UNIX socket.
+    An IPv4 address is its own key, also when written as IPv6 (`::ffff:192.0.2.1`). An IPv6 address has its
+    /64 network as key (`2001:db8::/64`). Loopback addresses and texts that are not addresses have none.
     """
     return None if host is None else _key(host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is an address of the loopback; what is no address is none of it."""
+    """Return whether a text is a loopback address."""
     address = _address(host)
     return address is not None and address.is_loopback
 
@@ -73,13 +73,12 @@ def _address(host: str) -> Address | None:
 
 
 class Proxies:
-    """The proxies that are believed about who is behind them; nobody else is.
+    """The proxies that are trusted to report the addresses of their clients."""
 
-    A proxy appends the address it was reached from, and passes on what stood before it, which its client
-    may have made up. So the list is read from its end: each address was written by the one behind it, and
-    the first that is no trusted proxy is the client's. Only the header is believed that the proxies are
-    said to write (`proxy_header`): any other comes from the client as it is.
-    """
+    # A proxy appends its peer's address to the header, and keeps what stood before, which the client may
+    # have invented. So the list is read from its end: each address was written by the proxy after it, and
+    # the first one that is not a trusted proxy is the client. Only `proxy_header` is trusted: proxies pass
+    # other headers on as the client sent them.
 
     def __init__(self, config: Config) -> None:
         proxies = config.trusted_proxies
@@ -87,18 +86,18 @@ class Proxies:
         self._networks = [ipaddress.ip_network(proxy) for proxy in proxies if proxy != UNIX_PROXY]
         self._header = config.proxy_header
         self._said = _SAID[config.proxy_header]
-        # What there is to warn of: addresses of proxies that are counted as if they were clients'.
+        # Without these limits a proxy that is not trusted does no harm, and no warning is needed.
         self._unwarned = bool(config.publish_rate or config.max_connections_per_address)
         self._any = bool(proxies)
         self._look_up = functools.lru_cache(maxsize=16_384)(self._is_named)
         self._remembered = functools.lru_cache(maxsize=4096)(self._first_client)
 
     def client(self, request: web.Request) -> str | None:
-        """Return the client's address, or None of a UNIX socket's that no proxy speaks for.
+        """Return the client's address, or None for a UNIX socket without a trusted proxy.
 
-        It is the peer's own if that is not trusted. Of proxies that are all trusted it is the first. What
-        cannot be read, or names nobody (`unknown`, `_hidden`), ends the list: the address is then that of
-        the last proxy that could be told.
+        It is the peer's own address if the peer is not trusted. If all addresses are trusted proxies, it is
+        the first. An address that cannot be read or names nobody (`unknown`, `_hidden`) ends the list: the
+        result is then the last proxy before it.
         """
         peer = request.remote or None
         trusted = self._any and self._believes(request, peer)
@@ -117,13 +116,13 @@ class Proxies:
         return None if not self._any or client == (request.remote or None) else client
 
     def trusts(self, host: str) -> bool:
-        """Whether this address is one of the proxies'."""
+        """Return whether an address is a trusted proxy's."""
         return self._any and self._look_up(host)
 
     def _behind(self, request: web.Request, proxy: str | None) -> str | None:
-        """Return whom a proxy speaks for."""
+        """Return the client that a trusted proxy reports."""
         written = ",".join(request.headers.getall(self._header, ()))
-        # Those of one address at most: a client can have its proxy write longer ones, each of them new.
+        # Only short headers are cached: a client can make its proxy send long ones, each different.
         find = self._remembered if len(written) <= LONGEST_NODE else self._first_client
         return find(written, proxy)
 
@@ -148,7 +147,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
     def _warn(self, request: web.Request, *, trusted: bool) -> None:
-        """Tell, once, of a proxy that is not believed: all of its clients have its own address."""
+        """Log once that a proxy is not trusted: limits count all its clients as one."""
         headers = request.headers
         if trusted and self._header in headers:
             return
@@ -156,20 +155,20 @@ class Proxies:
         self._unwarned = False
         what = f"proxy_header is {self._header}" if trusted else "trusted_proxies does not name it"
         logger.warning(
-            "a request from %(address)s has %(header)s, and %(setting)s: if that is a proxy, limits cannot"
-            " tell its clients apart",
+            "a request from %(address)s has %(header)s, but %(setting)s: if that is a proxy, limits count all"
+            " its clients as one",
             {"address": request.remote or "a UNIX socket", "header": str(brought), "setting": what},
         )
 
 
 def _by_unix_socket(request: web.Request) -> bool:
-    # A peer without an address may also be one that has gone already.
+    # Not by the missing address alone: a TCP peer that has already left has none either.
     sock = request.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
 
 
 def _listed(written: str) -> Iterable[str]:
-    """Return the members of a header's list from its end; what lies beyond `HOPS` is one, and unreadable."""
+    """Return the members of a header's list from its end. Those beyond `HOPS` stay one unreadable member."""
     return reversed(written.rsplit(",", HOPS))
 
 
@@ -178,13 +177,13 @@ def _forwarded_for(written: str) -> Iterable[str | None]:
 
 
 def _forwarded(written: str) -> Iterable[str | None]:
-    # Not by `request.forwarded`, which reads from the beginning: a quote that a client opens may close
-    # at the first that its proxy writes, and what the client said would stand in the proxy's place.
+    # Not `request.forwarded`, which reads from the start: a quote that a client opens would close at the
+    # first quote of its proxy, and the client's text would appear as the proxy's.
     return map(_for, _listed(written))
 
 
 def _for(element: str) -> str | None:
-    """Return the `for` of an element of `Forwarded`; None if it is not well-formed, or has none."""
+    """Return the `for` of a `Forwarded` element, or None if it is malformed or missing."""
     pairs = [_PAIR.fullmatch(pair) for pair in element.split(";")]
     said = [pair[2].strip('"') for pair in pairs if pair is not None and pair[1].lower() == "for"]
     return said[0] if None not in pairs and len(said) == 1 else None
@@ -209,5 +208,5 @@ def _read(said: str) -> str | None:
 
 @functools.lru_cache(maxsize=256)
 def is_loopback_name(name: str) -> bool:
-    """Whether only this machine is called so: RFC 6761 keeps `localhost` and all below it for that."""
+    """Return whether a host name means this machine: RFC 6761 reserves `localhost` and all names below it."""
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name.strip("[]"))

@@ -1,4 +1,4 @@
-"""CORS: which pages of other origins may use the server. Closed, unless `cors_origins` names some."""
+"""CORS: the pages of other origins that may use the server. None may, unless `cors_origins` names them."""
 
 import re
 from collections.abc import Iterable, MutableMapping
@@ -10,22 +10,22 @@ from sse_broadcast.server.http.request_head import origin_of, requested_host
 REQUEST_HEADERS = (
     "Authorization, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, X-Requested-With"
 )
-"""The headers of a request for which a browser asks beforehand. Axios, jQuery and others add the last."""
+"""Request headers that a browser asks about in a preflight. Axios, jQuery and others add the last."""
 
 RESPONSE_HEADERS = "Retry-After, WWW-Authenticate"
-"""The headers of an answer that a page may see beside those it may always."""
+"""Response headers that a page may read, besides the CORS-safelisted ones."""
 
 MAX_AGE = "7200"
-"""Seconds for which a browser may remember the answer to a preflight: what Chromium takes at most."""
+"""Seconds for which a browser may cache the answer to a preflight: Chromium's maximum."""
 
 ANY_LABELS = "*."
-"""In an origin: one or more labels of a host name, which stand before the rest of it."""
+"""In an origin: one or more labels before the rest of the host name."""
 
 _LABELS = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\."
 
 
 class Origins:
-    """The origins of `cors_origins`: as they are, or all below a name (`https://*.example.com`)."""
+    """The origins of `cors_origins`: exact ones, and all below a name (`https://*.example.com`)."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         named = frozenset(origins)
@@ -46,11 +46,10 @@ class Origins:
 
 
 class Cors:
-    """Adds to answers what lets pages of some origins read them, whatever the answer is.
+    """Adds the CORS headers that let pages of the allowed origins read answers, errors included."""
 
-    With credentials an origin is named exactly, and never by `*` (Fetch, 3.2.5); an answer that depends
-    on it says so, or a cache would give one origin's answer to another.
-    """
+    # With credentials the answer must name the origin and never `*` (Fetch, 3.2.5). Vary keeps a cache from
+    # serving one origin's answer to another.
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = Origins(origins)
@@ -58,7 +57,7 @@ class Cors:
         """Whether any origin is named: otherwise `tell` adds nothing."""
 
     def kept_from(self, request: web.BaseRequest) -> str | None:
-        """Return the origin of the page that asks, if its browser will keep the answer from it; else None."""
+        """Return the origin of the requesting page if its browser will hide the answer from it, else None."""
         origin = origin_of(request)
         if origin is None or origin in self._origins or is_same_origin(origin, request):
             return None
@@ -82,7 +81,7 @@ class Cors:
     def tell_beforehand(
         self, request: web.BaseRequest, headers: MutableMapping[str, str], methods: str
     ) -> None:
-        """Add what a preflight asks for: the methods and headers that may be used."""
+        """Add the CORS headers of a preflight: the allowed methods and headers."""
         if hdrs.ACCESS_CONTROL_REQUEST_METHOD not in request.headers:
             return
         if origin_of(request) in self._origins:
@@ -92,9 +91,9 @@ class Cors:
 
 
 def is_same_origin(origin: str, request: web.BaseRequest) -> bool:
-    """Return whether a page of this origin has the address by which it asks."""
+    """Return whether the page's origin is the server's address as the request names it."""
     scheme, _, host = origin.lower().partition("://")
-    # Behind a proxy that speaks TLS for us we are called by https and see http. The other way
-    # round it is a page that anyone on the way could have written.
+    # Behind a proxy that terminates TLS, the page has https and the request arrives by http: allowed. A page
+    # loaded by http is not allowed on https: anyone on its way could have changed it.
     schemes = {"https"} if request.secure else {"http", "https"}
     return scheme in schemes and host != "" and host == requested_host(request).lower()

@@ -1,4 +1,4 @@
-"""GET /healthz and GET /readyz: open to all load balancers and supervisors."""
+"""GET /healthz and GET /readyz, open to all load balancers and supervisors."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,10 +12,9 @@ DRAINING_FAULT = "draining: the server is shutting down"
 
 
 class Readiness:
-    """What load balancers are told, and what makes each answer the last one of its connection.
+    """The readiness of the server, as load balancers see it."""
 
-    Being full is no reason: a flood of readers would take publishing off the balancer as well.
-    """
+    # Being full is not a reason: a flood of subscribers would take publishing off the load balancer too.
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         self._broadcaster = broadcaster
@@ -39,12 +38,12 @@ READINESS: web.AppKey[Readiness] = web.AppKey("sse_broadcast.readiness", Readine
 
 
 async def get_healthz(request: web.Request) -> web.Response:
-    """Answer that the process is alive: it turns its loop."""
+    """Answer that the process is alive: its event loop runs."""
     return _alive(request.app[READINESS])
 
 
 async def get_readyz(request: web.Request) -> web.Response:
-    """Answer whether the server is able to serve now."""
+    """Answer whether the server is ready to serve."""
     return _ready(request.app[READINESS])
 
 
@@ -53,7 +52,7 @@ def _alive(_: Readiness) -> web.Response:
 
 
 def _ready(readiness: Readiness) -> web.Response:
-    """Raise `Problem` with the reason, if there is one."""
+    """Raise `Problem` with the reason if the server is not ready."""
     fault = readiness.fault
     if fault is not None:
         raise Problem(503, fault, headers={hdrs.CACHE_CONTROL: "no-store"})
@@ -70,7 +69,7 @@ ASKED: Mapping[str, Callable[[Readiness], web.Response]] = {"/healthz": _alive, 
 
 
 def examined(path: str, readiness: Readiness) -> web.Response | None:
-    """Return the answer that a path here has, for whoever cannot be let in to ask; None of any other path."""
+    """Return the answer of a health check for a rejected connection, or None for another path."""
     ask = ASKED.get(path)
     if ask is None:
         return None

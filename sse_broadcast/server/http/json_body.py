@@ -1,4 +1,4 @@
-"""JSON bodies: decode them, and say in plain words what is wrong with one."""
+"""JSON bodies: decode them, and explain in plain words what is wrong."""
 
 import json
 import re
@@ -16,14 +16,14 @@ T = TypeVar("T")
 D = TypeVar("D")
 
 NOT = "{not}"
-"""Stands in what a member must be where it is said what it is instead."""
+"""The place in a rule for the actual type: `must be text{not}` becomes `must be text, not a number`."""
 
 _UNKNOWN = "Object contains unknown field `"
 _ITEM = re.compile(r"\$\[(\d{1,9})\]`")
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _GOT = re.compile(r"Expected `.*`, got `(\w+)`")
 _PATH = re.compile(r"(?:key` in `)?\$(?:\[(\d{1,9})\])?(?:\.(\w{1,64}))?[^`]*`")
-"""msgspec's name of a place: an item of an array, a member of an object."""
+"""A place in msgspec's messages: an item of an array, a member of an object."""
 
 _WORDS = {
     "array": "a list",
@@ -34,30 +34,30 @@ _WORDS = {
     "object": "an object",
     "str": "text",
 }
-"""What msgspec's types are called."""
+"""Plain words for msgspec's types."""
 
 
 ESCAPED = 6
-"""JSON may write any character of one byte in six: `\\u000a`. A body has room for such an event."""
+"""JSON may escape a character of one byte in six bytes: `\\u000a`. A body must have room for that."""
 
 ENVELOPE = 4096
-"""Bytes of a JSON body around its message."""
+"""Bytes of a JSON body besides its message."""
 
 
 def largest_event(config: Config) -> int:
-    """Return the bytes that one event may take as JSON, at most."""
+    """Return the maximum bytes of one event as JSON."""
     return config.max_event * ESCAPED + ENVELOPE
 
 
 def largest_body(config: Config) -> int:
-    """Return the bytes that the body of a publish may have at most."""
+    """Return the maximum bytes of a publish's body."""
     return max(largest_event(config), config.max_body)
 
 
 class JsonShape(Generic[T]):
-    """A shape that JSON may have, and what must be said of each member that has another.
+    """A JSON type to decode, with the rule of each member for error messages.
 
-    `members` says of each what it must be, as a sentence goes on behind its name; `NOT` may stand in it.
+    A rule continues the member's name ("must be text"), and may contain `NOT`.
     """
 
     def __init__(self, kind: type[T], members: Mapping[str, str]) -> None:
@@ -66,15 +66,15 @@ class JsonShape(Generic[T]):
         self._many: msgspec.json.Decoder[list[T]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
 
     def decode(self, body: bytes) -> T:
-        """Decode one object. Raises `Problem`: 400 for what is not JSON, 422 for another shape."""
+        """Decode one object. Raises `Problem`: 400 for invalid JSON, 422 for the wrong shape."""
         return self._decode(self._one.decode, body, in_array=False)
 
     def decode_array(self, body: bytes) -> list[T]:
-        """Decode an array of objects. A `Problem` names the item that is wrong."""
+        """Decode an array of objects. A `Problem` names the item with the fault."""
         return self._decode(self._many.decode, body, in_array=True)
 
     def decode_quickly(self, body: bytes) -> T:
-        """Decode one object that is most likely right. Raises what msgspec raises."""
+        """Decode one object that is probably valid. Raises msgspec's errors."""
         return self._one.decode(body)
 
     def _decode(self, decode: Callable[[bytes], D], body: bytes, *, in_array: bool) -> D:
@@ -84,7 +84,7 @@ class JsonShape(Generic[T]):
             raise Problem(422, self._explain(str(error), in_array=in_array)) from None
 
     def _explain(self, said: str, *, in_array: bool) -> str:
-        """Return what is wrong as a person would say it: where, what it must be, what it is."""
+        """Return what is wrong: the place, what the value must be, and what it is."""
         if said.startswith(_UNKNOWN):
             return self._explain_unknown(said.removeprefix(_UNKNOWN), in_array=in_array)
         what, _, path = said.rpartition(" - at `")
@@ -96,11 +96,12 @@ class JsonShape(Generic[T]):
         return where + self._explain_at(what, member)
 
     def explain_member(self, member: str, said: str) -> str:
-        """Return what is wrong with a member that was decoded by itself, from what msgspec said of it."""
+        """Return what is wrong with a member that was decoded separately, from msgspec's message."""
         return self._explain_at(said.partition(" - at `")[0], member)
 
     def _explain_unknown(self, said: str, *, in_array: bool) -> str:
-        # The name is the sender's, and may look like a place. Only in an array does msgspec add one.
+        # The member's name comes from the client and may look like a place. msgspec adds one only in an
+        # array.
         name, _, place = said.rpartition("` - at `")
         if in_array and (item := _ITEM.fullmatch(place)):
             return f"item {int(item[1]) + 1}: {unknown_member(name, self._members)}"
@@ -117,7 +118,7 @@ class JsonShape(Generic[T]):
 
 
 def unknown_member(name: str, known: Collection[str]) -> str:
-    """Say of a member that there is none of its name, and which was meant."""
+    """Return the message for an unknown member, with a suggestion."""
     suggestion = meant(name, known)
     hint = f"{suggestion} was meant?" if suggestion else f"{', '.join(known)} are known"
     return f"{name[:80]}: unknown member; {hint}"
@@ -150,9 +151,9 @@ def decode_anything(body: bytes) -> object:
 
 
 def has_more_items(array: bytes, most: int) -> bool:
-    """Return whether something stands behind `most` items of a JSON array, without keeping more than one.
+    """Return whether a JSON array has more than `most` items, while keeping one item at a time.
 
-    What is not JSON among them is for the decoder to tell. Raises `Problem`.
+    Invalid JSON in it is left to the decoder. Raises `Problem`.
     """
     require_utf8(array)
     text = array.decode()
@@ -176,15 +177,16 @@ def _behind_blank(text: str, place: int) -> int:
 
 
 def require_shallow(data: bytes) -> None:
-    """Refuse JSON that is nested too deep, however deep the decoder of this interpreter goes."""
+    """Raise `Problem` for JSON that is nested too deep."""
+    # A limit of our own: the decoder's depends on the interpreter.
     if is_too_deep(data):
         raise Problem(422, f"body: {TOO_DEEP}")
 
 
 def require_utf8(body: bytes) -> None:
-    """Refuse a body that is not text. Raises `Problem`, naming the byte."""
-    # Beforehand: msgspec counts from the beginning of the string that has the fault, and passes
-    # over what it does not read.
+    """Raise `Problem` for a body that is not UTF-8, naming the byte."""
+    # Before decoding: msgspec counts bytes from the start of the faulty string, and skips parts that it
+    # does not need.
     if body.isascii():
         return
     try:
@@ -194,10 +196,10 @@ def require_utf8(body: bytes) -> None:
 
 
 def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
-    if is_too_deep(body):  # what comes first is the interpreter's to say
+    if is_too_deep(body):  # which fault a decoder finds first depends on the interpreter
         return Problem(422, f"body: {TOO_DEEP}")
-    # msgspec calls half of a surrogate pair truncated input; it is JSON, of text that has no
-    # UTF-8 form, and is told so.
+    # msgspec reports a lone surrogate as truncated input. It is valid JSON, for text that UTF-8 cannot
+    # encode.
     try:
         json.loads(body.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -206,10 +208,10 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> Problem:
 
 
 def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python takes and JSON does not know."""
+    """Raise for NaN and Infinity, which Python accepts and JSON does not have."""
     raise ValueError(name)
 
 
-# Numbers stay text: Python refuses those of thousands of digits, and JSON does not.
+# Numbers stay text: Python refuses to convert those of thousands of digits, which JSON allows.
 _ITEMS = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 _BLANK = re.compile(r"[ \t\r\n]*")

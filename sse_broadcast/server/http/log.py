@@ -1,4 +1,4 @@
-"""Log lines about requests: refusals, malformed requests, pages of foreign origins."""
+"""Log lines about requests: refusals, malformed requests, pages of other origins."""
 
 import logging
 import re
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, InvalidURLError
+from typing_extensions import override
 
 from sse_broadcast.auth.principal import Principal
 from sse_broadcast.logs.rate_limit import RateLimitFilter
@@ -19,36 +20,36 @@ publishing = logging.getLogger("sse_broadcast.published")
 refusals = logging.getLogger("sse_broadcast.refused")
 
 FOR_INTRUDERS = frozenset({401, 403, 421})
-"""Statuses that are logged at the level info: what someone is told who may not come in."""
+"""Statuses that are logged at INFO: the client was not allowed in."""
 
-# The address stands first, and the status behind it: whatever a request says of itself comes later, so that
-# nobody can make a filter such as fail2ban's take it for somebody else's.
+# The address comes first, then the status. Text from the request comes later, so that no client can make a
+# filter such as fail2ban's read another address.
 REFUSED = "refused %(address)s: %(status)d %(method)s %(path)s: %(detail)s"
 
 CORS_SETTING = "cors_origins"
 
-REFUSED_PAGE = REFUSED + "; it is a page of %(origin)s, which cors_origins does not name"
+REFUSED_PAGE = REFUSED + "; it is a page of %(origin)s, which is not in cors_origins"
 
 KEPT_FROM = (
-    "kept from %(address)s: %(method)s %(path)s is asked for by a page of %(origin)s, whose browser keeps"
-    " the answer from it: cors_origins does not name it"
+    "kept from %(address)s: the browser hides the answer to %(method)s %(path)s from a page of %(origin)s,"
+    " which is not in cors_origins"
 )
 
 QUOTE = re.compile(r"(?<!\w)(b|bytearray\(b)?[\"'].*", re.DOTALL)
-"""Where a message of aiohttp's parser begins to quote the request, which may have a token in it."""
+"""The part of a parser message that quotes the request. It may contain a token."""
 
 KNOWN_HEADER_FAULT = re.compile(r"(Missing|Duplicate) '[A-Za-z-]{1,40}' header [a-z ]+\.")
-"""What it says of a header that it knows by name."""
+"""Parser messages that quote only the name of a standard header."""
 
 
 class OneLine(logging.Filter):
-    """Tells of a request that aiohttp's parser refused in one line: a client's fault is no traceback.
+    """Shortens aiohttp's log of a malformed request to one line, without its traceback.
 
-    Nothing of the request is in it but the address it came from.
+    The line has nothing of the request but its address.
     """
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             _tell(record, MALFORMED, {"address": _address(record), "reason": fault_of(error)})
@@ -69,12 +70,12 @@ def _tell(record: logging.LogRecord, message: str, facts: Mapping[str, object]) 
 
 
 def _address(record: logging.LogRecord) -> object:
-    """Return the address in what aiohttp says of a request that could not be read."""
+    """Return the address in aiohttp's log record of a malformed request."""
     return record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
 
 
 def fault_of(error: HttpProcessingError) -> str:
-    """Return what the parser found wrong with a request, without a word of the request."""
+    """Return the parser's reason for refusing a request, without any part of the request."""
     kind = type(error).__name__
     if isinstance(error, InvalidURLError):
         return kind  # its message is the URL
@@ -89,9 +90,9 @@ def _unquoted(said: str) -> str:
 def log_refusal(
     request: web.Request, status: int, detail: str, *, address: str | None, origin: str | None
 ) -> None:
-    """Log a request that is refused: at info who may not come in, at debug all others.
+    """Log a refused request: at INFO if the client was not allowed in, else at DEBUG.
 
-    `address` is the client's, None of a UNIX socket's; `origin` is there for a page that CORS shuts out.
+    `address` is None for a UNIX socket. `origin` is set for a page that CORS does not allow.
     """
     level = logging.INFO if status in FOR_INTRUDERS else logging.DEBUG
     logger = refusal_logger()
@@ -104,24 +105,24 @@ def log_refusal(
 
 
 def log_foreign_page(request: web.Request, *, address: str | None, origin: str) -> None:
-    """Log a request that is answered, and whose answer the browser keeps from the page that asked."""
+    """Log that a browser will hide the answer from the page that asked."""
     refusal_logger().info(KEPT_FROM, {**_asked(request, address), "origin": origin[:80]})
 
 
 def _asked(request: web.Request, address: str | None) -> dict[str, object]:
-    # Without the query, which may have a token in it.
+    # Without the query, which may contain a token.
     return {"address": address or "unix", "method": request.method, "path": ascii(request.path[:80])[1:-1]}
 
 
 def refusal_logger() -> logging.Logger:
-    """Return the logger of refusals: what clients can cause is few lines, however often."""
+    """Return the logger of refusals, with a rate limit: clients can cause any number of them."""
     if not refusals.filters:
         refusals.addFilter(RateLimitFilter())
     return refusals
 
 
 def http_logger() -> logging.Logger:
-    """Return the logger for aiohttp's request handlers: clients can cause few lines, however often."""
+    """Return the logger of aiohttp's handlers, with one line per malformed request and a rate limit."""
     if not logger.filters:
         logger.addFilter(OneLine())
         logger.addFilter(RateLimitFilter())
@@ -129,7 +130,7 @@ def http_logger() -> logging.Logger:
 
 
 def tell_published(receipt: Receipt, principal: Principal, *data: bytes) -> None:
-    """Log a publish, if everything is logged: by whom, where, and how many bytes, of which it shows none."""
+    """Log a publish at DEBUG: who published where and how many bytes, but never the data."""
     if publishing.isEnabledFor(logging.DEBUG):
         kind, name, _ = principal.bearer
         publishing.debug(

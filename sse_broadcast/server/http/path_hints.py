@@ -1,4 +1,4 @@
-"""Hints in 404 and 405 answers: what the path or the method may have meant."""
+"""Path hints: what a client with a wrong path or method probably meant, for 404 and 405 answers."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,18 +12,18 @@ PUBLISHING = "POST /send publishes"
 PLACES: Mapping[str, tuple[Endpoint | None, str]] = {
     "/events": (Endpoint.SUBSCRIBE, SUBSCRIBING),
     "/send": (Endpoint.PUBLISH, PUBLISHING),
-    "/status": (Endpoint.INSPECT, "GET /status tells of the server"),
+    "/status": (Endpoint.INSPECT, "GET /status reports on the server"),
     "/channels": (Endpoint.INSPECT, "GET /channels lists channels"),
     "/subscribers": (Endpoint.INSPECT, "GET /subscribers lists subscribers"),
     "/metrics": (Endpoint.INSPECT, "GET /metrics is for Prometheus"),
-    "/openapi.json": (Endpoint.INSPECT, "GET /openapi.json describes all of it"),
+    "/openapi.json": (Endpoint.INSPECT, "GET /openapi.json describes the interface"),
     "/tokens": (Endpoint.ADMIN, "POST /tokens makes a token"),
-    "/revoke": (Endpoint.ADMIN, "POST /revoke refuses one"),
-    "/reload": (Endpoint.ADMIN, "POST /reload reads the configuration again"),
+    "/revoke": (Endpoint.ADMIN, "POST /revoke revokes tokens"),
+    "/reload": (Endpoint.ADMIN, "POST /reload reloads the configuration"),
     "/healthz": (None, "GET /healthz says whether the server is alive"),
     "/readyz": (None, "GET /readyz says whether it can serve"),
 }
-"""What each path is for, and what a listener must serve for it to be there."""
+"""The endpoint set and the purpose of each path. None as the set means that every listener serves it."""
 
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("sub", "subscribe", "sse", "stream", "topics", "listen"), "/events"),
@@ -35,13 +35,13 @@ ELSEWHERE: Mapping[str, str] = {
     "token": "/tokens",
     ".well-known": "/events",
 }
-"""First parts of paths of other products (nchan, Centrifugo, Mercure, ntfy), and what is meant here."""
+"""First parts of paths in other products (nchan, Centrifugo, Mercure, ntfy), and our path for each."""
 
 _EMPTY_CHANNEL = re.compile(r"/(events|send|channels)/+")
 
 
 def hint(path: str, served: Collection[Endpoint]) -> str:
-    """Return what stands where something like this path was looked for, of what a listener serves."""
+    """Return a hint at the path that was probably meant, among those that the listener serves."""
     if empty := _EMPTY_CHANNEL.fullmatch(path):
         place = f"/{empty[1]}"
         if _is_served(place, served):
@@ -56,7 +56,7 @@ def hint(path: str, served: Collection[Endpoint]) -> str:
 
 
 def other_method(path: str, method: str, served: Collection[Endpoint]) -> str:
-    """Return what does at another path what was probably meant by this method."""
+    """Return a hint at the path that the method was probably meant for."""
     if path.startswith("/events") and method in {"POST", "PUT"} and Endpoint.PUBLISH in served:
         return f"; {PUBLISHING.replace('/send', path.replace('/events', '/send', 1)[:80])}"
     if path.startswith("/send") and method in {"GET", "HEAD"} and Endpoint.SUBSCRIBE in served:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems, and the one table that gives each its status."""
+"""Problems: errors as RFC 9457 documents, and the table of their statuses."""
 
 import http
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from sse_broadcast.server.http.refused_stream import RefusalReason
 PROBLEM_TYPE = "application/problem+json"
 
 RETRY_AFTER = "5"
-"""Seconds after which a client that met a 503 is asked to come back."""
+"""Default of the Retry-After header, in seconds."""
 
 STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (EventTooLargeError, 413),
@@ -41,15 +41,15 @@ REASONS: Mapping[type[BroadcastError], RefusalReason] = {
 }
 
 TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
-"""Where Python's own words differ by version, those of RFC 9110."""
+"""RFC 9110's phrases, where Python's differ between versions."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's own word
-    """A request that is answered with an error; `detail` names what is wrong, where, and the value.
+    """An error answer to a request. `detail` says what is wrong, where, and which value.
 
-    `closes` ends the connection with the answer: what follows on it could not be told apart. `more`
-    are further members of the answer. `reason` is there where a subscriber should come back later, and
-    `instead` is the response that tells it so; the problem is counted and logged all the same.
+    `closes` closes the connection after the answer, where the start of the next request is unknown. `more`
+    has further members of the document. `reason` is set where a subscriber should reconnect later. `instead`
+    is then the response that tells it so; the problem is still counted and logged.
     """
 
     def __init__(  # noqa: PLR0913
@@ -75,20 +75,20 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word
 
 
 def given_several_times(where: str, count: int, *, name: str = "") -> Problem:
-    """Return the problem of a parameter or a header that may be there once, or of the one `name` in it."""
+    """Return the problem of a parameter or a header that may appear only once."""
     what = f"{where}: {name}" if name else f"{where}:"
     return Problem(400, f"{what} is given {count} times")
 
 
 def problem_of(error: BroadcastError) -> Problem:
-    """Return the answer to an error of the nouns; one that no client can cause is raised again."""
+    """Return the problem for an error of the package. An error that no client can cause is raised again."""
     return Problem(status_of(error), str(error), reason=REASONS.get(type(error)))
 
 
 def status_of(error: BroadcastError) -> int:
-    """Return the status that tells of an error of the nouns. One that no client can cause is raised again."""
+    """Return the status for an error of the package. An error that no client can cause is raised again."""
     if isinstance(error, EventError) and error.field in {"channel", "channels", "events", "since"}:
-        return 400  # a part of the address, and not of the event
+        return 400  # part of the URL, not of the event
     for kind, status in STATUSES:
         if isinstance(error, kind):
             return status
@@ -96,18 +96,18 @@ def status_of(error: BroadcastError) -> int:
 
 
 def body(status: int, detail: str, **more: object) -> bytes:
-    """Return the JSON of a problem, as a line."""
+    """Return a problem document as a line of JSON."""
     title = TITLES.get(status) or http.HTTPStatus(status).phrase
     return json_line({"title": title, "status": status, "detail": detail, **more})
 
 
 def json_line(content: object) -> bytes:
-    """Encode an answer as JSON. Its line end keeps a shell's prompt off the answer."""
+    """Encode an answer as JSON with a line end, so that a shell's prompt starts on its own line."""
     return msgspec.json.encode(content) + b"\n"
 
 
 def answer(problem: Problem) -> web.Response:
-    """Return the response that tells a client of a problem."""
+    """Return the response for a problem."""
     response = web.Response(
         status=problem.status,
         body=body(problem.status, problem.detail, **problem.more),

@@ -1,4 +1,4 @@
-"""What a query may say: known parameters, and those that are nearly known."""
+"""Query parameters: the known ones, and typing errors of them."""
 
 import itertools
 from collections.abc import Callable, Collection, Iterator
@@ -11,23 +11,24 @@ from sse_broadcast.server.http.problem import Problem, given_several_times
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
-"""What an answer lists, if it is not said, and at most."""
+"""Default and maximum number of entries in a page."""
 
 LOOKED_AT = 10
-"""Unknown parameters that are looked at, some microseconds each."""
+"""Maximum unknown parameters to examine, a few microseconds each."""
 
 COMPARED = 2
-"""Those of them that are compared with known ones letter by letter: that takes 30 us each."""
+"""Maximum unknown parameters to compare with known ones by difflib, 30 us each."""
 
 
 def refuse_misspelt(
     query: MultiMapping[str], known: Collection[str], *, also: Callable[[str], bool] = lambda _: False
 ) -> None:
-    """Refuse a parameter that is nearly a known one; others, of a cache or a proxy, are ignored.
+    """Refuse a parameter that resembles a known one. Others, of a cache or a proxy, are ignored.
 
-    `also` says of a name whether it is known too. A typing error must not give something else than was meant.
-    Call it behind the grant: a stranger is not told what was meant, and has nothing compared.
+    `also` returns whether a name is known in addition. Call it after the authorization.
     """
+    # A misspelt parameter that is ignored would subscribe to something else. After the authorization, so
+    # that a stranger learns no names and costs no comparisons.
     unknown = itertools.islice(_unknown(query, known, also), LOOKED_AT)
     near = ((name, candidates) for name in unknown if (candidates := similar(name, known)))
     for name, candidates in itertools.islice(near, COMPARED):
@@ -36,7 +37,7 @@ def refuse_misspelt(
 
 
 def refuse_unknown(query: MultiMapping[str], known: Collection[str]) -> None:
-    """Refuse any parameter that is not known, since what is published cannot be taken back."""
+    """Refuse every unknown parameter: a publish cannot be taken back."""
     for name in _unknown(query, known, lambda _: False):
         suggestion = meant(name, known)
         hint = f"{suggestion} was meant?" if suggestion else f"{', '.join(sorted(known))} are known"
@@ -48,7 +49,7 @@ def _unknown(query: MultiMapping[str], known: Collection[str], also: Callable[[s
 
 
 def only(values_by_name: MultiMapping[str], name: str) -> str | None:
-    """Return a parameter or a header that may be there once, or None. Raises `Problem` for several."""
+    """Return a parameter or a header that may appear once, or None. Raises `Problem` for several."""
     values = values_by_name.getall(name, ())
     if len(values) > 1:
         raise given_several_times(name, len(values))
@@ -56,7 +57,7 @@ def only(values_by_name: MultiMapping[str], name: str) -> str | None:
 
 
 def limit(request: web.Request) -> int:
-    """Return how many an answer may list. Raises `Problem`."""
+    """Return the page size that a request asks for. Raises `Problem`."""
     text = only(request.query, "limit")
     if text is None:
         return DEFAULT_PAGE_SIZE

@@ -1,8 +1,8 @@
-"""The stream that refuses a subscriber, so that every client comes back that can.
+"""Refused stream: an event stream that only tells its subscriber why and when to reconnect.
 
 By the standard an EventSource stops for good at any status but 200, and so do half of the libraries that
-reconnect by themselves. So whoever asks for an event stream gets one, of a single block that says why and
-when to come back. Everyone else gets 503 or 429.
+reconnect. So a refused client that accepts an event stream gets one with a single event. Other clients get
+429 or 503.
 """
 
 import math
@@ -15,39 +15,39 @@ from sse_broadcast.fanout.system_events import close_event
 from sse_broadcast.server.http.last_event_id import fit_to_repeat
 
 COME_BACK = 20_000
-"""Milliseconds, give or take half, after which a client that was refused tries again."""
+"""Milliseconds that a refused subscriber waits before it reconnects, 50 % more or less."""
 
 
 class RefusalReason(StrEnum):
-    """Why a stream is not opened, as its `$close` says it."""
+    """Why a stream is not opened, as `$close` states it."""
 
     FULL = "full"
-    """The server has as many connections, or channels that are followed, as it takes."""
+    """The limit of connections, or of subscribed channels, is reached."""
     ADDRESS = "address"
-    """The client's address has as many connections as it may."""
+    """The connection limit of the client's address is reached."""
     TOKEN = "token"  # noqa: S105
-    """The client's token has as many streams as it may."""
+    """The stream limit of the client's token is reached."""
     RATE = "rate"
-    """More streams are opened in a second than may be."""
+    """The rate limit of new streams is reached."""
     DRAIN = "drain"
     """The server is shutting down."""
     BACKEND = "backend"
-    """What keeps the events is away."""
+    """The backend is not available."""
 
 
 def wants_event_stream(accept: str) -> bool:
-    """Return whether an Accept header names the media type of event streams, as an EventSource's does."""
+    """Return whether an Accept header names `text/event-stream`, as an EventSource's does."""
     return wire.CONTENT_TYPE in accept.lower()
 
 
 def refused_stream(
     reason: RefusalReason, *, brought: str, retry_after: int = 0
 ) -> tuple[Mapping[str, str], bytes]:
-    """Return the headers and the body of a refusal; the status is 200.
+    """Return the headers and the body of a refusal. Its status is 200.
 
-    `brought` is the id that the request brought, "" for none. It is repeated: four Rust clients forget theirs
-    over a block with data that has no id. `retry_after` is the least that the client should wait, in seconds.
+    `brought` is the request's Last-Event-ID, or "". `retry_after` is the minimum wait, in seconds.
     """
+    # The id is repeated: four Rust clients forget theirs when an event with data has no id.
     retry = max(jittered(COME_BACK), retry_after * 1000)
     headers = {
         "Content-Type": wire.CONTENT_TYPE_HEADER,

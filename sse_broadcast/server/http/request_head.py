@@ -1,6 +1,6 @@
 """Validate request heads: headers that may come once, hosts, and targets with their length and encoding.
 
-A proxy, a browser and this server each read a head. What they could read differently is refused.
+A proxy, a browser and this server each parse a head. A head that they could read differently is refused.
 """
 
 import functools
@@ -23,16 +23,16 @@ _NAME = r"[\w.~!$&'()*+,;=-]*+"
 _HOST = re.compile(
     rf"(?:\[([0-9A-Fa-f:.]{{2,45}})\]|{_NAME}(?:%[0-9A-Fa-f]{{2}}{_NAME})*+)(?::([0-9]{{0,5}}))?", re.ASCII
 )
-"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2). A zone of IPv6 is for its own machine, and never
-sent (RFC 6874, 4); of a later kind of address than IPv6 there is none."""
+"""uri-host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2). IPv6 zones are never sent (RFC 6874, 4), and
+IPvFuture has no use."""
 
 MAX_HOST_AND_PORT = 261
-"""Characters of a host and a port: a name of DNS has 255 at most."""
+"""Maximum characters of a host and a port: a DNS name has at most 255."""
 
 MAX_PORT = 65_535
 
 _ABSOLUTE = re.compile(r"https?://([^/?]*)(?:[/?].*)?", re.IGNORECASE | re.ASCII | re.DOTALL)
-"""A target with the name of the server in it (RFC 9112, 3.2.2), and that name."""
+"""A target in absolute form (RFC 9112, 3.2.2). The group is its host."""
 
 
 KEPT_PATH = 256
@@ -75,18 +75,18 @@ def require_valid_head(request: web.Request, *, max_channels: int) -> None:
     if hdrs.TRANSFER_ENCODING in headers:
         _require_chunks(request)
     if "#" in target:
-        raise Problem(400, "request line: has a fragment (#), which is for the client alone")
+        raise Problem(400, "request line: has a fragment (#), which clients must not send")
     if not target.startswith("/"):
         _require_own_target(target, host)
-    # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 would become U+FFFD,
-    # or part of a name that nobody sent.
+    # aiohttp decodes paths and queries leniently: a byte that is not UTF-8 becomes U+FFFD, so the request
+    # would name another channel.
     if ("%" in target or not target.isascii()) and not _is_utf8(target):
         _refuse_bytes(target)
 
 
 def is_host(text: str) -> bool:
-    """Whether this is a host, maybe with a port, as `Host` has it. It may be empty (RFC 9110, 7.2)."""
-    # What is longer is not asked about: the cache keeps 256 of these, 100 KB at most.
+    """Return whether a text is a host, with or without a port, or empty (RFC 9110, 7.2)."""
+    # Longer texts are refused before the cache: it holds 256 texts, at most 100 KB.
     return len(text) <= MAX_HOST_AND_PORT and _is_host(text)
 
 
@@ -99,9 +99,9 @@ def _is_host(text: str) -> bool:
 
 
 def requested_host(request: web.BaseRequest) -> str:
-    """Return the host, maybe with a port, that a request is for; "" if it says none.
+    """Return the host that a request is for, with its port if it has one, or "".
 
-    It is that of the target where it has one, and then no other is in `Host`.
+    It is the host of the target in absolute form; `Host` is then the same.
     """
     host = request.headers.get(hdrs.HOST)
     if host is not None:
@@ -111,32 +111,32 @@ def requested_host(request: web.BaseRequest) -> str:
 
 
 def origin_of(request: web.BaseRequest) -> str | None:
-    """Return the origin of the page that asks, or None if none is said, or more than one."""
+    """Return the origin of the requesting page, or None for no Origin header or several."""
     said = request.headers.getall(hdrs.ORIGIN, ())
     return said[0] if len(said) == 1 else None
 
 
 def _require_chunks(request: web.BaseRequest) -> None:
-    """Refuse a body whose end another may see elsewhere. Raises `Problem`, and ends the connection."""
+    """Refuse a body whose end another parser may see elsewhere. Raises `Problem`, and closes."""
     said = ", ".join(request.headers.getall(hdrs.TRANSFER_ENCODING))
     if request.version != HttpVersion11:
-        # RFC 9112, 6.1: a proxy that knows no chunks has seen another end, or none.
+        # RFC 9112, 6.1: a proxy that does not know chunks has seen the end of the body elsewhere.
         raise Problem(400, "Transfer-Encoding: HTTP/1.0 does not have it", closes=True)
     codings = [coding.strip().lower() for coding in said.split(",")]
     if "" in codings:
-        raise Problem(400, f"Transfer-Encoding: {said[:80]!a} is no list of codings", closes=True)
+        raise Problem(400, f"Transfer-Encoding: {said[:80]!a} is not a list of codings", closes=True)
     if codings != ["chunked"]:
-        raise Problem(501, f"Transfer-Encoding: {said[:80]!a} is not taken; chunked is", closes=True)
+        raise Problem(501, f"Transfer-Encoding: {said[:80]!a} is not supported; use chunked", closes=True)
 
 
 def _require_own_target(target: str, host: str | None) -> None:
     found = _ABSOLUTE.fullmatch(target)
     if found is None:
-        raise Problem(400, "request line: must have a path, or a URL that begins with http:// or https://")
+        raise Problem(400, "request line: must have a path, or a URL that starts with http:// or https://")
     if not (found[1] and is_host(found[1])):
         raise Problem(400, f"request line: {_shown(found[1])} is not a host, or a host and a port")
     if host is not None and host.lower() != found[1].lower():
-        # RFC 9112, 3.2.2 would have us take the target's, and a filter in front may have looked at Host.
+        # RFC 9112, 3.2.2 prefers the target's host, but a filter in front may have checked Host.
         raise Problem(400, f"Host: {_shown(host)} differs from the host in the request line")
 
 
@@ -144,7 +144,7 @@ def _refuse_bytes(target: str) -> NoReturn:
     path, _, query = target.partition("?")
     if not _is_utf8(path):
         raise Problem(400, f"path: is not UTF-8: {path[:80]!a}")
-    # Its name alone: the value may be a token.
+    # Only the name of the parameter: its value may be a token.
     pair = next((pair for pair in query.split("&") if not _is_utf8(pair)), query)
     raise Problem(400, f"query: is not UTF-8 in {pair.partition('=')[0][:80]!a}")
 
@@ -158,7 +158,7 @@ def _is_utf8(quoted: str) -> bool:
 
 
 def _shown(host: str) -> str:
-    return "user@" if "@" in host else ascii(host[:80])  # there may be a password before it
+    return "user@" if "@" in host else ascii(host[:80])  # a password may stand before the @
 
 
 def _is_ipv6(text: str) -> bool:
@@ -171,7 +171,7 @@ def _is_ipv6(text: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def host_name(host: str) -> str:
-    """Return the name in a host that `is_host` accepts: in lower case, without its port."""
+    """Return the name of a valid host in lower case, without its port."""
     if host.startswith("["):
         return host.lower().partition("]")[0] + "]"
     return host.lower().partition(":")[0].removesuffix(".")

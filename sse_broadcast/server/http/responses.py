@@ -14,19 +14,19 @@ from sse_broadcast.event import DEFAULT_TYPE
 from sse_broadcast.metrics import Counts
 
 SERVER = "sse-broadcast"
-"""What the `Server` header says; without a version, which only an attacker would use."""
+"""The `Server` header. It has no version: only an attacker would use that."""
 
 UNSET = msgspec.UNSET
 
 TYPED = {"X-Content-Type-Options": "nosniff"}
-"""The header by which a browser takes an answer for nothing but what its type says."""
+"""The header that keeps a browser from guessing another type."""
 
 STREAMS = frozenset(encoding.format.content_type for encoding in (TEXT, NDJSON))
-"""What no browser ever looks into to find another type (WHATWG MIME Sniffing, 7): it needs no such header."""
+"""Types that browsers never sniff (WHATWG MIME Sniffing, 7): no header is needed."""
 
 
 def sign(response: web.StreamResponse) -> None:
-    """Say of an answer who gives it, and that it is what its type says, whatever a publisher put into it."""
+    """Add the headers `Server` and, except to streams, `X-Content-Type-Options`."""
     response.headers[hdrs.SERVER] = SERVER
     if response.content_type not in STREAMS:
         response.headers.update(TYPED)
@@ -43,7 +43,7 @@ def answered(content: msgspec.Struct | ChannelState) -> web.Response:
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
-    """An event of `text/event-stream`, as the standard has it (WHATWG HTML 9.2.6)."""
+    """An event of `text/event-stream` (WHATWG HTML 9.2.6)."""
 
     data: str
     event: str = DEFAULT_TYPE
@@ -52,7 +52,10 @@ class StreamEvent(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """An event that says where it came from, and when, in seconds since 1970; `channel` may be null."""
+    """An event with its channel and its time, in seconds since 1970.
+
+    `channel` is null for the server's own events.
+    """
 
     channel: str | None
     id: str | None
@@ -62,10 +65,10 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event is stored, and has its place in the order. `clients` are the subscribers that wanted it.
+    """The answer to a publish of one event. `clients` is the number of subscribers of its channels.
 
-    `message` is what was published, so that a typing error shows; it is left out above 64 KiB, since Spring's
-    WebClient and others hold no more than 256 KiB of an answer.
+    `message` repeats the data, so that typing errors show. It is left out above 64 KiB: Spring's WebClient
+    and others accept at most 256 KiB of an answer.
     """
 
     status: str
@@ -77,7 +80,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SentBatch(msgspec.Struct, frozen=True):
-    """A batch is stored, or the lines of a stream. `id` is the last one's; null where there was none."""
+    """The answer to a publish of a batch or of lines. `id` is the last event's, or null without events."""
 
     status: str
     count: int
@@ -85,14 +88,14 @@ class SentBatch(msgspec.Struct, frozen=True):
     id: str | None
 
 
-# Its members are those of `Counts`, which are declared there alone. It is no subclass of it, whose own member
-# would come last: the number of clients is the first.
+# The members of `Counts` are declared only there. Not a subclass: its own member would come last, but the
+# number of clients must come first.
 ServerStatus = msgspec.defstruct(
     "ServerStatus",
     [("connected_clients", int), *((each.name, each.type) for each in dataclasses.fields(Counts))],
     namespace={
-        "__doc__": "Who listens now, and what was counted since the start,"
-        " by the reason or the policy behind it."
+        "__doc__": "The number of subscribers now, and the counters since the start,"
+        " by reason or policy where there are several."
     },
     module=__name__,
     frozen=True,
@@ -100,27 +103,27 @@ ServerStatus = msgspec.defstruct(
 
 
 class ChannelPage(msgspec.Struct, frozen=True):
-    """Channels by name. `next` is what to ask for in `after`; null at the end."""
+    """A page of channels by name. `next` is the `after` of the next page; null at the end."""
 
     channels: Sequence[ChannelState]
     next: str | None
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whose credential it is: a configured caller's, or that of the subject of a signed token."""
+    """The bearer of a credential: a configured caller, or the subject of a signed token."""
 
     kind: CredentialKind
     name: str
 
 
 class SubscriberState(msgspec.Struct, frozen=True):
-    """A subscriber that is connected, as it was when it was looked at.
+    """A connected subscriber at the time of the request.
 
-    `address` is the client's, `unix` of a UNIX socket's. `types` are the only ones it asked for, null for
-    all. `state` is `live`, `catching-up`, `full` while its socket takes no more, or `ending`. It has been
-    connected for `age` seconds, was given `events` and has lost `drops`. `behind` are the events that it
-    has yet to get, of all channels while it is catching up; `queued_bytes` wait for it outside the history.
-    `lag` is how many seconds ago the oldest of them was published, 0 when nothing waits.
+    `address` is the client's, or `unix` for a UNIX socket. `types` are the event types that the subscriber
+    asked for, null for all. `state` is `live`, `catching-up`, `full` (its socket is full) or `ending`. `age`
+    is the time since it connected, in seconds. `events` were sent to it and `drops` were lost. `behind` is
+    the number of events still to send, of all channels while it is catching up. `queued_bytes` wait outside
+    the history. `lag` is the age of the oldest waiting event in seconds, 0 if none waits.
     """
 
     id: str
@@ -139,7 +142,7 @@ class SubscriberState(msgspec.Struct, frozen=True):
 
 
 class SubscriberPage(msgspec.Struct, frozen=True):
-    """Subscribers, of `total` that are connected. `next` is what to ask for in `after`; null at the end."""
+    """A page of the `total` subscribers. `next` is the `after` of the next page; null at the end."""
 
     subscribers: Sequence[SubscriberState]
     total: int
@@ -147,20 +150,20 @@ class SubscriberPage(msgspec.Struct, frozen=True):
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """A stream is ended; its subscriber may come back."""
+    """The answer to a disconnect. The subscriber may reconnect."""
 
     status: str
     id: str
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The process is alive, or able to serve."""
+    """The answer of a probe: the process is alive, or ready to serve."""
 
     status: str
 
 
 class MintedToken(msgspec.Struct, frozen=True):
-    """A token, its own id, and until when it is good, in seconds since 1970."""
+    """A new token, its id, and its expiry in seconds since 1970."""
 
     token: str
     id: str
@@ -170,14 +173,14 @@ class MintedToken(msgspec.Struct, frozen=True):
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """A subject or a token is refused from now on. `streams` were ended."""
+    """The answer to a revocation. `streams` is the number of streams that it closed."""
 
     status: str
     streams: int
 
 
 class Reloaded(msgspec.Struct, frozen=True):
-    """The configuration was read again: names of settings that are others now, or only after a restart."""
+    """The answer to a reload: the names of the settings that changed, and of those that need a restart."""
 
     status: str
     changed: Sequence[str]
@@ -185,7 +188,7 @@ class Reloaded(msgspec.Struct, frozen=True):
 
 
 class ProblemDetails(msgspec.Struct, frozen=True):
-    """What is wrong, where, and which value (RFC 9457). `published` is there where lines were before it."""
+    """An error (RFC 9457). `published` is the number of lines published before it, in a stream of lines."""
 
     title: str
     status: int

@@ -345,8 +345,8 @@ def test_a_proxy_that_is_not_believed_is_told_of_once(
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "sse_broadcast.proxies")
     assert record.getMessage() == (
-        f"a request from {remote or 'a UNIX socket'} has {header}, and {why}:"
-        " if that is a proxy, limits cannot tell its clients apart"
+        f"a request from {remote or 'a UNIX socket'} has {header}, but {why}:"
+        " if that is a proxy, limits count all its clients as one"
     )
 
 

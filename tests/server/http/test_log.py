@@ -190,8 +190,7 @@ REFUSALS = [
         b"",
         414,
         (
-            "request line: is 16394 bytes, and may be 16384; POST /events takes a long list of channels in"
-            " its body"
+            "request line: has 16394 bytes, more than 16384; send a long list of channels in the body of POST /events"
         ),
     ),
     ("GET", "/status", "X: " + "x" * 40_000 + "\r\n", b"", 431, "head: is 40029 bytes, and may be 32768"),
@@ -363,7 +362,7 @@ async def test_a_page_that_is_refused_is_named(serve: Serve, caplog: Caplog) -> 
         answer = await ask(server, "GET", "/nope", headers=origin(value))
         said = (
             f"refused 127.0.0.1: 404 GET /nope: {answer.detail}; it is a page of {shown}, which"
-            " cors_origins does not name"
+            " is not in cors_origins"
         )
         assert lines_of(caplog) == [(logging.DEBUG, said)]
         (record,) = [record for record in caplog.records if record.name == "sse_broadcast.refused"]
@@ -391,8 +390,8 @@ async def test_a_page_that_may_read_its_refusal_is_not_named(serve: Serve, caplo
 
 
 KEPT = (
-    "kept from 127.0.0.1: {} {} is asked for by a page of {}, whose browser keeps the answer from it:"
-    " cors_origins does not name it"
+    "kept from 127.0.0.1: the browser hides the answer to {} {} from a page of {},"
+    " which is not in cors_origins"
 )
 
 

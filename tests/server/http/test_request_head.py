@@ -156,8 +156,8 @@ async def test_a_body_of_http_1_0_is_in_no_chunks(
 @pytest.mark.parametrize(
     ("coding", "status", "detail"),
     [
-        ("gzip, chunked", 501, "Transfer-Encoding: 'gzip, chunked' is not taken; chunked is"),
-        (", chunked", 400, "Transfer-Encoding: ', chunked' is no list of codings"),
+        ("gzip, chunked", 501, "Transfer-Encoding: 'gzip, chunked' is not supported; use chunked"),
+        (", chunked", 400, "Transfer-Encoding: ', chunked' is not a list of codings"),
     ],
 )
 async def test_only_chunks_are_decoded(

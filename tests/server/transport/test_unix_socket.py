@@ -183,4 +183,4 @@ def test_a_directory_that_others_may_write_to_is_warned_of(
     with contextlib.closing(sock):
         file.remove()
     expected = f"{directory}: other users may write to this folder, and replace"
-    assert caplog.messages == ([f"{expected} the UNIX socket there"] if warned else [])
+    assert caplog.messages == ([f"{expected} the UNIX socket in it"] if warned else [])
