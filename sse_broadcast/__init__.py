@@ -1,4 +1,4 @@
-"""A Server-Sent-Events broadcast server, and the library it is made of."""
+"""A Server-Sent-Events broadcast server, and its library."""
 
 from sse_broadcast.backends.base import IdempotencyKey
 from sse_broadcast.broadcaster import Broadcaster, ChannelState

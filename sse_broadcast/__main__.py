@@ -1,4 +1,4 @@
-"""`python -m sse_broadcast` is `sse-broadcast`."""
+"""Entry point of `python -m sse_broadcast`, the same as `sse-broadcast`."""
 
 from sse_broadcast.cli import main
 

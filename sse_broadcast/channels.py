@@ -1,4 +1,4 @@
-"""Selector: the channels and event types that a subscriber wants, and the grammar of channel names."""
+"""Channels: the grammar of their names, patterns, and the selector of a subscriber."""
 
 import functools
 import re
@@ -16,19 +16,19 @@ ANY = "*"
 """In a name: any characters, none included. It makes the name a pattern."""
 
 Matcher = Callable[[str], bool]
-"""What tells whether a channel matches."""
+"""A function that returns whether a channel matches."""
 
 SHARED_NAMES = 1024
-"""Channels whose names are shared between their publications; those published to last."""
+"""Number of recently used channels whose publications share one name tuple."""
 
 NAME_CHARACTERS = "A-Za-z0-9._:@~-"
-"""What a name is made of, as it stands in a character class of a regular expression; the hyphen is last."""
+"""Characters of a name, for a character class of a regular expression. The hyphen is last."""
 
 PATTERN_CHARACTERS = "A-Za-z0-9._:@~*-"
-"""What a pattern is made of, likewise."""
+"""Characters of a pattern, in the same form."""
 
 NO_FOLDER = r"(?!\.{1,2}$)"
-"""Stands before a name in a regular expression: clients resolve the segments `.` and `..` of a path."""
+"""A lookahead that refuses the names `.` and `..`: clients resolve such segments of a path."""
 
 CHANNEL_NAME = re.compile(rf"{NO_FOLDER}[{NAME_CHARACTERS}]{{1,{MAX_NAME_LENGTH}}}")
 """A whole name, for `fullmatch`."""
@@ -41,19 +41,19 @@ _STARS = re.compile(r"\*{2,}")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Selector:
-    """Channels by name and by pattern, and the event types wanted of them (None is all).
+    """The channels of a subscriber by name and by pattern, and the event types it wants (None is all).
 
-    Normalised: who asks for the same in another order has the same selector.
+    It is normalised: the same channels in another order make an equal selector.
     """
 
     names: tuple[str, ...]
     patterns: tuple[str, ...] = ()
     types: frozenset[str] | None = None
     channels: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    """Names and patterns, as a reader is told of them."""
-    # Every reader that joins is looked up by it.
+    """Names and patterns, as users see them."""
+    # Computed once: each subscriber that joins looks its group up by the selector.
     _hash: int = field(init=False, repr=False, compare=False)
-    # Made when it is first needed, and kept: what forgets it would have to make it for each publication.
+    # Compiled at first use and kept: each publication needs it.
     _matches: Matcher | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,10 +65,10 @@ class Selector:
 
     @staticmethod
     def parse(*channels: str, types: Sequence[str] | None = None) -> "Selector":
-        """Return the selector of channels and patterns, which all share who ask for it at one time.
+        """Return the selector of channels and patterns. Concurrent callers with the same ones share it.
 
-        It takes time for each name: let the number be bounded before. Raises `EventError` for a bad name, and
-        `TypeError` for what is none.
+        Its time grows with the number of names: limit them before. Raises `EventError` for an invalid name,
+        and `TypeError` for one that is not text.
         """
         for name in channels:
             if not isinstance(name, str):
@@ -82,15 +82,15 @@ class Selector:
         return selector
 
     def accepts_type(self, event_type: str) -> bool:
-        """Whether events of this type pass. The server's own always do."""
+        """Return whether the subscriber gets events of this type. It always gets the server's own."""
         return self.types is None or event_type in self.types or event_type.startswith(RESERVED)
 
     def matches(self, channel: str) -> bool:
-        """Whether the channel is one of those asked for."""
+        """Return whether the selector contains a channel."""
         return channel in self.names or (bool(self.patterns) and self._matched(channel))
 
     def first_match(self, channels: Sequence[str]) -> str | None:
-        """Return the first of a publisher's channels that is one of those asked for, or None."""
+        """Return the first of a publication's channels that the selector contains, or None."""
         if len(channels) == 1 and not self.patterns:
             return channels[0] if channels[0] in self.names else None
         return next(filter(self.matches, channels), None)
@@ -103,7 +103,7 @@ class Selector:
         return matches(channel)
 
 
-# Weak, so that nothing stays of a request that is refused: a selector is here while somebody has it.
+# Weak: a selector stays while someone uses it. A strong cache would keep the names of refused requests.
 _selectors: weakref.WeakValueDictionary[tuple[tuple[str, ...], frozenset[str] | None], Selector] = (
     weakref.WeakValueDictionary()
 )
@@ -118,25 +118,26 @@ def _selector(channels: tuple[str, ...], types: frozenset[str] | None) -> Select
     if len(channels) == 1 and ANY not in channels[0]:
         return Selector(channels, (), types)
     names = sorted({name for name in channels if ANY not in name})
-    # Of stars in a row each but one says nothing: `a**` is `a*`, and nobody has it matched twice.
+    # `a**` means the same as `a*`. Without this, many stars would cost many steps for each match.
     patterns = sorted({_STARS.sub(ANY, name) for name in channels if ANY in name})
     return Selector(tuple(names), tuple(patterns), types)
 
 
 def compile_patterns(*patterns: str) -> Matcher:
-    """Return what tells whether a channel matches one of the patterns.
+    """Return a function that tells whether a channel matches one of the patterns.
 
-    To make it takes microseconds, so that nothing need be kept of what a caller sends. To match takes time
-    in proportion to the name's length for each text between two stars: the first place of each is taken,
-    and none is ever taken back.
+    Compiling takes microseconds. Matching takes time in proportion to the length of the name, for each text
+    between two stars.
     """
+    # No regular expressions: each piece is searched once, at its first place, and never tried again
+    # elsewhere. So no pattern of a client can make a match slow. Callers need not cache the result.
     if len(patterns) == 1:
         return _matcher_of(patterns[0])
     prefixes, suffixes, inner, others = [], [], [], []
     for pattern in patterns:
         first, middle, last = _pieces(pattern)
         if ANY not in pattern or sum(map(bool, (first, last, *middle))) > 1:
-            # A name without its longest piece is out at once: that is a tenth of what the call costs.
+            # A name without the longest piece cannot match. Checking that first costs a tenth of a call.
             longest = max((last, *reversed(middle), first), key=len)
             others.append((longest, _matcher_of(pattern)))
         elif middle:
@@ -149,10 +150,7 @@ def compile_patterns(*patterns: str) -> Matcher:
 
 
 def match_steps(patterns: Iterable[str]) -> int:
-    """Return how many texts are looked for in a name at most, to tell whether a pattern matches.
-
-    Each takes some 0.1 us.
-    """
+    """Return the maximum number of texts to search in a name for these patterns, some 0.1 us each."""
     return sum(pattern.count(ANY) + 1 for pattern in patterns)
 
 
@@ -165,7 +163,7 @@ def _any_of(
     def match(name: str) -> bool:
         if name.startswith(prefixes) or name.endswith(suffixes):
             return True
-        # Loops, where any() would take four times as long.
+        # Loops: any() takes four times as long.
         for piece in inner:
             if piece in name:
                 return True
@@ -220,16 +218,16 @@ def _pieces_matcher(first: str, middle: Sequence[str], last: str) -> Matcher:
 
 
 def _pieces(pattern: str) -> tuple[str, list[str], str]:
-    """Return what a name begins with, what follows in it in this order, and what it ends with."""
+    """Return the start, the inner texts in order, and the end that a matching name must have."""
     first, *middle = pattern.split(ANY)
     last = middle.pop() if middle else ""
     return first, [piece for piece in middle if piece], last
 
 
 def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
-    """Return channels to publish to, each once, in their order. Raises `EventError`, `TypeError`.
+    """Return the channels of a publish in order, without duplicates. Raises `EventError`, `TypeError`.
 
-    It takes time for each name, and keeps none: let the number be bounded before.
+    Its time grows with the number of names: limit them before.
     """
     if isinstance(channels, str):
         raise TypeError(f"channels: must be a sequence of names, not the string {channels!r}")
@@ -244,11 +242,9 @@ def validate_channels(channels: Sequence[str]) -> tuple[str, ...]:
 
 
 def shared(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of a publication, for one channel the same tuple each time.
-
-    Publications keep it: that is 150 bytes less for each. Call it for names that may be published to, since
-    it remembers some.
-    """
+    """Return the names of a publication; for one channel, the same tuple each time."""
+    # Publications keep their names: sharing saves 150 bytes each. Not for names of refused requests, since
+    # the cache keeps some of them.
     return _one_name(names[0]) if len(names) == 1 else names
 
 
@@ -264,9 +260,9 @@ def _raise_not_text(what: str, name: object) -> NoReturn:
 
 
 def _raise_invalid_name(name: str, unwanted: re.Pattern[str]) -> NoReturn:
-    """Raise the `EventError` that says what is wrong with a name."""
+    """Raise the `EventError` that explains what is wrong with a name."""
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise EventError("channel", f"must be 1 to {MAX_NAME_LENGTH} characters: {name[:80]!r}")
     if bad := unwanted.search(name):
         raise EventError("channel", f"must not contain {bad[0]!a}: {name[:80]!a}")
-    raise EventError("channel", f"must not be {name!r}, which clients take for a folder")
+    raise EventError("channel", f"must not be {name!r}, which clients resolve as a folder in a path")

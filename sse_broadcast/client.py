@@ -1,4 +1,4 @@
-"""Client: publish to a server, follow a stream across reconnections, ask for the status."""
+"""Client: publish to a server, subscribe with reconnections, query the status."""
 
 import asyncio
 import contextlib
@@ -39,52 +39,50 @@ T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds."""
+"""Maximum seconds to connect."""
 
 ANSWER = 60.0
-"""Seconds that an answer may take to begin, and seconds without a byte of one that is no stream."""
+"""Maximum seconds until an answer starts, and between two bytes of an answer that is not a stream."""
 
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
-"""Silence is watched per stream, since each server says how long it may last."""
+"""aiohttp's time limits of a stream. Silence is limited per stream, since each server names its heartbeat."""
 
 ALIVE = 2.5
-"""Seconds in which a server that lives says so: fewer than a container's health check may take."""
+"""Maximum seconds for the answer of a health check: less than a container's health check may take."""
 
+# Node and uvicorn close an idle connection after 5 seconds. A publish that crosses such a close may or may
+# not be carried out, and the client cannot tell.
 KEPT = 4.0
-"""Seconds for which an idle connection is used again.
-
-Less than the five after which Node and uvicorn close one: a publish that crosses that close is lost, or
-is not, and nobody can say which.
-"""
+"""Seconds for which an idle connection is used again."""
 
 BATCH = 500
-"""Events of one request at most: half of what a server takes, unless it is told otherwise."""
+"""Maximum events of one request: half of a server's default limit."""
 
 BATCH_BYTES = 1 << 20
-"""Bytes of one request at most, unless a single event has more."""
+"""Maximum bytes of one request, unless a single event is larger."""
 
 PROBLEM = "application/problem+json"
 
 REFUSAL = 2000
-"""Bytes of a refusal that are read."""
+"""Maximum bytes of a refusal to read."""
 
 MAYBE_PUBLISHED = "may have been published"
-"""What the server says in a 503 when its store has not answered whether it has the events."""
+"""The server's words in a 503 when its store did not confirm the events."""
 
 OnRetry = Callable[[ClientError], object]
-"""Called with a failure after which another attempt is made."""
+"""A function called with a failure that another attempt follows."""
 
 _sleep = asyncio.sleep
-"""Waits between attempts; tests replace it."""
+"""The wait between attempts. Tests replace it."""
 
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL, UnicodeError)
-"""What a request fails with before there is a connection to send it on."""
+"""Errors of a request before it is sent."""
 
 _HOPELESS = (aiohttp.InvalidURL, UnicodeError, aiohttp.ClientSSLError)
-"""What a publisher need not try again: a bad address, a bad certificate, a port without TLS."""
+"""Errors that another attempt cannot help: a bad address, a bad certificate, a port without TLS."""
 
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, UnicodeError)
-"""What a request fails with; UnicodeError for a host name that Python cannot even ask for."""
+"""Errors of a request. UnicodeError: a host name that cannot be encoded for DNS."""
 
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (TimeoutError, "timed out"),
@@ -95,27 +93,27 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     (aiohttp.ClientPayloadError, "it broke off its answer"),
     (aiohttp.ClientResponseError, "it does not speak HTTP"),
 )
-"""What is said of these; of one of several kinds that of the first."""
+"""Words for errors. The first kind that matches counts."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-"""What an id may have in it and a header may not."""
+"""Characters that an id may contain and a header may not."""
 
 _IN_A_PATH = re.compile(rf"{NO_FOLDER}[{PATTERN_CHARACTERS}]+")
-"""Channels that a path can name; the others go into the query, where the server says what is wrong."""
+"""Channels that fit into a path. Others go into the query, so that the server can explain what is wrong."""
 
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 """The user and password of a URL."""
 
 _NUMBERED = re.compile(r"line ([0-9]{1,9}): ")
-"""How the server begins to tell of one line of several."""
+"""The start of the server's message about one line of several."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamChunk:
-    """A piece of a stream as it arrived, and the events it completed.
+    """A piece of a stream as it arrived, and the events that it completed.
 
-    `last_event_id` is where the stream was with its last event, "" before it has said so: what to
-    subscribe with to go on from there. The opening and a heartbeat may move it without an event.
+    `last_event_id` is the id to resume after, "" until the server sends one. The opening event and a
+    heartbeat may change it without an event of a publisher.
     """
 
     raw: bytes
@@ -125,7 +123,7 @@ class StreamChunk:
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """What one request published: how many events, to how many readers, and the id of the last."""
+    """The result of one request: the number of events, the number of subscribers, and the last id."""
 
     count: int
     clients: int
@@ -134,7 +132,7 @@ class PublishResult:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line, and its number in all that is published."""
+    """A line, and its number among all published lines."""
 
     number: int
     text: bytes
@@ -148,7 +146,7 @@ def encode_line(
     key: str | None = None,
     retry: int | None = None,
 ) -> bytes:
-    """Return an event as a line for `publish_lines`. Raises `ClientError` for what has no UTF-8 form."""
+    """Return an event as a line for `publish_lines`. Raises `ClientError` for a lone surrogate."""
     said = {"message": message, "event": event, "id": id, "key": key, "retry": retry}
     try:
         return msgspec.json.encode({name: value for name, value in said.items() if value is not None})
@@ -159,10 +157,10 @@ def encode_line(
 
 
 class Client:
-    """Talks to one server. An async context manager; its errors are `ClientError`.
+    """A client of one server, as an async context manager. Its errors are `ClientError`.
 
-    `url` is that of the server, or `unix:` and the path of its socket. `token` says who asks; it is sent to
-    this server alone, and to no other that a redirect names.
+    `url` is the server's, or `unix:` and the path of its socket. `token` is sent to this server only, never
+    to another one that a redirect names.
     """
 
     def __init__(
@@ -177,17 +175,17 @@ class Client:
 
     @property
     def name(self) -> str:
-        """The URL of the server, without the user and password that it may have."""
+        """The URL of the server, without user and password."""
         return self._name
 
     def _authorization(self, token: str | None) -> dict[str, str]:
         if token is None:
             return {}
         if not is_token(token):
-            raise ClientError("token: has characters that no token has (RFC 6750)")
+            raise ClientError("token: has characters that a token cannot have (RFC 6750)")
         if _USER.search(self._url):
             raise ClientError(f"{self._name}: a user in the URL and a token: set only one of them")
-        # aiohttp takes it out of what it sends to another origin.
+        # aiohttp removes this header when a redirect leads to another origin.
         return {"Authorization": f"Bearer {token}"}
 
     async def __aenter__(self) -> Self:
@@ -209,7 +207,7 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def publish(  # noqa: PLR0913 - a field of the event each
+    async def publish(  # noqa: PLR0913 - one parameter per field of the event
         self,
         message: str,
         *,
@@ -221,7 +219,7 @@ class Client:
         retry_for: float = 0.0,
         on_retry: OnRetry | None = None,
     ) -> dict[str, Any]:
-        """Publish one message to the channels, or to `default`, and return the server's answer.
+        """Publish one message to the channels, or to `default`. Return the server's answer.
 
         `retry_for` and `on_retry` are those of `publish_lines`.
         """
@@ -236,7 +234,7 @@ class Client:
         retry_for: float = 0.0,
         on_retry: OnRetry | None = None,
     ) -> dict[str, Any]:
-        """Publish the event of a JSON object, or all or none of an array's; return the server's answer.
+        """Publish a JSON object as an event, or an array of them, all or none. Return the server's answer.
 
         `retry_for` and `on_retry` are those of `publish_lines`.
         """
@@ -251,18 +249,18 @@ class Client:
         retry_for: float = 0.0,
         on_retry: OnRetry | None = None,
     ) -> AsyncIterator[PublishResult]:
-        """Publish events in their order, each a line of JSON without its end, and yield what was published.
+        """Publish events in order, each a line of JSON without line end, and yield the results.
 
-        Lines that come together are sent together, up to `BATCH` and `BATCH_BYTES`; the next are asked for
-        when these are published. Blank lines are no events, but they are numbered.
+        Lines that arrive together are sent together, up to `BATCH` and `BATCH_BYTES`. The next lines are
+        taken when these are published. Blank lines are not events, but count for the numbers.
 
-        A request that certainly published nothing is sent again for `retry_for` seconds: the server could
-        not be reached, or said so in a 408, 425, 429 or a 503 of its own. `on_retry` is called once for
-        each outage. A 429 with `Retry-After` is waited out whatever `retry_for` says.
+        A request that certainly published nothing is sent again for `retry_for` seconds: the server could not
+        be reached, or it answered 408, 425, 429 or a 503 of its own. `on_retry` is called once per outage. A
+        429 with `Retry-After` is waited out even if `retry_for` is shorter.
 
-        Raises `ClientError` for the first line that is refused, naming its number: all lines before it are
-        published, and none after it. Where nobody can say whether a request was carried out, the error
-        names its lines.
+        Raises `ClientError` for the first line that the server refuses, with its number: all lines before it
+        are published, and none after it. If it is unknown whether a request was carried out, the error names
+        its lines.
         """
         path = _address("/send", channels)
         budget = functools.partial(RetryBudget, retry_for, paced=True, on_retry=on_retry)
@@ -274,7 +272,7 @@ class Client:
             before += len(some)
 
     async def health(self) -> None:
-        """Ask whether the server is alive. Raises `ClientError` if it does not say so within `ALIVE`."""
+        """Ask whether the server is alive. Raises `ClientError` if it does not confirm within `ALIVE`."""
         try:
             async with asyncio.timeout(ALIVE):
                 await self._ask("GET", "/healthz")
@@ -293,9 +291,9 @@ class Client:
         limit: int | None = None,
         after: str | None = None,
     ) -> dict[str, Any]:
-        """Return a page of the readers that are connected by HTTP, or those that come first by `sort`.
+        """Return a page of the subscribers connected by HTTP, or those with the highest `sort`.
 
-        That is `lag`, `queue`, `age`, `events` or `drops`. `after` is the `next` of a page.
+        `sort` is `lag`, `queue`, `age`, `events` or `drops`. `after` is the `next` of the page before.
         """
         said = {"sort": sort, "channel": channel, "limit": limit, "after": after}
         query = [(name, str(value)) for name, value in said.items() if value is not None]
@@ -305,22 +303,22 @@ class Client:
         return answer
 
     async def disconnect(self, id: str) -> dict[str, Any]:
-        """End the stream of a reader, which may come back. Raises `ClientError` if none has this id."""
+        """Close the stream of a subscriber, which may reconnect. Raises `ClientError` for an unknown id."""
         if not (id.isascii() and id.isdigit()):
             raise ClientError(f"id: must be digits, not {id[:80]!a}")
         return await self._ask("DELETE", f"/subscribers/{id}")
 
     async def reload(self) -> dict[str, Any]:
-        """Have the server read its configuration again, and give the names of the settings that has changed.
+        """Make the server reload its configuration. Return the names of changed settings.
 
-        Raises `ClientError` for a configuration that cannot be used: then it has changed none.
+        Raises `ClientError` for a configuration that cannot be used: the server then keeps the one it has.
         """
         answer = await self._ask("POST", "/reload")
         if not isinstance(answer.get("changed"), list) or not isinstance(answer.get("restart"), list):
             raise ClientError(f"{self._name}/reload: does not answer as this server does", status=200)
         return answer
 
-    async def subscribe(  # noqa: PLR0913 - a choice of the subscriber each
+    async def subscribe(  # noqa: PLR0913 - one parameter per choice of the subscriber
         self,
         channels: Sequence[str] = (),
         *,
@@ -330,17 +328,19 @@ class Client:
         format: str = "text",
         on_retry: OnRetry | None = None,
     ) -> AsyncIterator[StreamChunk]:
-        """Follow channels and patterns, or `default`: reconnect whenever the stream ends or breaks.
+        """Subscribe to channels and patterns, or to `default`. Reconnect when the stream ends or breaks.
 
-        It begins after `last_event_id` or, without one, where `since` says (an id, `earliest`, `last`
-        or an age), and resumes after the last id that came. `events` are the only types wanted. With the
-        format `json` an event's data says where it came from, as `{"channel","id","event","data","time"}`.
+        It starts after `last_event_id` or, without one, at `since` (an id, `earliest`, `last` or an age), and
+        resumes after the last id received. `events` are the only types wanted. With the format `json`, the
+        data of an event is `{"channel","id","event","data","time"}`.
 
-        The wait is the server's `retry`, at least `backoff.FLOOR`. It grows with each connection in a row
-        that brought neither an event nor `$open`; `on_retry` is called with each that failed. A 204 ends
-        the iteration. Raises `ClientError` for an answer that no reconnection mends (`is_transient` has the
-        rule; another content type), and when the very first attempt finds no server. A first answer that
-        passes, such as a proxy's 502, is waited for.
+        The wait before a reconnection is the server's `retry`, at least `backoff.FLOOR`. It grows with each
+        connection in a row that received neither an event nor `$open`; `on_retry` is called with each that
+        failed. A 204 ends the iteration.
+
+        Raises `ClientError` for an answer that no reconnection can change (see `is_transient`; another
+        content type), and if the first attempt cannot reach the server. A temporary first answer, such as a
+        proxy's 502, is tried again.
         """
         query = [("event", name) for name in events]
         if format != "text":
@@ -348,7 +348,7 @@ class Client:
         reconnections = Reconnections(last_event_id)
         while True:
             connection = reconnections.begin()
-            # An id says more than where all began, which a stream may not have said yet.
+            # `since` counts until the first id arrives: then the id is the better place to resume at.
             begin = [] if connection.last_event_id or not since else [("since", since)]
             stream = self._stream(_address("/events", channels, query + begin), connection)
             retry_after: float | None = None
@@ -398,7 +398,7 @@ class Client:
     async def _publish_batch(
         self, path: str, batch: list[_Line], budget: Callable[[], RetryBudget]
     ) -> AsyncIterator[PublishResult]:
-        """Publish a batch, or that part of it which comes before a line that is refused."""
+        """Publish a batch, or the part before a refused line."""
         try:
             body = b"\n".join(each.text for each in batch)
             answer = await self._send_again(path, NDJSON_TYPE, body, budget())
@@ -418,14 +418,10 @@ class Client:
     async def _send_again(
         self, path: str, content_type: str, body: bytes, budget: RetryBudget
     ) -> dict[str, Any]:
-        """Publish, and send again what certainly published nothing.
-
-        What is unsure is not sent again, and no `Idempotency-Key` would make that safe: the server keeps
-        keys in memory, so one that was restarted meanwhile, the likeliest reason for a lost answer, takes
-        the key for a new one and publishes twice. The epoch in the ids tells a restart, but only in the
-        answer, when it has happened. Nor is a key free: a busy pipe's keys would push those of other
-        publishers out of the server's memory.
-        """
+        """Send a request, and send it again after failures that certainly published nothing."""
+        # No Idempotency-Key would make it safe to repeat an unsure request. The server keeps keys in
+        # memory: after a restart, the likeliest reason for a lost answer, it would publish twice. And a
+        # busy pipe's keys would push those of other publishers out of its memory.
         while True:
             try:
                 return await self._send(path, content_type, body)
@@ -482,11 +478,11 @@ class Client:
 
 
 class _NoContent(Exception):  # noqa: N818 - not an error: the subscription is complete
-    """The server answered 204: there is nothing to come back for (WHATWG HTML 9.2.2)."""
+    """The server answered 204: no more events will come (WHATWG HTML 9.2.2)."""
 
 
 class _RefusedError(AttemptError):
-    """An answer other than 200, with what the server said in it. `ours` is a problem document (RFC 9457)."""
+    """An answer other than 200, with its text. `ours` marks a problem document (RFC 9457)."""
 
     def __init__(
         self, where: str, detail: str, *, status: int, retry_after: float | None, ours: bool
@@ -502,19 +498,19 @@ class _RefusedError(AttemptError):
         self._detail = detail
 
     def split(self, batch: list[_Line]) -> "tuple[list[list[_Line]], ClientError | None]":
-        """Return the parts of a refused batch that may yet be published, and the error after them, if any."""
+        """Return the parts of a refused batch to try again, and the error after them, if any."""
         number, detail = self._numbered(len(batch))
         if number:
             faulty = _one_line(f"{self._where}: line {batch[number - 1].number}: {detail}")
             return [batch[: number - 1]] if number > 1 else [], ClientError(faulty, status=self.status)
         if self.status == 413:
-            # By a server that takes less than others. Which line is too long, one alone will say.
+            # The server's limits are below its defaults. Halve the batch until a single line is refused.
             middle = len(batch) // 2
             return [batch[:middle], batch[middle:]], None
         return [], _located(self, batch)
 
     def _numbered(self, count: int) -> tuple[int, str]:
-        """Return which line of so many it is about, from 1, and what is wrong with it; 0 for none of them."""
+        """Return the number of the refused line among `count`, and the fault; 0 if no line is named."""
         said = _NUMBERED.match(self._detail)
         if said is not None and 1 <= int(said[1]) <= count:
             return int(said[1]), self._detail[said.end() :]
@@ -528,12 +524,12 @@ def _address(path: str, channels: Sequence[str], query: Sequence[tuple[str, str]
         query = [*(("channel", name) for name in channels), *query]
     elif channels:
         path = f"{path}/{','.join(channels)}"
-    # A surrogate becomes bytes that are not UTF-8, which the server refuses as any others.
+    # A surrogate becomes bytes that are not UTF-8, which the server refuses with an explanation.
     return f"{path}?{urlencode(query, errors='surrogatepass')}" if query else path
 
 
 def _batches(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
-    """Put lines together, as many as go into a request; leave out the blank ones."""
+    """Group lines into requests, without blank lines."""
     batch: list[_Line] = []
     size = 0
     for each in lines:
@@ -554,7 +550,7 @@ def _span(batch: list[_Line]) -> str:
 
 
 def _located(error: AttemptError, batch: list[_Line]) -> ClientError:
-    """Return the error with the lines of a batch that may have been published, or were not."""
+    """Return the error with the lines that were not, or may have been, published."""
     if error.unsure:
         return ClientError(f"{error}, with {_span(batch)} under way", status=error.status)
     if error.transient:
@@ -564,11 +560,9 @@ def _located(error: AttemptError, batch: list[_Line]) -> ClientError:
 
 
 def _is_unsure(status: int, problem: str) -> bool:
-    """Return whether a server that answered so may have published all the same.
-
-    A 503 is sure only in the server's own words: a proxy (Envoy, Varnish) says it too when the
-    connection breaks on which it had passed the request on.
-    """
+    """Return whether a server that answered with this status may have published all the same."""
+    # A 503 is certain only in the server's own words. A proxy (Envoy, Varnish) also sends it when the
+    # connection breaks after it passed the request on.
     if status == 503 and problem:
         return MAYBE_PUBLISHED in problem
     return status < 300 or (status >= 500 and is_transient(status))
@@ -580,7 +574,7 @@ async def _within(seconds: float, doing: Awaitable[T]) -> T:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> str:
-    """Return the first `REFUSAL` bytes of an answer; its status counts, even if they do not come."""
+    """Return the first `REFUSAL` bytes of an answer, or fewer if they do not arrive."""
     data = b""
     with contextlib.suppress(*_UNREACHABLE):
         async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -598,7 +592,8 @@ def _detail(text: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return why there was no answer, in few words: aiohttp's own have the address once more."""
+    """Return why there was no answer, in a few words."""
+    # Not aiohttp's messages: they repeat the address.
     for kinds, reason in _REASONS:
         if isinstance(error, kinds):
             return reason
@@ -613,10 +608,10 @@ def _reason(error: BaseException) -> str:
             return f"no agreement on TLS: {fault.lower().replace('_', ' ')}"
         case OSError(errno=int(number)):
             return os.strerror(number).lower()
-    # Without a number it is "Can not write request body for", and the address.
+    # Without an errno the message is "Can not write request body for" and the address.
     return "it closed the connection" if isinstance(error, aiohttp.ClientOSError) else str(error)
 
 
 def _one_line(text: str) -> str:
-    """Return foreign text as one line that does nothing to a terminal."""
+    """Return untrusted text as one line without control characters."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())

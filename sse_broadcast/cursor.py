@@ -1,7 +1,7 @@
-"""Cursor: where a subscriber is, as an id, an age or a keyword, and the grammar of ids.
+"""Cursor: the place of a subscriber in the history, as an id, an age or a keyword.
 
-An id of ours is `<epoch>-<position>`: eight hexadecimal digits that name one life of a history,
-and a place in its one order. Any other id was chosen by a publisher, or is of somewhere else.
+The server's own ids are `<epoch>-<position>`: eight hexadecimal digits that name one life of a history, and a
+place in its order. Any other id was chosen by a publisher, or comes from another server.
 """
 
 import re
@@ -14,7 +14,7 @@ from sse_broadcast.errors import EventError
 MAX_ID = 128
 
 LONGEST_OWN = 8 + 1 + 19
-"""Characters of the longest id of ours: positions are signed 64-bit integers everywhere."""
+"""Maximum characters of the server's own ids: positions are signed 64-bit integers."""
 
 _OWN = re.compile(r"([0-9a-f]{8})-([0-9]{1,19})")
 _AGE = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
@@ -23,17 +23,17 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Keyword(StrEnum):
-    """What `since` takes beside ids and ages."""
+    """The words that `since` accepts besides ids and ages."""
 
     EARLIEST = "earliest"
-    """Everything the history still holds."""
+    """The whole history."""
     LAST = "last"
     """The newest event of each channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventId:
-    """An id of ours: a position, and the history it belongs to."""
+    """One of the server's own ids: the epoch of a history and a position in it."""
 
     epoch: str
     position: int
@@ -41,9 +41,9 @@ class EventId:
 
 @dataclass(frozen=True, slots=True)
 class CustomId:
-    """An id that a publisher chose, or that was never ours.
+    """An id that a publisher chose, or of another server.
 
-    `said_in_since` marks one that may be a typing error of an age or a word.
+    `said_in_since` marks an id from `since`: it may be a misspelt age or keyword.
     """
 
     id: str
@@ -52,7 +52,7 @@ class CustomId:
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """So many seconds ago."""
+    """A number of seconds before now."""
 
     seconds: float
 
@@ -61,7 +61,7 @@ Cursor = EventId | CustomId | Age | Keyword
 
 
 def new_epoch() -> str:
-    """Return the name of a new life of a history."""
+    """Return a random name for a new life of a history."""
     return secrets.token_hex(4)
 
 
@@ -71,14 +71,14 @@ def format_id(epoch: str, position: int) -> str:
 
 
 def parse_id(text: str) -> EventId | CustomId:
-    """Read what a reader sends as `Last-Event-ID`: always an id, whatever it says."""
+    """Parse a `Last-Event-ID`. Every text is an id."""
     if own := _OWN.fullmatch(text):
         return EventId(own[1], int(own[2]))
     return CustomId(text)
 
 
 def parse_since(text: str) -> Cursor:
-    """Read `since`: a word, an age such as `10m`, or an id."""
+    """Parse `since`: a keyword, an age such as `10m`, or an id."""
     if text in list(Keyword):
         return Keyword(text)
     if age := _AGE.fullmatch(text):
@@ -88,7 +88,7 @@ def parse_since(text: str) -> Cursor:
 
 
 def validate_custom_id(text: str) -> None:
-    """Refuse an id that no publisher may choose. Raises `EventError`."""
+    """Raise `EventError` for an id that no publisher may choose."""
     if not 1 <= len(text) <= MAX_ID:
         raise EventError("id", f"must be 1 to {MAX_ID} characters: {text[:80]!r}")
     if bad := _NOT_IN_AN_ID.search(text):

@@ -4,94 +4,95 @@ import time
 from typing import Protocol
 
 import msgspec
+from typing_extensions import override
 
 from sse_broadcast import wire
 from sse_broadcast.event import Event
 
 HEARTBEAT_EVENT = Event("{}", type="$heartbeat", json=True)
-"""Moves a subscriber's cursor. It is a named event, since pages do not listen to its type, and it has data,
-since Firefox and ten libraries take no id from a block without."""
+"""The event that moves a subscriber's cursor. Its type keeps it from pages' `message` handlers. It has data,
+since Firefox and ten libraries ignore the id of a block without data."""
 
 
 def opening_event(heartbeat: float) -> Event:
-    """Return the first event of a stream, which gives its subscriber a cursor.
+    """Return the first event of a stream, which carries its cursor.
 
-    `heartbeat` is the seconds of silence after which a heartbeat comes.
+    `heartbeat` is the seconds without an event before a heartbeat.
     """
     return Event(f'{{"heartbeat": {heartbeat:.10g}}}', type="$open", json=True)
 
 
 class Format(Protocol):
-    """What a stream looks like. Its methods are pure."""
+    """The text of a stream. All methods are pure functions."""
 
     content_type: str
-    """The media type, by which clients ask for the format."""
+    """The media type, which clients name in Accept."""
     content_type_header: str
     names_channel: bool
-    """Whether a block says on which channel the event came."""
+    """Whether a block names the channel of its event."""
     heartbeat: bytes
-    """What breaks a silence without being an event."""
+    """Bytes that keep a stream alive without being an event."""
 
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-        """Return an event with its id, the channel it came on (None for the server's own), and its time."""
+        """Return the text of an event. `channel` is None for the server's own events."""
 
     def preamble(self, retry: int) -> bytes:
-        """Return what a stream begins with, before any event. `retry` is in milliseconds."""
+        """Return the first bytes of a stream, before any event. `retry` is in milliseconds."""
 
 
 def own_block(format: Format, event: Event, id: str | None) -> bytes:
-    """Return one of the server's own events, which are of no channel, with the current time."""
+    """Return the text of one of the server's own events, with the current time."""
     return format.block(event, id=id, channel=None, time=time.time())
 
 
-class TextFormat:
-    """text/event-stream, the data as it was published."""
+class TextFormat(Format):
+    """text/event-stream with the data as it was published."""
 
     content_type = wire.CONTENT_TYPE
     content_type_header = wire.CONTENT_TYPE_HEADER
     names_channel = False
     heartbeat = wire.HEARTBEAT_COMMENT
 
-    def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:  # noqa: ARG002
-        """See `Format`."""
+    @override
+    def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
         return wire.encode(event, id)
 
+    @override
     def preamble(self, retry: int) -> bytes:
-        """See `Format`."""
         return wire.preamble(retry)
 
 
 class JsonFormat(TextFormat):
-    """text/event-stream, the data an envelope that says where the event came from."""
+    """text/event-stream with an envelope as data, which names the event's channel."""
 
     names_channel = True
 
+    @override
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-        """See `Format`. The server's own events are as in text: their data is JSON already."""
         if channel is None:
-            return wire.encode(event, id)
+            return wire.encode(event, id)  # the data of the server's own events is JSON already
         data = envelope(event, id=id, channel=channel, time=time).decode()
         return wire.encode(Event(data, event.type, retry=event.retry), id)
 
 
-class NdjsonFormat:
-    """application/x-ndjson: an envelope a line."""
+class NdjsonFormat(Format):
+    """application/x-ndjson: an envelope on each line."""
 
     content_type = content_type_header = "application/x-ndjson"
     names_channel = True
     heartbeat = b"\n"
 
+    @override
     def block(self, event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-        """See `Format`."""
         return envelope(event, id=id, channel=channel, time=time) + b"\n"
 
-    def preamble(self, retry: int) -> bytes:  # noqa: ARG002
-        """See `Format`. No reader of lines reconnects by itself, so none is told when to."""
-        return b""
+    @override
+    def preamble(self, retry: int) -> bytes:
+        return b""  # clients of NDJSON do not reconnect by themselves, so none needs the time
 
 
 def envelope(event: Event, *, id: str | None, channel: str | None, time: float) -> bytes:
-    """Return an event as JSON: `data` as it was published, `time` in seconds since 1970."""
+    """Return an event as a JSON object: `data` as published, `time` in seconds since 1970."""
     data = msgspec.Raw(_on_one_line(event.data).encode()) if event.json else event.data
     return msgspec.json.encode(
         {"channel": channel, "id": id, "event": event.type, "data": data, "time": round(time, 3)}
@@ -99,14 +100,14 @@ def envelope(event: Event, *, id: str | None, channel: str | None, time: float) 
 
 
 def _on_one_line(value: str) -> str:
-    """Replace the line ends of a JSON value; inside its strings there are none."""
+    """Replace the line ends of a JSON value by spaces. Its strings contain none."""
     if "\n" in value or "\r" in value:
         return value.replace("\r", " ").replace("\n", " ")
     return value
 
 
 class Encoding:
-    """A format, in chunks of HTTP/1.1 or bare. Each is one object, known by its identity."""
+    """A format with or without the chunked coding of HTTP/1.1. Encodings are compared by identity."""
 
     __slots__ = ("chunked", "format", "heartbeat")
 
@@ -116,7 +117,7 @@ class Encoding:
         self.heartbeat = self.frame(format.heartbeat)
 
     def frame(self, block: bytes) -> bytes:
-        """Wrap a block as the transfer coding asks."""
+        """Wrap a block in the transfer coding."""
         return wire.chunk(block) if self.chunked else block
 
 

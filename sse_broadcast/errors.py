@@ -1,16 +1,15 @@
-"""Every exception this package raises, in one tree.
+"""Every exception that this package raises, in one tree.
 
-`BroadcastError` is the root: catching it catches all of them, and nothing else.
-Messages are lower case and name what is wrong, where, and which value.
+`BroadcastError` is the root. Messages are in lower case and name what is wrong, where, and which value.
 """
 
 
 class BroadcastError(Exception):
-    """The root of the tree."""
+    """The base of all errors of this package."""
 
 
 class EventError(BroadcastError, ValueError):
-    """An event, or a channel name, that may not be said (`field` names the part that is wrong)."""
+    """An event or a channel name that is not valid. `field` names the part that is wrong."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -18,50 +17,50 @@ class EventError(BroadcastError, ValueError):
 
 
 class EventTooLargeError(EventError):
-    """An event of more bytes than `max_event`, as data or as an encoded frame."""
+    """An event larger than `max_event`, as data or as an encoded frame."""
 
 
 class IdempotencyError(BroadcastError):
-    """An idempotency key that was used before, to publish something else."""
+    """An idempotency key that was used before for other content."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"Idempotency-Key: {problem}")
 
 
 class ClosedError(BroadcastError):
-    """The broadcaster has been closed: nothing is published or subscribed any more."""
+    """The broadcaster is closed: it accepts no publish and no subscriber."""
 
 
 class SinkClosedError(BroadcastError):
-    """The connection behind a sink is gone, or going."""
+    """The connection behind a sink is closed or closing."""
 
 
 class CredentialError(BroadcastError):
-    """A credential that is not good: unknown, expired, revoked, of another issuer. The message says which."""
+    """A credential that is not valid: unknown, expired, revoked, of another issuer."""
 
 
 class ForbiddenError(BroadcastError):
-    """A caller that may not do what it asks for; the message names the action and the channel."""
+    """A request that its caller is not allowed to make. The message names the action and the channel."""
 
 
 class FullError(BroadcastError):
-    """As many different channels are followed, or revocations held, as the server takes."""
+    """A limit of the whole server is reached: subscribed channels, or revocations."""
 
 
 class ExtraError(BroadcastError):
-    """Something that needs an extra which is not installed; the message names it."""
+    """An extra is needed and not installed. The message names it."""
 
 
 class UnsupportedLibraryError(BroadcastError, ImportError):
-    """An installed library lacks what we use of it; the message names its version, and those that work."""
+    """An installed library lacks a part that is used. The message names its version, and those that work."""
 
 
 class ConfigError(BroadcastError):
-    """A setting that cannot be used; the message names where it came from and its value."""
+    """A setting that cannot be used. The message names its source and its value."""
 
 
 class ListenError(BroadcastError):
-    """The server cannot listen where it was told to (a port in use, an address not here)."""
+    """The server cannot listen at a configured address: a port in use, an address not of this machine."""
 
 
 class CertificateError(BroadcastError):
@@ -69,20 +68,20 @@ class CertificateError(BroadcastError):
 
 
 class OutputError(BroadcastError):
-    """What a command has to say cannot be written: a disk that is full, an output that is closed.
+    """Standard output cannot be written: the disk is full, or the output is closed.
 
-    `strerror` is what the system says of it, as with an `OSError`.
+    `strerror` is the system's text, as in `OSError`.
     """
 
     def __init__(self, strerror: str) -> None:
-        super().__init__(f"standard output: cannot be written to: {strerror}")
+        super().__init__(f"standard output: cannot be written: {strerror}")
         self.strerror = strerror
 
 
 class ClientError(BroadcastError):
-    """The server answered a `Client` with something it cannot go on from.
+    """A request of a `Client` that failed.
 
-    `status` is the HTTP status, or None when there was no answer at all.
+    `status` is the HTTP status, or None if there was no answer.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Event: what a publisher says, and what it may not say."""
+"""Event: the data, type, id, key and retry of a message, and the rules for them."""
 
 import random
 import re
@@ -8,21 +8,21 @@ import msgspec
 from sse_broadcast.errors import EventError
 
 DEFAULT_TYPE = "message"
-"""The type of an event that names none (WHATWG HTML 9.2.6, "dispatch the event")."""
+"""The default type of an event (WHATWG HTML 9.2.6, "dispatch the event")."""
 
 RESERVED = "$"
-"""Types beginning with this are the server's own (`$reset`, `$close`)."""
+"""The start of the server's own types (`$reset`, `$close`)."""
 
 OF_EVENT_SOURCE = frozenset({"error", "open"})
-"""Types that EventSource dispatches itself: a published one would call its handlers, and an `error` without a
-listener ends a Node process."""
+"""Types that EventSource dispatches itself. A published one would call a page's handlers for them, and an
+`error` without a listener ends a Node process."""
 
 MAX_RETRY = 2**31 - 1
-"""Milliseconds. Browsers keep `retry` in a signed 32-bit integer."""
+"""Maximum of `retry` in milliseconds: browsers store it as a signed 32-bit integer."""
 
 SHORTEST_RETRY = 500
 LONGEST_RETRY = 3_600_000
-"""Milliseconds that a publisher may tell subscribers to wait before they reconnect."""
+"""Bounds of a publisher's `retry`, in milliseconds."""
 
 MAX_KEY = 128
 
@@ -31,18 +31,17 @@ _find_control = re.compile("[\0\r\n]").search
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    r"""One event, well formed by construction.
+    """One event, validated at construction.
 
-    `data` is any text that has a UTF-8 form; its CR and CRLF reach an SSE reader as LF, since
-    the format has no other line end. `json` says that the data is a JSON value rather than text.
-    `type` and `id` are one line without NUL. `retry` is the reconnection time the reader is
-    told, in milliseconds. Events of one channel and `key` (a line of 1 to 128 characters) replace
-    one another for readers with the policy `conflate`. Raises `EventError` for anything else, and `TypeError`
-    for what is no text.
+    `data` is any text that UTF-8 can encode. SSE has no line end but LF, so CR and CRLF reach subscribers as
+    LF. `json` marks data that is a JSON value. `type` and `id` are one line without NUL. `retry` is the
+    reconnection time for subscribers, in milliseconds. Events of one channel and one `key` (a line of 1 to
+    128 characters) replace one another for subscribers with the policy `conflate`. Raises `EventError` for
+    invalid values, `TypeError` for a value that is not text.
     """
 
-    # A msgspec.Struct and not a dataclass: a batch makes thousands, each in a fifth of the time,
-    # and the collector never looks at the ones a history holds.
+    # A msgspec.Struct, not a dataclass: a batch makes thousands, each in a fifth of the time. gc=False: the
+    # collector does not scan those that a history holds.
 
     data: str
     type: str = DEFAULT_TYPE
@@ -72,7 +71,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def reserved(self) -> bool:
-        """Whether the type is one only the server itself may use."""
+        """Whether only the server itself may use the type."""
         return self.type.startswith(RESERVED)
 
 
@@ -82,7 +81,7 @@ def _require_text(field: str, value: object) -> None:
 
 
 def _named(value: object) -> str:
-    """Return the type of what is no text, and what makes text of it."""
+    """Return the type of a value that is not text, and a hint at how to convert it."""
     kind = type(value).__name__
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"{kind}; decode it first: .decode()"

@@ -7,48 +7,48 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""The bounds between which times are told apart."""
+"""Bucket bounds for times, in seconds."""
 
 EVENTS = (0, 1, 10, 100, 1000, 10_000, 100_000)
-"""The bounds between which numbers of events are told apart."""
+"""Bucket bounds for numbers of events."""
 
 BYTES = (0, 1024, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216)
-"""The bounds between which sizes are told apart."""
+"""Bucket bounds for sizes, in bytes."""
 
 
 class SubscriberKind(StrEnum):
-    """What a subscriber is."""
+    """The kind of a subscriber."""
 
     HTTP = "http"
-    """A reader of a connection."""
+    """A client of an HTTP connection."""
     STREAM = "stream"
-    """A program in this process."""
+    """A `Stream` in this process."""
 
 
 class Timeout(StrEnum):
-    """Why a subscriber was cut when its deadline had passed."""
+    """The deadline that a subscriber missed."""
 
     FULL = "full"
-    """Its socket had stayed full, or its stream had not ended, for `write_timeout`."""
+    """Its socket stayed full, or its stream did not end, for `write_timeout`."""
 
 
 class Share(StrEnum):
-    """What all callers use together, and each has a share of."""
+    """A limit that all callers share, with a part for each of them."""
 
     CHANNELS = "channels"
-    """Different channels and patterns that are followed."""
+    """Different channels and patterns of subscribers."""
     STREAMS = "streams"
-    """Streams of subscribers and of publishers at one time."""
+    """Open streams of subscribers and publishers."""
     STREAM_RATE = "stream_rate"
-    """Streams that are opened in a second."""
+    """Streams opened per second."""
     BODY_BYTES = "body_bytes"
-    """Bytes of bodies, and of lines of publishers' streams, that are being read."""
+    """Bytes of bodies, and of publishers' streamed lines, that are being read."""
     HISTORY_CHANNELS = "history_channels"
-    """Channels of the history, of one publisher."""
+    """Channels in the history, of one publisher."""
     HISTORY_TOTAL = "history_total"
-    """Bytes of the history, of one publisher."""
+    """Bytes in the history, of one publisher."""
     IDEMPOTENCY_KEYS = "idempotency_keys"
-    """Idempotency keys that are remembered, of one publisher."""
+    """Stored idempotency keys, of one publisher."""
     CONNECTIONS = "connections"
     """Connections, of one address and of public listeners."""
     RESERVE = "reserve"
@@ -57,11 +57,11 @@ class Share(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Everything counted since the broadcaster was made.
+    """All counters since the broadcaster was made.
 
-    `published` events, subscribers `opened` and `closed` (by reason), events `dropped` from
-    full queues (by overflow policy), readers told of a loss by a `reset` (by reason), sockets
-    `aborted` because they stayed full, and connections and requests `refused` (by reason).
+    `published` events; subscribers `opened` and `closed` (by reason); events `dropped` from full queues (by
+    policy); `resets` sent after a loss (by reason); sockets `aborted` because they stayed full; connections
+    and requests `refused` (by reason).
     """
 
     published: int
@@ -74,7 +74,7 @@ class Counts:
 
 
 class Distribution:
-    """How many observations were how large: each is counted under the least bound that it does not exceed."""
+    """A histogram: each observation counts under the smallest bound that is not below it."""
 
     __slots__ = ("_bounds", "_counts", "total")
 
@@ -82,20 +82,20 @@ class Distribution:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self.total: float = 0
-        """The sum of what was observed."""
+        """The sum of the observed values."""
 
     @property
     def count(self) -> int:
-        """How many observations there were."""
+        """The number of observations."""
         return sum(self._counts)
 
     def observe(self, value: float, *, times: int = 1) -> None:
-        """Count an observation, or several that are alike."""
+        """Count an observation, or several equal ones."""
         self._counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 
     def cumulated(self) -> Iterator[tuple[float, int]]:
-        """Yield how many were at most each bound, of which the last is infinite."""
+        """Yield each bound with the number of observations up to it. The last bound is infinite."""
         upto = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             upto += count
@@ -103,10 +103,9 @@ class Distribution:
 
 
 class Metrics:
-    """Counts what happens. Every verb is cheap enough for the path it stands on.
+    """Counters of everything that happens. Each verb is cheap enough for the hot path.
 
-    Whoever serves it reads what the verbs have written: numbers, counters by a word or two, distributions.
-    `channels` are those that are looked at by name.
+    The metrics endpoint reads the attributes that the verbs change. `channels` are counted by name.
     """
 
     __slots__ = (
@@ -161,19 +160,19 @@ class Metrics:
         self.backend_errors: Counter[str] = Counter()
 
     def published(self, count: int) -> None:
-        """Count the events of one publish that were given their places; none is no publish."""
+        """Count the events of one publish. No events are no publish."""
         if count:
             self.publishes += 1
             self.events_published += count
 
     def published_in(self, channels: Sequence[str]) -> None:
-        """Count an event in those of its channels that are looked at by name."""
+        """Count an event in those of its channels that have metrics of their own."""
         for channel in channels:
             if channel in self.channels:
                 self.channels[channel] += 1
 
     def look_at(self, channels: Sequence[str]) -> None:
-        """Look at these by name from now on, and at others no longer; what was counted stays."""
+        """Replace the channels that have metrics of their own. Those that stay keep their counts."""
         self.channels = {channel: self.channels.get(channel, 0) for channel in channels}
 
     def opened(self, kind: SubscriberKind) -> None:
@@ -181,74 +180,74 @@ class Metrics:
         self.opened_by[kind] += 1
 
     def closed(self, reason: str, kind: SubscriberKind) -> None:
-        """Count a subscriber that left, or was made to."""
+        """Count a subscriber that ended, by the reason."""
         self.closed_by[kind, reason] += 1
 
     def dropped(self, policy: str) -> None:
-        """Count an event that a full queue had no room for."""
+        """Count an event dropped from a full queue."""
         self.dropped_by[policy] += 1
 
     def reset(self, reason: str) -> None:
-        """Count a reader that was told of a loss."""
+        """Count a subscriber that got a `$reset`."""
         self.resets_by[reason] += 1
 
     def aborted(self) -> None:
-        """Count a socket cut because it stayed full for `write_timeout`, or to the end of a shutdown."""
+        """Count a socket aborted because it stayed full for `write_timeout` or to the end of a shutdown."""
         self.aborted_connections += 1
 
     def timed_out(self, cause: Timeout) -> None:
-        """Count a subscriber whose deadline had passed."""
+        """Count a subscriber that missed its deadline."""
         self.timeouts[cause] += 1
 
     def found_disconnected(self) -> None:
-        """Count a subscriber found disconnected at its heartbeat, which nothing had reported."""
+        """Count a subscriber whose disconnect was only noticed at a heartbeat."""
         self.unreported_disconnects += 1
 
     def refused(self, reason: str) -> None:
-        """Count a connection that was not let in, or was cut before it had its answer."""
+        """Count a connection that was rejected, or aborted before it had its answer."""
         self.refused_connections[reason] += 1
 
     def refused_request(self, status: int, endpoint: str) -> None:
-        """Count a request that was not taken, or failed; `endpoint` is the set that it belongs to."""
+        """Count a request that was refused or failed, by status and endpoint set."""
         self.refused_requests[endpoint, str(status)] += 1
 
     def share_reached(self, share: Share) -> None:
-        """Count that a caller was refused since it has its share of something that all callers use."""
+        """Count a refusal because a caller reached its part of a shared limit."""
         self.shares_reached[share] += 1
 
     def wrote(self, events: int, bytes: int) -> None:
-        """Count what was written to readers: events times readers, and bytes of whatever it was."""
+        """Count events written to subscribers (each event once per subscriber), and bytes."""
         self.events_written += events
         self.bytes_written += bytes
 
     def handed(self, events: int) -> None:
-        """Count events that a program in this process has taken."""
+        """Count events taken by a `Stream` in this process."""
         self.events_taken += events
 
     def delayed(self, seconds: float) -> None:
-        """Count a pass over readers: from when its oldest event was published to the last of its writes."""
+        """Observe the seconds of a pass over subscribers: from its oldest event's publish to its last write."""
         self.delay.observe(seconds)
 
     def walked(self, *, interrupted: bool) -> None:
-        """Count a slice of the walk, and whether it stopped before it was done."""
+        """Count a slice of a pass, and whether it was interrupted before its end."""
         self.slices += 1
         self.interruptions += interrupted
 
     def beat(self) -> None:
-        """Count a heartbeat that was sent."""
+        """Count a heartbeat."""
         self.heartbeats += 1
 
     def replayed(self, events: int, seconds: float) -> None:
-        """Count a subscriber that has caught up: what it was given for that, and how long it took."""
+        """Observe a subscriber that caught up: the number of events, and the seconds it took."""
         self.replay_events.observe(events)
         self.replay_seconds.observe(seconds)
 
     def lagged(self, seconds: float) -> None:
-        """Count a look at the event loop: how late it came by."""
+        """Observe the lag of the event loop, in seconds."""
         self.loop_lag.observe(seconds)
 
     def log_lines_lost(self, count: int) -> None:
-        """Count lines of the log that could not be written. The one verb that another thread calls too."""
+        """Count lost log lines. Only this verb is also called from another thread."""
         self.log_lines_unwritten += count
 
     def called(self, name: str) -> None:
@@ -256,15 +255,15 @@ class Metrics:
         self.backend_calls[name] += 1
 
     def failed(self, name: str) -> None:
-        """Count a call of the backend that raised what is no answer."""
+        """Count a failed call of the backend."""
         self.backend_errors[name] += 1
 
     def open(self, kind: SubscriberKind) -> int:
-        """Return how many subscribers there are."""
+        """Return how many subscribers of a kind are connected."""
         return self.opened_by[kind] - sum(self.closed_by[each] for each in self.closed_by if each[0] is kind)
 
     def counts(self) -> Counts:
-        """Return the state of the counters now."""
+        """Return a copy of the counters."""
         refused = self.refused_connections + _by_second(self.refused_requests)
         return Counts(
             self.events_published,

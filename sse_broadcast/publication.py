@@ -1,4 +1,4 @@
-"""Publication: an event placed in its channels, with each encoding made once and shared."""
+"""Publication: an event with its place in its channels. Each encoding of it is made once and shared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,23 +11,24 @@ from sse_broadcast.encoding import Encoding
 from sse_broadcast.event import Event
 
 KEPT_BYTES = 112
-"""Bytes of frames that a publication keeps beside twice its text frame's size and its channel's name."""
+"""Bytes of frames that a publication may keep, besides twice the size of its text frame and its channel's
+name."""
 
 MAX_FRAMES = 4
-"""Frames that a publication keeps at most."""
+"""Maximum number of frames that a publication keeps."""
 
 
 class Publication(msgspec.Struct, gc=False, eq=False):
-    """One event on its way to every subscriber of its channels. Made by `place`.
+    """One event on its way to all subscribers of its channels. Made by `place`.
 
-    `position` is its place in the one order of its history, `time` when it got that, in seconds
-    by `clock`. `id` is the text a reader sees: the publisher's own, or the position's. `size` is
-    the length of its text frame in bytes; it is what an event counts for in a queue,
-    whichever encoding its reader takes. `weight` is the bytes that it takes in a history, which says so.
+    `position` is its place in the order of the history. `time` is when it got that place, in seconds by
+    `clock`. `id` is the text that clients see: the publisher's own, or made from the position. `size` is the
+    length of its text frame in bytes, for queues of every encoding. `weight` is the bytes that it takes in a
+    history, set by the history.
     """
 
-    # A msgspec.Struct: made in a third of the time, and never looked at by the collector, of which
-    # a history full of them would else be most of the work.
+    # A msgspec.Struct: made in a third of the time. gc=False: a full history would otherwise be most of the
+    # collector's work.
 
     channels: tuple[str, ...]
     event: Event
@@ -36,14 +37,14 @@ class Publication(msgspec.Struct, gc=False, eq=False):
     id: str
     size: int
     weight: int = 0
-    # Made with the first frame: most of what a history holds is never read again.
+    # Created with the first frame: most events in a history are never read again.
     _frames: dict[Encoding | tuple[Encoding, str | None], bytes] | None = None
 
     def frame(self, encoding: Encoding, channel: str | None = None) -> bytes:
-        """Return the event in this encoding: made when first asked for, then the same object for all.
+        """Return the event in an encoding. Once made, a frame is shared by all subscribers.
 
-        `channel` is the one it came on, for formats that name it. What is kept is bounded: beyond text and
-        one other format, or a few channels of that, a frame is made each time that it is asked for.
+        `channel` is the channel of the event, for formats that name it. Only a few frames are kept: beyond
+        text and one other format, or a few channels of that, a frame is made at each call.
         """
         frames = self._frames
         if frames is None:
@@ -55,7 +56,8 @@ class Publication(msgspec.Struct, gc=False, eq=False):
                 self.event, id=self.id, channel=channel, time=clock.to_wall_time(self.time)
             )
             frame = encoding.frame(block)
-            # None that is kept makes room: where each group asks for another, all would be made anew.
+            # A new frame never replaces a kept one: if each group asked for a different frame, every call
+            # would make one again.
             if len(frames) < MAX_FRAMES:
                 room = 2 * self.size + KEPT_BYTES + (0 if channel is None else len(channel))
                 if len(frame) + sum(map(len, frames.values())) <= room:
@@ -64,13 +66,13 @@ class Publication(msgspec.Struct, gc=False, eq=False):
 
 
 def place(channels: tuple[str, ...], event: Event, *, epoch: str, position: int, time: float) -> Publication:
-    """Return an event its place: a position of this epoch, at this moment by `clock`."""
+    """Return the publication of an event at a position of an epoch, at a time by `clock`."""
     id = event.id or format_id(epoch, position)
     return Publication(channels, event, position, time, id, wire.size(event, id))
 
 
 def cut(publications: Sequence[Publication], limit: int) -> Sequence[Publication]:
-    """Return the first publication, and those behind it that `limit` bytes hold as well."""
+    """Return the first publication, and the following ones that fit into `limit` bytes."""
     for count, publication in enumerate(publications):
         limit -= publication.size
         if limit < 0:
@@ -79,7 +81,7 @@ def cut(publications: Sequence[Publication], limit: int) -> Sequence[Publication
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """An event and the channels it is meant for, before it has its place."""
+    """An event and its channels, before it has a position."""
 
     channels: tuple[str, ...]
     event: Event
@@ -87,7 +89,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What a `Stream` gives: an event, and the channel it came on ("" for the server's own)."""
+    """An event that a `Stream` yields, and its channel ("" for the server's own)."""
 
     channel: str
     data: str
@@ -98,9 +100,9 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a publish: what was published has its place in the order, whoever reads it.
+    """The result of a publish. The events have their place in the order; subscribers may not have them yet.
 
-    `clients` is how many subscribers wanted any of it at that moment, streams included. `id` is
+    `clients` is the number of subscribers of any of the channels at that moment, streams included. `id` is
     the id of the last event, `channels` are its channels, `count` is the number of events.
     """
 

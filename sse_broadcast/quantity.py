@@ -4,10 +4,10 @@ from typing import Self
 
 
 class Quantity(int):
-    """A number wherever a number is wanted, and in a sentence `1 event` or `2 events`."""
+    """An int that prints with its noun: `1 event`, `2 events`."""
 
     def __new__(cls, number: int, noun: str) -> Self:
-        """Count a thing by its name, whose plural has an `s`."""
+        """Create a quantity of a noun whose plural ends with "s"."""
         count = super().__new__(cls, number)
         count._noun = noun
         return count

@@ -1,4 +1,4 @@
-"""Reconnection: what one connection of a stream has brought, and when to open the next."""
+"""Reconnection: what one connection of a stream received, and when to open the next."""
 
 import time
 from collections.abc import Callable
@@ -11,25 +11,26 @@ from sse_broadcast.event import Event
 
 OPEN = "$open"
 CLOSE = "$close"
-"""The server's first word, and its last."""
+"""The types of the server's first and last event on a stream."""
 
 FINISHED = "finished"
-"""The reason in `$close` for channels that will never have another event."""
+"""The reason in `$close` if the channels will have no more events."""
 
 DEFAULT_RETRY = 3.0
-"""Seconds before a reconnection, until the server names its own."""
+"""Seconds before a reconnection, until the server sends `retry`."""
 
 SILENCE = 60.0
-"""Seconds without a byte after which a stream is dead, until the server has said how often it sends one."""
+"""Seconds without a byte after which a stream counts as dead, until the server names its heartbeat."""
 
 MIN_SILENCE = 20.0
-"""Seconds of silence that every stream may have: TCP needs them to repair a burst of lost packets."""
+"""Minimum seconds without a byte before a stream counts as dead: TCP may need them after a burst of lost
+packets."""
 
 HEARTBEATS = 4
-"""Heartbeats that may be missing."""
+"""Number of missing heartbeats after which a stream counts as dead."""
 
 STEADY = 10.0
-"""Seconds after which a connection has worked, whatever it brought."""
+"""Seconds after which a connection counts as working, even without an event."""
 
 
 class _Opening(msgspec.Struct):
@@ -41,10 +42,10 @@ class _Closing(msgspec.Struct):
 
 
 class ConnectionAttempt:
-    """One connection of a stream, from the events it has brought.
+    """One connection of a stream, judged by the events it received.
 
-    `silence` is how many seconds without a byte mean that it is dead. `worked` is whether it was more than
-    a refusal.
+    `silence` is the number of seconds without a byte after which it counts as dead. `worked` is whether it
+    was more than a refusal.
     """
 
     def __init__(self, last_event_id: str, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -58,30 +59,28 @@ class ConnectionAttempt:
 
     @property
     def last_event_id(self) -> str:
-        """The id to resume after, "" for none."""
+        """The id to resume after, or ""."""
         return self._decoder.last_event_id
 
     @property
     def retry(self) -> float | None:
-        """The seconds of the last `retry:`, or None if there was none."""
+        """The last `retry:` in seconds, or None."""
         return None if self._decoder.retry is None else self._decoder.retry / 1000
 
     @property
     def opened(self) -> bool:
-        """Whether the server has begun a stream."""
+        """Whether the server started a stream."""
         return self._opened is not None
 
     @property
     def worked(self) -> bool:
-        """Whether it brought anything but `$close`, or lasted for `STEADY`.
-
-        A refusal is a stream of nothing but `$close`.
-        """
+        """Whether the connection received anything but `$close`, or lasted for `STEADY` seconds."""
+        # A refusal is a stream with only `$close`.
         lasted = self._now() - self._opened if self._opened is not None else 0.0
         return bool(self._brought) or lasted >= STEADY
 
     def open(self) -> None:
-        """Note that the server has begun a stream."""
+        """Record that the server started a stream."""
         self._opened = self._now()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -103,7 +102,7 @@ class ConnectionAttempt:
 class Reconnections:
     """The connections of one subscription, one after the other.
 
-    `reached` is whether any of them got an answer: a server that was there once is waited for.
+    `reached` is whether the server answered any of them: then later failures are temporary.
     """
 
     def __init__(self, last_event_id: str, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -115,15 +114,12 @@ class Reconnections:
         self._finished = False
 
     def begin(self) -> ConnectionAttempt:
-        """Return the next connection, which resumes where the one before it was."""
+        """Return the next connection, which resumes where the previous one ended."""
         return ConnectionAttempt(self._last_event_id, now=self._now)
 
     def fail(self, connection: ConnectionAttempt, error: AttemptError) -> None:
-        """Note how a connection failed. Raises the error if no reconnection mends it.
-
-        An answer says by itself whether it passes. Where there was none, a server that was never reached is
-        most often a wrong address, and one that was reached before is waited for.
-        """
+        """Record the failure of a connection. Raises the error if no reconnection can help."""
+        # An answer is temporary or not by its status. Without any answer ever, the address is probably wrong.
         self.reached = self.reached or connection.opened
         if not (error.transient if error.answered else self.reached):
             raise error
@@ -138,8 +134,8 @@ class Reconnections:
         return delay(self._base(connection), self._failures, at_least=retry_after)
 
     def _base(self, connection: ConnectionAttempt) -> float:
-        # `finished` comes with a minute or more, for clients that do not heed the 204 that follows.
-        # A server that says it again instead of 204 gets its minute.
+        # `finished` comes with a `retry` of a minute or more, for clients that ignore the 204 that follows.
+        # This client asks for that 204 soon. If the server sends `finished` again instead, wait the minute.
         hurried = connection.finished and not self._finished
         self._finished = connection.finished
         return min(self._retry, DEFAULT_RETRY) if hurried else self._retry

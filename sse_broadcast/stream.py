@@ -13,11 +13,11 @@ from sse_broadcast.metrics import SubscriberKind
 from sse_broadcast.publication import Publication, Received
 
 PAGE_BYTES = 65_536
-"""Bytes of history taken at one time."""
+"""Bytes of history to take from the queue at once."""
 
 
 class StreamConsumer:
-    """The queue consumer of a stream, which takes from the queue itself and only has to be woken."""
+    """The queue consumer of a stream. The stream takes events itself, and only has to be woken."""
 
     __slots__ = ("_event",)
 
@@ -27,34 +27,33 @@ class StreamConsumer:
         self._event = asyncio.Event()
 
     def on_ready(self) -> None:
-        """See `QueueConsumer`."""
+        """Wake the stream."""
         self._event.set()
 
     def make_room(self) -> None:
-        """See `QueueConsumer`: only the program that iterates can make room."""
+        """Do nothing: only the iterating program can make room."""
 
     def on_closed(self, reason: CloseReason) -> None:  # noqa: ARG002 - the stream reads it from its subscriber
-        """See `QueueConsumer`."""
+        """Wake the stream, which then reads the reason from its subscriber."""
         self._event.set()
 
     async def wait(self) -> None:
-        """Sleep until the queue may have something, or is over."""
+        """Sleep until the queue may have an event, or is closed."""
         self._event.clear()
         await self._event.wait()
 
 
 class Stream:
-    """What is published on some channels from the first use of the stream on.
+    """The events of some channels, from the first use of the stream on.
 
-    It joins when it is first iterated, or entered with `async with`. It is let go when the
-    broadcaster closes it, when the task that waits for its next event is cancelled, by
-    `aclose()`, at the end of its `async with`, or when it is garbage. After a `break` a stream
-    that is still referenced stays joined, goes on queueing, and can be iterated on.
+    It joins when it is first iterated, or entered with `async with`. It leaves when the broadcaster closes
+    it, when the task waiting for its next event is cancelled, with `aclose()`, at the end of its `async
+    with`, or when it is garbage. After a `break` a stream that is still referenced stays joined, keeps
+    queueing, and can be iterated further.
 
-    A stream that reads too slowly is treated as any reader is: with `drop-oldest` and
-    `drop-newest` it gets a `Received` of the type `$reset` that says how many events it
-    missed, with `disconnect` it ends. `closed` says why it ended, or is None. What it has to catch
-    up with is read from the history as it is asked for.
+    A slow stream is treated like any slow subscriber: with `drop-oldest` and `drop-newest` it gets a
+    `Received` of the type `$reset` with the number of missed events, with `disconnect` it ends. `closed` is
+    the reason of the end, or None. History is read in pages as the stream is iterated.
     """
 
     def __init__(self, join: Callable[[StreamConsumer], tuple[Subscriber, OutboxGroup]]) -> None:
@@ -66,12 +65,12 @@ class Stream:
 
     @property
     def closed(self) -> CloseReason | None:
-        """Why the stream ended, or None while it has not."""
+        """Why the stream ended, or None."""
         return None if self._subscriber is None else self._subscriber.closed
 
     @property
     def queued(self) -> int:
-        """How many events wait in its queue; none while it is catching up with the history."""
+        """The number of events in its queue; 0 while it reads the history."""
         return 0 if self._subscriber is None else len(self._subscriber)
 
     def __aiter__(self) -> Self:
@@ -92,7 +91,7 @@ class Stream:
         return self._received(self._page.popleft())
 
     async def aclose(self) -> None:
-        """Leave; an iteration that goes on gets what was queued no more, and ends."""
+        """Leave. Queued events are dropped, and a running iteration ends."""
         self._page.clear()
         if self._subscriber is not None:
             self._subscriber.close(CloseReason.LEFT)
@@ -109,8 +108,8 @@ class Stream:
             self._subscriber, self._group = self._join(self._wakeup)
             if self._subscriber.catching_up is None:
                 self._go_live(self._subscriber)
-            # The hub keeps the subscriber and not the stream, so a forgotten stream can be
-            # garbage, and then has nobody left to leave for it.
+            # The hub refers to the subscriber, not to the stream, so a forgotten stream becomes garbage. Its
+            # subscriber must then leave, or it would stay in the hub for ever.
             loop = asyncio.get_running_loop()
             weakref.finalize(self, _leave_soon, loop, self._subscriber).atexit = False
         return self._subscriber
@@ -125,7 +124,7 @@ class Stream:
         subscriber.options.metrics.handed(len(page))
         self._page.extend(page)
         if not self._page:
-            # A part of the history with nothing for this stream: everyone else may go before the next.
+            # This page of the history had nothing for this stream. Let other tasks run before the next page.
             await self._await(asyncio.sleep(0), subscriber)
 
     async def _await(self, something: Awaitable[None], subscriber: Subscriber) -> None:
@@ -143,6 +142,6 @@ class Stream:
 
 
 def _leave_soon(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
-    # The collector runs where it likes: in another thread, or in the middle of a publish.
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and the hub gone with it
+    # The collector may run in another thread, or in the middle of a publish.
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and the hub with it
         loop.call_soon_threadsafe(subscriber.close, CloseReason.LEFT)

@@ -1,4 +1,4 @@
-"""Timeouts: many things that may each take the same time, and one timer for all of them."""
+"""Timeouts: one timer for many things with the same time limit."""
 
 import asyncio
 from collections import OrderedDict
@@ -8,20 +8,22 @@ from typing import Generic, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 AT_ONCE = 64
-"""Things that are late between two turns of the loop, at most: thousands may have come together."""
+"""Maximum number of late things to handle in one turn of the loop: thousands may be late together."""
 
 
 class Timeouts(Generic[T]):
-    """Calls `late` with each thing that is still here `seconds` after it was added.
+    """Calls `late` with each thing that is still present `seconds` after it was added.
 
-    Adding and discarding cost a fraction of a microsecond, where a timer for each would cost some, and a
-    hundred bytes. What is late is no longer here when `late` is called, which may add it again.
+    A late thing is removed before `late` is called, which may add it again.
     """
+
+    # Adding and discarding take a fraction of a microsecond. A timer for each thing would take more, and a
+    # hundred bytes.
 
     def __init__(self, seconds: float, late: Callable[[T], None]) -> None:
         self.seconds = seconds
         self._late = late
-        self._ends: OrderedDict[T, float] = OrderedDict()  # an end is never before one that was added earlier
+        self._ends: OrderedDict[T, float] = OrderedDict()  # in the order of their ends
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -29,25 +31,23 @@ class Timeouts(Generic[T]):
 
     @property
     def due(self) -> float | None:
-        """When the timer is due, by the loop's clock; None where there is none.
-
-        It goes on for what was discarded, so that nothing need be set anew.
-        """
+        """When the timer fires, by the loop's clock, or None without a timer."""
+        # The timer of a discarded thing keeps running: cancelling and setting it again would cost more.
         return None if self._timer is None else self._timer.when()
 
     def add(self, thing: T) -> None:
-        """Begin to wait for a thing that is not here."""
+        """Start the time of a thing that is not present."""
         end = asyncio.get_running_loop().time() + self.seconds
         self._ends[thing] = end
         if self._timer is None:
             self._start_timer(end)
 
     def discard(self, thing: T) -> None:
-        """Wait no longer, whether it was here or not."""
+        """Remove a thing, if it is present."""
         self._ends.pop(thing, None)
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Remove all things and cancel the timer."""
         self._ends.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -57,7 +57,8 @@ class Timeouts(Generic[T]):
         self._timer = asyncio.get_running_loop().call_at(when, self._look)
 
     def _look(self) -> None:
-        # There is a timer until the end of this: `late` may add a thing whose time is after that of others.
+        # `_timer` stays set until the end: otherwise `late`, which may add a thing, would start a second
+        # timer.
         now = asyncio.get_running_loop().time()
         for _ in range(AT_ONCE):
             if not self._ends:

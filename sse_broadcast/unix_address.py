@@ -4,5 +4,5 @@ UNIX_PREFIX = "unix:"
 
 
 def unix_path(address: str) -> str | None:
-    """Return the path in the address of a UNIX socket; None of another address, such as a host or a URL."""
+    """Return the path in the address of a UNIX socket, or None for another address."""
     return address.removeprefix(UNIX_PREFIX) if address.startswith(UNIX_PREFIX) else None

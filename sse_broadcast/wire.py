@@ -1,8 +1,8 @@
-"""text/event-stream, both ways (WHATWG HTML 9.2.5 and 9.2.6).
+"""text/event-stream, encoded and decoded (WHATWG HTML 9.2.5 and 9.2.6).
 
-The encoder is the security boundary of a stream: nothing behind it looks at the
-bytes again. It writes LF line ends, one space after the colon, whole blocks, and
-never a byte order mark. The decoder takes whatever the format allows.
+The encoder is the security boundary of a stream: nothing after it checks the bytes. It writes LF line ends,
+one space after the colon, whole blocks, and never a byte order mark. The decoder accepts whatever the format
+allows.
 """
 
 import codecs
@@ -16,17 +16,18 @@ JSON_TYPE = "application/json"
 NDJSON_TYPE = "application/x-ndjson"
 
 CONTENT_TYPE_HEADER = f"{CONTENT_TYPE}; charset=utf-8"
-"""The header of every stream. Without the parameter, clients built on `requests` read Latin-1."""
+"""The Content-Type of every stream. Without the charset, clients built on `requests` decode Latin-1."""
 
 HEARTBEAT_COMMENT = b": \n"
-"""A comment. It has a space: RESTEasy 7 takes an empty comment and the line after it as one comment. No
-blank line follows: Jersey, CXF and others would show one as an empty message."""
+"""A comment. It has a space: RESTEasy 7 reads an empty comment and the next line as one comment. No blank
+line follows: Jersey, CXF and others would show one as an empty message."""
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 BYTE_ORDER_MARK = "\ufeff"
 
-# The id is the last line of a block. Half of the clients take an id as its line passes (eventsource 1 and 2,
-# fetch-event-source, most hand-written loops): cut between id and data, they would skip that event for good.
+# The id is the last line of a block. Half of the clients store an id as soon as they read its line
+# (eventsource 1 and 2, fetch-event-source, most hand-written loops). With the id first, a stream cut before
+# the data would lose the event.
 
 
 def encode(event: Event, id: str | None = None) -> bytes:
@@ -42,7 +43,7 @@ def encode(event: Event, id: str | None = None) -> bytes:
 
 
 def size(event: Event, id: str | None = None) -> int:
-    """Return the length of `encode(event, id)` in bytes, mostly without encoding."""
+    """Return the length of `encode(event, id)` in bytes, in most cases without encoding."""
     data = event.data
     if not data.isascii() or "\n" in data or "\r" in data:
         return len(encode(event, id))
@@ -75,16 +76,14 @@ def chunk(frame: bytes) -> bytes:
 
 
 def preamble(retry: int) -> bytes:
-    """Return a stream's first lines: a comment, and the reconnection time in milliseconds.
-
-    No blank line follows. `retry` takes effect at its line end, and belongs to the block that comes next.
-    """
+    """Return the first lines of a stream: a comment, and the reconnection time in milliseconds."""
+    # No blank line: `retry` takes effect at its line end, and becomes part of the next block.
     return b": \nretry: %d\n" % retry
 
 
 @dataclass(slots=True)
 class _Block:
-    """The fields of a block whose blank line has not come yet."""
+    """The fields of a block whose blank line has not arrived yet."""
 
     data: list[str] = field(default_factory=list)
     type: str = ""
@@ -93,13 +92,12 @@ class _Block:
 
 
 class Decoder:
-    """Bytes in, events out, whatever the pieces they arrive in.
+    """Decodes bytes into events, however the bytes are split.
 
-    `last_event_id` is the id a reader sends as `Last-Event-ID` when it reconnects, and
-    `retry` the reconnection time in milliseconds, or None while the stream has named
-    none. An event's own `id` and `retry` are those of its block. Bytes that are not UTF-8
-    become U+FFFD, a block that the stream's end cuts short is never given (both as the
-    standard says). Nothing that arrives makes it raise.
+    `last_event_id` is the id to send as `Last-Event-ID` on reconnection. `retry` is the reconnection time in
+    milliseconds, or None until the stream sends one. The `id` and `retry` of an event are those of its block.
+    As the standard says, bytes that are not UTF-8 become U+FFFD, and a block cut by the end of the stream is
+    dropped. No input raises an error.
     """
 
     __slots__ = ("_block", "_started", "_tail", "_text", "_was_cr", "last_event_id", "retry")
@@ -110,13 +108,13 @@ class Decoder:
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = False
         self._was_cr = False
-        # The pieces of a line whose end has not come: joined once, so that a long line
-        # in many pieces costs its length and not its square.
+        # The pieces of an unfinished line are joined once: joining at each piece would make a long line
+        # quadratic.
         self._tail: list[str] = []
         self._block = _Block()
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take the next bytes, and give the events they complete."""
+        """Decode the next bytes, and return the events that they complete."""
         text = self._text.decode(data)
         if not text:
             return []

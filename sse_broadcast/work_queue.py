@@ -1,4 +1,4 @@
-"""WorkQueue: long work on the event loop, in slices, with callers taking turns."""
+"""Work queue: long work on the event loop, in slices, with callers taking turns."""
 
 import asyncio
 from collections import deque
@@ -8,15 +8,15 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 ITEMS_PER_SLICE = 4096
-"""Items that one slice of work examines, where examining an item is cheap: some 0.5 ms."""
+"""Items per slice if examining one is cheap: a slice takes about 0.5 ms."""
 
 SlicedWork = Generator[None, None, T]
-"""A generator that works in slices of about half a millisecond, pauses after each, and returns a result.
-Closing it during a pause releases what its end would release."""
+"""A generator that pauses after each slice of about half a millisecond, and returns a result. Closing it at a
+pause must release the same things as its end."""
 
 
 def run_to_completion(steps: SlicedWork[T]) -> T:
-    """Do all of the work at once, and return its result."""
+    """Run all slices at once, and return the result."""
     while True:
         try:
             next(steps)
@@ -26,7 +26,7 @@ def run_to_completion(steps: SlicedWork[T]) -> T:
 
 
 class FairQueue(Generic[T]):
-    """Things that wait, of several callers: each caller in its turn gives the next of its own."""
+    """A queue of items of several callers. It yields one item of each caller in turn."""
 
     __slots__ = ("waiting",)
 
@@ -95,7 +95,7 @@ class FairLock:
 
 
 class Job:
-    """Work that waits for its turns, and who waits for its result."""
+    """Work in slices, and the future of its result."""
 
     __slots__ = ("result", "steps")
 
@@ -104,14 +104,14 @@ class Job:
         self.result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def run_slice(self) -> bool:
-        """Do the next piece; return whether it was the last."""
+        """Run the next slice. Return whether it was the last."""
         try:
             next(self.steps)
         except StopIteration as end:
             if not self.result.done():
                 self.result.set_result(end.value)
             return True
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the result
+        except Exception as error:  # noqa: BLE001 - the future raises it in the caller
             if not self.result.done():
                 self.result.set_exception(error)
             return True
@@ -119,10 +119,10 @@ class Job:
 
 
 class WorkQueue:
-    """Does one piece of work in each turn of the loop, for one caller after another.
+    """Runs one slice of work in each turn of the loop, for one caller after another.
 
-    A caller has one piece of work going on at a time, and the next waits for its end; nobody is refused. So
-    however much one of them asks for, another waits for one piece of each caller before its own.
+    A caller's jobs run one after the other, and none is refused. However much work one caller adds, another
+    waits for at most one slice of each caller.
     """
 
     def __init__(self) -> None:
@@ -134,9 +134,9 @@ class WorkQueue:
         return sum(map(len, self._jobs.values()))
 
     async def run(self, steps: SlicedWork[T], *, caller: Hashable) -> T:
-        """Return what the work returns, and raise what it raises. It ends when its waiter is cancelled.
+        """Run work and return its result or raise its error. Cancelling the caller ends the work.
 
-        What takes one piece is done at once, unless its caller has other work here.
+        Work of a single slice is done at once, unless its caller has other work in the queue.
         """
         if caller not in self._jobs:
             try:
@@ -152,9 +152,9 @@ class WorkQueue:
         return result
 
     def start(self, steps: SlicedWork[T], *, caller: Hashable) -> "asyncio.Future[T]":
-        """Begin work that goes on to its end, whether somebody waits for its result or not.
+        """Start work that runs to its end even if nobody waits for the result.
 
-        What takes one piece is done at once, as in `run`.
+        Work of a single slice is done at once, as in `run`.
         """
         job = Job(steps)
         if caller in self._jobs or not job.run_slice():
@@ -173,7 +173,7 @@ class WorkQueue:
         if jobs[0].run_slice():
             jobs.popleft()
         if jobs:
-            self._jobs[caller] = jobs  # behind all others
+            self._jobs[caller] = jobs  # after all other callers
         self._turn = asyncio.get_running_loop().call_soon(self._take_turn) if self._jobs else None
 
     def _discard(self, job: Job, caller: Hashable) -> None:

@@ -58,7 +58,9 @@ def test_a_name_that_clients_take_for_a_folder_is_refused(name: str) -> None:
     for refuse in (lambda name: validate_channels([name]), Selector.parse):
         with pytest.raises(EventError) as caught:
             refuse(name)
-        assert str(caught.value) == f"channel: must not be {name!r}, which clients take for a folder"
+        assert (
+            str(caught.value) == f"channel: must not be {name!r}, which clients resolve as a folder in a path"
+        )
 
 
 @pytest.mark.parametrize("name", ["...", ".a", "a.", "a..b", "-", "~", "@", ":", "_", "1", DEFAULT_CHANNEL])

@@ -155,7 +155,7 @@ async def test_a_string_is_no_list_of_channels(serve: Serve) -> None:
         (["a&since=x"], "channel: must not contain '&': 'a&since=x'"),
         (["a%2Fb"], "channel: must not contain '%': 'a%2Fb'"),
         (["a?b#c"], "channel: must not contain '?': 'a?b#c'"),
-        (["a", ".."], "channel: must not be '..', which clients take for a folder"),
+        (["a", ".."], "channel: must not be '..', which clients resolve as a folder in a path"),
         ([""], "channel: must be 1 to 128 characters: ''"),
         (["é"], "channel: must not contain '\\xe9': '\\xe9'"),
         (["\n"], "channel: must not contain '\\n': '\\n'"),

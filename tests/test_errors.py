@@ -40,4 +40,4 @@ def test_output_error_says_what_the_system_does() -> None:
     """As an error of the system has it, and in a message of its own."""
     error = errors.OutputError("no space left on device")
     assert error.strerror == "no space left on device"
-    assert str(error) == "standard output: cannot be written to: no space left on device"
+    assert str(error) == "standard output: cannot be written: no space left on device"

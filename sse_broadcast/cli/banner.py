@@ -58,7 +58,7 @@ def print_banner(server: Server, config: Config) -> None:
     try:
         click.echo("\n".join(lines))
     except (BrokenPipeError, OutputError) as error:
-        logger.warning("standard output: cannot be written to: %(reason)s", {"reason": tls_fault(error)})
+        logger.warning("standard output: cannot be written: %(reason)s", {"reason": tls_fault(error)})
         close_quietly()
     version, urls = __version__, ", ".join(server.urls)
     logger.info("started: version %(version)s listens on %(urls)s", {"version": version, "urls": urls})

@@ -201,7 +201,7 @@ async def test_every_line_has_the_type_the_key_and_the_time(server: Server, prog
         ("a,b", "send?channel=a,b", "channel: must not contain ',': 'a,b'"),
         ("a b", "send?channel=a+b", "channel: must not contain ' ': 'a b'"),
         ("?", "send?channel=?", "channel: must not contain '?': '?'"),
-        ("..", "send?channel=..", "channel: must not be '..', which clients take for a folder"),
+        ("..", "send?channel=..", "channel: must not be '..', which clients resolve as a folder in a path"),
         ("", "send?channel=", "channel: must be 1 to 128 characters: ''"),
         ("a*", "send/a*", "channel: must not contain '*': 'a*'"),
         ("x" * 129, f"send/{'x' * 129}", f"channel: must be 1 to 128 characters: '{'x' * 80}'"),

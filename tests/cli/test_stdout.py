@@ -23,7 +23,7 @@ programs = pytest.fixture(process.programs)
 
 SECRET = {"SSE_BROADCAST_TOKEN_SECRET": "a-secret-of-thirty-two-characters"}
 
-TOLD = b"sse-broadcast: standard output: cannot be written to: %b\n"
+TOLD = b"sse-broadcast: standard output: cannot be written: %b\n"
 
 FULL, CLOSED = b"no space left on device", b"bad file descriptor"
 
@@ -133,7 +133,7 @@ async def test_a_fault_keeps_its_code_where_streams_are_closed(
 async def test_a_server_whose_output_is_closed_says_so_in_its_log(programs: Programs) -> None:
     flags = ("--port", "0", "--log-format", "text")
     command = await redirected(programs, ">&-", "serve", *flags)
-    said = b" WARNING sse_broadcast.process: standard output: cannot be written to: %b\n"
+    said = b" WARNING sse_broadcast.process: standard output: cannot be written: %b\n"
     assert (await command.error_line()).endswith(said % CLOSED)
 
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_written_is_told_as_such(full: TextIO, size: int) -> None
     for stream, data in ((output, "x" * size), (output.buffer, b"x" * size)):
         with pytest.raises(OutputError) as caught:
             write(stream, data)
-        assert str(caught.value) == "standard output: cannot be written to: no space left on device"
+        assert str(caught.value) == "standard output: cannot be written: no space left on device"
         assert caught.value.strerror == "no space left on device"
 
 

@@ -98,7 +98,7 @@ async def test_a_full_disk_for_standard_output_stops_nothing(programs: Programs,
     started = await programs.start("sh", "-c", command, "sh", str(SCRIPT), "serve", "--port", "0")
     lines = await read_until(log, "started: ")
     messages = [line["message"] for line in lines]
-    assert messages[0] == "standard output: cannot be written to: no space left on device"
+    assert messages[0] == "standard output: cannot be written: no space left on device"
     assert (await programs.run("status", "--url", lines[1]["urls"])).code == 0
     started.send_signal(signal.SIGTERM)
     ended = await started.ended()

@@ -526,7 +526,11 @@ async def test_it_may_begin_in_the_past(server: Server, programs: Programs) -> N
             "events?channel=a&channel=",
             "channel: must be 1 to 128 characters: ''",
         ),
-        (("--channel", "."), "events?channel=.", "channel: must not be '.', which clients take for a folder"),
+        (
+            ("--channel", "."),
+            "events?channel=.",
+            "channel: must not be '.', which clients resolve as a folder in a path",
+        ),
         (("--channel", "a", "--event", ""), "events/a?event=", "event: must not be empty"),
     ],
 )

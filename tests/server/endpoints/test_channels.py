@@ -77,7 +77,7 @@ async def test_any_legal_name_has_an_answer(server: LiveServer, client: RawClien
         ("/channels/a%20b", "channel: must not contain ' ': 'a b'"),
         ("/channels/*", "channel: must not contain '*': '*'"),
         ("/channels/a%2Fb", "channel: must not contain '/': 'a/b'"),
-        ("/channels/%2e", "channel: must not be '.', which clients take for a folder"),
+        ("/channels/%2e", "channel: must not be '.', which clients resolve as a folder in a path"),
         ("/channels/%ff", "path: is not UTF-8: '/channels/%ff'"),
         ("/channels?limit=0", "limit: must be 1 to 1000, not '0'"),
         ("/channels?limit=1001", "limit: must be 1 to 1000, not '1001'"),

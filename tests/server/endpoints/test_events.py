@@ -665,7 +665,7 @@ NO_SINCE = (
         ("/events/a%20b", "channel: must not contain ' ': 'a b'"),
         ("/events/a%2Fb", "channel: must not contain '/': 'a/b'"),
         ("/events/a,b%0A", "channel: must not contain '\\n': 'b\\n'"),
-        ("/events/%2E%2E", "channel: must not be '..', which clients take for a folder"),
+        ("/events/%2E%2E", "channel: must not be '..', which clients resolve as a folder in a path"),
         ("/events/a,,b", "channel: must be 1 to 128 characters: ''"),
         ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
         ("/events/" + ",".join("abcd"), "channels: 4 are too many, 3 may be named"),
