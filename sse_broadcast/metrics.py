@@ -225,7 +225,7 @@ class Metrics:
         self.events_taken += events
 
     def delayed(self, seconds: float) -> None:
-        """Observe the seconds of a pass over subscribers: from its oldest event's publish to its last write."""
+        """Observe the seconds of a pass: from the publish of its oldest event to its last write."""
         self.delay.observe(seconds)
 
     def walked(self, *, interrupted: bool) -> None:

@@ -1,1 +1,1 @@
-"""The way of a publication to the sinks of its subscribers."""
+"""Fan-out: from one publication to the sinks of its subscribers."""

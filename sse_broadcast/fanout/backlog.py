@@ -1,4 +1,4 @@
-"""Backlog: how much waits for how many subscribers, collected a portion of them at a time."""
+"""Backlog: how many events and bytes wait for how many subscribers."""
 
 import asyncio
 from collections import Counter
@@ -9,17 +9,17 @@ from sse_broadcast.fanout.outbox import Outbox, OutboxGroup
 from sse_broadcast.metrics import BYTES, EVENTS, Distribution
 
 SUBSCRIBERS_PER_TURN = 5000
-"""Subscribers, or groups, looked at between two turns of the event loop: a millisecond of it, or two."""
+"""Subscribers or groups examined between two turns of the event loop: one or two milliseconds."""
 
 COMPARED_AT_ONCE = 500
-"""Outboxes that are compared at once with their group's log."""
+"""Outboxes compared with their group's log at a time."""
 
 
 class BacklogStats:
-    """How much waits for subscribers. Each counts as it was when it was looked at.
+    """Distributions of what waits for subscribers, each as it was when it was examined.
 
-    `queued_events` and `queued_bytes` are of the live subscribers. Nothing is queued for those that are
-    `replaying`: what they have yet to get is in the history.
+    `queued_events` and `queued_bytes` are those of live subscribers. `replaying` is the number of subscribers
+    that read the history, for which nothing is queued.
     """
 
     __slots__ = ("queued_bytes", "queued_events", "replaying")
@@ -30,7 +30,7 @@ class BacklogStats:
         self.replaying = 0
 
     async def collect(self, groups: Collection[OutboxGroup]) -> None:
-        """Count every subscriber, and let the event loop turn between two portions."""
+        """Examine every subscriber, and let other tasks run in between."""
         portion = 0
         for counted in self._steps(tuple(groups)):
             portion += counted
@@ -39,13 +39,13 @@ class BacklogStats:
                 await asyncio.sleep(0)
 
     def _steps(self, groups: Collection[OutboxGroup]) -> Iterator[int]:
-        """Count a few at a time, and yield how many, until all are counted."""
+        """Examine a few subscribers at a time, and yield their number."""
         for group in groups:
             self.replaying += group.members - group.following - len(group.queued)
             if group.log:
                 yield from self._follow(group)
             else:
-                # Between two passes nothing waits for any follower, so none is looked at.
+                # With an empty log nothing waits for any follower: no need to examine them.
                 self._observe(0, 0, times=group.following)
             for subscriber in tuple(group.queued):
                 self._observe(len(subscriber), subscriber.queued_bytes, times=subscriber.closed is None)

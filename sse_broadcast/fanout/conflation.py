@@ -1,4 +1,4 @@
-"""Conflation: a queue in which the newest event of a channel and key replaces those before it."""
+"""Conflation: a queue in which the newest event of a channel and key replaces older ones."""
 
 from collections import OrderedDict
 
@@ -6,17 +6,17 @@ from sse_broadcast.channels import Selector
 from sse_broadcast.publication import Publication
 
 ITEM = 160
-"""Bytes that a publication takes in a queue, beside itself; measured by benchmarks/memory.py."""
+"""Bytes of a publication's entry in a queue, measured by benchmarks/memory.py."""
 
 NAME = 128
-"""Bytes that each of its subscriber's channels takes then, if it has a key."""
+"""Bytes of an entry per channel and key."""
 
 
 class Conflated:
-    """Publications in order, of which some are replaced by later ones. Every step takes constant time.
+    """A queue of publications in order, in which newer ones replace older ones. All steps take constant time.
 
-    One in several of the subscriber's channels goes once it is replaced in each of them. One without a
-    key replaces nothing, and nothing replaces it.
+    A publication in several of the subscriber's channels is removed once it is replaced in each of them.
+    Publications without a key replace nothing and are never replaced.
     """
 
     __slots__ = ("_claims", "_items", "_newest", "_selector")
@@ -25,7 +25,7 @@ class Conflated:
         self._selector = selector
         self._items: OrderedDict[int, Publication] = OrderedDict()
         self._newest: dict[tuple[str, str], int] = {}
-        # In how many of its channels a publication is the newest of its key.
+        # For each publication, the number of channels in which it is the newest of its key.
         self._claims: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -33,11 +33,11 @@ class Conflated:
 
     @property
     def bytes(self) -> int:
-        """The bytes that the queue itself takes, beside its publications."""
+        """The bytes of the queue itself, without its publications."""
         return ITEM * len(self._items) + NAME * len(self._newest)
 
     def replace(self, publication: Publication) -> int:
-        """Let go of what this publication replaces, and give how many bytes that was."""
+        """Remove the publications that this one replaces, and return their bytes."""
         freed = 0
         for name in self._names(publication):
             old = self._newest.pop(name, None)
@@ -46,18 +46,18 @@ class Conflated:
         return freed
 
     def append(self, publication: Publication) -> None:
-        """Take the next publication, which has replaced what it replaces."""
+        """Append a publication, after `replace` was called with it."""
         self._items[publication.position] = publication
         for name in self._names(publication):
             self._newest[name] = publication.position
             self._claims[publication.position] = self._claims.get(publication.position, 0) + 1
 
     def first(self) -> Publication:
-        """Return the oldest, and leave it."""
+        """Return the oldest publication without removing it."""
         return next(iter(self._items.values()))
 
     def popleft(self) -> Publication:
-        """Remove and give the oldest."""
+        """Remove and return the oldest publication."""
         position, publication = self._items.popitem(last=False)
         self._claims.pop(position, None)
         for name in self._names(publication):

@@ -1,9 +1,9 @@
-"""Dispatcher: the one loop that writes what waits in groups and outboxes to the sinks.
+"""Dispatcher: the one loop that writes groups' logs and outboxes' queues to the sinks.
 
-No task is woken per subscriber or per event. To publish appends to a group's log, and one callback of the
-event loop writes it to the group's outboxes. What waits when a pass begins leaves in one write per outbox, so
-the cost of a delivery falls as the load rises, and no timer ever joins events. `IdleMonitor` has one other
-timer, shared by all outboxes, for heartbeats and deadlines.
+No task is woken per subscriber or per event. A publish appends to a group's log, and one callback of the
+event loop writes it to the group's outboxes. Everything that waits when a pass begins leaves in one write per
+outbox. So the cost of a delivery falls as the load rises, and no timer delays events to join them.
+`IdleMonitor` has one more timer, shared by all outboxes, for heartbeats and deadlines.
 """
 
 import asyncio
@@ -27,25 +27,25 @@ from sse_broadcast.work_queue import ITEMS_PER_SLICE, FairQueue
 logger = logging.getLogger("sse_broadcast.delivery")
 
 WRITE_LIMIT = 65_536
-"""Bytes joined into one write at most; a single larger frame goes alone."""
+"""Maximum bytes joined into one write. A larger frame is written alone."""
 
 SLICE_SECONDS = 0.002
 """Seconds after which the event loop may serve publishes, connects and timers."""
 
 TURN = 0.00025
-"""Seconds for outboxes with their own queue, between two turns of a group's pass; as many again for those
-that catch up. So a pass takes about twice as long at most while others replay the history. With twice these
-seconds the 99th percentile of the group's latency rose by a quarter."""
+"""Seconds for outboxes with their own queue between two turns of a group's pass, and as many for replays. So
+replays make a pass take at most about twice as long. With twice these seconds the 99th percentile of the
+group's latency rose by a quarter (measured)."""
 
 PAGES = 8
-"""Pages of history kept joined."""
+"""Maximum number of joined pages of history to cache."""
 
 
 class Dispatcher:
     """Writes to every outbox of one broadcaster. Belongs to one event loop.
 
-    It is the `GroupScheduler` and the `OutboxScheduler`, and what its `IdleMonitor` calls. `heartbeat` and
-    `write_timeout` are in seconds.
+    It implements `GroupScheduler`, `OutboxScheduler` and `IdleCallbacks`. `heartbeat` and `write_timeout` are
+    in seconds.
     """
 
     def __init__(self, backend: Backend, *, heartbeat: float, write_timeout: float, metrics: Metrics) -> None:
@@ -57,7 +57,7 @@ class Dispatcher:
         self._outboxes: set[Outbox] = set()
         self._ready: deque[OutboxGroup] = deque()
         self._ready_outboxes: deque[Outbox] = deque()
-        self._replaying = FairQueue[Outbox]()  # outboxes that catch up, by their caller
+        self._replaying = FairQueue[Outbox]()  # outboxes that replay, by caller: callers take turns
         self._next_slice: asyncio.Handle | None = None
         self._now = 0.0
         self._pages: dict[tuple[OutboxGroup, int, int, int], bytes] = {}
@@ -65,9 +65,9 @@ class Dispatcher:
         self._emptied: asyncio.Future[None] | None = None
 
     def attach(self, subscriber: Subscriber, group: OutboxGroup, sink: Sink, *, cursor: int) -> Outbox:
-        """Write to a sink what its subscriber has to catch up with, then what its group gets.
+        """Write to a sink first the subscriber's replay, then the group's log, until `detach`.
 
-        Until `detach`. `cursor` is the position in the subscriber's first frames.
+        `cursor` is the position of the subscriber's first frames.
         """
         outbox = Outbox(self, group, subscriber, sink)
         subscriber.consumer = outbox
@@ -83,13 +83,14 @@ class Dispatcher:
         return outbox
 
     def detach(self, outbox: Outbox) -> None:
-        """Forget an outbox. Called by its sink's owner when the connection is over; twice does nothing."""
+        """Remove an outbox. Its sink's owner calls this when the connection is over; again does nothing."""
         if outbox not in self._outboxes:
             return
         outbox.sink.attach(None)
         outbox.blocked = True
         outbox.leave_group()
-        # Break the reference cycle: thousands of streams may end at once, and would wait for the collector.
+        # Break the reference cycle: thousands of streams may end at once, and would stay until the
+        # collector runs.
         del outbox.subscriber.consumer
         self._outboxes.discard(outbox)
         self._idle.unwatch(outbox)
@@ -103,29 +104,29 @@ class Dispatcher:
             await asyncio.shield(self._emptied)
 
     def spread_reconnects(self, milliseconds: int) -> None:
-        """Spread the reconnects of subscribers whose streams end from now on over this time, or longer."""
+        """Spread the reconnections of streams that end from now on over at least this time."""
         self._spread = milliseconds
 
     async def wait_flushed(self, groups: Iterable[OutboxGroup]) -> None:
-        """Wait until the logs of these groups are empty. Nothing may be published meanwhile."""
+        """Wait until the logs of these groups are empty. Do not publish meanwhile."""
         for count, group in enumerate(tuple(groups), 1):
             if not count % ITEMS_PER_SLICE:
                 await asyncio.sleep(0)
-            # Slices run in between, and wait for no subscriber.
+            # Slices run in between and do not wait for subscribers, so the log empties soon.
             while group.log:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     async def abort(self) -> None:
-        """Cut every connection that is still open."""
+        """Abort every connection that is still open."""
         for count, outbox in enumerate(tuple(self._outboxes), 1):
             self.abort_outbox(outbox)
             if not count % OUTBOXES_PER_TURN:
                 await asyncio.sleep(0)
 
-    # The hot path: schedule_group, _run_slice, _advance_pass. Measured by benchmarks/compare.py. The
-    # loop in _advance_pass runs for every delivery, and cache lines cost it more than instructions:
-    # it touches a transport, and nothing else. To ask each sink whether it is gone, and then whether
-    # it is full, was a quarter of its instructions: a sink that fills says so.
+    # The hot path: schedule_group, _run_slice, _advance_pass, measured by benchmarks/compare.py. The loop
+    # in _advance_pass runs for every delivery, and cache lines cost it more than instructions: so it
+    # touches only the transport. Checking each sink for closed and full took a quarter of the instructions:
+    # instead, a sink that fills calls `on_full`.
 
     def schedule_group(self, group: OutboxGroup) -> None:
         """Write the group's log in the next slices."""
@@ -173,7 +174,7 @@ class Dispatcher:
         self._next_slice = loop.call_soon(self._run_slice) if interrupted else None
 
     def _advance_pass(self, group: OutboxGroup) -> None:
-        """Go on with the group's pass, or begin one, by `OUTBOXES_PER_TURN` of it."""
+        """Start a pass over the group, or continue it by `OUTBOXES_PER_TURN` outboxes."""
         batch = group.batch or self._begin_pass(group)
         writer_list, data = group.writers, batch.data
         if batch.late_joiners and writer_list.done:
@@ -206,14 +207,15 @@ class Dispatcher:
         if batch.followed:
             self._metrics.delayed(time.monotonic() - batch.published_at)
 
-    # Outboxes that are written to alone.
+    # Writes to a single outbox.
 
     def _write_late_joiners(self, group: OutboxGroup, batch: Batch[Outbox]) -> None:
-        """Write the remainder of the batch to `OUTBOXES_PER_TURN` of those that joined within it."""
+        """Write the remainder of the batch to `OUTBOXES_PER_TURN` of those who joined within it."""
         late_joiners = batch.late_joiners[:OUTBOXES_PER_TURN]
         del batch.late_joiners[:OUTBOXES_PER_TURN]
         for outbox in late_joiners:
-            # One that has left meanwhile gets no more of this; one that came back has had it.
+            # An outbox that left meanwhile gets nothing. One that left and joined again already has the
+            # batch.
             offset = group.late_joiners.get(outbox, batch.end)
             if offset < batch.end:
                 group.late_joiners[outbox] = batch.end
@@ -230,13 +232,13 @@ class Dispatcher:
             self.schedule_slice()
 
     def _write_next(self, outbox: Outbox) -> None:
-        """Make one write of what waits for this outbox alone, and decide what comes next for it."""
+        """Write once to an outbox with its own queue, and schedule what follows."""
         # An outbox may be scheduled twice, as drained and as ending: `$close` is written once.
         if outbox.blocked or outbox.close_sent:
             return
         try:
             data, events = self._next_frames(outbox)
-        except Exception as error:  # noqa: BLE001 - a history that cannot be read does not end it either
+        except Exception as error:  # noqa: BLE001 - a history that cannot be read ends one stream, not the loop
             self.on_write_error(outbox, error)
             return
         if not data and not outbox.subscriber.waiting:
@@ -245,7 +247,7 @@ class Dispatcher:
             self._continue(outbox)
 
     def _next_frames(self, outbox: Outbox) -> tuple[bytes, int]:
-        """Take up to `WRITE_LIMIT` bytes, or one frame, from the outbox; return the number of events too."""
+        """Take up to `WRITE_LIMIT` bytes, or one frame, from an outbox. Return also the number of events."""
         catching_up = outbox.subscriber.catching_up
         shared = catching_up is not None and catching_up.shared
         publications = outbox.subscriber.take(WRITE_LIMIT)
@@ -256,8 +258,9 @@ class Dispatcher:
         return make(outbox.group, publications), len(publications)
 
     def _shared_page(self, group: OutboxGroup, publications: Sequence[Publication]) -> bytes:
-        """Return a page of history, joined once for subscribers that come back together."""
-        # A history only ever loses publications: two pages that agree in this are the same.
+        """Return the frames of a page of history, joined once for all subscribers that replay it together."""
+        # A history only loses publications and never gains old ones: two pages with the same ends and the
+        # same length are equal.
         key = (group, publications[0].position, publications[-1].position, len(publications))
         page = self._pages.get(key)
         if page is None:
@@ -298,8 +301,7 @@ class Dispatcher:
             if outbox.sink.gone:
                 self.on_disconnect(outbox)
                 return
-            # It must not join its group here: it would get the event for which this makes room
-            # behind those that come after that.
+            # Do not join the group here: the event that this makes room for would come after later ones.
             data, events = self._next_frames(outbox)
             self._write(outbox, data, events=events)
 
@@ -311,7 +313,7 @@ class Dispatcher:
         self._continue(outbox)
 
     def on_closed(self, outbox: Outbox, reason: CloseReason) -> None:
-        """Send `$close` if the subscriber is still there, and limit the time that the end may take."""
+        """Send `$close` if the client is still there, and set a deadline for the end."""
         if reason in ANNOUNCED:
             outbox.last_position_sent = outbox.position
             outbox.leave_group()
@@ -325,36 +327,38 @@ class Dispatcher:
             outbox.sink.close()
 
     def on_full(self, outbox: Outbox) -> None:
-        """Move the outbox to its own queue. May be called from within a write."""
+        """Move the outbox to its own queue. May be called during a write."""
         outbox.blocked = True
         self._idle.set_deadline(outbox)
         outbox.leave_to_own_queue()
 
     def abort_outbox(self, outbox: Outbox) -> None:
-        """Cut an outbox's connection."""
+        """Abort an outbox's connection."""
         self._metrics.aborted()
         self._idle.clear_deadline(outbox)
         outbox.blocked = True
         outbox.sink.abort()
 
     def on_write_error(self, outbox: Outbox, error: Exception) -> None:
-        """End the stream of an outbox whose write raised."""
+        """Close the stream of an outbox whose write raised an error."""
         if outbox.sink.gone:
             self.on_disconnect(outbox)
         else:
-            logger.warning("a stream failed, its connection is cut: %(fault)s", {"fault": repr(error)})
+            logger.warning(
+                "writing to a stream failed, aborting its connection: %(fault)s", {"fault": repr(error)}
+            )
             outbox.subscriber.close(CloseReason.ERROR)
             outbox.sink.abort()
 
     def on_disconnect(self, outbox: Outbox) -> None:
-        """End the stream of an outbox whose connection is gone."""
+        """Close the stream of an outbox whose connection is gone."""
         outbox.subscriber.close(CloseReason.LEFT)
-        # A stream that was ending already has its close reason, but its owner still waits.
+        # A stream that was already ending keeps its close reason, but its owner still waits for the end.
         outbox.blocked = True
         outbox.sink.close()
 
     def _final_frame(self, outbox: Outbox) -> bytes:
-        """Return what is due behind an empty queue: `$close`, a heartbeat, or nothing."""
+        """Return the frame after an empty queue: `$close`, a heartbeat, or nothing."""
         if outbox.close_reason is not None:
             outbox.close_sent = True
             return close_frame(

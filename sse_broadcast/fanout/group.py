@@ -1,8 +1,8 @@
-"""Subscribers with the same selector and encoding, and the log of what they have yet to get.
+"""Subscriber group: subscribers with the same selector and encoding, and one log for all of them.
 
-They get the same bytes. So a publication waits once, in the group's log, and each member is an offset into
-that: to publish touches no member, and one pass over the members writes the same joined bytes to each.
-Only a member that cannot keep up, because its socket is full, gets a queue of its own.
+They get the same bytes. A publication waits once, in the group's log, and each member is an offset into the
+log. A publish touches no member, and one pass writes the same joined bytes to each. Only a member with a full
+socket gets a queue of its own.
 """
 
 import time
@@ -20,7 +20,7 @@ M = TypeVar("M", bound=Member)
 
 
 class GroupScheduler(Protocol[M]):
-    """What writes the logs of groups. No method waits or raises."""
+    """Writes the logs of groups. No method waits or raises."""
 
     def schedule_group(self, group: "SubscriberGroup[M]") -> None:
         """Write the group's log soon. Called when the log is no longer empty."""
@@ -32,10 +32,10 @@ class GroupScheduler(Protocol[M]):
 class SubscriberGroup(Generic[M]):
     """Subscribers with the same selector and encoding.
 
-    `log` holds the publications from the offset `base` up to `end` that some member has yet to get. It has
-    the limits of a subscriber's queue. At them a publish waits until the log is written, which waits for no
-    subscriber. The members that follow the log are in `writers`, or in `late_joiners`: these joined at an
-    offset within the log, and stand in order of it. `queued` subscribers are offered each publication.
+    `log` holds the publications from the offset `base` to `end` that some member has yet to get. It has the
+    limits of a subscriber's queue. At a limit, a publish first writes the log, which waits for no subscriber.
+    Members that follow the log are in `writers`, or in `late_joiners` if they joined at an offset within the
+    log, ordered by it. Each publication is offered to the `queued` subscribers.
     """
 
     __slots__ = (
@@ -77,8 +77,8 @@ class SubscriberGroup(Generic[M]):
         self.written = 0.0  # when the last pass ended, by the loop's clock
         self.last_position_sent = 0  # the newest position of the last pass
         self.batch: Batch[M] | None = None
-        # Offset and time of what was first published since each pass began. The monotonic clock is read
-        # once in a pass, and not for each publication.
+        # Offset and time of the first publication since each pass began. So the clock is read once per
+        # pass, not once per publication.
         self.publish_times: list[tuple[int, float]] = []
         self.publish_time_noted = False
         self.scheduled = False  # the scheduler has it in its queue
@@ -90,7 +90,7 @@ class SubscriberGroup(Generic[M]):
         self._max_bytes = queue_bytes
 
     def lower_limits(self, *, queue_size: int, queue_bytes: int) -> None:
-        """Limit the log to what the queue of every member has room for. Limits are never raised."""
+        """Lower the limits of the log to those of a member's queue. They are never raised."""
         self._max_events = min(self._max_events, queue_size)
         self._max_bytes = min(self._max_bytes, queue_bytes)
 
@@ -138,14 +138,15 @@ class SubscriberGroup(Generic[M]):
             if len(log) == 1:
                 self._scheduler.schedule_group(self)
         if self.queued:
-            # A copy, since a subscriber whose queue overflows leaves while this loop runs.
+            # A copy: a subscriber whose queue overflows leaves during this loop.
             for subscriber in tuple(self.queued):
                 subscriber.offer(publication)
 
     def start_time_of_pass(self) -> float:
-        """Return when the first of the log was published, by the monotonic clock. Called when a pass begins.
+        """Return when the first publication of the log was published, by the monotonic clock.
 
-        It may be the time of an earlier publication that came after the same pass had begun.
+        Called when a pass begins. The result may be the time of an earlier publication since the same pass
+        began.
         """
         times = self.publish_times
         while len(times) > 1 and times[1][0] <= self.base:
@@ -164,9 +165,9 @@ class SubscriberGroup(Generic[M]):
         )
 
     def drop_delivered(self, count: int) -> None:
-        """Drop the first `count` publications of the log, which every follower has.
+        """Drop the first `count` publications of the log: every follower has them.
 
-        Members that joined just behind them are late joiners no longer.
+        Late joiners at the new start of the log become ordinary followers.
         """
         self.last_position_sent = self.log[count - 1].position
         for publication in self.log[:count]:
@@ -179,17 +180,17 @@ class SubscriberGroup(Generic[M]):
                 self.writers.join(member)
 
     def late_joiners_before(self, offset: int) -> list[M]:
-        """Return the late joiners from before an offset.
+        """Return the late joiners that joined before an offset.
 
-        Called between passes: a pass changes their order.
+        Called between passes, since a pass changes their order.
         """
         return [member for member, _ in takewhile(lambda item: item[1] < offset, self.late_joiners.items())]
 
 
 class Batch(Generic[M]):
-    """What one pass over a group writes: the same bytes for each member in its writer list.
+    """The bytes of one pass over a group, the same for each member of its writer list.
 
-    Late joiners that joined within the batch get the remainder of it, each alone.
+    Members that joined within the batch get its remainder, each with a write of its own.
     """
 
     __slots__ = (
@@ -217,5 +218,5 @@ class Batch(Generic[M]):
         self.failed = 0  # writes
 
     def remainder_from(self, offset: int) -> bytes:
-        """Return the frames from an offset within the batch on."""
+        """Return the frames from an offset within the batch."""
         return self._group.frames(self._publications[offset - self.base :])

@@ -13,27 +13,25 @@ from sse_broadcast.fanout.subscriber import Subscriber
 from sse_broadcast.publication import Publication
 
 MAX_ROUTE_BYTES = 32 * 1024 * 1024
-"""Bytes that remembering takes which patterns match which channels. Beyond it the oldest are forgotten."""
+"""Maximum bytes of the cache of routes. The oldest routes go first."""
 
 ROUTE = 480
-"""Bytes that a route takes, the longest name and its place in a dict included; measured with tracemalloc."""
+"""Bytes of a route with the longest name and its dict entry, measured with tracemalloc."""
 
 LINK = 9
-"""Bytes that a route takes for each pattern that matches: eight, and what an array keeps in reserve."""
+"""Bytes of a route per matching pattern: eight, and the spare room of an array."""
 
 NEWER = 32
-"""Patterns newer than a route that are asked one by one; more are looked up in the index."""
+"""Maximum number of patterns newer than a route to match one by one. Beyond it the index is used."""
 
 SHED = 32
-"""Routes that are forgotten with the last pattern, and with each publish then: all at once takes too long."""
+"""Routes dropped with the last pattern, and then with each publish: dropping all at once takes too long."""
 
 
 class Route:
-    """The serials of the patterns that match one channel, among those up to `serial`.
+    """The serials of the patterns that match one channel, among those up to `serial`."""
 
-    Not the patterns themselves: no route keeps one alive that nobody follows any more.
-    """
-
+    # Serials, not patterns: a route must not keep a pattern alive after its last subscriber.
     __slots__ = ("serial", "serials")
 
     def __init__(self) -> None:
@@ -68,7 +66,7 @@ class Hub:
     def __init__(self, found: Callable[[Selector, Encoding], OutboxGroup], *, most: int) -> None:
         self._found = found
         self.most = most
-        """Different channels and patterns that may be followed, if it is not more already."""
+        """Maximum different channels and patterns. A reload may set it below the present number."""
         self._members: dict[Subscriber, OutboxGroup] = {}
         self._groups: dict[tuple[Selector, Encoding], OutboxGroup] = {}
         self._channels: dict[str, dict[OutboxGroup, None]] = {}
@@ -76,7 +74,7 @@ class Hub:
         self._by_serial: dict[int, IndexedPattern] = {}
         self._index = PatternIndex()
         self._serial = 0
-        # From the oldest.
+        # The oldest first.
         self._routes: OrderedDict[str, Route] = OrderedDict()
         self._route_bytes = 0
 
@@ -93,17 +91,17 @@ class Hub:
 
     @property
     def channels(self) -> Collection[str]:
-        """The channels that somebody asked for by name."""
+        """The channels that have subscribers by name."""
         return self._channels.keys()
 
     def subscribers(self, channel: str) -> int:
-        """Return how many subscribers a channel has, whatever event types they asked for."""
+        """Return the number of subscribers of a channel, whatever event types they want."""
         return sum(group.members for group in self._listening(channel))
 
     def require_room(self, selector: Selector) -> None:
         """Raise `FullError` for a selector with more new channels and patterns than there is room for.
 
-        Those that somebody subscribes to already need no room.
+        Channels and patterns that already have subscribers need no room.
         """
         if selector.patterns:
             self._require_few_alike(selector.patterns)
@@ -113,30 +111,30 @@ class Hub:
         new, left = self.room_for(selector)
         if new and left < 0:
             raise FullError(
-                f"subscribed_channels: {self.most} different channels and patterns may be followed:"
-                f" {self.most - room} are, {new} more are too many"
+                f"subscribed_channels: the limit is {self.most} different channels and patterns:"
+                f" {self.most - room} are in use, so {new} more are too many"
             )
 
     def _require_few_alike(self, patterns: Sequence[str]) -> None:
         if not self._index.has_room(text for text in patterns if text not in self._patterns):
             raise FullError(
-                "subscribed_channels: too many followed patterns have only text that others have too; use one"
-                " with text of its own, or the names of channels"
+                "subscribed_channels: too many patterns consist of the same texts; use a pattern with text of"
+                " its own, or names of channels"
             )
 
     def room_for(self, selector: Selector) -> tuple[int, int]:
-        """Return how many of a selector's channels and patterns are new, and the room that is left then.
+        """Return how many of a selector's channels and patterns are new, and the room left with them.
 
-        That is negative for a selector that there is no room for.
+        The room is negative if the selector does not fit.
         """
         new = sum(name not in self._channels for name in selector.names)
         new += sum(text not in self._patterns for text in selector.patterns)
         return new, self.most - len(self._channels) - len(self._patterns) - new
 
     def join(self, subscriber: Subscriber, encoding: Encoding, *, exempt: bool = False) -> OutboxGroup:
-        """Add a subscriber to the group of its selector and encoding, and return that.
+        """Add a subscriber to the group of its selector and encoding, and return the group.
 
-        Raises `FullError` if there is no room for it, unless it is `exempt`.
+        Raises `FullError` if there is no room, unless the subscriber is `exempt`.
         """
         group = self._groups.get((subscriber.selector, encoding))
         if group is None:
@@ -148,7 +146,7 @@ class Hub:
         return group
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber from its group; nothing happens if it is in none."""
+        """Remove a subscriber from its group, if it is in one."""
         group = self._members.pop(subscriber, None)
         if group is None:
             return
@@ -158,10 +156,10 @@ class Hub:
             self._close(group)
 
     def deliver(self, publications: Sequence[Publication]) -> int:
-        """Append publications to every group that asked for them, and return how many subscribers these have.
+        """Append publications to every matching group, and return the number of subscribers reached.
 
-        Each gets each once, and counts once, at the moment before the first of them.
-        Synchronous, and never raises: the order of the calls is the order every subscriber sees.
+        Each subscriber counts once, as a member at the start. Synchronous and never raises: the order of the
+        calls is the order that every subscriber sees.
         """
         reached: dict[OutboxGroup, int] = {}
         if not self._groups:
@@ -177,8 +175,7 @@ class Hub:
                     group.append(publication)
         return sum(reached.values())
 
-    # These return a copy, or something new: a group whose last member overflows is closed while the
-    # caller iterates.
+    # These return copies: a group whose last member overflows is closed while the caller iterates.
 
     def _matching(self, channels: Sequence[str]) -> Collection[OutboxGroup]:
         found: dict[OutboxGroup, None] = {}
@@ -215,7 +212,7 @@ class Hub:
         return found
 
     def _renew(self, route: Route, channel: str) -> Sequence[IndexedPattern]:
-        """Leave out patterns that nobody follows any more, and match those that are newer than the route."""
+        """Match the patterns that are newer than the route, and drop those that no longer exist."""
         if self._serial - route.serial > NEWER:
             found = self._index.matching(channel)
         else:
@@ -237,7 +234,7 @@ class Hub:
             self._forget_routes()
 
     def _forget_routes(self, *, at_most: int | None = None) -> None:
-        """Forget the oldest routes: so many, or as many as are beyond the bound."""
+        """Drop the oldest routes: `at_most` of them, or as many as are above the limit."""
         routes = self._routes
         while routes and (at_most or (at_most is None and self._route_bytes > MAX_ROUTE_BYTES)):
             _, route = routes.popitem(last=False)

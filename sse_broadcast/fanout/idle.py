@@ -1,4 +1,4 @@
-"""Heartbeats of silent outboxes, and write deadlines of full ones: one timer for all of them."""
+"""Idle monitor: heartbeats of silent outboxes and write deadlines of full ones, with one timer."""
 
 import asyncio
 import itertools
@@ -14,21 +14,21 @@ from sse_broadcast.fanout.subscriber import SHORTEST_HEARTBEAT, CloseReason
 from sse_broadcast.metrics import Metrics, Timeout
 
 TICKS = 8
-"""Ticks of the shared timer in the shortest heartbeat or a write deadline, whichever is shorter."""
+"""Ticks of the shared timer per shortest heartbeat or write deadline, whichever is shorter."""
 
 FAR_BEHIND = 100
-"""Positions by which a cursor may be behind: a tenth of what the history holds of a channel by default."""
+"""Positions that a cursor may be behind: a tenth of a channel's default history."""
 
 HOUR = 3600.0
-"""Seconds of comments after which a heartbeat is a block. r3labs, tmaxmax and resty hold comments until a
-block ends, and fail when they hold 32 to 64 KiB."""
+"""Seconds of comments after which a heartbeat is an event. The clients r3labs, tmaxmax and resty buffer
+comments until an event ends, and fail at 32 to 64 KiB."""
 
 NOT_WATCHED = -1
 """The next check of an outbox that is not watched."""
 
 
 class IdleCallbacks(Protocol):
-    """What an `IdleMonitor` calls. No method waits or raises."""
+    """The methods that an `IdleMonitor` calls. None of them waits or raises."""
 
     def schedule_slice(self) -> None:
         """Call `IdleMonitor.check` soon. Called when checks are due."""
@@ -37,20 +37,20 @@ class IdleCallbacks(Protocol):
         """Write to an outbox soon. Called when a heartbeat is due."""
 
     def abort_outbox(self, outbox: Outbox) -> None:
-        """Cut an outbox's connection. Called when its write deadline has passed."""
+        """Abort an outbox's connection. Called when its write deadline has passed."""
 
     def on_disconnect(self, outbox: Outbox) -> None:
-        """End the stream of an outbox whose connection is gone."""
+        """Close the stream of an outbox whose connection is gone."""
 
     def on_write_error(self, outbox: Outbox, error: Exception) -> None:
-        """End the stream of an outbox whose write raised."""
+        """Close the stream of an outbox whose write raised an error."""
 
 
 class IdleMonitor:
     """Sends heartbeats and enforces write deadlines for every outbox of one dispatcher.
 
-    `heartbeat` is the usual one; subscribers may have others. It and `write_timeout` are in seconds. The
-    backend says where the newest event is, and whether a cursor is still good.
+    `heartbeat` is the default; a subscriber may ask for another. It and `write_timeout` are in seconds. The
+    backend provides the newest position, and checks whether a cursor can still be resumed.
     """
 
     __slots__ = (
@@ -80,21 +80,22 @@ class IdleMonitor:
         self._callbacks = callbacks
         self._write_timeout = write_timeout
         self._metrics = metrics
-        # A whole part of the usual heartbeat, so that most come in their time and not a tick early.
+        # The default heartbeat is a whole number of ticks, so that most heartbeats come on time, not a tick
+        # early.
         finest = min(heartbeat, write_timeout, SHORTEST_HEARTBEAT) / TICKS
         self._tick_length = heartbeat / math.ceil(heartbeat / finest)
-        self.due: deque[Outbox] = deque()  # to be checked by the next calls of `check`
+        self.due: deque[Outbox] = deque()  # for the next calls of `check`
         # Outboxes by the tick of their next check.
         self._watched: defaultdict[int, set[Outbox]] = defaultdict(set)
-        # Outboxes whose sink is full or whose stream is ending, and when that must be over: in
-        # order of time, since the allowance is the same for all.
+        # The deadlines of outboxes with a full sink or an ending stream. In order of time, since the time
+        # limit is the same for all.
         self._deadlines: dict[Outbox, float] = {}
         self._cursor_frames: dict[Encoding, tuple[int, int, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticked = 0
 
     def watch(self, outbox: Outbox, since: float) -> None:
-        """Check an outbox one heartbeat after `since`, by the loop's clock; start the timer."""
+        """Check an outbox one heartbeat after `since`, by the loop's clock. Start the timer if needed."""
         if self._timer is None:
             self._ticked = self._tick_of(since)
             self._schedule_tick()
@@ -104,14 +105,14 @@ class IdleMonitor:
         self._watched[outbox.next_check].add(outbox)
 
     def unwatch(self, outbox: Outbox) -> None:
-        """Forget an outbox, and its deadline."""
+        """Remove an outbox and its deadline."""
         self._deadlines.pop(outbox, None)
         outboxes = self._watched.get(outbox.next_check)
         if outboxes is not None:
             outboxes.discard(outbox)
             if not outboxes:
                 del self._watched[outbox.next_check]
-        outbox.next_check = NOT_WATCHED  # it may stand in `due`
+        outbox.next_check = NOT_WATCHED  # `due` may still contain it
 
     def stop(self) -> None:
         """Stop the timer. Called when no outbox is watched."""
@@ -120,31 +121,28 @@ class IdleMonitor:
             self._timer = None
 
     def set_deadline(self, outbox: Outbox) -> None:
-        """Abort the outbox after the write time-out, unless the deadline is cleared before.
+        """Abort the outbox after `write_timeout`, unless the deadline is cleared before.
 
-        An earlier deadline stands: a socket that was full when its stream began to end gets no second
-        allowance, and partial progress resets nothing.
+        An earlier deadline stays: neither the end of a stream nor partial progress extends it.
         """
         if outbox not in self._deadlines:
             self._deadlines[outbox] = asyncio.get_running_loop().time() + self._write_timeout
 
     def clear_deadline(self, outbox: Outbox) -> None:
-        """Let the outbox live: its sink has emptied, or is cut already."""
+        """Remove the deadline of an outbox: its sink has drained, or is aborted."""
         self._deadlines.pop(outbox, None)
 
     def check(self, now: float) -> None:
-        """Check `OUTBOXES_PER_TURN` of those that are due, and send the heartbeats of the silent ones.
-
-        10,000 idle subscribers are 2,500 heartbeats a second, so most are written here at once, and are not
-        scheduled as all other frames are.
-        """
+        """Check `OUTBOXES_PER_TURN` outboxes that are due, and send heartbeats to the silent ones."""
+        # Most heartbeats are written here and not scheduled like other frames: 10,000 idle subscribers are
+        # 2,500 heartbeats a second.
         newest = self._backend.position
         for _ in range(min(OUTBOXES_PER_TURN, len(self.due))):
             outbox = self.due.popleft()
             if outbox.next_check == NOT_WATCHED:
                 continue
             if outbox.sink.gone:
-                # An application that does not cancel the handlers of lost connections says nothing.
+                # An application without handler_cancellation does not report lost connections.
                 self._metrics.found_disconnected()
                 self._callbacks.on_disconnect(outbox)
                 continue
@@ -160,13 +158,11 @@ class IdleMonitor:
             self.watch(outbox, now if outbox.blocked else written)
 
     def heartbeat_frame(self, outbox: Outbox) -> bytes:
-        """Return the heartbeat that is due: a comment, or an event that brings the cursor up.
-
-        Where little is published that a subscriber asked for, its last id would else be evicted from the
-        history, and it would be told of a loss when it came back.
-        """
+        """Return the heartbeat that is due: a comment, or an event that moves the cursor."""
+        # In quiet channels the last id of a subscriber would be evicted from the history, and its next
+        # reconnection would report a loss that did not happen.
         encoding, sent = outbox.sink.encoding, outbox.position
-        # The cursor must not pass what is still unsent: a subscriber cut behind it would never get that.
+        # The cursor must not pass unsent events: a subscriber that reconnects would never get them.
         current = outbox.following and outbox.offset == outbox.group.end
         newest = self._backend.position if current else sent
         if _may_be_comment(outbox) and not self._is_far_behind(outbox, sent, newest):
@@ -182,7 +178,7 @@ class IdleMonitor:
         return newest > sent and not self._backend.replayable(outbox.group.selector, after=sent)
 
     def _cursor_frame(self, encoding: Encoding, position: int) -> bytes:
-        """Return the block that moves a cursor to a position: the same bytes for all in one tick."""
+        """Return the event that moves a cursor to a position, shared by all outboxes in one tick."""
         kept = self._cursor_frames.get(encoding)
         if kept is None or kept[:2] != (position, self._ticked):
             block = own_block(encoding.format, HEARTBEAT_EVENT, format_id(self._backend.epoch, position))
@@ -205,8 +201,8 @@ class IdleMonitor:
         now = asyncio.get_running_loop().time()
         self._ticked = max(self._tick_of(now), self._ticked + 1)
         self._enforce_deadlines(now)
-        # By what is there, not by what has passed: a process that was stopped for a day has
-        # missed many ticks, and few of them matter.
+        # Iterate over the watched ticks, not over all that passed: a process that was suspended for a day
+        # missed very many, and few of them have an outbox.
         for tick in [tick for tick in self._watched if tick <= self._ticked]:
             self.due.extend(self._watched.pop(tick))
         if self.due:
@@ -221,7 +217,7 @@ class IdleMonitor:
                 break
             late.append(outbox)
         if len(late) == OUTBOXES_PER_TURN:
-            # Thousands may be late at once, where one network has gone.
+            # Thousands may be late at once, after a network failure.
             asyncio.get_running_loop().call_soon(self._enforce_deadlines, now)
         for outbox in late:
             self._metrics.timed_out(Timeout.FULL)
@@ -237,6 +233,6 @@ class IdleMonitor:
 
 
 def _may_be_comment(outbox: Outbox) -> bool:
-    """Return whether the next heartbeat of an outbox need not be an event, whatever its cursor is."""
+    """Return whether the next heartbeat of an outbox may be a comment, as far as the client goes."""
     heartbeat = outbox.subscriber.options.heartbeat
     return not heartbeat.as_event and (outbox.heartbeat_comments + 1) * heartbeat.seconds < HOUR

@@ -1,4 +1,4 @@
-"""One subscriber's way to its sink."""
+"""Outbox: one HTTP subscriber's connection to its group, its queue and its sink."""
 
 from typing import Protocol, TypeAlias
 
@@ -10,60 +10,60 @@ from sse_broadcast.fanout.writers import NOT_LISTED, Writer
 from sse_broadcast.metrics import SubscriberKind
 
 OUTBOXES_PER_TURN = 64
-"""Outboxes written to, or checked, before the clock is read again: some 0.3 ms of writing."""
+"""Outboxes to write to, or to check, before the clock is read again: about 0.3 ms of writing."""
 
 
 class Sink(Protocol):
-    """Where an outbox's bytes go. No method waits."""
+    """The destination of an outbox's bytes. No method waits."""
 
     encoding: Encoding
-    """How this sink's publications are written."""
+    """The encoding of this sink's frames."""
 
     @property
     def writer(self) -> Writer:
-        """What writes, the same for the whole life of the sink.
+        """The object that writes, the same for the whole life of the sink.
 
-        Where a write leaves the sink full, `Outbox.on_full` has been called when it returns.
+        If a write fills the sink, `Outbox.on_full` has been called when the write returns.
         """
 
     def attach(self, outbox: "Outbox | None") -> None:
-        """Call this outbox's `on_full` whenever the sink is full, and now if it is; None ends that."""
+        """Call `on_full` of this outbox whenever the sink is full, and now if it is. None stops that."""
 
     @property
     def gone(self) -> bool:
         """Whether the connection is closed, or closing."""
 
     def close(self) -> None:
-        """End the body cleanly once what is written has been taken."""
+        """End the body cleanly after everything written has been sent."""
 
     def abort(self) -> None:
-        """Cut the connection now, and drop what is unsent."""
+        """Abort the connection now, and drop unsent bytes."""
 
 
 class OutboxScheduler(Protocol):
-    """What writes the own queues of outboxes. No method waits or raises."""
+    """Writes the queues of outboxes. No method waits or raises."""
 
     def schedule_outbox(self, outbox: "Outbox") -> None:
-        """Write the outbox's own queue soon. Called when that is no longer empty."""
+        """Write the outbox's queue soon. Called when the queue is no longer empty."""
 
     def flush_outbox(self, outbox: "Outbox") -> None:
-        """Empty the outbox's own queue now, as far as its sink takes it."""
+        """Write the outbox's queue now, as far as its sink accepts it."""
 
     def on_full(self, outbox: "Outbox") -> None:
-        """Stop writing to the outbox's sink, which is full. May be called from within a write."""
+        """Stop writing to the outbox's sink, which is full. May be called during a write."""
 
     def on_drained(self, outbox: "Outbox") -> None:
-        """Resume writing to the outbox's sink, which was full and has emptied."""
+        """Resume writing to the outbox's sink, which was full and has drained."""
 
     def on_closed(self, outbox: "Outbox", reason: CloseReason) -> None:
-        """End the outbox's stream: its subscriber has closed."""
+        """End the outbox's stream: its subscriber is closed."""
 
 
 class Outbox:
-    """One subscriber's way to its sink: the queue consumer of an HTTP subscriber, and a member of its group.
+    """The queue consumer of an HTTP subscriber, and a member of its group.
 
-    While it is `following`, it has yet to get the group's log from `offset` on. Otherwise it has yet to get
-    what its subscriber takes from the own queue, or from the history while it is catching up.
+    While `following`, it has yet to get the group's log from `offset` on. Otherwise it has yet to get the
+    subscriber's own queue, or the history during its replay.
     """
 
     kind = SubscriberKind.HTTP
@@ -97,28 +97,28 @@ class Outbox:
         self.sink = sink
         self.writer = sink.writer
         self.index = NOT_LISTED
-        self.first_offset = 0  # where in the log it began to follow
+        self.first_offset = 0  # the offset of the log at which it started to follow
         self.following = False
-        self.blocked = False  # its sink is full, or it has none any more
-        self.written = 0.0  # when something was last written to it alone, by the loop's clock
+        self.blocked = False  # its sink is full or gone
+        self.written = 0.0  # the time of the last write to it alone, by the loop's clock
         self.last_position_sent = 0  # the newest position sent to it alone
-        self.heartbeat_comments = 0  # since the last heartbeat that was a block
+        self.heartbeat_comments = 0  # comments since the last heartbeat event
         self.next_check = 0  # the tick of its next heartbeat check
         self.heartbeat_due = False
-        self.close_reason: CloseReason | None = None  # set once its stream is to end behind its queue
+        self.close_reason: CloseReason | None = None  # set when the stream must end after its queue
         self.close_sent = False
-        self.waited = 0.0  # how long the oldest publication had waited when the subscriber closed, in seconds
+        self.waited = 0.0  # its lag in seconds when the subscriber closed
 
     def on_ready(self) -> None:
-        """Schedule the own queue. Called by the subscriber."""
+        """Schedule the subscriber's queue. Called by the subscriber."""
         self.scheduler.schedule_outbox(self)
 
     def make_room(self) -> None:
-        """Empty the own queue, as far as the sink takes it. Called by the subscriber."""
+        """Write the subscriber's queue, as far as the sink accepts it. Called by the subscriber."""
         self.scheduler.flush_outbox(self)
 
     def on_closed(self, reason: CloseReason) -> None:
-        """Note how far behind it was, and end the stream. Called by the subscriber."""
+        """Record the lag, and end the stream. Called by the subscriber."""
         self.waited = self.lag
         self.scheduler.on_closed(self, reason)
 
@@ -126,7 +126,7 @@ class Outbox:
 
     @property
     def offset(self) -> int:
-        """The offset in the group's log up to which it has everything, while it is following."""
+        """The offset in the group's log up to which it has everything, while following."""
         group = self.group
         if self.index == NOT_LISTED:
             return group.late_joiners[self]
@@ -135,7 +135,7 @@ class Outbox:
 
     @property
     def position(self) -> int:
-        """The position up to which it has everything: the cursor it would come back with."""
+        """The position up to which it has everything: its cursor if it reconnected now."""
         sent = self.last_position_sent
         if self.following:
             group, offset = self.group, self.offset
@@ -147,18 +147,18 @@ class Outbox:
 
     @property
     def given(self) -> int:
-        """The number of events it was given, news of a loss among them."""
+        """The number of events sent to it, `$reset` events included."""
         followed = self.offset - self.first_offset if self.following else 0
         return self.subscriber.taken + followed
 
     @property
     def behind(self) -> int:
-        """The number of events that wait for it; while it is catching up, in the history, of all channels."""
+        """The number of waiting events; during a replay, those ahead in the history, of all channels."""
         return self.group.end - self.offset if self.following else self.subscriber.behind
 
     @property
     def waiting_bytes(self) -> int:
-        """The number of bytes that wait for it, as text frames, without those in the history."""
+        """The bytes that wait for it, as text frames, without those in the history."""
         if not self.following:
             return self.subscriber.queued_bytes
         group = self.group
@@ -168,7 +168,7 @@ class Outbox:
 
     @property
     def lag(self) -> float:
-        """The seconds since the oldest that waits for it was published; 0.0 if nothing does."""
+        """The age of the oldest waiting event in seconds; 0.0 if none waits."""
         oldest = self._oldest()
         return 0.0 if oldest is None else max(0.0, clock.now() - oldest)
 
@@ -179,15 +179,15 @@ class Outbox:
         return None if self.offset == group.end else group.log[self.offset - group.base].time
 
     def on_full(self) -> None:
-        """Stop writing: the sink is full. Called by the sink."""
+        """Stop writing. Called by the sink when it is full."""
         self.scheduler.on_full(self)
 
     def on_drained(self) -> None:
-        """Resume writing: the full sink has emptied. Called by the owner of the sink."""
+        """Resume writing. Called by the owner of the sink when it has drained."""
         self.scheduler.on_drained(self)
 
     def join_group(self) -> None:
-        """Follow the group's log from its end on."""
+        """Follow the group's log from its end."""
         group = self.group
         self.subscriber.go_live()
         self.first_offset = group.end
@@ -196,7 +196,7 @@ class Outbox:
         group.queued.pop(self.subscriber, None)
 
     def leave_to_own_queue(self) -> None:
-        """Move from the group's log to the subscriber's own queue, and take the rest of the log along."""
+        """Stop following, and move the rest of the log to the subscriber's own queue."""
         if not self.following:
             return
         group = self.group
@@ -208,7 +208,7 @@ class Outbox:
             self.subscriber.offer(publication)
 
     def leave_group(self) -> None:
-        """Stop following the group's log, and abandon the rest of it."""
+        """Stop following, and drop the rest of the log."""
         if self.following:
             self.subscriber.taken += self.offset - self.first_offset
             self.following = False
@@ -216,4 +216,4 @@ class Outbox:
 
 
 OutboxGroup: TypeAlias = SubscriberGroup[Outbox]
-"""The groups of a broadcaster: its HTTP subscribers follow the log, its streams are `queued`."""
+"""The groups of a broadcaster: HTTP subscribers follow the log, in-process streams are `queued`."""

@@ -1,4 +1,4 @@
-"""Pattern index: the patterns that somebody follows, and which of them match a channel."""
+"""Pattern index: find the subscribed patterns that match a channel."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,20 +6,21 @@ from sse_broadcast.channels import ANY, compile_patterns
 from sse_broadcast.fanout.outbox import OutboxGroup
 
 GRAM = 6
-"""Characters of the texts by which patterns are found, at most."""
+"""Maximum characters of the texts that patterns are indexed by."""
 
 BUCKET = 8
-"""Patterns that one text finds, before a pattern counts as crowded."""
+"""Patterns per text. A pattern beyond it counts as crowded."""
 
 MAX_CROWDED_STEPS = 8192
-"""Texts between stars, of all crowded patterns together. To look for one in a name takes some 0.1 us."""
+"""Maximum texts between stars of all crowded patterns together. Searching one in a name takes about 0.1
+us."""
 
 BEGIN, END = "^", "$"
-"""Stand for a name's two ends: no name has them."""
+"""Marks for the two ends of a name. No name contains them."""
 
 
 class IndexedPattern:
-    """A pattern that somebody follows, and who that is. `serial` is greater than that of every older one."""
+    """A subscribed pattern and its groups. Newer patterns have greater serials."""
 
     __slots__ = ("gram", "groups", "matches", "serial", "steps", "text")
 
@@ -28,33 +29,33 @@ class IndexedPattern:
         self.serial = serial
         self.matches = compile_patterns(text)
         self.groups: dict[OutboxGroup, None] = {}
-        self.gram = ""  # the text by which it is found
-        self.steps = 0  # what it counts for among the crowded
+        self.gram = ""  # the text that it is indexed by
+        self.steps = 0  # its part of MAX_CROWDED_STEPS
 
 
 class PatternIndex:
-    """Finds the patterns that match a channel among those that have a text in common with its name.
+    """Finds the patterns that match a channel by a text that both contain.
 
-    Each pattern is filed under one text of up to `GRAM` characters that every name it matches contains: the
-    one that finds the fewest other patterns. A name is asked for all of its texts, some 750 at most. So what
-    a new channel costs is bounded: `BUCKET` patterns for each of these texts, and the crowded ones, for which
-    all of their texts were taken, and which count `MAX_CROWDED_STEPS` together.
+    Each pattern is indexed by one text of up to `GRAM` characters that every matching name contains: the one
+    shared with the fewest other patterns. A name is looked up by all its texts, at most about 750. So the
+    cost of a new channel is bounded: `BUCKET` patterns for each text, and the crowded patterns, limited to
+    `MAX_CROWDED_STEPS` together.
     """
 
     __slots__ = ("_buckets", "_crowded", "_lengths")
 
     def __init__(self) -> None:
         self._buckets: dict[str, dict[IndexedPattern, None]] = {}
-        self._lengths = [0] * (GRAM + 1)  # how many buckets have a text of this length
+        self._lengths = [0] * (GRAM + 1)  # the number of buckets per length of text
         self._crowded = 0
 
     def has_room(self, texts: Iterable[str]) -> bool:
-        """Return whether patterns may be added, as far as they are crowded."""
+        """Return whether the limit of crowded patterns allows these patterns."""
         steps = sum(_steps(text) for text in texts if self._is_full(self._best(text)))
         return not steps or self._crowded + steps <= MAX_CROWDED_STEPS
 
     def add(self, pattern: IndexedPattern) -> None:
-        """Find a pattern from now on."""
+        """Add a pattern."""
         gram = pattern.gram = self._best(pattern.text)
         if self._is_full(gram):
             pattern.steps = _steps(pattern.text)
@@ -66,7 +67,7 @@ class PatternIndex:
         bucket[pattern] = None
 
     def remove(self, pattern: IndexedPattern) -> None:
-        """Find a pattern no longer."""
+        """Remove a pattern."""
         self._crowded -= pattern.steps
         bucket = self._buckets[pattern.gram]
         del bucket[pattern]
@@ -75,7 +76,7 @@ class PatternIndex:
             self._lengths[len(pattern.gram)] -= 1
 
     def matching(self, name: str) -> list[IndexedPattern]:
-        """Return the patterns that match a channel, in no order."""
+        """Return the patterns that match a channel, in any order."""
         text = f"{BEGIN}{name}{END}"
         found: list[IndexedPattern] = []
         for length, count in enumerate(self._lengths):
@@ -83,7 +84,7 @@ class PatternIndex:
                 continue
             grams = {text[at : at + length] for at in range(len(text) - length + 1)}
             for gram in grams:
-                # Not by intersection: that may walk through a dict from which many have gone.
+                # Not `grams & buckets.keys()`: that may iterate a dict with many deleted entries.
                 if bucket := self._buckets.get(gram):
                     found += [pattern for pattern in bucket if pattern.matches(name)]
         return found
@@ -92,7 +93,7 @@ class PatternIndex:
         return len(self._buckets.get(gram, ())) >= BUCKET
 
     def _best(self, text: str) -> str:
-        """Return the text of a pattern that finds the fewest others; of several the longest."""
+        """Return the text of a pattern that the fewest others share; among equals the longest."""
         buckets = self._buckets
         return min(_grams(text), key=lambda gram: (len(buckets.get(gram, ())), -len(gram)))
 
@@ -102,7 +103,7 @@ def _steps(text: str) -> int:
 
 
 def _grams(text: str) -> Sequence[str]:
-    """Return the texts that every name contains that a pattern matches: "" if there is none."""
+    """Return the texts that every matching name contains, or [""] if there is none."""
     pieces = f"{BEGIN}{text}{END}".split(ANY)
     grams: list[str] = []
     for piece in pieces:

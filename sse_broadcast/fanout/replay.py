@@ -1,4 +1,4 @@
-"""A subscriber's replay: from its cursor through the history to the newest position."""
+"""Replay: read the history from a subscriber's cursor to the newest position."""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -12,12 +12,12 @@ from sse_broadcast.work_queue import SlicedWork
 
 
 class Replay:
-    """What one subscriber has yet to get of a history.
+    """The part of the history that one subscriber has yet to get.
 
-    The subscriber is in the hub from the beginning, where nothing is queued for it: what is published
-    during the replay is ahead of it in the history. The replay is `done` when the subscriber has everything
-    up to the newest position. Its consumer then goes live, before anything else can be published. So nothing
-    is missed between history and live, and nothing comes twice.
+    The subscriber is in the hub from the start, with nothing queued: what is published during the replay is
+    ahead of it in the history. The replay is `done` when the subscriber has everything up to the newest
+    position. Its consumer then goes live before anything else can be published. So no event is missed and
+    none comes twice.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Replay:
     ) -> None:
         self.cursor = start.after
         self.caller = caller
-        """Who caused it. Callers take turns at having pages read."""
+        """The caller that it counts for. Callers take turns at reading pages."""
         self._backend = backend
         self._selector = selector
         self._metrics = metrics
@@ -52,21 +52,21 @@ class Replay:
         self._began = time.monotonic()
         self._given = 0
         self._first: Sequence[Publication] = start.preloaded
-        self._steps: SlicedWork[ReplayPage] | None = None  # towards the next page
+        self._steps: SlicedWork[ReplayPage] | None = None  # the unfinished read of the next page
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left up to the newest position."""
+        """Whether everything up to the newest position was taken."""
         return not self._first and self.cursor == self._backend.position
 
     @property
     def behind(self) -> int:
-        """The number of publications behind the cursor, of all channels."""
+        """The number of publications after the cursor, of all channels."""
         return len(self._first) + self._backend.position - self.cursor
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest of what is left was published, in seconds since 1970; None if nothing is."""
+        """The time of the oldest publication left, in seconds since 1970, or None."""
         if self._first:
             return self._first[0].time
         return self._backend.oldest(self._selector, after=self.cursor)
@@ -77,7 +77,7 @@ class Replay:
         return not self._first
 
     def take(self, limit: int) -> Sequence[Publication]:
-        """Return the next publications, of about `limit` bytes. There may be none, and yet more to come."""
+        """Return the next publications, about `limit` bytes. An empty result does not mean the end."""
         page = self._take(limit)
         self._given += len(page)
         return page
@@ -109,7 +109,7 @@ class Replay:
         return (*replay.publications, loss)
 
     def _page(self, limit: int) -> ReplayPage | None:
-        """Return the next page of the history, or None if it takes more than one piece of work."""
+        """Return the next page of the history, or None if it needs more slices of work."""
         if self._steps is None:
             self._steps = self._backend.replay(
                 self._selector, after=self.cursor, evictions_seen=self._evictions_seen, limit=limit

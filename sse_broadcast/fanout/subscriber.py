@@ -1,4 +1,4 @@
-"""Subscriber: one subscription's bounded queue, what happens when it is full, and why it closed."""
+"""Subscriber: the bounded queue of one subscription, its overflow policy, and its close reason."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from sse_broadcast.publication import Publication
 
 
 class CloseReason(StrEnum):
-    """Why a subscriber is no longer one."""
+    """Why a subscriber was closed."""
 
     LEFT = "left"
     """The client disconnected, or the stream was closed by the program that opened it."""
@@ -28,37 +28,37 @@ class CloseReason(StrEnum):
     DRAIN = "drain"
     """The broadcaster closed."""
     EXPIRED = "expired"
-    """Its credential is no longer good."""
+    """Its credential expired, or is no longer valid."""
     REVOKED = "revoked"
     """Its credential was revoked."""
     LIFETIME = "lifetime"
-    """It has lasted as long as a stream may."""
+    """It reached the maximum lifetime of a stream."""
     DISCONNECTED = "disconnected"
-    """Somebody who may do that ended this one stream."""
+    """A caller with `admin` disconnected it."""
     ERROR = "error"
     """Writing to its sink failed."""
 
 
 ANNOUNCED = frozenset(CloseReason) - {CloseReason.LEFT, CloseReason.STALLED, CloseReason.ERROR}
-"""Close reasons that are sent as `$close`: the client is still there."""
+"""Close reasons that are sent as `$close`: the client is still connected."""
 
 AFTER_QUEUE = frozenset(
     {CloseReason.DRAIN, CloseReason.EXPIRED, CloseReason.LIFETIME, CloseReason.DISCONNECTED}
 )
-"""Close reasons that take effect only behind what is queued. A revoked subscriber gets nothing more."""
+"""Close reasons that take effect after the queued events. A revoked subscriber gets no more events."""
 
 
 SHORTEST_HEARTBEAT = 3
 LONGEST_HEARTBEAT = 60
-"""Seconds of silence that a subscriber may ask for. With the shortest, an address with 1,000 connections
-costs 333 heartbeats a second, a third more than with the default of 4."""
+"""Bounds of the heartbeat that a subscriber may ask for, in seconds. With the shortest, 1,000 connections
+cost 333 heartbeats a second, a third more than with the default of 4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What breaks a silence of so many seconds.
+    """The heartbeat after some seconds without an event.
 
-    As a rule that is a comment. `as_event` makes it a `$heartbeat` event, for pages that must notice a dead
+    It is a comment by default. `as_event` makes it a `$heartbeat` event, for pages that must notice a dead
     connection.
     """
 
@@ -67,25 +67,25 @@ class Heartbeat:
 
 
 class QueueConsumer(Protocol):
-    """What empties a subscriber's queue. No method may raise or wait."""
+    """Empties a subscriber's queue. No method may raise or wait."""
 
     kind: SubscriberKind
 
     def on_ready(self) -> None:
-        """Empty the queue soon. Called each time that it is no longer empty."""
+        """Empty the queue soon. Called each time the queue is no longer empty."""
 
     def make_room(self) -> None:
-        """Empty the queue now, as far as the client takes it. Called when the queue is full."""
+        """Empty the queue now, as far as the client accepts it. Called when the queue is full."""
 
     def on_closed(self, reason: CloseReason) -> None:
-        """End the stream: nothing more will be queued. Called once, while the queue is still there."""
+        """End the stream: nothing more is queued. Called once, before the queue is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberOptions:
-    """What holds for a subscriber from its first moment: limits, policy, metrics, and a callback.
+    """The limits, the policy, the metrics and the callback of a subscriber.
 
-    `epoch` is that of the positions that it is sent.
+    `epoch` is the epoch of the positions sent to it.
     """
 
     queue_size: int
@@ -96,20 +96,19 @@ class SubscriberOptions:
     epoch: str
     heartbeat: Heartbeat
     retry: int = 3000
-    """Milliseconds after which it reconnects, give or take half."""
+    """Milliseconds before it reconnects, 50 % more or less."""
 
 
 class Subscriber:
     """One subscription and its bounded queue.
 
-    While it is catching up, what it has yet to get is in the history, and nothing is queued for it.
-    Then publications are offered to it in order, and its consumer takes them. Both limits hold for
-    what was published: at most `queue_size` publications of at most `queue_bytes` bytes wait,
-    and an empty queue takes any event. A full queue calls `make_room` first, since the server may
-    only be busy. Where that does not help, it does what the overflow policy says.
+    During its replay, nothing is queued for it: what it has yet to get is in the history. Afterwards
+    publications are offered to it in order, and its consumer takes them. At most `queue_size` publications of
+    at most `queue_bytes` bytes wait, but an empty queue accepts any event. A full queue first calls
+    `make_room`, since the server may only be busy. If that does not help, the overflow policy decides.
 
-    With `drop-oldest` and `drop-newest` one `$reset` event stands where the dropped events stood.
-    With `conflate` an event that was replaced is no loss.
+    With `drop-oldest` and `drop-newest` one `$reset` event takes the place of the dropped events. With
+    `conflate` a replaced event is not a loss.
     """
 
     __slots__ = (
@@ -135,39 +134,39 @@ class Subscriber:
         self.closed: CloseReason | None = None
         self.catching_up = catching_up
         self.queued_bytes = 0
-        self.taken = 0  # publications, and news of a loss
+        self.taken = 0  # publications and `$reset` events
         self.dropped = 0
-        # Made when first needed: an empty deque is 760 bytes, and most subscribers never need one.
+        # Created when needed: an empty deque takes 760 bytes, and most subscribers never need one.
         self._queue: deque[Publication] | Conflated | None = None
         self._missed = 0
         self._last_missed = 0
         self.options = options
 
     def __len__(self) -> int:
-        """How many publications are queued."""
+        """Return the number of queued publications."""
         return len(self._queue) if self._queue is not None else 0
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to take, or will be before it can go live."""
+        """Whether there is something to take now, or something left of the replay."""
         if self.catching_up is not None:
             return not self.catching_up.done
         return bool(self._queue)
 
     @property
     def behind(self) -> int:
-        """How many publications wait; while it is catching up, in the history, of whatever channels."""
+        """The number of waiting publications; during a replay, those ahead in the history."""
         return len(self) if self.catching_up is None else self.catching_up.behind
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest that waits was published, in seconds since 1970."""
+        """The time of the oldest waiting publication, in seconds since 1970, or None."""
         if self.catching_up is not None:
             return self.catching_up.oldest
         return _first(self._queue).time if self._queue else None
 
     def offer(self, publication: Publication) -> None:
-        """Queue a publication, or do what the overflow policy says."""
+        """Queue a publication, or apply the overflow policy."""
         if self._missed or not self._fits(publication):
             self.consumer.make_room()
         if self.closed is not None:
@@ -183,7 +182,7 @@ class Subscriber:
             self._overflow(publication)
 
     def take(self, limit: int) -> Sequence[Publication]:
-        """Remove and return what waits: one publication, or as many as `limit` bytes hold."""
+        """Remove and return waiting publications: one, or as many as fit into `limit` bytes."""
         if self.catching_up is not None:
             page = self.catching_up.take(limit)
             self.taken += len(page)
@@ -203,20 +202,20 @@ class Subscriber:
         return batch
 
     def go_live(self) -> None:
-        """End the replay. Called when nothing is waiting in the history."""
+        """End the replay. Called when nothing is left in the history."""
         if self.catching_up is not None:
             self.catching_up.finish()
             self.catching_up = None
 
     def close(self, reason: CloseReason) -> None:
-        """Take nothing more. The first reason stands; what was queued stays while all are graceful ones."""
+        """Queue nothing more. The first reason counts. The queue stays if all are in `AFTER_QUEUE`."""
         if self.closed is None:
             self.closed = reason
             self.options.metrics.closed(reason, self.consumer.kind)
             self.options.on_close(self)
             self.consumer.on_closed(reason)
             self.catching_up = None
-        # Also when it is ending already: it may be revoked before it has taken the rest.
+        # Also if it was closed before: it may be revoked before it has taken the rest of its queue.
         if reason not in AFTER_QUEUE:
             self._queue = None
             self.queued_bytes = self._missed = 0
@@ -227,7 +226,8 @@ class Subscriber:
             return True
         if len(queue) >= options.queue_size:
             return False
-        # A deque takes eight bytes for each; what conflates has indexes of its own.
+        # The overhead of a deque is eight bytes per item and is ignored. A conflating queue has large
+        # indexes.
         bytes = self.queued_bytes + (queue.bytes if isinstance(queue, Conflated) else 0)
         return bytes + publication.size <= options.queue_bytes
 
@@ -263,7 +263,7 @@ class Subscriber:
         self.options.metrics.dropped(self.options.overflow)
 
     def _queue_reset(self) -> None:
-        """Queue the `$reset` where the dropped events stood: before all, or after all."""
+        """Queue a `$reset` in the place of the dropped events: before all others, or after them."""
         loss = reset_publication(
             ResetReason.SLOW,
             self.selector.channels,

@@ -1,4 +1,4 @@
-"""The events that the server itself sends to end a stream (`$close`) or to report a loss (`$reset`)."""
+"""System events: the server's own events that end a stream (`$close`) or report a loss (`$reset`)."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sse_broadcast.publication import Publication, place
 
 
 def close_event(reason: str, retry: int) -> Event:
-    """Return the event that ends a stream: why, and the milliseconds after which to reconnect."""
+    """Return the event that ends a stream, with the reason and the reconnection time in milliseconds."""
     return Event(json.dumps({"reason": reason}), type="$close", retry=retry, json=True)
 
 
@@ -28,6 +28,6 @@ def reset_event(reason: str, channels: Sequence[str], *, missed: int | None) -> 
 def reset_publication(
     reason: str, channels: Sequence[str], *, epoch: str, position: int, missed: int | None
 ) -> Publication:
-    """Return a `$reset` to be queued among other publications. The subscriber resumes after `position`."""
+    """Return a `$reset` to queue among publications. The subscriber resumes after `position`."""
     event = reset_event(reason, channels, missed=missed)
     return place((), event, epoch=epoch, position=position, time=clock.now())

@@ -1,4 +1,4 @@
-"""The list of writers that get the same bytes, and the passes over it."""
+"""Writer list: the writers that get the same bytes, and the passes over them."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -6,25 +6,25 @@ from operator import length_hint
 from typing import Generic, Protocol, TypeVar
 
 NOT_LISTED = -1
-"""The index of a member that is in no list."""
+"""The index of a member that is not in a list."""
 
 
 class Writer(Protocol):
-    """What writes bytes: a transport, or a sink."""
+    """Writes bytes: a transport or a sink."""
 
     def write(self, data: bytes, /) -> None:
-        """Write without waiting, and publish nothing meanwhile. May raise when the connection is gone."""
+        """Write without waiting, and publish nothing meanwhile. May raise if the connection is gone."""
 
 
 class Member(Protocol):
-    """What a `WriterList` holds. The list sets the index, which is `NOT_LISTED` before and after."""
+    """A member of a `WriterList`. The list sets the index; it is `NOT_LISTED` before and after."""
 
     index: int
     writer: Writer
 
 
 class NullWriter:
-    """Takes the place of a writer that has left during a pass."""
+    """Replaces a writer that leaves during a pass."""
 
     def write(self, data: bytes, /) -> None:
         """Do nothing."""
@@ -36,11 +36,10 @@ NULL_WRITER = NullWriter()
 
 
 class WriterList(Generic[M]):
-    """Members, each at an index in two lists: one of the members, one of their writers.
+    """Members at an index in two lists: one of the members, one of their writers.
 
-    A pass iterates the writer list only and stores nothing per member. Its `next_index` tells who has been
-    written to. (To read and set an offset in each member as well was measured to cost a delivery 1 to 4 %
-    more.) Joining and leaving take constant time.
+    A pass iterates the writer list only and stores nothing per member. `next_index` tells which members it
+    has reached. Joining and leaving take constant time.
     """
 
     __slots__ = ("_gaps", "_missed", "_passing", "_rest", "_writers", "members")
@@ -61,14 +60,14 @@ class WriterList(Generic[M]):
         return (member for index, member in enumerate(self.members) if member.index == index)
 
     def join(self, member: M) -> None:
-        """Add a member. Never during a pass: its index would not tell what it has got of that."""
+        """Add a member. Not during a pass: its index would not tell whether the pass has reached it."""
         assert not self._passing
         member.index = len(self.members)
         self.members.append(member)
         self._writers.append(member.writer)
 
     def leave(self, member: M) -> None:
-        """Remove a member. A pass that is on does not reach it any more."""
+        """Remove a member. A running pass does not reach it any more."""
         index, member.index = member.index, NOT_LISTED
         if not self._passing:
             self._fill(index)
@@ -79,18 +78,18 @@ class WriterList(Generic[M]):
         self._gaps.append(index)
 
     def begin(self) -> None:
-        """Begin a pass. None is on."""
+        """Begin a pass. No other may be running."""
         self._passing = True
         self._missed = 0
         self._rest = iter(self._writers)
 
     def take(self, limit: int) -> Iterator[Writer]:
-        """Return an iterator over the next writers of the pass, which has reached each that was yielded."""
+        """Return an iterator over the next writers of the pass. A yielded writer counts as reached."""
         return islice(self._rest, limit)
 
     @property
     def next_index(self) -> int:
-        """The index that the pass reaches next: it has reached all before that."""
+        """The index that the pass reaches next."""
         return len(self._writers) - length_hint(self._rest)
 
     @property
@@ -104,7 +103,7 @@ class WriterList(Generic[M]):
         return self.members[self.next_index - 1]
 
     def end(self) -> int:
-        """End the pass, which is done, and return how many members it reached."""
+        """End a pass that is done, and return the number of members it reached."""
         self._passing = False
         reached = len(self._writers) - self._missed
         for index in sorted(self._gaps, reverse=True):

@@ -185,7 +185,8 @@ def test_one_channel_more_than_there_may_be_is_refused() -> None:
     with pytest.raises(FullError) as refused:
         house.join("c", "d*", "a")
     assert str(refused.value) == (
-        "subscribed_channels: 3 different channels and patterns may be followed: 2 are, 2 more are too many"
+        "subscribed_channels: the limit is 3 different channels and patterns:"
+        " 2 are in use, so 2 more are too many"
     )
     house.join("c")
     with pytest.raises(FullError):
@@ -429,8 +430,8 @@ def test_patterns_that_are_all_alike_are_refused_beyond_a_number(monkeypatch: py
     with pytest.raises(FullError) as refused:
         house.join(alike[3], "b")
     assert str(refused.value) == (
-        "subscribed_channels: too many followed patterns have only text that others have too; use one with"
-        " text of its own, or the names of channels"
+        "subscribed_channels: too many patterns consist of the same texts; use a pattern with"
+        " text of its own, or names of channels"
     )
     assert "b" not in house.hub.channels
     house.join("*a*b*", *alike[:3])
@@ -454,7 +455,7 @@ def test_there_may_be_more_or_less_room_from_now_on() -> None:
     house.join("b")
     house.hub.most = 1
     house.join("a")
-    with pytest.raises(FullError, match=r"^subscribed_channels: 1 different"):
+    with pytest.raises(FullError, match=r"^subscribed_channels: the limit is 1 different"):
         house.join("c")
     house.hub.most = 3
     house.join("c")

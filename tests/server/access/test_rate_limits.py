@@ -500,8 +500,8 @@ async def test_more_channels_than_may_be_followed_are_refused(serve: Serve) -> N
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 5\r\n" in head
     assert await program.rest() == (
-        b'{"title":"Service Unavailable","status":503,"detail":"subscribed_channels: 3 different channels'
-        b' and patterns may be followed: 3 are, 1 more are too many"}\n'
+        b'{"title":"Service Unavailable","status":503,"detail":"subscribed_channels: the limit is 3'
+        b' different channels and patterns: 3 are in use, so 1 more are too many"}\n'
     )
     head = await browser.subscribe(path="/events/*", headers="Accept: text/event-stream\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")

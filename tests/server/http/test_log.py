@@ -190,7 +190,8 @@ REFUSALS = [
         b"",
         414,
         (
-            "request line: has 16394 bytes, more than 16384; send a long list of channels in the body of POST /events"
+            "request line: has 16394 bytes, more than 16384;"
+            " send a long list of channels in the body of POST /events"
         ),
     ),
     ("GET", "/status", "X: " + "x" * 40_000 + "\r\n", b"", 431, "head: is 40029 bytes, and may be 32768"),
