@@ -225,7 +225,7 @@ async def test_a_form_of_a_foreign_page_publishes_nothing(
     )
     async with page.expect_navigation():
         await page.evaluate("document.forms[0].submit()")
-    assert "is foreign" in await page.inner_text("body")
+    assert "is not allowed" in await page.inner_text("body")
     assert server.broadcaster.counts.published == 0
 
 

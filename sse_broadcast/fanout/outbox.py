@@ -16,6 +16,8 @@ OUTBOXES_PER_TURN = 64
 class Sink(Protocol):
     """The destination of an outbox's bytes. No method waits."""
 
+    __slots__ = ()  # a sink is made for each subscriber: no instance dictionary
+
     encoding: Encoding
     """The encoding of this sink's frames."""
 

@@ -1,1 +1,1 @@
-"""The HTTP server: a file per endpoint, and the only package that knows aiohttp's server."""
+"""The HTTP server. Only this package uses aiohttp's server."""

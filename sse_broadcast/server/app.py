@@ -1,4 +1,4 @@
-"""The aiohttp application: how it is put together, and the checks and headers that every request gets."""
+"""The aiohttp application: its parts, and the checks and headers of every request."""
 
 import asyncio
 import functools
@@ -53,19 +53,19 @@ from sse_broadcast.server.transport.connection import (
 )
 
 OTHER = "other"
-"""Label of refused requests that belong to no endpoint."""
+"""The metrics label of refused requests that belong to no endpoint."""
 
 CLOSING_SHARE = 0.75
-"""Share of `shutdown_timeout` in which streams may end; the runner has the rest."""
+"""Part of `shutdown_timeout` for the ends of streams. The runner has the rest."""
 
 
 def create_app(config: Config | None = None) -> web.Application:
     """Return the server as an application, to run or to mount in another one (with `add_subapp`).
 
-    `app[BROADCASTER]` is its broadcaster, for programs that publish from the same process. Any aiohttp
-    runner will do. One with `handler_cancellation=True` releases a subscriber as soon as its connection is
-    lost, any other at the next heartbeat. `host`, `port`, `max_connections` and the other settings of the
-    listening socket are left to the runner.
+    `app[BROADCASTER]` is its broadcaster, for programs that publish from the same process. Any aiohttp runner
+    works. With `handler_cancellation=True` a subscriber is released when its connection is lost, otherwise at
+    the next heartbeat. The runner decides `host`, `port`, `max_connections` and the other settings of the
+    listening socket.
     """
     settled = config_or_default(config)
     app = build_app(build_services(settled), tuned=False, load=lambda: settled)
@@ -81,10 +81,10 @@ def create_app(config: Config | None = None) -> web.Application:
 
 
 def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) -> web.Application:
-    """Return the application; `tuned` says that its listening sockets are ours (see `tune_listener`).
+    """Return the application. `tuned` means that its listening sockets are ours (see `tune_listener`).
 
     `load` reads the configuration again, for a reload. The caller starts the authenticator of the active
-    services, and at the end closes first the reloader and then the authenticator.
+    services, and at the end closes first the reloader, then the authenticator.
     """
     app = web.Application()
     app[ACTIVE_SERVICES] = ActiveServices(services)
@@ -115,9 +115,10 @@ def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) ->
 def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -> Handler:
     """Wrap a handler: check the request, authenticate its caller, and answer every error as a problem.
 
-    A handler without an endpoint is open to all. This is no middleware: aiohttp puts two coroutines around
-    a handler for the first middleware, and a stream keeps them for its whole life.
+    A handler without an endpoint needs no credential.
     """
+    # Not a middleware: for the first middleware aiohttp puts two coroutines around a handler, and a stream
+    # keeps them for its whole life.
     active = app[ACTIVE_SERVICES]
 
     @functools.wraps(handler)
@@ -132,7 +133,7 @@ def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -
                 request[PRINCIPAL] = principal
             response = await handler(request)
             if endpoint is Endpoint.INSPECT:
-                confirm(request)  # a long list is made in pieces; the credential may be revoked meanwhile
+                confirm(request)  # a long list awaits in between, and the credential may be revoked meanwhile
         except Problem as problem:
             response = _refused(request, app, problem, endpoint)
         except BroadcastError as error:
@@ -148,10 +149,9 @@ def guarded(app: web.Application, handler: Handler, endpoint: Endpoint | None) -
 async def _admitted(
     request: web.Request, endpoint: Endpoint, place: ListenerInfo, active: ActiveServices
 ) -> Principal:
-    """Return the principal of a token, as decided by the services that are active when it is admitted.
-
-    Fetching a signing key takes a while, and a reload may replace the services meanwhile: then ask again.
-    """
+    """Verify the token of a request and return its principal."""
+    # Fetching a signing key takes a while, and a reload may replace the services meanwhile. Then decide
+    # again.
     while True:
         services = active.services
         try:
@@ -183,7 +183,7 @@ def _refused(
 
 
 def _count_failure(app: web.Application, error: Exception, endpoint: Endpoint | None) -> None:
-    """Count a request that aiohttp answers with 500. A client that has disconnected is no failure."""
+    """Count a request that aiohttp answers with 500, unless its client disconnected."""
     if not isinstance(error, ConnectionError):
         app[BROADCASTER].metrics.refused_request(500, endpoint or OTHER)
 
@@ -223,13 +223,13 @@ def _require_short_head(request: web.Request) -> None:
     # Measured only on connections that received so much at once that a head may be too long.
     size = len(request.raw_path) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
     if size > MAX_HEAD:
-        raise Problem(431, f"head: is {size} bytes, and may be {MAX_HEAD}")
+        raise Problem(431, f"head: has {size} bytes, more than {MAX_HEAD}")
 
 
 def _refuse_version(request: web.Request) -> NoReturn:
     said = answer_as_http_1_0(request)
     assert said is not None
-    detail = f"version: HTTP/{said.major}.{said.minor} is not spoken here; 1.0 and 1.1 are"
+    detail = f"version: HTTP/{said.major}.{said.minor} is not supported; use 1.0 or 1.1"
     raise Problem(400, detail, closes=True)
 
 
@@ -251,7 +251,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
 def _require_continue(request: web.Request) -> None:
     expectation = ", ".join(request.headers.getall("Expect", ()))
     if expectation.lower() != "100-continue":
-        raise Problem(417, f"Expect: {expectation[:80]!a} is not taken")
+        raise Problem(417, f"Expect: {expectation[:80]!a} is not supported")
 
 
 async def _close_registry(app: web.Application) -> None:

@@ -1,4 +1,4 @@
-"""Build the services of a configuration, completely, before any of them is used."""
+"""Assembly: build the services of a configuration, all of them before any is used."""
 
 from sse_broadcast.auth.authenticator import Authenticator
 from sse_broadcast.config.schema import Config
@@ -15,10 +15,10 @@ from sse_broadcast.server.services import Services
 def build_services(
     config: Config, *, generated: str | None = None, before: Services | None = None
 ) -> Services:
-    """Make what follows from a configuration, in the place of what held `before`, if anything did.
+    """Build the services of a configuration. On a reload they take over the state of those `before`.
 
-    `generated` is a token that may do everything, for a server that has none. The authority is started and
-    closed by whoever calls this. Raises `ConfigError` for credentials that cannot be used.
+    `generated` is a token that allows everything, for a server without one. The caller starts and closes the
+    authenticator. Raises `ConfigError` for credentials that cannot be used.
     """
     authenticator = Authenticator(
         config, generated=generated, before=None if before is None else before.authenticator
@@ -40,16 +40,19 @@ def build_services(
 
 
 def kept_token(config: Config, before: Services) -> str | None:
-    """Return the token that was made at the start, if it is good for another configuration too.
+    """Return the token generated at the start, if it stays valid under another configuration.
 
-    It ends with the first credential that is configured, and does not come back. Raises `ConfigError` for a
-    configuration that takes the last credential away or has grants beside none: half a file is one, and a
-    token that was made now would have nowhere to be shown.
+    It ends for good with the first configured credential. Raises `ConfigError` for a configuration that
+    removes the last credential, or has grants without one.
     """
+    # A file without its credentials is probably half-written. And a token generated now could be shown
+    # nowhere.
     if config.has_credentials:
         return None
     if before.config.has_credentials or (config.open and not before.config.open):
-        raise ConfigError("token: no credential or grant is configured any more, which takes a restart")
+        raise ConfigError("token: no credential or grant is left, and only a restart may remove the last one")
     if before.config.open and not config.open and before.generated is None:
-        raise ConfigError("token: there is none beside anonymous grants; one is made at the start alone")
+        raise ConfigError(
+            "token: anonymous grants need a token beside them; restart to generate one, or set one"
+        )
     return before.generated

@@ -1,4 +1,4 @@
-"""Reload, by SIGHUP or POST /reload: a configuration takes the place of another, all of it or nothing."""
+"""Reload, by SIGHUP or POST /reload: apply another configuration completely, or not at all."""
 
 import asyncio
 import contextlib
@@ -23,31 +23,31 @@ from sse_broadcast.server.services import ACTIVE_SERVICES, BROADCASTER, SHARES, 
 logger = logging.getLogger("sse_broadcast.reload")
 
 READ_TIMEOUT = 10.0
-"""Seconds in which files must have been read: a disk may be away."""
+"""Maximum seconds to read the files: a network disk may be away."""
 
 T = TypeVar("T")
 
 Commit = Callable[[], None]
-"""Goes by a configuration from now on. It may neither wait nor raise."""
+"""Applies a prepared configuration. It must neither wait nor raise."""
 
 PreparePart = Callable[[Config], Commit]
-"""Makes ready to go by a configuration, and changes nothing. Raises `BroadcastError` if it cannot."""
+"""Prepares a part for a configuration without changing it. Raises `BroadcastError` if it cannot."""
 
 
 class Reloader:
-    """Reads the configuration again with `load`, and has everything go by it, one reload after another.
+    """Reads the configuration with `load` and applies it, one reload after another.
 
-    All that may fail comes first, and then everything changes between two turns of the loop: what is open
-    stays open. `parts` are those that have more to go by it than the application itself. Settings that only
-    a restart can change stay as they are. Belongs to one event loop; `load` is called in a thread.
+    Everything that may fail comes first. Then all changes happen between two turns of the loop, and open
+    streams stay. `parts` prepare what the application itself does not own. Settings that need a restart keep
+    their values. Belongs to one event loop; `load` is called in a thread.
     """
 
     def __init__(self, app: web.Application, load: Callable[[], Config]) -> None:
         self.parts: list[PreparePart] = []
         self.around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-        """What is entered when a reload begins, and left when it is over."""
+        """Returns a context manager that is entered for each reload."""
         self.turn = asyncio.Lock()
-        """Held by a reload, or by whoever keeps the next one waiting."""
+        """Held by a reload, or by the start of the server, which delays reloads."""
         self._app = app
         self._load = load
         self._tasks: set[asyncio.Task[ConfigChange]] = set()
@@ -55,12 +55,12 @@ class Reloader:
         self._closed = False
 
     async def reload(self) -> ConfigChange:
-        """Reload, also if the caller is cancelled meanwhile, and give what that has changed.
+        """Reload and return the changes. The reload continues if the caller is cancelled.
 
-        A reload that was asked for and has not begun is everyone's, since it will read what is there now.
-        Raises `BroadcastError` for a configuration that cannot be used, and `ClosedError` after `close`, or
-        when that gives it up.
+        Raises `BroadcastError` for a configuration that cannot be used, and `ClosedError` after or during
+        `close`.
         """
+        # Concurrent callers share a reload that has not started: it will read the same files.
         self._require_open()
         task = self._next()
         try:
@@ -71,14 +71,14 @@ class Reloader:
             raise
 
     def ask(self) -> None:
-        """Reload by and by, with whoever else waits for it, and have nobody told what that has changed."""
+        """Reload soon, without waiting for the result."""
         if self._closed:
-            logger.warning("reload: passed over, the server is shutting down")
+            logger.warning("reload: ignored, the server is shutting down")
         else:
             self._next()
 
     async def close(self) -> None:
-        """Reload no more, and give up what has begun."""
+        """Cancel running reloads, and refuse further ones."""
         self._closed = True
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -104,8 +104,8 @@ class Reloader:
         try:
             change = await self._replace()
         except BroadcastError as error:
-            logger.error(  # noqa: TRY400 - a file that is wrong is no fault of ours
-                "reload: nothing has changed: %(reason)s", {"reason": str(error)}
+            logger.error(  # noqa: TRY400 - a fault in a file needs no traceback
+                "reload: nothing changed: %(reason)s", {"reason": str(error)}
             )
             raise
         _tell(change)
@@ -130,12 +130,13 @@ class Reloader:
             raise
         self._commit(services, commits)
         if before.generated is not None and services.generated is None:
-            logger.warning("reload: the token that was made at the start is good no longer")
+            logger.warning("reload: the token generated at the start is no longer valid")
         await before.authenticator.close()
         return change
 
     def _commit(self, services: Services, commits: Sequence[Commit]) -> None:
-        """Have everything go by a setup, at once: nothing in here may be awaited."""
+        """Apply the new services everywhere."""
+        # No await in here: a request must never see one part changed and another not.
         self._app[ACTIVE_SERVICES].services = services
         self._app[STREAM_EXPIRY].limit(services.config)
         self._app[SHARES].configure(services.config)
@@ -148,16 +149,16 @@ RELOADER: web.AppKey[Reloader] = web.AppKey("sse_broadcast.reloader", Reloader)
 
 
 async def _read(files: Callable[[], T]) -> T:
-    """Return what `files` returns, or raise `ConfigError`: the next reload waits for no disk either."""
+    """Call `files` in a thread and return its result. Raises `ConfigError` after `READ_TIMEOUT`."""
     try:
         async with asyncio.timeout(READ_TIMEOUT):
             return await asyncio.to_thread(files)
     except TimeoutError:
-        raise ConfigError(f"its files could not be read within {READ_TIMEOUT:g} seconds") from None
+        raise ConfigError(f"cannot read the files within {READ_TIMEOUT:g} seconds") from None
 
 
 async def _start(services: Services, before: Services) -> None:
-    """Read keys that are elsewhere. Where nobody has looked before, they must be there."""
+    """Start fetching the JWKS. Raises `ConfigError` if a new one cannot be read."""
     await services.authenticator.start()
     if services.config.jwt_jwks != before.config.jwt_jwks:
         services.authenticator.require_keys()
@@ -167,18 +168,18 @@ def _tell(change: ConfigChange) -> None:
     changed, restart = ", ".join(change.changed), ", ".join(change.restart)
     logger.info("reload: changed: %(changed)s", {"changed": changed or "nothing"})
     if restart:
-        logger.warning("reload: needs a restart, and is as before: %(restart)s", {"restart": restart})
+        logger.warning("reload: unchanged until a restart: %(restart)s", {"restart": restart})
 
 
 def _retrieve(task: asyncio.Task[ConfigChange]) -> None:
-    """Take note of the end of a reload that nobody may have waited for."""
+    """Log an unexpected error of a reload that nobody may have waited for."""
     error = None if task.cancelled() else task.exception()
     if error is not None and not isinstance(error, BroadcastError):
-        logger.error("a reload failed", exc_info=error)
+        logger.error("reload: failed with an unexpected error", exc_info=error)
 
 
 async def post_reload(request: web.Request) -> web.Response:
-    """Reload, and say what that has changed."""
+    """Reload, and answer with the changed settings."""
     require_permission(request, Action.ADMIN)
     if request.body_exists:
         raise Problem(400, f"{request.method} {request.path} takes no body", closes=True)

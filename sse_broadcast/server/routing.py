@@ -1,4 +1,4 @@
-"""Routes: which handler serves which path and method, and the answers where none does."""
+"""Routes: the handler of each path and method, and the answers for all others."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -51,7 +51,7 @@ def add_routes(events: Events, publishing: Publishing, add: AddRoute) -> None:
     _route(add, "/reload", Endpoint.ADMIN, {"POST": post_reload})
     _route(add, "/healthz", None, _reads(get_healthz))
     _route(add, "/readyz", None, _reads(get_readyz))
-    # aiohttp's own `{name}` matches no brace: a channel name with one would get 404 instead of a reason.
+    # aiohttp's `{name}` does not match braces: a channel name with one would get 404 without a reason.
     add("*", r"/{path:[\s\S]*}", _not_found, None)
 
 
@@ -66,7 +66,7 @@ def _route(add: AddRoute, path: str, endpoint: Endpoint | None, handlers: dict[s
 def _route_each(add: AddRoute, path: str, endpoints: Mapping[Endpoint | None, dict[str, Handler]]) -> None:
     """Register a path whose methods may belong to several endpoints, with its OPTIONS and its 405.
 
-    A listener takes the methods of those endpoints that it serves.
+    A listener supports the methods of those endpoints that it serves.
     """
 
     def methods_of(request: web.Request) -> str:
@@ -88,7 +88,7 @@ def _route_each(add: AddRoute, path: str, endpoints: Mapping[Endpoint | None, di
     async def method_not_allowed(request: web.Request) -> web.StreamResponse:
         methods = methods_of(request)
         meant = path_hints.other_method(request.path, request.method, listener_of(request).endpoints)
-        detail = f"{request.path[:80]} does not take {request.method[:20]}, but {methods}{meant}"
+        detail = f"{request.path[:80]} does not support {request.method[:20]}, but {methods}{meant}"
         raise Problem(405, detail, headers={"Allow": methods})
 
     add("OPTIONS", path, options, None)

@@ -1,7 +1,7 @@
-"""Running the server: the one builder that the command line and the tests both use.
+"""Runner: the one builder of a running server, for the command line and the tests.
 
-Phases: `Server.start` (listen), then, when a signal comes, `Server.begin_drain` (not ready any more) and
-`Server.stop` (drain).
+Phases: `Server.start` (listen), then after a signal `Server.begin_drain` (not ready) and `Server.stop`
+(drain).
 """
 
 import asyncio
@@ -49,26 +49,22 @@ from sse_broadcast.unix_address import UNIX_PREFIX
 logger = logging.getLogger("sse_broadcast.process")
 
 RUNNER_SHARE = 1 / 16
-"""Of `shutdown_timeout`, what requests in hand may take; the runner waits for it twice."""
+"""Part of `shutdown_timeout` for requests in progress. The runner waits for it twice."""
 
+# A publisher that sends one batch after another would otherwise have a request on its way when its
+# connection closes. Without an answer it cannot know that nothing was published (nginx has
+# `keepalive_min_timeout` for this).
 LINGER = 0.1
-"""Seconds in which a request on a kept connection is still answered when all else has ended.
-
-A publisher that sends one batch after another meets the close of its connection otherwise, with a request on
-its way: it has no answer then, and cannot know that nothing was published (nginx: `keepalive_min_timeout`).
-"""
+"""Seconds in which requests on kept connections are still answered after everything else has ended."""
 
 
 class Server:
-    """One server: what it serves, and where it listens.
+    """One server: its application and its listeners.
 
-    Without any credential configured, and with something that needs one, it makes a token for the caller
-    that may do everything. Raises `ConfigError` for credentials that cannot be used.
-
-    With `inherited` sockets it listens there, and nowhere else: raises `ListenError` if they and the
-    listeners do not fit together.
-
-    A reload goes by what `load` gives, or by the same configuration, whose files are then read again.
+    If no credential is configured and something needs one, it generates a token that allows everything. With
+    `inherited` sockets it listens only on those. `load` returns the configuration of a reload; by default it
+    is the same, with its files read again. Raises `ConfigError` for credentials that cannot be used, and
+    `ListenError` for inherited sockets that do not fit the listeners.
     """
 
     def __init__(
@@ -84,7 +80,7 @@ class Server:
             config, generated=secrets.token_urlsafe(32) if needs_token(config) else None
         )
         self.app = build_app(services, tuned=True, load=lambda: bind_to_inherited(load(), inherited)[0])
-        """The aiohttp application that is served; the keys of `server.services` find what it holds."""
+        """The aiohttp application. Its parts are under the keys of `server.services`."""
         self.reloader.parts.append(self._prepare)
         self._runner = web.AppRunner(
             self.app,
@@ -102,72 +98,72 @@ class Server:
 
     @property
     def room(self) -> int:
-        """How many connections it lets in; 0 before it listens."""
+        """The connection limit; 0 before the server listens."""
         return self._connection_counts.limit
 
     @property
     def private_share(self) -> int:
-        """How many of them are for private listeners alone; 0 without such a listener."""
+        """The part of the connection limit for private listeners only; 0 without such a listener."""
         return private_share(self.room) if any(each.rule.private for each in self.listeners) else 0
 
     @property
     def services(self) -> Services:
-        """What follows from the configuration in force; a reload puts another in its place."""
+        """The services of the active configuration. A reload replaces them."""
         return self.app[ACTIVE_SERVICES].services
 
     @property
     def config(self) -> Config:
-        """The configuration in force."""
+        """The active configuration."""
         return self.services.config
 
     @property
     def token(self) -> str | None:
-        """The token that was made, to be shown once; None where there is none, or another is configured."""
+        """The token generated at the start, or None."""
         return self.services.generated
 
     @property
     def reloader(self) -> Reloader:
-        """What has it go by another configuration."""
+        """The reloader of the application."""
         return self.app[RELOADER]
 
     @property
     def broadcaster(self) -> Broadcaster:
-        """The broadcaster that is served."""
+        """The broadcaster of the application."""
         return self.app[BROADCASTER]
 
     @property
     def port(self) -> int:
-        """The first port it listens on; with `port=0` the one it was given. 0 without any."""
+        """The first port that the server listens on, also if the kernel chose it; 0 without any."""
         return next((listener.port for listener in self.listeners if listener.port is not None), 0)
 
     @property
     def url(self) -> str:
-        """Where it is reached: at its first port, or else at its first UNIX socket."""
+        """The URL of the first port, or else of the first UNIX socket."""
         return next((url for url in self.urls if not url.startswith(UNIX_PREFIX)), self.urls[0])
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where it is reached, of each listener; a UNIX socket as `unix:` and its path."""
+        """The URL of each listener; a UNIX socket is `unix:` and its path."""
         return tuple(listener.url for listener in self.listeners)
 
     def anonymous_on(self, listener: Listener) -> Principal:
-        """Return what a caller without a token may do there."""
+        """Return the principal of a caller without a token on a listener."""
         return self.services.authorizer.anonymous_on(listener.info)
 
     @property
     def stopping_takes(self) -> float:
-        """The seconds from the signal to the exit, at most."""
+        """The maximum seconds from the signal to the exit."""
         config = self.config
         return config.drain_delay + config.drain_timeout + config.shutdown_timeout
 
     @property
     def connections(self) -> int:
-        """How many sockets are open, or lost to handlers that have still to end."""
+        """The number of open sockets, and of lost ones whose handlers have not ended."""
         held = len(self._runner.server.connections) if self._runner.server is not None else 0
         return max(self._connection_counts.count, held)
 
     async def start(self) -> None:
-        """Listen, everywhere or nowhere. Raises `ListenError`, `CertificateError`."""
+        """Listen on all addresses or on none. Raises `ListenError`, `CertificateError`."""
         self.listeners = [
             Listener(rule, self.config, inherited=sock)
             for rule, sock in zip(self.config.listeners, self._inherited, strict=True)
@@ -193,7 +189,7 @@ class Server:
             timeouts=self._patience,
             readiness=self.app[READINESS],
         )
-        """Decides which connections are let in; there is none before it listens."""
+        """The admission control. It exists from `start` on."""
         self._closing.push_async_callback(self.admission.close)
         self._apply_connection_limits()
         for listener in self.listeners:
@@ -212,12 +208,13 @@ class Server:
         most, fitting = config.max_connections, room(raise_descriptor_limit(), sockets=sockets)
         if most > fitting:
             logger.warning(
-                "max_connections: %(asked)d do not fit, %(fitting)d do", {"asked": most, "fitting": fitting}
+                "max_connections: %(asked)d needs more file descriptors than allowed, using %(fitting)d",
+                {"asked": most, "fitting": fitting},
             )
         return connection_limit(config, fitting)
 
     def _apply_connection_limits(self) -> None:
-        """Admit as many connections as the active configuration allows."""
+        """Apply the connection limits of the active configuration."""
         capacity = ConnectionLimits(
             self.room,
             public=self.room - self.private_share,
@@ -227,7 +224,7 @@ class Server:
         self.admission.configure(capacity, self.services.cors, self.services.authorizer)
 
     def _prepare(self, config: Config) -> Commit:
-        """Read what listeners have in files, and see how many fit. See `PreparePart`."""
+        """Load the certificates of all listeners, and compute the connection limit (a `PreparePart`)."""
         rules = zip(self.listeners, config.listeners, strict=True)
         renewed = [(listener, listener.renewed(rule)) for listener, rule in rules]
         fitting = self._connection_limit(config)
@@ -241,10 +238,9 @@ class Server:
         return commit
 
     async def begin_drain(self) -> None:
-        """Be ready no more, and go on serving for `drain_delay`, in which who balances load can see it.
-
-        An inherited socket is left at once to the process that comes next: what it accepts is better off.
-        """
+        """Become not ready, and keep serving for `drain_delay`, so that load balancers notice."""
+        # An inherited socket is left at once to the next process: connections accepted here would soon be
+        # closed.
         self.app[READINESS].drain()
         for listener in self.listeners:
             if listener.inherited:
@@ -252,25 +248,25 @@ class Server:
         await asyncio.sleep(self.config.drain_delay)
 
     def flush_stream_log(self) -> None:
-        """Have the log say at once what it has yet to say of streams. It is for a process that exits."""
+        """Write the collected log lines of streams now. Call it only before the process exits."""
         self.app[STREAM_REGISTRY].close()
 
     async def stop(self) -> None:
-        """Stop listening, let go of every reader over `drain_timeout`; the rest has `shutdown_timeout`."""
+        """Stop listening, disconnect subscribers over `drain_timeout`, end the rest in `shutdown_timeout`."""
         self.app[READINESS].drain()
         for listener in self.listeners:
             listener.stop()
-        # Before the runner's own cleaning up, which stops listening to idle connections and leaves
-        # them open: until the streams have ended, whoever asks on one is answered with 503.
+        # Before the runner's cleanup, which stops reading from idle connections and leaves them open. Until
+        # the streams have ended, requests on idle connections get a 503.
         await end_streams(self.app)
         await self._answer_the_last_requests()
-        # Before the runner's cleaning up: it would leave open a connection that comes behind it.
+        # Before the runner's cleanup: it would leave open a connection accepted after it.
         await self._closing.aclose()
         await self._runner.cleanup()
         await self._close()
 
     async def _answer_the_last_requests(self) -> None:
-        """Keep connections open for `LINGER`: each answer ends its own, so most are gone before that."""
+        """Keep idle connections open for `LINGER`. Each answer closes its connection."""
         loop = asyncio.get_running_loop()
         end = loop.time() + min(LINGER, self.config.shutdown_timeout * RUNNER_SHARE)
         while self.connections and loop.time() < end:  # noqa: ASYNC110 - nothing tells that they are gone
@@ -282,12 +278,12 @@ def _same(config: Config) -> Config:
 
 
 def connection_limit(config: Config, fitting: int) -> int:
-    """Return how many connections are let in, of those that fit under the limit of descriptors."""
+    """Return the connection limit. `fitting` connections fit under the limit of descriptors."""
     return min(config.max_connections or fitting, fitting)
 
 
 def needs_token(config: Config) -> bool:
-    """Whether there is something that needs a token, and none is configured."""
+    """Return whether something needs a token and none is configured."""
     if config.has_credentials:
         return False
     return any(
@@ -304,17 +300,17 @@ def run(
     forced: Callable[[], NoReturn],
     load: Callable[[], Config] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. SIGUSR1 has everything logged, and another no longer.
+    """Serve until SIGTERM or SIGINT, then drain. SIGUSR1 switches debug logging on and off.
 
-    At SIGHUP it goes by what `load` gives, as `Server` has it; once its terminal is closed, it drains.
-    `started` is called once the server listens, `forced` at a second signal. Raises `ListenError`,
-    `CertificateError`, `ConfigError`. Takes the sockets that a supervisor hands down.
+    SIGHUP reloads with `load`; once the terminal is closed it drains instead. `started` is called when the
+    server listens, `forced` at a second signal. Uses the sockets that a supervisor passes on. Raises
+    `ListenError`, `CertificateError`, `ConfigError`.
     """
     make = functools.partial(Server, config, inherited=take_sockets(os.environ), load=load)
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         runner.get_loop().set_default_executor(DaemonThreadExecutor())
         heard = runner.run(_serve(make, log, started, forced))
-    # What comes between here and the exit finds nothing left to stop, and must not look like a kill.
+    # A signal between here and the exit has nothing left to stop. Its default action would look like a kill.
     ignore(heard)
 
 
@@ -346,13 +342,13 @@ async def _serve(
         supervisor.ready(status)
         server.reloader.around = functools.partial(_reported, supervisor, status)
         await asked.wait()
-        count = Quantity(server.broadcaster.client_count, "reader")
+        count = Quantity(server.broadcaster.client_count, "subscriber")
         logger.info(
             "stopping: ending the streams of %(readers)s; a second signal exits at once",
             {"readers": count},
         )
         await server.reloader.close()
-        supervisor.stopping(f"letting go of {count}", within=server.stopping_takes)
+        supervisor.stopping(f"disconnecting {count}", within=server.stopping_takes)
         await server.begin_drain()
     finally:
         await server.stop()
@@ -361,13 +357,13 @@ async def _serve(
 
 
 def _signals(stop: Callable[[], None], hang_up: Callable[[], None], log: LogPipeline) -> Table:
-    """Return what each signal does."""
+    """Return the handler of each signal."""
     return {**dict.fromkeys(STOP, stop), signal.SIGHUP: hang_up, signal.SIGUSR1: log.switch_debug}
 
 
 @contextlib.contextmanager
 def _reported(supervisor: SystemdNotifier, status: str) -> Iterator[None]:
-    """Have a supervisor know that a reload begins, and that it is over."""
+    """Notify the service manager when a reload begins and when it is over."""
     supervisor.reloading()
     try:
         yield

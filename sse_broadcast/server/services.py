@@ -1,4 +1,4 @@
-"""Services: what handlers find in the application."""
+"""Services: the objects that handlers find in the application."""
 
 import asyncio
 from collections.abc import Hashable
@@ -24,9 +24,9 @@ BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What follows from one configuration: `openapi` is its document, as JSON.
+    """The objects that follow from one configuration. `openapi` is the OpenAPI document as JSON.
 
-    `generated` is the token that was made where none was configured.
+    `generated` is the token generated at the start, or None.
     """
 
     config: Config
@@ -48,11 +48,9 @@ class Services:
 
 
 class ActiveServices:
-    """The setup that holds now. A reload puts another in its place, as a whole.
+    """The services in use. A reload replaces them as a whole."""
 
-    So whoever takes it once has all of one configuration, and whoever takes it again may have another.
-    """
-
+    # Code that reads `services` once sees one configuration. A second read may see the next one.
     __slots__ = ("services",)
 
     def __init__(self, services: Services) -> None:
@@ -63,14 +61,14 @@ ACTIVE_SERVICES: web.AppKey[ActiveServices] = web.AppKey("sse_broadcast.active_s
 
 
 def services_of(request: web.Request) -> Services:
-    """Return the setup that holds now."""
+    """Return the services in use."""
     return request.app[ACTIVE_SERVICES].services
 
 
 def caller_of(request: web.Request) -> Hashable:
-    """Return who long work is charged to: the credential of a request, or else its client's address.
+    """Return the caller that long work counts for: the credential, or else the client's address.
 
-    Callers of the loopback without a credential are one.
+    All loopback clients without a credential are one caller.
     """
     principal = request[PRINCIPAL]
     if not principal.anonymous:
@@ -79,32 +77,33 @@ def caller_of(request: web.Request) -> Hashable:
 
 
 STREAM_EXPIRY: web.AppKey[StreamExpiry] = web.AppKey("sse_broadcast.stream_expiry", StreamExpiry)
-"""The open streams that a credential or their age may end."""
+"""The streams that a credential, a revocation or their lifetime may end."""
 
 SHARES: web.AppKey[Shares] = web.AppKey("sse_broadcast.shares", Shares)
-"""What each caller holds of what all use together."""
+"""The callers' shares of what all of them use."""
 
 OWN_LISTENER: web.AppKey[bool] = web.AppKey("sse_broadcast.own_listener", bool)
-"""Whether connections come from a listening socket that `tune_listener` has seen."""
+"""Whether the listening sockets have the options of `tune_listener`."""
 
 LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.line_streams", set)
-"""The bodies of long requests that are being read."""
+"""The bodies of publishers' streams that are being read."""
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
-"""Set when long requests are to end."""
+"""Set when publishers' streams must end."""
 
 BATCH_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.batch_lock", asyncio.Lock)
-"""Held by the batch that is being published."""
+"""Held while a batch is published."""
 
 
 def confirm(request: web.Request) -> Principal:
-    """Return what the caller of a request may do, if its credential is still good. Raises `Problem`.
+    """Return the principal of a request, if its credential is still valid. Raises `Problem`.
 
-    A handler that has awaited anything since its request came calls this right before its act, and awaits
-    nothing in between: meanwhile the credential may have expired, or been revoked. A reload makes no
-    difference: what came before it goes by the grants that it came with.
+    A handler that has awaited since its request arrived calls this right before it acts, without another
+    await.
     """
+    # The credential may have expired or been revoked meanwhile. A reload makes no difference: a request
+    # keeps the grants that it arrived with.
     principal = request[PRINCIPAL]
-    if principal.subject is not None:  # what shows no credential has none that could be revoked
+    if principal.subject is not None:  # without a credential there is nothing to revoke
         services_of(request).authorizer.require_good(principal)
     return principal

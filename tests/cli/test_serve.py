@@ -371,7 +371,7 @@ async def test_a_server_says_when_it_starts_and_stops(programs: Programs) -> Non
     ended = await serving.stop()
     assert (ended.code, ended.out) == (0, b"")
     started = f"started: version {__version__} listens on {serving.url}\n"
-    stopping = "stopping: ending the streams of 0 readers; a second signal exits at once\n"
+    stopping = "stopping: ending the streams of 0 subscribers; a second signal exits at once\n"
     lines = ended.err.splitlines(keepends=True)
     assert [re.sub(rb"^" + LINE, b"", line).decode() for line in lines] == [
         f"INFO sse_broadcast.process: {started}",
@@ -402,7 +402,7 @@ async def test_a_second_signal_exits_at_once(
     other = await reader(open_raw, serving)
     serving.process.send_signal(number)
     assert (await other.events(1))[0].type == "$close"
-    stopping = b"stopping: ending the streams of 2 readers; a second signal exits at once\n"
+    stopping = b"stopping: ending the streams of 2 subscribers; a second signal exits at once\n"
     while not (line := await serving.process.error_line()).endswith(stopping):
         assert line
     assert re.fullmatch(LINE + rb"INFO sse_broadcast\.process: " + stopping, line)
@@ -920,7 +920,7 @@ async def test_sighup_has_the_file_read_again(
     serving.process.send_signal(signal.SIGHUP)
     # The level was another when this was said.
     assert await next_message(serving.process) == "reload: changed: token, log_level"
-    assert await next_message(serving.process) == "reload: needs a restart, and is as before: heartbeat"
+    assert await next_message(serving.process) == "reload: unchanged until a restart: heartbeat"
     assert (await asking.ask("POST", "/send", body=b"x", headers=with_token(FIRST)))[0] == 401
     assert (await asking.ask("POST", "/send", body=b"still here", headers=with_token(SECOND)))[0] == 200
     assert await next_data(reading) == "still here"
@@ -949,7 +949,7 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
             "[[caller]] 'a': token_env: the environment variable 'NONE' is not set",
         ),
         ('token_file = "/none"\n', "token_file: '/none' cannot be read: No such file or directory"),
-        ("", "token: no credential or grant is configured any more, which takes a restart"),
+        ("", "token: no credential or grant is left, and only a restart may remove the last one"),
         (b"\xff", "{file}: is not UTF-8 at byte 0"),
         (None, "{file}: cannot be read: No such file or directory"),
         ("pipe", "{file}: is not a file that can be read again"),
@@ -972,10 +972,10 @@ async def test_sighup_with_a_bad_file_changes_nothing(
     elif content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     serving.process.send_signal(signal.SIGHUP)
-    assert await next_message(serving.process) == f"reload: nothing has changed: {reason.format(file=file)}"
+    assert await next_message(serving.process) == f"reload: nothing changed: {reason.format(file=file)}"
     status, body = await asking.ask("POST", "/reload", headers=with_token(FIRST))
     assert (status, json.loads(body)["detail"]) == (422, reason.format(file=file))
-    assert await next_message(serving.process) == f"reload: nothing has changed: {reason.format(file=file)}"
+    assert await next_message(serving.process) == f"reload: nothing changed: {reason.format(file=file)}"
     assert (await asking.ask("POST", "/send", body=b"still here", headers=with_token(FIRST)))[0] == 200
     assert await next_data(reading) == "still here"
     file.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ async def test_a_head_has_32_kibibytes_at_most(serve: Serve) -> None:
     head = (await client.head()).decode()
     body = (
         b'{"title":"Request Header Fields Too Large","status":431,'
-        b'"detail":"head: is 32769 bytes, and may be 32768"}\n'
+        b'"detail":"head: has 32769 bytes, more than 32768"}\n'
     )
     assert head.startswith("HTTP/1.1 431 Request Header Fields Too Large\r\n")
     assert "\r\nContent-Type: application/problem+json\r\n" in head

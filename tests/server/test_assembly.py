@@ -50,18 +50,18 @@ def test_it_is_kept_as_long_as_there_is_none(
 @pytest.mark.parametrize("after", [{}, GRANTS])
 def test_the_last_credential_is_not_taken_away(credentials: dict[str, Any], after: dict[str, Any]) -> None:
     """An empty file would open the server to this machine."""
-    with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
+    with pytest.raises(ConfigError, match=r"^token: no credential or grant is left"):
         kept_token(Config(**after), build_services(Config(**credentials, **GRANTS)))
 
 
 def test_the_last_grant_is_not_taken_away_either() -> None:
     """It is what closes the loopback."""
     for generated in (MADE, None):
-        with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
+        with pytest.raises(ConfigError, match=r"^token: no credential or grant is left"):
             kept_token(Config(), build_services(Config(**GRANTS), generated=generated))
 
 
 def test_grants_alone_do_not_lock_everyone_out() -> None:
     """A token would have to be made, and there is nowhere to show it."""
-    with pytest.raises(ConfigError, match=r"^token: there is none beside anonymous grants"):
+    with pytest.raises(ConfigError, match=r"^token: anonymous grants need a token beside them"):
         kept_token(Config(**GRANTS), build_services(Config()))

@@ -402,7 +402,7 @@ async def test_a_setting_that_needs_a_restart_is_named_and_stays(
         change = await running.change(**{name: OTHERS[name]}, queue_size=size)
         assert (change.changed, change.restart) == (("queue_size",), (name,))
         assert (getattr(running.config, name), running.config.queue_size) == (before, size)
-    assert caplog.messages == [f"reload: needs a restart, and is as before: {name}"] * 2
+    assert caplog.messages == [f"reload: unchanged until a restart: {name}"] * 2
     assert await asked("GET", "/status")(running.server) == 200
 
 
@@ -510,7 +510,7 @@ async def test_a_reload_that_fails_unforeseen_changes_nothing(reloadable: Start,
 
     good, running.load = running.load, load
     running.server.reloader.ask()
-    await until(lambda: "a reload failed" in caplog.messages)
+    await until(lambda: "reload: failed with an unexpected error" in caplog.messages)
     assert running.server.services is services
     running.load = good
     await running.change(queue_size=5)
@@ -573,10 +573,10 @@ async def test_the_generated_token_ends_with_the_first_that_is_configured(
         assert await asked("GET", "/status", made)(server) == 200
     assert caplog.messages == []
     await running.change(token=STATIC)
-    assert caplog.messages == ["reload: the token that was made at the start is good no longer"]
+    assert caplog.messages == ["reload: the token generated at the start is no longer valid"]
     assert server.token is None
     assert await asked("GET", "/status", made)(server) == 401
-    with pytest.raises(ConfigError, match=r"^token: no credential or grant is configured any more"):
+    with pytest.raises(ConfigError, match=r"^token: no credential or grant is left"):
         await running.change(token="")
     assert await asked("GET", "/status", WITH)(server) == 200
 
@@ -931,7 +931,7 @@ async def test_a_server_that_ends_reloads_no_more(
     answer = await ask(server, "POST", "/reload")
     assert (answer.status, answer.detail) == (503, "the server is shutting down")
     assert running.config.queue_size == 1000
-    assert "reload: passed over, the server is shutting down" in [
+    assert "reload: ignored, the server is shutting down" in [
         record.getMessage() for record in caplog.records
     ]
 
@@ -944,7 +944,7 @@ async def test_a_file_that_cannot_be_read_to_its_end_keeps_no_other_reload(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     monkeypatch.setattr(reload, "READ_TIMEOUT", 0.05)
-    with pytest.raises(ConfigError, match=r"^its files could not be read within 0\.05 seconds$"):
+    with pytest.raises(ConfigError, match=r"^cannot read the files within 0\.05 seconds$"):
         await running.change(token_file=str(pipe))
     os.close(os.open(pipe, os.O_WRONLY))  # which lets the thread go that reads
     monkeypatch.undo()

@@ -403,5 +403,5 @@ async def test_a_limit_that_does_not_fit_is_lowered(monkeypatch: Patch, caplog: 
     server = Server(Config(port=0, max_connections=10_000))
     await server.start()
     assert server.room == 144
-    assert "max_connections: 10000 do not fit, 144 do" in caplog.text
+    assert "max_connections: 10000 needs more file descriptors than allowed, using 144" in caplog.text
     await server.stop()

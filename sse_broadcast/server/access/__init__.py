@@ -1,1 +1,1 @@
-"""Who may do what, and how often."""
+"""Access: authorization, rate limits and shares."""

@@ -1,4 +1,4 @@
-"""Authorization: who a request is from, and what it may do."""
+"""Authorization: the caller of a request, and what it may do."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ from sse_broadcast.server.http.request_head import host_name, origin_of, request
 from sse_broadcast.server.transport.connection import ListenerInfo, listener_of
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("sse_broadcast.principal", Principal)
-"""What the caller of a request may do; `guarded` puts it there."""
+"""The principal of a request. `guarded` sets it."""
 
 IN_QUERY = "access_token"
-"""The parameter that carries a token where a browser can send no header (RFC 6750, 2.3)."""
+"""The query parameter for a token, since EventSource cannot send headers (RFC 6750, 2.3)."""
 
 CHALLENGE = 'Bearer realm="sse-broadcast"'
 
@@ -32,11 +32,11 @@ SAFE = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
 class Authorizer:
-    """Tells callers apart, by what their requests carry and by where they came in.
+    """Identifies callers by the credential of their requests and by the listener they use.
 
-    A server that has no credentials to tell them apart by is open to whoever reaches it by the loopback,
-    except to web pages: those of other origins, and those that have given their own name our address
-    (DNS rebinding). By any other way anyone may subscribe to it, and nothing else.
+    A server without credentials allows everything to clients of the loopback, except to web pages: those of
+    other origins, and those whose own name was pointed to our address (DNS rebinding). Other clients may only
+    subscribe.
     """
 
     def __init__(self, config: Config, authenticator: Authenticator) -> None:
@@ -50,12 +50,12 @@ class Authorizer:
         self._everyone = Principal(EVERYTHING)
         granted: Grants = {Action.SUBSCRIBE: (ANY,)} if self._open else _anonymous(config)
         self.anonymous = Principal({**granted, **_forced(config)})
-        """What a caller may do that shows no credential."""
+        """The principal of a caller without credential."""
 
     def identify(self, request: web.Request, endpoint: Endpoint, place: ListenerInfo) -> Principal | str:
-        """Return what the caller of a request may do, or the token that says so and is yet to be verified.
+        """Return the principal of a request, or its token if the token must be verified first.
 
-        It came in at `place`. Raises `Problem` for one that may not.
+        `place` is the listener. Raises `Problem` for a caller that is not allowed in.
         """
         if endpoint not in place.endpoints:
             raise _nothing_here(request)
@@ -72,21 +72,21 @@ class Authorizer:
             raise unauthorized(str(error), error="invalid_token") from None
 
     async def authenticate(self, token: str) -> Principal:
-        """Return what the bearer of a token may do. Raises `Problem` for one that may not come in."""
+        """Verify a token and return its principal. Raises `Problem` if it is not valid."""
         try:
             return await self._authenticator.authenticate(token)
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
     def require_good(self, principal: Principal) -> None:
-        """Refuse a caller that has come in, and whose credential is good no longer. Raises `Problem`."""
+        """Raise `Problem` if the credential of an admitted caller is no longer valid."""
         try:
             self._authenticator.require_good(principal)
         except CredentialError as error:
             raise unauthorized(str(error), error="invalid_token") from None
 
     def is_admin(self, token: str) -> bool | None:
-        """Return whether the bearer of a token has `admin`, or None of one that is yet to be verified."""
+        """Return whether a token has `admin`, or None if it must be verified first."""
         try:
             principal = self._authenticator.cached(token)
         except CredentialError:
@@ -94,23 +94,23 @@ class Authorizer:
         return None if principal is None else principal.allows(Action.ADMIN)
 
     async def verify_admin(self, token: str) -> bool:
-        """Verify a token, and return whether its bearer has `admin`."""
+        """Verify a token, and return whether it has `admin`."""
         try:
             return (await self._authenticator.authenticate(token)).allows(Action.ADMIN)
         except CredentialError:
             return False
 
     def anonymous_on(self, place: ListenerInfo) -> Principal:
-        """Return what a caller that shows no credential may do where it came in."""
+        """Return the principal of a caller without credential on a listener."""
         return self._everyone if self._open and place.loopback else self.anonymous
 
     def _token(self, request: web.Request, endpoint: Endpoint) -> str | None:
-        """Return the token of the first place that has one. What is there counts, good or bad."""
+        """Return the token from the first place that has one: the header, the query, the cookie."""
         header = only(request.headers, hdrs.AUTHORIZATION)
         asked = self._in_query(request, endpoint) if request.query_string else None
         if header is not None:
             if asked is not None:
-                raise Problem(400, f"{IN_QUERY}: is given beside an Authorization header")
+                raise Problem(400, f"{IN_QUERY}: not allowed together with an Authorization header")
             return _bearer(header)
         if asked is not None:
             return asked
@@ -120,7 +120,7 @@ class Authorizer:
         if IN_QUERY not in request.query:
             return None
         if endpoint is not Endpoint.SUBSCRIBE:
-            raise Problem(400, f"{IN_QUERY}: is taken by GET /events alone; use an Authorization header")
+            raise Problem(400, f"{IN_QUERY}: only GET /events accepts it; use an Authorization header")
         values = request.query.getall(IN_QUERY)
         if len(values) > 1:
             raise given_several_times(IN_QUERY, len(values))
@@ -131,20 +131,20 @@ class Authorizer:
         if not values:
             return None
         if len(values) > 1:
-            # Another host below the same domain may have set one of them; which, nobody can tell.
+            # Another host of the same domain may have set one of them, and nothing tells which.
             raise given_several_times(hdrs.COOKIE, len(values), name=self._cookie)
         if request.method not in SAFE:
             self._require_known_page(request)
         return values[0]
 
     def _require_known_page(self, request: web.Request) -> None:
-        # A browser sends cookies with the requests of every page; who asks is in Origin alone.
+        # A browser sends cookies with the requests of any page. Only Origin names the page.
         origin = origin_of(request)
         if origin is None or not self._is_known(origin, request):
             raise Problem(
                 403,
                 f"Origin: {_quoted(origin)} may not {request.method} with a cookie;"
-                " cors_origins names those that may",
+                " add it to cors_origins to allow it",
             )
 
     def _is_local(self, request: web.Request, place: ListenerInfo) -> bool:
@@ -158,7 +158,7 @@ class Authorizer:
         if not place.unix and not self._is_ours(host):
             raise Problem(
                 421,
-                f"Host: {_quoted(host)} is not this server's; allowed_hosts names others, or give it a token",
+                f"Host: {_quoted(host)} is not this server's; add it to allowed_hosts, or set a token",
             )
         origin = headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
         if origin is not None and not self._is_known(origin, request):
@@ -181,7 +181,7 @@ class Authorizer:
 
 
 def require_endpoint(request: web.Request, endpoint: Endpoint | None) -> ListenerInfo:
-    """Return where a request came in, if the endpoint is served there. Raises `Problem`."""
+    """Return the listener of a request, if it serves the endpoint. Raises `Problem`."""
     place = listener_of(request)
     if endpoint is not None and endpoint not in place.endpoints:
         raise _nothing_here(request)
@@ -193,9 +193,9 @@ def _nothing_here(request: web.Request) -> Problem:
 
 
 def require_permission(request: web.Request, action: Action, channels: Sequence[str] = (ANY,)) -> Principal:
-    """Return what a caller may do, if it may do this in each of the channels and patterns.
+    """Return the principal of a request, if it may do this in each of the channels and patterns.
 
-    `*` is the server too. Raises `Problem`.
+    `*` includes the server itself. Raises `Problem`.
     """
     principal = request[PRINCIPAL]
     refused = principal.first_denied(action, channels)
@@ -205,24 +205,24 @@ def require_permission(request: web.Request, action: Action, channels: Sequence[
 
 
 def require_any_channel(request: web.Request, action: Action) -> None:
-    """Refuse a caller that may do this nowhere, before anything it sends is looked at."""
+    """Raise `Problem` for a caller that may do this in no channel, before its request is parsed."""
     if not request[PRINCIPAL].grants.get(action):
         raise _refusal(request[PRINCIPAL], action, action)
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:
-    """Return the answer to a caller that must show another credential, or one at all (RFC 6750, 3)."""
+    """Return the problem for a missing or an invalid credential (RFC 6750, 3)."""
     return Problem(401, detail, headers=challenge(error))
 
 
 def challenge(error: str | None = None) -> Mapping[str, str]:
-    """Return the header that says what to show, and what was wrong with what was shown."""
+    """Return the WWW-Authenticate header, with the error of the credential if there is one."""
     return {hdrs.WWW_AUTHENTICATE: CHALLENGE if error is None else f'{CHALLENGE}, error="{error}"'}
 
 
 def _refusal(principal: Principal, action: Action, what: str) -> Problem:
     if principal.anonymous:
-        shown = f"Authorization: Bearer ..., or {IN_QUERY}= in the URL of what can send no header"
+        shown = f"Authorization: Bearer ..., or {IN_QUERY}= in the URL if you cannot send headers"
         return unauthorized(
             f"{what}: needs a token ({shown if action is Action.SUBSCRIBE else 'Authorization: Bearer ...'})"
         )
@@ -243,7 +243,8 @@ def _forced(config: Config) -> Grants:
 
 
 def _cookies(request: web.Request, name: str) -> Iterator[str]:
-    """Yield the values of a cookie; `request.cookies` has the last of the first header alone."""
+    """Yield the values of a cookie, from all Cookie headers."""
+    # Not `request.cookies`: it has only the last value of the first header.
     for header in request.headers.getall(hdrs.COOKIE, ()):
         for pair in header.split(";"):
             key, _, value = pair.partition("=")
@@ -254,7 +255,7 @@ def _cookies(request: web.Request, name: str) -> Iterator[str]:
 def _bearer(header: str) -> str:
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer":
-        raise unauthorized("Authorization: only the scheme Bearer is taken", error="invalid_request")
+        raise unauthorized("Authorization: only the scheme Bearer is supported", error="invalid_request")
     return token.strip()
 
 

@@ -1,4 +1,4 @@
-"""Rate limits: streams opened and events published in a second."""
+"""Rate limits: streams opened and events published per second."""
 
 import hashlib
 import math
@@ -14,32 +14,30 @@ from sse_broadcast.server.http.problem import Problem
 from sse_broadcast.server.http.refused_stream import RefusalReason
 
 MOST_BUCKETS = 65_536
-"""Addresses that are remembered, and tokens: 300 to 600 bytes each."""
+"""Maximum number of addresses, and of tokens, with a bucket: 300 to 600 bytes each."""
 
 PERMIT_BATCH = 16
-"""Streams that are counted at once: to ask the limiter costs more than the rest of counting one."""
+"""Streams to count at once: a call of the limiter costs more than the rest of counting a stream."""
 
 BATCH_SECONDS = 0.05
-"""Seconds' worth of events that a publisher who is slowed publishes at once, so that they flow."""
+"""Seconds of the rate that a slowed publisher publishes at once, so that its events flow evenly."""
 
 LONGEST_KEY = 256
-"""Characters of a bucket's name; a token's subject may be longer."""
+"""Maximum characters of a bucket's key. Longer names are hashed."""
 
 EVERYONE = "everyone"
-"""The name of the bucket that all share."""
+"""The key of the bucket that all callers share."""
 
 INSTANT = 1e-6
-"""Seconds that a refusal is for at least: 0 is none."""
+"""Minimum seconds of a refusal: 0 would mean that nothing was refused."""
 
 
 class Buckets:
-    """Buckets by key: each holds `burst` and is given `rate` in so many `seconds` (GCRA).
+    """Buckets by key. Each holds `burst` and gains `rate` every `seconds` (GCRA)."""
 
-    The one that was asked for least recently is forgotten when there are `MOST_BUCKETS`, and to be
-    forgotten is to be full again. So to fill a bucket before its time takes as many others that something
-    is taken from meanwhile, and each of those has a burst of its own: nobody gains by it who would not gain
-    more without. Nobody loses by it: what is forgotten refuses nothing.
-    """
+    # Beyond MOST_BUCKETS the least recently used bucket is dropped, which makes it full again. To refill a
+    # bucket that way a client needs as many other buckets in use, each with a burst of its own: it gains
+    # nothing.
 
     def __init__(self, rate: int, burst: int, *, seconds: int = 1) -> None:
         self._rate = rate / seconds
@@ -49,12 +47,12 @@ class Buckets:
         self._limiter = Throttled(using="gcra", quota=quota, store=store).limiter
 
     def take(self, key: str, count: int) -> float:
-        """Take so many from a bucket and give 0.0; or take none, and give the seconds until it has them."""
+        """Take `count` from a bucket and return 0.0, or take none and return the seconds to wait."""
         result = self._limiter.limit(key, count)
         return max(result.state.retry_after, INSTANT) if result.limited else 0.0
 
     def wait_for(self, key: str, count: int) -> float:
-        """Return the seconds until a bucket has so many, 0.0 if it has, and take none."""
+        """Return the seconds until a bucket has `count`, 0.0 if it has. Take nothing."""
         state = self._limiter.peek(key)
         if state.remaining >= count:
             return 0.0
@@ -62,23 +60,23 @@ class Buckets:
 
 
 class Unlimited:
-    """Buckets that have whatever is asked of them: a rate of 0."""
+    """Buckets without a limit, for a rate of 0."""
 
     def take(self, key: str, count: int) -> float:  # noqa: ARG002
-        """See `Buckets`."""
+        """Return 0.0: never wait."""
         return 0.0
 
     wait_for = take
 
 
 def buckets(rate: int, burst: int, *, seconds: int = 1) -> Buckets | Unlimited:
-    """Return buckets of a rate, of which 0 is any number."""
+    """Return buckets of a rate. 0 means no limit."""
     return Buckets(rate, burst, seconds=seconds) if rate else Unlimited()
 
 
 @dataclass(frozen=True, slots=True)
 class Delayed:
-    """A publisher that must wait, and what for: the events of its `address` or of its `token`."""
+    """A publisher that must wait, because of its `address` or its `token`."""
 
     whose: str
     seconds: float
@@ -110,7 +108,7 @@ class RateLimiter:
             self._addresses, self._tokens = before._addresses, before._tokens  # noqa: SLF001
 
     def stream(self) -> None:
-        """Count a stream that is about to be opened. Raises `Problem` beyond the rate, and counts none."""
+        """Count a stream about to be opened. Raises `Problem` beyond the rate, and counts nothing then."""
         if not self._permits:
             self._permits = self._more_permits()
         self._permits -= 1
@@ -131,9 +129,9 @@ class RateLimiter:
         )
 
     def require_some(self, *, address: str | None, principal: Principal) -> None:
-        """Raise `Problem` for a caller that may not publish one event now, and count none.
+        """Raise `Problem` for a caller that may not publish one event now. Count nothing.
 
-        For work that is done before it is known how many events there are.
+        For work that comes before the number of events is known.
         """
         token, address = _limited(principal, address)
         waits = (
@@ -145,15 +143,16 @@ class RateLimiter:
                 raise self._too_many_events(Delayed(whose, wait))
 
     def publish_wait(self, count: int, *, address: str | None, principal: Principal) -> float:
-        """Count events as `publish` does and give 0.0; or count none, and give the seconds to wait before.
+        """Count events and return 0.0, or count nothing and return the seconds to wait.
 
-        For a publisher that is slowed and not refused. Others may take what it waits for: ask again then.
+        For a publisher that is slowed, not refused. Ask again after the wait: others may have taken its
+        events.
         """
         late = self._take(count, address, principal)
         return late.seconds if late else 0.0
 
     def batch_size(self, most: int) -> int:
-        """Return how many of so many events a publisher that may be slowed should publish at once."""
+        """Return how many events a slowed publisher should publish at once, at most `most`."""
         rate = self._config.publish_rate
         return max(1, min(most, int(rate * BATCH_SECONDS), self._config.publish_burst)) if rate else most
 
@@ -170,7 +169,7 @@ class RateLimiter:
 
     def _take(self, count: int, address: str | None, principal: Principal) -> Delayed | None:
         token, address = _limited(principal, address)
-        # Only the last that is asked may refuse what another has given: nothing is given back.
+        # Nothing can be returned to a bucket: check the token before taking from the address.
         if token and address and (wait := self._tokens.wait_for(token, count)):
             return Delayed("token", wait)
         if address and (wait := self._addresses.take(address, count)):
@@ -181,18 +180,18 @@ class RateLimiter:
 
 
 def _limited(principal: Principal, address: str | None) -> tuple[str | None, str | None]:
-    """Return the token and the address that a request counts for, each None if it counts for none."""
+    """Return the token and the address that a request counts for, each None if not counted."""
     if principal.subject is None:
         return None, address
-    # Strangers may have the address of a caller with `admin`, and have used it up.
+    # Strangers may share the address of a caller with `admin`, and have used its rate.
     return _name(principal), None if principal.allows(Action.ADMIN) else address
 
 
 def share_name(principal: Principal, *, address: str | None) -> str:
-    """Return the name under which a caller has its share of what all callers use.
+    """Return the name of a caller's share of what all callers use.
 
-    That is the caller, whichever of its tokens it shows; where it shows none its address, as `address.key`
-    gives it. What comes by the loopback without a token has one share, named "".
+    It is the caller for any of its tokens, or the address without a token, as `client_address.key` returns
+    it. All loopback clients without a token share the name "".
     """
     kind, subject, _ = principal.bearer
     if subject is None:
@@ -201,13 +200,13 @@ def share_name(principal: Principal, *, address: str | None) -> str:
 
 
 def _name(principal: Principal) -> str:
-    # With the length, or another subject and id could have the same name.
+    # The length keeps different subjects and ids from making the same name.
     kind, subject, id = principal.bearer
     return bucket_key(f"{kind}:{len(subject or '')}:{subject}:{id or ''}")
 
 
 def bucket_key(name: str) -> str:
-    """Return a name as the key of a bucket, or a digest of one that is long."""
+    """Return a name as the key of a bucket; a digest if it is long."""
     if len(name) <= LONGEST_KEY:
         return name
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

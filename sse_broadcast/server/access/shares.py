@@ -1,8 +1,8 @@
 """Shares: how much one caller may hold of what all callers use together.
 
-A caller is an address (of IPv6 its /64), and the credential that is shown from there: each has its share. It
-may hold as much as it leaves to others. So one can have a half, two can have a third each, and whoever comes
-next finds room.
+A caller is an address (of IPv6 its /64 network), and the credential used from there; each has its share. A
+caller may hold as much as it leaves to others: one caller half, two callers a third each. So there is always
+room for the next.
 """
 
 import logging
@@ -27,18 +27,18 @@ CallerKey = str | tuple[CredentialKind, str | None, str | None]
 """An address as `client_address.key` gives it, or whose credential it is: `Principal.bearer`."""
 
 Callers = tuple[CallerKey, ...] | None
-"""Those that a request counts for. None is one with `admin`, which no share and no total bounds."""
+"""The callers that a request counts for. None is a caller with `admin`, which has no limits."""
 
 BODIES = 32
-"""Largest bodies that all requests together may hold in memory."""
+"""Number of bodies of maximum size that all requests together may hold in memory."""
 
 UNCOUNTED = 16_384
-"""Bytes of a body that are not counted: a connection is counted, and may hold as much."""
+"""Bytes of a body that are not counted: the limits of connections cover as much."""
 
 
 RATE_SHARES = {"address": 4, "token": 2}
-"""The part of `subscribe_rate` and `subscribe_burst`, as a divisor, that one caller may take. By default an
-address may have 1,000 connections, and a token 10,000: all of them come back at once."""
+"""Divisors of `subscribe_rate` and `subscribe_burst` for one caller. By default an address may have 1,000
+connections and a token 10,000, which may all reconnect at once."""
 
 
 SHARE_SETTINGS = {
@@ -50,10 +50,8 @@ SHARE_SETTINGS = {
 
 
 def callers_of(principal: Principal, address: str | None) -> Callers:
-    """Return those that a request counts for; an address of None, as the loopback's, is not counted.
-
-    A server without credentials lets everybody on its machine do everything: that is no `admin` yet.
-    """
+    """Return the callers that a request counts for. The address None, as of the loopback, is not counted."""
+    # Without credentials, loopback clients may do everything. That does not exempt them like `admin`.
     if principal.subject is None:
         return () if address is None else (address,)
     if principal.allows(Action.ADMIN):
@@ -62,7 +60,7 @@ def callers_of(principal: Principal, address: str | None) -> Callers:
 
 
 def name_of(caller: CallerKey) -> str:
-    """Return what the log calls a caller: never a token."""
+    """Return a caller's name for the log, never a token."""
     if isinstance(caller, str):
         return f"address {caller}"
     kind, name, _ = caller
@@ -70,17 +68,18 @@ def name_of(caller: CallerKey) -> str:
 
 
 class _Follower:
-    """The channels and patterns of one caller, and in how many of its streams each is."""
+    """The channels and patterns of one caller, with the number of its streams that have each."""
 
     __slots__ = ("names", "selectors")
 
     def __init__(self) -> None:
         self.names: dict[str, int] = {}
-        # Of several channels, so that streams that ask for the same cost one step and not one for each.
+        # Selectors of several channels: a further stream with the same one costs one step, not one per
+        # channel.
         self.selectors: dict[Selector, int] = {}
 
     def count_with(self, selector: Selector) -> int:
-        """Return how many different ones it follows if it follows these too."""
+        """Return the number of its different channels and patterns with these added."""
         return len(self.names) + sum(name not in self.names for name in selector.channels)
 
     def add(self, selector: Selector) -> None:
@@ -97,24 +96,24 @@ class _Follower:
 
 
 class Shares:
-    """Counts what each caller holds of what all use together, and refuses what goes beyond its share.
+    """Counts what each caller holds of shared resources, and refuses what exceeds its share.
 
-    What is taken is given back, once, by whoever took it. Belongs to one event loop.
+    Whoever takes something must release it once. Belongs to one event loop.
     """
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
-        self._rate = (-1, -1)  # what `_streams` go by
+        self._rate = (-1, -1)  # the rate and burst of `_streams`
         self._streams: dict[str, Buckets | Unlimited] = {}
         self.configure(config)
         self._metrics = metrics
         self._followers: dict[CallerKey, _Follower] = {}
         self._bytes: dict[CallerKey, int] = {}
-        self._reminder = Reminder()  # a line each time would be one for an attacker
+        self._reminder = Reminder()  # a line for each refusal would let an attacker flood the log
         self.body_bytes = 0
-        """Bytes of bodies that are being read, of all callers."""
+        """Bytes of bodies being read, of all callers."""
 
     def configure(self, config: Config) -> None:
-        """Go by another configuration from now on; what is held already stays."""
+        """Use another configuration for new requests. What is held stays."""
         self.max_body_bytes = BODIES * largest_body(config)
         rate = (config.subscribe_rate, config.subscribe_burst)
         if rate != self._rate:
@@ -125,26 +124,26 @@ class Shares:
             }
 
     def reached(self, share: Share, caller: CallerKey) -> None:
-        """Count that a caller was refused for its share, and tell of the first in a minute."""
+        """Count a refusal because of a share, and log the first in a minute."""
         self._metrics.share_reached(share)
         if self._reminder.is_due(share):
             logger.warning(
-                "%(caller)s has reached its share of %(share)s, more is refused (%(setting)s)",
+                "%(caller)s has reached its share of %(share)s, refusing more (%(setting)s)",
                 {"caller": name_of(caller), "share": str(share), "setting": SHARE_SETTINGS[share]},
             )
 
     # Streams.
 
     def open_stream(self, callers: Callers) -> None:
-        """Count a stream that is about to be opened. Raises `Problem` beyond the share of a caller."""
+        """Count a stream about to be opened. Raises `Problem` beyond the share of a caller."""
         for caller in callers or ():
             if wait := self._streams[_kind(caller)].take(bucket_key(repr(caller)), 1):
                 self.reached(Share.STREAM_RATE, caller)
                 after, part = str(math.ceil(wait)), RATE_SHARES[_kind(caller)]
                 raise Problem(
                     429,
-                    f"subscribe_rate: one {_kind(caller)} may open 1/{part} of the streams that may be opened"
-                    f" in a second, and of subscribe_burst; try again in {after} s",
+                    f"subscribe_rate: one {_kind(caller)} may open 1/{part} of subscribe_rate per second,"
+                    f" and of subscribe_burst at once; try again in {after} s",
                     headers={"Retry-After": after},
                     reason=RefusalReason.RATE,
                 )
@@ -152,9 +151,9 @@ class Shares:
     # Channels.
 
     def follow(self, callers: Callers, selector: Selector, *, new: int, left: int) -> None:
-        """Count the channels of a stream for its callers. Raises `Problem` beyond a share, and counts none.
+        """Count the channels of a stream for its callers. Raises `Problem` beyond a share, counting none.
 
-        `new` of them nobody follows yet; with those there are `left` that others may follow.
+        `new` of them have no subscriber yet. With those, `left` is the room for other callers.
         """
         for caller in callers or ():
             follower = self._followers.get(caller)
@@ -163,8 +162,8 @@ class Shares:
                 self.reached(Share.CHANNELS, caller)
                 raise _beyond(
                     caller,
-                    f"subscribed_channels: this {_kind(caller)} would follow {count} different channels and"
-                    f" patterns, and leave room for {left}; it may follow no more than it leaves room for",
+                    f"subscribed_channels: this {_kind(caller)} would have {count} different channels and"
+                    f" patterns, and leave room for {left}; it may not have more than it leaves to others",
                 )
         for caller in callers or ():
             follower = self._followers.get(caller)
@@ -173,7 +172,7 @@ class Shares:
             follower.add(selector)
 
     def unfollow(self, callers: Callers, selector: Selector) -> None:
-        """Release what `follow` has counted."""
+        """Release what `follow` counted."""
         for caller in callers or ():
             follower = self._followers[caller]
             follower.remove(selector)
@@ -183,13 +182,13 @@ class Shares:
     # Bodies.
 
     def hold(self, callers: Callers, count: int) -> None:
-        """Count bytes of a body for its callers. Raises `Problem` beyond a share, and counts none."""
+        """Count bytes of a body for its callers. Raises `Problem` beyond a share, counting none."""
         left = self.max_body_bytes - self.body_bytes - count
         if callers is not None and left < 0:
             raise Problem(
                 503,
-                f"bodies: {self.max_body_bytes} bytes may be read at one time, of all requests; nothing was"
-                " published",
+                f"bodies: the limit of {self.max_body_bytes} bytes of all requests together is reached;"
+                " nothing was published",
                 headers={"Retry-After": "1"},
                 closes=True,
             )
@@ -199,12 +198,12 @@ class Shares:
                 raise _beyond(
                     caller,
                     f"bodies: {self._bytes.get(caller, 0)} bytes of this {_kind(caller)} are being read, and"
-                    f" {max(left, 0)} are left for others; it may have no more than it leaves",
+                    f" {max(left, 0)} are left for others; it may not have more than it leaves to others",
                 )
         self._hold(callers, count)
 
     def release(self, callers: Callers, count: int) -> None:
-        """Release what `hold` has counted."""
+        """Release what `hold` counted."""
         self._hold(callers, -count)
 
     def _hold(self, callers: Callers, count: int) -> None:

@@ -1,1 +1,1 @@
-"""One open stream: its head, its sink, and when it ends."""
+"""Open streams: their heads, their sinks, their registry and their expiry."""

@@ -1,4 +1,4 @@
-"""Stream expiry: end each stream with its credential or its lifetime."""
+"""Stream expiry: end each stream with its credential, its lifetime, or a revocation."""
 
 import asyncio
 import math
@@ -22,17 +22,20 @@ End = Callable[[CloseReason], None]
 CredentialKey = tuple[CredentialKind, str | None, str | None]
 
 CLOCK_CHECK_INTERVAL = 60.0
-"""Seconds after which a clock that may have been set is asked again."""
+"""Seconds between two checks of the system time, which may have been set."""
 
 ENDING_COST = 128
-"""Those that may be compared while one stream is ended."""
+"""The cost of ending one stream, in comparisons."""
 
 SPREAD = 0.1
-"""Of `lifetime`, what a stream may end early: those that began together do not come back together."""
+"""Part of `lifetime` by which a stream may end early, so that streams opened together do not end together."""
 
 
 class TrackedStream:
-    """One open stream, or one about to be. Its end comes once, with the reason; a revocation also then."""
+    """One stream that may be ended, open or about to open.
+
+    It ends once, with the first reason. Only a revocation is passed on after another reason.
+    """
 
     __slots__ = ("_end", "_over", "address", "principal", "timer", "until")
 
@@ -45,16 +48,14 @@ class TrackedStream:
         self.timer: asyncio.TimerHandle | None = None
 
     def begin(self, end: End) -> None:
-        """Say how to end the stream. It is ended at once if that was to be before there was one."""
+        """Set the function that ends the stream. Call it at once if the stream was ended before."""
         self._end = end
         if self._over is not None:
             end(self._over)
 
     def end(self, reason: CloseReason) -> bool:
-        """Have the stream end, and say whether it was not ending already.
-
-        One that was and is revoked is told of that too: it gets no more of what it was to end behind.
-        """
+        """End the stream. Return whether it was not ending before."""
+        # A revoked stream that was ending already must still lose its queued events.
         if self.timer is not None:
             self.timer.cancel()
         first = self._over is None
@@ -66,10 +67,10 @@ class TrackedStream:
 
 
 class StreamExpiry:
-    """The open streams that have a credential, an end, or a proxy that speaks for their client.
+    """The streams that have a credential, an end, or a client behind a trusted proxy.
 
-    What has none of these is not held here. A credential's end is a time of the day, and kept to within a
-    minute of a clock that is set.
+    Other streams are not tracked. A credential expires by the system time, and the check follows within a
+    minute if that is set.
     """
 
     def __init__(
@@ -82,16 +83,16 @@ class StreamExpiry:
         self.limit(config)
         self._on_limit = on_limit
         self.clock = clock
-        """Gives the time of the day, in seconds since 1970."""
+        """The current time, in seconds since 1970."""
         self._open: dict[CredentialKey, set[TrackedStream]] = {}
         self._addresses: Counter[str] = Counter()
-        # The streams that were opened since, of each revocation that goes on.
+        # For each running revocation, the streams opened since it began.
         self._revoking: dict[int, set[TrackedStream]] = {}
-        # A timer for each would be a tenth of what opening a stream costs.
+        # One timer for all: a timer each would cost a tenth of opening a stream.
         self._distant = Timeouts[TrackedStream](CLOCK_CHECK_INTERVAL, self._check)
 
     def limit(self, config: Config) -> None:
-        """Have a configuration say how many streams may be opened from now on, and how long those last."""
+        """Set the limits of open streams and their lifetime, for streams opened from now on."""
         self._per_token = config.max_connections_per_token
         self._per_address = config.max_connections_per_address
         self._lifetime = config.lifetime
@@ -100,11 +101,11 @@ class StreamExpiry:
         return sum(map(len, self._open.values()))
 
     def track(self, principal: Principal, *, address: str | None = None) -> TrackedStream | None:
-        """Take note of a reader before it has its stream, if anything may end or limit it.
+        """Track a subscriber's stream before it opens, or return None if nothing can end or limit it.
 
-        `close` it when it is over. Raises `Problem` beyond a limit. There is nothing to wait for between a
-        limit and what it counts, nor between a credential and its revocation.
+        Call `close` when it is over. Raises `Problem` beyond a limit.
         """
+        # No await between the check and the registration, so neither a limit nor a revocation can be raced.
         self._require_room(principal, address)
         until = None
         if self._lifetime:
@@ -112,9 +113,9 @@ class StreamExpiry:
         return self._note(principal, address, until)
 
     def track_publisher(self, principal: Principal, *, address: str | None = None) -> TrackedStream | None:
-        """Register a publisher's stream, which may last as long as its credential.
+        """Track a publisher's stream, which may last as long as its credential.
 
-        It counts for the same limits as a reader's. Raises `Problem` beyond one of them.
+        It counts for the same limits as a subscriber's. Raises `Problem` beyond one of them.
         """
         self._require_room(principal, address)
         return self._note(principal, address, None)
@@ -125,18 +126,17 @@ class StreamExpiry:
             self._on_limit(Share.STREAMS, principal.bearer)
             raise Problem(
                 429,
-                f"max_connections_per_token: this token has {Quantity(most, 'stream')}, as many as it may",
+                f"max_connections_per_token: this token has {Quantity(most, 'stream')}, the limit",
                 reason=RefusalReason.TOKEN,
             )
         most = self._per_address
         if most and address is not None and self._addresses.get(address, 0) >= most:
             if principal.subject is not None and principal.allows(Action.ADMIN):
-                return  # strangers may have the same address
+                return  # an operator may share the address with strangers
             self._on_limit(Share.STREAMS, address)
             raise Problem(
                 429,
-                f"max_connections_per_address: this address has {Quantity(most, 'stream')},"
-                " as many as it may",
+                f"max_connections_per_address: this address has {Quantity(most, 'stream')}, the limit",
                 reason=RefusalReason.ADDRESS,
             )
 
@@ -157,7 +157,7 @@ class StreamExpiry:
         return session
 
     def close(self, session: TrackedStream) -> None:
-        """Forget a stream that is over; once."""
+        """Stop tracking a stream that is over. Call it once."""
         if session.timer is not None:
             session.timer.cancel()
         self._distant.discard(session)
@@ -175,9 +175,9 @@ class StreamExpiry:
             del self._addresses[address]
 
     def revoke(self, kind: CredentialKind, name: str) -> SlicedWork[int]:
-        """End the streams of a `subject`, a token's `id` or a `caller`, and return how many they were.
+        """End the streams of a `subject`, a token's `id` or a `caller`, in slices. Return their number.
 
-        In pieces. Streams that were opened after the first are of tokens that are good, and go on.
+        Streams opened after the first slice have valid tokens, and stay.
         """
         opened: set[TrackedStream] = set()
         self._revoking[id(opened)] = opened
@@ -200,7 +200,7 @@ class StreamExpiry:
             del self._revoking[id(opened)]
 
     def _check(self, session: TrackedStream) -> None:
-        """End a stream whose time has come, or look again when it may have."""
+        """End a stream whose time has come, or schedule the next check."""
         loop = asyncio.get_running_loop()
         wait, reason = math.inf, CloseReason.EXPIRED
         if session.principal.expires is not None:

@@ -1,4 +1,4 @@
-"""The response head of an event stream: aiohttp-sse's, made once for all streams with the same headers."""
+"""Response head of an event stream: aiohttp-sse's, made once for all streams with the same headers."""
 
 import functools
 import math
@@ -9,21 +9,20 @@ from email.utils import formatdate
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
+from typing_extensions import override
 
 from sse_broadcast import wire
 from sse_broadcast.server.http.responses import SERVER
 
 LONGEST_KEPT = 1024
-"""Longest own headers of a stream, in characters, whose head is cached. An origin that a pattern of
-`cors_origins` matches may be as long as a head."""
+"""Maximum characters of a stream's own headers for its head to be cached. An origin that matches a pattern of
+`cors_origins` may be as long as a whole head."""
 
 
 class SseResponse(EventSourceResponse):
-    """aiohttp-sse's response, for streams whose head aiohttp sends: of HTTP/1.0, and in mounted applications.
+    """aiohttp-sse's response, for HTTP/1.0 and mounted applications, where aiohttp sends the head.
 
-    It has our headers, starts no ping task, and closes the connection with the stream. It leaves
-    TCP_USER_TIMEOUT alone: the base class sets it and takes it back at the end, and then a frozen peer's last
-    bytes would stay in the kernel for minutes.
+    It has our headers, starts no ping task, and closes the connection after the stream.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -32,41 +31,44 @@ class SseResponse(EventSourceResponse):
         headers["Content-Type"] = content_type
         headers["Cache-Control"] = "no-store, no-transform"
         headers["Server"] = SERVER
-        # The base class always says keep-alive; aiohttp itself knows better.
+        # The base class always sends keep-alive; aiohttp sets the right value.
         del headers["Connection"]
         self.force_close()
 
+    @override
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the head. The base class would start a ping task, a kilobyte for each subscriber."""
+        # The base class would start a ping task here, a kilobyte for each subscriber.
         return await web.StreamResponse.prepare(self, request)
 
+    @override
     async def write_eof(self, data: bytes = b"") -> None:
-        """End the body, and nothing else."""
+        # The base class sets TCP_USER_TIMEOUT and removes it here: the last bytes of a frozen peer would
+        # stay in the kernel for minutes.
         await web.StreamResponse.write_eof(self, data)
 
 
 class AlreadySent(SseResponse):
-    """What a handler returns to aiohttp for a stream that began with `chunked_response_head`, and is over."""
+    """The result of a handler whose stream `chunked_response_head` started, and which is over."""
 
     prepared = True
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002
-        """Do nothing: the head was sent."""
+    @override
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Do nothing: the body was ended."""
+    @override
+    async def write_eof(self, data: bytes = b"") -> None: ...
 
 
 ALREADY_SENT = AlreadySent(wire.CONTENT_TYPE_HEADER)
 
 
 def chunked_response_head(content_type: str, headers: Mapping[str, str]) -> bytes:
-    """Return the head of a chunked HTTP/1.1 stream, with these headers beside those of every stream.
+    """Return the head of a chunked HTTP/1.1 stream, with these headers added.
 
-    These are the bytes that aiohttp makes of an `SseResponse`. Making them for each subscriber was a fifth of
-    what connecting cost.
+    The bytes are those that aiohttp would send for an `SseResponse`.
     """
+    # Cached: making the head for each subscriber was a fifth of the cost of connecting.
     make = _fixed if sum(map(len, headers.values())) <= LONGEST_KEPT else _fixed.__wrapped__
     return make(content_type, tuple(headers.items())) + _dated(int(time.time()))
 

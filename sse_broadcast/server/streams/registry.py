@@ -1,4 +1,4 @@
-"""Stream registry: the open HTTP streams, for listings and for ending one."""
+"""Stream registry: the open HTTP streams, for listings, disconnects and the log."""
 
 import asyncio
 import functools
@@ -22,13 +22,13 @@ from sse_broadcast.server.http.responses import Caller, SubscriberState
 logger = logging.getLogger("sse_broadcast.streams")
 
 ENTRIES_PER_TURN = 500
-"""Readers that are looked at between two turns of the loop."""
+"""Streams examined between two turns of the event loop."""
 
 DESCRIBED = 100
-"""Readers that are described between two turns."""
+"""Streams described between two turns of the event loop."""
 
 NAMED = 10
-"""Channels of a reader that a line of the log names."""
+"""Maximum channels of a stream in a log line."""
 
 FORMAT_NAMES = {TEXT.format: "text", JSON.format: "json", NDJSON.format: "ndjson"}
 
@@ -36,20 +36,20 @@ Wanted = Callable[[Selector], bool]
 
 
 class StreamState(StrEnum):
-    """What a reader is at."""
+    """The state of a stream."""
 
     LIVE = "live"
-    """It gets what is published as it comes."""
+    """It gets events as they are published."""
     CATCHING_UP = "catching-up"
-    """It gets what it missed, from the history."""
+    """It gets missed events from the history."""
     FULL = "full"
-    """Its socket takes no more for now, and what is published for it waits."""
+    """Its socket is full, and events wait for it."""
     ENDING = "ending"
-    """Its stream is over, and it has yet to take the end."""
+    """It is closed, and its client has yet to read the end."""
 
 
 class SortKey(StrEnum):
-    """By what readers are put in order; those that an operator looks for come first."""
+    """An order of streams. Those that an operator looks for come first."""
 
     LAG = "lag"
     QUEUE = "queue"
@@ -59,7 +59,7 @@ class SortKey(StrEnum):
 
 
 class StreamEntry:
-    """One open stream. It holds what its handler holds anyway; what it says is found out when asked."""
+    """One open stream. Its properties are computed on demand."""
 
     __slots__ = ("_client", "_request", "ended", "id", "opened", "outbox")
 
@@ -73,23 +73,23 @@ class StreamEntry:
 
     @property
     def address(self) -> str:
-        """The client's address, as trusted proxies have it; `unix` of a socket that none speaks for."""
+        """The client's address as trusted proxies report it, or `unix` for a UNIX socket without a proxy."""
         return self._client or self._request.remote or "unix"
 
     @property
     def age(self) -> float:
-        """The seconds that it lasts, or lasted."""
+        """The seconds since it opened, or between its opening and its end."""
         return (asyncio.get_running_loop().time() if self.ended is None else self.ended) - self.opened
 
     @property
     def caller(self) -> Caller | None:
-        """Who it is, if it showed a credential."""
+        """The bearer of its credential, or None."""
         kind, name, _ = self._request[PRINCIPAL].bearer
         return None if name is None else Caller(kind, name)
 
     @property
     def state(self) -> StreamState:
-        """What it is at."""
+        """The current state."""
         outbox = self.outbox
         if outbox.subscriber.closed is not None:
             return StreamState.ENDING
@@ -98,7 +98,7 @@ class StreamEntry:
         return StreamState.LIVE if outbox.subscriber.catching_up is None else StreamState.CATCHING_UP
 
     def described(self) -> SubscriberState:
-        """Return all that is known of it now."""
+        """Return the current state for a listing."""
         outbox = self.outbox
         selector = outbox.subscriber.selector
         return SubscriberState(
@@ -125,14 +125,13 @@ SORT_VALUES: Mapping[SortKey, Callable[[StreamEntry], float]] = {
     SortKey.EVENTS: lambda reader: reader.outbox.given,
     SortKey.DROPS: lambda reader: reader.outbox.subscriber.dropped,
 }
-"""What is the greater the earlier a reader comes."""
+"""The value of each order. Streams with the greatest value come first."""
 
 
 class StreamRegistry:
-    """The open streams by id, in the order of their opening; no id is given twice.
+    """The open streams by id, in the order of their opening. Ids are never reused.
 
-    To be on it costs a reader a microsecond at either end, and nothing between. Each opening and end is a
-    line of the log, if those of its level are kept.
+    Each opening and end is a line of the log at INFO.
     """
 
     def __init__(self) -> None:
@@ -144,11 +143,11 @@ class StreamRegistry:
         return len(self._open)
 
     def __iter__(self) -> Iterator[StreamEntry]:
-        """Iterate over the open streams, in the order of their opening; none may come or go meanwhile."""
+        """Iterate over the open streams in the order of their opening. None may come or go meanwhile."""
         return iter(self._open.values())
 
     def add(self, request: web.Request, outbox: Outbox, client: str | None = None) -> StreamEntry:
-        """Take note of a stream, until `leave`. `client` is for whom a proxy speaks, if one does."""
+        """Register a stream until `remove`. `client` is the address behind a trusted proxy, or None."""
         reader = StreamEntry(next(self._ids), request, outbox, client)
         self._open[reader.id] = reader
         self._log.info(
@@ -157,25 +156,25 @@ class StreamRegistry:
         return reader
 
     def remove(self, reader: StreamEntry) -> None:
-        """Forget a stream that is over; once."""
+        """Remove a stream that is over. Call it once."""
         del self._open[reader.id]
         reader.ended = asyncio.get_running_loop().time()
         self._log.info(
             "stream %(id)s of %(address)s closed: %(reason)s, after %(duration)s s, with %(events)s"
-            " given and %(drops)s dropped, %(lag)s s behind: %(channels)s",
+            " sent and %(drops)s dropped, %(lag)s s behind: %(channels)s",
             functools.partial(_end, reader),
         )
 
     def close(self) -> None:
-        """Have the log say what was gathered of openings and ends."""
+        """Log the openings and ends collected so far."""
         self._log.close()
 
     def find(self, id: str) -> StreamEntry | None:
-        """Return an open stream by its id."""
+        """Return an open stream by its id, or None."""
         return self._open.get(int(id)) if id.isascii() and id.isdigit() and len(id) < 20 else None
 
     async def page(self, *, after: int, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
-        """Return the streams behind an id, in the order of their opening."""
+        """Return the streams after an id, in the order of their opening."""
         found: list[StreamEntry] = []
         async for some in self._portions(after, wanted):
             found += some
@@ -184,7 +183,7 @@ class StreamRegistry:
         return await _described(found[:limit])
 
     async def top(self, order: SortKey, *, limit: int, wanted: Wanted | None = None) -> list[SubscriberState]:
-        """Return the streams that come first in an order, as they were when it was their turn."""
+        """Return the first streams in an order, each as it was when it was examined."""
         first, found = SORT_VALUES[order], list[tuple[float, int, StreamEntry]]()
         async for some in self._portions(0, wanted):
             found += [(first(reader), -reader.id, reader) for reader in some]
@@ -192,7 +191,7 @@ class StreamRegistry:
         return await _described([reader for _, _, reader in found])
 
     async def _portions(self, after: int, wanted: Wanted | None) -> AsyncIterator[list[StreamEntry]]:
-        """Yield those that are wanted, a few at a time, and let everyone else go on in between."""
+        """Yield the wanted streams a few at a time, and let other tasks run in between."""
         ids = list(self._open)
         for first in range(bisect_right(ids, after), len(ids), ENTRIES_PER_TURN):
             found = map(self._open.get, ids[first : first + ENTRIES_PER_TURN])

@@ -1,15 +1,14 @@
-"""The sink of an HTTP stream: the only place that writes to an aiohttp transport.
+"""Transport sink: the only place that writes a stream to an aiohttp transport.
 
-Frames go to `transport.write` directly, already wrapped as chunks: one shared bytes object for
-all readers, and a third less CPU than `StreamResponse.write` (measured: 5.4 against 7.4 us a
-write). What that asks for in return is kept here:
+Frames go to `transport.write` directly, already wrapped as chunks: one shared bytes object for all
+subscribers, and a third less CPU than `StreamResponse.write` (measured: 5.4 against 7.4 us a write). The
+conditions for that:
 
-- one writer at a time: the handler writes the head and the end, delivery all between;
-- nothing is written while `writing_paused`, and only the handler waits for that to pass, without
-  a time-out of its own, since a cancelled drain poisons the next write;
-- a transport that is closing drops what is written, or raises: it is not asked first, for its reader is
-  out of the hub in the next turns of the loop;
-- a peer that does not read is cut with a reset, so that the kernel lets go of its buffer too.
+- one writer at a time: the handler writes the head and the end, the dispatcher everything between; - nothing
+is written while `writing_paused`. Only the handler waits for that to pass, without a timeout of its own,
+since a cancelled drain breaks the next write; - a transport that is closing drops writes, or raises. It is
+not checked first: its subscriber leaves the hub in one of the next turns of the loop; - a peer that does not
+read is aborted with a reset, so that the kernel drops its buffer too.
 """
 
 import asyncio
@@ -19,24 +18,20 @@ import struct
 from collections.abc import Callable
 
 from aiohttp import web
+from typing_extensions import override
 
 from sse_broadcast import wire
 from sse_broadcast.encoding import Encoding
 from sse_broadcast.errors import SinkClosedError
-from sse_broadcast.fanout.outbox import Outbox
+from sse_broadcast.fanout.outbox import Outbox, Sink
 from sse_broadcast.fanout.writers import Writer
 from sse_broadcast.server.transport.connection import Connection
 
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
-class TransportSink:
-    """The connection of one HTTP reader, which it makes fit for a stream. Made and owned by its handler.
-
-    A full kernel buffer is a full sink, and is seen at once. On a connection of ours the transport
-    itself is written to, and the protocol says when that is full. aiohttp's tells nobody: there, each write
-    is followed by a look.
-    """
+class TransportSink(Sink):
+    """The connection of one HTTP subscriber, prepared for a stream. Its handler makes and owns it."""
 
     __slots__ = (
         "_outbox",
@@ -52,11 +47,11 @@ class TransportSink:
         transport, protocol = request.transport, request.protocol
         if transport is None:
             raise SinkClosedError("the connection is closed")
-        # With 1 and 0, "paused" means that the kernel takes no more, and "resumed" that all of the
-        # last write is in the kernel; with the default, 64 KiB would lie between the two. (0 and 0
-        # would have the TLS transport pause for ever: it compares with >=.)
+        # A full kernel buffer is a full sink. With 1 and 0, "paused" means that the kernel accepts no more,
+        # and "resumed" that the last write is in the kernel. The defaults would hold 64 KiB more in this
+        # process. (With 0 and 0 the TLS transport pauses for ever: it compares with >=.)
         transport.set_write_buffer_limits(high=1, low=0)
-        # A stream is not idle, and its timer would be a hundred bytes for nothing.
+        # A stream is never idle: a keep-alive timer would waste a hundred bytes.
         protocol.keep_alive(False)
         self._transport = transport
         self._protocol = protocol
@@ -67,24 +62,25 @@ class TransportSink:
         self.encoding = encoding
 
     def send_head(self, head: bytes, body: bytes) -> None:
-        """Write the head of a stream in chunks, and the first bytes of its body, in one piece.
+        """Write the chunked head of a stream and the first bytes of its body, in one write.
 
-        aiohttp's writer is told what it would have done itself. Raises `SinkClosedError`.
+        Raises `SinkClosedError`.
         """
         if self.gone:
             raise SinkClosedError("the connection is closed")
         writer, data = self._writer, head + wire.chunk(body)
+        # Set the state that aiohttp's writer would have set itself.
         writer.enable_chunking()
-        writer.output_size = len(data)  # from here on no error is answered any more
+        writer.output_size = len(data)  # from here on aiohttp sends no error answer
         self._transport.write(data)
 
     async def end_body(self) -> None:
-        """End the body, and wait until it is taken; where nobody is left to take it, do nothing."""
+        """End the body, and wait until it is sent. Do nothing if the connection is gone."""
         if not self.gone:
             await self._writer.write_eof()
 
+    @override
     def attach(self, outbox: Outbox | None) -> None:
-        """See `Sink`."""
         self._outbox = outbox
         if isinstance(self._protocol, Connection):
             self._protocol.stream = None if outbox is None else self
@@ -92,17 +88,20 @@ class TransportSink:
             self.fill()
 
     @property
+    @override
     def writer(self) -> Writer:
-        """See `Sink`. Asked for once: kept here, it would be a cycle."""
+        # On our own connections the protocol calls `fill`, so the dispatcher writes to the transport
+        # itself. Others report nothing: there `write` checks after each write. Not stored: `self` here
+        # would be a reference cycle.
         return self._transport if isinstance(self._protocol, Connection) else self
 
     @property
+    @override
     def gone(self) -> bool:
-        """See `Sink`."""
         return self._transport.is_closing()
 
     def write(self, data: bytes) -> None:
-        """Write where no protocol of ours says that the transport is full, and look whether it is."""
+        """Write to a connection of another server, and check whether it is full then."""
         transport = self._transport
         if transport.is_closing():
             raise SinkClosedError("the connection is closed")
@@ -111,18 +110,19 @@ class TransportSink:
             self.fill()
 
     def fill(self) -> None:
-        """Take note that the transport is full. Its protocol says so."""
+        """Handle that the transport is full. Its protocol calls this."""
         self._wake_handler()
         if self._outbox is not None:
             self._outbox.on_full()
 
+    @override
     def close(self) -> None:
-        """See `Sink`."""
         self._over = True
         self._wake_handler()
 
+    @override
     def abort(self) -> None:
-        """See `Sink`."""
+        # SO_LINGER 0 sends a reset: an ordinary close would leave the unsent bytes in the kernel.
         self.close()
         transport = self._transport
         sock = transport.get_extra_info("socket")
@@ -132,9 +132,9 @@ class TransportSink:
         transport.abort()
 
     async def run(self, resume: Callable[[], None]) -> None:
-        """Sleep until the stream is over; call `resume` each time a full socket has emptied.
+        """Sleep until the stream is over. Call `resume` each time a full socket has drained.
 
-        The handler's whole life. Raises `ConnectionError` if the connection is lost while full.
+        This is the handler's whole life. Raises `ConnectionError` if the connection is lost while full.
         """
         while True:
             await self._wake

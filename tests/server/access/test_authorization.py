@@ -242,7 +242,7 @@ async def test_who_gets_what_with_which_credential(serve: Serve, tmp_path: Path,
 
 
 IN_HEADER = "Authorization: Bearer ..."
-IN_URL = "access_token= in the URL of what can send no header"
+IN_URL = "access_token= in the URL if you cannot send headers"
 
 
 async def test_a_refusal_says_what_would_help(serve: Serve) -> None:
@@ -739,10 +739,10 @@ async def test_a_unix_socket_has_no_name_to_be_called_by(serve: Serve, socket_pa
 
 async def test_what_is_refused_is_told(server: LiveServer) -> None:
     assert (await STATUS.at(server, host="evil.example:8000")).detail == (
-        "Host: 'evil.example:8000' is not this server's; allowed_hosts names others, or give it a token"
+        "Host: 'evil.example:8000' is not this server's; add it to allowed_hosts, or set a token"
     )
     assert (await STATUS.at(server, "Origin: null\r\n")).detail == (
-        "Origin: 'null' is foreign; cors_origins names those that may ask"
+        "Origin: 'null' is not allowed; add it to cors_origins to allow it"
     )
 
 

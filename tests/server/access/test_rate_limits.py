@@ -547,7 +547,7 @@ async def test_streams_behind_a_proxy_are_counted_by_their_address(serve: Serve)
     first, second, other = await server.connect(), await server.connect(), await server.connect()
     await first.subscribe(headers=of("192.0.2.1"))
     status, answer = await second.ask("GET", "/events", headers=of("192.0.2.1"))
-    detail = "max_connections_per_address: this address has 1 stream, as many as it may"
+    detail = "max_connections_per_address: this address has 1 stream, the limit"
     assert (status, json.loads(answer)["detail"]) == (429, detail)
     browser = await server.connect()
     head = await browser.subscribe(headers=f"{of('192.0.2.1')}Accept: text/event-stream\r\n")

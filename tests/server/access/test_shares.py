@@ -69,10 +69,10 @@ async def test_two_addresses_do_not_take_all_channels(serve: Serve, caplog: Capl
         server, held = await follow_all(serve, hosts)
     assert list(held.values()) == [10, 10]
     answer = await ask(server, "GET", "/events/other", headers=from_address(hosts[0]))
-    told = "subscribed_channels: this address would follow 11 different channels and patterns"
+    told = "subscribed_channels: this address would have 11 different channels and patterns"
     assert (answer.status, answer.detail) == (
         429,
-        f"{told}, and leave room for 9; it may follow no more than it leaves room for",
+        f"{told}, and leave room for 9; it may not have more than it leaves to others",
     )
     third = await server.connect()
     assert b" 200 " in await third.subscribe(path="/events/mine", headers=from_address("192.0.2.3"))
@@ -80,7 +80,7 @@ async def test_two_addresses_do_not_take_all_channels(serve: Serve, caplog: Capl
     assert b" 200 " in await shared.subscribe(path="/events/c0,c1", headers=from_address(hosts[1]))
     assert server.broadcaster.metrics.shares_reached == {Share.CHANNELS: 3}
     assert [record.getMessage() for record in caplog.records] == [
-        "address 192.0.2.1 has reached its share of channels, more is refused (subscribed_channels)"
+        "address 192.0.2.1 has reached its share of channels, refusing more (subscribed_channels)"
     ]
 
 
@@ -128,7 +128,7 @@ async def test_bodies_that_are_being_read_are_shared() -> None:
     with pytest.raises(Problem, match="bytes of this address are being read"):
         shares.hold(("a",), 1)
     shares.hold(("b",), total // 4)
-    with pytest.raises(Problem, match="bytes may be read at one time"):
+    with pytest.raises(Problem, match="bytes of all requests together is reached"):
         shares.hold((), total)
     shares.hold(None, total)
     shares.release(None, total)
@@ -153,6 +153,6 @@ async def test_what_is_followed_already_has_room_for_everyone() -> None:
     """A caller beyond its share may follow what costs nothing more."""
     shares = shares_of()
     shares.follow(("a",), Selector.parse("x", "y", "z"), new=3, left=3)
-    with pytest.raises(Problem, match="would follow 4"):
+    with pytest.raises(Problem, match="would have 4"):
         shares.follow(("a",), Selector.parse("new"), new=1, left=2)
     shares.follow(("a",), Selector.parse("old"), new=0, left=0)

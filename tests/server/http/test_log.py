@@ -182,7 +182,7 @@ REFUSALS = [
     ("POST", "/send", "", b"", 422, EMPTY),
     ("POST", "/send", "", b"x" * 20_000, 413, "body: more than 10096 bytes"),
     ("POST", "/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
-    ("POST", "/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not taken"),
+    ("POST", "/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not supported"),
     (
         "GET",
         "/status?x=" + "x" * 16_384,
@@ -194,7 +194,7 @@ REFUSALS = [
             " send a long list of channels in the body of POST /events"
         ),
     ),
-    ("GET", "/status", "X: " + "x" * 40_000 + "\r\n", b"", 431, "head: is 40029 bytes, and may be 32768"),
+    ("GET", "/status", "X: " + "x" * 40_000 + "\r\n", b"", 431, "head: has 40029 bytes, more than 32768"),
 ]
 
 

@@ -143,7 +143,7 @@ async def test_a_server_tells_of_its_whole_life(programs: Programs, address: str
         serving.process.send_signal(signal.SIGTERM)
         assert await notices.but_watchdog() == [
             "STOPPING=1",
-            "STATUS=letting go of 0 readers",
+            "STATUS=disconnecting 0 subscribers",
             "EXTEND_TIMEOUT_USEC=3300000",
         ]
         # It stops, and is alive.

@@ -424,7 +424,7 @@ async def test_a_stream_is_a_line_when_it_opens_and_a_line_when_it_closes(
         "lag": 0.0,
     }
     assert closed.getMessage() == (
-        f"stream 1 of 127.0.0.1 closed: left, after {duration} s, with 1 event given and 0 dropped,"
+        f"stream 1 of 127.0.0.1 closed: left, after {duration} s, with 1 event sent and 0 dropped,"
         " 0.0 s behind: a,b"
     )
 
