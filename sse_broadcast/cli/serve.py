@@ -96,7 +96,7 @@ def serve(file: Path | None, *, show_config: bool, check: bool, **flags: str | N
         loaded = load(flags, file=file)
         with LogPipeline(loaded.config.log_level, loaded.config.log_format) as log:
             for name, meant in unknown_variables(os.environ).items():
-                hint = "; %(meant)s was meant?" if meant else ""
+                hint = "; did you mean %(meant)s?" if meant else ""
                 logger.warning(f"%(name)s: no such setting, ignored{hint}", {"name": name, "meant": meant})  # noqa: G004
             if show_config:
                 click.echo(shown_config(loaded), nl=False)

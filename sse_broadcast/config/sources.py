@@ -237,7 +237,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     meant = _meant(name, known)
-    return f"; {meant} was meant?" if meant else ""
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _is_service_link(setting: Setting, text: str) -> bool:

@@ -297,7 +297,7 @@ async def test_a_switch_has_no_value(programs: Programs) -> None:
 
 MISSPELT = (
     rb"WARNING sse_broadcast\.process: SSE_BROADCAST_QUEUESIZE: no such setting, ignored;"
-    rb" SSE_BROADCAST_QUEUE_SIZE was meant\?\n"
+    rb" did you mean SSE_BROADCAST_QUEUE_SIZE\?\n"
 )
 
 
@@ -547,7 +547,7 @@ async def test_a_log_that_no_terminal_shows_is_json(programs: Programs) -> None:
     assert all(list(line)[:4] == ["time", "level", "logger", "message"] for line in lines)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     assert (lines[0]["message"], lines[0]["name"]) == (
-        "SSE_BROADCAST_QUEUESIZE: no such setting, ignored; SSE_BROADCAST_QUEUE_SIZE was meant?",
+        "SSE_BROADCAST_QUEUESIZE: no such setting, ignored; did you mean SSE_BROADCAST_QUEUE_SIZE?",
         "SSE_BROADCAST_QUEUESIZE",
     )
     assert (lines[-1]["logger"], lines[-1]["readers"]) == ("sse_broadcast.process", 0)
@@ -941,7 +941,7 @@ UNCHANGED = b'{"status":"reloaded","changed":[],"restart":[]}\n'
     ("content", "reason"),
     [
         ("queue_size = ", "{file}: is not TOML: Invalid value (at end of document)"),
-        ("queue_sise = 5\n", "{file}: queue_sise: no such setting; queue_size was meant?"),
+        ("queue_sise = 5\n", "{file}: queue_sise: no such setting; did you mean queue_size?"),
         ('queue_size = "5"\n', "{file}: queue_size: expected a whole number, at least 1, not '5'"),
         ('token = "short"\n', "token: must have 16 to 8192 characters, not 5"),
         (

@@ -120,7 +120,7 @@ class JsonShape(Generic[T]):
 def unknown_member(name: str, known: Collection[str]) -> str:
     """Return the message for an unknown member, with a suggestion."""
     suggestion = meant(name, known)
-    hint = f"{suggestion} was meant?" if suggestion else f"{', '.join(known)} are known"
+    hint = f"did you mean {suggestion}?" if suggestion else f"{', '.join(known)} are known"
     return f"{name[:80]}: unknown member; {hint}"
 
 

@@ -33,14 +33,14 @@ def refuse_misspelt(
     near = ((name, candidates) for name in unknown if (candidates := similar(name, known)))
     for name, candidates in itertools.islice(near, COMPARED):
         if suggestion := nearest(name, candidates):
-            raise Problem(400, f"{name[:80]}: unknown parameter; {suggestion} was meant?")
+            raise Problem(400, f"{name[:80]}: unknown parameter; did you mean {suggestion}?")
 
 
 def refuse_unknown(query: MultiMapping[str], known: Collection[str]) -> None:
     """Refuse every unknown parameter: a publish cannot be taken back."""
     for name in _unknown(query, known, lambda _: False):
         suggestion = meant(name, known)
-        hint = f"{suggestion} was meant?" if suggestion else f"{', '.join(sorted(known))} are known"
+        hint = f"did you mean {suggestion}?" if suggestion else f"{', '.join(sorted(known))} are known"
         raise Problem(400, f"{name[:80]}: unknown parameter; {hint}")
 
 

@@ -85,8 +85,8 @@ async def test_any_legal_name_has_an_answer(server: LiveServer, client: RawClien
         ("/channels?limit=ten", "limit: must be 1 to 1000, not 'ten'"),
         ("/channels?limit=1&limit=1", "limit: is given 2 times"),
         ("/channels?after=a&after=b", "after: is given 2 times"),
-        ("/channels?prefx=a", "prefx: unknown parameter; prefix was meant?"),
-        ("/channels?limits=3", "limits: unknown parameter; limit was meant?"),
+        ("/channels?prefx=a", "prefx: unknown parameter; did you mean prefix?"),
+        ("/channels?limits=3", "limits: unknown parameter; did you mean limit?"),
     ],
 )
 async def test_what_cannot_be_asked_is_refused(client: RawClient, path: str, detail: str) -> None:

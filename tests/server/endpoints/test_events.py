@@ -1022,7 +1022,7 @@ OTHER_CHARSET = "Content-Type: charset 'utf-16' is not taken; utf-8, iso-8859-1 
         ("/events?x=1", JSON, b"{}", 400, "query: POST /events says everything in its body"),
         ("/events", JSON, b'{"channel":"\xff"}', 400, "body: is not UTF-8 at byte 12"),
         ("/events", JSON, b"[]", 422, f"body: must be a JSON object with some of {MEMBERS}"),
-        ("/events", JSON, b'{"chanel":"a"}', 422, "chanel: unknown member; channel was meant?"),
+        ("/events", JSON, b'{"chanel":"a"}', 422, "chanel: unknown member; did you mean channel?"),
         ("/events", JSON, b'{"channel":null}', 422, "channel: must be text, or a list of texts"),
         ("/events", JSON, b'{"since":"1h","since":null}', 422, "since: must be text, or a list of texts"),
         ("/events", JSON, b'{"event":"\\ud800"}', 422, SURROGATE),

@@ -24,7 +24,7 @@ from tests.support.sockets import LEAVING, RawClient, until
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 CUT = "is not JSON: Input data was truncated"
 SURROGATE = "has a lone surrogate, which no event can carry"
-MISSPELT = "mesage: unknown member; message was meant?"
+MISSPELT = "mesage: unknown member; did you mean message?"
 NO_TYPE = "event: must not be empty"
 A_SPACE = "channel: must not contain ' ': 'b b'"
 TOO_LARGE = "is 1031 bytes as a frame, and an event may be 1000"
@@ -234,7 +234,7 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ("/send?stream=1&event=$x", "", 422, "event: types beginning with $ are the server's own: '$x'"),
         ("/send?stream=1&event=a%0Ab", "", 422, "event: must not contain LF: 'a\\nb'"),
         ("/send?stream=1&key=", "", 422, "key: must be 1 to 128 characters: ''"),
-        ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; channel was meant?"),
+        ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; did you mean channel?"),
         ("/send?stream=1", "Content-Type: text/plain; charset=utf-16\r\n", 415, f"Content-Type: {UTF_16}"),
         ("/send?stream=1&event=t", NDJSON, 400, f"event: {IN_BODY}"),
         ("/send?stream=1&event=", "", 422, "event: must not be empty"),
@@ -243,7 +243,7 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ("/send?stream=2", "", 400, "stream: must be 1, not '2'"),
         ("/send?stream=", "", 400, "stream: must be 1, not ''"),
         ("/send?stream=1&stream=1", "", 400, "stream: is given 2 times"),
-        ("/send?streem=1", "", 400, "streem: unknown parameter; stream was meant?"),
+        ("/send?streem=1", "", 400, "streem: unknown parameter; did you mean stream?"),
         ("/send?stream=1", "Content-Encoding: gzip\r\n", 415, "Content-Encoding: 'gzip' is not taken"),
     ],
 )

@@ -212,7 +212,7 @@ NO_HEARTBEATS = (
 @pytest.mark.parametrize(
     ("target", "detail"),
     [
-        ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
+        ("/events?sinse=1", "sinse: unknown parameter; did you mean since?"),
         ("/events?event=", "event: must not be empty"),
         ("/events?event=a&event=", "event: must not be empty"),
         ("/events?format=", "format: must be one of text, json, not ''"),
@@ -236,8 +236,8 @@ NO_HEARTBEATS = (
         ("/events?heartbeat=" + "9" * 1000, f"heartbeat: must be {HEARTBEATS}, not '{'9' * 80}'"),
         ("/events?heartbeat=event&heartbeat=event", "heartbeat: is given 2 times"),
         ("/events?since=1&since=2", "since: is given 2 times"),
-        ("/events?stram=a", "stram: unknown parameter; stream was meant?"),
-        ("/events?topics=a", "topics: unknown parameter; topic was meant?"),
+        ("/events?stram=a", "stram: unknown parameter; did you mean stream?"),
+        ("/events?topics=a", "topics: unknown parameter; did you mean topic?"),
         ("/events?format=" + "x" * 1000, f"format: must be one of text, json, not '{'x' * 80}'"),
     ],
 )

@@ -103,7 +103,7 @@ async def test_those_that_come_first_are_no_page_of_many(server: LiveServer) -> 
         ("channel=a&channel=b", "channel: is given 2 times"),
         ("channel=a*", "channel: must not contain '*': 'a*'"),
         ("channel=", "channel: must be 1 to 128 characters: ''"),
-        ("channels=a", "channels: unknown parameter; channel was meant?"),
+        ("channels=a", "channels: unknown parameter; did you mean channel?"),
     ],
 )
 async def test_what_cannot_be_asked_is_refused(server: LiveServer, query: str, detail: str) -> None:

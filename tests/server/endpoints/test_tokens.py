@@ -145,7 +145,7 @@ BAD = [
     (b'{"grants": {}, "lifetime": 1e999}', 422, "lifetime: must be seconds, from 1 to 31536000"),
     (b'{"grants": {}, "lifetime": "600"}', 422, "lifetime: must be seconds, from 1 to 31536000, not text"),
     (b'{"grants": {}, "expires": 1}', 422, "expires: unknown member; grants, subject, lifetime are known"),
-    (b'{"grant": {}}', 422, "grant: unknown member; grants was meant?"),
+    (b'{"grant": {}}', 422, "grant: unknown member; did you mean grants?"),
 ]
 
 
@@ -283,7 +283,7 @@ async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
         (b'{"id": "x", "expires": 1e13}', 422, "expires: must be seconds since 1970"),
         (b'{"id": "x", "expires": "2030"}', 422, "expires: must be seconds since 1970, not text"),
         (b'{"token": "x"}', 422, "token: unknown member; subject, id, caller, expires are known"),
-        (b'{"subjekt": "x"}', 422, "subjekt: unknown member; subject was meant?"),
+        (b'{"subjekt": "x"}', 422, "subjekt: unknown member; did you mean subject?"),
         (b"x", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
     ],
 )

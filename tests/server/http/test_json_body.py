@@ -72,8 +72,8 @@ def test_an_object_of_the_shape_is_decoded() -> None:
         ('{"name": "x", "items": ["a", 1]}', "items: must be a list of texts, not a number"),
         ('{"name": "x", "contents": {"a": 1}}', "contents: must be an object of lists"),
         ('{"name": "x", "contents": {"a": [1, "2"]}}', "contents: must be an object of lists"),
-        ('{"name": "x", "wieght": 1}', "wieght: unknown member; weight was meant?"),
-        ('{"Name": "x"}', "Name: unknown member; name was meant?"),
+        ('{"name": "x", "wieght": 1}', "wieght: unknown member; did you mean weight?"),
+        ('{"Name": "x"}', "Name: unknown member; did you mean name?"),
         ('{"name": "x", "colour": 1}', f"colour: unknown member; {KNOWN} are known"),
         ('{"a`b": 1}', f"a`b: unknown member; {KNOWN} are known"),
     ],
@@ -134,8 +134,8 @@ def test_what_is_decoded_quickly_is_not_explained() -> None:
 @pytest.mark.parametrize(
     ("name", "known", "said"),
     [
-        ("chanel", ("channel", "event"), "chanel: unknown member; channel was meant?"),
-        ("topic", ("channel", "event"), "topic: unknown member; channel was meant?"),
+        ("chanel", ("channel", "event"), "chanel: unknown member; did you mean channel?"),
+        ("topic", ("channel", "event"), "topic: unknown member; did you mean channel?"),
         ("topic", ("event",), "topic: unknown member; event are known"),
         ("x", ("channel", "event"), "x: unknown member; channel, event are known"),
         ("y" * 100, ("channel",), f"{'y' * 80}: unknown member; channel are known"),

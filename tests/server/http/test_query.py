@@ -17,14 +17,14 @@ from tests.support.problems import refused
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("sinse=1", "sinse: unknown parameter; since was meant?"),
-        ("channels=a", "channels: unknown parameter; channel was meant?"),
-        ("events=a", "events: unknown parameter; event was meant?"),
-        ("Event=a", "Event: unknown parameter; event was meant?"),
-        ("last_event_is=1", "last_event_is: unknown parameter; last_event_id was meant?"),
-        ("hearbeat=event", "hearbeat: unknown parameter; heartbeat was meant?"),
-        ("since=1&format=json&fromat=json", "fromat: unknown parameter; format was meant?"),
-        ("%C3%A9vent=a", "\u00e9vent: unknown parameter; event was meant?"),
+        ("sinse=1", "sinse: unknown parameter; did you mean since?"),
+        ("channels=a", "channels: unknown parameter; did you mean channel?"),
+        ("events=a", "events: unknown parameter; did you mean event?"),
+        ("Event=a", "Event: unknown parameter; did you mean event?"),
+        ("last_event_is=1", "last_event_is: unknown parameter; did you mean last_event_id?"),
+        ("hearbeat=event", "hearbeat: unknown parameter; did you mean heartbeat?"),
+        ("since=1&format=json&fromat=json", "fromat: unknown parameter; did you mean format?"),
+        ("%C3%A9vent=a", "\u00e9vent: unknown parameter; did you mean event?"),
     ],
 )
 def test_a_parameter_that_is_nearly_known_is_refused(query: str, detail: str) -> None:
@@ -43,7 +43,7 @@ def test_what_is_known_or_nobodys_business_passes(query: str) -> None:
 
 def test_the_ratio_is_eight_tenths() -> None:
     """`ids` is as near to `id` as that, and no nearer; `idea` is not."""
-    with pytest.raises(Problem, match=r"^ids: unknown parameter; id was meant\?$"):
+    with pytest.raises(Problem, match=r"^ids: unknown parameter; did you mean id\?$"):
         refuse_misspelt(make_mocked_request("POST", "/send?ids=1").query, ("id",))
     refuse_misspelt(make_mocked_request("POST", "/send?idea=1").query, ("id",))
 
@@ -59,10 +59,10 @@ def test_a_parameter_that_is_known_elsewhere_is_not_compared() -> None:
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("chanel=a", "chanel: unknown parameter; channel was meant?"),
-        ("topic=a", "topic: unknown parameter; channel was meant?"),
-        ("type=a", "type: unknown parameter; event was meant?"),
-        ("Type=a", "Type: unknown parameter; event was meant?"),
+        ("chanel=a", "chanel: unknown parameter; did you mean channel?"),
+        ("topic=a", "topic: unknown parameter; did you mean channel?"),
+        ("type=a", "type: unknown parameter; did you mean event?"),
+        ("Type=a", "Type: unknown parameter; did you mean event?"),
         ("channel=a&_=1", "_: unknown parameter; channel, event, id are known"),
     ],
 )

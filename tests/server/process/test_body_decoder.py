@@ -86,7 +86,7 @@ async def test_a_large_batch_is_published_as_any(server: LiveServer, kind: str) 
     wrong = body.replace(b'"message":"99"', b'"massage":"99"')
     place = b"item 100" if kind == JSON else b"line 100"
     status, answer = await publisher.ask("POST", "/send", body=wrong, headers=kind)
-    assert (status, place + b": massage: unknown member; message was meant?" in answer) == (422, True)
+    assert (status, place + b": massage: unknown member; did you mean message?" in answer) == (422, True)
     assert server.broadcaster.counts.published == 100
 
 
