@@ -38,11 +38,11 @@ class FairQueue(Generic[T]):
         return bool(self.waiting)
 
     def append(self, thing: T, *, caller: Hashable) -> None:
-        """Append a thing behind those of the same caller."""
+        """Append an item after those of the same caller."""
         self.waiting.setdefault(caller, deque()).append(thing)
 
     def popleft(self) -> T:
-        """Remove and return the next thing."""
+        """Remove and return the next item."""
         caller = next(iter(self.waiting))
         things = self.waiting.pop(caller)
         thing = things.popleft()

@@ -882,7 +882,9 @@ async def test_the_same_origin_is_shown_it_again(speak: Speak) -> None:
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Header: y", "a\n", "é", "=a", '"a"'])
 def test_what_cannot_be_a_token_is_refused(token: str) -> None:
-    with pytest.raises(ClientError, match=exactly("token: has characters that no token has (RFC 6750)")):
+    with pytest.raises(
+        ClientError, match=exactly("token: has characters that a token cannot have (RFC 6750)")
+    ):
         Client(token=token)
 
 

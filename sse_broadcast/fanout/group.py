@@ -124,7 +124,7 @@ class SubscriberGroup(Generic[M]):
             self.writers.leave(member)
 
     def append(self, publication: Publication) -> None:
-        """Take a publication for everyone. Called by the hub, in order; never raises."""
+        """Append a publication for all members. The hub calls it in order. Never raises."""
         # One that has left during the pass may be counted here: its event is written to nobody.
         if self.writers.members or self.late_joiners:
             log = self.log

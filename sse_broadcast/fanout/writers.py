@@ -99,7 +99,7 @@ class WriterList(Generic[M]):
 
     @property
     def last(self) -> M:
-        """The member that the pass has reached last; it may have left."""
+        """The last member that the pass has reached. It may have left."""
         return self.members[self.next_index - 1]
 
     def end(self) -> int:
@@ -112,7 +112,7 @@ class WriterList(Generic[M]):
         return reached
 
     def _fill(self, index: int) -> None:
-        """Move the last member to an index that is free. All free indexes behind it are filled already."""
+        """Move the last member to a free index. All greater free indexes must be filled already."""
         member, writer = self.members.pop(), self._writers.pop()
         if index < len(self.members):
             member.index = index

@@ -259,7 +259,7 @@ async def _close_registry(app: web.Application) -> None:
 
 
 async def end_streams(app: web.Application) -> None:
-    """End every publisher's stream and every subscription, within their share of the shutdown time."""
+    """End all streams of publishers and subscribers, within their part of the shutdown time."""
     app[READINESS].drain()
     end_line_streams(app)
     config = app[ACTIVE_SERVICES].services.config

@@ -29,7 +29,7 @@ AddRoute = Callable[[str, str, Handler, Endpoint | None], None]
 
 
 def add_routes(events: Events, publishing: Publishing, add: AddRoute) -> None:
-    """Register every path of the server, and at last a handler that answers all other paths with 404."""
+    """Register all paths, and last a handler that answers every other path with 404."""
     read: dict[str, Handler] = {"GET": events.get, "HEAD": events.head}
     _route(add, "/events", Endpoint.SUBSCRIBE, {**read, "POST": events.post})
     _route(add, "/events/{channels:[^/]+}", Endpoint.SUBSCRIBE, read)

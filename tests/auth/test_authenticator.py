@@ -171,7 +171,7 @@ BAD = {
     "alg none": (unsigned('{"alg": "none"}'), "is signed with none, which is not its key's algorithm"),
     "no alg": (unsigned("{}"), "is signed with no algorithm, which is not its key's algorithm"),
     "key confusion": (unsigned('{"alg": "HS256"}'), "is signed with HS256, which is not its key's algorithm"),
-    "crit": (rs256({"crit": ["exp"]}), "is not taken: Unsupported critical extension: exp"),
+    "crit": (rs256({"crit": ["exp"]}), "is not valid: Unsupported critical extension: exp"),
     "a long crit": (
         rs256({"crit": ["\xe9\n" * 500]}),
         "is not valid: " + ("Unsupported critical extension: " + "\\xe9\\n" * 99)[:120],
@@ -508,7 +508,7 @@ async def test_the_keys_of_the_same_jwks_are_known_to_the_next(issuer: Issuer) -
     signed = token("EdDSA", header={"kid": "old"})
     assert (await same.authenticate(signed), issuer.asked) == (ANN, 1)
     other.require_keys()
-    assert await refusal(other, signed) == "is signed with a key that is not known"
+    assert await refusal(other, signed) == "is signed with an unknown key"
     await other.start()
     with pytest.raises(ConfigError, match=r"^jwt_jwks: 'http://127.0.0.1:9/other' cannot be read: "):
         other.require_keys()

@@ -148,7 +148,7 @@ async def test_one_that_waits_no_longer_leaves_the_reading_to_the_others(
     assert ids(keys) == ["new"]
 
 
-NO_KEY = "has no key that tokens may be signed with (RS256, ES256, EdDSA)"
+NO_KEY = "has no key that can verify tokens (RS256, ES256, EdDSA)"
 NO_JSON = "JSON is malformed: invalid character (byte 0)"
 ZIPPED = b"\x1f\x8b\x08" + b"\x00" * 20
 
@@ -184,7 +184,7 @@ async def test_a_reading_that_fails_leaves_the_keys_as_they_are(
         await keys.refresh()
     assert ids(keys) == ["new"]
     assert caplog.messages == [
-        f"jwt_jwks: '{issuer.url}' {problem}; the keys stay as they are",
+        f"jwt_jwks: '{issuer.url}' {problem}; the present keys stay in use",
         f"jwt_jwks: '{issuer.url}' can be read again",
     ]
 
@@ -342,9 +342,9 @@ UNSAFE += ["ftp://localhost/", "file:///etc/passwd", "https://", "https:///jwks"
     ("url", "problem"),
     [
         *((url, f"{url!r} {MUST}") for url in UNSAFE),
-        ("https://[half", "'https://[half' is no address"),
-        ("https://ann:secret@id.example.com/", "an address with a user or a password in it is not taken"),
-        ("https://secret@id.example.com/", "an address with a user or a password in it is not taken"),
+        ("https://[half", "'https://[half' is not a URL"),
+        ("https://ann:secret@id.example.com/", "a URL with a user or a password is not allowed"),
+        ("https://secret@id.example.com/", "a URL with a user or a password is not allowed"),
     ],
 )
 def test_keys_are_read_where_nobody_can_change_them(url: str, problem: str) -> None:
@@ -415,7 +415,7 @@ async def test_an_outage_of_the_issuer_is_not_ours(issuer: Issuer, authenticator
     assert not stranger.done()
     issuer.status = 503
     issuer.open.set()
-    with pytest.raises(CredentialError, match=exactly("token: is signed with a key that is not known")):
+    with pytest.raises(CredentialError, match=exactly("token: is signed with an unknown key")):
         await stranger
     assert (await authenticator.authenticate(token("EdDSA", header={"kid": "old"}))).subject == "ann"
 

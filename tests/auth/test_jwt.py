@@ -242,7 +242,7 @@ def test_a_key_without_an_id_may_be_meant_by_any(tmp_path: Path) -> None:
 
 
 def test_without_keys_none_is_known() -> None:
-    assert fault_of((token("RS256")), []) == "is signed with a key that is not known"
+    assert fault_of((token("RS256")), []) == "is signed with an unknown key"
 
 
 GOOD = token("RS256", header={"kid": "a"})
@@ -326,7 +326,7 @@ async def test_a_token_that_is_wrong_for_the_key_it_names_is_wrong() -> None:
 
 async def test_a_key_that_is_not_known_again_is_refused() -> None:
     source = Changing(KEYS[:1])
-    with pytest.raises(CredentialError, match=exactly("token: is signed with a key that is not known")):
+    with pytest.raises(CredentialError, match=exactly("token: is signed with an unknown key")):
         await claims_by(Verifier(ClaimRules(), source=source), token("RS256", header={"kid": "b"}))
     assert source.renewed == 1
 

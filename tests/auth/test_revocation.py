@@ -89,7 +89,7 @@ def test_as_many_are_held_as_may_be() -> None:
     revocations = RevocationList(Clock(NOW), most=2)
     revocations.revoke("id", "t1")
     revocations.revoke("subject", "ann")
-    with pytest.raises(FullError, match=exactly("revocations: 2 are held, as many as there may be")):
+    with pytest.raises(FullError, match=exactly("revocations: the limit of 2 is reached")):
         revocations.revoke("id", "t2")
     revocations.revoke("id", "t1")
     assert revocations.refuses(principal(id="t1"))

@@ -59,5 +59,7 @@ def test_a_variable_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "secret\n")
     assert read_variable("A_TOKEN", setting="token_env") == "secret\n"
     monkeypatch.delenv("A_TOKEN")
-    with pytest.raises(ConfigError, match=exactly("token_env: the environment has no 'A_TOKEN'")):
+    with pytest.raises(
+        ConfigError, match=exactly("token_env: the environment variable 'A_TOKEN' is not set")
+    ):
         read_variable("A_TOKEN", setting="token_env")

@@ -110,9 +110,9 @@ def test_a_source_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_token_is_one_callers_alone() -> None:
     """Else nobody knows who came with it."""
     page, shop = CallerRule(name="page", token=TOKEN), CallerRule(name="shop", token=TOKEN)
-    with pytest.raises(ConfigError, match=exactly("[[caller]] 'shop': token: is the token of 'page' too")):
+    with pytest.raises(ConfigError, match=exactly("[[caller]] 'shop': token: is also the token of 'page'")):
         StaticTokens(Config(caller=(page, shop)))
-    with pytest.raises(ConfigError, match=exactly("[[caller]] 'page': token: is the token of 'token' too")):
+    with pytest.raises(ConfigError, match=exactly("[[caller]] 'page': token: is also the token of 'token'")):
         StaticTokens(Config(token=TOKEN, caller=(page,)))
 
 

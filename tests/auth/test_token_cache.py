@@ -197,7 +197,7 @@ async def test_a_token_does_not_outlast_its_key(tmp_path: Path) -> None:
     other = token("EdDSA", key=private_key("EdDSA", 1), header={"kid": "b"})
     assert (await authenticator.authenticate(other)).subject == "ann"
     found = await refusal(authenticator, token("EdDSA", header={"kid": "a"}))
-    assert found == "is signed with a key that is not known"
+    assert found == "is signed with an unknown key"
     await authenticator.close()
 
 

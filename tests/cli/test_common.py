@@ -338,13 +338,17 @@ def test_a_token_comes_from_one_variable() -> None:
 @pytest.mark.parametrize("content", ["", "\n", "two tokens", f"{TOKEN}\n{TOKEN}\n", "tokén", f" {TOKEN}"])
 def test_what_is_no_token_is_told_without_it(file: Path, content: str) -> None:
     file.write_text(content)
-    with pytest.raises(ConfigError, match=exactly(f"--token-file: {str(file)!r}: holds no token (RFC 6750)")):
+    with pytest.raises(
+        ConfigError, match=exactly(f"--token-file: {str(file)!r}: does not hold a token (RFC 6750)")
+    ):
         given_token(str(file), {})
     with pytest.raises(ConfigError) as caught:
         given_token(None, {"SSE_BROADCAST_TOKEN_FILE": str(file)})
     assert str(caught.value) == f"SSE_BROADCAST_TOKEN_FILE: {str(file)!r}: does not hold a token (RFC 6750)"
     if content:
-        with pytest.raises(ConfigError, match=exactly("SSE_BROADCAST_TOKEN: holds no token (RFC 6750)")):
+        with pytest.raises(
+            ConfigError, match=exactly("SSE_BROADCAST_TOKEN: does not hold a token (RFC 6750)")
+        ):
             given_token(None, {"SSE_BROADCAST_TOKEN": content})
 
 

@@ -87,7 +87,7 @@ async def test_settings_are_those_of_the_server(programs: Programs, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        ([], 2, "Error: --subscribe, --publish, --inspect: at least one of them must be given."),
+        ([], 2, "Error: --subscribe, --publish, --inspect: give at least one of them."),
         (["--subscribe", "a/b"], 2, "Invalid value for '--subscribe': channel: must not contain '/': 'a/b'"),
         (["--inspect", ""], 2, "Invalid value for '--inspect': channel: must be 1 to 128 characters: ''"),
         (["--admin", "a"], 2, "Error: No such option '--admin'."),

@@ -195,7 +195,7 @@ def test_a_key_needs_a_certificate() -> None:
 def test_a_secret_is_given_once(name: str) -> None:
     """As itself or by its file; the error tells neither."""
     found = refused(Config, **{name: TOKEN, f"{name}_file": "/run/secrets/token"})
-    assert found == f"{name} and {name}_file: only one of them may be given"
+    assert found == f"{name} and {name}_file: set only one of them"
 
 
 @pytest.mark.parametrize("name", ["token", "token_secret"])
@@ -239,7 +239,10 @@ def test_a_channel_rule_needs_a_pattern() -> None:
     ],
 )
 def test_a_caller_has_one_token(given: dict[str, str]) -> None:
-    assert refused(CallerRule, name="shop", **given) == "'shop' needs one of token, token_file and token_env"
+    assert (
+        refused(CallerRule, name="shop", **given)
+        == "'shop': set exactly one of token, token_file and token_env"
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "x" * 129])
@@ -278,7 +281,7 @@ def test_only_a_socket_has_them(mode: str, owner: str) -> None:
     assert (rule.path, rule.mode, rule.owner) == ("/run/sse.sock", mode, owner)
     for said in ({"mode": mode}, {"owner": owner}):
         found = refused(ListenerRule, host="0.0.0.0", **said)
-        assert found == "'0.0.0.0' has a mode or an owner, and is no UNIX socket"
+        assert found == "'0.0.0.0' has a mode or an owner, but is not a UNIX socket"
 
 
 @pytest.mark.parametrize(

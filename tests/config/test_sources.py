@@ -364,13 +364,13 @@ TABLES = "caller: expected tables, each below a line [[caller]]"
     [
         ("token = 123456789", "token: expected text, not what is there"),
         ('token = ["123456789"]', "token: expected text, not what is there"),
-        ('tokn = "123456789"', "tokn: no such setting; token was meant?"),
+        ('tokn = "123456789"', "tokn: no such setting; did you mean token?"),
         (SHOP + "token = 123456789", f"{ONE}: token: expected text, not what is there"),
-        (SHOP + 'tokn = "123456789"', f"{ONE}: tokn: no such setting; token was meant?"),
+        (SHOP + 'tokn = "123456789"', f"{ONE}: tokn: no such setting; did you mean token?"),
         ('[[caller]]\ntoken = "123456789"', f"{ONE}: name: is missing"),
         (
             SHOP + 'token = "123456789"\ntoken_env = "E"',
-            f"{ONE}: 'shop' needs one of token, token_file and token_env",
+            f"{ONE}: 'shop': set exactly one of token, token_file and token_env",
         ),
         ('[caller]\nname = "shop"\ntoken = "123456789"', TABLES),
         ('caller = ["123456789"]', TABLES),

@@ -30,7 +30,7 @@ async def test_an_expectation_that_is_not_known_is_a_problem(
     server: LiveServer, client: RawClient, method: str, path: str
 ) -> None:
     """417, whatever is at the path or is not; `100-continue` in any case is known everywhere."""
-    body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not taken"}\n'
+    body = b'{"title":"Expectation Failed","status":417,"detail":"Expect: \'a-miracle\' is not supported"}\n'
     await client.request(method, path, headers="Expect: a-miracle\r\n")
     head = (await client.head()).decode()
     assert head.startswith("HTTP/1.1 417 Expectation Failed\r\n")

@@ -486,7 +486,7 @@ async def test_a_bad_configuration_changes_nothing(
     assert server.services is services
     ours = [message for message in caplog.messages if message.startswith("reload: ")]
     assert len(ours) == 1
-    assert ours[0].startswith("reload: nothing has changed: ")
+    assert ours[0].startswith("reload: nothing changed: ")
     streams.append(await subscribe())
     old, new = (subscriber.options for subscriber in hub_of(server.broadcaster))
     assert new == old

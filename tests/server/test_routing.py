@@ -19,12 +19,12 @@ EMPTY = "the name of the channel is empty: {0} is the channel `default`, {0}/NAM
         ("GET", "/nope", 404, f"nothing is at /nope; {BOTH}", None),
         ("DELETE", "/", 404, f"nothing is at /; {BOTH}", None),
         ("GET", "/" + "x" * 100, 404, f"nothing is at /{'x' * 79}; {BOTH}", None),
-        ("GET", "/send", 405, f"/send does not take GET, but {PUBLISH}; GET /events subscribes", PUBLISH),
+        ("GET", "/send", 405, f"/send does not support GET, but {PUBLISH}; GET /events subscribes", PUBLISH),
         (
             "HEAD",
             "/send/a",
             405,
-            f"/send/a does not take HEAD, but {PUBLISH}; GET /events/a subscribes",
+            f"/send/a does not support HEAD, but {PUBLISH}; GET /events/a subscribes",
             PUBLISH,
         ),
         (

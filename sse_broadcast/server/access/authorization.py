@@ -162,7 +162,9 @@ class Authorizer:
             )
         origin = headers.get(hdrs.ORIGIN)  # never two, see `require_valid_head`
         if origin is not None and not self._is_known(origin, request):
-            raise Problem(403, f"Origin: {_quoted(origin)} is foreign; cors_origins names those that may ask")
+            raise Problem(
+                403, f"Origin: {_quoted(origin)} is not allowed; add it to cors_origins to allow it"
+            )
         return not (
             hdrs.X_FORWARDED_FOR in headers
             or hdrs.X_FORWARDED_HOST in headers

@@ -114,7 +114,7 @@ class RateLimiter:
         self._permits -= 1
 
     def publish(self, count: int, *, address: str | None, principal: Principal) -> None:
-        """Count events that are about to be published: all, or none and raise `Problem`."""
+        """Count events about to be published. Raises `Problem` beyond the rate, and counts none then."""
         if address is None and principal.subject is None:
             return
         if late := self._take(count, address, principal):

@@ -111,7 +111,7 @@ class Proxies:
         return None if host is None else _key(host)
 
     def behind(self, request: web.Request) -> str | None:
-        """Return the address of a client for whom a proxy speaks; None of any other."""
+        """Return the address of a client behind a trusted proxy, or None for any other client."""
         client = self.client(request)
         return None if not self._any or client == (request.remote or None) else client
 

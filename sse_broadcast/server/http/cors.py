@@ -64,12 +64,12 @@ class Cors:
         return origin
 
     def tell(self, request: web.BaseRequest, headers: MutableMapping[str, str]) -> None:
-        """Add the headers of any answer."""
+        """Add the CORS headers of any answer."""
         if self.enabled:
             self.tell_origin(origin_of(request), headers)
 
     def tell_origin(self, origin: str | None, headers: MutableMapping[str, str]) -> None:
-        """Add the headers of any answer to a page of an origin."""
+        """Add the CORS headers of any answer, for a page of `origin`."""
         if not self.enabled:
             return
         headers[hdrs.VARY] = hdrs.ORIGIN

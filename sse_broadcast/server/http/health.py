@@ -22,12 +22,12 @@ class Readiness:
         """Whether the server is about to stop, or stopping."""
 
     def drain(self) -> None:
-        """Be ready no more: the server is about to stop, though it goes on serving."""
+        """Become not ready: the server is about to stop, but still serves."""
         self.draining = True
 
     @property
     def fault(self) -> str | None:
-        """Why it is not ready, fit to be shown to everyone; None if it is."""
+        """Why the server is not ready, in public words, or None."""
         if self.draining or self._broadcaster.closed:
             return DRAINING_FAULT
         trouble = self._broadcaster.outage

@@ -208,12 +208,12 @@ def require_fitting_target(request: web.Request, *, max_channels: int) -> None:
     if len(target) > MAX_TARGET:
         raise Problem(
             414,
-            f"request line: is {len(target)} bytes, and may be {MAX_TARGET};"
-            " POST /events takes a long list of channels in its body",
+            f"request line: has {len(target)} bytes, more than {MAX_TARGET};"
+            " send a long list of channels in the body of POST /events",
         )
     most = max_channels + OTHER_PARAMETERS
     if asks and (count := target.count("&") + 1) > most:
-        raise Problem(400, f"query: {count} parameters are too many, {most} may be given")
+        raise Problem(400, f"query: has {count} parameters, more than {most}")
 
 
 def checking_hosts(make: RequestFactory) -> RequestFactory:

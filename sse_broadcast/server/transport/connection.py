@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiohttp import EMPTY_PAYLOAD, HttpVersion, HttpVersion10, HttpVersion11, StreamReader, web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
+from typing_extensions import override
 
 from sse_broadcast.config.schema import Endpoint
 from sse_broadcast.server.http import client_address
@@ -171,8 +172,8 @@ class Connection(RequestProtocol):
         super().connection_made(transport)
         self.timeouts.head.add(self)
 
-    def data_received(self, data: bytes) -> None:  # noqa: C901 - in one piece: each request comes by here
-        """See `asyncio.Protocol`."""
+    @override
+    def data_received(self, data: bytes) -> None:  # noqa: C901 - inlined: it runs for each request
         if self._last:
             return
         if data.startswith(HTTP_2) and not self.request_count:

@@ -670,7 +670,7 @@ NO_SINCE = (
         ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
         ("/events/" + ",".join("abcd"), "channels: 4 are too many, 3 may be named"),
         ("/events/a*,b*?channel=c*", "channels: 3 patterns are too many, 2 may be named"),
-        ("/events?sinse=1", "sinse: unknown parameter; since was meant?"),
+        ("/events?sinse=1", "sinse: unknown parameter; did you mean since?"),
         ("/events?heartbeat=1", f"heartbeat: must be {HEARTBEATS}, not '1'"),
         *[(f"/events?since={since}", f"since: '{since}' is {NO_SINCE}") for since in NO_SINCES],
         (f"/events?since={'x' * 1000}", f"since: '{'x' * 80}' is {NO_SINCE}"),

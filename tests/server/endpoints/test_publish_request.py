@@ -254,7 +254,7 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
         (['{"message":"a"}', "1"], 422, "2: must be a JSON object, not a number"),
         (["[]"], 422, "1: must be a JSON object, not a list"),
         (['{"message":"a"}', "{}"], 422, f"2: {MISSING}"),
-        (['{"message":"a","chanel":"b"}'], 422, "1: chanel: unknown member; channel was meant?"),
+        (['{"message":"a","chanel":"b"}'], 422, "1: chanel: unknown member; did you mean channel?"),
         (['{"message":"a"}', '{"message":"b","x":1}'], 422, f"2: x: unknown member; {KNOWN} are known"),
         (['{"message":"a"}', '{"message":"b","retry":9}'], 422, f"2: {RETRY}"),
         (['{"message":"a","event":"error"}'], 422, f"1: event: 'error' {OF_EVENT_SOURCE}"),

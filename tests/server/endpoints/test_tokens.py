@@ -218,7 +218,7 @@ async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: Pat
 
     monkeypatch.setattr("sse_broadcast.auth.issuer.require_extra", missing)
     answer = await post(server, "/tokens", {"grants": {}})
-    detail = "signed tokens: need the extra jwt: pip install 'sse-broadcast[jwt]'"
+    detail = "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
     assert (answer.status, answer.detail) == (501, detail)
     assert await admitted(server, STATIC) == 200
 

@@ -172,7 +172,7 @@ NO_SINCE = (
     "neither an age (500ms, 30s, 10m, 2h, 7d), nor earliest or last, nor the id of an event that is held"
 )
 
-NOT_GET = "/send/a does not take GET, but POST, PUT, OPTIONS; GET /events/a subscribes"
+NOT_GET = "/send/a does not support GET, but POST, PUT, OPTIONS; GET /events/a subscribes"
 EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
 
 REFUSALS = [

@@ -192,5 +192,5 @@ async def test_http_1_0_is_sent_no_interim_answer(client: RawClient) -> None:
 async def test_a_target_has_no_fragment(server: LiveServer) -> None:
     """Whoever has it cut off would look at another path than whoever has not."""
     answer = await ask(server, "GET", "/status#/healthz")
-    detail = "request line: has a fragment (#), which is for the client alone"
+    detail = "request line: has a fragment (#), which clients must not send"
     assert (answer.status, answer.detail) == (400, detail)

@@ -426,7 +426,7 @@ async def test_a_token_has_only_so_many_streams(serve: Serve) -> None:
     readers = [await read(server, static("reader")) for _ in range(2)]
     refused = await ask(server, "GET", "/events", headers=bearer(static("reader")))
     assert (refused.status, refused.headers["retry-after"]) == (429, "5")
-    assert refused.detail == "max_connections_per_token: this token has 2 streams, as many as it may"
+    assert refused.detail == "max_connections_per_token: this token has 2 streams, the limit"
     browser = await server.connect()
     headers = f"Accept: text/event-stream\r\nLast-Event-ID: order-7\r\n{bearer(static('reader'))}"
     head = await browser.subscribe(headers=headers)

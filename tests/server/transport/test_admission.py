@@ -173,7 +173,7 @@ async def test_a_crowd_is_told_of_once(serve: Serve, caplog: Caplog, monkeypatch
         "127.0.0.2: 1 connection (max_connections_per_address), rejecting more;"
         " if this is a proxy, add it to trusted_proxies"
     )
-    told = [of_one, "full: 2 connections (max_connections), more are refused"]
+    told = [of_one, "full: 2 connections (max_connections), rejecting more"]
     assert caplog.messages == told
     assert server.broadcaster.counts.refused == {"address": 3, "full": 3}
     monkeypatch.setattr(reminder, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60))
@@ -406,7 +406,9 @@ async def test_a_token_that_takes_long_to_verify(
         verified.set()
         status, _ = await client.answer()
         assert status == (503 if end == "broken" else 200)
-        assert ("a token could not be verified" in caplog.text) == (end == "broken")
+        assert ("cannot verify the token of a connection beyond max_connections" in caplog.text) == (
+            end == "broken"
+        )
     await until(lambda: tasks() <= before)
     if end in {"late", "closed"}:
         assert len(server.admission.reserve) == 0

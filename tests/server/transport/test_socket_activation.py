@@ -76,7 +76,7 @@ def test_they_are_taken_in_their_order(sockets: dict[str, InheritedSocket], monk
 
 @pytest.mark.parametrize("count", ["", "x", "-1", "1.0", "\u0661", "9" * 10, "9" * 80])
 def test_a_number_that_is_none_is_said(count: str) -> None:
-    with pytest.raises(ListenError, match=rf"^LISTEN_FDS: '{re.escape(count)}' is no number$"):
+    with pytest.raises(ListenError, match=rf"^LISTEN_FDS: '{re.escape(count)}' is not a number$"):
         take_sockets({"LISTEN_PID": PID, "LISTEN_FDS": count})
 
 

@@ -341,7 +341,7 @@ async def test_without_descriptors_it_rests_and_goes_on(
 
     monkeypatch.setattr(socket.socket, "accept", fail_once)
     assert (await secure.ask(server)).startswith(b"HTTP/1.1 200 OK\r\n")
-    assert caplog.messages == ["accept: Too many open files"]
+    assert caplog.messages == ["cannot accept connections for a moment: Too many open files"]
 
 
 FULL = rb".* WARNING sse_broadcast\.connections: full: 144 connections \(max_connections\), rejecting more\n"
