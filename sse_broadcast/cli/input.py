@@ -38,7 +38,7 @@ class InputSource:
         async for piece in self._pieces():
             whole += piece
             if len(whole) > MAX_LINE:
-                raise ClientError(f"{self._name}: more than {MAX_LINE} bytes")
+                raise ClientError(f"{self._name}: has more than {MAX_LINE} bytes")
         return bytes(whole)
 
     async def lines(self) -> AsyncIterator[list[bytes]]:
@@ -58,7 +58,7 @@ class InputSource:
                 number += len(whole)
                 yield whole
             if size > MAX_LINE:
-                raise ClientError(f"line {number}: more than {MAX_LINE} bytes")
+                raise ClientError(f"line {number}: has more than {MAX_LINE} bytes")
         if size:
             yield [b"".join(tail)]
 

@@ -87,7 +87,7 @@ class LogPipeline:
         self._debug = not self._debug
         logging.getLogger().setLevel(logging.DEBUG if self._debug else self._level.upper())
         if self._debug:
-            logger.info("debug is on: everything is logged until it is switched off")
+            logger.info("debug is on: everything is logged until the next SIGUSR1")
 
 
 def _skip_unused_record_fields() -> None:

@@ -64,9 +64,9 @@ async def test_a_line_without_end_is_not_read_without_end(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "MAX_LINE", 10)
     found = source(b"a\nb\n", *[b"\0" * 4] * 1000).lines()
     assert await anext(found) == [b"a", b"b"]
-    with pytest.raises(ClientError, match=r"^line 3: more than 10 bytes$"):
+    with pytest.raises(ClientError, match=r"^line 3: has more than 10 bytes$"):
         await anext(found)
-    with pytest.raises(ClientError, match=r"^x: more than 10 bytes$"):
+    with pytest.raises(ClientError, match=r"^x: has more than 10 bytes$"):
         await source(*[b"\0" * 4] * 1000).document()
 
 

@@ -573,7 +573,7 @@ async def test_sigusr1_switches_debug_on_and_off(programs: Programs, open_raw: O
     serving = await programs.serve("--event-loop", loop, *QUIET)
     publisher = await open_raw(serving)
     published = rb"DEBUG sse_broadcast\.published: published \S+ in default, by anyone: .*\n"
-    on = rb"INFO sse_broadcast\.logs: debug is on: everything is logged until it is switched off\n"
+    on = rb"INFO sse_broadcast\.logs: debug is on: everything is logged until the next SIGUSR1\n"
     off = rb"INFO sse_broadcast\.logs: debug is off: the level is warning\n"
     for _ in range(2):
         await publisher.ask("POST", "/send", body=b"quietly")

@@ -101,7 +101,7 @@ def test_debug_is_switched_on_and_off(capfd: pytest.CaptureFixture[str]) -> None
             log.switch_debug()
         logger.warning("hidden")
         logger.error("shown")
-    on, off = "debug is on: everything is logged until it is switched off", "debug is off: the level is error"
+    on, off = "debug is on: everything is logged until the next SIGUSR1", "debug is off: the level is error"
     assert messages(capfd) == [on, "shown", off, on, "shown", off, "shown"]
 
 
