@@ -108,7 +108,7 @@ class Broadcaster:
         self._reminder = Reminder()
         memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
         self._backend = InstrumentedBackend(memory, self._metrics)
-        self._delivery = Dispatcher(
+        self._dispatcher = Dispatcher(
             self._backend,
             heartbeat=self._config.heartbeat,
             write_timeout=self._config.write_timeout,
@@ -365,12 +365,12 @@ class Broadcaster:
         )
         if start.reset_reason is not None:
             subscriber.taken = 1  # the `$reset` of the first frames
-        return self._delivery.attach(subscriber, group, sink, cursor=start.cursor)
+        return self._dispatcher.attach(subscriber, group, sink, cursor=start.cursor)
 
     def disconnect(self, outbox: Outbox) -> None:
         """Forget a reader whose connection is over. Synchronous, so that `finally` can call it."""
         outbox.subscriber.close(CloseReason.LEFT)
-        self._delivery.detach(outbox)
+        self._dispatcher.detach(outbox)
 
     def end(self, outbox: Outbox, reason: CloseReason) -> None:
         """End a reader's stream, telling it why; behind what was published for it, unless it was revoked."""
@@ -491,16 +491,16 @@ class Broadcaster:
         self._closed = True
         if self._tidying is not None:
             self._tidying.cancel()
-        await self._delivery.wait_flushed(self._hub.groups)
-        self._delivery.spread_reconnects(len(self._hub) * 1000 // RETURNS)
+        await self._dispatcher.wait_flushed(self._hub.groups)
+        self._dispatcher.spread_reconnects(len(self._hub) * 1000 // RETURNS)
         clock = asyncio.get_running_loop().time
         latest = clock() + over + timeout
         await self._let_go(over)
         try:
             async with asyncio.timeout_at(min(clock() + timeout, latest)):
-                await self._delivery.wait_empty()
+                await self._dispatcher.wait_empty()
         except TimeoutError:
-            await self._delivery.abort()
+            await self._dispatcher.abort()
 
     async def _let_go(self, over: float) -> None:
         """End the streams of everyone, wave by wave; a wave that comes late does not put off the others."""
@@ -549,7 +549,7 @@ class Broadcaster:
         return SubscriberGroup(
             selector,
             encoding,
-            self._delivery,
+            self._dispatcher,
             queue_size=self._config.queue_size,
             queue_bytes=self._config.queue_bytes,
         )

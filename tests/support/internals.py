@@ -24,7 +24,7 @@ from sse_broadcast.server.transport.counts import ConnectionCounts
 
 def outboxes_of(broadcaster: Broadcaster) -> Collection[Outbox]:
     """Return the outboxes of all connected subscribers."""
-    return broadcaster._delivery._outboxes
+    return broadcaster._dispatcher._outboxes
 
 
 def hub_of(broadcaster: Broadcaster) -> Hub:
