@@ -1,4 +1,4 @@
-"""Broadcaster: what a program or a handler holds to publish and to subscribe."""
+"""Broadcaster: publish events, and subscribe to channels."""
 
 import asyncio
 import functools
@@ -51,39 +51,40 @@ from sse_broadcast.work_queue import ITEMS_PER_SLICE, SlicedWork, WorkQueue, run
 
 logger = logging.getLogger("sse_broadcast.history")
 
-HEAD = 512
-"""Bytes that the fields of a frame take beside its data and its type, generously."""
+FRAME_OVERHEAD = 512
+"""Upper bound, in bytes, for the fields of a frame other than its data and its type."""
 
-ID_LINE = len("id: \n") + LONGEST_OWN
-"""Bytes that the longest id of ours takes in a frame."""
+MAX_ID_LINE = len("id: \n") + LONGEST_OWN
+"""Bytes of the `id:` line with the longest id that the server assigns."""
 
+EVICTION_INTERVAL = 1.0
+"""Seconds between two checks for expired events, while the history holds any."""
 
-TIDY = 1.0
-"""Seconds between two looks for what is too old, while anything is held."""
+MATCH_COST = 8
+"""Cost of matching one channel name against grants and inserting it into a page, in name comparisons."""
 
-LOOK_COST = 8
-"""Names that may be compared while one is looked at more closely: put in its place, or looked for among
-grants."""
-
-DESCRIBED_CHANNELS = 16
-"""Channels that are described in one piece of work."""
+CHANNELS_PER_SLICE = 16
+"""Channels whose state is read in one slice of work."""
 
 RELOAD = "reload"
-"""The caller of what a reload has left to do."""
+"""The caller under which the work queue runs the rest of a reload."""
 
-WAVE = 100
-"""Readers that are let go at once: some ten milliseconds of work, here and where they go."""
+DRAIN_BATCH = 100
+"""Minimum number of subscribers closed at once: about 10 ms of work, here and at the next server."""
 
-PACE = 0.05
-"""Seconds between two waves of them."""
+DRAIN_INTERVAL = 0.05
+"""Seconds between two batches."""
 
-RETURNS = 2000
-"""Readers that come back in a second at most, as they are told to: half of what a core takes in."""
+RECONNECTS_PER_SECOND = 2000
+"""Maximum number of subscribers told to reconnect per second: half of what one core accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
-    """A channel as it is now. `cursor` is the newest position: to begin there is to miss nothing."""
+    """The state of a channel at one moment.
+
+    `cursor` is the id of the newest position: a subscription that begins there misses nothing.
+    """
 
     channel: str
     subscribers: int
@@ -93,18 +94,16 @@ class ChannelState:
 
 
 class Broadcaster:
-    """Publishes events to everyone who subscribes: HTTP readers and streams in this process.
+    """Publishes events to HTTP subscribers and to streams in this process.
 
-    Belongs to one event loop; make no calls from other threads. Needs no starting, and holds
-    no task: `close` ends its subscribers. Of the configuration it uses the bounds of queues,
-    events and history, the overflow policy, the times of readers, and the rules for channels.
+    Belongs to one event loop: call it from no other thread. It needs no start. `close` ends its subscribers.
     """
 
     def __init__(self, config: Config | None = None) -> None:
         self._config = config_or_default(config)
         self._metrics = Metrics(self._config.metrics_channels)
         self._policies = ChannelPolicies(self._config)
-        self._hub = Hub(self._found, most=self._config.subscribed_channels)
+        self._hub = Hub(self._new_group, most=self._config.subscribed_channels)
         self._reminder = Reminder()
         memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
         self._backend = InstrumentedBackend(memory, self._metrics)
@@ -115,17 +114,17 @@ class Broadcaster:
             metrics=self._metrics,
         )
         self._heartbeat = Heartbeat(self._config.heartbeat)
-        self._terms: dict[tuple[Overflow, int, Heartbeat], SubscriberOptions] = {}
-        self._newest = StartPoint(0)  # where whoever brings no cursor begins
-        self._tidying: asyncio.TimerHandle | None = None
+        self._options: dict[tuple[Overflow, int, Heartbeat], SubscriberOptions] = {}
+        self._live_start = StartPoint(0)  # shared by all subscribers without a cursor
+        self._eviction_timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._narrowing = 0  # reloads whose bounds not every group goes by yet
+        self._pending_limits = 0  # reloads whose limits some groups do not have yet
         self.work = WorkQueue()
-        """What takes long, in pieces, by turns among callers."""
+        """Long work, run in slices. Callers take turns."""
 
     @property
     def client_count(self) -> int:
-        """How many subscribers there are: HTTP readers and streams."""
+        """Number of subscribers: HTTP subscribers and streams."""
         return len(self._hub)
 
     @property
@@ -135,22 +134,22 @@ class Broadcaster:
 
     @property
     def outage(self) -> str | None:
-        """Why the backend cannot serve now, fit to be shown to everyone; None if it can."""
+        """Reason why the backend is unavailable, without secrets, or None if it is available."""
         return self._backend.outage
 
     @property
     def metrics(self) -> Metrics:
-        """What counts, also for those who serve it."""
+        """Counters and distributions of this broadcaster. The server adds its own counts."""
         return self._metrics
 
     @property
     def counts(self) -> Counts:
-        """What was counted so far."""
+        """Snapshot of the counters."""
         return self._metrics.counts()
 
     @property
     def cursor(self) -> str:
-        """The id of the newest position: what `since` takes to begin right after it."""
+        """Id of the newest position. `since` with this id begins right after it."""
         return format_id(self._backend.epoch, self._backend.position)
 
     async def broadcast(  # noqa: PLR0913 - a field of the event each
@@ -163,27 +162,28 @@ class Broadcaster:
         retry: int | None = None,
         channels: Sequence[str] = (DEFAULT_CHANNEL,),
     ) -> Receipt:
-        """Publish a message to everyone who listens to one of the channels, once each.
+        """Publish a message once to each subscriber of at least one of the channels.
 
-        `event` is its type, `id` one of your own, `key` what it replaces under the policy
-        `conflate`, `retry` a reconnection time in milliseconds. Returns without waiting for any
-        reader: the message is in the history, and has its place in the order. Raises
-        `EventError` for what an event or a channel name may not say, `EventTooLargeError` beyond
-        `max_event`, `ClosedError` after `close`; nothing is published then.
+        `event` is the type, `id` an id of your own, `retry` a reconnection time in milliseconds. Under the
+        policy `conflate` a message replaces queued ones with the same `key`. When the call returns, the
+        message is in the history and has its position. The call waits for no subscriber.
+
+        Raises `EventError` for a bad field or channel name, `EventTooLargeError` beyond `max_event`, and
+        `ClosedError` after `close`. Nothing is published then.
         """
         event_type = DEFAULT_TYPE if event is None else event
         return await self.publish(Event(message, event_type, id=id, key=key, retry=retry), channels)
 
     async def publish(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Receipt:
-        """Publish an event. See `broadcast` for what it promises and raises."""
+        """Publish an event. Promises and raises the same as `broadcast`."""
         return await self.publish_all([self.draft(event, channels)])
 
     def draft(self, event: Event, channels: Sequence[str] = (DEFAULT_CHANNEL,)) -> Draft:
-        """Check an event and where it is to go, and publish nothing. Raises as `broadcast` does."""
+        """Check an event and its channels without publishing. Raises the same errors as `broadcast`."""
         return self.prepare(event, shared(self.validate_channels(channels)))
 
-    def prepare(self, event: Event, places: tuple[str, ...]) -> Draft:
-        """Check an event as `draft` does, for channels that `validate_channels` returned."""
+    def prepare(self, event: Event, channels: tuple[str, ...]) -> Draft:
+        """Check an event as `draft` does, for channels returned by `validate_channels`."""
         if event.type is not DEFAULT_TYPE:
             _require_publishable_type(event)
         if event.retry is not None and not SHORTEST_RETRY <= event.retry <= LONGEST_RETRY:
@@ -192,34 +192,33 @@ class Broadcaster:
             )
         if event.id is not None:
             validate_custom_id(event.id)
-        # A character is four bytes at most, or a line end and the seven of the line it begins.
-        if 7 * len(event.data) + 4 * len(event.type) + HEAD > self._config.max_event:
+        # Most events are far below the limit and need no exact size. A character takes at most 4 bytes, and a
+        # line end 7, with the `data: ` of the next line.
+        if 7 * len(event.data) + 4 * len(event.type) + FRAME_OVERHEAD > self._config.max_event:
             self._require_size(event)
-        return Draft(places, event)
+        return Draft(channels, event)
 
     def validate_channels(self, channels: Sequence[str]) -> tuple[str, ...]:
-        """Check channels to publish to: each once, in their order. Raises `EventError`.
-
-        Nothing is kept of them. A caller that was asked whether it may publish there passes them through
-        `channels.shared`.
-        """
+        """Return the channels to publish to, in order and without duplicates. Raises `EventError`."""
+        # Not passed through `channels.shared` here: callers do that once the permission is checked, so that
+        # unauthorized requests cannot fill its cache.
         if len(channels) > self._config.max_channels and not isinstance(channels, str):
-            self.require_few(len(channels))
+            self.check_channel_count(len(channels))
         return validate_channels(channels)
 
     async def publish_all(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, *, publisher: str = ""
     ) -> Receipt:
-        """Publish what `draft` gave: all of it, in this order, or nothing.
+        """Publish drafts in order: all of them or none.
 
-        `publisher` names whose share of the history, and of the idempotency keys, it counts for.
-        With a key seen before nothing is published, and the first receipt is given again. Raises
-        `IdempotencyError` if something else was published with it, `ClosedError` after `close`.
+        The events and the idempotency key count for the share of `publisher`. If the key was used before,
+        nothing is published and the first receipt is returned. Raises `IdempotencyError` if the key was used
+        for other content, and `ClosedError` after `close`.
         """
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         if not drafts:
-            raise EventError("events", "must be one at least")
+            raise EventError("events", "must have at least one event")
         before = self._backend.position
         receipt = await self._backend.publish(drafts, idempotency_key, publisher)
         count = self._backend.position - before
@@ -227,8 +226,8 @@ class Broadcaster:
         if count and self._metrics.channels:
             for draft in drafts:
                 self._metrics.published_in(draft.channels)
-        if self._tidying is None:
-            self._tidy()
+        if self._eviction_timer is None:
+            self._schedule_eviction()
         return receipt
 
     def subscribe(
@@ -238,14 +237,16 @@ class Broadcaster:
         last_event_id: str | None = None,
         events: Sequence[str] | None = None,
     ) -> Stream:
-        """Return a stream of the channels, or of `default`. See `Stream` for its life.
+        """Return a stream of the channels, or of `default`. It subscribes when it is first used.
 
-        A name with `*` in it is a pattern. `since` is an id, or `earliest`, `last` or an age such as
-        `10m`, as over HTTP: the stream begins with what came after it. `last_event_id` is the id of the
-        last event of an earlier stream, and wins over `since`; where it is not known any more, the stream
-        begins with a `$reset`. `events` are the only types wanted. Raises `EventError` for a bad channel
-        name, and `TypeError` for what is no text. Using the stream raises `ClosedError` after `close`,
-        `FullError` beyond `subscribed_channels`, and `EventError` for a `since` that means nothing.
+        A name that contains `*` is a pattern. `since` is an id, `earliest`, `last` or an age such as `10m`:
+        the stream begins with the events after it. `last_event_id` is the id of the last event of an earlier
+        stream, and takes precedence. If the history no longer has that id, the stream begins with `$reset`.
+        `events` lists the wanted types.
+
+        Raises `EventError` for a bad channel name and `TypeError` for an argument that is not text. Using the
+        stream raises `ClosedError` after `close`, `FullError` beyond `subscribed_channels`, and `EventError`
+        for an invalid `since`.
         """
         selector = self.selector(channels or (DEFAULT_CHANNEL,), types=events)
         for name, value in (("since", since), ("last_event_id", last_event_id)):
@@ -253,61 +254,61 @@ class Broadcaster:
                 raise TypeError(f"{name}: must be text, not {type(value).__name__}")
         cursor = parse_id(last_event_id) if last_event_id else parse_since(since) if since else None
 
-        def join(wakeup: StreamConsumer) -> tuple[Subscriber, OutboxGroup]:
+        def join(consumer: StreamConsumer) -> tuple[Subscriber, OutboxGroup]:
             start = self._with_reset(selector, self.start_point(selector, cursor))
             subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=SubscriberKind.STREAM)
-            subscriber.consumer = wakeup
+            subscriber.consumer = consumer
             return subscriber, group
 
         return Stream(join)
 
     def selector(self, channels: Sequence[str], *, types: Sequence[str] | None = None) -> Selector:
-        """Check what a reader asks for, beginning with how much that is. Raises `EventError`."""
-        self.require_few(len(channels))
+        """Return the selector of a subscription. Raises `EventError`."""
+        # Counted first: checking a name costs far more than counting it.
+        self.check_channel_count(len(channels))
         if types is not None and not isinstance(types, str) and len(types) > self._config.max_channels:
-            raise EventError("events", f"{len(types)} are too many, {self._config.max_channels} may be named")
+            raise EventError("events", f"{len(types)} given, at most {self._config.max_channels} allowed")
         selector = Selector.parse(*channels, types=types)
         most = self._config.max_patterns
         if len(selector.patterns) > most:
-            raise EventError(
-                "channels", f"{len(selector.patterns)} patterns are too many, {most} may be named"
-            )
+            raise EventError("channels", f"{len(selector.patterns)} patterns given, at most {most} allowed")
         return selector
 
     def room_for(self, selector: Selector) -> tuple[int, int]:
-        """Return how many of a selector's channels and patterns are new, and the room that is left then.
+        """Return the number of a selector's new channels and patterns, and the room left after adding them.
 
-        That is negative if there is none for all of them.
+        The room is negative if they exceed `subscribed_channels`.
         """
         return self._hub.room_for(selector)
 
     def start_point(self, selector: Selector, cursor: Cursor | None, *, exempt: bool = False) -> StartPoint:
-        """Return where a subscriber begins: at its cursor, or with what is published from now on.
+        """Return the start of a subscription: its cursor, or the newest position.
 
-        An `exempt` one is let in beyond `subscribed_channels`.
-        Raises `FullError` as `connect` would, before a subscriber is told of anything, and `EventError` for a
-        `since` that means nothing. A cursor is looked for in one piece: see `find_start_point`.
+        An `exempt` subscriber may exceed `subscribed_channels`. Raises `FullError` as `connect` does, and
+        `EventError` for an invalid `since`. A cursor is searched for without yielding to the event loop;
+        `find_start_point` yields.
         """
         if cursor is not None:
             return run_to_completion(self._find_start(selector, cursor, exempt=exempt))
         if not exempt:
             self._hub.require_room(selector)
-        if self._newest.after != self._backend.position:
-            self._newest = StartPoint(self._backend.position)
-        return self._newest
+        if self._live_start.after != self._backend.position:
+            self._live_start = StartPoint(self._backend.position)
+        return self._live_start
 
     async def find_start_point(
         self, selector: Selector, cursor: Cursor, *, caller: Hashable, exempt: bool = False
     ) -> StartPoint:
-        """Return what `start_point` returns, in pieces, by turns with other callers: patterns look at much.
+        """Return the same as `start_point`, in slices of work that take turns with other callers.
 
-        Raises as `start_point` does, and `ClosedError` if the broadcaster was closed meanwhile.
+        Raises the same errors, and `ClosedError` if the broadcaster was closed meanwhile.
         """
+        # In slices, because a pattern can match every channel of the history.
         start = await self.work.run(self._find_start(selector, cursor, exempt=exempt), caller=caller)
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         if not exempt:
-            self._hub.require_room(selector)  # others may have taken it meanwhile
+            self._hub.require_room(selector)  # other subscribers may have taken the room meanwhile
         return start
 
     def _find_start(self, selector: Selector, cursor: Cursor, *, exempt: bool) -> SlicedWork[StartPoint]:
@@ -323,7 +324,7 @@ class Broadcaster:
         return start
 
     def heartbeat(self, *, seconds: float | None = None, as_event: bool = False) -> Heartbeat:
-        """Return the heartbeat of a subscriber that asked for this; None is the server's own."""
+        """Return the heartbeat that a subscriber asked for. Without `seconds` the configured interval."""
         if seconds is None and not as_event:
             return self._heartbeat
         return Heartbeat(seconds or self._heartbeat.seconds, as_event=as_event)
@@ -333,19 +334,21 @@ class Broadcaster:
     ) -> bytes:
         """Return the first bytes of a subscriber's stream, without the transfer coding.
 
-        `$open` gives it a cursor. A `$reset` that is due comes before: whoever has the cursor was told.
+        They end with `$open`, which gives the client a cursor.
         """
         format = encoding.format
         id = format_id(self._backend.epoch, start.cursor)
         _, retry = self._policies.for_subscriber(selector)
         frames = format.preamble(jittered(retry))
         if start.reset_reason is not None:
+            # Before `$open`: a client that has the cursor must have been told of the loss, since it resumes
+            # from that cursor.
             self._metrics.reset(start.reset_reason)
             loss = reset_event(start.reset_reason, start.channels or selector.channels, missed=None)
             frames += own_block(format, loss, id)
         return frames + own_block(format, _opening_event(heartbeat.seconds), id)
 
-    def connect(  # noqa: PLR0913 - what a subscriber is
+    def connect(  # noqa: PLR0913 - the parts of a subscription
         self,
         sink: Sink,
         selector: Selector,
@@ -355,67 +358,71 @@ class Broadcaster:
         caller: Hashable = None,
         exempt: bool = False,
     ) -> Outbox:
-        """Deliver what a selector matches to a sink, behind its `first_frames`, until `disconnect`.
+        """Deliver matching events to a sink, after its `first_frames`, until `disconnect`.
 
-        What it has to catch up with is read by turns with other callers. Raises `ClosedError`, and
-        `FullError` beyond `subscribed_channels` for one that is not `exempt`; nothing is to be undone then.
+        The history is read in slices that take turns with other callers. Raises `ClosedError`, and
+        `FullError` beyond `subscribed_channels` unless `exempt`. Nothing is registered then.
         """
         subscriber, group = self._join(
             selector, sink.encoding, start, heartbeat, kind=SubscriberKind.HTTP, caller=caller, exempt=exempt
         )
         if start.reset_reason is not None:
-            subscriber.taken = 1  # the `$reset` of the first frames
+            subscriber.taken = 1  # counts the `$reset` of the first frames
         return self._dispatcher.attach(subscriber, group, sink, cursor=start.cursor)
 
     def disconnect(self, outbox: Outbox) -> None:
-        """Forget a reader whose connection is over. Synchronous, so that `finally` can call it."""
+        """Remove a subscriber whose connection has ended."""
+        # Synchronous, so that a cancelled handler can call it in `finally`.
         outbox.subscriber.close(CloseReason.LEFT)
         self._dispatcher.detach(outbox)
 
     def end(self, outbox: Outbox, reason: CloseReason) -> None:
-        """End a reader's stream, telling it why; behind what was published for it, unless it was revoked."""
+        """End a subscriber's stream with a `$close`, after its queued events unless it was revoked."""
         if reason in AFTER_QUEUE:
-            # It takes along what waits for it. To empty the log of its group now would write to everyone.
+            # Its queued events move to its own queue: flushing the group's log would write to all members.
             outbox.leave_to_own_queue()
         outbox.subscriber.close(reason)
 
     def reload(self, config: Config) -> None:
-        """Go by another configuration from now on, in all but `RESTART_ONLY`.
+        """Apply another configuration, except for its `RESTART_ONLY` settings.
 
-        Readers that there are keep the terms they came with. What is held beyond the new limits goes with
-        what is published, and by and by.
+        Subscribers keep the options they connected with. Events beyond the new limits are evicted gradually,
+        and as new events are published.
         """
         self._config = config
         self._policies.reload(config)
-        self._terms.clear()
+        self._options.clear()
         self._hub.most = config.subscribed_channels
         self._metrics.look_at(config.metrics_channels)
-        self._narrowing += 1
-        self.work.start(self._narrow(config.queue_size, config.queue_bytes), caller=RELOAD)
+        self._pending_limits += 1
+        self.work.start(self._lower_group_limits(config.queue_size, config.queue_bytes), caller=RELOAD)
         self._backend.reload_limits()
         if not self._closed:
-            self._tidy()
+            self._schedule_eviction()
 
-    def _narrow(self, queue_size: int, queue_bytes: int) -> SlicedWork[None]:
-        """Bound the queues of all groups of subscribers, in pieces."""
+    def _lower_group_limits(self, queue_size: int, queue_bytes: int) -> SlicedWork[None]:
+        """Lower the queue limits of all groups, in slices."""
         for count, group in enumerate(tuple(self._hub.groups), 1):
             group.lower_limits(queue_size=queue_size, queue_bytes=queue_bytes)
             if not count % ITEMS_PER_SLICE:
                 yield
-        self._narrowing -= 1
+        self._pending_limits -= 1
 
     def channel(self, name: str) -> ChannelState:
-        """Return the state of a channel, heard of or not. Raises `EventError` for a bad name."""
+        """Return the state of a channel, also of one never used. Raises `EventError` for a bad name."""
         (channel,) = validate_channels((name,))
         return self._state(channel)
 
     @property
     def history_usage(self) -> HistoryUsage:
-        """How much the history holds."""
+        """Number of events, bytes and channels in the history."""
         return self._backend.usage()
 
     async def backlog(self) -> BacklogStats:
-        """Return what waits for how many subscribers. However many they are, the loop goes on turning."""
+        """Return how many events and bytes wait for how many subscribers.
+
+        The count yields to the event loop, so it is not a snapshot.
+        """
         backlog = BacklogStats()
         await backlog.collect(self._hub.groups)
         return backlog
@@ -428,10 +435,10 @@ class Broadcaster:
         limit: int,
         visible: Callable[[str], bool] | None = None,
     ) -> list[ChannelState]:
-        """Return the channels that have history or readers, by name: at most so many, behind `after`.
+        """Return at most `limit` channels with history or subscribers, by name, after the name `after`.
 
-        Of them those that are `visible`, if that is given. In one piece, some 50 ms of 100,000 channels: see
-        `list_channels`.
+        Only channels for which `visible` returns true, if it is given. The event loop is blocked meanwhile,
+        about 50 ms for 100,000 channels; `list_channels` yields.
         """
         return run_to_completion(self._channels(prefix, after, limit, visible))
 
@@ -444,108 +451,113 @@ class Broadcaster:
         visible: Callable[[str], bool] | None,
         caller: Hashable,
     ) -> list[ChannelState]:
-        """Return what `channels` returns, in pieces, by turns with other callers.
+        """Return the same as `channels`, in slices of work that take turns with other callers.
 
-        Each channel is as it was when it was looked at. They are in order, each once, and one that came or
-        went meanwhile may be left out.
+        Each state is from the moment it was read. Channels are in order and without duplicates. A channel
+        that was created or removed meanwhile may be missing.
         """
         return await self.work.run(self._channels(prefix, after, limit, visible), caller=caller)
 
     def _channels(
         self, prefix: str, after: str, limit: int, visible: Callable[[str], bool] | None
     ) -> SlicedWork[list[ChannelState]]:
-        names = yield from self._first_names(_wanted(prefix, after, visible), limit)
+        names = yield from self._first_names(_name_filter(prefix, after, visible), limit)
         states = []
         for count, name in enumerate(names, 1):
             states.append(self._state(name))
-            if not count % DESCRIBED_CHANNELS:
+            if not count % CHANNELS_PER_SLICE:
                 yield
         return states
 
     def _first_names(self, wanted: Callable[[str], bool], most: int) -> SlicedWork[list[str]]:
         names: list[str] = []
         work = 0
-        for some in itertools.chain(self._backend.channels(), _in_pieces(self._hub.channels)):
-            for name in some:
+        for batch in itertools.chain(self._backend.channels(), _in_slices(self._hub.channels)):
+            for name in batch:
                 if len(names) == most and name >= names[-1]:
                     continue
                 if work >= ITEMS_PER_SLICE:
                     work = 0
                     yield
-                work += LOOK_COST
+                work += MATCH_COST
                 if wanted(name):
                     _insert(names, name, most)
-            work += len(some)
+            work += len(batch)
             if work >= ITEMS_PER_SLICE:
                 work = 0
                 yield
         return names
 
-    async def close(self, *, timeout: float, over: float = 0.0) -> None:  # noqa: ASYNC109 - what is late is cut
-        """End every subscriber, saying so; then, after `timeout` seconds, cut whoever has not taken it.
+    async def close(self, *, timeout: float, over: float = 0.0) -> None:  # noqa: ASYNC109 - then aborts
+        """Close every subscriber with `$close`. Abort those that have not taken it after `timeout` seconds.
 
-        Many are let go in waves, over `over` seconds at most; both together take no longer. Nothing is
-        published any more from the first on: those who have gone already would miss it, and nobody would
-        tell them.
+        Subscribers are closed in batches within `over` seconds. The whole takes at most `over + timeout`.
+        From the call on, publishing raises `ClosedError`.
         """
+        # First: subscribers that are closed already would miss a later event, and could not be told of it.
         self._closed = True
-        if self._tidying is not None:
-            self._tidying.cancel()
+        if self._eviction_timer is not None:
+            self._eviction_timer.cancel()
         await self._dispatcher.wait_flushed(self._hub.groups)
-        self._dispatcher.spread_reconnects(len(self._hub) * 1000 // RETURNS)
+        self._dispatcher.spread_reconnects(len(self._hub) * 1000 // RECONNECTS_PER_SECOND)
         clock = asyncio.get_running_loop().time
         latest = clock() + over + timeout
-        await self._let_go(over)
+        await self._close_subscribers(over)
         try:
             async with asyncio.timeout_at(min(clock() + timeout, latest)):
                 await self._dispatcher.wait_empty()
         except TimeoutError:
             await self._dispatcher.abort()
 
-    async def _let_go(self, over: float) -> None:
-        """End the streams of everyone, wave by wave; a wave that comes late does not put off the others."""
+    async def _close_subscribers(self, over: float) -> None:
+        """Close all subscribers in batches. A late batch does not delay the next ones."""
         loop = asyncio.get_running_loop()
-        size = wave(len(self._hub), over=over)
+        size = drain_batch_size(len(self._hub), over=over)
         due = loop.time()
         while leaving := tuple(itertools.islice(self._hub, size)):
             for count, subscriber in enumerate(leaving, 1):
                 subscriber.close(CloseReason.DRAIN)
-                if not count % WAVE:
+                if not count % DRAIN_BATCH:
                     await asyncio.sleep(0)
             if len(self._hub):
-                due += PACE
+                due += DRAIN_INTERVAL
                 await asyncio.sleep(due - loop.time())
 
-    def _tidy(self) -> None:
-        """Have the backend let go of what is too old, also while nobody comes, a little at a time."""
-        if self._tidying is not None:
-            self._tidying.cancel()
-        left = self._tidied() and not self._closed
-        pause = 0.0 if self._backend.untidy else TIDY
-        self._tidying = asyncio.get_running_loop().call_later(pause, self._tidy) if left else None
+    def _schedule_eviction(self) -> None:
+        """Evict some expired events, and schedule the next eviction while the history holds any."""
+        if self._eviction_timer is not None:
+            self._eviction_timer.cancel()
+        left = self._evict_expired() and not self._closed
+        pause = 0.0 if self._backend.untidy else EVICTION_INTERVAL
+        self._eviction_timer = (
+            asyncio.get_running_loop().call_later(pause, self._schedule_eviction) if left else None
+        )
 
-    def _tidied(self) -> bool:
-        """Say whether anything is left to tidy; after a failure there is, whatever was done.
+    def _evict_expired(self) -> bool:
+        """Evict some expired events, and return whether the history holds any that can expire later.
 
-        It is told where it happens: whoever published before it has published.
+        A failure is logged, and returns true.
         """
         try:
             return self._backend.evict_expired()
         except Exception:
-            logger.exception("the history could not be tidied; tried again in %(pause)g s", {"pause": TIDY})
+            # Not raised: the publish that called this has already published.
+            logger.exception(
+                "removing expired events failed; trying again in %(pause)g s", {"pause": EVICTION_INTERVAL}
+            )
             return True
 
     def _report_share(self, share: Share, publisher: str) -> None:
-        """Count that a publisher has reached its share, and log it now and then."""
+        """Count that a share was reached, and log it at intervals. The backend calls it."""
         self._metrics.share_reached(share)
-        # A history that is full is nothing out of the ordinary.
+        # A full history is the normal state of a busy server.
         if share is not Share.HISTORY_TOTAL and self._reminder.is_due(share):
             logger.warning(
-                "%(share)s: full; %(publisher)s holds the most, and its oldest are removed",
+                "%(share)s: limit reached; removing the oldest entries of %(publisher)s, which has the most",
                 {"share": str(share), "publisher": ascii(publisher)[1:-1] or "this machine"},
             )
 
-    def _found(self, selector: Selector, encoding: Encoding) -> OutboxGroup:
+    def _new_group(self, selector: Selector, encoding: Encoding) -> OutboxGroup:
         return SubscriberGroup(
             selector,
             encoding,
@@ -555,7 +567,7 @@ class Broadcaster:
         )
 
     def _with_reset(self, selector: Selector, start: StartPoint) -> StartPoint:
-        """Return a start whose first event tells of its loss, for a stream that has no first frames."""
+        """Return a start whose first event is the due `$reset`: an in-process stream has no first frames."""
         if start.reset_reason is None:
             return start
         self._metrics.reset(start.reset_reason)
@@ -578,21 +590,23 @@ class Broadcaster:
     ) -> tuple[Subscriber, OutboxGroup]:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
-        catching_up = None
+        replay = None
         if start.after != self._backend.position or start.preloaded:
-            catching_up = Replay(self._backend, selector, start, self._metrics, caller=caller)
-        subscriber = Subscriber(selector, self._terms_of(selector, heartbeat), catching_up)
+            replay = Replay(self._backend, selector, start, self._metrics, caller=caller)
+        subscriber = Subscriber(selector, self._options_for(selector, heartbeat), replay)
         group = self._hub.join(subscriber, encoding, exempt=exempt)
-        if self._narrowing:
+        if self._pending_limits:
+            # The group may be one that the reload's work has not reached.
             group.lower_limits(queue_size=self._config.queue_size, queue_bytes=self._config.queue_bytes)
         self._metrics.opened(kind)
         return subscriber, group
 
-    def _terms_of(self, selector: Selector, heartbeat: Heartbeat) -> SubscriberOptions:
+    def _options_for(self, selector: Selector, heartbeat: Heartbeat) -> SubscriberOptions:
         overflow, retry = self._policies.for_subscriber(selector)
-        terms = self._terms.get((overflow, retry, heartbeat))
-        if terms is None:
-            terms = self._terms[overflow, retry, heartbeat] = SubscriberOptions(
+        # Subscribers with the same policy, retry and heartbeat share one object, to save memory.
+        options = self._options.get((overflow, retry, heartbeat))
+        if options is None:
+            options = self._options[overflow, retry, heartbeat] = SubscriberOptions(
                 queue_size=self._config.queue_size,
                 queue_bytes=self._config.queue_bytes,
                 overflow=overflow,
@@ -602,27 +616,29 @@ class Broadcaster:
                 heartbeat=heartbeat,
                 retry=retry,
             )
-        return terms
+        return options
 
     def _state(self, name: str) -> ChannelState:
         holding = self._backend.channel_usage(name)
         return ChannelState(name, self._hub.subscribers(name), self.cursor, holding.events, holding.oldest)
 
-    def require_few(self, count: int) -> None:
-        """Refuse so many channels of one reader or one publish, before one is looked at, by `EventError`."""
+    def check_channel_count(self, count: int) -> None:
+        """Raise `EventError` if one subscription or publish names more than `max_channels` channels."""
         most = self._config.max_channels
         if count > most:
-            raise EventError("channels", f"{count} are too many, {most} may be named")
+            raise EventError("channels", f"{count} given, at most {most} allowed")
 
     def _require_size(self, event: Event) -> None:
         most = self._config.max_event
-        frame = wire.size(event) + (ID_LINE if event.id is None else 0)
+        frame = wire.size(event) + (MAX_ID_LINE if event.id is None else 0)
         if frame <= most:
             return
         data = len(event.data.encode())
         if data > most:
-            raise EventTooLargeError("data", f"is {data} bytes, and an event may be {most}")
-        raise EventTooLargeError("data", f"is {frame} bytes as a frame, and an event may be {most}")
+            raise EventTooLargeError("data", f"is {data} bytes, more than the {most} that max_event allows")
+        raise EventTooLargeError(
+            "data", f"is {frame} bytes as a frame, more than the {most} that max_event allows"
+        )
 
 
 def _unknown_since(text: str) -> EventError:
@@ -635,10 +651,10 @@ def _unknown_since(text: str) -> EventError:
 
 def _require_publishable_type(event: Event) -> None:
     if event.reserved:
-        raise EventError("event", f"types beginning with $ are the server's own: {event.type[:80]!r}")
+        raise EventError("event", f"types that begin with $ are reserved for the server: {event.type[:80]!r}")
     if event.type in OF_EVENT_SOURCE:
         raise EventError(
-            "event", f"{event.type!r} is EventSource's own: browsers would call their handlers of it"
+            "event", f"{event.type!r} is reserved: browsers fire EventSource events of this name"
         )
 
 
@@ -647,7 +663,7 @@ def _opening_event(heartbeat: float) -> Event:
     return opening_event(heartbeat)
 
 
-def _wanted(prefix: str, after: str, visible: Callable[[str], bool] | None) -> Callable[[str], bool]:
+def _name_filter(prefix: str, after: str, visible: Callable[[str], bool] | None) -> Callable[[str], bool]:
     def wanted(name: str) -> bool:
         return name > after and name.startswith(prefix) and (visible is None or visible(name))
 
@@ -655,21 +671,21 @@ def _wanted(prefix: str, after: str, visible: Callable[[str], bool] | None) -> C
 
 
 def _insert(names: list[str], name: str, most: int) -> None:
-    """Put a name where it belongs among the first ones, unless it is there."""
-    place = bisect_left(names, name)
-    if names[place : place + 1] != [name]:
-        names.insert(place, name)
+    """Insert a name into a sorted page without duplicates, and cut the page to `most` names."""
+    index = bisect_left(names, name)
+    if names[index : index + 1] != [name]:
+        names.insert(index, name)
         del names[most:]
 
 
-def _in_pieces(names: Collection[str]) -> Iterator[Sequence[str]]:
-    """Yield the names of this moment, a few at a time."""
+def _in_slices(names: Collection[str]) -> Iterator[Sequence[str]]:
+    """Yield a copy of the names, one slice at a time."""
     all_names = tuple(names)
     for begin in range(0, len(all_names), ITEMS_PER_SLICE):
         yield all_names[begin : begin + ITEMS_PER_SLICE]
 
 
-def wave(readers: int, *, over: float) -> int:
-    """Return how many of so many readers are let go at once, so that the last go within `over` seconds."""
-    waves = math.floor(over / PACE)
-    return max(WAVE, math.ceil(readers / waves)) if waves else max(WAVE, readers)
+def drain_batch_size(subscribers: int, *, over: float) -> int:
+    """Return the number of subscribers to close at once, so that all are closed within `over` seconds."""
+    batches = math.floor(over / DRAIN_INTERVAL)
+    return max(DRAIN_BATCH, math.ceil(subscribers / batches)) if batches else max(DRAIN_BATCH, subscribers)

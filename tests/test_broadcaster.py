@@ -23,7 +23,13 @@ from sse_broadcast import (
 )
 from sse_broadcast import broadcaster as broadcaster_module
 from sse_broadcast.backends.base import IdempotencyKey, ResetReason, StartPoint
-from sse_broadcast.broadcaster import PACE, RETURNS, WAVE, ChannelState, wave
+from sse_broadcast.broadcaster import (
+    DRAIN_BATCH,
+    DRAIN_INTERVAL,
+    RECONNECTS_PER_SECOND,
+    ChannelState,
+    drain_batch_size,
+)
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.schema import ChannelRule, Overflow
 from sse_broadcast.cursor import Cursor, CustomId, EventId, Keyword, parse_id, parse_since
@@ -121,7 +127,7 @@ async def test_a_string_is_no_list_of_channels() -> None:
 async def test_channels_are_bounded_in_number() -> None:
     """Of a reader, patterns included, and of a publish."""
     broadcaster = Broadcaster(Config(max_channels=3))
-    problem = "^channels: 4 are too many, 3 may be named$"
+    problem = "^channels: 4 given, at most 3 allowed$"
     with pytest.raises(EventError, match=problem):
         broadcaster.selector(["a", "b", "c", "d*"])
     with pytest.raises(EventError, match=problem):
@@ -135,7 +141,7 @@ async def test_patterns_are_bounded_in_number_by_themselves() -> None:
     broadcaster = Broadcaster(Config(max_patterns=2))
     names = [f"c{number}" for number in range(97)]
     assert broadcaster.selector([*names, "a*", "b*", "a*"]).patterns == ("a*", "b*")
-    problem = "^channels: 3 patterns are too many, 2 may be named$"
+    problem = "^channels: 3 patterns given, at most 2 allowed$"
     with pytest.raises(EventError, match=problem):
         broadcaster.selector(["a*", "b*", "c*"])
     with pytest.raises(EventError, match=problem):
@@ -149,14 +155,14 @@ async def test_reserved_types_are_refused() -> None:
     """Nobody but the server says `$reset`."""
     for event in ("$reset", "$"):
         await require_refused(
-            rf"event: types beginning with \$ are the server's own: '\{event}'", event=event
+            rf"event: types that begin with \$ are reserved for the server: '\{event}'", event=event
         )
 
 
 @pytest.mark.parametrize("event", ["open", "error"])
 async def test_the_types_of_event_source_itself_are_refused(event: str) -> None:
     """A page's handler of them would be called, or a Node process without one would end."""
-    problem = f"^event: '{event}' is EventSource's own: browsers would call their handlers of it$"
+    problem = f"^event: '{event}' is reserved: browsers fire EventSource events of this name$"
     await require_refused(problem, event=event)
 
 
@@ -230,9 +236,13 @@ async def test_an_event_is_bounded_as_data_and_as_a_frame() -> None:
     """Line ends make a frame longer than its data; both are measured in bytes, an id of ours included."""
     broadcaster = Broadcaster(Config(max_event=100))
     await broadcaster.broadcast("x" * 59)
-    with pytest.raises(EventTooLargeError, match="data: is 101 bytes as a frame, and an event may be 100"):
+    with pytest.raises(
+        EventTooLargeError, match="data: is 101 bytes as a frame, more than the 100 that max_event allows"
+    ):
         await broadcaster.broadcast("x" * 60)
-    with pytest.raises(EventTooLargeError, match="data: is 102 bytes, and an event may be 100"):
+    with pytest.raises(
+        EventTooLargeError, match="data: is 102 bytes, more than the 100 that max_event allows"
+    ):
         await broadcaster.broadcast("\u00e9" * 51)
     with pytest.raises(EventTooLargeError, match="data: is 139 bytes as a frame"):
         await broadcaster.broadcast("\n" * 14)
@@ -255,7 +265,7 @@ def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> 
 
     too_many = bisect.bisect_right(range(most), most, key=lambda count: len(wire.encode(event(count), id)))
     broadcaster.draft(event(too_many - 1))
-    with pytest.raises(EventTooLargeError, match="an event may be 10000"):
+    with pytest.raises(EventTooLargeError, match="more than the 10000 that max_event allows"):
         broadcaster.draft(event(too_many))
 
 
@@ -291,7 +301,7 @@ async def test_a_batch_of_nothing_is_refused(broadcaster: Broadcaster) -> None:
     """There is no event whose receipt it could have; nothing is counted, and a token stays free."""
     token = IdempotencyKey(("k",), b"")
     for given in (None, token):
-        with pytest.raises(EventError, match=r"^events: must be one at least$"):
+        with pytest.raises(EventError, match=r"^events: must have at least one event$"):
             await broadcaster.publish_all([], given)
     assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
     assert (await broadcaster.publish_all([broadcaster.draft(Event("x"))], token)).id == "0123abcd-1"
@@ -308,7 +318,7 @@ async def test_places_are_checked_once_for_many_drafts() -> None:
     for number in range(3):
         event = Event(str(number))
         assert broadcaster.prepare(event, places) == broadcaster.draft(event, ["b", "a", "b"])
-    with pytest.raises(EventError, match=r"^channels: 4 are too many, 3 may be named$"):
+    with pytest.raises(EventError, match=r"^channels: 4 given, at most 3 allowed$"):
         broadcaster.validate_channels(["a", "b", "a", "b"])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
         broadcaster.validate_channels([])
@@ -695,7 +705,7 @@ async def test_what_is_too_old_goes_though_nobody_comes(
     monkeypatch: pytest.MonkeyPatch, timers: Timers
 ) -> None:
     """As long as something is held a timer looks for it; then it rests until the next publish."""
-    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
     forward = wound(broadcaster)
     assert timers.pending == []
@@ -715,7 +725,7 @@ async def test_what_is_too_old_goes_though_nobody_comes(
 
 async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyPatch, timers: Timers) -> None:
     """Also where no event is held."""
-    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_size=0, idempotency_window=10.0))
     forward = wound(broadcaster)
     await broadcaster.broadcast("x")
@@ -730,7 +740,7 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, timers: Timers
 ) -> None:
     """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
-    monkeypatch.setattr(broadcaster_module, "TIDY", 0.001)
+    monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
     forward = wound(broadcaster)
     calls = 0
@@ -748,7 +758,7 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     forward(10.0)
     await until(lambda: not timers.pending)
     assert broadcaster.history_usage.events == 0
-    assert set(caplog.messages) == {"the history could not be tidied; tried again in 0.001 s"}
+    assert set(caplog.messages) == {"removing expired events failed; trying again in 0.001 s"}
     assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"away"}
     assert len(caplog.records) == calls
 
@@ -903,21 +913,25 @@ def disconnect_all(broadcaster: Broadcaster, subscribers: Iterable[tuple[Outbox,
 
 def test_few_readers_are_one_wave_and_many_are_as_many_as_fit() -> None:
     """The last goes within the time, however many there are; none at all is over at once."""
-    waves = 5.0 / PACE
-    assert wave(1, over=5.0) == wave(WAVE, over=5.0) == WAVE
-    assert wave(WAVE * 10, over=5.0) == WAVE
+    waves = 5.0 / DRAIN_INTERVAL
+    assert drain_batch_size(1, over=5.0) == drain_batch_size(DRAIN_BATCH, over=5.0) == DRAIN_BATCH
+    assert drain_batch_size(DRAIN_BATCH * 10, over=5.0) == DRAIN_BATCH
     for readers in (12_345, 100_000):
-        assert (waves - 1) * wave(readers, over=5.0) < readers <= waves * wave(readers, over=5.0)
-    for none in (0.0, PACE / 2):
-        assert wave(100_000, over=none) == 100_000
+        assert (
+            (waves - 1) * drain_batch_size(readers, over=5.0)
+            < readers
+            <= waves * drain_batch_size(readers, over=5.0)
+        )
+    for none in (0.0, DRAIN_INTERVAL / 2):
+        assert drain_batch_size(100_000, over=none) == 100_000
 
 
 async def test_readers_are_let_go_wave_by_wave(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
 ) -> None:
     """Those of later waves are readers until then, and all have what was published before."""
-    monkeypatch.setattr(broadcaster_module, "WAVE", 2)
-    monkeypatch.setattr(broadcaster_module, "PACE", 0.01)
+    monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 2)
+    monkeypatch.setattr(broadcaster_module, "DRAIN_INTERVAL", 0.01)
     readers = [connect(broadcaster) for _ in range(5)]
     await broadcaster.broadcast("x")
     left: list[int] = []
@@ -934,7 +948,7 @@ async def test_readers_are_let_go_wave_by_wave(
 
 async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those who have gone would miss it, and would not be told."""
-    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
+    monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster()
     readers = [connect(broadcaster) for _ in range(2)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=30, over=3600.0))
@@ -947,7 +961,7 @@ async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest
 
 async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """A drain is over when nobody is there any more, whatever time it has."""
-    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
+    monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster()
     readers = [connect(broadcaster) for _ in range(100)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=3600, over=3600.0))
@@ -959,7 +973,7 @@ async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.Monke
 
 async def test_waves_that_are_late_are_at_the_cost_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is too slow for its waves ends in time all the same: frozen readers are cut sooner."""
-    monkeypatch.setattr(broadcaster_module, "WAVE", 1)
+    monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster(write_timeout=86_400)
     loop, lost = asyncio.get_running_loop(), 0.0
     real = loop.time
@@ -989,9 +1003,9 @@ async def test_many_readers_are_sent_away_for_longer() -> None:
     disconnect_all(broadcaster, readers)
     await closing
     retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in readers]
-    assert max(retries) < 1000 * len(readers) / RETURNS
+    assert max(retries) < 1000 * len(readers) / RECONNECTS_PER_SECOND
     for tenth in range(10):
-        begin = tenth * 100 * len(readers) / RETURNS
+        begin = tenth * 100 * len(readers) / RECONNECTS_PER_SECOND
         assert sum(begin <= retry < begin + 150 for retry in retries) > 200
 
 

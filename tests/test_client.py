@@ -192,7 +192,8 @@ async def test_a_refusal_is_a_client_error_with_its_status(server: Server) -> No
     assert error.status == 422
     reason = f"422 {http.HTTPStatus(422).phrase}"
     assert (
-        str(error) == f"{server.url}/send: {reason}: event: types beginning with $ are the server's own: '$x'"
+        str(error)
+        == f"{server.url}/send: {reason}: event: types that begin with $ are reserved for the server: '$x'"
     )
 
 
@@ -690,7 +691,7 @@ async def test_all_before_a_bad_line_is_published(
     counts, error = await publish_lines(server.url, messages[:4], messages[4:])
     assert sum(counts) == bad
     assert error is not None
-    assert error.endswith(f": line {bad + 1}: data: is 101 bytes, and an event may be 100")
+    assert error.endswith(f": line {bad + 1}: data: is 101 bytes, more than the 100 that max_event allows")
     assert await held(server) == messages[:bad]
 
 

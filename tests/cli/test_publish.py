@@ -109,7 +109,7 @@ async def test_ctrl_c_ends_it_while_it_waits_for_a_line(server: Server, programs
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        ("$x", "event: types beginning with $ are the server's own: '$x'"),
+        ("$x", "event: types that begin with $ are reserved for the server: '$x'"),
         ("", "event: must not be empty"),
         ("a\nb", "event: must not contain LF: 'a\\nb'"),
     ],
@@ -129,7 +129,9 @@ async def test_what_is_too_large_is_one_line(serve: Serve, programs: Programs) -
     ended = await programs.run("publish", "-", "--url", server.url, stdin=b"one\n" + b"x" * 101 + b"\ntwo\n")
     assert (ended.code, ended.out) == (1, b"")
     assert ended.err.startswith(f"sse-broadcast: {server.url}/send: 413 ".encode())
-    assert ended.err.endswith(b": line 2: data: is 101 bytes, and an event may be 100; 1 published\n")
+    assert ended.err.endswith(
+        b": line 2: data: is 101 bytes, more than the 100 that max_event allows; 1 published\n"
+    )
     assert server.broadcaster.counts.published == 1
 
 

@@ -464,7 +464,7 @@ SLOWLY = """\
 import sys
 from sse_broadcast import broadcaster
 from sse_broadcast.cli import main
-broadcaster.WAVE, broadcaster.PACE = 1, 600.0
+broadcaster.DRAIN_BATCH, broadcaster.DRAIN_INTERVAL = 1, 600.0
 sys.exit(main())
 """
 """The command, which lets readers go one by one, and takes its time."""

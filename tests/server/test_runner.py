@@ -307,7 +307,7 @@ async def assert_is_closed(client: RawClient) -> None:
 
 async def test_a_listener_that_has_stopped_refuses(serve: Serve, monkeypatch: Patch, tmp_path: Path) -> None:
     """With TLS and without, from the first wave on: nobody waits in a queue that will never be read."""
-    monkeypatch.setattr(broadcaster, "WAVE", 1)
+    monkeypatch.setattr(broadcaster, "DRAIN_BATCH", 1)
     certificate, key = write_certificate(trustme.CA(), tmp_path)
     rules = (
         ListenerRule(host="127.0.0.1", port=0),
@@ -333,7 +333,7 @@ async def test_a_listener_that_has_stopped_refuses(serve: Serve, monkeypatch: Pa
 
 async def test_readers_go_in_waves_and_are_whole(serve: Serve, monkeypatch: Patch) -> None:
     """Each has all that was answered before, the reason, and a clean end; those behind it still wait."""
-    monkeypatch.setattr(broadcaster, "WAVE", 3)
+    monkeypatch.setattr(broadcaster, "DRAIN_BATCH", 3)
     server = await serve(drain_timeout=1.0)
     readers = [await server.connect() for _ in range(10)]
     for reader in readers:

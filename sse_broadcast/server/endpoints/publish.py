@@ -91,7 +91,7 @@ class Publishing:
         require_any_channel(request, Action.PUBLISH)
         services = self._active.services
         config = services.config
-        named = channels_of_path(request, self._broadcaster.require_few)
+        named = channels_of_path(request, self._broadcaster.check_channel_count)
         if request.query_string:
             named += request.query.getall("channel", [])
         permit = functools.partial(require_permission, request, Action.PUBLISH)

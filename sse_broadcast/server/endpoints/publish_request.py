@@ -180,7 +180,7 @@ class DraftBuilder:
     def _several(self, channels: bytes) -> list[str] | None:
         """Take apart the JSON of a list of names, which has as many commas as it has names, less one."""
         if channels.startswith(b"["):
-            self._broadcaster.require_few(channels.count(b",") + 1)
+            self._broadcaster.check_channel_count(channels.count(b",") + 1)
         try:
             return decode_json(_names.decode, channels)
         except msgspec.ValidationError as error:

@@ -66,7 +66,7 @@ def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
 
     First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
     """
-    named = channels_of_path(request, request.app[BROADCASTER].require_few)
+    named = channels_of_path(request, request.app[BROADCASTER].check_channel_count)
     if not request.query_string:
         return _subscribe_request(request, _NO_PARAMETERS, _permitted(request, _NO_PARAMETERS, named, permit))
     selector = _permitted(request, request.query, named, permit)

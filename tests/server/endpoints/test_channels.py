@@ -172,7 +172,7 @@ async def test_head_is_answered_without_a_body(client: RawClient, path: str) -> 
 async def test_many_channels_are_listed_in_pieces(serve: Serve, monkeypatch: Patch) -> None:
     """The page is the same, what is new in between may be in it, and who leaves ends the work."""
     monkeypatch.setattr(broadcaster, "ITEMS_PER_SLICE", 8)
-    monkeypatch.setattr(broadcaster, "DESCRIBED_CHANNELS", 2)
+    monkeypatch.setattr(broadcaster, "CHANNELS_PER_SLICE", 2)
     monkeypatch.setattr(channel_index, "NAMES_PER_PAGE", 4)
     server = await serve()
     await fill(server, *(f"c{number:03}" for number in range(200)))

@@ -24,11 +24,11 @@ FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 MISSING = "message: is missing; it is the text to publish, data any JSON"
 MEMBERS = "message, data, event, id, retry, key, channel, channels"
 PARAMETERS = "channel, event, id, key, retry, stream"
-OF_EVENT_SOURCE = "event: 'open' is EventSource's own: browsers would call their handlers of it"
+OF_EVENT_SOURCE = "event: 'open' is reserved: browsers fire EventSource events of this name"
 LINES, STREAM = "application/x-ndjson", "/send?stream=1"
 SPACED = b'{"b" : [1.50, null,  "\\u00e9"], "a": 1}'
 MANY = ",".join(f"c{n}" for n in range(101))
-OUR_TYPE = "event: types beginning with $ are the server's own: '$close'"
+OUR_TYPE = "event: types that begin with $ are reserved for the server: '$close'"
 RETRY = "retry: must be"
 TYPE = "Content-Type: "
 CUT = "is not JSON: Input data was truncated"
@@ -364,7 +364,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
             "channel: must not be '..', which clients resolve as a folder in a path",
         ),
         ("/send/%ff", "", b"x", 400, "path: is not UTF-8: '/send/%ff'"),
-        (f"/send/{MANY}", "", b"x", 400, "channels: 101 are too many, 100 may be named"),
+        (f"/send/{MANY}", "", b"x", 400, "channels: 101 given, at most 100 allowed"),
         ("/send", "Idempotency-Key: a\r\n" * 2, b"x", 400, "Idempotency-Key: is given 2 times"),
         ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not supported"),
@@ -697,9 +697,9 @@ async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
     assert server.broadcaster.counts.published == 31
     assert server.broadcaster.channel("orders").events == 1
     assert server.broadcaster.metrics.shares_reached == {"history_channels": 21, "idempotency_keys": 21}
-    told = [record.getMessage() for record in caplog.records if "holds the most" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "which has the most" in record.getMessage()]
     assert told == [
-        f"{share}: full; caller flood holds the most, and its oldest are removed"
+        f"{share}: limit reached; removing the oldest entries of caller flood, which has the most"
         for share in ("history_channels", "idempotency_keys")
     ]
 

@@ -67,7 +67,7 @@ def test_channels_of_the_address_are_those_of_every_event() -> None:
         (["a", "b b"], "channel: must not contain ' ': 'b b'"),
         ([""], "channel: must be 1 to 128 characters: ''"),
         (["orders.*"], "channel: must not contain '*': 'orders.*'"),
-        (["a", "b", "c", "d"], "channels: 4 are too many, 3 may be named"),
+        (["a", "b", "c", "d"], "channels: 4 given, at most 3 allowed"),
     ],
 )
 def test_channels_of_the_address_are_checked_once_for_all(named: list[str], detail: str) -> None:
@@ -85,9 +85,9 @@ MALFORMED = "body: is not JSON: JSON is malformed"
 
 ONE_OF_THEM = "only one of them may be given"
 
-OF_EVENT_SOURCE = "is EventSource's own: browsers would call their handlers of it"
+OF_EVENT_SOURCE = "is reserved: browsers fire EventSource events of this name"
 
-RESERVED = "event: types beginning with $ are the server's own"
+RESERVED = "event: types that begin with $ are reserved for the server"
 
 RETRY = "retry: must be whole milliseconds from 500 to 3600000"
 
@@ -201,7 +201,7 @@ def test_channels_are_named_in_one_place(member: str) -> None:
         ('{"message": "x", "channel": "a,b"}', "channel: must not contain ',': 'a,b'"),
         ('{"message": "x", "channel": "orders.*"}', "channel: must not contain '*': 'orders.*'"),
         ('{"message": "x", "channels": []}', "channels: must name at least one"),
-        ('{"message": "x", "channels": ["a", "b", "c", "d"]}', "channels: 4 are too many, 3 may be named"),
+        ('{"message": "x", "channels": ["a", "b", "c", "d"]}', "channels: 4 given, at most 3 allowed"),
     ],
 )
 def test_what_an_event_may_not_say_is_an_error(content: str, detail: str) -> None:
@@ -263,10 +263,14 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
         ([A, '{"message":"b","channel":"b b"}'], 400, "2: channel: must not contain ' ': 'b b'"),
         ([A, '{"message":"a","id":"earliest"}'], 422, "2: id: 'earliest' has a meaning for `since`"),
         (['{"message":"a"}', '{"message":"b","channels":[]}'], 400, "2: channels: must name at least one"),
-        (['{"channels":["a","b","c","d"],"message":""}'], 400, "1: channels: 4 are too many, 3 may be named"),
+        (['{"channels":["a","b","c","d"],"message":""}'], 400, "1: channels: 4 given, at most 3 allowed"),
         (['{"message":"b","channel":"a","channels":["a"]}'], 422, f"1: channel and channels: {ONE_OF_THEM}"),
         (['{"message":"a"}', '{"message":"b","data":1}'], 422, f"2: message and data: {ONE_OF_THEM}"),
-        (['{"message":"' + "x" * 1001 + '"}'], 413, "1: data: is 1001 bytes, and an event may be 1000"),
+        (
+            ['{"message":"' + "x" * 1001 + '"}'],
+            413,
+            "1: data: is 1001 bytes, more than the 1000 that max_event allows",
+        ),
     ],
 )
 def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> None:

@@ -27,7 +27,7 @@ SURROGATE = "has a lone surrogate, which no event can carry"
 MISSPELT = "mesage: unknown member; did you mean message?"
 NO_TYPE = "event: must not be empty"
 A_SPACE = "channel: must not contain ' ': 'b b'"
-TOO_LARGE = "is 1031 bytes as a frame, and an event may be 1000"
+TOO_LARGE = "is 1031 bytes as a frame, more than the 1000 that max_event allows"
 IN_BODY = "is said in the body, where that is application/x-ndjson"
 UTF_16 = "charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are"
 
@@ -231,7 +231,12 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ("/send?stream=1", "Idempotency-Key: k\r\n", 400, "Idempotency-Key: cannot be kept for a stream"),
         ("/send?stream=1&retry=soon", "", 400, "retry: must be a number of milliseconds, not 'soon'"),
         ("/send?stream=1&retry=0", "", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
-        ("/send?stream=1&event=$x", "", 422, "event: types beginning with $ are the server's own: '$x'"),
+        (
+            "/send?stream=1&event=$x",
+            "",
+            422,
+            "event: types that begin with $ are reserved for the server: '$x'",
+        ),
         ("/send?stream=1&event=a%0Ab", "", 422, "event: must not contain LF: 'a\\nb'"),
         ("/send?stream=1&key=", "", 422, "key: must be 1 to 128 characters: ''"),
         ("/send?stream=1&topic=a", "", 400, "topic: unknown parameter; did you mean channel?"),
