@@ -25,7 +25,9 @@ async def test_a_reader_is_disconnected(serve: Serve, connect: Connect, programs
     again = await programs.run("disconnect", "1", "--url", server.url, env=env)
     assert again == Ended(
         1,
-        err=f"sse-broadcast: {server.url}/subscribers/1: 404 Not Found: id: no stream has it: '1'\n".encode(),
+        err=(
+            f"sse-broadcast: {server.url}/subscribers/1: 404 Not Found: id: no open stream has the id '1'\n"
+        ).encode(),
     )
 
 

@@ -1,1 +1,1 @@
-"""A file per endpoint, and what reads its requests."""
+"""Endpoints: a file per endpoint, and the parsers of its requests."""

@@ -1,4 +1,4 @@
-"""GET /channels and GET /channels/{channel}: who listens, and what is held."""
+"""GET /channels and GET /channels/{channel}: the subscribers and the history of channels."""
 
 from aiohttp import web
 
@@ -13,29 +13,29 @@ CHANNELS_PARAMETERS = ("after", "limit", "prefix")
 
 
 async def get_channels(request: web.Request) -> web.Response:
-    """Answer with the channels that have history or readers, by name, a page at a time.
+    """Return a page of the channels with history or subscribers, by name.
 
-    Of them those that the caller may ask about.
+    The list has only channels that the caller may inspect.
     """
     require_any_channel(request, Action.INSPECT)
     query.refuse_misspelt(request.query, CHANNELS_PARAMETERS)
     limit = query.limit(request)
     principal = request[PRINCIPAL]
-    found = await request.app[BROADCASTER].list_channels(
+    channels = await request.app[BROADCASTER].list_channels(
         prefix=query.only(request.query, "prefix") or "",
         after=query.only(request.query, "after") or "",
-        limit=limit + 1,
+        limit=limit + 1,  # one more shows whether there is a next page
         visible=None
         if principal.allows(Action.INSPECT)
         else compile_patterns(*principal.grants[Action.INSPECT]),
         caller=caller_of(request),
     )
-    page = found[:limit]
-    return answered(ChannelPage(page, page[-1].channel if len(found) > limit else None))
+    page = channels[:limit]
+    return answered(ChannelPage(page, page[-1].channel if len(channels) > limit else None))
 
 
 async def get_channel(request: web.Request) -> web.Response:
-    """Answer with one channel, whether anything was ever published there or not."""
+    """Return the state of a channel, also of one never used."""
     require_any_channel(request, Action.INSPECT)
     (name,) = validate_channels((request.match_info["channel"],))
     require_permission(request, Action.INSPECT, (name,))

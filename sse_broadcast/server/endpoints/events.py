@@ -1,7 +1,7 @@
-"""GET and POST /events: a stream of what is published.
+"""GET and POST /events: a stream of the events of channels.
 
-Each handler asks in this order: who is it (before it is called), may it subscribe at all, how many channels
-does it name, may it subscribe to them, and only then what else it says.
+Each handler checks in this order: the credential (before it is called), permission to subscribe to any
+channel, the number of channels, permission for each of them, and then the other parameters.
 """
 
 import functools
@@ -52,27 +52,26 @@ from sse_broadcast.server.transport.socket_options import tune_connection
 from sse_broadcast.wire import JSON_TYPE
 
 GONE = 499
-"""nginx's status for a client that left before its answer; nobody reads it."""
-
+"""nginx's status for a client that disconnected before the response. Only logs and metrics show it."""
 
 BODY = 16_384
-"""Bytes of a body of POST /events, beside the names of its channels."""
+"""Maximum bytes of a body of POST /events, not counting its channel names."""
 
 
 class Events:
-    """The handlers of an application's /events: what they need of it they have at hand."""
+    """The handlers of an application's /events. They look up its services once."""
 
     def __init__(self, app: web.Application) -> None:
         self._broadcaster = app[BROADCASTER]
         self._active = app[ACTIVE_SERVICES]
         self._registry = app[STREAM_REGISTRY]
-        self._sessions = app[STREAM_EXPIRY]
+        self._stream_expiry = app[STREAM_EXPIRY]
         self._shares = app[SHARES]
-        self._tuned = app[OWN_LISTENER]
+        self._own_listener = app[OWN_LISTENER]
 
-    # Not a coroutine: a stream would keep its frame, some 300 bytes, for its whole life.
+    # Not a coroutine: its frame, about 300 bytes, would live as long as the stream.
     def get(self, request: web.Request) -> Awaitable[web.StreamResponse]:
-        """Stream to a subscriber until it leaves or is made to."""
+        """Stream events to a subscriber until it disconnects or the server closes the stream."""
         require_any_channel(request, Action.SUBSCRIBE)
         if request.body_exists:
             return self._get_with_body(request)
@@ -83,67 +82,74 @@ class Events:
         return functools.partial(require_permission, request, Action.SUBSCRIBE)
 
     async def _get_with_body(self, request: web.Request) -> web.StreamResponse:
-        # Some proxies make an empty chunked body of none.
+        # Some proxies send an empty chunked body where the client sent none.
         await request_body.require_empty(request, timeout=self._active.services.config.body_timeout)
         confirm(request)
         return await self._open(request, read_subscribe(request, self._permit(request)), request.query)
 
     async def post(self, request: web.Request) -> web.StreamResponse:
-        """Do what `get` does, for what a JSON body says: a list of channels may be too long for a URL."""
+        """Stream as `get` does, with the parameters in a JSON body."""
+        # Long lists of channels do not fit into a URL.
         require_any_channel(request, Action.SUBSCRIBE)
         declared = request_body.body_type(request)
         if declared.name != JSON_TYPE:
-            detail = f"Content-Type: must be {JSON_TYPE}, to subscribe as the body says; POST /send publishes"
+            detail = f"Content-Type: must be {JSON_TYPE} to subscribe with POST /events; POST /send publishes"
             raise Problem(415, detail, closes=True)
         if request.query.keys() - {IN_QUERY}:
-            raise Problem(400, "query: POST /events says everything in its body", closes=True)
+            detail = "query: POST /events takes no query parameters; send them as members of the JSON body"
+            raise Problem(400, detail, closes=True)
         config = self._active.services.config
         most = BODY + (MAX_NAME_LENGTH + 4) * config.max_channels
         data = await request_body.read_text(request, declared, most=most, timeout=config.body_timeout)
-        # Above 256 KiB only where `max_channels` allows more than a thousand.
+        # The decoder uses its thread above 256 KiB, which a body exceeds only if `max_channels` is over 1000.
         read = functools.partial(read_body, data, most=config.max_channels)
-        said = await request.app[DECODER].run(read, size=len(data))
+        parameters = await request.app[DECODER].run(read, size=len(data))
+        # Reading the body took time: the credential may have expired or been revoked.
         confirm(request)
-        return await self._open(request, parse_subscribe(request, said, self._permit(request)), said)
+        subscription = parse_subscribe(request, parameters, self._permit(request))
+        return await self._open(request, subscription, parameters)
 
     async def _open(
-        self, request: web.Request, asked: SubscribeRequest, said: MultiMapping[str]
+        self, request: web.Request, subscription: SubscribeRequest, parameters: MultiMapping[str]
     ) -> web.StreamResponse:
         principal = request[PRINCIPAL]
-        session, follows = None, False
+        tracked_stream, counted = None, False
         services = self._active.services
         client = services.proxies.behind(request)
         callers = callers_of(principal, key(client or request.remote))
         try:
             self._require_open(services, callers)
-            session = self._sessions.track(principal, address=None if client is None else key(client))
+            tracked_stream = self._stream_expiry.track(
+                principal, address=None if client is None else key(client)
+            )
             if callers:
-                new, left = self._broadcaster.room_for(asked.selector)
-                self._shares.follow(callers, asked.selector, new=new, left=left)
-                follows = True
-            return await self._stream(request, asked, session, client, exempt=callers is None)
+                new, left = self._broadcaster.room_for(subscription.selector)
+                self._shares.follow(callers, subscription.selector, new=new, left=left)
+                counted = True
+            return await self._stream(request, subscription, tracked_stream, client, exempt=callers is None)
         except Problem as problem:
-            self._turn_away(request, problem, said)
+            self._refuse(request, problem, parameters)
             raise
         except FullError as error:
-            raise self._turn_away(request, problem_of(error), said) from None
+            raise self._refuse(request, problem_of(error), parameters) from None
         except (ConnectionError, SinkClosedError):
-            # The reader is gone: there is nobody to tell, and nothing that failed.
+            # The client has disconnected: nobody can be answered, and nothing failed.
             return web.Response(status=GONE)
         finally:
-            if session is not None:
-                self._sessions.close(session)
-            if follows:
-                self._shares.unfollow(callers, asked.selector)
+            if tracked_stream is not None:
+                self._stream_expiry.close(tracked_stream)
+            if counted:
+                self._shares.unfollow(callers, subscription.selector)
 
-    def _turn_away(self, request: web.Request, problem: Problem, said: MultiMapping[str]) -> Problem:
-        """Return the problem, with a stream in its place if the subscriber should come back and takes one."""
+    def _refuse(self, request: web.Request, problem: Problem, parameters: MultiMapping[str]) -> Problem:
+        """Return the problem, with a short event stream as its response if an EventSource should retry."""
+        # EventSource gives up on any other status than 200, and reconnects after a stream that ends.
         problem.closes = True
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
         if problem.reason is not None and wants_event_stream(accept):
             headers, block = refused_stream(
                 problem.reason,
-                brought=last_event_id.brought(request.headers, said),
+                brought=last_event_id.brought(request.headers, parameters),
                 retry_after=int(problem.headers.get(hdrs.RETRY_AFTER, 0)),
             )
             problem.instead = web.Response(body=block, headers=headers)
@@ -151,7 +157,7 @@ class Events:
         return problem
 
     def _require_open(self, services: Services, callers: Callers) -> None:
-        """Raise the `Problem` for which a subscriber should come back later."""
+        """Raise a `Problem` that tells the subscriber to retry later: drain, a share, or the rate limit."""
         if self._broadcaster.closed:
             raise Problem(503, "the server is shutting down", reason=RefusalReason.DRAIN)
         if callers is None:
@@ -162,53 +168,60 @@ class Events:
     async def _stream(
         self,
         request: web.Request,
-        asked: SubscribeRequest,
-        session: TrackedStream | None,
+        subscription: SubscribeRequest,
+        tracked_stream: TrackedStream | None,
         client: str | None,
         *,
         exempt: bool,
     ) -> web.StreamResponse:
         broadcaster = self._broadcaster
-        # What is published while the head is on its way is caught up with: the start says from where.
+        # Before the head is sent: events published while it is sent are replayed from this start.
         caller = None
-        if asked.cursor is None:
-            start = broadcaster.start_point(asked.selector, None, exempt=exempt)
+        if subscription.cursor is None:
+            start = broadcaster.start_point(subscription.selector, None, exempt=exempt)
         else:
             caller = caller_of(request)
             start = await broadcaster.find_start_point(
-                asked.selector, asked.cursor, caller=caller, exempt=exempt
+                subscription.selector, subscription.cursor, caller=caller, exempt=exempt
             )
-        # Behind all that may be refused: it makes the connection one that ends with its stream.
-        sink = TransportSink(request, asked.encoding)
-        heartbeat = broadcaster.heartbeat(seconds=asked.silence, as_event=asked.heartbeat_events)
-        frames = broadcaster.first_frames(asked.selector, asked.encoding, start, heartbeat)
+        # After everything that can be refused: from here on the connection ends with its stream.
+        sink = TransportSink(request, subscription.encoding)
+        heartbeat = broadcaster.heartbeat(
+            seconds=subscription.silence, as_event=subscription.heartbeat_events
+        )
+        frames = broadcaster.first_frames(subscription.selector, subscription.encoding, start, heartbeat)
         headers = self._headers(request)
         response: web.StreamResponse = ALREADY_SENT
-        if self._tuned and asked.encoding.chunked:
-            sink.send_head(chunked_response_head(asked.encoding.format.content_type_header, headers), frames)
+        if self._own_listener and subscription.encoding.chunked:
+            sink.send_head(
+                chunked_response_head(subscription.encoding.format.content_type_header, headers), frames
+            )
         else:
-            response = await self._begun_by_aiohttp(request, asked, headers, frames)
+            response = await self._start_with_aiohttp(request, subscription, headers, frames)
         try:
-            outbox = broadcaster.connect(sink, asked.selector, start, heartbeat, caller=caller, exempt=exempt)
+            outbox = broadcaster.connect(
+                sink, subscription.selector, start, heartbeat, caller=caller, exempt=exempt
+            )
         except (ClosedError, FullError):
-            # Since the head was sent, which cannot be taken back: the reader comes again, and is told then.
+            # Raised while the head was being sent, so a status is too late. The client reconnects, and gets
+            # the refusal then.
             await sink.end_body()
             return response
-        reader = self._registry.add(request, outbox, client)
-        # Nothing may be awaited between `connect` and `try`: what is registered is released in
-        # `finally`, since a handler that is cancelled raises no Exception.
+        entry = self._registry.add(request, outbox, client)
+        # No `await` between `connect` and `try`: a cancelled handler must release what it has registered.
+        # In `finally`, since CancelledError is no Exception.
         try:
-            if session is not None:
-                session.begin(functools.partial(broadcaster.end, outbox))
+            if tracked_stream is not None:
+                tracked_stream.begin(functools.partial(broadcaster.end, outbox))
             await sink.run(outbox.on_drained)
             await sink.end_body()
         finally:
             broadcaster.disconnect(outbox)
-            self._registry.remove(reader)
+            self._registry.remove(entry)
         return response
 
     def _headers(self, request: web.Request) -> dict[str, str]:
-        """Return the headers that this stream has beside those of every stream."""
+        """Return the headers that depend on the request: CORS. Log a page that CORS keeps from reading."""
         headers: dict[str, str] = {}
         services = self._active.services
         if services.cors.enabled:
@@ -217,26 +230,27 @@ class Events:
             log_foreign_page(request, address=services.proxies.client(request), origin=origin)
         return headers
 
-    async def _begun_by_aiohttp(
-        self, request: web.Request, asked: SubscribeRequest, headers: Mapping[str, str], frames: bytes
+    async def _start_with_aiohttp(
+        self, request: web.Request, subscription: SubscribeRequest, headers: Mapping[str, str], frames: bytes
     ) -> SseResponse:
-        """Have aiohttp send head and first bytes: in HTTP/1.0, and where another server runs us."""
-        if not self._tuned:
+        """Send the head and the first frames through aiohttp, and return the response."""
+        # Used for HTTP/1.0, and when another runner than this package's serves the application.
+        if not self._own_listener:
             config = self._active.services.config
             tune_connection(request, send_buffer=config.send_buffer, write_timeout=config.write_timeout)
-        response = SseResponse(asked.encoding.format.content_type_header)
+        response = SseResponse(subscription.encoding.format.content_type_header)
         response.headers.extend(headers)
         await response.prepare(request)
         await response.write(frames)
         return response
 
     async def head(self, request: web.Request) -> web.Response:
-        """Answer HEAD: what GET would say of itself, without the stream."""
+        """Answer HEAD with the headers of GET."""
         require_any_channel(request, Action.SUBSCRIBE)
-        asked = read_subscribe(request, self._permit(request))
+        subscription = read_subscribe(request, self._permit(request))
         return web.Response(
             headers={
-                hdrs.CONTENT_TYPE: asked.encoding.format.content_type_header,
+                hdrs.CONTENT_TYPE: subscription.encoding.format.content_type_header,
                 hdrs.CACHE_CONTROL: "no-store, no-transform",
                 "X-Accel-Buffering": "no",
             }

@@ -1,4 +1,4 @@
-"""Count the bytes of a request's body in its caller's share while it is read and published."""
+"""Held body: count the bytes of a request body in its caller's share while the server holds them."""
 
 from types import TracebackType
 from typing import Self
@@ -11,9 +11,9 @@ from sse_broadcast.server.services import SHARES, services_of
 
 
 class HeldBody:
-    """Counts one body, or the unfinished line of one, from its first growth until the end of `with`.
+    """Counts the bytes of a body, or of its unfinished line, from the first `resize` to the end of `with`.
 
-    A short body costs next to nothing: its callers are looked up only beyond `UNCOUNTED` bytes.
+    Bytes up to `UNCOUNTED` are free: the callers of a short body are not even looked up.
     """
 
     __slots__ = ("_callers", "_counted", "_request")
@@ -34,7 +34,7 @@ class HeldBody:
             self._counted = 0
 
     def resize(self, size: int) -> None:
-        """Hold so many bytes now. Raises `Problem` beyond a share, and holds what it held before."""
+        """Set the number of bytes held. Raises `Problem` beyond a share, and leaves the number as it was."""
         counted = max(0, size - UNCOUNTED)
         if counted == self._counted:
             return

@@ -1,4 +1,4 @@
-"""GET /metrics: what was counted, and how things are, for Prometheus."""
+"""GET /metrics: counters and states for Prometheus."""
 
 import asyncio
 import platform
@@ -37,7 +37,7 @@ Encode = Callable[[Collector], bytes]
 
 PREFIX = "sse_broadcast_"
 
-# The words that are known beforehand: a series that begins at its first event hides that one from `rate`.
+# Label values that are written as 0 from the start: `rate` misses the increase that creates a series.
 KINDS = tuple(SubscriberKind)
 CLOSES = (
     *((SubscriberKind.HTTP, reason) for reason in CloseReason),
@@ -48,27 +48,27 @@ TIMEOUTS = tuple(Timeout)
 REFUSALS = tuple(RejectReason)
 SHARE_LABELS = tuple(Share)
 VERSIONS = {"", "0.0.4", "1.0.0"}
-"""Of the formats that there are, Prometheus's text and OpenMetrics: what names another is passed over."""
+"""Versions of Prometheus text and OpenMetrics that are served. Other versions in Accept are ignored."""
 
 DROPS = (Overflow.DROP_OLDEST, Overflow.DROP_NEWEST)
-"""The policies that drop; the others disconnect, or replace what is no loss."""
+"""The policies that drop events. The others disconnect, or replace an event by a newer one of its key."""
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    """Answer with all metrics, in the format that is asked for."""
+    """Return all metrics, in the format that Accept names."""
     if not services_of(request).config.metrics:
-        raise Problem(404, f"nothing is at {request.path[:80]}: metrics are switched off")
+        raise Problem(404, f"nothing is at {request.path[:80]}: the setting metrics is off")
     require_permission(request, Action.INSPECT)
     encode, content_type = encoder(",".join(request.headers.getall(hdrs.ACCEPT, ())))
-    found = await request.app[EXPOSITION].scrape()
-    await asyncio.sleep(0)  # to gather all takes some 2 ms, and so does to write it
-    body = encode(found)
+    collector = await request.app[EXPOSITION].scrape()
+    await asyncio.sleep(0)  # collecting takes about 2 ms, and so does encoding
+    body = encode(collector)
     return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, hdrs.CACHE_CONTROL: "no-store"})
 
 
 def encoder(accept: str) -> tuple[Encode, str]:
-    """Return what writes the format that an Accept header names, and its media type; else Prometheus text."""
-    # Of OpenMetrics it would say that it writes whatever version is asked for.
+    """Return the encoder for an Accept header and its media type. The default is Prometheus text."""
+    # Filtered: prometheus_client claims any OpenMetrics version that Accept names.
     return choose_encoder(",".join(each for each in accept.split(",") if _version(each) in VERSIONS))
 
 
@@ -79,37 +79,37 @@ def _version(accepted: str) -> str:
 
 
 class MetricsCollector(Collector):
-    """What was found for one scrape."""
+    """The metrics of one scrape."""
 
-    def __init__(self, found: Sequence[Metric]) -> None:
-        self._found = found
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """See `Collector`."""
-        return self._found
+        """Return the metrics. An encoder of prometheus_client calls this."""
+        return self._metrics
 
 
 class Exposition:
-    """Everything there is to tell of one server, and of its process.
+    """Collects the metrics of one server and of its process.
 
-    prometheus_client's own registry of the process is left alone: two servers may be in one process.
-    `connection_counts` is of the listeners, where they are ours; `revocations` are counted.
+    `connection_counts` is None under another server's listeners. Of `revocations` only the number is read.
     """
 
     def __init__(self, broadcaster: Broadcaster, revocations: Sized = ()) -> None:
         self._broadcaster = broadcaster
         self._revocations = revocations
+        # Not prometheus_client.REGISTRY: two servers may be in one process.
         self._process = CollectorRegistry()
         self.connection_counts: ConnectionCounts | None = None
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._process)
 
     async def scrape(self) -> MetricsCollector:
-        """Look at everything now. Other work goes on between two portions of the subscribers."""
+        """Collect all metrics. Counting subscribers yields to the event loop."""
         began = time.perf_counter()
         backlog = await self._broadcaster.backlog()
         await asyncio.sleep(0)
-        found = [
+        metrics = [
             *self._published(),
             *self._subscribers(backlog),
             *self._lost(),
@@ -122,58 +122,66 @@ class Exposition:
         ]
         took = time.perf_counter() - began
         return MetricsCollector(
-            [*found, gauge("scrape_duration_seconds", "Time that this scrape took to gather", took)]
+            [*metrics, gauge("scrape_duration_seconds", "Time to collect this scrape", took)]
         )
 
     def _published(self) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
-        yield counter("publishes", "Publishes that were taken: an event each, or a batch", metrics.publishes)
-        yield counter("published_events", "Events that were published", metrics.events_published)
+        yield counter("publishes", "Accepted publishes, each of one event or a batch", metrics.publishes)
+        yield counter("published_events", "Published events", metrics.events_published)
 
     def _subscribers(self, backlog: BacklogStats) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
         yield gauges(
             "subscribers", "Subscribers", ("kind",), {kind: metrics.open(kind) for kind in SubscriberKind}
         )
-        yield gauge("replaying_subscribers", "Subscribers that are catching up", backlog.replaying)
-        yield counters("opened_subscriptions", "Subscribers that came", ("kind",), metrics.opened_by, KINDS)
+        yield gauge("replaying_subscribers", "Subscribers that are replaying history", backlog.replaying)
+        yield counters("opened_subscriptions", "Subscriptions opened", ("kind",), metrics.opened_by, KINDS)
         yield counters(
             "closed_subscriptions",
-            "Subscribers that left, or were made to",
+            "Subscriptions closed, by reason",
             ("kind", "reason"),
             metrics.closed_by,
             CLOSES,
         )
-        yield spread("queued_events", "Subscribers by how many events wait for them", backlog.queued_events)
-        yield spread("queued_bytes", "Subscribers by how many bytes wait for them", backlog.queued_bytes)
+        yield spread(
+            "queued_events", "Subscribers by the number of events queued for them", backlog.queued_events
+        )
+        yield spread(
+            "queued_bytes", "Subscribers by the number of bytes queued for them", backlog.queued_bytes
+        )
 
     def _lost(self) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
         yield counters(
             "dropped_events",
-            "Events for which a subscriber's queue had no room",
+            "Events dropped because a subscriber's queue was full",
             ("policy",),
             metrics.dropped_by,
             DROPS,
         )
         yield counters(
-            "resets", "Subscribers told that they have lost something", ("reason",), metrics.resets_by, RESETS
+            "resets",
+            "`$reset` events sent to subscribers that missed events",
+            ("reason",),
+            metrics.resets_by,
+            RESETS,
         )
         yield counters(
             "heartbeat_timeouts",
-            "Subscribers found full for too long",
+            "Subscribers closed because their connection was full for write_timeout",
             ("cause",),
             metrics.timeouts,
             TIMEOUTS,
         )
         yield counter(
             "unreported_disconnects",
-            "Subscribers found disconnected at their heartbeat, which nothing had reported",
+            "Disconnects that nothing reported, found at the heartbeat",
             metrics.unreported_disconnects,
         )
         yield counter(
             "aborted_connections",
-            "Subscribers cut, since they did not take what they were sent",
+            "Connections aborted because the client did not read in time",
             metrics.aborted_connections,
         )
 
@@ -181,51 +189,48 @@ class Exposition:
         metrics = self._broadcaster.metrics
         yield counters(
             "delivered_events",
-            "Events times the subscribers that they were written to",
+            "Deliveries: events written, counted once for each subscriber",
             ("kind",),
             {SubscriberKind.HTTP: metrics.events_written, SubscriberKind.STREAM: metrics.events_taken},
         )
         yield counter(
             "written_bytes",
-            "Bytes that were written to streams behind their openings",
+            "Bytes written to streams, without their first frames",
             metrics.bytes_written,
         )
-        yield counter("heartbeats", "Heartbeats that were sent", metrics.heartbeats)
+        yield counter("heartbeats", "Heartbeats sent", metrics.heartbeats)
         yield histogram(
             "delivery_delay_seconds",
-            "Time from a publish to the last of the subscribers that keep up, by pass over them",
+            "Time from a publish to the write to the last subscriber that keeps up, once per pass",
             metrics.delay,
         )
         yield counter(
-            "delivery_slices", "Turns of the loop in which subscribers were written to", metrics.slices
+            "delivery_slices", "Slices of delivery work, one per iteration of the event loop", metrics.slices
         )
         yield counter(
-            "delivery_interruptions", "Those that stopped before all was written", metrics.interruptions
+            "delivery_interruptions",
+            "Slices of delivery work that ended before everything was written",
+            metrics.interruptions,
         )
 
     def _history(self) -> Iterator[Metric]:
-        metrics, extent = self._broadcaster.metrics, self._broadcaster.history_usage
-        yield gauge("history_events", "Events that the history holds", extent.events)
-        yield gauge("history_bytes", "Bytes that the history counts for them", extent.bytes)
-        yield gauge("history_channels", "Channels that it holds events of", extent.channels)
-        yield histogram(
-            "replay_events", "Events that a subscriber was given to catch up", metrics.replay_events
-        )
-        yield histogram(
-            "replay_duration_seconds", "Time that a subscriber took to catch up", metrics.replay_seconds
-        )
+        metrics, usage = self._broadcaster.metrics, self._broadcaster.history_usage
+        yield gauge("history_events", "Events in the history", usage.events)
+        yield gauge("history_bytes", "Bytes that the events of the history count for", usage.bytes)
+        yield gauge("history_channels", "Channels with events in the history", usage.channels)
+        yield histogram("replay_events", "Events replayed to a subscriber", metrics.replay_events)
+        yield histogram("replay_duration_seconds", "Time of a replay to a subscriber", metrics.replay_seconds)
         yield counters("backend_calls", "Calls of the backend", ("call",), metrics.backend_calls, CALLS)
         yield counters(
             "backend_errors", "Calls of the backend that failed", ("call",), metrics.backend_errors, CALLS
         )
 
     def _channels(self) -> Iterator[Metric]:
-        """Tell of the channels of `metrics_channels`, and of no others: each is so many series more."""
+        """Yield the metrics of the channels in `metrics_channels`."""
+        # Of no other channels: each adds three series.
         published = self._broadcaster.metrics.channels
         states = {name: self._broadcaster.channel(name) for name in published}
-        yield counters(
-            "channel_published_events", "Events that were published in a channel", ("channel",), published
-        )
+        yield counters("channel_published_events", "Events published to a channel", ("channel",), published)
         yield gauges(
             "channel_subscribers",
             "Subscribers of a channel",
@@ -234,7 +239,7 @@ class Exposition:
         )
         yield gauges(
             "channel_history_events",
-            "Events that the history holds of a channel",
+            "Events of a channel in the history",
             ("channel",),
             {name: state.events for name, state in states.items()},
         )
@@ -243,45 +248,41 @@ class Exposition:
         metrics = self._broadcaster.metrics
         yield counters(
             "refused_requests",
-            "Requests that were answered with an error",
+            "Requests answered with an error",
             ("endpoint", "status"),
             metrics.refused_requests,
         )
         yield counters(
             "refused_connections",
-            "Connections that were not let in, or were cut",
+            "Connections rejected or aborted, by reason",
             ("reason",),
             metrics.refused_connections,
             REFUSALS,
         )
-        yield gauge(
-            "revocations", "Revocations that are remembered, of 100000 at most", len(self._revocations)
-        )
+        yield gauge("revocations", "Revocations held, at most 100000", len(self._revocations))
         yield counters(
             "share_reached",
-            "Times a caller reached its share of something that all callers use, by what it was.",
+            "Times that a caller reached its share of a common limit, by limit",
             ("share",),
             metrics.shares_reached,
             SHARE_LABELS,
         )
         if self.connection_counts is not None:
-            yield gauge("connections", "Connections that are open", self.connection_counts.count)
-            yield gauge("max_connections", "Connections that may be open", self.connection_counts.limit)
+            yield gauge("connections", "Open connections", self.connection_counts.count)
+            yield gauge("max_connections", "Maximum open connections", self.connection_counts.limit)
 
     def _server(self) -> Iterator[Metric]:
         metrics = self._broadcaster.metrics
-        yield histogram("loop_lag_seconds", "Time by which the event loop was late", metrics.loop_lag)
-        yield counter(
-            "lost_log_lines", "Lines of the log that could not be written", metrics.log_lines_unwritten
-        )
-        yield InfoMetricFamily(f"{PREFIX}build", "What is running", build())
+        yield histogram("loop_lag_seconds", "Lag of the event loop", metrics.loop_lag)
+        yield counter("lost_log_lines", "Log lines that could not be written", metrics.log_lines_unwritten)
+        yield InfoMetricFamily(f"{PREFIX}build", "Versions, and the event loop in use", build())
 
 
 EXPOSITION: web.AppKey[Exposition] = web.AppKey("sse_broadcast.exposition", Exposition)
 
 
 def build() -> dict[str, str]:
-    """Return the versions of what is running, and the event loop it runs on."""
+    """Return the versions of the server, Python and aiohttp, and the name of the event loop."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     return {
         "version": __version__,
@@ -291,45 +292,49 @@ def build() -> dict[str, str]:
     }
 
 
-def counter(name: str, told: str, count: float) -> Metric:
-    """Return a number that only grows."""
-    return CounterMetricFamily(PREFIX + name, told, value=count)
+def counter(name: str, documentation: str, count: float) -> Metric:
+    """Return a counter without labels."""
+    return CounterMetricFamily(PREFIX + name, documentation, value=count)
 
 
 def counters(
-    name: str, told: str, labels: Sequence[str], counts: Mapping[Any, float], known: Sequence[object] = ()
+    name: str,
+    documentation: str,
+    labels: Sequence[str],
+    counts: Mapping[Any, float],
+    known: Sequence[object] = (),
 ) -> Metric:
-    """Return numbers that only grow, by words; of those that are `known` also before the first."""
-    family = CounterMetricFamily(PREFIX + name, told, labels=labels)
-    for words, count in {**dict.fromkeys(known, 0), **counts}.items():
-        family.add_metric([words] if isinstance(words, str) else words, count)
+    """Return a counter with labels. The `known` label values are written from the start, with 0."""
+    family = CounterMetricFamily(PREFIX + name, documentation, labels=labels)
+    for values, count in {**dict.fromkeys(known, 0), **counts}.items():
+        family.add_metric([values] if isinstance(values, str) else values, count)
     return family
 
 
-def gauge(name: str, told: str, value: float) -> Metric:
-    """Return a number as it is now."""
-    return GaugeMetricFamily(PREFIX + name, told, value=value)
+def gauge(name: str, documentation: str, value: float) -> Metric:
+    """Return a gauge without labels."""
+    return GaugeMetricFamily(PREFIX + name, documentation, value=value)
 
 
-def gauges(name: str, told: str, labels: Sequence[str], values: Mapping[str, float]) -> Metric:
-    """Return numbers as they are now, by a word."""
-    family = GaugeMetricFamily(PREFIX + name, told, labels=labels)
-    for word, value in values.items():
-        family.add_metric([word], value)
+def gauges(name: str, documentation: str, labels: Sequence[str], values: Mapping[str, float]) -> Metric:
+    """Return a gauge with one label."""
+    family = GaugeMetricFamily(PREFIX + name, documentation, labels=labels)
+    for label, value in values.items():
+        family.add_metric([label], value)
     return family
 
 
-def histogram(name: str, told: str, distribution: Distribution) -> Metric:
-    """Return what was observed since the start."""
+def histogram(name: str, documentation: str, distribution: Distribution) -> Metric:
+    """Return a histogram of the values observed since the start."""
     return HistogramMetricFamily(
-        PREFIX + name, told, buckets=_buckets(distribution), sum_value=distribution.total
+        PREFIX + name, documentation, buckets=_buckets(distribution), sum_value=distribution.total
     )
 
 
-def spread(name: str, told: str, distribution: Distribution) -> Metric:
-    """Return what is observed now."""
+def spread(name: str, documentation: str, distribution: Distribution) -> Metric:
+    """Return a histogram of the values at this moment."""
     return GaugeHistogramMetricFamily(
-        PREFIX + name, told, buckets=_buckets(distribution), gsum_value=distribution.total
+        PREFIX + name, documentation, buckets=_buckets(distribution), gsum_value=distribution.total
     )
 
 

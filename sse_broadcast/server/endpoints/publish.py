@@ -1,8 +1,8 @@
 """POST /send: publish one event, or a batch of them.
 
-The handler asks in this order: who is it (before it is called), may it publish at all, how many channels does
-the address name, may it publish there, and only then what else the request says. A body is read then: how
-many events it has, to which channels each goes, whether the caller may publish to them, and last what it is.
+The handler checks in this order: the credential (before it is called), permission to publish to any channel,
+the number of channels in the URL, permission for each of them, and then the other parameters. Then it reads
+the body. It checks the number of events, the channels of each, permission for them, and last each event.
 """
 
 import asyncio
@@ -40,24 +40,24 @@ from sse_broadcast.server.services import ACTIVE_SERVICES, BATCH_LOCK, BROADCAST
 from sse_broadcast.wire import JSON_TYPE, NDJSON_TYPE
 
 OF_TEXT = ("event", "id", "key", "retry")
-"""What a query says of a body that is text."""
+"""Query parameters that describe the event of a text body."""
 
 PUBLISH_PARAMETERS = (*OF_TEXT, "channel", "stream")
 
 FORM = "application/x-www-form-urlencoded"
 
 LONGEST_SHOWN = 65_536
-"""Bytes of a message, as JSON, that an answer repeats. Spring's WebClient raises over 256 KiB of an answer,
-when the event has been published."""
+"""Maximum bytes of a message, as JSON, that the response repeats. Spring's WebClient raises for a response
+over 256 KiB, although the event has been published."""
 
 MOST_FIELDS = 32
-"""Fields of a form that are looked at."""
+"""Maximum number of form fields that are parsed."""
 
 FIELDS = frozenset({*EVENT_MEMBERS, "private", "topic", "topics", "type"})
-"""What forms of events have: our own members, and those of Mercure's."""
+"""Field names of a form that describes an event: this server's members, and Mercure's."""
 
 MAX_IDEMPOTENCY_KEY = 255
-"""Characters of an idempotency key."""
+"""Maximum characters of an idempotency key."""
 
 IDEMPOTENCY_KEY = istr("Idempotency-Key")
 
@@ -66,7 +66,7 @@ _ARRAY = re.compile(rb"\s*\[")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a body asks to have published, checked in all but the rate."""
+    """The events of a body, checked except for the rate limit. `data` is the body as UTF-8."""
 
     data: bytes
     drafts: list[Draft]
@@ -74,11 +74,11 @@ class Prepared:
 
 
 PrepareBody = Callable[[bytes], Prepared]
-"""Makes what is to be published of a body. Raises `Problem` or a `BroadcastError`."""
+"""A function that parses and checks a body. Raises `Problem` or a `BroadcastError`."""
 
 
 class Publishing:
-    """The handler of an application's /send, with what it needs of the application at hand."""
+    """The handler of an application's /send. It looks up its services once."""
 
     def __init__(self, app: web.Application) -> None:
         self._broadcaster = app[BROADCASTER]
@@ -87,7 +87,7 @@ class Publishing:
         self._batch_lock = app[BATCH_LOCK]
 
     async def post(self, request: web.Request) -> web.Response:
-        """Publish the body to its subscribers, and answer how many they are."""
+        """Publish the body, and return the number of subscribers and the id."""
         require_any_channel(request, Action.PUBLISH)
         services = self._active.services
         config = services.config
@@ -109,7 +109,7 @@ class Publishing:
         most = services.largest_body if kind in {JSON_TYPE, NDJSON_TYPE} else services.largest_event
         length = request.content_length
         if length is not None and length <= UNCOUNTED:
-            # As a rule: it counts for nothing, so that nothing need be counted.
+            # The usual case: such a body counts for no share, and needs no `HeldBody`.
             data = await request_body.read_whole(request, most=most, timeout=config.body_timeout)
             return await self._publish_body(request, services, kind, prepare, data)
         with HeldBody(request) as held:
@@ -125,8 +125,8 @@ class Publishing:
             prepare = await self._prepared_in_thread(request, services, prepare, data)
         if kind == NDJSON_TYPE or (kind == JSON_TYPE and _ARRAY.match(data)):
             return await self._publish_batch(request, services, prepare, data)
-        # Nothing waits within the publish: a publisher that hangs up, and so cancels this handler, has
-        # published or has not. The same holds for a batch, behind its turn.
+        # No `await` yields between here and the end of the publish. A client that disconnects cancels this
+        # handler, and must not split a publish. A batch does the same after it has the lock.
         prepared = prepare(data)
         receipt = await self._publish(request, services, prepared)
         return _answer(receipt, prepared.drafts[0].event)
@@ -134,7 +134,8 @@ class Publishing:
     async def _prepared_in_thread(
         self, request: web.Request, services: Services, prepare: PrepareBody, data: bytes
     ) -> PrepareBody:
-        """Prepare a large body in the decoder's thread, for a caller that may publish an event now."""
+        """Prepare a large body in the decoder's thread, and return a function that returns the result."""
+        # A caller over its rate limit must not occupy the thread.
         services.rate_limiter.require_some(
             address=services.proxies.limit_key(request), principal=request[PRINCIPAL]
         )
@@ -144,19 +145,17 @@ class Publishing:
     async def _publish_batch(
         self, request: web.Request, services: Services, prepare: PrepareBody, data: bytes
     ) -> web.Response:
-        # One in each turn of the loop: a batch is milliseconds of work, and subscribers that have all taken
-        # what they were sent must not wait for those of every other publisher.
+        # One batch per iteration of the event loop: a batch takes milliseconds, and subscribers must get its
+        # events before the batches of other publishers are parsed.
         async with self._batch_lock:
             receipt = await self._publish(request, services, prepare(data))
             await asyncio.sleep(0)
         return _answer_batch(receipt)
 
     async def _publish(self, request: web.Request, services: Services, prepared: Prepared) -> Receipt:
-        """Publish for a caller that may still do so. Raises `Problem`.
-
-        Its body may have been long in coming, and the turn of a batch as well.
-        """
+        """Publish prepared events, if the credential and the rate limit allow it. Raises `Problem`."""
         principal = request[PRINCIPAL]
+        # Reading the body or waiting for the lock took time: the credential may have expired or been revoked.
         if principal.subject is not None:
             confirm(request)
         address = services.proxies.limit_key(request)
@@ -171,12 +170,14 @@ class Publishing:
         self, request: web.Request, services: Services, builder: DraftBuilder, declared: BodyType
     ) -> LineStream:
         if IDEMPOTENCY_KEY in request.headers:
-            raise Problem(400, "Idempotency-Key: cannot be kept for a stream", closes=True)
+            raise Problem(400, "Idempotency-Key: cannot be used with stream=1", closes=True)
         if "id" in request.query:
-            raise Problem(400, "id: cannot be that of every line of a stream", closes=True)
+            raise Problem(
+                400, "id: cannot be used with stream=1: each line is an event of its own", closes=True
+            )
         limits, principal = services.rate_limiter, request[PRINCIPAL]
         address = services.proxies.limit_key(request)
-        begin = functools.partial(
+        line_stream = functools.partial(
             LineStream,
             request,
             pace=functools.partial(limits.publish_wait, address=address, principal=principal),
@@ -185,20 +186,20 @@ class Publishing:
         )
         to_utf8 = declared.to_utf8
         if declared.name == NDJSON_TYPE:
-            return begin(
+            return line_stream(
                 lambda line: builder.from_json(to_utf8(line)) if line.strip() else None,
                 most=services.largest_event,
             )
-        # What the query says is checked before the first line comes.
+        # Checks the query parameters now: otherwise a bad one would be refused at the first line.
         builder.from_event(_text_event(b"", request))
-        return begin(
+        return line_stream(
             lambda line: builder.from_event(_text_event(to_utf8(line), request)),
             most=services.config.max_event,
         )
 
 
 def _prepare(request: web.Request, builder: DraftBuilder, declared: BodyType, data: bytes) -> Prepared:
-    """Make drafts of a body. It reads the request and changes nothing, so that a thread may do it."""
+    """Parse and check a body. Only reads the request, so it may run in a thread."""
     kind = declared.name
     data = declared.to_utf8(data)
     key = _idempotency_key(request, kind, data) if IDEMPOTENCY_KEY in request.headers else None
@@ -215,7 +216,7 @@ def _prepare(request: web.Request, builder: DraftBuilder, declared: BodyType, da
 
 def _answer(receipt: Receipt, event: Event) -> web.Response:
     channels, message = receipt.channels, event.data
-    # JSON writes a character in six bytes at most, so that most messages need no encoding to be measured.
+    # JSON takes at most six bytes for a character, so most messages need not be encoded to be measured.
     shown = len(message) * ESCAPED <= LONGEST_SHOWN or _is_short(message)
     return answered(
         Sent(
@@ -230,7 +231,7 @@ def _answer(receipt: Receipt, event: Event) -> web.Response:
 
 
 def _is_short(message: str) -> bool:
-    """Return whether an answer repeats a message."""
+    """Return whether a message is at most `LONGEST_SHOWN` bytes as JSON."""
     return len(message) <= LONGEST_SHOWN and len(msgspec.json.encode(message)) <= LONGEST_SHOWN
 
 
@@ -243,31 +244,29 @@ def _require_text_for_its_parameters(request: web.Request, kind: str) -> None:
         return
     for name in OF_TEXT:
         if name in request.query:
-            raise Problem(400, f"{name}: is said in the body, where that is {kind}")
+            raise Problem(400, f"{name}: must be in the body, not in the query, for {kind}")
 
 
 def _multipart(kind: str) -> Problem:
-    detail = f"Content-Type: {kind[:80]!a} is a form, and no event; send JSON, or the message as the body"
+    detail = f"Content-Type: {kind[:80]!a} is a form, not an event; send JSON, or the message as the body"
     return Problem(415, detail, closes=True)
 
 
 def _require_message(data: bytes, request: web.Request, kind: str) -> None:
-    """Raise `Problem` for a text body that only a mistake looks like."""
+    """Raise `Problem` for a text body that is most likely a mistake: empty, or a form."""
     if not data and not any(name in request.query for name in OF_TEXT):
-        raise Problem(422, "body: is empty, and is the message; with ?event=TYPE an event may do without any")
+        raise Problem(422, "body: is empty; send the message, or ?event=TYPE for an event without one")
     if kind == FORM and _is_form(data):
         raise Problem(
             422,
-            "body: is a form, with the members of an event as its fields; send them as JSON, with"
+            "body: is a form whose fields are the members of an event; send them as JSON, with"
             " Content-Type: application/json",
         )
 
 
 def _is_form(data: bytes) -> bool:
-    """Return whether a urlencoded body is a form helper's work: all its fields are an event's.
-
-    curl declares this type of whatever it is told to post, so only what is certain is refused.
-    """
+    """Return whether a urlencoded body is a form whose fields are all members of an event."""
+    # curl -d declares this type for any text, so only a certain form is refused.
     if b"message=" not in data and b"data=" not in data:
         return False
     try:
@@ -281,21 +280,21 @@ def _is_form(data: bytes) -> bool:
 
 
 def _text_event(data: bytes, request: web.Request) -> Event:
-    """Return the event of a text body, and of the query. Raises `Problem`."""
+    """Return the event of a text body and its query parameters. Raises `Problem`."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise Problem(400, f"body: is not UTF-8 at byte {error.start}") from None
     if not request.query_string:
         return Event(text)
-    said = request.query
-    event_type = query.only(said, "event")
+    parameters = request.query
+    event_type = query.only(parameters, "event")
     return Event(
         text,
         DEFAULT_TYPE if event_type is None else event_type,
-        id=query.only(said, "id"),
-        retry=_retry(query.only(said, "retry")),
-        key=query.only(said, "key"),
+        id=query.only(parameters, "id"),
+        retry=_retry(query.only(parameters, "retry")),
+        key=query.only(parameters, "key"),
     )
 
 
@@ -304,6 +303,7 @@ def _retry(text: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit()):
         raise Problem(400, f"retry: must be a number of milliseconds, not {text[:80]!a}")
+    # Cut: int() of a very long text raises. Any number above the limit is refused later, with the range.
     return min(int(text[:20]), MAX_RETRY + 1)
 
 
@@ -326,7 +326,7 @@ def _idempotency_key(request: web.Request, kind: str, data: bytes) -> Idempotenc
         raise Problem(
             400, f"Idempotency-Key: must be 1 to {MAX_IDEMPOTENCY_KEY} visible characters: {key[:80]!a}"
         )
-    said = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
-    said.update(data)
+    content = hashlib.sha256(f"{kind}\0{request.query_string}\0".encode())
+    content.update(data)
     principal = request[PRINCIPAL]
-    return IdempotencyKey((*principal.bearer, request.path, key), said.digest())
+    return IdempotencyKey((*principal.bearer, request.path, key), content.digest())

@@ -1,4 +1,4 @@
-"""Published bodies: their shapes, and the drafts made of them."""
+"""Publish requests: parse the JSON of events, and make drafts of them."""
 
 import itertools
 import re
@@ -20,10 +20,12 @@ Unset = msgspec.UnsetType
 
 
 class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
-    """A published event as JSON. Exactly one of `message` (text) and `data` (any JSON) is given.
+    """An event as JSON. Exactly one of `message` (text) and `data` (any JSON) must be present.
 
-    A member of another name is refused: a misspelt `channel` must not publish to everybody.
+    Unknown members are refused.
     """
+
+    # An event with a misspelt `channel` must not be published to the default channel.
 
     schema_name: ClassVar = "Message"
 
@@ -31,20 +33,20 @@ class PublishBody(msgspec.Struct, forbid_unknown_fields=True):
     data: msgspec.Raw | Unset = UNSET
     event: str | None = None
     id: str | None = None
-    # JSON has one kind of number: 3000.0 is as whole as 3000.
+    # A float, since JSON has one kind of number: 3000.0 is as valid as 3000.
     retry: Annotated[float, msgspec.Meta(ge=SHORTEST_RETRY, le=LONGEST_RETRY, multiple_of=1)] | None = None
     key: str | None = None
     channel: str | None = None
-    # Taken apart when it is known to be few: a body has room for a million names.
+    # Parsed only after its names are counted: a body has room for a million.
     channels: msgspec.Raw | Unset = UNSET
 
     def to_event(self) -> Event:
-        """Return the event that is meant. Raises `Problem` or `EventError`."""
+        """Return the event. Raises `Problem` or `EventError`."""
         event_type = DEFAULT_TYPE if self.event is None else self.event
         retry = None if self.retry is None else int(self.retry)
         if self.data is UNSET:
             if self.message is UNSET:
-                raise Problem(422, "message: is missing; it is the text to publish, data any JSON")
+                raise Problem(422, "message: is missing; send text as message, or any JSON as data")
             return Event(self.message, event_type, self.id, retry, self.key)
         if self.message is not UNSET:
             raise Problem(422, "message and data: only one of them may be given")
@@ -63,10 +65,10 @@ EVENT_MEMBERS = {
     "id": "must be text{not}",
     "retry": f"must be whole milliseconds from {SHORTEST_RETRY} to {LONGEST_RETRY}{{not}}",
     "key": "must be text{not}",
-    "channel": "must be text{not}; several go in channels",
+    "channel": "must be text{not}; use channels for several",
     "channels": "must be a list of names{not}",
 }
-"""What each member of an event must be."""
+"""Rule for each member of an event, for error texts."""
 
 _message = JsonShape(PublishBody, EVENT_MEMBERS)
 _text = msgspec.json.Decoder(str)
@@ -79,10 +81,10 @@ def _compact(value: bytes) -> str:
 
 
 class DraftBuilder:
-    """Turns what one request publishes into drafts.
+    """Makes drafts of the events of one request.
 
-    `named` are the channels its address names, `most` is the number of events that a batch may have. `permit`
-    raises `Problem` for channels that the caller may not publish to.
+    `named` are the channels in the URL. `most` is the maximum number of events of a batch. `permit` raises
+    `Problem` for channels that the caller is not allowed to publish to.
     """
 
     def __init__(
@@ -97,61 +99,63 @@ class DraftBuilder:
         self._most = most
         self._named = bool(named)
         self._permit = permit
-        # Checked once for all that goes there: at once, unless the events may name others themselves.
-        self._places = broadcaster.validate_channels(tuple(named) or (DEFAULT_CHANNEL,))
+        # Checked once for all events. Without channels in the URL the permission for `default` is checked
+        # later, since the events may name other channels.
+        self._url_channels = broadcaster.validate_channels(tuple(named) or (DEFAULT_CHANNEL,))
         self._permitted = False
         if named:
-            self._permit_places()
+            self._permit_url_channels()
 
     def from_event(self, event: Event) -> Draft:
-        """Return an event for the channels of the address."""
+        """Return the draft of an event for the channels in the URL, or for `default`."""
         if not self._permitted:
-            self._permit_places()
-        return self._broadcaster.prepare(event, self._places)
+            self._permit_url_channels()
+        return self._broadcaster.prepare(event, self._url_channels)
 
     def from_message(self, message: PublishBody) -> Draft:
-        """Return a JSON event, for the channels it names itself if the address named none."""
+        """Return the draft of a JSON event, for its own channels or for those in the URL."""
         if message.channel is None and message.channels is UNSET:
             return self.from_event(message.to_event())
         named = self._own_channels(message)
         if named is None:
             return self.from_event(message.to_event())
-        places = self._broadcaster.validate_channels(named)
-        self._permit(places)
-        return self._broadcaster.prepare(message.to_event(), shared(places))
+        channels = self._broadcaster.validate_channels(named)
+        self._permit(channels)
+        return self._broadcaster.prepare(message.to_event(), shared(channels))
 
     def from_json(self, body: bytes) -> Draft:
-        """Return the one event of a JSON object."""
+        """Return the draft of a JSON object."""
         return self.from_message(_message.decode(body))
 
     def from_array(self, body: bytes) -> list[Draft]:
-        """Return the events of a JSON array. A `Problem` names the item it is about."""
-        # Each event has a brace at least, so that most bodies need not be counted.
+        """Return the drafts of a JSON array. A `Problem` names the bad item."""
+        # Each event has at least one brace: with few braces the items need not be counted.
         if body.count(b"{") > self._most and has_more_items(body, self._most):
             raise self._too_many()
         return self._all(_message.decode_array(body), lambda index: f"item {index + 1}")
 
     def from_ndjson(self, body: bytes) -> list[Draft]:
-        """Return the events of NDJSON; empty lines are none. A `Problem` names the line it is about."""
+        """Return the drafts of NDJSON, without its empty lines. A `Problem` names the bad line."""
         lines = list(itertools.islice(_LINE.finditer(body), self._most + 1))
         if len(lines) > self._most:
             raise self._too_many()
         try:
+            # The quick decoder does not say what is wrong. After an error each line is decoded again, slowly.
             body.decode()
             messages = [_message.decode_quickly(line[0]) for line in lines]
         except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-            messages = [self._line(line) for line in lines]
-        return self._all(messages, lambda index: _place_of(lines[index]))
+            messages = [self._decode_line(line) for line in lines]
+        return self._all(messages, lambda index: _line_number(lines[index]))
 
-    def _permit_places(self) -> None:
-        self._permit(self._places)
-        self._places = shared(self._places)
+    def _permit_url_channels(self) -> None:
+        self._permit(self._url_channels)
+        self._url_channels = shared(self._url_channels)
         self._permitted = True
 
     def _too_many(self) -> Problem:
         return Problem(413, f"batch: more than {self._most} events")
 
-    def _all(self, messages: Sequence[PublishBody], place: Callable[[int], str]) -> list[Draft]:
+    def _all(self, messages: Sequence[PublishBody], locate: Callable[[int], str]) -> list[Draft]:
         if not messages:
             raise Problem(422, "batch: is empty")
         if len(messages) > self._most:
@@ -161,24 +165,25 @@ class DraftBuilder:
             try:
                 drafts.append(self.from_message(message))
             except (Problem, BroadcastError) as error:
-                raise at_line(error, place(len(drafts))) from None
+                raise at_line(error, locate(len(drafts))) from None
         return drafts
 
     def _own_channels(self, message: PublishBody) -> Sequence[str] | None:
-        """Return the channels that an event names itself, or None if it names none."""
-        several = None if message.channels is UNSET else self._several(bytes(message.channels))
-        if several is None and message.channel is None:
+        """Return the channels of an event, or None if it names none."""
+        channels = None if message.channels is UNSET else self._parse_channels(bytes(message.channels))
+        if channels is None and message.channel is None:
             return None
         if self._named:
-            raise Problem(422, "channel: the address of the request names the channels already")
-        if several is None:
+            raise Problem(422, "channel: the URL of the request already names the channels")
+        if channels is None:
             return (message.channel or "",)
         if message.channel is not None:
             raise Problem(422, "channel and channels: only one of them may be given")
-        return several
+        return channels
 
-    def _several(self, channels: bytes) -> list[str] | None:
-        """Take apart the JSON of a list of names, which has as many commas as it has names, less one."""
+    def _parse_channels(self, channels: bytes) -> list[str] | None:
+        """Parse a JSON list of channel names. Raises `Problem` and `EventError`."""
+        # Counted by commas before it is parsed. A name cannot contain one, so no valid list is refused.
         if channels.startswith(b"["):
             self._broadcaster.check_channel_count(channels.count(b",") + 1)
         try:
@@ -186,21 +191,21 @@ class DraftBuilder:
         except msgspec.ValidationError as error:
             raise Problem(422, _message.explain_member("channels", str(error))) from None
 
-    def _line(self, line: re.Match[bytes]) -> PublishBody:
+    def _decode_line(self, line: re.Match[bytes]) -> PublishBody:
         try:
             return _message.decode(line[0])
         except Problem as problem:
-            raise at_line(problem, _place_of(line)) from None
+            raise at_line(problem, _line_number(line)) from None
 
 
-def at_line(error: Problem | BroadcastError, place: str) -> Problem:
-    """Return an error as the problem it is, saying in which line or item."""
+def at_line(error: Problem | BroadcastError, location: str) -> Problem:
+    """Return an error as a `Problem` whose detail begins with its line or item."""
     if isinstance(error, Problem):
-        return Problem(error.status, f"{place}: {error}", headers=error.headers)
-    return Problem(status_of(error), f"{place}: {error}")
+        return Problem(error.status, f"{location}: {error}", headers=error.headers)
+    return Problem(status_of(error), f"{location}: {error}")
 
 
-def _place_of(line: re.Match[bytes]) -> str:
-    """Return which line of its body this is; only one that is wrong is counted up to."""
+def _line_number(line: re.Match[bytes]) -> str:
+    """Return `line N` for a match. Only called for a bad line, since it counts from the start of the body."""
     number = line.string.count(b"\n", 0, line.start()) + 1
     return f"line {number}"

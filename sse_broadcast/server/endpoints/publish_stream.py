@@ -1,4 +1,4 @@
-"""POST /send?stream=1: one long request, published line by line as its lines arrive."""
+"""POST /send?stream=1: publish the lines of one long request as they arrive."""
 
 import asyncio
 import contextlib
@@ -27,41 +27,45 @@ from sse_broadcast.server.services import (
 )
 
 LINES_PER_PUBLISH = 256
-"""Lines published at once: then readers, and everyone else, have their turn."""
+"""Maximum lines published in one iteration of the event loop."""
 
 STOPPING = "the server is shutting down"
 
 ENDS = {CloseReason.EXPIRED: "has expired", CloseReason.REVOKED: "was revoked"}
-"""Why a publisher's stream ends before it does so itself."""
+"""Error texts for a credential that ends during the request."""
 
 ToDraft = Callable[[bytes], Draft | None]
-"""Makes a draft of a line, or nothing of an empty one. Raises `Problem` or `BroadcastError` for a bad one."""
+"""A function that returns the draft of a line, or None for an empty line.
+
+Raises `Problem` or `BroadcastError`.
+"""
 
 RateGate = Callable[[int], float]
-"""Allows so many events and gives 0.0, or allows none and gives the seconds to wait before asking again."""
+"""A function that admits a number of events and returns 0.0, or returns the seconds to wait."""
 
 
 class ShuttingDownError(TimeoutError):
-    """A body is read no further.
+    """Reading of a body was stopped by the server."""
 
-    A TimeoutError, since aiohttp goes on to read, and to ignore, what is left of a body when
-    it has been answered: nothing else ends that without a traceback.
-    """
+    # A TimeoutError: after the response aiohttp reads and discards the rest of the body, and it ends that
+    # without a traceback only for a TimeoutError.
 
 
 class EndedError(ShuttingDownError):
-    """The credential of its publisher is no longer good."""
+    """The publisher's credential has expired or was revoked."""
 
 
 class LineStream:
-    """What one long request has published so far.
+    """Publishes the lines of one long request.
 
-    It takes no more from its publisher than it has published: a publisher that is faster than the
-    server, or than `pace` allows, waits as its connection fills up. `most` bytes may be in a line,
-    `portion` lines are published at once, in the share of a `publisher`.
+    `most` is the maximum bytes of a line, `portion` the maximum lines published at once. The events count for
+    the share of `publisher`.
     """
 
-    def __init__(  # noqa: PLR0913 - what it is told of its publisher
+    # Backpressure: nothing is read while a portion is published or waits for the rate limit. The connection
+    # fills up, and a publisher that is too fast waits.
+
+    def __init__(  # noqa: PLR0913 - limits of the publisher
         self,
         request: web.Request,
         to_draft: ToDraft,
@@ -77,38 +81,38 @@ class LineStream:
         self._pace = pace
         self._portion = portion
         self._publisher = publisher
-        self._hung_up: asyncio.CancelledError | None = None
-        self._ended: EndedError | None = None
-        self._line = 0
-        self._count = 0
+        self._disconnected: asyncio.CancelledError | None = None
+        self._end_error: EndedError | None = None
+        self._line_number = 0
+        self._published = 0
         self._clients = 0
-        self._last: Receipt | None = None
+        self._last_receipt: Receipt | None = None
 
     async def run(self) -> web.Response:
-        """Publish until the body ends, and say how much that was. Raises `Problem`, which says so too."""
-        line_streams, sessions = self._request.app[LINE_STREAMS], self._request.app[STREAM_EXPIRY]
+        """Publish until the body ends. The response, or the raised `Problem`, has the number of events."""
+        line_streams, stream_expiry = self._request.app[LINE_STREAMS], self._request.app[STREAM_EXPIRY]
         services = services_of(self._request)
-        session = sessions.track_publisher(
+        tracked_stream = stream_expiry.track_publisher(
             self._request[PRINCIPAL], address=key(services.proxies.behind(self._request))
         )
         line_streams.add(self._request.content)
         try:
-            if session is not None:
-                session.begin(self._end)
+            if tracked_stream is not None:
+                tracked_stream.begin(self._end)
             await self._read(timeout=services.config.body_timeout)
         except request_body.LateLineError:
-            late = f"line {self._line + 1}: did not arrive within {services.config.body_timeout:g} s"
-            raise self._told(408, late) from None
+            late = f"line {self._line_number + 1}: did not arrive within {services.config.body_timeout:g} s"
+            raise self._problem(408, late) from None
         except EndedError as error:
-            raise self._told(401, str(error), headers=challenge("invalid_token")) from None
+            raise self._problem(401, str(error), headers=challenge("invalid_token")) from None
         except ShuttingDownError as error:
-            raise self._told(503, str(error)) from None
+            raise self._problem(503, str(error)) from None
         except (Problem, BroadcastError) as error:
-            raise self._ended_by(error) from None
+            raise self._problem_of(error) from None
         finally:
             line_streams.discard(self._request.content)
-            if session is not None:
-                sessions.close(session)
+            if tracked_stream is not None:
+                stream_expiry.close(tracked_stream)
         return self._answer()
 
     async def _read(self, *, timeout: float) -> None:  # noqa: ASYNC109 - of a line
@@ -116,92 +120,92 @@ class LineStream:
             async for lines in request_body.lines(
                 self._request, most=self._most, timeout=timeout, on_size=held.resize
             ):
-                await self._take(lines)
+                await self._publish_lines(lines)
 
     def _end(self, reason: CloseReason) -> None:
-        """Publish nothing more, whatever has come already."""
-        self._ended = EndedError(f"token: {ENDS[reason]}")
-        self._request.content.set_exception(self._ended)
+        """Stop publishing, also the lines that have arrived already. The expiry of streams calls it."""
+        self._end_error = EndedError(f"token: {ENDS[reason]}")
+        self._request.content.set_exception(self._end_error)
 
-    async def _take(self, lines: list[bytes]) -> None:
-        """Publish lines, a portion in each turn of the loop.
-
-        A publisher that hangs up meanwhile has sent them already: they are published first, as far as
-        that takes no waiting.
-        """
+    async def _publish_lines(self, lines: list[bytes]) -> None:
+        """Publish lines, one portion in each iteration of the event loop."""
+        # A client that disconnects here has sent these lines completely. They are published before the
+        # cancellation goes on, unless that has to wait for the rate limit.
         for begin in range(0, len(lines), self._portion):
-            await self._publish(lines[begin : begin + self._portion])
+            await self._publish_portion(lines[begin : begin + self._portion])
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as error:
-                self._hung_up = error
-        if self._hung_up is not None:
-            raise self._hung_up
+                self._disconnected = error
+        if self._disconnected is not None:
+            raise self._disconnected
 
-    async def _publish(self, lines: list[bytes]) -> None:
-        """Publish lines up to the first bad one, and then say which that is."""
+    async def _publish_portion(self, lines: list[bytes]) -> None:
+        """Publish lines up to the first bad one, and raise its `Problem`."""
         drafts: list[Draft] = []
         fault: Problem | None = None
         for line in lines:
-            self._line += 1
+            self._line_number += 1
             try:
-                if (draft := self._drafted(line)) is not None:
+                if (draft := self._draft(line)) is not None:
                     drafts.append(draft)
             except (Problem, BroadcastError) as error:
-                fault = at_line(error, f"line {self._line}")
+                fault = at_line(error, f"line {self._line_number}")
                 break
         if drafts:
-            await self._allowed(len(drafts))
-            self._require_good()
-            self._last = await self._request.app[BROADCASTER].publish_all(drafts, publisher=self._publisher)
-            self._count += len(drafts)
-            self._clients = max(self._clients, self._last.clients)
-            tell_published(self._last, self._request[PRINCIPAL], *lines)
+            await self._wait_for_rate(len(drafts))
+            self._require_valid_credential()
+            self._last_receipt = await self._request.app[BROADCASTER].publish_all(
+                drafts, publisher=self._publisher
+            )
+            self._published += len(drafts)
+            self._clients = max(self._clients, self._last_receipt.clients)
+            tell_published(self._last_receipt, self._request[PRINCIPAL], *lines)
         if fault is not None:
             raise fault
 
-    async def _allowed(self, count: int) -> None:
-        """Wait until so many events may be published. Raises `Problem` or `ShuttingDownError` if never."""
+    async def _wait_for_rate(self, count: int) -> None:
+        """Wait until the rate limit admits `count` events. Raises `Problem` or `ShuttingDownError`."""
         draining = self._request.app[DRAINING]
         while wait := self._pace(count):
-            if self._hung_up is not None:
-                raise self._hung_up
+            if self._disconnected is not None:
+                raise self._disconnected
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await draining.wait()
-            self._require_good()
+            self._require_valid_credential()
             if draining.is_set():
                 raise ShuttingDownError(STOPPING)
             if (error := self._request.content.exception()) is not None:
-                raise request_body.broken(error)  # as reading on would tell: the publisher has gone
+                raise request_body.unreadable(error)  # the client has disconnected
 
-    def _require_good(self) -> None:
-        if self._ended is not None:
-            raise self._ended
+    def _require_valid_credential(self) -> None:
+        if self._end_error is not None:
+            raise self._end_error
         confirm(self._request)
 
-    def _drafted(self, line: bytes) -> Draft | None:
+    def _draft(self, line: bytes) -> Draft | None:
         if len(line) > self._most:
             raise Problem(413, f"more than {self._most} bytes")
         return self._to_draft(line.removesuffix(b"\r"))
 
-    def _ended_by(self, error: Problem | BroadcastError) -> Problem:
+    def _problem_of(self, error: Problem | BroadcastError) -> Problem:
         if isinstance(error, ClosedError):
-            return self._told(503, STOPPING)
+            return self._problem(503, STOPPING)
         problem = at_line(error, "stream") if isinstance(error, BroadcastError) else error
-        return self._told(problem.status, problem.detail, headers=problem.headers)
+        return self._problem(problem.status, problem.detail, headers=problem.headers)
 
-    def _told(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
-        detail = f"{detail}; {self._count} published"
-        return Problem(status, detail, headers=headers, closes=True, more={"published": self._count})
+    def _problem(self, status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> Problem:
+        detail = f"{detail}; {self._published} published"
+        return Problem(status, detail, headers=headers, closes=True, more={"published": self._published})
 
     def _answer(self) -> web.Response:
-        last = self._last.id if self._last else None
-        return answered(SentBatch("sent", self._count, self._clients, last))
+        last = self._last_receipt.id if self._last_receipt else None
+        return answered(SentBatch("sent", self._published, self._clients, last))
 
 
 def end_line_streams(app: web.Application) -> None:
-    """Have every long request that is still being read end with an answer."""
+    """End every open line stream with a 503 response. Called at the start of the drain."""
     app[DRAINING].set()
     for content in app[LINE_STREAMS]:
         content.set_exception(ShuttingDownError(STOPPING))

@@ -1,4 +1,4 @@
-"""Bodies that are published: read whole, or line by line, bounded in size and time."""
+"""Request bodies: read whole or by lines, with limits for size and time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -10,45 +10,44 @@ from sse_broadcast.server.endpoints.held_body import HeldBody
 from sse_broadcast.server.http.problem import Problem
 
 LINE_OVERHEAD = 40
-"""Bytes that a line takes beside its text, as an object of Python's and in a list."""
-
+"""Bytes of memory that a line takes beside its text: the Python object and its place in a list."""
 
 LONGEST_TYPE = 256
-"""Characters of a Content-Type. aiohttp remembers what it makes of one, and takes 8 s for one of 32 KB."""
+"""Maximum characters of a Content-Type. aiohttp takes 8 s to parse one of 32 KB, and caches the result."""
 
 TYPE_PARAMETERS = 8
-"""Parameters of a Content-Type: to read them takes the square of the time for one."""
+"""Maximum parameters of a Content-Type. Parsing takes time quadratic in their number."""
 
 OnSize = Callable[[int], object]
-"""Is told how many bytes of a body are held. May raise `Problem`, if these are too many."""
+"""A function called with the number of body bytes held. It may raise `Problem` if these exceed a share."""
 
 
 class LateLineError(TimeoutError):
-    """A line of a body was not finished in time."""
+    """A line of a body did not end within its timeout."""
 
 
 ToUtf8 = Callable[[bytes], bytes]
 
 
-_as_it_is: ToUtf8 = bytes
-"""Returns its argument, which is bytes already, and makes no copy."""
+_unchanged: ToUtf8 = bytes
+"""`bytes` returns its argument without a copy if that is `bytes` already."""
 
 
 def _from_latin_1(body: bytes) -> bytes:
-    # Spring's RestClient declares this charset for every String.
+    # Spring's RestClient declares this charset for every String, also for ASCII.
     return body if body.isascii() else body.decode("latin-1").encode()
 
 
 def _from_ascii(body: bytes) -> bytes:
     if not body.isascii():
-        place = next(place for place, byte in enumerate(body) if byte > 0x7F)
-        raise Problem(400, f"body: is not US-ASCII at byte {place}, though its charset says so")
+        position = next(position for position, byte in enumerate(body) if byte > 0x7F)
+        raise Problem(400, f"body: is not US-ASCII at byte {position}, though its charset says so")
     return body
 
 
-# A table, and not Python's codecs: those look for a module of any name that they are asked for.
+# Not codecs.lookup(): it imports a module by the name in the request.
 _CHARSETS: Mapping[str, ToUtf8] = {
-    **dict.fromkeys(("utf-8", "utf8"), _as_it_is),
+    **dict.fromkeys(("utf-8", "utf8"), _unchanged),
     **dict.fromkeys(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1"), _from_latin_1),
     **dict.fromkeys(("us-ascii", "ascii"), _from_ascii),
 }
@@ -56,18 +55,17 @@ _CHARSETS: Mapping[str, ToUtf8] = {
 
 @dataclass(frozen=True, slots=True)
 class BodyType:
-    """What a body is declared to be: its media type without parameters, and what makes UTF-8 of it."""
+    """The declared type of a body: its media type without parameters, and the conversion to UTF-8."""
 
     name: str
-    to_utf8: ToUtf8 = _as_it_is
+    to_utf8: ToUtf8 = _unchanged
 
 
 UNDECLARED = BodyType("application/octet-stream")
-"""The type of a body that declares none (RFC 9110, 8.3)."""
+"""The type of a body without a Content-Type (RFC 9110, 8.3)."""
 
-
-# As most clients write them: they need not be parsed.
-_USUAL = {
+# As most clients write them. Found here, they need not be parsed.
+_COMMON_TYPES = {
     name: BodyType(name)
     for name in (
         "application/json",
@@ -79,10 +77,10 @@ _USUAL = {
 
 
 def body_type(request: web.Request) -> BodyType:
-    """Return what the body of a request is declared to be.
+    """Return the declared type of a request's body.
 
-    Raises `Problem`, 415, for a compressed body, a charset other than UTF-8, ISO-8859-1 and US-ASCII, and a
-    Content-Type that is too long to be parsed.
+    Raises `Problem` (415) for a compressed body, for a charset other than UTF-8, ISO-8859-1 and US-ASCII, and
+    for a Content-Type that is too long.
     """
     headers = request.headers
     if hdrs.CONTENT_ENCODING in headers:
@@ -90,9 +88,9 @@ def body_type(request: web.Request) -> BodyType:
     declared = headers.get(hdrs.CONTENT_TYPE)
     if declared is None:
         return UNDECLARED
-    usual = _USUAL.get(declared)
-    if usual is not None:
-        return usual
+    common = _COMMON_TYPES.get(declared)
+    if common is not None:
+        return common
     if len(declared) > LONGEST_TYPE or declared.count(";") > TYPE_PARAMETERS:
         allowed = f"{LONGEST_TYPE} characters and {TYPE_PARAMETERS} parameters"
         raise Problem(415, f"Content-Type: has more than {allowed}", closes=True)
@@ -101,34 +99,36 @@ def body_type(request: web.Request) -> BodyType:
     if to_utf8 is None:
         raise Problem(
             415,
-            f"Content-Type: charset {charset[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are",
+            f"Content-Type: charset {charset[:80]!a} is not supported; use utf-8, iso-8859-1 or us-ascii",
             closes=True,
         )
     return BodyType(request.content_type, to_utf8)
 
 
 def _require_plain_coding(codings: Sequence[str]) -> None:
-    """Refuse a compressed body: its size cannot be bounded before it is decompressed."""
+    """Raise `Problem` for a compressed body."""
+    # Its size is not known before it is decompressed, so it cannot be limited.
     if any(coding.lower() != "identity" for coding in codings):
-        raise Problem(415, f"Content-Encoding: {', '.join(codings)[:80]!a} is not taken", closes=True)
+        detail = f"Content-Encoding: {', '.join(codings)[:80]!a} is not supported; send the body uncompressed"
+        raise Problem(415, detail, closes=True)
 
 
 async def read_whole(
     request: web.Request,
     *,
     most: int,
-    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    timeout: float,  # noqa: ASYNC109 - named in the error
     on_size: OnSize | None = None,
 ) -> bytes:
-    """Return the whole body. `timeout` is in seconds.
+    """Return the whole body, at most `most` bytes. `timeout` is in seconds.
 
-    `on_size` is told how many bytes are held, each time these are more. Raises `Problem`, as it may too.
+    `on_size` is called each time the number of bytes held grows. Raises `Problem`, also from `on_size`.
     """
     if (request.content_length or 0) > most:
         raise _too_large(most)
     if request.content.is_eof():
         whole = request.content.read_nowait()
-        if len(whole) > most:  # in chunks, it has said no length
+        if len(whole) > most:  # a chunked body has no Content-Length to check
             raise _too_large(most)
         if on_size is not None:
             on_size(len(whole))
@@ -140,7 +140,7 @@ async def _read_pieces(
     request: web.Request,
     *,
     most: int,
-    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    timeout: float,  # noqa: ASYNC109 - named in the error
     on_size: OnSize | None,
 ) -> bytes:
     body = bytearray()
@@ -153,14 +153,14 @@ async def _read_pieces(
                 if on_size is not None:
                     on_size(len(body))
     except TimeoutError:
-        raise _late(timeout) from None
+        raise _timed_out(timeout) from None
     except (web.RequestPayloadError, ConnectionError) as error:
-        raise broken(error) from None
+        raise unreadable(error) from None
     return bytes(body)
 
 
-async def require_empty(request: web.Request, *, timeout: float) -> None:  # noqa: ASYNC109 - a deadline to tell of
-    """Read a body that should have nothing in it. Raises `Problem` at its first byte."""
+async def require_empty(request: web.Request, *, timeout: float) -> None:  # noqa: ASYNC109 - named in the error
+    """Read a body that must be empty. Raises `Problem` at its first byte."""
     detail = f"{request.method} {request.path[:80]} takes no body"
     if request.content_length:
         raise Problem(400, detail, closes=True)
@@ -169,9 +169,9 @@ async def require_empty(request: web.Request, *, timeout: float) -> None:  # noq
             if await request.content.readany():
                 raise Problem(400, detail, closes=True)
     except TimeoutError:
-        raise _late(timeout) from None
+        raise _timed_out(timeout) from None
     except (web.RequestPayloadError, ConnectionError) as error:
-        raise broken(error) from None
+        raise unreadable(error) from None
 
 
 async def read_text(
@@ -179,9 +179,9 @@ async def read_text(
     declared: BodyType,
     *,
     most: int,
-    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    timeout: float,  # noqa: ASYNC109 - named in the error
 ) -> bytes:
-    """Return the whole body as UTF-8. Raises as `read_whole` does."""
+    """Return the whole body as UTF-8, and count it in its caller's share. Raises as `read_whole` does."""
     with HeldBody(request) as held:
         return declared.to_utf8(await read_whole(request, most=most, timeout=timeout, on_size=held.resize))
 
@@ -190,17 +190,17 @@ async def lines(
     request: web.Request,
     *,
     most: int,
-    timeout: float,  # noqa: ASYNC109 - a deadline to tell of
+    timeout: float,  # noqa: ASYNC109 - named in the error
     on_size: OnSize = lambda _: None,
 ) -> AsyncIterator[list[bytes]]:
-    """Yield the lines of a body as they arrive, without their ends: those of each piece together.
+    """Yield the lines of a body as they arrive, without line ends, as a list for each piece of the body.
 
-    A last line that has no end is one once the body has ended. A line of more than `most` bytes is the
-    last that is given, as far as it came. `on_size` is told how many bytes are held of what has come.
+    The last line needs no line end. After a line of more than `most` bytes nothing more is yielded, and that
+    line may be incomplete. `on_size` is called with the number of bytes held.
 
-    A line that has begun has `timeout` seconds to end, without the time that is spent on those before it;
-    between two lines there may be any time. Raises `LateLineError`, and `Problem` for a body that breaks off:
-    what is left of its last line is then nothing.
+    A line must end within `timeout` seconds of its first byte, without the time that the caller spends on
+    earlier lines. There is no limit for the time between lines. Raises `LateLineError`, and `Problem` for a
+    body that breaks off: its unfinished line is dropped.
     """
     tail = bytearray()
     left = timeout
@@ -209,7 +209,7 @@ async def lines(
     try:
         while True:
             began = loop.time()
-            piece = await _next(pieces, left if tail else None)
+            piece = await _next_piece(pieces, left if tail else None)
             if not piece:
                 break
             left -= loop.time() - began if tail else 0.0
@@ -223,17 +223,17 @@ async def lines(
                 yield whole
             on_size(len(tail))
             if len(tail) > most:
-                # What comes of it is told by whoever counts the lines.
+                # Yielded, not raised: the caller knows the line number for the error.
                 yield [bytes(tail)]
                 return
     except (web.RequestPayloadError, ConnectionError) as error:
-        raise broken(error) from None
+        raise unreadable(error) from None
     if tail:
         yield [bytes(tail)]
 
 
-async def _next(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
-    """Return the next bytes of a body, b"" at its end. Raises `LateLineError` after so many seconds."""
+async def _next_piece(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
+    """Return the next bytes of a body, or b"" at its end. Raises `LateLineError` after `seconds`."""
     if seconds is None:
         return await anext(pieces, b"")
     deadline = asyncio.timeout(seconds)
@@ -243,15 +243,15 @@ async def _next(pieces: AsyncIterator[bytes], seconds: float | None) -> bytes:
     except TimeoutError:
         if deadline.expired():
             raise LateLineError from None
-        raise  # what others have ended the body with
+        raise  # set by the server with `set_exception`, such as ShuttingDownError
 
 
-def broken(error: BaseException) -> Problem:
-    """Return the problem of a body that cannot be read to its end."""
+def unreadable(error: BaseException) -> Problem:
+    """Return the problem of a body that breaks off or is malformed."""
     return Problem(400, f"body: {error}"[:200], closes=True)
 
 
-def _late(timeout: float) -> Problem:
+def _timed_out(timeout: float) -> Problem:
     return Problem(408, f"body: did not arrive within {timeout:g} s", closes=True)
 
 

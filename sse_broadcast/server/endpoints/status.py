@@ -1,4 +1,4 @@
-"""GET /status: how many listen, and what was counted."""
+"""GET /status: the number of subscribers, and counters."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from sse_broadcast.server.services import BROADCASTER
 
 
 async def get_status(request: web.Request) -> web.Response:
-    """Answer with the number of subscribers, and the counters since the start."""
+    """Return the number of subscribers, and the counters since the start."""
     require_permission(request, Action.INSPECT)
     broadcaster = request.app[BROADCASTER]
     counts = dataclasses.asdict(broadcaster.counts)

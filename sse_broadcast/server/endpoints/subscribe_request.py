@@ -1,4 +1,4 @@
-"""What a subscriber asks for: read from a query, or from a JSON body with the same names."""
+"""Subscribe requests: parse the query, or a JSON body with the same names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -26,29 +26,30 @@ from sse_broadcast.server.http.request_head import channels_of_path
 from sse_broadcast.server.services import BROADCASTER
 
 CHANNEL_PARAMETERS = ("channel", "stream", "topic")
-"""r3labs/sse adds `stream=` by itself, Mercure's clients say `topic=`: ignored, they would get `default`."""
+"""Names of the channel parameter. r3labs/sse adds `stream=`, and Mercure's clients send `topic=`. If those
+were ignored, these clients would get `default`."""
 
 SUBSCRIBE_MEMBERS = ("channel", "event", "format", "heartbeat", last_event_id.PARAMETER, "since")
 
 SUBSCRIBE_PARAMETERS = (*SUBSCRIBE_MEMBERS, IN_QUERY)
 
 CHUNKED = {TEXT: CHUNKED_TEXT, JSON: CHUNKED_JSON, NDJSON: CHUNKED_NDJSON}
-"""Each format as HTTP/1.1 has it; HTTP/1.0 knows no chunks."""
+"""Encodings of each format for HTTP/1.1. HTTP/1.0 has no chunked transfer coding."""
 
 FORMATS = {"text": TEXT, "json": JSON}
 
 Permit = Callable[[Sequence[str]], object]
-"""Raises `Problem` for channels that the caller may not subscribe to."""
+"""A function that raises `Problem` for channels that the caller is not allowed to subscribe to."""
 
 _SECONDS = re.compile(r"[0-9]{1,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """What a subscriber asked for.
+    """The parameters of a subscription.
 
-    `silence` is the seconds before a heartbeat, if not the server's; `heartbeat_events` asks for events
-    instead of comments.
+    `silence` is the seconds without an event before a heartbeat, or None for the configured interval. With
+    `heartbeat_events` heartbeats are events instead of comments.
     """
 
     selector: Selector
@@ -62,34 +63,39 @@ _NO_PARAMETERS: MultiMapping[str] = MultiDict()
 
 
 def read_subscribe(request: web.Request, permit: Permit) -> SubscribeRequest:
-    """Read what a subscriber asks for in its URL. Raises `Problem` and `EventError`.
+    """Parse the URL and the headers of a subscribe request. Raises `Problem` and `EventError`.
 
-    First how many channels there are, then which, and whether it may subscribe to them; then all the rest.
+    Checks the number of channels first, then their names, the permission for them, and the other parameters.
     """
     named = channels_of_path(request, request.app[BROADCASTER].check_channel_count)
     if not request.query_string:
-        return _subscribe_request(request, _NO_PARAMETERS, _permitted(request, _NO_PARAMETERS, named, permit))
-    selector = _permitted(request, request.query, named, permit)
+        return _subscribe_request(
+            request, _NO_PARAMETERS, _permitted_selector(request, _NO_PARAMETERS, named, permit)
+        )
+    selector = _permitted_selector(request, request.query, named, permit)
     query.refuse_misspelt(request.query, (*SUBSCRIBE_PARAMETERS, *CHANNEL_PARAMETERS), also=_is_alias)
     return _subscribe_request(request, request.query, selector)
 
 
 def read_body(data: bytes, *, most: int) -> MultiMapping[str]:
-    """Read the members of a JSON body as a query. Raises `Problem`, also beyond `most` channels or types."""
+    """Return the members of a JSON body as query parameters.
+
+    Raises `Problem`, also for more than `most` channels or types.
+    """
     members = json_body.decode_anything(data)
     if not isinstance(members, dict):
         raise Problem(422, f"body: must be a JSON object with some of {', '.join(SUBSCRIBE_MEMBERS)}")
-    found = MultiDict[str]()
+    parameters = MultiDict[str]()
     for name, value in members.items():
         _require_member(name)
         if value == []:
-            # A list that came out empty must not give `default`, or every type.
+            # Most likely a mistake of the client: an empty list must not mean `default`, or every type.
             raise Problem(422, f"{name}: must not be an empty list")
         if isinstance(value, list) and len(value) > most:
-            raise Problem(400, f"{name}: {len(value)} are too many, {most} may be named")
+            raise Problem(400, f"{name}: {len(value)} given, at most {most} allowed")
         for each in value if isinstance(value, list) else [value]:
-            found.add("channel" if name == "channels" else name, _as_text(name, each))
-    return found
+            parameters.add("channel" if name == "channels" else name, _as_text(name, each))
+    return parameters
 
 
 def _require_member(name: str) -> None:
@@ -103,42 +109,44 @@ def _as_text(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # 4.0 is a whole number in JSON, and what some languages write
-    raise Problem(422, f"{name}: must be text, or a list of texts")
+        return str(int(value))  # some languages write 4 as 4.0
+    raise Problem(422, f"{name}: must be text or a list of text")
 
 
 def _is_alias(name: str) -> bool:
     return name in CHANNEL_PARAMETERS or last_event_id.is_name(name)
 
 
-def parse_subscribe(request: web.Request, said: MultiMapping[str], permit: Permit) -> SubscribeRequest:
-    """Read what a body says as a query, and the headers, as `read_subscribe` does. Raises as that does."""
-    return _subscribe_request(request, said, _permitted(request, said, (), permit))
+def parse_subscribe(request: web.Request, parameters: MultiMapping[str], permit: Permit) -> SubscribeRequest:
+    """Parse the parameters of a body and the headers, as `read_subscribe` does. Raises the same errors."""
+    return _subscribe_request(request, parameters, _permitted_selector(request, parameters, (), permit))
 
 
-def _subscribe_request(request: web.Request, said: MultiMapping[str], selector: Selector) -> SubscribeRequest:
+def _subscribe_request(
+    request: web.Request, parameters: MultiMapping[str], selector: Selector
+) -> SubscribeRequest:
     headers, chunked = request.headers, request.version >= HttpVersion11
-    if not said and last_event_id.HEADER not in headers and chunked and not _accepts_ndjson(request):
-        return SubscribeRequest(selector, CHUNKED_TEXT)  # what most subscribers ask for
-    encoding = _encoding(request, said)
-    silence, as_events = _heartbeat(said)
+    if not parameters and last_event_id.HEADER not in headers and chunked and not _accepts_ndjson(request):
+        return SubscribeRequest(selector, CHUNKED_TEXT)  # most subscribers
+    encoding = _encoding(request, parameters)
+    silence, as_events = _heartbeat(parameters)
     return SubscribeRequest(
         selector,
         CHUNKED[encoding] if chunked else encoding,
-        _cursor(request, said),
+        _cursor(request, parameters),
         silence,
         as_events,
     )
 
 
-def _permitted(
-    request: web.Request, said: MultiMapping[str], named: Sequence[str], permit: Permit
+def _permitted_selector(
+    request: web.Request, parameters: MultiMapping[str], named: Sequence[str], permit: Permit
 ) -> Selector:
     types: Sequence[str] = ()
     channels = list(named)
-    if said:
-        types = said.getall("event", [])
-        channels += [value for name, value in said.items() if name in CHANNEL_PARAMETERS]
+    if parameters:
+        types = parameters.getall("event", [])
+        channels += [value for name, value in parameters.items() if name in CHANNEL_PARAMETERS]
     selector = request.app[BROADCASTER].selector(channels or [DEFAULT_CHANNEL], types=types)
     permit(selector.channels)
     if "" in types:
@@ -151,40 +159,42 @@ def _accepts_ndjson(request: web.Request) -> bool:
     return NDJSON.format.content_type in accept.lower()
 
 
-def _encoding(request: web.Request, said: MultiMapping[str]) -> Encoding:
-    name = query.only(said, "format")
+def _encoding(request: web.Request, parameters: MultiMapping[str]) -> Encoding:
+    name = query.only(parameters, "format")
     if name is not None and name not in FORMATS:
-        hint = "; Accept: application/x-ndjson asks for lines" if "ndjson" in name[:80].lower() else ""
+        hint = "; for NDJSON send Accept: application/x-ndjson" if "ndjson" in name[:80].lower() else ""
         raise Problem(400, f"format: must be one of {', '.join(FORMATS)}, not {name[:80]!a}{hint}")
     return NDJSON if _accepts_ndjson(request) else FORMATS[name or "text"]
 
 
-def _cursor(request: web.Request, said: MultiMapping[str]) -> Cursor | None:
-    since = query.only(said, "since")
-    # What a subscriber has seen says more than where it once began.
-    if brought := last_event_id.brought(request.headers, said):
-        return parse_id(brought)
+def _cursor(request: web.Request, parameters: MultiMapping[str]) -> Cursor | None:
+    since = query.only(parameters, "since")
+    # Before `since`: a reconnecting client repeats its URL, and the last id says how far it has come.
+    if last_id := last_event_id.brought(request.headers, parameters):
+        return parse_id(last_id)
     return parse_since(since) if since else None
 
 
-def _heartbeat(said: MultiMapping[str]) -> tuple[int | None, bool]:
-    """Return the seconds of `heartbeat=4`, None if there are none, and whether `event` is asked for."""
-    text = query.only(said, "heartbeat")
+def _heartbeat(parameters: MultiMapping[str]) -> tuple[int | None, bool]:
+    """Return the seconds in `heartbeat`, or None, and whether `heartbeat` has `event`."""
+    text = query.only(parameters, "heartbeat")
     if text is None:
         return None, False
     seconds, as_events = None, False
     for part in text.split(","):
         if part == "event" and not as_events:
             as_events = True
-        elif seconds is None and _SECONDS.fullmatch(part) and _may_be_asked_for(int(part)):
+        elif seconds is None and _SECONDS.fullmatch(part) and _is_allowed_heartbeat(int(part)):
             seconds = int(part)
         else:
-            raise Problem(400, f"heartbeat: must be {_HEARTBEATS}, not {text[:80]!a}")
+            raise Problem(400, f"heartbeat: must be {_HEARTBEAT_RULE}, not {text[:80]!a}")
     return seconds, as_events
 
 
-def _may_be_asked_for(seconds: int) -> bool:
+def _is_allowed_heartbeat(seconds: int) -> bool:
     return SHORTEST_HEARTBEAT <= seconds <= LONGEST_HEARTBEAT
 
 
-_HEARTBEATS = f"event, whole seconds from {SHORTEST_HEARTBEAT} to {LONGEST_HEARTBEAT}, or both as in event,4"
+_HEARTBEAT_RULE = (
+    f"event, whole seconds from {SHORTEST_HEARTBEAT} to {LONGEST_HEARTBEAT}, or both as in event,4"
+)

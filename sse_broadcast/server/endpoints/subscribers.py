@@ -1,4 +1,4 @@
-"""GET /subscribers and /subscribers/{id}: who is connected. DELETE ends the stream of one."""
+"""GET /subscribers and /subscribers/{id}: the open streams. DELETE closes one."""
 
 import functools
 
@@ -18,60 +18,60 @@ SUBSCRIBERS_PARAMETERS = ("after", "channel", "limit", "sort")
 
 
 async def get_subscribers(request: web.Request) -> web.Response:
-    """Answer with the readers that are connected by HTTP: a page of all, or those that come first."""
+    """Return a page of the HTTP subscribers in the order of opening, or the first ones of another order."""
     require_permission(request, Action.INSPECT)
     query.refuse_misspelt(request.query, SUBSCRIBERS_PARAMETERS)
     limit = query.limit(request)
-    wanted = _wanted(query.only(request.query, "channel"))
+    wanted = _channel_filter(query.only(request.query, "channel"))
     sort, after = query.only(request.query, "sort"), query.only(request.query, "after")
     if sort is not None and after is not None:
-        raise Problem(400, "after: goes on in the order of opening, and not with sort")
+        raise Problem(400, "after: cannot be combined with sort; pages are in the order of opening")
     registry = request.app[STREAM_REGISTRY]
     if sort is not None:
-        found = await registry.top(_order(sort), limit=limit, wanted=wanted)
-        return answered(SubscriberPage(found, len(registry), None))
-    found = await registry.page(after=_id(after), limit=limit + 1, wanted=wanted)
-    page = found[:limit]
-    return answered(SubscriberPage(page, len(registry), page[-1].id if len(found) > limit else None))
+        first = await registry.top(_sort_key(sort), limit=limit, wanted=wanted)
+        return answered(SubscriberPage(first, len(registry), None))
+    entries = await registry.page(after=_parse_after(after), limit=limit + 1, wanted=wanted)
+    page = entries[:limit]
+    return answered(SubscriberPage(page, len(registry), page[-1].id if len(entries) > limit else None))
 
 
 async def get_subscriber(request: web.Request) -> web.Response:
-    """Answer with one reader."""
+    """Return one HTTP subscriber."""
     require_permission(request, Action.INSPECT)
-    return answered(_reader(request).described())
+    return answered(_find(request).described())
 
 
 async def delete_subscriber(request: web.Request) -> web.Response:
-    """End the stream of one reader, behind what was published for it."""
+    """Close the stream of one subscriber, after its queued events."""
     require_permission(request, Action.ADMIN)
-    reader = _reader(request)
-    request.app[BROADCASTER].end(reader.outbox, CloseReason.DISCONNECTED)
-    return answered(Disconnected("disconnected", str(reader.id)))
+    entry = _find(request)
+    request.app[BROADCASTER].end(entry.outbox, CloseReason.DISCONNECTED)
+    return answered(Disconnected("disconnected", str(entry.id)))
 
 
-def _reader(request: web.Request) -> StreamEntry:
+def _find(request: web.Request) -> StreamEntry:
     id = request.match_info["id"]
-    reader = request.app[STREAM_REGISTRY].find(id)
-    if reader is None:
-        raise Problem(404, f"id: no stream has it: {id[:80]!a}")
-    return reader
+    entry = request.app[STREAM_REGISTRY].find(id)
+    if entry is None:
+        raise Problem(404, f"id: no open stream has the id {id[:80]!a}")
+    return entry
 
 
-def _wanted(channel: str | None) -> Wanted | None:
+def _channel_filter(channel: str | None) -> Wanted | None:
     if channel is None:
         return None
     (name,) = validate_channels((channel,))
-    # Readers share their interests, and a pattern takes longer to match than to be remembered.
+    # Subscribers share their selectors, and matching a pattern takes longer than a cache lookup.
     return functools.cache(lambda selector: selector.matches(name))
 
 
-def _order(text: str) -> SortKey:
+def _sort_key(text: str) -> SortKey:
     if text not in set(SortKey):
         raise Problem(400, f"sort: must be one of {', '.join(SortKey)}, not {text[:80]!a}")
     return SortKey(text)
 
 
-def _id(text: str | None) -> int:
+def _parse_after(text: str | None) -> int:
     if text is None:
         return 0
     if not (text.isascii() and text.isdigit() and len(text) < 20):

@@ -1,4 +1,4 @@
-"""POST /tokens and POST /revoke: make short-lived tokens, and end what a token was good for."""
+"""POST /tokens and POST /revoke: issue short-lived tokens, and revoke credentials."""
 
 import asyncio
 import math
@@ -23,29 +23,28 @@ from sse_broadcast.wire import JSON_TYPE
 T = TypeVar("T")
 
 MAX_TOKEN_REQUEST = 65_536
-"""Bytes of a body."""
+"""Maximum bytes of a body."""
 
 LIFETIME = 600.0
-"""Seconds that a token is good for, if it is not said: a page opens its stream at once."""
+"""Seconds that a token is valid by default: a page opens its stream at once."""
 
 RECENT = 1_767_225_600.0
-"""The beginning of 2026, in seconds since 1970: what is less was meant from now on, and revokes nothing."""
+"""The beginning of 2026, in seconds since 1970. A smaller `expires` is a duration, sent by mistake."""
 
 LONGEST_WAIT = 3600
-"""Seconds after which to ask again at most, while as many revocations are held as there may be."""
+"""Maximum seconds of `Retry-After` while the list of revocations is full."""
 
 INSTEAD = (
-    "Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and reload:"
-    " that refuses them; DELETE /subscribers/{id} ends a stream"
+    "To refuse credentials now, remove the [[caller]], or change the key of the tokens or token_secret, and"
+    " reload. DELETE /subscribers/{id} closes a stream"
 )
-"""What helps then. A restart would forget all revocations."""
-
+"""What to do while the list is full. Not a restart: it would lose all revocations."""
 
 TokenText = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SUBJECT)]
 
 
 class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked of POST /tokens. `lifetime` is in seconds, cut to `token_lifetime`."""
+    """The body of POST /tokens. `lifetime` is in seconds, and capped at `token_lifetime`."""
 
     schema_name: ClassVar = "TokenWish"
 
@@ -55,9 +54,9 @@ class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RevocationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked of POST /revoke: whose signed tokens, which one of them, or which `[[caller]]`.
+    """The body of POST /revoke: the subject or the id of signed tokens, or the name of a `[[caller]]`.
 
-    `expires` is in seconds since 1970.
+    `expires` is the end of the revocation, in seconds since 1970.
     """
 
     schema_name: ClassVar = "RevocationWish"
@@ -89,48 +88,48 @@ _revocations = JsonShape(
 
 
 async def post_tokens(request: web.Request) -> web.Response:
-    """Make a token that may do a part of what its maker may."""
+    """Issue a token with some of the permissions of its issuer."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
-    wanted = await _read(request, services, _token_requests)
-    maker = confirm(request)
+    body = await _read_body(request, services, _token_requests)
+    issuer = confirm(request)
     issued = services.authenticator.issue(
-        wanted.grants, subject=wanted.subject, lifetime=wanted.lifetime, by=maker
+        body.grants, subject=body.subject, lifetime=body.lifetime, by=issuer
     )
-    return _answer(MintedToken(issued.token, issued.id, issued.subject, issued.expires, wanted.grants))
+    return _answer(MintedToken(issued.token, issued.id, issued.subject, issued.expires, body.grants))
 
 
 async def post_revoke(request: web.Request) -> web.Response:
-    """Refuse a subject, a token or a caller from now on, and end its streams."""
+    """Revoke a subject's tokens issued until now, one token, or a caller, and close their streams."""
     require_permission(request, Action.ADMIN)
     services = services_of(request)
-    wanted = await _read(request, services, _revocations)
-    kind, name = _revoked(wanted)
+    body = await _read_body(request, services, _revocations)
+    kind, name = _revoked_credential(body)
     confirm(request)
     try:
-        services.authenticator.revoke(kind, name, expires=wanted.expires)
+        services.authenticator.revoke(kind, name, expires=body.expires)
     except FullError as error:
-        raise _full(error, services.authenticator.revocations) from None
-    # It goes on if its client leaves: a revocation that is half done would be none.
-    ending = request.app[BROADCASTER].work.start(
+        raise _revocations_full(error, services.authenticator.revocations) from None
+    # Shielded: if the client disconnects, the handler is cancelled, but all the streams must be closed.
+    closing = request.app[BROADCASTER].work.start(
         request.app[STREAM_EXPIRY].revoke(kind, name), caller=object()
     )
-    streams = await asyncio.shield(ending)
+    streams = await asyncio.shield(closing)
     return _answer(Revoked("revoked", streams))
 
 
-def _full(error: FullError, revocations: RevocationList) -> Problem:
+def _revocations_full(error: FullError, revocations: RevocationList) -> Problem:
     seconds = revocations.seconds_to_room()
     wait = LONGEST_WAIT if seconds is None else min(math.ceil(seconds) or 1, LONGEST_WAIT)
     detail = f"{error}: nothing was revoked, and no stream ended. {INSTEAD}"
     return Problem(503, detail, headers={"Retry-After": str(wait)})
 
 
-def _revoked(wanted: RevocationRequest) -> tuple[CredentialKind, str]:
+def _revoked_credential(body: RevocationRequest) -> tuple[CredentialKind, str]:
     given: dict[CredentialKind, str | None] = {
-        "subject": wanted.subject,
-        "id": wanted.id,
-        "caller": wanted.caller,
+        "subject": body.subject,
+        "id": body.id,
+        "caller": body.caller,
     }
     named = [(kind, name) for kind, name in given.items() if name is not None]
     if len(named) != 1:
@@ -138,7 +137,7 @@ def _revoked(wanted: RevocationRequest) -> tuple[CredentialKind, str]:
     return named[0]
 
 
-async def _read(request: web.Request, services: Services, shape: JsonShape[T]) -> T:
+async def _read_body(request: web.Request, services: Services, shape: JsonShape[T]) -> T:
     declared = request_body.body_type(request)
     if declared.name != JSON_TYPE:
         raise Problem(415, f"Content-Type: must be {JSON_TYPE}, not {declared.name[:80]!a}", closes=True)

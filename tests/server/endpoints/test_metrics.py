@@ -850,7 +850,7 @@ async def test_metrics_are_switched_off(serve: Serve) -> None:
         if method == "GET":
             length = re.search(rb"Content-Length: (\d+)", head)
             assert length is not None
-            detail = b"nothing is at /metrics: metrics are switched off"
+            detail = b"nothing is at /metrics: the setting metrics is off"
             told = b'{"title":"Not Found","status":404,"detail":"%s"}\n' % detail
             assert await client.take(int(length[1])) == told
     assert b'"refused":{"404":2}' in (await client.ask("GET", "/status"))[1]

@@ -21,7 +21,7 @@ JSON = "Content-Type: application/json\r\n"
 NDJSON = "Content-Type: application/x-ndjson\r\n"
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 
-MISSING = "message: is missing; it is the text to publish, data any JSON"
+MISSING = "message: is missing; send text as message, or any JSON as data"
 MEMBERS = "message, data, event, id, retry, key, channel, channels"
 PARAMETERS = "channel, event, id, key, retry, stream"
 OF_EVENT_SOURCE = "event: 'open' is reserved: browsers fire EventSource events of this name"
@@ -34,14 +34,14 @@ TYPE = "Content-Type: "
 CUT = "is not JSON: Input data was truncated"
 SURROGATE = "has a lone surrogate, which no event can carry"
 A_SPACE = "channel: must not contain ' ': 'b b'"
-NAMED_ALREADY = "channel: the address of the request names the channels already"
-EMPTY = "body: is empty, and is the message; with ?event=TYPE an event may do without any"
+NAMED_ALREADY = "channel: the URL of the request already names the channels"
+EMPTY = "body: is empty; send the message, or ?event=TYPE for an event without one"
 A_FORM = (
-    "body: is a form, with the members of an event as its fields; send them as JSON, with"
+    "body: is a form whose fields are the members of an event; send them as JSON, with"
     " Content-Type: application/json"
 )
 A_MULTIPART = (
-    "Content-Type: 'multipart/form-data' is a form, and no event; send JSON, or the message as the body"
+    "Content-Type: 'multipart/form-data' is a form, not an event; send JSON, or the message as the body"
 )
 
 
@@ -298,7 +298,7 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     assert status == 400
     kind = headers.removeprefix("Content-Type: ").rstrip()
-    assert json.loads(answer)["detail"] == f"{parameter}: is said in the body, where that is {kind}"
+    assert json.loads(answer)["detail"] == f"{parameter}: must be in the body, not in the query, for {kind}"
     assert server.broadcaster.counts.published == 0
 
 
@@ -366,7 +366,13 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send/%ff", "", b"x", 400, "path: is not UTF-8: '/send/%ff'"),
         (f"/send/{MANY}", "", b"x", 400, "channels: 101 given, at most 100 allowed"),
         ("/send", "Idempotency-Key: a\r\n" * 2, b"x", 400, "Idempotency-Key: is given 2 times"),
-        ("/send", "Content-Encoding: gzip\r\n", b"x", 415, "Content-Encoding: 'gzip' is not taken"),
+        (
+            "/send",
+            "Content-Encoding: gzip\r\n",
+            b"x",
+            415,
+            "Content-Encoding: 'gzip' is not supported; send the body uncompressed",
+        ),
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not supported"),
     ],
 )
@@ -482,7 +488,7 @@ async def test_another_charset_is_refused(
 ) -> None:
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     status, answer = await client.ask("POST", path, body=b'{"message":"x"}', headers=headers)
-    detail = f"Content-Type: charset '{said}' is not taken; utf-8, iso-8859-1 and us-ascii are"
+    detail = f"Content-Type: charset '{said}' is not supported; use utf-8, iso-8859-1 or us-ascii"
     assert (status, json.loads(answer)["detail"]) == (415, detail)
     assert server.broadcaster.counts.published == 0
 

@@ -77,7 +77,7 @@ def test_channels_of_the_address_are_checked_once_for_all(named: list[str], deta
     assert str(raised.value) == detail
 
 
-MISSING = "message: is missing; it is the text to publish, data any JSON"
+MISSING = "message: is missing; send text as message, or any JSON as data"
 
 NO_TEXT = "message: must be text, not a number; JSON goes in data"
 
@@ -130,7 +130,11 @@ SHAPES = [
     (b'{"message": "x", "retry": 0}', 422, RETRY),
     (b'{"message": "x", "retry": 499}', 422, RETRY),
     (b'{"message": "x", "retry": 3600001}', 422, RETRY),
-    (b'{"message": "x", "channel": ["a"]}', 422, "channel: must be text, not a list; several go in channels"),
+    (
+        b'{"message": "x", "channel": ["a"]}',
+        422,
+        "channel: must be text, not a list; use channels for several",
+    ),
     (b'{"message": "x", "channels": "a"}', 422, "channels: must be a list of names, not text"),
     (b'{"message": "x", "chanel": "a"}', 422, "chanel: unknown member; did you mean channel?"),
     (b'{"message": "x", "topic": "a"}', 422, "topic: unknown member; did you mean channel?"),
@@ -176,7 +180,7 @@ def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) ->
 @pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])
 def test_channels_are_named_in_one_place(member: str) -> None:
     """In the address or in the JSON: with both, one of them would be ignored."""
-    with refused(422, "channel: the address of the request names the channels already"):
+    with refused(422, "channel: the URL of the request already names the channels"):
         builder("a").from_json(f'{{"message": "x", {member}}}'.encode())
 
 

@@ -28,8 +28,8 @@ MISSPELT = "mesage: unknown member; did you mean message?"
 NO_TYPE = "event: must not be empty"
 A_SPACE = "channel: must not contain ' ': 'b b'"
 TOO_LARGE = "is 1031 bytes as a frame, more than the 1000 that max_event allows"
-IN_BODY = "is said in the body, where that is application/x-ndjson"
-UTF_16 = "charset 'utf-16' is not taken; utf-8, iso-8859-1 and us-ascii are"
+IN_BODY = "must be in the body, not in the query, for application/x-ndjson"
+UTF_16 = "charset 'utf-16' is not supported; use utf-8, iso-8859-1 or us-ascii"
 
 clock = pytest.fixture(stopped)
 running = pytest.fixture(programs)
@@ -227,8 +227,13 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "status", "detail"),
     [
-        ("/send?stream=1&id=7", "", 400, "id: cannot be that of every line of a stream"),
-        ("/send?stream=1", "Idempotency-Key: k\r\n", 400, "Idempotency-Key: cannot be kept for a stream"),
+        (
+            "/send?stream=1&id=7",
+            "",
+            400,
+            "id: cannot be used with stream=1: each line is an event of its own",
+        ),
+        ("/send?stream=1", "Idempotency-Key: k\r\n", 400, "Idempotency-Key: cannot be used with stream=1"),
         ("/send?stream=1&retry=soon", "", 400, "retry: must be a number of milliseconds, not 'soon'"),
         ("/send?stream=1&retry=0", "", 422, "retry: must be 500 to 3600000 milliseconds, not 0"),
         (
@@ -249,7 +254,12 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ("/send?stream=", "", 400, "stream: must be 1, not ''"),
         ("/send?stream=1&stream=1", "", 400, "stream: is given 2 times"),
         ("/send?streem=1", "", 400, "streem: unknown parameter; did you mean stream?"),
-        ("/send?stream=1", "Content-Encoding: gzip\r\n", 415, "Content-Encoding: 'gzip' is not taken"),
+        (
+            "/send?stream=1",
+            "Content-Encoding: gzip\r\n",
+            415,
+            "Content-Encoding: 'gzip' is not supported; send the body uncompressed",
+        ),
     ],
 )
 async def test_what_cannot_be_streamed_is_refused_before_the_first_line(

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from sse_broadcast.server.endpoints.request_body import (
     body_type,
-    broken,
     lines,
     read_text,
     read_whole,
     require_empty,
+    unreadable,
 )
 from sse_broadcast.server.http.problem import Problem
 from tests.support.problems import refused
@@ -167,7 +167,7 @@ async def test_a_body_that_breaks_off_is_none() -> None:
 
 def test_a_detail_is_bounded_whatever_the_parser_quotes() -> None:
     """It says what came, and a client may send much."""
-    assert broken(web.RequestPayloadError("x" * 1000)).detail == "body: " + "x" * 194
+    assert unreadable(web.RequestPayloadError("x" * 1000)).detail == "body: " + "x" * 194
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity"])
@@ -179,7 +179,9 @@ def test_identity_is_no_coding(coding: str) -> None:
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", ""])
 def test_a_coded_body_is_refused(coding: str) -> None:
     """415: what it would become cannot be bounded before it is made."""
-    with refused(415, f"Content-Encoding: {coding!r} is not taken", closes=True):
+    with refused(
+        415, f"Content-Encoding: {coding!r} is not supported; send the body uncompressed", closes=True
+    ):
         body_type(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
 
 
@@ -256,7 +258,7 @@ async def test_another_charset_is_not_taken(charset: str) -> None:
     problem = raised.value
     assert (problem.status, problem.closes, content.taken) == (415, True, 0)
     assert problem.detail == (
-        f"Content-Type: charset {charset[:80]!a} is not taken; utf-8, iso-8859-1 and us-ascii are"
+        f"Content-Type: charset {charset[:80]!a} is not supported; use utf-8, iso-8859-1 or us-ascii"
     )
 
 

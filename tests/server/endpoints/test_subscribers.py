@@ -93,7 +93,7 @@ async def test_those_that_come_first_are_no_page_of_many(server: LiveServer) -> 
         ("sort=slow", "sort: must be one of lag, queue, age, events, drops, not 'slow'"),
         ("sort=", "sort: must be one of lag, queue, age, events, drops, not ''"),
         ("sort=lag&sort=lag", "sort: is given 2 times"),
-        ("sort=lag&after=1", "after: goes on in the order of opening, and not with sort"),
+        ("sort=lag&after=1", "after: cannot be combined with sort; pages are in the order of opening"),
         ("after=", "after: must be an id, not ''"),
         ("after=x", "after: must be an id, not 'x'"),
         ("after=%C2%B2", "after: must be an id, not '\\xb2'"),
@@ -126,7 +126,7 @@ async def test_nobody_is_not_found(server: LiveServer, method: str, id: str) -> 
     answer = await ask(server, method, f"/subscribers/{id}")
     assert answer.status == 404
     if method != "HEAD":
-        assert answer.detail.startswith("id: no stream has it: '")
+        assert answer.detail.startswith("id: no open stream has the id '")
         assert len(answer.detail) < 120
     assert server.broadcaster.client_count == 1
 

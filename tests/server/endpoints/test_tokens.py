@@ -303,8 +303,8 @@ async def test_only_so_many_revocations_are_held(serve: Serve, monkeypatch: Patc
     assert (answer.status, answer.headers["retry-after"]) == (503, "3600")
     assert answer.detail == (
         "revocations: the limit of 2 is reached: nothing was revoked, and no stream ended."
-        " Take a [[caller]] out of the configuration, change the key of the tokens or token_secret and"
-        " reload: that refuses them; DELETE /subscribers/{id} ends a stream"
+        " To refuse credentials now, remove the [[caller]], or change the key of the tokens or token_secret,"
+        " and reload. DELETE /subscribers/{id} closes a stream"
     )
     assert (await post(server, "/revoke", {"id": "1"})).status == 200
     server = await serve(**SETTINGS)
