@@ -1,4 +1,4 @@
-"""What a broadcaster promises, apart from the life of streams and sinks."""
+"""Broadcaster: publishing, subscribing, draining and reloading. Streams and sinks have their own files."""
 
 import asyncio
 import bisect
@@ -46,13 +46,13 @@ from tests.support.sockets import PATIENCE, until
 
 @pytest.fixture
 def broadcaster() -> Broadcaster:
-    """Return a broadcaster of the default configuration, with the one epoch."""
+    """Return a broadcaster with the default configuration and the fixed epoch."""
     return make_broadcaster()
 
 
 @pytest.fixture
 async def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
-    """Record the timers, of which a broadcaster has one while anything is held."""
+    """Record the pending timers: a broadcaster has one while its history holds anything."""
     return Timers(monkeypatch)
 
 
@@ -69,8 +69,8 @@ BAD_NAMES = [
 ]
 
 
-async def test_the_receipt_says_what_was_published_and_who_wanted_it(broadcaster: Broadcaster) -> None:
-    """HTTP readers and streams, each once; the channels in the publisher's order; the id."""
+async def test_a_receipt_has_the_subscriber_count_the_channels_and_the_id(broadcaster: Broadcaster) -> None:
+    """Each HTTP subscriber and stream counts once. Channels are in the publisher's order."""
     connect(broadcaster)
     stream = aiter(broadcaster.subscribe("default", "other"))
     both = await broadcaster.broadcast("x", channels=["other", "default", "other"])
@@ -82,8 +82,8 @@ async def test_the_receipt_says_what_was_published_and_who_wanted_it(broadcaster
     del stream
 
 
-async def test_readers_who_filter_it_away_are_not_counted(broadcaster: Broadcaster) -> None:
-    """Clients are those who want the event, and not those who are there."""
+async def test_subscribers_that_filter_an_event_out_are_not_counted(broadcaster: Broadcaster) -> None:
+    """`clients` is the number of subscribers that receive the event."""
     connect(broadcaster, types=["t"])
     connect(broadcaster, "def*", types=["u"])
     receipts = [await broadcaster.broadcast("x", event=event) for event in ("t", "v", None)]
@@ -91,7 +91,7 @@ async def test_readers_who_filter_it_away_are_not_counted(broadcaster: Broadcast
 
 
 async def require_refused(problem: str, **fields: Any) -> None:
-    """Fail unless an event is refused for this reason, before anything is published."""
+    """Fail unless an event is refused with this error and nothing is published."""
     broadcaster = Broadcaster()
     with pytest.raises(EventError, match=problem):
         await broadcaster.broadcast("x", **fields)
@@ -102,14 +102,17 @@ async def require_refused(problem: str, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(("channels", "problem"), [*BAD_NAMES, (["a*"], r"channel: must not contain '\*'")])
-async def test_a_bad_channel_name_is_refused(channels: list[str], problem: str) -> None:
-    """Naming the character, publishing nothing; a pattern is no name to publish to."""
+async def test_publishing_to_a_bad_channel_name_is_refused(channels: list[str], problem: str) -> None:
+    """The error names the character, and nothing is published. A pattern is refused too."""
     await require_refused(problem, channels=channels)
 
 
 @pytest.mark.parametrize(("channels", "problem"), BAD_NAMES)
-def test_a_bad_channel_name_is_refused_of_readers_too(channels: list[str], problem: str) -> None:
-    """Naming the character; who names none gets `default` from a stream, and a refusal elsewhere."""
+def test_subscribing_to_a_bad_channel_name_is_refused(channels: list[str], problem: str) -> None:
+    """The error names the character.
+
+    A stream without channels subscribes to `default`; `selector` refuses none.
+    """
     broadcaster = Broadcaster()
     with pytest.raises(EventError, match=problem):
         broadcaster.selector(channels)
@@ -118,14 +121,14 @@ def test_a_bad_channel_name_is_refused_of_readers_too(channels: list[str], probl
             broadcaster.subscribe(*channels)
 
 
-async def test_a_string_is_no_list_of_channels() -> None:
-    """The slip that would publish to ten channels of one letter is an error."""
+async def test_a_string_instead_of_a_list_of_channels_is_refused() -> None:
+    """Otherwise `channels="news"` would publish to four channels of one letter."""
     with pytest.raises(TypeError, match=r"^channels: must be a sequence of names, not the string 'news'$"):
         await Broadcaster().broadcast("x", channels="news")
 
 
-async def test_channels_are_bounded_in_number() -> None:
-    """Of a reader, patterns included, and of a publish."""
+async def test_the_number_of_channels_is_limited() -> None:
+    """`max_channels` holds for a subscription, patterns included, and for a publish."""
     broadcaster = Broadcaster(Config(max_channels=3))
     problem = "^channels: 4 given, at most 3 allowed$"
     with pytest.raises(EventError, match=problem):
@@ -136,8 +139,8 @@ async def test_channels_are_bounded_in_number() -> None:
         await broadcaster.broadcast("x", channels=["a", "b", "c", "d"])
 
 
-async def test_patterns_are_bounded_in_number_by_themselves() -> None:
-    """Names are none of them, and a pattern named twice is one."""
+async def test_the_number_of_patterns_has_its_own_limit() -> None:
+    """Channel names do not count, and a repeated pattern counts once."""
     broadcaster = Broadcaster(Config(max_patterns=2))
     names = [f"c{number}" for number in range(97)]
     assert broadcaster.selector([*names, "a*", "b*", "a*"]).patterns == ("a*", "b*")
@@ -152,7 +155,7 @@ async def test_patterns_are_bounded_in_number_by_themselves() -> None:
 
 
 async def test_reserved_types_are_refused() -> None:
-    """Nobody but the server says `$reset`."""
+    """Types that begin with `$` are reserved for the server."""
     for event in ("$reset", "$"):
         await require_refused(
             rf"event: types that begin with \$ are reserved for the server: '\{event}'", event=event
@@ -160,27 +163,27 @@ async def test_reserved_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize("event", ["open", "error"])
-async def test_the_types_of_event_source_itself_are_refused(event: str) -> None:
-    """A page's handler of them would be called, or a Node process without one would end."""
+async def test_event_types_of_event_source_are_refused(event: str) -> None:
+    """A browser would call its error handlers, and a Node process without a handler would end."""
     problem = f"^event: '{event}' is reserved: browsers fire EventSource events of this name$"
     await require_refused(problem, event=event)
 
 
 @pytest.mark.parametrize("event", ["message", "Open", "errors", "opened", "close"])
-async def test_other_types_are_nobodys_own(event: str) -> None:
-    """However near they are to one."""
+async def test_similar_types_are_accepted(event: str) -> None:
+    """Only `open` and `error` are reserved."""
     assert (await Broadcaster().broadcast("x", event=event)).count == 1
 
 
 @pytest.mark.parametrize("retry", [0, 499, 3_600_001, 2**31 - 1])
 async def test_a_retry_out_of_bounds_is_refused(retry: int) -> None:
-    """Browsers would come back at once, or never; it is refused, and not replaced by another."""
+    """Browsers would reconnect at once, or never. The value is not clamped."""
     await require_refused(f"^retry: must be 500 to 3600000 milliseconds, not {retry}$", retry=retry)
 
 
 @pytest.mark.parametrize("retry", [SHORTEST_RETRY, LONGEST_RETRY])
-async def test_a_retry_at_its_bounds_is_taken(retry: int, broadcaster: Broadcaster) -> None:
-    """From half a second to an hour."""
+async def test_a_retry_at_its_bounds_is_accepted(retry: int, broadcaster: Broadcaster) -> None:
+    """The bounds are half a second and one hour."""
     _, sink = connect(broadcaster)
     await deliver(broadcaster, "x", retry=retry)
     assert sink.data == f"retry: {retry}\ndata: x\nid: 0123abcd-1\n\n".encode()
@@ -201,14 +204,14 @@ async def test_a_retry_at_its_bounds_is_taken(retry: int, broadcaster: Broadcast
         ("a\nb", "id: must not contain LF"),
     ],
 )
-async def test_an_id_that_could_be_taken_for_another_is_refused(id: str, problem: str) -> None:
-    """A publisher's id is found again as itself, or not chosen at all."""
+async def test_an_ambiguous_id_is_refused(id: str, problem: str) -> None:
+    """A publisher's id must not look like an id of the server or a value of `since`."""
     await require_refused(problem, id=id)
 
 
 @pytest.mark.parametrize("id", ["0123abcd", "0123ABCD-1", "x" * 128, "first", "10", "0123abcd-1.", "10min"])
-async def test_any_other_id_is_taken(id: str, broadcaster: Broadcaster) -> None:
-    """And is what a reader sees, and may come back with."""
+async def test_any_other_id_is_accepted(id: str, broadcaster: Broadcaster) -> None:
+    """Subscribers receive it, and can resume from it."""
     assert (await broadcaster.broadcast("x", id=id)).id == id
     await broadcaster.broadcast("y")
     _, sink = connect(broadcaster, since=id)
@@ -218,13 +221,12 @@ async def test_any_other_id_is_taken(id: str, broadcaster: Broadcaster) -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * 129, "a\nb"])
 async def test_a_bad_key_is_refused(key: str) -> None:
-    """A key is a line of 1 to 128 characters."""
+    """A key has 1 to 128 characters and no line end."""
     with pytest.raises(EventError, match=r"^key: must "):
         await Broadcaster().broadcast("x", key=key)
 
 
-async def test_what_is_published_says_all_that_it_was_given(broadcaster: Broadcaster) -> None:
-    """Each field is the event's."""
+async def test_a_publication_has_every_field_of_its_event(broadcaster: Broadcaster) -> None:
     outbox, _ = connect(broadcaster)
     await broadcaster.broadcast("x", event="t", id="mine", key="k", retry=5000)
     (one,) = outbox.group.log
@@ -232,8 +234,8 @@ async def test_what_is_published_says_all_that_it_was_given(broadcaster: Broadca
     assert (one.channels, one.id, one.position) == (("default",), "mine", 1)
 
 
-async def test_an_event_is_bounded_as_data_and_as_a_frame() -> None:
-    """Line ends make a frame longer than its data; both are measured in bytes, an id of ours included."""
+async def test_max_event_limits_the_data_and_the_frame() -> None:
+    """Both are measured in bytes. The frame includes the id that the server assigns."""
     broadcaster = Broadcaster(Config(max_event=100))
     await broadcaster.broadcast("x" * 59)
     with pytest.raises(
@@ -254,8 +256,8 @@ async def test_an_event_is_bounded_as_data_and_as_a_frame() -> None:
 
 @pytest.mark.parametrize("text", ["x", "\n", "\r", "\r\n", "\u20ac", "\U0001f600", "\U0001f600\n"])
 @pytest.mark.parametrize("event_type", ["message", "\U0001f600" * 300])
-def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> None:
-    """Whatever the event is made of, and however it is measured; and what fits is not refused."""
+def test_no_frame_exceeds_max_event(text: str, event_type: str) -> None:
+    """The largest event that fits is accepted, whatever its characters."""
     most = 10_000
     broadcaster = make_broadcaster(max_event=most)
     id = "0123abcd-9999999999999999999"
@@ -272,8 +274,7 @@ def test_no_frame_is_longer_than_an_event_may_be(text: str, event_type: str) -> 
 # Drafts and batches.
 
 
-async def test_a_draft_is_checked_and_published_by_nobody(broadcaster: Broadcaster) -> None:
-    """Everything that may be wrong is said before anything is published."""
+async def test_a_draft_is_checked_and_not_published(broadcaster: Broadcaster) -> None:
     draft = broadcaster.draft(Event("x"), ["b", "a", "b"])
     assert (draft.channels, draft.event) == (("b", "a"), Event("x"))
     assert broadcaster.draft(Event("x")).channels == ("default",)
@@ -282,8 +283,8 @@ async def test_a_draft_is_checked_and_published_by_nobody(broadcaster: Broadcast
     assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
 
 
-async def test_a_batch_is_one_act(broadcaster: Broadcaster) -> None:
-    """In its order, at positions that follow one another, counted by its events and its readers."""
+async def test_a_batch_is_published_in_order_at_consecutive_positions(broadcaster: Broadcaster) -> None:
+    """The receipt counts its events, and each subscriber once."""
     _, sink = connect(broadcaster, "a", "b")
     connect(broadcaster, "b")
     drafts = [
@@ -297,27 +298,27 @@ async def test_a_batch_is_one_act(broadcaster: Broadcaster) -> None:
     assert (broadcaster.counts.published, broadcaster.cursor) == (3, "0123abcd-3")
 
 
-async def test_a_batch_of_nothing_is_refused(broadcaster: Broadcaster) -> None:
-    """There is no event whose receipt it could have; nothing is counted, and a token stays free."""
-    token = IdempotencyKey(("k",), b"")
-    for given in (None, token):
+async def test_an_empty_batch_is_refused(broadcaster: Broadcaster) -> None:
+    """Nothing is published, and the idempotency key stays unused."""
+    key = IdempotencyKey(("k",), b"")
+    for given in (None, key):
         with pytest.raises(EventError, match=r"^events: must have at least one event$"):
             await broadcaster.publish_all([], given)
     assert (broadcaster.cursor, broadcaster.counts.published) == ("0123abcd-0", 0)
-    assert (await broadcaster.publish_all([broadcaster.draft(Event("x"))], token)).id == "0123abcd-1"
+    assert (await broadcaster.publish_all([broadcaster.draft(Event("x"))], key)).id == "0123abcd-1"
     await broadcaster.close(timeout=1)
     with pytest.raises(ClosedError):
         await broadcaster.publish_all([])
 
 
-async def test_places_are_checked_once_for_many_drafts() -> None:
-    """Each channel once, in its order; a draft for them is the draft for the channels."""
+async def test_validated_channels_serve_many_drafts() -> None:
+    """A draft made with them equals the draft made with the channels."""
     broadcaster = make_broadcaster(max_channels=3, max_event=1000)
-    places = broadcaster.validate_channels(["b", "a", "b"])
-    assert places == ("b", "a")
+    channels = broadcaster.validate_channels(["b", "a", "b"])
+    assert channels == ("b", "a")
     for number in range(3):
         event = Event(str(number))
-        assert broadcaster.prepare(event, places) == broadcaster.draft(event, ["b", "a", "b"])
+        assert broadcaster.prepare(event, channels) == broadcaster.draft(event, ["b", "a", "b"])
     with pytest.raises(EventError, match=r"^channels: 4 given, at most 3 allowed$"):
         broadcaster.validate_channels(["a", "b", "a", "b"])
     with pytest.raises(EventError, match=r"^channels: must name at least one$"):
@@ -337,22 +338,22 @@ async def test_places_are_checked_once_for_many_drafts() -> None:
             broadcaster.prepare(refused, ("a",))
 
 
-async def test_a_token_publishes_once(broadcaster: Broadcaster) -> None:
-    """And is answered as the first time, whatever happened since."""
+async def test_an_idempotency_key_publishes_once(broadcaster: Broadcaster) -> None:
+    """The second publish returns the first receipt, whatever happened in between."""
     _, sink = connect(broadcaster)
-    token = IdempotencyKey(("caller", "/send", "k"), b"digest")
+    key = IdempotencyKey(("caller", "/send", "k"), b"digest")
     drafts = [broadcaster.draft(Event("x")), broadcaster.draft(Event("y"))]
-    first = await broadcaster.publish_all(drafts, token)
+    first = await broadcaster.publish_all(drafts, key)
     await broadcaster.broadcast("between")
     connect(broadcaster)
-    assert await broadcaster.publish_all(drafts, token) == first == Receipt(1, ("default",), "0123abcd-2", 2)
+    assert await broadcaster.publish_all(drafts, key) == first == Receipt(1, ("default",), "0123abcd-2", 2)
     await settled()
     assert sink.data == block(1, "x") + block(2, "y") + block(3, "between")
     assert broadcaster.counts.published == 3
 
 
-async def test_a_token_used_for_something_else_is_an_error(broadcaster: Broadcaster) -> None:
-    """Nothing is published, and the token keeps its meaning; another scope has another."""
+async def test_an_idempotency_key_for_other_content_is_an_error(broadcaster: Broadcaster) -> None:
+    """Nothing is published, and the key stays valid for its content. Another scope has keys of its own."""
     draft = broadcaster.draft(Event("x"))
     first = await broadcaster.publish_all([draft], IdempotencyKey(("a", "k"), b"one"))
     with pytest.raises(IdempotencyError, match=r"^Idempotency-Key: it was used before"):
@@ -362,11 +363,11 @@ async def test_a_token_used_for_something_else_is_an_error(broadcaster: Broadcas
     assert (await broadcaster.publish_all([draft], IdempotencyKey(("b", "k"), b"two"))).id == "0123abcd-2"
 
 
-# Where readers begin.
+# Where subscriptions begin.
 
 
 async def test_the_cursor_is_the_newest_position(broadcaster: Broadcaster) -> None:
-    """Who begins there misses nothing, and gets nothing that was before."""
+    """A subscription that begins there gets every later event and none before."""
     assert broadcaster.cursor == "0123abcd-0"
     await broadcaster.broadcast("a", id="mine")
     cursor = broadcaster.cursor
@@ -390,19 +391,19 @@ async def test_the_cursor_is_the_newest_position(broadcaster: Broadcaster) -> No
         (Keyword.EARLIEST, StartPoint(0)),
     ],
 )
-async def test_a_reader_begins_at_its_cursor(cursor: Cursor | None, start: StartPoint) -> None:
-    """Just before the first event it will be given, whoever chose the id that it brought."""
+async def test_a_subscription_begins_at_its_cursor(cursor: Cursor | None, start: StartPoint) -> None:
+    """The start is the position just before the first event to deliver."""
     broadcaster = make_broadcaster()
     for id in (None, "mine", None):
         await broadcaster.broadcast("x", id=id)
     given = broadcaster.start_point(DEFAULT, cursor)
-    # What it counts as told is the backend's own affair.
+    # `evictions_seen` is internal to the backend.
     assert dataclasses.replace(given, evictions_seen=0) == start
 
 
 @pytest.mark.parametrize("since", ["yesterday", "10min", "-1", "1 h", "never-ours", "gone", "elsewhere", ""])
-async def test_a_since_that_means_nothing_is_refused(since: str) -> None:
-    """It is a typing error of an age or a word, or an id under which nothing is held in those channels."""
+async def test_an_invalid_since_is_refused(since: str) -> None:
+    """It is a misspelt age or keyword, or an id that no event in these channels has."""
     broadcaster = make_broadcaster(history_size=1)
     for id in ("gone", "held"):
         await broadcaster.broadcast("x", id=id)
@@ -418,20 +419,20 @@ async def test_a_since_that_means_nothing_is_refused(since: str) -> None:
     assert broadcaster.start_point(DEFAULT, parse_id(since)).reset_reason is ResetReason.UNKNOWN
 
 
-async def test_a_since_that_means_nothing_is_shown_in_part() -> None:
-    """However long it is, and with nothing in it that a terminal would obey."""
+async def test_an_invalid_since_is_quoted_in_part() -> None:
+    """The error has at most 80 of its characters, with control characters escaped."""
     with pytest.raises(EventError, match=r"^since: '\\x1b(x{79})' is neither"):
         make_broadcaster().start_point(DEFAULT, parse_since("\x1b" + "x" * 200))
 
 
-async def test_a_since_of_another_life_is_a_loss_and_no_error(broadcaster: Broadcaster) -> None:
-    """It has the form of our ids: whoever says it was a reader here once."""
+async def test_a_since_of_another_epoch_is_a_loss(broadcaster: Broadcaster) -> None:
+    """It has the form of a server's id, so it comes from an earlier subscription."""
     for since, lost in (("fedcba98-1", ResetReason.EPOCH), ("0123abcd-1", ResetReason.UNKNOWN)):
         assert broadcaster.start_point(DEFAULT, parse_since(since)) == StartPoint(0, reset_reason=lost)
 
 
-async def test_the_cursor_of_a_start_is_before_the_newest_of_each_channel() -> None:
-    """With `last`, a reader that is cut before its first event gets that one again."""
+async def test_the_cursor_of_last_is_before_the_newest_event_of_each_channel() -> None:
+    """A client cut off before its first event gets that event again."""
     broadcaster = make_broadcaster(retry=0)
     for channel in ("a", "a", "b", "c"):
         await broadcaster.broadcast("x", channels=[channel])
@@ -442,8 +443,8 @@ async def test_the_cursor_of_a_start_is_before_the_newest_of_each_channel() -> N
     assert broadcaster.start_point(Selector.parse("none"), Keyword.LAST).cursor == 4
 
 
-async def test_what_is_published_between_a_start_and_its_connection_is_caught_up_with() -> None:
-    """The head of the answer is on its way meanwhile, and promises it."""
+async def test_events_published_between_the_start_and_the_connection_are_replayed() -> None:
+    """The response head is sent in between, and names the start as its cursor."""
     broadcaster = make_broadcaster(retry=0)
     start = broadcaster.start_point(DEFAULT, None)
     frames = opened(broadcaster, start)
@@ -458,8 +459,8 @@ async def test_what_is_published_between_a_start_and_its_connection_is_caught_up
 @pytest.mark.parametrize(
     ("id", "reason"), [("fedcba98-2", "epoch"), ("0123abcd-3", "unknown"), ("never-ours", "unknown")]
 )
-async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: str) -> None:
-    """At the position at which the reader joined; nothing is replayed, and what follows is live."""
+async def test_an_unknown_id_begins_with_a_reset(id: str, reason: str) -> None:
+    """Nothing is replayed. Later events are delivered live."""
     broadcaster = make_broadcaster(retry=0)
     await publish(broadcaster, "a", "b")
     start = broadcaster.start_point(DEFAULT, parse_id(id))
@@ -474,8 +475,8 @@ async def test_an_id_that_leads_nowhere_is_a_loss_told_first(id: str, reason: st
     assert broadcaster.counts.resets == {reason: 1}
 
 
-async def test_an_id_whose_successors_are_gone_is_a_loss_told_first() -> None:
-    """With the channels that lost something, and the id of the position just before what is still held."""
+async def test_an_id_whose_successors_are_evicted_begins_with_a_reset() -> None:
+    """It has the affected channels, and the id just before the oldest event still in the history."""
     broadcaster = make_broadcaster(history_size=2, retry=0)
     await publish(broadcaster, *["x"] * 4)
     await broadcaster.broadcast("y", channels=["quiet"])
@@ -503,8 +504,8 @@ def opened(
     return broadcaster.first_frames(DEFAULT, encoding, start, Heartbeat(seconds))
 
 
-async def test_a_stream_begins_with_the_time_to_come_back_and_the_cursor() -> None:
-    """In each encoding's own way, to a reader that brought an id as to one that brought none."""
+async def test_a_stream_begins_with_retry_and_the_cursor() -> None:
+    """This holds for each encoding, with and without a `Last-Event-ID`."""
     broadcaster = make_broadcaster(retry=0)
     await broadcaster.broadcast("x")
     for cursor in (None, parse_id("0123abcd-1")):
@@ -514,8 +515,8 @@ async def test_a_stream_begins_with_the_time_to_come_back_and_the_cursor() -> No
             assert opened(broadcaster, start, encoding) == OPENING % b"0123abcd-1"
 
 
-async def test_a_stream_of_lines_begins_with_an_envelope(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of no channel; the news of a loss are another, before it."""
+async def test_an_ndjson_stream_begins_with_an_opening_envelope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its channel is null. A `$reset` is another envelope before it."""
     monkeypatch.setattr("sse_broadcast.encoding.time.time", lambda: 7.0)
     broadcaster = make_broadcaster()
     opening = b'{"channel":null,"id":"0123abcd-0","event":"$open","data":{"heartbeat": 4},"time":7.0}\n'
@@ -530,15 +531,15 @@ async def test_a_stream_of_lines_begins_with_an_envelope(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(4.0, b"4"), (3, b"3"), (0.05, b"0.05"), (60, b"60")])
-async def test_an_opening_says_the_heartbeat_that_its_reader_has(seconds: float, said: bytes) -> None:
-    """In seconds, also where it is not the server's."""
+async def test_the_opening_has_the_heartbeat_of_its_subscriber(seconds: float, said: bytes) -> None:
+    """The value is in seconds."""
     broadcaster = make_broadcaster(retry=0)
     told = OPENING.replace(b'{"heartbeat": 4}', b'{"heartbeat": %b}' % said) % b"0123abcd-0"
     assert opened(broadcaster, broadcaster.start_point(DEFAULT, None), TEXT, seconds) == told
 
 
-async def test_readers_are_told_to_come_back_at_different_times() -> None:
-    """Spread by half, so that those cut together do not return together."""
+async def test_retry_is_jittered() -> None:
+    """It varies by half, so that clients disconnected together do not reconnect together."""
     broadcaster = make_broadcaster(retry=3000)
     start = broadcaster.start_point(DEFAULT, None)
     times = {retry_of(opened(broadcaster, start)) for _ in range(200)}
@@ -552,8 +553,8 @@ def retry_of(frames: bytes) -> int:
     return int(found[1])
 
 
-def test_a_heartbeat_is_the_servers_where_no_other_is_asked_for() -> None:
-    """The seconds may be asked for, and that it is an event; one value serves all who ask for nothing."""
+def test_the_default_heartbeat_is_the_configured_one() -> None:
+    """A subscriber can ask for other seconds, and for events. All defaults share one object."""
     broadcaster = make_broadcaster(heartbeat=9)
     assert broadcaster.heartbeat() is broadcaster.heartbeat() is not None
     assert broadcaster.heartbeat() == Heartbeat(9, as_event=False)
@@ -583,15 +584,18 @@ RULES = (
         (["prices.eu", "p*"], Overflow.DROP_OLDEST),
     ],
 )
-async def test_a_reader_has_one_policy(channels: list[str], overflow: Overflow) -> None:
-    """That of its channels if they agree, else the one that loses nothing; by a pattern the server's."""
+async def test_a_subscriber_has_one_overflow_policy(channels: list[str], overflow: Overflow) -> None:
+    """It is the policy of its channels if they agree, else `disconnect`.
+
+    Patterns have the configured policy.
+    """
     broadcaster = make_broadcaster(overflow=Overflow.DROP_OLDEST, channel=RULES)
     outbox, _ = connect(broadcaster, *channels)
     assert outbox.subscriber.options.overflow is overflow
 
 
-async def test_readers_come_back_when_their_channels_rule_says() -> None:
-    """If their channels agree; else when the server says."""
+async def test_retry_follows_the_rule_of_the_channels() -> None:
+    """If the channels disagree, it is the configured value."""
     broadcaster = make_broadcaster(retry=1000, channel=RULES)
 
     def retries(*channels: str) -> set[int]:
@@ -606,8 +610,8 @@ async def test_readers_come_back_when_their_channels_rule_says() -> None:
     assert connect(broadcaster, "prices.eu")[0].subscriber.options.retry == 0
 
 
-async def test_readers_with_the_same_policy_share_their_terms() -> None:
-    """However many there are, if they have one heartbeat."""
+async def test_subscribers_with_the_same_policy_share_their_options() -> None:
+    """They must have the same heartbeat too."""
     broadcaster = make_broadcaster(channel=RULES)
     names = ("a", "b", "plain", "prices.eu", "plainer")
     a, b, plain, prices, plainer = (connect(broadcaster, name)[0].subscriber.options for name in names)
@@ -622,8 +626,8 @@ async def test_readers_with_the_same_policy_share_their_terms() -> None:
     assert [each.heartbeat for each in (a, five, events)] == [broadcaster.heartbeat(), asked[0], asked[2]]
 
 
-async def test_a_channels_history_is_bounded_by_its_rule() -> None:
-    """The first that matches, and no other's."""
+async def test_a_channels_history_is_limited_by_its_rule() -> None:
+    """The first rule that matches applies, and no other."""
     broadcaster = make_broadcaster(history_size=3, channel=RULES)
     for channel in ("plain", "prices.eu", "other"):
         await publish(broadcaster, *["x"] * 5, channels=[channel])
@@ -631,11 +635,11 @@ async def test_a_channels_history_is_bounded_by_its_rule() -> None:
     assert held == {"other": 3, "plain": 1, "prices.eu": 3}
 
 
-# Channels as they are.
+# The state of channels.
 
 
-async def test_the_state_of_a_channel() -> None:
-    """Its subscribers, by name and by pattern; the cursor; what is held of it."""
+async def test_the_state_of_a_channel_counts_subscribers_and_history() -> None:
+    """Subscribers by pattern count too."""
     broadcaster = make_broadcaster(history_size=2)
     connect(broadcaster, "a")
     connect(broadcaster, "a*", types=["t"])
@@ -646,8 +650,8 @@ async def test_the_state_of_a_channel() -> None:
     assert broadcaster.channel("b") == ChannelState("b", 0, "0123abcd-4", 2, "0123abcd-3")
 
 
-async def test_a_channel_that_was_never_heard_of_has_a_state(broadcaster: Broadcaster) -> None:
-    """Any legal name, and asking leaves nothing behind; no other name, and no pattern."""
+async def test_a_channel_never_used_has_a_state(broadcaster: Broadcaster) -> None:
+    """Reading it creates no channel. A bad name or a pattern is refused."""
     assert broadcaster.channel("new") == ChannelState("new", 0, "0123abcd-0", 0, None)
     assert broadcaster.channels(limit=10) == []
     for bad in ("a b", "a*", "", ".."):
@@ -655,8 +659,8 @@ async def test_a_channel_that_was_never_heard_of_has_a_state(broadcaster: Broadc
             broadcaster.channel(bad)
 
 
-async def test_channels_with_history_or_readers_are_listed_by_name(broadcaster: Broadcaster) -> None:
-    """Each once; a pattern is none."""
+async def test_channels_with_history_or_subscribers_are_listed_by_name(broadcaster: Broadcaster) -> None:
+    """Each is listed once. A pattern is not a channel."""
     connect(broadcaster, "read", "both", "p*")
     await broadcaster.broadcast("x", channels=["held", "both"])
     states = broadcaster.channels(limit=10)
@@ -668,7 +672,7 @@ async def test_channels_with_history_or_readers_are_listed_by_name(broadcaster: 
 
 
 async def test_channels_are_listed_in_pages(broadcaster: Broadcaster) -> None:
-    """At most so many, behind the last of the page before, and those of a prefix alone."""
+    """A page begins after the name `after`, and has only names with the prefix."""
     names = [f"{letter}.{number}" for letter in "ba" for number in range(5)]
     for name in names:
         await broadcaster.broadcast("x", channels=[name])
@@ -686,11 +690,11 @@ async def test_channels_are_listed_in_pages(broadcaster: Broadcaster) -> None:
     assert listed(prefix="c") == []
 
 
-# What is too old.
+# Expiry.
 
 
-def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
-    """Return a broadcaster a clock of its own, and what puts it forward."""
+def clock_of(broadcaster: Broadcaster) -> Callable[[float], None]:
+    """Set a clock for a broadcaster, and return a function that advances it by seconds."""
     now = 1_700_000_000.0
 
     def forward(seconds: float) -> None:
@@ -701,13 +705,13 @@ def wound(broadcaster: Broadcaster) -> Callable[[float], None]:
     return forward
 
 
-async def test_what_is_too_old_goes_though_nobody_comes(
+async def test_expired_events_are_evicted_without_traffic(
     monkeypatch: pytest.MonkeyPatch, timers: Timers
 ) -> None:
-    """As long as something is held a timer looks for it; then it rests until the next publish."""
+    """A timer runs while the history holds anything, and stops until the next publish."""
     monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward = wound(broadcaster)
+    forward = clock_of(broadcaster)
     assert timers.pending == []
     for _ in range(2):
         await broadcaster.broadcast("x")
@@ -723,11 +727,13 @@ async def test_what_is_too_old_goes_though_nobody_comes(
         assert broadcaster.history_usage.events == 0
 
 
-async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyPatch, timers: Timers) -> None:
-    """Also where no event is held."""
+async def test_expired_idempotency_keys_are_removed_without_traffic(
+    monkeypatch: pytest.MonkeyPatch, timers: Timers
+) -> None:
+    """This holds even if no event is held."""
     monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_size=0, idempotency_window=10.0))
-    forward = wound(broadcaster)
+    forward = clock_of(broadcaster)
     await broadcaster.broadcast("x")
     assert not timers.pending
     await broadcaster.publish_all([broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b""))
@@ -736,13 +742,13 @@ async def test_a_token_is_let_go_though_nobody_comes(monkeypatch: pytest.MonkeyP
     await until(lambda: not timers.pending)
 
 
-async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
+async def test_a_failed_eviction_is_logged_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, timers: Timers
 ) -> None:
-    """It is logged; what was published is published, a reload goes on, and the timer goes on too."""
+    """Neither the publish nor the reload that started it fails."""
     monkeypatch.setattr(broadcaster_module, "EVICTION_INTERVAL", 0.001)
     broadcaster = Broadcaster(Config(history_age=10.0))
-    forward = wound(broadcaster)
+    forward = clock_of(broadcaster)
     calls = 0
 
     def bad() -> bool:
@@ -763,8 +769,8 @@ async def test_a_backend_that_cannot_be_tidied_is_tidied_the_next_time(
     assert len(caplog.records) == calls
 
 
-async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end(broadcaster: Broadcaster) -> None:
-    """What was published last, and why the stream ends, is told to all who are there."""
+async def test_a_lost_connection_found_while_closing_does_not_affect_others(broadcaster: Broadcaster) -> None:
+    """The other subscribers get the last event and `$close`."""
     (gone, lost), *others = [connect(broadcaster, channel) for channel in ("a", "b", "c")]
     await broadcaster.broadcast("x", channels=("a", "b", "c"))
     lost.gone = True
@@ -779,7 +785,7 @@ async def test_a_reader_found_gone_while_closing_keeps_nobody_from_the_end(broad
 async def test_closing_leaves_no_timer(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster, timers: Timers, held: int
 ) -> None:
-    """Though the history is still full, or is filled by a publish that was on its way."""
+    """This holds with a full history, and for a publish that is under way."""
     backend, on_its_way = backend_of(broadcaster), asyncio.Event()
     now = backend.publish
 
@@ -799,24 +805,24 @@ async def test_closing_leaves_no_timer(
     assert timers.pending == []
 
 
-async def test_a_closed_broadcaster_publishes_nothing(broadcaster: Broadcaster) -> None:
-    """And takes nobody; what was sent with a token before is not answered for either."""
-    drafts, token = [broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b"")
-    await broadcaster.publish_all(drafts, token)
+async def test_a_closed_broadcaster_refuses_publishes_and_subscribers(broadcaster: Broadcaster) -> None:
+    """A known idempotency key is refused too."""
+    drafts, key = [broadcaster.draft(Event("x"))], IdempotencyKey(("k",), b"")
+    await broadcaster.publish_all(drafts, key)
     start = broadcaster.start_point(DEFAULT, None)
     await broadcaster.close(timeout=1)
     assert broadcaster.closed
     with pytest.raises(ClosedError):
         await broadcaster.broadcast("x")
     with pytest.raises(ClosedError):
-        await broadcaster.publish_all(drafts, token)
+        await broadcaster.publish_all(drafts, key)
     with pytest.raises(ClosedError):
         broadcaster.connect(MemorySink(), DEFAULT, start, broadcaster.heartbeat())
     assert (broadcaster.counts.opened, broadcaster.client_count) == (0, 0)
 
 
-async def test_many_readers_join_and_leave_and_nothing_is_left(broadcaster: Broadcaster) -> None:
-    """The count is exact, and every table is empty again, for those who were still catching up too."""
+async def test_subscribers_that_leave_leave_nothing_behind(broadcaster: Broadcaster) -> None:
+    """The count is exact and every table is empty, also for those that were replaying."""
     await broadcaster.broadcast("before")
     asked = (("default", None), ("def*", None), ("default", "earliest"))
     outboxes = [connect(broadcaster, channel, since=since)[0] for channel, since in asked * 30]
@@ -884,10 +890,10 @@ LEAVING: list[Callable[[Broadcaster, str], Awaitable[None]]] = [
 
 @pytest.mark.parametrize("channel", ["a", "a*"])
 @pytest.mark.parametrize("leaving", LEAVING)
-async def test_a_channel_makes_room_however_its_last_reader_leaves(
+async def test_a_channel_frees_its_place_when_its_last_subscriber_leaves(
     leaving: Callable[[Broadcaster, str], Awaitable[None]], channel: str
 ) -> None:
-    """It counts as long as it is followed, and what is not let in leaves no trace."""
+    """The way it leaves does not matter. A refused subscription takes no place."""
     broadcaster = make_broadcaster(subscribed_channels=2, queue_size=2)
     connect(broadcaster, "stays")
     await leaving(broadcaster, channel)
@@ -903,7 +909,7 @@ async def test_a_channel_makes_room_however_its_last_reader_leaves(
     connect(broadcaster, "c")
 
 
-# Letting go.
+# Draining.
 
 
 def disconnect_all(broadcaster: Broadcaster, subscribers: Iterable[tuple[Outbox, MemorySink]]) -> None:
@@ -911,68 +917,68 @@ def disconnect_all(broadcaster: Broadcaster, subscribers: Iterable[tuple[Outbox,
         broadcaster.disconnect(outbox)
 
 
-def test_few_readers_are_one_wave_and_many_are_as_many_as_fit() -> None:
-    """The last goes within the time, however many there are; none at all is over at once."""
-    waves = 5.0 / DRAIN_INTERVAL
+def test_the_drain_batch_grows_with_the_number_of_subscribers() -> None:
+    """All are closed within the time. Without time all are closed at once."""
+    batches = 5.0 / DRAIN_INTERVAL
     assert drain_batch_size(1, over=5.0) == drain_batch_size(DRAIN_BATCH, over=5.0) == DRAIN_BATCH
     assert drain_batch_size(DRAIN_BATCH * 10, over=5.0) == DRAIN_BATCH
-    for readers in (12_345, 100_000):
+    for subscribers in (12_345, 100_000):
         assert (
-            (waves - 1) * drain_batch_size(readers, over=5.0)
-            < readers
-            <= waves * drain_batch_size(readers, over=5.0)
+            (batches - 1) * drain_batch_size(subscribers, over=5.0)
+            < subscribers
+            <= batches * drain_batch_size(subscribers, over=5.0)
         )
     for none in (0.0, DRAIN_INTERVAL / 2):
         assert drain_batch_size(100_000, over=none) == 100_000
 
 
-async def test_readers_are_let_go_wave_by_wave(
+async def test_subscribers_are_closed_in_batches(
     monkeypatch: pytest.MonkeyPatch, broadcaster: Broadcaster
 ) -> None:
-    """Those of later waves are readers until then, and all have what was published before."""
+    """Those of later batches stay subscribed until then, and all get the events published before."""
     monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 2)
     monkeypatch.setattr(broadcaster_module, "DRAIN_INTERVAL", 0.01)
-    readers = [connect(broadcaster) for _ in range(5)]
+    subscribers = [connect(broadcaster) for _ in range(5)]
     await broadcaster.broadcast("x")
     left: list[int] = []
     closing = asyncio.ensure_future(broadcaster.close(timeout=30, over=1.0))
     while not closing.done():
         if broadcaster.client_count not in left:
             left.append(broadcaster.client_count)
-        disconnect_all(broadcaster, (each for each in readers if each[1].closed))
+        disconnect_all(broadcaster, (each for each in subscribers if each[1].closed))
         await asyncio.sleep(0)
     assert left == [5, 3, 1, 0]
-    for _, sink in readers:
+    for _, sink in subscribers:
         assert sink.data.startswith(block(1, "x") + b"event: $close\nretry: ")
 
 
-async def test_nothing_is_published_once_the_first_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those who have gone would miss it, and would not be told."""
+async def test_publishing_is_refused_once_the_drain_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subscribers that are closed already would miss the event, and could not be told."""
     monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster()
-    readers = [connect(broadcaster) for _ in range(2)]
+    subscribers = [connect(broadcaster) for _ in range(2)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=30, over=3600.0))
     await until(lambda: broadcaster.client_count == 1)
     with pytest.raises(ClosedError):
         await broadcaster.broadcast("x")
     closing.cancel()
-    disconnect_all(broadcaster, readers)
+    disconnect_all(broadcaster, subscribers)
 
 
-async def test_nobody_is_waited_for_who_left_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drain is over when nobody is there any more, whatever time it has."""
+async def test_a_drain_ends_when_the_last_subscriber_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for the rest of its time."""
     monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster()
-    readers = [connect(broadcaster) for _ in range(100)]
+    subscribers = [connect(broadcaster) for _ in range(100)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=3600, over=3600.0))
     await until(lambda: broadcaster.client_count < 100)
-    disconnect_all(broadcaster, readers)
+    disconnect_all(broadcaster, subscribers)
     async with asyncio.timeout(PATIENCE):
         await closing
 
 
-async def test_waves_that_are_late_are_at_the_cost_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is too slow for its waves ends in time all the same: frozen readers are cut sooner."""
+async def test_late_drain_batches_shorten_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drain ends in time on a slow machine: frozen subscribers are aborted earlier."""
     monkeypatch.setattr(broadcaster_module, "DRAIN_BATCH", 1)
     broadcaster = make_broadcaster(write_timeout=86_400)
     loop, lost = asyncio.get_running_loop(), 0.0
@@ -994,26 +1000,26 @@ async def test_waves_that_are_late_are_at_the_cost_of_what_is_left(monkeypatch: 
     assert (lost, frozen.aborted) == (60.0, 1)
 
 
-async def test_many_readers_are_sent_away_for_longer() -> None:
-    """By how many they are, so that whoever takes them in next has no more than it can do."""
+async def test_retry_grows_with_the_number_of_closed_subscribers() -> None:
+    """At most `RECONNECTS_PER_SECOND` are told to reconnect per second."""
     broadcaster = make_broadcaster(retry=0)
-    readers = [connect(broadcaster) for _ in range(3000)]
+    subscribers = [connect(broadcaster) for _ in range(3000)]
     closing = asyncio.ensure_future(broadcaster.close(timeout=30))
-    await until(lambda: all(sink.closed for _, sink in readers))
-    disconnect_all(broadcaster, readers)
+    await until(lambda: all(sink.closed for _, sink in subscribers))
+    disconnect_all(broadcaster, subscribers)
     await closing
-    retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in readers]
-    assert max(retries) < 1000 * len(readers) / RECONNECTS_PER_SECOND
+    retries = [int(sink.data.split(b"retry: ")[1].split(b"\n")[0]) for _, sink in subscribers]
+    assert max(retries) < 1000 * len(subscribers) / RECONNECTS_PER_SECOND
     for tenth in range(10):
-        begin = tenth * 100 * len(readers) / RECONNECTS_PER_SECOND
+        begin = tenth * 100 * len(subscribers) / RECONNECTS_PER_SECOND
         assert sum(begin <= retry < begin + 150 for retry in retries) > 200
 
 
-# Another configuration.
+# Reload.
 
 
 async def longest_log(broadcaster: Broadcaster, group: OutboxGroup) -> int:
-    """Return how many events wait at most, if the dispatcher does not run meanwhile."""
+    """Return the length that the log reaches while the dispatcher does not run."""
     longest = 0
     for _ in range(10):
         await broadcaster.broadcast("x", channels=["a"])
@@ -1022,8 +1028,8 @@ async def longest_log(broadcaster: Broadcaster, group: OutboxGroup) -> int:
     return longest
 
 
-async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
-    """Though they are in one group, whose log is no longer than what any of them has room for."""
+async def test_a_reload_changes_the_options_of_new_subscribers_only() -> None:
+    """Old and new share a group, whose log is limited by the smaller queue size."""
     broadcaster = make_broadcaster(queue_size=5, retry=1, overflow=Overflow.DROP_OLDEST)
     old, _ = connect(broadcaster, "a")
     broadcaster.reload(Config(queue_size=50, retry=2))
@@ -1038,8 +1044,8 @@ async def test_new_readers_have_the_new_terms_and_old_ones_theirs() -> None:
     await broadcaster.close(timeout=1)
 
 
-async def test_bounds_are_the_new_ones_at_once(broadcaster: Broadcaster) -> None:
-    """Of events, of channels, and of what may be followed."""
+async def test_a_reload_changes_limits_at_once(broadcaster: Broadcaster) -> None:
+    """The limits of events, channels, patterns and `subscribed_channels` change."""
     connect(broadcaster, "a")
     broadcaster.reload(Config(max_event=100, max_channels=1, max_patterns=1, subscribed_channels=1))
     for refused in (
@@ -1057,10 +1063,10 @@ async def test_bounds_are_the_new_ones_at_once(broadcaster: Broadcaster) -> None
     await broadcaster.close(timeout=1)
 
 
-async def test_a_broadcaster_that_is_closed_holds_no_timer_after_a_reload(
+async def test_a_reload_of_a_closed_broadcaster_starts_no_timer(
     broadcaster: Broadcaster, timers: Timers
 ) -> None:
-    """Nor does one more than one."""
+    """Several reloads before that start one timer."""
     await broadcaster.broadcast("x")
     for _ in range(3):
         broadcaster.reload(Config(history_size=5))
