@@ -47,26 +47,26 @@ LINES = "Accept: application/x-ndjson\r\n"
 
 
 @pytest.mark.both_loops
-async def test_the_head_is_these_bytes_and_the_first_bytes_come_at_once(serve: Serve) -> None:
-    """No buffering, no caching, and a jittered time to reconnect before any event."""
-    server, reader = await serve.connected(retry=2000)
-    assert HEAD.fullmatch(await reader.subscribe())
-    given = OPENING.fullmatch(await reader.chunk())
+async def test_a_stream_sends_its_head_and_first_frames_at_once(serve: Serve) -> None:
+    """The head forbids buffering and caching. A jittered `retry` comes before any event."""
+    server, subscriber = await serve.connected(retry=2000)
+    assert HEAD.fullmatch(await subscriber.subscribe())
+    given = OPENING.fullmatch(await subscriber.chunk())
     assert given
     assert 1000 <= int(given[1]) <= 3000
     assert given[2].decode() == server.broadcaster.cursor
 
 
-async def test_events_are_these_bytes(server: LiveServer) -> None:
-    reader = await server.live()
+async def test_an_event_is_one_chunk_that_ends_with_its_id(server: LiveServer) -> None:
+    subscriber = await server.live()
     receipt = await server.broadcaster.publish(Event("a\nb", "t", retry=700))
     frame = f"34\r\nevent: t\nretry: 700\ndata: a\ndata: b\nid: {receipt.id}\n\n\r\n".encode()
-    assert await reader.take(len(frame)) == frame
+    assert await subscriber.take(len(frame)) == frame
 
 
 @pytest.mark.both_loops
-async def test_http_1_0_gets_bare_frames_and_a_close(server: LiveServer, client: RawClient) -> None:
-    """Without chunks, and with keep-alive asked for too: the stream's end is the connection's."""
+async def test_http_1_0_gets_frames_without_chunks(server: LiveServer, client: RawClient) -> None:
+    """The end of the connection is the end of the stream, even if the client asks for keep-alive."""
     head = await client.subscribe(version="1.0", headers="Connection: keep-alive\r\n")
     assert b"Transfer-Encoding" not in head
     assert b"keep-alive" not in head
@@ -78,28 +78,29 @@ async def test_http_1_0_gets_bare_frames_and_a_close(server: LiveServer, client:
 
 
 @pytest.mark.both_loops
-async def test_the_end_of_a_stream_is_clean(server: LiveServer) -> None:
-    """`$close` with a reason, a time to come back and the last id, and the body's last chunk."""
-    reader = await server.live()
+async def test_a_stream_ends_with_a_close_event_and_the_last_chunk(server: LiveServer) -> None:
+    """`$close` has the reason, a `retry` and the last id."""
+    subscriber = await server.live()
     receipt = await server.broadcaster.broadcast("last words")
     await server.broadcaster.close(timeout=5)
-    assert await reader.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
-    assert close_block("drain", receipt.id).fullmatch(await reader.chunk())
-    assert await reader.chunk() == b""
-    assert await reader.rest() == b""
+    assert await subscriber.chunk() == f"data: last words\nid: {receipt.id}\n\n".encode()
+    assert close_block("drain", receipt.id).fullmatch(await subscriber.chunk())
+    assert await subscriber.chunk() == b""
+    assert await subscriber.rest() == b""
     await until(lambda: server.connections == 0)
 
 
 @pytest.mark.both_loops
-async def test_silence_is_broken_by_heartbeats(serve: Serve) -> None:
-    """A comment, which no client takes for an event."""
-    _, reader = await serve.connected(heartbeat=0.05)
-    await reader.subscribe()
-    await reader.chunk()
-    assert [await reader.chunk() for _ in range(3)] == [b": \n"] * 3
+async def test_a_silent_stream_gets_heartbeats(serve: Serve) -> None:
+    """A heartbeat is a comment, which no client takes for an event."""
+    _, subscriber = await serve.connected(heartbeat=0.05)
+    await subscriber.subscribe()
+    await subscriber.chunk()
+    assert [await subscriber.chunk() for _ in range(3)] == [b": \n"] * 3
 
 
-async def test_head_says_what_get_would(server: LiveServer, client: RawClient) -> None:
+async def test_head_returns_the_headers_of_get(server: LiveServer, client: RawClient) -> None:
+    """No stream is opened, and the connection stays open."""
     await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -123,8 +124,8 @@ def without_time(envelope: bytes) -> str:
     return envelope.decode().rpartition(',"time":')[0] + "}"
 
 
-async def test_json_format_is_these_bytes(server: LiveServer, client: RawClient) -> None:
-    """Frames as in text, and in each the data is an envelope that says where it came from."""
+async def test_json_format_wraps_the_data_in_an_envelope(server: LiveServer, client: RawClient) -> None:
+    """The envelope has channel, id, event and time. The rest of the frame is as in text format."""
     assert HEAD.fullmatch(await client.subscribe(path="/events/a,b?format=json"))
     assert OPENING.fullmatch(await client.chunk())
     before = time.time()
@@ -136,12 +137,14 @@ async def test_json_format_is_these_bytes(server: LiveServer, client: RawClient)
     assert before - 1 <= json.loads(data)["time"] <= time.time() + 1
 
 
-async def test_json_values_stay_values_in_an_envelope(server: LiveServer) -> None:
-    """`data` is what was published: JSON as JSON, text as text, even text that looks like JSON."""
-    reader, publisher = await server.subscriber("/events?format=json"), await server.connect()
+async def test_json_data_stays_json_in_an_envelope(server: LiveServer) -> None:
+    """Text stays text, even if it looks like JSON."""
+    subscriber, publisher = await server.subscriber("/events?format=json"), await server.connect()
     for body in (b'"data": {"b" : [1.50, null]}', b'"data": "[1]"', b'"message": "{}"', b'"data": null'):
         await publisher.ask("POST", "/send", body=b"{%b}" % body, headers=JSON)
-    found = [event.data.partition('"data":')[2].rpartition(',"time":')[0] for event in await reader.events(4)]
+    found = [
+        event.data.partition('"data":')[2].rpartition(',"time":')[0] for event in await subscriber.events(4)
+    ]
     assert found == ['{"b":[1.50,null]}', '"[1]"', '"{}"', "null"]
 
 
@@ -150,8 +153,8 @@ def open_line(cursor: str) -> str:
     return f'{{"channel":null,"id":"{cursor}","event":"$open","data":{{"heartbeat": 4}}}}'
 
 
-async def test_ndjson_is_these_bytes(server: LiveServer, client: RawClient) -> None:
-    """An envelope a line, and the first is the opening, of no channel."""
+async def test_ndjson_is_one_envelope_per_line(server: LiveServer, client: RawClient) -> None:
+    """The first is the opening, whose channel is null."""
     await server.broadcaster.broadcast("before")
     assert NDJSON_HEAD.fullmatch(await client.subscribe(headers=LINES))
     assert without_time((await client.chunk())[:-1]) == open_line(server.broadcaster.cursor)
@@ -163,28 +166,28 @@ async def test_ndjson_is_these_bytes(server: LiveServer, client: RawClient) -> N
     )
 
 
-async def test_the_servers_own_events_are_of_no_channel(server: LiveServer) -> None:
-    """In NDJSON an envelope with null. A loss comes first, in one chunk with the opening."""
-    reader = await server.subscriber("/events?last_event_id=nobody-knows", headers=LINES)
+async def test_ndjson_system_events_have_a_null_channel(server: LiveServer) -> None:
+    """A `$reset` comes first, in one chunk with the opening."""
+    subscriber = await server.subscriber("/events?last_event_id=nobody-knows", headers=LINES)
     cursor = server.broadcaster.cursor
-    loss, start = (await reader.chunk()).splitlines()
+    loss, start = (await subscriber.chunk()).splitlines()
     assert without_time(loss) == (
         f'{{"channel":null,"id":"{cursor}","event":"$reset",'
         '"data":{"reason": "unknown", "channels": ["default"], "missed": null}}'
     )
     assert without_time(start) == open_line(cursor)
     await server.broadcaster.close(timeout=5)
-    assert without_time((await reader.chunk())[:-1]) == (
+    assert without_time((await subscriber.chunk())[:-1]) == (
         f'{{"channel":null,"id":"{cursor}","event":"$close","data":{{"reason": "drain"}}}}'
     )
-    assert await reader.chunk() == b""
+    assert await subscriber.chunk() == b""
 
 
-async def test_the_servers_own_events_are_no_envelopes_in_json(server: LiveServer) -> None:
+async def test_json_system_events_have_no_envelope(server: LiveServer) -> None:
     """Their data is JSON already."""
-    reader = await server.subscriber("/events?last_event_id=nobody-knows&format=json")
+    subscriber = await server.subscriber("/events?last_event_id=nobody-knows&format=json")
     loss = '{"reason": "unknown", "channels": ["default"], "missed": null}'
-    assert opening_after_loss(loss, server.broadcaster.cursor).fullmatch(await reader.chunk())
+    assert opening_after_loss(loss, server.broadcaster.cursor).fullmatch(await subscriber.chunk())
 
 
 @pytest.mark.parametrize(
@@ -206,7 +209,7 @@ async def test_the_servers_own_events_are_no_envelopes_in_json(server: LiveServe
     ],
     ids=["text", "json", "ndjson"],
 )
-async def test_each_format_is_bare_in_http_1_0(
+async def test_http_1_0_has_no_chunks_in_any_format(
     server: LiveServer, client: RawClient, path: str, headers: str, first: bytes, frame: bytes
 ) -> None:
     assert b"Transfer-Encoding" not in await client.subscribe(version="1.0", path=path, headers=headers)
@@ -237,25 +240,23 @@ async def test_each_format_is_bare_in_http_1_0(
     ],
 )
 async def test_each_format_has_its_heartbeat(serve: Serve, path: str, headers: str, heartbeat: str) -> None:
-    """A comment, an empty line, or an event with the cursor for pages that must notice silence."""
+    """It is a comment, an empty line, or an event with the cursor for pages that must notice silence."""
     server = await serve(heartbeat=0.05)
     await server.broadcaster.broadcast("before")
-    reader = await server.live(path, headers=headers)
+    subscriber = await server.live(path, headers=headers)
     pattern = heartbeat.format(id=server.broadcaster.cursor).encode()
     for _ in range(3):
-        assert re.fullmatch(pattern, await reader.chunk())
+        assert re.fullmatch(pattern, await subscriber.chunk())
 
 
 @pytest.mark.parametrize(
     ("asked", "seconds"),
     [("", "4"), ("?heartbeat=event", "4"), ("?heartbeat=3", "3"), ("?heartbeat=60,event", "60")],
 )
-async def test_the_opening_says_how_long_a_silence_lasts(
-    server: LiveServer, asked: str, seconds: str
-) -> None:
-    """The seconds of this subscriber, the server's or its own."""
-    reader = await server.subscriber(f"/events{asked}")
-    assert opening(heartbeat=seconds).fullmatch(await reader.chunk())
+async def test_the_opening_has_the_heartbeat_interval(server: LiveServer, asked: str, seconds: str) -> None:
+    """It is in seconds: the configured interval, or the one that the subscriber asked for."""
+    subscriber = await server.subscriber(f"/events{asked}")
+    assert opening(heartbeat=seconds).fullmatch(await subscriber.chunk())
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ async def test_the_opening_says_how_long_a_silence_lasts(
 async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
     serve: Serve, asked: str, heartbeat: Heartbeat
 ) -> None:
-    """The server's seconds, as a comment, are for whoever asks for no other."""
+    """Without a request it gets comments at the configured interval."""
     server = await serve(heartbeat=7.5)
     await (await server.connect()).subscribe(path=f"/events{asked}")
     (outbox,) = outboxes_of(server.broadcaster)
@@ -285,7 +286,7 @@ async def test_a_subscriber_has_the_heartbeat_that_it_asked_for(
         ("/events/a", LINES, b"application/x-ndjson"),
     ],
 )
-async def test_head_knows_the_formats(
+async def test_head_returns_the_content_type_of_each_format(
     server: LiveServer, client: RawClient, path: str, headers: str, content_type: bytes
 ) -> None:
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
@@ -296,7 +297,8 @@ async def test_head_knows_the_formats(
 
 
 @pytest.mark.parametrize("path", ["/events/a%20b", "/events?sinse=1", "/events?format=xml", "/events/%ff"])
-async def test_head_refuses_what_get_would(client: RawClient, path: str) -> None:
+async def test_head_refuses_the_requests_that_get_refuses(client: RawClient, path: str) -> None:
+    """The status is the same, and there is no body."""
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -328,10 +330,10 @@ async def test_head_refuses_what_get_would(client: RawClient, path: str) -> None
         ("/events/a%2Cb", ["a", "b", "ab", "ax"]),
     ],
 )
-async def test_a_reader_gets_its_channels_and_no_others(
+async def test_a_subscriber_gets_the_events_of_its_channels_only(
     server: LiveServer, path: str, seen: list[str]
 ) -> None:
-    """Each event once, in the one order of all of them, live and from the history alike."""
+    """Each event comes once, in the common order of all channels, live and replayed alike."""
     live = await server.subscriber(path)
     for data, channels, kind in [
         ("d", ["default"], "message"),
@@ -346,8 +348,8 @@ async def test_a_reader_gets_its_channels_and_no_others(
     late = await server.subscriber(path + ("&" if "?" in path else "?") + "since=earliest")
     await until(lambda: server.broadcaster.client_count == 2)
     await server.broadcaster.close(timeout=5)
-    for reader in (live, late):
-        events = await reader.events(len(seen) + 1)
+    for subscriber in (live, late):
+        events = await subscriber.events(len(seen) + 1)
         assert [event.data for event in events] == [*seen, '{"reason": "drain"}']
 
 
@@ -364,35 +366,36 @@ async def test_a_reader_gets_its_channels_and_no_others(
     ],
 )
 @pytest.mark.parametrize("headers", ["", LINES], ids=["json", "ndjson"])
-async def test_the_envelope_names_the_first_of_the_publishers_channels_that_was_asked_for(
+async def test_the_envelope_names_the_first_matching_channel_of_the_publisher(
     server: LiveServer, path: str, channel: str, headers: str
 ) -> None:
-    """Published to b, a, c: in the publisher's order, whatever the reader's."""
+    """The order is the publisher's, not the subscriber's."""
     live, late = await server.connect(), await server.connect()
     await live.subscribe(path=f"{path}?format=json", headers=headers)
     await server.broadcaster.publish(Event("x"), ["b", "a", "c"])
     await late.subscribe(path=f"{path}?format=json&since=earliest", headers=headers)
-    for reader in (live, late):
-        await reader.chunk()
-        said = await reader.chunk()
+    for subscriber in (live, late):
+        await subscriber.chunk()
+        said = await subscriber.chunk()
         envelope = said if headers else said.removeprefix(b"data: ").partition(b"\n")[0]
         assert json.loads(envelope)["channel"] == channel
 
 
-async def test_types_that_are_the_servers_own_pass_every_filter(server: LiveServer) -> None:
-    reader = await server.subscriber("/events?event=x&last_event_id=nobody-knows")
+async def test_system_events_pass_every_type_filter(server: LiveServer) -> None:
+    """A subscriber to one type gets `$reset` and `$close`."""
+    subscriber = await server.subscriber("/events?event=x&last_event_id=nobody-knows")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("not wanted")
     await server.broadcaster.close(timeout=5)
-    assert [event.type for event in await reader.events(1)] == ["$reset"]
-    assert [event.type for event in await reader.events(1)] == ["$close"]
+    assert [event.type for event in await subscriber.events(1)] == ["$reset"]
+    assert [event.type for event in await subscriber.events(1)] == ["$close"]
 
 
 # Cursors.
 
 
-async def test_the_opening_repeats_an_id_that_was_brought(server: LiveServer) -> None:
-    """Its position is the one after which the subscriber is given events."""
+async def test_the_opening_repeats_the_last_event_id(server: LiveServer) -> None:
+    """Delivery begins with the event after it."""
     first = await server.broadcaster.broadcast("1")
     second = await server.broadcaster.broadcast("2")
     for path, headers in (
@@ -401,27 +404,27 @@ async def test_the_opening_repeats_an_id_that_was_brought(server: LiveServer) ->
         (f"/events?last_event_id={first.id}", ""),
         ("/events?since=earliest&last_event_id=&event=message", f"Last-Event-ID: {first.id}\r\n"),
     ):
-        reader = await server.subscriber(path, headers=headers)
-        assert opening(id=first.id).fullmatch(await reader.chunk())
-        assert await reader.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
+        subscriber = await server.subscriber(path, headers=headers)
+        assert opening(id=first.id).fullmatch(await subscriber.chunk())
+        assert await subscriber.chunk() == f"data: 2\nid: {second.id}\n\n".encode()
 
 
-async def test_the_opening_gives_a_publishers_id_as_ours(server: LiveServer) -> None:
-    """The position of the event that is held under it, which a later event of the same id cannot move."""
+async def test_the_opening_replaces_a_publishers_id_by_a_server_id(server: LiveServer) -> None:
+    """A later event with the same publisher's id cannot move that position."""
     await server.broadcaster.publish(Event("1", id="mine"))
     position = server.broadcaster.cursor
     await server.broadcaster.publish(Event("2", id="theirs"))
-    reader = await server.subscriber("/events?since=mine")
-    assert opening(id=position).fullmatch(await reader.chunk())
-    assert await reader.chunk() == b"data: 2\nid: theirs\n\n"
+    subscriber = await server.subscriber("/events?since=mine")
+    assert opening(id=position).fullmatch(await subscriber.chunk())
+    assert await subscriber.chunk() == b"data: 2\nid: theirs\n\n"
 
 
-async def test_the_header_wins_over_the_query(server: LiveServer) -> None:
-    """An EventSource that reconnects repeats its URL, and has seen more since."""
+async def test_the_last_event_id_header_takes_precedence_over_the_query(server: LiveServer) -> None:
+    """An EventSource that reconnects repeats its URL, so the header is newer."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
     for query in ("since=earliest", f"since={ids[0]}", f"last_event_id={ids[0]}", "since=last", "since=1h"):
-        reader = await server.subscriber(f"/events?{query}", headers=f"Last-Event-ID: {ids[1]}\r\n")
-        assert [event.data for event in await reader.events(2)] == ["2", "3"]
+        subscriber = await server.subscriber(f"/events?{query}", headers=f"Last-Event-ID: {ids[1]}\r\n")
+        assert [event.data for event in await subscriber.events(2)] == ["2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -434,20 +437,20 @@ async def test_the_header_wins_over_the_query(server: LiveServer) -> None:
         ("", 4, ["live"]),
     ],
 )
-async def test_words_and_ages_begin_where_they_say(
+async def test_since_takes_keywords_and_ages(
     server: LiveServer, since: str, first: int, seen: list[str]
 ) -> None:
-    """And the opening's id stands just before the first event that comes."""
+    """The opening's id stands just before the first event that follows."""
     epoch = server.broadcaster.cursor.partition("-")[0]
     for data, channel in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c")):
         await server.broadcaster.broadcast(data, channels=[channel])
-    reader = await server.subscriber(f"/events/a,b?since={since}")
-    given = OPENING.fullmatch(await reader.chunk())
+    subscriber = await server.subscriber(f"/events/a,b?since={since}")
+    given = OPENING.fullmatch(await subscriber.chunk())
     assert given
     assert given[2].decode() == f"{epoch}-{first}"
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("live", channels=["a"])
-    assert [event.data for event in await reader.events(len(seen))] == seen
+    assert [event.data for event in await subscriber.events(len(seen))] == seen
 
 
 HELD = ["13", "14", "23", "24", "33", "34", "43", "44"]
@@ -456,10 +459,10 @@ HELD = ["13", "14", "23", "24", "33", "34", "43", "44"]
 @pytest.mark.parametrize(
     ("since", "seen"), [("earliest", HELD), ("1h", HELD), ("last", HELD[4:]), ("id", HELD[2:])]
 )
-async def test_where_to_begin_is_looked_for_in_pieces(
+async def test_a_start_is_searched_for_in_slices(
     serve: Serve, monkeypatch: Patch, since: str, seen: list[str]
 ) -> None:
-    """What is published meanwhile comes as well, once, and in order; who leaves meanwhile leaves nothing."""
+    """Events published meanwhile are delivered once and in order. A client that leaves ends the search."""
     for module in (channel_index, custom_ids, watermarks):
         monkeypatch.setattr(module, "SEARCH_SLICE", 1)
     monkeypatch.setattr(channel_index, "RECENT_CHANNELS", 0)
@@ -471,41 +474,42 @@ async def test_where_to_begin_is_looked_for_in_pieces(
         await server.broadcaster.broadcast("x", channels=["busy"])
     epoch = server.broadcaster.cursor.partition("-")[0]
     path = f"/events/*x,c*3,c*4?since={f'{epoch}-20' if since == 'id' else since}"
-    leaving, reader = await server.connect(), await server.connect()
+    leaving, subscriber = await server.connect(), await server.connect()
     with held_up(monkeypatch):
         await leaving.request("GET", path)
         await until(lambda: len(server.broadcaster.work) == 1)
         leaving.reset()
         await until(lambda: len(server.broadcaster.work) == 0)
-        await reader.request("GET", path)
+        await subscriber.request("GET", path)
         await until(lambda: len(server.broadcaster.work) == 1)
         for channel in ("c3", "c19", "new.x", "c4"):
             await server.broadcaster.broadcast(f"live {channel}", channels=[channel])
-    assert b" 200 " in (await reader.head()).partition(b"\r\n")[0]
+    assert b" 200 " in (await subscriber.head()).partition(b"\r\n")[0]
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("last", channels=["c13"])
     expected = [*seen, "live c3", "live new.x", "live c4", "last"]
-    assert [event.data for event in await reader.events(len(expected))] == expected
+    assert [event.data for event in await subscriber.events(len(expected))] == expected
 
 
 @pytest.mark.parametrize("since", ["earliest", "last", "1h"])
-async def test_words_and_ages_are_no_loss_where_there_is_nothing(serve: Serve, since: str) -> None:
-    """A channel nobody ever published to, and one whose history is evicted already."""
+async def test_keywords_and_ages_are_no_loss_without_history(serve: Serve, since: str) -> None:
+    """This holds for a channel never used, and for one whose history is evicted."""
     server = await serve(history_size=1)
     for number in range(5):
         await server.broadcaster.broadcast(str(number))
     for path, seen in ((f"/events/quiet?since={since}", []), (f"/events?since={since}", ["4"])):
-        reader = await server.subscriber(path)
+        subscriber = await server.subscriber(path)
         await server.broadcaster.broadcast("live", channels=["quiet", "other"])
-        events = await reader.events(len(seen) + ("quiet" in path))
+        events = await subscriber.events(len(seen) + ("quiet" in path))
         assert [event.data for event in events] == [*seen, *(["live"] if "quiet" in path else [])]
 
 
-async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(server: LiveServer) -> None:
-    reader = await server.subscriber("/events/quiet")
-    given = OPENING.fullmatch(await reader.chunk())
+async def test_a_client_of_a_quiet_channel_resumes_from_the_opening(server: LiveServer) -> None:
+    """The id of the opening suffices, even if no event was delivered."""
+    subscriber = await server.subscriber("/events/quiet")
+    given = OPENING.fullmatch(await subscriber.chunk())
     assert given
-    reader.reset()
+    subscriber.reset()
     await server.broadcaster.broadcast("elsewhere")
     await server.broadcaster.broadcast("missed", channels=["quiet"])
     again = await server.connect()
@@ -528,10 +532,10 @@ async def test_a_reader_of_a_quiet_channel_comes_back_to_what_it_missed(server: 
         (b"12345678-" + b"9" * 30, "unknown"),
     ],
 )
-async def test_an_id_that_is_not_ours_is_told_of(
+async def test_an_unknown_id_gets_a_reset(
     server: LiveServer, client: RawClient, id: bytes, reason: str
 ) -> None:
-    """One `$reset`, before the opening, with the position at which the subscriber joined; then live."""
+    """One `$reset` comes before the opening, with the newest position. Later events are live."""
     await server.broadcaster.broadcast("before")
     cursor = server.broadcaster.cursor
     await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: " + id + b"\r\n\r\n")
@@ -552,11 +556,13 @@ async def test_an_id_that_is_not_ours_is_told_of(
         ("Last-Event-ID: nobody-knows\r\nLAST-EVENT-ID: {2}\r\n", ["3"]),
     ],
 )
-async def test_the_last_of_several_ids_counts(server: LiveServer, headers: str, seen: list[str]) -> None:
-    """In headers of their own, or joined by a proxy with commas: the client learnt the last one."""
+async def test_the_last_of_several_last_event_ids_counts(
+    server: LiveServer, headers: str, seen: list[str]
+) -> None:
+    """They come in several headers, or joined by a proxy with commas."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(4)]
-    reader = await server.subscriber(headers=headers.format(*ids))
-    assert [event.data for event in await reader.events(len(seen))] == seen
+    subscriber = await server.subscriber(headers=headers.format(*ids))
+    assert [event.data for event in await subscriber.events(len(seen))] == seen
 
 
 @pytest.mark.parametrize(
@@ -572,48 +578,48 @@ async def test_the_last_of_several_ids_counts(server: LiveServer, headers: str, 
         "evs_last_event_id",
     ],
 )
-async def test_an_id_has_each_name_that_clients_send(server: LiveServer, name: str) -> None:
-    """In the query, and the names of real clients are no typing errors; `since` gives way to it."""
+async def test_the_last_event_id_has_several_parameter_names(server: LiveServer, name: str) -> None:
+    """These are the names that real clients send. `since` gives way to each."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     for query in (f"{name}={ids[1]}", f"since=earliest&{name}={ids[1]}", f"{name}=&{name}={ids[1]}"):
-        reader = await server.subscriber(f"/events?{query}")
-        assert opening(id=ids[1]).fullmatch(await reader.chunk())
-        assert await reader.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
+        subscriber = await server.subscriber(f"/events?{query}")
+        assert opening(id=ids[1]).fullmatch(await subscriber.chunk())
+        assert await subscriber.chunk() == f"data: 2\nid: {ids[2]}\n\n".encode()
 
 
 async def test_an_id_of_the_future_is_unknown(server: LiveServer) -> None:
-    """A position that was never given, though the epoch is right."""
+    """The epoch is right, but no event has had that position."""
     epoch = server.broadcaster.cursor.partition("-")[0]
     for position in ("1", "9" * 19):
-        reader = await server.subscriber(headers=f"Last-Event-ID: {epoch}-{position}\r\n")
-        (event,) = await reader.events(1)
+        subscriber = await server.subscriber(headers=f"Last-Event-ID: {epoch}-{position}\r\n")
+        (event,) = await subscriber.events(1)
         assert (event.type, json.loads(event.data)["reason"]) == ("$reset", "unknown")
-        assert reader.last_event_id == f"{epoch}-0"
+        assert subscriber.last_event_id == f"{epoch}-0"
 
 
-async def test_what_was_evicted_is_told_before_what_is_held(serve: Serve) -> None:
-    """One `$reset`, with the position just before the first event still held; a cut there resumes there."""
+async def test_a_reset_for_evicted_events_comes_before_the_replay(serve: Serve) -> None:
+    """Its id is just before the oldest event held. A client cut off there resumes there."""
     server = await serve(history_size=2)
     epoch = server.broadcaster.cursor.partition("-")[0]
     for number in range(1, 6):
         await server.broadcaster.broadcast(str(number), channels=["a"])
-    reader = await server.subscriber("/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
+    subscriber = await server.subscriber("/events/a,b", headers=f"Last-Event-ID: {epoch}-1\r\n")
     loss = '{"reason": "evicted", "channels": ["a"], "missed": null}'
-    assert opening_after_loss(loss, f"{epoch}-3").fullmatch(await reader.chunk())
-    assert [event.data for event in await reader.events(2)] == ["4", "5"]
+    assert opening_after_loss(loss, f"{epoch}-3").fullmatch(await subscriber.chunk())
+    assert [event.data for event in await subscriber.events(2)] == ["4", "5"]
     again = await server.subscriber("/events/a,b", headers=f"Last-Event-ID: {epoch}-3\r\n")
     assert [event.data for event in await again.events(2)] == ["4", "5"]
 
 
-async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve) -> None:
-    """By an event with the newest id, once; a cursor that is nearer stays with its comment."""
+async def test_a_heartbeat_updates_a_cursor_far_behind(serve: Serve) -> None:
+    """It is one event with the newest id. A nearer cursor gets the usual comment."""
     server = await serve(heartbeat=0.05)
     text, lines, events = [await server.connect() for _ in range(3)]
     await text.subscribe(path="/events/quiet")
     await lines.subscribe(path="/events/quiet", headers=LINES)
     await events.subscribe(path="/events/quiet?heartbeat=event")
-    for reader in (text, lines, events):
-        await reader.chunk()
+    for subscriber in (text, lines, events):
+        await subscriber.chunk()
     draft = server.broadcaster.draft(Event("x"))
     await server.broadcaster.publish_all([draft] * (FAR_BEHIND - 1))
     assert [await text.chunk() for _ in range(3)] == [b": \n"] * 3
@@ -628,22 +634,22 @@ async def test_a_cursor_far_behind_is_brought_up_by_a_heartbeat(serve: Serve) ->
         assert re.fullmatch(rb"event: \$heartbeat\ndata: {}\nid: \S+\n\n", block)
 
 
-async def behind(reader: RawClient, heartbeat: bytes) -> bytes:
+async def behind(subscriber: RawClient, heartbeat: bytes) -> bytes:
     """Return the first chunk that is another than this heartbeat."""
-    while (data := await reader.chunk()) == heartbeat:
+    while (data := await subscriber.chunk()) == heartbeat:
         pass
     return data
 
 
-async def test_a_cursor_that_would_be_lost_is_brought_up_by_a_heartbeat(serve: Serve) -> None:
-    """Where the history drops what the subscriber's filter passes over; it comes back without a loss."""
-    server, reader = await serve.connected(heartbeat=0.05, history_size=2)
-    await reader.subscribe(path="/events/a?event=wanted")
-    await reader.chunk()
+async def test_a_heartbeat_updates_a_cursor_about_to_be_evicted(serve: Serve) -> None:
+    """The events in between are filtered out for this subscriber. It reconnects without a loss."""
+    server, subscriber = await serve.connected(heartbeat=0.05, history_size=2)
+    await subscriber.subscribe(path="/events/a?event=wanted")
+    await subscriber.chunk()
     draft = server.broadcaster.draft(Event("x"), ["a"])
     await server.broadcaster.publish_all([draft] * 3)
     cursor = server.broadcaster.cursor
-    assert await behind(reader, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
+    assert await behind(subscriber, b": \n") == f"event: $heartbeat\ndata: {{}}\nid: {cursor}\n\n".encode()
     again = await server.subscriber("/events/a?event=wanted", headers=f"Last-Event-ID: {cursor}\r\n")
     assert opening(heartbeat="0.05", id=cursor).fullmatch(await again.chunk())
 
@@ -679,8 +685,8 @@ NO_SINCE = (
         ("/events?channel=a%ed%a0%80", "query: is not UTF-8 in 'channel'"),
     ],
 )
-async def test_what_cannot_be_subscribed_to_is_refused(serve: Serve, path: str, detail: str) -> None:
-    """400, naming the parameter, the value and the character; nobody is counted as a reader."""
+async def test_an_invalid_subscription_is_refused(serve: Serve, path: str, detail: str) -> None:
+    """The 400 names the parameter, the value and the character. Nobody is counted as a subscriber."""
     server, client = await serve.connected(max_channels=3, max_patterns=2)
     path = path.replace(" ", "%20")
     body = json.dumps({"title": "Bad Request", "status": 400, "detail": detail}, separators=(",", ":"))
@@ -701,10 +707,10 @@ async def test_what_cannot_be_subscribed_to_is_refused(serve: Serve, path: str, 
         ("POST", "/events", b"[]"),
     ],
 )
-async def test_a_connection_goes_on_behind_what_was_refused(
+async def test_a_connection_stays_open_after_a_refused_subscription(
     client: RawClient, method: str, path: str, body: bytes
 ) -> None:
-    """No stream was begun on it, whatever it was refused for; nor did it say that it would be closed."""
+    """The response does not announce a close, whatever the reason of the refusal."""
     headers = "Content-Type: application/json\r\n" if body else ""
     await client.request(method, path, body=body, headers=headers)
     head = await client.head()
@@ -716,18 +722,20 @@ async def test_a_connection_goes_on_behind_what_was_refused(
 
 
 @pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
-async def test_a_path_that_names_no_channels_is_none_of_ours(client: RawClient, path: str) -> None:
+async def test_a_path_without_channels_is_not_found(client: RawClient, path: str) -> None:
+    """An empty list of channels is a 404."""
     assert (await client.ask("GET", path))[0] == 404
 
 
-async def test_a_name_of_every_character_is_one(serve: Serve) -> None:
+async def test_every_allowed_character_may_be_in_a_channel_name(serve: Serve) -> None:
+    """A name may have 128 of them, plain or percent-encoded."""
     name = "AZaz09._:@~-".ljust(128, "x")
     server = await serve()
     for path in (f"/events/{name}", "/events/" + "".join(f"%{ord(letter):02X}" for letter in name)):
-        reader = await server.connect()
-        assert HEAD.fullmatch(await reader.subscribe(path=path))
+        subscriber = await server.connect()
+        assert HEAD.fullmatch(await subscriber.subscribe(path=path))
         await until(lambda: server.broadcaster.channel(name).subscribers == 1)
-        reader.close()
+        subscriber.close()
         await until(lambda: server.broadcaster.client_count == 0)
 
 
@@ -735,6 +743,7 @@ async def test_a_name_of_every_character_is_one(serve: Serve) -> None:
 
 
 async def test_options_names_the_methods(client: RawClient) -> None:
+    """The response is 204 with Allow."""
     await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
 
@@ -757,7 +766,7 @@ NO_BODY = b'{"title":"Bad Request","status":400,"detail":"GET /events takes no b
 async def test_a_get_with_a_body_is_refused(
     server: LiveServer, client: RawClient, headers: str, body: bytes
 ) -> None:
-    """At its first byte: a body where none belongs is how requests are smuggled."""
+    """It is refused at its first byte: unexpected bodies are used for request smuggling."""
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode() + body)
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -770,7 +779,7 @@ async def test_a_get_with_a_body_is_refused(
 async def test_a_get_with_an_empty_body_is_served(
     server: LiveServer, client: RawClient, headers: str
 ) -> None:
-    """Some proxies make an empty chunked body of none."""
+    """Some proxies send an empty chunked body where the client sent none."""
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
     if headers is CHUNKED:
         await client.send(b"0\r\n\r\n")
@@ -781,8 +790,8 @@ async def test_a_get_with_an_empty_body_is_served(
 
 
 @pytest.mark.both_loops
-async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve) -> None:
-    """Neither its first byte nor its end within `body_timeout`."""
+async def test_a_get_whose_body_does_not_arrive_is_refused(serve: Serve) -> None:
+    """Neither a byte nor the end of the body has arrived within `body_timeout`."""
     server, client = await serve.connected(body_timeout=0.05)
     await client.send(f"GET /events HTTP/1.1\r\nHost: x\r\n{CHUNKED}\r\n".encode())
     assert await client.refusal() == (408, "body: did not arrive within 0.05 s")
@@ -790,10 +799,10 @@ async def test_a_get_whose_body_does_not_come_is_refused(serve: Serve) -> None:
 
 
 @pytest.mark.both_loops
-async def test_what_is_pipelined_behind_a_stream_is_never_served(
+async def test_a_request_pipelined_after_a_stream_is_not_served(
     server: LiveServer, client: RawClient
 ) -> None:
-    """The stream goes on undisturbed, and the connection ends with it, as its head said."""
+    """The stream is undisturbed, and the connection ends with it as its head announced."""
     await client.send(
         b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 100
     )
@@ -809,23 +818,26 @@ async def test_what_is_pipelined_behind_a_stream_is_never_served(
 
 
 @pytest.mark.both_loops
-async def test_rubbish_behind_a_stream_harms_nothing(server: LiveServer) -> None:
-    """Bytes that are no request wait until the stream is over, and are thrown away."""
-    reader = await server.subscriber()
-    await reader.send(b"\0\xff rubbish\r\n\r\n" * 10)
+async def test_invalid_bytes_after_a_stream_request_are_discarded(server: LiveServer) -> None:
+    """They wait until the stream has ended."""
+    subscriber = await server.subscriber()
+    await subscriber.send(b"\0\xff rubbish\r\n\r\n" * 10)
     await server.broadcaster.broadcast("y")
-    assert [event.data for event in await reader.events(1)] == ["y"]
+    assert [event.data for event in await subscriber.events(1)] == ["y"]
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, how: str) -> None:
-    """By FIN, RST or half-close, without any event or heartbeat; its socket and tasks go too."""
+async def test_a_subscriber_that_disconnects_is_removed_at_once(serve: Serve, how: str) -> None:
+    """FIN, RST and half-close are noticed without an event or heartbeat.
+
+    Its socket and tasks are gone too.
+    """
     server = await serve(heartbeat=3600, write_timeout=3600)
     tasks = len(asyncio.all_tasks())
-    reader = await server.subscriber()
+    subscriber = await server.subscriber()
     await until(lambda: server.broadcaster.client_count == 1)
-    LEAVING[how](reader)
+    LEAVING[how](subscriber)
     await until(lambda: server.broadcaster.client_count == 0)
     await until(lambda: server.connections == 0)
     await until(lambda: len(asyncio.all_tasks()) == tasks)
@@ -833,8 +845,8 @@ async def test_a_reader_that_leaves_is_out_at_once(serve: Serve, how: str) -> No
 
 
 @pytest.mark.both_loops
-async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(server: LiveServer) -> None:
-    """A connection that is reset right behind its request is no error."""
+async def test_a_subscriber_that_disconnects_before_its_head_leaves_nothing(server: LiveServer) -> None:
+    """A connection reset right after its request is not an error."""
     for _ in range(50):
         client = await RawClient.open(server.port)
         await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -844,8 +856,11 @@ async def test_a_reader_that_leaves_before_its_head_is_written_leaves_nothing(se
 
 
 @pytest.mark.both_loops
-async def test_a_draining_server_turns_readers_away(server: LiveServer) -> None:
-    """A browser is told why and when to come back, in the only way that does not stop it; others get 503."""
+async def test_a_draining_server_refuses_subscribers(server: LiveServer) -> None:
+    """A browser gets a stream with `$close` and `retry`, since other statuses stop EventSource.
+
+    Others get 503.
+    """
     browser, program = await server.connect(), await server.connect()
     await browser.send(b"")
     await server.broadcaster.close(timeout=1)
@@ -885,22 +900,22 @@ EVENT_STREAM = "Accept: text/event-stream\r\n"
         ("/events?since=0123abcd-7", "", None),
     ],
 )
-async def test_a_refusal_repeats_the_id_that_was_brought(
+async def test_a_refusal_repeats_the_last_event_id(
     server: LiveServer, client: RawClient, path: str, headers: str, id: str | None
 ) -> None:
-    """Unchanged if it is well-formed; a client that brought none, or another, is given none."""
+    """It is unchanged if it is well-formed. Without a well-formed id the refusal has none."""
     await server.broadcaster.close(timeout=1)
     await client.subscribe(path=path, headers=EVENT_STREAM + headers)
     assert close_block("drain", id).fullmatch(await client.rest())
 
 
-async def test_the_last_block_has_the_position_of_its_subscriber(server: LiveServer) -> None:
-    """And never the newest: a subscriber that is cut in front of what it was to be given comes back to it."""
+async def test_the_close_event_has_the_position_of_its_subscriber(server: LiveServer) -> None:
+    """With the newest position, a client cut off before its replay would lose events."""
     quiet, busy = await server.subscriber("/events/quiet"), await server.connect()
     await busy.subscribe(path="/events/a,b")
     start = server.broadcaster.cursor
-    for reader in (quiet, busy):
-        await reader.chunk()
+    for subscriber in (quiet, busy):
+        await subscriber.chunk()
     seen = await server.broadcaster.broadcast("x", channels=["a"])
     await server.broadcaster.broadcast("elsewhere")
     await server.broadcaster.close(timeout=5)
@@ -914,8 +929,8 @@ async def test_the_last_block_has_the_position_of_its_subscriber(server: LiveSer
 JSON = "Content-Type: application/json\r\n"
 
 
-async def test_a_body_subscribes_as_a_query_does(server: LiveServer, client: RawClient) -> None:
-    """Head and opening are those of GET, and the connection ends with the stream."""
+async def test_post_subscribes_as_get_does(server: LiveServer, client: RawClient) -> None:
+    """Head and opening are the same, and the connection ends with the stream."""
     for number in range(3):
         await server.broadcaster.broadcast(str(number), channels=["a"])
     cursor = server.broadcaster.cursor
@@ -947,10 +962,10 @@ async def test_a_body_subscribes_as_a_query_does(server: LiveServer, client: Raw
         ({"channel": "a", "format": "json", "since": "1h"}, "/events/a?format=json&since=1h"),
     ],
 )
-async def test_each_member_of_a_body_is_a_parameter_of_a_query(
+async def test_each_member_of_a_body_equals_a_query_parameter(
     server: LiveServer, members: dict[str, object], path: str
 ) -> None:
-    """Two subscribers, one by each way, are given the same bytes."""
+    """Two subscribers, one by each way, get the same bytes."""
     for number, channel in enumerate(("a", "b", "c", "d", "7", "orders.1", "default"), 1):
         await server.broadcaster.publish(Event(channel, id=f"order-{number}"), [channel])
     posting, getting = await server.connect(), await server.connect()
@@ -968,16 +983,15 @@ async def test_each_member_of_a_body_is_a_parameter_of_a_query(
 
 @pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
 async def test_a_body_may_ask_for_a_heartbeat(client: RawClient, heartbeat: object, seconds: str) -> None:
+    """A number is accepted too."""
     body = json.dumps({"heartbeat": heartbeat}).encode()
     await client.request("POST", "/events", body=body, headers=JSON)
     await client.head()
     assert opening(heartbeat=seconds).fullmatch(await client.chunk())
 
 
-async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(
-    server: LiveServer, client: RawClient
-) -> None:
-    """The header wins over the body: a client that reconnects sends the same body again."""
+async def test_accept_and_last_event_id_apply_to_post(server: LiveServer, client: RawClient) -> None:
+    """The header takes precedence: a client that reconnects sends the same body again."""
     ids = [(await server.broadcaster.broadcast(str(number))).id for number in range(3)]
     body = json.dumps({"last_event_id": ids[0]}).encode()
     headers = f"{JSON}{LINES}Last-Event-ID: {ids[1]}\r\n"
@@ -988,13 +1002,13 @@ async def test_accept_and_the_header_of_an_id_hold_for_a_body_too(
 
 
 async def test_a_body_may_name_more_channels_than_a_url(server: LiveServer) -> None:
-    """As many as may be named, each as long as it may be; one byte more than that is 413."""
+    """It may have `max_channels` names of full length. One byte more is a 413."""
     names = [f"{number:03}".ljust(128, "x") for number in range(100)]
     body = json.dumps({"channels": names}, separators=(",", ":")).encode()
     most = 16_384 + (128 + 4) * 100
-    reader = await server.connect()
-    await reader.request("POST", "/events", body=body.ljust(most), headers=JSON)
-    assert HEAD.fullmatch(await reader.head())
+    subscriber = await server.connect()
+    await subscriber.request("POST", "/events", body=body.ljust(most), headers=JSON)
+    assert HEAD.fullmatch(await subscriber.head())
     await until(lambda: server.broadcaster.channel(names[-1]).subscribers == 1)
     too_long = await server.connect()
     found = await too_long.refused("POST", "/events", body=body.ljust(most + 1), headers=JSON)
@@ -1045,10 +1059,10 @@ OTHER_CHARSET = "Content-Type: charset 'utf-16' is not supported; use utf-8, iso
         ("/events", JSON, b'{"since":"10min"}', 400, f"since: '10min' is {NO_SINCE}"),
     ],
 )
-async def test_a_body_that_cannot_be_subscribed_with_is_refused(
+async def test_an_invalid_subscription_body_is_refused(
     serve: Serve, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
-    """Saying what is wrong, and nobody is counted as a subscriber."""
+    """The error names the fault, and nobody is counted as a subscriber."""
     server, client = await serve.connected(max_channels=3)
     assert await client.refused("POST", path, body=body, headers=headers) == (status, detail)
     assert server.broadcaster.counts.opened == 0
@@ -1056,24 +1070,25 @@ async def test_a_body_that_cannot_be_subscribed_with_is_refused(
 
 @pytest.mark.parametrize("body", [b'{"channels": []}', b'{"channel": []}', b'{"event": []}'])
 async def test_an_empty_list_in_a_body_is_refused(client: RawClient, body: bytes) -> None:
-    """It is no list: a program whose list came out empty must not be given `default`, or every type."""
+    """It is most likely a mistake of the client, and must not mean `default` or every type."""
     await client.request("POST", "/events", body=body, headers=JSON)
     assert (await client.head()).startswith(b"HTTP/1.1 4")
 
 
 async def test_a_body_that_is_nested_too_deeply_is_refused(client: RawClient) -> None:
-    """Deeper than a parser goes, within the length that a body may have."""
+    """The nesting is deeper than a parser allows, within the maximum length of a body."""
     body = b'{"channel":%b}' % (b"[" * 12_000 + b"]" * 12_000)
     found = await client.refused("POST", "/events", body=body, headers=JSON)
     assert found == (422, "body: is nested more than 64 deep")
 
 
-async def test_a_number_that_nothing_can_hold_is_refused(client: RawClient) -> None:
+async def test_a_number_too_large_for_a_float_is_refused(client: RawClient) -> None:
+    """It is a client error, not a 500."""
     status, answer = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
     assert (status, json.loads(answer)["detail"][:11]) == (422, "body: has a")
 
 
-async def test_a_body_is_read_by_its_charset(server: LiveServer, client: RawClient) -> None:
+async def test_a_subscription_body_is_decoded_by_its_charset(server: LiveServer, client: RawClient) -> None:
     headers = "Content-Type: application/json; charset=ISO-8859-1\r\n"
     await client.request("POST", "/events", body=b'{"event":"\xe9t\xe9"}', headers=headers)
     assert HEAD.fullmatch(await client.head())
@@ -1084,13 +1099,15 @@ async def test_a_body_is_read_by_its_charset(server: LiveServer, client: RawClie
 
 
 @pytest.mark.both_loops
-async def test_a_body_to_subscribe_with_that_stalls_is_answered_408(serve: Serve) -> None:
+async def test_a_subscription_body_that_stalls_gets_408(serve: Serve) -> None:
+    """The limit is `body_timeout`."""
     _, client = await serve.connected(body_timeout=0.05)
     await client.send(f"POST /events HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 10\r\n\r\n{{".encode())
     assert await client.refusal() == (408, "body: did not arrive within 0.05 s")
 
 
 async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: LiveServer) -> None:
+    """The id of the header takes precedence."""
     posting, both = await server.connect(), await server.connect()
     await server.broadcaster.close(timeout=1)
     body = b'{"lastEventId":"order-7"}'
@@ -1109,49 +1126,47 @@ async def mounted() -> AsyncIterator[Mounted]:
 
 
 @pytest.mark.both_loops
-async def test_a_mounted_application_serves(mounted: Mounted) -> None:
-    """Streams, publishes, errors: under a prefix, with the runner's defaults."""
-    reader, publisher = await mounted.subscriber("/push/events"), await mounted.connect()
+async def test_a_mounted_application_streams_and_publishes(mounted: Mounted) -> None:
+    """It runs under a prefix, with the runner's defaults."""
+    subscriber, publisher = await mounted.subscriber("/push/events"), await mounted.connect()
     assert (await publisher.ask("POST", "/push/send", body=b"x"))[0] == 200
-    assert (await reader.events(1))[0].data == "x"
+    assert (await subscriber.events(1))[0].data == "x"
     assert (await publisher.ask("GET", "/push/nope"))[0] == 404
     await mounted.broadcaster.broadcast("from the program")
-    assert (await reader.events(1))[0].data == "from the program"
+    assert (await subscriber.events(1))[0].data == "from the program"
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_mounted_application_lets_go_of_who_left_with_the_next_heartbeat(
+async def test_a_mounted_application_removes_lost_subscribers_at_the_next_heartbeat(
     mounted: Mounted, caplog: Caplog, how: str, version: str
 ) -> None:
-    """Though aiohttp by default tells no handler that its client is gone; it is no fault of ours.
-
-    In HTTP/1.0 the end of a stream has no bytes, and so does not show that nobody is there to take it.
-    """
-    reader = await mounted.subscriber("/push/events", version=version)
+    """By default aiohttp does not cancel a handler whose client has disconnected: the heartbeat finds it."""
+    subscriber = await mounted.subscriber("/push/events", version=version)
     await until(lambda: mounted.broadcaster.client_count == 1)
-    LEAVING[how](reader)
+    LEAVING[how](subscriber)
     await until(lambda: mounted.broadcaster.client_count == len(mounted.server.connections) == 0)
     assert "Unhandled exception" not in caplog.text
 
 
 @pytest.mark.both_loops
 async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
-    reader = await mounted.live("/push/events")
+    """Each stream ends with `$close`."""
+    subscriber = await mounted.live("/push/events")
     stopping = asyncio.ensure_future(mounted.runner.cleanup())
-    assert b"$close" in await reader.chunk()
-    assert await reader.chunk() == b""
-    reader.close()
+    assert b"$close" in await subscriber.chunk()
+    assert await subscriber.chunk() == b""
+    subscriber.close()
     await stopping
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING)
-async def test_a_stream_that_is_over_leaves_no_cycle(
+async def test_an_ended_stream_leaves_no_reference_cycle(
     server: LiveServer, client: RawClient, leave: Callable[[RawClient], None]
 ) -> None:
-    """What it was made of goes at once: the collector looks seldom."""
+    """The garbage collector runs too rarely to free streams."""
     with uncollected():
         await client.subscribe()
         await until(lambda: server.broadcaster.client_count == 1)
@@ -1166,29 +1181,30 @@ async def test_a_stream_that_is_over_leaves_no_cycle(
 @pytest.mark.parametrize(
     "settings", [{"subscribe_rate": 1, "subscribe_burst": 1}, {"subscribed_channels": 1}]
 )
-async def test_a_stream_that_is_refused_leaves_no_cycle(
+async def test_a_refused_stream_leaves_no_reference_cycle(
     serve: Serve, settings: dict[str, int], headers: str
 ) -> None:
+    """An exception refers to its frames, so a refusal could leave one."""
     server, first = await serve.connected(**settings)
     await first.subscribe()
     with uncollected():
-        reader = await server.subscriber("/events/other", headers=headers)
-        reader.close()
+        subscriber = await server.subscriber("/events/other", headers=headers)
+        subscriber.close()
         await until(lambda: len(held(Connection)) == 1)
 
 
 @pytest.mark.both_loops
-async def test_many_come_and_go_and_nothing_is_left(serve: Serve) -> None:
-    """A thousand readers leaving in every way: the count is exact, no task or socket stays."""
+async def test_a_thousand_subscribers_leave_nothing_behind(serve: Serve) -> None:
+    """They leave in every way. The count is exact, and no task or socket remains."""
     server: LiveServer = await serve()
     tasks = len(asyncio.all_tasks())
 
     async def come_and_go(number: int) -> None:
-        reader = await RawClient.open(server.port)
-        await reader.subscribe()
-        list(LEAVING.values())[number % 3](reader)
+        subscriber = await RawClient.open(server.port)
+        await subscriber.subscribe()
+        list(LEAVING.values())[number % 3](subscriber)
         await asyncio.sleep(0)
-        reader.close()
+        subscriber.close()
 
     for start in range(0, 1000, 50):
         await asyncio.gather(*(come_and_go(number) for number in range(start, start + 50)))

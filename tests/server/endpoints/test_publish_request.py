@@ -50,12 +50,13 @@ def builder(*named: str, most: int = 1000) -> DraftBuilder:
         ('\n\t {"message": "x"}\r\n ', Event("x"), ("default",)),
     ],
 )
-def test_an_object_becomes_this_draft(content: str, event: Event, channels: tuple[str, ...]) -> None:
-    """`message` is text; `data` is text as it is, and anything else compact JSON."""
+def test_a_json_object_becomes_a_draft(content: str, event: Event, channels: tuple[str, ...]) -> None:
+    """`message` is text. `data` is text as it is, or other JSON in compact form."""
     assert builder().from_json(content.encode()) == Draft(channels, event)
 
 
-def test_channels_of_the_address_are_those_of_every_event() -> None:
+def test_the_channels_of_the_url_apply_to_every_event() -> None:
+    """They are without duplicates and in order, for text and for JSON."""
     assert builder("b", "a", "b").from_event(Event("x")) == Draft(("b", "a"), Event("x"))
     assert builder("b", "a").from_json(b'{"message": "x", "channel": null}').channels == ("b", "a")
     assert builder().from_event(Event("x")) == Draft(("default",), Event("x"))
@@ -70,8 +71,8 @@ def test_channels_of_the_address_are_those_of_every_event() -> None:
         (["a", "b", "c", "d"], "channels: 4 given, at most 3 allowed"),
     ],
 )
-def test_channels_of_the_address_are_checked_once_for_all(named: list[str], detail: str) -> None:
-    """Before there is an event to blame: no item and no line is named."""
+def test_the_channels_of_the_url_are_checked_before_any_event(named: list[str], detail: str) -> None:
+    """So the error names no item and no line."""
     with pytest.raises(EventError) as raised:
         builder(*named)
     assert str(raised.value) == detail
@@ -151,6 +152,7 @@ SHAPES = [
 
 @pytest.mark.parametrize(("content", "status", "detail"), SHAPES)
 def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detail: str) -> None:
+    """Invalid JSON is a 400, and JSON that is not an event a 422."""
     with refused(status, detail):
         builder().from_json(content)
 
@@ -158,7 +160,7 @@ def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detai
 @pytest.mark.parametrize("content", [b'{"data": %s}', b'{"id": "x", "data": %s}'])
 @pytest.mark.parametrize("depth", [65, 900, 2000, 100_000])
 def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int) -> None:
-    """In the same words, whether a decoder goes as deep or not: that differs by interpreter."""
+    """The text is the same for every interpreter, although their decoders have different limits."""
     body = content % (b"[" * depth + b"]" * depth)
     for give, said, place in (
         (builder().from_json, body, ""),
@@ -170,16 +172,16 @@ def test_json_that_is_nested_too_deeply_is_a_problem(content: bytes, depth: int)
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-def test_json_that_is_nested_as_deep_as_it_may_be_is_an_event(opening: bytes) -> None:
-    """However many brackets are in its strings."""
+def test_json_of_the_maximum_depth_is_an_event(opening: bytes) -> None:
+    """Brackets in its strings do not count."""
     closing = b"]" if opening == b"[" else b"}"
     data = opening * 63 + b'["' + b"[{" * 100 + b'"]' + closing * 63
     assert builder().from_json(b'{"data": %b}' % data).event.data == data.decode()
 
 
 @pytest.mark.parametrize("member", ['"channel": "a"', '"channels": ["a"]', '"channels": []'])
-def test_channels_are_named_in_one_place(member: str) -> None:
-    """In the address or in the JSON: with both, one of them would be ignored."""
+def test_channels_in_the_url_and_in_the_json_are_refused(member: str) -> None:
+    """Otherwise one of the two would be ignored."""
     with refused(422, "channel: the URL of the request already names the channels"):
         builder("a").from_json(f'{{"message": "x", {member}}}'.encode())
 
@@ -208,14 +210,15 @@ def test_channels_are_named_in_one_place(member: str) -> None:
         ('{"message": "x", "channels": ["a", "b", "c", "d"]}', "channels: 4 given, at most 3 allowed"),
     ],
 )
-def test_what_an_event_may_not_say_is_an_error(content: str, detail: str) -> None:
+def test_an_invalid_field_of_an_event_is_an_error(content: str, detail: str) -> None:
+    """The error names the field and the value."""
     with pytest.raises(EventError) as raised:
         builder().from_json(content.encode())
     assert str(raised.value) == detail
 
 
-def test_an_array_is_its_events_in_order() -> None:
-    """Each with the channels that it names, or those of the address."""
+def test_an_array_becomes_drafts_in_order() -> None:
+    """Each event has its own channels, or those of the URL."""
     body = json.dumps(
         [{"message": "a"}, {"data": [1], "channel": "b"}, {"message": "c", "channels": ["c", "d"]}]
     )
@@ -227,7 +230,8 @@ def test_an_array_is_its_events_in_order() -> None:
     assert builder("x").from_array(b'[{"message":"a"}]') == [Draft(("x",), Event("a"))]
 
 
-def test_lines_are_events_and_empty_ones_are_none() -> None:
+def test_ndjson_lines_become_drafts_without_the_empty_ones() -> None:
+    """Lines end with LF or CRLF, and the last needs no line end."""
     body = b'\n{"message":"a"}\r\n\r\n  \n{"data":[1],"channel":"b"}'
     assert builder().from_ndjson(body) == [
         Draft(("default",), Event("a")),
@@ -236,7 +240,8 @@ def test_lines_are_events_and_empty_ones_are_none() -> None:
 
 
 @pytest.mark.parametrize("items", [1, 3])
-def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
+def test_the_number_of_events_of_a_batch_is_limited(items: int) -> None:
+    """A batch has at least one event. Empty lines do not count."""
     many = builder(most=items)
     objects = ['{"message":"x"}'] * (items + 1)
     for count in (0, items + 1):
@@ -277,8 +282,8 @@ def test_a_batch_has_one_event_at_least_and_so_many_at_most(items: int) -> None:
         ),
     ],
 )
-def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> None:
-    """The item, or the line, that is to blame is named; blank lines count as lines."""
+def test_a_bad_event_fails_its_whole_batch(items: list[str], status: int, detail: str) -> None:
+    """The error names the item or the line. Empty lines count as lines."""
     with refused(status, f"item {detail}"):
         builder().from_array(f"[{','.join(items)}]".encode())
     number, _, said = detail.partition(":")
@@ -296,12 +301,14 @@ def test_half_a_batch_is_none(items: list[str], status: int, detail: str) -> Non
         (b'[{"message":"a"},]', f"{MALFORMED}: trailing comma in array (byte 17)"),
     ],
 )
-def test_an_array_that_is_none_has_no_item_to_blame(body: bytes, detail: str) -> None:
+def test_an_invalid_json_array_names_no_item(body: bytes, detail: str) -> None:
+    """The body as a whole is not JSON."""
     with refused(400, detail):
         builder().from_array(body)
 
 
 def test_a_line_that_is_not_json_is_named() -> None:
+    """Its number counts all lines, from 1."""
     for line, status, detail in (
         (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
         (b'{"message":"a\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
@@ -322,11 +329,13 @@ def test_a_line_that_is_not_json_is_named() -> None:
         (EventTooLargeError("data", "x"), 413),
     ],
 )
-def test_a_place_leaves_an_error_its_status(error: Problem | BroadcastError, status: int) -> None:
+def test_an_error_keeps_its_status_with_a_location(error: Problem | BroadcastError, status: int) -> None:
+    """The location comes before the detail."""
     problem = at_line(error, "line 7")
     assert (problem.status, problem.detail) == (status, f"line 7: {error}")
 
 
-def test_an_error_no_client_can_cause_has_no_place() -> None:
+def test_an_error_without_a_status_gets_no_location() -> None:
+    """It is raised unchanged."""
     with pytest.raises(ListenError):
         at_line(ListenError("x"), "line 7")

@@ -91,13 +91,13 @@ async def lines_of(pieces: Sequence[bytes], *, most: int = 100) -> list[bytes]:
         (["\u2028x\u0085".encode()], ["\u2028x\u0085".encode()]),
     ],
 )
-async def test_lines_are_what_lf_parts(pieces: list[bytes], found: list[bytes]) -> None:
-    """In whatever pieces they arrive; a last line that has no end is one, and an end ends a line."""
+async def test_lines_end_with_lf(pieces: list[bytes], found: list[bytes]) -> None:
+    """The pieces they arrive in do not matter. The last line needs no line end."""
     assert await lines_of(pieces) == found
 
 
 @given(st.lists(st.binary(max_size=8), max_size=10), st.data())
-async def test_where_a_body_is_cut_makes_no_difference(said: list[bytes], data: st.DataObject) -> None:
+async def test_lines_do_not_depend_on_where_a_body_is_cut(said: list[bytes], data: st.DataObject) -> None:
     body = b"\n".join(said)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
     pieces = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
@@ -107,27 +107,28 @@ async def test_where_a_body_is_cut_makes_no_difference(said: list[bytes], data: 
     assert await lines_of([piece for piece in pieces if piece]) == whole
 
 
-async def test_lines_come_together_as_they_arrived() -> None:
-    """All that one piece completes, at once; nothing is held back."""
+async def test_the_lines_of_one_piece_are_yielded_together() -> None:
+    """No complete line is held back."""
     content = Content([b"a\nb\nc", b"d\n", b"e"])
     found = [some async for some in lines(request(content), most=100, timeout=30.0)]
     assert found == [[b"a", b"b"], [b"cd"], [b"e"]]
 
 
-async def test_a_line_that_is_too_long_is_given_and_no_more_is_read() -> None:
-    """Whoever counts the lines says which it is; a line of 10 MB is never held."""
+async def test_a_line_too_long_is_yielded_and_nothing_more_is_read() -> None:
+    """The caller names its number in the error. A line of 10 MB is never held."""
     content = Content([b"ok\n", *[b"x" * 10] * 1000])
     found = [line async for some in lines(request(content), most=25, timeout=30.0) for line in some]
     assert found == [b"ok", b"x" * 30]
     assert content.taken == 4
 
 
-async def test_a_line_may_be_as_long_as_it_may_be() -> None:
+async def test_a_line_of_the_maximum_length_is_accepted() -> None:
+    """One byte more is too long."""
     assert await lines_of([b"x" * 20, b"x" * 5 + b"\n", b"y"], most=25) == [b"x" * 25, b"y"]
 
 
-async def test_what_breaks_off_in_a_line_is_no_line() -> None:
-    """The whole ones were given, and then a problem that ends the connection."""
+async def test_an_unfinished_line_of_a_broken_body_is_dropped() -> None:
+    """The complete lines are yielded, then a `Problem` that closes the connection."""
     content = Content([b"a\nb\nhal"], breaks_off=True)
     found: list[bytes] = []
     problem: Problem | None = None
@@ -143,10 +144,11 @@ async def test_what_breaks_off_in_a_line_is_no_line() -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b"abc"], [b"a", b"b", b"c"]])
 async def test_a_body_is_read_whole(pieces: list[bytes]) -> None:
+    """It may be complete already, or still arrive."""
     assert await read_whole(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
+async def test_a_body_with_too_large_a_content_length_is_not_read() -> None:
     content = Content([b"abc", b"d"])
     with pytest.raises(Problem, match=r"^body: more than 3 bytes$"):
         await read_whole(request(content, content_length=4), most=3, timeout=1)
@@ -154,31 +156,33 @@ async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
 
 
 async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
+    """A body without a length is counted as it arrives."""
     content = Content([b"ab"] * 100)
     with pytest.raises(Problem) as raised:
         await read_whole(request(content), most=3, timeout=1)
     assert (raised.value.status, raised.value.closes, content.taken) == (413, True, 2)
 
 
-async def test_a_body_that_breaks_off_is_none() -> None:
+async def test_a_body_that_breaks_off_is_a_problem() -> None:
+    """A part of a body must not pass for a shorter one."""
     with pytest.raises(Problem, match=r"^body: connection lost$"):
         await read_whole(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
 
 
-def test_a_detail_is_bounded_whatever_the_parser_quotes() -> None:
-    """It says what came, and a client may send much."""
+def test_the_detail_of_a_parser_error_is_cut() -> None:
+    """The error quotes what the client sent, which may be long."""
     assert unreadable(web.RequestPayloadError("x" * 1000)).detail == "body: " + "x" * 194
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity"])
-def test_identity_is_no_coding(coding: str) -> None:
+def test_content_encoding_identity_is_accepted(coding: str) -> None:
     coded = make_mocked_request("POST", "/send", {"Content-Encoding": coding})
     assert body_type(coded) == body_type(make_mocked_request("POST", "/send"))
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", ""])
-def test_a_coded_body_is_refused(coding: str) -> None:
-    """415: what it would become cannot be bounded before it is made."""
+def test_a_compressed_body_is_refused(coding: str) -> None:
+    """It is a 415: the size cannot be limited before the body is decompressed."""
     with refused(
         415, f"Content-Encoding: {coding!r} is not supported; send the body uncompressed", closes=True
     ):
@@ -190,25 +194,27 @@ def test_a_coded_body_is_refused(coding: str) -> None:
 NO_BODY = f"GET /{'x' * 79} takes no body"
 
 
-async def test_an_empty_body_is_no_body() -> None:
+async def test_an_empty_body_counts_as_no_body() -> None:
+    """It may be chunked, or have a length of 0."""
     await require_empty(request(Content([])), timeout=1)
     await require_empty(request(Content([]), content_length=0), timeout=1)
 
 
-async def test_the_first_byte_of_a_body_is_one_too_many() -> None:
-    """No more of it is read; and nothing at all, where it says its length."""
+async def test_an_unexpected_body_is_refused_at_its_first_byte() -> None:
+    """With a Content-Length nothing is read at all."""
     for content, length, taken in ((Content([b"x"] * 9), None, 1), (Content([b"x"] * 9), 9, 0)):
         with refused(400, NO_BODY, closes=True):
             await require_empty(request(content, content_length=length), timeout=1)
         assert content.taken == taken
 
 
-async def test_the_end_of_an_empty_body_has_its_time() -> None:
+async def test_an_empty_body_that_does_not_end_gets_408() -> None:
+    """The connection is closed."""
     with refused(408, "body: did not arrive within 0.01 s", closes=True):
         await require_empty(request(Endless([])), timeout=0.01)
 
 
-async def test_an_empty_body_that_breaks_off_is_told() -> None:
+async def test_an_empty_body_that_breaks_off_is_a_problem() -> None:
     with refused(400, "body: connection lost"):
         await require_empty(request(Content([], breaks_off=True)), timeout=1)
 
@@ -233,14 +239,17 @@ async def test_an_empty_body_that_breaks_off_is_told() -> None:
         ("ascii", b"", b""),
     ],
 )
-async def test_a_body_becomes_utf8_by_its_charset(charset: str | None, body: bytes, text: bytes) -> None:
-    """What says that it is UTF-8 already, or nothing, is left as it is."""
+async def test_a_body_is_converted_to_utf8_by_its_charset(
+    charset: str | None, body: bytes, text: bytes
+) -> None:
+    """A body declared as UTF-8, or without a charset, is not changed."""
     assert body_type(request(Content([]), charset=charset)).to_utf8(body) == text
     assert await read(Content([body[:1], body[1:]]), charset=charset, most=100) == text
 
 
 @pytest.mark.parametrize("body", [b"\x80", b"ab\xe9", b"a" * 9999 + b"\xff"])
 async def test_a_byte_that_is_not_ascii_is_named(body: bytes) -> None:
+    """Its number counts from 0."""
     with pytest.raises(Problem) as raised:
         await read(Content([body]), charset="us-ascii", most=10_000)
     detail = f"body: is not US-ASCII at byte {len(body) - 1}, though its charset says so"
@@ -250,8 +259,8 @@ async def test_a_byte_that_is_not_ascii_is_named(body: bytes) -> None:
 @pytest.mark.parametrize(
     "charset", ["", "utf-16", "utf-8-sig", "windows-1252", "rot13", "os", "caf\u00e9", "x" * 500]
 )
-async def test_another_charset_is_not_taken(charset: str) -> None:
-    """Nor does anything look for a codec of that name: the body is not even read."""
+async def test_another_charset_is_refused(charset: str) -> None:
+    """The body is not read, and no codec is looked up by that name."""
     content = Content([b"a"])
     with pytest.raises(Problem) as raised:
         await read(content, charset=charset, most=100)
@@ -262,8 +271,8 @@ async def test_another_charset_is_not_taken(charset: str) -> None:
     )
 
 
-async def test_the_bound_of_a_body_is_of_the_bytes_that_come() -> None:
-    """Not of what a charset makes of them, which may be twice as many."""
+async def test_the_limit_of_a_body_counts_the_bytes_received() -> None:
+    """Its conversion to UTF-8 may be twice as long."""
     assert len(await read(Content([b"\xe9" * 9]), charset="latin1", most=9)) == 18
     with pytest.raises(Problem, match=r"^body: more than 8 bytes$"):
         await read(Content([b"\xe9" * 9]), charset="latin1", most=8)
@@ -272,8 +281,8 @@ async def test_the_bound_of_a_body_is_of_the_bytes_that_come() -> None:
 @pytest.mark.parametrize(
     "declared", ["a/b" + "x" * 254, "a/b" + ";" * 9, "a/b" + ";a=b" * 8000, 'a/b;x="' + '"' * 16_000]
 )
-def test_a_type_is_short(declared: str) -> None:
-    """Of a head of 32 KB aiohttp would make one in eight seconds."""
+def test_a_long_content_type_is_refused(declared: str) -> None:
+    """aiohttp takes eight seconds to parse one of 32 KB."""
     request = make_mocked_request("POST", "/send", {"Content-Type": declared})
     with pytest.raises(
         Problem, match=r"^Content-Type: has more than 256 characters and 8 parameters$"
@@ -292,6 +301,7 @@ def test_a_type_is_short(declared: str) -> None:
         (None, "application/octet-stream"),
     ],
 )
-def test_a_type_is_without_its_parameters(declared: str | None, kind: str) -> None:
+def test_a_body_type_has_no_parameters(declared: str | None, kind: str) -> None:
+    """Without a Content-Type it is application/octet-stream."""
     headers = {} if declared is None else {"Content-Type": declared}
     assert body_type(make_mocked_request("POST", "/send", headers)).name == kind

@@ -4,8 +4,8 @@ from tests.conftest import LiveServer
 from tests.support.sockets import RawClient, until
 
 
-async def test_status_is_these_bytes(client: RawClient) -> None:
-    """Every counter, and nothing that is not counted."""
+async def test_status_has_every_counter(client: RawClient) -> None:
+    """It has nothing that is not counted."""
     await client.ask("POST", "/send", body=b"x")
     assert await client.ask("GET", "/status") == (
         200,
@@ -13,10 +13,10 @@ async def test_status_is_these_bytes(client: RawClient) -> None:
     )
 
 
-async def test_what_befell_readers_is_told_by_its_reason(server: LiveServer) -> None:
-    reader, client = await server.connect(), await server.connect()
-    await reader.subscribe(path="/events?last_event_id=nobody-knows")
-    assert (await reader.events(1))[0].type == "$reset"
+async def test_status_counts_resets_and_closed_subscribers_by_reason(server: LiveServer) -> None:
+    subscriber, client = await server.connect(), await server.connect()
+    await subscriber.subscribe(path="/events?last_event_id=nobody-knows")
+    assert (await subscriber.events(1))[0].type == "$reset"
     assert await client.ask("GET", "/status") == (
         200,
         (
@@ -24,13 +24,13 @@ async def test_what_befell_readers_is_told_by_its_reason(server: LiveServer) -> 
             b'"resets":{"unknown":1},"aborted":0,"refused":{}}\n'
         ),
     )
-    reader.close()
+    subscriber.close()
     await until(lambda: server.broadcaster.client_count == 0)
     assert b'"closed":{"left":1}' in (await client.ask("GET", "/status"))[1]
 
 
 async def test_a_batch_counts_each_of_its_events(server: LiveServer, client: RawClient) -> None:
-    """And an event that an idempotency key kept from being published again counts once."""
+    """An event that an idempotency key kept from being published again counts once."""
     for _ in range(2):
         await client.ask(
             "POST",

@@ -1,4 +1,4 @@
-"""What a reader asks for, as its request says it."""
+"""What a subscriber asks for, as its request says it."""
 
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
@@ -22,7 +22,7 @@ LINES = {"Accept": "application/x-ndjson"}
 
 
 def read_asked(request: web.Request) -> SubscribeRequest:
-    """Read the wish of a caller that may subscribe to anything."""
+    """Read the parsed of a caller that may subscribe to anything."""
     return reading.read_subscribe(request, lambda _: None)
 
 
@@ -76,12 +76,12 @@ def request(
         ("/events/a?topic=orders.*", Selector(("a",), ("orders.*",))),
     ],
 )
-def test_channels_patterns_and_types_are_the_interest(target: str, selector: Selector) -> None:
-    """Of the path's list and of `channel=` together, each once; `default` if none is named."""
+def test_channels_patterns_and_types_form_the_selector(target: str, selector: Selector) -> None:
+    """Path and `channel=` are merged without duplicates. Without channels it is `default`."""
     assert read_asked(request(target)).selector == selector
 
 
-def test_max_channels_may_be_named_and_no_more() -> None:
+def test_max_channels_limits_the_channels_of_path_and_query() -> None:
     assert read_asked(request("/events/a,b?channel=c", max_channels=3)).selector.names == ("a", "b", "c")
     with pytest.raises(EventError, match=r"^channels: 4 given, at most 3 allowed$"):
         read_asked(request("/events/a,b?channel=c&channel=d", max_channels=3))
@@ -109,7 +109,7 @@ FORMATS: list[tuple[str, Mapping[str, str], Encoding, Encoding]] = [
 def test_accept_and_format_choose_the_encoding(
     target: str, headers: Mapping[str, str], chunked: Encoding, bare: Encoding
 ) -> None:
-    """In chunks for HTTP/1.1, bare for HTTP/1.0, which knows none."""
+    """HTTP/1.1 gets chunks. HTTP/1.0 has no chunked transfer coding."""
     assert read_asked(request(target, headers)).encoding is chunked
     assert read_asked(request(target, headers, version=HttpVersion10)).encoding is bare
 
@@ -147,10 +147,13 @@ def test_accept_and_format_choose_the_encoding(
         ("/events", {"Last-Event-ID": "0123abcd-" + "9" * 20}, CustomId("0123abcd-" + "9" * 20)),
     ],
 )
-def test_the_cursor_is_the_headers_before_the_querys(
+def test_the_header_takes_precedence_for_the_cursor(
     target: str, headers: Mapping[str, str], cursor: Cursor | None
 ) -> None:
-    """A client that reconnects repeats its URL; an id wins over `since`, which alone has words and ages."""
+    """A reconnecting client repeats its URL.
+
+    An id takes precedence over `since`, which has keywords and ages.
+    """
     assert read_asked(request(target, headers)).cursor == cursor
 
 
@@ -169,17 +172,17 @@ def test_the_cursor_is_the_headers_before_the_querys(
         ("/events?heartbeat=event%2C30", ANYTHING, 30, True),
     ],
 )
-def test_heartbeats_may_be_events_and_as_often_as_is_asked_for(
+def test_heartbeat_sets_the_interval_and_the_form(
     target: str, headers: Mapping[str, str], silence: int | None, *, as_events: bool
 ) -> None:
-    """Events are for pages, which see no comment; the seconds are the server's if none are asked for."""
-    wish = read_asked(request(target, headers))
-    assert (wish.silence, wish.heartbeat_events) == (silence, as_events)
+    """Events are for pages, which cannot see comments. The default interval is the configured one."""
+    parsed = read_asked(request(target, headers))
+    assert (parsed.silence, parsed.heartbeat_events) == (silence, as_events)
 
 
 @pytest.mark.parametrize("version", [HttpVersion10, HttpVersion11])
-def test_the_commonest_wish_is_the_same_however_it_is_read(version: HttpVersion) -> None:
-    """What is read without looking at the query is what would have been found there."""
+def test_the_fast_path_returns_the_same_request(version: HttpVersion) -> None:
+    """A request without parameters is parsed without looking at the query."""
     short, long = request(version=version), request("/events?x=1", version=version)
     assert read_asked(short) == read_asked(long)
     assert isinstance(read_asked(short), SubscribeRequest)
@@ -241,7 +244,8 @@ NO_HEARTBEATS = (
         ("/events?format=" + "x" * 1000, f"format: must be one of text, json, not '{'x' * 80}'"),
     ],
 )
-def test_what_cannot_be_wished_for_is_refused(target: str, detail: str) -> None:
+def test_an_invalid_parameter_is_refused(target: str, detail: str) -> None:
+    """The 400 names the parameter and the value."""
     with refused(400, detail):
         read_asked(request(target))
 
@@ -264,7 +268,8 @@ def test_what_cannot_be_wished_for_is_refused(target: str, detail: str) -> None:
         ("/events/" + "x" * 129, f"channel: must be 1 to 128 characters: '{'x' * 80}'"),
     ],
 )
-def test_a_name_that_is_none_is_refused(target: str, detail: str) -> None:
+def test_an_invalid_channel_name_is_refused(target: str, detail: str) -> None:
+    """The error names the character."""
     with pytest.raises(EventError) as raised:
         read_asked(request(target))
     assert str(raised.value) == detail
@@ -296,8 +301,8 @@ def said(*members: tuple[str, str]) -> MultiDict[str]:
         (b'{"heartbeat": 123456789012345678901}', said(("heartbeat", "123456789012345678901"))),
     ],
 )
-def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) -> None:
-    """A list as a parameter that is repeated, a whole number as its digits."""
+def test_the_members_of_a_body_become_parameters(data: bytes, members: MultiDict[str]) -> None:
+    """A list becomes a repeated parameter, and a whole number its digits."""
     assert read_body(data) == members
 
 
@@ -322,28 +327,30 @@ def test_members_are_read_as_parameters(data: bytes, members: MultiDict[str]) ->
     ],
 )
 def test_a_body_of_another_shape_is_refused(data: bytes, status: int, detail: str) -> None:
+    """The error names the member."""
     with refused(status, detail):
         read_body(data)
 
 
 @pytest.mark.parametrize("version", [HttpVersion10, HttpVersion11])
-def test_what_is_said_is_wished_for_wherever_it_is_said(version: HttpVersion) -> None:
+def test_query_body_and_path_give_the_same_request(version: HttpVersion) -> None:
     query = "channel=b&event=t&event=u&format=json&heartbeat=event,9&since=10m"
     asked = request(f"/events?channel=a&{query}", version=version)
     posted = request(version=version)
     body = b'{"channels":["a","b"],"event":["t","u"],"format":"json","heartbeat":"event,9","since":"10m"}'
-    wish = SubscribeRequest(
+    parsed = SubscribeRequest(
         Selector.parse("a", "b", types=["t", "u"]),
         CHUNKED_JSON if version == HttpVersion11 else JSON,
         Age(600.0),
         9,
         heartbeat_events=True,
     )
-    assert read_asked(asked) == wish
-    assert parse_asked(posted, read_body(body)) == wish
-    assert read_asked(request(f"/events/a?{query}", version=version)) == wish
-    assert parse_asked(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == wish
+    assert read_asked(asked) == parsed
+    assert parse_asked(posted, read_body(body)) == parsed
+    assert read_asked(request(f"/events/a?{query}", version=version)) == parsed
+    assert parse_asked(posted, MultiDict(parse_qsl(f"channel=a&{query}"))) == parsed
 
 
-def test_a_wish_of_nothing_is_for_default() -> None:
+def test_a_request_without_channels_is_for_default() -> None:
+    """This holds for a body and for a query."""
     assert parse_asked(request(), said()) == read_asked(request())
