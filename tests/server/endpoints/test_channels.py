@@ -25,8 +25,8 @@ async def get(client: RawClient, path: str) -> Any:
     return json.loads(body)
 
 
-async def test_a_page_is_these_bytes(server: LiveServer) -> None:
-    """Channels with history and channels with readers, by name."""
+async def test_a_page_lists_channels_by_name(server: LiveServer) -> None:
+    """They have history or subscribers."""
     await fill(server, "b", "b", "a")
     epoch = server.broadcaster.cursor.partition("-")[0]
     _, client = await server.live("/events/b,c"), await server.connect()
@@ -47,8 +47,8 @@ async def test_a_server_without_channels_has_an_empty_page(server: LiveServer) -
     assert await client.ask("GET", "/channels") == (200, b'{"channels":[],"next":null}\n')
 
 
-async def test_a_channel_is_these_bytes(server: LiveServer) -> None:
-    """With a publisher's own id where the oldest event has one."""
+async def test_a_channel_has_its_counts_cursor_and_oldest_id(server: LiveServer) -> None:
+    """The oldest id is the publisher's own if the event has one."""
     await server.broadcaster.broadcast("x", id="mine", channels=["a"])
     client = await server.connect()
     cursor = server.broadcaster.cursor
@@ -59,8 +59,8 @@ async def test_a_channel_is_these_bytes(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "never-heard-of", "AZaz09._:@~-", "x" * 128, "...", "%61"])
-async def test_any_legal_name_has_an_answer(server: LiveServer, client: RawClient, name: str) -> None:
-    """Published to or not; asking makes no channel."""
+async def test_a_channel_never_used_has_a_state(server: LiveServer, client: RawClient, name: str) -> None:
+    """Reading it creates no channel."""
     assert await get(client, f"/channels/{name}") == {
         "channel": name.replace("%61", "a"),
         "subscribers": 0,
@@ -89,13 +89,13 @@ async def test_any_legal_name_has_an_answer(server: LiveServer, client: RawClien
         ("/channels?limits=3", "limits: unknown parameter; did you mean limit?"),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(client: RawClient, path: str, detail: str) -> None:
-    """400, naming the parameter, the value and the character."""
+async def test_an_invalid_parameter_is_refused(client: RawClient, path: str, detail: str) -> None:
+    """The 400 names the parameter, the value and the character."""
     assert await client.refused("GET", path) == (400, detail)
 
 
-async def test_pages_follow_one_another(server: LiveServer) -> None:
-    """`next` is what `after` takes; null on the last page, though that be a full one."""
+async def test_next_leads_from_page_to_page(server: LiveServer) -> None:
+    """`after` takes the value of `next`, which is null on the last page, even if that is full."""
     names = [f"n{number:03}" for number in range(250)]
     await fill(server, *reversed(names))
     client = await server.connect()
@@ -111,8 +111,8 @@ async def test_pages_follow_one_another(server: LiveServer) -> None:
         assert (seen, after) == (names, None)
 
 
-async def test_a_prefix_is_a_prefix_and_no_pattern(server: LiveServer) -> None:
-    """It pages as the whole does, and what begins no channel has an empty page."""
+async def test_a_prefix_selects_channels_literally(server: LiveServer) -> None:
+    """Its pages work as those of all channels. A prefix without channels has an empty page."""
     await fill(server, "orders.2", "order", "orders.10", "prices.1", "x.orders.3")
     client = await server.connect()
 
@@ -130,19 +130,19 @@ async def test_a_prefix_is_a_prefix_and_no_pattern(server: LiveServer) -> None:
     assert await names("prefix=&after=&limit=1") == (["order"], "order")
 
 
-async def test_a_channels_cursor_is_where_to_begin(server: LiveServer) -> None:
-    """`since` with it starts right after what was published before it was asked for."""
+async def test_a_subscription_can_begin_at_a_channels_cursor(server: LiveServer) -> None:
+    """`since` with it begins right after the events published before the request."""
     await fill(server, "a")
-    client, reader = await server.connect(), await server.connect()
+    client, subscriber = await server.connect(), await server.connect()
     cursor = (await get(client, "/channels/a"))["cursor"]
     await server.broadcaster.broadcast("elsewhere")
     await server.broadcaster.broadcast("next", channels=["a"])
-    await reader.subscribe(path=f"/events/a?since={cursor}")
-    assert [event.data for event in await reader.events(1)] == ["next"]
+    await subscriber.subscribe(path=f"/events/a?since={cursor}")
+    assert [event.data for event in await subscriber.events(1)] == ["next"]
 
 
-async def test_what_is_evicted_is_held_no_more(serve: Serve) -> None:
-    """The count and the oldest id say what a reader could still get."""
+async def test_evicted_events_are_not_counted(serve: Serve) -> None:
+    """The count and the oldest id describe the events that a subscriber can still get."""
     server = await serve(history_size=3)
     await fill(server, *["a"] * 10)
     client = await server.connect()
@@ -150,8 +150,8 @@ async def test_what_is_evicted_is_held_no_more(serve: Serve) -> None:
     assert (state["events"], state["oldest"]) == (3, state["cursor"].replace("-10", "-8"))
 
 
-async def test_subscribers_are_those_whose_patterns_match_too(server: LiveServer) -> None:
-    """Each once, whatever types of event it wants."""
+async def test_subscribers_by_pattern_are_counted(server: LiveServer) -> None:
+    """Each counts once, whatever its types."""
     for path in ("/events/orders.1", "/events/orders.*", "/events/*,orders.1?event=x", "/events/orders.2"):
         await server.live(path)
     client = await server.connect()
@@ -169,8 +169,8 @@ async def test_head_is_answered_without_a_body(client: RawClient, path: str) -> 
     assert re.search(rb"\r\nAllow: GET, HEAD, OPTIONS\r\n", refused)
 
 
-async def test_many_channels_are_listed_in_pieces(serve: Serve, monkeypatch: Patch) -> None:
-    """The page is the same, what is new in between may be in it, and who leaves ends the work."""
+async def test_many_channels_are_listed_in_slices(serve: Serve, monkeypatch: Patch) -> None:
+    """The page is the same. Channels created meanwhile may be in it. A client that leaves ends the work."""
     monkeypatch.setattr(broadcaster, "ITEMS_PER_SLICE", 8)
     monkeypatch.setattr(broadcaster, "CHANNELS_PER_SLICE", 2)
     monkeypatch.setattr(channel_index, "NAMES_PER_PAGE", 4)

@@ -100,7 +100,6 @@ async def test_a_silent_stream_gets_heartbeats(serve: Serve) -> None:
 
 
 async def test_head_returns_the_headers_of_get(server: LiveServer, client: RawClient) -> None:
-    """No stream is opened, and the connection stays open."""
     await client.send(b"HEAD /events HTTP/1.1\r\nHost: x\r\n\r\n")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -119,7 +118,7 @@ ENVELOPE = re.compile(
 
 
 def without_time(envelope: bytes) -> str:
-    """Return an envelope without its last member, which is the time of day."""
+    """Return an envelope without its last member, `time`."""
     assert ENVELOPE.fullmatch(envelope), envelope
     return envelope.decode().rpartition(',"time":')[0] + "}"
 
@@ -298,7 +297,6 @@ async def test_head_returns_the_content_type_of_each_format(
 
 @pytest.mark.parametrize("path", ["/events/a%20b", "/events?sinse=1", "/events?format=xml", "/events/%ff"])
 async def test_head_refuses_the_requests_that_get_refuses(client: RawClient, path: str) -> None:
-    """The status is the same, and there is no body."""
     await client.send(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (await client.head()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert (await client.ask("GET", "/status"))[0] == 200
@@ -382,7 +380,6 @@ async def test_the_envelope_names_the_first_matching_channel_of_the_publisher(
 
 
 async def test_system_events_pass_every_type_filter(server: LiveServer) -> None:
-    """A subscriber to one type gets `$reset` and `$close`."""
     subscriber = await server.subscriber("/events?event=x&last_event_id=nobody-knows")
     await until(lambda: server.broadcaster.client_count == 1)
     await server.broadcaster.broadcast("not wanted")
@@ -505,7 +502,6 @@ async def test_keywords_and_ages_are_no_loss_without_history(serve: Serve, since
 
 
 async def test_a_client_of_a_quiet_channel_resumes_from_the_opening(server: LiveServer) -> None:
-    """The id of the opening suffices, even if no event was delivered."""
     subscriber = await server.subscriber("/events/quiet")
     given = OPENING.fullmatch(await subscriber.chunk())
     assert given
@@ -635,7 +631,7 @@ async def test_a_heartbeat_updates_a_cursor_far_behind(serve: Serve) -> None:
 
 
 async def behind(subscriber: RawClient, heartbeat: bytes) -> bytes:
-    """Return the first chunk that is another than this heartbeat."""
+    """Return the first chunk that differs from this heartbeat."""
     while (data := await subscriber.chunk()) == heartbeat:
         pass
     return data
@@ -654,7 +650,7 @@ async def test_a_heartbeat_updates_a_cursor_about_to_be_evicted(serve: Serve) ->
     assert opening(heartbeat="0.05", id=cursor).fullmatch(await again.chunk())
 
 
-# What is refused.
+# Refusals.
 
 HEARTBEATS = "event, whole seconds from 3 to 60, or both as in event,4"
 
@@ -723,12 +719,10 @@ async def test_a_connection_stays_open_after_a_refused_subscription(
 
 @pytest.mark.parametrize("path", ["/events/", "/events/a/b", "/events//a", "//events"])
 async def test_a_path_without_channels_is_not_found(client: RawClient, path: str) -> None:
-    """An empty list of channels is a 404."""
     assert (await client.ask("GET", path))[0] == 404
 
 
 async def test_every_allowed_character_may_be_in_a_channel_name(serve: Serve) -> None:
-    """A name may have 128 of them, plain or percent-encoded."""
     name = "AZaz09._:@~-".ljust(128, "x")
     server = await serve()
     for path in (f"/events/{name}", "/events/" + "".join(f"%{ord(letter):02X}" for letter in name)):
@@ -739,11 +733,10 @@ async def test_every_allowed_character_may_be_in_a_channel_name(serve: Serve) ->
         await until(lambda: server.broadcaster.client_count == 0)
 
 
-# Methods, and every way a stream can end.
+# Methods, and the ends of streams.
 
 
 async def test_options_names_the_methods(client: RawClient) -> None:
-    """The response is 204 with Allow."""
     await client.send(b"OPTIONS /events HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b"Allow: GET, HEAD, POST, OPTIONS\r\n" in await client.head()
 
@@ -983,7 +976,6 @@ async def test_each_member_of_a_body_equals_a_query_parameter(
 
 @pytest.mark.parametrize(("heartbeat", "seconds"), [(5, "5"), ("5", "5"), ("event", "4"), ("event,6", "6")])
 async def test_a_body_may_ask_for_a_heartbeat(client: RawClient, heartbeat: object, seconds: str) -> None:
-    """A number is accepted too."""
     body = json.dumps({"heartbeat": heartbeat}).encode()
     await client.request("POST", "/events", body=body, headers=JSON)
     await client.head()
@@ -1083,7 +1075,6 @@ async def test_a_body_that_is_nested_too_deeply_is_refused(client: RawClient) ->
 
 
 async def test_a_number_too_large_for_a_float_is_refused(client: RawClient) -> None:
-    """It is a client error, not a 500."""
     status, answer = await client.ask("POST", "/events", body=b'{"heartbeat":1e400}', headers=JSON)
     assert (status, json.loads(answer)["detail"][:11]) == (422, "body: has a")
 
@@ -1100,14 +1091,12 @@ async def test_a_subscription_body_is_decoded_by_its_charset(server: LiveServer,
 
 @pytest.mark.both_loops
 async def test_a_subscription_body_that_stalls_gets_408(serve: Serve) -> None:
-    """The limit is `body_timeout`."""
     _, client = await serve.connected(body_timeout=0.05)
     await client.send(f"POST /events HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 10\r\n\r\n{{".encode())
     assert await client.refusal() == (408, "body: did not arrive within 0.05 s")
 
 
 async def test_a_refusal_of_a_post_repeats_the_id_of_its_body(server: LiveServer) -> None:
-    """The id of the header takes precedence."""
     posting, both = await server.connect(), await server.connect()
     await server.broadcaster.close(timeout=1)
     body = b'{"lastEventId":"order-7"}'
@@ -1152,7 +1141,6 @@ async def test_a_mounted_application_removes_lost_subscribers_at_the_next_heartb
 
 @pytest.mark.both_loops
 async def test_a_mounted_application_ends_its_streams_when_the_runner_stops(mounted: Mounted) -> None:
-    """Each stream ends with `$close`."""
     subscriber = await mounted.live("/push/events")
     stopping = asyncio.ensure_future(mounted.runner.cleanup())
     assert b"$close" in await subscriber.chunk()
@@ -1184,7 +1172,6 @@ async def test_an_ended_stream_leaves_no_reference_cycle(
 async def test_a_refused_stream_leaves_no_reference_cycle(
     serve: Serve, settings: dict[str, int], headers: str
 ) -> None:
-    """An exception refers to its frames, so a refusal could leave one."""
     server, first = await serve.connected(**settings)
     await first.subscribe()
     with uncollected():

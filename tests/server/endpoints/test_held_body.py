@@ -1,4 +1,4 @@
-"""What bodies hold of their callers' shares, from their first bytes to the end of their requests."""
+"""Held bodies: bytes count for their caller's share from the first byte to the end of the request."""
 
 import json
 
@@ -19,8 +19,8 @@ HOST = "X-Forwarded-For: 192.0.2.1\r\n"
 
 
 @pytest.mark.parametrize("path", ["/send", "/send?stream=1"])
-async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, path: str) -> None:
-    """For its caller, until it is published or broken off; a short one does not count."""
+async def test_the_bytes_received_of_a_body_count_for_its_caller(serve: Serve, path: str) -> None:
+    """They count until the body is published or broken off. A short body does not count."""
     server = await serve(**SETTINGS)
     shares = server.app[SHARES]
     client = await server.connect()
@@ -40,8 +40,8 @@ async def test_a_body_counts_as_far_as_it_has_come(serve: Serve, path: str) -> N
     await until(lambda: shares.body_bytes == 0)
 
 
-async def test_unfinished_lines_of_one_caller_are_bounded(serve: Serve) -> None:
-    """The stream that goes beyond its share is ended, and says how much it has published."""
+async def test_unfinished_lines_of_one_caller_are_limited(serve: Serve) -> None:
+    """The line stream beyond the share is ended. Its response has the number of published events."""
     server = await serve(**SETTINGS, max_event=20_000, max_body=20_000, queue_bytes=20_000)
     shares = server.app[SHARES]
     most = shares.max_body_bytes

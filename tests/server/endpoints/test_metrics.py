@@ -40,17 +40,17 @@ TIDE = re.compile(
     "loop_lag_seconds|scrape_duration_seconds|process_|python_gc_"
     r'|backend_calls_total\{call="(extent|tidy)"\}'
 )
-"""What moves with the time, with each scrape or with the process, whatever is done."""
+"""Series that change with time, with each scrape or with the process."""
 
 STILL = {"build_info", "max_connections", "python_info"}
-"""What does not move while a server runs, unless it is reloaded."""
+"""Series that do not change while a server runs, except by a reload."""
 
 ANY = None
-"""Of what moves by an amount that is the machine's to say."""
+"""Expected difference of a series whose amount depends on the machine."""
 
 
 async def scrape(client: RawClient, *, accept: str = "") -> bytes:
-    """Return what a scraper is told."""
+    """Return the body of a scrape."""
     headers = f"Accept: {accept}\r\n" if accept else ""
     status, body = await client.ask("GET", "/metrics", headers=headers)
     assert status == 200, body
@@ -58,7 +58,7 @@ async def scrape(client: RawClient, *, accept: str = "") -> bytes:
 
 
 async def samples(client: RawClient) -> Samples:
-    """Return every sample by its series. Of a distribution the count and the sum: its buckets follow."""
+    """Return every sample by its series. Buckets are left out: count and sum are enough."""
     lines = [line for line in (await scrape(client)).decode().splitlines() if not line.startswith("#")]
     found = {series: float(value) for series, _, value in (line.rpartition(" ") for line in lines)}
     return {
@@ -69,19 +69,19 @@ async def samples(client: RawClient) -> Samples:
 
 
 def moved(before: Samples, after: Samples) -> Samples:
-    """Return by how much each series has moved, but for those that the time moves."""
+    """Return the difference of each series, without those that change with time."""
     changes = {series: value - before.get(series, 0) for series, value in after.items()}
     changes |= {series: -value for series, value in before.items() if series not in after}
     return {series: change for series, change in changes.items() if change and not TIDE.match(series)}
 
 
 BRIEF = {"drain_timeout": 0.1, "shutdown_timeout": 0.1}
-"""For readers that are only said to be some: nobody takes their goodbye."""
+"""Settings for tests without real subscribers: nobody reads a `$close`."""
 
 
 @dataclass
 class Scene:
-    """A server, who scrapes it, and who else is there."""
+    """A server, the client that scrapes it, and other clients."""
 
     serve: Serve
     patch: pytest.MonkeyPatch
@@ -104,7 +104,7 @@ class Scene:
         await self.ask("POST", path, body=body, headers=headers)
 
     async def publish_by(self, publisher: str, *drafts: tuple[str, str]) -> None:
-        """Publish texts in channels, all at once, as somebody."""
+        """Publish texts to channels as one batch, as a caller."""
         made = [self.broadcaster.draft(Event(text), (channel,)) for text, channel in drafts]
         await self.broadcaster.publish_all(made, publisher=publisher)
 
@@ -115,31 +115,31 @@ class Scene:
         await (await self.read(path)).events(count)
 
     async def fill(self) -> RawClient:
-        """Have a reader that takes nothing, and something that waits for it."""
-        reader = await self.read(receive_buffer=4096)
+        """Connect a subscriber that reads nothing, and queue events for it."""
+        subscriber = await self.read(receive_buffer=4096)
         while not any(group.queued for group in hub_of(self.broadcaster).groups):
             await self.publish(b"x" * 65_536)
-        return reader
+        return subscriber
 
     async def fill_up(self) -> RawClient:
-        """Have a reader whose queue is full."""
-        reader = await self.fill()
+        """Connect a subscriber, and fill its queue."""
+        client = await self.fill()
         (group,) = hub_of(self.broadcaster).groups
         (subscriber,) = group.queued
         while len(subscriber) < subscriber.options.queue_size:
             await self.publish()
-        return reader
+        return client
 
 
 Cause = Callable[[Scene], AsyncIterator[None]]
-"""Prepares a scene, gives it away to be looked at, and then does what is to be counted."""
+"""An async generator that prepares a scene, yields it for the first scrape, and then runs the cause."""
 
 Act = Callable[[Scene], Awaitable[object] | None]
-"""One thing that is done."""
+"""One step of a scene."""
 
 
 def given(**settings: Any) -> Callable[[Cause], Cause]:
-    """Have the server of a cause configured."""
+    """Return a decorator that sets the settings of a cause's server."""
 
     def mark(cause: Cause) -> Cause:
         cause.settings = settings  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ def given(**settings: Any) -> Callable[[Cause], Cause]:
 
 
 def after(before: Act, act: Act, **settings: Any) -> Cause:
-    """Do one thing, and count what comes of another."""
+    """Return a cause that runs one step uncounted, then counts another."""
 
     async def cause(scene: Scene) -> AsyncIterator[None]:
         for each in (before, act):
@@ -163,12 +163,12 @@ def after(before: Act, act: Act, **settings: Any) -> Cause:
 
 
 def once(act: Act, **settings: Any) -> Cause:
-    """Count what comes of one thing that is done."""
+    """Return a cause that counts the effects of one step."""
     return after(lambda _: None, act, **settings)
 
 
 Moves = dict[str, float | None]
-"""By how much each series moves."""
+"""Expected difference of each series."""
 
 PUBLISHED: Moves = {
     "publishes_total": 1,
@@ -201,17 +201,17 @@ WENT: Moves = {
 
 
 async def a_publish_to_two_readers(scene: Scene) -> AsyncIterator[None]:
-    readers = [await scene.read() for _ in range(2)]
+    subscribers = [await scene.read() for _ in range(2)]
     yield
     await scene.publish()
-    for reader in readers:
-        await reader.events(1)
+    for subscriber in subscribers:
+        await subscriber.events(1)
 
 
 async def a_reader_that_leaves(scene: Scene) -> AsyncIterator[None]:
-    reader = await scene.read()
+    subscriber = await scene.read()
     yield
-    reader.close()
+    subscriber.close()
 
 
 async def a_stream(scene: Scene) -> AsyncIterator[None]:
@@ -265,10 +265,10 @@ def dropping(policy: str) -> Cause:
 
 @given(send_buffer=4096, queue_size=2, overflow="drop-newest")
 async def a_loss_that_is_told(scene: Scene) -> AsyncIterator[None]:
-    reader = await scene.fill_up()
+    subscriber = await scene.fill_up()
     await scene.publish()
     yield
-    while (await reader.events(1))[0].type != "$reset":
+    while (await subscriber.events(1))[0].type != "$reset":
         pass
 
 
@@ -282,10 +282,10 @@ async def a_reader_that_has_gone_unseen(scene: Scene) -> AsyncIterator[None]:
 
 @given(heartbeat=0.1)
 async def a_heartbeat(scene: Scene) -> AsyncIterator[None]:
-    reader = await scene.read()
+    subscriber = await scene.read()
     yield
-    await reader.chunk()
-    await reader.chunk()
+    await subscriber.chunk()
+    await subscriber.chunk()
 
 
 async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
@@ -298,11 +298,11 @@ async def a_write_that_fails(scene: Scene) -> AsyncIterator[None]:
 
 def ending(reason: CloseReason) -> Cause:
     async def an_end(scene: Scene) -> AsyncIterator[None]:
-        reader = await scene.read()
+        subscriber = await scene.read()
         (outbox,) = outboxes_of(scene.broadcaster)
         yield
         scene.broadcaster.end(outbox, reason)
-        await reader.rest()
+        await subscriber.rest()
 
     return an_end
 
@@ -427,11 +427,11 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 
 
 METHODS = {"tidy": "evict_expired", "relimit": "reload_limits", "holding": "channel_usage", "extent": "usage"}
-"""What metrics call a method of the backend, where that has another name."""
+"""Label of a method of the backend, where it differs from the method's name."""
 
 
 async def ask(backend: Any, call: str, *arguments: Any, **words: Any) -> object:
-    """Call a backend, whether its result is awaited, comes in pieces, or is there at once."""
+    """Call a method of the backend, whether it is a coroutine, sliced work or a plain function."""
     answer = getattr(backend, call)(*arguments, **words)
     return run_to_completion(cast("SlicedWork[object]", answer)) if isgenerator(answer) else await answer
 
@@ -473,13 +473,13 @@ async def a_replay_that_fails(scene: Scene) -> AsyncIterator[None]:
 
     scene.patch.setattr(backend_of(scene.broadcaster), "replay", fail)
     yield
-    reader = await scene.read("/events?since=earliest")
+    subscriber = await scene.read("/events?since=earliest")
     with pytest.raises(ConnectionError):
-        await reader.rest()
+        await subscriber.rest()
 
 
 def count(name: str, value: float | None = 1, **labels: str) -> Moves:
-    """Return by how much one series moves."""
+    """Return the expected difference of one series."""
     said = ",".join(f'{label}="{text}"' for label, text in labels.items())
     return {f"{name}{{{said}}}": value}
 
@@ -679,7 +679,7 @@ CAUSES: list[tuple[Cause, Moves]] = [
 
 
 def agree(found: Samples, expected: Moves) -> bool:
-    """Whether just those have moved that should, and by as much as they should."""
+    """Return whether exactly the expected series have changed, by the expected amounts."""
     return found.keys() == expected.keys() and all(
         amount in {ANY, found[series]} for series, amount in expected.items()
     )
@@ -693,10 +693,10 @@ def agree(found: Samples, expected: Moves) -> bool:
         for number, (_, moves) in enumerate(CAUSES)
     ],
 )
-async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
+async def test_each_cause_changes_exactly_its_metrics(
     cause: Cause, expected: Moves, serve: Serve, monkeypatch: Patch
 ) -> None:
-    """All series before and after, but for those that the time moves."""
+    """All series are compared before and after, except those that change with time."""
     scene = Scene(serve, monkeypatch)
     await scene.open(**getattr(cause, "settings", {}))
     steps = cause(scene)
@@ -711,7 +711,7 @@ async def test_a_metric_moves_for_its_cause_and_for_nothing_else(
 
 
 async def settled(scene: Scene, before: Samples, expected: Moves) -> Samples:
-    """Return what has moved, when it is what should have, or when nothing more is to come."""
+    """Return the differences once they are the expected ones, or when nothing more changes."""
     found: Samples = {}
     for _ in range(40):
         found = moved(before, await samples(scene.client))
@@ -722,8 +722,8 @@ async def settled(scene: Scene, before: Samples, expected: Moves) -> Samples:
     return moved(before, await samples(scene.client))
 
 
-async def test_every_series_has_its_cause(serve: Serve) -> None:
-    """All that is exposed is in the table above, but for what the time moves and what never moves."""
+async def test_every_series_has_a_cause_in_the_table(serve: Serve) -> None:
+    """Excepted are series that change with time and series that never change."""
     server = await serve(**NAMED)
     found = await samples(await server.connect())
     known = {series for _, expected in CAUSES for series in expected}
@@ -737,8 +737,8 @@ async def test_every_series_has_its_cause(serve: Serve) -> None:
     assert words - {series.partition("{")[0] for series in found} == {"refused_requests_total"}
 
 
-async def test_what_waits_is_told_by_how_much_it_is(serve: Serve) -> None:
-    """A reader for whom nothing waits, and one for whom three events do."""
+async def test_queue_histograms_count_subscribers_by_backlog(serve: Serve) -> None:
+    """One subscriber has an empty backlog, another three events."""
     server, client = await serve.connected(**BRIEF)
     attach(server.broadcaster)
     outbox, sink = attach(server.broadcaster)
@@ -772,8 +772,8 @@ async def test_what_waits_is_told_by_how_much_it_is(serve: Serve) -> None:
     ]
 
 
-async def test_promtool_finds_nothing_to_say(serve: Serve, program: Program) -> None:
-    """Names, units and the text itself, when much has happened and when nothing has."""
+async def test_promtool_finds_no_problem(serve: Serve, program: Program) -> None:
+    """It checks names, units and the format, on an idle server and after much has happened."""
     server, client = await serve.connected(**NAMED)
     for _ in range(2):
         done = subprocess.run(
@@ -784,10 +784,10 @@ async def test_promtool_finds_nothing_to_say(serve: Serve, program: Program) -> 
             timeout=30,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-        reader = await server.subscriber("/events?since=earliest")
+        subscriber = await server.subscriber("/events?since=earliest")
         await client.ask("POST", "/send/a!b", body=b"x")
         await client.ask("POST", "/send", body=b"x")
-        await reader.events(1)
+        await subscriber.events(1)
 
 
 ACCEPTS = {
@@ -812,8 +812,8 @@ ACCEPTS = {
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
-async def test_the_format_is_the_one_that_is_asked_for(client: RawClient, accept: str) -> None:
-    """Prometheus's text, or OpenMetrics; each is read by its own parser."""
+async def test_accept_selects_the_format(client: RawClient, accept: str) -> None:
+    """It is Prometheus text or OpenMetrics. The parser of each accepts it."""
     headers = f"Accept: {accept}\r\n" if accept else ""
     await client.request("GET", "/metrics", headers=headers)
     head = (await client.head()).decode()
@@ -827,12 +827,12 @@ async def test_the_format_is_the_one_that_is_asked_for(client: RawClient, accept
     assert {"sse_broadcast_subscribers", "sse_broadcast_queued_events"} <= names
 
 
-def test_a_type_of_several_lines_is_none() -> None:
-    """What Accept says is nothing that the answer repeats: of a version it is the number alone."""
+def test_the_content_type_repeats_nothing_of_accept() -> None:
+    """A line end in Accept could otherwise add a header. Only the version number is taken from it."""
     assert encoder("application/openmetrics-text;version=x\r\nX: y")[1] == ACCEPTS[""]
 
 
-async def test_head_tells_of_the_answer_and_options_of_the_methods(client: RawClient) -> None:
+async def test_metrics_have_head_and_options(client: RawClient) -> None:
     await client.request("HEAD", "/metrics")
     head = await client.head()
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -840,8 +840,8 @@ async def test_head_tells_of_the_answer_and_options_of_the_methods(client: RawCl
     assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in await client.head()
 
 
-async def test_metrics_are_switched_off(serve: Serve) -> None:
-    """Then nothing is there, and what is counted is still in the status."""
+async def test_metrics_can_be_switched_off(serve: Serve) -> None:
+    """The path is a 404 then. The counters are still in the status."""
     client = await (await serve(metrics=False)).connect()
     for method in ("GET", "HEAD"):
         await client.request(method, "/metrics")
@@ -856,16 +856,16 @@ async def test_metrics_are_switched_off(serve: Serve) -> None:
     assert b'"refused":{"404":2}' in (await client.ask("GET", "/status"))[1]
 
 
-async def test_two_servers_of_a_process_count_for_themselves(serve: Serve) -> None:
-    """And neither in prometheus_client's registry of the process."""
+async def test_two_servers_in_one_process_have_separate_metrics(serve: Serve) -> None:
+    """Neither is in prometheus_client's registry of the process."""
     one, other = await serve(), await serve()
     await one.broadcaster.broadcast("x")
     found = [await samples(await server.connect()) for server in (one, other)]
     assert [each["publishes_total"] for each in found] == [1, 0]
 
 
-async def test_an_application_that_is_mounted_tells_what_it_can() -> None:
-    """All but the connections, which are not its own; its loop is looked at while it runs."""
+async def test_a_mounted_application_has_all_metrics_but_connections() -> None:
+    """The connections belong to its runner. The lag of the loop is measured while it runs."""
     app = create_app(Config())
     runner = web.AppRunner(app)
     await runner.setup()
@@ -888,8 +888,8 @@ async def test_an_application_that_is_mounted_tells_what_it_can() -> None:
     assert metrics.loop_lag.count == looks
 
 
-async def test_channels_are_looked_at_anew_after_a_reload(serve: Serve) -> None:
-    """What was counted of those that stay goes on; others have series no more."""
+async def test_a_reload_changes_the_channels_with_metrics(serve: Serve) -> None:
+    """Counters of channels that stay go on. The series of other channels end."""
     server, client = await serve.connected(metrics_channels=("a", "b"))
     await server.broadcaster.broadcast("x", channels=("a", "b"))
     server.broadcaster.reload(Config(metrics_channels=("b", "c")))

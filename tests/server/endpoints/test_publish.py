@@ -79,13 +79,13 @@ def key(text: str) -> str:
         ("/send", "Content-Type: application/json; charset=utf-8\r\n", b'{"message": "x"}', Event("x")),
     ],
 )
-async def test_a_body_becomes_this_event(
+async def test_a_body_becomes_an_event(
     server: LiveServer, path: str, headers: str, body: bytes, event: Event
 ) -> None:
-    reader, publisher = await server.subscriber(), await server.connect()
+    subscriber, publisher = await server.subscriber(), await server.connect()
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert status == 200, answer
-    (received,) = await reader.events(1)
+    (received,) = await subscriber.events(1)
     assert (received.data, received.type) == (event.data, event.type)
     assert event.retry is None or received.retry == event.retry
     assert event.id is None or received.id == event.id
@@ -93,8 +93,10 @@ async def test_a_body_becomes_this_event(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-async def test_the_answer_says_who_got_it(server: LiveServer, client: RawClient, method: str) -> None:
-    """With PUT too, which `curl -T` sends."""
+async def test_the_response_has_the_number_of_subscribers(
+    server: LiveServer, client: RawClient, method: str
+) -> None:
+    """PUT works too: `curl -T` sends it."""
     status, answer = await client.ask(method, "/send", body=b"hello\n")
     assert (status, answer.decode()) == (
         200,
@@ -113,14 +115,14 @@ LONGEST_SHOWN = {
     "\x01": 10_922,
     '"': 32_767,
 }
-"""How often each character may be in a message that an answer repeats: 64 KiB as JSON, with its quotes."""
+"""Maximum number of each character in a message that the response repeats: 64 KiB as JSON with quotes."""
 
 
 @pytest.mark.parametrize("character", LONGEST_SHOWN)
-async def test_a_long_message_is_left_out_of_the_answer(
+async def test_the_response_omits_a_long_message(
     server: LiveServer, client: RawClient, character: str
 ) -> None:
-    """Above 64 KiB as JSON, which a control character fills six times as fast; the rest is as ever."""
+    """The limit is 64 KiB as JSON, where a control character takes six bytes. The rest is as usual."""
     for more, shown in ((0, True), (1, False)):
         message = character * (LONGEST_SHOWN[character] + more)
         status, answer = await client.ask("POST", "/send/a,b", body=message.encode(), headers=key(str(more)))
@@ -134,10 +136,10 @@ async def test_a_long_message_is_left_out_of_the_answer(
         assert again == (status, answer)
 
 
-async def test_an_answer_to_a_message_of_control_characters_is_short(
+async def test_the_response_to_a_message_of_control_characters_is_short(
     server: LiveServer, client: RawClient
 ) -> None:
-    """The largest there is: as JSON it would be six mebibytes."""
+    """The longest message would take six mebibytes as JSON."""
     status, answer = await client.ask("POST", "/send", body=b"\x01" * 1_000_000)
     id = server.broadcaster.cursor
     assert (status, answer.decode()) == (
@@ -146,8 +148,8 @@ async def test_an_answer_to_a_message_of_control_characters_is_short(
     )
 
 
-async def test_the_answer_to_a_batch_counts_it(server: LiveServer) -> None:
-    """With the id of the last, and whoever wanted any of it counted once."""
+async def test_the_response_to_a_batch_has_its_counts(server: LiveServer) -> None:
+    """It has the id of the last event, and counts each subscriber once."""
     clients = {
         "/events/a": 1,
         "/events/b,a": 2,
@@ -158,8 +160,8 @@ async def test_the_answer_to_a_batch_counts_it(server: LiveServer) -> None:
     body = b'[{"message":"1"},{"message":"2","channels":["a","b"]},{"message":"3","event":"t","channel":"b"}]'
     publisher = await server.connect()
     for path, count in clients.items():
-        await (reader := await server.connect()).subscribe(path=path)
-        await reader.chunk()
+        await (subscriber := await server.connect()).subscribe(path=path)
+        await subscriber.chunk()
         assert await publisher.ask("POST", "/send", body=body, headers=JSON) == (
             200,
             f'{{"status":"sent","count":3,"clients":{count},"id":"{server.broadcaster.cursor}"}}\n'.encode(),
@@ -183,10 +185,10 @@ async def test_the_answer_to_a_batch_counts_it(server: LiveServer) -> None:
         ("/send/" + ",".join(f"c{n}" for n in range(100)), "", b"x", [f"c{n}" for n in range(100)]),
     ],
 )
-async def test_a_publish_is_one_publication_in_its_channels(
+async def test_a_publish_to_several_channels_has_one_id(
     server: LiveServer, client: RawClient, path: str, headers: str, body: bytes, channels: list[str]
 ) -> None:
-    """One id, however many channels; the answer names them as the publisher did, each once."""
+    """The response lists the channels in the publisher's order without duplicates."""
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     said = json.dumps(channels, separators=(",", ":"))
     assert (status, answer.decode()) == (
@@ -209,14 +211,14 @@ async def test_a_publish_is_one_publication_in_its_channels(
         ("/send", NDJSON, b'{"message":"x","id":"mine"}\n'),
     ],
 )
-async def test_a_publishers_own_id_is_kept_and_found(
+async def test_subscribers_resume_from_a_publishers_own_id(
     server: LiveServer, path: str, headers: str, body: bytes
 ) -> None:
-    """It is what a reader sees, and what a resuming one goes on from; the oldest with it wins."""
-    reader, publisher = await server.connect(), await server.connect()
+    """Subscribers receive it unchanged. If several events have it, the oldest counts."""
+    subscriber, publisher = await server.connect(), await server.connect()
     await publisher.ask("POST", "/send?id=other", body=b"an older one")
-    await reader.subscribe(path="/events?since=last")
-    await reader.events(1)
+    await subscriber.subscribe(path="/events?since=last")
+    await subscriber.events(1)
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert (status, json.loads(answer)["id"]) == (200, "mine")
     await publisher.ask("POST", "/send", body=b"after")
@@ -227,12 +229,12 @@ async def test_a_publishers_own_id_is_kept_and_found(
     assert [event.data for event in await again.events(2)] == ["after", "used again"]
 
 
-async def test_the_answers_id_is_where_to_begin(server: LiveServer) -> None:
-    publisher, reader = await server.connect(), await server.connect()
+async def test_a_subscription_can_begin_at_the_id_of_the_response(server: LiveServer) -> None:
+    publisher, subscriber = await server.connect(), await server.connect()
     id = json.loads((await publisher.ask("POST", "/send/a", body=b"x"))[1])["id"]
     await publisher.ask("POST", "/send/a", body=b"next")
-    await reader.subscribe(path=f"/events/a?since={id}")
-    assert [event.data for event in await reader.events(1)] == ["next"]
+    await subscriber.subscribe(path=f"/events/a?since={id}")
+    assert [event.data for event in await subscriber.events(1)] == ["next"]
 
 
 @pytest.mark.parametrize(
@@ -242,15 +244,17 @@ async def test_the_answers_id_is_where_to_begin(server: LiveServer) -> None:
         (NDJSON, b'{"message":"1"}\n\n{"message":"2","event":"t"}\r\n{"data":{"a": 3},"retry":900}'),
     ],
 )
-async def test_a_batch_is_its_events_in_order(server: LiveServer, headers: str, body: bytes) -> None:
-    reader, publisher = await server.live(), await server.connect()
+async def test_the_events_of_a_batch_are_delivered_in_order(
+    server: LiveServer, headers: str, body: bytes
+) -> None:
+    subscriber, publisher = await server.live(), await server.connect()
     assert (await publisher.ask("POST", "/send", body=body, headers=headers))[0] == 200
     epoch = server.broadcaster.cursor.partition("-")[0]
     frames = (
         f"data: 1\nid: {epoch}-1\n\nevent: t\ndata: 2\nid: {epoch}-2\n\n"
         f'retry: 900\ndata: {{"a":3}}\nid: {epoch}-3\n\n'
     )
-    assert await reader.chunk() + await reader.chunk() + await reader.chunk() == frames.encode()
+    assert await subscriber.chunk() + await subscriber.chunk() + await subscriber.chunk() == frames.encode()
 
 
 @pytest.mark.parametrize(
@@ -268,10 +272,10 @@ async def test_a_batch_is_its_events_in_order(server: LiveServer, headers: str, 
         (NDJSON, b'{"message":"x"}\n{"data":["\\ud800"]}', 422, f"line 2: body: {SURROGATE}"),
     ],
 )
-async def test_half_a_batch_is_not_published(
+async def test_a_bad_event_keeps_its_batch_from_being_published(
     serve: Serve, headers: str, body: bytes, status: int, detail: str
 ) -> None:
-    """All or nothing, and the item or the line is named; the connection goes on."""
+    """The error names the item or the line. The connection stays open."""
     server, client = await serve.connected(max_batch=3)
     assert await client.refused("POST", "/send", body=body, headers=headers) == (status, detail)
     assert server.broadcaster.counts.published == 0
@@ -280,7 +284,7 @@ async def test_half_a_batch_is_not_published(
 
 @pytest.mark.parametrize(("headers", "most"), [("", 10_096), (JSON, 20_000), (NDJSON, 20_000)])
 async def test_a_batch_may_be_larger_than_an_event(serve: Serve, headers: str, most: int) -> None:
-    """`max_body` is of JSON alone; text is one event. What is too large is refused by what it says it is."""
+    """`max_body` applies to JSON only: a text body is one event. A body is refused by its Content-Length."""
     server = await serve(max_event=1000, max_body=20_000)
     for size, status in ((most, {400, 413}), (most + 1, {413})):
         client = await server.connect()
@@ -291,7 +295,7 @@ async def test_a_batch_may_be_larger_than_an_event(serve: Serve, headers: str, m
 
 @pytest.mark.parametrize("headers", [JSON, NDJSON])
 @pytest.mark.parametrize("parameter", ["event", "id", "key", "retry"])
-async def test_what_json_says_itself_is_not_said_in_the_query(
+async def test_query_parameters_that_json_has_are_refused(
     server: LiveServer, client: RawClient, headers: str, parameter: str
 ) -> None:
     path, body = f"/send?{parameter}=7", b'{"message":"x"}'
@@ -376,10 +380,10 @@ async def test_what_json_says_itself_is_not_said_in_the_query(
         ("/send", "Expect: a-miracle\r\n", b"x", 417, "Expect: 'a-miracle' is not supported"),
     ],
 )
-async def test_what_cannot_be_an_event_is_refused(
+async def test_an_invalid_event_is_refused(
     server: LiveServer, client: RawClient, path: str, headers: str, body: bytes, status: int, detail: str
 ) -> None:
-    """Saying what is wrong, where, and which value; and nothing is published."""
+    """The error names the fault, the place and the value. Nothing is published."""
     answered, answer = await client.ask("POST", path, body=body, headers=headers)
     assert (answered, json.loads(answer)["detail"]) == (status, detail)
     assert json.loads(answer)["status"] == status
@@ -403,14 +407,12 @@ async def test_what_cannot_be_an_event_is_refused(
         ("Content-Type: text/plain\r\n", b"message=hi&event=n"),
     ],
 )
-async def test_a_body_that_only_looks_like_a_form_is_a_message(
-    server: LiveServer, headers: str, body: bytes
-) -> None:
-    """curl declares a form of whatever it is told to post: what may have been meant as text is text."""
-    reader, publisher = await server.subscriber(), await server.connect()
+async def test_text_that_resembles_a_form_is_a_message(server: LiveServer, headers: str, body: bytes) -> None:
+    """`curl -d` declares any text as a form, so text that may be meant as text is published."""
+    subscriber, publisher = await server.subscriber(), await server.connect()
     status, answer = await publisher.ask("POST", "/send", body=body, headers=headers)
     assert status == 200, answer
-    assert [event.data for event in await reader.events(1)] == [body.decode()]
+    assert [event.data for event in await subscriber.events(1)] == [body.decode()]
 
 
 LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
@@ -428,18 +430,18 @@ LATIN = ("iso-8859-1", "ISO-8859-1", '"iso-8859-1"', "latin1")
     ],
 )
 @pytest.mark.parametrize("charset", LATIN)
-async def test_a_body_is_read_by_its_charset(
+async def test_a_body_is_decoded_by_its_charset(
     server: LiveServer, charset: str, kind: str, path: str, body: bytes
 ) -> None:
-    """ISO-8859-1, which Spring's RestClient declares of every String; not its cousin windows-1252."""
-    reader, publisher = await server.subscriber(), await server.connect()
+    """Spring's RestClient declares ISO-8859-1 for every String. It is not decoded as windows-1252."""
+    subscriber, publisher = await server.subscriber(), await server.connect()
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     status, answer = await publisher.ask("POST", path, body=body, headers=headers)
     assert status == 200, answer
-    assert [event.data for event in await reader.events(1)] == ["caf\u00e9 \u00a4\n\u00ff"]
+    assert [event.data for event in await subscriber.events(1)] == ["caf\u00e9 \u00a4\n\u00ff"]
 
 
-async def test_the_answer_says_what_a_charset_made_of_a_message(client: RawClient) -> None:
+async def test_the_response_has_the_decoded_message(client: RawClient) -> None:
     headers = "Content-Type: text/plain;charset=ISO-8859-1\r\n"
     status, answer = await client.ask("POST", "/send", body=b"\xe9", headers=headers)
     assert (status, json.loads(answer)["message"]) == (200, "\u00e9")
@@ -457,10 +459,10 @@ async def test_the_answer_says_what_a_charset_made_of_a_message(client: RawClien
         (LINES, STREAM, b'{"message":"a"}\n{"message":"\xe9"}\n', "line 2: body: is not US-ASCII at byte 12"),
     ],
 )
-async def test_a_body_that_is_not_ascii_though_it_says_so_is_refused(
+async def test_a_body_declared_as_ascii_that_is_not_is_refused(
     server: LiveServer, client: RawClient, charset: str, kind: str, path: str, body: bytes, detail: str
 ) -> None:
-    """Naming the byte; the lines of a stream before that are published. What is ASCII is taken."""
+    """The error names the byte. Earlier lines of a line stream are published. ASCII is accepted."""
     detail += ", though its charset says so" + "; 1 published" * ("stream" in path)
     headers = f"Content-Type: {kind}; charset={charset}\r\n"
     assert await client.refused("POST", path, body=body, headers=headers) == (400, detail)
@@ -514,7 +516,7 @@ async def test_utf8_may_be_declared(client: RawClient, charset: str) -> None:
 async def test_json_that_is_nested_too_deeply_is_refused(
     server: LiveServer, client: RawClient, headers: str, body: bytes, place: str
 ) -> None:
-    """Deeper than a parser goes, whether it would become anything or not."""
+    """The nesting is deeper than a parser allows, in a member of an event or in any other."""
     deep = body % (b"[" * 100_000 + b"]" * 100_000)
     found = await client.refused("POST", "/send", body=deep, headers=headers)
     assert found == (422, f"{place}body: is nested more than 64 deep")
@@ -534,7 +536,7 @@ async def test_json_that_is_nested_too_deeply_is_refused(
 async def test_a_value_that_is_not_utf8_is_refused(
     server: LiveServer, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
-    """As text, and deep within other JSON; it is said what is wrong with it."""
+    """It may be a text, or be nested in other JSON."""
     status, answer = await client.ask("POST", path, body=body, headers=headers)
     assert (status, "is not UTF-8" in json.loads(answer)["detail"]) == (400, True)
     assert server.broadcaster.counts.published == 0
@@ -547,15 +549,15 @@ NEWLINES = ((b"\n" * 137, 200), (b"\n" * 138, 413))
     ("body", "status"),
     [*((b"x" * size, 200 if size < 960 else 413) for size in (959, 960, 1001, 20_000)), *NEWLINES],
 )
-async def test_an_event_is_bounded(serve: Serve, body: bytes, status: int) -> None:
+async def test_the_size_of_an_event_is_limited(serve: Serve, body: bytes, status: int) -> None:
     server, client = await serve.connected(max_event=1000)
     assert (await client.ask("POST", "/send", body=body))[0] == status
     assert server.broadcaster.counts.published == (status == 200)
 
 
 @pytest.mark.both_loops
-async def test_a_body_of_unknown_length_is_bounded_as_it_comes(serve: Serve) -> None:
-    """A chunked body is refused once it is too long, and not read to its end."""
+async def test_a_chunked_body_is_limited_as_it_arrives(serve: Serve) -> None:
+    """It is refused once it is too long, and not read to its end."""
     _, client = await serve.connected(max_event=1000)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     await client.send(b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
@@ -569,8 +571,8 @@ async def test_json_escapes_do_not_make_an_event_too_large(serve: Serve) -> None
 
 
 @pytest.mark.both_loops
-async def test_a_body_that_stalls_is_answered_408(serve: Serve) -> None:
-    """aiohttp has no deadline for bodies; this server has."""
+async def test_a_body_that_stalls_gets_408(serve: Serve) -> None:
+    """aiohttp has no timeout for bodies."""
     server, client = await serve.connected(body_timeout=0.1)
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     assert await client.refusal() == (408, "body: did not arrive within 0.1 s")
@@ -578,7 +580,7 @@ async def test_a_body_that_stalls_is_answered_408(serve: Serve) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_halfway_publishes_nothing(
+async def test_a_publisher_that_disconnects_within_its_body_publishes_nothing(
     server: LiveServer, client: RawClient
 ) -> None:
     await client.send(b"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
@@ -598,8 +600,8 @@ async def test_expect_100_continue_is_answered(client: RawClient) -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_connection_publishes_again_and_again(client: RawClient) -> None:
-    """Keep-alive, an error in between included."""
+async def test_a_connection_serves_many_publishes(client: RawClient) -> None:
+    """Keep-alive survives an error in between."""
     statuses: list[Any] = [
         (await client.ask("POST", "/send", body=body))[0] for body in (b"a", b"\xff", b"b")
     ]
@@ -616,8 +618,13 @@ ONCE: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("headers", "body", "path"), ONCE)
-async def test_a_key_publishes_once(server: LiveServer, headers: str, body: bytes, path: str) -> None:
-    """The answer is the first one, to the byte, whoever came to listen meanwhile; a batch is one publish."""
+async def test_an_idempotency_key_publishes_once(
+    server: LiveServer, headers: str, body: bytes, path: str
+) -> None:
+    """The second response equals the first byte for byte, even if there are new subscribers.
+
+    A batch counts as one publish.
+    """
     client = await server.connect()
     first = await client.ask("POST", path, body=body, headers=headers + key("k"))
     assert first[0] == 200
@@ -640,10 +647,10 @@ async def test_a_key_publishes_once(server: LiveServer, headers: str, body: byte
         ("/send", JSON, b'{"message":"x"}'),
     ],
 )
-async def test_a_key_is_of_one_body(
+async def test_an_idempotency_key_belongs_to_one_body(
     server: LiveServer, client: RawClient, path: str, headers: str, body: bytes
 ) -> None:
-    """What its type and its query say is a part of it; anything else is 422, and nothing is published."""
+    """Type and query are part of the body. Another body is a 422, and nothing is published."""
     first = await client.ask("POST", "/send", body=b"x", headers=key("k"))
     assert await client.ask("POST", path, body=body, headers=headers + key("k")) == (
         422,
@@ -656,7 +663,7 @@ async def test_a_key_is_of_one_body(
     assert await client.ask("POST", "/send", body=b"x", headers=key("k")) == first
 
 
-async def test_a_key_is_of_one_path(server: LiveServer, client: RawClient) -> None:
+async def test_an_idempotency_key_belongs_to_one_path(server: LiveServer, client: RawClient) -> None:
     for path, text in (
         *((path, "k") for path in ("/send", "/send/a", "/send/a,b")),
         ("/send", "K"),
@@ -666,8 +673,11 @@ async def test_a_key_is_of_one_path(server: LiveServer, client: RawClient) -> No
     assert server.broadcaster.counts.published == 5
 
 
-async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve) -> None:
-    """Of IPv6 its /64, as limits count it: nobody gets the answer of another, or has a key refused for it."""
+async def test_an_anonymous_idempotency_key_belongs_to_its_address(serve: Serve) -> None:
+    """For IPv6 that is the /64, as for limits.
+
+    Nobody gets another's response or a conflict with another's key.
+    """
     server, client = await serve.connected(trusted_proxies=("127.0.0.1",), anonymous_publish=("*",))
 
     async def publish(address: str, body: bytes) -> tuple[int, bytes]:
@@ -684,10 +694,10 @@ async def test_a_key_of_an_anonymous_publisher_is_of_its_address(serve: Serve) -
     assert server.broadcaster.counts.published == 3
 
 
-async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
+async def test_a_publisher_of_many_channels_and_keys_evicts_only_its_own(
     serve: Serve, monkeypatch: Patch, caplog: Caplog
 ) -> None:
-    """Neither the others' history nor their keys; it is counted, and told once a minute."""
+    """The event is counted, and logged once a minute."""
     monkeypatch.setattr(idempotency, "MAX_KEYS", 10)
     callers = tuple(CallerRule(name=name, token=name * 16, publish=("*",)) for name in ("shop", "flood"))
     server, client = await serve.connected(caller=callers, anonymous_subscribe=("*",), history_channels=10)
@@ -710,7 +720,7 @@ async def test_a_publisher_of_many_channels_and_keys_pushes_out_nobody(
     ]
 
 
-async def test_errors_are_not_remembered(serve: Serve) -> None:
+async def test_a_refused_publish_does_not_use_up_its_key(serve: Serve) -> None:
     server, client = await serve.connected(max_event=1000)
     for path, headers, body, status in (
         ("/send", "", b"\xff", 400),
@@ -724,7 +734,7 @@ async def test_errors_are_not_remembered(serve: Serve) -> None:
     assert server.broadcaster.counts.published == 1
 
 
-async def test_a_key_is_forgotten_after_its_window(serve: Serve) -> None:
+async def test_an_idempotency_key_expires_after_its_window(serve: Serve) -> None:
     server, client = await serve.connected(idempotency_window=0.05)
     async with asyncio.timeout(30):
         while server.broadcaster.counts.published < 2:
@@ -745,7 +755,7 @@ async def test_a_key_is_forgotten_after_its_window(serve: Serve) -> None:
         (b"a\tb", 400),
     ],
 )
-async def test_a_key_is_visible_characters(
+async def test_an_idempotency_key_has_visible_characters_only(
     server: LiveServer, client: RawClient, text: bytes, status: int
 ) -> None:
     await client.send(
@@ -760,8 +770,8 @@ async def test_a_key_is_visible_characters(
 
 
 @pytest.mark.parametrize("body", [b"xx", b"xy"])
-async def test_whoever_is_whole_first_is_the_first(server: LiveServer, body: bytes) -> None:
-    """A second that arrives while the first's body is still being sent; one of the two is published."""
+async def test_the_first_complete_body_uses_the_key(server: LiveServer, body: bytes) -> None:
+    """The second request arrives while the first body is still being sent. One of them is published."""
     slow, fast = await server.connect(), await server.connect()
     await slow.send(f"POST /send HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n{key('k')}\r\nx".encode())
     first = await fast.ask("POST", "/send", body=body, headers=key("k"))
@@ -772,7 +782,7 @@ async def test_whoever_is_whole_first_is_the_first(server: LiveServer, body: byt
     assert server.broadcaster.counts.published == 1
 
 
-async def test_many_with_one_key_at_once_publish_once(server: LiveServer) -> None:
+async def test_concurrent_requests_with_one_key_publish_once(server: LiveServer) -> None:
     clients = [await server.connect() for _ in range(20)]
     answers = await asyncio.gather(
         *(client.ask("POST", "/send", body=b"x", headers=key("k")) for client in clients)
@@ -782,8 +792,10 @@ async def test_many_with_one_key_at_once_publish_once(server: LiveServer) -> Non
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_behind_its_body_has_published(server: LiveServer) -> None:
-    """Whole or not at all: whoever asks again with the key learns of it, and publishes nothing twice."""
+async def test_a_publisher_that_disconnects_after_its_body_has_published_all_or_nothing(
+    server: LiveServer,
+) -> None:
+    """A retry with the same key gets the result, and publishes nothing twice."""
     for number in range(20):
         client = await server.connect()
         await client.send(
@@ -798,28 +810,28 @@ async def test_a_publisher_that_hangs_up_behind_its_body_has_published(server: L
 
 
 def batch(name: str, size: int = 50) -> bytes:
-    """Return a batch whose events say which they are."""
+    """Return a batch whose events have the batch's name and their number."""
     return json.dumps([{"message": text} for text in said(name, size=size)]).encode()
 
 
 def said(*names: str, size: int = 50) -> list[str]:
-    """Return what batches of these names say, one behind the other."""
+    """Return the data of these batches, in order."""
     return [f"{name}{number}" for name in names for number in range(size)]
 
 
 async def data_of(server: LiveServer, count: int) -> list[str]:
-    """Return what was published since the beginning."""
-    reader = await server.subscriber("/events?since=earliest&format=json")
-    return [json.loads(event.data)["data"] for event in await reader.events(count)]
+    """Return the data of all events in the history."""
+    subscriber = await server.subscriber("/events?since=earliest&format=json")
+    return [json.loads(event.data)["data"] for event in await subscriber.events(count)]
 
 
 async def queued(server: LiveServer, count: int) -> None:
-    """Wait until so many batches wait for their turn."""
+    """Wait until this number of batches wait for the lock."""
     await until(lambda: len(waiters_of(server.app[BATCH_LOCK])) == count)
 
 
 async def take_turns(server: LiveServer, *names: str) -> list[RawClient]:
-    """Return publishers that have each sent a batch, and wait, in this order, for a turn that is held."""
+    """Return publishers whose batches wait, in this order, for the lock, which is held."""
     await server.app[BATCH_LOCK].acquire()
     publishers = [await server.connect() for _ in names]
     for place, (name, publisher) in enumerate(zip(names, publishers, strict=True), 1):
@@ -828,8 +840,8 @@ async def take_turns(server: LiveServer, *names: str) -> list[RawClient]:
     return publishers
 
 
-async def test_batches_wait_for_their_turn(server: LiveServer) -> None:
-    """Each is published whole, in the order they came in, and answered."""
+async def test_batches_are_published_one_after_the_other(server: LiveServer) -> None:
+    """Each is complete, in the order of arrival, and has its response."""
     publishers = await take_turns(server, "a", "b", "c")
     assert server.broadcaster.counts.published == 0
     server.app[BATCH_LOCK].release()
@@ -841,10 +853,10 @@ async def test_batches_wait_for_their_turn(server: LiveServer) -> None:
     assert not server.app[BATCH_LOCK].locked()
 
 
-async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
+async def test_two_batches_take_two_iterations_of_the_event_loop(
     server: LiveServer, monkeypatch: Patch
 ) -> None:
-    """However many come at once: readers have the loop in between."""
+    """Subscribers are served in between, however many batches arrive at once."""
     found = set[int]()
     now = 0
 
@@ -873,7 +885,7 @@ async def test_two_batches_are_not_published_in_one_turn_of_the_loop(
     assert {text[0] for text in seen} == set(names)
 
 
-async def test_one_event_waits_for_no_batch(server: LiveServer) -> None:
+async def test_a_single_event_does_not_wait_for_batches(server: LiveServer) -> None:
     (publisher,) = await take_turns(server, "a")
     other = await server.connect()
     for path, headers in (("/send", ""), ("/send", JSON), ("/send?stream=1", ""), ("/send?stream=1", NDJSON)):
@@ -883,7 +895,7 @@ async def test_one_event_waits_for_no_batch(server: LiveServer) -> None:
     assert (await publisher.answer())[0] == 200
 
 
-async def test_a_bad_batch_gives_its_turn_on(server: LiveServer) -> None:
+async def test_a_bad_batch_releases_the_lock(server: LiveServer) -> None:
     await server.app[BATCH_LOCK].acquire()
     bad, good = await server.connect(), await server.connect()
     await bad.request("POST", "/send", body=b'[{"message":"x"},{}]', headers=JSON)
@@ -895,7 +907,7 @@ async def test_a_bad_batch_gives_its_turn_on(server: LiveServer) -> None:
     assert await data_of(server, 50) == said("a")
 
 
-async def test_batches_of_one_key_that_wait_publish_once(server: LiveServer) -> None:
+async def test_waiting_batches_with_one_key_publish_once(server: LiveServer) -> None:
     await server.app[BATCH_LOCK].acquire()
     clients = [await server.connect() for _ in range(3)]
     for place, client in enumerate(clients, 1):
@@ -909,7 +921,7 @@ async def test_batches_of_one_key_that_wait_publish_once(server: LiveServer) -> 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
+async def test_a_publisher_that_disconnects_while_its_batch_waits_publishes_nothing(
     server: LiveServer, caplog: Caplog, how: str
 ) -> None:
     first, gone, last = await take_turns(server, "a", "b", "c")
@@ -924,7 +936,7 @@ async def test_a_publisher_that_hangs_up_while_it_waits_has_published_nothing(
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
+async def test_a_publisher_that_disconnects_releases_the_lock(
     server: LiveServer, monkeypatch: Patch, how: str
 ) -> None:
     asked = list[str]()
@@ -948,10 +960,10 @@ async def test_a_publisher_that_hangs_up_in_its_turn_gives_it_on(
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
+async def test_batches_of_disconnected_publishers_are_complete_or_absent(
     server: LiveServer, how: str
 ) -> None:
-    """At whatever moment of their turn or before it; the next one has its own."""
+    """The time of the disconnect does not matter. The next batch is published."""
     publishers = [await server.connect() for _ in range(20)]
     for publisher in publishers:
         assert (await publisher.ask("GET", "/status"))[0] == 200
@@ -968,7 +980,7 @@ async def test_batches_of_publishers_that_hang_up_are_whole_or_not_at_all(
     assert seen[-50:] == said("last.")
 
 
-async def test_a_batch_that_waited_into_a_drain_is_refused(server: LiveServer) -> None:
+async def test_a_batch_that_waits_when_the_drain_begins_is_refused(server: LiveServer) -> None:
     publishers = await take_turns(server, "a", "b")
     await server.broadcaster.close(timeout=5)
     server.app[BATCH_LOCK].release()

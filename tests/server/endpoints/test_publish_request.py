@@ -1,4 +1,4 @@
-"""What a body of JSON says, and the drafts that come of it."""
+"""Publish requests: the JSON of events, and the drafts made of them."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.support.problems import refused
 
 
 def builder(*named: str, most: int = 1000) -> DraftBuilder:
-    """Return the desk of a request whose address names these channels."""
+    """Return the draft builder of a request whose URL names these channels."""
     broadcaster = Broadcaster(Config(max_event=1000, max_channels=3))
     return DraftBuilder(broadcaster, named, most=most, permit=lambda _: None)
 
@@ -56,7 +56,6 @@ def test_a_json_object_becomes_a_draft(content: str, event: Event, channels: tup
 
 
 def test_the_channels_of_the_url_apply_to_every_event() -> None:
-    """They are without duplicates and in order, for text and for JSON."""
     assert builder("b", "a", "b").from_event(Event("x")) == Draft(("b", "a"), Event("x"))
     assert builder("b", "a").from_json(b'{"message": "x", "channel": null}').channels == ("b", "a")
     assert builder().from_event(Event("x")) == Draft(("default",), Event("x"))
@@ -152,7 +151,6 @@ SHAPES = [
 
 @pytest.mark.parametrize(("content", "status", "detail"), SHAPES)
 def test_json_of_the_wrong_shape_is_a_problem(content: bytes, status: int, detail: str) -> None:
-    """Invalid JSON is a 400, and JSON that is not an event a 422."""
     with refused(status, detail):
         builder().from_json(content)
 
@@ -211,7 +209,6 @@ def test_channels_in_the_url_and_in_the_json_are_refused(member: str) -> None:
     ],
 )
 def test_an_invalid_field_of_an_event_is_an_error(content: str, detail: str) -> None:
-    """The error names the field and the value."""
     with pytest.raises(EventError) as raised:
         builder().from_json(content.encode())
     assert str(raised.value) == detail
@@ -231,7 +228,6 @@ def test_an_array_becomes_drafts_in_order() -> None:
 
 
 def test_ndjson_lines_become_drafts_without_the_empty_ones() -> None:
-    """Lines end with LF or CRLF, and the last needs no line end."""
     body = b'\n{"message":"a"}\r\n\r\n  \n{"data":[1],"channel":"b"}'
     assert builder().from_ndjson(body) == [
         Draft(("default",), Event("a")),
@@ -241,7 +237,6 @@ def test_ndjson_lines_become_drafts_without_the_empty_ones() -> None:
 
 @pytest.mark.parametrize("items", [1, 3])
 def test_the_number_of_events_of_a_batch_is_limited(items: int) -> None:
-    """A batch has at least one event. Empty lines do not count."""
     many = builder(most=items)
     objects = ['{"message":"x"}'] * (items + 1)
     for count in (0, items + 1):
@@ -302,13 +297,11 @@ def test_a_bad_event_fails_its_whole_batch(items: list[str], status: int, detail
     ],
 )
 def test_an_invalid_json_array_names_no_item(body: bytes, detail: str) -> None:
-    """The body as a whole is not JSON."""
     with refused(400, detail):
         builder().from_array(body)
 
 
 def test_a_line_that_is_not_json_is_named() -> None:
-    """Its number counts all lines, from 1."""
     for line, status, detail in (
         (b'{"message":', 400, "body: is not JSON: Input data was truncated"),
         (b'{"message":"a\\ud800"}', 422, "body: has a lone surrogate, which no event can carry"),
@@ -330,12 +323,10 @@ def test_a_line_that_is_not_json_is_named() -> None:
     ],
 )
 def test_an_error_keeps_its_status_with_a_location(error: Problem | BroadcastError, status: int) -> None:
-    """The location comes before the detail."""
     problem = at_line(error, "line 7")
     assert (problem.status, problem.detail) == (status, f"line 7: {error}")
 
 
 def test_an_error_without_a_status_gets_no_location() -> None:
-    """It is raised unchanged."""
     with pytest.raises(ListenError):
         at_line(ListenError("x"), "line 7")

@@ -36,13 +36,13 @@ running = pytest.fixture(programs)
 
 
 def answer_of(server: LiveServer, count: int, *, clients: int = 0) -> tuple[int, bytes]:
-    """Return the answer to a stream of so many lines, if they were the newest that was published."""
+    """Return the expected response to a line stream whose last event is the newest."""
     id = f'"{server.broadcaster.cursor}"' if count else "null"
     return 200, f'{{"status":"sent","count":{count},"clients":{clients},"id":{id}}}\n'.encode()
 
 
 async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1", headers: str = "") -> None:
-    """Send a whole stream, a chunk a piece."""
+    """Send a whole line stream, one chunk for each piece."""
     await client.begin(path, headers=headers)
     for piece in pieces:
         await client.send_chunk(piece)
@@ -50,7 +50,7 @@ async def stream(client: RawClient, *pieces: bytes, path: str = "/send?stream=1"
 
 
 async def begun(server: LiveServer, sent: bytes, *, published: int, headers: str = "") -> RawClient:
-    """Return a publisher that goes on, when so many lines of what it has sent are published."""
+    """Return a publisher with an open line stream, once this number of its lines is published."""
     publisher = await server.connect()
     await publisher.begin("/send?stream=1", headers=headers)
     await publisher.send_chunk(sent)
@@ -59,40 +59,40 @@ async def begun(server: LiveServer, sent: bytes, *, published: int, headers: str
 
 
 async def reading(server: LiveServer, path: str = "/events") -> RawClient:
-    """Return a reader that is counted already."""
+    """Return a subscriber that the server has counted."""
     before = server.broadcaster.client_count
-    reader = await server.subscriber(path)
+    subscriber = await server.subscriber(path)
     await until(lambda: server.broadcaster.client_count == before + 1)
-    return reader
+    return subscriber
 
 
-async def data_of(reader: RawClient, count: int) -> list[str]:
-    return [event.data for event in await reader.events(count)]
+async def data_of(subscriber: RawClient, count: int) -> list[str]:
+    return [event.data for event in await subscriber.events(count)]
 
 
 @pytest.mark.both_loops
 async def test_a_line_is_published_before_the_next_is_sent(server: LiveServer) -> None:
-    """As `curl -T -` sends it: a chunked PUT without a type, that asks first."""
-    reader, publisher = await reading(server, "/events/logs"), await server.connect()
+    """`curl -T -` sends such a request: a chunked PUT without a type, with `Expect: 100-continue`."""
+    subscriber, publisher = await reading(server, "/events/logs"), await server.connect()
     await publisher.begin("/send/logs?stream=1", headers="Expect: 100-continue\r\n")
     assert await publisher.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     for number in range(20):
         await publisher.send_chunk(f"line {number}\n".encode())
-        assert await data_of(reader, 1) == [f"line {number}"]
+        assert await data_of(subscriber, 1) == [f"line {number}"]
     await publisher.send_chunk()
     assert await publisher.answer() == answer_of(server, 20, clients=1)
     assert (await publisher.ask("GET", "/status"))[0] == 200
 
 
 async def test_ndjson_lines_are_events(server: LiveServer) -> None:
-    reader, publisher = await reading(server, "/events/*?format=json"), await server.connect()
+    subscriber, publisher = await reading(server, "/events/*?format=json"), await server.connect()
     await publisher.begin("/send?stream=1", headers=NDJSON)
     await publisher.send_chunk(b'{"message":"a","event":"t","channel":"one"}\r\n\r\n \n')
-    first = json.loads((await data_of(reader, 1))[0])
+    first = json.loads((await data_of(subscriber, 1))[0])
     assert (first["channel"], first["event"], first["data"]) == ("one", "t", "a")
     await publisher.send_chunk(b'{"data":{"x":1},"channels":["two","three"],"id":"mine"}')
     await publisher.send_chunk()
-    second = json.loads((await data_of(reader, 1))[0])
+    second = json.loads((await data_of(subscriber, 1))[0])
     assert (second["channel"], second["id"], second["data"]) == ("two", "mine", {"x": 1})
     assert await publisher.answer() == (200, b'{"status":"sent","count":2,"clients":1,"id":"mine"}\n')
 
@@ -111,30 +111,32 @@ TEXTS: list[tuple[list[bytes], list[str]]] = [
 
 
 @pytest.mark.parametrize(("pieces", "found"), TEXTS, ids=range(len(TEXTS)))
-async def test_lines_of_text_are_text(server: LiveServer, pieces: list[bytes], found: list[str]) -> None:
-    """Without their ends, LF or CRLF; in whatever pieces, and with more lines than a slice."""
+async def test_text_lines_are_messages(server: LiveServer, pieces: list[bytes], found: list[str]) -> None:
+    """Line ends are removed. Pieces and slices do not matter."""
     publisher = await server.connect()
     await stream(publisher, *pieces)
     assert await publisher.answer() == answer_of(server, len(found))
-    reader = await server.live("/events?since=earliest")
+    subscriber = await server.live("/events?since=earliest")
     seen: list[str] = []
     while len(seen) < len(found):
         seen += [
-            line[6:].decode() for line in (await reader.chunk()).split(b"\n") if line.startswith(b"data: ")
+            line[6:].decode()
+            for line in (await subscriber.chunk()).split(b"\n")
+            if line.startswith(b"data: ")
         ]
     assert seen == found
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-www-form-urlencoded"])
-async def test_any_other_type_is_text(server: LiveServer, kind: str) -> None:
-    reader, publisher = await reading(server), await server.connect()
+async def test_lines_of_any_other_type_are_messages(server: LiveServer, kind: str) -> None:
+    subscriber, publisher = await reading(server), await server.connect()
     await stream(publisher, b'[{"message":\n1]\n', headers=f"Content-Type: {kind}\r\n")
-    assert await data_of(reader, 2) == ['[{"message":', "1]"]
+    assert await data_of(subscriber, 2) == ['[{"message":', "1]"]
     assert await publisher.answer() == answer_of(server, 2, clients=1)
 
 
-async def test_a_stream_may_have_a_length_and_may_be_empty(server: LiveServer, client: RawClient) -> None:
-    """Nothing was published, and that is an answer too."""
+async def test_a_line_stream_may_be_empty(server: LiveServer, client: RawClient) -> None:
+    """It may have a Content-Length. The response counts 0 events."""
     assert await client.ask("POST", "/send?stream=1", body=b"a\nb") == answer_of(server, 2)
     assert await client.ask("PUT", "/send?stream=1") == answer_of(server, 0)
     await stream(client)
@@ -143,11 +145,11 @@ async def test_a_stream_may_have_a_length_and_may_be_empty(server: LiveServer, c
     assert await client.answer() == answer_of(server, 0)
 
 
-async def test_what_the_query_says_holds_for_every_line(server: LiveServer) -> None:
-    """Type, key and time; and channels, of the path and of `channel=`."""
-    reader, publisher = await reading(server, "/events/b"), await server.connect()
+async def test_query_parameters_apply_to_every_line(server: LiveServer) -> None:
+    """These are type, key, retry, and the channels of path and `channel=`."""
+    subscriber, publisher = await reading(server, "/events/b"), await server.connect()
     await stream(publisher, b"x\ny\n", path="/send/a?stream=1&channel=b&event=t&retry=700&key=k")
-    events = await reader.events(2)
+    events = await subscriber.events(2)
     assert [(event.data, event.type, event.retry) for event in events] == [("x", "t", 700), ("y", "t", 700)]
     assert server.broadcaster.channel("a").events == 2
 
@@ -172,7 +174,10 @@ async def test_what_the_query_says_holds_for_every_line(server: LiveServer) -> N
 async def test_a_bad_line_ends_the_stream(
     serve: Serve, headers: str, body: bytes, status: int, published: int, detail: str
 ) -> None:
-    """Saying which line and how many were published; those stay, and the connection is closed."""
+    """The error has the number of the line and of published events.
+
+    Those stay published, and the connection is closed.
+    """
     server, publisher = await serve.connected(max_event=1000)
     await stream(publisher, body, headers=headers)
     head = await publisher.head()
@@ -187,13 +192,13 @@ async def test_a_bad_line_ends_the_stream(
 
 
 async def test_a_line_that_is_nested_too_deeply_is_refused(client: RawClient) -> None:
-    """Whether it would become anything or not; a parser's depth is no fault of ours."""
+    """The nesting is deeper than a parser allows."""
     deep = b'{"message":"a"}\n{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     await stream(client, deep, headers=NDJSON)
     assert await client.refusal() == (422, "line 2: body: is nested more than 64 deep; 1 published")
 
 
-async def test_a_bad_line_far_into_a_stream_is_named(server: LiveServer, client: RawClient) -> None:
+async def test_a_bad_line_far_into_a_stream_has_its_number(server: LiveServer, client: RawClient) -> None:
     good = LINES_PER_PUBLISH * 3 + 7
     await stream(
         client, b"x\n" * LINES_PER_PUBLISH, b"x\n" * (good - LINES_PER_PUBLISH) + b"\xff\n" + b"x\n" * 10
@@ -206,7 +211,7 @@ async def test_a_bad_line_far_into_a_stream_is_named(server: LiveServer, client:
 async def test_a_line_of_ten_megabytes_is_refused(
     server: LiveServer, client: RawClient, headers: str, most: int
 ) -> None:
-    """413 before it has ended, and what came before it is published."""
+    """The 413 is sent before the line has ended. Earlier lines are published."""
     await client.begin("/send?stream=1", headers=headers)
     await client.send_chunk(b'{"message":"a"}\n')
     sending = asyncio.ensure_future(send_until_cut(client, b"x" * 65_536, 160))
@@ -262,7 +267,7 @@ async def send_until_cut(publisher: RawClient, data: bytes, times: int) -> None:
         ),
     ],
 )
-async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
+async def test_an_invalid_line_stream_is_refused_before_its_first_line(
     server: LiveServer, client: RawClient, path: str, headers: str, status: int, detail: str
 ) -> None:
     await client.begin(path, headers=headers)
@@ -270,18 +275,18 @@ async def test_what_cannot_be_streamed_is_refused_before_the_first_line(
     assert server.broadcaster.counts.published == 0
 
 
-async def test_stream_0_is_no_stream(server: LiveServer) -> None:
-    reader, publisher = await reading(server), await server.connect()
+async def test_stream_0_publishes_the_body_as_one_event(server: LiveServer) -> None:
+    subscriber, publisher = await reading(server), await server.connect()
     await stream(publisher, b"a\nb\n", path="/send?stream=0")
-    assert await data_of(reader, 1) == ["a\nb\n"]
+    assert await data_of(subscriber, 1) == ["a\nb\n"]
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
+async def test_the_complete_lines_of_a_lost_publisher_are_published(
     server: LiveServer, caplog: Caplog, how: str
 ) -> None:
-    """And not the half one; nothing of it stays, and it is no error of ours."""
+    """The unfinished line is dropped, and no error is logged."""
     client = await begun(server, b"a\nb\nhalf", published=2)
     LEAVING[how](client)
     await until(lambda: server.connections == 0)
@@ -295,10 +300,10 @@ async def test_a_publisher_that_is_cut_has_published_its_whole_lines(
     ("lines", "published"),
     [(b"x\n" * 5000 + b"half", 5000), (b"x\n" * 3000 + b"\xff\n" + b"x\n" * 2000, 3000)],
 )
-async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken(
+async def test_the_received_lines_of_a_disconnected_publisher_are_published(
     server: LiveServer, client: RawClient, caplog: Caplog, lines: bytes, published: int
 ) -> None:
-    """However many slices they are, up to the first bad one; it is no error of ours."""
+    """All slices up to the first bad line are, and no error is logged."""
     await client.begin("/send?stream=1")
     await client.send_chunk(lines)
     client.close()
@@ -309,8 +314,8 @@ async def test_a_publisher_that_hangs_up_has_published_the_lines_that_were_taken
 
 
 @pytest.mark.both_loops
-async def test_what_follows_a_broken_chunk_is_not_published(server: LiveServer, caplog: Caplog) -> None:
-    """The whole lines before it are; the stream is over once its publisher has gone."""
+async def test_bytes_after_a_broken_chunk_are_not_published(server: LiveServer, caplog: Caplog) -> None:
+    """The complete lines before it are. The line stream ends when its publisher has disconnected."""
     client = await begun(server, b"a\nb\nhalf", published=2)
     await client.send(b"no size\r\nc\n\r\n")
     await client.send_chunk(b"d\n")
@@ -324,7 +329,7 @@ async def test_what_follows_a_broken_chunk_is_not_published(server: LiveServer, 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("path", ["/push/send", "/push/send?stream=1"])
 async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(caplog: Caplog, path: str) -> None:
-    """A runner that cancels no handlers reads to the break."""
+    """A runner that does not cancel handlers reads until the body breaks off."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
     async with mounted() as inner:
         publisher = await RawClient.open(inner.port)
@@ -338,8 +343,8 @@ async def test_a_publisher_that_leaves_a_mounted_application_is_no_error(caplog:
 
 
 @pytest.mark.both_loops
-async def test_a_drain_answers_a_stream_that_is_open_and_silent(serve: Serve, caplog: Caplog) -> None:
-    """503 with the count, at once and not at a deadline; the half line is nothing."""
+async def test_a_drain_ends_an_idle_line_stream(serve: Serve, caplog: Caplog) -> None:
+    """The 503 with the count comes at once, not after a timeout. The unfinished line is dropped."""
     server = await serve(shutdown_timeout=3600)
     chunked, sized = await server.connect(), await server.connect()
     await chunked.begin("/send?stream=1")
@@ -360,8 +365,8 @@ async def test_a_drain_answers_a_stream_that_is_open_and_silent(serve: Serve, ca
 
 
 @pytest.mark.both_loops
-async def test_a_line_after_the_close_is_not_published(server: LiveServer) -> None:
-    """A drain that has begun is told with the next line, whatever else it still waits for."""
+async def test_a_line_after_the_drain_has_begun_is_refused(server: LiveServer) -> None:
+    """The response comes with that line, whatever else the drain waits for."""
     client = await begun(server, b"a\n", published=1)
     await server.broadcaster.close(timeout=5)
     await client.send_chunk(b"b\nc\n")
@@ -375,8 +380,10 @@ async def test_a_line_after_the_close_is_not_published(server: LiveServer) -> No
 
 
 @pytest.mark.both_loops
-async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(serve: Serve, caplog: Caplog) -> None:
-    """A reader that takes nothing keeps the server from stopping, and not the publisher from its answer."""
+async def test_a_drain_ends_line_streams_before_it_waits_for_subscribers(
+    serve: Serve, caplog: Caplog
+) -> None:
+    """A frozen subscriber delays the end of the server, but not the publisher's response."""
     stopping_takes = {"drain_timeout": 1, "shutdown_timeout": 1}
     server = await serve(**stopping_takes, send_buffer=16_384, overflow="drop-oldest", write_timeout=60)
     frozen = await server.connect(receive_buffer=4096)
@@ -395,25 +402,25 @@ async def test_a_drain_answers_a_stream_before_it_waits_for_its_readers(serve: S
 
 
 @pytest.mark.both_loops
-async def test_a_mounted_application_answers_its_streams_when_the_runner_stops(caplog: Caplog) -> None:
-    """503 with the count, as from the server itself, whoever reads meanwhile."""
+async def test_a_mounted_application_ends_its_line_streams_when_the_runner_stops(caplog: Caplog) -> None:
+    """They get the 503 with the count, as from the server itself."""
     async with mounted(shutdown_timeout=4) as inner:
-        reader, publisher = await inner.subscriber("/push/events"), await inner.connect()
+        subscriber, publisher = await inner.subscriber("/push/events"), await inner.connect()
         await publisher.begin("/push/send?stream=1")
         await publisher.send_chunk(b"a\nhalf")
         await until(lambda: inner.broadcaster.counts.published == 1)
         stopping = asyncio.ensure_future(inner.runner.cleanup())
         status, answer = await publisher.answer()
         assert (status, json.loads(answer)["published"]) == (503, 1)
-        reader.close()
+        subscriber.close()
         publisher.close()
         await stopping
     assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.both_loops
-async def test_others_are_served_between_the_slices(serve: Serve) -> None:
-    """A publisher of very many lines does not keep the loop to itself: another's event comes in between."""
+async def test_other_requests_are_served_between_the_slices(serve: Serve) -> None:
+    """A publisher of many lines does not block the loop: another's event is published in between."""
     server = await serve(history_size=200_000, history_bytes=10**9, history_total=10**9)
     many, one = await server.connect(), await server.connect()
     await many.begin("/send/many?stream=1")
@@ -429,22 +436,25 @@ async def test_others_are_served_between_the_slices(serve: Serve) -> None:
 
 
 def transports_of(server: LiveServer) -> list[asyncio.Transport]:
-    """Return the transports of the connections that are open."""
+    """Return the transports of the open connections."""
     return [each.transport for each in web_server_of(server).connections if each.transport is not None]
 
 
 def resident(pid: int) -> int:
-    """Return the bytes of memory a process has."""
+    """Return the resident memory of a process in bytes."""
     found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) * 1024
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_waits_for_what_it_has_sent(
+async def test_backpressure_stops_a_publisher(
     server: LiveServer, client: RawClient, monkeypatch: Patch
 ) -> None:
-    """While nothing can be published nothing more is read of it; then it goes on, and nothing is lost."""
+    """While nothing can be published, nothing more is read.
+
+    Afterwards reading goes on, and nothing is lost.
+    """
     away = asyncio.Event()
 
     async def publish_later(drafts: Sequence[Draft]) -> None:
@@ -464,14 +474,14 @@ async def test_a_publisher_waits_for_what_it_has_sent(
 
 
 @pytest.mark.both_loops
-async def test_a_fast_publisher_makes_nothing_grow(running: Programs) -> None:
-    """50 MB of lines, as fast as they are taken, with a reader: the history's bound, and a little more."""
+async def test_a_fast_publisher_uses_bounded_memory(running: Programs) -> None:
+    """It sends 50 MB of lines to one subscriber. Memory stays near the limit of the history."""
     serving = await running.serve("--history-total", "1000000", "--history-bytes", "1000000")
-    reader, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
-    await reader.subscribe()
+    subscriber, publisher = await RawClient.open(serving.port), await RawClient.open(serving.port)
+    await subscriber.subscribe()
     pid = serving.process.id
     peaks = [resident(pid)]
-    reads = asyncio.ensure_future(drain(reader))
+    reads = asyncio.ensure_future(drain(subscriber))
     await publisher.begin("/send?stream=1")
     piece = (b"x" * 999 + b"\n") * 1000
     for _ in range(50):
@@ -482,23 +492,23 @@ async def test_a_fast_publisher_makes_nothing_grow(running: Programs) -> None:
     assert (status, json.loads(answer)["count"]) == (200, 50_000)
     assert max(peaks) - peaks[0] < 30_000_000
     publisher.close()
-    reader.close()
+    subscriber.close()
     reads.cancel()
     await asyncio.gather(reads, return_exceptions=True)
 
 
-async def drain(reader: RawClient) -> None:
-    """Take whatever comes, and keep nothing."""
+async def drain(subscriber: RawClient) -> None:
+    """Read and discard all data."""
     loop = asyncio.get_running_loop()
-    while await loop.sock_recv(reader.sock, 1 << 20):
+    while await loop.sock_recv(subscriber.sock, 1 << 20):
         pass
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
+async def test_the_lines_of_a_disconnected_publisher_do_not_block_the_loop(
     server: LiveServer, monkeypatch: Patch
 ) -> None:
-    """What it had sent is published as ever, a slice in each turn."""
+    """They are published one slice per iteration of the event loop."""
     counted: list[int] = []
 
     async def counting(drafts: Sequence[Draft]) -> None:
@@ -514,23 +524,25 @@ async def test_a_publisher_that_hangs_up_does_not_hold_the_loop(
     assert max(counted) <= LINES_PER_PUBLISH
 
 
-# A publisher that is slowed: it comes from an address that may publish so much.
+# Rate limits: the publishers have an address with a limit.
 
 HERE = "X-Forwarded-For: 192.0.2.1\r\n"
 
 
 async def slowing(serve: Serve, **settings: Any) -> LiveServer:
-    """Return a server where an address may publish 4 events at once, and then 8 in a second."""
+    """Return a server with a rate limit of 8 events per second and address, and a burst of 4."""
     limits = {"publish_rate": 8, "publish_burst": 4, "max_batch": 4}
     public = {"anonymous_publish": ("*",), "anonymous_subscribe": ("*",)}
     return await serve(**{"trusted_proxies": ("127.0.0.1",), **public, **limits, **settings})
 
 
 @pytest.mark.parametrize("rest", [[b"3\n4\n5\n6\n7\n8\n9\n"], [b"3\n4\n5\n", b"6\n7", b"\n8\n9"]])
-async def test_a_publisher_that_is_too_fast_is_slowed(serve: Serve, clock: Clock, rest: list[bytes]) -> None:
-    """And not refused, while its address has no events left for others either; nothing of it is lost."""
+async def test_a_publisher_over_its_rate_limit_is_slowed_down(
+    serve: Serve, clock: Clock, rest: list[bytes]
+) -> None:
+    """It is not refused, and loses nothing. Other requests of its address are over the limit too."""
     server = await slowing(serve)
-    reader, publisher, other = await reading(server), await server.connect(), await server.connect()
+    subscriber, publisher, other = await reading(server), await server.connect(), await server.connect()
     await publisher.begin("/send?stream=1", headers=HERE)
     for piece in (b"0\n1\n2\n", *rest):
         await publisher.send_chunk(piece)
@@ -544,10 +556,10 @@ async def test_a_publisher_that_is_too_fast_is_slowed(serve: Serve, clock: Clock
     await until(lambda: server.broadcaster.counts.published == 8)
     clock.forward(10)
     assert await publisher.answer() == answer_of(server, 10, clients=1)
-    assert await data_of(reader, 10) == [str(number) for number in range(10)]
+    assert await data_of(subscriber, 10) == [str(number) for number in range(10)]
 
 
-async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, clock: Clock) -> None:
+async def test_a_bad_line_after_slowed_lines_is_reported(serve: Serve, clock: Clock) -> None:
     server = await slowing(serve)
     publisher = await server.connect()
     await stream(publisher, b"x\n" * 6 + b"\xff\n", headers=HERE)
@@ -558,10 +570,10 @@ async def test_a_bad_line_behind_slowed_ones_is_told(serve: Serve, clock: Clock)
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("how", LEAVING)
-async def test_a_publisher_that_hangs_up_while_slowed_is_over(
+async def test_a_slowed_publisher_that_disconnects_ends_at_once(
     serve: Serve, caplog: Caplog, clock: Clock, how: str
 ) -> None:
-    """At once, with what was published by then, and it is no error of ours."""
+    """The events published so far stay, and no error is logged."""
     server = await slowing(serve)
     publisher = await begun(server, b"x\n" * 1000, published=4, headers=HERE)
     LEAVING[how](publisher)
@@ -573,10 +585,10 @@ async def test_a_publisher_that_hangs_up_while_slowed_is_over(
 
 
 @pytest.mark.both_loops
-async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
+async def test_a_disconnected_publisher_is_not_slowed_down(
     serve: Serve, clock: Clock, monkeypatch: Patch
 ) -> None:
-    """What may be published at once of what it had sent is, and no more."""
+    """The received lines within the rate limit are published, and no more."""
     server = await slowing(serve)
 
     async def hanging_up(drafts: Sequence[Draft]) -> None:
@@ -595,10 +607,8 @@ async def test_a_publisher_that_hangs_up_before_it_is_slowed_is_not_waited_for(
 
 
 @pytest.mark.both_loops
-async def test_a_drain_answers_a_publisher_that_is_slowed(
-    serve: Serve, caplog: Caplog, monkeypatch: Patch
-) -> None:
-    """503 with the count, at once, however long it would have waited."""
+async def test_a_drain_ends_a_slowed_line_stream(serve: Serve, caplog: Caplog, monkeypatch: Patch) -> None:
+    """The 503 with the count comes at once, whatever the wait would be."""
     allowed = iter([0.0, 0.0])
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: next(allowed, 3600.0))
     server = await slowing(serve, shutdown_timeout=3600)
@@ -612,7 +622,9 @@ async def test_a_drain_answers_a_publisher_that_is_slowed(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(serve: Serve, monkeypatch: Patch) -> None:
+async def test_a_line_stream_begun_during_a_drain_is_not_slowed_down(
+    serve: Serve, monkeypatch: Patch
+) -> None:
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 3600.0)
     server = await slowing(serve)
     publisher = await server.connect()
@@ -623,10 +635,10 @@ async def test_a_publisher_that_comes_during_a_drain_is_not_slowed(serve: Serve,
 
 
 @pytest.mark.both_loops
-async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
+async def test_a_slowed_publisher_that_leaves_a_mounted_application_ends(
     caplog: Caplog, monkeypatch: Patch
 ) -> None:
-    """Though the runner cancels no handlers, and all of its lines had been read."""
+    """The runner cancels no handlers, and all lines had been read."""
     monkeypatch.setattr(RateLimiter, "publish_wait", lambda *_, **__: 0.001)
     async with mounted() as inner:
         publisher = await RawClient.open(inner.port)
@@ -639,7 +651,7 @@ async def test_a_slowed_publisher_that_leaves_a_mounted_application_is_over(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_this_machine_is_not_slowed(serve: Serve, clock: Clock) -> None:
+async def test_a_loopback_publisher_is_not_slowed_down(serve: Serve, clock: Clock) -> None:
     server = await slowing(serve)
     publisher = await server.connect()
     await stream(publisher, b"x\n" * 1000)
@@ -648,8 +660,8 @@ async def test_this_machine_is_not_slowed(serve: Serve, clock: Clock) -> None:
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("headers", ["", NDJSON])
-async def test_a_line_that_drips_is_ended(serve: Serve, headers: str) -> None:
-    """A line has `body_timeout` to come whole, however it drips; between two lines there is any time."""
+async def test_a_line_that_arrives_too_slowly_ends_the_stream(serve: Serve, headers: str) -> None:
+    """A line must be complete within `body_timeout`. There is no limit for the time between lines."""
     server = await serve(body_timeout=0.2)
     idle, publisher = await server.connect(), await server.connect()
     await idle.begin("/send?stream=1", headers=headers)
@@ -671,8 +683,8 @@ async def test_a_line_that_drips_is_ended(serve: Serve, headers: str) -> None:
     assert (await idle.answer())[0] == 200
 
 
-async def test_streams_of_publishers_count_for_their_caller(serve: Serve) -> None:
-    """For its token and, behind a proxy, for its address, as those of subscribers do."""
+async def test_line_streams_count_for_the_share_of_their_caller(serve: Serve) -> None:
+    """They count for the token, and for the address behind a proxy, as subscribers do."""
     server = await serve(trusted_proxies=("127.0.0.1",), insecure_publish=True, max_connections_per_address=1)
     first, second = await server.connect(), await server.connect()
     for client in (first, second):

@@ -1,4 +1,4 @@
-"""Bodies that are published, whole and line by line."""
+"""Request bodies, read whole and by lines."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -24,7 +24,7 @@ from tests.support.problems import refused
 
 
 class Content:
-    """A body that arrives in these pieces, and then ends, or breaks off."""
+    """A body that arrives in these pieces, and then ends or breaks off."""
 
     def __init__(self, pieces: Sequence[bytes], *, breaks_off: bool = False) -> None:
         self._pieces = list(pieces)
@@ -51,7 +51,7 @@ class Content:
 
 
 class Endless(Content):
-    """A body of which nothing ever comes."""
+    """A body that never arrives."""
 
     async def readany(self) -> bytes:
         await asyncio.Event().wait()
@@ -69,7 +69,7 @@ def request(
 
 
 async def read(content: Content, *, charset: str | None, most: int) -> bytes:
-    """Return the text of a body that declares this charset, as UTF-8."""
+    """Return a body with this declared charset as UTF-8."""
     declaring = request(content, charset=charset)
     return await read_text(declaring, body_type(declaring), most=most, timeout=1)
 
@@ -123,7 +123,6 @@ async def test_a_line_too_long_is_yielded_and_nothing_more_is_read() -> None:
 
 
 async def test_a_line_of_the_maximum_length_is_accepted() -> None:
-    """One byte more is too long."""
     assert await lines_of([b"x" * 20, b"x" * 5 + b"\n", b"y"], most=25) == [b"x" * 25, b"y"]
 
 
@@ -144,7 +143,6 @@ async def test_an_unfinished_line_of_a_broken_body_is_dropped() -> None:
 
 @pytest.mark.parametrize("pieces", [[], [b"abc"], [b"a", b"b", b"c"]])
 async def test_a_body_is_read_whole(pieces: list[bytes]) -> None:
-    """It may be complete already, or still arrive."""
     assert await read_whole(request(Content(pieces)), most=3, timeout=1) == b"".join(pieces)
 
 
@@ -156,7 +154,6 @@ async def test_a_body_with_too_large_a_content_length_is_not_read() -> None:
 
 
 async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
-    """A body without a length is counted as it arrives."""
     content = Content([b"ab"] * 100)
     with pytest.raises(Problem) as raised:
         await read_whole(request(content), most=3, timeout=1)
@@ -164,7 +161,6 @@ async def test_a_body_that_grows_too_large_is_not_read_to_its_end() -> None:
 
 
 async def test_a_body_that_breaks_off_is_a_problem() -> None:
-    """A part of a body must not pass for a shorter one."""
     with pytest.raises(Problem, match=r"^body: connection lost$"):
         await read_whole(request(Content([b"a"], breaks_off=True)), most=3, timeout=1)
 
@@ -189,13 +185,12 @@ def test_a_compressed_body_is_refused(coding: str) -> None:
         body_type(make_mocked_request("POST", "/send", {"Content-Encoding": coding}))
 
 
-# Bodies that should have nothing in them.
+# Bodies that must be empty.
 
 NO_BODY = f"GET /{'x' * 79} takes no body"
 
 
 async def test_an_empty_body_counts_as_no_body() -> None:
-    """It may be chunked, or have a length of 0."""
     await require_empty(request(Content([])), timeout=1)
     await require_empty(request(Content([]), content_length=0), timeout=1)
 
@@ -209,7 +204,6 @@ async def test_an_unexpected_body_is_refused_at_its_first_byte() -> None:
 
 
 async def test_an_empty_body_that_does_not_end_gets_408() -> None:
-    """The connection is closed."""
     with refused(408, "body: did not arrive within 0.01 s", closes=True):
         await require_empty(request(Endless([])), timeout=0.01)
 
@@ -249,7 +243,6 @@ async def test_a_body_is_converted_to_utf8_by_its_charset(
 
 @pytest.mark.parametrize("body", [b"\x80", b"ab\xe9", b"a" * 9999 + b"\xff"])
 async def test_a_byte_that_is_not_ascii_is_named(body: bytes) -> None:
-    """Its number counts from 0."""
     with pytest.raises(Problem) as raised:
         await read(Content([body]), charset="us-ascii", most=10_000)
     detail = f"body: is not US-ASCII at byte {len(body) - 1}, though its charset says so"
@@ -302,6 +295,5 @@ def test_a_long_content_type_is_refused(declared: str) -> None:
     ],
 )
 def test_a_body_type_has_no_parameters(declared: str | None, kind: str) -> None:
-    """Without a Content-Type it is application/octet-stream."""
     headers = {} if declared is None else {"Content-Type": declared}
     assert body_type(make_mocked_request("POST", "/send", headers)).name == kind

@@ -1,4 +1,4 @@
-"""What a subscriber asks for, as its request says it."""
+"""Subscribe requests: the parameters of the URL and of a JSON body."""
 
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
@@ -22,17 +22,17 @@ LINES = {"Accept": "application/x-ndjson"}
 
 
 def read_asked(request: web.Request) -> SubscribeRequest:
-    """Read the parsed of a caller that may subscribe to anything."""
+    """Parse the request of a caller that may subscribe to any channel."""
     return reading.read_subscribe(request, lambda _: None)
 
 
 def parse_asked(request: web.Request, said: MultiMapping[str]) -> SubscribeRequest:
-    """Read what such a caller says in a body."""
+    """Parse the JSON body of such a caller."""
     return reading.parse_subscribe(request, said, lambda _: None)
 
 
 def read_body(data: bytes) -> MultiMapping[str]:
-    """Read a body that may name three channels."""
+    """Parse a body with a maximum of three channels."""
     return reading.read_body(data, most=3)
 
 
@@ -43,7 +43,7 @@ def request(
     version: HttpVersion = HttpVersion11,
     max_channels: int = 100,
 ) -> web.Request:
-    """Return a request as the router would hand it on: what is behind `/events/` names channels."""
+    """Return a request as the router passes it: the path after `/events/` names channels."""
     named = target.partition("?")[0].removeprefix("/events").removeprefix("/")
     return make_mocked_request(
         "GET",
@@ -245,7 +245,6 @@ NO_HEARTBEATS = (
     ],
 )
 def test_an_invalid_parameter_is_refused(target: str, detail: str) -> None:
-    """The 400 names the parameter and the value."""
     with refused(400, detail):
         read_asked(request(target))
 
@@ -269,13 +268,12 @@ def test_an_invalid_parameter_is_refused(target: str, detail: str) -> None:
     ],
 )
 def test_an_invalid_channel_name_is_refused(target: str, detail: str) -> None:
-    """The error names the character."""
     with pytest.raises(EventError) as raised:
         read_asked(request(target))
     assert str(raised.value) == detail
 
 
-# The same, said in a body.
+# JSON bodies.
 
 UNKNOWN = f"unknown member; {', '.join(SUBSCRIBE_MEMBERS)} are known"
 
@@ -327,7 +325,6 @@ def test_the_members_of_a_body_become_parameters(data: bytes, members: MultiDict
     ],
 )
 def test_a_body_of_another_shape_is_refused(data: bytes, status: int, detail: str) -> None:
-    """The error names the member."""
     with refused(status, detail):
         read_body(data)
 
@@ -352,5 +349,4 @@ def test_query_body_and_path_give_the_same_request(version: HttpVersion) -> None
 
 
 def test_a_request_without_channels_is_for_default() -> None:
-    """This holds for a body and for a query."""
     assert parse_asked(request(), said()) == read_asked(request())

@@ -1,4 +1,4 @@
-"""GET /subscribers and /subscribers/{id}, and DELETE: who is connected, and the end of one."""
+"""GET /subscribers and /subscribers/{id}: the open streams. DELETE closes one."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def is_joined(server: LiveServer, count: int) -> bool:
 
 
 async def join(server: LiveServer, *paths: str) -> list[RawClient]:
-    """Open a stream each."""
+    """Open a stream for each path."""
     clients = []
     for path in paths:
         client = await server.subscriber(path)
@@ -39,7 +39,7 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [each["id"] for each in page["subscribers"]]
 
 
-async def test_a_page_is_these_bytes(server: LiveServer) -> None:
+async def test_a_page_describes_each_subscriber(server: LiveServer) -> None:
     await join(server, "/events/a,x.*?event=t")
     answer = await ask(server, "GET", "/subscribers")
     age = answer.json["subscribers"][0]["age"]
@@ -51,12 +51,12 @@ async def test_a_page_is_these_bytes(server: LiveServer) -> None:
     assert answer.headers["content-type"] == "application/json"
 
 
-async def test_nobody_is_an_empty_page(server: LiveServer) -> None:
+async def test_a_server_without_subscribers_has_an_empty_page(server: LiveServer) -> None:
     assert (await ask(server, "GET", "/subscribers")).body == b'{"subscribers":[],"total":0,"next":null}\n'
 
 
-async def test_pages_follow_one_another(server: LiveServer) -> None:
-    """By `next`, until there is none; who left in between leaves no hole."""
+async def test_next_leads_from_page_to_page(server: LiveServer) -> None:
+    """It is null on the last page. A subscriber that left in between makes no gap."""
     clients = await join(server, *["/events"] * 5)
     page = await get(server, "?limit=2")
     assert (ids(page), page["total"], page["next"]) == (["1", "2"], 5, "2")
@@ -66,7 +66,7 @@ async def test_pages_follow_one_another(server: LiveServer) -> None:
     assert (ids(page), page["total"], page["next"]) == (["4", "5"], 4, None)
 
 
-async def test_those_of_a_channel_are_those_that_get_what_is_published_there(server: LiveServer) -> None:
+async def test_channel_selects_the_subscribers_that_receive_its_events(server: LiveServer) -> None:
     await join(server, "/events/a", "/events/b", "/events/a,b", "/events/a*", "/events/*b")
     for channel, found in (("a", ["1", "3", "4"]), ("ab", ["4", "5"]), ("c", [])):
         assert ids(await get(server, f"?channel={channel}")) == found
@@ -76,8 +76,8 @@ async def test_those_of_a_channel_are_those_that_get_what_is_published_there(ser
     assert ids(await get(server, "?channel=a&limit=2&after=3")) == ["4"]
 
 
-async def test_those_that_come_first_are_no_page_of_many(server: LiveServer) -> None:
-    """What was first may be second in a moment: there is nothing to go on after."""
+async def test_a_sorted_list_has_no_next_page(server: LiveServer) -> None:
+    """The order changes all the time, so no position in it is stable."""
     clients = await join(server, "/events/a", "/events/b", "/events/c")
     for channels in (["c"], ["c"], ["b"]):
         await server.broadcaster.broadcast("x", channels=channels)
@@ -106,12 +106,12 @@ async def test_those_that_come_first_are_no_page_of_many(server: LiveServer) -> 
         ("channels=a", "channels: unknown parameter; did you mean channel?"),
     ],
 )
-async def test_what_cannot_be_asked_is_refused(server: LiveServer, query: str, detail: str) -> None:
+async def test_an_invalid_parameter_is_refused(server: LiveServer, query: str, detail: str) -> None:
     answer = await ask(server, "GET", f"/subscribers?{query}")
     assert (answer.status, answer.detail) == (400, detail)
 
 
-async def test_one_reader_can_be_asked_about(server: LiveServer) -> None:
+async def test_one_subscriber_is_described_as_on_a_page(server: LiveServer) -> None:
     await join(server, "/events/a", "/events/b")
     one = (await ask(server, "GET", "/subscribers/2")).json
     (_, listed) = (await get(server))["subscribers"]
@@ -121,7 +121,7 @@ async def test_one_reader_can_be_asked_about(server: LiveServer) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 @pytest.mark.parametrize("id", ["2", "x", "%20", "1" * 200, "%C2%B9"])
-async def test_nobody_is_not_found(server: LiveServer, method: str, id: str) -> None:
+async def test_an_unknown_id_is_not_found(server: LiveServer, method: str, id: str) -> None:
     await join(server, "/events")
     answer = await ask(server, method, f"/subscribers/{id}")
     assert answer.status == 404
@@ -136,8 +136,8 @@ async def disconnect(server: LiveServer, id: str) -> Answer:
 
 
 @pytest.mark.both_loops
-async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: LiveServer) -> None:
-    """Behind what was published for it, and with a time to come back; the others stay."""
+async def test_delete_closes_the_stream_of_one_subscriber(server: LiveServer) -> None:
+    """It gets its queued events, then `$close` with a `retry`. The others stay."""
     one, other = await join(server, "/events", "/events")
     receipt = await server.broadcaster.broadcast("last words")
     assert (await disconnect(server, "1")).body == b'{"status":"disconnected","id":"1"}\n'
@@ -154,8 +154,8 @@ async def test_a_disconnected_reader_is_told_and_its_stream_ends(server: LiveSer
 
 
 @pytest.mark.both_loops
-async def test_a_frozen_reader_that_is_disconnected_is_cut_in_time(serve: Serve) -> None:
-    """It is still on its way out meanwhile, and may be disconnected again: that changes nothing."""
+async def test_delete_aborts_a_frozen_subscriber_after_its_timeout(serve: Serve) -> None:
+    """Until then it is listed, and a second DELETE changes nothing."""
     server = await serve(
         send_buffer=16_384, heartbeat=3600.0, write_timeout=0.5, overflow=Overflow.DROP_OLDEST, queue_size=3
     )
@@ -189,10 +189,10 @@ ASKED = (("GET", "/subscribers"), ("GET", "/subscribers/1"), ("DELETE", "/subscr
         ({"inspect": ("*",), "admin": ("*",)}, [200, 200, 200]),
     ],
 )
-async def test_addresses_are_for_who_may_ask_about_the_server_itself(
+async def test_only_callers_that_inspect_the_server_see_addresses(
     serve: Serve, grants: dict[str, Sequence[str]], gets: list[int]
 ) -> None:
-    """And only who may administer it ends a stream; whether there is one is not told to others."""
+    """Only `admin` may close a stream. Others do not learn whether an id exists."""
     server = await serve(caller=(caller("one", **grants),), anonymous_subscribe=("*",))
     await join(server, "/events")
     assert await statuses(server, bearer(static("one")), *ASKED) == gets
@@ -209,27 +209,27 @@ async def test_addresses_are_for_who_may_ask_about_the_server_itself(
         ((Endpoint.PUBLISH,), [404, 404, 404], None),
     ],
 )
-async def test_a_listener_takes_the_methods_of_what_it_serves(
+async def test_a_listener_accepts_the_methods_of_its_endpoints(
     serve: Serve, endpoints: tuple[Endpoint, ...], gets: list[int], allowed: str | None
 ) -> None:
-    """They belong to two endpoints; what is taken is told, and another method refused with it."""
+    """GET and DELETE belong to different endpoints. Allow has the accepted methods."""
     public = ListenerRule(host="127.0.0.1", port=0, endpoints=(Endpoint.SUBSCRIBE,))
     server = await serve(
         listener=(ListenerRule(host="127.0.0.1", port=0, endpoints=endpoints), public),
         token=STATIC,
         anonymous_subscribe=("*",),
     )
-    reader = await RawClient.open(server.listeners[1].port or 0)
-    await reader.subscribe()
+    subscriber = await RawClient.open(server.listeners[1].port or 0)
+    await subscriber.subscribe()
     await until(lambda: server.broadcaster.client_count == 1)
     assert await statuses(server, bearer(STATIC), *ASKED) == gets
     for method, status in (("OPTIONS", 204), ("PATCH", 405)):
         answer = await ask(server, method, "/subscribers/1")
         assert (answer.status, answer.headers.get("allow")) == ((status, allowed) if allowed else (404, None))
-    reader.close()
+    subscriber.close()
 
 
-async def test_the_answer_has_nothing_of_a_token(serve: Serve) -> None:
+async def test_the_response_contains_no_token(serve: Serve) -> None:
     server, client = await serve.connected(token=STATIC)
     await client.subscribe(path=f"/events?access_token={STATIC}")
     await until(lambda: server.broadcaster.client_count == 1)

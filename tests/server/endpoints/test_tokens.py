@@ -20,7 +20,7 @@ SETTINGS = {
     "token_secret": OWN_SECRET,
     "caller": (
         caller("maker", subscribe=("orders.*", "news"), publish=("news",), admin=("*",)),
-        caller("reader", subscribe=("*",)),
+        caller("subscriber", subscribe=("*",)),
     ),
 }
 
@@ -46,8 +46,8 @@ async def admitted(server: LiveServer, token: str, path: str = "/events/news") -
 # POST /tokens.
 
 
-async def test_a_token_is_made_and_good(serve: Serve) -> None:
-    """The answer says all there is to know of it, and no cache keeps it."""
+async def test_an_issued_token_is_valid(serve: Serve) -> None:
+    """The response has all its properties, and may not be cached."""
     server = await serve(**SETTINGS)
     before = time.time()
     wish = {"grants": {"subscribe": ["orders.17"]}, "subject": "visitor-1", "lifetime": 600}
@@ -62,7 +62,7 @@ async def test_a_token_is_made_and_good(serve: Serve) -> None:
     assert await admitted(server, made["token"], "/events/orders.18") == 403
 
 
-async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
+async def test_subject_and_lifetime_have_defaults(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     before = time.time()
     made = await mint(server, {"grants": {"subscribe": ["news"]}})
@@ -70,14 +70,14 @@ async def test_what_is_not_said_has_a_default(serve: Serve) -> None:
     assert before + 600 <= made["expires"] <= time.time() + 600
 
 
-async def test_every_token_is_another(serve: Serve) -> None:
+async def test_every_token_has_its_own_id(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     made = [await mint(server, {"grants": {"subscribe": ["news"]}}) for _ in range(3)]
     assert len({each["token"] for each in made}) == len({each["id"] for each in made}) == 3
 
 
-async def test_a_token_lives_no_longer_than_it_may(serve: Serve) -> None:
-    """`token_lifetime` at most, and not beyond its maker's own."""
+async def test_the_lifetime_of_a_token_is_limited(serve: Serve) -> None:
+    """The limits are `token_lifetime` and the expiry of the issuer's own token."""
     server = await serve(**SETTINGS, token_lifetime=60)
     assert (await mint(server, {"grants": {}, "lifetime": 3600}))["expires"] <= time.time() + 60
     expires = time.time() + 30
@@ -103,7 +103,7 @@ async def test_a_token_lives_no_longer_than_it_may(serve: Serve) -> None:
         ({"admin": ["*"]}, "admin: a token cannot grant it"),
     ],
 )
-async def test_nobody_hands_on_more_than_he_has(
+async def test_a_token_cannot_grant_more_than_its_issuer_has(
     serve: Serve, grants: dict[str, list[str]], detail: str
 ) -> None:
     server = await serve(**SETTINGS)
@@ -111,7 +111,7 @@ async def test_nobody_hands_on_more_than_he_has(
     assert (answer.status, answer.detail) == (403, detail)
 
 
-async def test_a_token_that_was_made_makes_none(serve: Serve) -> None:
+async def test_an_issued_token_cannot_issue_tokens(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     everything = {action: ["*"] for action in ("subscribe", "publish", "inspect")}
     token = (await mint(server, {"grants": everything}))["token"]
@@ -150,8 +150,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "detail"), BAD, ids=[repr(body[:40]) for body, _, _ in BAD])
-async def test_what_is_no_wish_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
-    """400 for what is not JSON, 422 for another shape; never a 500."""
+async def test_an_invalid_token_request_is_refused(
+    serve: Serve, body: bytes, status: int, detail: str
+) -> None:
+    """Invalid JSON is a 400, another shape a 422."""
     server = await serve(**SETTINGS)
     answer = await post(server, "/tokens", body)
     assert (answer.status, answer.detail) == (status, detail)
@@ -167,15 +169,17 @@ async def test_what_is_no_wish_is_refused(serve: Serve, body: bytes, status: int
         (f"{JSON.rstrip()}; charset=utf-16\r\n", 415),
     ],
 )
-async def test_a_wish_is_plain_json(serve: Serve, path: str, headers: str, status: int) -> None:
-    """A web page needs a preflight to send that, which is one more thing between."""
+async def test_a_token_request_must_be_declared_as_json(
+    serve: Serve, path: str, headers: str, status: int
+) -> None:
+    """A web page needs a CORS preflight to send that type."""
     server = await serve(**SETTINGS)
     answer = await post(server, path, {"grants": {}, "id": "x"}, headers=headers)
     assert answer.status == status
 
 
 @pytest.mark.parametrize("path", ["/tokens", "/revoke"])
-async def test_a_wish_has_its_bounds(serve: Serve, path: str) -> None:
+async def test_a_token_request_is_limited_in_size_and_time(serve: Serve, path: str) -> None:
     server = await serve(**SETTINGS, body_timeout=0.05)
     answer = await post(server, path, b" " * 65_537)
     assert (answer.status, answer.detail) == (413, "body: more than 65536 bytes")
@@ -185,7 +189,7 @@ async def test_a_wish_has_its_bounds(serve: Serve, path: str) -> None:
     assert (await client.answer())[0] == 408
 
 
-async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> None:
+async def test_a_token_too_long_for_a_header_is_not_issued(serve: Serve) -> None:
     server = await serve(**SETTINGS)
     grants = {"subscribe": [f"{number:0128}" for number in range(60)]}
     answer = await post(server, "/tokens", {"grants": grants})
@@ -193,15 +197,15 @@ async def test_a_token_that_would_not_fit_a_header_is_not_made(serve: Serve) -> 
     assert answer.detail.startswith("grants: make a token of ")
 
 
-async def test_an_open_server_makes_tokens_that_nobody_needs(server: LiveServer) -> None:
-    """So that what uses them can be tried."""
+async def test_a_server_without_credentials_issues_tokens(server: LiveServer) -> None:
+    """So a back end that uses them can be tried."""
     made = await ask(server, "POST", "/tokens", headers=JSON, body=b'{"grants": {"subscribe": ["a"]}}')
     assert made.status == 200
     assert await admitted(server, made.json["token"], "/events/b") == 200
 
 
-async def test_without_a_secret_a_token_is_good_for_one_process(serve: Serve) -> None:
-    """Each has a secret of its own; with one that is configured, all servers take it."""
+async def test_without_token_secret_a_token_is_valid_in_one_process(serve: Serve) -> None:
+    """Each process has a random secret. With a configured secret all servers accept the token."""
     one, two = await serve(token=STATIC), await serve(token=STATIC)
     token = (await mint(one, {"grants": {"subscribe": ["news"]}}))["token"]
     assert (await admitted(one, token), await admitted(two, token)) == (200, 401)
@@ -210,7 +214,7 @@ async def test_without_a_secret_a_token_is_good_for_one_process(serve: Serve) ->
     assert (await admitted(one, token), await admitted(two, token)) == (200, 200)
 
 
-async def test_without_the_extra_no_token_is_made(serve: Serve, monkeypatch: Patch) -> None:
+async def test_without_the_extra_no_token_is_issued(serve: Serve, monkeypatch: Patch) -> None:
     server = await serve(token=STATIC)
 
     def missing() -> None:
@@ -236,8 +240,8 @@ async def test_a_token_is_revoked_by_its_id(serve: Serve) -> None:
     assert await admitted(server, two["token"]) == 200
 
 
-async def test_a_subjects_tokens_are_revoked_that_there_are(serve: Serve) -> None:
-    """And not those that are made afterwards."""
+async def test_revoking_a_subject_revokes_its_existing_tokens(serve: Serve) -> None:
+    """Tokens issued later are valid."""
     server = await serve(**SETTINGS)
     wish = {"grants": {"subscribe": ["news"]}, "subject": "ada"}
     before = [(await mint(server, wish))["token"] for _ in range(2)]
@@ -255,7 +259,7 @@ async def test_a_subject_of_any_length_can_be_revoked(serve: Serve) -> None:
 
 
 async def test_a_revocation_is_kept_until_it_expires(serve: Serve) -> None:
-    """Whoever says until when says that the token is not good later."""
+    """The caller sets `expires` to a time at which the token is invalid anyway."""
     server = await serve(**SETTINGS)
     token = own(jti="one", grants={"subscribe": ["news"]})
     assert (await post(server, "/revoke", {"id": "one", "expires": time.time() - 1})).status == 200
@@ -264,8 +268,8 @@ async def test_a_revocation_is_kept_until_it_expires(serve: Serve) -> None:
     assert await admitted(server, token) == 401
 
 
-async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
-    """And is refused from then on, until the server is started again."""
+async def test_an_admin_can_revoke_itself(serve: Serve) -> None:
+    """It is refused until the server is restarted."""
     server = await serve(**SETTINGS)
     assert (await post(server, "/revoke", {"caller": "maker"}, by=static("maker"))).status == 200
     assert (await post(server, "/revoke", {"subject": "x"}, by=static("maker"))).status == 401
@@ -287,14 +291,17 @@ async def test_an_admin_may_revoke_itself(serve: Serve) -> None:
         (b"x", 400, "body: is not JSON: JSON is malformed: invalid character (byte 0)"),
     ],
 )
-async def test_what_revokes_nothing_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
+async def test_an_invalid_revocation_is_refused(serve: Serve, body: bytes, status: int, detail: str) -> None:
     server = await serve(**SETTINGS)
     answer = await post(server, "/revoke", body)
     assert (answer.status, answer.detail) == (status, detail)
 
 
-async def test_only_so_many_revocations_are_held(serve: Serve, monkeypatch: Patch) -> None:
-    """Beyond it 503 and nothing is revoked: to forget another would let that one in again."""
+async def test_the_number_of_revocations_is_limited(serve: Serve, monkeypatch: Patch) -> None:
+    """Beyond it the response is 503 and nothing is revoked.
+
+    Dropping another would let that token in again.
+    """
     monkeypatch.setattr(authenticator, "RevocationList", partial(RevocationList, most=2))
     server = await serve(**SETTINGS)
     for number in range(2):
