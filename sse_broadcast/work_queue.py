@@ -70,7 +70,7 @@ class FairLock:
         """Return whether somebody has the lock."""
         return self._locked
 
-    async def acquire(self, caller: Hashable) -> None:
+    async def acquire(self, caller: Hashable = None) -> None:
         """Wait for the lock. `release` it afterwards."""
         if not self._locked:
             self._locked = True

@@ -51,6 +51,7 @@ from sse_broadcast.server.transport.connection import (
     answer_as_http_1_0,
     listener_of,
 )
+from sse_broadcast.work_queue import FairLock
 
 OTHER = "other"
 """The metrics label of refused requests that belong to no endpoint."""
@@ -97,7 +98,7 @@ def build_app(services: Services, *, tuned: bool, load: Callable[[], Config]) ->
     app[OWN_LISTENER] = tuned
     app[LINE_STREAMS] = set()
     app[DRAINING] = asyncio.Event()
-    app[BATCH_LOCK] = asyncio.Lock()
+    app[BATCH_LOCK] = FairLock()
     app[DECODER] = BodyDecoder()
 
     def add(method: str, path: str, handler: Handler, endpoint: Endpoint | None) -> None:

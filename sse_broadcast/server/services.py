@@ -17,6 +17,7 @@ from sse_broadcast.server.http.client_address import Proxies
 from sse_broadcast.server.http.cors import Cors
 from sse_broadcast.server.http.json_body import largest_body, largest_event
 from sse_broadcast.server.streams.expiry import StreamExpiry
+from sse_broadcast.work_queue import FairLock
 
 BROADCASTER: web.AppKey[Broadcaster] = web.AppKey("sse_broadcast", Broadcaster)
 """The broadcaster of an application made by `create_app`."""
@@ -91,7 +92,7 @@ LINE_STREAMS: web.AppKey[set[StreamReader]] = web.AppKey("sse_broadcast.line_str
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("sse_broadcast.draining", asyncio.Event)
 """Set when publishers' streams must end."""
 
-BATCH_LOCK: web.AppKey[asyncio.Lock] = web.AppKey("sse_broadcast.batch_lock", asyncio.Lock)
+BATCH_LOCK: web.AppKey[FairLock] = web.AppKey("sse_broadcast.batch_lock", FairLock)
 """Held while a batch is published."""
 
 

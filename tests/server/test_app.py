@@ -7,7 +7,7 @@ import pytest
 from sse_broadcast.server.services import BATCH_LOCK
 from tests.conftest import LiveServer, Serve
 from tests.support.asking import ask
-from tests.support.internals import pipelined_of, waiters_of, web_server_of
+from tests.support.internals import pipelined_of, web_server_of
 from tests.support.sockets import RawClient, until
 
 
@@ -150,7 +150,7 @@ async def test_a_long_head_that_waited_for_another_answer_is_measured_too(
     await server.app[BATCH_LOCK].acquire()
     body = b'[{"message":"x"}]'
     await client.request("POST", "/send", body=body, headers="Content-Type: application/json\r\n")
-    await until(lambda: len(waiters_of(server.app[BATCH_LOCK])) == 1)
+    await until(lambda: len(server.app[BATCH_LOCK]) == 1)
     (found,) = web_server_of(server).connections
     for waiting, size in enumerate((40_000, 30_000), 1):
         await client.send(head_of(size))

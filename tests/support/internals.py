@@ -3,7 +3,6 @@
 For what no observer could tell: whether anything is left of a reader, and how full a queue or a socket is.
 """
 
-import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
@@ -86,11 +85,6 @@ def web_server_of(server: Server) -> web.Server:
 def pipelined_of(connection: RequestHandler) -> Sized:
     """Return the requests of a connection that were read and not yet begun."""
     return connection._messages
-
-
-def waiters_of(lock: asyncio.Lock) -> Sized:
-    """Return those that wait for a lock."""
-    return lock._waiters or ()
 
 
 def tracked_streams_of(server: Server) -> Iterator[TrackedStream]:

@@ -13,7 +13,8 @@ from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft
 from sse_broadcast.server.services import BATCH_LOCK
 from tests.conftest import Caplog, LiveServer, Patch, Serve
-from tests.support.internals import waiters_of
+from tests.support.asking import bearer
+from tests.support.credentials import caller, static
 from tests.support.publishing import before_publishing
 from tests.support.sockets import LEAVING, RawClient, until
 
@@ -827,7 +828,7 @@ async def data_of(server: LiveServer, count: int) -> list[str]:
 
 async def queued(server: LiveServer, count: int) -> None:
     """Wait until this number of batches wait for the lock."""
-    await until(lambda: len(waiters_of(server.app[BATCH_LOCK])) == count)
+    await until(lambda: len(server.app[BATCH_LOCK]) == count)
 
 
 async def take_turns(server: LiveServer, *names: str) -> list[RawClient]:
@@ -851,6 +852,30 @@ async def test_batches_are_published_one_after_the_other(server: LiveServer) -> 
         assert await publisher.answer() == (200, body.encode())
     assert await data_of(server, 150) == said("a", "b", "c")
     assert not server.app[BATCH_LOCK].locked()
+
+
+async def test_callers_take_turns_with_their_batches_and_an_operator_waits_for_none(serve: Serve) -> None:
+    """A caller that has sent three delays the next caller by one."""
+    callers = [
+        caller("ada", publish=("*",)),
+        caller("bob", publish=("*",)),
+        caller("op", admin=("*",), publish=("*",)),
+    ]
+    server = await serve(caller=tuple(callers), anonymous_subscribe=("*",))
+    await server.app[BATCH_LOCK].acquire()
+    waiting = []
+    for place, (name, label) in enumerate((("ada", "a"), ("ada", "b"), ("ada", "c"), ("bob", "d")), 1):
+        publisher = await server.connect()
+        headers = JSON + bearer(static(name))
+        await publisher.request("POST", "/send", body=batch(label, size=1), headers=headers)
+        await queued(server, place)
+        waiting.append(publisher)
+    operator = await server.connect()
+    headers = JSON + bearer(static("op"))
+    assert (await operator.ask("POST", "/send", body=batch("first", size=1), headers=headers))[0] == 200
+    server.app[BATCH_LOCK].release()
+    assert {(await publisher.answer())[0] for publisher in waiting} == {200}
+    assert await data_of(server, 5) == ["first0", "a0", "d0", "b0", "c0"]
 
 
 async def test_two_batches_take_two_iterations_of_the_event_loop(
