@@ -25,7 +25,7 @@ from sse_broadcast.server.access.authorization import PRINCIPAL, require_any_cha
 from sse_broadcast.server.access.rate_limits import share_name
 from sse_broadcast.server.access.shares import UNCOUNTED
 from sse_broadcast.server.endpoints import request_body
-from sse_broadcast.server.endpoints.held_body import HeldBody
+from sse_broadcast.server.endpoints.body_share import BodyShare
 from sse_broadcast.server.endpoints.publish_request import EVENT_MEMBERS, DraftBuilder
 from sse_broadcast.server.endpoints.publish_stream import LINES_PER_PUBLISH, LineStream
 from sse_broadcast.server.endpoints.request_body import BodyType
@@ -116,10 +116,10 @@ class Publishing:
         most = services.largest_body if kind in {JSON_TYPE, NDJSON_TYPE} else services.largest_event
         length = request.content_length
         if length is not None and length <= UNCOUNTED:
-            # The usual case: such a body counts for no share, and needs no `HeldBody`.
+            # The usual case: such a body counts for no share, and needs no `BodyShare`.
             data = await request_body.read_whole(request, most=most, timeout=config.body_timeout)
             return await self._publish_body(request, services, kind, prepare, data)
-        with HeldBody(request) as held:
+        with BodyShare(request) as held:
             data = await request_body.read_whole(
                 request, most=most, timeout=config.body_timeout, on_size=held.resize
             )

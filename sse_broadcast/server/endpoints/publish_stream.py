@@ -11,7 +11,7 @@ from sse_broadcast.fanout.subscriber import CloseReason
 from sse_broadcast.publication import Draft, Receipt
 from sse_broadcast.server.access.authorization import PRINCIPAL, challenge
 from sse_broadcast.server.endpoints import request_body
-from sse_broadcast.server.endpoints.held_body import HeldBody
+from sse_broadcast.server.endpoints.body_share import BodyShare
 from sse_broadcast.server.endpoints.publish_request import at_line
 from sse_broadcast.server.http.client_address import key
 from sse_broadcast.server.http.log import tell_published
@@ -116,7 +116,7 @@ class LineStream:
         return self._answer()
 
     async def _read(self, *, timeout: float) -> None:  # noqa: ASYNC109 - of a line
-        with HeldBody(self._request) as held:
+        with BodyShare(self._request) as held:
             async for lines in request_body.lines(
                 self._request, most=self._most, timeout=timeout, on_size=held.resize
             ):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
-from sse_broadcast.server.endpoints.held_body import HeldBody
+from sse_broadcast.server.endpoints.body_share import BodyShare
 from sse_broadcast.server.http.problem import Problem
 
 LINE_OVERHEAD = 40
@@ -182,7 +182,7 @@ async def read_text(
     timeout: float,  # noqa: ASYNC109 - named in the error
 ) -> bytes:
     """Return the whole body as UTF-8, and count it in its caller's share. Raises as `read_whole` does."""
-    with HeldBody(request) as held:
+    with BodyShare(request) as held:
         return declared.to_utf8(await read_whole(request, most=most, timeout=timeout, on_size=held.resize))
 
 

@@ -10,7 +10,7 @@ from sse_broadcast.server.access.shares import UNCOUNTED, Callers, callers_of
 from sse_broadcast.server.services import SHARES, services_of
 
 
-class HeldBody:
+class BodyShare:
     """Counts the bytes of a body, or of its unfinished line, from the first `resize` to the end of `with`.
 
     Bytes up to `UNCOUNTED` are free: the callers of a short body are not even looked up.
