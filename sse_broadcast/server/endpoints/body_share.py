@@ -1,4 +1,4 @@
-"""Held body: count the bytes of a request body in its caller's share while the server holds them."""
+"""Body share: count the bytes of a request body in its caller's share while the server holds them."""
 
 from types import TracebackType
 from typing import Self
