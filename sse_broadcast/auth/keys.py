@@ -51,7 +51,7 @@ def require_extra() -> None:
         import cryptography  # noqa: F401, PLC0415
         import jwt  # noqa: F401, PLC0415
     except ModuleNotFoundError:
-        raise ExtraError("signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'") from None
+        raise ExtraError("signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'") from None
 
 
 def secret_key(text: bytes, *, setting: str, kid: str | None = None) -> Key:

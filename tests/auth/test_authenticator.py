@@ -451,7 +451,7 @@ def test_without_the_extra_what_needs_it_is_refused(
     monkeypatch.setitem(sys.modules, "jwt", None)
     with pytest.raises(ConfigError) as raised:
         authenticator(**settings)
-    assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
+    assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
 
 
 async def test_without_the_extra_static_tokens_are_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ def test_without_the_extra_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     for call in calls:
         with pytest.raises(ExtraError) as raised:
             call()
-        assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
+        assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
     assert mint().keys == ()
 
 

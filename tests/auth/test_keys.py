@@ -256,4 +256,4 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
             patch.setitem(sys.modules, module, None)
             with pytest.raises(ExtraError) as raised:
                 require_extra()
-        assert str(raised.value) == "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
+        assert str(raised.value) == "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"

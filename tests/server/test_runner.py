@@ -393,7 +393,7 @@ def test_the_loop_is_the_one_that_was_chosen(monkeypatch: Patch) -> None:
     loop = new_loop(EventLoop.AUTO)
     assert type(loop).__module__.startswith("asyncio")
     loop.close()
-    with pytest.raises(ConfigError, match=r"event_loop: uvloop is not installed; pip install"):
+    with pytest.raises(ConfigError, match=r"event_loop: uvloop is not installed: pip install uvloop"):
         new_loop(EventLoop.UVLOOP)
 
 

@@ -87,9 +87,7 @@ def new_loop(choice: EventLoop) -> asyncio.AbstractEventLoop:
             import uvloop  # noqa: PLC0415 - the extra `fast`
         except ImportError:
             if choice is EventLoop.UVLOOP:
-                raise ConfigError(
-                    "event_loop: uvloop is not installed; pip install 'sse-broadcast[fast]'"
-                ) from None
+                raise ConfigError("event_loop: uvloop is not installed: pip install uvloop") from None
         else:
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()

@@ -218,11 +218,11 @@ async def test_without_the_extra_no_token_is_issued(serve: Serve, monkeypatch: P
     server = await serve(token=STATIC)
 
     def missing() -> None:
-        raise ExtraError("signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'")
+        raise ExtraError("signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'")
 
     monkeypatch.setattr("sse_broadcast.auth.issuer.require_extra", missing)
     answer = await post(server, "/tokens", {"grants": {}})
-    detail = "signed tokens need the extra jwt: pip install 'sse-broadcast[jwt]'"
+    detail = "signed tokens need PyJWT and cryptography: pip install 'PyJWT[crypto]'"
     assert (answer.status, answer.detail) == (501, detail)
     assert await admitted(server, STATIC) == 200
 
