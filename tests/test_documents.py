@@ -136,7 +136,7 @@ def test_the_exit_codes_are_told() -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     """What changed for users is said before it is released."""
-    assert f"\n## {sse_broadcast.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"will be {sse_broadcast.__version__}." in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_readme_names_every_public_name() -> None:
