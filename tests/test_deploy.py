@@ -21,6 +21,7 @@ from sse_broadcast.config.schema import Config
 from sse_broadcast.config.sources import ENV_PREFIX, load, unknown_variables
 from tests.support import process
 from tests.support.fronts import free_port
+from tests.support.pages import page
 from tests.support.process import SCRIPT, Process, Programs
 from tests.support.proxy_kinds import DEPLOY
 from tests.support.sockets import PATIENCE
@@ -231,7 +232,7 @@ def test_a_pod_has_no_rights() -> None:
     assert POD["enableServiceLinks"] is False
 
 
-def test_a_pod_has_the_memory_that_the_readme_says() -> None:
+def test_a_pod_has_the_memory_that_the_page_says() -> None:
     """For the process, a full history in one format and another, and ten thousand readers."""
     config = pod_config()
     sizes = {kind: CONTAINER["resources"][kind]["memory"] for kind in ("requests", "limits")}
@@ -241,7 +242,7 @@ def test_a_pod_has_the_memory_that_the_readme_says() -> None:
 
 
 def needed(config: Config, connections: int) -> float:
-    """Return the bytes that the README states for so many subscribers."""
+    """Return the bytes that the page states for so many subscribers."""
     return 35 * MIB + 1.5 * config.history_total + connections * 16 * 1024
 
 
@@ -249,13 +250,11 @@ ROOM = 0.65
 """Of a limit of memory, what connections and history may take. The rest is for slow readers."""
 
 
-def test_the_memory_of_the_readme_is_what_the_files_were_made_by() -> None:
-    said = " ".join((ROOT / "README.md").read_text().split())
-    assert (
-        "**Memory**: process, 35 MiB; a connection, 16 KiB, with TLS 40 to 70; the history, with its ids"
-        in said
-    )
-    assert "in every format, 1.5 x `history_total`;" in said
+def test_the_memory_of_the_page_is_what_the_files_were_made_by() -> None:
+    memory = page("docs/operations.md").section("Memory")
+    assert "| the process | 35 MiB |" in memory
+    assert "| a connection | 16 KiB; with TLS, 40 to 70 KiB |" in memory
+    assert "in every format | 1.5 x `history_total` |" in memory
 
 
 def test_a_container_has_the_memory_for_as_many_as_it_lets_in() -> None:

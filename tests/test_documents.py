@@ -1,8 +1,6 @@
-"""Documents that agree with the code: the example configuration, the settings table, the help, the image."""
+"""Documents that agree with the code: the example configuration, the settings tables, the help, the image."""
 
-import json
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,82 +11,36 @@ from click.testing import CliRunner
 
 import sse_broadcast
 from sse_broadcast.cli import main
-from sse_broadcast.cli.common import Exit
 from sse_broadcast.config.schema import Config, Endpoint, Overflow
 from sse_broadcast.config.sources import RESTART_ONLY, RULES, SETTINGS, load
 from tests.conftest import PROGRAMS
+from tests.support import documents
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+LIBRARY = (ROOT / "docs" / "library.md").read_text()
 
 
-def value(name: str) -> str:
-    return json.dumps(SETTINGS[name].default)
+def test_what_is_generated_is_up_to_date() -> None:
+    """`python -m tests.support.documents` writes it: the example file, and the tables of the settings."""
+    for path, text in documents.generated().items():
+        assert path.read_text() == text, path.name
 
 
-TABLES = """
-# Settings of the channels that match a pattern; what is not said here is as above. The first rule that
-# matches a channel is the one.
-# [[channel]]
-# match = "prices.*"
-# history_size = 1
-# history_age = 86400.0
-# history_bytes = 65536
-# overflow = "conflate"
-# retry = 1000
-
-# A caller with a token of its own, and the channels in which it may do what. Its token is at least 16 of
-# A-Z a-z 0-9 - . _ ~ + /, and is in a file, in an environment variable (token_env) or here (token).
-# [[caller]]
-# name = "shop"
-# token_file = "/run/secrets/shop"
-# publish = ["orders.*", "news"]
-# subscribe = ["orders.*"]
-# inspect = ["*"]
-# admin = ["*"]
-
-# Places to listen, instead of host, port, certificate and key above, which must go then. Each serves
-# some endpoints: subscribe is /events, publish /send, inspect what tells of the server (/status, /channels,
-# /subscribers, /metrics, /openapi.json), admin what changes it (/tokens, /revoke, /reload, DELETE
-# /subscribers/ID); without the line, all of them. /healthz and /readyz are everywhere.
-# [[listener]]
-# host = "0.0.0.0"
-# port = 8443
-# certificate = "/etc/ssl/push.pem"
-# key = "/etc/ssl/push.key"
-# endpoints = ["subscribe"]
-
-# A socket that systemd hands down is that of the listener with its name there (FileDescriptorName).
-# name = "public"
-
-# A UNIX socket has a mode and an owner: "user", "user:group" or ":group".
-# [[listener]]
-# host = "unix:/run/sse-broadcast.sock"
-# mode = "0660"
-# owner = ":www-data"
-# endpoints = ["publish", "inspect", "admin"]
-"""
-
-
-def example_lines() -> str:
-    head = "# Every setting with its default. Use it with: sse-broadcast serve --config FILE\n"
-    settings = (f"\n# {setting.sentence}\n{name} = {value(name)}\n" for name, setting in SETTINGS.items())
-    return head + "".join(settings) + TABLES
-
-
-def table() -> str:
-    rows = "".join(f"| `{name}` | `{value(name)}` | {setting.help} |\n" for name, setting in SETTINGS.items())
-    return f"| setting | default | meaning |\n|---|---|---|\n{rows}"
+def test_every_setting_is_in_one_group() -> None:
+    """Name, default and meaning are then in its table, as the code has them."""
+    grouped = [name for names in documents.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(SETTINGS)
+    assert all(row in CONFIGURATION for row in map(documents.row, SETTINGS))
 
 
 def test_the_example_configuration_is_every_default() -> None:
-    """Each setting with its help, and loading it changes nothing."""
-    assert (ROOT / "config.example.toml").read_text() == example_lines()
+    """Loading it changes nothing."""
     assert load({}, environ={}, file=ROOT / "config.example.toml").config == Config()
 
 
 def uncommented() -> str:
-    lines = [line.removeprefix("# ") for line in TABLES.splitlines()]
+    lines = [line.removeprefix("# ") for line in documents.TABLES.splitlines()]
     return "\n".join(line for line in lines if re.match(r"\[\[\w+\]\]$|\w+ = ", line))
 
 
@@ -109,13 +61,9 @@ def test_the_example_tables_load_and_say_all_there_is_to_say(tmp_path: Path) -> 
 
 
 def test_the_example_has_every_table_once_or_more_and_nothing_uncommented() -> None:
-    settings = example_lines().removesuffix(TABLES)
-    assert all(line.startswith("#") for line in TABLES.splitlines() if line)
+    settings = documents.example().removesuffix(documents.TABLES)
+    assert all(line.startswith("#") for line in documents.TABLES.splitlines() if line)
     assert not any(line.startswith("# [[") for line in settings.splitlines())
-
-
-def test_the_readme_has_every_setting() -> None:
-    assert table() in README
 
 
 def test_the_help_has_every_setting() -> None:
@@ -129,18 +77,8 @@ def test_the_help_has_every_setting() -> None:
         assert f" {setting.flag} {metavar}{setting.sentence}" in shown
 
 
-def test_the_exit_codes_are_told() -> None:
-    for code in Exit:
-        assert re.search(rf"^\| {code.value} \|", README, re.MULTILINE), code
-
-
-def test_the_changelog_knows_this_version() -> None:
-    """What changed for users is said before it is released."""
-    assert f"will be {sse_broadcast.__version__}." in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_readme_names_every_public_name() -> None:
-    missing = [name for name in sse_broadcast.__all__ if f"`{name}`" not in README and name not in README]
+def test_the_library_page_names_every_public_name() -> None:
+    missing = [name for name in sse_broadcast.__all__ if not re.search(rf"\b{name}\b", LIBRARY)]
     assert missing == []
 
 
@@ -229,14 +167,7 @@ def test_the_images_commands_install_a_server_that_runs(tmp_path: Path) -> None:
 
 
 def test_toml_of_the_example_has_no_unknown_key() -> None:
-    assert list(tomllib.loads(example_lines())) == list(SETTINGS)
-
-
-def test_ci_runs_the_readmes_test_command() -> None:
-    script = f"source <(sed -n '/^readme()/,/^}}/p' {shlex.quote(str(ROOT / '.ci/run'))}); readme test"
-    shown = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
-    assert shown.stdout.strip().endswith("-m pytest")
-    assert shown.stdout in README
+    assert list(tomllib.loads(documents.example())) == list(SETTINGS)
 
 
 def test_every_logger_is_in_the_table() -> None:

@@ -39,7 +39,7 @@ TOKEN = "a-token-of-somebody"
 
 
 def test_the_commands_are_these() -> None:
-    """A new command needs its tests, and its place in the README."""
+    """A new command needs its tests, and its place in docs/command-line.md."""
     assert COMMANDS == ["disconnect", "health", "publish", "reload", "serve", "status", "subscribe", "token"]
 
 

@@ -127,8 +127,7 @@ class Front:
 
     def listens(self) -> bool:
         """Whether it takes connections."""
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.place.port)) == 0
+        return is_listening(self.place.port)
 
 
 class Fronts:
@@ -253,6 +252,12 @@ def replaced(text: str, changes: Mapping[str, str]) -> str:
         assert old in text, f"not in the file: {old!r}"
         text = text.replace(old, new)
     return text
+
+
+def is_listening(port: int) -> bool:
+    """Return whether something at a port of this machine takes connections."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
