@@ -193,5 +193,7 @@ async def test_fastapi_publishes_behind_its_response(
 
 def test_the_readme_has_the_first_three() -> None:
     """The same code, but for empty lines, and the same way to a token, which tests/test_readme.py runs."""
+    exports = BLOCKS["environment"].code.strip()
+    assert f"`{exports}`" in README.text
     for name in ("php", "requests", "django", "token"):
         assert README.blocks[name].code.split() == BLOCKS[name].code.split()

@@ -17,7 +17,7 @@ from sse_broadcast.server.runner import Server
 from tests.conftest import Program, Serve
 from tests.support import process
 from tests.support.browser import chromium
-from tests.support.fronts import free_port, is_listening
+from tests.support.fronts import free_port, is_listening, replaced
 from tests.support.pages import ROOT, page
 from tests.support.process import Process, Programs
 from tests.support.shell import bash, published, serving_at
@@ -111,14 +111,12 @@ def readable_anywhere(text: str) -> str:
     return re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"`\1`", text)
 
 
-async def starts(programs: Programs, code: str, *, says: str = "") -> tuple[Process, int, str]:
-    """Run a block that starts the server, at a free port; return that, and what `says` printed before."""
-    command = code.replace(".venv/bin/sse-broadcast serve", f"{says}\nexec sse-broadcast serve --port 0")
-    assert command != code
-    process = await bash(programs, f"exec 2>&1\n{command}", 0)
-    said = (await process.line()).decode().strip() if says else ""
+async def starts(programs: Programs, code: str, folder: Path = ROOT) -> tuple[Process, int]:
+    """Run a block that starts the server in a folder, at a free port, and return that."""
+    command = replaced(code, {".venv/bin/sse-broadcast serve": "exec sse-broadcast serve --port 0"})
+    process = await bash(programs, f"exec 2>&1\n{command}", 0, folder=folder)
     url = await serving_at(process)
-    return process, int(url.rpartition(":")[2]), said
+    return process, int(url.rpartition(":")[2])
 
 
 @asynccontextmanager
@@ -142,7 +140,7 @@ async def test_a_page_on_another_port_shows_events(
     """The page and the commands of the README, in Chromium."""
     own_port = free_port()
     code = BLOCKS["origin"].code.replace("localhost:3000", f"localhost:{own_port}")
-    server, port, _ = await starts(programs, code)
+    server, port = await starts(programs, code)
     url = f"http://127.0.0.1:{port}"
     async with page_of_the_readme(programs, program, tmp_path, port, own_port) as tab:
         await tab.wait_for_function("source.readyState === EventSource.OPEN")
@@ -163,21 +161,21 @@ async def test_that_page_needs_its_origin_to_be_named(
     assert server.broadcaster.counts.opened == 0
 
 
-async def test_the_token_of_the_environment_may_publish(programs: Programs, program: Program) -> None:
-    """And whoever has none may only follow orders."""
+async def test_the_token_may_publish(programs: Programs, program: Program, tmp_path: Path) -> None:
+    """And whoever has none may only follow orders. Nobody else on the machine can read it."""
     program("openssl")
-    server, port, token = await starts(programs, BLOCKS["token"].code, says='echo "$SSE_BROADCAST_TOKEN"')
-    url = f"http://127.0.0.1:{port}"
-    assert re.fullmatch("[0-9a-f]{64}", token)
-    command = ("publish", "--url", url, "--channel", "orders.17", "paid")
-    assert (await programs.run(*command)).code == 1
-    assert (await programs.run(*command, env={"SSE_BROADCAST_TOKEN": token})).code == 0
-    seen = await programs.run(
-        "subscribe", "--url", url, "--channel", "orders.17", "--since", "last", "--count", "1"
-    )
-    assert (seen.code, seen.out) == (0, b"paid\n")
-    refused = await programs.run("subscribe", "--url", url, "--channel", "secrets")
-    assert refused.code == 1
+    server, port = await starts(programs, BLOCKS["token"].code, tmp_path)
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    (exports,) = re.findall(r"`(export SSE_BROADCAST_TOKEN=.*?)`", README.text)
+    publishes = "sse-broadcast publish --channel orders.17 paid"
+    assert (await (await bash(programs, publishes, port, folder=tmp_path)).ended()).code == 1
+    with_token = await bash(programs, f"{exports}\n{publishes}", port, folder=tmp_path)
+    assert (await with_token.ended()).code == 0
+    (follows,) = re.findall(r"`(curl -N localhost:8000/events/orders.17)`", README.text)
+    follows = f"{follows}?since=last".replace("8000", str(port))
+    assert [event.data for event in await published(await bash(programs, follows, port), 1)] == ["paid"]
+    refused = await bash(programs, "sse-broadcast subscribe --channel secrets", port)
+    assert (await refused.ended()).code == 1
     server.send_signal(signal.SIGTERM)
     assert (await server.ended()).code == 0
 
