@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sse_broadcast import wire
-from sse_broadcast.backends.base import HistoryUsage, IdempotencyKey, ResetReason, StartPoint
+from sse_broadcast.backends.base import Far, HistoryUsage, IdempotencyKey, ResetReason, StartPoint
 from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.backends.memory.backend import open_memory
 from sse_broadcast.channels import DEFAULT_CHANNEL, Selector, shared, validate_channels
@@ -26,7 +26,7 @@ from sse_broadcast.cursor import (
     validate_custom_id,
 )
 from sse_broadcast.encoding import TEXT, Encoding, opening_event, own_block
-from sse_broadcast.errors import ClosedError, EventError, EventTooLargeError
+from sse_broadcast.errors import BackendUnavailableError, ClosedError, EventError, EventTooLargeError
 from sse_broadcast.event import (
     DEFAULT_TYPE,
     LONGEST_RETRY,
@@ -44,7 +44,7 @@ from sse_broadcast.fanout.replay import Replay
 from sse_broadcast.fanout.subscriber import AFTER_QUEUE, CloseReason, Heartbeat, Subscriber, SubscriberOptions
 from sse_broadcast.fanout.system_events import reset_event, reset_publication
 from sse_broadcast.metrics import Counts, Metrics, Share, SubscriberKind
-from sse_broadcast.publication import Draft, Receipt
+from sse_broadcast.publication import Draft, Publication, Receipt
 from sse_broadcast.reminder import Reminder
 from sse_broadcast.stream import Stream, StreamConsumer
 from sse_broadcast.work_queue import ITEMS_PER_SLICE, SlicedWork, WorkQueue, run_to_completion
@@ -105,7 +105,7 @@ class Broadcaster:
         self._policies = ChannelPolicies(self._config)
         self._hub = Hub(self._new_group, most=self._config.subscribed_channels)
         self._reminder = Reminder()
-        memory = open_memory(self._config, self._policies, self._hub.deliver, self._report_share)
+        memory = open_memory(self._config, self._policies, self._announce, self._report_share)
         self._backend = InstrumentedBackend(memory, self._metrics)
         self._dispatcher = Dispatcher(
             self._backend,
@@ -219,16 +219,19 @@ class Broadcaster:
             raise ClosedError("the broadcaster is closed")
         if not drafts:
             raise EventError("events", "must have at least one event")
-        before = self._backend.position
         receipt = await self._backend.publish(drafts, idempotency_key, publisher)
-        count = self._backend.position - before
-        self._metrics.published(count)
-        if count and self._metrics.channels:
-            for draft in drafts:
-                self._metrics.published_in(draft.channels)
         if self._eviction_timer is None:
             self._schedule_eviction()
         return receipt
+
+    def _announce(self, publications: Sequence[Publication]) -> int:
+        """Deliver what has its place in the order, and count it. See `Deliver`: there is no other way."""
+        clients = self._hub.deliver(publications)
+        self._metrics.published(len(publications))
+        if self._metrics.channels:
+            for publication in publications:
+                self._metrics.published_in(publication.channels)
+        return clients
 
     def subscribe(
         self,
@@ -255,7 +258,7 @@ class Broadcaster:
         cursor = parse_id(last_event_id) if last_event_id else parse_since(since) if since else None
 
         def join(consumer: StreamConsumer) -> tuple[Subscriber, OutboxGroup]:
-            start = self._with_reset(selector, self.start_point(selector, cursor))
+            start = self._stream_start(selector, cursor)
             subscriber, group = self._join(selector, TEXT, start, self._heartbeat, kind=SubscriberKind.STREAM)
             subscriber.consumer = consumer
             return subscriber, group
@@ -289,7 +292,10 @@ class Broadcaster:
         `find_start_point` yields.
         """
         if cursor is not None:
-            return run_to_completion(self._find_start(selector, cursor, exempt=exempt))
+            found = run_to_completion(self._find_start(selector, cursor, exempt=exempt))
+            if isinstance(found, Far):
+                raise BackendUnavailableError("since: is searched in the store, which takes waiting")
+            return found
         if not exempt:
             self._hub.require_room(selector)
         if self._live_start.after != self._backend.position:
@@ -305,23 +311,28 @@ class Broadcaster:
         """
         # In slices, because a pattern can match every channel of the history.
         start = await self.work.run(self._find_start(selector, cursor, exempt=exempt), caller=caller)
+        if isinstance(start, Far):
+            start = await start.fetch()
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         if not exempt:
             self._hub.require_room(selector)  # other subscribers may have taken the room meanwhile
         return start
 
-    def _find_start(self, selector: Selector, cursor: Cursor, *, exempt: bool) -> SlicedWork[StartPoint]:
+    def _find_start(
+        self, selector: Selector, cursor: Cursor, *, exempt: bool
+    ) -> SlicedWork[StartPoint | Far[StartPoint]]:
         if not exempt:
             self._hub.require_room(selector)
-        start = yield from self._backend.find(cursor, selector)
-        if (
-            isinstance(cursor, CustomId)
-            and cursor.said_in_since
-            and start.reset_reason is ResetReason.UNKNOWN
-        ):
-            raise _unknown_since(cursor.id)
-        return start
+        found = yield from self._backend.find(cursor, selector)
+        if isinstance(found, StartPoint):
+            return _known_start(cursor, found)
+        fetch = found.fetch
+
+        async def fetch_known() -> StartPoint:
+            return _known_start(cursor, await fetch())
+
+        return Far(fetch_known)
 
     def heartbeat(self, *, seconds: float | None = None, as_event: bool = False) -> Heartbeat:
         """Return the heartbeat that a subscriber asked for. Without `seconds` the configured interval."""
@@ -566,6 +577,20 @@ class Broadcaster:
             queue_bytes=self._config.queue_bytes,
         )
 
+    def _stream_start(self, selector: Selector, cursor: Cursor | None) -> StartPoint | Far[StartPoint]:
+        """Return where a stream begins, which has no first frames; it may have to be fetched."""
+        if cursor is None:
+            return self.start_point(selector, None)
+        found = run_to_completion(self._find_start(selector, cursor, exempt=False))
+        if isinstance(found, StartPoint):
+            return self._with_reset(selector, found)
+        fetch = found.fetch
+
+        async def fetch_with_reset() -> StartPoint:
+            return self._with_reset(selector, await fetch())
+
+        return Far(fetch_with_reset)
+
     def _with_reset(self, selector: Selector, start: StartPoint) -> StartPoint:
         """Return a start whose first event is the due `$reset`: an in-process stream has no first frames."""
         if start.reset_reason is None:
@@ -581,7 +606,7 @@ class Broadcaster:
         self,
         selector: Selector,
         encoding: Encoding,
-        start: StartPoint,
+        start: StartPoint | Far[StartPoint],
         heartbeat: Heartbeat,
         *,
         kind: SubscriberKind,
@@ -591,7 +616,7 @@ class Broadcaster:
         if self._closed:
             raise ClosedError("the broadcaster is closed")
         replay = None
-        if start.after != self._backend.position or start.preloaded:
+        if isinstance(start, Far) or start.after != self._backend.position or start.preloaded:
             replay = Replay(self._backend, selector, start, self._metrics, caller=caller)
         subscriber = Subscriber(selector, self._options_for(selector, heartbeat), replay)
         group = self._hub.join(subscriber, encoding, exempt=exempt)
@@ -639,6 +664,13 @@ class Broadcaster:
         raise EventTooLargeError(
             "data", f"is {frame} bytes as a frame, more than the {most} that max_event allows"
         )
+
+
+def _known_start(cursor: Cursor, start: StartPoint) -> StartPoint:
+    """Return a start, unless its cursor is a `since` that means nothing. Raises `EventError`."""
+    if isinstance(cursor, CustomId) and cursor.said_in_since and start.reset_reason is ResetReason.UNKNOWN:
+        raise _unknown_since(cursor.id)
+    return start
 
 
 def _unknown_since(text: str) -> EventError:

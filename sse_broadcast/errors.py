@@ -31,6 +31,28 @@ class ClosedError(BroadcastError):
     """The broadcaster is closed: it accepts no publish and no subscriber."""
 
 
+class StoreError(BroadcastError):
+    """The store of the history cannot be used.
+
+    It is another program's, newer, damaged, in use, or not ours to write: the message names its path, and
+    what to do.
+    """
+
+
+class BackendUnavailableError(BroadcastError):
+    """The backend can neither take nor give now. Of what was to be published, nothing is."""
+
+
+class UncertainPublishError(BroadcastError):
+    """The backend failed while it stored a publish: nobody can say whether that was published."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"{problem}; it may have been published: send it again with an Idempotency-Key, which publishes"
+            " it once"
+        )
+
+
 class SinkClosedError(BroadcastError):
     """The connection behind a sink is closed or closing."""
 

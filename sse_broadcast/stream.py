@@ -80,7 +80,9 @@ class Stream:
     async def __anext__(self) -> Received:
         subscriber = self._joined()
         while not self._page:
-            if subscriber.waiting:
+            if subscriber.fetching:
+                await self._await(self._wakeup.wait(), subscriber)
+            elif subscriber.waiting:
                 await self._take(subscriber)
             elif subscriber.closed is not None:
                 raise StopAsyncIteration
@@ -120,7 +122,11 @@ class Stream:
         self._group.queued[subscriber] = None
 
     async def _take(self, subscriber: Subscriber) -> None:
-        page = subscriber.take(PAGE_BYTES if subscriber.catching_up else 0)
+        try:
+            page = subscriber.take(PAGE_BYTES if subscriber.catching_up else 0)
+        except Exception:
+            subscriber.close(CloseReason.ERROR)
+            raise
         subscriber.options.metrics.handed(len(page))
         self._page.extend(page)
         if not self._page:

@@ -370,6 +370,7 @@ class OnePageEarly(Replay):
                 self._selector, after=self.cursor, evictions_seen=self._evictions_seen, limit=1024
             )
         )
+        assert isinstance(page, ReplayPage)
         return not self._first and page.upto == self._backend.position
 
 

@@ -1,14 +1,16 @@
 """The contract between a broadcaster and whatever keeps its publications."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from sse_broadcast.channels import Selector
 from sse_broadcast.cursor import Cursor
 from sse_broadcast.publication import Draft, Publication, Receipt
 from sse_broadcast.work_queue import SlicedWork
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 class ResetReason(StrEnum):
@@ -22,6 +24,8 @@ class ResetReason(StrEnum):
     """Its id is of a history that was lost."""
     UNKNOWN = "unknown"
     """Its id was never ours, or was a publisher's and is no longer held."""
+    BACKEND = "backend"
+    """What keeps the events has lost some that it had taken, or its subscriber had seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Gap:
 
     channels: tuple[str, ...]
     position: int
+    reason: ResetReason = ResetReason.EVICTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,16 @@ class ReplayPage:
     gap: Gap | None = None
     evictions_seen: int = field(default=0, compare=False)
     """The number of the newest eviction by then, to be passed with the request for the next page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Far(Generic[T_co]):
+    """An answer that memory does not have: `fetch` waits for the store.
+
+    It may be called once. Raises `BackendUnavailableError` if the store cannot give it either.
+    """
+
+    fetch: Callable[[], Awaitable[T_co]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +127,42 @@ CALLS = (
     "holding",
     "channels",
     "extent",
+    "remove",
+    "clear",
 )
 """Calls of a backend as metrics name them. They are counted; properties are not."""
 
 
-class Backend(Protocol):
+class Order(Protocol):
+    """The one order of everything that is published.
+
+    Each life of what keeps it is a term, with an epoch of its own. Positions rise within a term; the next
+    one begins far beyond, so that a position that was given is never given again.
+    """
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of this term, in each id that is given now. Ids of a term that is not known are lost."""
+
+    @property
+    def position(self) -> int:
+        """The newest position; everything up to it has been announced."""
+
+    def count_after(self, position: int) -> int:
+        """Return how many positions after this one were given to publications."""
+
+
+class Lifecycle(Protocol):
+    """What is opened before it is used, and closed behind it. Of memory neither does anything."""
+
+    async def start(self) -> None:
+        """Open the store. Raises `StoreError` if it cannot be used; nothing is to be undone then."""
+
+    async def aclose(self) -> None:
+        """Close the store, behind everything that it was given."""
+
+
+class Backend(Order, Lifecycle, Protocol):
     """Keeps publications in one order, and gives them out again.
 
     Its broadcaster calls it from one event loop. To append and to announce (`Deliver`) are one
@@ -124,14 +170,6 @@ class Backend(Protocol):
     announcements. Positions begin at 1 and are given to everything that is published, whether it
     is then held or not.
     """
-
-    @property
-    def epoch(self) -> str:
-        """The life of this history; ids of another one are lost."""
-
-    @property
-    def position(self) -> int:
-        """The newest position; everything up to it has been announced."""
 
     @property
     def outage(self) -> str | None:
@@ -144,7 +182,10 @@ class Backend(Protocol):
     async def publish(
         self, drafts: Sequence[Draft], idempotency_key: IdempotencyKey | None = None, publisher: str = ""
     ) -> Receipt:
-        """Append and announce, all or nothing, and return the last one's receipt.
+        """Append and announce, all or nothing, and return the last one's receipt once the store has it.
+
+        Who no longer waits for it has published all the same. Raises `BackendUnavailableError` where nothing
+        was published, and `UncertainPublishError` where nobody knows.
 
         With a key of a scope seen before, of this publisher, nothing is published and the first receipt is
         given again. Raises `IdempotencyError` if it was seen with another digest. A digest is of everything
@@ -152,7 +193,7 @@ class Backend(Protocol):
         is kept; where there is no more room, it is taken from the publisher that has most.
         """
 
-    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint]:
+    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint | Far[StartPoint]]:
         """Return where a subscriber begins that says it was at this cursor. Never scans the history.
 
         A loss that is known by then is in the answer, so that the subscriber is told of it first. In pieces:
@@ -161,7 +202,7 @@ class Backend(Protocol):
 
     def replay(
         self, selector: Selector, *, after: int, evictions_seen: int, limit: int
-    ) -> SlicedWork[ReplayPage]:
+    ) -> SlicedWork[ReplayPage | Far[ReplayPage]]:
         """Return what of a selector came after a position, in pages of about `limit` bytes.
 
         In pieces, whatever is published or evicted meanwhile: it is true when it is returned. One publication
@@ -207,3 +248,15 @@ class Backend(Protocol):
 
     def usage(self) -> HistoryUsage:
         """Return how much is held. Never scans the history."""
+
+    async def remove(self, position: int) -> bool:
+        """Remove one event from every channel, and return whether it was held.
+
+        No loss to anyone: who comes back from before it is given all that is left.
+        """
+
+    async def clear(self, channel: str) -> int:
+        """Remove all events of a channel, and return how many it held. No loss to anyone, as with `remove`.
+
+        What other channels hold as well stays there.
+        """

@@ -1,11 +1,12 @@
 """InstrumentedBackend: any backend, with its calls and its failures counted by name."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Generic, ParamSpec, TypeVar
 
 from sse_broadcast.backends.base import (
     Backend,
     ChannelUsage,
+    Far,
     HistoryUsage,
     IdempotencyKey,
     ReplayPage,
@@ -45,6 +46,18 @@ class InstrumentedBackend(Generic[B]):
         """The newest position."""
         return self.inner.position
 
+    def count_after(self, position: int) -> int:
+        """Return how many positions after this one were given to publications."""
+        return self.inner.count_after(position)
+
+    async def start(self) -> None:
+        """Open the store."""
+        await self.inner.start()
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        await self.inner.aclose()
+
     @property
     def outage(self) -> str | None:
         """Why the backend can neither take nor give now; None if it can."""
@@ -68,13 +81,13 @@ class InstrumentedBackend(Generic[B]):
             self._metrics.failed("publish")
             raise
 
-    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint]:
+    def find(self, cursor: Cursor, selector: Selector) -> SlicedWork[StartPoint | Far[StartPoint]]:
         """Return where a subscriber with this cursor begins."""
         return self._count_steps("find", lambda: self.inner.find(cursor, selector))
 
     def replay(
         self, selector: Selector, *, after: int, evictions_seen: int, limit: int
-    ) -> SlicedWork[ReplayPage]:
+    ) -> SlicedWork[ReplayPage | Far[ReplayPage]]:
         """Return a page of what came after a position."""
         return self._count_steps(
             "replay",
@@ -108,6 +121,22 @@ class InstrumentedBackend(Generic[B]):
     def usage(self) -> HistoryUsage:
         """Return how much is held."""
         return self._call("extent", self.inner.usage)
+
+    async def remove(self, position: int) -> bool:
+        """Remove one event from every channel."""
+        return await self._await("remove", self.inner.remove(position))
+
+    async def clear(self, channel: str) -> int:
+        """Remove all events of a channel."""
+        return await self._await("clear", self.inner.clear(channel))
+
+    async def _await(self, name: str, answer: Awaitable[R]) -> R:
+        self._metrics.called(name)
+        try:
+            return await answer
+        except Exception:
+            self._metrics.failed(name)
+            raise
 
     def _count_steps(self, name: str, ask: Callable[[], SlicedWork[R]]) -> SlicedWork[R]:
         """Count a call whose work comes in pieces, once; whatever piece fails, it has failed."""

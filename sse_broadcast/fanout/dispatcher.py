@@ -241,7 +241,9 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a history that cannot be read ends one stream, not the loop
             self.on_write_error(outbox, error)
             return
-        if not data and not outbox.subscriber.waiting:
+        subscriber = outbox.subscriber
+        # Who waits for the store is silent: its heartbeat, or its end, need not wait as well.
+        if not data and (not subscriber.waiting or subscriber.fetching):
             data = self._final_frame(outbox)
         if self._write(outbox, data, events=events) if data else outbox.subscriber.closed is None:
             self._continue(outbox)
@@ -282,6 +284,8 @@ class Dispatcher:
     def _continue(self, outbox: Outbox) -> None:
         if outbox.close_sent:
             outbox.sink.close()
+        elif outbox.subscriber.fetching:
+            return  # scheduled again by the replay, when the store has answered
         elif outbox.subscriber.waiting or outbox.close_reason is not None:
             self.schedule_outbox(outbox)
         elif not outbox.following:

@@ -154,6 +154,11 @@ class Subscriber:
         return bool(self._queue)
 
     @property
+    def fetching(self) -> bool:
+        """Whether what comes next has to come from the store: the consumer is told when it has."""
+        return self.catching_up is not None and self.catching_up.fetching is not None
+
+    @property
     def behind(self) -> int:
         """The number of waiting publications; during a replay, those ahead in the history."""
         return len(self) if self.catching_up is None else self.catching_up.behind
@@ -184,6 +189,7 @@ class Subscriber:
     def take(self, limit: int) -> Sequence[Publication]:
         """Remove and return waiting publications: one, or as many as fit into `limit` bytes."""
         if self.catching_up is not None:
+            self.catching_up.on_ready = self.consumer.on_ready
             page = self.catching_up.take(limit)
             self.taken += len(page)
             return page
@@ -214,7 +220,9 @@ class Subscriber:
             self.options.metrics.closed(reason, self.consumer.kind)
             self.options.on_close(self)
             self.consumer.on_closed(reason)
-            self.catching_up = None
+            if self.catching_up is not None:
+                self.catching_up.cancel()
+                self.catching_up = None
         # Also if it was closed before: it may be revoked before it has taken the rest of its queue.
         if reason not in AFTER_QUEUE:
             self._queue = None

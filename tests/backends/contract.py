@@ -3,9 +3,9 @@
 The file defines a fixture `open_backend` of type `OpenBackend`, and a subclass of `Contract`.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,19 +13,21 @@ from sse_broadcast.backends.base import (
     Backend,
     ChannelUsage,
     Deliver,
+    Far,
     Gap,
     IdempotencyKey,
+    ReplayPage,
     ResetReason,
     StartPoint,
 )
 from sse_broadcast.channels import Selector
 from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import ChannelRule, Config
-from sse_broadcast.cursor import CustomId, EventId, parse_since
+from sse_broadcast.cursor import Cursor, CustomId, EventId, parse_since
 from sse_broadcast.errors import IdempotencyError
 from sse_broadcast.event import Event
 from sse_broadcast.publication import Draft, Publication, Receipt
-from sse_broadcast.work_queue import run_to_completion
+from sse_broadcast.work_queue import SlicedWork, run_to_completion
 
 ALL = 1 << 30
 
@@ -57,6 +59,29 @@ def channels_of(pieces: Iterable[Sequence[str]]) -> list[str]:
     return [channel for piece in pieces for channel in piece]
 
 
+A = TypeVar("A")
+
+
+async def answer_of(steps: SlicedWork[A | Far[A]]) -> A:
+    """Return an answer, from memory or from the store."""
+    answer = run_to_completion(steps)
+    return await answer.fetch() if isinstance(answer, Far) else answer
+
+
+def ready(answer: Coroutine[Any, Any, A]) -> A:
+    """Return what a coroutine returns that waits for nothing, as with a backend in memory."""
+    try:
+        answer.send(None)
+    except StopIteration as end:
+        value: A = end.value
+        return value
+    raise AssertionError("it waits")
+
+
+async def _nothing() -> None:
+    """Do nothing: what memory evicts is gone at once."""
+
+
 @dataclass
 class Pages:
     """What a reader got of a history: positions, gaps by the position told, and in how many pages.
@@ -78,6 +103,7 @@ class Case:
         self.announced: list[list[Publication]] = []
         self.on_deliver: Callable[[], None] = lambda: None
         self.clients = 0
+        self.on_settle: Callable[[], Awaitable[None]] = _nothing
         self.backend: Backend
 
     def deliver(self, publications: Sequence[Publication]) -> int:
@@ -92,30 +118,46 @@ class Case:
     async def publish(self, channels: str = "a", data: str = "x", **fields: Any) -> Receipt:
         return await self.backend.publish([draft(channels, data, **fields)])
 
-    def change(self, **settings: Any) -> None:
+    async def change(self, **settings: Any) -> None:
         """Have channels go by another configuration, and have all that goes by it gone."""
         self.policies.reload(Config(**settings))
         self.backend.reload_limits()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Have everything gone that is too old, or too much: a store may take a second for that."""
         for _ in range(ROUNDS):
             self.backend.evict_expired()
+            await self.on_settle()
 
-    def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> StartPoint:
-        return run_to_completion(
-            self.backend.find(parse_since(cursor), Selector.parse(*channels, types=types))
+    async def wait(self, seconds: float) -> None:
+        """Let time pass, and have gone what is then too old."""
+        self.clock.now += seconds
+        await self.settle()
+
+    async def find(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> StartPoint:
+        return await self.start(parse_since(cursor), Selector.parse(*channels, types=types))
+
+    async def start(self, cursor: Cursor, selector: Selector) -> StartPoint:
+        return await answer_of(self.backend.find(cursor, selector))
+
+    async def page(
+        self, selector: Selector, *, after: int, evictions_seen: int = 0, limit: int = ALL
+    ) -> ReplayPage:
+        return await answer_of(
+            self.backend.replay(selector, after=after, evictions_seen=evictions_seen, limit=limit)
         )
 
     def place(self, position: int) -> str:
         return f"{self.backend.epoch}-{position}"
 
-    def read(self, selector: Selector, start: StartPoint, *, limit: int = ALL) -> Pages:
+    async def read(self, selector: Selector, start: StartPoint, *, limit: int = ALL) -> Pages:
         """Read page by page to the end, and hold the backend to what every page promises."""
         pages, after = Pages([publication.position for publication in start.preloaded]), start.after
         if start.reset_reason is ResetReason.EVICTED:
             pages.gaps.append((start.after, start.channels))
         while after < self.backend.position:
-            page = run_to_completion(
-                self.backend.replay(selector, after=after, evictions_seen=start.evictions_seen, limit=limit)
-            )
+            page = await self.page(selector, after=after, evictions_seen=start.evictions_seen, limit=limit)
             assert after < page.upto <= self.backend.position
             found = [publication.position for publication in page.publications]
             assert found == sorted(set(found))
@@ -128,9 +170,9 @@ class Case:
             pages.count += 1
         return pages
 
-    def since(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Pages:
+    async def since(self, cursor: str, *channels: str, types: Sequence[str] = ()) -> Pages:
         selector = Selector.parse(*channels, types=types)
-        return self.read(selector, run_to_completion(self.backend.find(parse_since(cursor), selector)))
+        return await self.read(selector, await self.start(parse_since(cursor), selector))
 
 
 OpenCase = Callable[..., Awaitable[Case]]
@@ -159,7 +201,7 @@ class Contract:
         assert isinstance(parse_since(case.place(0)), EventId)
         assert (channels_of(backend.channels()), backend.channel_usage("a")) == ([], ChannelUsage(0, None))
         for cursor in ("earliest", "last", "1h", case.place(0)):
-            start = case.find(cursor, "a", "b*")
+            start = await case.find(cursor, "a", "b*")
             assert (start.after, start.preloaded, start.reset_reason) == (0, (), None)
 
     async def test_positions_rise_by_one_from_1(self, opened: OpenCase) -> None:
@@ -188,9 +230,7 @@ class Contract:
         case = await opened()
         await case.publish("b a", "é\n", type="t", id="mine", retry=5, key="k")
         await case.publish("a", '{"n":1}', json=True)
-        page = run_to_completion(
-            case.backend.replay(Selector.parse("a"), after=0, evictions_seen=0, limit=ALL)
-        )
+        page = await case.page(Selector.parse("a"), after=0)
         for read, announced in zip(page.publications, case.published, strict=True):
             assert (read.channels, read.event, read.id) == (announced.channels, announced.event, announced.id)
             assert (read.position, read.time, read.size) == (
@@ -224,7 +264,7 @@ class Contract:
         await case.publish()
         await case.publish()
         for position in (0, 1, 2):
-            start = case.find(case.place(position), "a")
+            start = await case.find(case.place(position), "a")
             assert (start.after, start.evictions_seen, start.preloaded, start.reset_reason) == (
                 position,
                 0,
@@ -238,15 +278,17 @@ class Contract:
         await case.publish()
         epoch = f"{int(case.backend.epoch, 16) ^ 1:08x}"
         for position in (0, 1, 99):
-            assert case.find(f"{epoch}-{position}", "a") == StartPoint(1, reset_reason=ResetReason.EPOCH)
+            assert (await case.find(f"{epoch}-{position}", "a")) == StartPoint(
+                1, reset_reason=ResetReason.EPOCH
+            )
 
     async def test_an_id_that_was_never_given_is_unknown(self, opened: OpenCase) -> None:
         """A position still to come, or text from elsewhere."""
         case = await opened()
         await case.publish()
         for cursor in (case.place(2), case.place(9_999_999_999_999_999_999), "nobody's", "42", "-"):
-            assert case.find(cursor, "a") == StartPoint(1, reset_reason=ResetReason.UNKNOWN)
-        assert run_to_completion(case.backend.find(CustomId(""), Selector.parse("a"))) == StartPoint(
+            assert (await case.find(cursor, "a")) == StartPoint(1, reset_reason=ResetReason.UNKNOWN)
+        assert await case.start(CustomId(""), Selector.parse("a")) == StartPoint(
             1, reset_reason=ResetReason.UNKNOWN
         )
 
@@ -256,17 +298,17 @@ class Contract:
         await case.publish("a", id="one")
         await case.publish("b", id="two")
         await case.publish("a")
-        assert case.find("one", "a").after == 1
-        assert case.find("two", "a").reset_reason is ResetReason.UNKNOWN
-        assert case.since("one", "a", "b").positions == [2, 3]
+        assert (await case.find("one", "a")).after == 1
+        assert (await case.find("two", "a")).reset_reason is ResetReason.UNKNOWN
+        assert (await case.since("one", "a", "b")).positions == [2, 3]
 
     async def test_an_id_used_again_means_its_oldest_event(self, opened: OpenCase) -> None:
         """A reader may have seen any of them: it is given some again, and misses none."""
         case = await opened()
         for channel in "abab":
             await case.publish(channel, id="same" if channel == "a" else None)
-        assert case.find("same", "a", "b").after == 1
-        assert case.since("same", "a", "b").positions == [2, 3, 4]
+        assert (await case.find("same", "a", "b")).after == 1
+        assert (await case.since("same", "a", "b")).positions == [2, 3, 4]
 
     async def test_a_publishers_id_is_forgotten_with_its_event(self, opened: OpenCase) -> None:
         """And stands as long as any channel holds the event."""
@@ -274,8 +316,8 @@ class Contract:
         await case.publish("small", id="gone")
         await case.publish("small a", id="kept")
         await case.publish("small")
-        assert case.find("gone", "a").reset_reason is ResetReason.UNKNOWN
-        assert case.find("kept", "a").after == 2
+        assert (await case.find("gone", "a")).reset_reason is ResetReason.UNKNOWN
+        assert (await case.find("kept", "a")).after == 2
 
     async def test_an_id_used_again_is_unknown_once_its_first_event_is_gone(self, opened: OpenCase) -> None:
         """The reader may have seen that one, and what came between is not known to have reached it."""
@@ -284,45 +326,45 @@ class Contract:
         await case.publish("b")
         await case.publish("a", id="same")
         for selector in ("a", "b"), ("*",):
-            assert case.find("same", *selector) == StartPoint(3, reset_reason=ResetReason.UNKNOWN)
+            assert (await case.find("same", *selector)) == StartPoint(3, reset_reason=ResetReason.UNKNOWN)
         await case.publish("c", id="same")
-        assert case.find("same", "b", "c").after == 4
+        assert (await case.find("same", "b", "c")).after == 4
 
     async def test_an_id_is_remembered_as_long_as_events_are(self, opened: OpenCase) -> None:
         """Behind that it is as any other: nobody who saw its first event is told of what came since."""
         case = await opened(history_size=1, history_age=10.0)
         for name in ("same", "other"):
             await case.publish("a", id=name)
-        case.clock.now += 9.0
+        await case.wait(9.0)
         await case.publish("a", id="same")
-        assert case.find("same", "a").reset_reason is ResetReason.UNKNOWN
-        case.clock.now += 10.0
+        assert (await case.find("same", "a")).reset_reason is ResetReason.UNKNOWN
+        await case.wait(10.0)
         await case.publish("a", id="same")
-        assert case.find("same", "a").reset_reason is ResetReason.UNKNOWN
-        case.clock.now += 21.0
+        assert (await case.find("same", "a")).reset_reason is ResetReason.UNKNOWN
+        await case.wait(21.0)
         await case.publish("a", id="same")
-        assert case.find("same", "a").after == case.backend.position
+        assert (await case.find("same", "a")).after == case.backend.position
 
     async def test_earliest_is_all_that_is_held_of_the_interest(self, opened: OpenCase) -> None:
         """And what other channels lost, or hold, makes no difference."""
         case = await opened(history_size=2)
         for channels in ("b", "a", "b", "a", "b", "a", "c"):
             await case.publish(channels)
-        assert case.since("earliest", "a") == Pages([4, 6])
-        assert case.since("earliest", "a", "b").positions == [3, 4, 5, 6]
-        assert case.since("earliest", "*").positions == [3, 4, 5, 6, 7]
-        assert case.since("earliest", "nothing", "x*").positions == []
+        assert (await case.since("earliest", "a")) == Pages([4, 6])
+        assert (await case.since("earliest", "a", "b")).positions == [3, 4, 5, 6]
+        assert (await case.since("earliest", "*")).positions == [3, 4, 5, 6, 7]
+        assert (await case.since("earliest", "nothing", "x*")).positions == []
 
     async def test_last_is_the_newest_of_each_channel(self, opened: OpenCase) -> None:
         """In order, each event once, and then what comes."""
         case = await opened()
         for channels in ("a", "b", "a", "c a", "b", "d"):
             await case.publish(channels)
-        start = case.find("last", "a", "b", "c", "none")
+        start = await case.find("last", "a", "b", "c", "none")
         assert [publication.position for publication in start.preloaded] == [4, 5]
         assert (start.after, start.reset_reason) == (6, None)
-        assert [publication.position for publication in case.find("last", "*").preloaded] == [4, 5, 6]
-        assert case.since("last", "d") == Pages([6])
+        assert [publication.position for publication in (await case.find("last", "*")).preloaded] == [4, 5, 6]
+        assert (await case.since("last", "d")) == Pages([6])
 
     async def test_last_is_the_newest_that_the_filter_passes(self, opened: OpenCase) -> None:
         """A newer event of another type does not stand in its way."""
@@ -330,7 +372,7 @@ class Contract:
         await case.publish("a", type="t")
         await case.publish("a", type="u")
         await case.publish("b", type="u")
-        first = case.find("last", "a", "b", types=["t"]).preloaded
+        first = (await case.find("last", "a", "b", types=["t"])).preloaded
         assert [publication.position for publication in first] == [1]
 
     async def test_an_age_is_what_was_published_since(self, opened: OpenCase) -> None:
@@ -338,21 +380,21 @@ class Contract:
         case = await opened()
         for channels in ("a", "b", "a", "b"):
             await case.publish(channels)
-            case.clock.now += 10.0
-        assert case.since("25s", "a", "b").positions == [3, 4]
-        assert case.since("15s", "a").positions == []
-        assert case.since("25s", "a").positions == [3]
-        assert case.since("1h", "*").positions == [1, 2, 3, 4]
-        assert case.since("5s", "*").positions == []
-        assert case.find("5s", "a").after == 4
+            await case.wait(10.0)
+        assert (await case.since("25s", "a", "b")).positions == [3, 4]
+        assert (await case.since("15s", "a")).positions == []
+        assert (await case.since("25s", "a")).positions == [3]
+        assert (await case.since("1h", "*")).positions == [1, 2, 3, 4]
+        assert (await case.since("5s", "*")).positions == []
+        assert (await case.find("5s", "a")).after == 4
 
     async def test_an_age_holds_what_is_exactly_as_old(self, opened: OpenCase) -> None:
         """What was published so many seconds ago is not older than that."""
         case = await opened()
         await case.publish()
-        case.clock.now += 10.0
-        assert case.since("10s", "a").positions == [1]
-        assert case.since("9s", "a").positions == []
+        await case.wait(10.0)
+        assert (await case.since("10s", "a")).positions == [1]
+        assert (await case.since("9s", "a")).positions == []
 
     @pytest.mark.parametrize("cursor", ["earliest", "last", "1h", "12s", "0s"])
     @pytest.mark.parametrize("channels", [("a",), ("a", "b"), ("*",), ("b", "a*"), ("none",)])
@@ -363,9 +405,9 @@ class Contract:
         case = await opened(history_size=3, history_age=20.0)
         for number in range(40):
             await case.publish("a" if number % 3 else "b")
-            case.clock.now += 1.5
-        assert case.find(cursor, *channels).reset_reason is None
-        assert case.since(cursor, *channels).gaps == []
+            await case.wait(1.5)
+        assert (await case.find(cursor, *channels)).reset_reason is None
+        assert (await case.since(cursor, *channels)).gaps == []
 
     # Replay.
 
@@ -385,7 +427,7 @@ class Contract:
         }
         for channels, letters in wanted.items():
             for after in range(len(rows) + 1):
-                got = case.since(case.place(after), *channels)
+                got = await case.since(case.place(after), *channels)
                 expected = [n for n, row in enumerate(rows, 1) if n > after and row[0] in letters]
                 assert got == Pages(expected)
 
@@ -394,18 +436,18 @@ class Contract:
         case = await opened()
         for channels in ("a b c", "b", "c a", "a"):
             await case.publish(channels)
-        assert case.since("earliest", "a", "b", "c").positions == [1, 2, 3, 4]
-        assert case.since("earliest", "c", "b").positions == [1, 2, 3]
-        assert case.since("earliest", "a", "*").positions == [1, 2, 3, 4]
+        assert (await case.since("earliest", "a", "b", "c")).positions == [1, 2, 3, 4]
+        assert (await case.since("earliest", "c", "b")).positions == [1, 2, 3]
+        assert (await case.since("earliest", "a", "*")).positions == [1, 2, 3, 4]
 
     async def test_only_the_types_asked_for_are_given(self, opened: OpenCase) -> None:
         """And the reader's cursor passes over the others."""
         case = await opened()
         for kind in ("t", "u", "t", "message", "u"):
             await case.publish("a", type=kind)
-        assert case.since(case.place(0), "a", types=["t"]).positions == [1, 3]
-        assert case.since(case.place(0), "a", types=["message", "u"]).positions == [2, 4, 5]
-        assert case.since(case.place(0), "*", types=["none"]) == Pages([])
+        assert (await case.since(case.place(0), "a", types=["t"])).positions == [1, 3]
+        assert (await case.since(case.place(0), "a", types=["message", "u"])).positions == [2, 4, 5]
+        assert (await case.since(case.place(0), "*", types=["none"])) == Pages([])
 
     @pytest.mark.parametrize("channels", [("a",), ("a", "b"), ("*",)])
     async def test_a_page_is_bounded_in_bytes(self, opened: OpenCase, channels: tuple[str, ...]) -> None:
@@ -415,19 +457,17 @@ class Contract:
             await case.publish("a", data)
         size, selector = case.published[0].size, Selector.parse(*channels)
 
-        def page(after: int, limit: int) -> list[int]:
-            replay = run_to_completion(
-                case.backend.replay(selector, after=after, evictions_seen=0, limit=limit)
-            )
+        async def page(after: int, limit: int) -> list[int]:
+            replay = await case.page(selector, after=after, limit=limit)
             return [publication.position for publication in replay.publications]
 
-        assert page(0, 2 * size) == [1, 2]
-        assert page(0, 2 * size - 1) == page(0, 1) == page(0, 0) == [1]
-        assert page(2, 500) == [3]
-        assert page(1, 1 << 20) == [2, 3, 4, 5, 6]
+        assert await page(0, 2 * size) == [1, 2]
+        assert await page(0, 2 * size - 1) == await page(0, 1) == await page(0, 0) == [1]
+        assert await page(2, 500) == [3]
+        assert await page(1, 1 << 20) == [2, 3, 4, 5, 6]
         for limit in (0, size, 2 * size, 1100, ALL):
-            start = case.find("earliest", *channels)
-            assert case.read(selector, start, limit=limit).positions == [1, 2, 3, 4, 5, 6]
+            start = await case.find("earliest", *channels)
+            assert (await case.read(selector, start, limit=limit)).positions == [1, 2, 3, 4, 5, 6]
 
     async def test_a_reader_of_nothing_comes_to_the_end(self, opened: OpenCase) -> None:
         """Progress is certain, whoever the events in between are for."""
@@ -435,15 +475,13 @@ class Contract:
         for _ in range(50):
             await case.publish("a")
         for channels in (("b",), ("b", "c"), ("b*",)):
-            assert case.read(Selector.parse(*channels), StartPoint(0), limit=1).positions == []
+            assert (await case.read(Selector.parse(*channels), StartPoint(0), limit=1)).positions == []
 
     async def test_nothing_comes_after_the_newest(self, opened: OpenCase) -> None:
         """A page from there is empty, and stays there."""
         case = await opened()
         await case.publish()
-        page = run_to_completion(
-            case.backend.replay(Selector.parse("a"), after=1, evictions_seen=0, limit=ALL)
-        )
+        page = await case.page(Selector.parse("a"), after=1)
         assert (list(page.publications), page.upto, page.gap) == ([], 1, None)
 
     # Loss.
@@ -453,27 +491,25 @@ class Contract:
         case = await opened(history_size=2)
         for channels in ("a", "a", "b", "a", "b", "a"):
             await case.publish(channels)
-        assert case.since(case.place(0), "a") == Pages([4, 6], [(3, ("a",))])
-        assert case.since(case.place(1), "a") == Pages([4, 6], [(3, ("a",))])
-        assert case.since(case.place(2), "a") == Pages([4, 6])
-        assert case.since(case.place(3), "a") == Pages([4, 6])
+        assert (await case.since(case.place(0), "a")) == Pages([4, 6], [(3, ("a",))])
+        assert (await case.since(case.place(1), "a")) == Pages([4, 6], [(3, ("a",))])
+        assert (await case.since(case.place(2), "a")) == Pages([4, 6])
+        assert (await case.since(case.place(3), "a")) == Pages([4, 6])
 
     async def test_a_loss_is_known_before_the_first_page(self, opened: OpenCase) -> None:
         """A reader is told of it before anything else; the gap is the one that a page would tell."""
         case = await opened(history_size=2)
         for channels in ("a", "a", "b", "a", "b", "a"):
             await case.publish(channels)
-        assert case.find(case.place(0), "a") == StartPoint(
+        assert (await case.find(case.place(0), "a")) == StartPoint(
             3, reset_reason=ResetReason.EVICTED, channels=("a",)
         )
-        assert case.find(case.place(0), "a", "b") == StartPoint(
+        assert (await case.find(case.place(0), "a", "b")) == StartPoint(
             2, reset_reason=ResetReason.EVICTED, channels=("a",)
         )
-        page = run_to_completion(
-            case.backend.replay(Selector.parse("a", "b"), after=0, evictions_seen=0, limit=ALL)
-        )
+        page = await case.page(Selector.parse("a", "b"), after=0)
         assert (page.publications, page.upto, page.gap) == ((), 2, Gap(("a",), 2))
-        assert case.find(case.place(2), "a", "b") == StartPoint(2)
+        assert (await case.find(case.place(2), "a", "b")) == StartPoint(2)
 
     async def test_a_publishers_id_may_be_held_where_another_channel_lost_something(
         self, opened: OpenCase
@@ -483,22 +519,22 @@ class Contract:
         await case.publish("a", id="mine")
         for _ in range(2):
             await case.publish("small")
-        assert case.find("mine", "a") == StartPoint(1)
-        assert case.find("mine", "a", "small") == StartPoint(
+        assert (await case.find("mine", "a")) == StartPoint(1)
+        assert (await case.find("mine", "a", "small")) == StartPoint(
             2, reset_reason=ResetReason.EVICTED, channels=("small",)
         )
-        assert case.since("mine", "a", "small") == Pages([3], [(2, ("small",))])
+        assert (await case.since("mine", "a", "small")) == Pages([3], [(2, ("small",))])
 
     async def test_a_loss_on_the_way_is_told_by_a_page(self, opened: OpenCase) -> None:
         """Nobody could know of it when the reader came, though it may have been told of an older one."""
         case = await opened(history_size=2)
         for _ in range(3):
             await case.publish("a")
-        start = case.find(case.place(0), "a")
+        start = await case.find(case.place(0), "a")
         assert start == StartPoint(1, reset_reason=ResetReason.EVICTED, channels=("a",))
         for _ in range(2):
             await case.publish("a")
-        assert case.read(Selector.parse("a"), start) == Pages([4, 5], [(1, ("a",)), (3, ("a",))])
+        assert (await case.read(Selector.parse("a"), start)) == Pages([4, 5], [(1, ("a",)), (3, ("a",))])
 
     async def test_a_cursor_is_replayable_while_nothing_is_lost_behind_it(self, opened: OpenCase) -> None:
         """What came before makes no difference, nor what other channels lost unless it is of patterns."""
@@ -513,7 +549,7 @@ class Contract:
         assert replayable("a") == replayable("a", "b") == replayable("*") == [False, False, *[True] * 5]
         assert replayable("b") == replayable("none") == [True] * 7
         assert replayable("none", "x*")[2:] == [True] * 5
-        case.clock.now += 20.0
+        await case.wait(20.0)
         assert replayable("a") == [*[False] * 6, True]
         assert replayable("b") == [*[False] * 5, True, True]
 
@@ -524,9 +560,9 @@ class Contract:
             await case.publish(name)
         asked: list[tuple[str, ...]] = [("a",), ("a", "b"), ("*",)]
         for channels in asked:
-            told = case.since(case.place(0), *channels)
+            told = await case.since(case.place(0), *channels)
             ((position, _),) = told.gaps
-            assert case.since(case.place(position), *channels) == Pages(told.positions)
+            assert (await case.since(case.place(position), *channels)) == Pages(told.positions)
 
     async def test_what_another_channel_lost_is_no_loss(self, opened: OpenCase) -> None:
         """A channel is a filter: a reader of quiet ones is told nothing of a noisy one."""
@@ -534,21 +570,21 @@ class Contract:
         await case.publish("quiet")
         for _ in range(10):
             await case.publish("noisy")
-        assert case.since(case.place(0), "quiet") == Pages([1])
-        assert case.since(case.place(0), "qu*") == Pages([1])
-        assert case.since(case.place(0), "none") == Pages([])
-        assert case.since(case.place(0), "noisy").gaps == [(9, ("noisy",))]
-        assert case.since(case.place(0), "no*").gaps[0][1] == ("no*",)
+        assert (await case.since(case.place(0), "quiet")) == Pages([1])
+        assert (await case.since(case.place(0), "qu*")) == Pages([1])
+        assert (await case.since(case.place(0), "none")) == Pages([])
+        assert (await case.since(case.place(0), "noisy")).gaps == [(9, ("noisy",))]
+        assert (await case.since(case.place(0), "no*")).gaps[0][1] == ("no*",)
 
     async def test_nothing_older_than_a_loss_comes_behind_it(self, opened: OpenCase) -> None:
         """What other channels hold from before the newest loss is given up, and they are named."""
         case = await opened(history_size=2)
         for channels in ("quiet", "noisy", "noisy", "noisy", "noisy", "quiet", "noisy"):
             await case.publish(channels)
-        assert case.since(case.place(0), "noisy", "quiet", "none") == Pages(
+        assert (await case.since(case.place(0), "noisy", "quiet", "none")) == Pages(
             [5, 6, 7], [(4, ("noisy", "quiet"))]
         )
-        assert case.since(case.place(2), "noisy", "quiet") == Pages([5, 6, 7], [(4, ("noisy",))])
+        assert (await case.since(case.place(2), "noisy", "quiet")) == Pages([5, 6, 7], [(4, ("noisy",))])
 
     async def test_nothing_held_leaves_the_reader_behind_the_loss(self, opened: OpenCase) -> None:
         """With no history at all each loss is told, and each reader comes to the end."""
@@ -557,21 +593,21 @@ class Contract:
             await case.publish("a")
         assert case.backend.channel_usage("a") == ChannelUsage(0, None)
         for after in range(3):
-            assert case.since(case.place(after), "a") == Pages([], [(3, ("a",))])
-        assert case.since(case.place(3), "a") == Pages([])
-        assert case.since("earliest", "a") == Pages([])
+            assert (await case.since(case.place(after), "a")) == Pages([], [(3, ("a",))])
+        assert (await case.since(case.place(3), "a")) == Pages([])
+        assert (await case.since("earliest", "a")) == Pages([])
 
     async def test_a_channel_that_was_emptied_remembers_its_loss(self, opened: OpenCase) -> None:
         """What came after a silence does not hide what was lost before it."""
         case = await opened(history_age=10.0)
         await case.publish("a")
-        case.clock.now += 20.0
+        await case.wait(20.0)
         assert channels_of(case.backend.channels()) == []
         await case.publish("b")
         await case.publish("a")
-        assert case.since(case.place(0), "a") == Pages([3], [(2, ("a",))])
-        assert case.since(case.place(0), "a*").gaps[0][1] == ("a*",)
-        assert case.since(case.place(1), "a") == Pages([3])
+        assert (await case.since(case.place(0), "a")) == Pages([3], [(2, ("a",))])
+        assert (await case.since(case.place(0), "a*")).gaps[0][1] == ("a*",)
+        assert (await case.since(case.place(1), "a")) == Pages([3])
 
     async def test_eviction_that_overtakes_a_reader_is_a_loss_whatever_it_asked_for(
         self, opened: OpenCase
@@ -580,11 +616,11 @@ class Contract:
         case = await opened(history_size=3)
         for _ in range(5):
             await case.publish("a")
-        start = case.find("earliest", "a")
+        start = await case.find("earliest", "a")
         assert start.after == 2
         for _ in range(2):
             await case.publish("a")
-        assert case.read(Selector.parse("a"), start) == Pages([5, 6, 7], [(4, ("a",))])
+        assert (await case.read(Selector.parse("a"), start)) == Pages([5, 6, 7], [(4, ("a",))])
 
     @pytest.mark.parametrize("cursor", ["earliest", "90s"])
     @pytest.mark.parametrize("channels", [("a", "b"), ("*",)])
@@ -596,12 +632,12 @@ class Contract:
         case = await opened(history_size=3, history_age=1000.0, channel=rules)
         for name in ("b", "b", "b", "a", "a", "a", "a", "a", "a"):
             await case.publish(name)
-            case.clock.now += 1.0
-        start = case.find(cursor, *channels)
+            await case.wait(1.0)
+        start = await case.find(cursor, *channels)
         assert start.after == 0
-        case.clock.now += 92.5  # b's 1 and 2 are too old now, and nobody has had them
+        await case.wait(92.5)  # b's 1 and 2 are too old now, and nobody has had them
         assert case.backend.channel_usage("b") == ChannelUsage(1, case.place(3))
-        got = case.read(Selector.parse(*channels), start)
+        got = await case.read(Selector.parse(*channels), start)
         assert (got.positions, [position for position, _ in got.gaps]) == ([3, 7, 8, 9], [2])
 
     async def test_a_loss_behind_the_reader_is_none_of_its_own(self, opened: OpenCase) -> None:
@@ -609,15 +645,11 @@ class Contract:
         case = await opened(history_size=2)
         for name in ("a", "a", "b", "a"):
             await case.publish(name)
-        start = case.find("earliest", "a", "b")
+        start = await case.find("earliest", "a", "b")
         assert start.after == 1
         for _ in range(2):
             await case.publish("a")
-        told = run_to_completion(
-            case.backend.replay(
-                Selector.parse("a", "b"), after=4, evictions_seen=start.evictions_seen, limit=ALL
-            )
-        )
+        told = await case.page(Selector.parse("a", "b"), after=4, evictions_seen=start.evictions_seen)
         assert ([one.position for one in told.publications], told.gap) == ([5, 6], None)
 
     # Bounds.
@@ -637,24 +669,24 @@ class Contract:
             await case.publish("a", "x")
         await case.publish("a", "x" * 8000)
         assert case.backend.channel_usage("a").events < 6
-        assert case.since("earliest", "a").positions[-1] == 6
+        assert (await case.since("earliest", "a")).positions[-1] == 6
         await case.publish("a", "x" * 20_000)
         assert case.backend.channel_usage("a").events == 0
-        assert case.since(case.place(6), "a").gaps == [(7, ("a",))]
+        assert (await case.since(case.place(6), "a")).gaps == [(7, ("a",))]
 
     async def test_age_is_bounded(self, opened: OpenCase) -> None:
         """Nothing has to be published for something to grow old."""
         case = await opened(history_age=10.0, channel=(ChannelRule(match="long", history_age=100.0),))
         await case.publish("a long")
-        case.clock.now += 6.0
+        await case.wait(6.0)
         await case.publish("a")
-        case.clock.now += 6.0
+        await case.wait(6.0)
         assert case.backend.channel_usage("a") == ChannelUsage(1, case.place(2))
         assert case.backend.channel_usage("long") == ChannelUsage(1, case.place(1))
-        case.clock.now += 6.0
+        await case.wait(6.0)
         assert channels_of(case.backend.channels()) == ["long"]
-        assert case.since(case.place(0), "a").gaps == [(2, ("a",))]
-        assert case.since(case.place(0), "long") == Pages([1])
+        assert (await case.since(case.place(0), "a")).gaps == [(2, ("a",))]
+        assert (await case.since(case.place(0), "long")) == Pages([1])
 
     async def test_tidying_says_whether_anything_is_left_to_grow_old(self, opened: OpenCase) -> None:
         """Events and tokens: once all are gone there is nothing to come back for."""
@@ -663,20 +695,20 @@ class Contract:
         await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d"))
         await case.publish("b")
         assert case.backend.evict_expired()
-        case.clock.now += 10.0
+        await case.wait(10.0)
         assert case.backend.evict_expired()
-        case.clock.now += 10.0
+        await case.wait(10.0)
         assert not case.backend.evict_expired()
         await case.publish("a")
         assert case.backend.evict_expired()
-        assert case.since(case.place(2), "a") == Pages([3])
+        assert (await case.since(case.place(2), "a")) == Pages([3])
 
     async def test_the_oldest_behind_a_position_is_known_by_its_time(self, opened: OpenCase) -> None:
         """Of named channels their own, of patterns any channel's; what is held no more does not count."""
         case = await opened(history_size=2)
         began = case.clock.now
         for channels in ("a", "b", "b c", "a"):
-            case.clock.now += 1.0
+            await case.wait(1.0)
             await case.publish(channels)
 
         def oldest(after: int, *channels: str) -> float | None:
@@ -687,7 +719,7 @@ class Contract:
         assert [oldest(after, "a", "c") for after in range(5)] == [1.0, 3.0, 3.0, 4.0, None]
         assert [oldest(after, "a", "x*") for after in range(5)] == [1.0, 2.0, 3.0, 4.0, None]
         assert oldest(0, "nobody") is None
-        case.clock.now += 1.0
+        await case.wait(1.0)
         await case.publish("a")
         assert (oldest(0, "a"), oldest(0, "*")) == (4.0, 2.0)
 
@@ -696,9 +728,9 @@ class Contract:
         case = await opened(history_size=3)
         await case.backend.publish([draft("a" if number % 3 else "a b") for number in range(9)])
         assert [publication.position for publication in case.published] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-        assert case.since(case.place(0), "a") == Pages([7, 8, 9], [(6, ("a",))])
-        assert case.since(case.place(0), "b") == Pages([1, 4, 7])
-        assert case.since("earliest", "*").positions == [1, 4, 7, 8, 9]
+        assert (await case.since(case.place(0), "a")) == Pages([7, 8, 9], [(6, ("a",))])
+        assert (await case.since(case.place(0), "b")) == Pages([1, 4, 7])
+        assert (await case.since("earliest", "*")).positions == [1, 4, 7, 8, 9]
 
     async def test_a_noisy_channel_gives_before_a_quiet_one(self, opened: OpenCase) -> None:
         """Over the total, what holds the most lets go first."""
@@ -709,7 +741,7 @@ class Contract:
             await case.publish("noisy")
         assert case.backend.channel_usage("quiet").events == 3
         assert 3 <= case.backend.channel_usage("noisy").events < 200
-        assert case.since(case.place(0), "quiet") == Pages([1, 2, 3])
+        assert (await case.since(case.place(0), "quiet")) == Pages([1, 2, 3])
 
     async def test_a_channel_is_held_by_the_names_of_what_it_holds(self, opened: OpenCase) -> None:
         """Its oldest id may be a publisher's."""
@@ -738,51 +770,53 @@ class Contract:
         """Within a few tidyings, oldest first, and told as any loss; who asks then is told of none."""
         case = await opened(history_size=5)
         for _ in range(7):
-            case.clock.now += 1.0
+            await case.wait(1.0)
             await case.publish("a")
-        asked, others = case.find("earliest", "a"), case.since("earliest", "a").positions
+        asked, others = (await case.find("earliest", "a")), (await case.since("earliest", "a")).positions
         assert others == [3, 4, 5, 6, 7]
-        case.change(**settings)
+        (await case.change(**settings))
         assert case.backend.channel_usage("a") == ChannelUsage(
             len(left), case.place(left[0]) if left else None
         )
         gone = sorted(set(others) - set(left))
-        assert case.read(Selector.parse("a"), asked) == Pages(left, [(gone[-1], ("a",))] if gone else [])
-        assert case.since("earliest", "a") == Pages(left)
+        assert (await case.read(Selector.parse("a"), asked)) == Pages(
+            left, [(gone[-1], ("a",))] if gone else []
+        )
+        assert (await case.since("earliest", "a")) == Pages(left)
 
     async def test_fewer_bytes_hold_less(self, opened: OpenCase) -> None:
         """How many events that is depends on what a backend takes for each."""
         case = await opened()
         for _ in range(7):
             await case.publish("a", "x" * 4000)
-        case.change(history_bytes=20_000)
+        (await case.change(history_bytes=20_000))
         assert 0 < case.backend.channel_usage("a").events < 5
-        assert case.since("earliest", "a").positions[-1] == 7
+        assert (await case.since("earliest", "a")).positions[-1] == 7
 
     async def test_other_bounds_are_those_of_what_follows(self, opened: OpenCase) -> None:
         """Wider ones too; what is gone stays so."""
         case = await opened(history_size=2, history_age=10.0)
         for _ in range(3):
             await case.publish()
-        case.change(history_size=4, history_age=100.0)
+        (await case.change(history_size=4, history_age=100.0))
         assert case.backend.channel_usage("a") == ChannelUsage(2, case.place(2))
-        case.clock.now += 50.0
+        await case.wait(50.0)
         for count in (3, 4, 4):
             await case.publish()
             assert case.backend.channel_usage("a").events == count
-        assert case.since(case.place(1), "a") == Pages([3, 4, 5, 6], [(2, ("a",))])
+        assert (await case.since(case.place(1), "a")) == Pages([3, 4, 5, 6], [(2, ("a",))])
 
     async def test_other_bounds_are_each_channels_own(self, opened: OpenCase) -> None:
         """What several channels hold goes from one of them, and what no rule has changed stays."""
         case = await opened(history_size=5)
         for channels in ("a b", "a", "b", "a b", "c"):
             await case.publish(channels)
-        case.change(history_size=5, channel=(ChannelRule(match="b", history_size=1),))
+        (await case.change(history_size=5, channel=(ChannelRule(match="b", history_size=1),)))
         assert [case.backend.channel_usage(name).events for name in "abc"] == [3, 1, 1]
-        assert case.since(case.place(0), "a") == Pages([1, 2, 4])
-        assert case.since(case.place(0), "b") == Pages([4], [(3, ("b",))])
-        case.change(history_size=1)
-        assert case.since("earliest", "*").positions == [4, 5]
+        assert (await case.since(case.place(0), "a")) == Pages([1, 2, 4])
+        assert (await case.since(case.place(0), "b")) == Pages([4], [(3, ("b",))])
+        (await case.change(history_size=1))
+        assert (await case.since("earliest", "*")).positions == [4, 5]
 
     # Time.
 
@@ -795,8 +829,8 @@ class Contract:
         await case.publish("b")
         times = [publication.time for publication in case.published]
         assert times == sorted(times)
-        assert case.since("5s", "a", "b").positions == [1, 2, 3]
-        case.clock.now += 3611.0
+        assert (await case.since("5s", "a", "b")).positions == [1, 2, 3]
+        await case.wait(3611.0)
         assert channels_of(case.backend.channels()) == []
 
     # Idempotency.
@@ -836,17 +870,17 @@ class Contract:
         token = IdempotencyKey(("k",), b"d")
         await case.backend.publish([draft("a")], token)
         for _ in range(3):
-            case.clock.now += 19.0
+            await case.wait(19.0)
             await case.backend.publish([draft("a")], token)
         assert case.backend.position == 1
-        case.clock.now += 4.0
+        await case.wait(4.0)
         assert (await case.backend.publish([draft("a")], token)).id == case.place(2)
 
     async def test_after_its_window_a_token_may_be_of_something_else(self, opened: OpenCase) -> None:
         """What was forgotten refuses nothing."""
         case = await opened(idempotency_window=60.0)
         await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"one"))
-        case.clock.now += 61.0
+        await case.wait(61.0)
         await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"two"))
         assert case.backend.position == 2
 
@@ -855,3 +889,82 @@ class Contract:
         case = await opened(history_size=0)
         receipt = await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d"))
         assert await case.backend.publish([draft("a")], IdempotencyKey(("k",), b"d")) == receipt
+
+    # Removal.
+
+    async def test_an_event_that_is_removed_is_no_loss(self, opened: OpenCase) -> None:
+        """From wherever a reader comes back: it is given what is left, and told nothing."""
+        case = await opened()
+        for channels in ("a", "a b", "b", "a"):
+            await case.publish(channels)
+        assert await case.backend.remove(2)
+        assert not await case.backend.remove(2)
+        assert not await case.backend.remove(99)
+        for after in range(5):
+            assert (await case.since(case.place(after), "a")) == Pages([n for n in (1, 4) if n > after])
+            assert (await case.since(case.place(after), "a", "b")) == Pages(
+                [n for n in (1, 3, 4) if n > after]
+            )
+        assert (await case.since("earliest", "*")).positions == [1, 3, 4]
+        assert case.backend.channel_usage("a") == ChannelUsage(2, case.place(1))
+        assert case.backend.usage().events == 3
+
+    async def test_a_channel_that_is_cleared_is_no_loss(self, opened: OpenCase) -> None:
+        """What other channels hold stays there, and what comes next is held."""
+        case = await opened()
+        for channels in ("a", "a b", "b", "a"):
+            await case.publish(channels)
+        assert await case.backend.clear("a") == 3
+        assert await case.backend.clear("a") == await case.backend.clear("never") == 0
+        assert (await case.since(case.place(0), "a")) == Pages([])
+        assert (await case.since(case.place(0), "a", "b")) == Pages([2, 3])
+        await case.publish("a")
+        assert (await case.since(case.place(0), "a")) == Pages([5])
+        assert case.backend.channel_usage("a") == ChannelUsage(1, case.place(5))
+        assert channels_of(case.backend.channels()) == ["a", "b"]
+
+    async def test_a_removal_hides_no_loss(self, opened: OpenCase) -> None:
+        """What was evicted before, or is evicted since, is told all the same."""
+        case = await opened(history_size=3)
+        for _ in range(5):
+            await case.publish("a")
+        await case.backend.remove(4)
+        assert (await case.since(case.place(0), "a")) == Pages([3, 5], [(2, ("a",))])
+        assert (await case.since(case.place(2), "a")) == Pages([3, 5])
+        for _ in range(2):
+            await case.publish("a")
+        assert (await case.since(case.place(2), "a")) == Pages([5, 6, 7], [(4, ("a",))])
+
+    async def test_the_id_of_an_event_that_was_removed_is_unknown(self, opened: OpenCase) -> None:
+        """And may be used again."""
+        case = await opened()
+        await case.publish("a", id="mine")
+        await case.publish("a", id="other")
+        assert await case.backend.remove(1)
+        assert (await case.find("mine", "a")).reset_reason is ResetReason.UNKNOWN
+        await case.publish("a", id="mine")
+        assert (await case.find("mine", "a")).after == 3
+        assert (await case.find("other", "a")).after == 2
+
+    async def test_what_is_removed_is_room_for_others(self, opened: OpenCase) -> None:
+        """Of its channel, of all, and of the time that the oldest has."""
+        case = await opened(history_size=2, history_age=10.0)
+        await case.publish("a")
+        await case.wait(5.0)
+        await case.publish("a")
+        await case.backend.remove(1)
+        await case.publish("a")
+        assert case.backend.channel_usage("a").events == 2
+        await case.wait(6.0)
+        assert case.backend.channel_usage("a").events == 2
+        await case.wait(5.0)
+        assert case.backend.channel_usage("a") == ChannelUsage(0, None)
+        assert (await case.since(case.place(1), "a")) == Pages([], [(3, ("a",))])
+
+    async def test_positions_given_are_counted(self, opened: OpenCase) -> None:
+        """As many as were published behind one."""
+        case = await opened()
+        for _ in range(3):
+            await case.publish("a")
+        newest = case.backend.position
+        assert [case.backend.count_after(newest - back) for back in range(4)] == [0, 1, 2, 3]

@@ -55,6 +55,16 @@ class MemoryBackend:
         self._overdue = False
         self._keys = IdempotencyKeys(report)
 
+    def count_after(self, position: int) -> int:
+        """Return how many positions after this one were given: there is one term."""
+        return self.position - position
+
+    async def start(self) -> None:
+        """Do nothing: memory is there."""
+
+    async def aclose(self) -> None:
+        """Do nothing: memory goes with its process."""
+
     @property
     def outage(self) -> None:
         """None: the memory of this process is never away."""
@@ -183,6 +193,14 @@ class MemoryBackend:
         """Return how much is held."""
         self._tick()
         return self._history.usage
+
+    async def remove(self, position: int) -> bool:
+        """Remove one event from every channel."""
+        return self._history.remove(position)
+
+    async def clear(self, channel: str) -> int:
+        """Remove all events of a channel."""
+        return self._history.clear(channel)
 
     def _append(self, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         """Return positions, hold, announce: one ordered act, and nothing in it waits."""

@@ -97,6 +97,17 @@ class ChannelLog:
         self.watermark = evicted[-1].position
         return evicted
 
+    def discard(self, publication: Publication) -> bool:
+        """Remove a publication, which is no eviction; return whether the log held it."""
+        items = self._items
+        index = bisect_left(items, publication.position, lo=self._first, key=_position)
+        if index == len(items) or items[index] is not publication:
+            return False
+        del items[index]
+        self.count -= 1
+        self.bytes -= publication.weight
+        return True
+
     def since(self, time: float) -> Publication | None:
         """Return the first publication that is not older than a time, or None."""
         index = bisect_left(self._items, time, lo=self._first, key=_time)

@@ -57,6 +57,18 @@ class CustomIdIndex:
         until = self.now + log.limits.age
         self._retired.add(log.channel, ids, until=until, now=self.now, most=max(log.limits.size, MIN_RETIRED))
 
+    def discard(self, channel: str, publication: Publication) -> None:
+        """Forget the id of an event that was removed: whoever comes with it is told that it is unknown."""
+        id = publication.event.id
+        if id is None:
+            return
+        self.count -= 1
+        positions = self._positions.get(id, {})
+        if positions.get(channel) == publication.position:
+            del positions[channel]
+            if not positions:
+                del self._positions[id]
+
     def position_of(self, id: str, selector: Selector) -> SlicedWork[int | None]:
         """Return the oldest position that a selector's channels have held under an id.
 

@@ -214,6 +214,44 @@ class History:
     def _is_over(self, log: ChannelLog) -> bool:
         return log.count > log.limits.size or log.bytes > log.limits.bytes
 
+    def remove(self, position: int) -> bool:
+        """Remove one publication from every channel. See `Backend.remove`."""
+        found = next(self._position_index.after(position - 1), None)
+        if found is None or found[0] != position or found[1] is None:
+            return False
+        publication = found[1]
+        for channel in publication.channels:
+            log = self._logs.get(channel)
+            if log is not None:
+                self._discard(log, publication)
+        return True
+
+    def clear(self, channel: str) -> int:
+        """Remove all publications of a channel. See `Backend.clear`."""
+        log = self._logs.get(channel)
+        if log is None:
+            return 0
+        held = list(log.after(0))
+        for publication in held:
+            self._discard(log, publication)
+        return len(held)
+
+    def _discard(self, log: ChannelLog, publication: Publication) -> None:
+        """Remove a publication from one channel. No watermark rises: nobody is told of a loss."""
+        if not log.discard(publication):
+            return
+        share = log.share
+        if not log.count:
+            share.channels.mark_empty(log)
+            self._empty_channels += 1
+        share.bytes -= publication.weight // len(publication.channels)
+        share.largest_log.update(log)
+        self._most_bytes.update(share)
+        self.custom_ids.discard(log.channel, publication)
+        if not self._held_elsewhere(publication):
+            self._bytes -= publication.weight
+            self._position_index.remove([publication])
+
     def time_after(self, selector: Selector, position: int) -> float | None:
         """Return the time of the first publication after a position; of any channel if there are patterns."""
         if selector.patterns:

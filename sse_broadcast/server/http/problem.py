@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from sse_broadcast.errors import (
+    BackendUnavailableError,
     BroadcastError,
     ClosedError,
     CredentialError,
@@ -16,6 +17,7 @@ from sse_broadcast.errors import (
     ForbiddenError,
     FullError,
     IdempotencyError,
+    UncertainPublishError,
 )
 from sse_broadcast.server.http.refused_stream import RefusalReason
 
@@ -33,11 +35,14 @@ STATUSES: tuple[tuple[type[BroadcastError], int], ...] = (
     (ExtraError, 501),
     (ClosedError, 503),
     (FullError, 503),
+    (BackendUnavailableError, 503),
+    (UncertainPublishError, 503),
 )
 
 REASONS: Mapping[type[BroadcastError], RefusalReason] = {
     ClosedError: RefusalReason.DRAIN,
     FullError: RefusalReason.FULL,
+    BackendUnavailableError: RefusalReason.BACKEND,
 }
 
 TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
