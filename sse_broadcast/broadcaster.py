@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sse_broadcast import wire
 from sse_broadcast.backends.base import Far, HistoryUsage, IdempotencyKey, ResetReason, StartPoint
 from sse_broadcast.backends.instrumented import InstrumentedBackend
-from sse_broadcast.backends.memory.backend import open_memory
+from sse_broadcast.backends.registry import make_backend
 from sse_broadcast.channels import DEFAULT_CHANNEL, Selector, shared, validate_channels
 from sse_broadcast.config.policy import ChannelPolicies
 from sse_broadcast.config.schema import Config, Overflow, config_or_default
@@ -96,7 +96,8 @@ class ChannelState:
 class Broadcaster:
     """Publishes events to HTTP subscribers and to streams in this process.
 
-    Belongs to one event loop: call it from no other thread. It needs no start. `close` ends its subscribers.
+    Belongs to one event loop: call it from no other thread. With history in memory it needs no start, with a
+    store `start`. `close` ends its subscribers.
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -105,8 +106,14 @@ class Broadcaster:
         self._policies = ChannelPolicies(self._config)
         self._hub = Hub(self._new_group, most=self._config.subscribed_channels)
         self._reminder = Reminder()
-        memory = open_memory(self._config, self._policies, self._announce, self._report_share)
-        self._backend = InstrumentedBackend(memory, self._metrics)
+        backend = make_backend(
+            self._config,
+            self._policies,
+            self._announce,
+            metrics=self._metrics.store,
+            report=self._report_share,
+        )
+        self._backend = InstrumentedBackend(backend, self._metrics)
         self._dispatcher = Dispatcher(
             self._backend,
             heartbeat=self._config.heartbeat,
@@ -121,6 +128,14 @@ class Broadcaster:
         self._pending_limits = 0  # reloads whose limits some groups do not have yet
         self.work = WorkQueue()
         """Long work, run in slices. Callers take turns."""
+
+    async def start(self) -> None:
+        """Open the store that keeps the history. Without one nothing need be started.
+
+        Raises `StoreError` if it cannot be used. `close` closes it.
+        """
+        await self._backend.start()
+        self._schedule_eviction()
 
     @property
     def client_count(self) -> int:
@@ -519,6 +534,7 @@ class Broadcaster:
                 await self._dispatcher.wait_empty()
         except TimeoutError:
             await self._dispatcher.abort()
+        await self._backend.aclose()
 
     async def _close_subscribers(self, over: float) -> None:
         """Close all subscribers in batches. A late batch does not delay the next ones."""

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,6 +102,27 @@ class Distribution:
             yield bound, upto
 
 
+class StoreMetrics:
+    """Counts what a store does. Its verbs are those of the thread that writes: no other calls them."""
+
+    __slots__ = ("bytes", "commit_seconds", "failures", "sync_seconds")
+
+    def __init__(self) -> None:
+        self.commit_seconds, self.sync_seconds = Distribution(SECONDS), Distribution(SECONDS)
+        self.failures = 0
+        self.bytes: Callable[[], int] | None = None
+        """Returns the bytes that the store takes on disk; None where nothing is stored."""
+
+    def committed(self, seconds: float, sync: float) -> None:
+        """Count a transaction: how long it took, and how long of that it waited for the disk."""
+        self.commit_seconds.observe(seconds)
+        self.sync_seconds.observe(sync)
+
+    def failed(self) -> None:
+        """Count a transaction that was not committed."""
+        self.failures += 1
+
+
 class Metrics:
     """Counters of everything that happens. Each verb is cheap enough for the hot path.
 
@@ -133,6 +154,7 @@ class Metrics:
         "resets_by",
         "shares_reached",
         "slices",
+        "store",
         "timeouts",
         "unreported_disconnects",
     )
@@ -158,6 +180,7 @@ class Metrics:
         self.log_lines_unwritten = 0
         self.backend_calls: Counter[str] = Counter()
         self.backend_errors: Counter[str] = Counter()
+        self.store = StoreMetrics()
 
     def published(self, count: int) -> None:
         """Count the events of one publish. No events are no publish."""

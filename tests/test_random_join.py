@@ -20,6 +20,7 @@ from sse_broadcast import broadcaster
 from sse_broadcast.backends.base import Backend, Gap, ReplayPage, ResetReason, StartPoint
 from sse_broadcast.backends.memory import backend as memory
 from sse_broadcast.backends.memory.backend import MemoryBackend
+from sse_broadcast.backends.memory.channel_log import ChannelLog
 from sse_broadcast.backends.memory.watermarks import Watermarks
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.channels import Selector
@@ -496,7 +497,9 @@ def tells_of_it_where_the_reader_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_the_loss_of_one_channel_for_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def newest_loss(self: Watermarks, _: Selector, *, after: int = 0, **options: int) -> SlicedWork[int]:
+    def newest_loss(
+        self: Watermarks[ChannelLog], _: Selector, *, after: int = 0, **options: int
+    ) -> SlicedWork[int]:
         yield from ()
         newest = max((log.watermark for log in self._channels.logs.values()), default=0)
         return newest if newest > after else 0

@@ -37,7 +37,8 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 the server refused or could not be reached; 2 bad usage or setting; "
-    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 output cannot be written; 130 Ctrl-C.",
+    "3 cannot listen; 4 certificate; 5 stopped by a second signal; 6 output cannot be written; "
+    "7 the store cannot be used; 130 Ctrl-C.",
 )
 @click.version_option(__version__, prog_name="sse-broadcast")
 def main() -> None:

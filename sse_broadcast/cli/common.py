@@ -24,6 +24,7 @@ from sse_broadcast.errors import (
     ConfigError,
     ListenError,
     OutputError,
+    StoreError,
 )
 from sse_broadcast.unix_address import unix_path
 
@@ -48,6 +49,7 @@ class Exit(enum.IntEnum):
     CERTIFICATE = 4
     FORCED = 5
     OUTPUT = 6
+    STORE = 7
     INTERRUPTED = 130
 
 
@@ -62,6 +64,8 @@ def exit_for(error: BroadcastError) -> Exit:
             return Exit.CERTIFICATE
         case OutputError():
             return Exit.OUTPUT
+        case StoreError():
+            return Exit.STORE
     return Exit.FAILED
 
 

@@ -55,7 +55,8 @@ process. They have a variable and a key:
 
 Exit codes: 0 stopped by a signal, every stream ended; 2 bad usage or setting; 3 cannot listen;
 4 the certificate cannot be loaded or, with --check, no client would accept it now; 5 stopped by a
-second signal; 6 the output of --check or --show-config cannot be written."""
+second signal; 6 the output of --check or --show-config cannot be written; 7 the store of the history
+cannot be used."""
 
 
 def setting_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,7 +14,10 @@ from msgspec import Meta
 from sse_broadcast.config.values import (
     ADDRESS,
     HIDDEN,
+    MEMORY,
     SECRET_MARK,
+    SQLITE_PREFIX,
+    BackendUrl,
     Bytes,
     CallerName,
     Channel,
@@ -71,6 +74,15 @@ class EventLoop(StrEnum):
     AUTO = "auto"
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
+
+
+class Durability(StrEnum):
+    """What a power cut may take of a store on this machine. A process that is killed loses nothing."""
+
+    FULL = "full"
+    """Nothing that was answered: each commit waits for the disk."""
+    NORMAL = "normal"
+    """The last moments: the disk is waited for now and then."""
 
 
 class Endpoint(StrEnum):
@@ -299,6 +311,17 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_patterns: Annotated[
         Count, Meta(description="maximum patterns among the channels of one subscriber")
     ] = 10
+    backend: Annotated[
+        BackendUrl,
+        Meta(description="where history is kept: memory, or sqlite:///path for a file that stays"),
+    ] = MEMORY
+    durability: Annotated[
+        Durability,
+        Meta(description="what a power cut may take of a file: full, nothing; normal, the last moments"),
+    ] = Durability.FULL
+    history_memory: Annotated[
+        int, Meta(ge=0, description="maximum bytes of memory for the newest history of a file")
+    ] = 33_554_432
     history_size: Annotated[int, Meta(ge=0, description="maximum events in the history of each channel")] = (
         1000
     )
@@ -306,13 +329,13 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, Meta(ge=0.01, le=31_536_000, description="maximum seconds that an event stays in the history")
     ] = 3600.0
     history_bytes: Annotated[
-        int, Meta(ge=0, description="maximum bytes of memory for the history of each channel")
+        int, Meta(ge=0, description="maximum bytes for the history of each channel, in memory or in the file")
     ] = 8_388_608
     history_total: Annotated[
         int,
         Meta(
             ge=0,
-            description="maximum bytes of memory for all history; the largest channel loses events first",
+            description="maximum bytes for all history, likewise; the largest channel loses events first",
         ),
     ] = 134_217_728
     history_channels: Annotated[Count, Meta(description="maximum channels that have a history")] = 131_072
@@ -430,6 +453,11 @@ class Config(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
         places = [place for listener in self.listener if (place := _place(listener)) is not None]
         _require_different("listener", places)
         _require_different("listener", [repr(listener.name) for listener in self.listener if listener.name])
+
+    @property
+    def store_path(self) -> str | None:
+        """The path of the file that keeps the history; None where memory does."""
+        return None if self.backend == MEMORY else self.backend.removeprefix(SQLITE_PREFIX)
 
     @property
     def has_credentials(self) -> bool:

@@ -22,6 +22,12 @@ SECRET_MARK: dict[str, bool] = {"secret": True}
 ADDRESS: dict[str, bool] = {"address": True}
 """Marks a setting that may be a URL, whose secret parts are not shown."""
 
+MEMORY = "memory"
+"""The backend that keeps history in memory."""
+
+SQLITE_PREFIX = "sqlite://"
+"""Stands before the path of a file that keeps the history."""
+
 HIDDEN = "(not shown)"
 """Shown in place of a secret. Never a secret itself."""
 
@@ -242,6 +248,14 @@ Origin = Annotated[
     ),
 ]
 Proxy = Annotated[str, ValueFormat("an address, a network such as 10.0.0.0/8, or unix", _is_proxy)]
+BackendUrl = Annotated[
+    str,
+    ValueFormat(
+        f"{MEMORY}, or {SQLITE_PREFIX} and an absolute path, such as {SQLITE_PREFIX}/var/lib/history.db",
+        lambda text: text == MEMORY or re.fullmatch(rf"{SQLITE_PREFIX}/[^\0]*[^/\0]", text),
+        (("sqlite", "name the file"),),
+    ),
+]
 Cookie = Annotated[str, ValueFormat("the name of a cookie", _all_of(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*"))]
 Claim = Annotated[str, ValueFormat("the name of a claim", bool)]
 CallerName = Annotated[

@@ -72,6 +72,7 @@ def create_app(config: Config | None = None) -> web.Application:
     app = build_app(build_services(settled), tuned=False, load=lambda: settled)
 
     async def keep(_: web.Application) -> AsyncIterator[None]:
+        await app[BROADCASTER].start()
         await app[ACTIVE_SERVICES].services.authenticator.start()
         yield
         await app[RELOADER].close()

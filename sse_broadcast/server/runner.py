@@ -163,12 +163,16 @@ class Server:
         return max(self._connection_counts.count, held)
 
     async def start(self) -> None:
-        """Listen on all addresses or on none. Raises `ListenError`, `CertificateError`."""
+        """Open the store, then listen on all addresses or on none.
+
+        Raises `StoreError`, `ListenError`, `CertificateError`.
+        """
         self.listeners = [
             Listener(rule, self.config, inherited=sock)
             for rule, sock in zip(self.config.listeners, self._inherited, strict=True)
         ]
         try:
+            await self.broadcaster.start()
             async with self.reloader.turn:
                 await self.services.authenticator.start()
                 await self._listen()

@@ -665,14 +665,16 @@ class Contract:
     async def test_bytes_of_a_channel_are_bounded(self, opened: OpenCase) -> None:
         """Large events push out many small ones, and one too large pushes out itself."""
         case = await opened(history_bytes=20_000)
-        for _ in range(5):
+        for _ in range(30):
             await case.publish("a", "x")
-        await case.publish("a", "x" * 8000)
-        assert case.backend.channel_usage("a").events < 6
-        assert (await case.since("earliest", "a")).positions[-1] == 6
+        before = case.backend.channel_usage("a").events
+        await case.publish("a", "x" * 9000)
+        await case.publish("a", "x" * 9000)
+        assert 0 < case.backend.channel_usage("a").events < before
+        assert (await case.since("earliest", "a")).positions[-1] == 32
         await case.publish("a", "x" * 20_000)
         assert case.backend.channel_usage("a").events == 0
-        assert (await case.since(case.place(6), "a")).gaps == [(7, ("a",))]
+        assert (await case.since(case.place(32), "a")).gaps == [(33, ("a",))]
 
     async def test_age_is_bounded(self, opened: OpenCase) -> None:
         """Nothing has to be published for something to grow old."""

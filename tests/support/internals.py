@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from sse_broadcast.backends.base import Backend
 from sse_broadcast.backends.instrumented import InstrumentedBackend
 from sse_broadcast.backends.memory.backend import MemoryBackend
 from sse_broadcast.broadcaster import Broadcaster
@@ -61,10 +62,12 @@ def forbid_iterating_channels(hub: Hub) -> None:
 
 def backend_of(broadcaster: Broadcaster) -> MemoryBackend:
     """Return the backend itself, which is not instrumented."""
-    return instrumented_backend_of(broadcaster).inner
+    inner = broadcaster._backend.inner
+    assert isinstance(inner, MemoryBackend)
+    return inner
 
 
-def instrumented_backend_of(broadcaster: Broadcaster) -> InstrumentedBackend[MemoryBackend]:
+def instrumented_backend_of(broadcaster: Broadcaster) -> InstrumentedBackend[Backend]:
     """Return the backend that counts the calls of the other."""
     return broadcaster._backend
 

@@ -196,11 +196,32 @@ class MemoryBackend:
 
     async def remove(self, position: int) -> bool:
         """Remove one event from every channel."""
-        return self._history.remove(position)
+        return self.drop_event(position)
 
     async def clear(self, channel: str) -> int:
         """Remove all events of a channel."""
+        return self.drop_channel(channel)
+
+    def drop_event(self, position: int) -> bool:
+        """Do at once what `remove` does."""
+        return self._history.remove(position)
+
+    def drop_channel(self, channel: str) -> int:
+        """Do at once what `clear` does."""
         return self._history.clear(channel)
+
+    def begin_at(self, epoch: str, position: int) -> None:
+        """Hold what comes after a position; what came before it is elsewhere. Nothing is held yet."""
+        self.epoch = epoch
+        self.position = position
+        self._history.watermarks.begin_at(position)
+
+    def take(self, publications: Sequence[Publication], publisher: str) -> int:
+        """Hold and announce what has its places already, and return how many clients wanted it."""
+        self._tick()
+        self.position = publications[-1].position
+        self._history.extend(publications, publisher)
+        return self._deliver(publications)
 
     def _append(self, drafts: Sequence[Draft], now: float, publisher: str) -> Receipt:
         """Return positions, hold, announce: one ordered act, and nothing in it waits."""

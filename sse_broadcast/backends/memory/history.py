@@ -69,7 +69,7 @@ class History:
         self._max_channels = max_channels
         self._report = report
         self.channel_index = ChannelIndex()
-        self.watermarks = Watermarks(self.channel_index)
+        self.watermarks: Watermarks[ChannelLog] = Watermarks(self.channel_index)
         self._retired = RetiredIds(max_bytes=total // RETIRED_SHARE)
         self.custom_ids = CustomIdIndex(self._retired)
         self._logs = self.channel_index.logs  # the same dict, asked for with each publish

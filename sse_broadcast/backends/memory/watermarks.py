@@ -1,10 +1,10 @@
 """Watermarks: what was evicted from which channel, so that no subscriber misses an event unnoticed."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
-from sse_broadcast.backends.memory.channel_index import SEARCH_SLICE, ChannelIndex
-from sse_broadcast.backends.memory.channel_log import ChannelLog
+from sse_broadcast.backends.memory.channel_index import SEARCH_SLICE
 from sse_broadcast.channels import Selector, match_steps
 from sse_broadcast.work_queue import SlicedWork
 
@@ -13,7 +13,38 @@ MAX_RECENT_EVICTIONS = 4096
 found without examining every channel."""
 
 
-class Watermarks:
+class EvictingLog(Protocol):
+    """What one channel holds, and what was evicted from it."""
+
+    channel: str
+    watermark: int
+    """The newest position evicted."""
+    last_eviction: int
+    """The number of its last eviction."""
+    newest_at_eviction: int
+    """The newest position of all at that time."""
+
+
+L = TypeVar("L", bound=EvictingLog)
+L_co = TypeVar("L_co", bound=EvictingLog, covariant=True)
+
+
+class LogIndex(Protocol[L_co]):
+    """The logs of all channels: by name, and each at a slot of its own."""
+
+    @property
+    def logs(self) -> Mapping[str, L_co]:
+        """By channel name."""
+
+    @property
+    def slots(self) -> Sequence[L_co | None]:
+        """By slot; None where a slot is free."""
+
+    def named_logs(self, selector: Selector) -> Sequence[L_co]:
+        """Return the logs of the channels that a selector names."""
+
+
+class Watermarks(Generic[L]):
     """The newest position evicted from each channel, and one common watermark of all forgotten channels.
 
     Evictions are numbered, so that a reader can say which of them it has already been told of.
@@ -29,7 +60,7 @@ class Watermarks:
         "last_forgotten_eviction",
     )
 
-    def __init__(self, channels: ChannelIndex) -> None:
+    def __init__(self, channels: LogIndex[L]) -> None:
         self.evictions = 1
         """The number of the newest eviction."""
         self.forgotten = 0
@@ -39,10 +70,15 @@ class Watermarks:
         self._channels = channels
         self._newest = 0  # the newest position evicted from any channel
         # Logs by their last evictions, the newest last, without those of forgotten channels.
-        self._recent: OrderedDict[ChannelLog, None] = OrderedDict()
+        self._recent: OrderedDict[L, None] = OrderedDict()
         self._untracked_eviction = 0  # the newest eviction of a log that was dropped from these
 
-    def record(self, log: ChannelLog, count: int, newest_position: int) -> None:
+    def begin_at(self, position: int) -> None:
+        """Take everything up to a position for evicted, of whatever channel: it was never held here."""
+        self.forgotten = self._newest = position
+        self.last_forgotten_eviction = self.evictions
+
+    def record(self, log: L, count: int, newest_position: int) -> None:
         """Record that a log has evicted `count` publications while the history was at `newest_position`."""
         self.evictions += count
         log.last_eviction = self.evictions
@@ -54,7 +90,7 @@ class Watermarks:
         if log.watermark > self._newest:  # noqa: PLR1730 - max() costs each eviction 0.1 us
             self._newest = log.watermark
 
-    def fold(self, log: ChannelLog) -> None:
+    def fold(self, log: L) -> None:
         """Fold the watermark of a channel that is forgotten into the common one."""
         self.forgotten = max(self.forgotten, log.watermark)
         self.last_forgotten_eviction = max(self.last_forgotten_eviction, log.last_eviction)
@@ -112,9 +148,9 @@ class Watermarks:
                 return lost
             since = reached  # then examine what was evicted during the search
 
-    def _evicted_since(self, eviction: int, after: int) -> Sequence[ChannelLog | None]:
+    def _evicted_since(self, eviction: int, after: int) -> Sequence[L | None]:
         """Return all logs that evicted after an eviction and after a position, and perhaps others."""
-        found: list[ChannelLog | None] = []
+        found: list[L | None] = []
         for log in reversed(self._recent):
             # What was evicted at that time or before cannot be newer than the position of that time.
             if log.last_eviction <= eviction or log.newest_at_eviction <= after:
