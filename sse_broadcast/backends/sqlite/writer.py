@@ -31,7 +31,10 @@ RETRY_SECONDS = 1.0
 """Seconds between two attempts to write again, after a failure."""
 
 VACUUM_PAGES = 256
-"""Free pages that are given back to the file system behind one commit: 5 ms."""
+"""Free pages that are given back to the file system at once: 5 ms."""
+
+COMMITS_PER_VACUUM = 16
+"""Commits between two looks at the free pages."""
 
 FREE_SHARE = 10
 """The part of the file, as a divisor, that may be free pages."""
@@ -215,7 +218,8 @@ class Writer:
         self._answers.clear()
         self._tidy = True
         self._on_commit(group, commit)
-        self._vacuum(FREE_SHARE)
+        if not commit.number % COMMITS_PER_VACUUM:
+            self._vacuum(FREE_SHARE)
 
     def _apply(self, operation: Operation) -> object:
         try:
