@@ -131,17 +131,14 @@ class StoreFile:
 
     def _open(self, *, check: bool) -> sqlite3.Connection:
         self._require_ours()
-        is_new = not _size(self.path)
         try:
-            if is_new:
-                os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, MODE))
+            if not _size(self.path):
+                self._create()
             db = sqlite3.connect(self.path, isolation_level=None, cached_statements=512)
         except (OSError, sqlite3.Error) as error:
             raise _unwritable(self.path, error) from None
         try:
             db.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
-            if is_new:
-                create_tables(db)
             self._require_format(db, check=check)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {self.durability.upper()}")
@@ -157,6 +154,21 @@ class StoreFile:
             db.close()
             raise
         return db
+
+    def _create(self) -> None:
+        """Make the file, under another name until it is whole: a crash leaves none, and not half of one."""
+        path = self.path.with_name(f"{self.path.name}.new")
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, MODE))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            create_tables(db)
+        path.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _require_ours(self) -> None:
         """Raise for a file that is none of SQLite's, or another program's, before SQLite touches it."""

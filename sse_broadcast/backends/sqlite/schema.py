@@ -104,15 +104,18 @@ MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
 
 
 def create_tables(db: Connection) -> None:
-    """Make the tables of an empty file."""
+    """Make the tables of an empty file.
+
+    Not in the log of changes: its head says whose the file is, also if nothing was moved there before a crash.
+    """
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
     for statement in filter(str.strip, TABLES.split(";")):
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(f"PRAGMA user_version = {FORMAT}")
     db.execute("COMMIT")
+    db.execute("PRAGMA journal_mode = WAL")
 
 
 def placeholders(rows: int, columns: int) -> str:
