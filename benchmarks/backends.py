@@ -1,13 +1,15 @@
-"""How fast events are published through HTTP with each backend: events a second, and how long a publisher waits.
+"""How fast events are published through HTTP with each backend, and how long a publisher waits.
 
     python -m benchmarks.backends [--seconds 5] [--publishers 1,16,64] [--folder DIR] [--check]
 
-Each publisher has a connection of its own and posts 200 bytes after each answer. By turns each backend is started
-anew, with nobody subscribed: memory, a file with full durability, and one with normal. Beside that stands how long
-`fdatasync` of 4 KiB takes in the same folder at that time: with full durability no answer comes before one.
+Each publisher has a connection of its own and posts 200 bytes after each answer. By turns each backend is
+started anew, with nobody subscribed: memory, a file with full durability, and one with normal. Beside that
+stands how long `fdatasync` of 4 KiB takes in the same folder at that time: with full durability no answer
+comes before one.
 
-With `--check` it fails unless full durability reaches half of memory's rate with 64 publishers; where `fdatasync`
-takes more than 1 ms, 0.8 x publishers / fdatasync is enough, since that is what the disk has to give.
+With `--check` it fails unless full durability reaches half of memory's rate with 64 publishers; where
+`fdatasync` takes more than 1 ms, 0.8 x publishers / fdatasync is enough, since that is what the disk has to
+give.
 """
 
 import argparse

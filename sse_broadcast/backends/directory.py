@@ -157,7 +157,7 @@ class Directory:
             channel = self.logs.get(state.channel)
             if state.forgotten:
                 if channel is not None:
-                    self._forget(channel, state.lost)
+                    self._forget(channel, state.lost, position)
                 continue
             channel = channel or self._opened(state)
             self._update(channel, state)
@@ -282,10 +282,10 @@ class Directory:
         if state.count and (state.oldest != was_oldest or not channel.expiry_serial):
             self._schedule_expiry(channel)
 
-    def _forget(self, channel: StoredChannel, lost: int) -> None:
-        self.watermarks.evictions += 1
-        channel.last_eviction = self.watermarks.evictions
-        channel.watermark = max(channel.watermark, lost)
+    def _forget(self, channel: StoredChannel, lost: int, position: int) -> None:
+        if channel.count:
+            channel.watermark = lost
+            self.watermarks.record(channel, channel.count, position)
         self.watermarks.fold(channel)
         share = channel.share
         if channel.count:

@@ -80,8 +80,8 @@ CREATE TABLE retired (
   id TEXT NOT NULL,
   position INTEGER NOT NULL,
   expires REAL NOT NULL,
-  PRIMARY KEY (channel, id)
-) STRICT, WITHOUT ROWID;
+  UNIQUE (channel, id)
+) STRICT;
 CREATE INDEX retired_id ON retired (id);
 CREATE INDEX retired_expires ON retired (expires);
 CREATE TABLE state (
@@ -106,7 +106,8 @@ MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
 def create_tables(db: Connection) -> None:
     """Make the tables of an empty file.
 
-    Not in the log of changes: its head says whose the file is, also if nothing was moved there before a crash.
+    Not in the log of changes: its head says whose the file is, also if nothing was moved there before a
+    crash.
     """
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("BEGIN IMMEDIATE")

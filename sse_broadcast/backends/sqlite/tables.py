@@ -58,6 +58,12 @@ EXPIRED_AT_ONCE = 512
 SEPARATOR = " "
 """Between the channels of an event; no name has one."""
 
+RETIRE = (
+    "INSERT INTO retired VALUES (?1, ?2, ?3, ?4) ON CONFLICT (channel, id) DO UPDATE SET"
+    " position = iif(retired.expires <= ?5, excluded.position, retired.position), expires = excluded.expires"
+)
+"""Remembers the id of an evicted event: of several uses the oldest, unless its time was over."""
+
 EVENT_COLUMNS = "position, time, size, holders, type, id, key, retry, json, channels, data"
 
 
@@ -347,10 +353,10 @@ class Tables:
 
     def _drop(self, row: ChannelRow, events: Sequence[HeldEvent]) -> None:
         """Take events from a channel; what no other channel holds goes."""
-        places = [(row.id, each.position) for each in events]
-        self._delete("DELETE FROM place WHERE (channel, position) IN (VALUES ", places, ")")
-        alone = [(each.position,) for each in events if each.holders == 1]
-        self._delete("DELETE FROM event WHERE position IN (VALUES ", alone, ")")
+        alone = [each.position for each in events if each.holders == 1]
+        # Not by pairs of channel and position: SQLite would scan all of them.
+        self._delete("DELETE FROM place WHERE channel = ? AND", [each.position for each in events], row.id)
+        self._delete("DELETE FROM event WHERE", alone)
         row.count -= len(events)
         row.bytes -= sum(each.size for each in events)
         self.events -= len(alone)
@@ -369,12 +375,13 @@ class Tables:
             self.events -= 1
             self.bytes -= event.size
 
-    def _delete(self, statement: str, rows: Sequence[Sequence[object]], end: str) -> None:
+    def _delete(self, statement: str, positions: Sequence[int], *before: int) -> None:
         done = 0
         for count in ROWS_AT_ONCE:
-            while len(rows) - done >= count:
-                values = list(itertools.chain.from_iterable(rows[done : done + count]))
-                self._db.execute(f"{statement}{placeholders(count, len(rows[0]))}{end}", values)
+            while len(positions) - done >= count:
+                marks = ",".join("?" * count)
+                some = positions[done : done + count]
+                self._db.execute(f"{statement} position IN ({marks})", (*before, *some))
                 done += count
 
     def _set_oldest(self, row: ChannelRow) -> None:
@@ -503,15 +510,10 @@ class Tables:
     def _retire(self, row: ChannelRow, evicted: Sequence[HeldEvent]) -> None:
         """Remember the ids of evicted events for as long as their channel could hold a later use."""
         age = self._ages.get(row.name, 0.0)
-        rows = [(row.id, each.id, each.position, self._time + age) for each in evicted if each.id is not None]
+        now = self._time
+        rows = [(row.id, each.id, each.position, now + age, now) for each in evicted if each.id is not None]
         if rows:
-            # The oldest use is the one that counts, unless its time is over.
-            self._db.execute("DELETE FROM retired WHERE channel = ? AND expires <= ?", (row.id, self._time))
-            self._db.executemany(
-                "INSERT INTO retired VALUES (?,?,?,?)"
-                " ON CONFLICT (channel, id) DO UPDATE SET expires = excluded.expires",
-                rows,
-            )
+            self._db.executemany(RETIRE, rows)
             self._retired += len(rows)
 
     def _expire(self, now: float) -> None:
@@ -527,8 +529,8 @@ class Tables:
         if self._retired:
             until = now if self._retired <= MAX_RETIRED else float("inf")
             self._retired -= self._db.execute(
-                "DELETE FROM retired WHERE (channel, id) IN"
-                " (SELECT channel, id FROM retired WHERE expires <= ? ORDER BY expires LIMIT ?)",
+                "DELETE FROM retired WHERE rowid IN"
+                " (SELECT rowid FROM retired WHERE expires <= ? ORDER BY expires LIMIT ?)",
                 (until, EXPIRED_AT_ONCE),
             ).rowcount
 

@@ -306,7 +306,8 @@ class Writer:
             (pages,) = self._db.execute("PRAGMA page_count").fetchone()
             if free <= pages // share or not free:
                 return False
-            self._db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            # A page is given back with each step, and `execute` makes one: only a script goes on to the end.
+            self._db.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error:
             return False
         return bool(free > VACUUM_PAGES)

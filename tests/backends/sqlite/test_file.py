@@ -37,7 +37,8 @@ def fill(path: Path) -> None:
     file = StoreFile(path, Durability.FULL)
     db = file.open()
     db.executemany(
-        "INSERT INTO event (position, time, size, holders, json, channels, data) VALUES (?, 0, 9, 1, 0, 'a', ?)",
+        "INSERT INTO event (position, time, size, holders, json, channels, data)"
+        " VALUES (?, 0, 9, 1, 0, 'a', ?)",
         [(position, "x" * 500) for position in range(1, 500)],
     )
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -149,14 +150,18 @@ def test_a_second_process_is_refused_by_name(file: StoreFile, path: Path) -> Non
         "try: StoreFile(Path(sys.argv[1]), Durability.FULL).open()\n"
         "except StoreError as error: print(error)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=True
+    )
     assert ran.stdout == (
         f"{path}: is in use by process {os.getpid()}; one process has it at a time: stop that one, or name"
         " another file\n"
     ), ran.stderr
     file.release()
-    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30)
-    assert (ran.stdout, ran.returncode) == ("", 0)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ran.stdout == ""
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
