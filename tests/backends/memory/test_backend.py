@@ -160,7 +160,7 @@ class TestMemory(Contract):
         case.clock.now += 5.0
         assert not backend.evict_expired()
         assert backend.usage().events == 0
-        assert case.find("mine", "*").reset_reason == ResetReason.UNKNOWN
+        assert (await case.find("mine", "*")).reset_reason == ResetReason.UNKNOWN
 
     async def test_tokens_out_of_their_window_are_let_go(self, opened: OpenCase) -> None:
         case = await opened(idempotency_window=5.0)
