@@ -63,6 +63,7 @@ ORDER = (
     "backends.sqlite.pages",
     "backends.sqlite.writer",
     "backends.sqlite.store",
+    "backends.sqlite.maintenance",
     "backends.registry",
     "fanout.writers",
     "fanout.conflation",

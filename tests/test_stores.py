@@ -143,6 +143,7 @@ def stores() -> set[str]:
 FILLED_BY_NOBODY: Mapping[str, str] = {
     "auth.principal.Principal.grants": "of the configuration, or of a token whose bytes count",
     "auth.static_tokens.StaticTokens._known": "of the configuration",
+    "backends.sqlite.terms.Terms._by_epoch": "the 1,000 last starts",
     "clock._second": "the current second",
     "metrics.Metrics.backend_calls": "verbs of the backend",
     "metrics.Metrics.backend_errors": "verbs of the backend",

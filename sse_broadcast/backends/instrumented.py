@@ -124,16 +124,16 @@ class InstrumentedBackend(Generic[B]):
 
     async def remove(self, position: int) -> bool:
         """Remove one event from every channel."""
-        return await self._await("remove", self.inner.remove(position))
+        return await self._await("remove", lambda: self.inner.remove(position))
 
     async def clear(self, channel: str) -> int:
         """Remove all events of a channel."""
-        return await self._await("clear", self.inner.clear(channel))
+        return await self._await("clear", lambda: self.inner.clear(channel))
 
-    async def _await(self, name: str, answer: Awaitable[R]) -> R:
+    async def _await(self, name: str, ask: Callable[[], Awaitable[R]]) -> R:
         self._metrics.called(name)
         try:
-            return await answer
+            return await ask()
         except Exception:
             self._metrics.failed(name)
             raise

@@ -13,6 +13,7 @@ from sse_broadcast.cli.reload import reload
 from sse_broadcast.cli.serve import serve
 from sse_broadcast.cli.status import status
 from sse_broadcast.cli.stdout import install
+from sse_broadcast.cli.store import store
 from sse_broadcast.cli.subscribe import subscribe
 from sse_broadcast.cli.token import token
 from sse_broadcast.errors import OutputError
@@ -52,5 +53,5 @@ def main() -> None:
     """  # noqa: D301 - click reads the control character
 
 
-for command in (serve, publish, subscribe, status, disconnect, reload, health, token):
+for command in (serve, publish, subscribe, status, disconnect, reload, health, token, store):
     main.add_command(command)

@@ -85,7 +85,8 @@ def _named(listener: Listener) -> str:
 def _on(config: Config) -> str:
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     events = Quantity(config.history_size, "event")
-    history = f"a history of {events} and {config.history_age:g} s a channel in memory"
+    place = "in memory" if config.store_path is None else f"in {config.store_path}, {config.durability}"
+    history = f"a history of {events} and {config.history_age:g} s a channel {place}"
     metrics = "metrics" if config.metrics else "no metrics"
     version = __version__
     return f"Version {version} on {loop}: {history}, {metrics}, log level {config.log_level}."

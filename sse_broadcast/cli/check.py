@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import click
 
@@ -38,7 +39,7 @@ def checked(loaded: LoadedConfig) -> Iterator[str]:
     for rule in config.listeners:
         if rule.certificate:
             yield _certificate(rule)
-    yield "backend: good, memory, no server to reach"
+    yield f"backend: {_backend(config)}"
     yield f"connections: {_room(config)}"
     yield f"listeners: not tried, a server may be running there: {_places(config)}"
 
@@ -56,6 +57,23 @@ def _build(config: Config) -> None:
     with asyncio.Runner(loop_factory=lambda: new_loop(config.event_loop)) as runner:
         Server(config)
         runner.run(_reach(Authenticator(config)))
+
+
+def _backend(config: Config) -> str:
+    """Try the file that keeps the history, unless a server has it. Raises `StoreError`."""
+    if config.store_path is None:
+        return "good, memory, no server to reach"
+    from sse_broadcast.backends.sqlite.file import StoreFile  # noqa: PLC0415 - Python may have no SQLite
+
+    file = StoreFile(Path(config.store_path), config.durability)
+    if file.is_in_use:
+        return f"not tried, since a server has it: {config.store_path}"
+    if not file.path.exists():
+        file.require_creatable()
+        return f"good, {config.store_path}, which will be made"
+    file.open().close()
+    file.release()
+    return f"good, {config.store_path}"
 
 
 async def _reach(authenticator: Authenticator) -> None:

@@ -10,7 +10,7 @@ from tests.support.memory_sinks import publication
 
 def test_the_reasons_for_a_reset_are_the_words_readers_see() -> None:
     """They are text, and go into JSON as they are."""
-    assert [str(reason) for reason in ResetReason] == ["slow", "evicted", "epoch", "unknown"]
+    assert [str(reason) for reason in ResetReason] == ["slow", "evicted", "epoch", "unknown", "backend"]
 
 
 def test_a_reader_that_says_nothing_more_begins_after_a_position() -> None:

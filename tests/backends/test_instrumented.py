@@ -32,6 +32,8 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "holding": (("a",), {}),
     "channels": ((), {}),
     "extent": ((), {}),
+    "remove": ((99,), {}),
+    "clear": (("none",), {}),
 }
 
 

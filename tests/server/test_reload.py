@@ -22,6 +22,7 @@ from sse_broadcast.auth.jwks import Jwks
 from sse_broadcast.config.schema import (
     ChannelRule,
     Config,
+    Durability,
     Endpoint,
     EventLoop,
     ListenerRule,
@@ -376,6 +377,9 @@ OTHERS: Mapping[str, Any] = {
     "host": "localhost",
     "port": 1,
     "listener": (ListenerRule(host="127.0.0.1", endpoints=(Endpoint.SUBSCRIBE,)),),
+    "backend": "sqlite:///var/lib/history.db",
+    "durability": Durability.NORMAL,
+    "history_memory": 5,
     "history_total": 5,
     "history_channels": 5,
     "idempotency_window": 5.0,

@@ -58,6 +58,22 @@ class StoreFile:
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return sum(_size(each) for each in files)
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether another process has the file."""
+        with contextlib.suppress(OSError), self.path.with_name(f"{self.path.name}.lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def require_creatable(self) -> None:
+        """Raise `StoreError` if the file, which is not there, could not be made."""
+        _require_folder(self.path)
+        if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            raise _unwritable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
     def open(self, *, check: bool = True) -> sqlite3.Connection:
         """Take the file for this process alone, and return the connection that writes.
 
@@ -130,7 +146,7 @@ class StoreFile:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def _open(self, *, check: bool) -> sqlite3.Connection:
-        self._require_ours()
+        self.require_ours(must_exist=False)
         try:
             if not _size(self.path):
                 self._create()
@@ -170,16 +186,18 @@ class StoreFile:
         finally:
             os.close(folder)
 
-    def _require_ours(self) -> None:
+    def require_ours(self, *, must_exist: bool = True) -> None:
         """Raise for a file that is none of SQLite's, or another program's, before SQLite touches it."""
         try:
             with self.path.open("rb") as file:
                 head = file.read(100)
         except FileNotFoundError:
+            if must_exist:
+                raise StoreError(f"{self.path}: there is no such file") from None
             return
         except OSError as error:
             raise _unwritable(self.path, error) from None
-        if not head:
+        if not head and not must_exist:
             return
         if not head.startswith(HEADER):
             raise StoreError(f"{self.path}: is no SQLite file, or its head is damaged; {CURE}")

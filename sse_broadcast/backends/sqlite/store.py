@@ -146,6 +146,7 @@ class SqliteStore:
         self._directory.begin(
             found.channels, events=found.events, bytes=found.bytes, forgotten=found.forgotten
         )
+        self._directory.reload_limits()  # they may have changed since
         self.position, self._commits, self._now = found.position, found.commits, found.newest_time
         self._keys_expire = found.keys_expire
         if found.newest_time > self._clock() + 60.0:

@@ -115,6 +115,7 @@ class Exposition:
             *self._lost(),
             *self._delivered(),
             *self._history(),
+            *self._store(),
             *self._channels(),
             *self._refused(),
             *self._server(),
@@ -224,6 +225,22 @@ class Exposition:
         yield counters(
             "backend_errors", "Calls of the backend that failed", ("call",), metrics.backend_errors, CALLS
         )
+
+    def _store(self) -> Iterator[Metric]:
+        """Tell of the file that keeps the history, where there is one."""
+        store = self._broadcaster.metrics.store
+        if store.bytes is None:
+            return
+        yield gauge("store_bytes", "Bytes that the file of the history takes on disk", store.bytes())
+        yield histogram(
+            "store_commit_seconds", "Time that a transaction of the file took", store.commit_seconds
+        )
+        yield histogram(
+            "store_sync_seconds", "Part of that in which it waited for the disk", store.sync_seconds
+        )
+        yield counter("store_failures", "Transactions of the file that were not committed", store.failures)
+        away = self._broadcaster.outage is not None
+        yield gauge("store_away", "Whether the file cannot be written now: 1 if so", float(away))
 
     def _channels(self) -> Iterator[Metric]:
         """Yield the metrics of the channels in `metrics_channels`."""

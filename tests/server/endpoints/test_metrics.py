@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from sse_broadcast import Config, create_app
-from sse_broadcast.backends.base import CALLS, IdempotencyKey
+from sse_broadcast.backends.base import CALLS, IdempotencyKey, ResetReason, StartPoint
 from sse_broadcast.backends.memory import idempotency
 from sse_broadcast.broadcaster import Broadcaster
 from sse_broadcast.channels import Selector
@@ -423,6 +423,8 @@ ARGUMENTS: Mapping[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "replayable": ((Selector.parse("a"),), {"after": 0}),
     "oldest": ((Selector.parse("a"),), {"after": 0}),
     "holding": (("a",), {}),
+    "remove": ((1,), {}),
+    "clear": (("a",), {}),
 }
 
 
@@ -452,6 +454,16 @@ def failing(call: str) -> Cause:
                 await ask(backend, method, *arguments, **words)
 
     return a_backend_that_fails
+
+
+async def a_backend_that_lost_something(scene: Scene) -> AsyncIterator[None]:
+    def find(*_: Any) -> SlicedWork[StartPoint]:
+        yield from ()
+        return StartPoint(0, reset_reason=ResetReason.BACKEND)
+
+    scene.patch.setattr(backend_of(scene.broadcaster), "find", find)
+    yield
+    await scene.events("/events?last_event_id=01234567-1", 1)
 
 
 async def a_publish_that_fails(scene: Scene) -> AsyncIterator[None]:
@@ -600,6 +612,7 @@ CAUSES: list[tuple[Cause, Moves]] = [
         once(lambda scene: scene.events("/events?last_event_id=01234567-1", 1)),
         CAME | called("find") | reset("epoch"),
     ),
+    (a_backend_that_lost_something, CAME | called("find") | reset("backend")),
     (an_id_that_is_too_old, CAME | WRITTEN | REPLAYED | {"replay_events_sum": 1} | reset("evicted")),
     (dropping("drop-newest"), PUBLISHED | count("dropped_events_total", policy="drop-newest")),
     (dropping("drop-oldest"), PUBLISHED | count("dropped_events_total", policy="drop-oldest")),
